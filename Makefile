@@ -1,0 +1,64 @@
+# Every target makes its own virtual environment in .venv, with the versions of constraints.txt.
+TORCH := 2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TYPED := $(wildcard rlhf_plugins benchmarks)
+
+# An interpreter named here or on the command line (make PYTHON=...) is tried first.
+PYTHON ?= python3
+FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	python=; \
+	done; \
+	test -n "$$python" || { \
+	echo "No Python >= 3.11 with its venv module was found (tried: $(PYTHON) python3.13 python3.12 python3.11)." >&2; \
+	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
+	exit 1; }
+
+.PHONY: help quickstart test lint docs bench constraints clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+quickstart: $(READY)  ## run recipes/quickstart.yaml: a table, and runs/quickstart/report.html
+	$(BIN)/rlhf run recipes/quickstart.yaml $(if $(wildcard runs/quickstart/status.json),--resume)
+
+test: $(READY)  ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+
+docs: $(READY)  ## write docs/recipe.schema.json, the JSON schema of recipes
+	mkdir -p docs
+	$(BIN)/rlhf schema > docs/recipe.schema.json.new
+	mv docs/recipe.schema.json.new docs/recipe.schema.json
+
+bench: $(READY)  ## run the slow tests, then the five seeds of docs/benchmarks/quickstart.md
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python benchmarks/five_seeds.py
+
+# torch first: the one large download fails or succeeds before anything else is fetched.
+$(READY): pyproject.toml constraints.txt
+	@$(FIND_PYTHON); set -ex; $$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+constraints:  ## write constraints.txt anew: the newest versions that pyproject.toml allows
+	rm -rf build/constraints
+	@$(FIND_PYTHON); set -ex; $$python -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet torch==$(TORCH) '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; \
+	  build/constraints/bin/python -m pip list --format=freeze | grep -Eiv '^(pip|rlhf-plugins)==' \
+	  | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/constraints
+
+clean:  ## remove .venv, build output and caches; runs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

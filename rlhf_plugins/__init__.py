@@ -1,0 +1,70 @@
+"""The public API: what a plugin and a script may import. It imports nothing heavy until asked."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import (
+    Adapter,
+    Advantages,
+    Base,
+    Group,
+    PairLogps,
+    PreferenceData,
+    RankedScores,
+    Rollout,
+    Run,
+    Samples,
+    ScoredPairs,
+    StageResult,
+    uses,
+)
+from rlhf_plugins.registry import registry
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.check import check_recipe, load_recipe
+    from rlhf_plugins.recipe.reload import load_reward_model
+    from rlhf_plugins.recipe.run import run_recipe
+
+__all__ = [
+    "Adapter",
+    "Advantages",
+    "Base",
+    "DataError",
+    "Group",
+    "PairLogps",
+    "PluginError",
+    "PreferenceData",
+    "RankedScores",
+    "RecipeError",
+    "RlhfError",
+    "Rollout",
+    "Run",
+    "RunError",
+    "Samples",
+    "ScoredPairs",
+    "StageResult",
+    "check_recipe",
+    "hookimpl",
+    "load_recipe",
+    "load_reward_model",
+    "registry",
+    "run_recipe",
+    "uses",
+]
+
+_LAZY = {
+    "check_recipe": "rlhf_plugins.recipe.check",
+    "load_recipe": "rlhf_plugins.recipe.check",
+    "load_reward_model": "rlhf_plugins.recipe.reload",
+    "run_recipe": "rlhf_plugins.recipe.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

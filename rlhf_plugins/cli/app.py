@@ -1,0 +1,160 @@
+"""The commands. What a command needs is imported inside it, so that `rlhf --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rlhf_plugins.errors import RlhfError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.report.schema import Report
+
+BAD_INPUT, STOPPED = 2, 130  # exit codes
+
+
+class Commands(TyperGroup):
+    """Turns our errors and Ctrl-C into a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except RlhfError as error:
+            typer.echo(str(error), err=True)
+            ctx.exit(BAD_INPUT)
+        except KeyboardInterrupt as stop:
+            typer.echo(f"\n{str(stop) or 'interrupted'}", err=True)
+            ctx.exit(STOPPED)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Reward modelling and RLHF from recipes. Every head, pooling, loss, estimator and reward is a plugin.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich costs half of the time that `rlhf --help` has
+)
+plugins = typer.Typer(help="What is installed.", no_args_is_help=True)
+app.add_typer(plugins, name="plugins")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as stages.ppo.trainer.max_steps=10."),
+]
+
+
+def main() -> None:
+    """The console script."""
+    # It warns of a kernel that it can do without, at every import on a CPU.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    app(prog_name="rlhf")
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"rlhf-plugins {installed('rlhf-plugins')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run; finished stages are kept.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Delete the run in the way first.")] = False,
+) -> None:
+    """Run a recipe and write its report."""
+    from rlhf_plugins.recipe.run import run_recipe
+
+    finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=typer.echo)
+    _show(finished.report, finished.page)
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Check a recipe and name every fault, without running it."""
+    from rlhf_plugins.recipe.check import load_recipe
+
+    stages = load_recipe(recipe, overrides or ()).stages
+    count = "1 stage" if len(stages) == 1 else f"{len(stages)} stages"
+    typer.echo(f"{recipe}: ok, {count}: {', '.join(stage.name for stage in stages)}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the bundled recipes."""
+    from rlhf_plugins.recipe.check import bundled
+
+    for name, file in bundled().items():
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+        typer.echo(f"{name:<28} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from rlhf_plugins.recipe.schema import json_schema
+    from rlhf_plugins.registry import registry
+
+    typer.echo(json.dumps(json_schema(registry()), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Write a run's report anew and print its table."""
+    from rlhf_plugins import report as reports
+    from rlhf_plugins.recipe import reporting
+    from rlhf_plugins.recipe.folder import RunFolder
+
+    folder = RunFolder(run)
+    made = reporting.build(folder) if folder.is_run else reports.read(run)
+    _show(made, reporting.write(folder, made))
+
+
+@plugins.command("list")
+def list_plugins(kind: Annotated[str | None, typer.Option(help="Only components of this kind.")] = None) -> None:
+    """List every component, its kind and the plugin that it comes from."""
+    from rlhf_plugins.registry import registry
+
+    found = registry()
+    names = {(kind, name) for name in found.names(kind)} if kind else None
+    for component in found.describe():
+        if names is None or (component.kind, component.name) in names:
+            typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin}")
+
+
+@plugins.command("show")
+def show_plugin(kind: str, name: str) -> None:
+    """Show a component: what it does, its options and where it comes from."""
+    from inspect import getdoc
+
+    from rlhf_plugins.recipe.options import options
+    from rlhf_plugins.registry import registry
+
+    cls = registry().get(kind, name)
+    typer.echo(f"{kind} {name}, from {registry().find(cls).plugin}\n\n{getdoc(cls)}\n\noptions:")
+    for option in options(cls).values():
+        typer.echo(f"  {option}")
+    if not options(cls):
+        typer.echo("  none")
+
+
+def _show(made: Report, page: Path) -> None:
+    from rich.console import Console
+
+    from rlhf_plugins.report import rich_table, summary
+
+    if made.policies:
+        Console().print(rich_table(made))
+    typer.echo("\n".join([*summary(made), str(page)]))

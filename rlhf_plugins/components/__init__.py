@@ -1,0 +1,1 @@
+"""Bundled components, one kind a file, registered through the public hooks alone."""

@@ -1,0 +1,143 @@
+"""Rows of a file or of the hub, each with the place to name when it is wrong. It knows formats, not preferences."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.errors import DataError, known
+
+Row = tuple[str, dict[str, Any]]  # where it stands, its fields
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def read_rows(source: str, split: str = "train") -> Iterator[Row]:
+    """Rows of a local file (JSON lines, CSV, Parquet; JSON and CSV may be gzipped) or of a data set on the hub.
+
+    Args:
+        source: a path, or a hub name such as `trl-lib/ultrafeedback_binarized`.
+        split: the hub data set's split; a file has none.
+
+    Raises:
+        DataError: the source is missing, is not readable as its format, or is empty; names the file and line.
+    """
+    path = Path(source)
+    if not os.path.exists(source):  # False, where Path.exists raises, for a name that no file can have
+        yield from _hub(source, split)
+        return
+    if path.is_dir():
+        raise DataError(f"{source}: is a folder; name a file {known('', ENDINGS)}")
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix not in ENDINGS:
+        raise DataError(f"{source}: unknown file ending {suffix!r} {known(suffix, ENDINGS)}")
+    reader = {".csv": _csv, ".parquet": _parquet}.get(suffix, _json_lines)
+    empty = True
+    for row in reader(path):
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{source}: holds no rows")
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: is not UTF-8 (byte {error.start})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    text = _text(path)
+    if path.name.removesuffix(".gz").endswith(".json") and text.lstrip().startswith("["):
+        yield from _json_array(path, text)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _record(where, _parsed(where, path, number, line))
+
+
+def _json_array(path: Path, text: str) -> Iterator[Row]:
+    for number, value in enumerate(_parsed(str(path), path, 1, text)):
+        yield f"{path}[{number}]", _record(f"{path}[{number}]", value)
+
+
+def _parsed(where: str, path: Path, first_line: int, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_fields)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise DataError(f"{path}:{line}: is not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: cannot be read as JSON: {error}") from error
+
+
+def _fields(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(members)
+    if len(fields) < len(members):
+        raise ValueError(f"two fields are named {_repeated(name for name, _ in members)!r}")
+    return fields
+
+
+def _repeated(names: Iterable[str]) -> str:
+    return Counter(names).most_common(1)[0][0]
+
+
+def _record(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object with named fields, found {type(value).__name__}")
+    return value
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}:1: two columns are named {_repeated(names)!r}")
+        for fields in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in fields or None in fields.values():
+                raise DataError(f"{where}: has not the {len(names)} fields of the header")
+            yield where, fields
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.reader.line_num}: is not CSV: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        first, *_ = str(error).split("\n")
+        raise DataError(f"{path}: cannot be read as Parquet: {first}") from error
+    for number, fields in enumerate(table.to_pylist()):
+        yield f"{path}[{number}]", fields
+
+
+def _hub(source: str, split: str) -> Iterator[Row]:
+    if source.startswith((".", "/", "~")) or Path(source).suffix in {*ENDINGS, ".gz"} or source.count("/") > 1:
+        raise DataError(f"{source}: no such file")
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(source, split=split)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{source}: is neither a file here nor a data set that the hub gave: {first}") from error
+    for number, fields in enumerate(dataset):
+        yield f"{source}[{number}]", fields

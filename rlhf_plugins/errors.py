@@ -1,0 +1,60 @@
+"""The exceptions that a user can act on; it knows nothing of where they are raised.
+
+RlhfError
+├── RecipeError     a recipe cannot be run as written
+├── DataError       rows cannot be read as preferences
+├── PluginError     a plugin or component is broken, unknown or registered twice
+└── RunError        a run or its folder is not in the state that was asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class RlhfError(Exception):
+    """Everything this package raises on purpose; the command line prints it without a traceback."""
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One thing that is wrong in a recipe, and where: printed as `file:line: path: what is wrong`."""
+
+    file: str
+    line: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: "
+        return f"{where}{self.path}: {self.message}" if self.path else where + self.message
+
+
+class RecipeError(RlhfError):
+    """A recipe cannot be run as written; `faults` holds every fault found, in file order."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = sorted(set(faults))
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+class DataError(RlhfError):
+    """Rows cannot be read as preferences; the message names the file and, where there is one, the row."""
+
+
+class PluginError(RlhfError):
+    """A plugin or component is broken, unknown or registered twice; the message names both sides."""
+
+
+class RunError(RlhfError):
+    """A run or its folder is not in the state that was asked for."""
+
+
+def known(name: str, names: Iterable[str]) -> str:
+    """The end of an "unknown X" message: the nearest known name, if one is near, and all known names."""
+    choices = sorted(names)
+    near = get_close_matches(name, choices, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"({hint}known: {', '.join(choices) or 'none'})"

@@ -1,0 +1,118 @@
+"""What policies write to held-out prompts and what it is worth. It knows no folder of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
+from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
+from rlhf_plugins.interfaces import GoldReward, RewardFunction, Samples
+from rlhf_plugins.models.forward import response_logps, takes_shared_rows
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What scores responses: the gold reward where it is known, else a reward model."""
+
+    gold: GoldReward | None
+    reward: RewardFunction | None
+
+    @property
+    def name(self) -> str:
+        """What the scores are called in a report."""
+        return "gold reward" if self.gold else "reward model score"
+
+    def scores(self, samples: Samples) -> np.ndarray:
+        """One number a response, (n,). Raises RunError when one is NaN or infinite."""
+        if self.gold:
+            return finite([worth["total"] for worth in self.worths(samples)], self.name)
+        assert self.reward is not None
+        return finite(self.reward(samples), self.name)
+
+    def worths(self, samples: Samples) -> list[Mapping[str, float]]:
+        """The gold reward's dimensions and total of each response; empty where it is unknown."""
+        gold = self.gold
+        return [gold(str(p), r) for p, r in zip(samples.prompts, samples.responses, strict=True)] if gold else []
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A policy's samples, one a prompt, with their scores, and its KL to the reference in nats a response."""
+
+    samples: Samples
+    scores: np.ndarray
+    kl: float | None  # None where it is not known
+    elsewhere: np.ndarray | None = None  # scores on out-of-distribution prompts
+
+
+def pick(samples: Samples, rows: Sequence[int]) -> Samples:
+    """Some of the samples, in the order of `rows`."""
+    return Samples(
+        [samples.prompts[row] for row in rows],
+        [samples.responses[row] for row in rows],
+        [samples.prompt_ids[row] for row in rows],
+        [samples.response_ids[row] for row in rows],
+    )
+
+
+def best_of(scores: np.ndarray, per_prompt: int, among: range) -> list[int]:
+    """For each prompt the row of the best-scored of its responses `among`; `per_prompt` rows a prompt."""
+    table = scores.reshape(-1, per_prompt)[:, among.start : among.stop]
+    return [row * per_prompt + among.start + int(best) for row, best in enumerate(table.argmax(1))]
+
+
+def best_of_kl(n: int) -> float:
+    """KL of best-of-n to what it samples from, at most log n - (n - 1)/n nats (Stiennon et al. 2020, appendix G.3)."""
+    return float(np.log(n) - (n - 1) / n)
+
+
+@torch.no_grad()
+def sequence_kl(
+    policy: Any, reference: Any, samples: Samples, pad_id: int, temperature: float = 1.0, batch_size: int = 128
+) -> float:
+    """KL(policy || reference) of whole responses in nats: the mean log-ratio of the policy's own samples.
+
+    Both are taken at the temperature that the samples were drawn at.
+    """
+    shared, total = takes_shared_rows(policy) and takes_shared_rows(reference), 0.0
+    for start in range(0, len(samples.responses), batch_size):
+        window = slice(start, start + batch_size)
+        groups = by_prompt(samples.prompt_ids[window], samples.response_ids[window])
+        inputs = {k: v.to(policy.device) for k, v in collate(groups, pad_id, shared).items()}
+        batch = BranchBatch.from_inputs(inputs)
+        total += (_logps(policy, batch, temperature) - _logps(reference, batch, temperature)).sum().item()
+    return total / len(samples.responses)
+
+
+def _logps(model: Any, batch: BranchBatch, temperature: float) -> torch.Tensor:
+    return response_logps(model, batch, temperature).logps
+
+
+def measure(
+    judged: Judged, reference: Judged, ceiling: float | None, worths: list[Mapping[str, float]]
+) -> dict[str, Any]:
+    """One policy's row of a report, as `report.schema.PolicyReport` has it."""
+    scores, texts = judged.scores, list(judged.samples.responses)
+    dimensions = [name for name in (worths[0] if worths else {}) if name != "total"]
+    itself = judged is reference
+    score = mean_interval(scores)
+    base = float(reference.scores.mean())
+    return {
+        "gold": score._asdict(),
+        "n": len(scores),
+        "gain": None if itself else mean_interval(scores - reference.scores)._asdict(),
+        "normalised": None if ceiling is None else normalised(score.mean, base, ceiling),
+        "kl": judged.kl,
+        "win_rate": None if itself else mean_interval(wins(scores, reference.scores))._asdict(),
+        "win_p_value": None if itself else sign_test(scores, reference.scores),
+        "length": float(np.mean([len(ids) for ids in judged.samples.response_ids])),
+        "distinct_1": distinct(texts, 1),
+        "distinct_2": distinct(texts, 2),
+        "dimensions": {name: float(np.mean([worth[name] for worth in worths])) for name in dimensions},
+        "out_of_distribution": None if judged.elsewhere is None else mean_interval(judged.elsewhere)._asdict(),
+    }

@@ -1,0 +1,108 @@
+"""Sampling from a causal language model, many prompts at once. It knows tokens and prompts, not what for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_plugins.interfaces import Samples, Text
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are drawn: where they are cut, what divides the logits (0 decodes greedily), and the seed."""
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    seed: int = 0
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
+    """Token ids that generation starts from: messages go through the chat template, text as it is."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
+def sample(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    per_prompt: int = 1,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    batch_size: int = 512,
+) -> Samples:
+    """`per_prompt` responses to each prompt, those of one prompt side by side, in the prompts' order.
+
+    The same arguments on the same machine give the same samples; torch's global random state is left as it was. A
+    response's ids end with EOS if it ended by itself. `batch_size` responses are generated at once.
+    """
+    rows = [(prompt, prompt_ids(tokenizer, prompt)) for prompt in prompts for _ in range(per_prompt)]
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
+    responses: list[list[int]] = [[] for _ in rows]
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(decoding.seed)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            ids = [rows[row][1] for row in batch]
+            for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):
+                responses[row] = response
+    model.train(was_training)
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    return Samples([prompt for prompt, _ in rows], texts, [ids for _, ids in rows], responses)
+
+
+def _generate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoding: Decoding
+) -> list[list[int]]:
+    batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
+    ends = end_tokens(model, tokenizer)
+    sampled: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": decoding.temperature,
+        "top_k": 0,
+        "top_p": 1.0,
+        "repetition_penalty": 1.0,
+    }
+    out = model.generate(
+        **batch,
+        **(sampled if decoding.temperature > 0 else {"do_sample": False}),
+        max_new_tokens=decoding.max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends,
+    )
+    return [until(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's EOS and what the model's generation config adds to it."""
+    own = model.generation_config.eos_token_id
+    extra = own if isinstance(own, list) else [own]
+    return sorted({tokenizer.eos_token_id, *(token for token in extra if token is not None)})
+
+
+def until(ids: list[int], ends: list[int]) -> list[int]:
+    """The ids up to and including the first that ends a response."""
+    first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: first + 1]
+
+
+def written_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: Text) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and a written response as training sees them, EOS included.
+
+    Where the end of the prompt merges with the start of the response, the merged token is the response's.
+    """
+    if isinstance(prompt, str):
+        whole = tokenizer(prompt + str(response) + str(tokenizer.eos_token))["input_ids"]
+    else:
+        assert not isinstance(response, str)
+        whole = tokenizer.apply_chat_template([*prompt, *response], return_dict=True)["input_ids"]
+    alone = prompt_ids(tokenizer, prompt)
+    shared = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
+    return list(whole[:shared]), list(whole[shared:])

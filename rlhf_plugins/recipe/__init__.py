@@ -1,0 +1,1 @@
+"""Recipes: YAML text -> checked options -> assembled objects -> a staged run."""

@@ -1,0 +1,137 @@
+"""The one place where names become objects: resolved options in, components out, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.interfaces import Base, DataFormat, Stage
+from rlhf_plugins.recipe.options import Option, options, plain, validated
+from rlhf_plugins.recipe.resolve import Resolver
+from rlhf_plugins.recipe.schema import SANDBOX, Recipe
+from rlhf_plugins.recipe.source import Keys, dotted
+from rlhf_plugins.registry import registry as installed
+
+if TYPE_CHECKING:
+    from rlhf_plugins.registry import Plugin, Registry
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A recipe as objects, ready to run, with the values that made it."""
+
+    base: Base
+    data: DataFormat
+    stages: tuple[Stage, ...]
+    seed: int
+    output_dir: Path
+    resolved: dict[str, Any]
+
+
+class Refused(ValueError):
+    """A component's own constructor refuses its options; `keys` leads to it."""
+
+    def __init__(self, keys: Keys, error: Exception) -> None:
+        self.keys = keys
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        super().__init__(f"{kind}{error}")
+
+
+def assemble(resolved: dict[str, Any], registry: Registry | None = None) -> Assembled:
+    """The objects of a resolved recipe that has been checked."""
+    registry = registry or installed()
+    recipe = construct(Recipe, resolved, (), registry)
+    return Assembled(base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, resolved)
+
+
+def base(recipe: Recipe) -> Base:
+    """The model that the first stage starts from."""
+    path = recipe.base
+    if path == SANDBOX:
+        from rlhf_plugins.sandbox import POLICY
+
+        path = str(POLICY)
+    quantization = None if recipe.quantization == "none" else recipe.quantization
+    return Base(path, quantization, recipe.adapter, recipe.trust_remote_code)
+
+
+def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | None = None) -> Any:
+    """The component that a spec describes: a name, or `{"use": name, **options}`.
+
+    Raises:
+        PluginError: the kind, the name or an option is wrong.
+    """
+    registry = registry or installed()
+    resolver = Resolver(registry)
+    option = Option(kind, None, MISSING, kind)
+    resolved = resolver.component(option, dict(spec) if isinstance(spec, Mapping) else spec, ())
+    if resolver.problems:
+        faults = "; ".join(f"{dotted((kind, *keys))}: {message}" for keys, message in resolver.problems)
+        raise PluginError(faults)
+    return named(option, resolved, (), registry)
+
+
+def spec(component: object, registry: Registry | None = None) -> dict[str, Any]:
+    """The recipe's words for a component, `{"use": name, **options}`: the inverse of `component`."""
+    registry = registry or installed()
+    return {"use": registry.find(type(component)).name, **_options(component, registry)}
+
+
+def construct(cls: type, resolved: Mapping[str, Any], keys: Keys, registry: Registry) -> Any:
+    """A dataclass made of resolved options. Raises Refused when its constructor refuses them."""
+    made = {name: _value(option, resolved[name], (*keys, name), registry) for name, option in options(cls).items()}
+    try:
+        return cls(**made)
+    except Exception as error:  # a constructor may raise anything, and a recipe's author can act on all of it
+        raise Refused(keys, error) from error
+
+
+def named(option: Option, resolved: Mapping[str, Any], keys: Keys, registry: Registry) -> Any:
+    """The component that a resolved block names."""
+    return construct(registry.get(str(option.kind), resolved[option.tag]), resolved, keys, registry)
+
+
+def _value(option: Option, value: Any, keys: Keys, registry: Registry) -> Any:
+    if option.many:
+        return tuple(named(option, item, (*keys, index), registry) for index, item in enumerate(value))
+    if option.kind:
+        return named(option, value, keys, registry)
+    if option.block:
+        return None if value is None else construct(option.block, value, keys, registry)
+    return dict(value) if option.config else validated(option.annotation, value)
+
+
+def _options(block: object, registry: Registry) -> dict[str, Any]:
+    cls: type = type(block)
+    return {name: _word(option, getattr(block, name), registry) for name, option in options(cls).items()}
+
+
+def _word(option: Option, value: Any, registry: Registry) -> Any:
+    if option.many:
+        return [spec(item, registry) for item in value]
+    if option.kind:
+        return spec(value, registry)
+    if option.block:
+        return _options(value, registry) if is_dataclass(value) else None
+    return dict(value) if option.config else plain(option.annotation, value)
+
+
+def plugins(assembled: Assembled, registry: Registry | None = None) -> list[Plugin]:
+    """The plugins whose components a recipe uses, in order of use."""
+    registry = registry or installed()
+    made = (part for top in (assembled.data, *assembled.stages) for part in _parts(top))
+    return list(dict.fromkeys(registry.find(type(part)).plugin for part in made))
+
+
+def _parts(component: object) -> Iterator[object]:
+    """A component and those that it holds."""
+    yield component
+    cls: type = type(component)
+    for name, option in options(cls).items():
+        if option.kind:
+            held = getattr(component, name)
+            for part in held if option.many else (held,):
+                yield from _parts(part)

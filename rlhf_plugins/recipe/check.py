@@ -1,0 +1,140 @@
+"""Every fault of a recipe at once, each with its place; and how a recipe's file becomes an assembled run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.errors import Fault, RecipeError, known
+from rlhf_plugins.interfaces import Stage
+from rlhf_plugins.recipe import overrides as command_line
+from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
+from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.resolve import Resolver
+from rlhf_plugins.recipe.schema import SANDBOX, Recipe
+from rlhf_plugins.recipe.source import Keys, Source, read
+from rlhf_plugins.registry import Registry
+from rlhf_plugins.registry import registry as installed
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder
+
+
+def check_recipe(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
+    """The resolved recipe, with every default spelled out. Raises RecipeError holding every fault."""
+    registry = registry or installed()
+    file = find(path)
+    source = read(file)
+    source.values.setdefault("output_dir", f"runs/{file.stem}")
+    return resolved(command_line.apply(source, overrides, lambda stage: _quiet_name(stage, registry)), registry)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:
+    """The recipe as objects, ready to run. Raises RecipeError holding every fault."""
+    registry = registry or installed()
+    return assemble(check_recipe(path, overrides, registry), registry)
+
+
+def bundled() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    package = Path(__file__).parents[1]  # an installed package holds them; a checkout has them beside it
+    folders = (package / "recipes_data", package.parent / "recipes")
+    folder = next((at for at in folders if at.is_dir()), package)
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find(path: str | Path) -> Path:
+    """The file of a recipe, given as a path or as the name of a bundled one."""
+    recipes = bundled()
+    if not Path(path).is_file() and str(path) in recipes:
+        return recipes[str(path)]
+    if not Path(path).exists():
+        message = f"no such file, nor a bundled recipe of that name {known(Path(path).stem, recipes)}"
+        raise RecipeError([Fault(str(path), 1, "", message)])
+    return Path(path)
+
+
+def resolved(source: Source, registry: Registry) -> dict[str, Any]:
+    """The resolved values of a source. Raises RecipeError holding every fault."""
+    resolver = Resolver(registry)
+    values = resolver.block(Recipe, source.values, ())
+    problems = [*resolver.problems, *_base(values), *_quantization(values)]
+    problems += _constructed(values, [keys for keys, _ in problems], registry)
+    if problems:
+        raise RecipeError(source.fault(keys, message) for keys, message in problems)
+    return values
+
+
+def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    path = values.get("base")
+    if not path or path == SANDBOX or Path(path, "config.json").is_file():
+        return []
+    if Path(path).exists():
+        return [(("base",), f"the folder {path!r} holds no config.json, so it is no model")]
+    if HUB_NAME.fullmatch(path):
+        return []
+    return [(("base",), f"no folder {path!r}, and that is not a hub name such as `owner/model`")]
+
+
+def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    if values.get("quantization") in (None, "none") or values.get("adapter", True) is not None:
+        return []
+    message = "needs an adapter: quantized weights cannot be trained; leave out `adapter: none` or the quantization"
+    return [(("quantization",), message)]
+
+
+def _constructed(values: dict[str, Any], bad: list[Keys], registry: Registry) -> list[tuple[Keys, str]]:
+    """What the components' own constructors refuse, and stages that share a name."""
+    sound = [keys for keys in _components(values) if not any(at[: len(keys)] == keys for at in bad)]
+    problems, names = [], []
+    for keys in sound:
+        option = options(Recipe)[str(keys[0])]
+        spec = values[str(keys[0])] if len(keys) == 1 else values["stages"][keys[1]]
+        try:
+            made = named(option, spec, keys, registry)
+            if option.kind == "stage":
+                names.append((_name(made, keys), keys))
+        except Refused as refused:
+            problems.append((refused.keys, str(refused)))
+    return problems + _clashes(names)
+
+
+def _components(values: dict[str, Any]) -> list[Keys]:
+    stages = values.get("stages") or []
+    return [("data",)] * bool(values.get("data")) + [("stages", index) for index in range(len(stages))]
+
+
+def _name(stage: Stage, keys: Keys) -> str:
+    name = stage.name
+    if STAGE_NAME.fullmatch(name):
+        return name
+    message = f"the name {name!r} cannot name a folder; write letters, digits, '-', '_' and '.'"
+    raise Refused(keys, ValueError(message))
+
+
+def _clashes(names: list[tuple[str, Keys]]) -> list[tuple[Keys, str]]:
+    problems = []
+    for name, same in groupby(sorted(names), key=lambda pair: pair[0]):
+        first, *others = [keys for _, keys in same]
+        problems += [
+            (
+                keys,
+                f"also stages.{first[1]} is called {name!r}; give one of them a `name:`",
+            )
+            for keys in others
+        ]
+    return problems
+
+
+def _quiet_name(stage: Any, registry: Registry) -> str | None:
+    resolver, option = Resolver(registry), options(Recipe)["stages"]
+    values = resolver.component(option, stage, ())
+    if resolver.problems:
+        return None
+    try:
+        return _name(named(option, values, (), registry), ())
+    except Refused:
+        return None

@@ -1,0 +1,50 @@
+"""The most memory that a piece of work held: of the GPU where there is one, else of this process."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import psutil
+
+INTERVAL = 0.05  # seconds between two looks at the process
+
+
+class PeakMemory:
+    """A context in which memory is watched; `bytes` is the peak, final once the context is left.
+
+    On CUDA it is the peak that torch allocated, else the process's peak resident set, sampled at 20 Hz.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        import torch
+
+        self._cuda = torch.cuda.is_available()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import torch
+
+        if self._cuda:
+            self.bytes = int(torch.cuda.max_memory_allocated())
+        else:
+            self._done.set()
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.bytes = max(self.bytes, process.memory_info().rss)
+            if self._done.wait(INTERVAL):
+                return

@@ -1,0 +1,105 @@
+"""Command-line overrides, `a.b=c`, over the values of a recipe; it knows where a value goes and no more.
+
+Whether the path and the value make sense is for the check, which then points at the override.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from rlhf_plugins.errors import Fault, RecipeError, known
+from rlhf_plugins.recipe.options import NONE, options
+from rlhf_plugins.recipe.schema import Recipe
+from rlhf_plugins.recipe.source import Keys, Place, Source, dotted
+
+FILE = "override"  # the file of a fault that the command line made; its line is the override's number
+StageName = Callable[[Any], str | None]  # a stage's values -> what the run calls it, None while they are wrong
+
+
+def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> Source:
+    """The source with overrides on top, in order. Raises RecipeError for overrides that lead nowhere."""
+    values, places, faults = copy.deepcopy(source.values), dict(source.places), []
+    for number, text in enumerate(overrides, start=1):
+        note = f" (from the command line: {text})"
+        try:
+            *opened, at = _put(values, *_parsed(text), stage_name)
+        except ValueError as error:
+            faults.append(Fault(FILE, number, text.partition("=")[0], f"{error}{note}"))
+            continue
+        places = {keys: place for keys, place in places.items() if keys[: len(at)] != at}
+        for keys in opened:  # the name that stood there alone keeps its place
+            places.setdefault((*keys, _tag(keys)), places.get(keys, Place(FILE, number)))
+        places |= dict.fromkeys((*opened, at), Place(FILE, number, note))
+    if faults:
+        raise RecipeError(faults)
+    return Source(values, places)
+
+
+def _parsed(text: str) -> tuple[list[str], Any]:
+    path, equals, written = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ValueError("an override is written key=value or a.b=value")
+    try:
+        return keys, yaml.safe_load(written)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{written!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, stage_name: StageName) -> list[Keys]:
+    """Sets the value in place; returns where, after the containers that had to be made on the way."""
+    here: Any = values
+    keys: Keys = ()
+    changed: list[Keys] = []
+    for word, more in zip(path, [*path[1:], None], strict=True):
+        key: Any = _index(here, word, keys, stage_name) if isinstance(here, list) else word
+        keys = (*keys, key)
+        if more is None:
+            here[key] = value
+            break
+        found = here[key] if isinstance(here, list) else here.get(key)
+        here[key] = below = _opened(found, keys)
+        changed += [keys] * (below is not found)
+        here = below
+    return [*changed, keys]
+
+
+def _opened(value: Any, keys: Keys) -> Any:
+    """The container to go on into: a component written as its bare name gets room for options."""
+    if value in (None, NONE):
+        return {}
+    if isinstance(value, str):
+        return {_tag(keys): value}
+    if isinstance(value, dict | list):
+        return value
+    raise ValueError(f"{dotted(keys)} is {value!r} and has no options")
+
+
+def _tag(keys: Keys) -> str:
+    top = options(Recipe).get(str(keys[0]))
+    return top.tag if top and len(keys) == 1 + top.many else "use"
+
+
+def _index(items: list[Any], word: str, keys: Keys, stage_name: StageName) -> int:
+    if word.isdecimal():
+        if int(word) < len(items):
+            return int(word)
+        raise ValueError(f"{dotted(keys)} has {len(items)} elements, numbered from 0")
+    if keys != ("stages",):
+        raise ValueError(f"{word!r} should be the number of an element, from 0 to {len(items) - 1}")
+    return _stage(items, word, stage_name)
+
+
+def _stage(stages: list[Any], word: str, stage_name: StageName) -> int:
+    names = [stage_name(stage) for stage in stages]
+    kinds = [stage.get("stage") if isinstance(stage, dict) else stage for stage in stages]
+    for labels in (names, kinds):
+        if labels.count(word) == 1:
+            return labels.index(word)
+    if word in kinds:
+        raise ValueError(f"several stages are {word!r}; say which by name {known('', filter(None, names))}")
+    raise ValueError(f"no stage {word!r} {known(word, {str(n) for n in (*names, *kinds) if n})}")

@@ -1,0 +1,78 @@
+"""A run's folder -> its report: joins what the stages left with what the run ran on; it measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlhf_plugins import report
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import StageResult
+from rlhf_plugins.recipe.folder import RunFolder
+from rlhf_plugins.report.schema import Report
+
+# What a stage of kind `evaluate` may leave in its metrics, under the report's own names.
+EVALUATED = ("policies", "reference", "ceiling", "reward_model", "samples", "score_name", "notes", "data")
+
+
+def surroundings() -> dict[str, Any]:
+    """What a run runs on: package versions and hardware."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"versions": report.versions(), "hardware": report.hardware(gpu).model_dump()}
+
+
+def build(folder: RunFolder) -> Report:
+    """The report of a run, finished or not, from its folder alone. Raises RunError when parts do not fit."""
+    status, results = folder.status(), folder.finished()
+    values = {
+        "title": folder.path.resolve().name,
+        "recipe": folder.recipe(),
+        "stages": [_stage(result) for result in results],
+        **{name: status.get(name) for name in ("started", "status", "versions", "hardware", "plugins")},
+        "data": _data(status["data"], results),
+        "finished": status.get("finished", status.get("started")),
+        **_evaluated(results),
+    }
+    if values["status"] == "running":  # a process that was killed said nothing more
+        values["status"] = "interrupted"
+    try:
+        return Report.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{folder.path}: what the run left is no report: {where}: {first['msg']}") from error
+
+
+def write(folder: RunFolder, made: Report) -> Path:
+    """Writes report.json and report.html, and returns the page's path. Raises RunError."""
+    return report.write(folder.path, made)
+
+
+def _stage(result: StageResult) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in ("name", "kind", "seconds", "peak_bytes", "curves")}
+
+
+def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
+    """What was loaded, with what loading dropped and what each stage left out or cut."""
+    left_out = {
+        f"{result.name}: {reason}": count
+        for result in results
+        for reason, count in result.metrics.get("left_out", {}).items()
+        if count
+    }
+    return {**data, "dropped": {**data["dropped"], **left_out}}
+
+
+def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
+    """What the last evaluation found, each policy with the cost of the stage of its name."""
+    metrics = next((result.metrics for result in reversed(results) if result.kind == "evaluate"), {})
+    found = {name: metrics[name] for name in EVALUATED if name in metrics}
+    costs = {result.name: {"seconds": result.seconds, "peak_bytes": result.peak_bytes} for result in results}
+    if "policies" in found:
+        found["policies"] = {name: {**values, **costs.get(name, {})} for name, values in found["policies"].items()}
+    return found

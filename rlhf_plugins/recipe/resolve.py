@@ -1,0 +1,117 @@
+"""Fills in what a recipe leaves out and finds what is wrong in it; values in, values out, no component made.
+
+A resolved block spells out every option and is a fixed point: resolving it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_plugins.errors import known
+from rlhf_plugins.recipe import trainer
+from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
+from rlhf_plugins.recipe.source import Keys
+from rlhf_plugins.registry import Registry
+
+
+@dataclass
+class Resolver:
+    """Resolves blocks against the classes of a registry; `problems` gathers every fault on the way."""
+
+    registry: Registry
+    problems: list[tuple[Keys, str]] = field(default_factory=list)
+
+    def block(self, cls: type, values: Mapping[str, Any], keys: Keys, tag: str = "") -> dict[str, Any]:
+        """Every option of `cls`, from `values` or by default; `tag` is the key that named the class."""
+        known_options = options(cls)
+        for name in values.keys() - known_options.keys() - {tag}:
+            self.problem((*keys, name), f"unknown option {known(name, known_options)}")
+        reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
+        return {
+            name: self.option(option, values, keys, reserved)
+            for name, option in known_options.items()
+            if name in values or not self.missing(option, keys)
+        }
+
+    def missing(self, option: Option, keys: Keys) -> bool:
+        """Whether an option that the recipe is silent about must be given; if so, says so."""
+        if option.required:
+            what = f": {names}" if option.kind and (names := ", ".join(self.registry.names(option.kind))) else ""
+            self.problem((*keys, option.name), f"is required{what}")
+        return option.required
+
+    def option(self, option: Option, values: Mapping[str, Any], keys: Keys, reserved: frozenset[str]) -> Any:
+        """The value of one option."""
+        value, keys = values.get(option.name, option.default), (*keys, option.name)
+        if option.kind:
+            return self.components(option, value, keys) if option.many else self.component(option, value, keys)
+        if option.block:
+            return self.nested(option, value, keys)
+        if option.config:
+            return self.config(option.config, value, keys, reserved)
+        if option.name not in values:
+            return plain(option.annotation, value)
+        try:
+            return plain(option.annotation, validated(option.annotation, value))
+        except ValueError as error:
+            return self.problem(keys, str(error))
+
+    def components(self, option: Option, value: Any, keys: Keys) -> list[dict[str, Any]] | None:
+        """A list of components."""
+        if not isinstance(value, list):
+            return self.problem(keys, f"should be a list, got {_got(value)}")
+        if not value:
+            return self.problem(keys, f"needs at least one {option.kind}")
+        return [self.component(option, item, (*keys, index)) for index, item in enumerate(value)]
+
+    def component(self, option: Option, value: Any, keys: Keys) -> Any:
+        """A component: its name, or a mapping with the tag and options; without a tag, the default's."""
+        kind, tag = str(option.kind), option.tag
+        names = self.registry.names(kind)
+        if isinstance(value, str):
+            value = {tag: value}
+        if not isinstance(value, dict):
+            how = f"should be the name of a {kind}, or its options with `{tag}: <name>`"
+            return self.problem(keys, f"{how}; got {_got(value)} {known('', names)}")
+        value = {tag: option.default, **value} if not option.required and not option.many else value
+        if tag not in value:
+            return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {known('', names)}")
+        if value[tag] not in names:
+            at = (*keys, tag) if len(value) > 1 else keys
+            return self.problem(at, f"unknown {kind} {value[tag]!r} {known(str(value[tag]), names)}")
+        return {tag: value[tag], **self.block(self.registry.get(kind, value[tag]), value, keys, tag)}
+
+    def nested(self, option: Option, value: Any, keys: Keys) -> dict[str, Any] | None:
+        """A block of options that is no component, such as `adapter`."""
+        assert option.block is not None
+        if option.optional and value in (None, NONE):
+            return None
+        if isinstance(value, option.block):  # the default of the field
+            value = {name: getattr(value, name) for name in options(option.block)}
+        if not isinstance(value, dict):
+            none = f" or `{NONE}`" if option.optional else ""
+            return self.problem(keys, f"should be a mapping of options{none}, got {_got(value)}")
+        return self.block(option.block, value, keys)
+
+    def config(self, config: str, value: Any, keys: Keys, reserved: frozenset[str]) -> dict[str, Any] | None:
+        """A block that goes to a TRL config class as it is."""
+        if value is None:  # `trainer:` with nothing under it
+            value = {}
+        if not isinstance(value, dict):
+            return self.problem(keys, f"should be a mapping of options of {config}, got {_got(value)}")
+        result, problems = trainer.resolved(config, value, reserved)
+        for name, message in problems:
+            self.problem((*keys, name) if name else keys, message)
+        return result
+
+    def problem(self, keys: Keys, message: str) -> Any:
+        """Notes a fault, and returns what stands for the value that is not there."""
+        self.problems.append((keys, message))
+        return None
+
+
+def _got(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", type(None): "nothing"}
+    return names.get(type(value), repr(value))

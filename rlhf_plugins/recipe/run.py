@@ -1,0 +1,209 @@
+"""Runs the stages of an assembled recipe in order and keeps what they finish; it knows no stage by name."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.errors import RlhfError, RunError
+from rlhf_plugins.interfaces import PreferenceData, Run, Stage, StageResult
+from rlhf_plugins.recipe import reporting
+from rlhf_plugins.recipe.assemble import Assembled, component, plugins, spec
+from rlhf_plugins.recipe.folder import RECIPE, RunFolder
+from rlhf_plugins.recipe.memory import PeakMemory
+
+if TYPE_CHECKING:
+    from rlhf_plugins.registry import Registry
+    from rlhf_plugins.report.schema import Report
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its folder, its report and the page that shows it."""
+
+    folder: Path
+    report: Report
+    page: Path
+
+
+def run_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = print,
+) -> Finished:
+    """Checks a recipe and runs it as `run` does. Raises RecipeError too, with every fault of the recipe."""
+    from rlhf_plugins.recipe.check import load_recipe
+
+    return run(load_recipe(path, overrides), resume=resume, overwrite=overwrite, say=say)
+
+
+def run(
+    assembled: Assembled,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = print,
+    registry: Registry | None = None,
+) -> Finished:
+    """Runs every stage that is not finished, in order, and writes the report.
+
+    Raises:
+        DataError: the data cannot be read; nothing has been written.
+        RunError: the folder is not in the state that was asked for, or a stage failed.
+        KeyboardInterrupt: the user stopped the run; the message says what is finished and how to go on.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
+    folder = RunFolder(assembled.output_dir)
+    _refuse(folder, assembled.resolved, resume, overwrite)
+    say("data: loading")
+    data = assembled.data.load(assembled.base, assembled.seed)
+    left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
+    say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
+    if overwrite and not folder.is_free:
+        folder.remove()
+    if not resume:
+        folder.start(assembled.resolved, _birth(assembled, data, registry))
+    _Staged(assembled, data, folder, say, registry).run()
+    report = reporting.build(folder)
+    return Finished(folder.path, report, reporting.write(folder, report))
+
+
+def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    if resume and not folder.is_run:
+        raise RunError(f"{folder.path} holds no run to resume; leave out --resume")
+    if resume and (difference := _difference(folder.recipe(), resolved)):
+        raise RunError(f"{folder.path} was started with another recipe: {difference}; resume it as it was started")
+    if resume or folder.is_free or (overwrite and folder.is_run):
+        return
+    if folder.is_run:
+        raise RunError(f"{folder.path} holds a run: add --resume or --overwrite, or give another output_dir=...")
+    raise RunError(f"{folder.path} is not empty and not a run of rlhf; give another output_dir=...")
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The first difference of two resolved recipes in words; output_dir may differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name != "output_dir"]
+        pairs = [(name, old.get(name), new.get(name)) for name in names]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return "" if old == new else f"{path} was {old!r} and is now {new!r}"
+    return next(filter(None, (_difference(a, b, f"{path}.{name}".lstrip(".")) for name, a, b in pairs)), "")
+
+
+def _birth(assembled: Assembled, data: PreferenceData, registry: Registry | None) -> dict[str, Any]:
+    """What the status says of a run that begins."""
+    return {
+        "status": "running",
+        "started": _now(),
+        **reporting.surroundings(),
+        "plugins": [vars(plugin) for plugin in plugins(assembled, registry)],
+        "data": {"train": len(data.train), "test": len(data.test), "dropped": dict(data.dropped)},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass
+class _Staged:
+    """The stages of one run, in one process."""
+
+    assembled: Assembled
+    data: PreferenceData
+    folder: RunFolder
+    say: Say
+    registry: Registry | None
+
+    def run(self) -> None:
+        results = self.folder.finished()
+        done = {result.name for result in results}
+        for index, stage in enumerate(self.assembled.stages):
+            if stage.name in done:
+                self.say(f"{self._place(index)}: finished before")
+                continue
+            self.folder.note(status="running", stage=stage.name, message="")
+            self.say(f"{self._place(index)}: running")
+            results.append(self._guarded(index, stage, tuple(results)))
+            self.folder.write_metrics(results)
+            self.say(f"{self._place(index)}: {_summary(results[-1])}")
+        self.folder.write_metrics(results)
+        self.folder.note(status="finished", stage=None, message="", finished=_now())
+
+    def _place(self, index: int) -> str:
+        return f"[{index + 1}/{len(self.assembled.stages)}] {self.assembled.stages[index].name}"
+
+    def _guarded(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
+        """The stage's result, saved; when it stops, the status says why and the error says how to go on."""
+        try:
+            return self._run(index, stage, finished)
+        except KeyboardInterrupt:
+            message = self._stopped("interrupted", stage, "interrupted by the user")
+            raise KeyboardInterrupt(message) from None
+        except RlhfError as error:
+            raise RunError(self._stopped("failed", stage, str(error))) from error
+        except Exception as error:
+            trace = self.folder.stage(index, stage.name) / "traceback.txt"
+            trace.parent.mkdir(exist_ok=True)
+            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            reason = f"{type(error).__name__}: {error} (traceback in {trace})"
+            raise RunError(self._stopped("failed", stage, reason)) from error
+
+    def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
+        import torch
+        from transformers import set_seed
+
+        gc.collect()  # what an earlier stage left in cycles would count as this one's memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        set_seed(self.assembled.seed)  # a stage runs alike whether it follows another or a resume
+        run = self._given(self.folder.fresh_stage(index, stage.name), finished)
+        began = time.perf_counter()
+        with PeakMemory() as memory:
+            result = stage.run(run)
+        seconds = result.seconds or time.perf_counter() - began
+        result = replace(result, name=stage.name, seconds=seconds, peak_bytes=result.peak_bytes or memory.bytes)
+        return self.folder.save(index, result)
+
+    def _given(self, folder: Path, finished: tuple[StageResult, ...]) -> Run:
+        bases = [result.base for result in finished if result.base]
+        base = replace(self.assembled.base, path=str(bases[-1])) if bases else self.assembled.base
+        return Run(
+            base=base,
+            data=self.data,
+            seed=self.assembled.seed,
+            folder=folder,
+            finished=finished,
+            spec=lambda made: spec(made, self.registry),
+            component=lambda kind, words: component(kind, words, self.registry),
+        )
+
+    def _stopped(self, status: str, stage: Stage, reason: str) -> str:
+        """Notes that the run stopped and returns what the user is told."""
+        reason = " ".join(reason.split())
+        self.folder.note(status=status, stage=stage.name, message=reason, finished=_now())
+        done = ", ".join(result.name for result in self.folder.finished()) or "none"
+        again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
+        return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
+
+
+def _summary(result: StageResult) -> str:
+    memory = f", peak memory {result.peak_bytes / 2**30:.2f} GiB" if result.peak_bytes else ""
+    losses = [value for _, value in result.curves.get("loss", ()) if value is not None]
+    return f"finished in {result.seconds:.1f} s{memory}" + (f", loss {losses[-1]:.4g}" if losses else "")

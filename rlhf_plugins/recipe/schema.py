@@ -1,0 +1,115 @@
+"""What a recipe says at its top, and the JSON schema of a whole recipe for editors; it makes no component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from rlhf_plugins.interfaces import Adapter, DataFormat, Stage
+from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
+from rlhf_plugins.recipe.trainer import config_options
+
+if TYPE_CHECKING:
+    from rlhf_plugins.registry import Registry
+
+SANDBOX = "sandbox"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def _tagged(kind: str, tag: str) -> Any:
+    """As `interfaces.uses`, for a component that a recipe names by another key than `use`."""
+    return field(metadata={"kind": kind, "default": None, "tag": tag})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The top of a recipe."""
+
+    base: Annotated[str, Field(min_length=1, description="a local folder, a hub name, or `sandbox`")]
+    quantization: Annotated[Literal["none", "nf4", "int8"], Field(description="of the base; needs an adapter")] = "none"
+    adapter: Annotated[Adapter | None, Field(description="LoRA options; `none` fine-tunes all weights")] = Adapter()
+    trust_remote_code: Annotated[bool, Field(description="whether the base may run code of its own")] = False
+    data: DataFormat = _tagged("data_format", "format")
+    stages: tuple[Stage, ...] = _tagged("stage", "stage")
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="of everything random")] = 0
+    output_dir: Annotated[Path, Field(description="where the run is kept; runs/<name of the recipe> when left out")]
+
+
+def json_schema(registry: Registry) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe, with the options of every registered component."""
+    writer = _Writer(registry)
+    recipe = writer.block(Recipe)
+    recipe["required"].remove("output_dir")
+    return {"$schema": DIALECT, "title": "rlhf-plugins recipe", **recipe, "$defs": writer.defs}
+
+
+class _Writer:
+    """Writes schemas; what several of them share goes to `defs`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.defs: dict[str, Any] = {}
+
+    def block(self, cls: type, tag: str = "", name: str = "") -> dict[str, Any]:
+        """An object with the options of `cls` and nothing else; `tag` is the key that says `name`."""
+        known = options(cls)
+        properties = {tag: {"const": name}} if tag else {}
+        reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
+        properties |= {option.name: self.option(option, reserved) for option in known.values()}
+        required = [tag] * bool(tag) + [option.name for option in known.values() if option.required]
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+
+    def option(self, option: Option, reserved: frozenset[str]) -> dict[str, Any]:
+        """The schema of one option."""
+        if option.kind:
+            one = self.component(option)
+            return {"type": "array", "items": one, "minItems": 1} if option.many else one
+        if option.block:
+            none = [{"enum": [NONE, None]}] if option.optional else []
+            about = {"description": option.description} if option.description else {}
+            return {"anyOf": [self.block(option.block), *none], **about}
+        if option.config:
+            return self.config(option.config, reserved)
+        default = {} if option.required else {"default": plain(option.annotation, option.default)}
+        return {**self.leaf(option.annotation), **default}
+
+    def component(self, option: Option) -> dict[str, Any]:
+        """A name, or an object with the tag and the options of that component."""
+        kind, names = str(option.kind), self.registry.names(str(option.kind))
+        blocks = [self.named(kind, name, option.tag) for name in names]
+        if option.required or option.many:
+            return {"anyOf": [{"enum": names}, *blocks]}
+        silent = self.block(self.registry.get(kind, option.default), option.tag, option.default)
+        silent["required"].remove(option.tag)
+        return {"anyOf": [{"enum": names}, *blocks, silent], "default": option.default}
+
+    def named(self, kind: str, name: str, tag: str) -> dict[str, str]:
+        """A reference to a component's block, written once."""
+        key = f"{kind}.{name}" if tag == "use" else f"{kind}.{name}.{tag}"
+        if key not in self.defs:
+            self.defs[key] = {}  # stops a component that holds its own kind
+            self.defs[key] = self.block(self.registry.get(kind, name), tag, name)
+        return {"$ref": f"#/$defs/{key}"}
+
+    def config(self, config: str, reserved: frozenset[str]) -> dict[str, Any]:
+        """The options of a TRL config class."""
+        types = {name: self.leaf(hint) for name, hint in config_options(config).items() if name not in reserved}
+        return {"type": ["object", "null"], "properties": types, "additionalProperties": False}
+
+    def leaf(self, annotation: Any) -> dict[str, Any]:
+        """The schema of a plain value; empty where its type has none."""
+        try:
+            schema = adapter(annotation).json_schema(ref_template="#/$defs/{model}")
+        except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema):
+            return {}
+        self.defs |= schema.pop("$defs", {})
+        return schema

@@ -1,0 +1,176 @@
+"""YAML text -> plain values and the place of each; it knows YAML and no word of a recipe.
+
+Scalars resolve as `yaml.safe_load` resolves them. What could hide a mistake is refused: duplicate keys, merge
+keys, tags, several documents, aliases that recurse or explode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_plugins.errors import Fault, RecipeError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 10_000  # counted after aliases are expanded
+MAP_TAG, SEQ_TAG, TEXT_TAG = (f"tag:yaml.org,2002:{tag}" for tag in ("map", "seq", "str"))
+
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: a file and a line, or `override` and its number on the command line."""
+
+    file: str
+    line: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Plain values and where each stands; a value of an alias stands where it is used first."""
+
+    values: dict[str, Any]
+    places: Mapping[Keys, Place]
+
+    def fault(self, keys: Keys, message: str) -> Fault:
+        """A fault at `keys`, or where their nearest written ancestor stands."""
+        at = next(place for n in range(len(keys), -1, -1) if (place := self.places.get(keys[:n])))
+        return Fault(at.file, at.line, dotted(keys), message + at.note)
+
+
+def dotted(keys: Keys) -> str:
+    """Keys as an override writes them: `stages.0.loss`."""
+    return ".".join(map(str, keys))
+
+
+def read(path: str | Path) -> Source:
+    """The values of a YAML file. Raises RecipeError naming file and line."""
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _error(str(path), 1, f"cannot be read: {error.strerror}") from error
+    return parse(content, str(path))
+
+
+def parse(content: bytes, file: str) -> Source:
+    """The values of YAML bytes. Raises RecipeError naming `file` and the line."""
+    if len(content) > MAX_BYTES:
+        raise _error(file, 1, "is over 1 MB; a recipe is a few lines of YAML")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _error(file, line, f"is not UTF-8 text: byte 0x{content[error.start]:02x}") from error
+    try:
+        return _Reader(text, file).document()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _error(file, line, f"holds the character {error.character!r}, which YAML does not allow") from error
+    except yaml.MarkedYAMLError as error:
+        raise _error(file, *_explained(error, text)) from error
+    except RecursionError as error:
+        raise _error(file, 1, "is nested too deeply") from error
+
+
+class _Reader:
+    """Turns one composed document into values and places."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self.loader = yaml.SafeLoader(text)
+        self.file = file
+        self.places: dict[Keys, Place] = {}
+        self.nodes = 0
+        self.open: list[yaml.Node] = []  # the containers around the current node
+
+    def document(self) -> Source:
+        root = self.loader.get_single_node()
+        if root is None:
+            raise _error(self.file, 1, "is empty; a recipe needs base, data and stages")
+        values = self.value(root, ())
+        if not isinstance(values, dict):
+            raise self.error(root, f"should be a mapping with base, data and stages, got {type(values).__name__}")
+        return Source(values, self.places)
+
+    def value(self, node: yaml.Node, keys: Keys) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            outer = [*self.open, node][1]  # the value at the recipe's top; an inner one may stand anywhere
+            raise self.error(outer, f"holds more than {MAX_NODES:,} values once aliases are expanded")
+        if any(node is above for above in self.open):
+            raise self.error(node, "an alias stands inside the value that it names")
+        self.places.setdefault(keys, Place(self.file, _line(node)))
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node)
+        self.open.append(node)
+        value = self.mapping(node, keys) if isinstance(node, yaml.MappingNode) else self.sequence(node, keys)
+        self.open.pop()
+        return value
+
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return self.loader.construct_object(node)
+        except yaml.constructor.ConstructorError as error:
+            raise self.error(node, f"unknown tag {node.tag!r}; a recipe holds plain values only") from error
+        except (ValueError, OverflowError) as error:
+            raise self.error(node, f"{node.value[:40]!r} cannot be read: {error}") from error
+
+    def sequence(self, node: yaml.Node, keys: Keys) -> list[Any]:
+        self.plain(node, SEQ_TAG)
+        return [self.value(item, (*keys, index)) for index, item in enumerate(node.value)]
+
+    def mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
+        self.plain(node, MAP_TAG)
+        values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key_node, item in node.value:
+            key, line = self.key(key_node), _line(key_node)
+            if key in lines:
+                raise self.error(key_node, f"key {key!r} is written twice: on line {lines[key]} and on line {line}")
+            lines[key] = line
+            self.places[(*keys, key)] = Place(self.file, line)
+            values[key] = self.value(item, (*keys, key))
+        return values
+
+    def key(self, node: yaml.Node) -> str:
+        if node.tag == "tag:yaml.org,2002:merge":
+            raise self.error(node, "merge keys (<<) are not supported; write the options out")
+        if node.tag != TEXT_TAG or not isinstance(node, yaml.ScalarNode):
+            raise self.error(node, f"a key should be text, got {_shown(node)}; put it in quotes if it is a name")
+        return str(node.value)
+
+    def plain(self, node: yaml.Node, tag: str) -> None:
+        if node.tag != tag:
+            raise self.error(node, f"unknown tag {node.tag!r}; a recipe holds plain values only")
+
+    def error(self, node: yaml.Node, message: str) -> RecipeError:
+        return _error(self.file, _line(node), message)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _shown(node: yaml.Node) -> str:
+    return repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+
+
+def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    written = (text.splitlines() or [""])[min(line, text.count("\n") + 1) - 1 :][:1]
+    if written and "\t" in written[0][: len(written[0]) - len(written[0].lstrip())]:
+        return line, "is indented with a tab; YAML wants spaces"
+    if isinstance(error, yaml.composer.ComposerError) and "single document" in str(error.context):
+        return line, "holds a second YAML document; write one recipe a file"
+    return line, f"is not YAML: {', '.join(filter(None, (error.context, error.problem)))}"
+
+
+def _error(file: str, line: int, message: str) -> RecipeError:
+    return RecipeError([Fault(file, line, "", message)])

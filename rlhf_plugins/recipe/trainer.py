@@ -1,0 +1,88 @@
+"""Checks a stage's `trainer:` block against the TRL config class that will receive it."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic.errors import PydanticSchemaGenerationError
+
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.recipe.options import validated
+
+Problem = tuple[str | None, str]  # the option it is about, or None for the block, and what is wrong
+
+
+@cache
+def config_options(config: str) -> Mapping[str, Any]:
+    """The options of a config class, `module.Class`, and their annotations. Importing TRL takes seconds."""
+    cls = _load(config)
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls) if field.init}
+
+
+def resolved(config: str, values: Mapping[str, Any], reserved: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The values as the config class wants them, and everything that is wrong with them."""
+    if not values:
+        return {}, []
+    good: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, value in values.items():
+        try:
+            good[name] = _value(config, name, value, reserved)
+        except ValueError as error:
+            problems.append((name, str(error)))
+    return good, problems or list(_refused(config, good))
+
+
+def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any:
+    types = config_options(config)
+    if name in reserved:
+        raise ValueError(f"is set by the stage itself; {_instead(name)}")
+    if name not in types:
+        near = get_close_matches(name, types.keys() - set(reserved))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
+        raise ValueError(f"unknown option of {config} ({hint})")
+    try:
+        result = validated(types[name], value)
+    except PydanticSchemaGenerationError:
+        return value
+    return value if value == result else result  # keeps a 10 where TRL's type is float
+
+
+def _instead(name: str) -> str:
+    if name in ("seed", "output_dir"):
+        return f"write `{name}:` at the top of the recipe"
+    return "leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
+
+
+def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """What the config class itself says; nothing is written, a scratch folder only names a place."""
+    import torch
+
+    accelerator = torch.accelerator.is_available()
+    base: dict[str, Any] = {"output_dir": str(Path(tempfile.gettempdir(), "unused")), "report_to": "none"}
+    base |= {"use_cpu": not accelerator, "bf16": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself shows them
+        try:
+            _load(config)(**{**base, **values})
+        except Exception as error:  # whatever it raises, it refuses
+            yield None, f"{config} refuses these options: {' '.join(str(error).split())}"
+
+
+@cache
+def _load(config: str) -> type:
+    module, _, name = config.rpartition(".")
+    try:
+        cls: type = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PluginError(f"trainer config {config!r} cannot be imported: {error}") from error
+    return cls

@@ -1,0 +1,10 @@
+"""A run's report: numbers in, files and tables out; it knows nothing of torch, trainers or the registry."""
+
+from __future__ import annotations
+
+from rlhf_plugins.report.files import read, write
+from rlhf_plugins.report.machine import hardware, versions
+from rlhf_plugins.report.summary import summary
+from rlhf_plugins.report.table import markdown_table, rich_table
+
+__all__ = ["hardware", "markdown_table", "read", "rich_table", "summary", "versions", "write"]

@@ -1,0 +1,65 @@
+"""The page of a report: which of its parts stand where; plots, table and words come from their own files."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlhf_plugins.report import words
+from rlhf_plugins.report.curves import reliability, stage_curves
+from rlhf_plugins.report.plots import policy_plots
+from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.summary import summary, winner
+from rlhf_plugins.report.svg import Plot
+from rlhf_plugins.report.table import cells, headers
+
+_HERE = Path(__file__).parent
+# Control characters of a response, other than tab and newline, as their visible pictures.
+_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
+
+
+def page(report: Report) -> str:
+    """One HTML document with no external request; all text of the report is escaped."""
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            summary=summary(report),
+            winner=winner(report),
+            headers=headers(report),
+            rows={name: cells(policy) for name, policy in report.policies.items()},
+            policy_plots=policy_plots(report),
+            reliability=reliability(report.reward_model) if report.reward_model else None,
+            curves=_curves(report),
+            recipe=yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True),
+            # Markup is safe here: both are files of this package, and the hash lets no other script run.
+            style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def _curves(report: Report) -> list[Plot]:
+    plots = (stage_curves(stage, f"plot-stage-{index}") for index, stage in enumerate(report.stages))
+    return [plot for plot in plots if plot is not None]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"words": words}
+    environment.filters |= {"visible": lambda text: text.translate(_PICTURES)}
+    return environment

@@ -1,0 +1,196 @@
+"""The shape of `report.json`; it knows what a run measured, and nothing of how it was measured or is shown.
+
+A number that could not be measured (NaN, infinity) is stored as null, so that the file is standard JSON.
+"""
+
+from __future__ import annotations
+
+from math import isfinite, log
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Count = Annotated[int, Field(ge=0)]
+# A name labels plots and table rows: printable characters only, since XML cannot hold the others.
+Name = Annotated[str, StringConstraints(pattern=r"^\P{C}+$")]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interval(Record):
+    """A mean and its 95% confidence interval."""
+
+    mean: Number
+    low: Number
+    high: Number
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+class PolicyReport(Record):
+    """One policy on the `n` held-out prompts.
+
+    `kl` is the sequence KL to the reference in nats per response, `length` is in tokens, `win_rate` and
+    `distinct_*` are shares of 1, `gain` is the paired difference in `gold` from the reference on the same
+    prompts, `normalised` is 100 * (gold - reference) / (ceiling - reference), `out_of_distribution` is `gold`
+    on prompts unlike those of training, `seconds` and `peak_bytes` are the cost of making the policy.
+    """
+
+    gold: Interval
+    n: Count
+    length: Number
+    distinct_1: Number
+    distinct_2: Number
+    dimensions: dict[Name, Number] = {}
+    gain: Interval | None = None
+    normalised: Number = None
+    kl: Number = None
+    win_rate: Interval | None = None
+    win_p_value: Number = None
+    out_of_distribution: Interval | None = None
+    seconds: Number = None
+    peak_bytes: Count | None = None
+
+
+class Ceiling(Record):
+    """The best of `n` responses of the reference by the gold reward itself: what `normalised` calls 100."""
+
+    n: Annotated[int, Field(ge=1)]
+    gold: Number
+
+    @property
+    def kl(self) -> float:
+        """KL of best-of-n to its reference in nats: log n - (n - 1)/n (Stiennon et al. 2020, appendix G.3).
+
+        It is an upper bound, met when no two responses tie (Beirami et al. 2024, theorem 1).
+        """
+        return log(self.n) - (self.n - 1) / self.n
+
+
+class ReliabilityBin(Record):
+    """The pairs whose predicted probability lies in [low, high]: its mean, and the share that was right."""
+
+    low: float
+    high: float
+    confidence: Number
+    accuracy: Number
+    count: Count
+
+
+class RewardModelReport(Record):
+    """A reward model on `n` held-out pairs.
+
+    `ece` is the expected calibration error as a share of 1; `spearman` and `kendall` correlate the ranks of
+    its scores with those of the gold reward, `length_correlation` its scores with response length;
+    `longer_response_accuracy` is that of the baseline which always prefers the longer response.
+    """
+
+    accuracy: Number
+    ece: Number
+    n: Count
+    accuracy_interval: Interval | None = None
+    auc: Number = None
+    spearman: Number = None
+    kendall: Number = None
+    length_correlation: Number = None
+    longer_response_accuracy: Number = None
+    reliability: list[ReliabilityBin] = []
+    metrics: dict[Name, Number] = {}
+
+
+class StageReport(Record):
+    """One stage of the recipe; `curves` holds (step, value) points under the metric's logged name."""
+
+    name: Name
+    kind: Name
+    seconds: Number
+    peak_bytes: Count | None = None
+    curves: dict[Name, list[tuple[Count, Number]]] = {}
+
+
+class Response(Record):
+    text: str
+    gold: Number = None
+    reward: Number = None
+
+
+class Sample(Record):
+    """A prompt once, and what each policy answered."""
+
+    prompt: str
+    responses: dict[Name, Response]
+
+
+class DataReport(Record):
+    """Rows used, and rows dropped by reason; any further key is shown as it is."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, JsonValue]
+
+    train: Count
+    test: Count
+    dropped: dict[str, Count] = {}
+
+
+class Hardware(Record):
+    cpu: str
+    cores: Count
+    memory_bytes: Count
+    platform: str
+    gpu: str | None = None
+
+
+class PluginReport(Record):
+    name: str
+    distribution: str | None
+    version: str | None
+
+
+class Report(Record):
+    """A whole run. `reference` is the policy that others are measured against; policies keep their order."""
+
+    title: str
+    started: AwareDatetime
+    finished: AwareDatetime
+    status: Literal["finished", "interrupted", "failed"]
+    recipe: dict[str, JsonValue]
+    versions: dict[str, str]
+    hardware: Hardware
+    data: DataReport
+    plugins: list[PluginReport] = []
+    stages: list[StageReport] = []
+    policies: dict[Name, PolicyReport] = {}
+    reference: Name | None = None
+    ceiling: Ceiling | None = None
+    reward_model: RewardModelReport | None = None
+    score_name: Literal["gold reward", "reward model score"] = "gold reward"
+    samples: list[Sample] = []
+    notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _reference_is_a_policy(self) -> Report:
+        if self.reference is not None and self.reference not in self.policies:
+            known = ", ".join(self.policies) or "none"
+            raise ValueError(f"reference {self.reference!r} is not a policy (known: {known})")
+        return self

@@ -1,0 +1,94 @@
+"""The table of policies, for terminal, Markdown and page; it knows columns and cells, not plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_plugins.report import words
+from rlhf_plugins.report.schema import Interval, PolicyReport, Report
+from rlhf_plugins.report.summary import winner
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, its interval apart, and the number that it sorts by."""
+
+    main: str
+    interval: str = ""
+    value: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.main} {self.interval}".rstrip()
+
+
+def headers(report: Report) -> list[str]:
+    """`policy` and one header a column, in the order of `cells`."""
+    return ["policy", f"{report.score_name} (mean, 95% CI)", *_COLUMNS]
+
+
+def cells(policy: PolicyReport) -> list[Cell]:
+    """The cells of a policy after its name; `-` stands where a number does not exist."""
+    return [_score(policy.gold), *(column(policy) for column in _COLUMNS.values())]
+
+
+def rich_table(report: Report) -> Table:
+    """The table for a terminal; it fits 80 columns by wrapping intervals; the best policy is bold."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    name_header, score_header, *rest = headers(report)
+    table.add_column(name_header, overflow="fold")
+    table.add_column(score_header.replace(" (", "\n("), justify="right")
+    for header in rest:
+        # Its last word on a line of its own; only a column of intervals gives way to a narrow terminal.
+        table.add_column("\n".join(header.rsplit(" ", 1)), justify="right", no_wrap=_COLUMNS[header] is not _wins)
+    for name, policy in report.policies.items():
+        row = [name, *map(_unspaced, cells(policy))]
+        table.add_row(*map(Text, row), style="bold" if name == winner(report) else "")
+    return table
+
+
+def _unspaced(cell: Cell) -> str:
+    """The cell with its interval as one word, which no narrow terminal breaks in two."""
+    return f"{cell.main} {cell.interval.replace(' ', '')}".rstrip()
+
+
+def markdown_table(report: Report) -> str:
+    """The same table as GitHub Markdown, with a newline at its end."""
+    rule = ["---"] + ["---:"] * (len(_COLUMNS) + 1)
+    rows = [[_escaped(name), *map(str, cells(policy))] for name, policy in report.policies.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [headers(report), rule, *rows])
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\`*[]<>|&" else letter for letter in name)
+
+
+def _score(gold: Interval) -> Cell:
+    return Cell(words.number(gold.mean), _range(gold, words.number), gold.mean)
+
+
+def _wins(policy: PolicyReport) -> Cell:
+    wins = policy.win_rate
+    if wins is None:
+        return Cell(words.NONE)
+    return Cell(words.share(wins.mean), _range(wins, lambda bound: words.share(bound).removesuffix("%")), wins.mean)
+
+
+def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"[{say(interval.low)}, {say(interval.high)}]"
+
+
+_COLUMNS: dict[str, Callable[[PolicyReport], Cell]] = {
+    "score 0-100": lambda policy: Cell(words.number(policy.normalised, 1), value=policy.normalised),
+    "KL to reference": lambda policy: Cell(words.number(policy.kl, 2), value=policy.kl),
+    "win rate vs reference": _wins,
+    "length": lambda policy: Cell(words.number(policy.length, 1), value=policy.length),
+    "seconds": lambda policy: Cell(words.seconds(policy.seconds), value=policy.seconds),
+    "peak memory": lambda policy: Cell(words.memory(policy.peak_bytes), value=policy.peak_bytes),
+}

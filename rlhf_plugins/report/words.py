@@ -1,0 +1,49 @@
+"""Measured numbers in the words of tables and pages; it knows units, and no report."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+NONE = "-"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A fixed-point number; never a negative zero."""
+    return NONE if value is None else f"{value:z.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """A share of 1 as a percentage with one decimal."""
+    return NONE if value is None else f"{value:z.1%}"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def memory(size: int | None) -> str:
+    """Bytes in binary units: MiB below 1 GiB, GiB above."""
+    if size is None:
+        return NONE
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds as a plain number, with a decimal only where it says something."""
+    return NONE if value is None else f"{value:.{0 if value >= 10 else 1}f}"
+
+
+def duration(value: float | None) -> str:
+    """Seconds for reading: `0.4 s`, `42 s`, `3 min 5 s`, `2 h 14 min`."""
+    if value is None:
+        return NONE
+    if value < 60:
+        return f"{seconds(value)} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def elapsed(span: timedelta) -> str:
+    return duration(max(span.total_seconds(), 0.0))

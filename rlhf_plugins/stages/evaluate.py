@@ -1,0 +1,207 @@
+"""The stage `evaluate`: measures every policy and the reward model of a run on held-out prompts and pairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import Metric, RewardFunction, Run, Samples, StageResult, Text, uses
+
+if TYPE_CHECKING:
+    from rlhf_plugins.evaluate.policies import Judge, Judged
+
+logger = logging.getLogger(__name__)
+REFERENCE = "supervised"
+SHOWN = 8  # prompts whose responses stand side by side in the report
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Scores one response of each policy to each held-out prompt against the policy that training started from.
+
+    The judge is the gold reward where the data has one, else the reward model, which then judges policies that may
+    have been trained against it: the report says which.
+    """
+
+    prompts: Annotated[int, Field(ge=2, description="held-out prompts of each kind")] = 256
+    best_of: Annotated[int, Field(ge=1, description="n of best-of-n against the reward model")] = 16
+    ceiling: Annotated[int, Field(ge=2, description="n of best-of-n by gold, the 100 of the normalised score")] = 64
+    max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
+    temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
+    metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "rank_correlation", "length_bias"])
+    name: str = "evaluate"
+    kind: ClassVar[str] = "evaluate"
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves nothing but its result: metrics in the shapes of `report.schema`."""
+        from rlhf_plugins.models.reward_model import latest_reward
+
+        session = _Session(self, run, latest_reward(run))
+        return StageResult(self.name, self.kind, metrics=session.metrics())
+
+
+class _Session:
+    """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
+
+    def __init__(self, options: Evaluate, run: Run, reward: RewardFunction | None) -> None:
+        from rlhf_plugins.evaluate.policies import Judge
+        from rlhf_plugins.models.loading import load_causal, load_tokenizer
+
+        if reward is None and run.data.gold is None:
+            raise RunError("evaluate: there is nothing to judge with: no reward stage came before, and gold is unknown")
+        self.options, self.run, self.reward = options, run, reward
+        self.judge: Judge = Judge(run.data.gold, reward)
+        self.tokenizer, self.reference = load_tokenizer(run.base), load_causal(run.base).eval()
+        self.prompts = run.data.prompts["test"][: options.prompts]
+        self.strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
+        if len(self.prompts) < 2:
+            raise RunError("evaluate: fewer than two held-out prompts")
+        _same_base(run)
+        # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
+        self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
+        self.pool = self.sample(self.reference, self.prompts, self.pool_size)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether best-of-n says anything: there is a reward model, and sampling is random."""
+        return self.reward is not None and self.options.best_of > 1 and self.options.temperature > 0
+
+    def metrics(self) -> dict[str, Any]:
+        """Everything measured, in the report's shapes."""
+        from rlhf_plugins.evaluate.policies import best_of, measure
+
+        scores = self.judge.scores(self.pool)
+        ceiling = (
+            float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
+            if self.judge.gold
+            else None
+        )
+        judged: dict[str, Judged] = {}
+        for name, policy in self.policies():
+            if name in judged:
+                raise RunError(f"evaluate: two policies are called {name}; give the stage another `name:`")
+            judged[name] = policy
+        reference = judged[REFERENCE]
+        rows = {
+            name: measure(policy, reference, ceiling, self.judge.worths(policy.samples))
+            for name, policy in judged.items()
+        }
+        return {
+            "policies": rows,
+            "reference": REFERENCE,
+            "ceiling": None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
+            "score_name": self.judge.name,
+            "samples": self.side_by_side(judged),
+            "notes": self.notes(),
+            **self.reward_model(),
+        }
+
+    def policies(self) -> Iterator[tuple[str, Judged]]:
+        """Each policy's judged samples: the reference, best-of-n of it, then what the run trained, in its order."""
+        from rlhf_plugins.evaluate.policies import Judge, best_of, best_of_kl
+        from rlhf_plugins.models.loading import load_policy
+
+        first = [row * self.pool_size for row in range(len(self.prompts))]
+        yield REFERENCE, self.judged(first, self.pool, 0.0, self.reference)
+        if self.chooses:
+            n = self.options.best_of
+            rewards = Judge(None, self.reward).scores(self.pool)
+            yield (
+                f"best-of-{n}",
+                self.judged(best_of(rewards, self.pool_size, range(1, n + 1)), self.pool, best_of_kl(n), None),
+            )
+        for result in self.run.finished:
+            if result.policy:
+                logger.info("evaluating %s", result.name)
+                yield result.name, self.trained(load_policy(self.run.base, result.policy))
+
+    def trained(self, policy: Any) -> Judged:
+        """A trained policy's own samples, with its KL to the reference."""
+        from rlhf_plugins.evaluate.policies import sequence_kl
+
+        samples = self.sample(policy, self.prompts, 1)
+        temperature, kl = self.options.temperature, None
+        if temperature > 0:
+            kl = sequence_kl(policy, self.reference, samples, self.tokenizer.pad_token_id, temperature)
+        return self.judged(list(range(len(self.prompts))), samples, kl, policy)
+
+    def judged(self, rows: list[int], samples: Samples, kl: float | None, policy: Any) -> Judged:
+        """Some of the samples with their scores and, for a policy that can be asked, its out-of-distribution scores."""
+        from rlhf_plugins.evaluate.policies import Judged, pick
+
+        chosen = pick(samples, rows)
+        asked = policy is not None and len(self.strange) > 0
+        elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if asked else None
+        return Judged(chosen, self.judge.scores(chosen), kl, elsewhere)
+
+    def sample(self, model: Any, prompts: tuple[Text, ...], per_prompt: int) -> Samples:
+        """Responses under the stage's options; the same prompts and model always give the same."""
+        from rlhf_plugins.models.sampling import Decoding, sample
+
+        decoding = Decoding(self.options.max_new_tokens, self.options.temperature, self.run.seed)
+        return sample(model, self.tokenizer, prompts, per_prompt, decoding)
+
+    def notes(self) -> list[str]:
+        """What a reader of the table must know beside it."""
+        rewards = [result for result in self.run.finished if result.reward_model]
+        judge = (
+            [] if self.judge.gold else ["The judge is the run's own reward model: it favours what was trained on it."]
+        )
+        return judge + [
+            f"Seconds are of a policy's own stage; what uses the reward model also needs the {result.seconds:.0f} s of "
+            f"{result.name}."
+            for result in rewards[-1:]
+        ]
+
+    def reward_model(self) -> dict[str, Any]:
+        """The reward model's row and the metrics' own words; nothing without a reward model or a held-out pair."""
+        from rlhf_plugins.data.groups import pairs
+        from rlhf_plugins.evaluate.reward_models import measure, score_pairs
+
+        if self.reward is None or next(pairs(self.run.data.test), None) is None:
+            return {}
+        scored = score_pairs(self.reward, self.run.data.test, self.tokenizer)
+        row, found = measure(scored, self.options.metrics)
+        return {"reward_model": {**row, "metrics": found}}
+
+    def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
+        """The first prompts with every policy's response and score."""
+        return [
+            {
+                "prompt": _plain(self.prompts[row]),
+                "responses": {
+                    name: {"text": policy.samples.responses[row], _score_key(self.judge): float(policy.scores[row])}
+                    for name, policy in judged.items()
+                },
+            }
+            for row in range(min(SHOWN, len(self.prompts)))
+        ]
+
+
+def _same_base(run: Run) -> None:
+    """Raises RunError when a policy was trained on another base than the one that it would be measured against."""
+    policies = [place for place, result in enumerate(run.finished) if result.policy]
+    bases = [place for place, result in enumerate(run.finished) if result.base]
+    if policies and bases and min(policies) < max(bases):
+        policy, base = run.finished[min(policies)].name, run.finished[max(bases)].name
+        raise RunError(f"evaluate: {policy} was trained before {base} changed the base; put {base} first")
+
+
+def _score_key(judge: Judge) -> str:
+    return "gold" if judge.gold else "reward"
+
+
+def _plain(prompt: Text) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"evaluate": Evaluate}

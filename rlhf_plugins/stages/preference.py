@@ -1,0 +1,72 @@
+"""The stage `preference`: trains a policy on preferences directly, without a reward model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import PreferenceLoss, Run, StageResult, uses
+
+UNREAD = frozenset(  # options that TRL's own losses and batches alone would read
+    {
+        "beta",
+        "discopop_tau",
+        "f_alpha_divergence_coef",
+        "f_divergence_type",
+        "label_smoothing",
+        "ld_alpha",
+        "loss_type",
+        "loss_weights",
+        "pad_to_multiple_of",
+        "padding_free",
+        "use_weighting",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """The base, pulled towards chosen and away from rejected responses by a preference loss."""
+
+    loss: PreferenceLoss = uses("preference_loss", "dpo")
+    name: str = "preference"
+    trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
+    kind: ClassVar[str] = "preference"
+    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
+        import trl
+
+        from rlhf_plugins.data.groups import preference_dataset
+        from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+        from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.preference import PreferenceTrainer
+
+        adapter = run.base.adapter
+        args = arguments(trl.DPOConfig, run.folder, run.seed, {"precompute_ref_log_probs": True, **self.trainer})
+        train = preference_dataset(run.data.train)
+        with building(len(train)):
+            trainer = PreferenceTrainer(
+                load_causal(run.base),
+                self.loss,
+                args,
+                train,
+                load_tokenizer(run.base),
+                adapter=lora(adapter, "CAUSAL_LM") if adapter else None,
+                reference=None if adapter or args.precompute_ref_log_probs else load_causal(run.base),
+            )
+        curves = quiet(trainer)
+        trainer.train()
+        folder = run.folder / "model"
+        trainer.model.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+        metrics = {"left_out": trainer.left_out}
+        return StageResult(self.name, self.kind, policy=folder, metrics=metrics, curves=curves.values)
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"preference": Preference}

@@ -1,0 +1,51 @@
+"""The stage `sft`: imitates the best responses with TRL's SFTTrainer as it is; later stages start from the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import Run, StageResult
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
+
+    name: str = "sft"
+    trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
+    kind: ClassVar[str] = "sft"
+    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed"})
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves a whole model and its tokenizer, the adapter merged, in `model/`."""
+        import trl
+
+        from rlhf_plugins.data.groups import best_responses
+        from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora, merge
+        from rlhf_plugins.trainers.arguments import arguments, building, quiet
+
+        tokenizer, adapter = load_tokenizer(run.base), run.base.adapter
+        train = best_responses(run.data.train)
+        with building(len(train)):
+            trainer = trl.SFTTrainer(
+                model=load_causal(run.base),
+                args=arguments(trl.SFTConfig, run.folder, run.seed, self.trainer),
+                train_dataset=train,
+                processing_class=tokenizer,
+                peft_config=lora(adapter, "CAUSAL_LM") if adapter else None,
+            )
+        curves = quiet(trainer)
+        trainer.train()
+        folder = run.folder / "model"
+        trainer.model.save_pretrained(folder)
+        merge(replace(run.base, quantization=None), folder)
+        tokenizer.save_pretrained(folder)
+        return StageResult(self.name, self.kind, base=folder, curves=curves.values)
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"sft": SFT}

@@ -1,0 +1,142 @@
+"""What we set on TRL's configurations where a recipe is silent, and the progress and curves of a training.
+
+It knows TrainingArguments, not what is trained.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.models.guards import asked, named, tensors
+
+Config = TypeVar("Config")
+UNTOLD = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
+
+
+def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[str, Any]) -> Config:
+    """TRL's configuration from a recipe's `trainer:` block, over defaults that run on any machine.
+
+    Where TRL always asks for bfloat16 and gradient checkpointing, we ask for them on a GPU only; nothing is reported
+    to a service and no optimizer state is kept unless the recipe says so.
+
+    Raises:
+        RunError: the configuration refuses the options.
+    """
+    cuda = torch.cuda.is_available()
+    ours: dict[str, Any] = {
+        "bf16": cuda and torch.cuda.is_bf16_supported() and not trainer.get("fp16"),
+        "use_cpu": not cuda,
+        "gradient_checkpointing": cuda,
+        "dataloader_pin_memory": cuda,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 10,
+    }
+    note = r"`(is_)?gradient_checkpointing` is deprecated"  # TRL's own defaults cause it
+    warnings.filterwarnings("ignore", message=note, category=FutureWarning)
+    try:
+        return config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
+    except (TypeError, ValueError) as error:
+        raise RunError(f"trainer: {config.__name__} refuses these options: {error}") from error
+
+
+class Curves(TrainerCallback):
+    """Keeps every number that a trainer logs, by name: `[(step, value), ...]`."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Called by the trainer."""
+        for name, value in (logs or {}).items():
+            if isinstance(value, int | float) and name not in UNTOLD:
+                self.values[name].append((state.global_step, float(value)))
+
+
+class Progress(ProgressCallback):
+    """TRL's bar with the newest loss beside it, and no lines of logged dictionaries."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Called by the trainer."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
+
+
+@contextmanager
+def building(rows: int) -> Iterator[None]:
+    """While a trainer is built: no bars of `datasets` where preparing the rows takes seconds, and no tracebacks.
+
+    Raises:
+        RunError: TRL or PEFT refuses what it is given, such as an adapter on modules that the model lacks.
+    """
+    hush = rows <= 10_000 and not are_progress_bars_disabled()
+    if hush:
+        disable_progress_bars()
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(f"the trainer cannot be built: {error}") from error
+    finally:
+        if hush:
+            enable_progress_bars()
+
+
+def quiet(trainer: Any) -> Curves:
+    """Gives a trainer our progress bar in place of its own, and returns the curves that it will fill."""
+    curves = Curves()
+    trainer.remove_callback(ProgressCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(Progress)
+    trainer.add_callback(curves)
+    return curves
+
+
+def mean_loss(loss: Any, inputs: Any, count: int, step: int) -> Tensor:
+    """Mean of a loss component's numbers, one an example.
+
+    Raises:
+        PluginError: they are not `count` numbers with a gradient, or not finite although all inputs are.
+        RunError: the inputs are not finite.
+    """
+    mean = asked(loss, inputs, shape=(count,)).mean()
+    if torch.isfinite(mean):
+        return mean
+    for which, tensor in tensors((inputs,)).items():
+        finite(tensor.float().mean(), step, which)
+    raise PluginError(f"{named(loss)} made {mean.item()} of finite numbers at step {step}")
+
+
+def finite(value: Tensor, step: int, what: str) -> Tensor:
+    """The scalar itself. Raises RunError when it is NaN or infinite, since every later weight would be."""
+    if not torch.isfinite(value):
+        raise RunError(f"{what} became {value.item()} at step {step}: try a smaller learning_rate or max_grad_norm")
+    return value
+
+
+def trainable(trainer: Any) -> None:
+    """Makes sure that a built trainer can train, and holds the adapter in float32.
+
+    TRL rounds the adapter of a quantized model to bfloat16, in which a small learning rate changes nothing.
+
+    Raises:
+        RunError: no row is left, or the launch is distributed, which would not average our gradients.
+    """
+    if trainer.accelerator.num_processes > 1:
+        raise RunError(f"{type(trainer).__name__} runs in one process; it was launched in several")
+    rows = len(trainer.train_dataset)
+    if rows == 0 or len(trainer.get_train_dataloader()) == 0:
+        raise RunError(f"{type(trainer).__name__} was left {rows} rows, too few for one batch")
+    for weights in filter(lambda weights: weights.requires_grad, trainer.model.parameters()):
+        weights.data = weights.data.float()

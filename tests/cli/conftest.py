@@ -1,0 +1,44 @@
+"""Fixtures of the command-line tests: commands in this process, and in one of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def rlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in a scratch folder."""
+    from rlhf_plugins.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command in a process of its own, with the stubs installed as a third-party package."""
+    stubs = (ROOT / "tests/recipe/stubs.py").read_text(encoding="utf-8")
+    site = tmp_path / "site"
+    info = site / "stub_package-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "stub_plugin.py").write_text(stubs, encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stub-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rlhf_plugins]\nstubs = stub_plugin\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "rlhf_plugins.cli", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    return start

@@ -1,0 +1,190 @@
+"""Every broken recipe gets a message with file and line, exit code 2, no traceback, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Rlhf = Callable[..., Result]
+
+TOP = "base: sandbox\ndata: {format: sandbox, prompts: 8}\n"
+STAGES = "stages:\n- {stage: reward}\n- {stage: online}\n"
+
+
+def stage(block: str) -> str:
+    """A recipe whose one stage stands on line 4."""
+    return f"{TOP}stages:\n- {block}\n"
+
+
+BROKEN = {
+    # YAML
+    "empty": ("", "1: is empty"),
+    "a list": ("- base\n", "1: should be a mapping"),
+    "not UTF-8": (b"base: sandbox\ndata: \xe9\n", "2: is not UTF-8 text: byte 0xe9"),
+    "a tab": (f"{TOP}stages:\n\t- reward\n", "4: is indented with a tab"),
+    "a key twice": (f"{TOP}seed: 1\n{STAGES}seed: 2\n", "7: key 'seed' is written twice: on line 3 and on line 7"),
+    "a bracket left open": (f"{TOP}stages: [reward\n", "4: is not YAML"),
+    "two documents": (f"{TOP}{STAGES}---\n{TOP}", "6: holds a second YAML document"),
+    "a python tag": (f"{TOP}stages: !!python/name:os.system\n", "3: unknown tag"),
+    "a bomb": (
+        "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+        "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n",
+        "4: holds more than 10,000 values",
+    ),
+    "recursion": (f"{TOP}stages: &s [*s]\n", "3: an alias stands inside the value that it names"),
+    # the top
+    "no base": (f"data: sandbox\n{STAGES}", "1: base: is required"),
+    "no data": (f"base: sandbox\n{STAGES}", "1: data: is required: preference, sandbox"),
+    "no stages": (TOP, "1: stages: is required"),
+    "stages without one": (f"{TOP}stages: []\n", "3: stages: needs at least one stage"),
+    "stages as a mapping": (f"{TOP}stages: {{stage: reward}}\n", "3: stages: should be a list, got a mapping"),
+    "a misspelt key": (f"{TOP}{STAGES}output_dri: x\n", "6: output_dri: unknown option (did you mean output_dir?"),
+    "a list for a mapping": (
+        f"{TOP}{STAGES}adapter: [16]\n",
+        "6: adapter: should be a mapping of options or `none`, got a list",
+    ),
+    "a misspelt adapter option": (
+        f"{TOP}{STAGES}adapter: {{lora_alfa: 1}}\n",
+        "6: adapter.lora_alfa: unknown option (did you mean lora_alpha?",
+    ),
+    "a bool for a number": (f"{TOP}{STAGES}adapter: {{r: true}}\n", "6: adapter.r: should be int, got true"),
+    "a number for a bool": (f"{TOP}{STAGES}trust_remote_code: 1\n", "6: trust_remote_code: should be bool, got 1"),
+    "a seed below 0": (f"{TOP}{STAGES}seed: -1\n", "6: seed: should be greater than or equal to 0, got -1"),
+    "a seed of text": (f"{TOP}{STAGES}seed: lucky\n", "6: seed: should be a valid integer"),
+    "a misspelt quantization": (
+        f"{TOP}{STAGES}quantization: nf5\n",
+        "6: quantization: unknown value 'nf5' (did you mean nf4?",
+    ),
+    "quantization without adapter": (
+        f"{TOP}{STAGES}quantization: nf4\nadapter: none\n",
+        "6: quantization: needs an adapter",
+    ),
+    "no such base": (f"base: ./nowhere\ndata: sandbox\n{STAGES}", "1: base: no folder './nowhere'"),
+    "a base of numbers": (f"base: 3\ndata: sandbox\n{STAGES}", "1: base: should be a valid string, got 3"),
+    # data
+    "an unknown format": (
+        f"base: sandbox\ndata: sandbx\n{STAGES}",
+        "2: data: unknown data_format 'sandbx' (did you mean sandbox?",
+    ),
+    "a format without its name": (
+        f"base: sandbox\ndata: {{prompts: 3}}\n{STAGES}",
+        "2: data: needs `format: <name of a data_format>`",
+    ),
+    "a required option": (f"base: sandbox\ndata: preference\n{STAGES}", "2: data.source: is required"),
+    "a misspelt data option": (
+        f"base: sandbox\ndata: {{format: sandbox, promts: 3}}\n{STAGES}",
+        "2: data.promts: unknown option (did you mean prompts?",
+    ),
+    "a misspelt annotator option": (
+        f"base: sandbox\ndata: {{format: sandbox, annotator: {{abilty: 1}}}}\n{STAGES}",
+        "2: data.annotator.abilty: unknown option (did you mean ability?",
+    ),
+    # stages and their components
+    "an unknown stage": (stage("{stage: rewrd}"), "4: stages.0: unknown stage 'rewrd' (did you mean reward?"),
+    "a stage without its name": (stage("{loss: dpo}"), "4: stages.0: needs `stage: <name of a stage>`"),
+    "a stage of numbers": (stage("3"), "4: stages.0: should be the name of a stage"),
+    "a misspelt stage option": (
+        stage("{stage: reward, pool: mean}"),
+        "4: stages.0.pool: unknown option (did you mean pooling?",
+    ),
+    "an unknown loss": (
+        stage("{stage: preference, loss: dop}"),
+        "4: stages.0.loss: unknown preference_loss 'dop' (did you mean dpo?",
+    ),
+    "an unknown pooling": (
+        stage("{stage: reward, pooling: {use: las_token}}"),
+        "4: stages.0.pooling: unknown pooling 'las_token' (did you mean last_token?",
+    ),
+    "a loss of another kind": (stage("{stage: reward, loss: dpo}"), "4: stages.0.loss: unknown reward_loss 'dpo'"),
+    "a misspelt component option": (
+        stage("{stage: preference, loss: {use: dpo, bta: 1}}"),
+        "4: stages.0.loss.bta: unknown option (did you mean beta?",
+    ),
+    "a component option out of range": (
+        stage("{stage: online, advantage: {use: gae, lam: 2}}"),
+        "4: stages.0.advantage.lam: should be less than or equal to 1, got 2",
+    ),
+    "a misspelt block option": (
+        stage("{stage: online, kl: {koef: 1}}"),
+        "4: stages.0.kl.koef: unknown option (did you mean coef?",
+    ),
+    "not a number": (stage("{stage: online, kl: {coef: .nan}}"), "4: stages.0.kl.coef: "),
+    "infinity": (stage("{stage: online, kl: {coef: .inf}}"), "4: stages.0.kl.coef: should be a finite number, got inf"),
+    "an unknown metric": (
+        stage("{stage: evaluate, metrics: [accuracy, eec]}"),
+        "4: stages.0.metrics.1: unknown metric 'eec'",
+    ),
+    "two stages of one name": (
+        f"{TOP}stages:\n- sft\n- sft\n",
+        "5: stages.1: also stages.0 is called 'sft'; give one of them a `name:`",
+    ),
+    "a name that leaves the folder": (
+        stage("{stage: sft, name: ../../x}"),
+        "4: stages.0: the name '../../x' cannot name a folder",
+    ),
+    # what goes to TRL
+    "an unknown trainer option": (
+        stage("{stage: sft, trainer: {max_stepz: 3}}"),
+        "4: stages.0.trainer.max_stepz: unknown option of trl.SFTConfig (did you mean max_steps",
+    ),
+    "a trainer option that the stage sets": (
+        stage("{stage: sft, trainer: {seed: 3}}"),
+        "4: stages.0.trainer.seed: is set by the stage itself; write `seed:` at the top of the recipe",
+    ),
+    "a trainer option of the wrong type": (
+        stage("{stage: sft, trainer: {max_steps: many}}"),
+        "4: stages.0.trainer.max_steps: should be a valid integer",
+    ),
+    "a trainer option that TRL refuses": (
+        stage("{stage: online, trainer: {num_generations: 1}}"),
+        "4: stages.0.trainer: trl.GRPOConfig refuses these options: GRPO requires at least 2 generations",
+    ),
+    "a trainer of text": (
+        stage("{stage: sft, trainer: fast}"),
+        "4: stages.0.trainer: should be a mapping of options of trl.SFTConfig, got text",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_recipe_is_explained_and_nothing_is_written(case: str, rlhf: Rlhf) -> None:
+    content, message = BROKEN[case]
+    Path("r.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = rlhf("run", "r.yaml")
+    assert result.exit_code == 2, result.output
+    assert f"r.yaml:{message}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in Path().iterdir()] == ["r.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml:1: no such file, nor a bundled recipe of that name"),
+        (["quickstrat"], "quickstrat:1: no such file, nor a bundled recipe of that name"),
+        (["."], ".:1: cannot be read: Is a directory"),
+        (["r.yaml", "sed=1"], "override:1: sed: unknown option (did you mean seed?"),
+        (["r.yaml", "--resume"], "runs/r holds no run to resume"),
+        (["r.yaml", "--resume", "--overwrite"], "give one of them"),
+        (["r.yaml", "data={format: preference, source: none.jsonl}"], "none.jsonl"),
+    ],
+)
+def test_a_broken_command_is_explained_and_nothing_is_written(words: list[str], message: str, rlhf: Rlhf) -> None:
+    Path("r.yaml").write_text(f"{TOP}stages: [sft]\n")
+    result = rlhf("run", *words)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert [path.name for path in Path().iterdir()] == ["r.yaml"]
+
+
+def test_check_names_all_faults(rlhf: Rlhf) -> None:
+    Path("r.yaml").write_text("base: sandbox\nsede: 1\ndata: sandbox\nstages: [rewrd, sft]\n")
+    result = rlhf("check", "r.yaml")
+    assert result.exit_code == 2
+    assert [line.split(": ")[0:2] for line in result.stderr.splitlines()] == [
+        ["r.yaml:2", "sede"],
+        ["r.yaml:4", "stages.0"],
+    ]

@@ -1,0 +1,125 @@
+"""The commands print what was asked for, fast, and end with the right code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+Rlhf = Callable[..., Result]
+Shell = Callable[..., subprocess.Popen[str]]
+
+RECIPE = """\
+base: sandbox
+data: rows
+stages:
+  - {stage: make, name: first}
+  - {stage: make, name: second, flag: flag, stop: wait}
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom rlhf_plugins.cli.app import app\n"
+        "app(['run', '--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'matplotlib', 'peft', 'scipy', 'yaml'}\n"
+        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "RECIPE" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
+def test_help_answers_at_once(words: list[str]) -> None:
+    def seconds() -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rlhf_plugins.cli", *words], capture_output=True, check=True)
+        return time.perf_counter() - begun
+
+    assert min(seconds() for _ in range(5)) < 0.6  # the budget is 0.3 s on a free machine
+
+
+def test_the_version_is_that_of_the_package(rlhf: Rlhf) -> None:
+    assert rlhf("--version").stdout == f"rlhf-plugins {version('rlhf-plugins')}\n"
+
+
+def test_check_names_the_stages(rlhf: Rlhf) -> None:
+    Path("r.yaml").write_text("base: sandbox\ndata: sandbox\nstages: [reward, {stage: online, name: ppo}]\n")
+    result = rlhf("check", "r.yaml")
+    assert (result.exit_code, result.stdout) == (0, "r.yaml: ok, 2 stages: reward, ppo\n")
+    assert rlhf("check", "r.yaml", "stages=[sft]").stdout == "r.yaml: ok, 1 stage: sft\n"
+    assert [path.name for path in Path().iterdir()] == ["r.yaml"]
+
+
+def test_plugins_are_listed_with_their_source(rlhf: Rlhf) -> None:
+    rows = [line.split(maxsplit=2) for line in rlhf("plugins", "list").stdout.splitlines()]
+    source = f"components.reward_loss (rlhf-plugins {version('rlhf-plugins')})"
+    assert ["reward_loss", "bradley_terry", source] in rows
+    losses = rlhf("plugins", "list", "--kind", "reward_loss").stdout
+    assert {line.split()[0] for line in losses.splitlines()} == {"reward_loss"}
+    assert "did you mean reward_loss?" in rlhf("plugins", "list", "--kind", "reward_los").stderr
+
+
+def test_a_plugin_is_shown_with_its_options(rlhf: Rlhf) -> None:
+    shown = rlhf("plugins", "show", "advantage", "gae").stdout
+    assert shown.startswith("advantage gae, from components.advantage (rlhf-plugins ")
+    assert "  lam: float = 0.95  0 is one-step TD, 1 is Monte Carlo" in shown.splitlines()
+    unknown = rlhf("plugins", "show", "advantage", "gea")
+    assert (unknown.exit_code, unknown.stderr) == (2, "unknown advantage 'gea' (did you mean gae? known: gae)\n")
+
+
+def test_the_schema_is_json(rlhf: Rlhf) -> None:
+    schema = json.loads(rlhf("schema").stdout)
+    assert "enum" in schema["properties"]["stages"]["items"]["anyOf"][0]
+
+
+def test_a_run_prints_each_stage_and_its_page(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    process = shell("run", "r.yaml")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    loading, data, *lines = out.splitlines()
+    assert (loading, data) == ("data: loading", "data: 2 groups to train on, 1 held out, 1 dropped (tie)")
+    assert [line.split(" in ")[0] for line in lines[:4]] == [
+        f"[{i}/2] {name}: {state}" for i, name in ((1, "first"), (2, "second")) for state in ("running", "finished")
+    ]
+    assert lines[-1] == "runs/r/report.html"
+    again = shell("report", "runs/r")
+    assert again.communicate(timeout=120)[0].splitlines()[-1] == "runs/r/report.html"
+
+
+def test_ctrl_c_keeps_finished_stages_and_says_how_to_go_on(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "flag").touch()
+    process = shell("run", "r.yaml")
+    assert process.stdout is not None
+    while process.stdout.readline() != "waiting\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.endswith("finished stages: first\ngo on with: rlhf run --resume runs/r/recipe.yaml\n")
+    assert json.loads((tmp_path / "runs/r/status.json").read_text())["status"] == "interrupted"
+    (tmp_path / "flag").unlink()
+    out, _ = shell("run", "--resume", "runs/r/recipe.yaml").communicate(timeout=120)
+    assert "\n[1/2] first: finished before\n[2/2] second: running\n" in out
+
+
+def test_a_closed_pipe_is_no_traceback(shell: Shell) -> None:
+    process = shell("plugins", "list")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert "Exception" not in err

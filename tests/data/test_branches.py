@@ -1,0 +1,165 @@
+"""The shared-prompt batch: laid out by hand, and both layouts the same to whoever reads through `index`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlhf_plugins.data.branches import BranchBatch, PromptBranches, by_prompt, collate, common_prefix
+
+GROUPS = [PromptBranches([1, 2], [[3], [4, 5]]), PromptBranches([6], [[7]])]
+IDS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+MANY_GROUPS = st.lists(st.builds(PromptBranches, IDS, st.lists(IDS, min_size=1, max_size=4)), min_size=1, max_size=4)
+
+
+def batch(groups: list[PromptBranches], shared: bool = True, pad_id: int = 0) -> BranchBatch:
+    return BranchBatch.from_inputs(collate(groups, pad_id, shared) | {"labels": None})
+
+
+def grid(row: Tensor) -> list[str]:
+    return ["".join("x" if seen else "." for seen in line) for line in (row == 0).tolist()]
+
+
+def test_a_shared_row_by_hand() -> None:
+    laid = batch(GROUPS)
+    assert laid.shared
+    assert laid.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
+    assert laid.position_ids.tolist() == [[0, 1, 2, 2, 3], [0, 1, 0, 0, 0]]  # each branch goes on from its prompt
+    assert laid.segment.tolist() == [[0, 0, 1, 2, 2], [0, 1, -1, -1, -1]]
+    assert laid.index.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [5, 6, 0, 0]]
+    assert laid.mask.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
+    assert laid.response.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]
+    assert laid.group.tolist() == [0, 0, 1]
+
+
+def test_separate_rows_by_hand() -> None:
+    laid = batch(GROUPS, shared=False, pad_id=9)
+    assert not laid.shared
+    assert laid.input_ids.tolist() == [[1, 2, 3, 9], [1, 2, 4, 5], [6, 7, 9, 9]]
+    assert laid.position_ids.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3], [0, 1, 0, 0]]
+    assert laid.index.tolist() == [[0, 1, 2, 0], [4, 5, 6, 7], [8, 9, 0, 0]]
+    assert laid.attention_mask(torch.float32).tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
+    assert laid.group.tolist() == [0, 0, 1]
+
+
+def test_a_branch_sees_the_prompt_and_itself() -> None:
+    mask = batch(GROUPS).attention_mask(torch.float32)
+    assert mask.shape == (2, 1, 5, 5)
+    assert mask.unique().tolist() == [torch.finfo(torch.float32).min, 0.0]
+    assert grid(mask[0, 0]) == [  # tokens 1 2 | 3 | 4 5: a row is what a token sees
+        "x....",
+        "xx...",
+        "xxx..",
+        "xx.x.",
+        "xx.xx",
+    ]
+    assert grid(mask[1, 0]) == [  # tokens 6 | 7 and three of padding, each of which sees itself alone
+        "x....",
+        "xx...",
+        "..x..",
+        "...x.",
+        "....x",
+    ]
+
+
+def test_lengths_and_what_is_scored_by_hand() -> None:
+    laid = batch(GROUPS)
+    assert laid.lengths.tolist() == [1, 2, 1]
+    assert laid.response_mask().int().tolist() == [[1, 0], [1, 1], [1, 0]]
+    predicted_at, ids = laid.scored()
+    assert predicted_at.tolist() == [1, 1, 3, 5]  # 3 and 4 after token 2, 5 after 4, 7 after 6
+    assert ids.tolist() == [3, 4, 5, 7]
+
+
+@given(MANY_GROUPS, st.booleans())
+def test_read_through_index_each_branch_is_its_own_sequence(groups: list[PromptBranches], shared: bool) -> None:
+    laid = batch(groups, shared)
+    wholes = [(group.prompt, branch) for group in groups for branch in group.branches]
+    for row, (prompt, branch) in enumerate(wholes):
+        places = laid.index[row][laid.mask[row]]
+        assert laid.input_ids.flatten()[places].tolist() == [*prompt, *branch]
+        assert laid.position_ids.flatten()[places].tolist() == list(range(len(prompt) + len(branch)))
+        assert laid.response[row].sum() == laid.lengths[row] == len(branch)
+        assert laid.mask[row].sum() == len(prompt) + len(branch)
+
+
+@given(MANY_GROUPS)
+def test_both_layouts_agree_on_every_view(groups: list[PromptBranches]) -> None:
+    one, other = batch(groups), batch(groups, shared=False)
+    for name in ("mask", "response", "group", "lengths"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist()
+    assert one.response_mask().tolist() == other.response_mask().tolist()
+    assert one.scored()[1].tolist() == other.scored()[1].tolist()
+
+
+@given(MANY_GROUPS)
+def test_a_token_sees_its_own_sequence_so_far_and_nothing_else(groups: list[PromptBranches]) -> None:
+    laid = batch(groups)
+    if not laid.shared:
+        return
+    width = laid.input_ids.shape[1]
+    seen = (laid.attention_mask(torch.float32) == 0).squeeze(1)  # (R, N, N)
+    for places, mask in zip(laid.index, laid.mask, strict=True):
+        own = places[mask]
+        for so_far, place in enumerate(own.tolist(), start=1):
+            keys = seen[place // width, place % width].nonzero().flatten() + place // width * width
+            assert keys.tolist() == own[:so_far].tolist()
+
+
+@given(MANY_GROUPS)
+def test_the_padding_token_stands_only_where_nothing_is_read(groups: list[PromptBranches]) -> None:
+    one, other = batch(groups, pad_id=0), batch(groups, pad_id=5)
+    assert (one.input_ids == 0).tolist() == (one.segment == -1).tolist()
+    differ = [f.name for f in fields(one) if getattr(one, f.name).tolist() != getattr(other, f.name).tolist()]
+    assert differ in ([], ["input_ids"])
+
+
+@pytest.mark.parametrize("group", [PromptBranches([], [[1]]), PromptBranches([1], [[2], []])])
+def test_a_prompt_or_branch_without_a_token_is_refused(group: PromptBranches) -> None:
+    with pytest.raises(ValueError, match="no token"):
+        collate([GROUPS[0], group], pad_id=0)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "prompt", "branches"),
+    [
+        ([[1, 2, 3], [1, 2, 4, 5]], [1, 2], [[3], [4, 5]]),
+        ([[1, 2], [1, 2, 3]], [1], [[2], [2, 3]]),  # every branch keeps a token
+        ([[1, 2], [1, 2]], [1], [[2], [2]]),
+        ([[1, 2, 3]], [1, 2], [[3]]),
+    ],
+)
+def test_common_prefix_by_hand(sequences: list[list[int]], prompt: list[int], branches: list[list[int]]) -> None:
+    found = common_prefix(sequences)
+    assert (found.prompt, found.branches) == (prompt, branches)
+
+
+@pytest.mark.parametrize("sequences", [[[1, 2], [3, 2]], [[1], [1, 2]], [[], [1]]])
+def test_sequences_without_a_common_prefix_are_refused(sequences: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="share no first token"):
+        common_prefix(sequences)
+
+
+@given(IDS, st.lists(IDS, min_size=1, max_size=4))
+def test_common_prefix_loses_no_token(prompt: list[int], branches: list[list[int]]) -> None:
+    wholes = [prompt + branch for branch in branches]
+    found = common_prefix(wholes)
+    assert [[*found.prompt, *branch] for branch in found.branches] == wholes
+    assert len(found.prompt) >= len(prompt) or min(map(len, found.branches)) == 1
+    assert all(found.branches)
+
+
+def test_only_neighbours_are_grouped_by_prompt() -> None:
+    found = by_prompt([[1], (1,), [2], [1]], [[3], [4], [5], [6]])
+    assert [list(group.prompt) for group in found] == [[1], [2], [1]]
+    assert [list(group.branches) for group in found] == [[[3], [4]], [[5]], [[6]]]
+
+
+def test_prompts_without_a_branch_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        by_prompt([[1], [2]], [[3]])

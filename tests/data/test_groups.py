@@ -1,0 +1,66 @@
+"""Groups as TRL's columns: pairs of a ranking, ties, margins, and refusals that say what is missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_plugins.data.groups import best_responses, pairs, preference_dataset, prompt_dataset
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.interfaces import Group
+
+RANKING = Group("p", ("a", "b", "c", "d"), (1, 0, 1, 3), gold=(1.0, 2.0, 1.5, 0.0))
+TIE = Group("q", ("a", "b"), (0, 0))
+PAIR = Group("r", ("worse", "better"), (1, 0), margin=2.0)
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def test_a_ranking_gives_every_strictly_ordered_pair_better_first() -> None:
+    found = list(pairs([RANKING]))
+    assert [g.responses for g in found] == [("b", "a"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]  # a ties c
+    assert [g.gold for g in found] == [(2.0, 1.0), (1.0, 0.0), (2.0, 1.5), (2.0, 0.0), (1.5, 0.0)]
+    assert {g.ranks for g in found} == {(0, 1)}
+    assert {g.prompt for g in found} == {"p"}
+
+
+def test_a_pair_keeps_its_margin_and_knows_no_gold() -> None:
+    assert list(pairs([PAIR])) == [Group("r", ("better", "worse"), (0, 1), margin=2.0)]
+
+
+def test_ties_and_what_nobody_compared_give_no_pair() -> None:
+    assert list(pairs([TIE, Group("s", ("a", "b"))])) == []
+
+
+def test_columns_are_trls() -> None:
+    dataset = preference_dataset([PAIR, TIE])
+    assert dataset.column_names == ["prompt", "chosen", "rejected", "margin"]
+    assert dataset.to_list() == [{"prompt": "r", "chosen": "better", "rejected": "worse", "margin": 2.0}]
+
+
+def test_a_row_without_a_margin_has_zero_beside_one_that_has() -> None:
+    dataset = preference_dataset([Group("q", ("a", "b"), (0, 1)), PAIR])
+    assert dataset["margin"][:] == [0.0, 2.0]
+
+
+def test_without_any_margin_there_is_no_such_column() -> None:
+    assert preference_dataset([RANKING]).column_names == ["prompt", "chosen", "rejected"]
+
+
+def test_messages_stay_messages() -> None:
+    said = tuple([{"role": "assistant", "content": text}] for text in ("yes", "no"))
+    (row,) = preference_dataset([Group(MESSAGES, said, (0, 1))]).to_list()
+    assert row == {"prompt": MESSAGES, "chosen": said[0], "rejected": said[1]}
+
+
+def test_prompts_and_best_responses() -> None:
+    assert prompt_dataset(["p", "q"]).to_list() == [{"prompt": "p"}, {"prompt": "q"}]
+    rows = best_responses([RANKING, PAIR, Group("s", ("only",))]).to_list()
+    assert [(row["prompt"], row["completion"]) for row in rows] == [("p", "b"), ("r", "better"), ("s", "only")]
+
+
+def test_nothing_to_learn_from_is_refused() -> None:
+    with pytest.raises(DataError, match="no pair of responses is strictly ordered"):
+        preference_dataset([TIE])
+    with pytest.raises(DataError, match="no prompts to generate from"):
+        prompt_dataset([])
+    with pytest.raises(DataError, match="no responses to imitate"):
+        best_responses([])

@@ -1,0 +1,171 @@
+"""Preference rows to groups: implicit prompts, conversations, the split by prompt, and what is left out and counted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.data.preference import load_preferences
+from rlhf_plugins.interfaces import PreferenceData
+
+Row = dict[str, Any]
+Load = Callable[..., PreferenceData]
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads rows through a file; those of a single prompt are all to train on."""
+
+    def load(rows: list[Row], test_rows: list[Row] | None = None, held_out: float = 0.1, seed: int = 0) -> Any:
+        paths = [tmp_path / "rows.jsonl", tmp_path / "test.jsonl"]
+        for path, given in zip(paths, (rows, test_rows or []), strict=True):
+            path.write_text("\n".join(map(json.dumps, given)))
+        return load_preferences(str(paths[0]), "train", str(paths[1]) if test_rows else None, held_out, seed)
+
+    return load
+
+
+def row(prompt: str = "p", chosen: str = "good", rejected: str = "bad", **more: Any) -> Row:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def test_a_row_becomes_a_ranked_group(load: Load) -> None:
+    (group,) = load([row(margin=1.5, votes=3)]).train
+    assert (group.prompt, group.responses, group.ranks) == ("p", ("good", "bad"), (0, 1))
+    assert (group.margin, group.gold) == (1.5, None)
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"), [(2, 2.0), ("0.5", 0.5), (None, None), ("", None), (-1, -1.0), ("1e3", 1000.0)]
+)
+def test_margins(load: Load, margin: object, expected: float | None) -> None:
+    assert load([row(margin=margin)]).train[0].margin == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("Q: why? A: yes it is", "Q: why? A: no", "Q: why? A:"),  # the space belongs to the responses, as with TRL
+        ("Human: hi\n\nAssistant: Yes", "Human: hi\n\nAssistant: Yesterday", "Human: hi\n\nAssistant:"),
+        ("line\nalpha", "line\nalgae", "line\n"),  # whole words only, and a line break belongs to the prompt
+    ],
+)
+def test_the_implicit_prompt_of_text(load: Load, chosen: str, rejected: str, prompt: str) -> None:
+    (group,) = load([{"chosen": chosen, "rejected": rejected}]).train
+    assert group.prompt == prompt
+    assert [prompt + str(response) for response in group.responses] == [chosen, rejected]
+
+
+def test_the_implicit_prompt_of_messages(load: Load) -> None:
+    start = [user("hi"), assistant("hello"), user("and?")]
+    (group,) = load([{"chosen": [*start, assistant("a")], "rejected": [*start, assistant("b")]}]).train
+    assert group.prompt == start
+    assert group.responses == ([assistant("a")], [assistant("b")])
+
+
+def test_a_response_that_begins_the_other_keeps_its_last_message(load: Load) -> None:
+    chosen, rejected = [user("hi"), assistant("a")], [user("hi"), assistant("a"), user("more"), assistant("b")]
+    (group,) = load([{"chosen": chosen, "rejected": rejected}]).train
+    assert (group.prompt, group.responses) == ([user("hi")], (chosen[1:], rejected[1:]))
+
+
+def test_a_conversation_keeps_role_and_content(load: Load) -> None:
+    messages = [{**user("hi"), "id": 7}]
+    (group,) = load([{"prompt": messages, "chosen": [assistant("a")], "rejected": [assistant("b")]}]).train
+    assert (group.prompt, group.responses) == ([user("hi")], ([assistant("a")], [assistant("b")]))
+
+
+def test_rows_that_teach_nothing_are_counted(load: Load) -> None:
+    useless = [
+        row("q", "same", "same"),
+        row("q", "  ", "x"),
+        row(" ", "a", "b"),
+        row("r", "a", "b"),
+        row("r", "b", "a"),
+    ]
+    without_prompt = [{"chosen": "Yes", "rejected": "Yes"}, {"chosen": "", "rejected": "Yes"}]
+    data = load([row(), *useless, *without_prompt, row()])
+    assert [group.prompt for group in data.train] == ["p"]
+    assert data.dropped == {
+        "chosen equals rejected": 2,
+        "empty prompt or response": 3,
+        "contradicted by another row": 2,
+        "repeated row": 1,
+    }
+
+
+def test_no_prompt_stands_in_both_splits(load: Load) -> None:
+    rows = [row(f"prompt {i % 200}", f"good {i}") for i in range(400)]
+    data = load(rows, held_out=0.25)
+    train, test = ({group.prompt for group in split} for split in (data.train, data.test))
+    assert (len(data.train) + len(data.test), len(train | test)) == (400, 200)
+    assert not train & test
+    assert len(test) == 50
+    assert {split: set(prompts) for split, prompts in data.prompts.items()} == {"train": train, "test": test}
+
+
+def test_the_split_depends_on_prompts_and_seed_alone(load: Load) -> None:
+    rows = [row(f"prompt {i}") for i in range(100)]
+    shuffled = random.Random(0).sample(rows, 100)
+    held_out = [
+        {g.prompt for g in load(r, held_out=0.3, seed=s).test} for r, s in ((rows, 0), (shuffled, 0), (rows, 1))
+    ]
+    assert held_out[0] == held_out[1]
+    assert held_out[0] != held_out[2]
+
+
+def test_a_larger_share_holds_out_more_of_the_same(load: Load) -> None:
+    rows = [row(f"prompt {i}") for i in range(100)]
+    few, many = ({g.prompt for g in load(rows, held_out=share).test} for share in (0.1, 0.4))
+    assert few < many
+
+
+def test_a_test_source_is_held_out_as_it_is(load: Load) -> None:
+    data = load([row("p")], [row("q"), row("q"), row("r", "x", "x")], held_out=0.9)
+    assert ([g.prompt for g in data.train], [g.prompt for g in data.test]) == (["p"], ["q"])
+    assert data.dropped == {"repeated row": 1, "chosen equals rejected": 1}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "fraction", "held_out"),
+    [(1, 0.5, 0), (2, 0.1, 1), (3, 0.1, 1), (4, 0.1, 2), (23, 0.1, 2), (40, 0.1, 4), (10, 0.99, 9)],
+)
+def test_two_prompts_are_held_out_of_few_but_never_all(
+    load: Load, prompts: int, fraction: float, held_out: int
+) -> None:
+    data = load([row(f"prompt {i}") for i in range(prompts)], held_out=fraction)
+    assert (len(data.train), len(data.test)) == (prompts - held_out, held_out)
+
+
+# rows in the file, prompts of the rows kept, and rows left out and why, counted apart from this code
+REAL = [
+    ("arguments_pairs.jsonl.gz", 8200, 23, {"repeated row": 54, "contradicted by another row": 4}),
+    ("dialogues_harmless_pairs.jsonl.gz", 1800, 1794, {"empty prompt or response": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "prompts", "dropped"), REAL)
+def test_preferences_of_people(name: str, rows: int, prompts: int, dropped: dict[str, int]) -> None:
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"{name} is not here")
+    data = load_preferences(str(path), "train", None, 0.1, seed=0)
+    assert data.dropped == dropped
+    assert len(data.train) + len(data.test) + sum(dropped.values()) == rows
+    train, test = ({g.prompt for g in split} for split in (data.train, data.test))
+    assert not train & test
+    assert (len(train) + len(test), len(test)) == (prompts, round(prompts / 10))

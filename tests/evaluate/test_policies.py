@@ -1,0 +1,96 @@
+"""A policy's row of the report: best-of-n, what judges, and numbers worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, measure, pick
+from rlhf_plugins.interfaces import Samples
+
+SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
+
+
+def worth(prompt: str, response: str) -> dict[str, float]:
+    return {"helpful": float(len(response)), "total": len(prompt) + 10.0 * len(response)}
+
+
+# log n - (n - 1)/n
+@pytest.mark.parametrize(
+    ("n", "kl"),
+    [
+        (1, 0.0),
+        (2, 0.1931471806),
+        (4, 0.6362943611),
+        (16, 1.835088722),
+        (64, 3.174508083),
+        (1000, 5.908755279),
+        (12500, 8.433563923),
+    ],
+)
+def test_published_kl_of_best_of_n(n: int, kl: float) -> None:
+    assert best_of_kl(n) == pytest.approx(kl, abs=1e-9)
+
+
+def test_best_of_n_by_hand() -> None:
+    scores = np.array([1.0, 3.0, 9.0, 2.0, 2.0, 0.0])  # three responses to each of two prompts
+    assert best_of(scores, 3, range(3)) == [2, 3]  # of equal scores the first
+    assert best_of(scores, 3, range(2)) == [1, 3]
+    assert best_of(scores, 3, range(1)) == [0, 3]
+
+
+def test_best_of_n_gains_what_order_statistics_say() -> None:
+    scores = np.random.default_rng(0).uniform(size=40_000)
+    assert scores[best_of(scores, 4, range(4))].mean() == pytest.approx(4 / 5, abs=0.01)  # n / (n + 1)
+
+
+def test_some_of_the_samples() -> None:
+    found = pick(SAMPLES, [2, 0])
+    assert (found.prompts, found.responses) == (["r", "p"], ["", "a b a"])
+    assert (found.prompt_ids, found.response_ids) == ([[3], [1]], [[0], [4, 5, 4, 0]])
+
+
+def test_gold_judges_where_it_is_known() -> None:
+    judge = Judge(worth, lambda samples: [0.0] * 3)
+    assert (judge.name, judge.scores(SAMPLES).tolist()) == ("gold reward", [51.0, 11.0, 1.0])
+    assert judge.worths(SAMPLES)[0] == {"helpful": 5.0, "total": 51.0}
+
+
+def test_else_the_reward_model_judges() -> None:
+    judge = Judge(None, lambda samples: [len(ids) / 2 for ids in samples.response_ids])
+    assert (judge.name, judge.scores(SAMPLES).tolist()) == ("reward model score", [2.0, 1.0, 0.5])
+    assert judge.worths(SAMPLES) == []
+
+
+def test_a_score_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(RunError, match="1 of 3 reward model scores are not finite"):
+        Judge(None, lambda samples: [0.0, float("nan"), 1.0]).scores(SAMPLES)
+
+
+def test_a_row_by_hand() -> None:
+    reference = Judged(SAMPLES, np.array([1.0, 1.0, 1.0]), kl=0.0)
+    policy = Judged(SAMPLES, np.array([2.0, 1.0, 3.0]), kl=1.5, elsewhere=np.array([4.0, 4.0]))
+    row = measure(policy, reference, ceiling=3.0, worths=[{"helpful": h, "total": 0.0} for h in (1.0, 2.0, 6.0)])
+    assert (row["gold"]["mean"], row["n"], row["kl"]) == (2.0, 3, 1.5)
+    assert row["gain"]["mean"] == 1.0
+    assert row["normalised"] == 50.0  # (2 - 1) / (3 - 1)
+    assert row["win_rate"]["mean"] == pytest.approx(2.5 / 3)
+    assert row["win_p_value"] == 0.5  # 2 wins of 2: 2 / 4
+    assert row["length"] == pytest.approx(7 / 3)  # tokens 4, 2 and 1
+    assert (row["distinct_1"], row["distinct_2"]) == (3 / 4, 1.0)  # a b c of a b a c
+    assert row["dimensions"] == {"helpful": 3.0}
+    assert row["out_of_distribution"] == {"mean": 4.0, "low": 4.0, "high": 4.0}
+
+
+def test_the_reference_is_not_compared_with_itself() -> None:
+    reference = Judged(SAMPLES, np.array([1.0, 2.0, 3.0]), kl=0.0)
+    row = measure(reference, reference, ceiling=None, worths=[])
+    assert (row["gain"], row["win_rate"], row["win_p_value"], row["normalised"]) == (None, None, None, None)
+    assert (row["dimensions"], row["out_of_distribution"]) == ({}, None)
+
+
+def test_a_gain_is_paired_prompt_by_prompt() -> None:
+    base = np.random.default_rng(0).normal(0, 10, 3)
+    row = measure(Judged(SAMPLES, base + 0.5, 0.0), Judged(SAMPLES, base, 0.0), None, [])
+    assert (row["gain"]["low"], row["gain"]["high"]) == pytest.approx((0.5, 0.5))

@@ -1,0 +1,262 @@
+"""The rules of the house as functions of a source file; it knows no test and imports nothing that it reads.
+
+A rule takes a `Source` and yields what breaks it, each as `file:line: what`.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+PACKAGE = "rlhf_plugins"
+LEVELS = {
+    name: level
+    for level, names in enumerate(
+        (
+            "errors interfaces masked objectives",
+            "components hookspecs data models report sandbox",
+            "evaluate trainers registry",
+            "stages",
+            "recipe",
+            "cli testing",
+        )
+    )
+    for name in names.split()
+}
+WITHOUT_REGISTRY = {"components", "data", "models", "trainers"}
+LOADED_BY_NAME = {"components", "stages"}
+USERS_OF_TRL = {"trainers", "stages"}
+LIGHT = {"__init__", "cli", "registry", "hookspecs", "interfaces", "errors"}
+HEAVY = {
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "scipy",
+    "sklearn",
+    "torch",
+    "transformers",
+    "trl",
+}
+PICKLES = {"cloudpickle", "dill", "joblib", "pickle", "shelve"}
+MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 80, 7
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported dotted name; `from a import b` is `a.b`."""
+
+    line: int
+    name: str
+    at_import: bool  # runs when the module is imported: neither in a function nor under TYPE_CHECKING
+
+    @property
+    def top(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def package(self) -> str | None:
+        """The part of this package it names: `models` for `rlhf_plugins.models.heads`; None for others."""
+        parts = self.name.split(".")
+        return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Python file; `path` is relative to the repository, with forward slashes."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.path)
+
+    @cached_property
+    def package(self) -> str | None:
+        """The part of the package it stands in: `models`, `errors`, `__init__`; None outside the package."""
+        parts = self.path.removesuffix(".py").split("/")
+        return parts[1] if parts[0] == PACKAGE else None
+
+    @cached_property
+    def module(self) -> str:
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    @cached_property
+    def imports(self) -> list[Import]:
+        return list(self._imports(self.tree, at_import=True))
+
+    def _imports(self, node: ast.AST, at_import: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name, at_import) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = self._absolute(node)
+            yield from (Import(node.lineno, f"{base}.{alias.name}", at_import) for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from (found for child in node.body for found in self._imports(child, False))
+            yield from (found for child in node.orelse for found in self._imports(child, at_import))
+        else:
+            inside = at_import and not isinstance(node, Function)
+            yield from (found for child in ast.iter_child_nodes(node) for found in self._imports(child, inside))
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        folders = self.path.split("/")[:-1]
+        above = folders[: len(folders) - node.level + 1] if node.level else []
+        return ".".join([*above, *([node.module] if node.module else [])])
+
+    @cached_property
+    def functions(self) -> list[Function]:
+        return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+
+    def at(self, line: int, what: str) -> str:
+        return f"{self.path}:{line}: {what}"
+
+
+def lines(source: Source) -> int:
+    return source.text.count("\n")
+
+
+def length(function: Function) -> int:
+    """Lines from `def` to the last statement; docstring included, decorators not."""
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def file_too_long(source: Source) -> Iterator[str]:
+    if lines(source) > MAX_FILE:
+        yield source.at(1, f"{lines(source)} lines, at most {MAX_FILE}")
+
+
+def function_too_long(source: Source) -> Iterator[str]:
+    for function in source.functions:
+        if length(function) > MAX_FUNCTION:
+            yield source.at(function.lineno, f"{function.name} has {length(function)} lines, at most {MAX_FUNCTION}")
+
+
+def _parameters(function: Function) -> list[ast.arg]:
+    """Every parameter but self and cls."""
+    a = function.args
+    stars = [arg for arg in (a.vararg, a.kwarg) if arg]
+    named = [*a.posonlyargs, *a.args]
+    bound = named[:1] if named and named[0].arg in {"self", "cls"} else []
+    return [*named[len(bound) :], *a.kwonlyargs, *stars]
+
+
+def too_many_parameters(source: Source) -> Iterator[str]:
+    for function in source.functions:
+        count = len(_parameters(function))
+        if count > MAX_PARAMETERS:
+            yield source.at(function.lineno, f"{function.name} takes {count} parameters, at most {MAX_PARAMETERS}")
+
+
+def unannotated(source: Source) -> Iterator[str]:
+    for function in source.functions:
+        bare = [arg.arg for arg in _parameters(function) if arg.annotation is None]
+        if function.returns is None:
+            bare.append("return")
+        if bare:
+            yield source.at(function.lineno, f"{function.name} lacks the annotation of {', '.join(bare)}")
+
+
+def wrong_direction(source: Source) -> Iterator[str]:
+    here = source.package
+    if here is None or here == "__init__":
+        return
+    if here not in LEVELS:
+        yield source.at(1, f"{here} stands on no level: add it to LEVELS in tests/house.py")
+        return
+    for found in source.imports:
+        if found.package and found.package not in LEVELS:
+            yield source.at(found.line, f"{found.name} goes through the package's front; import the module itself")
+        elif found.package and LEVELS[found.package] > LEVELS[here]:
+            there = f"{found.package} (level {LEVELS[found.package]})"
+            yield source.at(found.line, f"{here} (level {LEVELS[here]}) imports {there}")
+
+
+def forbidden_import(source: Source) -> Iterator[str]:
+    here = source.package
+    for found in source.imports:
+        if here in WITHOUT_REGISTRY and found.package == "registry":
+            yield source.at(found.line, f"{here} imports the registry; it is given built objects")
+        if here and found.package in LOADED_BY_NAME and found.package != here:
+            yield source.at(found.line, f"{here} imports {found.package} by name; the registry loads them")
+        if here and found.top == "trl" and here not in USERS_OF_TRL:
+            yield source.at(found.line, f"{here} imports trl; only {' and '.join(sorted(USERS_OF_TRL))} may")
+
+
+def private_import(source: Source) -> Iterator[str]:
+    """A plugin sees what its users' plugins see: the package's front, and the kit that tests plugins."""
+    for found in source.imports:
+        if source.path.startswith("plugins/") and found.package in LEVELS.keys() - {"testing"}:
+            yield source.at(found.line, f"a plugin imports {found.name}; import from {PACKAGE} itself")
+
+
+def heavy_import(source: Source) -> Iterator[str]:
+    for found in source.imports:
+        if source.package in LIGHT and found.at_import and found.top in HEAVY:
+            yield source.at(
+                found.line, f"{source.package} imports {found.top} when it is imported; import it where used"
+            )
+
+
+def pickling(source: Source) -> Iterator[str]:
+    for found in source.imports:
+        if found.top in PICKLES or found.name in {"torch.load", "torch.save"}:
+            yield source.at(found.line, f"imports {found.name}; weights go through safetensors")
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"torch.load", "torch.save"}:
+            yield source.at(node.lineno, f"uses {ast.unparse(node)}; weights go through safetensors")
+
+
+RULES = (
+    file_too_long,
+    function_too_long,
+    too_many_parameters,
+    unannotated,
+    wrong_direction,
+    forbidden_import,
+    private_import,
+    heavy_import,
+    pickling,
+)
+
+
+def package_cycle(sources: Iterable[Source]) -> list[str]:
+    """A circle of packages, as `[a, b, a]`; empty when there is none. Imports inside functions count."""
+    graph: dict[str, set[str]] = {name: set() for name in LEVELS}
+    for source in sources:
+        if source.package in LEVELS:
+            graph[source.package] |= {found.package for found in source.imports if found.package in LEVELS}
+    for name, imported in graph.items():
+        imported.discard(name)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def deepest_chain(sources: Iterable[Source]) -> list[str]:
+    """The longest chain of modules that import the next, the importer first; `__init__` files are left out.
+
+    Raises:
+        graphlib.CycleError: the modules import one another in a circle.
+    """
+    modules = {source.module: source for source in sources if not source.path.endswith("__init__.py")}
+    graph = {name: _imported_modules(source, modules) for name, source in modules.items()}
+    chains: dict[str, list[str]] = {}
+    for name in graphlib.TopologicalSorter(graph).static_order():
+        chains[name] = [name, *max((chains[below] for below in graph[name]), key=len, default=[])]
+    return max(chains.values(), key=len, default=[])
+
+
+def _imported_modules(source: Source, modules: dict[str, Source]) -> set[str]:
+    names = {found.name for found in source.imports if found.at_import}
+    names |= {name.rpartition(".")[0] for name in names}
+    return (names & modules.keys()) - {source.module}

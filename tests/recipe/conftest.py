@@ -1,0 +1,43 @@
+"""Fixtures of the recipe tests: a registry of stubs, and recipes written to a scratch folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stubs
+
+from rlhf_plugins.registry import Plugin, Registry
+
+Write = Callable[..., Path]
+RECIPE = "base: sandbox\ndata: rows\nstages:\n  - {stage: make, name: first}\n  - {stage: make, name: second}\n"
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """A registry that holds the stubs alone."""
+    made = Registry()
+    made.register(stubs, Plugin("stubs", "stub-package", "1.0"))
+    return made
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a recipe into the scratch folder, which becomes the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(content: str | bytes = RECIPE, name: str = "recipe.yaml") -> Path:
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return Path(name)
+
+    return put
+
+
+@pytest.fixture
+def checked(write: Write, registry: Registry) -> Callable[..., dict[str, Any]]:
+    """Resolves the text of a recipe against the stubs."""
+    from rlhf_plugins.recipe.check import check_recipe
+
+    return lambda content=RECIPE, *overrides: check_recipe(write(content), overrides, registry)

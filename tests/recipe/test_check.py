@@ -1,0 +1,121 @@
+"""A recipe is resolved with every default spelled out, and all of its faults come at once, each in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.registry import Registry
+
+Checked = Callable[..., dict[str, Any]]
+
+LOUD = """\
+base: sandbox
+data: {format: rows, rows: 3}
+adapter: {r: 4}
+stages:
+  - stage: make
+    loss: {use: scaled, scale: 1e-5, steps: [3], inner: {use: scaled, scale: 2}}
+    decay: {rate: 1}
+    trainer: {max_steps: 10, learning_rate: 1e-5, warmup_steps: 3}
+  - judge
+"""
+
+
+def faults(checked: Checked, text: str, *overrides: str) -> list[str]:
+    """Each fault as a line of text."""
+    with pytest.raises(RecipeError) as caught:
+        checked(text, *overrides)
+    return str(caught.value).splitlines()
+
+
+def test_defaults_are_spelled_out(checked: Checked) -> None:
+    recipe = checked("base: sandbox\ndata: rows\nstages: [make]\n")
+    assert recipe["stages"] == [
+        {"stage": "make", "loss": {"use": "plain"}, "decay": None}
+        | {"flag": "", "stop": "error", "name": "make", "trainer": {}}
+    ]
+    assert recipe["data"] == {"format": "rows", "rows": 2}
+    assert (recipe["seed"], recipe["quantization"], recipe["adapter"]["r"]) == (0, "none", 16)
+    assert recipe["output_dir"] == "runs/recipe"
+
+
+def test_options_reach_every_level(checked: Checked) -> None:
+    stage = checked(LOUD)["stages"][0]
+    assert stage["loss"]["scale"] == 1e-5  # text in YAML 1.1
+    assert stage["loss"]["inner"]["inner"] == {"use": "plain"}
+    assert stage["decay"] == {"rate": 1.0}
+    assert stage["trainer"] == {"max_steps": 10, "learning_rate": 1e-5, "warmup_steps": 3}
+
+
+@pytest.mark.parametrize("text", [LOUD, "base: sandbox\ndata: rows\nstages: [make]\nadapter: none\n"])
+def test_a_resolved_recipe_resolves_to_itself(text: str, checked: Checked) -> None:
+    once = checked(text)
+    dumped = yaml.safe_dump(once, sort_keys=False)
+    assert yaml.safe_load(dumped) == once
+    assert checked(dumped) == once
+
+
+def test_a_default_component_takes_options_without_its_name(checked: Checked) -> None:
+    recipe = checked("base: sandbox\ndata: rows\nstages: [{stage: make, loss: {use: scaled, inner: {}}}]\n")
+    assert recipe["stages"][0]["loss"]["inner"] == {"use": "plain"}
+
+
+def test_every_fault_comes_at_once_in_order(checked: Checked) -> None:
+    text = "base: sandbox\nsede: 1\ndata: {format: rows, rows: -1}\nstages:\n- {stage: make, los: x}\n- jugde\n"
+    assert [line.split(" (")[0] for line in faults(checked, text)] == [
+        "recipe.yaml:2: sede: unknown option",
+        "recipe.yaml:3: data.rows: should be greater than or equal to 0, got -1",
+        "recipe.yaml:5: stages.0.los: unknown option",
+        "recipe.yaml:6: stages.1: unknown stage 'jugde'",
+    ]
+
+
+def test_a_constructor_that_refuses_is_a_fault_of_its_block(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages:\n- stage: make\n  loss:\n    {use: scaled, scale: 13}\n"
+    assert faults(checked, text) == ["recipe.yaml:5: stages.0.loss: scale must not be 13"]
+
+
+def test_names_of_stages_differ_and_can_be_folders(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages:\n- make\n- judge\n- make\n- {stage: make, name: ../x}\n"
+    assert faults(checked, text) == [
+        "recipe.yaml:6: stages.2: also stages.0 is called 'make'; give one of them a `name:`",
+        "recipe.yaml:7: stages.3: the name '../x' cannot name a folder; write letters, digits, '-', '_' and '.'",
+    ]
+
+
+def test_a_base_is_a_model_folder_or_a_hub_name(checked: Checked, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    rest = "\ndata: rows\nstages: [make]\n"
+    assert "holds no config.json" in faults(checked, "base: model" + rest)[0]
+    assert "not a hub name" in faults(checked, "base: ./nowhere" + rest)[0]
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert checked("base: model" + rest)["base"] == "model"
+    assert checked("base: Qwen/Qwen3-1.7B" + rest)["base"] == "Qwen/Qwen3-1.7B"
+
+
+def test_quantized_weights_need_an_adapter(checked: Checked) -> None:
+    text = "base: sandbox\nquantization: nf4\nadapter: none\ndata: rows\nstages: [make]\n"
+    (fault,) = faults(checked, text)
+    assert fault.startswith("recipe.yaml:2: quantization: needs an adapter")
+
+
+def test_trl_names_and_refuses_its_own_options(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages:\n- stage: make\n  trainer: {%s}\n"
+    (fault,) = faults(checked, text % "max_stepz: 3")
+    assert fault.endswith("unknown option of trl.RewardConfig (did you mean max_steps or save_steps or eval_steps?)")
+    (fault,) = faults(checked, text % "eval_strategy: sometimes")
+    assert fault.startswith("recipe.yaml:5: stages.0.trainer: trl.RewardConfig refuses these options: sometimes is not")
+    (fault,) = faults(checked, text % "max_length: 3")
+    assert fault == "recipe.yaml:5: stages.0.trainer.max_length: is set by the stage itself; leave it out"
+
+
+def test_the_name_of_a_recipe_is_its_file_or_a_bundled_one(registry: Registry) -> None:
+    with pytest.raises(RecipeError, match="nosuch.yaml:1: no such file"):
+        check_recipe("nosuch.yaml", (), registry)

@@ -1,0 +1,72 @@
+"""An override changes the value that it names, and a fault of it points at the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.errors import RecipeError
+
+Checked = Callable[..., dict[str, Any]]
+TEXT = "base: sandbox\ndata: rows\nstages:\n- {stage: make, name: first, loss: scaled}\n- make\n- judge\n"
+
+GOOD = [
+    ("seed=7", lambda r: r["seed"], 7),
+    ("adapter=none", lambda r: r["adapter"], None),
+    ("adapter.r=8", lambda r: r["adapter"]["r"], 8),
+    ("data.rows=5", lambda r: r["data"]["rows"], 5),
+    ("data={format: rows, rows: 1}", lambda r: r["data"]["rows"], 1),
+    ("stages.0.loss.scale=1e-3", lambda r: r["stages"][0]["loss"]["scale"], 1e-3),
+    ("stages.first.loss=plain", lambda r: r["stages"][0]["loss"], {"use": "plain"}),
+    ("stages.first.trainer.max_steps=3", lambda r: r["stages"][0]["trainer"], {"max_steps": 3}),
+    ("stages.make.flag=x", lambda r: r["stages"][1]["flag"], "x"),  # the computed name
+    ("stages.judge.name=j", lambda r: r["stages"][2]["name"], "j"),
+    ("output_dir=a=b", lambda r: r["output_dir"], "a=b"),
+]
+
+
+@pytest.mark.parametrize(("override", "where", "value"), GOOD, ids=[case[0] for case in GOOD])
+def test_an_override_reaches_its_value(
+    override: str, where: Callable[[Any], object], value: object, checked: Checked
+) -> None:
+    assert where(checked(TEXT, override)) == value
+
+
+def test_later_overrides_win(checked: Checked) -> None:
+    assert checked(TEXT, "seed=1", "seed=2")["seed"] == 2
+
+
+BAD = [
+    ("seed", "seed: an override is written key=value"),
+    ("=3", ": an override is written key=value"),
+    ("a..b=3", "a..b: an override is written key=value"),
+    ("seed=[1", "seed: '[1' is not a YAML value"),
+    ("seed=x", "seed: should be a valid integer"),
+    ("sed=1", "sed: unknown option (did you mean seed?"),
+    ("seed.x=1", "seed: should be a valid integer"),
+    ("base.x=1", "base: should be a valid string"),
+    ("stages.3.name=x", "stages.3.name: stages has 3 elements, numbered from 0"),
+    ("stages.frist.name=x", "stages.frist.name: no stage 'frist' (did you mean first?"),
+    ("stages.first.trainer.max_step=1", "stages.0.trainer.max_step: unknown option of trl.RewardConfig"),
+    ("stages.0.loss.steps.one=1", "stages.0.loss.steps: should be a valid tuple"),
+    ("stages.make.flagg=1", "stages.1.flagg: unknown option"),
+    ("adapter.rr=1", "adapter.rr: unknown option"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD, ids=[case[0] for case in BAD])
+def test_a_fault_of_an_override_says_so(override: str, message: str, checked: Checked) -> None:
+    with pytest.raises(RecipeError) as caught:
+        checked(TEXT, "adapter.r=2", override)
+    (fault,) = caught.value.faults
+    assert (fault.file, fault.line) == ("override", 2)
+    assert f"{fault.path}: {fault.message}".startswith(message)
+    assert fault.message.endswith(f"(from the command line: {override})")
+
+
+def test_a_kind_that_two_stages_share_names_neither(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages: [{stage: make, name: a}, {stage: make, name: b}]\n"
+    with pytest.raises(RecipeError, match=r"several stages are 'make'; say which by name \(known: a, b\)"):
+        checked(text, "stages.make.flag=x")

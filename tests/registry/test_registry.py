@@ -1,0 +1,149 @@
+"""The registry knows where each name comes from, and refuses what is broken with both sides named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, version
+from types import ModuleType
+
+import pytest
+
+from rlhf_plugins import PluginError, hookimpl
+from rlhf_plugins.registry import KINDS, Plugin, Registry, registry
+
+ONE = Plugin("one", "package-one", "1.0")
+TWO = Plugin("two", "package-two", "2.0")
+
+
+@dataclass(frozen=True)
+class Loss:
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Other: ...
+
+
+@dataclass
+class Thawed: ...
+
+
+class Bare: ...
+
+
+def module(hook: Callable[[], object], name: str = "register_reward_loss", marked: bool = True) -> ModuleType:
+    """A plugin module with one hook."""
+    made = ModuleType("made")
+    setattr(made, name, hookimpl(hook) if marked else hook)
+    return made
+
+
+def holding(names: object) -> ModuleType:
+    """A plugin module whose hook returns `names`."""
+    return module(lambda: names)
+
+
+def test_a_component_is_found_by_name_and_by_class() -> None:
+    made = Registry()
+    made.register(holding({"loss": Loss}), ONE)
+    made.register(holding({"other": Other}), TWO)
+    assert made.names("reward_loss") == ["loss", "other"]
+    assert made.get("reward_loss", "loss") is Loss
+    assert made.find(Other).plugin == TWO
+    assert [(c.kind, c.name, str(c.plugin)) for c in made.describe()] == [
+        ("reward_loss", "loss", "one (package-one 1.0)"),
+        ("reward_loss", "other", "two (package-two 2.0)"),
+    ]
+
+
+def test_two_kinds_may_share_a_name() -> None:
+    made = Registry()
+    made.register(holding({"plain": Loss}), ONE)
+    made.register(module(lambda: {"plain": Other}, "register_pooling"), TWO)
+    assert (made.get("reward_loss", "plain"), made.get("pooling", "plain")) == (Loss, Other)
+
+
+def test_a_name_registered_twice_names_both_plugins() -> None:
+    made = Registry()
+    made.register(holding({"loss": Loss}), ONE)
+    message = r"reward_loss 'loss' is registered twice: by one \(package-one 1.0\) and by two \(package-two 2.0\)"
+    with pytest.raises(PluginError, match=message):
+        made.register(holding({"loss": Other}), TWO)
+
+
+def test_an_unknown_name_kind_or_class_is_explained() -> None:
+    made = Registry()
+    made.register(holding({"loss": Loss}), ONE)
+    with pytest.raises(PluginError, match=r"unknown reward_loss 'los' \(did you mean loss\? known: loss\)"):
+        made.get("reward_loss", "los")
+    with pytest.raises(PluginError, match=r"unknown component kind 'reward_los' \(did you mean reward_loss\?"):
+        made.names("reward_los")
+    with pytest.raises(PluginError, match="Other is not a registered component"):
+        made.find(Other)
+
+
+def test_an_unknown_hook_is_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        PluginError, match=r"one \(package-one 1.0\).*register_reward_los.*did you mean register_reward_loss"
+    ):
+        Registry().register(module(lambda: {}, "register_reward_los"), ONE)
+
+
+def test_a_hook_without_the_decorator_is_refused() -> None:
+    with pytest.raises(PluginError, match="register_reward_loss lacks the decorator @hookimpl"):
+        Registry().register(module(lambda: {}, marked=False), ONE)
+
+
+def fails() -> object:
+    raise RuntimeError("no such file")
+
+
+BROKEN = [
+    (module(fails), "register_reward_loss raised RuntimeError: no such file"),
+    (holding(["loss"]), "register_reward_loss returned list, not a dict"),
+    (holding({"loss": Bare}), "expected a dataclass, got <class .*Bare"),
+    (holding({"loss": Loss()}), r"expected a dataclass, got .*Loss\(scale=1.0\)"),
+    (holding({"loss": Thawed}), "Thawed must be a frozen dataclass"),
+    (holding({"Loss": Loss}), "'Loss': a name is lower-case letters, digits and underscores"),
+    (holding({"my-loss": Loss}), "a name is lower-case letters"),
+    (holding({3: Loss}), "a name is lower-case letters"),
+]
+
+
+@pytest.mark.parametrize(("plugin", "message"), BROKEN, ids=[message for _, message in BROKEN])
+def test_a_broken_plugin_is_refused_by_name(plugin: ModuleType, message: str) -> None:
+    with pytest.raises(PluginError, match=rf"plugin one \(package-one 1.0\).*{message}"):
+        Registry().register(plugin, ONE)
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
+    """Loads the registry anew with given entry points."""
+
+    def load(*points: EntryPoint) -> Registry:
+        import sys
+
+        monkeypatch.setattr(sys.modules[Registry.__module__], "entry_points", lambda group: points)
+        return registry.__wrapped__()
+
+    return load
+
+
+def test_an_entry_point_that_cannot_be_imported_is_refused_by_name(entries: Callable[..., Registry]) -> None:
+    point = EntryPoint("focal", "no_such_module", "rlhf_plugins")
+    with pytest.raises(
+        PluginError, match="plugin focal .* cannot be imported from 'no_such_module': ModuleNotFoundError"
+    ):
+        entries(point)
+
+
+def test_an_entry_point_that_is_no_plugin_adds_nothing(entries: Callable[..., Registry]) -> None:
+    assert entries(EntryPoint("json", "json", "rlhf_plugins")).describe() == entries().describe()
+
+
+def test_the_built_in_components_come_through_the_hooks(entries: Callable[..., Registry]) -> None:
+    found = entries()
+    assert {component.kind for component in found.describe()} == set(KINDS)
+    assert {component.plugin.version for component in found.describe()} == {version("rlhf-plugins")}
+    assert str(found.find(found.get("advantage", "gae")).plugin).startswith("components.advantage (rlhf-plugins ")

@@ -1,0 +1,160 @@
+"""A report as a quickstart would leave it, built in code from worked numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from math import exp, sin
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.report.page import page
+from rlhf_plugins.report.schema import Report
+
+_STARTED = datetime(2025, 6, 1, 9, 30, tzinfo=UTC)
+_SAID = {
+    "sft": "The heron is a wading bird. It is a bird. The heron is a bird that wades.",
+    "best_of_16": "The heron is a wading bird that eats fish. I am not sure how high it flies.",
+    "dpo": "The heron is a wading bird. It eats fish and nests in trees.",
+    "ipo": "The heron wades and eats fish.",
+    "ppo": "The heron is a wading bird: it eats fish, and nests in trees near water.",
+}
+
+
+def _around(mean: float, half: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _policy(gold: float, kl: float, wins: float | None, seconds: float, **more: Any) -> dict[str, Any]:
+    grades = {"helpful": gold + 0.05, "harmless": gold + 0.15, "honest": gold - 0.04, "concise": gold - 0.2}
+    return {
+        "gold": _around(gold, 0.02),
+        "n": 256,
+        "length": 30 + 10 * gold,
+        "distinct_1": 0.31,
+        "distinct_2": 0.62,
+        "dimensions": grades,
+        "normalised": 100 * (gold - 0.45) / (0.85 - 0.45),
+        "kl": kl,
+        "win_rate": None if wins is None else _around(wins, 0.05),
+        "win_p_value": None if wins is None else 0.0004,
+        "out_of_distribution": _around(gold - 0.06, 0.03),
+        "seconds": seconds,
+        "peak_bytes": 900 * 2**20,
+        **more,
+    }
+
+
+def _curves(steps: int) -> dict[str, list[tuple[int, float]]]:
+    points = range(1, steps + 1)
+    return {
+        "loss": [(step, 0.69 * exp(-step / 40) + 0.03 * sin(step)) for step in points],
+        "rewards/accuracies": [(step, 0.5 + 0.3 * (1 - exp(-step / 30)) + 0.02 * sin(3 * step)) for step in points],
+        "kl": [(step, 0.08 * step + 0.2 * sin(step) ** 2) for step in points],
+        "entropy": [(step, 2.1 - 0.008 * step) for step in points],
+        "reward": [(step, 0.4 + 0.004 * step) for step in points],
+    }
+
+
+def _reward_model() -> dict[str, Any]:
+    edges = [0.5 + index / 20 for index in range(10)]
+    bins = [
+        {
+            "low": low,
+            "high": low + 0.05,
+            "confidence": low + 0.025,
+            "accuracy": low - 0.01,
+            "count": 20 + 8 * index,
+        }
+        for index, low in enumerate(edges)
+    ]
+    return {
+        "accuracy": 0.742,
+        "accuracy_interval": _around(0.742, 0.035),
+        "ece": 0.035,
+        "auc": 0.81,
+        "spearman": 0.66,
+        "kendall": 0.49,
+        "length_correlation": 0.28,
+        "longer_response_accuracy": 0.571,
+        "reliability": bins,
+        "n": 560,
+    }
+
+
+def _fields() -> dict[str, Any]:
+    policies = {
+        "sft": _policy(0.45, 0.0, None, 41.0, normalised=0.0),
+        "best_of_16": _policy(0.66, 1.835, 0.79, 63.2),
+        "dpo": _policy(0.68, 6.2, 0.81, 72.8),
+        "ipo": _policy(0.64, 4.1, 0.77, 71.9),
+        "ppo": _policy(0.71, 9.4, 0.86, 128.4, gain=_around(0.26, 0.025)),
+    }
+    said = {
+        name: {"text": text, "gold": policies[name]["gold"]["mean"], "reward": 1.25} for name, text in _SAID.items()
+    }
+    return {
+        "title": "Quickstart: PPO, DPO and IPO in the sandbox",
+        "started": _STARTED,
+        "finished": _STARTED + timedelta(seconds=402),
+        "status": "finished",
+        "recipe": {
+            "base": "sandbox",
+            "seed": 0,
+            "stages": [{"stage": "reward", "head": "scalar"}, {"stage": "evaluate"}],
+        },
+        "versions": {"python": "3.12.4", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.23.0"},
+        "hardware": {
+            "cpu": "AMD EPYC 9654",
+            "cores": 2,
+            "memory_bytes": 24 * 2**30,
+            "platform": "Linux-6.1-x86_64",
+        },
+        "plugins": [{"name": "focal", "distribution": "rlhf-plugins-focal", "version": "0.2.0"}],
+        "data": {
+            "train": 4096,
+            "test": 256,
+            "dropped": {"both responses equal": 31, "longer than 256 tokens": 4},
+            "annotators": "Bradley-Terry, length bias 0.3",
+        },
+        "stages": [
+            {
+                "name": "reward",
+                "kind": "reward",
+                "seconds": 58.3,
+                "peak_bytes": 700 * 2**20,
+                "curves": _curves(120),
+            },
+            {
+                "name": "ppo",
+                "kind": "online",
+                "seconds": 128.4,
+                "peak_bytes": 900 * 2**20,
+                "curves": _curves(80),
+            },
+            {"name": "evaluate", "kind": "evaluate", "seconds": 44.0},
+        ],
+        "policies": policies,
+        "reference": "sft",
+        "ceiling": {"n": 64, "gold": 0.85},
+        "reward_model": _reward_model(),
+        "samples": [{"prompt": f"Tell me about herons ({index}).", "responses": said} for index in range(6)],
+        "notes": ["KL of best-of-16 is the analytic log n - (n - 1)/n."],
+    }
+
+
+@pytest.fixture
+def fields() -> dict[str, Any]:
+    """The fields of a whole report, to be changed and validated."""
+    return _fields()
+
+
+@pytest.fixture
+def report(fields: dict[str, Any]) -> Report:
+    return Report.model_validate(fields)
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    """The page of the whole report."""
+    return page(Report.model_validate(_fields()))

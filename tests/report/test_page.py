@@ -1,0 +1,170 @@
+"""The page: self-contained, escaped, whole with any part missing; its plots well formed and true."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from rlhf_plugins.report.page import page
+from rlhf_plugins.report.schema import Report
+
+_VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class _Outline(HTMLParser):
+    """The ids of a page, and the tags that were not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.crossed: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.open += [] if tag in _VOID else [tag]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open.pop() != tag:
+            self.crossed.append(tag)
+
+
+def _svgs(html: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+
+
+def _page(fields: dict[str, Any], **changes: Any) -> str:
+    return page(Report.model_validate(fields | changes))
+
+
+def test_nothing_is_requested_from_outside(html: str) -> None:
+    html = re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
+    assert not re.findall(r"https?:|//\w|@import|<link (?!rel=.icon. href=.data:,.)|src=|url\((?!#)", html)
+    assert "default-src 'none'" in html
+
+
+def test_tags_nest_and_ids_are_unique(html: str) -> None:
+    outline = _Outline()
+    outline.feed(html)
+    assert outline.open == outline.crossed == []
+    assert len(outline.ids) == len(set(outline.ids)) > 100
+
+
+def test_each_plot_is_well_formed_named_and_resolves_its_references(html: str) -> None:
+    pictures = _svgs(html)
+    assert len(pictures) == 6  # scores, frontier, dimensions, reliability and two stages
+    for picture in pictures:
+        ids = {element.get("id") for element in picture.iter()}
+        used = re.findall(r'(?:href="#|url\(#)([^")]+)', ElementTree.tostring(picture, encoding="unicode"))
+        assert picture.get("role") == "img"
+        assert len(picture.get("aria-label", "")) > 40
+        assert set(used) <= ids
+
+
+def test_plots_take_every_colour_and_font_from_the_page(html: str) -> None:
+    for picture in _svgs(html):
+        text = ElementTree.tostring(picture, encoding="unicode")
+        bare = re.sub(r"var\([^)]*\)", "", text)
+        assert not re.search(r"#[0-9a-fA-F]{6}\b|DejaVu|<ns\d:?style", bare)
+
+
+def test_every_variable_of_the_style_is_set(html: str) -> None:
+    assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
+
+
+def test_scores_plot_says_the_numbers(html: str) -> None:
+    label = _svgs(html)[0].get("aria-label")
+    assert label == "Gold reward by policy: sft 0.450, best_of_16 0.660, dpo 0.680, ipo 0.640, ppo 0.710."
+
+
+def test_text_is_escaped_wherever_it_stands(fields: dict[str, Any]) -> None:
+    attack = '<script>alert(1)</script>"><img src=x onerror=alert(1)></pre></style>'
+    fields["samples"] = [{"prompt": attack, "responses": {attack: {"text": attack}}}]
+    fields["policies"][attack] = fields["policies"]["dpo"]
+    fields["stages"] = [fields["stages"][0] | {"name": attack}]
+    fields["recipe"]["note"] = fields["title"] = attack
+    fields["data"] = {"train": 1, "test": 1, "dropped": {attack: 1}, attack: attack}
+    html = _page(fields, notes=[attack], versions={attack: attack})
+    assert html.count("<script") == html.count("</style>") == html.count("</pre>") == 1
+    assert "<img" not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_a_template_in_a_response_is_text(fields: dict[str, Any]) -> None:
+    fields["samples"] = [{"prompt": "{{ 7 * 7 }}", "responses": {}}]
+    assert "{{ 7 * 7 }}" in _page(fields, stages=[], reward_model=None)
+
+
+def test_dollars_in_a_name_are_not_mathematics(fields: dict[str, Any]) -> None:
+    fields["policies"]["$dpo$ \\frac"] = fields["policies"].pop("dpo")
+    assert "$dpo$ \\frac" in (_svgs(_page(fields))[0].get("aria-label") or "")
+
+
+def test_control_characters_of_a_response_are_shown(fields: dict[str, Any]) -> None:
+    fields["samples"] = [{"prompt": "a", "responses": {"dpo": {"text": "x\x00y\x1bz"}, "ppo": {"text": ""}}}]
+    html = _page(fields)
+    assert "x\u2400y\u241bz" in html
+    assert "(empty response)" in html
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reward_model": None},
+        {"stages": []},
+        {"samples": []},
+        {"ceiling": None},
+        {
+            "policies": {},
+            "reference": None,
+            "reward_model": None,
+            "stages": [],
+            "ceiling": None,
+            "samples": [],
+        },
+        {"score_name": "reward model score"},
+        {"recipe": {}, "versions": {}, "notes": [], "plugins": []},
+        {"reward_model": {"accuracy": None, "ece": None, "n": 0}},
+    ],
+)
+def test_page_is_whole_with_a_part_missing(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    outline = _Outline()
+    outline.feed(html := _page(fields, **changes))
+    assert outline.open == outline.crossed == []
+    assert "<h2>Data</h2>" in html
+    assert not re.search(r"\bNone\b|\bnan\b", html)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"kl": None, "gold": {"mean": None, "low": None, "high": None}, "dimensions": {}}]
+)
+def test_page_of_one_policy(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    fields["policies"] = {"sft": fields["policies"]["sft"] | changes}
+    assert len(_svgs(_page(fields, reward_model=None, stages=[]))) == (0 if changes else 2)
+
+
+def test_a_curve_with_gaps_is_drawn_and_one_point_is_not(fields: dict[str, Any]) -> None:
+    curves = {"loss": [(1, 0.5), (2, float("nan")), (3, 0.25)], "kl": [(1, 0.1)]}
+    html = _page(
+        fields,
+        stages=[{"name": "dpo", "kind": "preference", "seconds": 1, "curves": curves}],
+        reward_model=None,
+    )
+    assert _svgs(html)[-1].get("aria-label") == "Training curves: dpo. loss from 0.500 to 0.250."
+
+
+@pytest.mark.parametrize(("status", "said"), [("interrupted", "was interrupted"), ("failed", "This run failed")])
+def test_an_unfinished_run_says_so(fields: dict[str, Any], html: str, status: str, said: str) -> None:
+    assert said in _page(fields, status=status, stages=[])
+    assert said not in html
+
+
+def test_the_same_report_is_the_same_page(report: Report, html: str) -> None:
+    assert page(report) == html

@@ -1,0 +1,81 @@
+"""The table says the report's numbers, in the promised columns, wherever it is printed."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rlhf_plugins.report import markdown_table, rich_table, words
+from rlhf_plugins.report.schema import Report
+
+
+def _printed(report: Report, width: int) -> str:
+    console = Console(width=width, file=StringIO())
+    console.print(rich_table(report))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_markdown_rows_are_the_worked_numbers(report: Report) -> None:
+    header, _, sft, _, dpo, *_ = markdown_table(report).splitlines()
+    assert header == (
+        "| policy | gold reward (mean, 95% CI) | score 0-100 | KL to reference | win rate vs reference "
+        "| length | seconds | peak memory |"
+    )
+    # 30 + 10 * 0.45 = 34.5 tokens; 100 * (0.68 - 0.45) / (0.85 - 0.45) = 57.5
+    assert sft == "| sft | 0.450 [0.430, 0.470] | 0.0 | 0.00 | - | 34.5 | 41 | 900 MiB |"
+    assert dpo == "| dpo | 0.680 [0.660, 0.700] | 57.5 | 6.20 | 81.0% [76.0, 86.0] | 36.8 | 73 | 900 MiB |"
+
+
+def test_what_does_not_exist_is_a_dash(fields: dict[str, Any]) -> None:
+    bare = {
+        "gold": {"mean": None, "low": None, "high": None},
+        "n": 0,
+        "length": None,
+        "distinct_1": None,
+        "distinct_2": None,
+    }
+    fields |= {"policies": {"a|b": bare}, "reference": None}
+    assert markdown_table(Report.model_validate(fields)).splitlines()[2] == r"| a\|b | - | - | - | - | - | - | - |"
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_terminal_table_keeps_every_number_whole(report: Report, width: int) -> None:
+    printed = _printed(report, width)
+    assert max(map(len, printed.splitlines())) <= width
+    for word in (
+        "[0.690,0.730]",
+        "86.0%",
+        "[81.0,91.0]",
+        "128",
+        "900 MiB",
+        "best_of_16",
+        "reference",
+        "seconds",
+    ):
+        assert word in printed
+
+
+def test_terminal_table_is_one_line_a_policy_at_100_columns(report: Report) -> None:
+    assert len(_printed(report, 100).splitlines()) == 2 + 1 + 5
+
+
+def test_markup_in_a_name_is_text(fields: dict[str, Any]) -> None:
+    fields["policies"]["[bold]x[/bold]"] = fields["policies"].pop("dpo")
+    assert "[bold]x[/bold]" in _printed(Report.model_validate(fields), 120)
+
+
+def test_score_of_a_reward_model_is_called_so(fields: dict[str, Any]) -> None:
+    table = markdown_table(Report.model_validate(fields | {"score_name": "reward model score"}))
+    assert table.startswith("| policy | reward model score (mean, 95% CI) |")
+
+
+def test_words() -> None:
+    assert words.number(-0.0001) == "0.000"
+    assert words.memory(2**30 - 1) == "1024 MiB"
+    assert words.memory(3 * 2**29) == "1.5 GiB"
+    assert [words.seconds(value) for value in (0.04, 9.94, 128.4)] == ["0.0", "9.9", "128"]
+    assert [words.duration(value) for value in (0.4, 185.2, 8040)] == ["0.4 s", "3 min 5 s", "2 h 14 min"]
+    assert [words.p_value(value) for value in (None, 0.0004, 0.0416)] == ["-", "< 0.001", "0.042"]

@@ -1,0 +1,85 @@
+"""NF4 and int8 bases train an adapter in every stage, and the adapter opens again with the same output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlhf_plugins.interfaces import Adapter, Base, Samples
+from rlhf_plugins.models.loading import load_causal, load_policy
+from rlhf_plugins.models.reward_model import latest_reward, open_reward_model
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_base
+
+from .test_training_stages import IDS, online, preference, reward, run_for, sft
+
+QUANTIZATIONS = pytest.mark.parametrize("quantization", ["nf4", "int8"])
+SAMPLES = Samples(["how"] * 2, ["ant", "gas"], [[15], [15]], [[3, 4, 5, 1], [9, 10, 11, 1]])
+
+
+def quantized(folder: Path, quantization: str) -> Base:
+    """Wide enough for blocks of 64 weights."""
+    sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+    return replace(tiny_base(folder, "llama", **sizes), quantization=quantization, adapter=Adapter(r=4))
+
+
+@torch.no_grad()  # with a gradient bitsandbytes takes another kernel, which rounds otherwise
+def logits(model: Any) -> torch.Tensor:
+    return model(IDS).logits
+
+
+@QUANTIZATIONS
+@pytest.mark.parametrize("stage", [preference, online])
+def test_a_policy_on_a_quantized_base_opens_again(tmp_path: Path, quantization: str, stage: Callable[[], Any]) -> None:
+    base = quantized(tmp_path / "base", quantization)
+    result = stage().run(run_for(base, tmp_path / "run"))
+    first, second = (logits(load_policy(base, result.policy)) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert (first - logits(load_causal(base))).abs().max() > 0.01
+    adapter = load_file(result.policy / "adapter_model.safetensors")
+    assert {weights.dtype for weights in adapter.values()} == {torch.float32}
+
+
+@QUANTIZATIONS
+def test_what_was_trained_is_what_is_saved(tmp_path: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of the trainer's own model, at the moment it is saved, are those of the opened one."""
+    from peft import PeftModel
+
+    base, seen = quantized(tmp_path / "base", quantization), []
+    save = PeftModel.save_pretrained
+
+    def watched(model: PeftModel, *args: object, **options: object) -> None:
+        seen.append(logits(model.eval()))
+        save(model, *args, **options)
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", watched)
+    result = preference().run(run_for(base, tmp_path / "run"))
+    # Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales anew when such a model is moved or saved.
+    rounding = {"nf4": 2e-2, "int8": 1e-5}[quantization] * seen[0].abs().max()
+    torch.testing.assert_close(logits(load_policy(base, result.policy)), seen[0], rtol=0, atol=float(rounding))
+
+
+@QUANTIZATIONS
+def test_a_reward_model_on_a_quantized_base_opens_again(tmp_path: Path, quantization: str) -> None:
+    base = quantized(tmp_path / "base", quantization)
+    result = reward(max_steps=10).run(run_for(base, tmp_path / "run"))
+    score = latest_reward(run_for(base, tmp_path / "later", result))
+    assert score is not None
+    assert open_reward_model(result.reward_model, component).score(SAMPLES, 0) == score(SAMPLES)
+    assert result.curves["loss"][-1][1] < result.curves["loss"][0][1]
+
+
+@QUANTIZATIONS
+def test_supervised_training_of_a_quantized_base_leaves_a_whole_model(tmp_path: Path, quantization: str) -> None:
+    base = quantized(tmp_path / "base", quantization)
+    result = sft().run(run_for(base, tmp_path / "run"))
+    whole = load_causal(Base(str(result.base)))
+    assert {p.dtype for p in whole.parameters()} == {torch.float32}
+    moved = logits(whole) - logits(load_causal(Base(base.path)))
+    assert 0.01 < moved.abs().max() < 10

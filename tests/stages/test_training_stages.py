@@ -1,0 +1,175 @@
+"""Every training stage on a tiny base: what it leaves opens again, here and with plain transformers and PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import Adapter, Base, Run, Samples, StageResult
+from rlhf_plugins.models.loading import load_causal, load_policy
+from rlhf_plugins.models.reward_model import latest_reward, open_reward_model
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.stages.online import KL, Online
+from rlhf_plugins.stages.preference import Preference
+from rlhf_plugins.stages.reward import Reward
+from rlhf_plugins.stages.sft import SFT
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+IDS = torch.tensor([[15, 16, 3, 4, 5, 1]])
+FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
+ROLLOUT = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6}
+ADAPTERS = pytest.mark.parametrize("adapter", [Adapter(r=4), None], ids=["lora", "full"])
+
+
+def sft(**trainer: Any) -> SFT:
+    return SFT(trainer={**FEW, **trainer})
+
+
+def reward(**trainer: Any) -> Reward:
+    names = {"pooling": "last_token", "reward_head": "scalar", "reward_loss": "bradley_terry"}
+    pooling, head, loss = (component(kind, name) for kind, name in names.items())
+    return Reward(pooling=pooling, head=head, loss=loss, trainer={**FEW, **trainer})
+
+
+def preference(loss: str = "dpo", **trainer: Any) -> Preference:
+    return Preference(loss=component("preference_loss", loss), trainer={**FEW, **trainer})
+
+
+def online(score: str = "gold", **trainer: Any) -> Online:
+    parts = component("reward", score), component("advantage", "gae")
+    return Online(reward=parts[0], advantage=parts[1], kl=KL(0.1), trainer={**FEW, **ROLLOUT, **trainer})
+
+
+def run_for(base: Base, folder: Path, *finished: StageResult) -> Run:
+    return tiny_run(base, folder, tiny_pairs(16), finished)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return tiny_base(tmp_path / "base")
+
+
+@ADAPTERS
+@pytest.mark.parametrize("stage", [preference, online])
+def test_a_policy_opens_here_and_elsewhere(
+    base: Base, tmp_path: Path, stage: Callable[[], Any], adapter: Adapter | None
+) -> None:
+    base = replace(base, adapter=adapter)
+    result = stage().run(run_for(base, tmp_path / "run"))
+    logits = load_policy(base, result.policy)(IDS).logits
+    elsewhere: Any = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
+    plain = elsewhere.from_pretrained(result.policy, dtype=torch.float32).eval()
+    torch.testing.assert_close(plain(IDS).logits, logits, rtol=0, atol=0)
+    assert (logits - load_causal(base)(IDS).logits).abs().max() > 0.05
+    assert AutoTokenizer.from_pretrained(result.policy)("how ant")["input_ids"] == [15, 3]
+    assert [step for step, _ in result.curves["loss"]] == [1, 2, 3]
+
+
+@ADAPTERS
+def test_supervised_training_leaves_a_whole_model_that_later_stages_start_from(
+    base: Base, tmp_path: Path, adapter: Adapter | None
+) -> None:
+    base = replace(base, adapter=adapter)
+    result = sft(max_steps=10).run(run_for(base, tmp_path / "sft"))
+    assert {f.name for f in result.base.iterdir()} >= {"model.safetensors", "config.json", "tokenizer.json"}
+    assert not list(result.base.glob("adapter_*"))
+    started = load_causal(replace(base, path=str(result.base)))
+    plain = AutoModelForCausalLM.from_pretrained(result.base, dtype=torch.float32)
+    torch.testing.assert_close(plain(IDS).logits, started(IDS).logits, rtol=0, atol=0)
+    assert result.curves["loss"][-1][1] < 0.8 * result.curves["loss"][0][1]
+    after = preference().run(run_for(replace(base, path=str(result.base)), tmp_path / "dpo"))
+    assert after.curves["loss"][0][1] == pytest.approx(0.6931, abs=1e-3)
+
+
+@ADAPTERS
+def test_the_reward_model_of_a_run_scores_its_rollouts(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
+    base = replace(base, adapter=adapter)
+    result = reward(max_steps=16).run(tiny_run(base, tmp_path / "reward", tiny_pairs(64)))
+    score = latest_reward(run_for(base, tmp_path / "later", result))
+    assert score is not None
+    words = [[word] * 4 + [1] for word in range(3, 15)]  # six good ones, six bad ones
+    samples = Samples(["how"] * 12, [""] * 12, [[15]] * 12, words)
+    found = score(samples)
+    assert sum(found[:6]) > sum(found[6:]) + 1
+    assert open_reward_model(result.reward_model, component).score(samples, 0) == found
+    climbed = online("model").run(run_for(base, tmp_path / "ppo", result))
+    assert climbed.policy == tmp_path / "ppo" / "model"
+
+
+def test_a_reward_that_no_stage_trained_is_refused(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="needs a reward stage before this one"):
+        online("model").run(run_for(base, tmp_path / "run"))
+
+
+@ADAPTERS
+def test_the_value_head_lies_beside_the_policy(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
+    result = online().run(run_for(replace(base, adapter=adapter), tmp_path / "run"))
+    head = load_file(tmp_path / "run" / "value_head.safetensors")
+    assert {name: tuple(p.shape) for name, p in head.items()} == {"weight": (1, 32), "bias": (1,)}
+    assert head["weight"].any()
+    weights = next(result.policy.glob("*.safetensors"))
+    assert not [name for name in load_file(weights) if "value_head" in name]
+
+
+def test_references_computed_beforehand_or_not_are_the_same(base: Base, tmp_path: Path) -> None:
+    """The first is our default, and needs no second copy of the weights."""
+    found = [
+        preference(precompute_ref_log_probs=early).run(run_for(base, tmp_path / str(early))).curves["loss"]
+        for early in (True, False)
+    ]
+    assert [value for _, value in found[0]] == pytest.approx([value for _, value in found[1]], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [sft, reward])
+def test_the_same_seed_gives_the_same_curve(base: Base, tmp_path: Path, stage: Callable[[], Any]) -> None:
+    base = replace(base, adapter=Adapter(r=4))
+    first, second = (stage().run(run_for(base, tmp_path / name)).curves["loss"] for name in ("first", "second"))
+    assert first == second
+
+
+def test_dropout_is_off_in_every_policys_training(tmp_path: Path) -> None:
+    """GPT-2's configuration asks for 10%: with it the first step of PPO would be clipped and DPO's not log 2."""
+    base = tiny_base(tmp_path / "base", "gpt2")
+    ppo = online(epsilon=1e-6).run(run_for(base, tmp_path / "ppo"))
+    assert ppo.curves["clip_fraction"][0][1] == 0
+    dpo = preference().run(run_for(base, tmp_path / "dpo"))
+    assert dpo.curves["loss"][0][1] == pytest.approx(0.693147, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [sft, reward, preference, online])
+def test_an_adapter_that_does_not_fit_is_one_line(base: Base, tmp_path: Path, stage: Callable[[], Any]) -> None:
+    base = replace(base, adapter=Adapter(target_modules=["no_such_module"]))
+    with pytest.raises(RunError, match="the trainer cannot be built: .*no_such_module"):
+        stage().run(run_for(base, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stage", [SFT, Reward, Preference, Online])
+def test_what_a_stage_reserves_is_an_option_of_trl(stage: Any) -> None:
+    config = next(f.metadata["config"] for f in fields(stage) if "config" in f.metadata)
+    assert stage.reserved <= {f.name for f in fields(getattr(trl, config.removeprefix("trl.")))}
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "gemma2"])
+@pytest.mark.parametrize("stage", [reward, preference, online])
+def test_models_that_cannot_share_rows_train_too(tmp_path: Path, stage: Callable[[], Any], architecture: str) -> None:
+    result = stage().run(run_for(tiny_base(tmp_path / "base", architecture), tmp_path / "run"))
+    assert len(result.curves["loss"]) == 3
+
+
+@pytest.mark.parametrize("stage", [sft, reward, preference, online])
+def test_a_stage_prints_no_preparation(
+    base: Base, tmp_path: Path, stage: Callable[[], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage().run(run_for(base, tmp_path / "run"))
+    printed = "".join(capfd.readouterr())
+    assert not [word for word in ("Tokenizing", "Adding EOS", "FutureWarning", "Flattening") if word in printed]

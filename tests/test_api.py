@@ -1,0 +1,16 @@
+"""The public API is what `__all__` says."""
+
+from __future__ import annotations
+
+import rlhf_plugins
+
+
+def test_all_is_sorted_and_every_name_is_there() -> None:
+    assert rlhf_plugins.__all__ == sorted(rlhf_plugins.__all__)
+    assert [name for name in rlhf_plugins.__all__ if not hasattr(rlhf_plugins, name)] == []
+
+
+def test_every_name_of_ours_in_the_front_is_public() -> None:
+    values = vars(rlhf_plugins).items()
+    ours = {name for name, value in values if getattr(value, "__module__", "").startswith("rlhf_plugins.")}
+    assert ours <= set(rlhf_plugins.__all__)

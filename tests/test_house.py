@@ -1,0 +1,221 @@
+"""Holds the code to the budgets and the import directions; what they are stands in house.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import house
+import pytest
+from house import LIGHT, PACKAGE, Source
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = (PACKAGE, "plugins", "benchmarks", "docs", "tests")
+BUILT = {"build", "dist", "__pycache__"}
+
+Rule = Callable[[Source], Iterator[str]]
+
+
+def sources(*folders: str) -> list[Source]:
+    """Every Python file under the folders; a folder that is not there has none."""
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")) if not BUILT & {*file.parts}]
+    return [Source(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")) for file in files]
+
+
+@pytest.mark.parametrize("rule", house.RULES, ids=lambda rule: rule.__name__)
+def test_every_file_keeps_the_rule(rule: Rule) -> None:
+    broken = [fault for source in sources(*FOLDERS) for fault in rule(source)]
+    assert not broken, "\n" + "\n".join(broken)
+
+
+def test_half_of_the_files_have_at_most_150_lines() -> None:
+    counts = [house.lines(source) for source in sources(PACKAGE)]
+    assert median(count for count in counts if count > 5) <= 150
+
+
+def test_half_of_the_functions_have_at_most_12_lines() -> None:
+    assert median(house.length(function) for source in sources(PACKAGE) for function in source.functions) <= 12
+
+
+def test_half_of_the_tests_have_at_most_15_lines() -> None:
+    functions = [function for source in sources("tests") for function in source.functions]
+    assert median(house.length(function) for function in functions if function.name.startswith("test_")) <= 15
+
+
+def test_packages_import_one_another_in_no_circle() -> None:
+    assert house.package_cycle(sources(PACKAGE)) == []
+
+
+def test_a_chain_of_imports_has_at_most_6_modules() -> None:
+    chain = house.deepest_chain(sources(PACKAGE))
+    assert len(chain) <= 6, " -> ".join(chain)
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT - {"__init__"}))
+def test_a_light_module_brings_nothing_heavy_along(name: str) -> None:
+    code = f"import sys, {PACKAGE}.{name}; print(*sorted({house.HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+BAD = [
+    (house.file_too_long, "masked.py", "x = 1\n" * 401, "1: 401 lines, at most 400"),
+    (house.function_too_long, "masked.py", "def f():\n" + " x = 1\n" * 80, "1: f has 81 lines, at most 80"),
+    (
+        house.too_many_parameters,
+        "masked.py",
+        "def f(a, b, c, d, /, e, *f, g, **h): ...",
+        "1: f takes 8 parameters, at most 7",
+    ),
+    (house.unannotated, "masked.py", "def f(a: int): ...", "1: f lacks the annotation of return"),
+    (
+        house.unannotated,
+        "masked.py",
+        "class A:\n def f(self, a, *b) -> None: ...",
+        "2: f lacks the annotation of a, b",
+    ),
+    (
+        house.unannotated,
+        "masked.py",
+        "def f() -> None:\n async def g(**a) -> None: ...",
+        "2: g lacks the annotation of a",
+    ),
+    (
+        house.wrong_direction,
+        "novel/a.py",
+        "",
+        "1: novel stands on no level: add it to LEVELS in tests/house.py",
+    ),
+    (
+        house.wrong_direction,
+        "data/a.py",
+        "from ..recipe import x",
+        "1: data (level 1) imports recipe (level 4)",
+    ),
+    (
+        house.wrong_direction,
+        "data/__init__.py",
+        "from .. import cli",
+        "1: data (level 1) imports cli (level 5)",
+    ),
+    (
+        house.wrong_direction,
+        "masked.py",
+        "def f():\n import rlhf_plugins.data",
+        "2: masked (level 0) imports data (level 1)",
+    ),
+    (
+        house.wrong_direction,
+        "data/a.py",
+        "from rlhf_plugins import run",
+        "1: rlhf_plugins.run goes through the package's front; import the module itself",
+    ),
+    (
+        house.forbidden_import,
+        "models/a.py",
+        "from rlhf_plugins.registry import x",
+        "1: models imports the registry; it is given built objects",
+    ),
+    (
+        house.forbidden_import,
+        "recipe/a.py",
+        "from rlhf_plugins import stages",
+        "1: recipe imports stages by name; the registry loads them",
+    ),
+    (
+        house.forbidden_import,
+        "stages/a.py",
+        "from ..components.a import x",
+        "1: stages imports components by name; the registry loads them",
+    ),
+    (
+        house.forbidden_import,
+        "evaluate/a.py",
+        "def f():\n from trl.models import x",
+        "2: evaluate imports trl; only stages and trainers may",
+    ),
+    (
+        house.heavy_import,
+        "cli/a.py",
+        "try:\n import torch.nn\nfinally: ...",
+        "2: cli imports torch when it is imported; import it where used",
+    ),
+    (
+        house.heavy_import,
+        "__init__.py",
+        "class A:\n from trl import x",
+        "2: __init__ imports trl when it is imported; import it where used",
+    ),
+    (
+        house.pickling,
+        "data/a.py",
+        "from pickle import loads",
+        "1: imports pickle.loads; weights go through safetensors",
+    ),
+    (
+        house.pickling,
+        "data/a.py",
+        "import torch\nf = torch.load",
+        "2: uses torch.load; weights go through safetensors",
+    ),
+    (
+        house.pickling,
+        "data/a.py",
+        "from torch import save",
+        "1: imports torch.save; weights go through safetensors",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "file", "text", "fault"), BAD)
+def test_a_planted_fault_is_found(rule: Rule, file: str, text: str, fault: str) -> None:
+    assert list(rule(Source(f"{PACKAGE}/{file}", text))) == [f"{PACKAGE}/{file}:{fault}"]
+
+
+GOOD = [
+    ("masked.py", "x = 1\n" * 400),
+    ("masked.py", "def f() -> None:\n" + " x = 1\n" * 79),
+    (
+        "models/a.py",
+        "class A:\n def f(self, a: int, b: int, c: int, d: int, e: int, *f: int, **g: int) -> None: ...",
+    ),
+    (
+        "models/a.py",
+        "import torch\nfrom ..masked import x\nfrom .b import y\nfrom rlhf_plugins import errors",
+    ),
+    ("trainers/a.py", "from trl import x\nfrom rlhf_plugins.models import y"),
+    ("stages/a.py", "from . import b\nfrom rlhf_plugins.registry import x"),
+    ("cli/a.py", "if TYPE_CHECKING:\n import torch\ndef f() -> None:\n import torch"),
+    ("data/a.py", "from safetensors.torch import save, load\nload(x)"),
+]
+
+
+@pytest.mark.parametrize(("file", "text"), GOOD)
+def test_good_source_breaks_no_rule(file: str, text: str) -> None:
+    assert [fault for rule in house.RULES for fault in rule(Source(f"{PACKAGE}/{file}", text))] == []
+
+
+def test_a_plugin_imports_the_front_alone() -> None:
+    front = "from rlhf_plugins import hookimpl\nfrom rlhf_plugins.testing import x\n"
+    fault = "plugins/a/b.py:3: a plugin imports rlhf_plugins.models.y; import from rlhf_plugins itself"
+    source = Source("plugins/a/b.py", front + "from rlhf_plugins.models import y")
+    assert list(house.private_import(source)) == [fault]
+
+
+def test_a_circle_of_packages_is_found() -> None:
+    one = Source(f"{PACKAGE}/data/a.py", "def f():\n from rlhf_plugins.models import x")
+    other = Source(f"{PACKAGE}/models/b.py", "from ..data.c import y")
+    assert set(house.package_cycle([one, other])) == {"data", "models"}
+    assert house.package_cycle([one]) == []
+
+
+def test_the_deepest_chain_follows_what_runs_at_import() -> None:
+    top = Source(f"{PACKAGE}/stages/a.py", "from rlhf_plugins.models.b import x\ndef f():\n import rlhf_plugins.masked")
+    middle = Source(f"{PACKAGE}/models/b.py", "from .. import errors")
+    bottom = [Source(f"{PACKAGE}/{name}.py", "") for name in ("errors", "masked")]
+    assert house.deepest_chain([top, middle, *bottom]) == [
+        f"{PACKAGE}.{name}" for name in ("stages.a", "models.b", "errors")
+    ]

@@ -1,0 +1,89 @@
+"""PPO the slow way: every sequence alone through the plain model, every formula as the papers write it.
+
+It shares no line with the package: no batch, no mask, no objective.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.interfaces import Samples
+
+GAMMA, LAM, KL, VALUE, CLIP, VALUE_CLIP, ENTROPY, MISSING_EOS = 0.9, 0.8, 0.3, 0.2, 0.1, 0.05, 0.02, 0.7
+EOS = 1
+
+
+@dataclass
+class Told:
+    """What one response's tokens were worth when they were sampled; each (tokens,)."""
+
+    logps: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def read(trainer: Any, model: Any, ids: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability, entropy and value of each response token of one sequence, each (tokens,)."""
+    prompt, response = ids
+    out = model(torch.tensor([[*prompt, *response]]), output_hidden_states=True)
+    before = slice(len(prompt) - 1, -1)
+    logps = (out.logits[0, before] / trainer.temperature).log_softmax(-1)
+    values = trainer.model.value_head(out.hidden_states[-1][0, before]).squeeze(-1)
+    chosen = torch.stack([logps[t, token] for t, token in enumerate(response)])
+    return chosen, -(logps.exp() * logps).sum(-1), values
+
+
+def reference(trainer: Any, ids: Any) -> Tensor:
+    if trainer._reference is not None:
+        return read(trainer, trainer._reference, ids)[0]
+    with trainer.model.disable_adapter():
+        return read(trainer, trainer.model, ids)[0]
+
+
+def gae(rewards: list[float], values: list[float]) -> list[float]:
+    """A_t = sum_l (gamma lam)^l delta_{t+l}, summed as it is written."""
+    after = [*values[1:], 0.0]
+    deltas = [r + GAMMA * n - v for r, n, v in zip(rewards, after, values, strict=True)]
+    return [sum((GAMMA * LAM) ** k * d for k, d in enumerate(deltas[t:])) for t in range(len(deltas))]
+
+
+@torch.no_grad()
+def told(trainer: Any, samples: Samples, scores: list[float]) -> dict[Any, Told]:
+    """The whole rollout, by sequence; advantages whitened over all its tokens."""
+    found = {}
+    everyone: list[float] = []
+    for prompt, response, score in zip(samples.prompt_ids, samples.response_ids, scores, strict=True):
+        ids = tuple(prompt), tuple(response)
+        logps, _, values = read(trainer, trainer.model, ids)
+        rewards = (-KL * (logps - reference(trainer, ids))).tolist()
+        rewards[-1] += score - (MISSING_EOS if response[-1] != EOS else 0.0)
+        advantages = gae(rewards, values.tolist())
+        everyone += advantages
+        found[ids] = Told(logps, values, torch.tensor(advantages), torch.tensor(advantages) + values)
+    mean, deviation = torch.tensor(everyone).mean(), torch.tensor(everyone).std(unbiased=False)
+    for one in found.values():
+        one.advantages = (one.advantages - mean) / deviation
+    return found
+
+
+def loss(trainer: Any, rollout: dict[Any, Told], minibatch: list[Any]) -> float:
+    """Means over all tokens of the minibatch's sequences."""
+    policy, value, entropy = [], [], []
+    for ids in minibatch:
+        old = rollout[ids]
+        logps, entropies, values = read(trainer, trainer.model, ids)
+        for t in range(len(logps)):
+            ratio = (logps[t] - old.logps[t]).exp()
+            kept = min(max(float(ratio), 1 - CLIP), 1 + CLIP)
+            policy.append(max(-float(ratio * old.advantages[t]), -kept * float(old.advantages[t])))
+            near = min(max(float(values[t]), float(old.values[t]) - VALUE_CLIP), float(old.values[t]) + VALUE_CLIP)
+            aim = float(old.returns[t])
+            value.append(0.5 * max((float(values[t]) - aim) ** 2, (near - aim) ** 2))
+            entropy.append(float(entropies[t]))
+    count = len(policy)
+    return sum(policy) / count + VALUE * sum(value) / count - ENTROPY * sum(entropy) / count

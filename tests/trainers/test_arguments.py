@@ -1,0 +1,97 @@
+"""What we set where a recipe is silent, what a trainer prints, and what it is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets.utils import are_progress_bars_disabled
+
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import Adapter, Base
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers.arguments import arguments, building, quiet
+from rlhf_plugins.trainers.preference import PreferenceTrainer
+
+from .conftest import OPTIONS
+
+Bases = Callable[..., Base]
+
+
+def trainer(base: Base, folder: Path, adapter: Adapter | None = None, **options: Any) -> PreferenceTrainer:
+    args = arguments(trl.DPOConfig, folder, 0, {**OPTIONS, **options})
+    config = lora(adapter or Adapter(r=4), "CAUSAL_LM")
+    rows, loss = preference_dataset(tiny_pairs(8)), component("preference_loss", "dpo")
+    return PreferenceTrainer(load_causal(base), loss, args, rows, load_tokenizer(base), config)
+
+
+def test_a_recipes_word_is_the_last() -> None:
+    args = arguments(trl.DPOConfig, Path("here"), 7, {"logging_steps": 3, "gradient_checkpointing": True, "seed": 1})
+    assert (args.logging_steps, args.gradient_checkpointing, args.seed, args.output_dir) == (3, True, 7, "here")
+    assert arguments(trl.DPOConfig, Path("here"), 7, {}).gradient_checkpointing is torch.cuda.is_available()
+
+
+def test_no_deprecation_that_nobody_can_act_on() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arguments(trl.DPOConfig, Path("here"), 0, {})
+
+
+@pytest.mark.parametrize("options", [{"no_such_option": 1}, {"num_generations": 1}])
+def test_refused_options_are_one_error(options: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="trainer: GRPOConfig refuses these options: "):
+        arguments(trl.GRPOConfig, Path("here"), 0, options)
+
+
+@pytest.mark.parametrize(("rows", "disabled"), [(10_000, True), (10_001, False)])
+def test_small_data_are_prepared_without_bars(rows: int, disabled: bool) -> None:
+    with building(rows):
+        assert are_progress_bars_disabled() is disabled
+    assert not are_progress_bars_disabled()
+
+
+def test_a_trainer_that_cannot_be_built_is_one_error(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be built: .*no_such_module"), building(8):
+        trainer(bases(), tmp_path, Adapter(target_modules=["no_such_module"]))
+    assert not are_progress_bars_disabled()
+
+
+def test_no_row_left_is_refused(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="PreferenceTrainer was left 0 rows"):
+        trainer(bases(), tmp_path, max_length=1)
+
+
+def test_curves_hold_every_step(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path, max_steps=3)
+    curves = quiet(found)
+    found.train()
+    assert [step for step, _ in curves.values["loss"]] == [1, 2, 3]
+    assert {"accuracy", "log_ratio_chosen", "log_ratio_rejected", "learning_rate"} <= curves.values.keys()
+    assert "epoch" not in curves.values
+
+
+def test_a_run_prints_its_bar_and_nothing_else(
+    bases: Bases, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = trainer(bases(), tmp_path, max_steps=2, disable_tqdm=False)
+    quiet(found)
+    capsys.readouterr()
+    found.train()
+    printed = capsys.readouterr()
+    assert printed.out.strip() == ""
+    assert "2/2" in printed.err
+    assert "loss=0.69" in printed.err
+
+
+def test_an_adapter_of_a_base_is_a_copy_of_its_options() -> None:
+    found = lora(replace(Adapter(), r=3, target_modules=["q_proj"]), "CAUSAL_LM")
+    assert (found.r, found.target_modules, found.lora_alpha) == (3, {"q_proj"}, 32)

@@ -1,0 +1,135 @@
+"""A broken component stops the training and is named; nothing is trained on what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from torch import Tensor, nn
+
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.errors import PluginError, RlhfError, RunError
+from rlhf_plugins.interfaces import Adapter, Base, PairLogps, RankedScores
+from rlhf_plugins.models.guards import asked
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk, lora
+from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers.arguments import arguments, mean_loss
+from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.reward import RewardTrainer
+
+from .conftest import OPTIONS
+
+Bases = Callable[..., Base]
+
+
+class Broken:
+    """Stands for any component: answers what the test wants of what it was given."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        self.answer = answer
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.answer(*inputs)
+
+    def build(self, width: int) -> nn.Module:
+        head = nn.Linear(width, 1)
+        head.forward = lambda features: self.answer(nn.Linear.forward(head, features))  # type: ignore[method-assign]
+        return head
+
+
+WRONG: list[tuple[Callable[[Tensor], Any], str]] = [
+    (lambda x: x.unsqueeze(0) - x.unsqueeze(1), r"Broken of .* gave shape \(4, 4\), not \(4,\)"),
+    (lambda x: x.mean(), r"Broken of .* gave shape \(\), not \(4,\)"),
+    (lambda x: x.detach(), "Broken of .* gave numbers without a gradient"),
+    (lambda x: x * float("nan"), "Broken of .* made nan of finite numbers at step 0"),
+    (lambda x: x / 0, "Broken of .* made (-?inf|nan) of finite numbers at step 0"),
+    (lambda x: x.tolist(), "Broken of .* gave a list, not a tensor"),
+    (lambda x: x.no_such_method(), "Broken of .* failed: AttributeError"),
+]
+
+
+@pytest.mark.parametrize(("answer", "message"), WRONG)
+def test_a_broken_preference_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
+    args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
+    loss = Broken(lambda logps: answer(logps.chosen))
+    given = args, preference_dataset(tiny_pairs(8)), load_tokenizer(bases()), lora(Adapter(r=4), "CAUSAL_LM")
+    with pytest.raises(PluginError, match=message):
+        PreferenceTrainer(load_causal(bases()), loss, *given).train()
+
+
+def reward_trainer(base: Base, folder: Path, **broken: Broken) -> RewardTrainer:
+    parts = {"pooling": "last_token", "reward_head": "scalar", "reward_loss": "bradley_terry"}
+    made: Any = {kind: broken.get(kind) or component(kind, name) for kind, name in parts.items()}
+    model = RewardModel(load_trunk(base), made["pooling"], made["reward_head"])
+    if "pooling" in broken:
+        model.pooling = broken["pooling"]
+    args = arguments(trl.RewardConfig, folder, 0, {**OPTIONS, "max_length": None})
+    return RewardTrainer(model, made["reward_loss"], args, preference_dataset(tiny_pairs(8)), load_tokenizer(base))
+
+
+@pytest.mark.parametrize(("answer", "message"), WRONG)
+def test_a_broken_reward_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        reward_trainer(bases(), tmp_path, reward_loss=Broken(lambda scores: answer(scores.chosen))).train()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda hidden, mask: hidden, r"Broken of .* gave shape \(8, \d+, 32\), not \(8, 32\)"),
+        (lambda hidden, mask: hidden[0], r"gave shape \(\d+, 32\), not \(8, 32\)"),
+        (lambda hidden, mask: hidden[:, 0].detach(), "without a gradient"),
+        (lambda hidden, mask: hidden[:, 999], "Broken of .* failed: IndexError"),
+    ],
+)
+def test_a_broken_pooling(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
+    trainer = reward_trainer(bases(), tmp_path)
+    trainer.model.pooling = Broken(answer)
+    with pytest.raises(PluginError, match=message):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda scores: scores, r"Linear of .* gave shape \(8, 1\), not \(8,\)"),
+        (lambda scores: scores.mean(), r"gave shape \(\), not \(8,\)"),
+        (lambda scores: scores[:, 0].detach(), "without a gradient"),
+        (lambda scores: scores[:, 0] * float("nan"), "RankedScores.scores became nan at step 0"),
+    ],
+)
+def test_a_broken_head(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
+    with pytest.raises(RlhfError, match=message):
+        reward_trainer(bases(), tmp_path, reward_head=Broken(answer)).train()
+
+
+def test_our_own_errors_pass_as_they_are() -> None:
+    def refuse() -> Tensor:
+        raise RunError("the disk is full")
+
+    with pytest.raises(RunError, match="^the disk is full$"):
+        asked(Broken(refuse), shape=(1,))
+
+
+def test_without_gradients_none_is_asked_for() -> None:
+    with torch.no_grad():
+        assert asked(Broken(lambda x: x * 2), torch.ones(2, requires_grad=True), shape=(2,)).tolist() == [2, 2]
+
+
+def test_numbers_that_diverged_are_not_the_losses_fault() -> None:
+    scores = RankedScores(torch.tensor([[-float("inf"), 1.0]], requires_grad=True), torch.zeros(1))
+    with pytest.raises(RunError, match=r"RankedScores.scores became -inf at step 7: try a smaller learning_rate"):
+        mean_loss(component("reward_loss", "bradley_terry"), scores, 1, 7)
+
+
+def test_the_mean_of_a_sound_loss_is_given_back() -> None:
+    """h = (3 - 1) - (2 - 2) = 2 of the first pair and 0 of the second: ((2 - 5)^2 + (0 - 5)^2) / 2 = 17."""
+    ones = torch.ones(2)
+    logps = PairLogps(torch.tensor([3.0, 1.0], requires_grad=True), 2 * ones, ones, 2 * ones, ones, ones)
+    assert mean_loss(component("preference_loss", {"use": "ipo", "beta": 0.1}), logps, 2, 0).item() == pytest.approx(17)

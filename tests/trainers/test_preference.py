@@ -1,0 +1,154 @@
+"""`dpo` and `ipo_per_token` are TRL's `sigmoid` and `ipo`, step by step and to the last weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from torch import Tensor
+
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.interfaces import Adapter, Base, PairLogps, PreferenceLoss
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.preference import Collator, PreferenceTrainer
+
+from .conftest import OPTIONS, furthest, losses, trained
+
+Bases = Callable[..., Base]
+BETA = 0.3
+NAMES = {"sigmoid": "dpo", "ipo": "ipo_per_token"}
+
+
+def rows() -> Dataset:
+    return preference_dataset(tiny_pairs(24))
+
+
+def parts(base: Base, folder: Path, **options: Any) -> dict[str, Any]:
+    """What stock DPOTrainer and ours are both given."""
+    adapter = options.pop("adapter", True)
+    return {
+        "model": load_causal(base),
+        "args": arguments(trl.DPOConfig, folder, 0, {**OPTIONS, "beta": BETA, **options}),
+        "peft_config": lora(Adapter(r=4), "CAUSAL_LM") if adapter else None,
+        "ref_model": None if adapter else load_causal(base),
+    }
+
+
+def stock(base: Base, folder: Path, loss_type: str, **options: Any) -> trl.DPOTrainer:
+    given = parts(base, folder, loss_type=[loss_type], **options)
+    return trl.DPOTrainer(**given, train_dataset=rows(), processing_class=load_tokenizer(base))
+
+
+def ours(base: Base, folder: Path, loss: PreferenceLoss, **options: Any) -> PreferenceTrainer:
+    given = parts(base, folder, **options)
+    model, args, adapter, reference = (given[name] for name in ("model", "args", "peft_config", "ref_model"))
+    return PreferenceTrainer(model, loss, args, rows(), load_tokenizer(base), adapter, reference)
+
+
+def assert_equal(base: Base, folder: Path, loss_type: str, **options: Any) -> None:
+    loss = component("preference_loss", {"use": NAMES[loss_type], "beta": BETA})
+    theirs, mine = stock(base, folder, loss_type, **options), ours(base, folder, loss, **options)
+    before = trained(mine)
+    assert losses(mine) == pytest.approx(losses(theirs), rel=1e-5, abs=1e-5)
+    assert furthest(trained(mine), trained(theirs)) < 1e-4
+    assert furthest(trained(mine), before) > 5e-3  # it really trained
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+def test_every_step_is_stock_trl(bases: Bases, tmp_path: Path, loss_type: str, adapter: bool) -> None:
+    assert_equal(bases(), tmp_path, loss_type, adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precompute_ref_log_probs": True},
+        {"precompute_ref_log_probs": True, "adapter": False},
+        {"gradient_accumulation_steps": 2},
+        {"max_length": 10, "truncation_mode": "keep_start"},
+        {"max_length": 6, "truncation_mode": "keep_end"},
+    ],
+    ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()),
+)
+def test_so_it_is_under_trls_options(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
+    assert_equal(bases(), tmp_path, "sigmoid", **options)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "mamba"])
+def test_so_it_is_for_other_architectures(bases: Bases, tmp_path: Path, architecture: str) -> None:
+    loss = component("preference_loss", {"use": "dpo", "beta": BETA})
+    options = {"max_steps": 3, "learning_rate": 1e-3, "adapter": architecture != "mamba"}
+    theirs, mine = (make(bases(architecture), tmp_path, x, **options) for make, x in ((stock, "sigmoid"), (ours, loss)))
+    assert losses(mine) == pytest.approx(losses(theirs), rel=1e-4, abs=1e-5)
+
+
+def test_pad_equal_to_eos_changes_nothing(bases: Bases, tmp_path: Path) -> None:
+    loss = component("preference_loss", "dpo")
+    found = [losses(ours(bases(pad_is_eos=pad), tmp_path, loss, max_steps=3)) for pad in (False, True)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_summed_ipo_is_the_papers(bases: Bases, tmp_path: Path) -> None:
+    """At the first step of an untrained adapter h = 0 and the loss (1 / (2 beta))^2 = 25; later it is the book's."""
+    seen: list[tuple[float, float]] = []
+
+    class Watched:
+        def __call__(self, logps: PairLogps) -> Tensor:
+            loss = component("preference_loss", {"use": "ipo", "beta": 0.1})(logps)
+            h = logps.chosen - logps.rejected - logps.ref_chosen + logps.ref_rejected
+            seen.append((float(loss.mean()), float(((h - 5) ** 2).mean())))
+            return loss
+
+    logged = losses(ours(bases(), tmp_path, Watched()))
+    assert logged[0] == pytest.approx(25)
+    assert [loss for loss, _ in seen] == pytest.approx([plain for _, plain in seen])
+    assert logged == pytest.approx([loss for loss, _ in seen])
+
+
+def test_the_same_seed_gives_the_same_curve(bases: Bases, tmp_path: Path) -> None:
+    loss = component("preference_loss", "dpo")
+    assert losses(ours(bases(), tmp_path, loss)) == losses(ours(bases(), tmp_path, loss))
+
+
+def test_what_is_left_out_is_counted(bases: Bases, tmp_path: Path) -> None:
+    """Prompts have 1 to 7 words; 5 tokens leave those of 5 and more no room."""
+    loss, prompts = component("preference_loss", "dpo"), [len(row["prompt"].split()) for row in rows()]
+    left_out = ours(bases(), tmp_path, loss, max_length=5).left_out
+    assert left_out["prompt fills max_length"] == sum(length >= 5 for length in prompts) > 0
+    assert left_out["cut at max_length"] > 0
+
+
+ROW = {"prompt_ids": [1, 2, 3], "chosen_ids": [4, 5, 6, 7], "rejected_ids": [8]}
+
+
+@pytest.mark.parametrize(
+    ("mode", "longest", "kept"),
+    [
+        ("keep_start", 5, [([1, 2, 3], [4, 5]), ([1, 2, 3], [8])]),
+        ("keep_end", 5, [([3], [4, 5, 6, 7]), ([1, 2, 3], [8])]),
+        ("keep_end", 3, [([5], [6, 7]), ([2, 3], [8])]),
+        ("keep_end", 7, [([1, 2, 3], [4, 5, 6, 7]), ([1, 2, 3], [8])]),
+    ],
+)
+def test_rows_are_cut_as_trl_cuts_them(mode: str, longest: int, kept: list[tuple[list[int], list[int]]]) -> None:
+    batch = Collator(0, longest, mode, shared=False)([ROW])
+    read, scored = batch["mask"] & ~batch["response"], batch["response"]
+    ids = batch["input_ids"].flatten()[batch["index"]]
+    assert [(ids[i][read[i]].tolist(), ids[i][scored[i]].tolist()) for i in range(2)] == kept
+
+
+def test_known_reference_log_probabilities_reach_the_loss() -> None:
+    batch = Collator(0, None, "keep_start", shared=True)(
+        [{**ROW, "ref_chosen_logps": -1.5, "ref_rejected_logps": -2.5}]
+    )
+    torch.testing.assert_close(batch["ref_chosen_logps"], torch.tensor([-1.5]))
+    torch.testing.assert_close(batch["ref_rejected_logps"], torch.tensor([-2.5]))

@@ -1,0 +1,128 @@
+"""A last-token scalar model under Bradley-Terry is TRL's RewardTrainer step by step; where not, ours is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from peft import get_peft_model
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForSequenceClassification
+
+from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.interfaces import Adapter, Base, Group
+from rlhf_plugins.models.loading import load_tokenizer, load_trunk, lora
+from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.reward import Collator, RewardTrainer
+
+from .conftest import OPTIONS, furthest, losses, trained
+
+Bases = Callable[..., Base]
+PAIRS = tiny_pairs(24)
+MARGINS = tuple(replace(pair, margin=float(i % 3)) for i, pair in enumerate(PAIRS))
+
+
+def classifier(base: Base, adapter: bool) -> Any:
+    """TRL's own kind of reward model."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=1, dtype=torch.float32)
+    if not adapter:
+        return model
+    config = lora(Adapter(r=4), "SEQ_CLS")
+    config.modules_to_save = ["score"]
+    return get_peft_model(model, config)
+
+
+def twin(base: Base, stock: Any, adapter: bool) -> RewardModel:
+    """Our reward model with the same weights."""
+    trunk = load_trunk(base)
+    trunk = get_peft_model(trunk, lora(Adapter(r=4), "FEATURE_EXTRACTION")) if adapter else trunk
+    model = RewardModel(trunk, component("pooling", "last_token"), component("reward_head", "scalar"))
+    weights = {ours(name): value for name, value in stock.state_dict().items()}
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model
+
+
+def ours(name: str) -> str:
+    """Our name of a weight of a sequence classifier."""
+    if "score" in name:
+        return "head.weight" if "original_module" not in name else name
+    return "trunk." + name.replace("base_model.model.model.", "base_model.model.").removeprefix("model.")
+
+
+def pair_of_trainers(
+    base: Base, folder: Path, groups: Sequence[Group], loss: str, adapter: bool, **options: Any
+) -> list[Any]:
+    args, rows = {**OPTIONS, **options}, preference_dataset(groups)
+    stock = classifier(base, adapter)
+    model = twin(base, stock, adapter)
+    configs = [arguments(trl.RewardConfig, folder, 0, args) for _ in range(2)]
+    given = {"train_dataset": rows, "processing_class": load_tokenizer(base)}
+    mine = RewardTrainer(model, component("reward_loss", loss), configs[0], rows, load_tokenizer(base))
+    return [trl.RewardTrainer(model=stock, args=configs[1], **given), mine]
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize(("loss", "groups"), [("bradley_terry", PAIRS), ("bradley_terry_margin", MARGINS)])
+def test_every_step_is_stock_trl(
+    bases: Bases, tmp_path: Path, loss: str, groups: tuple[Group, ...], adapter: bool
+) -> None:
+    theirs, mine = pair_of_trainers(bases(), tmp_path, groups, loss, adapter, max_length=12)
+    before = trained(mine)
+    assert losses(mine) == pytest.approx(losses(theirs), rel=1e-5, abs=1e-5)
+    assert furthest(trained(mine), {ours(name): value for name, value in trained(theirs).items()}) < 1e-4
+    assert furthest(trained(mine), before) > 5e-3
+    assert mine.left_out["pair longer than max_length"] == 24 - len(theirs.train_dataset) > 0
+
+
+def test_where_padding_is_eos_stock_scores_one_token_early(bases: Bases) -> None:
+    base = bases(pad_is_eos=True)
+    stock = classifier(base, adapter=False).eval()
+    eos = stock.config.pad_token_id = load_tokenizer(base).pad_token_id
+    model = twin(base, stock, adapter=False).eval()
+    states = stock.model(torch.tensor([[5, 6, 7, eos]])).last_hidden_state[0]
+    seventh, end = (states[[-2, -1]] @ stock.score.weight[0]).tolist()
+    batch = BranchBatch.from_inputs(collate([PromptBranches([5, 6], [[7, eos], [7, 8, 9, eos]])], eos))
+    assert model(batch)[0].item() == pytest.approx(end, abs=1e-5)
+    assert stock(torch.tensor([[5, 6, 7, eos]])).logits.item() == pytest.approx(seventh, abs=1e-5)
+    assert abs(seventh - end) > 0.1
+
+
+def test_rows_without_a_margin_leave_the_others_theirs(bases: Bases, tmp_path: Path) -> None:
+    groups = [replace(pair, margin=margin) for pair, margin in zip(PAIRS[:4], (None, 2.0, None, 0.5), strict=True)]
+    model = twin(bases(), classifier(bases(), adapter=False), adapter=False)
+    loss = component("reward_loss", "bradley_terry_margin")
+    args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "max_steps": 1})
+    trainer = RewardTrainer(model, loss, args, preference_dataset(groups), load_tokenizer(bases()))
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    gap = model(BranchBatch.from_inputs(batch)).detach().view(-1, 2) @ torch.tensor([1.0, -1.0])
+    assert batch["margin"].tolist() == [0, 2, 0, 0.5]
+    expected = -logsigmoid(gap - torch.tensor([0, 2, 0, 0.5])).mean()
+    assert losses(trainer) == [pytest.approx(float(expected), rel=1e-5)]
+
+
+def test_the_collator_itself_takes_rows_with_and_without_a_margin() -> None:
+    rows = [{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}, {"chosen_ids": [5, 6], "rejected_ids": [5, 7], "margin": 3}]
+    assert Collator(0, True)(rows)["margin"].tolist() == [0, 3]
+    assert Collator(0, True)([{**rows[0], "margin": None}])["margin"].tolist() == [0]
+
+
+@pytest.mark.parametrize("pooling", ["last_token", "mean"])
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "mamba"])
+def test_it_learns_to_tell_good_from_bad(bases: Bases, tmp_path: Path, architecture: str, pooling: str) -> None:
+    torch.manual_seed(0)
+    base = bases(architecture)
+    model = RewardModel(load_trunk(base), component("pooling", pooling), component("reward_head", "scalar"))
+    args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "max_steps": 30, "per_device_train_batch_size": 8})
+    loss = component("reward_loss", "bradley_terry")
+    logged = losses(RewardTrainer(model, loss, args, preference_dataset(tiny_pairs(64)), load_tokenizer(base)))
+    assert sum(logged[-5:]) < 0.7 * sum(logged[:5])
