@@ -26,7 +26,7 @@ from rlhf_plugins.interfaces import PreferenceData
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
-VOCABULARY, LONGEST = 4096, 512
+VOCABULARY, LONGEST = 4096, 1024
 ROW = "| {name} | {train} | {test} | {dropped} | {accuracy} | {longer} | {ece} | {seconds:.0f} |"
 HEADER = ("data", "train", "held out", "dropped and cut", "accuracy", "longer response", "ECE", "seconds")
 
@@ -76,7 +76,7 @@ def write_base(folder: Path, data: PreferenceData) -> None:
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=2 * LONGEST,
+        max_position_embeddings=LONGEST,
         tie_word_embeddings=True,
         pad_token_id=fast.pad_token_id,
         eos_token_id=fast.eos_token_id,
