@@ -113,10 +113,7 @@ def test_trl_names_and_refuses_its_own_options(checked: Checked) -> None:
     (fault,) = faults(checked, text % "eval_strategy: sometimes")
     assert fault.startswith("recipe.yaml:5: stages.0.trainer: trl.RewardConfig refuses these options: sometimes is not")
     (fault,) = faults(checked, text % "max_length: 3")
-    assert (
-        fault
-        == "recipe.yaml:5: stages.0.trainer.max_length: is set by the stage itself; leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
-    )
+    assert fault.startswith("recipe.yaml:5: stages.0.trainer.max_length: is set by the stage itself; leave it out; ")
 
 
 def test_the_name_of_a_recipe_is_its_file_or_a_bundled_one(registry: Registry) -> None:
