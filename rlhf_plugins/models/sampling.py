@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.interfaces import Samples, Text
@@ -48,7 +49,8 @@ def sample(
     model.eval()
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(decoding.seed)
-        for start in range(0, len(order), batch_size):
+        starts = range(0, len(order), batch_size)
+        for start in track(starts, "sampling", transient=True, disable=len(starts) < 2):
             batch = order[start : start + batch_size]
             ids = [rows[row][1] for row in batch]
             for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):
