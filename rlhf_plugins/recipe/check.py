@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import groupby
@@ -49,9 +50,9 @@ def bundled() -> dict[str, Path]:
 def find(path: str | Path) -> Path:
     """The file of a recipe, given as a path or as the name of a bundled one."""
     recipes = bundled()
-    if not Path(path).is_file() and str(path) in recipes:
+    if not os.path.isfile(path) and str(path) in recipes:
         return recipes[str(path)]
-    if not Path(path).exists():
+    if not os.path.exists(path):  # unlike Path's, it is False for a name too long
         message = f"no such file, nor a bundled recipe of that name {known(Path(path).stem, recipes)}"
         raise RecipeError([Fault(str(path), 1, "", message)])
     return Path(path)
@@ -70,9 +71,9 @@ def resolved(source: Source, registry: Registry) -> dict[str, Any]:
 
 def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     path = values.get("base")
-    if not path or path == SANDBOX or Path(path, "config.json").is_file():
+    if not path or path == SANDBOX or os.path.isfile(os.path.join(path, "config.json")):
         return []
-    if Path(path).exists():
+    if os.path.exists(path):
         return [(("base",), f"the folder {path!r} holds no config.json, so it is no model")]
     if HUB_NAME.fullmatch(path):
         return []
