@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
@@ -50,7 +51,7 @@ def sample(
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(decoding.seed)
         starts = range(0, len(order), batch_size)
-        for start in track(starts, "sampling", transient=True, disable=len(starts) < 2):
+        for start in track(starts, "sampling", console=Console(stderr=True), transient=True, disable=len(starts) < 2):
             batch = order[start : start + batch_size]
             ids = [rows[row][1] for row in batch]
             for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):

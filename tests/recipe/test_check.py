@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rlhf_plugins.errors import RecipeError
-from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.recipe.check import check_recipe, find
 from rlhf_plugins.registry import Registry
 
 Checked = Callable[..., dict[str, Any]]
@@ -113,7 +113,13 @@ def test_trl_names_and_refuses_its_own_options(checked: Checked) -> None:
     (fault,) = faults(checked, text % "eval_strategy: sometimes")
     assert fault.startswith("recipe.yaml:5: stages.0.trainer: trl.RewardConfig refuses these options: sometimes is not")
     (fault,) = faults(checked, text % "max_length: 3")
-    assert fault.startswith("recipe.yaml:5: stages.0.trainer.max_length: is set by the stage itself; leave it out; ")
+    advice = "leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
+    assert fault == f"recipe.yaml:5: stages.0.trainer.max_length: is set by the stage itself; {advice}"
+
+
+def test_a_recipe_with_a_name_too_long_for_a_file_is_no_traceback() -> None:
+    with pytest.raises(RecipeError, match="no such file, nor a bundled recipe of that name"):
+        find("x" * 5000)
 
 
 def test_the_name_of_a_recipe_is_its_file_or_a_bundled_one(registry: Registry) -> None:
