@@ -5,14 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins import autoclasses
 from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import (
     Adapter,
     Advantages,
     Base,
+    Compared,
+    Comparison,
+    Draw,
     Group,
+    MemberScores,
     PairLogps,
+    Prediction,
     PreferenceData,
     RankedScores,
     Rollout,
@@ -26,17 +32,23 @@ from rlhf_plugins.registry import registry
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import check_recipe, load_recipe
-    from rlhf_plugins.recipe.reload import load_reward_model
+    from rlhf_plugins.recipe.interchange import export_reward_model
+    from rlhf_plugins.recipe.reload import load_reward_function, load_reward_model
     from rlhf_plugins.recipe.run import run_recipe
 
 __all__ = [
     "Adapter",
     "Advantages",
     "Base",
+    "Compared",
+    "Comparison",
     "DataError",
+    "Draw",
     "Group",
+    "MemberScores",
     "PairLogps",
     "PluginError",
+    "Prediction",
     "PreferenceData",
     "RankedScores",
     "RecipeError",
@@ -48,8 +60,10 @@ __all__ = [
     "ScoredPairs",
     "StageResult",
     "check_recipe",
+    "export_reward_model",
     "hookimpl",
     "load_recipe",
+    "load_reward_function",
     "load_reward_model",
     "registry",
     "run_recipe",
@@ -58,7 +72,9 @@ __all__ = [
 
 _LAZY = {
     "check_recipe": "rlhf_plugins.recipe.check",
+    "export_reward_model": "rlhf_plugins.recipe.interchange",
     "load_recipe": "rlhf_plugins.recipe.check",
+    "load_reward_function": "rlhf_plugins.recipe.reload",
     "load_reward_model": "rlhf_plugins.recipe.reload",
     "run_recipe": "rlhf_plugins.recipe.run",
 }
@@ -68,3 +84,6 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
+
+
+autoclasses.install()

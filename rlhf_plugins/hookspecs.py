@@ -12,6 +12,7 @@ import pluggy
 if TYPE_CHECKING:
     from rlhf_plugins.interfaces import (
         Advantage,
+        Aggregation,
         DataFormat,
         Metric,
         Pooling,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         Reward,
         RewardHead,
         RewardLoss,
+        Sampler,
         Stage,
     )
 
@@ -40,6 +42,16 @@ def register_reward_head() -> dict[str, type[RewardHead]]:  # type: ignore[empty
 @hookspec
 def register_reward_loss() -> dict[str, type[RewardLoss]]:  # type: ignore[empty-body]
     """What a reward model is trained to minimise, per group."""
+
+
+@hookspec
+def register_sampler() -> dict[str, type[Sampler]]:  # type: ignore[empty-body]
+    """In which order a reward model sees its examples."""
+
+
+@hookspec
+def register_aggregation() -> dict[str, type[Aggregation]]:  # type: ignore[empty-body]
+    """How the rewards of an ensemble's members become one."""
 
 
 @hookspec

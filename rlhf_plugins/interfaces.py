@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Text = str | list[dict[str, str]]  # plain text, or messages with `role` and `content`
+Rewrite = Callable[[str, "np.random.Generator"], str]  # a response, and what is random in changing it
 GoldReward = Callable[[str, str], Mapping[str, float]]  # (prompt, response) -> dimensions and their `total`
 
 
@@ -35,18 +37,44 @@ def uses(kind: str, default: str | list[str] | None = None) -> Any:
 
 # ---- data ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
+class Comparison:
+    """What people said of two responses of a group, by their places in it."""
+
+    better: int
+    worse: int
+    tied: bool = False  # then neither is better
+    margin: float | None = None  # how much better, in the annotators' unit
+    weight: float = 1.0  # how much it counts, such as the annotators' agreement
+
+
+@dataclass(frozen=True)
 class Group:
     """A prompt and its K responses: the one record that every data format becomes.
 
-    `ranks[i]` is the place of `responses[i]`, 0 the best, equal ranks tied; None when nobody compared them.
-    `margin` is how much better the best of a pair is, in the annotators' unit; `gold[i]` the true reward, if known.
+    People may have placed the responses (`ranks[i]` is the place of `responses[i]`, 0 the best, equal ranks tied, None
+    where nobody placed it), compared some pairs of them (`compared`, which then says all that is known of pairs), rated
+    them (`ratings[dimension][i]`, higher is better, None where missing), or any of these.
     """
 
     prompt: Text
     responses: tuple[Text, ...]
-    ranks: tuple[int, ...] | None = None
-    margin: float | None = None
-    gold: tuple[float, ...] | None = None
+    ranks: tuple[int | None, ...] | None = None
+    margin: float | None = None  # of a ranked pair: how much better the best is, in the annotators' unit
+    gold: tuple[float, ...] | None = None  # the true rewards, if known
+    weight: float = 1.0  # how much the group's ranks count
+    compared: tuple[Comparison, ...] | None = None
+    ratings: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    topic: str | None = None  # what accuracy is told apart by
+    difficulty: float | None = None  # how hard the group is to judge, for a curriculum; higher is harder
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """`compared`, or every pair that the ranks order or tie."""
+        if self.compared is not None or self.ranks is None:
+            return self.compared or ()
+        placed = [(rank, i) for i, rank in enumerate(self.ranks) if rank is not None]
+        both = combinations(sorted(placed), 2)
+        return tuple(Comparison(i, j, a == b, self.margin, self.weight) for (a, i), (b, j) in both)
 
 
 @dataclass(frozen=True)
@@ -58,6 +86,7 @@ class PreferenceData:
     prompts: Mapping[str, tuple[Text, ...]]  # by split: train, test and, where there is one, out_of_distribution
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows
     gold: GoldReward | None = None
+    out_of_distribution: tuple[Group, ...] = ()  # judged groups unlike those of training
 
 
 @dataclass(frozen=True)
@@ -72,21 +101,67 @@ class Samples:
 
 # ---- what losses and estimators see ----------------------------------------------------------------------
 @dataclass(frozen=True)
-class RankedScores:
-    """Rewards of a batch of groups, best response first."""
+class Prediction:
+    """What a reward head says of B responses. Only `reward` is needed; every field may have more leading dimensions."""
 
-    scores: Tensor  # (groups, K)
+    reward: Tensor  # (B,)
+    variance: Tensor | None = None  # (B,) of the reward as people would give it: aleatoric uncertainty
+    dimensions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,)
+    quantiles: Tensor | None = None  # (B, Q) of the reward, at the levels (q + 1/2) / Q
+    members: Tensor | None = None  # (B, M) rewards by the members of an ensemble
+    features: Tensor | None = None  # (B, width) what the head was given; the model fills it in
+
+
+@dataclass(frozen=True)
+class Compared:
+    """P comparisons within a batch of groups, all (P,)."""
+
+    group: Tensor  # row of the batch
+    better: Tensor  # place in the group
+    worse: Tensor
+    tied: Tensor  # bool
+    margin: Tensor  # 0 where a comparison has none
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class RankedScores:
+    """What a model predicts and what people said of a batch of groups with up to K responses each.
+
+    A pair has its chosen response first. Whatever is left out of the call is filled in: responses ranked in their
+    order, weights of 1.
+    """
+
+    scores: Tensor  # (groups, K) rewards
     margin: Tensor  # (groups,), 0 where a row has none
+    weight: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups,)
+    ranks: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups, K) 0 best, -1 not placed
+    present: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups, K) False is no response
+    ratings: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # dimension -> (groups, K), NaN missing
+    compared: Compared | None = field(default=None, kw_only=True)  # None: what the ranks say
+    prediction: Prediction | None = field(default=None, kw_only=True)  # all that the head said, (groups, K, ...)
+
+    def __post_init__(self) -> None:
+        ones = self.scores.new_ones(self.scores.shape)
+        filled = {"weight": ones[:, 0], "ranks": ones.cumsum(1).long() - 1, "present": ones.bool()}
+        for name, value in filled.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     @property
     def chosen(self) -> Tensor:
-        """Reward of each group's best response, (groups,)."""
+        """Reward of each group's first response, which is a pair's better one, (groups,)."""
         return self.scores[:, 0]
 
     @property
     def rejected(self) -> Tensor:
-        """Reward of each group's worst response, (groups,)."""
+        """Reward of each group's last response, which is a pair's worse one, (groups,)."""
         return self.scores[:, -1]
+
+    @property
+    def tied(self) -> Tensor:
+        """Whether the first and the last response share a place, (groups,) bool."""
+        return self.ranks[:, 0] == self.ranks[:, -1]
 
 
 @dataclass(frozen=True)
@@ -121,8 +196,31 @@ class Advantages:
 
 
 @dataclass(frozen=True)
+class MemberScores:
+    """Rewards of B responses by the M members of an ensemble."""
+
+    rewards: Tensor  # (M, B)
+    accuracy: Tensor  # (M,) of each member on held-out pairs; equal where nobody measured it
+    group: Tensor  # (B,) equal for responses to one prompt
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a sampler may know when it draws the next batch from n examples; every array is (n,)."""
+
+    size: int  # examples to draw
+    remaining: np.ndarray  # bool: not yet drawn in this epoch
+    progress: float  # share of the training done, 0 to 1
+    length: np.ndarray  # tokens
+    difficulty: np.ndarray  # as the data tells it, standardised; 0 where it tells nothing
+    topic: np.ndarray  # int codes
+    loss: np.ndarray  # when last trained on, NaN before
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
 class ScoredPairs:
-    """Held-out pairs as a reward model scores them; every array is (pairs,), gold is None where it is unknown."""
+    """Held-out pairs as a reward model scores them; every array is (pairs,), None where nobody knows."""
 
     chosen: np.ndarray
     rejected: np.ndarray
@@ -130,11 +228,21 @@ class ScoredPairs:
     rejected_length: np.ndarray
     chosen_gold: np.ndarray | None = None
     rejected_gold: np.ndarray | None = None
+    chosen_rating: np.ndarray | None = None  # mean over the dimensions that people rated
+    rejected_rating: np.ndarray | None = None
+    chosen_variance: np.ndarray | None = None  # as the reward model predicts it
+    rejected_variance: np.ndarray | None = None
+    prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
+    topic: np.ndarray | None = None  # text
+    again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten
 
 
 # ---- components ------------------------------------------------------------------------------------------
 class Pooling(Protocol):
-    """Turns the hidden states of a sequence into one feature vector."""
+    """Turns the hidden states of a sequence into one feature vector; with `build(width)` where it has weights.
+
+    The mask is of the whole sequence; of the response alone where an attribute or option `over` is "response".
+    """
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(batch, length, width) and bool (batch, length) -> (batch, width)."""
@@ -145,15 +253,41 @@ class RewardHead(Protocol):
     """Builds the module that turns features into rewards."""
 
     def build(self, width: int) -> nn.Module:
-        """A module from (batch, width) to (batch,)."""
+        """A module from (batch, width) to (batch,) rewards, or to a `Prediction` where there is more to say."""
         ...
 
 
 class RewardLoss(Protocol):
-    """Loss of a reward model, one number a group."""
+    """Loss of a reward model, one number a group; with `build()` instead where it has weights of its own.
+
+    It is given pairs, chosen first, and a group's loss is the mean over its pairs, unless it says otherwise in a class
+    variable: `whole_groups = True` to be given groups of up to K responses as they are, `takes_ties = True` to be given
+    tied pairs too, `reads_ranks = True` to be given only groups in which two responses or more were placed,
+    `uses_batch_mates = True` where an example's loss depends on the others in its batch.
+    """
 
     def __call__(self, scores: RankedScores) -> Tensor:
         """-> (groups,)."""
+        ...
+
+
+class Sampler(Protocol):
+    """The order in which a reward model sees its examples."""
+
+    def __call__(self, draw: Draw) -> np.ndarray:
+        """-> (draw.size,) indices of the next batch; repeats, and examples that are not remaining, are allowed."""
+        ...
+
+
+class Aggregation(Protocol):
+    """Makes one reward of the rewards of an ensemble's members.
+
+    One that looks at the other responses to a prompt says so in a class variable, `compares_siblings = True`: a head,
+    which sees each response alone, refuses it.
+    """
+
+    def __call__(self, members: MemberScores) -> Tensor:
+        """-> (B,)."""
         ...
 
 

@@ -16,7 +16,7 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            "errors interfaces masked objectives",
+            "autoclasses errors interfaces likelihoods masked objectives ranking",
             "components hookspecs data models report sandbox",
             "evaluate trainers registry",
             "stages",
@@ -29,7 +29,7 @@ LEVELS = {
 WITHOUT_REGISTRY = {"components", "data", "models", "trainers"}
 LOADED_BY_NAME = {"components", "stages"}
 USERS_OF_TRL = {"trainers", "stages"}
-LIGHT = {"__init__", "cli", "registry", "hookspecs", "interfaces", "errors"}
+LIGHT = {"__init__", "autoclasses", "cli", "registry", "hookspecs", "interfaces", "errors"}
 HEAVY = {
     "accelerate",
     "bitsandbytes",

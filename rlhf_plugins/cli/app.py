@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rlhf_plugins.cli import models
+from rlhf_plugins.cli.data import data
 from rlhf_plugins.errors import RlhfError
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ app = typer.Typer(
 )
 plugins = typer.Typer(help="What is installed.", no_args_is_help=True)
 app.add_typer(plugins, name="plugins")
+app.add_typer(data, name="data")
+app.command()(models.export)
+app.command()(models.score)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")]
 Overrides = Annotated[
@@ -153,8 +158,10 @@ def show_plugin(kind: str, name: str) -> None:
 def _show(made: Report, page: Path) -> None:
     from rich.console import Console
 
-    from rlhf_plugins.report import rich_table, summary
+    from rlhf_plugins.report import reward_table, rich_table, summary
 
     if made.policies:
         Console().print(rich_table(made))
+    if made.reward_models:
+        Console().print(reward_table(made))
     typer.echo("\n".join([*summary(made), str(page)]))

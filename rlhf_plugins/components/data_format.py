@@ -2,78 +2,196 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.data.sources import (
+    ComparisonColumns,
+    Dimensions,
+    PairColumns,
+    PairSources,
+    RankingColumns,
+    RatingColumns,
+    Sources,
+    Words,
+    score,
+    words,
+)
+from rlhf_plugins.errors import DataError, known
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import PreferenceData
-from rlhf_plugins.sandbox import Annotator, annotate, gold, prompts
+from rlhf_plugins.sandbox import Annotator, annotate, draft, gold, prompts
 from rlhf_plugins.sandbox import pairs as draw_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from rlhf_plugins.data.dropped import Dropped
+    from rlhf_plugins.data.rows import Row
+    from rlhf_plugins.data.splits import Read
     from rlhf_plugins.interfaces import Base, Group
 
 
 @dataclass(frozen=True)
-class Preference:
-    """Pairs with TRL's columns `chosen`, `rejected`, and optionally `prompt` and `margin`; text or messages."""
+class Preference(PairSources):
+    """Pairs with TRL's columns `chosen`, `rejected`, and optionally `prompt` and `margin`; text or messages.
 
-    source: Annotated[
-        str, Field(min_length=1, description="a JSON lines, CSV or Parquet file, or a data set's name on the hub")
-    ]
-    split: Annotated[str, Field(description="the hub data set's split to train on")] = "train"
-    test_source: Annotated[
-        str | None, Field(min_length=1, description="held-out pairs; without it prompts are split by hash")
-    ] = None
-    test_fraction: Annotated[float, Field(gt=0, lt=1, description="share of prompts held out")] = 0.1
+    Without a `prompt` it is what both responses share at their start.
+    """
+
+    columns: PairColumns = PairColumns()
+    ordered: ClassVar[bool] = True  # the columns themselves say which response is better
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        return {"chosen", "rejected"} <= fields.keys()
 
     def load(self, base: Base, seed: int) -> PreferenceData:
         """Raises DataError naming the file and line."""
-        from rlhf_plugins.data.preference import load_preferences
+        from rlhf_plugins.data.preference import read_pairs
 
-        return load_preferences(self.source, self.split, self.test_source, self.test_fraction, seed)
+        return _pairs(self, partial(read_pairs, columns=self.columns), seed)
+
+
+@dataclass(frozen=True)
+class Comparisons(PairSources):
+    """Two responses with a verdict: a label, a strength, or the labels or strengths of several annotators.
+
+    Labels are voted: the one with most votes wins and the pair weighs (n_1 - n_2) / n, the winner's votes less those of
+    the next label, of n in all. Strengths are averaged: the sign is the winner, the size of the mean the margin, and
+    the pair weighs |sum s| / sum |s|. A tie is kept; a pair on which annotators are evenly divided is left out. Rows of
+    one pair by annotators of different names are put together.
+    """
+
+    columns: ComparisonColumns = ComparisonColumns()
+    labels: Words = field(default_factory=words)
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        return {"response_a", "response_b"} <= fields.keys()
+
+    def load(self, base: Base, seed: int) -> PreferenceData:
+        """Raises DataError naming the file and line."""
+        from rlhf_plugins.data.comparisons import read_comparisons
+
+        return _pairs(self, partial(read_comparisons, columns=self.columns, labels=self.labels), seed)
+
+
+@dataclass(frozen=True)
+class Ratings(Sources):
+    """Rated responses, in one or many dimensions: one `response` a row, or a list of `responses`.
+
+    Rows of one prompt become one group; several ratings of one response are averaged; a rating may be missing. Two
+    responses are compared by their mean over the dimensions that both have: the higher is preferred if it is higher by
+    at least `gap`, else they tie.
+    """
+
+    dimensions: Dimensions = field(default_factory=score)
+    gap: Annotated[float, Field(ge=0, description="least difference of ratings that is a strict preference")] = 0.0
+    by: Annotated[list[str] | None, Field(min_length=1, description="dimensions to compare by; all unless told")] = None
+    margins: Annotated[bool, Field(description="keep the difference of ratings as the pair's margin")] = False
+    columns: RatingColumns = RatingColumns()
+
+    def __post_init__(self) -> None:
+        for name in self.by or ():
+            if name not in self.dimensions:
+                raise ValueError(f"by: unknown dimension {name!r} {known(name, self.dimensions)}")
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        listed = fields.get("responses")
+        return "response" in fields or (isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict))
+
+    def load(self, base: Base, seed: int) -> PreferenceData:
+        """Raises DataError naming the file and line."""
+        from rlhf_plugins.data.convert import compare_ratings
+        from rlhf_plugins.data.ratings import read_ratings
+        from rlhf_plugins.data.splits import load
+
+        def read(rows: Iterable[Row], dropped: Dropped) -> Iterator[tuple[str, Group]]:
+            for where, group in read_ratings(rows, dropped, self.columns, self.dimensions):
+                yield where, compare_ratings(group, self.gap, self.by or (), self.margins)
+
+        return load(self, read, seed)
+
+
+@dataclass(frozen=True)
+class Rankings(Sources):
+    """K responses in order: numbers of the responses best first, a place for each, or judgements of pairs."""
+
+    columns: RankingColumns = RankingColumns()
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        return "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
+
+    def load(self, base: Base, seed: int) -> PreferenceData:
+        """Raises DataError naming the file and line."""
+        from rlhf_plugins.data.rankings import read_rankings
+        from rlhf_plugins.data.splits import load
+
+        return load(self, partial(read_rankings, columns=self.columns), seed)
+
+
+def _pairs(options: PairSources, read: Read, seed: int) -> PreferenceData:
+    from rlhf_plugins.data.merge import group_prompts
+    from rlhf_plugins.data.splits import load
+
+    data = load(options, read, seed)
+    return group_prompts(data, options.max_responses, seed) if options.group_prompts else data
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Responses that the base model writes to the sandbox's prompts, judged by a simulated annotator."""
+    """Responses to the sandbox's prompts, judged by a simulated annotator.
+
+    An annotator judges pairs of a prompt's responses or, where `pairs` is null, ranks and rates all of them at once.
+    """
 
     prompts: Annotated[int, Field(ge=1, description="training prompts")] = 1000
     test_prompts: Annotated[int, Field(ge=1, description="held-out prompts of each kind")] = 256
     responses: Annotated[int, Field(ge=2, description="K, responses to a prompt")] = 4
-    pairs: Annotated[int, Field(ge=1, description="pairs of each prompt's responses that are judged")] = 3
+    pairs: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="pairs of each prompt's responses that are judged")
+    ] = 3
+    ties: Annotated[bool, Field(description="keep tied pairs, for losses that take them")] = False
+    writer: Annotated[
+        Literal["base", "sloppy"], Field(description="who writes: the base model, or the sandbox's own sloppy writer")
+    ] = "base"
     annotator: Annotator = Annotator()
 
     def load(self, base: Base, seed: int) -> PreferenceData:
         """Everything follows from the base's weights, the options and the seed."""
-        train, test, strange = (
-            _first(split, count)
-            for split, count in (
-                ("train", self.prompts),
-                ("test", self.test_prompts),
-                ("out_of_distribution", self.test_prompts),
-            )
-        )
-        judged = [self._judge(base, split, seed + i) for i, split in enumerate((train, test))]
-        dropped = {"tie": sum(g.ranks == (0, 0) for split in judged for g in split)}
-        decided = [tuple(g for g in split if g.ranks != (0, 0)) for split in judged]
-        names = {"train": tuple(train), "test": tuple(test), "out_of_distribution": tuple(strange)}
-        return PreferenceData(decided[0], decided[1], names, dropped, _gold)
+        counts = {"train": self.prompts, "test": self.test_prompts, "out_of_distribution": self.test_prompts}
+        names = {split: _first(split, count) for split, count in counts.items()}
+        judged = [self._judge(base, asked, seed + i) for i, asked in enumerate(names.values())]
+        dropped = {"tie": 0 if self.ties else sum(_tied(g) for split in judged for g in split)}
+        train, test, strange = (tuple(g for g in split if self.ties or not _tied(g)) for split in judged)
+        return PreferenceData(train, test, names, dropped, _gold, strange)
 
-    def _judge(self, base: Base, split: Sequence[str], seed: int) -> list[Group]:
+    def _judge(self, base: Base, asked: Sequence[str], seed: int) -> list[Group]:
+        written = self._sampled(base, asked, seed) if self.writer == "base" else draft(asked, self.responses, seed)
+        groups = annotate(asked, written, [self.annotator], seed)
+        return [group.ranking() for group in groups] if self.pairs is None else draw_pairs(groups, self.pairs, seed)
+
+    def _sampled(self, base: Base, asked: Sequence[str], seed: int) -> list[list[str]]:
         from rlhf_plugins.models.loading import load_causal, load_tokenizer
         from rlhf_plugins.models.sampling import Decoding, sample
 
-        samples = sample(load_causal(base), load_tokenizer(base), split, self.responses, Decoding(seed=seed))
         k = self.responses
-        texts = [list(samples.responses[i * k : (i + 1) * k]) for i in range(len(split))]
-        groups = annotate(split, texts, [self.annotator], seed)
-        return draw_pairs(groups, self.pairs, seed)
+        samples = sample(load_causal(base), load_tokenizer(base), asked, k, Decoding(seed=seed))
+        return [list(samples.responses[i * k : (i + 1) * k]) for i in range(len(asked))]
+
+
+def _tied(group: Group) -> bool:
+    return group.ranks == (0, 0)
 
 
 def _first(split: str, count: int) -> tuple[str, ...]:
@@ -91,4 +209,10 @@ def _gold(prompt: str, response: str) -> Mapping[str, float]:
 @hookimpl
 def register_data_format() -> dict[str, type]:
     """The bundled formats."""
-    return {"preference": Preference, "sandbox": Sandbox}
+    return {
+        "preference": Preference,
+        "comparisons": Comparisons,
+        "ratings": Ratings,
+        "rankings": Rankings,
+        "sandbox": Sandbox,
+    }

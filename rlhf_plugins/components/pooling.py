@@ -1,17 +1,29 @@
-"""Poolings: how hidden states become one feature vector. They know a mask, not what it marks."""
+"""Poolings: how hidden states become one feature vector. They know a mask, not what it marks.
+
+What stands outside the mask counts for nothing and gets no gradient, and a sequence of which the mask marks nothing
+pools to 0. Sums are taken in float32 at least, also under autocast: half precision would round them, and overflow.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from pydantic import Field
+from torch import nn
 
 from rlhf_plugins import masked
 from rlhf_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Over = Annotated[
+    Literal["response", "sequence"],
+    Field(description="which tokens count: the response's, or the prompt's and the response's"),
+]
 
 
 @dataclass(frozen=True)
@@ -22,19 +34,171 @@ class LastToken:
         """h_T with T the last position of the mask."""
         places = torch.arange(mask.shape[1], device=mask.device)
         last = (places * mask).argmax(1)  # (batch,)
-        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+        found = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return found.masked_fill(~mask.any(1, keepdim=True), 0.0)
 
 
 @dataclass(frozen=True)
 class Mean:
     """The mean hidden state over the True positions."""
 
+    over: Over = "sequence"
+
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
         """1/T sum_t h_t."""
-        return masked.mean(hidden, mask.unsqueeze(-1), dim=1)
+        return masked.mean(_kept(hidden, mask), mask.unsqueeze(-1), dim=1)
+
+
+@dataclass(frozen=True)
+class Max:
+    """The greatest value of each feature over the True positions (max over time, Collobert et al. 2011)."""
+
+    over: Over = "sequence"
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
+        """max_t h_t, feature by feature."""
+        greatest = hidden.masked_fill(~mask.unsqueeze(-1), -math.inf).amax(1)
+        return greatest.masked_fill(~mask.any(1, keepdim=True), 0.0)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """sum_t a_t h_t with a = softmax_t(w . h_t) and w learned; w starts at 0, and so the pooling as the mean.
+
+    Yang et al. 2016, equations 6 and 7, without the hidden layer of their equation 5.
+    """
+
+    over: Over = "sequence"
+
+    def build(self, width: int) -> nn.Module:
+        """A module of `width` weights from hidden states and a mask to (batch, width)."""
+        return _Attention(width, self.over)
+
+
+@dataclass(frozen=True)
+class Hierarchical:
+    """alpha h_T + (1 - alpha) 1/T sum_t h_t with alpha fixed: 1 is the last token, 0 the mean."""
+
+    alpha: Annotated[float, Field(ge=0, le=1, description="share of the last token")] = 0.5
+    over: Over = "sequence"
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
+        """The last token of the response is that of the sequence, so that `over` chooses what the mean is taken of."""
+        return self.alpha * LastToken()(hidden, mask) + (1 - self.alpha) * Mean()(hidden, mask)
+
+
+@dataclass(frozen=True)
+class LearnedHierarchical:
+    """alpha h_T + (1 - alpha) 1/T sum_t h_t with alpha = sigmoid(a) and a learned."""
+
+    alpha: Annotated[float, Field(gt=0, lt=1, description="share of the last token at the start")] = 0.5
+    over: Over = "sequence"
+
+    def build(self, width: int) -> nn.Module:
+        """A module of one weight from hidden states and a mask to (batch, width)."""
+        return _Hierarchical(self.alpha, self.over)
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """g_1 token + g_2 sentence + g_3 document: features of three scales, with gates g = softmax(learned numbers).
+
+    The document's feature is the mean of all tokens, the token feature is attention over tokens, the sentence feature
+    attention over sentences, each the mean of its tokens (attention as in `attention`; words, then sentences, as in
+    Yang et al. 2016; gates as in Peters et al. 2018, equation 1). A pooling sees no text, so that windows of `window`
+    tokens stand for sentences: they begin at the mask's first token, take no heed of punctuation, and the last one may
+    be shorter. Gates start equal and attentions as means.
+    """
+
+    window: Annotated[int, Field(ge=1, description="tokens that stand for a sentence")] = 16
+    over: Over = "sequence"
+
+    def build(self, width: int) -> nn.Module:
+        """A module of 2 width + 3 weights from hidden states and a mask to (batch, width)."""
+        return _MultiScale(width, self.window, self.over)
+
+
+class _Learned(nn.Module):
+    """A pooling with weights. `over` is for the model to read, which makes the mask."""
+
+    def __init__(self, over: str) -> None:
+        super().__init__()
+        self.over = over
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.pooled(_kept(hidden, mask), mask)
+
+    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Attention(_Learned):
+    def __init__(self, width: int, over: str) -> None:
+        super().__init__(over)
+        self.query = nn.Parameter(torch.zeros(width))
+
+    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return _attended(self.query, hidden, mask)
+
+
+class _Hierarchical(_Learned):
+    def __init__(self, alpha: float, over: str) -> None:
+        super().__init__(over)
+        self.logit = nn.Parameter(torch.tensor([alpha]).logit())
+
+    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        alpha = self.logit.to(hidden.dtype).sigmoid()
+        return alpha * LastToken()(hidden, mask) + (1 - alpha) * Mean()(hidden, mask)
+
+
+class _MultiScale(_Learned):
+    def __init__(self, width: int, window: int, over: str) -> None:
+        super().__init__(over)
+        self.window = window
+        self.token_query = nn.Parameter(torch.zeros(width))
+        self.sentence_query = nn.Parameter(torch.zeros(width))
+        self.gates = nn.Parameter(torch.zeros(3))
+
+    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        token = _attended(self.token_query, hidden, mask)
+        sentence = _attended(self.sentence_query, *_windows(hidden, mask, self.window))
+        document = Mean()(hidden, mask)
+        gates = self.gates.to(hidden.dtype).softmax(0)
+        return gates[0] * token + gates[1] * sentence + gates[2] * document
+
+
+def _kept(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states in float32 at least, 0 outside the mask."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return hidden.to(wide).masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def _attended(query: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+    """sum_t softmax_t(query . h_t) h_t over the mask; `hidden` is 0 outside it."""
+    lowest = torch.finfo(hidden.dtype).min  # -inf would make a row without tokens NaN
+    shares = (hidden @ query.to(hidden.dtype)).masked_fill(~mask, lowest).softmax(1)  # (batch, length)
+    return (shares.unsqueeze(1) @ hidden).squeeze(1)
+
+
+def _windows(hidden: Tensor, mask: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Means of successive `window` True positions, (batch, windows, width), and which windows hold any."""
+    count = -(-mask.shape[1] // window)
+    index = (mask.cumsum(1) - 1) // window  # (batch, length)
+    holds = (index.unsqueeze(1) == torch.arange(count, device=mask.device).unsqueeze(1)) & mask.unsqueeze(1)
+    tokens = holds.sum(2, keepdim=True)  # (batch, windows, 1)
+    return (holds.to(hidden.dtype) @ hidden) / tokens.clamp(min=1), tokens.squeeze(2) > 0
 
 
 @hookimpl
 def register_pooling() -> dict[str, type]:
     """The bundled poolings."""
-    return {"last_token": LastToken, "mean": Mean}
+    return {
+        "last_token": LastToken,
+        "mean": Mean,
+        "max": Max,
+        "attention": Attention,
+        "hierarchical": Hierarchical,
+        "learned_hierarchical": LearnedHierarchical,
+        "multi_scale": MultiScale,
+    }

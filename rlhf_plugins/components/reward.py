@@ -19,7 +19,7 @@ class Model:
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when no reward stage came before."""
-        from rlhf_plugins.models.reward_model import latest_reward
+        from rlhf_plugins.models.judges import latest_reward
 
         reward = latest_reward(run)
         if reward is None:

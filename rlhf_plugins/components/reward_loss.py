@@ -1,21 +1,32 @@
-"""Losses of reward models: arithmetic on the rewards of groups, one number a group."""
+"""Losses of reward models: arithmetic on predictions and judgements of groups, one number a group.
+
+It knows no loss that is made of others; those stand in `reward_loss_composed.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, normalize
 
+from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.likelihoods import davidson, plackett_luce, rao_kupper
+from rlhf_plugins.masked import mean
+from rlhf_plugins.ranking import NOT_PLACED, comparisons
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_plugins.interfaces import RankedScores
 
+Rated = Annotated[str | None, Field(description="the rating to predict; none is the mean of those a response has")]
 
+
+# ---- of pairs --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class BradleyTerry:
     """-log sigmoid(r_chosen - r_rejected) (Bradley and Terry 1952; Ouyang et al. 2022, equation 1)."""
@@ -45,7 +56,249 @@ class Margin:
         return (self.margin - (scores.chosen - scores.rejected)).clamp(min=0)
 
 
+@dataclass(frozen=True)
+class LabelSmoothed:
+    """-(1 - e) log sigmoid(d) - e log sigmoid(-d), d = r_chosen - r_rejected: Bradley-Terry under a share e of flips.
+
+    Szegedy et al. 2016, section 7, for two classes; the loss of cDPO (Mitchell 2023) on rewards.
+    """
+
+    epsilon: Annotated[float, Field(ge=0, lt=0.5, description="e, the share of labels taken to be wrong")] = 0.1
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Least where sigmoid(d) = 1 - e."""
+        gap = scores.chosen - scores.rejected
+        return -(1 - self.epsilon) * logsigmoid(gap) - self.epsilon * logsigmoid(-gap)
+
+
+@dataclass(frozen=True)
+class TiesRaoKupper:
+    """-log P(outcome), P(win) = s(d - t), P(tie) = (e^2t - 1) s(d - t) s(-d - t), s the logistic (Rao and Kupper 1967).
+
+    Responses of equal reward tie with probability tanh(t / 2). At t = 0 it is Bradley-Terry, which refuses ties.
+    """
+
+    threshold: Annotated[float, Field(ge=0, description="t = log theta, the gap too small for people to see")] = 0.5
+    takes_ties: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises DataError for a tie where t = 0."""
+        _impossible_ties(self.threshold, "threshold", scores.tied)
+        return -rao_kupper(scores.chosen - scores.rejected, scores.tied, self.threshold)
+
+
+@dataclass(frozen=True)
+class TiesDavidson:
+    """-log P(outcome), P(win) : P(loss) : P(tie) = e^(d/2) : e^(-d/2) : nu (Davidson 1970).
+
+    Responses of equal reward tie with probability nu / (2 + nu). At nu = 0 it is Bradley-Terry, which refuses ties.
+    """
+
+    nu: Annotated[float, Field(ge=0, description="how readily people tie two responses")] = 1.0
+    takes_ties: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises DataError for a tie where nu = 0."""
+        _impossible_ties(self.nu, "nu", scores.tied)
+        return -davidson(scores.chosen - scores.rejected, scores.tied, self.nu)
+
+
+@dataclass(frozen=True)
+class Thurstone:
+    """-log Phi((mu_chosen - mu_rejected) / sqrt(var_chosen + var_rejected)) (Thurstone 1927, case III)."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises RunError when the head predicts no variance."""
+        spread = _said(scores, "variance", "thurstone needs a head that predicts it, such as gaussian").sum(1).sqrt()
+        return -torch.special.log_ndtr((scores.chosen - scores.rejected) / spread)
+
+
+@dataclass(frozen=True)
+class Centering:
+    """(r_chosen + r_rejected)^2, which holds rewards around 0 (Eisenstein et al. 2023); a term of a `sum`.
+
+    Its weight there is TRL's `center_rewards_coefficient`.
+    """
+
+    takes_ties: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Ignores which of the two is better."""
+        return (scores.chosen + scores.rejected) ** 2
+
+
+# ---- of rankings -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PlackettLuce:
+    """-log P(ranking) = -sum_i (r_i - log sum_{j not before i} exp r_j) (Luce 1959; Plackett 1975).
+
+    Of two responses it is Bradley-Terry. Ties that are split count by Efron's approximation (1977),
+    in which the l-th of d tied responses sees all d with the weight 1 - l / d.
+    """
+
+    unplaced: Annotated[
+        Literal["ignored", "last"], Field(description="a response that nobody placed: left out, or behind all placed")
+    ] = "ignored"
+    ties: Annotated[Literal["refused", "split"], Field(description="what a shared place is: an error, or split")] = (
+        "refused"
+    )
+    whole_groups: ClassVar[bool] = True
+    reads_ranks: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """0 for a group with nothing to order. Raises DataError for a tie that is refused."""
+        placed = scores.present & (scores.ranks != NOT_PLACED)
+        if self.ties == "refused":
+            _no_shared_place(scores.ranks, placed)
+        return -plackett_luce(scores.scores, scores.ranks, placed if self.unplaced == "ignored" else scores.present)
+
+
+# ---- of ratings ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Regression:
+    """Mean of (prediction - rating)^2 over a group's responses and dimensions; a missing rating counts for nothing.
+
+    Each dimension that the head names is fitted to the rating of that name; the reward of a head that names none to
+    the mean of a response's ratings. With `dimension` that rating alone is fitted, by the head's output of that name
+    or, where it has none, by the reward.
+    """
+
+    dimension: Rated = None
+    whole_groups: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises DataError where the data lack ratings, or those of a dimension."""
+        named = scores.prediction.dimensions if scores.prediction else {}
+        names = [self.dimension] if self.dimension or not named else list(named)
+        fits = [_error(scores, named.get(name or "", scores.scores), name) for name in names]
+        return mean(torch.cat([error for error, _ in fits], 1) ** 2, torch.cat([rated for _, rated in fits], 1), 1)
+
+
+@dataclass(frozen=True)
+class GaussianNLL:
+    """Mean of 1/2 (log var + (rating - mu)^2 / var) over a group's rated responses (Nix and Weigend 1994).
+
+    mu is the reward and var the variance that the head predicts; the constant 1/2 log 2 pi is left out.
+    """
+
+    dimension: Rated = None
+    whole_groups: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises RunError when the head predicts no variance, DataError when the data lack the rating."""
+        error, rated = _error(scores, scores.scores, self.dimension)
+        variance = _said(scores, "variance", "gaussian_nll needs a head that predicts it, such as gaussian")
+        variance = variance.masked_fill(~rated, 1.0)
+        return mean(0.5 * (variance.log() + error**2 / variance), rated, 1)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """Mean of max(t u, (t - 1) u), u = rating - quantile, over levels t = (q + 1/2) / Q and a group's rated responses.
+
+    The pinball loss (Koenker and Bassett 1978; Dorka 2024 for reward models).
+    """
+
+    dimension: Rated = None
+    whole_groups: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises RunError when the head predicts no quantiles, DataError when the data lack the rating."""
+        quantiles = _said(scores, "quantiles", "quantile needs a head that predicts them, such as quantile")
+        error, rated = _error(scores, quantiles.movedim(-1, 0), self.dimension)  # (Q, groups, K)
+        level = ((torch.arange(len(error)).to(error) + 0.5) / len(error)).view(-1, 1, 1)
+        return mean(torch.maximum(-level * error, (1 - level) * error).mean(0), rated, 1)
+
+
+# ---- of features -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Contrastive:
+    """InfoNCE: -log exp(sim(h, h+) / t) / sum_i exp(sim(h, h_i) / t), sim the cosine (van den Oord et al. 2018).
+
+    h is the feature vector of a chosen response, h+ that of another group's, and i runs over all responses of the
+    batch but h itself; the mean is taken over h+ (Khosla et al. 2020, equation 2). A response is chosen that was found
+    better than another and never worse. By its nature a group's number depends on its batch mates.
+    """
+
+    temperature: Annotated[float, Field(gt=0, description="t")] = 0.1
+    whole_groups: ClassVar[bool] = True
+    uses_batch_mates: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """0 for a group of which none is chosen, or whose batch holds no other chosen response."""
+        size = scores.scores.shape
+        features = _said(scores, "features", "contrastive compares those of responses")
+        features = features.masked_fill(~scores.present.unsqueeze(2), 1.0)
+        unit = normalize(features.flatten(0, 1), dim=1)  # (N, width)
+        logits = unit @ unit.T / self.temperature
+        chosen = _chosen(scores).flatten()
+        group = torch.arange(size[0], device=chosen.device).repeat_interleave(size[1])
+        positive = chosen.unsqueeze(1) & chosen & (group.unsqueeze(1) != group)  # (N, N)
+        anchor = positive.any(1)
+        others = scores.present.flatten() & ~torch.eye(len(unit), dtype=torch.bool, device=chosen.device)
+        excluded = anchor.unsqueeze(1) & ~others  # a row of -inf alone has no gradient
+        losses = logits.masked_fill(excluded, -torch.inf).logsumexp(1) - mean(logits, positive, 1)
+        return mean(losses.view(size), anchor.view(size), 1)
+
+
+# ---- shared ----------------------------------------------------------------------------------------------
+def _said(scores: RankedScores, name: str, why: str) -> Tensor:
+    """A field of the prediction. Raises RunError where the model leaves it out."""
+    value: Tensor | None = getattr(scores.prediction, name, None)
+    if value is None:
+        raise RunError(f"the reward model predicts no {name}: {why}")
+    return value
+
+
+def _error(scores: RankedScores, predicted: Tensor, dimension: str | None) -> tuple[Tensor, Tensor]:
+    """predicted (..., groups, K) minus the rating, 0 where there is none; and where there is one, (groups, K)."""
+    if not scores.ratings:
+        raise DataError("the data hold no ratings to predict: use data with ratings, or a loss of comparisons")
+    if dimension is None:
+        rating = torch.stack(list(scores.ratings.values())).nanmean(0)
+    elif dimension in scores.ratings:
+        rating = scores.ratings[dimension]
+    else:
+        raise DataError(f"the data hold no ratings of {dimension!r} {known(dimension, scores.ratings)}")
+    rated = scores.present & ~rating.isnan()
+    return (predicted - rating).masked_fill(~rated, 0.0), rated
+
+
+def _impossible_ties(parameter: float, name: str, tied: Tensor) -> None:
+    if not parameter and tied.any():
+        raise DataError(f"a pair is tied, which {name} = 0 makes impossible: set {name} above 0, or use bradley_terry")
+
+
+def _no_shared_place(ranks: Tensor, placed: Tensor) -> None:
+    same = (ranks.unsqueeze(1) == ranks.unsqueeze(2)) & placed.unsqueeze(1) & placed.unsqueeze(2)
+    if same.triu(1).any():
+        raise DataError("two responses of a ranking share a place, which plackett_luce refuses: set `ties: split`")
+
+
+def _chosen(scores: RankedScores) -> Tensor:
+    """Responses found better than another and never worse, (groups, K) bool."""
+    compared = comparisons(scores)
+    chosen = torch.zeros_like(scores.present)
+    chosen[compared.group, compared.better] = True
+    chosen[compared.group, compared.worse] = False
+    return chosen
+
+
 @hookimpl
 def register_reward_loss() -> dict[str, type]:
-    """The bundled losses of reward models."""
-    return {"bradley_terry": BradleyTerry, "bradley_terry_margin": BradleyTerryMargin, "margin": Margin}
+    """The bundled losses of reward models that stand alone."""
+    return {
+        "bradley_terry": BradleyTerry,
+        "bradley_terry_margin": BradleyTerryMargin,
+        "centering": Centering,
+        "contrastive": Contrastive,
+        "gaussian_nll": GaussianNLL,
+        "label_smoothed": LabelSmoothed,
+        "margin": Margin,
+        "plackett_luce": PlackettLuce,
+        "quantile": Quantile,
+        "regression": Regression,
+        "thurstone": Thurstone,
+        "ties_davidson": TiesDavidson,
+        "ties_rao_kupper": TiesRaoKupper,
+    }

@@ -8,7 +8,7 @@ through `index` need not know which layout made them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,37 @@ def by_prompt(prompts: Sequence[Ids], branches: Sequence[Ids]) -> list[PromptBra
             groups.append((prompt, []))
         groups[-1][1].append(branch)
     return [PromptBranches(*group) for group in groups]
+
+
+def within_budget(groups: Sequence[PromptBranches], tokens: int, shared: bool) -> Iterator[list[PromptBranches]]:
+    """Neighbouring groups in batches that hold at most `tokens` once padded; a branch that alone has more stands alone.
+
+    A group with more is cut into groups of fewer branches; the order of branches is kept.
+    """
+    batch: list[PromptBranches] = []
+    for piece in (piece for group in groups for piece in _pieces(group, tokens, shared)):
+        if batch and _padded([*batch, piece], shared) > tokens:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _pieces(group: PromptBranches, tokens: int, shared: bool) -> Iterator[PromptBranches]:
+    branches: list[Ids] = []
+    for branch in group.branches:
+        if branches and _padded([PromptBranches(group.prompt, [*branches, branch])], shared) > tokens:
+            yield PromptBranches(group.prompt, branches)
+            branches = []
+        branches.append(branch)
+    yield PromptBranches(group.prompt, branches)
+
+
+def _padded(groups: Sequence[PromptBranches], shared: bool) -> int:
+    if shared:
+        return len(groups) * max(len(g.prompt) + sum(map(len, g.branches)) for g in groups)
+    return sum(len(g.branches) for g in groups) * max(len(g.prompt) + len(b) for g in groups for b in g.branches)
 
 
 def _row(row: PromptBranches, pad_id: int, width: int) -> dict[str, list[int]]:

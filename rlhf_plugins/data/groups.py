@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import combinations
+from collections.abc import Iterable
 from typing import Any
 
 from datasets import Dataset
 
+from rlhf_plugins.data.convert import pairs
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.interfaces import Group, Text
 
+__all__ = ["best_responses", "pairs", "preference_dataset", "prompt_dataset"]
+
 Row = dict[str, Any]
-
-
-def pairs(groups: Iterable[Group]) -> Iterator[Group]:
-    """Every strictly ordered pair of responses as a group of two, the better first; ties give no pair."""
-    for group in groups:
-        if group.ranks is None:
-            continue
-        for i, j in combinations(range(len(group.responses)), 2):
-            if group.ranks[i] != group.ranks[j]:
-                best, worst = (i, j) if group.ranks[i] < group.ranks[j] else (j, i)
-                yield _pick(group, best, worst)
 
 
 def preference_dataset(groups: Iterable[Group]) -> Dataset:
@@ -50,6 +41,8 @@ def prompt_dataset(prompts: Iterable[Text]) -> Dataset:
 def best_responses(groups: Iterable[Group]) -> Dataset:
     """Each group's best response with TRL's columns `prompt`, `completion`, for supervised fine-tuning.
 
+    The best is the one that is better in most comparisons, less those in which it is worse; the first of equals.
+
     Raises:
         DataError: there is no group.
     """
@@ -60,12 +53,12 @@ def best_responses(groups: Iterable[Group]) -> Dataset:
 
 
 def _best(group: Group) -> int:
-    return 0 if group.ranks is None else group.ranks.index(min(group.ranks))
-
-
-def _pick(group: Group, best: int, worst: int) -> Group:
-    gold = (group.gold[best], group.gold[worst]) if group.gold else None
-    return Group(group.prompt, (group.responses[best], group.responses[worst]), (0, 1), group.margin, gold)
+    won = [0] * len(group.responses)
+    for comparison in group.comparisons:
+        if not comparison.tied:
+            won[comparison.better] += 1
+            won[comparison.worse] -= 1
+    return won.index(max(won))
 
 
 def _row(pair: Group) -> Row:

@@ -2,55 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 
-from rlhf_plugins.data.groups import pairs
-from rlhf_plugins.evaluate.statistics import finite, mean_interval, wins
-from rlhf_plugins.interfaces import Group, Metric, RewardFunction, Samples, ScoredPairs
-from rlhf_plugins.models.sampling import written_ids
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.evaluate.statistics import finite, wins
+from rlhf_plugins.interfaces import Comparison, Group, Metric, Prediction, Rewrite, Samples, ScoredPairs, Text
+from rlhf_plugins.models.judges import samples_of
+
+Judge = Callable[[Samples], Prediction | Sequence[float]]
+Side = tuple[Group, int]  # a response, by its group and its place in it
+
+# Which number of a report's row is which metric's; all others stand there under their own names.
+FIELDS = {
+    "ece": "calibration_ece",
+    "mce": "calibration_mce",
+    "brier": "calibration_brier",
+    "cross_entropy": "cross_entropy",
+    "auc": "auc",
+    "spearman": "rank_correlation_spearman",
+    "kendall": "rank_correlation_kendall",
+    "length_correlation": "length_bias",
+}
+ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_longer_response")
+TIMED = 16  # pairs that are scored one by one
 
 
-def score_pairs(reward: RewardFunction, groups: Sequence[Group], tokenizer: Any) -> ScoredPairs:
-    """Rewards, lengths and, where known, gold of every strictly ordered pair of the groups; there is at least one.
+def strict(groups: Sequence[Group]) -> list[tuple[Group, Comparison]]:
+    """Every comparison in which one response is better, with its group."""
+    return [(group, found) for group in groups for found in group.comparisons if not found.tied]
+
+
+def score_pairs(judge: Judge, groups: Sequence[Group], tokenizer: Any, seed: int = 0) -> ScoredPairs:
+    """What a reward model says of every strictly ordered pair of the groups, beside what people and gold say of it.
+
+    A response is scored once, however many pairs it is in.
+
+    Args:
+        judge: gives rewards, or a whole `Prediction`, of samples.
+        groups: judged responses to held-out prompts.
+        tokenizer: of the reward model's base.
+        seed: of rewrites that are random.
 
     Raises:
-        RunError: a reward is NaN or infinite.
+        RunError: no pair is strictly ordered, or the judge leaves out a response, or says NaN or infinity of one.
     """
-    ordered = list(pairs(groups))
-    prompts = [pair.prompt for pair in ordered for _ in range(2)]
-    responses = [response for pair in ordered for response in pair.responses]
-    ids = [written_ids(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
-    texts = [r if isinstance(r, str) else r[-1]["content"] for r in responses]
-    samples = Samples(prompts, texts, *map(list, zip(*ids, strict=True)))
-    rewards = finite(reward(samples), "reward model score").reshape(-1, 2)
-    lengths = np.array([len(i) for i in samples.response_ids]).reshape(-1, 2)
-    known = all(pair.gold for pair in ordered)
-    gold = np.array([pair.gold for pair in ordered]).T if known else (None, None)
-    return ScoredPairs(*rewards.T, *lengths.T, *gold)
+    pairs = strict(groups)
+    if not pairs:
+        raise RunError("no held-out pair is strictly ordered: there is nothing to measure a reward model on")
+    sides = [(group, place) for group, c in pairs for place in (c.better, c.worse)]
+    keys = [(_key(group.prompt), _key(group.responses[place])) for group, place in sides]
+    distinct: dict[tuple[str, str], Side] = {}
+    for key, side in zip(keys, sides, strict=True):
+        distinct.setdefault(key, side)
+    number = {key: i for i, key in enumerate(distinct)}
+    code = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in keys))}
+    return _Asked(
+        judge,
+        tokenizer,
+        [(group.prompt, group.responses[place]) for group, place in distinct.values()],
+        np.array([number[key] for key in keys]).reshape(-1, 2).T,
+        {**_told(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
+        seed,
+    ).scored()
 
 
-def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> tuple[dict[str, Any], dict[str, float]]:
-    """The reward model's row of a report, as `report.schema.RewardModelReport` has it, and what the metrics said."""
-    found = {name: value for metric in metrics for name, value in metric(scored).items()}
-    right = wins(scored.chosen, scored.rejected)
-    row = {
-        "accuracy": float(right.mean()),
-        "accuracy_interval": mean_interval(right)._asdict(),
-        "n": len(right),
-        "ece": found.get("calibration_ece"),
-        "auc": _auc(scored),
-        "spearman": found.get("rank_correlation_spearman"),
-        "kendall": found.get("rank_correlation_kendall"),
-        "length_correlation": found.get("length_bias"),
-        "longer_response_accuracy": float(wins(scored.chosen_length, scored.rejected_length).mean()),
+@dataclass(frozen=True)
+class _Asked:
+    """What a judge is asked, with what is known whatever it answers."""
+
+    judge: Judge
+    tokenizer: Any
+    texts: Sequence[tuple[Text, Text]]  # distinct prompts and responses
+    pairs: np.ndarray  # (2, pairs) which of them are chosen and rejected
+    told: Mapping[str, Any]
+    seed: int
+
+    def scored(self, rewrite: Rewrite | None = None) -> ScoredPairs:
+        """The pairs, with every response rewritten if asked."""
+        rng = np.random.default_rng(self.seed)
+        said = [r if rewrite is None else _rewritten(r, rewrite, rng) for _, r in self.texts]
+        alone = [Group(prompt, (response,)) for (prompt, _), response in zip(self.texts, said, strict=True)]
+        samples = samples_of(alone, self.tokenizer)
+        reward, variance = _answered(self.judge(samples), len(alone))
+        length = np.array([len(ids) for ids in samples.response_ids])
+        chosen, rejected = self.pairs
+        return ScoredPairs(
+            chosen=reward[chosen],
+            rejected=reward[rejected],
+            chosen_length=length[chosen],
+            rejected_length=length[rejected],
+            chosen_variance=None if variance is None else variance[chosen],
+            rejected_variance=None if variance is None else variance[rejected],
+            again=self.scored if rewrite is None else None,
+            **self.told,
+        )
+
+
+def latency(judge: Judge, groups: Sequence[Group], tokenizer: Any) -> float:
+    """Median seconds to score one pair alone, tokenisation included, over the first few."""
+    seconds = []
+    for group, comparison in strict(groups)[:TIMED]:
+        began = time.perf_counter()
+        score_pairs(judge, [replace(group, compared=(comparison,))], tokenizer)
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
+
+
+def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The reward model's row of a report, as `report.schema.RewardModelReport` has it.
+
+    Raises:
+        RunError: two metrics give a number the same name.
+    """
+    found: dict[str, float] = {}
+    for metric in metrics:
+        numbers = metric(scored)
+        if twice := found.keys() & numbers.keys():
+            raise RunError(f"two metrics both measure {', '.join(sorted(twice))}; leave one out")
+        found |= numbers
+    accuracy, low, high, longer = map(found.get, ACCURACY)
+    return {
+        "accuracy": float(wins(scored.chosen, scored.rejected).mean()),
+        "accuracy_interval": None if accuracy is None else {"mean": accuracy, "low": low, "high": high},
+        "n": len(scored.chosen),
+        "longer_response_accuracy": longer,
+        **{field: found.get(name) for field, name in FIELDS.items()},
         "reliability": reliability(scored),
+        "metrics": {name: value for name, value in found.items() if name not in {*FIELDS.values(), *ACCURACY}},
     }
-    return row, found
 
 
 def reliability(scored: ScoredPairs, bins: int = 10) -> list[dict[str, float]]:
@@ -72,7 +157,49 @@ def reliability(scored: ScoredPairs, bins: int = 10) -> list[dict[str, float]]:
     ]
 
 
-def _auc(scored: ScoredPairs) -> float:
-    """Area under the ROC curve of reward as a classifier of chosen against rejected, pairs torn apart."""
-    rewards = np.concatenate([scored.chosen, scored.rejected])
-    return float(roc_auc_score(np.repeat([1, 0], len(scored.chosen)), rewards))
+def _told(sides: Sequence[Side]) -> dict[str, Any]:
+    """Gold, ratings and topic of the pairs, whose sides stand one after the other; None where nobody knows."""
+    gold = [group.gold[place] for group, place in sides if group.gold]
+    rated = [_rating(group, place) for group, place in sides]
+    topics = [group.topic or "" for group, _ in sides[::2]]
+    found = {
+        "gold": np.array(gold, dtype=float) if len(gold) == len(sides) else None,
+        "rating": None if np.isnan(rated).all() else np.array(rated),
+    }
+    told = {
+        f"{side}_{name}": None if values is None else values[start::2]
+        for name, values in found.items()
+        for start, side in enumerate(("chosen", "rejected"))
+    }
+    return {**told, "topic": np.array(topics, dtype=object) if any(topics) else None}
+
+
+def _rating(group: Group, place: int) -> float:
+    """The mean over the dimensions in which people rated the response; NaN where they rated it in none."""
+    rated = [values[place] for values in group.ratings.values()]
+    known = [value for value in rated if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _answered(answer: Prediction | Sequence[float], n: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rewards of n responses and, where they were predicted, the variances of these."""
+    variance = None
+    if isinstance(answer, Prediction):
+        if answer.variance is not None:
+            variance = finite(answer.variance.tolist(), "predicted variance")
+        answer = answer.reward.tolist()
+    reward = finite(answer, "reward model score")
+    if reward.shape != (n,):
+        raise RunError(f"{n} responses were given {len(reward)} reward model scores")
+    return reward, variance
+
+
+def _rewritten(response: Text, rewrite: Rewrite, rng: np.random.Generator) -> Text:
+    """The text, or the last message's, rewritten."""
+    if isinstance(response, str):
+        return rewrite(response, rng)
+    return [*response[:-1], {**response[-1], "content": rewrite(response[-1]["content"], rng)}]
+
+
+def _key(text: Text) -> str:
+    return text if isinstance(text, str) else repr(text)

@@ -7,12 +7,14 @@ it knows nothing of losses.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.data.branches import PROMPT, BranchBatch, PromptBranches, collate
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,12 @@ def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, ent
 
 
 def _layout(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
-    ids = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
-    return {**ids, "attention_mask": batch.attention_mask(trunk.dtype), "use_cache": False}
+    ids = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask(trunk.dtype)}
+    if is_causal(trunk):
+        return {**ids, "position_ids": batch.position_ids, "use_cache": False}
+    if getattr(trunk.config, "type_vocab_size", 1) > 1:  # positions are the encoder's own, which may not start at 0
+        ids["token_type_ids"] = (batch.segment > PROMPT).long()
+    return ids
 
 
 def _logits_at(model: Any, batch: BranchBatch, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +91,18 @@ def spread(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
+def is_causal(trunk: Any) -> bool:
+    """Whether a token sees only what stands before it; found out once by changing the last token, and remembered."""
+    if not hasattr(trunk, "_is_causal"):
+        ids = torch.tensor([_probe_ids(trunk, 8)], device=trunk.device)
+        other = ids.clone()
+        other[0, -1] = ids[0, 0]
+        with _evaluating(trunk):
+            first, second = (trunk(input_ids=i).last_hidden_state[0, :-1].float() for i in (ids, other))
+        trunk._is_causal = bool((first - second).abs().max() < 1e-3 * first.abs().max())
+    return bool(trunk._is_causal)
+
+
 def takes_shared_rows(model: Any) -> bool:
     """Whether the model gives the same hidden states for shared rows as for separate ones.
 
@@ -101,6 +119,8 @@ def takes_shared_rows(model: Any) -> bool:
 
 
 def _refusal(trunk: Any) -> str | None:
+    if not is_causal(trunk):
+        return "it reads in both directions"
     layers = set(getattr(trunk.config, "layer_types", None) or ["full_attention"])
     if layers != {"full_attention"}:
         return f"it has layers of type {', '.join(sorted(layers - {'full_attention'}))}"
@@ -119,19 +139,30 @@ def _rounding(trunk: Any) -> float:
     return float(torch.finfo(torch.bfloat16 if quantized else trunk.dtype).eps ** 0.5)
 
 
-@torch.no_grad()
+def _probe_ids(trunk: Any, count: int) -> list[int]:
+    return [5 + i % max(1, trunk.config.get_text_config().vocab_size - 6) for i in range(count)]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and without gradients; the model's mode is as before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def _disagreement(trunk: Any) -> float:
     """Largest change of a hidden state between the layouts, relative to the largest hidden state."""
-    ids = [5 + i % max(1, trunk.config.vocab_size - 6) for i in range(24)]
+    ids = _probe_ids(trunk, 24)
     groups = [PromptBranches(ids[:8], [ids[8:13], ids[13:24]]), PromptBranches(ids[3:8], [ids[1:4]])]
     states = []
-    training = trunk.training
-    trunk.eval()
-    try:
+    with _evaluating(trunk):
         for shared in (True, False):
             inputs = {k: v.to(trunk.device) for k, v in collate(groups, 0, shared).items()}
             batch = BranchBatch.from_inputs(inputs)
             states.append(sequence_states(trunk, batch).float().masked_fill(~batch.mask.unsqueeze(-1), 0.0))
-    finally:
-        trunk.train(training)
     return float((states[0] - states[1]).abs().max() / states[1].abs().max())

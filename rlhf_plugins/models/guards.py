@@ -20,14 +20,24 @@ def asked(component: Any, *inputs: Any, shape: tuple[int, ...]) -> Tensor:
     Raises:
         PluginError: it fails or answers anything else; the message names its class.
     """
-    answer = called(component, *inputs)
+    answer = answered(component, called(component, *inputs), shape)
+    if any(tensor.requires_grad for tensor in tensors(inputs).values()):
+        learns(component, answer)
+    return answer
+
+
+def learns(component: Any, answer: Tensor) -> None:
+    """Raises PluginError naming the component when its answer has no gradient where gradients are taken."""
+    if torch.is_grad_enabled() and not answer.requires_grad:
+        raise PluginError(f"{named(component)} gave numbers without a gradient, from which nothing is learned")
+
+
+def answered(component: Any, answer: Any, shape: tuple[int, ...]) -> Tensor:
+    """The answer itself. Raises PluginError naming the component when it is not a tensor of `shape`."""
     if not isinstance(answer, Tensor):
         raise PluginError(f"{named(component)} gave a {type(answer).__name__}, not a tensor")
     if answer.shape != shape:
         raise PluginError(f"{named(component)} gave shape {tuple(answer.shape)}, not {shape}")
-    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors(inputs).values())
-    if learns and not answer.requires_grad:
-        raise PluginError(f"{named(component)} gave numbers without a gradient, from which nothing is learned")
     return answer
 
 

@@ -22,9 +22,11 @@ from transformers.utils import logging as transformers_logging
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
 
+UNREAD = "pooler."  # an encoder's weights above its last hidden states
+
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, padding with EOS when it has no padding token of its own.
+    """The base's tokenizer, padding with EOS when it has no padding token of its own; an encoder's SEP is its EOS.
 
     Raises:
         RunError: there is no tokenizer, or it has no EOS token.
@@ -33,6 +35,8 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
         raise RunError(f"base {base.path}: has no tokenizer that loads: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise RunError(f"base {base.path}: its tokenizer has no EOS token, so no response could end")
     if tokenizer.pad_token_id is None:
@@ -101,9 +105,8 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         raise RunError(f"base {base.path}: does not load: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(loud)
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise RunError(f"base {base.path}: lacks weights, which would start at random: {missing}")
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNREAD)):
+        raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.to(device())

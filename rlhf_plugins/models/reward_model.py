@@ -1,38 +1,45 @@
-"""A reward model: a decoder, a pooling and a head. It knows how to score and be saved, not how it is trained.
+"""A reward model: a trunk, a pooling and a head. It knows how to score and be saved, not how it is trained.
 
 On disk it is a folder: `reward_model.json` (what it is made of, in a recipe's words), `head.safetensors` (the weights
-of head and pooling), and either a PEFT adapter or the whole decoder.
+of head and pooling), and a PEFT adapter or the whole trunk, unless the trunk was frozen.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
+from rich.console import Console
+from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
+from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Adapter, Base, Pooling, RewardFunction, RewardHead, Run, Samples
+from rlhf_plugins.interfaces import Adapter, Base, Pooling, Prediction, RewardHead, Samples
 from rlhf_plugins.models.forward import sequence_states, takes_shared_rows, trunk_of
-from rlhf_plugins.models.guards import asked
-from rlhf_plugins.models.loading import load_tokenizer, load_trunk, with_saved_adapter
+from rlhf_plugins.models.guards import answered, asked, called, learns
+from rlhf_plugins.models.loading import load_trunk, with_saved_adapter
+from rlhf_plugins.ranking import concatenated, map_tensors
 
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
+OWN = ("pooling.", "head.")  # what is saved beside the trunk
+SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the base's own is meant
+TOKENS_PER_BATCH = 8_192  # of scoring, padding included; a row of as many needs a mask of its square
 
 
 class RewardModel(nn.Module):
-    """Scores responses: head(pooling(decoder(prompt + response))).
+    """Scores responses: head(pooling(trunk(prompt + response))).
 
     Args:
-        trunk: a decoder without a language-model head, plain or PEFT.
+        trunk: a decoder without a language-model head or an encoder, plain or PEFT.
         pooling: how hidden states become a feature vector.
         head: what is predicted from it.
     """
@@ -43,6 +50,7 @@ class RewardModel(nn.Module):
         self.trunk = trunk
         self.pooling = pooling.build(width) if hasattr(pooling, "build") else pooling
         self.head = head.build(width)
+        self.bootstrap = bool(getattr(head, "bootstrap", False))  # whether its members see resampled rows
         self.to(trunk.device)
         trunk.config.num_labels = 1  # what RewardTrainer asks of a model
 
@@ -59,33 +67,61 @@ class RewardModel(nn.Module):
         """Passes TRL's tags for the hub to the decoder."""
         self.trunk.add_model_tags(tags)
 
-    def forward(self, batch: BranchBatch) -> Tensor:
-        """Rewards of the batch's branches, (B,)."""
-        states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
-        features = asked(self.pooling, states, batch.mask, shape=(len(states), states.shape[2]))
-        return asked(self.head, features.to(next(self.head.parameters()).dtype), shape=(len(states),))
+    def forward(self, batch: BranchBatch | Tensor) -> Prediction:
+        """What the head says of the batch's branches, or of features (B, width) that `features` gave."""
+        features = batch if isinstance(batch, Tensor) else self.pooled(batch)
+        with torch.autocast(features.device.type, enabled=False):  # rewards differ by less than bfloat16 can tell
+            said = called(self.head, features.to(next(self.head.parameters()).dtype))
+        prediction = _checked(self.head, said, len(features))
+        learns(self.head, prediction.reward)
+        return replace(prediction, features=features)
 
-    @torch.no_grad()
-    def score(self, samples: Samples, pad_id: int, batch_size: int = 256) -> list[float]:
-        """Rewards of sampled responses, in their order; neighbours with one prompt share its computation."""
+    def pooled(self, batch: BranchBatch) -> Tensor:
+        """Feature vectors of the batch's branches, (B, width)."""
+        states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
+        mask = batch.response if getattr(self.pooling, "over", None) == "response" else batch.mask
+        return asked(self.pooling, states, mask, shape=(len(states), states.shape[2]))
+
+    def judge(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
+        """What the model says of responses, in their order, on the CPU; neighbours with one prompt share its work."""
+        return concatenated([map_tensors(said, _to_cpu) for said in self._batched(self, samples, pad_id, bar)])
+
+    def features(self, samples: Samples, pad_id: int, bar: bool = False) -> Tensor:
+        """Feature vectors of responses, in their order, (responses, width) on the model's device."""
+        return torch.cat(list(self._batched(self.pooled, samples, pad_id, bar)))
+
+    def score(self, samples: Samples, pad_id: int) -> list[float]:
+        """Rewards of responses, in their order."""
+        return self.judge(samples, pad_id).reward.tolist()
+
+    def _batched(self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool) -> list[Any]:
         self.eval()
-        shared, rewards = takes_shared_rows(self.trunk), []
-        for start in range(0, len(samples.responses), batch_size):
-            window = slice(start, start + batch_size)
-            groups = by_prompt(samples.prompt_ids[window], samples.response_ids[window])
-            inputs = {k: v.to(self.trunk.device) for k, v in collate(groups, pad_id, shared).items()}
-            rewards += self(BranchBatch.from_inputs(inputs)).float().tolist()
-        return rewards
+        shared, found = takes_shared_rows(self.trunk), []
+        groups = by_prompt(samples.prompt_ids, samples.response_ids)
+        batches = list(within_budget(groups, TOKENS_PER_BATCH, shared))
+        shown = track(batches, "scoring", console=Console(stderr=True), transient=True, disable=not bar)
+        with torch.no_grad():
+            for batch in shown:
+                inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, shared).items()}
+                found.append(function(BranchBatch.from_inputs(inputs)))
+        return found
 
     def save(self, folder: Path, description: Mapping[str, Any]) -> None:
-        """Writes the folder. `description` holds `base`, and `pooling` and `head` in a recipe's words."""
+        """Writes the folder. `description` holds `base`, and `pooling` and `head` in a recipe's words.
+
+        A trunk of which nothing was trained is the base's, and is not written again.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self.trunk.save_pretrained(folder)
+        trained = any(weights.requires_grad for weights in self.trunk.parameters())
+        if trained:
+            self.trunk.save_pretrained(folder)
         save_file(self._own_weights(), folder / WEIGHTS)
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        (folder / DESCRIPTION).write_text(
+            json.dumps({**description, "trunk": SAVED if trained else FROZEN}, indent=2) + "\n"
+        )
 
     def _own_weights(self) -> dict[str, Tensor]:
-        weights = {k: v for k, v in self.state_dict().items() if not k.startswith("trunk.")}
+        weights = {k: v for k, v in self.state_dict().items() if k.startswith(OWN)}
         return {k: v.detach().cpu().contiguous() for k, v in weights.items()}
 
     def export(self, folder: Path) -> None:
@@ -122,6 +158,7 @@ class Parts(NamedTuple):
     base: Base
     pooling: dict[str, Any]
     head: dict[str, Any]
+    frozen: bool  # the trunk is the base's own
 
 
 def read_description(folder: Path, trust_remote_code: bool) -> Parts:
@@ -139,19 +176,21 @@ def read_description(folder: Path, trust_remote_code: bool) -> Parts:
             adapter and Adapter(**adapter),
             trust_remote_code,
         )
-        return Parts(base, described["pooling"], described["head"])
+        return Parts(base, described["pooling"], described["head"], described.get("trunk") == FROZEN)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: holds no reward model ({DESCRIPTION}: {error})") from error
 
 
-def latest_reward(run: Run) -> RewardFunction | None:
-    """What the latest reward stage of a run trained, as a function of samples; None when there was none."""
-    folders = [result.reward_model for result in run.finished if result.reward_model]
-    if not folders:
-        return None
-    model = open_reward_model(folders[-1], run.component, run.base.trust_remote_code)
-    pad_id = load_tokenizer(run.base).pad_token_id
-    return lambda samples: model.score(samples, pad_id)
+def _checked(head: nn.Module, said: Any, count: int) -> Prediction:
+    """What a head said as a Prediction. Raises PluginError when a part of it has not one row a response."""
+    prediction = said if isinstance(said, Prediction) else Prediction(answered(head, said, shape=(count,)))
+    answered(head, prediction.reward, shape=(count,))
+    map_tensors(prediction, lambda part: answered(head, part, shape=(count, *part.shape[1:])))
+    return prediction
+
+
+def _to_cpu(values: Tensor) -> Tensor:
+    return values.float().cpu()
 
 
 def open_reward_model(
@@ -160,25 +199,28 @@ def open_reward_model(
     """The saved reward model; `component` makes a pooling or head from a recipe's words. Raises as loading does."""
     parts = read_description(folder, trust_remote_code)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
-    return load_reward_model(folder, parts.base, pooling, head)
+    return load_reward_model(folder, parts.base, pooling, head, load_trunk(parts.base) if parts.frozen else None)
 
 
-def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHead) -> RewardModel:
+def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHead, trunk: Any = None) -> RewardModel:
     """The saved reward model with its trained head; scores exactly what the saved one scored.
+
+    Args:
+        folder: what `save` wrote.
+        base: what it was trained from.
+        pooling: as it was trained.
+        head: as it was trained.
+        trunk: the trunk that it was trained on, where the folder holds none or it is loaded already.
 
     Raises:
         RunError: weights are missing, or do not fit the pooling and the head.
     """
-    if (folder / "adapter_config.json").exists():
-        trunk: Any = with_saved_adapter(load_trunk(base), folder)
-    else:
-        trunk = load_trunk(Base(str(folder), trust_remote_code=base.trust_remote_code))
-    model = RewardModel(trunk, pooling, head)
+    model = RewardModel(_saved_trunk(folder, base) if trunk is None else trunk, pooling, head)
     try:
-        weights = load_file(folder / WEIGHTS, device=str(trunk.device))
+        weights = load_file(folder / WEIGHTS, device=str(model.trunk.device))
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder}: lacks {WEIGHTS}, and a reward model without its head scores at random") from error
-    own = {k for k in model.state_dict() if not k.startswith("trunk.")}
+    own = {k for k in model.state_dict() if k.startswith(OWN)}
     if own != set(weights):
         raise RunError(f"{folder}: {WEIGHTS} holds {sorted(weights)}, the model needs {sorted(own)}")
     try:
@@ -186,3 +228,10 @@ def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHe
     except RuntimeError as error:
         raise RunError(f"{folder}: {WEIGHTS} does not fit the model: {error}") from error
     return model.eval()
+
+
+def _saved_trunk(folder: Path, base: Base) -> Any:
+    """An adapter on the base, or a whole trunk."""
+    if (folder / "adapter_config.json").exists():
+        return with_saved_adapter(load_trunk(base), folder)
+    return load_trunk(Base(str(folder), trust_remote_code=base.trust_remote_code))

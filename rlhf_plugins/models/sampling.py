@@ -97,15 +97,48 @@ def until(ids: list[int], ends: list[int]) -> list[int]:
 
 
 def written_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: Text) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and a written response as training sees them, EOS included.
+    """Token ids of a prompt and a written response as a model that read both would be given them, EOS included.
 
-    Where the end of the prompt merges with the start of the response, the merged token is the response's.
+    Where the end of the prompt merges with the start of the response, the merged token is the response's. What a chat
+    template writes after EOS is left out, since no sampled response has it. A tokenizer of an encoder (one with CLS and
+    SEP) gives `[CLS] prompt [SEP]` and `response [SEP]`.
     """
+    if reads_pairs(tokenizer):
+        return _pair_ids(tokenizer, plain(prompt), plain(response))
     if isinstance(prompt, str):
-        whole = tokenizer(prompt + str(response) + str(tokenizer.eos_token))["input_ids"]
+        whole = list(tokenizer(prompt + _ended(tokenizer, str(response)))["input_ids"])
     else:
         assert not isinstance(response, str)
-        whole = tokenizer.apply_chat_template([*prompt, *response], return_dict=True)["input_ids"]
+        whole = list(tokenizer.apply_chat_template([*prompt, *response], return_dict=True)["input_ids"])
     alone = prompt_ids(tokenizer, prompt)
     shared = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
-    return list(whole[:shared]), list(whole[shared:])
+    return whole[:shared], through_last(whole[shared:], tokenizer.eos_token_id)
+
+
+def reads_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer is an encoder's, which marks the two halves of a pair with CLS and SEP."""
+    return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+
+
+def plain(text: Text) -> str:
+    """Text as it is, messages as `role: content` lines; the content alone of a single message."""
+    if isinstance(text, str):
+        return text
+    return text[0]["content"] if len(text) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in text)
+
+
+def through_last(ids: list[int], token: int) -> list[int]:
+    """The ids up to and including the last that is `token`; all of them where none is."""
+    last = next((i for i in reversed(range(len(ids))) if ids[i] == token), len(ids) - 1)
+    return ids[: last + 1]
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, response: str) -> str:
+    end = str(tokenizer.eos_token)
+    return response if response.endswith(end) else response + end
+
+
+def _pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    encoded = tokenizer(prompt, response, truncation=False)
+    second = encoded.sequence_ids().index(1) if 1 in encoded.sequence_ids() else len(encoded["input_ids"]) - 1
+    return list(encoded["input_ids"][:second]), list(encoded["input_ids"][second:])

@@ -122,11 +122,11 @@ def _word(option: Option, value: Any, registry: Registry) -> Any:
 def plugins(assembled: Assembled, registry: Registry | None = None) -> list[Plugin]:
     """The plugins whose components a recipe uses, in order of use."""
     registry = registry or installed()
-    made = (part for top in (assembled.data, *assembled.stages) for part in _parts(top))
+    made = (part for top in (assembled.data, *assembled.stages) for part in parts(top))
     return list(dict.fromkeys(registry.find(type(part)).plugin for part in made))
 
 
-def _parts(component: object) -> Iterator[object]:
+def parts(component: object) -> Iterator[object]:
     """A component and those that it holds."""
     yield component
     cls: type = type(component)
@@ -134,4 +134,4 @@ def _parts(component: object) -> Iterator[object]:
         if option.kind:
             held = getattr(component, name)
             for part in held if option.many else (held,):
-                yield from _parts(part)
+                yield from parts(part)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
 
 if TYPE_CHECKING:
+    from rlhf_plugins.interfaces import Base, Text
     from rlhf_plugins.models.reward_model import RewardModel
 
 
@@ -21,3 +24,47 @@ def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> Re
     from rlhf_plugins.models.reward_model import open_reward_model
 
     return open_reward_model(Path(folder), component, trust_remote_code)
+
+
+def load_reward_function(folder: str | Path, trust_remote_code: bool = False) -> Callable[..., list[float]]:
+    """A saved reward model or ensemble as one of the `reward_funcs` of TRL's trainers.
+
+    The function takes `prompts` and `completions`, both text or both messages, and gives a reward each. It reads them
+    as the model was trained to: with the chat template of its base, or with EOS after a text. Its name, which TRL logs
+    it under, is that of the folder; of the folder above `model`.
+
+    Raises:
+        RunError: the folder holds neither, or a part of it is missing.
+        PluginError: it was made with a component that no installed plugin registers.
+    """
+    from rlhf_plugins.interfaces import Group
+    from rlhf_plugins.models.judges import open_judge, samples_of
+    from rlhf_plugins.models.loading import load_tokenizer
+
+    path = Path(folder)
+    judge = open_judge(path, component, trust_remote_code)
+    tokenizer = load_tokenizer(saved_base(path, trust_remote_code))
+
+    def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:
+        groups = [Group(p, (_alike(p, c),)) for p, c in zip(prompts, completions, strict=True)]
+        return judge(samples_of(groups, tokenizer)).reward.tolist() if groups else []
+
+    whole = path.resolve()
+    reward.__name__ = whole.parent.name if whole.name == "model" else whole.name
+    return reward
+
+
+def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
+    """What a saved reward model, or the first member of an ensemble, stands on. Raises RunError as loading does."""
+    from rlhf_plugins.models import ensemble
+    from rlhf_plugins.models.reward_model import read_description
+
+    members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
+    is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
+    return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
+
+
+def _alike(prompt: Text, completion: Text) -> Text:
+    if isinstance(prompt, str) != isinstance(completion, str):
+        raise DataError("a prompt and its completion must both be text or both be messages")
+    return completion

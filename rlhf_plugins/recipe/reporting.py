@@ -16,6 +16,7 @@ from rlhf_plugins.report.schema import Report
 
 # What a stage of kind `evaluate` may leave in its metrics, under the report's own names.
 EVALUATED = ("policies", "reference", "ceiling", "reward_model", "samples", "score_name", "notes", "data")
+REWARD_MODELS = "reward_models"  # what any stage may leave of reward models that it measured, by name
 
 
 def surroundings() -> dict[str, Any]:
@@ -69,10 +70,13 @@ def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]
 
 
 def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
-    """What the last evaluation found, each policy with the cost of the stage of its name."""
+    """What the last evaluation found of each policy and reward model, with the cost of the stage of its name."""
     metrics = next((result.metrics for result in reversed(results) if result.kind == "evaluate"), {})
     found = {name: metrics[name] for name in EVALUATED if name in metrics}
+    found[REWARD_MODELS] = {
+        name: values for result in results for name, values in result.metrics.get(REWARD_MODELS, {}).items()
+    }
     costs = {result.name: {"seconds": result.seconds, "peak_bytes": result.peak_bytes} for result in results}
-    if "policies" in found:
-        found["policies"] = {name: {**values, **costs.get(name, {})} for name, values in found["policies"].items()}
+    for trained in found.keys() & {"policies", REWARD_MODELS}:
+        found[trained] = {name: {**values, **costs.get(name, {})} for name, values in found[trained].items()}
     return found

@@ -1,17 +1,20 @@
-"""The plots of training and of the reward model; it knows what each shows, and leaves the theme to `svg`."""
+"""The plots of training and of reward models; it knows what each shows, and leaves the theme to `svg`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import ceil
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from rlhf_plugins.report.schema import RewardModelReport, StageReport
+from rlhf_plugins.report.schema import ReliabilityBin, RewardModelReport, StageReport
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
 from rlhf_plugins.report.words import number, share
 
+_PANELS = 3  # reliability diagrams side by side
 _UNITS = {
     "kl": "nats",
     "entropy": "nats",
@@ -22,29 +25,57 @@ _UNITS = {
 }
 
 
-def reliability(model: RewardModelReport) -> Plot | None:
-    """Predicted against observed accuracy, counts beneath; None when no pair fell into a bin."""
-    bins = [group for group in model.reliability if group.count and group.accuracy is not None]
-    if not bins:
+def reliability(models: Mapping[str, RewardModelReport]) -> Plot | None:
+    """Predicted against observed accuracy, counts beneath, a panel a model; None when no pair fell into a bin."""
+    binned = {name: _bins(model) for name, model in models.items() if _bins(model)}
+    if not binned:
         return None
+    columns = min(_PANELS, len(binned))
+    rows = ceil(len(binned) / columns)
 
     def draw(figure: Figure) -> None:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        above.plot((bins[0].low, 1), (bins[0].low, 1), color=MUTED, lw=1, ls=(0, (4, 3)))
-        predicted, right = zip(*((or_nan(group.confidence), or_nan(group.accuracy)) for group in bins), strict=True)
-        above.plot(predicted, right, marker="o", ms=6, lw=1.6, color=SERIES[0])
-        above.set_ylabel("share ordered right")
-        lows, counts = [group.low for group in bins], [group.count for group in bins]
-        widths = [group.high - group.low for group in bins]
-        below.bar(lows, counts, widths, align="edge", color=SERIES[0], alpha=0.45, edgecolor=PAPER)
-        below.set_ylabel("pairs")
-        below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        below.set_xlabel("predicted probability of the preferred order")
+        panels = figure.subplots(
+            2 * rows, columns, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1) * rows
+        )
+        for place, (name, bins) in enumerate(binned.items()):
+            row, column = 2 * (place // columns), place % columns
+            _diagram(panels[row, column], panels[row + 1, column], bins)
+            if len(binned) > 1:
+                panels[row, column].set_title(name, color=INK)
+        for spare in range(len(binned), rows * columns):
+            panels[2 * (spare // columns), spare % columns].set_visible(False)
+            panels[2 * (spare // columns) + 1, spare % columns].set_visible(False)
 
-    said = "; ".join(f"{share(group.confidence)} predicted, {share(group.accuracy)} right" for group in bins)
-    title = "Reliability of the reward model"
+    said = "; ".join(f"{_of(name, binned)}{_said(bins)}" for name, bins in binned.items())
+    title = "Reliability of the reward model" + "s" * (len(binned) > 1)
     caption = "On the dashed line a probability means what it says; below it the model is overconfident."
-    return Plot(title, caption, svg("plot-reliability", f"{title}: {said}.", (WIDTH, 4.2), draw))
+    size = (WIDTH if columns == 1 else WIDTH * columns / 2, (4.2 if columns == 1 else 3.2) * rows)
+    return Plot(title, caption, svg("plot-reliability", f"{title}: {said}.", size, draw))
+
+
+def _bins(model: RewardModelReport) -> list[ReliabilityBin]:
+    return [group for group in model.reliability if group.count and group.accuracy is not None]
+
+
+def _of(name: str, among: Mapping[str, object]) -> str:
+    return f"{name}, " if len(among) > 1 else ""
+
+
+def _said(bins: Sequence[ReliabilityBin]) -> str:
+    return "; ".join(f"{share(group.confidence)} predicted, {share(group.accuracy)} right" for group in bins)
+
+
+def _diagram(above: Axes, below: Axes, bins: Sequence[ReliabilityBin]) -> None:
+    above.plot((bins[0].low, 1), (bins[0].low, 1), color=MUTED, lw=1, ls=(0, (4, 3)))
+    predicted, right = zip(*((or_nan(group.confidence), or_nan(group.accuracy)) for group in bins), strict=True)
+    above.plot(predicted, right, marker="o", ms=6, lw=1.6, color=SERIES[0])
+    above.set_ylabel("share ordered right")
+    widths = [group.high - group.low for group in bins]
+    counts = [group.count for group in bins]
+    below.bar([group.low for group in bins], counts, widths, align="edge", color=SERIES[0], alpha=0.45, edgecolor=PAPER)
+    below.set_ylabel("pairs")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    below.set_xlabel("predicted probability")
 
 
 def stage_curves(stage: StageReport, key: str) -> Plot | None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from rlhf_plugins.report import words
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.plots import policy_plots
+from rlhf_plugins.report.reward_table import sections
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.report.summary import summary, winner
 from rlhf_plugins.report.svg import Plot
@@ -36,7 +37,9 @@ def page(report: Report) -> str:
             headers=headers(report),
             rows={name: cells(policy) for name, policy in report.policies.items()},
             policy_plots=policy_plots(report),
-            reliability=reliability(report.reward_model) if report.reward_model else None,
+            reward_models=list(report.measured_reward_models),
+            reward_sections=sections(report.measured_reward_models),
+            reliability=reliability(report.measured_reward_models),
             curves=_curves(report),
             recipe=yaml.safe_dump(report.recipe, sort_keys=False, allow_unicode=True),
             # Markup is safe here: both are files of this package, and the hash lets no other script run.

@@ -101,15 +101,21 @@ class ReliabilityBin(Record):
 class RewardModelReport(Record):
     """A reward model on `n` held-out pairs.
 
-    `ece` is the expected calibration error as a share of 1; `spearman` and `kendall` correlate the ranks of
-    its scores with those of the gold reward, `length_correlation` its scores with response length;
-    `longer_response_accuracy` is that of the baseline which always prefers the longer response.
+    `ece` and `mce` are the expected and the largest calibration error as shares of 1, `cross_entropy` is in nats;
+    `spearman` and `kendall` correlate the ranks of its scores with those of the gold reward, or of people's ratings
+    where that is unknown, `length_correlation` its scores with response length; `longer_response_accuracy` is that of
+    the baseline which always prefers the longer response. `metrics` holds every other number that was measured.
+    `latency` is the median of seconds that one pair alone takes; `seconds` and `peak_bytes` are the cost of training.
+    `out_of_distribution` is the same on pairs unlike those of training.
     """
 
     accuracy: Number
     ece: Number
     n: Count
     accuracy_interval: Interval | None = None
+    mce: Number = None
+    brier: Number = None
+    cross_entropy: Number = None
     auc: Number = None
     spearman: Number = None
     kendall: Number = None
@@ -117,6 +123,10 @@ class RewardModelReport(Record):
     longer_response_accuracy: Number = None
     reliability: list[ReliabilityBin] = []
     metrics: dict[Name, Number] = {}
+    latency: Number = None
+    seconds: Number = None
+    peak_bytes: Count | None = None
+    out_of_distribution: RewardModelReport | None = None
 
 
 class StageReport(Record):
@@ -168,7 +178,11 @@ class PluginReport(Record):
 
 
 class Report(Record):
-    """A whole run. `reference` is the policy that others are measured against; policies keep their order."""
+    """A whole run. `reference` is the policy that others are measured against; policies keep their order.
+
+    `reward_model` is the one that the policies were evaluated with; `reward_models` are those that were themselves
+    evaluated, by the stage that trained each.
+    """
 
     title: str
     started: AwareDatetime
@@ -184,9 +198,15 @@ class Report(Record):
     reference: Name | None = None
     ceiling: Ceiling | None = None
     reward_model: RewardModelReport | None = None
+    reward_models: dict[Name, RewardModelReport] = {}
     score_name: Literal["gold reward", "reward model score"] = "gold reward"
     samples: list[Sample] = []
     notes: list[str] = []
+
+    @property
+    def measured_reward_models(self) -> dict[str, RewardModelReport]:
+        """`reward_models` or, where there is none, `reward_model`."""
+        return self.reward_models or ({"reward model": self.reward_model} if self.reward_model else {})
 
     @model_validator(mode="after")
     def _reference_is_a_policy(self) -> Report:

@@ -1,9 +1,11 @@
-"""Which policy won, by how much, and whether the run can tell; it turns a report into a few sentences."""
+"""Which policy or reward model won, by how much, and whether the run can tell: a report in a few sentences."""
 
 from __future__ import annotations
 
-from rlhf_plugins.report.schema import Interval, Report
-from rlhf_plugins.report.words import number
+from collections.abc import Mapping
+
+from rlhf_plugins.report.schema import Interval, Report, RewardModelReport
+from rlhf_plugins.report.words import number, share
 
 
 def ranked(report: Report) -> list[str]:
@@ -23,7 +25,7 @@ def summary(report: Report) -> list[str]:
     """Sentences, the verdict first; every number in them is a number of the table."""
     order = ranked(report)
     if not order:
-        return ["No policy was evaluated in this run."]
+        return _of_reward_models(report.measured_reward_models) or ["No policy was evaluated in this run."]
     best = order[0]
     if len(order) == 1:
         return [f"Only {best} was evaluated: {report.score_name} {_score(report, best)}."]
@@ -42,6 +44,30 @@ def summary(report: Report) -> list[str]:
     ]
 
 
+def _of_reward_models(models: Mapping[str, RewardModelReport]) -> list[str]:
+    """How often the best one is right, the baseline beside it, and the runner-up; nothing without one."""
+    order = sorted(models, key=lambda name: -(models[name].accuracy or 0.0))
+    if not order or models[order[0]].accuracy is None:
+        return []
+    best = models[order[0]]
+    verb = "orders" if len(order) == 1 else "is the most accurate reward model: it orders"
+    said = [f"{order[0]} {verb} {_accuracy(best)} of {best.n} held-out pairs as people did."]
+    if best.longer_response_accuracy is not None:
+        said.append(f"Always preferring the longer response is right on {share(best.longer_response_accuracy)}.")
+    if len(order) > 1:
+        second = models[order[1]]
+        apart = _clear(order[0], best.accuracy_interval, second.accuracy_interval)
+        said.append(f"Next is {order[1]}, {_accuracy(second)}{apart}.")
+    return said
+
+
+def _accuracy(model: RewardModelReport) -> str:
+    interval = model.accuracy_interval
+    if interval is None or interval.low is None or interval.high is None:
+        return share(model.accuracy)
+    return f"{share(model.accuracy)} (95% CI {share(interval.low)} to {share(interval.high)})"
+
+
 def _rest(report: Report, order: list[str]) -> list[str]:
     """The reference's own score, and the runner-up's where that is not the reference."""
     best, reference = order[0], report.reference or ""
@@ -55,10 +81,13 @@ def _next(report: Report, order: list[str]) -> str:
 
 
 def _apart(report: Report, best: str, other: str) -> str:
-    low, high = report.policies[best].gold.low, report.policies[other].gold.high
-    if low is None or high is None:
+    return _clear(best, report.policies[best].gold, report.policies[other].gold)
+
+
+def _clear(best: str, ours: Interval | None, theirs: Interval | None) -> str:
+    if ours is None or theirs is None or ours.low is None or theirs.high is None:
         return ""
-    return f"; the interval of {best} {'is clear of it' if low > high else 'overlaps it'}"
+    return f"; the interval of {best} {'is clear of it' if ours.low > theirs.high else 'overlaps it'}"
 
 
 def _gain(report: Report, best: str, reference: float) -> str:

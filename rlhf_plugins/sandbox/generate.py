@@ -36,8 +36,10 @@ class AnnotatedGroup:
         return self.annotator.strength(self.impressions[first] - self.impressions[second])
 
     def ranking(self) -> Group:
-        """All K responses, with their ranks."""
-        return Group(self.prompt, self.responses, self.ranks, gold=tuple(worth.total for worth in self.gold))
+        """All K responses, with their ranks and their ratings in each dimension."""
+        truth = tuple(worth.total for worth in self.gold)
+        ratings = {name: tuple(float(rated[name]) for rated in self.ratings) for name in self.ratings[0]}
+        return Group(self.prompt, self.responses, self.ranks, gold=truth, ratings=ratings)
 
     def pair(self, first: int, second: int) -> Group:
         """Two of the responses, the preferred one first; `margin` is the strength of the preference."""

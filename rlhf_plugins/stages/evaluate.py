@@ -34,13 +34,13 @@ class Evaluate:
     ceiling: Annotated[int, Field(ge=2, description="n of best-of-n by gold, the 100 of the normalised score")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
-    metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "rank_correlation", "length_bias"])
+    metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
     name: str = "evaluate"
     kind: ClassVar[str] = "evaluate"
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: metrics in the shapes of `report.schema`."""
-        from rlhf_plugins.models.reward_model import latest_reward
+        from rlhf_plugins.models.judges import latest_reward
 
         session = _Session(self, run, latest_reward(run))
         return StageResult(self.name, self.kind, metrics=session.metrics())
@@ -161,14 +161,12 @@ class _Session:
 
     def reward_model(self) -> dict[str, Any]:
         """The reward model's row and the metrics' own words; nothing without a reward model or a held-out pair."""
-        from rlhf_plugins.data.groups import pairs
-        from rlhf_plugins.evaluate.reward_models import measure, score_pairs
+        from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
 
-        if self.reward is None or next(pairs(self.run.data.test), None) is None:
+        if self.reward is None or not strict(self.run.data.test):
             return {}
         scored = score_pairs(self.reward, self.run.data.test, self.tokenizer)
-        row, found = measure(scored, self.options.metrics)
-        return {"reward_model": {**row, "metrics": found}}
+        return {"reward_model": measure(scored, self.options.metrics)}
 
     def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         """The first prompts with every policy's response and score."""

@@ -1,56 +1,140 @@
-"""The stage `reward`: trains a reward model on preferences."""
+"""The stage `reward`: trains a reward model on what people judged."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+from pydantic import Field
+
+from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Pooling, RewardHead, RewardLoss, Run, StageResult, uses
+from rlhf_plugins.interfaces import Group, Pooling, RewardHead, RewardLoss, Run, Sampler, StageResult, uses
 
-UNREAD = frozenset({"center_rewards_coefficient", "pad_to_multiple_of"})  # TRL's own loss and batches alone read them
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_plugins.data.ranked import RankedRows
+    from rlhf_plugins.models.reward_model import RewardModel
+
+
+class Trained(NamedTuple):
+    """What training one reward model left."""
+
+    folder: Path
+    left_out: dict[str, int]
+    curves: Mapping[str, Sequence[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A decoder, a pooling and a head, trained to order responses as people did."""
+    """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 
     pooling: Pooling = uses("pooling", "last_token")
     head: RewardHead = uses("reward_head", "scalar")
     loss: RewardLoss = uses("reward_loss", "bradley_terry")
+    sampler: Sampler = uses("sampler", "shuffled")
+    trunk: Annotated[
+        Literal["trained", "frozen"],
+        Field(description="frozen computes the features once and trains the head on them"),
+    ] = "trained"
+    teacher: Annotated[
+        str | None, Field(description="an earlier stage whose rewards become the ratings that are learned")
+    ] = None
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
     kind: ClassVar[str] = "reward"
     reserved: ClassVar[frozenset[str]] = frozenset(
-        {"output_dir", "seed", "center_rewards_coefficient", "pad_to_multiple_of"}
+        {"output_dir", "seed", "center_rewards_coefficient", "pad_to_multiple_of", "dataloader_drop_last"}
     )
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
+        trained = self.train(run, taught(self.teacher, run), run.folder / "model", run.seed)
+        return StageResult(
+            self.name,
+            self.kind,
+            reward_model=trained.folder,
+            metrics={"left_out": trained.left_out},
+            curves=trained.curves,
+        )
+
+    def train(self, run: Run, groups: Sequence[Group], folder: Path, seed: int) -> Trained:
+        """One reward model on `groups`, saved in `folder`."""
         import torch
         import trl
 
-        from rlhf_plugins.data.groups import preference_dataset
-        from rlhf_plugins.models.loading import load_tokenizer, load_trunk, with_adapter
-        from rlhf_plugins.models.reward_model import RewardModel
+        from rlhf_plugins.models.loading import load_tokenizer
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.reward import RewardTrainer
 
-        torch.manual_seed(run.seed)  # head and adapter start at random
-        args = arguments(trl.RewardConfig, run.folder, run.seed, self.trainer)
-        train = preference_dataset(run.data.train)
-        with building(len(train)):
-            trunk = with_adapter(load_trunk(run.base), run.base.adapter, "FEATURE_EXTRACTION")
-            model = RewardModel(trunk, self.pooling, self.head)
-            trainer = RewardTrainer(model, self.loss, args, train, load_tokenizer(run.base))
+        torch.manual_seed(seed)  # head and adapter start at random
+        args = arguments(trl.RewardConfig, run.folder, seed, self.trainer)
+        tokenizer = load_tokenizer(run.base)
+        with building(len(groups)):
+            model = self._model(run)
+            train = self._rows(groups, model, tokenizer, args.max_length)
+            features = _features(model, train, tokenizer.pad_token_id) if self.trunk == "frozen" else None
+            trainer = RewardTrainer(model, self.loss, args, train, tokenizer, self.sampler, features)
         curves = quiet(trainer)
         trainer.train()
-        folder = run.folder / "model"
-        base = {name: value for name, value in asdict(run.base).items() if name != "trust_remote_code"}
-        parts = {"base": base, "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
-        model.save(folder, parts)
-        metrics = {"left_out": trainer.left_out}
-        return StageResult(self.name, self.kind, reward_model=folder, metrics=metrics, curves=curves.values)
+        model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
+        return Trained(folder, dict(train.left_out), curves.values)
+
+    def _model(self, run: Run) -> RewardModel:
+        from rlhf_plugins.models.loading import load_trunk, with_adapter
+        from rlhf_plugins.models.reward_model import RewardModel
+
+        if self.trunk == "trained":
+            trunk = with_adapter(load_trunk(run.base), run.base.adapter, "FEATURE_EXTRACTION")
+            return RewardModel(trunk, self.pooling, self.head)
+        if hasattr(self.pooling, "build"):
+            name = run.spec(self.pooling)["use"]
+            raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
+        return RewardModel(load_trunk(run.base).requires_grad_(False), self.pooling, self.head)
+
+    def _rows(self, groups: Sequence[Group], model: RewardModel, tokenizer: Any, max_length: int | None) -> RankedRows:
+        from rlhf_plugins.data.ranked import ranked_rows
+        from rlhf_plugins.models.sampling import written_ids
+        from rlhf_plugins.trainers.reward import learnable
+
+        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = min(filter(None, (max_length, most)), default=None)
+        return ranked_rows(groups, lambda p, r: written_ids(tokenizer, p, r), limit, learnable(self.loss))
+
+
+def taught(teacher: str | None, run: Run) -> tuple[Group, ...]:
+    """The training groups; where there is a teacher, rated by it in the one dimension `teacher` (distillation).
+
+    Raises:
+        RunError: no earlier stage of that name left a reward model.
+    """
+    from rlhf_plugins.models.judges import open_judge, rated
+
+    if teacher is None:
+        return run.data.train
+    folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
+    if teacher not in folders:
+        raise RunError(f"teacher: no earlier stage left a reward model of that name {known(teacher, folders)}")
+    judge = open_judge(Path(folders[teacher]), run.component, run.base.trust_remote_code)
+    return rated(run.data.train, judge, run.base)
+
+
+def _features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
+    """Of every response in the rows' order, (responses, width)."""
+    from rlhf_plugins.interfaces import Samples
+
+    rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]
+    prompts, responses = map(list, zip(*rows, strict=True))
+    nothing = [""] * len(rows)
+    return model.features(Samples(nothing, nothing, prompts, responses), pad_id, bar=True)
+
+
+def _described(run: Run) -> dict[str, Any]:
+    """What the reward model stands on, in words that `open_reward_model` reads."""
+    return {"base": {name: value for name, value in asdict(run.base).items() if name != "trust_remote_code"}}
 
 
 @hookimpl

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rlhf_plugins.testing.tiny import tiny_base, tiny_pairs, tiny_run
+from rlhf_plugins.testing.tiny import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
-__all__ = ["tiny_base", "tiny_pairs", "tiny_run"]
+__all__ = ["tiny_base", "tiny_encoder", "tiny_pairs", "tiny_run"]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_plugins.interfaces import Base, GoldReward, Group, PreferenceData, Run, StageResult
 from rlhf_plugins.recipe.assemble import component, spec
 
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+PAD, EOS, UNKNOWN, CLS, SEP = "<pad>", "<eos>", "<unk>", "<cls>", "<sep>"
 GOOD, BAD = ("ant", "bee", "cat", "dog", "elk", "fox"), ("gas", "ice", "jam", "key", "log", "mud")
 ASKED = ("how", "is", "the", "what", "who", "why")
 
@@ -63,6 +63,24 @@ def tiny_base(
     return Base(str(folder))
 
 
+def tiny_encoder(folder: Path, architecture: str = "bert", seed: int = 0) -> Base:
+    """Writes a random two-layer encoder, which reads in both directions, and a tokenizer that marks pairs as BERT does.
+
+    Args:
+        folder: where to; made if missing.
+        architecture: a model type of transformers, such as `bert`, `roberta`, `distilbert`.
+        seed: of the weights.
+    """
+    tokenizer = _pair_tokenizer()
+    sizes = {**SIZES, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": len(tokenizer)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(architecture, **sizes, pad_token_id=tokenizer.pad_token_id)
+        AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Base(str(folder))
+
+
 def tiny_pairs(n: int, seed: int = 0) -> tuple[Group, ...]:
     """Pairs of responses in the tiny tokenizer's words, of 1 to 8 words each, to prompts of 1 to 7.
 
@@ -99,6 +117,17 @@ def _tokenizer(pad_is_eos: bool) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens([PAD, EOS, UNKNOWN])
     pad = EOS if pad_is_eos else PAD
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=EOS, unk_token=UNKNOWN)
+
+
+def _pair_tokenizer() -> PreTrainedTokenizerFast:
+    words = [PAD, UNKNOWN, CLS, SEP, *GOOD, *BAD, *ASKED]
+    ids = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, cls_token=CLS, sep_token=SEP
+    )
 
 
 def _pair(draw: random.Random) -> Group:

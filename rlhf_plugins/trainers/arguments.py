@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.models.guards import asked, named, tensors
+from rlhf_plugins.models.guards import named, tensors
 
 Config = TypeVar("Config")
 UNTOLD = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
@@ -103,14 +103,14 @@ def quiet(trainer: Any) -> Curves:
     return curves
 
 
-def mean_loss(loss: Any, inputs: Any, count: int, step: int) -> Tensor:
+def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:
     """Mean of a loss component's numbers, one an example.
 
     Raises:
-        PluginError: they are not `count` numbers with a gradient, or not finite although all inputs are.
+        PluginError: it is not finite although all inputs are.
         RunError: the inputs are not finite.
     """
-    mean = asked(loss, inputs, shape=(count,)).mean()
+    mean = losses.mean()
     if torch.isfinite(mean):
         return mean
     for which, tensor in tensors((inputs,)).items():

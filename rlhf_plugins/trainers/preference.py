@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
 from rlhf_plugins.interfaces import PairLogps, PreferenceLoss
 from rlhf_plugins.models.forward import response_logps, takes_shared_rows
+from rlhf_plugins.models.guards import asked
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -100,7 +101,8 @@ class PreferenceTrainer(trl.DPOTrainer):
         reference = self._reference_logps(inputs)
         lengths = BranchBatch.from_inputs(inputs).lengths.view(-1, 2)
         logps = PairLogps(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1))
-        loss = mean_loss(self._preference_loss, logps, len(policy), self.state.global_step)
+        losses = asked(self._preference_loss, logps, shape=(len(policy),))
+        loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         self._record(logps)
         return (loss, {"logps": policy}) if return_outputs else loss
 

@@ -1,43 +1,40 @@
-"""Trains a reward model with any loss on shared-prompt batches: RewardTrainer with its batch and its loss replaced."""
+"""Trains a reward model with any loss on judged groups: RewardTrainer with its rows, batch and loss replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 import trl
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.data.branches import BranchBatch, collate, common_prefix
-from rlhf_plugins.interfaces import RankedScores, RewardLoss
+from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.ranked import Collator, RankedRows, judged
+from rlhf_plugins.interfaces import Group, RankedScores, RewardLoss, Sampler
 from rlhf_plugins.models.forward import takes_shared_rows
+from rlhf_plugins.models.guards import asked
 from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.ranking import comparisons, per_group
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Rows of `chosen_ids`, `rejected_ids` and perhaps `margin` to a branch batch, chosen first, margin 0 if absent."""
-
-    pad_id: int
-    shared: bool
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """-> the tensors of a BranchBatch, and margin (groups,)."""
-        groups = [common_prefix([row["chosen_ids"], row["rejected_ids"]]) for row in rows]
-        margins = torch.tensor([row.get("margin") or 0.0 for row in rows])
-        return {**collate(groups, self.pad_id, self.shared), "margin": margins}
+from rlhf_plugins.trainers.draws import Draws, Examples
 
 
 class RewardTrainer(trl.RewardTrainer):
-    """RewardTrainer for a RewardModel and a reward loss.
+    """RewardTrainer for a RewardModel, any reward loss, and groups in place of pairs.
 
-    The data set has TRL's columns; TRL tokenizes it and drops pairs longer than `args.max_length`, which `left_out`
-    counts.
+    Args:
+        model: all of it is trained that asks for gradients.
+        loss: weights of its own are trained beside the model's, and are not saved.
+        args: TRL's configuration; a batch is `per_device_train_batch_size` groups.
+        train: what `ranked_rows` made.
+        tokenizer: pads, and is saved with a checkpoint.
+        sampler: draws the batches; None shuffles as transformers does.
+        features: of every response in the rows' order, (responses, width), where the trunk is frozen.
     """
 
     def __init__(
@@ -45,28 +42,107 @@ class RewardTrainer(trl.RewardTrainer):
         model: RewardModel,
         loss: RewardLoss,
         args: trl.RewardConfig,
-        train: Dataset,
+        train: RankedRows,
         tokenizer: PreTrainedTokenizerBase,
+        sampler: Sampler | None = None,
+        features: Tensor | None = None,
     ) -> None:
-        collator = Collator(tokenizer.pad_token_id, takes_shared_rows(model.trunk))
+        shared = features is None and takes_shared_rows(model.trunk)
+        built: Any = loss.build() if hasattr(loss, "build") else loss
+        if isinstance(built, nn.Module):
+            model.add_module("loss", built.to(model.trunk.device))
+        self._reward_loss, self._dimensions = built, train.dimensions
+        self._draws: Draws | None = None
         super().__init__(
-            model=model, args=args, data_collator=collator, train_dataset=train, processing_class=tokenizer
+            model=model,
+            args=args,
+            data_collator=Collator(tokenizer.pad_token_id, shared, features),
+            train_dataset=train.dataset,
+            processing_class=tokenizer,
         )
         trainable(self)
-        self._reward_loss = loss
-        self.left_out = {"pair longer than max_length": len(train) - len(self.train_dataset)}
+        self._bootstrap = model.bootstrap
+        self._repeats: Tensor | None = None
+        if sampler is not None:
+            known = Examples(*(train.dataset[:][name] for name in ("length", "difficulty", "topic")))
+            self._draws = Draws(sampler, known, self._train_batch_size, self._planned(), args.seed)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        """Mean loss of the batch's pairs."""
-        scores = model(BranchBatch.from_inputs(inputs)).float().view(-1, 2)  # (groups, 2)
-        ranked = RankedScores(scores, inputs["margin"])
-        loss = mean_loss(self._reward_loss, ranked, len(scores), self.state.global_step)
-        self._record(ranked)
-        return (loss, {"scores": scores}) if return_outputs else loss
+        """Mean loss of the batch's groups."""
+        given = inputs["features"] if "features" in inputs else BranchBatch.from_inputs(inputs)
+        scores = judged(model(given), inputs, self._dimensions)
+        losses = self._losses(scores, inputs["row"])
+        if self._draws is not None and self.model.training:
+            self._draws.observe(inputs["row"].tolist(), losses.detach().tolist())
+        loss = mean_loss(losses, self._reward_loss, scores, self.state.global_step)
+        self._record(scores)
+        return (loss, {"scores": scores.scores}) if return_outputs else loss
+
+    def _losses(self, scores: RankedScores, rows: Tensor) -> Tensor:
+        """One number a group; of an ensemble of heads, the mean over its members, each on its own resampled rows."""
+        members = scores.prediction.members if scores.prediction is not None else None
+        if members is None or not self.model.training:
+            return per_group(self._reward_loss, scores, _asked)
+        losses = [per_group(self._reward_loss, _member(scores, m), _asked) for m in range(members.shape[-1])]
+        each = torch.stack(losses, 1)  # (groups, M)
+        if self._bootstrap and self._repeats is None:
+            self._repeats = _repeats(len(self.train_dataset), each.shape[1], self.args.seed).to(each.device)
+        return (each if self._repeats is None else each * self._repeats[rows]).mean(1)
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """The rows are tokens already."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = self.train_dataset.column_names
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self._draws is None else self._draws
+
+    def _planned(self) -> int:
+        """Examples that the whole training will draw."""
+        batch, count = self._train_batch_size * self.args.gradient_accumulation_steps, len(self.train_dataset)
+        return self.args.max_steps * batch if self.args.max_steps > 0 else ceil(self.args.num_train_epochs * count)
 
     @torch.no_grad()
-    def _record(self, ranked: RankedScores) -> None:
+    def _record(self, scores: RankedScores) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["accuracy"].append((ranked.chosen > ranked.rejected).float().mean().item())
-        metrics["reward_margin"].append((ranked.chosen - ranked.rejected).mean().item())
-        metrics["reward_mean"].append(ranked.scores.mean().item())
+        pairs = comparisons(scores)
+        metrics["reward_mean"].append(scores.scores[scores.present].mean().item())
+        if len(pairs.group):
+            gap = scores.scores[pairs.group, pairs.better] - scores.scores[pairs.group, pairs.worse]
+            metrics["accuracy"].append((gap > 0).float().mean().item())
+            metrics["reward_margin"].append(gap.mean().item())
+
+
+def learnable(loss: RewardLoss) -> Any:
+    """Whether a group has anything that a loss could learn from: a function of a Group."""
+
+    def usable(group: Group) -> bool:
+        if getattr(loss, "reads_ranks", False):
+            return sum(rank is not None for rank in group.ranks or ()) > 1
+        if getattr(loss, "whole_groups", False):
+            return bool(group.comparisons or group.ratings)
+        ties = getattr(loss, "takes_ties", False)
+        return any(ties or not c.tied for c in group.comparisons)
+
+    return usable
+
+
+def _asked(loss: Any, scores: RankedScores) -> Tensor:
+    return asked(loss, scores, shape=(len(scores.scores),))
+
+
+def _member(scores: RankedScores, member: int) -> RankedScores:
+    """What the loss sees of one member of an ensemble."""
+    assert scores.prediction is not None
+    rewards = scores.prediction.members[..., member]  # type: ignore[index]
+    return replace(scores, scores=rewards, prediction=replace(scores.prediction, reward=rewards, members=None))
+
+
+def _repeats(rows: int, members: int, seed: int) -> Tensor:
+    """How often each member of an ensemble of heads sees each row, (rows, M): Poisson(1), the online bootstrap.
+
+    The bootstrap of n rows draws each Binomial(n, 1/n) times, which tends to Poisson(1) (Oza and Russell 2001).
+    """
+    return torch.from_numpy(np.random.default_rng(seed).poisson(1.0, (rows, members))).float()

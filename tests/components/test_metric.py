@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
+from dataclasses import replace
+from math import log, log1p, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from rlhf_plugins.components.metric import Accuracy, Calibration, LengthBias, RankCorrelation, register_metric
+from rlhf_plugins.components.metric import (
+    AUC,
+    Accuracy,
+    AccuracyByTopic,
+    Calibration,
+    Certificate,
+    CrossEntropy,
+    LengthBias,
+    RankCorrelation,
+    TemperatureScaling,
+    Uncertainty,
+    best_temperature,
+    calibration_errors,
+    register_metric,
+)
 from rlhf_plugins.interfaces import Metric, ScoredPairs
 
-METRICS: list[Metric] = [Accuracy(), Calibration(), LengthBias(), RankCorrelation()]
+METRICS: list[Metric] = [
+    Accuracy(),
+    AccuracyByTopic(),
+    AUC(),
+    Calibration(),
+    CrossEntropy(),
+    LengthBias(),
+    RankCorrelation(),
+    TemperatureScaling(),
+    Uncertainty(),
+]
 
 
 def scored(
@@ -22,26 +48,58 @@ def scored(
     rejected: Sequence[float],
     lengths: Sequence[Sequence[int]] | None = None,
     gold: Sequence[Sequence[float]] | None = None,
+    **more: Any,
 ) -> ScoredPairs:
     longer = lengths or ([2] * len(chosen), [1] * len(chosen))
     known = [np.array(side) for side in gold] if gold else [None, None]
-    return ScoredPairs(np.array(chosen), np.array(rejected), *map(np.array, longer), *known)
+    others = {name: np.array(values) for name, values in more.items()}
+    return ScoredPairs(np.array(chosen), np.array(rejected), *map(np.array, longer), *known, **others)
 
 
 def random_pairs(seed: int, n: int = 12) -> ScoredPairs:
     draw = np.random.default_rng(seed)
-    lengths, gold = draw.integers(1, 50, (2, n)), draw.normal(size=(2, n))
-    return ScoredPairs(*draw.normal(size=(2, n)), *lengths, *gold)
+    lengths, gold, variances = draw.integers(1, 50, (2, n)), draw.normal(size=(2, n)), draw.random((2, n))
+    told = {"prompt": draw.integers(0, 5, n), "topic": draw.choice(["a", "b", ""], n)}
+    known = {"chosen_variance": variances[0], "rejected_variance": variances[1]}
+    return ScoredPairs(*draw.normal(size=(2, n)), *lengths, *gold, **told, **known)
 
 
 def turned(pairs: ScoredPairs) -> ScoredPairs:
     lengths, gold = (pairs.rejected_length, pairs.chosen_length), (pairs.rejected_gold, pairs.chosen_gold)
-    return ScoredPairs(pairs.rejected, pairs.chosen, *lengths, *gold)
+    return ScoredPairs(pairs.rejected, pairs.chosen, *lengths, *gold, prompt=pairs.prompt)
 
 
 def test_accuracy_counts_a_tie_as_one_half() -> None:
     found = Accuracy()(scored([3.0, 1.0, 2.0, 5.0], [1.0, 2.0, 2.0, 4.0], ([9, 1, 1, 5], [1, 9, 2, 5])))
-    assert found == {"accuracy": 0.625, "accuracy_longer_response": 0.375}  # 2.5 / 4 and 1.5 / 4
+    assert (found["accuracy"], found["accuracy_longer_response"]) == (0.625, 0.375)  # 2.5 / 4 and 1.5 / 4
+    assert found["accuracy_low"] < 0.625 < found["accuracy_high"]
+
+
+def test_the_interval_draws_prompts_not_pairs() -> None:
+    # 40 prompts of 10 pairs that are all right or all wrong hold 40 facts, not 400: sqrt(10) times the width
+    right = np.repeat(np.random.default_rng(0).random(40) < 0.5, 10)
+    pairs = scored(right.astype(float).tolist(), [0.5] * 400, prompt=np.repeat(np.arange(40), 10))
+    widths = [found["accuracy_high"] - found["accuracy_low"] for found in map(Accuracy(), (pairs, alone(pairs)))]
+    assert widths[0] == pytest.approx(2 * 1.96 * right.std() / sqrt(40), rel=0.1)
+    assert widths[0] / widths[1] == pytest.approx(sqrt(10), rel=0.1)
+
+
+def alone(pairs: ScoredPairs) -> ScoredPairs:
+    return replace(pairs, prompt=None)
+
+
+@pytest.mark.parametrize("prompts", [[0, 0, 0], [0, 1, 2]])
+def test_prompts_that_agree_give_no_width(prompts: list[int]) -> None:
+    found = Accuracy()(scored([1.0] * 3, [0.0] * 3, prompt=prompts))
+    assert [found[f"accuracy{end}"] for end in ("", "_low", "_high")] == [1.0, 1.0, 1.0]
+
+
+def test_an_interval_of_many_prompts_is_near_the_normal_one() -> None:
+    draw = np.random.default_rng(0)
+    found = Accuracy()(scored(draw.normal(0.5, 1.0, 4000).tolist(), [0.0] * 4000))
+    half = 1.96 * sqrt(found["accuracy"] * (1 - found["accuracy"]) / 4000)
+    assert found["accuracy_low"] == pytest.approx(found["accuracy"] - half, abs=0.002)
+    assert found["accuracy_high"] == pytest.approx(found["accuracy"] + half, abs=0.002)
 
 
 def test_calibration_by_hand() -> None:
@@ -54,8 +112,16 @@ def test_calibration_by_hand() -> None:
 def test_calibration_of_an_overconfident_model() -> None:
     # p = 9/10, half are right: both bins are off by 4/10
     found = Calibration()(scored([log(9), 0.0], [0.0, log(9)]))
-    assert found["calibration_ece"] == pytest.approx(0.4)
+    assert (found["calibration_ece"], found["calibration_mce"]) == pytest.approx((0.4, 0.4))
     assert found["calibration_brier"] == pytest.approx((0.01 + 0.81) / 2)
+
+
+def test_the_largest_calibration_error_is_of_one_bin() -> None:
+    # p = 9/10, half right: off by 4/10; p = 3/5, all 6 right: off by 4/10 too; p = 3/4, 3 of 4 right: exact
+    gaps = [log(9), -log(9), *[log(1.5)] * 6, *[log(3)] * 3, -log(3)]
+    found = Calibration()(scored(gaps, [0.0] * 12))
+    assert found["calibration_mce"] == pytest.approx(0.4)
+    assert found["calibration_ece"] == pytest.approx(0.4 * 8 / 12)
 
 
 def test_published_calibration_error() -> None:
@@ -67,9 +133,71 @@ def test_published_calibration_error() -> None:
     assert found["calibration_ece"] == pytest.approx(0.29)
 
 
+def test_published_norms_of_the_calibration_error() -> None:
+    # bins of .4 and .6 of the rows are off by .25 and .31666: .1 + .19, sqrt(.4 .25^2 + .6 .31666^2), and the larger
+    found = calibration_errors(np.array([0.25, 0.25, 0.55, 0.75, 0.75]), np.array([0, 0, 1, 1, 1]), bins=2)
+    assert found == pytest.approx((0.29, 0.2918332857, 0.3166666667))
+
+
 def test_calibration_of_equal_rewards_is_that_of_a_fair_coin() -> None:
     found = Calibration()(scored([1.0, 2.0], [1.0, 2.0]))
-    assert found == {"calibration_ece": 0.0, "calibration_brier": 0.25}
+    assert found == {"calibration_ece": 0.0, "calibration_mce": 0.0, "calibration_brier": 0.25}
+
+
+def test_a_temperature_by_hand() -> None:
+    # gaps of 2 of which 3 in 4 are right: sigmoid(2 / T) = 3/4 where T = 2 / log 3
+    assert best_temperature(np.array([2.0, 2.0, 2.0, -2.0])) == pytest.approx(2 / log(3), rel=1e-4)
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 100))
+def test_a_temperature_follows_the_scale_of_rewards(seed: int, scale: float) -> None:
+    pairs = random_pairs(seed)
+    gap = pairs.chosen - pairs.rejected
+    assert best_temperature(scale * gap) == pytest.approx(scale * best_temperature(gap), rel=1e-3)
+
+
+def test_temperature_scaling_undoes_a_known_overconfidence() -> None:
+    # people choose by sigmoid(gap), the model says 5 times the gap
+    draw = np.random.default_rng(0)
+    gap = np.abs(draw.normal(0.0, 2.0, 8000))
+    right = draw.random(8000) < 1 / (1 + np.exp(-gap))
+    found = TemperatureScaling()(scored((5 * np.where(right, gap, -gap)).tolist(), [0.0] * 8000))
+    assert found["temperature_scaling_temperature"] == pytest.approx(5.0, rel=0.05)
+    assert found["temperature_scaling_ece_before"] > 0.1
+    assert found["temperature_scaling_ece_after"] < 0.02
+
+
+def test_a_temperature_is_fitted_on_other_prompts_than_it_is_judged_on() -> None:
+    # one prompt is right by log 9 nine times in ten, the other one time in ten; each alone in its half
+    gaps = [log(9)] * 9 + [-log(9)] + [-log(9)] * 9 + [log(9)]
+    found = TemperatureScaling()(scored(gaps, [0.0] * 20, prompt=[0] * 10 + [1] * 10))
+    before, temperature = found["temperature_scaling_ece_before"], found["temperature_scaling_temperature"]
+    if temperature == pytest.approx(1.0, rel=1e-3):  # fitted on the first, judged on the second
+        assert before == pytest.approx(0.8)
+    else:
+        assert before == pytest.approx(0.0, abs=1e-9)
+        assert temperature > 100
+
+
+@pytest.mark.parametrize(("chosen", "prompt"), [([1.0, 2.0], [3, 3]), ([0.0, 0.0], [0, 1])])
+def test_one_prompt_or_equal_rewards_have_no_temperature(chosen: list[float], prompt: list[int]) -> None:
+    assert TemperatureScaling()(scored(chosen, [0.0, 0.0], prompt=prompt)) == {}
+
+
+def test_cross_entropy_by_hand() -> None:
+    # -log 3/4 and -log 1/4
+    found = CrossEntropy()(scored([log(3), 0.0], [0.0, log(3)]))
+    assert found == {"cross_entropy": pytest.approx((log(4 / 3) + log(4)) / 2)}
+    assert CrossEntropy()(scored([1.0], [1.0]))["cross_entropy"] == pytest.approx(log1p(1.0))
+
+
+def test_auc_by_hand() -> None:
+    # gaps (2, -1, 0) against their negatives (-2, 1, 0): 3 + 1 + 1.5 of 9; chosen (2, 0, 1) against rejected (0, 1, 1):
+    # 3 + 0.5 + 2 of 9
+    found = AUC()(scored([2.0, 0.0, 1.0], [0.0, 1.0, 1.0]))
+    assert found == {"auc": pytest.approx(5.5 / 9), "auc_responses": pytest.approx(5.5 / 9)}
+    # a reward that a prompt shifts tells its own two responses apart, but no longer those of different prompts
+    assert AUC()(scored([1.0, 11.0], [0.0, 10.0])) == {"auc": 1.0, "auc_responses": 0.75}
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -85,35 +213,108 @@ def test_kendall_corrects_for_ties() -> None:
     assert found["rank_correlation_kendall"] == pytest.approx(5 / 30**0.5)
 
 
-def test_without_gold_there_is_no_rank_correlation() -> None:
+def test_a_response_in_many_pairs_counts_once() -> None:
+    # rewards 3 2 1 and gold 2 3 1 of one prompt, in all three pairs: d = (1, 1, 0), rho = 1 - 6 * 2 / (3 * 8)
+    gold = ([3.0, 2.0, 3.0], [2.0, 1.0, 1.0])
+    pairs = scored([2.0, 3.0, 2.0], [3.0, 1.0, 1.0], ([1] * 3, [1] * 3), gold, prompt=[7, 7, 7])
+    assert RankCorrelation()(pairs)["rank_correlation_spearman"] == pytest.approx(0.5)
+
+
+def test_ratings_stand_in_for_gold_where_they_are_known() -> None:
+    ratings = {"chosen_rating": [3.0, 2.0, np.nan], "rejected_rating": [4.0, 1.0, np.nan]}
+    found = RankCorrelation()(scored([4.0, 2.0, 9.0], [3.0, 1.0, 8.0], ([1] * 3, [1] * 3), **ratings))
+    assert found["rank_correlation_spearman"] == pytest.approx(0.8)  # that of gold above
+
+
+def test_without_truth_or_difference_there_is_no_rank_correlation() -> None:
     assert RankCorrelation()(scored([1.0], [0.0])) == {}
+    assert RankCorrelation()(scored([1.0, 1.0], [1.0, 1.0], gold=([1.0, 2.0], [0.0, 1.0]))) == {}
+
+
+def test_accuracy_by_topic_by_hand() -> None:
+    pairs = scored([1.0, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0, 1.0], topic=["b", "b", "b", "a\x1bz", ""])
+    assert AccuracyByTopic()(pairs) == {
+        "accuracy_by_topic_worst": 0.5,
+        "accuracy_by_topic/a\ufffdz": 0.5,
+        "accuracy_by_topic/b": pytest.approx(2 / 3),
+    }
+    assert AccuracyByTopic()(replace(pairs, topic=None)) == {}
 
 
 def test_length_bias_by_hand() -> None:
     found = LengthBias()(scored([4.0, 2.0], [3.0, 1.0], ([3, 2], [4, 1])))
-    assert found == {"length_bias": pytest.approx(0.8)}  # the ranks of the test above
+    assert found["length_bias"] == pytest.approx(0.8)  # the ranks of the test above
+
+
+def test_accuracy_where_length_cannot_help_and_where_it_misleads() -> None:
+    # lengths 100 and 91 match, 100 and 90 do not; the first and the last two are chosen though shorter
+    found = LengthBias()(scored([1, 0, 1, 0], [0, 1, 0, 1], ([91, 100, 50, 10], [100, 90, 100, 100])))
+    assert (found["length_bias_matched"], found["length_bias_matched_pairs"]) == (1.0, 1.0)
+    assert (found["length_bias_shorter"], found["length_bias_shorter_pairs"]) == (pytest.approx(2 / 3), 3.0)
+
+
+def test_uncertainty_by_hand() -> None:
+    # gaps 3, 1, -2, -1 with variances 1, 4, 5, 2: the errors are the last two, whose variances are above the others'
+    # in 2 + 1 of 4 comparisons, and whose |gap| is below in 1 + 1.5
+    doubt = {"chosen_variance": [0.5, 2.0, 2.5, 1.0], "rejected_variance": [0.5, 2.0, 2.5, 1.0]}
+    found = Uncertainty()(scored([3.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 1.0], **doubt))
+    assert found == {"uncertainty_auroc_variance": 0.75, "uncertainty_auroc_gap": 0.625}
+    assert Uncertainty()(scored([3.0, 1.0, 0.0], [0.0, 0.0, 2.0])) == {"uncertainty_auroc_gap": 0.5}
+
+
+@pytest.mark.parametrize("chosen", [[1.0, 2.0], [-1.0, -2.0], [0.0, 0.0]])
+def test_a_model_that_never_or_always_errs_has_no_auroc(chosen: list[float]) -> None:
+    assert Uncertainty()(scored(chosen, [0.0, 0.0])) == {}
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "delta", "bound"),
+    [
+        (10, 10, 0.05, 0.05**0.1),  # all right: accuracy^n = delta
+        (0, 10, 0.05, 0.0),
+        (1, 3, 0.1, 1 - 0.9 ** (1 / 3)),  # 1 - (1 - accuracy)^n = delta
+    ],
+)
+def test_certificate_by_hand(right: int, n: int, delta: float, bound: float) -> None:
+    found = Certificate(delta)(scored([1.0] * right + [0.0] * (n - right), [0.5] * n))
+    assert found == {"certificate_lower_bound": pytest.approx(bound), "certificate_pairs": n}
+
+
+def test_a_certificate_counts_one_pair_a_prompt() -> None:
+    pairs = scored([1.0] * 30, [0.0] * 30, prompt=np.repeat([4, 8, 9], 10))
+    assert Certificate()(pairs) == {"certificate_lower_bound": pytest.approx(0.05 ** (1 / 3)), "certificate_pairs": 3}
+
+
+def test_a_certificate_holds_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).random((400, 50)) < 0.8
+    bounds = [Certificate(0.2)(scored(row.tolist(), [0.5] * 50))["certificate_lower_bound"] for row in draws]
+    assert 0.8 <= np.mean(np.array(bounds) <= 0.8) <= 0.9  # discrete, so rather more than 0.8
 
 
 @given(st.integers(0, 10_000))
 def test_reversed_pairs_are_complementary(seed: int) -> None:
     pairs = random_pairs(seed)
     forth, back = Accuracy()(pairs), Accuracy()(turned(pairs))
-    assert {name: forth[name] + back[name] for name in forth} == pytest.approx(dict.fromkeys(forth, 1.0))
-    for metric in (RankCorrelation(), LengthBias()):
-        assert metric(turned(pairs)) == pytest.approx(dict(metric(pairs)))
+    for name in ("accuracy", "accuracy_longer_response"):
+        assert forth[name] + back[name] == pytest.approx(1.0)
+    assert AUC()(pairs)["auc"] + AUC()(turned(pairs))["auc"] == pytest.approx(1.0)
+    assert RankCorrelation()(turned(pairs)) == pytest.approx(dict(RankCorrelation()(pairs)))
+    assert LengthBias()(turned(pairs)).get("length_bias") == pytest.approx(LengthBias()(pairs)["length_bias"])
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=st.integers(0, 10_000), order=st.permutations(range(12)))
 def test_the_order_of_pairs_never_counts(metric: Metric, seed: int, order: list[int]) -> None:
     pairs = random_pairs(seed)
-    fields = (getattr(pairs, name)[order] for name in ScoredPairs.__dataclass_fields__)
-    assert metric(ScoredPairs(*fields)) == pytest.approx(dict(metric(pairs)))
+    known = {name: values[order] for name, values in vars(pairs).items() if values is not None}
+    assert metric(ScoredPairs(**known)) == pytest.approx(dict(metric(pairs)), rel=1e-6, abs=1e-9)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30))
 def test_calibration_lies_between_0_and_1(seed: int, bins: int) -> None:
-    assert all(0 <= value <= 1 for value in Calibration(bins)(random_pairs(seed)).values())
+    found = Calibration(bins)(random_pairs(seed))
+    assert all(0 <= value <= 1 for value in found.values())
+    assert found["calibration_ece"] <= found["calibration_mce"] + 1e-12
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -134,4 +335,6 @@ def test_every_number_begins_with_its_metrics_name() -> None:
 
 
 def test_names_of_the_recipe() -> None:
-    assert sorted(register_metric()) == ["accuracy", "calibration", "length_bias", "rank_correlation"]
+    names = "accuracy accuracy_by_topic auc calibration certificate consistency cross_entropy length_bias"
+    more = "rank_correlation robustness speed temperature_scaling uncertainty"
+    assert sorted(register_metric()) == [*names.split(), *more.split()]

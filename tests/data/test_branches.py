@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, by_prompt, collate, common_prefix
+from rlhf_plugins.data.branches import BranchBatch, PromptBranches, by_prompt, collate, common_prefix, within_budget
 
 GROUPS = [PromptBranches([1, 2], [[3], [4, 5]]), PromptBranches([6], [[7]])]
 IDS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
@@ -163,3 +163,19 @@ def test_only_neighbours_are_grouped_by_prompt() -> None:
 def test_prompts_without_a_branch_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         by_prompt([[1], [2]], [[3]])
+
+
+@given(MANY_GROUPS, st.integers(1, 40), st.booleans())
+def test_batches_within_a_budget_hold_every_branch_once_and_in_order(
+    groups: list[PromptBranches], tokens: int, shared: bool
+) -> None:
+    batches = list(within_budget(groups, tokens, shared))
+    found = [(group.prompt, branch) for batch in batches for group in batch for branch in group.branches]
+    assert found == [(group.prompt, branch) for group in groups for branch in group.branches]
+    laid = [collate(batch, 0, shared)["input_ids"] for batch in batches]
+    assert all(ids.numel() <= tokens or (ids.shape[0] == 1 and len(ids) == 1) for ids in laid)
+
+
+def test_a_group_that_is_too_large_is_cut() -> None:
+    (first, second) = within_budget([PromptBranches([1], [[2, 3], [4], [5]])], 4, shared=True)
+    assert [list(first[0].branches), list(second[0].branches)] == [[[2, 3], [4]], [[5]]]

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_plugins.data.groups import best_responses, pairs, preference_dataset, prompt_dataset
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Group
+from rlhf_plugins.interfaces import Comparison, Group
 
 RANKING = Group("p", ("a", "b", "c", "d"), (1, 0, 1, 3), gold=(1.0, 2.0, 1.5, 0.0))
 TIE = Group("q", ("a", "b"), (0, 0))
@@ -16,8 +16,8 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 def test_a_ranking_gives_every_strictly_ordered_pair_better_first() -> None:
     found = list(pairs([RANKING]))
-    assert [g.responses for g in found] == [("b", "a"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]  # a ties c
-    assert [g.gold for g in found] == [(2.0, 1.0), (1.0, 0.0), (2.0, 1.5), (2.0, 0.0), (1.5, 0.0)]
+    assert [g.responses for g in found] == [("b", "a"), ("b", "c"), ("b", "d"), ("a", "d"), ("c", "d")]  # a ties c
+    assert [g.gold for g in found] == [(2.0, 1.0), (2.0, 1.5), (2.0, 0.0), (1.0, 0.0), (1.5, 0.0)]
     assert {g.ranks for g in found} == {(0, 1)}
     assert {g.prompt for g in found} == {"p"}
 
@@ -55,6 +55,20 @@ def test_prompts_and_best_responses() -> None:
     assert prompt_dataset(["p", "q"]).to_list() == [{"prompt": "p"}, {"prompt": "q"}]
     rows = best_responses([RANKING, PAIR, Group("s", ("only",))]).to_list()
     assert [(row["prompt"], row["completion"]) for row in rows] == [("p", "b"), ("r", "better"), ("s", "only")]
+
+
+def test_compared_pairs_keep_their_own_margins() -> None:
+    compared = (Comparison(1, 0, margin=2.0), Comparison(2, 1), Comparison(0, 2, tied=True))
+    dataset = preference_dataset([Group("p", ("a", "b", "c"), compared=compared)])
+    assert [tuple(row.values()) for row in dataset.to_list()] == [("p", "b", "a", 2.0), ("p", "c", "b", 0.0)]
+
+
+def test_the_best_response_wins_most_comparisons() -> None:
+    compared = (Comparison(0, 1), Comparison(2, 0), Comparison(2, 1), Comparison(0, 1))
+    circle = (Comparison(0, 1), Comparison(1, 2), Comparison(2, 0))
+    groups = [Group("p", ("a", "b", "c"), compared=c) for c in (compared, circle)]
+    partly = Group("q", ("a", "b", "c"), (None, 1, 0))
+    assert best_responses([*groups, partly])["completion"][:] == ["c", "a", "c"]
 
 
 def test_nothing_to_learn_from_is_refused() -> None:

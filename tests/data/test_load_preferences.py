@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from rlhf_plugins.components.data_format import Preference
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.preference import load_preferences
-from rlhf_plugins.interfaces import PreferenceData
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.interfaces import Base, PreferenceData
 
 Row = dict[str, Any]
 Load = Callable[..., PreferenceData]
@@ -149,6 +152,59 @@ def test_two_prompts_are_held_out_of_few_but_never_all(
 ) -> None:
     data = load([row(f"prompt {i}") for i in range(prompts)], held_out=fraction)
     assert (len(data.train), len(data.test)) == (prompts - held_out, held_out)
+
+
+def topical(tmp_path: Path, rows: list[Row], **options: Any) -> PreferenceData:
+    path = tmp_path / "topics.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return Preference(str(path), hold_out="topic", **options).load(Base(""), seed=0)
+
+
+def test_topics_are_held_out_whole(tmp_path: Path) -> None:
+    rows = [row(f"prompt {i}", f"good {i}", topic=f"topic {i % 10}") for i in range(100)]
+    data = topical(tmp_path, rows, test_fraction=0.3)
+    train, test = ({group.topic for group in split} for split in (data.train, data.test))
+    assert (len(train), len(test), train & test) == (7, 3, set())
+    assert (len(data.train), len(data.test)) == (70, 30)
+
+
+def test_a_prompt_of_a_held_out_topic_is_not_trained_on(tmp_path: Path) -> None:
+    rows = [row("shared", f"good {i}", topic=f"topic {i}") for i in range(4)]
+    more = [row(f"prompt {i}", topic=f"topic {i}") for i in range(4)]
+    data = topical(tmp_path, rows + more)
+    assert (len(data.train), len(data.test)) == (2, 4)
+    assert data.dropped == {"prompt stands in a held-out topic too": 2}
+
+
+def test_topics_of_the_test_source_are_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps(row("q", topic="s")))
+    rows = [row("a", topic="s"), row("b", topic="t"), row("q", topic="t")]
+    data = topical(tmp_path, rows, test_source=str(tmp_path / "test.jsonl"))
+    assert [group.prompt for group in data.train] == ["b"]
+    assert data.dropped == {
+        "topic stands in the test source too": 1,
+        "prompt stands in the test source too": 1,
+    }
+
+
+def test_topics_that_cannot_be_held_out_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"topics\.jsonl:2: has no topic"):
+        topical(tmp_path, [row("a", topic="t"), row("b")])
+    with pytest.raises(DataError, match="has one topic, so none can be held out"):
+        topical(tmp_path, [row("a", topic="t"), row("b", topic="t")])
+
+
+def test_weight_topic_and_difficulty_are_kept(load: Load) -> None:
+    (group,) = load([row(weight=0.5, topic="t", difficulty=3), row(prompt="q", weight=0)]).train
+    assert (group.weight, group.topic, group.difficulty) == (0.5, "t", 3.0)
+
+
+def test_the_place_of_what_is_left_out_is_kept(load: Load, tmp_path: Path) -> None:
+    dropped = load([row(), row(), row(weight=0, prompt="q"), *[row("r", "x", "x")] * 4]).dropped
+    assert isinstance(dropped, Dropped)
+    assert (dropped.rows, dict(dropped)) == (7, {"repeated row": 1, "weight 0": 1, "chosen equals rejected": 4})
+    assert dropped.places["repeated row"] == [f"{tmp_path}/rows.jsonl:2"]
+    assert [place.rpartition(":")[2] for place in dropped.places["chosen equals rejected"]] == ["4", "5", "6"]
 
 
 # rows in the file, prompts of the rows kept, and rows left out and why, counted apart from this code

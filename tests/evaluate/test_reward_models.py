@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
+from time import sleep
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.reward_models import measure, reliability, score_pairs
-from rlhf_plugins.interfaces import Group, Samples, ScoredPairs
+from rlhf_plugins.evaluate.reward_models import latency, measure, reliability, score_pairs
+from rlhf_plugins.interfaces import Comparison, Group, Prediction, Samples, ScoredPairs
+from rlhf_plugins.report.schema import RewardModelReport
 
 CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 CHAT += "{% if add_generation_prompt %}assistant {% endif %}"
@@ -52,10 +56,10 @@ def test_every_ordered_pair_is_scored_with_its_length_and_gold(tokenizer: PreTra
 
 def test_the_reward_sees_the_tokens_that_training_saw(tokenizer: PreTrainedTokenizerFast) -> None:
     def check(samples: Samples) -> list[float]:
-        assert samples.prompts == ["p q "] * 4
-        assert samples.responses == ["b c", "a", "b c", "d"]
-        assert samples.prompt_ids == [[2, 3]] * 4
-        assert samples.response_ids == [[5, 6, 1], [4, 1], [5, 6, 1], [7, 1]]
+        assert samples.prompts == ["p q "] * 3
+        assert samples.responses == ["b c", "a", "d"]  # each once
+        assert samples.prompt_ids == [[2, 3]] * 3
+        assert samples.response_ids == [[5, 6, 1], [4, 1], [7, 1]]
         return by_length(samples)
 
     score_pairs(check, GROUPS, tokenizer)
@@ -70,8 +74,83 @@ def test_conversations_are_scored_through_the_chat_template(tokenizer: PreTraine
 
 
 def test_a_reward_that_is_not_finite_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(RunError, match="1 of 4 reward model scores are not finite"):
-        score_pairs(lambda samples: [1.0, float("nan"), 2.0, 3.0], GROUPS, tokenizer)
+    with pytest.raises(RunError, match="1 of 3 reward model scores are not finite"):
+        score_pairs(lambda samples: [1.0, float("nan"), 2.0], GROUPS, tokenizer)
+    endless = Prediction(torch.zeros(3), variance=torch.tensor([1.0, float("inf"), 2.0]))
+    with pytest.raises(RunError, match="1 of 3 predicted variances are not finite"):
+        score_pairs(lambda samples: endless, GROUPS, tokenizer)
+
+
+@pytest.mark.parametrize("n", [0, 2, 4])
+def test_a_score_too_few_or_too_many_is_refused(tokenizer: PreTrainedTokenizerFast, n: int) -> None:
+    with pytest.raises(RunError, match=f"3 responses were given {n} reward model scores"):
+        score_pairs(lambda samples: [1.0] * n, GROUPS, tokenizer)
+
+
+@pytest.mark.parametrize("groups", [[], [Group("q", ("a", "b"), (0, 0))], [Group("q", ("a", "b"))]])
+def test_without_an_ordered_pair_there_is_nothing_to_measure(
+    tokenizer: PreTrainedTokenizerFast, groups: list[Group]
+) -> None:
+    with pytest.raises(RunError, match="no held-out pair is strictly ordered"):
+        score_pairs(by_length, groups, tokenizer)
+
+
+def test_comparisons_are_taken_as_people_made_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    said = (Comparison(2, 0), Comparison(0, 1, tied=True), Comparison(1, 2))  # a circle, which no ranks could hold
+    found = score_pairs(by_length, [Group("q", ("a", "a b", "a b c"), compared=said)], tokenizer)
+    assert (found.chosen.tolist(), found.rejected.tolist()) == ([5.0, 3.0], [1.0, 5.0])
+
+
+def test_prompts_topics_and_ratings_of_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
+    rated = {"good": (4.0, None, None), "short": (2.0, 5.0, None)}
+    groups = [
+        Group("p", ("a", "b", "c"), (0, 1, 2), ratings=rated, topic="t"),
+        Group("q", ("a", "b"), (0, 1)),
+        Group("p", ("d", "a"), (0, 1)),
+    ]
+    found = score_pairs(by_length, groups, tokenizer)
+    assert found.prompt.tolist() == [0, 0, 0, 1, 0]  # one prompt, though in two groups
+    assert found.topic.tolist() == ["t", "t", "t", "", ""]
+    np.testing.assert_equal(found.chosen_rating, [3.0, 3.0, 5.0, np.nan, np.nan])
+    np.testing.assert_equal(found.rejected_rating, [5.0, np.nan, np.nan, np.nan, np.nan])
+
+
+def test_what_nobody_knows_is_none(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = score_pairs(by_length, [Group("p", ("a", "b"), (0, 1))], tokenizer)
+    known = {name for name, value in vars(found).items() if value is not None}
+    assert known == {"chosen", "rejected", "chosen_length", "rejected_length", "prompt", "again"}
+
+
+def test_a_prediction_brings_its_variance(tokenizer: PreTrainedTokenizerFast) -> None:
+    said = Prediction(torch.tensor([3.0, 1.0, 2.0]), variance=torch.tensor([0.5, 0.25, 1.0]))
+    found = score_pairs(lambda samples: said, GROUPS, tokenizer)
+    assert (found.chosen.tolist(), found.rejected.tolist()) == ([3.0, 3.0], [1.0, 2.0])
+    assert (found.chosen_variance.tolist(), found.rejected_variance.tolist()) == ([0.5, 0.5], [0.25, 1.0])
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_scored_again_every_response_is_rewritten_once(tokenizer: PreTrainedTokenizerFast, messages: bool) -> None:
+    group = GROUPS[0]
+    if messages:
+        said = tuple([{"role": "assistant", "content": text}] for text in group.responses)
+        group = replace(group, prompt=[{"role": "user", "content": "p"}], responses=said)
+    pairs = score_pairs(by_length, [group], tokenizer)
+    again = pairs.again(lambda text, rng: f"{text} {'a' * rng.integers(5, 6)}")
+    assert (again.chosen.tolist(), again.rejected.tolist()) == ([9.0, 9.0], [7.0, 7.0])
+    assert again.chosen_length.tolist() == [length + 1 for length in pairs.chosen_length]
+    assert (again.chosen_gold.tolist(), again.again) == (pairs.chosen_gold.tolist(), None)
+
+
+def test_latency_is_of_one_pair(tokenizer: PreTrainedTokenizerFast) -> None:
+    asked: list[int] = []
+
+    def slow(samples: Samples) -> list[float]:
+        asked.append(len(samples.responses))
+        sleep(0.02)
+        return by_length(samples)
+
+    assert 0.02 <= latency(slow, GROUPS, tokenizer) < 0.06
+    assert asked == [2, 2]
 
 
 class Fixed:
@@ -85,15 +164,25 @@ class Fixed:
 
 
 def test_a_row_by_hand() -> None:
-    metrics = [Fixed({"calibration_ece": 0.1, "calibration_brier": 0.2}), Fixed({"mine": 3.0})]
-    row, found = measure(scored([2.0, -1.0, 0.0, 1.0]), metrics)
-    assert (row["accuracy"], row["n"], row["ece"]) == (0.625, 4, 0.1)  # 2 right, half of a tie
-    assert row["accuracy_interval"]["low"] <= 0.625 <= row["accuracy_interval"]["high"]
-    assert row["longer_response_accuracy"] == 1.0  # every chosen one is longer
-    assert (row["spearman"], row["kendall"], row["length_correlation"]) == (None, None, None)
-    # chosen (2 -1 0 1) against rejected (0 0 0 0): 4 + 0 + 2 + 4 of 16 comparisons are won
-    assert row["auc"] == pytest.approx(10 / 16)
-    assert found == {"calibration_ece": 0.1, "calibration_brier": 0.2, "mine": 3.0}
+    accuracy = {"accuracy": 0.625, "accuracy_low": 0.5, "accuracy_high": 0.75, "accuracy_longer_response": 1.0}
+    metrics = [Fixed(accuracy), Fixed({"calibration_ece": 0.1, "calibration_brier": 0.2}), Fixed({"mine": 3.0})]
+    row = measure(scored([2.0, -1.0, 0.0, 1.0]), metrics)
+    assert (row["accuracy"], row["n"], row["ece"], row["brier"]) == (0.625, 4, 0.1, 0.2)  # 2 right, half of a tie
+    assert row["accuracy_interval"] == {"mean": 0.625, "low": 0.5, "high": 0.75}
+    assert row["longer_response_accuracy"] == 1.0
+    assert (row["auc"], row["spearman"], row["kendall"], row["length_correlation"]) == (None,) * 4
+    assert row["metrics"] == {"mine": 3.0}
+    assert RewardModelReport.model_validate(row).metrics == {"mine": 3.0}
+
+
+def test_a_row_of_no_metric_still_says_its_accuracy() -> None:
+    row = measure(scored([2.0, -1.0]), [])
+    assert (row["accuracy"], row["accuracy_interval"], row["metrics"]) == (0.5, None, {})
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    with pytest.raises(RunError, match="two metrics both measure b, c; leave one out"):
+        measure(scored([1.0]), [Fixed({"a": 1.0, "b": 1.0, "c": 1.0}), Fixed({"c": 2.0, "b": 2.0})])
 
 
 def test_reliability_by_hand() -> None:

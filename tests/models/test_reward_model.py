@@ -41,7 +41,7 @@ def described(base: Base, pooling: str = "last_token") -> dict[str, Any]:
 
 @torch.no_grad()
 def rewards(model: RewardModel, shared: bool = True) -> Tensor:
-    return model(batch_of(GROUPS, shared))
+    return model(batch_of(GROUPS, shared)).reward
 
 
 @pytest.fixture
@@ -67,12 +67,15 @@ def test_shared_rows_score_as_separate_ones(base: Base, pooling: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mamba"])
-def test_samples_are_scored_in_their_order(tmp_path: Path, architecture: str) -> None:
+def test_samples_are_scored_in_their_order(tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = made(tiny_base(tmp_path, architecture)), sequences(GROUPS)
     samples = Samples(["?"] * len(ids), ["!"] * len(ids), [p for p, _ in ids], [b for _, b in ids])
-    alone = [float(model(batch_of([group], shared=False))[i]) for group in GROUPS for i in range(len(group.branches))]
-    for batch_size in (3, 256):
-        assert model.score(samples, 0, batch_size) == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    alone = [
+        float(model(batch_of([group], shared=False)).reward[i]) for group in GROUPS for i in range(len(group.branches))
+    ]
+    assert model.score(samples, 0) == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    monkeypatch.setattr("rlhf_plugins.models.reward_model.TOKENS_PER_BATCH", 20)
+    assert model.score(samples, 0) == pytest.approx(alone, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])

@@ -82,6 +82,21 @@ def _reward_model() -> dict[str, Any]:
     }
 
 
+def reward_models() -> dict[str, Any]:
+    """Two measured reward models, of which only the second was tried out of distribution."""
+    first = _reward_model() | {
+        "mce": 0.08,
+        "brier": 0.17,
+        "cross_entropy": 0.51,
+        "latency": 0.0123,
+        "seconds": 58.3,
+        "metrics": {"certificate_lower_bound": 0.711, "accuracy_by_topic_worst": 0.6, "accuracy_by_topic/tea": 0.6},
+    }
+    elsewhere = {"accuracy": 0.65, "accuracy_interval": _around(0.65, 0.05), "ece": 0.1, "n": 300}
+    second = first | {"accuracy": 0.701, "accuracy_interval": _around(0.701, 0.04), "metrics": {"mine": 12.5}}
+    return {"plain": first, "gaussian": second | {"out_of_distribution": elsewhere}}
+
+
 def _fields() -> dict[str, Any]:
     policies = {
         "sft": _policy(0.45, 0.0, None, 41.0, normalised=0.0),
@@ -147,6 +162,13 @@ def _fields() -> dict[str, Any]:
 def fields() -> dict[str, Any]:
     """The fields of a whole report, to be changed and validated."""
     return _fields()
+
+
+@pytest.fixture
+def rewards(fields: dict[str, Any]) -> Report:
+    """The report of a run that evaluated reward models alone."""
+    no_policy = {"policies": {}, "reference": None, "ceiling": None, "samples": [], "reward_model": None}
+    return Report.model_validate(fields | no_policy | {"reward_models": reward_models()})
 
 
 @pytest.fixture

@@ -142,6 +142,40 @@ def test_page_is_whole_with_a_part_missing(fields: dict[str, Any], changes: dict
     assert not re.search(r"\bNone\b|\bnan\b", html)
 
 
+def test_every_number_of_every_reward_model_is_shown(rewards: Report) -> None:
+    outline = _Outline()
+    outline.feed(html := page(rewards))
+    assert outline.open == outline.crossed == []
+    assert len(outline.ids) == len(set(outline.ids))
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
+    for row in (
+        ["Main measures", "plain", "gaussian"],
+        ["accuracy (95% CI)", "74.2% [70.7, 77.7]", "70.1% [66.1, 74.1]"],
+        ["largest calibration error (MCE)", "8.0%", "8.0%"],
+        ["certificate_lower_bound", "0.711", "-"],
+        ["mine", "-", "12.500"],
+        ["tea", "60.0%", "-"],
+        ["accuracy (95% CI)", "-", "65.0% [60.0, 70.0]"],
+    ):
+        assert row in rows
+
+
+def test_reliability_diagrams_stand_side_by_side(rewards: Report) -> None:
+    (picture,) = [svg for svg in _svgs(page(rewards)) if svg.get("id") == "plot-reliability"]
+    label = picture.get("aria-label") or ""
+    assert label.startswith("Reliability of the reward models: plain, 52.5% predicted, 49.0% right;")
+    text = ElementTree.tostring(picture, encoding="unicode")
+    assert text.count("plain</") == text.count("gaussian</") == 1
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7])
+def test_any_number_of_reward_models_fits(fields: dict[str, Any], n: int) -> None:
+    models = {f"<model {i}>": fields["reward_model"] for i in range(n)}
+    html = _page(fields, reward_models=models, stages=[])
+    assert html.count("&lt;model 0&gt;</th>") == 1
+    assert len(_svgs(html)) == 4
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"kl": None, "gold": {"mean": None, "low": None, "high": None}, "dimensions": {}}]
 )

@@ -72,3 +72,17 @@ def test_a_wrong_field_is_refused(fields: dict[str, Any], where: tuple[str, ...]
     holder[last] = value
     with pytest.raises(ValidationError, match=said):
         Report.model_validate(fields)
+
+
+def test_measured_reward_models_come_before_the_one_that_judged(rewards: Report, report: Report) -> None:
+    assert list(rewards.measured_reward_models) == ["plain", "gaussian"]
+    assert report.measured_reward_models == {"reward model": report.reward_model}
+    both = report.model_copy(update={"reward_models": rewards.reward_models})
+    assert list(both.measured_reward_models) == ["plain", "gaussian"]
+
+
+def test_a_reward_model_out_of_distribution_is_read_back(rewards: Report) -> None:
+    again = Report.model_validate_json(rewards.model_dump_json())
+    assert again == rewards
+    assert again.reward_models["gaussian"].out_of_distribution is not None
+    assert again.reward_models["gaussian"].out_of_distribution.accuracy == 0.65

@@ -45,6 +45,7 @@ def test_no_winner_when_the_reference_is_best_or_equal(fields: dict[str, Any]) -
 
 
 def test_one_policy_none_and_unmeasured(fields: dict[str, Any]) -> None:
+    fields["reward_model"] = None
     assert _summary(fields) == ["No policy was evaluated in this run."]
     assert _summary(fields, sft=None) == ["No policy was evaluated in this run."]
     assert _summary(fields, ppo=(0.6, 0.1)) == ["Only ppo was evaluated: gold reward 0.600 (95% CI 0.500 to 0.700)."]
@@ -57,3 +58,23 @@ def test_without_a_score_of_the_reference_no_gain_is_claimed(fields: dict[str, A
 
 def test_paired_gain_takes_the_place_of_the_difference(report: Report) -> None:
     assert "0.260 (95% CI 0.235 to 0.285) above the reference sft" in summary(report)[0]
+
+
+def test_reward_models_speak_where_no_policy_was_evaluated(rewards: Report, fields: dict[str, Any]) -> None:
+    assert summary(rewards) == [
+        "plain is the most accurate reward model: it orders 74.2% (95% CI 70.7% to 77.7%) of 560 held-out pairs as "
+        "people did.",
+        "Always preferring the longer response is right on 57.1%.",
+        "Next is gaussian, 70.1% (95% CI 66.1% to 74.1%); the interval of plain overlaps it.",
+    ]
+    assert _summary(fields)[0].startswith("reward model orders 74.2% (95% CI")
+
+
+def test_a_reward_model_without_numbers_is_not_praised(fields: dict[str, Any]) -> None:
+    bare = {"accuracy": 0.5, "ece": None, "n": 4}
+    assert _summary(fields | {"reward_models": {"one": bare}}) == [
+        "one orders 50.0% of 4 held-out pairs as people did."
+    ]
+    unmeasured = bare | {"accuracy": float("nan")}
+    said = _summary(fields | {"reward_models": {"one": unmeasured}})
+    assert said == ["No policy was evaluated in this run."]

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_plugins.interfaces import Adapter, Base, Samples
+from rlhf_plugins.models.judges import latest_reward
 from rlhf_plugins.models.loading import load_causal, load_policy
-from rlhf_plugins.models.reward_model import latest_reward, open_reward_model
+from rlhf_plugins.models.reward_model import open_reward_model
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 

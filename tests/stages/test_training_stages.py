@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Run, Samples, StageResult
+from rlhf_plugins.models.judges import latest_reward
 from rlhf_plugins.models.loading import load_causal, load_policy
-from rlhf_plugins.models.reward_model import latest_reward, open_reward_model
+from rlhf_plugins.models.reward_model import open_reward_model
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.stages.online import KL, Online
 from rlhf_plugins.stages.preference import Preference
@@ -36,9 +37,8 @@ def sft(**trainer: Any) -> SFT:
 
 
 def reward(**trainer: Any) -> Reward:
-    names = {"pooling": "last_token", "reward_head": "scalar", "reward_loss": "bradley_terry"}
-    pooling, head, loss = (component(kind, name) for kind, name in names.items())
-    return Reward(pooling=pooling, head=head, loss=loss, trainer={**FEW, **trainer})
+    made: Reward = component("stage", {"use": "reward", "trainer": {**FEW, **trainer}})
+    return made
 
 
 def preference(loss: str = "dpo", **trainer: Any) -> Preference:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from rlhf_plugins.interfaces import Base
+from rlhf_plugins.data.ranked import RankedRows, ranked_rows
+from rlhf_plugins.interfaces import Base, Group
+from rlhf_plugins.models.loading import load_tokenizer
+from rlhf_plugins.models.sampling import written_ids
 from rlhf_plugins.testing import tiny_base
 
 OPTIONS: dict[str, Any] = {
@@ -19,6 +22,12 @@ OPTIONS: dict[str, Any] = {
     "learning_rate": 3e-3,
     "disable_tqdm": True,
 }
+
+
+def ranked(base: Base, groups: Iterable[Group], max_length: int | None = None) -> RankedRows:
+    """Groups as the rows that a reward trainer takes, whatever can be learned from them."""
+    tokenizer = load_tokenizer(base)
+    return ranked_rows(groups, lambda p, r: written_ids(tokenizer, p, r), max_length, lambda g: len(g.responses) > 1)
 
 
 def losses(trainer: Any) -> list[float]:

@@ -23,7 +23,7 @@ from rlhf_plugins.trainers.arguments import arguments, mean_loss
 from rlhf_plugins.trainers.preference import PreferenceTrainer
 from rlhf_plugins.trainers.reward import RewardTrainer
 
-from .conftest import OPTIONS
+from .conftest import OPTIONS, ranked
 
 Bases = Callable[..., Base]
 
@@ -36,6 +36,10 @@ class Broken:
 
     def __call__(self, *inputs: Any) -> Any:
         return self.answer(*inputs)
+
+
+class BrokenHead(Broken):
+    """A head whose module answers what the test wants."""
 
     def build(self, width: int) -> nn.Module:
         head = nn.Linear(width, 1)
@@ -70,7 +74,7 @@ def reward_trainer(base: Base, folder: Path, **broken: Broken) -> RewardTrainer:
     if "pooling" in broken:
         model.pooling = broken["pooling"]
     args = arguments(trl.RewardConfig, folder, 0, {**OPTIONS, "max_length": None})
-    return RewardTrainer(model, made["reward_loss"], args, preference_dataset(tiny_pairs(8)), load_tokenizer(base))
+    return RewardTrainer(model, made["reward_loss"], args, ranked(base, tiny_pairs(8)), load_tokenizer(base))
 
 
 @pytest.mark.parametrize(("answer", "message"), WRONG)
@@ -106,7 +110,7 @@ def test_a_broken_pooling(bases: Bases, tmp_path: Path, answer: Callable[..., An
 )
 def test_a_broken_head(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     with pytest.raises(RlhfError, match=message):
-        reward_trainer(bases(), tmp_path, reward_head=Broken(answer)).train()
+        reward_trainer(bases(), tmp_path, reward_head=BrokenHead(answer)).train()
 
 
 def test_our_own_errors_pass_as_they_are() -> None:
@@ -124,12 +128,14 @@ def test_without_gradients_none_is_asked_for() -> None:
 
 def test_numbers_that_diverged_are_not_the_losses_fault() -> None:
     scores = RankedScores(torch.tensor([[-float("inf"), 1.0]], requires_grad=True), torch.zeros(1))
+    loss = component("reward_loss", "bradley_terry")
     with pytest.raises(RunError, match=r"RankedScores.scores became -inf at step 7: try a smaller learning_rate"):
-        mean_loss(component("reward_loss", "bradley_terry"), scores, 1, 7)
+        mean_loss(loss(scores), loss, scores, 7)
 
 
 def test_the_mean_of_a_sound_loss_is_given_back() -> None:
     """h = (3 - 1) - (2 - 2) = 2 of the first pair and 0 of the second: ((2 - 5)^2 + (0 - 5)^2) / 2 = 17."""
     ones = torch.ones(2)
     logps = PairLogps(torch.tensor([3.0, 1.0], requires_grad=True), 2 * ones, ones, 2 * ones, ones, ones)
-    assert mean_loss(component("preference_loss", {"use": "ipo", "beta": 0.1}), logps, 2, 0).item() == pytest.approx(17)
+    loss = component("preference_loss", {"use": "ipo", "beta": 0.1})
+    assert mean_loss(loss(logps), loss, logps, 0).item() == pytest.approx(17)

@@ -22,9 +22,9 @@ from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import Collator, RewardTrainer
+from rlhf_plugins.trainers.reward import RewardTrainer
 
-from .conftest import OPTIONS, furthest, losses, trained
+from .conftest import OPTIONS, furthest, losses, ranked, trained
 
 Bases = Callable[..., Base]
 PAIRS = tiny_pairs(24)
@@ -62,11 +62,11 @@ def ours(name: str) -> str:
 def pair_of_trainers(
     base: Base, folder: Path, groups: Sequence[Group], loss: str, adapter: bool, **options: Any
 ) -> list[Any]:
-    args, rows = {**OPTIONS, **options}, preference_dataset(groups)
+    args, rows = {**OPTIONS, **options}, ranked(base, groups, options.get("max_length"))
     stock = classifier(base, adapter)
     model = twin(base, stock, adapter)
     configs = [arguments(trl.RewardConfig, folder, 0, args) for _ in range(2)]
-    given = {"train_dataset": rows, "processing_class": load_tokenizer(base)}
+    given = {"train_dataset": preference_dataset(groups), "processing_class": load_tokenizer(base)}
     mine = RewardTrainer(model, component("reward_loss", loss), configs[0], rows, load_tokenizer(base))
     return [trl.RewardTrainer(model=stock, args=configs[1], **given), mine]
 
@@ -81,7 +81,7 @@ def test_every_step_is_stock_trl(
     assert losses(mine) == pytest.approx(losses(theirs), rel=1e-5, abs=1e-5)
     assert furthest(trained(mine), {ours(name): value for name, value in trained(theirs).items()}) < 1e-4
     assert furthest(trained(mine), before) > 5e-3
-    assert mine.left_out["pair longer than max_length"] == 24 - len(theirs.train_dataset) > 0
+    assert len(mine.train_dataset) == len(theirs.train_dataset) < 24
 
 
 def test_where_padding_is_eos_stock_scores_one_token_early(bases: Bases) -> None:
@@ -92,7 +92,7 @@ def test_where_padding_is_eos_stock_scores_one_token_early(bases: Bases) -> None
     states = stock.model(torch.tensor([[5, 6, 7, eos]])).last_hidden_state[0]
     seventh, end = (states[[-2, -1]] @ stock.score.weight[0]).tolist()
     batch = BranchBatch.from_inputs(collate([PromptBranches([5, 6], [[7, eos], [7, 8, 9, eos]])], eos))
-    assert model(batch)[0].item() == pytest.approx(end, abs=1e-5)
+    assert model(batch).reward[0].item() == pytest.approx(end, abs=1e-5)
     assert stock(torch.tensor([[5, 6, 7, eos]])).logits.item() == pytest.approx(seventh, abs=1e-5)
     assert abs(seventh - end) > 0.1
 
@@ -102,18 +102,12 @@ def test_rows_without_a_margin_leave_the_others_theirs(bases: Bases, tmp_path: P
     model = twin(bases(), classifier(bases(), adapter=False), adapter=False)
     loss = component("reward_loss", "bradley_terry_margin")
     args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "max_steps": 1})
-    trainer = RewardTrainer(model, loss, args, preference_dataset(groups), load_tokenizer(bases()))
+    trainer = RewardTrainer(model, loss, args, ranked(bases(), groups), load_tokenizer(bases()))
     batch = trainer.data_collator(list(trainer.train_dataset))
-    gap = model(BranchBatch.from_inputs(batch)).detach().view(-1, 2) @ torch.tensor([1.0, -1.0])
+    gap = model(BranchBatch.from_inputs(batch)).reward.detach().view(-1, 2) @ torch.tensor([1.0, -1.0])
     assert batch["margin"].tolist() == [0, 2, 0, 0.5]
     expected = -logsigmoid(gap - torch.tensor([0, 2, 0, 0.5])).mean()
     assert losses(trainer) == [pytest.approx(float(expected), rel=1e-5)]
-
-
-def test_the_collator_itself_takes_rows_with_and_without_a_margin() -> None:
-    rows = [{"chosen_ids": [5, 6], "rejected_ids": [5, 7]}, {"chosen_ids": [5, 6], "rejected_ids": [5, 7], "margin": 3}]
-    assert Collator(0, True)(rows)["margin"].tolist() == [0, 3]
-    assert Collator(0, True)([{**rows[0], "margin": None}])["margin"].tolist() == [0]
 
 
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
@@ -124,5 +118,5 @@ def test_it_learns_to_tell_good_from_bad(bases: Bases, tmp_path: Path, architect
     model = RewardModel(load_trunk(base), component("pooling", pooling), component("reward_head", "scalar"))
     args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "max_steps": 30, "per_device_train_batch_size": 8})
     loss = component("reward_loss", "bradley_terry")
-    logged = losses(RewardTrainer(model, loss, args, preference_dataset(tiny_pairs(64)), load_tokenizer(base)))
+    logged = losses(RewardTrainer(model, loss, args, ranked(base, tiny_pairs(64)), load_tokenizer(base)))
     assert sum(logged[-5:]) < 0.7 * sum(logged[:5])

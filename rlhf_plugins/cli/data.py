@@ -1,0 +1,210 @@
+"""`rlhf data`: checks, counts and converts a file of preferences. It parses and prints; `data` does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_plugins.errors import DataError, known
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlhf_plugins.data.audit import Audit, Tokens
+    from rlhf_plugins.interfaces import DataFormat, Group, PreferenceData
+
+data = typer.Typer(help="Check, count and convert a file of preferences.", no_args_is_help=True)
+
+FileArgument = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="A JSON lines, JSON, CSV or Parquet file, or a data set's name on the hub."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Options of the format, such as columns.topic=subject or gap=1."),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="A data_format component; guessed from the columns if not given.")
+]
+
+
+@data.command()
+def check(
+    file: FileArgument,
+    options: Options = None,
+    format: FormatOption = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A model whose tokens --max-length counts.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that a prompt with a response may have; needs --tokenizer.")
+    ] = None,
+) -> None:
+    """Load a file as training would, and count what is left out and what is suspicious.
+
+    Exit code 0 where the file can be trained on, 2 where it cannot.
+    """
+    if (tokenizer is None) != (max_length is None):
+        raise DataError("--tokenizer and --max-length go together")
+    from rlhf_plugins.data.audit import audit
+
+    made = data_format(file, options, format)
+    found = audit(_loaded(made), _tokens(tokenizer) if tokenizer else None, max_length)
+    ordered = getattr(made, "ordered", False)
+    typer.echo("\n".join([*_report(found), *([] if ordered else [f"first response wins: {found.first_wins}"])]))
+    for warning in _warnings(found, ordered):
+        typer.echo(f"warning: {warning}")
+
+
+@data.command()
+def stats(file: FileArgument, options: Options = None, format: FormatOption = None) -> None:
+    """Print how sizes, lengths, margins, weights and ratings are distributed, and how many groups a topic has."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rlhf_plugins.data.distributions import distributions, topics
+
+    groups = _groups(file, options, format)
+    table = Table("quantity", *("n", "mean", "sd", "min", "25%", "50%", "75%", "max"))
+    for d in distributions(groups):
+        table.add_row(d.name, str(d.count), *(f"{value:.4g}" for value in (d.mean, d.deviation, *d.quartiles)))
+    Console().print(table)
+    if named := topics(groups):
+        table = Table("topic", "groups")
+        for topic, count in named:
+            table.add_row(topic, str(count))
+        Console().print(table)
+
+
+@data.command()
+def convert(
+    file: FileArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .jsonl, .jsonl.gz, .csv or .parquet.")],
+    options: Options = None,
+    to: Annotated[str, typer.Option(help="pairs (TRL's columns), ratings or rankings.")] = "pairs",
+    format: FormatOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Write the useful rows of a file in another form; the formats preference, ratings and rankings read them."""
+    from rlhf_plugins.data import convert as forms
+    from rlhf_plugins.data.write import write_rows
+
+    writers = {"pairs": forms.preference_rows, "ratings": forms.rating_rows, "rankings": forms.ranking_rows}
+    if to not in writers:
+        raise DataError(f"--to: unknown form {to!r} {known(to, writers)}")
+    groups = _groups(file, options, format)
+    rows = writers[to](groups)
+    if not rows:
+        raise DataError(f"{file}: holds nothing that could be written as {to}")
+    write_rows(out, rows, overwrite)
+    ties = sum(c.tied for g in groups for c in g.comparisons) if to == "pairs" else 0
+    typer.echo(f"{out}: {len(rows)} rows" + f", {ties} ties left out" * bool(ties))
+
+
+def _groups(file: str, words: Sequence[str] | None, name: str | None) -> list[Group]:
+    loaded = _loaded(data_format(file, words, name))
+    return [*loaded.train, *loaded.test]
+
+
+def _loaded(made: DataFormat) -> PreferenceData:
+    """What a recipe that is silent about the seed would load; a file needs no model."""
+    from rlhf_plugins.interfaces import Base
+
+    return made.load(Base(path=""), seed=0)
+
+
+def data_format(file: str, words: Sequence[str] | None, name: str | None) -> DataFormat:
+    """The format that is to read the file; says which one was guessed, and raises RlhfError."""
+    from rlhf_plugins.recipe.assemble import component
+
+    options = _options(words or ())
+    if name is None:
+        name = _guessed(file, options.get("split", "train"))
+        typer.echo(f"format: {name} (guessed from the columns)", err=True)
+    try:
+        made: DataFormat = component("data_format", {"use": name, "source": file, **options})
+    except ValueError as error:  # a component's own check of its options
+        raise DataError(f"data_format {name}: {error}") from error
+    return made
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """`a.b=c` words as nested options; the values are YAML."""
+    import yaml
+
+    options: dict[str, Any] = {}
+    for word in words:
+        path, equals, written = word.partition("=")
+        *above, last = path.split(".")
+        here = options
+        for name in above:
+            here = here.setdefault(name, {})
+            if not isinstance(here, dict):
+                raise DataError(f"{word}: {name} has a value already and no options")
+        if not equals or not last:
+            raise DataError(f"{word!r}: an option is written key=value or a.b=value")
+        try:
+            here[last] = yaml.safe_load(written)
+        except yaml.YAMLError as error:
+            raise DataError(f"{word!r}: {written!r} is not a YAML value") from error
+    return options
+
+
+def _guessed(file: str, split: str) -> str:
+    """The one format that recognises the first row."""
+    from rlhf_plugins.data.rows import read_rows
+    from rlhf_plugins.registry import registry
+
+    formats = {name: registry().get("data_format", name) for name in registry().names("data_format")}
+    where, fields = next(read_rows(file, split))
+    able = {name: cls for name, cls in formats.items() if hasattr(cls, "recognises")}
+    found = [name for name, cls in able.items() if cls.recognises(fields)]
+    if len(found) != 1:
+        which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"
+        raise DataError(f"{where}: {which}: {', '.join(fields)}; say --format {known('', formats)}")
+    return found[0]
+
+
+def _tokens(path: str) -> Tokens:
+    from rlhf_plugins.interfaces import Base
+    from rlhf_plugins.models.loading import load_tokenizer
+    from rlhf_plugins.models.sampling import written_ids
+
+    tokenizer = load_tokenizer(Base(path))
+    return lambda prompt, response: sum(map(len, written_ids(tokenizer, prompt, response)))
+
+
+def _report(found: Audit) -> list[str]:
+    rated = [f"rated responses: {found.rated}"] if found.rated else []
+    left_out = [f"  {count} {reason}: {_first(found, reason, count)}" for reason, count in found.dropped.items()]
+    long = [f"over-long responses: {found.too_long.count} of {found.too_long.of}"] if found.too_long else []
+    return [
+        *([f"rows: {found.rows}"] if found.rows is not None else []),
+        f"prompts: {found.prompts}",
+        f"groups: {sum(found.groups.values())} ({', '.join(f'{n} {split}' for split, n in found.groups.items())})",
+        f"responses: {found.responses}",
+        f"comparisons: {found.comparisons}, of which {found.ties} ties",
+        *rated,
+        f"left out: {sum(found.dropped.values())}",
+        *left_out,
+        f"contradictions: {found.contradictions} pairs ordered both ways",
+        f"circles: {found.circles} prompts, {found.circling.count} of {found.circling.of} comparisons",
+        f"in train and test: {found.shared_prompts} prompts, {found.shared_responses} responses",
+        f"longer response wins: {found.longer_wins}",
+        *long,
+    ]
+
+
+def _first(found: Audit, reason: str, count: int) -> str:
+    places = found.places.get(reason, ())
+    return ", ".join(places) + (", ..." if count > len(places) else "")
+
+
+def _warnings(found: Audit, ordered: bool) -> list[str]:
+    shared, first = found.shared_prompts + found.shared_responses, found.first_wins
+    one_class = not ordered and first.of > 1 and first.count in (0, first.of)
+    return [
+        *(["the same place wins every pair: is the label a constant?"] if one_class else []),
+        *(["no group is held out, so nothing can be measured"] if not found.groups["test"] else []),
+        *(["what stands in train and test makes the test easier than it looks"] if shared else []),
+    ]

@@ -1,0 +1,49 @@
+"""`rlhf export` and `rlhf score`: what can be done with a saved reward model. It parses and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf_plugins.cli.data import FileArgument, Options, data_format
+from rlhf_plugins.errors import DataError
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="What a reward stage saved: RUN/STAGE/model.")]
+
+
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or an empty folder.")],
+    stock: Annotated[
+        bool, typer.Option("--stock", help="A classifier of transformers' own: a scalar head on the last token.")
+    ] = False,
+) -> None:
+    """Write a reward model for AutoModelForSequenceClassification; without --stock, import rlhf_plugins to open it."""
+    from rlhf_plugins.recipe.interchange import export_reward_model
+
+    export_reward_model(model, out, stock)
+    typer.echo(str(out))
+
+
+def score(
+    model: ModelArgument,
+    file: FileArgument,
+    options: Options = None,
+    out: Annotated[Path | None, typer.Option(help="Where to; FILE.scored.jsonl if not given.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="A data_format component that reads the rows.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="A file of rewards scored before; writes rewards alone.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write OUT anew.")] = False,
+) -> None:
+    """Write the rows of a file with their rewards as JSON lines; run it again to go on after an interruption.
+
+    A row has a prompt and a response, a list of responses, or chosen and rejected.
+    """
+    from rlhf_plugins.recipe.scoring import score_file
+
+    if options and format is None:
+        raise DataError(f"{options[0]}: is an option of a format, so --format must name one")
+    read = data_format(file, options, format) if format else None
+    done = score_file(model, file, out, read, cache, overwrite)
+    typer.echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))

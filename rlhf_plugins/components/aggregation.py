@@ -1,0 +1,113 @@
+"""Aggregations: one reward made of those that an ensemble's members give. They know numbers, not models.
+
+None depends on the order of the members, one member alone is believed, and all but `vote` have a gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from rlhf_plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_plugins.interfaces import MemberScores
+
+
+@dataclass(frozen=True)
+class Mean:
+    """1/M sum_m r_m (Lakshminarayanan et al. 2017)."""
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies and groups."""
+        return members.rewards.mean(0)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """sum_m w_m r_m with w_m proportional to exp(alpha accuracy_m) and of sum 1."""
+
+    alpha: Annotated[float, Field(ge=0, description="0 is the mean; at 10, ten points of accuracy count e-fold")] = 10.0
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores groups."""
+        weights = (self.alpha * members.accuracy.to(members.rewards.dtype)).softmax(0)  # (M,)
+        return (weights.unsqueeze(1) * members.rewards).sum(0)
+
+
+@dataclass(frozen=True)
+class Median:
+    """The members' median reward, the mean of the middle two where their number is even."""
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies and groups; the gradient reaches the middle members alone."""
+        return members.rewards.quantile(0.5, dim=0)
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """min_m r_m (worst-case optimisation, WCO, of Coste et al. 2024)."""
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies and groups; the gradient reaches the lowest member alone."""
+        return members.rewards.amin(0)
+
+
+@dataclass(frozen=True)
+class UncertaintyWeighted:
+    """r - coef 1/M sum_m (r_m - r)^2 with r the mean over members (UWO of Coste et al. 2024).
+
+    The variance is the population's: the epistemic uncertainty of the ensemble.
+    """
+
+    coef: Annotated[float, Field(ge=0, description="reward lost per unit of the members' variance")] = 0.5
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies and groups."""
+        return members.rewards.mean(0) - self.coef * members.rewards.var(0, correction=0)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The mean over members of the share of its siblings that a response beats: Borda's count, between 0 and 1.
+
+    Siblings are the other responses to the prompt; a tie counts one half, and so does a response without siblings. Of a
+    pair it is the share of members that prefer the response. Members count alike however far their scales lie
+    apart. A count has no gradient: it aggregates trained members and trains none.
+    """
+
+    compares_siblings: ClassVar[bool] = True
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies. A reward that is NaN stays so."""
+        shares = torch.full_like(members.rewards, 0.5)
+        for group in members.group.unique():
+            rows = (members.group == group).nonzero().squeeze(1)  # (K,)
+            if len(rows) > 1:
+                shares[:, rows] = _beaten(members.rewards[:, rows]).to(shares.dtype)
+        return shares.masked_fill(members.rewards.isnan(), torch.nan).mean(0)
+
+
+def _beaten(rewards: Tensor) -> Tensor:
+    """The share of the K - 1 others that each of K responses beats, (M, K)."""
+    own, other = rewards.unsqueeze(2), rewards.unsqueeze(1)
+    wins = (own > other) + 0.5 * (own == other)  # (M, K, K), 0.5 against itself
+    return (wins.sum(2) - 0.5) / (rewards.shape[1] - 1)
+
+
+@hookimpl
+def register_aggregation() -> dict[str, type]:
+    """The bundled aggregations."""
+    return {
+        "mean": Mean,
+        "weighted": Weighted,
+        "median": Median,
+        "worst_case": WorstCase,
+        "uncertainty_weighted": UncertaintyWeighted,
+        "vote": Vote,
+    }

@@ -1,0 +1,251 @@
+"""Losses of reward models that are made of other losses; they know their parts by the contract alone, never by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import Compared, Prediction, RankedScores, RewardLoss, uses
+from rlhf_plugins.ranking import NOT_PLACED, comparisons, map_tensors, per_group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weights = list[Annotated[float, Field(ge=0)]]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """w_i times another loss. A group of pairs has the mean of its weighted pairs; weights are not normalised.
+
+    `weight`: the row's own, such as the annotators' agreement. `margin`: the strength of the preference, 1 where a row
+    has none (Wang et al. 2024, HelpSteer2-Preference, scaled Bradley-Terry). `difficulty`: what the model finds
+    unlikely, sigmoid(-d) of a pair and |tanh(d / 2)| of a tied one, held constant in the gradient (the focal weight of
+    Lin et al. 2017 with gamma = 1); of a whole group the mean over its untied pairs, 1 where it has none.
+    """
+
+    loss: RewardLoss = uses("reward_loss", "bradley_terry")
+    by: Annotated[Literal["weight", "margin", "difficulty"], Field(description="what w_i is")] = "weight"
+
+    @property
+    def whole_groups(self) -> bool:
+        """As the weighted loss has it."""
+        return _any("whole_groups", [self.loss])
+
+    @property
+    def takes_ties(self) -> bool:
+        """As the weighted loss has it."""
+        return _any("takes_ties", [self.loss])
+
+    @property
+    def uses_batch_mates(self) -> bool:
+        """As the weighted loss has it."""
+        return _any("uses_batch_mates", [self.loss])
+
+    def build(self) -> nn.Module:
+        """The weights of the weighted loss, if it has any."""
+        return BuiltLoss(replace(self, loss=_built(self.loss)))
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Pairs or whole groups, as the weighted loss has it."""
+        return self._weights(scores).detach() * self.loss(scores)
+
+    def _weights(self, scores: RankedScores) -> Tensor:
+        if self.by == "weight":
+            return scores.weight
+        if self.by == "margin":
+            return scores.margin.where(scores.margin > 0, 1.0)
+        return 1 - (per_group(_ease, scores) if self.whole_groups else _ease(scores))
+
+
+class _OfLosses:
+    """What losses share that add up others."""
+
+    losses: tuple[RewardLoss, ...]
+    whole_groups: ClassVar[bool] = True
+
+    @property
+    def uses_batch_mates(self) -> bool:
+        """Whether one of its parts does."""
+        return _any("uses_batch_mates", self.losses)
+
+    def build(self) -> nn.Module:
+        """The weights of its parts, if they have any."""
+        return BuiltLoss(replace(self, losses=tuple(map(_built, self.losses))))  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Sum(_OfLosses):
+    """sum_k w_k L_k, each part seeing the group as it would alone."""
+
+    losses: tuple[RewardLoss, ...] = uses("reward_loss", ["bradley_terry", "centering"])
+    weights: Annotated[Weights, Field(description="w, one for each loss")] = field(default_factory=lambda: [1.0, 0.01])
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.losses) or not self.losses:
+            raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises what its parts raise."""
+        parts = zip(self.weights, self.losses, strict=True)
+        return torch.stack([weight * per_group(loss, scores) for weight, loss in parts]).sum(0)
+
+
+@dataclass(frozen=True)
+class _Tasks(_OfLosses):
+    dimensions: Annotated[list[str], Field(description="outputs of the head, one a task")]
+    losses: tuple[RewardLoss, ...] = uses("reward_loss", ["bradley_terry"])
+
+    def __post_init__(self) -> None:
+        if not self.dimensions or len(set(self.dimensions)) != len(self.dimensions):
+            raise ValueError(f"dimensions should name at least one, each once; got {self.dimensions}")
+        self._spread("losses", self.losses)
+
+    def tasks(self, scores: RankedScores) -> tuple[Tensor, Tensor]:
+        """Each task's loss and whether anything is known of it, both (tasks, groups)."""
+        pairs = zip(self.dimensions, self._spread("losses", self.losses), strict=True)
+        results = [(per_group(loss, task), _judged(task)) for name, loss in pairs for task in [_task(scores, name)]]
+        losses, judged = zip(*results, strict=True)
+        return torch.stack(losses), torch.stack(judged)
+
+    def _spread(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
+        if len(values) not in (1, len(self.dimensions)):
+            raise ValueError(f"{len(values)} {name} for {len(self.dimensions)} dimensions: give one, or one each")
+        return list(values) * (len(self.dimensions) // len(values))
+
+
+@dataclass(frozen=True)
+class MultiTask(_Tasks):
+    """sum_k w_k L_k over named dimensions of the head: each task's reward is its dimension alone.
+
+    A task is judged by the ratings of its dimension: the higher is better, equal ones tie, a response without one is
+    not placed, and the margin of a pair is the gap of its ratings. A group that nobody rated in a dimension is judged
+    by its own ranks and comparisons. `losses` and `weights` are one for all dimensions, or one each.
+    """
+
+    weights: Annotated[Weights, Field(description="w, one for all or one each")] = field(default_factory=lambda: [1.0])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._spread("weights", self.weights)
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises RunError when the head lacks a dimension."""
+        losses = self.tasks(scores)[0]
+        return losses.new_tensor(self._spread("weights", self.weights)) @ losses
+
+
+@dataclass(frozen=True)
+class MultiTaskUncertainty(_Tasks):
+    """sum_k exp(-s_k) L_k + s_k over dimensions as `multi_task` has them, with s_k = log sigma_k^2 learned, 0 at first.
+
+    Twice the loss of Kendall et al. 2018 for regression, L_k / (2 sigma_k^2) + log sigma_k. At its least,
+    exp(s_k) is the mean of L_k. A group of which a task knows nothing adds nothing of that task, neither L_k nor s_k.
+    """
+
+    def build(self) -> nn.Module:
+        """A module from RankedScores to (groups,) that holds s."""
+        return _Uncertain(replace(self, losses=tuple(map(_built, self.losses))))
+
+
+class BuiltLoss(nn.Module):
+    """A loss of losses whose parts are built: acts as it does, and holds their weights."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.acts = loss
+        parts = loss.losses if hasattr(loss, "losses") else [loss.loss]
+        self.parts = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.whole_groups = loss.whole_groups
+        self.takes_ties = getattr(loss, "takes_ties", False)
+        self.uses_batch_mates = loss.uses_batch_mates
+
+    def forward(self, scores: RankedScores) -> Tensor:
+        """-> (groups,)."""
+        return self.acts(scores)
+
+
+class _Uncertain(BuiltLoss):
+    def __init__(self, loss: _Tasks) -> None:
+        super().__init__(loss)
+        self.log_variance = nn.Parameter(torch.zeros(len(loss.dimensions)))
+
+    def forward(self, scores: RankedScores) -> Tensor:
+        losses, judged = self.acts.tasks(scores)  # (tasks, groups)
+        s = self.log_variance.unsqueeze(1)
+        return ((-s).exp() * losses + s).masked_fill(~judged, 0.0).sum(0)
+
+
+# ---- shared ----------------------------------------------------------------------------------------------
+def _built(loss: Any) -> Any:
+    """The loss itself, or the module that it builds."""
+    return loss.build() if hasattr(loss, "build") else loss
+
+
+def _any(trait: str, losses: Iterable[Any]) -> bool:
+    return any(getattr(loss, trait, False) for loss in losses)
+
+
+def _ease(scores: RankedScores) -> Tensor:  # (pairs,)
+    gap = scores.chosen - scores.rejected
+    return (1 - (gap / 2).tanh().abs()).where(scores.tied, gap.sigmoid())
+
+
+def _task(scores: RankedScores, name: str) -> RankedScores:
+    """One dimension of the head as the reward, with what people said of that dimension.
+
+    The prediction keeps the features; variance and quantiles are the reward's and say nothing of one dimension.
+    """
+    said = scores.prediction
+    if said is None or name not in said.dimensions:
+        names = known(name, said.dimensions if said else ())
+        raise RunError(f"the head predicts no dimension {name!r}: use one that does, such as multi {names}")
+    reward = said.dimensions[name]
+    prediction = Prediction(reward, dimensions={name: reward}, features=said.features)
+    compared, ranks = comparisons(scores, ties=True), scores.ranks
+    rating = scores.ratings.get(name)
+    if rating is not None:
+        compared, ranks = _by_rating(scores, compared, rating)
+    ratings = {} if rating is None else {name: rating}
+    return replace(scores, scores=reward, ranks=ranks, ratings=ratings, compared=compared, prediction=prediction)
+
+
+def _by_rating(scores: RankedScores, compared: Compared, rating: Tensor) -> tuple[Compared, Tensor]:
+    """Comparisons and ranks by the rating in groups that have any, as they were in the others."""
+    placed = scores.present & ~rating.isnan()
+    above = (rating.unsqueeze(1) > rating.unsqueeze(2)) & placed.unsqueeze(1)  # (groups, K, K): j is above i
+    ranks = above.sum(2).masked_fill(~placed, NOT_PLACED)
+    found = comparisons(replace(scores, ranks=ranks, compared=None), ties=True)
+    found = replace(found, margin=rating[found.group, found.better] - rating[found.group, found.worse])
+    rated = placed.any(1)
+    kept = map_tensors(compared, lambda values: values[~rated[compared.group]])
+    both = Compared(*(torch.cat([getattr(found, f.name), getattr(kept, f.name)]) for f in fields(Compared)))
+    return both, ranks.where(rated.unsqueeze(1), scores.ranks)
+
+
+def _judged(task: RankedScores) -> Tensor:
+    """Whether a group has a comparison or a rating, (groups,) bool."""
+    assert task.compared is not None
+    judged = torch.zeros_like(task.present[:, 0])
+    judged[task.compared.group] = True
+    for rating in task.ratings.values():
+        judged = judged | (task.present & ~rating.isnan()).any(1)
+    return judged
+
+
+@hookimpl
+def register_reward_loss() -> dict[str, type]:
+    """The bundled losses of reward models that are made of others."""
+    return {
+        "multi_task": MultiTask,
+        "multi_task_uncertainty": MultiTaskUncertainty,
+        "sum": Sum,
+        "weighted": Weighted,
+    }

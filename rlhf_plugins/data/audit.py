@@ -1,0 +1,140 @@
+"""What is suspicious in loaded preferences: leaks, circles, biases. It counts on groups and changes nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.fields import content, key
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.interfaces import Group, PreferenceData, Text
+
+Tokens = Callable[[Text, Text], int]  # of a prompt and a response together
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share, and of how many."""
+
+    of: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count / self.of:.3f} (n={self.of})" if self.of else "- (n=0)"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Counts of what was loaded and of what may be wrong with it; pairs are those strictly ordered unless said."""
+
+    rows: int | None  # None where the format does not say
+    prompts: int
+    groups: Mapping[str, int]  # by split
+    responses: int  # distinct to their prompts
+    comparisons: int
+    ties: int
+    rated: int  # responses with a rating
+    dropped: Mapping[str, int]
+    places: Mapping[str, Sequence[str]]  # of what was dropped, the first few
+    contradictions: int  # pairs of responses that are ordered both ways
+    circles: int  # prompts in which a > b > c > a
+    circling: Share  # comparisons between responses of one circle
+    shared_prompts: int  # prompts in training and in test groups
+    shared_responses: int  # response texts in training and in test groups
+    longer_wins: Share  # of pairs that differ in length, in characters
+    first_wins: Share  # of pairs as they stand in their group of two
+    too_long: Share | None  # responses that are over the limit with their prompt
+
+
+def audit(data: PreferenceData, tokens: Tokens | None = None, max_length: int | None = None) -> Audit:
+    """Counts over the training and test groups.
+
+    Args:
+        data: what a format loaded.
+        tokens: the length of a prompt with a response; None counts no over-long ones.
+        max_length: tokens that they may have together.
+
+    Raises:
+        DataError: every response is over-long.
+    """
+    groups = [*data.train, *data.test]
+    compared = [c for g in groups for c in g.comparisons]
+    contradictions, circles, circling = _circles(groups)
+    return Audit(
+        data.dropped.rows if isinstance(data.dropped, Dropped) else None,
+        len({key(g.prompt) for g in groups}),
+        {"train": len(data.train), "test": len(data.test)},
+        len({key(g.prompt, r) for g in groups for r in g.responses}),
+        len(compared),
+        sum(c.tied for c in compared),
+        sum(any(v[i] is not None for v in g.ratings.values()) for g in groups for i in range(len(g.responses))),
+        data.dropped,
+        data.dropped.places if isinstance(data.dropped, Dropped) else {},
+        contradictions,
+        circles,
+        circling,
+        _shared(data, lambda g: (g.prompt,)),
+        _shared(data, lambda g: g.responses),
+        _longer_wins(groups),
+        _first_wins(groups),
+        _too_long(groups, tokens, max_length) if tokens and max_length else None,
+    )
+
+
+def _shared(data: PreferenceData, texts: Callable[[Group], Sequence[Text]]) -> int:
+    train, test = ({key(text) for g in split for text in texts(g)} for split in (data.train, data.test))
+    return len(train & test)
+
+
+def _longer_wins(groups: Iterable[Group]) -> Share:
+    lengths = (
+        [len(content(g.responses[i])) for i in (c.better, c.worse)] for g in groups for c in g.comparisons if not c.tied
+    )
+    differ = [(better, worse) for better, worse in lengths if better != worse]
+    return Share(len(differ), sum(better > worse for better, worse in differ))
+
+
+def _first_wins(groups: Iterable[Group]) -> Share:
+    found = [c.better == 0 for g in groups if len(g.responses) == 2 for c in g.comparisons if not c.tied]
+    return Share(len(found), sum(found))
+
+
+def _too_long(groups: Sequence[Group], tokens: Tokens, max_length: int) -> Share:
+    lengths = {key(g.prompt, r): (g.prompt, r) for g in groups for r in g.responses}
+    over = sum(tokens(*texts) > max_length for texts in lengths.values())
+    if over == len(lengths):
+        raise DataError(f"every response is longer than {max_length} tokens with its prompt, so none is useful")
+    return Share(len(lengths), over)
+
+
+def _circles(groups: Iterable[Group]) -> tuple[int, int, Share]:
+    """Contradictions; prompts with a circle; and comparisons that lie in one, of all that contradict no other."""
+    ordered: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for g in groups:
+        for c in g.comparisons:
+            if not c.tied:
+                ordered[key(g.prompt)].add((key(g.responses[c.better]), key(g.responses[c.worse])))
+    contradictions = circles = within = count = 0
+    for edges in ordered.values():
+        consistent = {(a, b) for a, b in edges if (b, a) not in edges}
+        contradictions += (len(edges) - len(consistent)) // 2
+        found = _in_a_circle(consistent)
+        circles, within, count = circles + (found > 0), within + found, count + len(consistent)
+    return contradictions, circles, Share(count, within)
+
+
+def _in_a_circle(edges: Iterable[tuple[str, str]]) -> int:
+    """Edges whose ends reach one another: those within a strongly connected component."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = list(edges)
+    place = {name: i for i, name in enumerate(sorted({end for edge in edges for end in edge}))}
+    if len(place) < 3:
+        return 0
+    rows, columns = zip(*((place[a], place[b]) for a, b in edges), strict=True)
+    graph = coo_array(([1] * len(edges), (rows, columns)), shape=(len(place), len(place)))
+    _, component = connected_components(graph, directed=True, connection="strong")
+    return sum(int(component[a] == component[b]) for a, b in zip(rows, columns, strict=True))

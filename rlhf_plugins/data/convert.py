@@ -1,0 +1,168 @@
+"""From one kind of judgement to another: votes, strengths, ratings, rankings, pairs. Pure functions, no files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from math import fsum
+from typing import Any
+
+from rlhf_plugins.interfaces import Comparison, Group
+
+Row = dict[str, Any]
+DIGITS = 9  # of a difference of ratings; what is smaller is rounding
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What several annotators together say of two responses."""
+
+    sign: int  # 1 the first is better, -1 the second, 0 a tie
+    weight: float  # (0, 1] how far they agree
+    margin: float | None = None
+
+
+def vote(labels: Sequence[int]) -> Judgement | None:
+    """The label with most votes; its weight is the margin of the vote, (n_1 - n_2) / n.
+
+    n_1 votes are for the winner, n_2 for the next label, n in all: 1 when all agree, 3:2 gives 0.2. None when no label
+    has more votes than every other: then the annotators say nothing.
+
+    Args:
+        labels: n >= 1 of 1 (the first is better), -1 (the second) and 0 (a tie).
+    """
+    (winner, most), *others = Counter(labels).most_common()
+    second = others[0][1] if others else 0
+    return Judgement(winner, (most - second) / len(labels)) if most > second else None
+
+
+def mean_strength(strengths: Sequence[float]) -> Judgement | None:
+    """The sign of the mean strength, its size as the margin, and as weight the share that is not cancelled out.
+
+    The weight is |sum s| / sum |s|: 1 when nobody contradicts. All zeros are a tie of weight 1; None when strengths
+    other than zero cancel each other out.
+
+    Args:
+        strengths: at least one; positive in favour of the first response.
+    """
+    total, spent = round(fsum(strengths), DIGITS), fsum(map(abs, strengths))
+    if not spent:
+        return Judgement(0, 1.0, 0.0)
+    sign = (total > 0) - (total < 0)
+    return Judgement(sign, abs(total) / spent, abs(total) / len(strengths)) if sign else None
+
+
+def compare_ratings(group: Group, gap: float = 0.0, by: Sequence[str] = (), margins: bool = False) -> Group:
+    """The group with every pair of its responses compared by their ratings, where both have one.
+
+    A response is better when its mean over the dimensions that both were rated on is higher by at least `gap`, and by
+    more than 0; otherwise the two tie.
+
+    Args:
+        group: a rated group.
+        gap: least difference of a strict preference, in the unit of the ratings.
+        by: dimensions to compare by; none for all.
+        margins: whether the difference becomes the comparison's margin.
+    """
+    names = by or list(group.ratings)
+    compared = []
+    for i, j in combinations(range(len(group.responses)), 2):
+        rated = [(group.ratings[name][i], group.ratings[name][j]) for name in names]
+        gaps = [a - b for a, b in rated if a is not None and b is not None]
+        if gaps:
+            compared.append(_by_difference(i, j, round(fsum(gaps) / len(gaps), DIGITS), gap, margins))
+    weighted = tuple(replace(c, weight=group.weight) for c in compared)
+    return replace(group, ranks=None, margin=None, compared=weighted)
+
+
+def _by_difference(i: int, j: int, difference: float, gap: float, margins: bool) -> Comparison:
+    tied = abs(difference) < gap or not difference
+    better, worse = (i, j) if tied or difference > 0 else (j, i)
+    return Comparison(better, worse, tied, (0.0 if tied else abs(difference)) if margins else None)
+
+
+def dense(ranks: Sequence[float | None]) -> tuple[int | None, ...]:
+    """Places counted from 0 without gaps, equal ones equal: (3, 1, None, 3) becomes (1, 0, None, 1)."""
+    order = {rank: place for place, rank in enumerate(sorted({r for r in ranks if r is not None}))}
+    return tuple(None if rank is None else order[rank] for rank in ranks)
+
+
+def pairs(groups: Iterable[Group], ties: bool = False) -> Iterator[Group]:
+    """Every strictly ordered pair of responses as a group of two, the better first; and every tie if asked."""
+    for group in groups:
+        for comparison in group.comparisons:
+            if ties or not comparison.tied:
+                yield _pair(group, comparison)
+
+
+def _pair(group: Group, comparison: Comparison) -> Group:
+    places = (comparison.better, comparison.worse)
+    return replace(
+        group,
+        responses=tuple(group.responses[i] for i in places),
+        ranks=(0, 0) if comparison.tied else (0, 1),
+        margin=comparison.margin,
+        gold=tuple(group.gold[i] for i in places) if group.gold else None,
+        weight=comparison.weight,
+        compared=None,
+        ratings={name: tuple(values[i] for i in places) for name, values in group.ratings.items()},
+    )
+
+
+def preference_rows(groups: Iterable[Group]) -> list[Row]:
+    """A row a strictly ordered pair, with TRL's columns `prompt`, `chosen`, `rejected` and `margin`, and our own.
+
+    `weight`, `topic` and `difficulty` follow; a column that no row fills is left out. Ties give no row.
+    """
+    rows = [
+        {"prompt": p.prompt, "chosen": p.responses[0], "rejected": p.responses[1], "margin": p.margin, **_extras(p)}
+        for p in pairs(groups)
+    ]
+    return filled(rows)
+
+
+def rating_rows(groups: Iterable[Group]) -> list[Row]:
+    """A row a response, with `prompt`, `response` and a column for each dimension; groups without ratings have none."""
+    rows = [
+        {
+            "prompt": g.prompt,
+            "response": response,
+            **{name: values[i] for name, values in g.ratings.items()},
+            **_extras(g),
+        }
+        for g in groups
+        if g.ratings
+        for i, response in enumerate(g.responses)
+    ]
+    return filled(rows)
+
+
+def ranking_rows(groups: Iterable[Group]) -> list[Row]:
+    """A row a group, with `prompt`, `responses` and their `ranks`, or `pairwise` where pairs were compared apart."""
+    rows = []
+    for g in groups:
+        how: Row = {"ranks": None if g.ranks is None else list(g.ranks), "pairwise": None}
+        if g.compared is not None or g.margin is not None:
+            how = {"ranks": None, "pairwise": [_judgement(c) for c in g.comparisons]}
+        if g.comparisons:
+            rows.append({"prompt": g.prompt, "responses": list(g.responses), **how, **_extras(g)})
+    return filled(rows)
+
+
+def _judgement(c: Comparison) -> Row:
+    winner = None if c.tied else c.better
+    return {"i": c.better, "j": c.worse, "winner": winner, "margin": c.margin, "weight": c.weight}
+
+
+def _extras(group: Group) -> Row:
+    return {"weight": group.weight, "topic": group.topic, "difficulty": group.difficulty}
+
+
+def filled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows with the same columns each, without those that say nothing: null, or a weight of 1, in every row."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    idle = {"weight": 1.0}
+    kept = [name for name in names if any(row.get(name) not in (None, idle.get(name)) for row in rows)]
+    return [{name: row.get(name) for name in kept} for row in rows]

@@ -1,0 +1,34 @@
+"""What a loader leaves out: how many rows, why, and where the first of them stand. It knows no reason by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FIRST = 3  # places that are kept of each reason
+
+
+class Dropped(dict[str, int]):
+    """Reason -> count, as `PreferenceData.dropped` holds it, with the first places of each and the rows read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, list[str]] = {}
+        self.rows = 0  # read, whether kept or not
+
+    def add(self, reason: str, where: str) -> None:
+        """Counts what stands at `where` as left out."""
+        self[reason] = self.get(reason, 0) + 1
+        if len(places := self.places.setdefault(reason, [])) < FIRST:
+            places.append(where)
+
+    def include(self, other: Dropped) -> None:
+        """Adds what another source left out."""
+        for reason, count in other.items():
+            self[reason] = self.get(reason, 0) + count
+            self.places[reason] = (self.places.get(reason, []) + other.places[reason])[:FIRST]
+        self.rows += other.rows
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Counts and reasons in a line: `2 repeated row, 1 no rating`."""
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.items())

@@ -1,0 +1,138 @@
+"""One row's fields, checked: texts, numbers and the columns that any format may have. It knows no format."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_plugins.data.sources import Columns
+from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.interfaces import Text
+
+
+def required(where: str, column: str, fields: Mapping[str, Any]) -> Any:
+    """The field of that name. Raises DataError with the known names and the nearest."""
+    if column not in fields:
+        raise DataError(f"{where}: lacks the column {column!r} {known(column, fields)}")
+    return fields[column]
+
+
+def optional(where: str, name: str, column: str | None, fields: Mapping[str, Any]) -> Any:
+    """The field of that column, or None where it has the default `name` and is not there. Raises DataError."""
+    if column is None or (column == name and column not in fields):
+        return None
+    return required(where, column, fields)
+
+
+def text(where: str, column: str, value: Any) -> Text:
+    """Text, or messages with `role` and `content` alone. Raises DataError."""
+    if isinstance(value, str):
+        return _whole(where, column, value)
+    if not isinstance(value, list):
+        raise DataError(f"{where}: {column} must be text or a list of messages, found {form(value)}")
+    for message in value:
+        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            raise DataError(f"{where}: every message of {column} needs a text `role` and a text `content`")
+    return [{k: _whole(where, column, m[k]) for k in ("role", "content")} for m in value]
+
+
+def texts(where: str, fields: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[Text, ...]:
+    """The texts of several columns, all of one form. Raises DataError."""
+    found = tuple(text(where, column, required(where, column, fields)) for column in columns)
+    for column, value in zip(columns[1:], found[1:], strict=True):
+        if form(value) != form(found[0]):
+            raise DataError(f"{where}: {columns[0]} is {form(found[0])}, {column} is {form(value)}")
+    return found
+
+
+def responses(where: str, column: str, values: Any, inner: str, prompt: Text) -> tuple[Text, ...]:
+    """The texts of a list whose elements are text, messages, or objects with the field `inner`. Raises DataError."""
+    if not isinstance(values, list) or not values:
+        raise DataError(f"{where}: {column} must be a list of responses, found {shown(values)}")
+    found = []
+    for number, value in enumerate(values):
+        name = f"{column}[{number}]"
+        if isinstance(value, dict):
+            value = required(f"{where}: {name}", inner, value)
+        found.append(text(where, name, value))
+        if form(found[-1]) != form(prompt):
+            raise DataError(f"{where}: the prompt is {form(prompt)}, {name} is {form(found[-1])}")
+    return tuple(found)
+
+
+def number(where: str, column: str, value: Any, least: float = -math.inf) -> float | None:
+    """A finite number, also as text; None where the field is null or empty. Raises DataError."""
+    if value is None or value == "":  # an empty field of a CSV file
+        return None
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise DataError(f"{where}: {column} must be a finite number, found {shown(value)}")
+    if found < least:
+        raise DataError(f"{where}: {column} must be at least {least:g}, found {found:g}")
+    return found
+
+
+def place(where: str, column: str, value: Any, count: int) -> int:
+    """The number of one of `count` responses. Raises DataError for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
+        raise DataError(f"{where}: {column} names the response {shown(value)}; there are {count}, numbered from 0")
+    return value
+
+
+def extras(where: str, fields: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """`weight`, `topic` and `difficulty` as a `Group` takes them. Raises DataError."""
+    found = {name: optional(where, name, getattr(columns, name), fields) for name in ("weight", "topic", "difficulty")}
+    weight = number(where, str(columns.weight), found["weight"], least=0.0)
+    return {
+        "weight": 1.0 if weight is None else weight,
+        "topic": _topic(where, str(columns.topic), found["topic"]),
+        "difficulty": number(where, str(columns.difficulty), found["difficulty"]),
+    }
+
+
+def _topic(where: str, column: str, value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise DataError(f"{where}: {column} must be text or a whole number, found {form(value)}")
+    return _whole(where, column, str(value))
+
+
+def blank(text: Text) -> bool:
+    """Whether there is nothing to read."""
+    return not text.strip() if isinstance(text, str) else not any(m["content"].strip() for m in text)
+
+
+def form(value: Any) -> str:
+    """What a value is, in a word."""
+    words = {"str": "text", "list": "messages", "NoneType": "null"}
+    return words.get(type(value).__name__, type(value).__name__)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, cut short."""
+    return repr(str(value)[:40])
+
+
+def key(*texts: Text) -> str:
+    """Equal for equal texts or messages."""
+    return json.dumps(texts)
+
+
+def content(text: Text) -> str:
+    """What a reader sees of a text or of messages."""
+    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
+
+
+def _whole(where: str, column: str, text: str) -> str:
+    """JSON can spell half of a surrogate pair (`\\ud83d`), which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {column} is not Unicode text: half a character at position {error.start}") from error
+    return text

@@ -1,0 +1,206 @@
+"""Judged groups become token rows, and rows become batches. It knows token ids and judgements, no model and no loss."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import nan
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from rlhf_plugins.data.branches import PromptBranches, collate
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.interfaces import Compared, Comparison, Group, Prediction, RankedScores, Text
+from rlhf_plugins.ranking import NOT_PLACED, map_tensors
+
+Encode = Callable[[Text, Text], tuple[list[int], list[int]]]  # prompt, response -> the ids of both
+TOO_LONG = "response longer than max_length"
+NOTHING_LEFT = "nothing left to compare"
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Groups as token rows, with what was left out of them and the dimensions that their ratings have."""
+
+    dataset: Dataset
+    dimensions: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+
+def ranked_rows(
+    groups: Iterable[Group], encode: Encode, max_length: int | None, usable: Callable[[Group], bool]
+) -> RankedRows:
+    """Encodes groups, without the responses that are too long and the groups of which nothing usable is left.
+
+    Args:
+        groups: prompts with judged responses.
+        encode: gives the token ids of a prompt and of a response to it.
+        max_length: tokens that a prompt and one response may have together; None is no limit.
+        usable: whether a loss can learn anything from a group.
+
+    Raises:
+        DataError: no row is left.
+    """
+    groups, left_out = list(groups), Counter[str]()
+    rows: list[dict[str, Any]] = []
+    dimensions = tuple(dict.fromkeys(name for group in groups for name in group.ratings))
+    topics: dict[str | None, int] = {}
+    responses = 0
+    for group in groups:
+        ids = [encode(group.prompt, response) for response in group.responses]
+        kept = [i for i, (p, b) in enumerate(ids) if max_length is None or len(p) + len(b) <= max_length]
+        left_out[TOO_LONG] += len(ids) - len(kept)
+        group = part(group, kept)
+        group = replace(group, ranks=group.ranks or agreed_ranks(group))
+        if not usable(group):
+            left_out[NOTHING_LEFT] += 1
+            continue
+        tokens = _aligned([ids[i] for i in kept])
+        topic = topics.setdefault(group.topic, len(topics))
+        place = {"row": len(rows), "first": responses, "topic": topic}
+        rows.append({**place, **_tokens(tokens), **_judgement(group, dimensions)})
+        responses += len(kept)
+    if not rows:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
+        raise DataError(f"no group is left to learn from ({reasons or 'there were none'})")
+    return RankedRows(Dataset.from_list(rows), dimensions, dict(+left_out))
+
+
+def part(group: Group, kept: Sequence[int]) -> Group:
+    """The group with some of its responses, and what is known of them."""
+    if len(kept) == len(group.responses):
+        return group
+    place = {old: new for new, old in enumerate(kept)}
+    compared = group.compared and tuple(
+        replace(c, better=place[c.better], worse=place[c.worse])
+        for c in group.compared
+        if c.better in place and c.worse in place
+    )
+    return replace(
+        group,
+        responses=tuple(group.responses[i] for i in kept),
+        ranks=group.ranks and tuple(group.ranks[i] for i in kept),
+        gold=group.gold and tuple(group.gold[i] for i in kept),
+        compared=compared,
+        ratings={name: tuple(values[i] for i in kept) for name, values in group.ratings.items()},
+    )
+
+
+def agreed_ranks(group: Group) -> tuple[int, ...] | None:
+    """The one order that says of every pair what its comparison says; None where some pair has none, or they clash."""
+    size = len(group.responses)
+    if group.compared is None or len(group.compared) != size * (size - 1) // 2:
+        return None
+    lost = [sum(c.worse == i and not c.tied for c in group.compared) for i in range(size)]  # to how many it lost
+    said = all(
+        (lost[c.better] == lost[c.worse]) if c.tied else (lost[c.better] < lost[c.worse]) for c in group.compared
+    )
+    different = len({frozenset((c.better, c.worse)) for c in group.compared}) == len(group.compared)
+    return tuple(lost) if said and different else None
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows to the tensors of a branch batch and of what people said of it.
+
+    Args:
+        pad_id: token id that fills short rows.
+        shared: one row a group, or one row a branch.
+        features: of every response of every row, in order, (responses, width), where the trunk is frozen: then no
+            tokens are laid out.
+    """
+
+    pad_id: int
+    shared: bool
+    features: Tensor | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """-> the tensors of a BranchBatch, or `features` and `group`; and those that `judged` reads."""
+        return {**self._inputs(rows), **_judged(rows)}
+
+    def _inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        if self.features is None:
+            groups = [PromptBranches(row["prompt_ids"], row["branch_ids"]) for row in rows]
+            return collate(groups, self.pad_id, self.shared)
+        places = [place for row in rows for place in range(row["first"], row["first"] + len(row["ranks"]))]
+        group = [number for number, row in enumerate(rows) for _ in row["ranks"]]
+        return {"features": self.features[places], "group": torch.tensor(group)}
+
+
+def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Sequence[str]) -> RankedScores:
+    """A prediction of the B branches of a batch, spread over its groups, beside what people said: what a loss sees."""
+    group, ranks = inputs["group"], inputs["ranks"]
+    slot = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)  # place in its group
+
+    def spread(values: Tensor) -> Tensor:  # (B, ...) -> (groups, K, ...)
+        return values.new_zeros(*ranks.shape, *values.shape[1:]).index_put((group, slot), values)
+
+    present = spread(torch.ones_like(group)).bool()
+    whole = map_tensors(prediction, spread)
+    ratings = {name: inputs["ratings"][:, :, d] for d, name in enumerate(dimensions)}
+    of_group, better, worse, tied, margin, weight = inputs["compared"].unbind(1)
+    compared = Compared(of_group.long(), better.long(), worse.long(), tied.bool(), margin, weight)
+    return RankedScores(
+        whole.reward,
+        inputs["margin"],
+        weight=inputs["weight"],
+        ranks=ranks,
+        present=present,
+        ratings=ratings,
+        compared=compared,
+        prediction=whole,
+    )
+
+
+def _aligned(ids: Sequence[tuple[list[int], list[int]]]) -> PromptBranches:
+    """One prompt for all: where some response merges with the prompt's end, the prompt ends before it for all."""
+    shortest = min(len(prompt) for prompt, _ in ids)
+    return PromptBranches(ids[0][0][:shortest], [(prompt + branch)[shortest:] for prompt, branch in ids])
+
+
+def _tokens(group: PromptBranches) -> dict[str, Any]:
+    length = len(group.prompt) + sum(map(len, group.branches))
+    return {"prompt_ids": list(group.prompt), "branch_ids": [list(ids) for ids in group.branches], "length": length}
+
+
+def _judgement(group: Group, dimensions: Sequence[str]) -> dict[str, Any]:
+    k = len(group.responses)
+    missing = (None,) * k
+    rated = [[nan if v is None else float(v) for v in group.ratings.get(name, missing)] for name in dimensions]
+    placed = group.ranks or missing
+    return {
+        "ranks": [NOT_PLACED if rank is None else rank for rank in placed],
+        "margin": float(group.margin or 0.0),
+        "weight": group.weight,
+        "compared": [_numbers(c) for c in group.comparisons],
+        "ratings": [list(values) for values in zip(*rated, strict=True)],
+        "difficulty": group.difficulty,
+    }
+
+
+def _numbers(c: Comparison) -> list[float]:
+    return [c.better, c.worse, float(c.tied), float(c.margin or 0.0), c.weight]
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    most = max(len(row["ranks"]) for row in rows)
+    dimensions = max((len(values) for row in rows for values in row["ratings"]), default=0)
+    compared = [[number, *pair] for number, row in enumerate(rows) for pair in row["compared"]]
+    return {
+        "row": torch.tensor([row["row"] for row in rows]),
+        "ranks": torch.tensor([[*row["ranks"], *[NOT_PLACED] * (most - len(row["ranks"]))] for row in rows]),
+        "margin": torch.tensor([row["margin"] for row in rows], dtype=torch.float32),
+        "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
+        "compared": torch.tensor(compared, dtype=torch.float32).view(-1, 6),
+        "ratings": torch.tensor([_filled(row["ratings"], most, dimensions) for row in rows]).view(
+            len(rows), most, dimensions
+        ),
+    }
+
+
+def _filled(ratings: Sequence[Sequence[float]], most: int, dimensions: int) -> list[list[float]]:
+    return [*map(list, ratings), *[[nan] * dimensions] * (most - len(ratings))]

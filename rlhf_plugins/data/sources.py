@@ -1,0 +1,133 @@
+"""The options that formats share: where rows stand, what is held out, and what columns are called. No reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Column = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where rows stand and which of them are held out."""
+
+    source: Annotated[
+        str,
+        Field(min_length=1, description="a JSON lines, JSON, CSV or Parquet file, or a data set's name on the hub"),
+    ]
+    split: Annotated[str, Field(description="the hub data set's split to train on")] = "train"
+    test_source: Annotated[
+        str | None, Field(min_length=1, description="held-out rows; without it they are chosen by hash")
+    ] = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1, description="share of prompts or topics held out")] = 0.1
+    hold_out: Annotated[
+        Literal["prompt", "topic"], Field(description="what is held out whole: prompts, or topics with their prompts")
+    ] = "prompt"
+
+
+@dataclass(frozen=True)
+class PairSources(Sources):
+    """`Sources` whose rows are pairs, which may be put together again by prompt."""
+
+    group_prompts: Annotated[
+        bool, Field(description="one group a prompt: a response that stands in several pairs is computed once")
+    ] = False
+    max_responses: Annotated[
+        int | None,
+        Field(ge=2, description="most responses of such a group; a larger one is cut into blocks that keep every pair"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns that any format may have. `none` reads none; one of another name than the default must be there."""
+
+    prompt: Column = "prompt"
+    weight: Annotated[str | None, Field(description="how much a row counts, 0 or more")] = "weight"
+    topic: Annotated[str | None, Field(description="what accuracy is told apart by and may be held out")] = "topic"
+    difficulty: Annotated[str | None, Field(description="how hard a row is to judge")] = "difficulty"
+
+
+@dataclass(frozen=True)
+class PairColumns(Columns):
+    """Columns of pairs; the defaults are TRL's."""
+
+    chosen: Column = "chosen"
+    rejected: Column = "rejected"
+    margin: Annotated[str | None, Field(description="how much better the chosen one is")] = "margin"
+
+
+@dataclass(frozen=True)
+class ComparisonColumns(Columns):
+    """Columns of two responses and what one or several annotators say of them."""
+
+    response_a: Column = "response_a"
+    response_b: Column = "response_b"
+    label: Annotated[str, Field(description="a word for a, b or a tie; of a row or of each annotation")] = "label"
+    strength: Annotated[str, Field(description="number in favour of a, 0 a tie; of a row or of each annotation")] = (
+        "strength_a_minus_b"
+    )
+    annotations: Annotated[str | None, Field(description="list of annotations with label or strength")] = "annotations"
+    annotator: Annotated[
+        str | None, Field(description="who judges; rows of one pair by several annotators are put together")
+    ] = "annotator"
+
+
+@dataclass(frozen=True)
+class RatingColumns(Columns):
+    """Columns of rated responses: one `response` a row, or a list of `responses`."""
+
+    response: Column = "response"
+    responses: Column = "responses"
+    text: Annotated[str, Field(description="field of an element of the list that holds its text")] = "text"
+
+
+@dataclass(frozen=True)
+class RankingColumns(Columns):
+    """Columns of ranked responses; a row has one of the last three."""
+
+    responses: Column = "responses"
+    text: Annotated[str, Field(description="field of an element of the list that holds its text")] = "text"
+    ranking: Annotated[str | None, Field(description="numbers of the responses from 0, best first")] = "ranking"
+    ranks: Annotated[
+        str | None, Field(description="place of each response, the lowest best, equal ones tied, null not placed")
+    ] = "ranks"
+    pairwise: Annotated[
+        str | None, Field(description="list of {i, j, winner}, winner null for a tie; margin and weight if known")
+    ] = "pairwise"
+
+
+Verdict = Literal["a", "b", "tie"]
+Words = Annotated[dict[str, Verdict], Field(min_length=1, description="what each word of a label means")]
+
+
+def words() -> dict[str, Verdict]:
+    """The words that a label may be unless told otherwise."""
+    return {
+        "a": "a",
+        "a1": "a",
+        "response_a": "a",
+        "b": "b",
+        "a2": "b",
+        "response_b": "b",
+        "tie": "tie",
+        "equal": "tie",
+    }
+
+
+Dimensions = Annotated[
+    list[str] | dict[str, str],
+    Field(
+        min_length=1,
+        description="ratings by name, or by name and dotted path, such as {overall: reviews.overall}; a path through "
+        "a list is averaged",
+    ),
+]
+
+
+def score() -> list[str]:
+    """The one dimension of a rating that has no other name."""
+    return ["score"]

@@ -1,0 +1,178 @@
+"""From a format's rows to groups to train and test on: what is useless, and what is held out. It knows no format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from rlhf_plugins.data.dropped import Dropped, reasons
+from rlhf_plugins.data.fields import form, key
+from rlhf_plugins.data.rows import Row, read_rows
+from rlhf_plugins.data.sources import Sources
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.interfaces import Group, PreferenceData, Text
+
+Placed = tuple[str, Group]  # where a group stands
+Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to groups, useless rows counted
+
+
+def load(sources: Sources, read: Read, seed: int) -> PreferenceData:
+    """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) stands in both.
+
+    Repeated rows, rows of weight 0 and pairs that another row judges otherwise are left out and counted, and so are
+    training rows whose prompt (or topic) stands in `test_source`. Without a `test_source`, `test_fraction` of the
+    prompts or topics is held out by hash, so that the order of rows does not matter.
+
+    Raises:
+        DataError: a source cannot be read, lacks a column, or holds a value of the wrong type; no row is useful;
+            or topics are held out of data that has fewer than two.
+    """
+    dropped = Dropped()
+    placed = _useful(sources.source, sources.split, read, dropped)
+    unit = _unit(sources)
+    if sources.test_source is not None:
+        test = _useful(sources.test_source, "test", read, dropped)
+        apart, elsewhere = {unit(item) for item in test}, "the test source"
+    else:
+        apart, elsewhere = _held_out([unit(item) for item in placed], sources.test_fraction, seed), "a held-out topic"
+        test = [item for item in placed if unit(item) in apart]
+        placed = [item for item in placed if unit(item) not in apart]
+        if sources.hold_out == "topic" and not test:
+            raise DataError(f"{sources.source}: has one topic, so none can be held out")
+    train = list(_unseen(placed, test, apart, unit, dropped, (sources.hold_out, elsewhere)))
+    if not train:
+        raise DataError(
+            f"{sources.source}: every {sources.hold_out} stands in {elsewhere} too, so none is left to train on"
+        )
+    return _data([group for _, group in train], [group for _, group in test], dropped)
+
+
+def _data(train: Sequence[Group], test: Sequence[Group], dropped: Dropped) -> PreferenceData:
+    prompts = {"train": _unique(g.prompt for g in train), "test": _unique(g.prompt for g in test)}
+    return PreferenceData(tuple(train), tuple(test), prompts, dropped)
+
+
+def _unit(sources: Sources) -> Callable[[Placed], str]:
+    """What is held out whole: the prompt or the topic that a group belongs to."""
+
+    def topic(item: Placed) -> str:
+        where, group = item
+        if group.topic is None:
+            raise DataError(f"{where}: has no topic, and topics are to be held out (`hold_out`)")
+        return group.topic
+
+    return topic if sources.hold_out == "topic" else lambda item: key(item[1].prompt)
+
+
+def _unseen(
+    placed: Sequence[Placed],
+    test: Sequence[Placed],
+    apart: set[str],
+    unit: Callable[[Placed], str],
+    dropped: Dropped,
+    words: tuple[str, str],
+) -> Iterator[Placed]:
+    """Groups to train on whose topic and prompt are nowhere in the test groups."""
+    name, elsewhere = words
+    asked = {key(group.prompt) for _, group in test}
+    for item in placed:
+        if unit(item) in apart:
+            dropped.add(f"{name} stands in {elsewhere} too", item[0])
+        elif key(item[1].prompt) in asked:
+            dropped.add(f"prompt stands in {elsewhere} too", item[0])
+        else:
+            yield item
+
+
+def _useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Placed]:
+    left_out = Dropped()
+    found = list(_distinct(list(_alike(read(_counted(read_rows(source, split), left_out), left_out))), left_out))
+    if not found:
+        raise DataError(f"{source}: no row is useful ({reasons(left_out)})")
+    if not _says_something([group for _, group in found]):
+        raise DataError(
+            f"{source}: no response is preferred to another and no two ratings differ, so there is nothing to learn"
+        )
+    dropped.include(left_out)
+    return found
+
+
+def _counted(rows: Iterable[Row], dropped: Dropped) -> Iterator[Row]:
+    for row in rows:
+        dropped.rows += 1
+        yield row
+
+
+def _alike(placed: Iterable[Placed]) -> Iterator[Placed]:
+    expected: str | None = None
+    for where, group in placed:
+        expected = expected or form(group.prompt)
+        if form(group.prompt) != expected:
+            raise DataError(f"{where}: is {form(group.prompt)}, the rows before it are {expected}")
+        yield where, group
+
+
+def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
+    judged: dict[str, set[str]] = defaultdict(set)  # of each pair: what is said of it
+    for _, group in placed:
+        if _is_pair(group):
+            judged[_asked(group)].add(_said(group))
+    seen: set[str] = set()
+    for where, group in placed:
+        whole = _asked(group) + _said(group)
+        if _is_pair(group) and len(judged[_asked(group)]) > 1:
+            dropped.add("contradicted by another row", where)
+        elif whole in seen:
+            dropped.add("repeated row", where)
+        elif not group.weight:
+            dropped.add("weight 0", where)
+        else:
+            seen.add(whole)
+            yield where, group
+
+
+def _is_pair(group: Group) -> bool:
+    return len(group.responses) == 2 and not group.ratings
+
+
+def _asked(group: Group) -> str:
+    return key(group.prompt) + key(*sorted(group.responses, key=key))
+
+
+def _said(group: Group) -> str:
+    """Equal for groups in which the same is said of the same responses, in whichever order they stand."""
+    said = []
+    for c in group.comparisons:
+        sides = [key(group.responses[c.better]), key(group.responses[c.worse])]
+        said.append((sorted(sides) if c.tied else sides, c.tied))
+    rated = [
+        (name, sorted(zip(map(key, group.responses), map(str, v), strict=True))) for name, v in group.ratings.items()
+    ]
+    return repr((sorted(said), rated))
+
+
+def _says_something(groups: Sequence[Group]) -> bool:
+    if any(not c.tied for group in groups for c in group.comparisons):
+        return True
+    values: dict[str, set[float]] = defaultdict(set)
+    for group in groups:
+        for name, ratings in group.ratings.items():
+            values[name] |= {rating for rating in ratings if rating is not None}
+    return any(len(different) > 1 for different in values.values())
+
+
+def _held_out(units: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """The prompts or topics with the smallest hashes: two if the fraction is less, which a mean needs; never all."""
+    names = sorted(set(units), key=lambda name: digest(name, seed))
+    count = max(round(fraction * len(names)), min(2, len(names) // 2))
+    return set(names[: min(count, len(names) - 1)])
+
+
+def digest(name: str, seed: int) -> bytes:
+    """What orders names at random, the same in every process."""
+    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+
+
+def _unique(prompts: Iterable[Text]) -> tuple[Text, ...]:
+    return tuple({key(prompt): prompt for prompt in prompts}.values())

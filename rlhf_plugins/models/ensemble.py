@@ -1,0 +1,149 @@
+"""Several reward models that judge as one. It knows how members are asked and joined, not how they were trained.
+
+On disk an ensemble is a folder with `reward_ensemble.json` and one folder a member, each a reward model of its own.
+Members that are adapters of one base are asked with one copy of the base in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import Aggregation, MemberScores, Prediction, Samples
+from rlhf_plugins.models.guards import asked
+from rlhf_plugins.models.reward_model import Parts, RewardModel, load_reward_model, open_reward_model, read_description
+
+DESCRIPTION = "reward_ensemble.json"
+FEWEST = 2  # members that must agree before the others are not asked
+
+Judge = Callable[[Samples], Prediction]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Reward models asked in order.
+
+    Where `early_exit` is set, the responses of a prompt that the members asked so far all put in one order are not
+    shown to the others; `members` of the prediction is NaN there.
+    """
+
+    members: tuple[Judge, ...]
+    aggregation: Aggregation
+    accuracy: tuple[float, ...]  # of each member
+    early_exit: bool = False
+
+    def __call__(self, samples: Samples) -> Prediction:
+        """`reward` as the aggregation has it, `members` (B, M), `variance` the mean of what members predict."""
+        group = prompt_codes(samples)
+        rewards = torch.full((len(samples.responses), len(self.members)), torch.nan)
+        variances = torch.full_like(rewards, torch.nan)
+        open_rows = torch.arange(len(rewards))
+        for m, member in enumerate(self.members):
+            said = member(_some(samples, open_rows.tolist()))
+            rewards[open_rows, m] = said.reward
+            if said.variance is not None:
+                variances[open_rows, m] = said.variance
+            if self.early_exit and m + 1 >= FEWEST:
+                open_rows = open_rows[disputed(rewards[open_rows, : m + 1], group[open_rows])]
+            if not len(open_rows):
+                break
+        variance = None if variances.isnan().any(1).all() else variances.nanmean(1)
+        return Prediction(self._joined(rewards, group), variance=variance, members=rewards)
+
+    def _joined(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """Aggregated over the members that were asked, which are the first few of them, (B,)."""
+        reward, count = torch.zeros(len(rewards)), (~rewards.isnan()).sum(1)
+        for n in count.unique().tolist():
+            rows = count == n
+            scores = MemberScores(rewards[rows, :n].T, torch.tensor(self.accuracy[:n]), group[rows])
+            reward[rows] = asked(self.aggregation, scores, shape=(int(rows.sum()),))
+        return reward
+
+
+def epistemic(prediction: Prediction) -> Tensor:
+    """Population variance of the members that were asked, (B,): what more data could settle."""
+    assert prediction.members is not None
+    mean = prediction.members.nanmean(1, keepdim=True)
+    return ((prediction.members - mean) ** 2).nanmean(1)
+
+
+def disputed(rewards: Tensor, group: Tensor) -> Tensor:
+    """Whether the members (B, M) order the responses of a row's group (B,) differently, or it has no other, (B,)."""
+    answer = torch.ones(len(rewards), dtype=torch.bool)
+    for code in group.unique():
+        rows = (group == code).nonzero().squeeze(1)
+        sign = torch.sign(rewards[rows].unsqueeze(0) - rewards[rows].unsqueeze(1))  # (K, K, M)
+        answer[rows] = len(rows) == 1 or bool((sign != sign[..., :1]).any())
+    return answer
+
+
+def prompt_codes(samples: Samples) -> Tensor:
+    """(B,) equal for responses to one prompt."""
+    codes: dict[tuple[int, ...], int] = {}
+    return torch.tensor([codes.setdefault(tuple(ids), len(codes)) for ids in samples.prompt_ids])
+
+
+def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any], **rest: Any) -> None:
+    """Writes what `open_ensemble` reads: the members' folders, the aggregation in a recipe's words, their accuracy."""
+    text = json.dumps({"members": list(members), "aggregation": dict(aggregation), **rest}, indent=2)
+    (folder / DESCRIPTION).write_text(text + "\n")
+
+
+def open_ensemble(
+    folder: Path, component: Callable[[str, Mapping[str, Any]], Any], pad_id: int, trust_remote_code: bool = False
+) -> Ensemble:
+    """A saved ensemble. Raises RunError when its description or a member does not load."""
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text())
+        folders = [folder / name for name in described["members"]]
+        aggregation = component("aggregation", described["aggregation"])
+        accuracy, early_exit = tuple(described["accuracy"]), bool(described["early_exit"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
+    members = tuple(_members(folders, component, pad_id, trust_remote_code))
+    return Ensemble(members, aggregation, accuracy, early_exit)
+
+
+def _members(
+    folders: Sequence[Path], component: Callable[[str, Mapping[str, Any]], Any], pad_id: int, trust_remote_code: bool
+) -> list[Judge]:
+    parts = [read_description(member, trust_remote_code) for member in folders]
+    first = _load(folders[0], parts[0], component)
+    one_base = all(part.base == parts[0].base and (part.base.adapter or part.frozen) for part in parts)
+    judges = [_judge(first, getattr(first.trunk, "active_adapter", None), pad_id)]
+    for place, (member, part) in enumerate(zip(folders[1:], parts[1:], strict=True), start=1):
+        adapter = str(place) if one_base and not part.frozen else None
+        if adapter:
+            first.trunk.load_adapter(str(member), adapter_name=adapter)
+        judges.append(_judge(_load(member, part, component, first.trunk if one_base else None), adapter, pad_id))
+    return judges
+
+
+def _load(
+    folder: Path, parts: Parts, component: Callable[[str, Mapping[str, Any]], Any], trunk: Any = None
+) -> RewardModel:
+    if trunk is None:
+        return open_reward_model(folder, component, parts.base.trust_remote_code)
+    pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
+    return load_reward_model(folder, parts.base, pooling, head, trunk)
+
+
+def _judge(model: RewardModel, adapter: str | None, pad_id: int) -> Judge:
+    def judge(samples: Samples) -> Prediction:
+        if adapter is not None:
+            model.trunk.set_adapter(adapter)
+        return model.judge(samples, pad_id)
+
+    return judge
+
+
+def _some(samples: Samples, rows: Sequence[int]) -> Samples:
+    prompt_ids, response_ids = ([ids[i] for i in rows] for ids in (samples.prompt_ids, samples.response_ids))
+    return Samples([samples.prompts[i] for i in rows], [samples.responses[i] for i in rows], prompt_ids, response_ids)

@@ -1,0 +1,87 @@
+"""Whatever a reward stage saved, opened as one function of responses. It knows folders, not who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_plugins.interfaces import Base, Group, Prediction, RewardFunction, Run, Samples
+from rlhf_plugins.models import ensemble
+from rlhf_plugins.models.ensemble import Judge, open_ensemble
+from rlhf_plugins.models.loading import load_tokenizer
+from rlhf_plugins.models.reward_model import open_reward_model, read_description
+from rlhf_plugins.models.sampling import plain, written_ids
+
+
+def open_judge(
+    folder: Path, component: Callable[[str, Mapping[str, Any]], Any], trust_remote_code: bool = False
+) -> Judge:
+    """A saved reward model or ensemble as a function from responses to a Prediction on the CPU.
+
+    Args:
+        folder: where a stage saved it.
+        component: makes a component of a kind from a recipe's words.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        RunError: the folder holds neither, or does not load.
+    """
+    pad_id = pad_token(folder, trust_remote_code)
+    if (folder / ensemble.DESCRIPTION).exists():
+        return open_ensemble(folder, component, pad_id, trust_remote_code)
+    model = open_reward_model(folder, component, trust_remote_code)
+
+    def judge(samples: Samples) -> Prediction:
+        return model.judge(samples, pad_id)
+
+    return judge
+
+
+def samples_of(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> Samples:
+    """Every response of the groups in order, as a reward model reads it."""
+    rows = [(g.prompt, r, *written_ids(tokenizer, g.prompt, r)) for g in groups for r in g.responses]
+    prompts, responses, prompt_ids, response_ids = map(list, zip(*rows, strict=True))
+    return Samples(prompts, [plain(response) for response in responses], prompt_ids, response_ids)
+
+
+def rated(groups: Sequence[Group], judge: Judge, base: Base) -> tuple[Group, ...]:
+    """The groups with a judge's rewards as their only ratings, in the dimension `teacher`."""
+    rewards = iter(judge(samples_of(groups, load_tokenizer(base))).reward.tolist())
+    return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
+
+
+def pair_accuracy(judge: Judge, groups: Sequence[Group], base: Base) -> float | None:
+    """The share of the groups' strictly ordered pairs that a judge orders so, ties one half; None without a pair."""
+    rewards = judge(samples_of(groups, load_tokenizer(base))).reward.tolist()
+    starts = accumulate((len(group.responses) for group in groups), initial=0)
+    gaps = [
+        rewards[start + c.better] - rewards[start + c.worse]
+        for start, group in zip(starts, groups, strict=False)
+        for c in group.comparisons
+        if not c.tied
+    ]
+    return sum((gap > 0) + 0.5 * (gap == 0) for gap in gaps) / len(gaps) if gaps else None
+
+
+def pad_token(folder: Path, trust_remote_code: bool = False) -> int:
+    """The padding token of the base that a saved reward model, or the first member of an ensemble, stands on."""
+    first = next(iter(sorted(folder.glob("*/reward_model.json"))), folder / "reward_model.json").parent
+    member = first if (folder / ensemble.DESCRIPTION).exists() else folder
+    return int(load_tokenizer(read_description(member, trust_remote_code).base).pad_token_id)
+
+
+def latest_reward(run: Run) -> RewardFunction | None:
+    """What the latest reward stage of a run trained, as a function to rewards; None when there was none."""
+    folders = [result.reward_model for result in run.finished if result.reward_model]
+    return reward_function(folders[-1], run) if folders else None
+
+
+def reward_function(folder: Path, run: Run) -> RewardFunction:
+    """What a stage of the run saved, as a function from responses to rewards."""
+    judge = open_judge(folder, run.component, run.base.trust_remote_code)
+    return lambda samples: judge(samples).reward.tolist()

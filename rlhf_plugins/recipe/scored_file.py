@@ -1,0 +1,93 @@
+"""A file of JSON lines that grows by whole chunks and can be gone on with. It knows lines, not what scores them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.errors import RunError
+
+NOTE = ".note.json"  # what the lines belong to stands in a file of this ending beside them
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """Lines, and a note beside them of what they belong to.
+
+    Args:
+        path: of the lines.
+        note: what they belong to, by name; with another, the lines are not gone on with.
+        starts: how each of the lines begins.
+        chunk: lines that are written at once; an interruption leaves a multiple of it, once `reopen` has cut the rest.
+    """
+
+    path: Path
+    note: Mapping[str, Any]
+    starts: Sequence[str]
+    chunk: int
+
+    def reopen(self, overwrite: bool) -> int:
+        """How many lines stand there that are to be kept; what an interruption left of a chunk is cut off.
+
+        Raises:
+            RunError: the lines belong to something else, are not as they were written, or cannot be read.
+        """
+        try:
+            if overwrite:
+                self.path.unlink(missing_ok=True)
+            if not self.path.exists():
+                return 0
+            self._belongs()
+            with self.path.open("r+b") as file:
+                kept, size = self._kept(file)
+                file.truncate(size)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read or written: {error}") from error
+        return kept
+
+    def extend(self, kept: int, chunks: Iterable[int], ends: Callable[[int], Sequence[str]]) -> None:
+        """Writes the chunks that begin at the lines `chunks`; `ends` gives the second halves of a chunk's lines."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not kept:
+                self._note_path.write_text(json.dumps(dict(self.note), indent=2) + "\n", encoding="utf-8")
+            with self.path.open("ab") as file:
+                for first in chunks:
+                    starts = self.starts[first : first + self.chunk]
+                    lines = [start + end + "\n" for start, end in zip(starts, ends(first), strict=True)]
+                    file.write("".join(lines).encode())
+                    file.flush()
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error}") from error
+
+    @property
+    def _note_path(self) -> Path:
+        return self.path.with_name(self.path.name + NOTE)
+
+    def _belongs(self) -> None:
+        try:
+            found = json.loads(self._note_path.read_text(encoding="utf-8"))
+            different = [name for name, value in self.note.items() if found.get(name) != value]
+        except (OSError, ValueError, AttributeError) as error:
+            raise self._refused(f"exists, and no {self._note_path.name} says what it belongs to") from error
+        if different:
+            raise self._refused(f"exists, and was written of another {' and another '.join(different)}")
+
+    def _kept(self, file: Any) -> tuple[int, int]:
+        """Lines and bytes up to the last whole chunk."""
+        kept = kept_size = count = size = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            if count == len(self.starts) or not line.startswith(self.starts[count].encode()):
+                raise self._refused(f"line {count + 1} is not of the row that belongs there")
+            count, size = count + 1, size + len(line)
+            if count % self.chunk == 0 or count == len(self.starts):
+                kept, kept_size = count, size
+        return kept, kept_size
+
+    def _refused(self, why: str) -> RunError:
+        return RunError(f"{self.path}: {why}; name another file with --out, or write it anew with --overwrite")

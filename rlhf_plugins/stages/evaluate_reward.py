@@ -1,0 +1,73 @@
+"""The stage `evaluate_reward`: measures every reward model of a run on held-out pairs; no policy is needed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import Metric, Run, StageResult, uses
+
+logger = logging.getLogger(__name__)
+METRICS = [
+    "accuracy",
+    "calibration",
+    "temperature_scaling",
+    "cross_entropy",
+    "auc",
+    "rank_correlation",
+    "accuracy_by_topic",
+    "length_bias",
+    "uncertainty",
+    "certificate",
+]
+
+
+@dataclass(frozen=True)
+class EvaluateReward:
+    """Measures every reward model of the run on the held-out pairs and, where there are any, on pairs unlike those of
+    training.
+
+    The metrics `consistency`, `robustness` and `speed` score all pairs again, 4, 3 and 1 more times: a recipe asks for
+    them.
+    """
+
+    metrics: tuple[Metric, ...] = uses("metric", METRICS)
+    name: str = "evaluate_reward"
+    kind: ClassVar[str] = "evaluate_reward"
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves nothing but its result: `reward_models` in the shape of `report.schema`.
+
+        Raises:
+            RunError: no reward model was trained before, or no held-out pair is strictly ordered.
+        """
+        trained = [(result.name, result.reward_model) for result in run.finished if result.reward_model]
+        if not trained:
+            raise RunError("evaluate_reward: there is nothing to measure: no reward stage came before")
+        rows = {name: self._row(run, name, folder) for name, folder in trained}
+        return StageResult(self.name, self.kind, metrics={"reward_models": rows})
+
+    def _row(self, run: Run, name: str, folder: Path) -> dict[str, Any]:
+        """One reward model; it is loaded here and gone when the row is made."""
+        from rlhf_plugins.evaluate.reward_models import latency, measure, score_pairs, strict
+        from rlhf_plugins.models.judges import open_judge
+        from rlhf_plugins.models.loading import load_tokenizer
+
+        logger.info("evaluating %s", name)
+        judge, tokenizer = open_judge(folder, run.component, run.base.trust_remote_code), load_tokenizer(run.base)
+        row = measure(score_pairs(judge, run.data.test, tokenizer, run.seed), self.metrics)
+        row["latency"] = latency(judge, run.data.test, tokenizer)
+        strange = run.data.out_of_distribution
+        if strict(strange):
+            row["out_of_distribution"] = measure(score_pairs(judge, strange, tokenizer, run.seed), self.metrics)
+        return row
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"evaluate_reward": EvaluateReward}

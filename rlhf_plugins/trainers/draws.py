@@ -1,0 +1,137 @@
+"""The order of training as a sampler component draws it, batch by batch. It knows examples by number, no model.
+
+What is drawn next may depend on the losses of what was drawn before, so a batch is drawn only when it is asked for.
+A data loader asks early: accelerate's asks for each batch before it hands out the one before, and with gradient
+accumulation the Trainer collects all batches of a step before it trains on the first. So the first batch of a step is
+drawn without the losses of the step before, its other batches with them. Each worker process (`dataloader_num_workers`)
+lets `dataloader_prefetch_factor` more batches be drawn in advance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler as TorchSampler
+
+from rlhf_plugins.errors import DataError, PluginError
+from rlhf_plugins.interfaces import Draw, Sampler
+from rlhf_plugins.models.guards import called, named
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is known of n examples before training, each (n,)."""
+
+    length: Sequence[int]  # tokens
+    difficulty: Sequence[float | None]  # None or NaN where nobody told it
+    topic: Sequence[Hashable]  # None is a topic of its own
+
+
+class Draws(TorchSampler[int]):
+    """n examples an epoch, as many as there are, drawn by a component; the last batch of an epoch may be smaller.
+
+    The same seed, component and observations give the same draws, epoch by epoch.
+
+    Args:
+        sampler: draws each batch.
+        examples: what it may know of them.
+        batch_size: of the data loader, which must not drop the last batch.
+        planned: examples that the whole training will draw, from which its progress is told.
+        seed: of the draws.
+
+    Raises:
+        DataError: the columns of `examples` differ in length, or a difficulty is infinite.
+    """
+
+    def __init__(self, sampler: Sampler, examples: Examples, batch_size: int, planned: int, seed: int) -> None:
+        columns = {name: len(values) for name, values in vars(examples).items()}
+        if len(set(columns.values())) != 1:
+            raise DataError(f"examples of unequal number: {columns}")
+        self._sampler = sampler
+        self._length = _frozen(np.array(examples.length, dtype=int))
+        self._difficulty = _frozen(standardised(examples.difficulty))
+        self._topic = _frozen(_codes(examples.topic))
+        self._loss = np.full(len(self._length), np.nan)
+        self._batch_size, self._planned, self._seed = batch_size, planned, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._length)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration draws, from 0; the Trainer says so. Without it they follow one another."""
+        self._epoch = epoch
+
+    def observe(self, rows: Sequence[int], losses: Sequence[float]) -> None:
+        """Remembers the losses of the examples `rows`, in their order; one that is not finite is not remembered."""
+        values = np.asarray(losses, dtype=float)
+        finite = np.isfinite(values)
+        self._loss[np.asarray(rows, dtype=int)[finite]] = values[finite]
+
+    def __iter__(self) -> Iterator[int]:
+        """One epoch. Raises PluginError when the component fails or answers anything but rows."""
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        rng = np.random.default_rng([self._seed, epoch])
+        remaining = np.ones(len(self), dtype=bool)
+        for start in range(0, len(self), self._batch_size):
+            size = min(self._batch_size, len(self) - start)
+            rows = self._drawn(size, remaining, epoch * len(self) + start, rng)
+            remaining[rows] = False
+            yield from rows.tolist()
+
+    def _drawn(self, size: int, remaining: np.ndarray, before: int, rng: np.random.Generator) -> np.ndarray:
+        draw = Draw(
+            size=size,
+            remaining=_frozen(remaining.copy()),
+            progress=min(1.0, before / max(1, self._planned)),
+            length=self._length,
+            difficulty=self._difficulty,
+            topic=self._topic,
+            loss=_frozen(self._loss.copy()),
+            rng=rng,
+        )
+        rows = called(self._sampler, draw)
+        if wrong := _wrong(rows, size, len(self)):
+            raise PluginError(f"{named(self._sampler)} gave {wrong}")
+        return rows
+
+
+def standardised(difficulty: Sequence[float | None]) -> np.ndarray:
+    """Difficulties with mean 0 and standard deviation 1, (n,): 0 where missing, and everywhere if all are equal.
+
+    Raises:
+        DataError: one is infinite.
+    """
+    values = np.asarray(difficulty, dtype=float)  # None becomes NaN
+    if infinite := np.flatnonzero(np.isinf(values)).tolist():
+        raise DataError(f"the difficulty of example {infinite[0]} is {values[infinite[0]]}, not a finite number")
+    told = values[~np.isnan(values)]
+    if not len(told) or told.min() == told.max():
+        return np.zeros(len(values))
+    largest = np.abs(told).max()  # divided by, lest a square overflow
+    told, values = told / largest, values / largest
+    return np.nan_to_num((values - told.mean()) / told.std(), nan=0.0)
+
+
+def _codes(topics: Sequence[Hashable]) -> np.ndarray:
+    """A number for each topic, from 0 in order of appearance, (n,)."""
+    codes: dict[Hashable, int] = {}
+    return np.array([codes.setdefault(topic, len(codes)) for topic in topics], dtype=int)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """The array, which a component can then not change."""
+    array.flags.writeable = False
+    return array
+
+
+def _wrong(rows: object, size: int, examples: int) -> str | None:
+    """What is wrong with a sampler's answer; None when it is `size` rows of `examples`."""
+    if not isinstance(rows, np.ndarray):
+        return f"a {type(rows).__name__}, not an array"
+    if rows.shape != (size,) or rows.dtype.kind not in "iu":
+        return f"shape {rows.shape} of {rows.dtype}, not ({size},) integers"
+    outside = rows[(rows < 0) | (rows >= examples)]
+    return f"row {outside[0]} of {examples} examples" if len(outside) else None

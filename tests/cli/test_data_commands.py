@@ -1,0 +1,162 @@
+"""`rlhf data`: what is counted and printed, what is written, and that every mistake is one helpful line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from rlhf_plugins.sandbox import POLICY
+
+Rlhf = Callable[..., Result]
+
+
+def write(name: str, *rows: dict[str, Any]) -> None:
+    Path(name).write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+RATED = [
+    {"prompt": "p", "response": "x", "score": 1},
+    {"prompt": "p", "response": "yy", "score": 3},
+    {"prompt": "q", "response": "z", "score": 2},
+]
+
+
+def test_check_counts_what_it_finds(rlhf: Rlhf) -> None:
+    good, other = pair("p", "aaa", "b"), pair("q", "c", "dd")
+    write("a.jsonl", good, other, good, pair("r", "x", "x"))
+    result = rlhf("data", "check", "a.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "format: preference (guessed from the columns)\n")
+    assert result.stdout.splitlines() == [
+        "rows: 4",
+        "prompts: 2",
+        "groups: 2 (1 train, 1 test)",
+        "responses: 4",
+        "comparisons: 2, of which 0 ties",
+        "left out: 2",
+        "  1 chosen equals rejected: a.jsonl:4",
+        "  1 repeated row: a.jsonl:3",
+        "contradictions: 0 pairs ordered both ways",
+        "circles: 0 prompts, 0 of 2 comparisons",
+        "in train and test: 0 prompts, 0 responses",
+        "longer response wins: 0.500 (n=2)",
+    ]
+
+
+def test_check_warns_of_what_spoils_a_measurement(rlhf: Rlhf) -> None:
+    rows = [{"prompt": p, "response_a": "x", "response_b": f"y {p}", "label": "a"} for p in "pq"]
+    write("a.jsonl", *rows)
+    out = rlhf("data", "check", "a.jsonl").stdout
+    assert "first response wins: 1.000 (n=2)\n" in out
+    assert "warning: the same place wins every pair: is the label a constant?\n" in out
+    assert "in train and test: 0 prompts, 1 responses\n" in out
+    assert "warning: what stands in train and test" in out
+    write("b.jsonl", rows[0])
+    assert "warning: no group is held out" in rlhf("data", "check", "b.jsonl").stdout
+
+
+def test_check_counts_over_long_responses(rlhf: Rlhf) -> None:
+    write("a.jsonl", pair("What is it ?", "yes", "yes " * 200), pair("And why ?", "no", "yes"))
+    limit = ("--tokenizer", str(POLICY), "--max-length")
+    assert "over-long responses: 1 of 4\n" in rlhf("data", "check", "a.jsonl", *limit, "100").stdout
+    refused = rlhf("data", "check", "a.jsonl", *limit, "1")
+    assert refused.exit_code == 2
+    assert "every response is longer than 1 tokens" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "format"),
+    [
+        (pair("p", "a", "b"), "preference"),
+        ({"prompt": "p", "response_a": "a", "response_b": "b", "label": "b"}, "comparisons"),
+        ({"prompt": "p", "responses": ["a", "b"], "ranking": [1, 0]}, "rankings"),
+        ({"prompt": "p", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": 2}]}, "ratings"),
+    ],
+)
+def test_the_format_is_guessed_and_said(row: dict[str, Any], format: str, rlhf: Rlhf) -> None:
+    write("a.jsonl", row)
+    result = rlhf("data", "check", "a.jsonl")
+    assert (result.exit_code, result.stderr) == (0, f"format: {format} (guessed from the columns)\n")
+    assert rlhf("data", "check", "a.jsonl", "--format", format).stderr == ""
+
+
+def test_stats_show_each_quantity(rlhf: Rlhf) -> None:
+    write("a.jsonl", *({**row, "topic": "birds"} for row in RATED))
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in rlhf("data", "stats", "a.jsonl").stdout.splitlines()
+    ]
+    assert ["rating: score", "3", "2", "0.8165", "1", "1.5", "2", "2.5", "3"] in rows
+    assert ["birds", "2"] in rows
+
+
+def test_ratings_become_pairs_with_a_gap(rlhf: Rlhf) -> None:
+    write("a.jsonl", *RATED)
+    done = rlhf("data", "convert", "a.jsonl", "out.jsonl", "gap=2", "margins=true")
+    assert (done.exit_code, done.stdout) == (0, "out.jsonl: 1 rows\n")
+    assert lines("out.jsonl") == [pair("p", "yy", "x") | {"margin": 2.0}]
+    assert rlhf("data", "convert", "out.jsonl", "again.csv").exit_code == 0
+    with open("again.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [pair("p", "yy", "x") | {"margin": "2.0"}]
+
+
+def test_ties_are_counted_where_pairs_cannot_hold_them(rlhf: Rlhf) -> None:
+    write("a.jsonl", {"prompt": "p", "responses": ["x", "y", "z"], "ranks": [1, 1, 2]})
+    assert rlhf("data", "convert", "a.jsonl", "out.jsonl").stdout == "out.jsonl: 2 rows, 1 ties left out\n"
+    assert rlhf("data", "convert", "a.jsonl", "r.jsonl", "--to", "rankings").stdout == "r.jsonl: 1 rows\n"
+    assert lines("r.jsonl") == [{"prompt": "p", "responses": ["x", "y", "z"], "ranks": [0, 0, 1]}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "none.jsonl"], "none.jsonl: no such file"),
+        (["check", "odd.jsonl"], "odd.jsonl:1: no format is known by these columns: q; say --format (known: "),
+        (["check", "a.jsonl", "--format", "rating"], "unknown data_format 'rating' (did you mean ratings?"),
+        (["check", "a.jsonl", "gapp=1"], "data_format.gapp: unknown option (did you mean gap?"),
+        (["check", "a.jsonl", "gap=-1"], "data_format.gap: should be greater than or equal to 0, got -1"),
+        (["check", "a.jsonl", "columns.promt=q"], "data_format.columns.promt: unknown option (did you mean prompt?"),
+        (["check", "a.jsonl", "by=[scor]"], "data_format ratings: by: unknown dimension 'scor' (did you mean score?"),
+        (["check", "a.jsonl", "gap"], "'gap': an option is written key=value"),
+        (["check", "a.jsonl", "gap=[1"], "'gap=[1': '[1' is not a YAML value"),
+        (["check", "a.jsonl", "gap=1", "gap.of=2"], "gap.of=2: gap has a value already"),
+        (["check", "a.jsonl", "--max-length", "8"], "--tokenizer and --max-length go together"),
+        (["check", "nan.jsonl"], "nan.jsonl:1: score must be a finite number, found 'nan'"),
+        (["stats", "a.jsonl", "dimensions=[scor]"], "a.jsonl:1: has no rating at 'scor' (did you mean score?"),
+        (["convert", "a.jsonl", "out.jsonl", "--to", "pair"], "--to: unknown form 'pair' (did you mean pairs?"),
+        (["convert", "a.jsonl", "out.tsv"], "out.tsv: unknown file ending '.tsv'"),
+        (["convert", "a.jsonl", "a.jsonl"], "a.jsonl: exists already"),
+        (["convert", "p.jsonl", "out.jsonl", "--to", "ratings"], "p.jsonl: holds nothing that could be written as"),
+    ],
+)
+def test_a_mistake_is_one_helpful_line(words: list[str], message: str, rlhf: Rlhf) -> None:
+    write("a.jsonl", *RATED)
+    write("p.jsonl", pair("p", "a", "b"))
+    write("odd.jsonl", {"q": 1})
+    write("nan.jsonl", {"prompt": "p", "response": "x", "score": float("nan")})
+    result = rlhf("data", *words)
+    said = [line for line in result.stderr.splitlines() if not line.startswith("format: ")]
+    assert result.exit_code == 2
+    assert len(said) == 1
+    assert message in said[0]
+    assert not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "stats", "convert"])
+def test_every_command_has_help(command: str, rlhf: Rlhf) -> None:
+    text = rlhf("data", command, "--help").stdout
+    assert f"data {command}" in text
+    assert "--format" in text

@@ -1,0 +1,138 @@
+"""Verdicts of one or several annotators to groups of two: votes, strengths, ties, and what is left out and counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.data.comparisons import read_comparisons
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.sources import ComparisonColumns
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.interfaces import Group
+
+Row = dict[str, Any]
+
+
+def row(*labels: Any, **more: Any) -> Row:
+    """A row with a label, or with an annotation for each of several."""
+    said: Row = {"label": labels[0]} if len(labels) == 1 else {"annotations": [{"label": label} for label in labels]}
+    return {"prompt": "p", "response_a": "x", "response_b": "y", **said, **more}
+
+
+def strengths(*values: Any) -> Row:
+    return row("a", annotations=[{"strength_a_minus_b": value} for value in values])
+
+
+def read(*rows: Row, dropped: Dropped | None = None, **options: Any) -> list[Group]:
+    placed = ((f"f:{n}", row) for n, row in enumerate(rows, 1))
+    return [group for _, group in read_comparisons(placed, Dropped() if dropped is None else dropped, **options)]
+
+
+@pytest.mark.parametrize(
+    ("label", "ranks"),
+    [("a", (0, 1)), ("b", (1, 0)), ("tie", (0, 0)), ("A1", (0, 1)), (" equal ", (0, 0)), ("response_b", (1, 0))],
+)
+def test_a_label_ranks_the_two_responses(label: str, ranks: tuple[int, int]) -> None:
+    (group,) = read(row(label, topic="t", difficulty=2, weight=0.5))
+    assert (group.responses, group.ranks) == (("x", "y"), ranks)
+    assert (group.weight, group.topic, group.difficulty) == (0.5, "t", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ranks", "weight"),
+    [
+        ("aaa", (0, 1), 1.0),
+        ("aab", (0, 1), 1 / 3),  # (2 - 1) / 3
+        ("bbbaa", (1, 0), 0.2),
+        ("ttb", (0, 0), 1 / 3),
+        ("bbat", (1, 0), 0.25),  # the next label has one vote of four
+    ],
+)
+def test_labels_are_voted(labels: str, ranks: tuple[int, int], weight: float) -> None:
+    (group,) = read(row(*labels.replace("t", "=")), labels={"a": "a", "b": "b", "=": "tie"})
+    assert group.ranks == ranks
+    assert group.weight == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("values", "ranks", "margin", "weight"),
+    [
+        ((2,), (0, 1), 2.0, 1.0),
+        ((-2, -1), (1, 0), 1.5, 1.0),
+        ((2, -1, 0), (0, 1), 1 / 3, 1 / 3),  # sum 1 of 3 in all
+        ((0, 0), (0, 0), 0.0, 1.0),
+        ((1, None), (0, 1), 1.0, 1.0),
+    ],
+)
+def test_strengths_are_averaged(values: Any, ranks: tuple[int, int], margin: float, weight: float) -> None:
+    (group,) = read(strengths(*values))
+    assert group.ranks == ranks
+    assert (group.margin, group.weight) == pytest.approx((margin, weight))
+
+
+def test_the_weight_of_a_row_multiplies_the_agreement() -> None:
+    assert read(row(*"aab", weight=3))[0].weight == pytest.approx(1.0)
+
+
+def test_rows_of_several_annotators_are_put_together_in_either_order() -> None:
+    rows = [row("a", annotator="1"), row("a", annotator="2"), row("b", annotator="3")]
+    turned = row("b", annotator="4", response_a="y", response_b="x")  # for x, as are 1 and 2
+    dropped = Dropped()
+    (group,) = read(*rows, turned, row("b", annotator="3"), dropped=dropped)
+    assert (group.responses, group.ranks, group.weight) == (("x", "y"), (0, 1), 0.5)  # (3 - 1) / 4
+    assert dropped == {"an annotator judges a pair again": 1}
+
+
+def test_rows_without_annotators_stay_apart() -> None:
+    assert len(read(row("a"), row("b"))) == 2
+
+
+def test_what_says_nothing_is_counted_with_its_place() -> None:
+    rows = [row("a", response_b="x"), row("a", prompt=" "), row(None), row(""), row(*"ab"), strengths(1, -1)]
+    dropped = Dropped()
+    assert read(*rows, row("a", annotations=[]), row("a", response_a=True), dropped=dropped) == []
+    assert dropped == {
+        "both responses are equal": 1,
+        "empty prompt or response": 1,
+        "no annotator gave a verdict": 3,
+        "annotators are evenly divided": 2,
+        "a number, true or false stands for a text": 1,
+    }
+    assert dropped.places["no annotator gave a verdict"] == ["f:3", "f:4", "f:7"]
+
+
+def test_columns_of_other_names() -> None:
+    columns = ComparisonColumns(prompt="q", response_a="l", response_b="r", label="gold", annotations=None)
+    (group,) = read({"q": "p", "l": "x", "r": "y", "gold": "b", "annotations": "unread"}, columns=columns)
+    assert (group.prompt, group.responses, group.ranks) == ("p", ("x", "y"), (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (row("c"), r"f:1: label is 'c' \(known: a, a1, .*`labels` says what words mean"),
+        (
+            row("a", annotations=[{"label": "a"}, {"label": "eqal"}]),
+            r"annotations\[1\]: label is 'eqal' \(did you mean eq",
+        ),
+        (row("a", annotations=[{"labl": "a"}]), "lacks 'label' and 'strength_a_minus_b' .did you mean labl"),
+        (row("a", annotations="a"), "annotations must be a list of objects, found 'a'"),
+        (strengths(float("nan")), "strength_a_minus_b must be a finite number, found 'nan'"),
+        (strengths(1, "strong"), r"annotations\[1\]: strength_a_minus_b must be a finite number"),
+        (row("a", weight=-1), "f:1: weight must be at least 0, found -1"),
+        (row("a", topic=["t"]), "f:1: topic must be text or a whole number"),
+        (row("a", response_b=[{"role": "user", "content": "x"}]), "prompt is text, response_b is messages"),
+        ({"prompt": "p", "response_a": "x"}, "f:1: lacks the column 'response_b' .did you mean response_a"),
+    ],
+)
+def test_a_broken_row_is_refused(bad: Row, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(bad)
+
+
+def test_a_column_named_by_the_user_must_be_there() -> None:
+    with pytest.raises(DataError, match=r"lacks the column 'subject'"):
+        read(row("a"), columns=ComparisonColumns(topic="subject"))
+    assert read(row("a", topic="t"), columns=ComparisonColumns(topic=None))[0].topic is None
