@@ -38,9 +38,10 @@ docs: $(READY)  ## write docs/recipe.schema.json, the JSON schema of recipes
 	$(BIN)/rlhf schema > docs/recipe.schema.json.new
 	mv docs/recipe.schema.json.new docs/recipe.schema.json
 
-bench: $(READY)  ## run the slow tests, then the five seeds of docs/benchmarks/quickstart.md
+bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md and reward_sandbox.md say
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/five_seeds.py
+	$(BIN)/python benchmarks/reward_sandbox.py
 
 # torch first: the one large download fails or succeeds before anything else is fetched.
 $(READY): pyproject.toml constraints.txt

@@ -29,8 +29,7 @@ def uses(kind: str, default: str | list[str] | None = None) -> Any:
 
     Args:
         kind: a component kind, such as `pooling`.
-        default: the component's name when a recipe is silent, or the names where the field's type is a `tuple`;
-            None makes the field required.
+        default: its name when a recipe is silent, the names where the field's type is a `tuple`; None: it is required.
     """
     return field(kw_only=True, metadata={"kind": kind, "default": default})
 
@@ -128,8 +127,7 @@ class Compared:
 class RankedScores:
     """What a model predicts and what people said of a batch of groups with up to K responses each.
 
-    A pair has its chosen response first. Whatever is left out of the call is filled in: responses ranked in their
-    order, weights of 1.
+    A pair has its chosen response first. What is left out of the call is filled in: ranks in order, weights of 1.
     """
 
     scores: Tensor  # (groups, K) rewards
@@ -232,6 +230,8 @@ class ScoredPairs:
     rejected_rating: np.ndarray | None = None
     chosen_variance: np.ndarray | None = None  # as the reward model predicts it
     rejected_variance: np.ndarray | None = None
+    chosen_epistemic: np.ndarray | None = None  # population variance of the rewards by the members of an ensemble
+    rejected_epistemic: np.ndarray | None = None
     prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
     topic: np.ndarray | None = None  # text
     again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten
@@ -263,7 +263,8 @@ class RewardLoss(Protocol):
     It is given pairs, chosen first, and a group's loss is the mean over its pairs, unless it says otherwise in a class
     variable: `whole_groups = True` to be given groups of up to K responses as they are, `takes_ties = True` to be given
     tied pairs too, `reads_ranks = True` to be given only groups in which two responses or more were placed,
-    `uses_batch_mates = True` where an example's loss depends on the others in its batch.
+    `reads_ratings = True` to be given only groups in which one was rated, `uses_batch_mates = True` where an example's
+    loss depends on the others in its batch. A loss made of others names them in `parts`, and is given what any part is.
     """
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -282,8 +283,7 @@ class Sampler(Protocol):
 class Aggregation(Protocol):
     """Makes one reward of the rewards of an ensemble's members.
 
-    One that looks at the other responses to a prompt says so in a class variable, `compares_siblings = True`: a head,
-    which sees each response alone, refuses it.
+    One that compares a prompt's responses has `compares_siblings = True`: a head, which sees each alone, refuses it.
     """
 
     def __call__(self, members: MemberScores) -> Tensor:

@@ -16,7 +16,7 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            "autoclasses errors interfaces likelihoods masked objectives ranking",
+            "autoclasses errors interfaces likelihoods masked objectives ranking scored",
             "components hookspecs data models report sandbox",
             "evaluate trainers registry",
             "stages",

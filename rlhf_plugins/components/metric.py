@@ -1,11 +1,9 @@
-"""Measures of a reward model on held-out pairs: arithmetic on arrays of rewards, and harmless changes of texts."""
+"""Measures of a reward model on held-out pairs: arithmetic on arrays of rewards."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
@@ -13,7 +11,7 @@ from pydantic import Field
 from scipy import optimize, stats
 from scipy.special import expit
 
-from rlhf_plugins.data.rewrites import HARMLESS, doubled, dropped, swapped
+from rlhf_plugins import scored
 from rlhf_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -36,9 +34,9 @@ class Accuracy:
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy, accuracy_low, accuracy_high, accuracy_longer_response."""
-        right = _right(pairs)
-        low, high = _interval(right, _prompts(pairs))
-        longer = float(_larger(pairs.chosen_length, pairs.rejected_length).mean())
+        right = scored.right(pairs)
+        low, high = _interval(right, scored.prompts(pairs))
+        longer = float(scored.larger(pairs.chosen_length, pairs.rejected_length).mean())
         interval = {"accuracy_low": low, "accuracy_high": high}
         return {"accuracy": float(right.mean()), **interval, "accuracy_longer_response": longer}
 
@@ -94,7 +92,7 @@ class Calibration:
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> calibration_ece, calibration_mce, calibration_brier."""
-        p, preferred = _both_ways(_gap(pairs))
+        p, preferred = _both_ways(scored.gap(pairs))
         errors = calibration_errors(p, preferred, self.bins)
         found = {"calibration_ece": errors.expected, "calibration_mce": errors.maximum}
         return {**found, "calibration_brier": float(np.mean((p - preferred) ** 2))}
@@ -112,7 +110,7 @@ class TemperatureScaling:
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> temperature_scaling_temperature, _ece_before, _ece_after; nothing of one prompt, or of equal rewards."""
-        gap, prompts = _gap(pairs), _prompts(pairs)
+        gap, prompts = scored.gap(pairs), scored.prompts(pairs)
         order = np.random.default_rng(self.seed).permutation(prompts.max() + 1)
         fitted = np.isin(prompts, order[: len(order) // 2])
         if not gap[fitted].any():
@@ -146,7 +144,7 @@ class CrossEntropy:
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> cross_entropy."""
-        return {"cross_entropy": float(np.logaddexp(0, -_gap(pairs)).mean())}
+        return {"cross_entropy": float(np.logaddexp(0, -scored.gap(pairs)).mean())}
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,10 @@ class AUC:
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> auc, auc_responses."""
-        gap, preferred = _gap(pairs), np.repeat([True, False], len(pairs.chosen))
-        apart = _auroc(preferred, np.concatenate([pairs.chosen, pairs.rejected]))
-        return {"auc": _auroc(preferred, np.concatenate([gap, -gap])), "auc_responses": apart}
+        gap, preferred = scored.gap(pairs), np.repeat([True, False], len(pairs.chosen))
+        rewards = {"auc": [gap, -gap], "auc_responses": [pairs.chosen, pairs.rejected]}
+        found = {name: _auroc(preferred, np.concatenate(sides)) for name, sides in rewards.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,8 @@ class RankCorrelation:
             chosen, rejected = pairs.chosen_rating, pairs.rejected_rating
         if chosen is None or rejected is None:
             return {}
-        reward, _, truth = _responses(pairs, np.concatenate([chosen, rejected]))
-        if _constant(reward) or _constant(truth):
+        reward, _, truth = scored.responses(pairs, np.concatenate([chosen, rejected]))
+        if scored.constant(reward) or scored.constant(truth):
             return {}
         return {
             "rank_correlation_spearman": float(stats.spearmanr(reward, truth).statistic),
@@ -194,7 +193,7 @@ class AccuracyByTopic:
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy_by_topic_worst, accuracy_by_topic/<topic>; nothing where no pair has a topic."""
         topics = np.array([] if pairs.topic is None else pairs.topic, dtype=str)
-        right = _right(pairs)
+        right = scored.right(pairs)
         found = {str(topic): float(right[topics == topic].mean()) for topic in np.unique(topics) if topic}
         named = {f"accuracy_by_topic/{_printable(topic)}": share for topic, share in found.items()}
         return {"accuracy_by_topic_worst": min(found.values()), **named} if found else {}
@@ -211,13 +210,17 @@ class LengthBias:
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> length_bias, length_bias_matched, length_bias_shorter, and _pairs of both; without what has no pair."""
-        reward, length, _ = _responses(pairs)
-        chosen, rejected, right = pairs.chosen_length, pairs.rejected_length, _right(pairs)
+        reward, length, _ = scored.responses(pairs)
+        chosen, rejected, right = pairs.chosen_length, pairs.rejected_length, scored.right(pairs)
         parts = {
             "matched": np.abs(chosen - rejected) < MATCHED * np.maximum(chosen, rejected),
             "shorter": chosen < rejected,
         }
-        found = {} if _constant(reward) or _constant(length) else {"length_bias": stats.spearmanr(reward, length)[0]}
+        found = (
+            {}
+            if scored.constant(reward) or scored.constant(length)
+            else {"length_bias": stats.spearmanr(reward, length)[0]}
+        )
         for name, part in parts.items():
             if part.any():
                 found |= {f"length_bias_{name}": right[part].mean(), f"length_bias_{name}_pairs": part.sum()}
@@ -228,84 +231,35 @@ class LengthBias:
 class Uncertainty:
     """How well the model's doubt finds its own errors: AUROC over pairs, an error being the positive class.
 
-    Doubt is the variance that the head predicts for the gap, the sum of the two responses' variances; or, for every
-    head, how small |r_chosen - r_rejected| is. Pairs with equal rewards are left out.
+    Doubt is the variance that the head predicts for the gap, the sum of the two responses' variances; or the same sum
+    of the variances among an ensemble's members; or, for every head, how small |r_chosen - r_rejected| is. Pairs with
+    equal rewards are left out. Where people rated the responses, a response's own predicted variance is also asked to
+    find those whose reward is farther from the rating than the median.
+
+    Beside it stand the means of both variances over the held-out responses, each once, in squared units of the reward:
+    the predicted (aleatoric: what people disagree about) and the members' (epistemic: what more data could settle;
+    Kendall and Gal 2017).
     """
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> uncertainty_auroc_variance, uncertainty_auroc_gap; nothing where the model errs on no pair, or on all."""
-        gap = _gap(pairs)
+        """-> uncertainty_auroc_gap, _auroc_variance, _auroc_rating, _auroc_epistemic, _aleatoric and _epistemic.
+
+        Without those whose variance or ratings nobody knows, and without an AUROC of no error or of errors alone.
+        """
+        gap = scored.gap(pairs)
         kept, wrong = gap != 0, gap < 0
-        if len(np.unique(wrong[kept])) < 2:
-            return {}
-        found = {"uncertainty_auroc_gap": _auroc(wrong[kept], -np.abs(gap[kept]))}
-        if pairs.chosen_variance is None or pairs.rejected_variance is None:
-            return found
-        variance = pairs.chosen_variance + pairs.rejected_variance
-        return {"uncertainty_auroc_variance": _auroc(wrong[kept], variance[kept]), **found}
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """What harmless rewrites of every response change: the share of pairs that keep their order, and Spearman's rho of
-    the rewards before and after.
-
-    The rewrites: a space at the end, doubled spaces, a final full stop put or taken, the first letter's case turned.
-    Each scores the pairs once more.
-    """
-
-    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> consistency (mean share), consistency_<rewrite> (share), consistency_<rewrite>_spearman."""
-        if pairs.again is None:
-            return {}
-        again = {name: pairs.again(rewrite) for name, rewrite in HARMLESS.items()}
-        kept = {name: float(np.mean(np.sign(_gap(new)) == np.sign(_gap(pairs)))) for name, new in again.items()}
-        before = np.r_[pairs.chosen, pairs.rejected]
-        found = {"consistency": float(np.mean([*kept.values()]))}
-        for name, new in again.items():
-            found[f"consistency_{name}"] = kept[name]
-            after = np.r_[new.chosen, new.rejected]
-            if not _constant(before) and not _constant(after):
-                found[f"consistency_{name}_spearman"] = float(stats.spearmanr(before, after).statistic)
-        return found
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """Accuracy after random words of every response were dropped, swapped with the next one, or said twice.
-
-    Each of the three scores the pairs once more.
-    """
-
-    rate: Annotated[float, Field(gt=0, le=1, description="share of words that are changed")] = 0.1
-
-    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> robustness_dropped, robustness_swapped, robustness_doubled."""
-        if pairs.again is None:
-            return {}
-        changes = {"dropped": dropped, "swapped": swapped, "doubled": doubled}
-        again = {name: pairs.again(partial(change, rate=self.rate)) for name, change in changes.items()}
-        return {f"robustness_{name}": float(_right(new).mean()) for name, new in again.items()}
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Pairs, and response tokens in them, that are scored in a second.
-
-    The pairs are scored once more as they are and the clock is read, tokenisation included. Neighbours that share a
-    prompt share its computation, and a response that is in several pairs is scored once, so that rankings look faster
-    than pairs; other work on the machine counts.
-    """
-
-    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> speed_pairs_per_second, speed_tokens_per_second."""
-        if pairs.again is None:
-            return {}
-        began = time.perf_counter()
-        pairs.again(lambda text, rng: text)
-        seconds = time.perf_counter() - began
-        tokens = _responses(pairs)[1].sum()
-        return {"speed_pairs_per_second": len(pairs.chosen) / seconds, "speed_tokens_per_second": tokens / seconds}
+        found = {"auroc_gap": _auroc(wrong[kept], -np.abs(gap[kept]))}
+        for doubt, mean, sides in (
+            ("auroc_variance", "aleatoric", (pairs.chosen_variance, pairs.rejected_variance)),
+            ("auroc_epistemic", "epistemic", (pairs.chosen_epistemic, pairs.rejected_epistemic)),
+        ):
+            chosen, rejected = sides
+            if chosen is not None and rejected is not None:
+                found[doubt] = _auroc(wrong[kept], (chosen + rejected)[kept])
+                found[mean] = float(scored.responses(pairs, np.r_[chosen, rejected])[2].mean())
+        if pairs.chosen_variance is not None:
+            found["auroc_rating"] = _auroc(*_rating_errors(pairs))
+        return {f"uncertainty_{name}": value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -322,23 +276,10 @@ class Certificate:
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> certificate_lower_bound, certificate_pairs (how many counted)."""
         order = np.random.default_rng(0).permutation(len(pairs.chosen))
-        one = order[np.unique(_prompts(pairs)[order], return_index=True)[1]]
-        right, n = int((_gap(pairs)[one] > 0).sum()), len(one)
+        one = order[np.unique(scored.prompts(pairs)[order], return_index=True)[1]]
+        right, n = int((scored.gap(pairs)[one] > 0).sum()), len(one)
         bound = float(stats.beta.ppf(self.delta, right, n - right + 1)) if right else 0.0
         return {"certificate_lower_bound": bound, "certificate_pairs": float(n)}
-
-
-def _gap(pairs: ScoredPairs) -> np.ndarray:
-    return pairs.chosen - pairs.rejected
-
-
-def _right(pairs: ScoredPairs) -> np.ndarray:
-    """1 where the order is right, 1/2 at a tie, (pairs,)."""
-    return _larger(pairs.chosen, pairs.rejected)
-
-
-def _larger(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return np.where(ours == theirs, 0.5, ours > theirs)
 
 
 def _both_ways(gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -347,31 +288,23 @@ def _both_ways(gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return p, np.repeat([1.0, 0.0], len(gap))
 
 
-def _auroc(positive: np.ndarray, score: np.ndarray) -> float:
-    """The probability that a positive scores above a negative, a tie counting one half; both must be there."""
+def _rating_errors(pairs: ScoredPairs) -> tuple[np.ndarray, np.ndarray]:
+    """Of each rated response: whether its reward is farther from its rating than the median, and its variance."""
+    if pairs.chosen_rating is None or pairs.rejected_rating is None:
+        return np.zeros(0, dtype=bool), np.zeros(0)
+    reward, rating = np.r_[pairs.chosen, pairs.rejected], np.r_[pairs.chosen_rating, pairs.rejected_rating]
+    columns = [np.tile(scored.prompts(pairs), 2), reward, rating, np.r_[pairs.chosen_variance, pairs.rejected_variance]]
+    rows = np.unique(np.column_stack(columns)[~np.isnan(rating)], axis=0)  # a response may be in several pairs
+    error = np.abs(rows[:, 1] - rows[:, 2])
+    return error > np.median(error) if len(error) else error > 0, rows[:, 3]
+
+
+def _auroc(positive: np.ndarray, score: np.ndarray) -> float | None:
+    """The probability that a positive scores above a negative, a tie counting one half; None where there is but one."""
+    if len(np.unique(positive)) < 2:
+        return None
     above = stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic").statistic
     return float(above) / (positive.sum() * (~positive).sum())
-
-
-def _prompts(pairs: ScoredPairs) -> np.ndarray:
-    """Codes 0, 1, ... of the pairs' prompts; where nobody knows them, each pair has its own."""
-    known = np.arange(len(pairs.chosen)) if pairs.prompt is None else pairs.prompt
-    return np.unique(known, return_inverse=True)[1]
-
-
-def _responses(pairs: ScoredPairs, truth: np.ndarray | None = None) -> np.ndarray:
-    """Reward, length and truth of each response, (3, responses), without those whose truth is unknown.
-
-    A response is told from others of its prompt by these numbers, as the pairs do not name it.
-    """
-    reward, length = np.r_[pairs.chosen, pairs.rejected], np.r_[pairs.chosen_length, pairs.rejected_length]
-    columns = [np.tile(_prompts(pairs), 2), reward, length, np.zeros_like(reward) if truth is None else truth]
-    rows = np.column_stack(columns)
-    return np.unique(rows[~np.isnan(rows[:, 3])], axis=0).T[1:]
-
-
-def _constant(values: np.ndarray) -> bool:
-    return len(values) == 0 or np.ptp(values) == 0
 
 
 def _printable(text: str) -> str:
@@ -388,12 +321,9 @@ def register_metric() -> dict[str, type]:
         "auc": AUC,
         "calibration": Calibration,
         "certificate": Certificate,
-        "consistency": Consistency,
         "cross_entropy": CrossEntropy,
         "length_bias": LengthBias,
         "rank_correlation": RankCorrelation,
-        "robustness": Robustness,
-        "speed": Speed,
         "temperature_scaling": TemperatureScaling,
         "uncertainty": Uncertainty,
     }

@@ -50,6 +50,24 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class MeanSqrtLength:
+    """The sum of the hidden states over the root of their number, 1/sqrt(T) sum_t h_t, divided by `scale`.
+
+    Unlike the mean it grows with the length, so that a reward model may learn that people like length: on data where
+    they do it is more accurate, and easier to please with words (one of the modes of Sentence-BERT, Reimers and
+    Gurevych 2019).
+    """
+
+    scale: Annotated[float, Field(gt=0, description="brings the feature to the size that a head expects")] = 1.0
+    over: Over = "sequence"
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
+        """1/sqrt(T) sum_t h_t / scale."""
+        root = mask.sum(1, keepdim=True).float().sqrt()
+        return masked.mean(_kept(hidden, mask), mask.unsqueeze(-1), dim=1) * root / self.scale
+
+
+@dataclass(frozen=True)
 class Max:
     """The greatest value of each feature over the True positions (max over time, Collobert et al. 2011)."""
 
@@ -196,6 +214,7 @@ def register_pooling() -> dict[str, type]:
     return {
         "last_token": LastToken,
         "mean": Mean,
+        "mean_sqrt_length": MeanSqrtLength,
         "max": Max,
         "attention": Attention,
         "hierarchical": Hierarchical,

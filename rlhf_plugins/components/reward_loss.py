@@ -165,6 +165,7 @@ class Regression:
 
     dimension: Rated = None
     whole_groups: ClassVar[bool] = True
+    reads_ratings: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises DataError where the data lack ratings, or those of a dimension."""
@@ -183,6 +184,7 @@ class GaussianNLL:
 
     dimension: Rated = None
     whole_groups: ClassVar[bool] = True
+    reads_ratings: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance, DataError when the data lack the rating."""
@@ -201,6 +203,7 @@ class Quantile:
 
     dimension: Rated = None
     whole_groups: ClassVar[bool] = True
+    reads_ratings: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no quantiles, DataError when the data lack the rating."""

@@ -28,11 +28,17 @@ class Weighted:
     `weight`: the row's own, such as the annotators' agreement. `margin`: the strength of the preference, 1 where a row
     has none (Wang et al. 2024, HelpSteer2-Preference, scaled Bradley-Terry). `difficulty`: what the model finds
     unlikely, sigmoid(-d) of a pair and |tanh(d / 2)| of a tied one, held constant in the gradient (the focal weight of
-    Lin et al. 2017 with gamma = 1); of a whole group the mean over its untied pairs, 1 where it has none.
+    Lin et al. 2017 with gamma = 1). A whole group has the mean of its untied comparisons; where it has none, its row's
+    own weight or margin, and a difficulty of 1.
     """
 
     loss: RewardLoss = uses("reward_loss", "bradley_terry")
     by: Annotated[Literal["weight", "margin", "difficulty"], Field(description="what w_i is")] = "weight"
+
+    @property
+    def parts(self) -> tuple[RewardLoss, ...]:
+        """The weighted loss: a group is usable if it can use it."""
+        return (self.loss,)
 
     @property
     def whole_groups(self) -> bool:
@@ -58,11 +64,11 @@ class Weighted:
         return self._weights(scores).detach() * self.loss(scores)
 
     def _weights(self, scores: RankedScores) -> Tensor:
-        if self.by == "weight":
-            return scores.weight
-        if self.by == "margin":
-            return scores.margin.where(scores.margin > 0, 1.0)
-        return 1 - (per_group(_ease, scores) if self.whole_groups else _ease(scores))
+        of = {"weight": _weight, "margin": _strength, "difficulty": _difficulty}[self.by]
+        if not self.whole_groups:
+            return of(scores)
+        own = torch.ones_like(scores.margin) if self.by == "difficulty" else of(scores)
+        return per_group(of, scores).where(_has(comparisons(scores), scores), own)
 
 
 class _OfLosses:
@@ -91,6 +97,11 @@ class Sum(_OfLosses):
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.losses) or not self.losses:
             raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
+
+    @property
+    def parts(self) -> tuple[RewardLoss, ...]:
+        """The losses that it adds up: a group is usable if any of them can use it."""
+        return self.losses
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what its parts raise."""
@@ -162,7 +173,9 @@ class BuiltLoss(nn.Module):
         super().__init__()
         self.acts = loss
         parts = loss.losses if hasattr(loss, "losses") else [loss.loss]
-        self.parts = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.built = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        if hasattr(loss, "parts"):
+            self.parts: tuple[RewardLoss, ...] = loss.parts
         self.whole_groups = loss.whole_groups
         self.takes_ties = getattr(loss, "takes_ties", False)
         self.uses_batch_mates = loss.uses_batch_mates
@@ -193,9 +206,24 @@ def _any(trait: str, losses: Iterable[Any]) -> bool:
     return any(getattr(loss, trait, False) for loss in losses)
 
 
-def _ease(scores: RankedScores) -> Tensor:  # (pairs,)
+def _weight(scores: RankedScores) -> Tensor:  # (groups,)
+    return scores.weight
+
+
+def _strength(scores: RankedScores) -> Tensor:  # (groups,)
+    return scores.margin.where(scores.margin > 0, 1.0)
+
+
+def _difficulty(scores: RankedScores) -> Tensor:  # (pairs,)
     gap = scores.chosen - scores.rejected
-    return (1 - (gap / 2).tanh().abs()).where(scores.tied, gap.sigmoid())
+    return (gap / 2).tanh().abs().where(scores.tied, (-gap).sigmoid())
+
+
+def _has(compared: Compared, scores: RankedScores) -> Tensor:
+    """Whether one of the comparisons is a group's, (groups,) bool."""
+    found = torch.zeros_like(scores.present[:, 0])
+    found[compared.group] = True
+    return found
 
 
 def _task(scores: RankedScores, name: str) -> RankedScores:
@@ -233,8 +261,7 @@ def _by_rating(scores: RankedScores, compared: Compared, rating: Tensor) -> tupl
 def _judged(task: RankedScores) -> Tensor:
     """Whether a group has a comparison or a rating, (groups,) bool."""
     assert task.compared is not None
-    judged = torch.zeros_like(task.present[:, 0])
-    judged[task.compared.group] = True
+    judged = _has(task.compared, task)
     for rating in task.ratings.values():
         judged = judged | (task.present & ~rating.isnan()).any(1)
     return judged

@@ -65,6 +65,30 @@ class BranchBatch:
         is_scored = self.response[:, 1:]
         return self.index[:, :-1][is_scored], self.input_ids.flatten()[self.index[:, 1:][is_scored]]
 
+    def by_length(self, parts: int = 4, worth: float = 0.25) -> list[tuple[Tensor, BranchBatch]]:
+        """The rows and batches of the same branches, short ones apart from long ones, where that saves padding.
+
+        Args:
+            parts: batches to make of separate rows; a shared row stays with the others.
+            worth: share of the tokens that must be padding, lest the batch is left whole.
+        """
+        lengths = self.mask.sum(1)
+        whole = [(torch.arange(len(lengths), device=lengths.device), self)]
+        rows, width = self.input_ids.shape
+        if self.shared or rows < 2 * parts or int(lengths.sum()) > (1 - worth) * rows * width:
+            return whole
+        return [(rows, self._part(rows, int(lengths[rows].max()))) for rows in lengths.argsort().chunk(parts)]
+
+    def _part(self, rows: Tensor, width: int) -> BranchBatch:
+        """Some of the separate rows, their tokens moved to the left and cut to a width that holds them."""
+        index, mask = self.index[rows, :width], self.mask[rows, :width]
+        tokens = {name: getattr(self, name).flatten()[index] for name in ("input_ids", "position_ids", "segment")}
+        tokens["segment"] = tokens["segment"].masked_fill(~mask, PADDING)
+        start = torch.arange(len(rows), device=rows.device).unsqueeze(1) * width
+        places = torch.arange(width, device=rows.device).expand(len(rows), width)
+        own = (start + places).masked_fill(~mask, 0)
+        return BranchBatch(**tokens, index=own, mask=mask, response=self.response[rows, :width], group=self.group[rows])
+
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
         """What a decoder needs: (R, 1, N, N) additive for shared rows, (R, N) of 0 and 1 for separate ones.
 

@@ -20,6 +20,7 @@ from rlhf_plugins.ranking import NOT_PLACED, map_tensors
 Encode = Callable[[Text, Text], tuple[list[int], list[int]]]  # prompt, response -> the ids of both
 TOO_LONG = "response longer than max_length"
 NOTHING_LEFT = "nothing left to compare"
+NO_TOKEN = "prompt or response without a token"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ def ranked_rows(
         left_out[TOO_LONG] += len(ids) - len(kept)
         group = part(group, kept)
         group = replace(group, ranks=group.ranks or agreed_ranks(group))
-        if not usable(group):
+        if not kept or not usable(group):
             left_out[NOTHING_LEFT] += 1
             continue
         tokens = _aligned([ids[i] for i in kept])
+        if not tokens.prompt or not all(tokens.branches):
+            left_out[NO_TOKEN] += 1
+            continue
         topic = topics.setdefault(group.topic, len(topics))
         place = {"row": len(rows), "first": responses, "topic": topic}
         rows.append({**place, **_tokens(tokens), **_judgement(group, dimensions)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,19 @@ from scipy.special import expit
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins
-from rlhf_plugins.interfaces import Comparison, Group, Metric, Prediction, Rewrite, Samples, ScoredPairs, Text
-from rlhf_plugins.models.judges import samples_of
+from rlhf_plugins.interfaces import (
+    Comparison,
+    Group,
+    Metric,
+    Prediction,
+    RewardFunction,
+    Rewrite,
+    ScoredPairs,
+    Text,
+)
+from rlhf_plugins.models.ensemble import Judge, epistemic
+from rlhf_plugins.models.reading import Reader, samples_of
 
-Judge = Callable[[Samples], Prediction | Sequence[float]]
 Side = tuple[Group, int]  # a response, by its group and its place in it
 
 # Which number of a report's row is which metric's; all others stand there under their own names.
@@ -38,7 +47,7 @@ def strict(groups: Sequence[Group]) -> list[tuple[Group, Comparison]]:
     return [(group, found) for group in groups for found in group.comparisons if not found.tied]
 
 
-def score_pairs(judge: Judge, groups: Sequence[Group], tokenizer: Any, seed: int = 0) -> ScoredPairs:
+def score_pairs(judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0) -> ScoredPairs:
     """What a reward model says of every strictly ordered pair of the groups, beside what people and gold say of it.
 
     A response is scored once, however many pairs it is in.
@@ -76,7 +85,7 @@ def score_pairs(judge: Judge, groups: Sequence[Group], tokenizer: Any, seed: int
 class _Asked:
     """What a judge is asked, with what is known whatever it answers."""
 
-    judge: Judge
+    judge: Judge | RewardFunction
     tokenizer: Any
     texts: Sequence[tuple[Text, Text]]  # distinct prompts and responses
     pairs: np.ndarray  # (2, pairs) which of them are chosen and rejected
@@ -88,23 +97,23 @@ class _Asked:
         rng = np.random.default_rng(self.seed)
         said = [r if rewrite is None else _rewritten(r, rewrite, rng) for _, r in self.texts]
         alone = [Group(prompt, (response,)) for (prompt, _), response in zip(self.texts, said, strict=True)]
-        samples = samples_of(alone, self.tokenizer)
-        reward, variance = _answered(self.judge(samples), len(alone))
+        samples = samples_of(alone, Reader(self.tokenizer, None))
+        reward, doubts = _answered(self.judge(samples), len(alone))
         length = np.array([len(ids) for ids in samples.response_ids])
         chosen, rejected = self.pairs
+        sides = (("chosen", chosen), ("rejected", rejected))
         return ScoredPairs(
             chosen=reward[chosen],
             rejected=reward[rejected],
             chosen_length=length[chosen],
             rejected_length=length[rejected],
-            chosen_variance=None if variance is None else variance[chosen],
-            rejected_variance=None if variance is None else variance[rejected],
+            **{f"{side}_{name}": doubt[which] for name, doubt in doubts.items() for side, which in sides},
             again=self.scored if rewrite is None else None,
             **self.told,
         )
 
 
-def latency(judge: Judge, groups: Sequence[Group], tokenizer: Any) -> float:
+def latency(judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any) -> float:
     """Median seconds to score one pair alone, tokenisation included, over the first few."""
     seconds = []
     for group, comparison in strict(groups)[:TIMED]:
@@ -181,17 +190,19 @@ def _rating(group: Group, place: int) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _answered(answer: Prediction | Sequence[float], n: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rewards of n responses and, where they were predicted, the variances of these."""
-    variance = None
+def _answered(answer: Prediction | Sequence[float], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Rewards of n responses and the variances of these that are known, by the name that `ScoredPairs` has for them."""
+    doubts = {}
     if isinstance(answer, Prediction):
         if answer.variance is not None:
-            variance = finite(answer.variance.tolist(), "predicted variance")
+            doubts["variance"] = finite(answer.variance.tolist(), "predicted variance")
+        if answer.members is not None:
+            doubts["epistemic"] = finite(epistemic(answer).tolist(), "epistemic variance")
         answer = answer.reward.tolist()
     reward = finite(answer, "reward model score")
     if reward.shape != (n,):
         raise RunError(f"{n} responses were given {len(reward)} reward model scores")
-    return reward, variance
+    return reward, doubts
 
 
 def _rewritten(response: Text, rewrite: Rewrite, rng: np.random.Generator) -> Text:

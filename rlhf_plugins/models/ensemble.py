@@ -7,6 +7,7 @@ Members that are adapters of one base are asked with one copy of the base in mem
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Aggregation, MemberScores, Prediction, Samples
-from rlhf_plugins.models.guards import asked
+from rlhf_plugins.models.guards import asked, named
 from rlhf_plugins.models.reward_model import Parts, RewardModel, load_reward_model, open_reward_model, read_description
 
+logger = logging.getLogger(__name__)
 DESCRIPTION = "reward_ensemble.json"
 FEWEST = 2  # members that must agree before the others are not asked
 
@@ -54,11 +56,13 @@ class Ensemble:
                 open_rows = open_rows[disputed(rewards[open_rows, : m + 1], group[open_rows])]
             if not len(open_rows):
                 break
-        variance = None if variances.isnan().any(1).all() else variances.nanmean(1)
+        variance = None if variances.isnan().all() else variances.nanmean(1)
         return Prediction(self._joined(rewards, group), variance=variance, members=rewards)
 
     def _joined(self, rewards: Tensor, group: Tensor) -> Tensor:
         """Aggregated over the members that were asked, which are the first few of them, (B,)."""
+        if getattr(self.aggregation, "compares_siblings", False) and len(group.unique()) == len(group):
+            logger.warning("%s compares the responses to a prompt, and each has but one", named(self.aggregation))
         reward, count = torch.zeros(len(rewards)), (~rewards.isnan()).sum(1)
         for n in count.unique().tolist():
             rows = count == n

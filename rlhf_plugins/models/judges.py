@@ -8,14 +8,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from rlhf_plugins.interfaces import Base, Group, Prediction, RewardFunction, Run, Samples
 from rlhf_plugins.models import ensemble
 from rlhf_plugins.models.ensemble import Judge, open_ensemble
 from rlhf_plugins.models.loading import load_tokenizer
+from rlhf_plugins.models.reading import Reader, samples_of
 from rlhf_plugins.models.reward_model import open_reward_model, read_description
-from rlhf_plugins.models.sampling import plain, written_ids
 
 
 def open_judge(
@@ -31,7 +29,7 @@ def open_judge(
     Raises:
         RunError: the folder holds neither, or does not load.
     """
-    pad_id = pad_token(folder, trust_remote_code)
+    pad_id = int(load_tokenizer(saved_base(folder, trust_remote_code)).pad_token_id)
     if (folder / ensemble.DESCRIPTION).exists():
         return open_ensemble(folder, component, pad_id, trust_remote_code)
     model = open_reward_model(folder, component, trust_remote_code)
@@ -42,22 +40,15 @@ def open_judge(
     return judge
 
 
-def samples_of(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> Samples:
-    """Every response of the groups in order, as a reward model reads it."""
-    rows = [(g.prompt, r, *written_ids(tokenizer, g.prompt, r)) for g in groups for r in g.responses]
-    prompts, responses, prompt_ids, response_ids = map(list, zip(*rows, strict=True))
-    return Samples(prompts, [plain(response) for response in responses], prompt_ids, response_ids)
-
-
-def rated(groups: Sequence[Group], judge: Judge, base: Base) -> tuple[Group, ...]:
+def rated(groups: Sequence[Group], judge: Judge, reader: Reader) -> tuple[Group, ...]:
     """The groups with a judge's rewards as their only ratings, in the dimension `teacher`."""
-    rewards = iter(judge(samples_of(groups, load_tokenizer(base))).reward.tolist())
+    rewards = iter(judge(samples_of(groups, reader)).reward.tolist())
     return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
 
 
-def pair_accuracy(judge: Judge, groups: Sequence[Group], base: Base) -> float | None:
+def pair_accuracy(judge: Judge, groups: Sequence[Group], reader: Reader) -> float | None:
     """The share of the groups' strictly ordered pairs that a judge orders so, ties one half; None without a pair."""
-    rewards = judge(samples_of(groups, load_tokenizer(base))).reward.tolist()
+    rewards = judge(samples_of(groups, reader)).reward.tolist()
     starts = accumulate((len(group.responses) for group in groups), initial=0)
     gaps = [
         rewards[start + c.better] - rewards[start + c.worse]
@@ -68,11 +59,11 @@ def pair_accuracy(judge: Judge, groups: Sequence[Group], base: Base) -> float | 
     return sum((gap > 0) + 0.5 * (gap == 0) for gap in gaps) / len(gaps) if gaps else None
 
 
-def pad_token(folder: Path, trust_remote_code: bool = False) -> int:
-    """The padding token of the base that a saved reward model, or the first member of an ensemble, stands on."""
-    first = next(iter(sorted(folder.glob("*/reward_model.json"))), folder / "reward_model.json").parent
-    member = first if (folder / ensemble.DESCRIPTION).exists() else folder
-    return int(load_tokenizer(read_description(member, trust_remote_code).base).pad_token_id)
+def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
+    """What a saved reward model, or the first member of an ensemble, stands on. Raises RunError as loading does."""
+    members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
+    is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
+    return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 
 def latest_reward(run: Run) -> RewardFunction | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -52,6 +53,24 @@ def load_causal(base: Base) -> PreTrainedModel:
 def load_trunk(base: Base) -> PreTrainedModel:
     """The base without a head: hidden states only. Raises RunError when it does not load."""
     return _load(AutoModel, base)
+
+
+def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """The trunk with its top `layers` alone left to train: embeddings, lower layers and a last norm are frozen.
+
+    Raises:
+        RunError: it has fewer layers, or none that can be told apart.
+    """
+    if layers == 0:
+        return trunk.requires_grad_(False)
+    count = trunk.config.get_text_config().num_hidden_layers
+    stack = next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
+    if stack is None or layers > count:
+        raise RunError(f"train_layers: {layers} of {type(trunk).__name__}, which has {count if stack else 'no'} layers")
+    kept = {id(weights) for layer in stack[count - layers :] for weights in layer.parameters()}
+    for weights in trunk.parameters():
+        weights.requires_grad_(id(weights) in kept)
+    return trunk
 
 
 def lora(adapter: Adapter, task: str | None = None) -> LoraConfig:

@@ -56,15 +56,15 @@ class RewardModel(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The decoder's configuration."""
+        """The trunk's configuration."""
         return self.trunk.config
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Passes the trainer's wish to the decoder."""
+        """Passes the trainer's wish to the trunk."""
         self.trunk.gradient_checkpointing_enable(**options)
 
     def add_model_tags(self, tags: list[str]) -> None:
-        """Passes TRL's tags for the hub to the decoder."""
+        """Passes TRL's tags for the hub to the trunk."""
         self.trunk.add_model_tags(tags)
 
     def forward(self, batch: BranchBatch | Tensor) -> Prediction:
@@ -78,6 +78,13 @@ class RewardModel(nn.Module):
 
     def pooled(self, batch: BranchBatch) -> Tensor:
         """Feature vectors of the batch's branches, (B, width)."""
+        parts = batch.by_length()
+        if len(parts) == 1:
+            return self._pooled(batch)
+        order = torch.cat([rows for rows, _ in parts])
+        return torch.cat([self._pooled(part) for _, part in parts])[order.argsort()]
+
+    def _pooled(self, batch: BranchBatch) -> Tensor:
         states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
         mask = batch.response if getattr(self.pooling, "over", None) == "response" else batch.mask
         return asked(self.pooling, states, mask, shape=(len(states), states.shape[2]))

@@ -10,7 +10,7 @@ from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.assemble import component
 
 if TYPE_CHECKING:
-    from rlhf_plugins.interfaces import Base, Text
+    from rlhf_plugins.interfaces import Text
     from rlhf_plugins.models.reward_model import RewardModel
 
 
@@ -38,30 +38,20 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
         PluginError: it was made with a component that no installed plugin registers.
     """
     from rlhf_plugins.interfaces import Group
-    from rlhf_plugins.models.judges import open_judge, samples_of
-    from rlhf_plugins.models.loading import load_tokenizer
+    from rlhf_plugins.models.judges import open_judge, saved_base
+    from rlhf_plugins.models.reading import reader_of, samples_of
 
     path = Path(folder)
     judge = open_judge(path, component, trust_remote_code)
-    tokenizer = load_tokenizer(saved_base(path, trust_remote_code))
+    reader = reader_of(saved_base(path, trust_remote_code))
 
     def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:
         groups = [Group(p, (_alike(p, c),)) for p, c in zip(prompts, completions, strict=True)]
-        return judge(samples_of(groups, tokenizer)).reward.tolist() if groups else []
+        return judge(samples_of(groups, reader)).reward.tolist() if groups else []
 
     whole = path.resolve()
     reward.__name__ = whole.parent.name if whole.name == "model" else whole.name
     return reward
-
-
-def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
-    """What a saved reward model, or the first member of an ensemble, stands on. Raises RunError as loading does."""
-    from rlhf_plugins.models import ensemble
-    from rlhf_plugins.models.reward_model import read_description
-
-    members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
-    is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
-    return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 
 def _alike(prompt: Text, completion: Text) -> Text:

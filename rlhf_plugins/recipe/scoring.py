@@ -88,8 +88,8 @@ def score_file(
         RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite.
         KeyboardInterrupt: Ctrl-C; says how far it came.
     """
+    from rlhf_plugins.models.judges import saved_base
     from rlhf_plugins.models.score_cache import identity
-    from rlhf_plugins.recipe.reload import saved_base
 
     base, known_as = saved_base(folder), identity(folder)
     items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
@@ -219,27 +219,15 @@ def _beside(source: str) -> Path:
 # ---- the model -------------------------------------------------------------------------------------------
 def _encoder(base: Base) -> Ids:
     """Tokens as the model reads them. It raises DataError where there are none, or more than the model takes."""
-    from jinja2 import TemplateError
-    from transformers import AutoConfig
+    from rlhf_plugins.models.reading import reader_of
 
-    from rlhf_plugins.models.loading import load_tokenizer
-    from rlhf_plugins.models.sampling import reads_pairs, written_ids
-
-    tokenizer = load_tokenizer(base)
-    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code).get_text_config()
-    most = getattr(config, "max_position_embeddings", None) or math.inf
-    if reads_pairs(tokenizer):  # some encoders number positions from 2
-        most = min(most, tokenizer.model_max_length)
+    reader = reader_of(base)
 
     def encode(where: str, prompt: Text, response: Text) -> tuple[Sequence[int], Sequence[int]]:
         try:
-            ids = written_ids(tokenizer, prompt, response)
-        except (ValueError, TemplateError) as error:  # no chat template, or one that refuses the messages
-            raise DataError(f"{where}: its messages cannot be tokenized: {str(error).splitlines()[0]}") from error
-        if not all(ids):
-            raise DataError(f"{where}: its {'response' if ids[0] else 'prompt'} has no token")
-        if (count := sum(map(len, ids))) > most:
-            raise DataError(f"{where}: has {count} tokens, and the model takes {most}")
+            ids = reader.within(prompt, response)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
         return array("i", ids[0]), array("i", ids[1])  # lists of numbers would take nine times the memory
 
     return encode

@@ -105,7 +105,6 @@ _MAIN: dict[str, Callable[[RewardModelReport], str]] = {
 # The rows that a terminal of 80 columns has room for, and what they are called there.
 _TERMINAL = {
     "accuracy (95% CI)": "accuracy\n(95% CI)",
-    "longer-response baseline": "longer\nresponse",
     "calibration error (ECE)": "ECE",
     "cross-entropy (nats)": "cross-\nentropy",
     "AUC": "AUC",

@@ -162,11 +162,14 @@ class _Session:
     def reward_model(self) -> dict[str, Any]:
         """The reward model's row and the metrics' own words; nothing without a reward model or a held-out pair."""
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
+        from rlhf_plugins.models.reading import readable, reader_of
 
-        if self.reward is None or not strict(self.run.data.test):
+        test, left_out = readable(self.run.data.test, reader_of(self.run.base))
+        if self.reward is None or not strict(test):
             return {}
-        scored = score_pairs(self.reward, self.run.data.test, self.tokenizer)
-        return {"reward_model": measure(scored, self.options.metrics)}
+        scored = score_pairs(self.reward, test, self.tokenizer)
+        counted = {f"held out, {reason}": count for reason, count in left_out.items()}
+        return {"reward_model": measure(scored, self.options.metrics), "left_out": counted}
 
     def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         """The first prompts with every policy's response and score."""

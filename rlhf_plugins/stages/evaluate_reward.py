@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.hookspecs import hookimpl
@@ -24,6 +24,13 @@ METRICS = [
     "uncertainty",
     "certificate",
 ]
+
+
+class Measured(NamedTuple):
+    """A reward model's row, and how many held-out responses it cannot read, by reason."""
+
+    row: dict[str, Any]
+    left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -48,23 +55,29 @@ class EvaluateReward:
         trained = [(result.name, result.reward_model) for result in run.finished if result.reward_model]
         if not trained:
             raise RunError("evaluate_reward: there is nothing to measure: no reward stage came before")
-        rows = {name: self._row(run, name, folder) for name, folder in trained}
-        return StageResult(self.name, self.kind, metrics={"reward_models": rows})
+        measured = {name: self._measured(run, name, folder) for name, folder in trained}
+        metrics = {"reward_models": {name: found.row for name, found in measured.items()}}
+        left_out = {reason: n for found in measured.values() for reason, n in found.left_out.items()}  # alike for all
+        return StageResult(self.name, self.kind, metrics={**metrics, "left_out": left_out})
 
-    def _row(self, run: Run, name: str, folder: Path) -> dict[str, Any]:
+    def _measured(self, run: Run, name: str, folder: Path) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
         from rlhf_plugins.evaluate.reward_models import latency, measure, score_pairs, strict
         from rlhf_plugins.models.judges import open_judge
-        from rlhf_plugins.models.loading import load_tokenizer
+        from rlhf_plugins.models.reading import readable, reader_of
 
         logger.info("evaluating %s", name)
-        judge, tokenizer = open_judge(folder, run.component, run.base.trust_remote_code), load_tokenizer(run.base)
-        row = measure(score_pairs(judge, run.data.test, tokenizer, run.seed), self.metrics)
-        row["latency"] = latency(judge, run.data.test, tokenizer)
-        strange = run.data.out_of_distribution
+        judge, reader = open_judge(folder, run.component, run.base.trust_remote_code), reader_of(run.base)
+        (test, left_out), (strange, also) = (
+            readable(groups, reader) for groups in (run.data.test, run.data.out_of_distribution)
+        )
+        row = measure(score_pairs(judge, test, reader.tokenizer, run.seed), self.metrics)
+        row["latency"] = latency(judge, test, reader.tokenizer)
         if strict(strange):
-            row["out_of_distribution"] = measure(score_pairs(judge, strange, tokenizer, run.seed), self.metrics)
-        return row
+            row["out_of_distribution"] = measure(score_pairs(judge, strange, reader.tokenizer, run.seed), self.metrics)
+        return Measured(
+            row, {f"held out, {reason}": count for part in (left_out, also) for reason, count in part.items()}
+        )
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_plugins.data.ranked import RankedRows
+    from rlhf_plugins.models.reading import Reader
     from rlhf_plugins.models.reward_model import RewardModel
 
 
@@ -36,10 +37,13 @@ class Reward:
     head: RewardHead = uses("reward_head", "scalar")
     loss: RewardLoss = uses("reward_loss", "bradley_terry")
     sampler: Sampler = uses("sampler", "shuffled")
-    trunk: Annotated[
-        Literal["trained", "frozen"],
-        Field(description="frozen computes the features once and trains the head on them"),
-    ] = "trained"
+    train_layers: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(description="layers of the trunk to train, from the top; 0 computes the features once; null is all"),
+    ] = None
+    head_learning_rate: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="of head and pooling; null is the trainer's")
+    ] = None
     teacher: Annotated[
         str | None, Field(description="an earlier stage whose rewards become the ratings that are learned")
     ] = None
@@ -52,7 +56,7 @@ class Reward:
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
-        trained = self.train(run, taught(self.teacher, run), run.folder / "model", run.seed)
+        trained = self.train(run, taught(self, run), run.folder / "model", run.seed)
         return StageResult(
             self.name,
             self.kind,
@@ -66,63 +70,81 @@ class Reward:
         import torch
         import trl
 
-        from rlhf_plugins.models.loading import load_tokenizer
+        from rlhf_plugins.models.reading import reader_of
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.reward import RewardTrainer
 
         torch.manual_seed(seed)  # head and adapter start at random
-        args = arguments(trl.RewardConfig, run.folder, seed, self.trainer)
-        tokenizer = load_tokenizer(run.base)
+        args = arguments(trl.RewardConfig, run.folder, seed, {"disable_dropout": not self._drops(run), **self.trainer})
+        reader = reader_of(run.base)
         with building(len(groups)):
             model = self._model(run)
-            train = self._rows(groups, model, tokenizer, args.max_length)
-            features = _features(model, train, tokenizer.pad_token_id) if self.trunk == "frozen" else None
-            trainer = RewardTrainer(model, self.loss, args, train, tokenizer, self.sampler, features)
+            train = self._rows(groups, reader, args.max_length)
+            features = row_features(model, train, reader.tokenizer.pad_token_id) if self.train_layers == 0 else None
+            trainer = RewardTrainer(model, self.loss, args, train, reader.tokenizer, self.sampler, features)
+            trainer.head_learning_rate = self.head_learning_rate
         curves = quiet(trainer)
         trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
         return Trained(folder, dict(train.left_out), curves.values)
 
+    def _drops(self, run: Run) -> bool:
+        """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""
+        return bool(getattr(self.head, "dropout", 0.0) or (run.base.adapter and run.base.adapter.lora_dropout))
+
     def _model(self, run: Run) -> RewardModel:
-        from rlhf_plugins.models.loading import load_trunk, with_adapter
+        from rlhf_plugins.models.loading import freeze_below, load_trunk, with_adapter
         from rlhf_plugins.models.reward_model import RewardModel
 
-        if self.trunk == "trained":
+        if self.train_layers is None:
             trunk = with_adapter(load_trunk(run.base), run.base.adapter, "FEATURE_EXTRACTION")
             return RewardModel(trunk, self.pooling, self.head)
-        if hasattr(self.pooling, "build"):
+        if self.train_layers and run.base.adapter:
+            raise RunError(f"{self.name}: train_layers trains the base's own weights; say adapter: none")
+        if self.train_layers == 0 and hasattr(self.pooling, "build"):
             name = run.spec(self.pooling)["use"]
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
-        return RewardModel(load_trunk(run.base).requires_grad_(False), self.pooling, self.head)
+        return RewardModel(freeze_below(load_trunk(run.base), self.train_layers), self.pooling, self.head)
 
-    def _rows(self, groups: Sequence[Group], model: RewardModel, tokenizer: Any, max_length: int | None) -> RankedRows:
+    def _rows(self, groups: Sequence[Group], reader: Reader, max_length: int | None) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows
         from rlhf_plugins.models.sampling import written_ids
         from rlhf_plugins.trainers.reward import learnable
 
-        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        limit = min(filter(None, (max_length, most)), default=None)
-        return ranked_rows(groups, lambda p, r: written_ids(tokenizer, p, r), limit, learnable(self.loss))
+        limit = min(filter(None, (max_length, reader.longest)), default=None)
+        return ranked_rows(groups, lambda p, r: written_ids(reader.tokenizer, p, r), limit, learnable(self.loss))
 
 
-def taught(teacher: str | None, run: Run) -> tuple[Group, ...]:
+def taught(stage: Reward, run: Run) -> tuple[Group, ...]:
     """The training groups; where there is a teacher, rated by it in the one dimension `teacher` (distillation).
 
     Raises:
-        RunError: no earlier stage of that name left a reward model.
+        RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
     """
     from rlhf_plugins.models.judges import open_judge, rated
+    from rlhf_plugins.models.reading import readable, reader_of
 
-    if teacher is None:
+    if stage.teacher is None:
         return run.data.train
     folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
-    if teacher not in folders:
-        raise RunError(f"teacher: no earlier stage left a reward model of that name {known(teacher, folders)}")
-    judge = open_judge(Path(folders[teacher]), run.component, run.base.trust_remote_code)
-    return rated(run.data.train, judge, run.base)
+    if stage.teacher not in folders:
+        raise RunError(f"teacher: no earlier stage left a reward model of that name {known(stage.teacher, folders)}")
+    if not reads_ratings(stage.loss):
+        name = run.spec(stage.loss)["use"]
+        raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
+    judge, reader = (
+        open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code),
+        reader_of(run.base),
+    )
+    return rated(readable(run.data.train, reader)[0], judge, reader)
 
 
-def _features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
+def reads_ratings(loss: Any) -> bool:
+    """Whether a loss, or a part of it, learns from ratings."""
+    return getattr(loss, "reads_ratings", False) or any(map(reads_ratings, getattr(loss, "parts", ())))
+
+
+def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     """Of every response in the rows' order, (responses, width)."""
     from rlhf_plugins.interfaces import Samples
 

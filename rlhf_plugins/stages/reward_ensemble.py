@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Aggregation, Group, Run, StageResult, uses
-from rlhf_plugins.stages.reward import Reward, taught
+from rlhf_plugins.stages.reward import Reward, Trained, taught
 
 logger = logging.getLogger(__name__)
+
+
+class Member(NamedTuple):
+    """One trained member, and its accuracy on what its bootstrap left out; None where nothing was."""
+
+    trained: Trained
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -38,36 +47,46 @@ class RewardEnsemble(Reward):
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.models.ensemble import describe
 
-        folder = run.folder / "model"
-        groups, accuracy = taught(self.teacher, run), []
-        curves: dict[str, Sequence[tuple[int, float]]] = {}
-        for member in range(self.members):
-            logger.info("training member %d of %d", member + 1, self.members)
-            rng = np.random.default_rng([run.seed, member])
-            drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
-            trained = self.train(run, [groups[i] for i in drawn], folder / str(member), run.seed + member)
-            curves |= {f"{name}_{member}": points for name, points in trained.curves.items()}
-            left_out = [group for i, group in enumerate(groups) if i not in set(drawn.tolist())]
-            accuracy.append(_accuracy(run, str(member), left_out))
-        names = [str(member) for member in range(self.members)]
-        describe(folder, names, run.spec(self.aggregation), accuracy=_known(accuracy), early_exit=self.early_exit)
-        metrics = {"out_of_bag_accuracy": accuracy, "left_out": trained.left_out}
+        folder, groups = run.folder / "model", taught(self, run)
+        members = [self._member(run, member, groups) for member in range(self.members)]
+        accuracy = [member.accuracy for member in members]
+        known = None not in accuracy
+        describe(
+            folder,
+            [str(member) for member in range(self.members)],
+            run.spec(self.aggregation),
+            accuracy=accuracy if known else [1.0] * self.members,
+            early_exit=self.early_exit,
+        )
+        left_out = Counter[str]()
+        for member in members:
+            left_out.update(member.trained.left_out)
+        curves = {f"{name}_{i}": points for i, m in enumerate(members) for name, points in m.trained.curves.items()}
+        metrics = {
+            "out_of_bag_accuracy": accuracy,
+            "left_out": {f"{k}, of all members": v for k, v in left_out.items()},
+        }
         return StageResult(self.name, self.kind, reward_model=folder, metrics=metrics, curves=curves)
 
+    def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
+        logger.info("training member %d of %d", member + 1, self.members)
+        rng = np.random.default_rng([run.seed, member])
+        drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
+        folder = run.folder / "model" / str(member)
+        trained = self.train(run, [groups[i] for i in drawn], folder, run.seed + member)
+        seen = set(drawn.tolist())
+        return Member(trained, _accuracy(run, folder, [g for i, g in enumerate(groups) if i not in seen]))
 
-def _accuracy(run: Run, member: str, groups: Sequence[Group]) -> float | None:
+
+def _accuracy(run: Run, folder: Path, groups: Sequence[Group]) -> float | None:
     """The share of strictly ordered pairs of the groups that a trained member orders so; None where there is none."""
     from rlhf_plugins.models.judges import open_judge, pair_accuracy
+    from rlhf_plugins.models.reading import readable, reader_of
 
-    if not groups:
-        return None
-    judge = open_judge(run.folder / "model" / member, run.component, run.base.trust_remote_code)
-    return pair_accuracy(judge, groups, run.base)
-
-
-def _known(accuracy: Sequence[float | None]) -> list[float]:
-    """Equal where any is unknown."""
-    return [1.0] * len(accuracy) if None in accuracy else [float(value or 0.0) for value in accuracy]
+    reader = reader_of(run.base)
+    kept, _ = readable(groups, reader)
+    judge = open_judge(folder, run.component, run.base.trust_remote_code)
+    return pair_accuracy(judge, kept, reader) if kept else None
 
 
 @hookimpl

@@ -22,7 +22,7 @@ PAD, EOS, UNKNOWN, CLS, SEP = "<pad>", "<eos>", "<unk>", "<cls>", "<sep>"
 GOOD, BAD = ("ant", "bee", "cat", "dog", "elk", "fox"), ("gas", "ice", "jam", "key", "log", "mud")
 ASKED = ("how", "is", "the", "what", "who", "why")
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -126,7 +126,12 @@ def _pair_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, cls_token=CLS, sep_token=SEP
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        cls_token=CLS,
+        sep_token=SEP,
+        model_max_length=SIZES["max_position_embeddings"] - 2,  # as RoBERTa's, which numbers positions from 2
     )
 
 

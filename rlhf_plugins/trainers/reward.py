@@ -62,32 +62,47 @@ class RewardTrainer(trl.RewardTrainer):
         )
         trainable(self)
         self._bootstrap = model.bootstrap
+        self.head_learning_rate: float | None = None
         self._repeats: Tensor | None = None
         if sampler is not None:
-            known = Examples(*(train.dataset[:][name] for name in ("length", "difficulty", "topic")))
+            known = Examples(*(train.dataset[name][:] for name in ("length", "difficulty", "topic")))
             self._draws = Draws(sampler, known, self._train_batch_size, self._planned(), args.seed)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """Mean loss of the batch's groups."""
         given = inputs["features"] if "features" in inputs else BranchBatch.from_inputs(inputs)
         scores = judged(model(given), inputs, self._dimensions)
-        losses = self._losses(scores, inputs["row"])
+        losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if self._draws is not None and self.model.training:
-            self._draws.observe(inputs["row"].tolist(), losses.detach().tolist())
+            self._draws.observe(inputs["row"].tolist(), losses.detach().view(len(losses), -1).mean(1).tolist())
+        losses = self._resampled(losses, inputs["row"])
         loss = mean_loss(losses, self._reward_loss, scores, self.state.global_step)
         self._record(scores)
         return (loss, {"scores": scores.scores}) if return_outputs else loss
 
-    def _losses(self, scores: RankedScores, rows: Tensor) -> Tensor:
-        """One number a group; of an ensemble of heads, the mean over its members, each on its own resampled rows."""
+    def create_optimizer(self, *given: Any) -> Any:
+        """As the trainer's, with head and pooling at a rate of their own where `head_learning_rate` is set."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*given)
+        if fresh and self.head_learning_rate is not None:
+            _split(optimizer, _own(self.model), self.head_learning_rate)
+        return optimizer
+
+    def _losses(self, scores: RankedScores) -> Tensor:
+        """One number a group; of an ensemble of heads in training, one a group and member."""
         members = scores.prediction.members if scores.prediction is not None else None
         if members is None or not self.model.training:
             return per_group(self._reward_loss, scores, _asked)
-        losses = [per_group(self._reward_loss, _member(scores, m), _asked) for m in range(members.shape[-1])]
-        each = torch.stack(losses, 1)  # (groups, M)
-        if self._bootstrap and self._repeats is None:
-            self._repeats = _repeats(len(self.train_dataset), each.shape[1], self.args.seed).to(each.device)
-        return (each if self._repeats is None else each * self._repeats[rows]).mean(1)
+        each = [per_group(self._reward_loss, _member(scores, m), _asked) for m in range(members.shape[-1])]
+        return torch.stack(each, 1)
+
+    def _resampled(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """Members' losses (groups, M), each as often as its bootstrap drew the row."""
+        if losses.dim() == 1 or not self._bootstrap:
+            return losses
+        if self._repeats is None:
+            self._repeats = _repeats(len(self.train_dataset), losses.shape[1], self.args.seed).to(losses.device)
+        return losses * self._repeats[rows]
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """The rows are tokens already."""
@@ -115,14 +130,34 @@ class RewardTrainer(trl.RewardTrainer):
             metrics["reward_margin"].append(gap.mean().item())
 
 
+def _own(model: RewardModel) -> set[int]:
+    """The identities of the weights of head and pooling."""
+    parts = [part for part in (model.head, model.pooling) if isinstance(part, nn.Module)]
+    return {id(weights) for part in parts for weights in part.parameters()}
+
+
+def _split(optimizer: torch.optim.Optimizer, own: set[int], rate: float) -> None:
+    """Moves some weights of every group to a group with another learning rate."""
+    for group in list(optimizer.param_groups):
+        moved = [weights for weights in group["params"] if id(weights) in own]
+        group["params"] = [weights for weights in group["params"] if id(weights) not in own]
+        if moved:
+            optimizer.add_param_group({**group, "params": moved, "lr": rate})
+
+
 def learnable(loss: RewardLoss) -> Any:
     """Whether a group has anything that a loss could learn from: a function of a Group."""
 
     def usable(group: Group) -> bool:
+        if parts := getattr(loss, "parts", ()):
+            return any(learnable(part)(group) for part in parts)
         if getattr(loss, "reads_ranks", False):
             return sum(rank is not None for rank in group.ranks or ()) > 1
+        rated = any(value is not None for values in group.ratings.values() for value in values)
+        if getattr(loss, "reads_ratings", False):
+            return rated
         if getattr(loss, "whole_groups", False):
-            return bool(group.comparisons or group.ratings)
+            return rated or bool(group.comparisons)
         ties = getattr(loss, "takes_ties", False)
         return any(ties or not c.tied for c in group.comparisons)
 

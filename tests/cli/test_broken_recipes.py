@@ -37,7 +37,10 @@ BROKEN = {
     "recursion": (f"{TOP}stages: &s [*s]\n", "3: an alias stands inside the value that it names"),
     # the top
     "no base": (f"data: sandbox\n{STAGES}", "1: base: is required"),
-    "no data": (f"base: sandbox\n{STAGES}", "1: data: is required: comparisons, preference, rankings, ratings, sandbox"),
+    "no data": (
+        f"base: sandbox\n{STAGES}",
+        "1: data: is required: comparisons, preference, rankings, ratings, sandbox",
+    ),
     "no stages": (TOP, "1: stages: is required"),
     "stages without one": (f"{TOP}stages: []\n", "3: stages: needs at least one stage"),
     "stages as a mapping": (f"{TOP}stages: {{stage: reward}}\n", "3: stages: should be a list, got a mapping"),

@@ -28,6 +28,7 @@ from rlhf_plugins.components.metric import (
     calibration_errors,
     register_metric,
 )
+from rlhf_plugins.components.metric_rescored import register_metric as register_rescored
 from rlhf_plugins.interfaces import Metric, ScoredPairs
 
 METRICS: list[Metric] = [
@@ -41,6 +42,8 @@ METRICS: list[Metric] = [
     TemperatureScaling(),
     Uncertainty(),
 ]
+
+VARIANCES = ("chosen_variance", "rejected_variance", "chosen_epistemic", "rejected_epistemic")
 
 
 def scored(
@@ -58,9 +61,9 @@ def scored(
 
 def random_pairs(seed: int, n: int = 12) -> ScoredPairs:
     draw = np.random.default_rng(seed)
-    lengths, gold, variances = draw.integers(1, 50, (2, n)), draw.normal(size=(2, n)), draw.random((2, n))
+    lengths, gold, variances = draw.integers(1, 50, (2, n)), draw.normal(size=(2, n)), draw.random((4, n))
     told = {"prompt": draw.integers(0, 5, n), "topic": draw.choice(["a", "b", ""], n)}
-    known = {"chosen_variance": variances[0], "rejected_variance": variances[1]}
+    known = dict(zip(VARIANCES, variances, strict=True))
     return ScoredPairs(*draw.normal(size=(2, n)), *lengths, *gold, **told, **known)
 
 
@@ -258,8 +261,34 @@ def test_uncertainty_by_hand() -> None:
     # in 2 + 1 of 4 comparisons, and whose |gap| is below in 1 + 1.5
     doubt = {"chosen_variance": [0.5, 2.0, 2.5, 1.0], "rejected_variance": [0.5, 2.0, 2.5, 1.0]}
     found = Uncertainty()(scored([3.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 1.0], **doubt))
-    assert found == {"uncertainty_auroc_variance": 0.75, "uncertainty_auroc_gap": 0.625}
+    aurocs = {"uncertainty_auroc_variance": 0.75, "uncertainty_auroc_gap": 0.625}
+    assert found == {**aurocs, "uncertainty_aleatoric": 1.5}  # (0.5 + 2 + 2.5 + 1) / 4
     assert Uncertainty()(scored([3.0, 1.0, 0.0], [0.0, 0.0, 2.0])) == {"uncertainty_auroc_gap": 0.5}
+
+
+def test_a_variance_finds_the_responses_whose_reward_is_far_from_their_rating() -> None:
+    # errors 0, 1, 2, 3, of which the last two are above the median; variances 1, 4, 2, 5: 1 + 2 of 4 comparisons
+    known = {"chosen_rating": [3.0, 2.0], "rejected_rating": [2.0, 3.0]}
+    doubt = {"chosen_variance": [1.0, 4.0], "rejected_variance": [2.0, 5.0]}
+    found = Uncertainty()(scored([3.0, 1.0], [0.0, 0.0], **known, **doubt))
+    assert found["uncertainty_auroc_rating"] == 0.75
+
+
+def test_epistemic_variance_stands_apart_from_aleatoric() -> None:
+    # the only error is the last pair: its predicted variance, 0 + 1, is the least; its members', 1 + 3, the greatest
+    doubt = {"chosen_variance": [2.0, 2.0, 0.0], "rejected_variance": [2.0, 2.0, 1.0]}
+    spread = {"chosen_epistemic": [1.0, 0.0, 1.0], "rejected_epistemic": [1.0, 0.0, 3.0]}
+    found = Uncertainty()(scored([2.0, 1.0, 0.0], [0.0, 0.0, 3.0], **doubt, **spread))
+    assert (found["uncertainty_auroc_variance"], found["uncertainty_auroc_epistemic"]) == (0.0, 1.0)
+    assert (found["uncertainty_aleatoric"], found["uncertainty_epistemic"]) == (9 / 6, 6 / 6)
+    alone = Uncertainty()(scored([2.0, 1.0, 0.0], [0.0, 0.0, 3.0], **spread))
+    assert alone == {name: value for name, value in found.items() if "variance" not in name and "alea" not in name}
+
+
+def test_a_response_in_two_pairs_counts_once_in_a_mean_variance() -> None:
+    spread = {"chosen_epistemic": [4.0, 4.0], "rejected_epistemic": [1.0, 1.0]}  # one chosen above two rejected
+    found = Uncertainty()(scored([3.0, 3.0], [0.0, 1.0], prompt=[5, 5], **spread))
+    assert found == {"uncertainty_epistemic": 2.0}  # (4 + 1 + 1) / 3
 
 
 @pytest.mark.parametrize("chosen", [[1.0, 2.0], [-1.0, -2.0], [0.0, 0.0]])
@@ -335,6 +364,7 @@ def test_every_number_begins_with_its_metrics_name() -> None:
 
 
 def test_names_of_the_recipe() -> None:
-    names = "accuracy accuracy_by_topic auc calibration certificate consistency cross_entropy length_bias"
-    more = "rank_correlation robustness speed temperature_scaling uncertainty"
+    names = "accuracy accuracy_by_topic auc calibration certificate cross_entropy length_bias"
+    more = "rank_correlation temperature_scaling uncertainty"
     assert sorted(register_metric()) == [*names.split(), *more.split()]
+    assert sorted(register_rescored()) == ["consistency", "robustness", "speed"]

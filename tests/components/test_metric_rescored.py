@@ -8,7 +8,7 @@ from time import sleep
 import numpy as np
 import pytest
 
-from rlhf_plugins.components.metric import Consistency, Robustness, Speed
+from rlhf_plugins.components.metric_rescored import Consistency, Robustness, Speed
 from rlhf_plugins.interfaces import Metric, Rewrite, ScoredPairs
 
 CHOSEN, REJECTED = ("A b c.", "d e f g"), ("h.", "i j k")

@@ -21,6 +21,7 @@ from rlhf_plugins.components.pooling import (
     LearnedHierarchical,
     Max,
     Mean,
+    MeanSqrtLength,
     MultiScale,
     register_pooling,
 )
@@ -28,9 +29,20 @@ from rlhf_plugins.recipe.options import adapter, options
 
 HIDDEN = tensor([[[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]]])
 ALL = tensor([[True, True, True]])
-POOLINGS = [LastToken(), Mean(), Max(), Attention(), Hierarchical(0.3), LearnedHierarchical(0.3), MultiScale(2)]
+POOLINGS = [
+    LastToken(),
+    Mean(),
+    MeanSqrtLength(2.0),
+    Max(),
+    Attention(),
+    Hierarchical(0.3),
+    LearnedHierarchical(0.3),
+    MultiScale(2),
+]
 LEARNED = [pooling for pooling in POOLINGS if hasattr(pooling, "build")]
 every = pytest.mark.parametrize("pooling", POOLINGS, ids=lambda pooling: type(pooling).__name__)
+AVERAGES = [pooling for pooling in POOLINGS if not isinstance(pooling, MeanSqrtLength)]  # it grows with the length
+averaging = pytest.mark.parametrize("pooling", AVERAGES, ids=lambda pooling: type(pooling).__name__)
 learned = pytest.mark.parametrize("pooling", LEARNED, ids=lambda pooling: type(pooling).__name__)
 
 
@@ -146,7 +158,7 @@ def test_batch_mates_and_their_order_never_count(pooling: Any, seed: int, order:
     assert_close(act(hidden[:1, :n], mask[:1, :n]), pooled[:1])
 
 
-@every
+@averaging
 @given(seed=st.integers(0, 10_000))
 def test_equal_tokens_pool_to_themselves(pooling: Any, seed: int) -> None:
     hidden, mask = random_batch(seed)
@@ -171,7 +183,7 @@ def test_no_gradient_reaches_a_masked_position(pooling: Any, junk: float) -> Non
     assert hidden.grad[mask].isfinite().all()
 
 
-@every
+@averaging
 def test_a_row_without_tokens_is_0_and_learns_nothing(pooling: Any) -> None:
     hidden = torch.full((2, 3, 3), float("nan"), dtype=torch.float64)
     hidden[0] = 1.0
@@ -184,7 +196,7 @@ def test_a_row_without_tokens_is_0_and_learns_nothing(pooling: Any) -> None:
     assert all(part.grad is not None and part.grad.isfinite().all() for part in (hidden, *weights))
 
 
-@every
+@averaging
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_long_half_precision_sequences_do_not_overflow_or_round(pooling: Any, dtype: torch.dtype) -> None:
     act = pooling.build(2) if hasattr(pooling, "build") else pooling
@@ -253,10 +265,19 @@ def test_bad_options_are_refused(pooling: type, option: str, value: Any) -> None
         adapter(options(pooling)[option].annotation).validate_python(value)
 
 
+def test_the_sum_over_the_root_of_the_length_by_hand() -> None:
+    """(1 + 3 + 5 + 7) / sqrt(4) / 2 = 4, and of the first alone 1 / 1 / 2."""
+    hidden = tensor([[1.0], [3.0], [5.0], [7.0]]).expand(2, 4, 1)
+    mask = tensor([[True] * 4, [True, False, False, False]])
+    assert MeanSqrtLength(2.0)(hidden, mask).tolist() == [[4.0], [0.5]]
+    assert MeanSqrtLength()(hidden, torch.zeros_like(mask)).tolist() == [[0.0], [0.0]]
+
+
 def test_names_of_the_recipe() -> None:
     assert register_pooling() == {
         "last_token": LastToken,
         "mean": Mean,
+        "mean_sqrt_length": MeanSqrtLength,
         "max": Max,
         "attention": Attention,
         "hierarchical": Hierarchical,

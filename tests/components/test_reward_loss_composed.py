@@ -76,6 +76,31 @@ def test_pairs_of_a_group_keep_their_own_weights() -> None:
     assert_close(found, tensor([(0.75 * BT + 0.25 * TURNED) / 2]))
 
 
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("weight", (0.75 + 0.25) / 2),  # the tied comparison counts nothing
+        ("margin", (3.0 + 1.0) / 2),  # 1 where there is no margin
+        ("difficulty", (0.1192029 + 0.8807971) / 2),  # sigmoid(-2), sigmoid(2)
+    ],
+)
+def test_a_whole_group_has_the_mean_of_its_comparisons(by: Any, expected: float) -> None:
+    three, tied = torch.zeros(3).long(), tensor([False, False, True])
+    said = tensor([3.0, 0.0, 9.0]), tensor([0.75, 0.25, 9.0])
+    compared = Compared(three, tensor([0, 1, 0]), tensor([1, 0, 1]), tied, *said)
+    scores = replace(PAIR, weight=tensor([7.0]), margin=tensor([8.0]), compared=compared)
+    assert_close(Weighted(loss=PlackettLuce(), by=by)(scores), tensor([expected * BT]))
+
+
+def test_a_whole_group_without_a_comparison_has_its_own_weight_and_margin() -> None:
+    one = Compared(tensor([1]), tensor([0]), tensor([1]), tensor([False]), tensor([2.0]), tensor([0.25]))
+    scores = RankedScores(tensor([[2.0, 0.0]] * 2), tensor([3.0, 3.0]), weight=tensor([0.5, 0.5]), compared=one)
+    assert_close(Weighted(loss=PlackettLuce())(scores), tensor([0.5, 0.25]) * BT)
+    assert_close(Weighted(loss=PlackettLuce(), by="margin")(scores), tensor([3.0, 2.0]) * BT)
+    ranked = RankedScores(torch.zeros(1, 3), tensor([3.0]), weight=tensor([0.5]))  # three pairs, all of its own weight
+    assert_close(Weighted(loss=PlackettLuce())(ranked), tensor([0.5 * log(6)]))  # log 3!
+
+
 def test_difficulty_is_held_constant() -> None:
     scores = tensor([[2.0, 0.0]], requires_grad=True)
     Weighted(loss=BradleyTerry(), by="difficulty")(replace(PAIR, scores=scores)).sum().backward()
@@ -106,6 +131,18 @@ def test_a_weighted_loss_is_given_what_its_part_is(part: Any, whole: bool, ties:
     for loss in (Weighted(loss=part), Weighted(loss=part).build()):
         assert (loss.whole_groups, loss.takes_ties, loss.uses_batch_mates) == (whole, ties, mates)
     assert Sum(weights=[1.0, 1.0], losses=(BradleyTerry(), part)).uses_batch_mates == mates
+
+
+def test_a_loss_names_its_parts() -> None:
+    weighted = Weighted(loss=PlackettLuce())
+    both = Sum(weights=[1.0, 1.0], losses=(weighted, Regression()))
+    assert (weighted.parts, both.parts) == ((PlackettLuce(),), (weighted, Regression()))
+    built: Any = both.build()
+    assert [type(part).__name__ for part in built.parts] == ["BuiltLoss", "Regression"]
+    assert built.parts[0].parts == weighted.parts
+    tasks: Any = MultiTask(dimensions=["a"], losses=(PlackettLuce(),))  # ratings rank for it: usable as a whole is
+    assert not hasattr(tasks, "parts")
+    assert not hasattr(tasks.build(), "parts")
 
 
 @pytest.mark.parametrize(

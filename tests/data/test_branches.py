@@ -179,3 +179,20 @@ def test_batches_within_a_budget_hold_every_branch_once_and_in_order(
 def test_a_group_that_is_too_large_is_cut() -> None:
     (first, second) = within_budget([PromptBranches([1], [[2, 3], [4], [5]])], 4, shared=True)
     assert [list(first[0].branches), list(second[0].branches)] == [[[2, 3], [4]], [[5]]]
+
+
+def test_long_rows_stand_apart_from_short_ones_and_none_is_lost() -> None:
+    groups = [PromptBranches([9], [[n] * n]) for n in (1, 20, 2, 19, 3, 18, 4, 2)]
+    laid = batch(groups, shared=False)
+    parts = laid.by_length()
+    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(8))
+    assert sum(part.input_ids.numel() for _, part in parts) < 0.8 * laid.input_ids.numel()
+    for rows, part in parts:
+        for row, one in zip(rows.tolist(), range(len(rows)), strict=True):
+            sequence = part.input_ids.flatten()[part.index[one]][part.mask[one]]
+            assert sequence.tolist() == [*groups[row].prompt, *groups[row].branches[0]]
+
+
+def test_where_little_padding_would_be_saved_a_batch_stays_whole() -> None:
+    assert len(batch([PromptBranches([9], [[1, 2, 3]])] * 8, shared=False).by_length()) == 1
+    assert len(batch([PromptBranches([9], [[1], [2] * 9])] * 8).by_length()) == 1

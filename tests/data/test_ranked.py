@@ -115,3 +115,11 @@ def test_features_stand_in_place_of_tokens() -> None:
     assert inputs["features"][:, 0].tolist() == [6, 8, 0, 2, 4]
     assert inputs["group"].tolist() == [0, 0, 1, 1, 1]
     assert "input_ids" not in inputs
+
+
+def test_a_prompt_of_which_no_token_is_left_is_counted() -> None:
+    def merging(prompt: Text, response: Text) -> tuple[list[int], list[int]]:
+        return ([], [9]) if prompt == "x" else ([1], [9])
+
+    rows = ranked_rows([Group("x", ("a", "b"), (0, 1)), Group("y", ("a", "b"), (0, 1))], merging, None, everything)
+    assert rows.left_out == {"prompt or response without a token": 1}

@@ -79,6 +79,9 @@ def test_a_reward_that_is_not_finite_is_refused(tokenizer: PreTrainedTokenizerFa
     endless = Prediction(torch.zeros(3), variance=torch.tensor([1.0, float("inf"), 2.0]))
     with pytest.raises(RunError, match="1 of 3 predicted variances are not finite"):
         score_pairs(lambda samples: endless, GROUPS, tokenizer)
+    silent = Prediction(torch.zeros(3), members=torch.full((3, 2), float("nan")))
+    with pytest.raises(RunError, match="3 of 3 epistemic variances are not finite"):
+        score_pairs(lambda samples: silent, GROUPS, tokenizer)
 
 
 @pytest.mark.parametrize("n", [0, 2, 4])
@@ -97,16 +100,16 @@ def test_without_an_ordered_pair_there_is_nothing_to_measure(
 
 def test_comparisons_are_taken_as_people_made_them(tokenizer: PreTrainedTokenizerFast) -> None:
     said = (Comparison(2, 0), Comparison(0, 1, tied=True), Comparison(1, 2))  # a circle, which no ranks could hold
-    found = score_pairs(by_length, [Group("q", ("a", "a b", "a b c"), compared=said)], tokenizer)
+    found = score_pairs(by_length, [Group("q ", ("a", "a b", "a b c"), compared=said)], tokenizer)
     assert (found.chosen.tolist(), found.rejected.tolist()) == ([5.0, 3.0], [1.0, 5.0])
 
 
 def test_prompts_topics_and_ratings_of_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
     rated = {"good": (4.0, None, None), "short": (2.0, 5.0, None)}
     groups = [
-        Group("p", ("a", "b", "c"), (0, 1, 2), ratings=rated, topic="t"),
-        Group("q", ("a", "b"), (0, 1)),
-        Group("p", ("d", "a"), (0, 1)),
+        Group("p ", ("a", "b", "c"), (0, 1, 2), ratings=rated, topic="t"),
+        Group("q ", ("a", "b"), (0, 1)),
+        Group("p ", ("d", "a"), (0, 1)),
     ]
     found = score_pairs(by_length, groups, tokenizer)
     assert found.prompt.tolist() == [0, 0, 0, 1, 0]  # one prompt, though in two groups
@@ -116,7 +119,7 @@ def test_prompts_topics_and_ratings_of_pairs(tokenizer: PreTrainedTokenizerFast)
 
 
 def test_what_nobody_knows_is_none(tokenizer: PreTrainedTokenizerFast) -> None:
-    found = score_pairs(by_length, [Group("p", ("a", "b"), (0, 1))], tokenizer)
+    found = score_pairs(by_length, [Group("p ", ("a", "b"), (0, 1))], tokenizer)
     known = {name for name, value in vars(found).items() if value is not None}
     assert known == {"chosen", "rejected", "chosen_length", "rejected_length", "prompt", "again"}
 
@@ -126,6 +129,15 @@ def test_a_prediction_brings_its_variance(tokenizer: PreTrainedTokenizerFast) ->
     found = score_pairs(lambda samples: said, GROUPS, tokenizer)
     assert (found.chosen.tolist(), found.rejected.tolist()) == ([3.0, 3.0], [1.0, 2.0])
     assert (found.chosen_variance.tolist(), found.rejected_variance.tolist()) == ([0.5, 0.5], [0.25, 1.0])
+    assert (found.chosen_epistemic, found.rejected_epistemic) == (None, None)
+
+
+def test_members_bring_the_epistemic_variance(tokenizer: PreTrainedTokenizerFast) -> None:
+    members = torch.tensor([[1.0, 5.0, 3.0], [1.0, 1.0, 1.0], [2.0, 4.0, float("nan")]])  # the last was not asked
+    found = score_pairs(lambda samples: Prediction(torch.tensor([3.0, 1.0, 3.0]), members=members), GROUPS, tokenizer)
+    assert found.chosen_epistemic.tolist() == pytest.approx([8 / 3, 8 / 3])  # (4 + 4 + 0) / 3
+    assert found.rejected_epistemic.tolist() == [0.0, 1.0]  # (1 + 1) / 2
+    assert (found.chosen_variance, found.rejected_variance) == (None, None)
 
 
 @pytest.mark.parametrize("messages", [False, True])

@@ -39,7 +39,7 @@ def by_transformers(base: Base, model: Any, prompt: str, response: str) -> float
 def test_an_encoder_scores_as_transformers_runs_it(tmp_path: Path, architecture: str) -> None:
     base = tiny_encoder(tmp_path, architecture)
     model = RewardModel(load_trunk(base), component("pooling", "mean"), component("reward_head", "scalar")).eval()
-    rows = [(pair.prompt, str(response)) for pair in tiny_pairs(6) for response in pair.responses]
+    rows = [(pair.prompt, str(response)) for pair in tiny_pairs(12) for response in pair.responses]
     alone = [by_transformers(base, model, str(prompt), response) for prompt, response in rows]
     assert scored(base, model, [(str(p), r) for p, r in rows]) == pytest.approx(alone, rel=1e-4, abs=1e-5)
 

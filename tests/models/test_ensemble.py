@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_plugins.components.aggregation import Mean, WorstCase
+from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Prediction, Samples
 from rlhf_plugins.models.ensemble import Ensemble, describe, epistemic, open_ensemble
@@ -51,6 +51,19 @@ def test_a_prompt_that_two_members_order_alike_is_not_shown_to_the_third() -> No
     assert said.reward.tolist() == [1, 0, -1, 0]
     assert said.members is not None
     assert said.members.isnan().sum(1).tolist() == [1, 1, 0, 0]
+
+
+def test_what_members_predict_of_noise_is_told_though_some_were_not_asked() -> None:
+    members = tuple(Table(1, 0, 1, 0, variance=0.5) for _ in range(3))
+    said = Ensemble(members, Mean(), (1, 1, 1), early_exit=True)(SAMPLES)
+    assert said.variance is not None
+    assert said.variance.tolist() == [0.5] * 4
+
+
+def test_a_vote_on_responses_without_siblings_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    alone = Samples(["a"], ["w"], [[5]], [[7]])
+    assert Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1))(alone).reward.tolist() == [0.5]
+    assert "Vote of rlhf_plugins.components.aggregation compares the responses to a prompt" in caplog.text
 
 
 def test_a_response_without_siblings_is_shown_to_all() -> None:

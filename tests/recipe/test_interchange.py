@@ -27,7 +27,8 @@ from rlhf_plugins.models.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_encoder
 
-PROMPTS, RESPONSES = ["how is the ", "why ", "what who is the why "], ["ant bee", "gas ice jam key", "elk"]
+PROMPTS = ["how is the ", "why ", "what who is the why "] * 4  # enough for short rows to be laid apart from long ones
+RESPONSES = ["ant bee", "gas ice jam key", "elk", "cat dog fox elk ant bee jam key gas ice log mud"] * 3
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if not add_generation_prompt %}<eos>{% endif %}"
 Parts = dict[str, Any]
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.interfaces import Adapter, Base, Group, Prediction, Samples, StageResult
+from rlhf_plugins.interfaces import Adapter, Base, Comparison, Group, Prediction, Samples, StageResult
 from rlhf_plugins.models.ensemble import epistemic
 from rlhf_plugins.models.judges import open_judge
 from rlhf_plugins.recipe.assemble import component
@@ -156,7 +156,7 @@ def test_an_encoder_with_an_adapter_learns(tmp_path: Path) -> None:
 
 def test_a_frozen_trunk_trains_the_head_as_in_the_loop(path: str, tmp_path: Path) -> None:
     """The same head, trained on features computed once, and with the trunk in the loop but without gradients."""
-    once = trained(Base(path), tmp_path / "once", trunk="frozen", pooling="mean")
+    once = trained(Base(path), tmp_path / "once", train_layers=0, pooling="mean")
     stage = component("stage", {"use": "reward", "pooling": "mean", "trainer": FEW})
     made = type(stage)._model
 
@@ -172,14 +172,14 @@ def test_a_frozen_trunk_trains_the_head_as_in_the_loop(path: str, tmp_path: Path
 
 
 def test_a_frozen_trunk_is_not_written_again(path: str, tmp_path: Path) -> None:
-    result = trained(Base(path), tmp_path, trunk="frozen")
+    result = trained(Base(path), tmp_path, train_layers=0)
     assert result.reward_model is not None
     assert sorted(file.name for file in result.reward_model.iterdir()) == ["head.safetensors", "reward_model.json"]
 
 
 def test_features_are_not_computed_once_under_a_pooling_that_learns(path: str, tmp_path: Path) -> None:
     with pytest.raises(RlhfError, match="pooling attention has weights to train"):
-        trained(Base(path), tmp_path, trunk="frozen", pooling="attention")
+        trained(Base(path), tmp_path, train_layers=0, pooling="attention")
 
 
 def test_rewards_and_losses_of_weights_of_their_own_leave_nothing_in_the_saved_head(path: str, tmp_path: Path) -> None:
@@ -223,3 +223,107 @@ def test_a_model_is_distilled_from_an_ensemble(path: str, tmp_path: Path) -> Non
 def test_a_teacher_that_no_stage_trained_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(RlhfError, match=r"no earlier stage left a reward model of that name \(known: none\)"):
         trained(Base(path), tmp_path, teacher="ensemble", loss="regression")
+
+
+def test_only_the_top_layers_are_trained(path: str, tmp_path: Path) -> None:
+    trained(Base(path), tmp_path, train_layers=1, trainer={**FEW, "max_steps": 10})
+    before, after = (load_file(f"{folder}/model.safetensors") for folder in (path, tmp_path / "model"))
+    moved = {name for name in after if not torch.equal(before[f"model.{name}"], after[name])}
+    assert moved == {name for name in after if name.startswith("layers.1.")}
+
+
+@pytest.mark.parametrize(("layers", "message"), [(3, "3 of LlamaModel, which has 2 layers"), (1, "adapter: none")])
+def test_layers_that_cannot_be_trained_are_refused(path: str, tmp_path: Path, layers: int, message: str) -> None:
+    base = Base(path, adapter=Adapter(r=4) if layers == 1 else None)
+    with pytest.raises(RlhfError, match=message):
+        trained(base, tmp_path, train_layers=layers)
+
+
+def test_the_head_may_learn_at_a_rate_of_its_own(path: str, tmp_path: Path) -> None:
+    """Adam's first step moves every weight by its learning rate."""
+    spec = {
+        "use": "reward",
+        "head_learning_rate": 0.5,
+        "trainer": {**FEW, "max_steps": 1, "lr_scheduler_type": "constant"},
+    }
+    stage = component("stage", spec)
+    kept: dict[str, Any] = {}
+
+    def watched(run: Any) -> Any:
+        kept["model"] = type(stage)._model(stage, run)
+        kept["before"] = {name: weights.detach().clone() for name, weights in kept["model"].named_parameters()}
+        return kept["model"]
+
+    object.__setattr__(stage, "_model", watched)
+    stage.run(tiny_run(Base(path), tmp_path, tiny_pairs(16)))
+    moved = {n: float((w.detach() - kept["before"][n]).abs().max()) for n, w in kept["model"].named_parameters()}
+    assert moved.pop("head.weight") == pytest.approx(0.5, rel=1e-3)
+    assert max(moved.values()) == pytest.approx(FEW["learning_rate"], rel=1e-3)
+
+
+def long_response(words: int) -> Group:
+    return Group("how is\n", (" ".join(["ant"] * words), "gas"), (0, 1))
+
+
+OVERLONG = [*tiny_pairs(8), long_response(300), long_response(251)]  # 251 words and 5 tokens around them are 256
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_what_the_model_cannot_read_is_left_out_and_counted(tmp_path: Path, architecture: str) -> None:
+    """The tiny encoders have 256 positions, of which RoBERTa leaves out the first; their tokenizers say 254."""
+    result = trained(base := tiny_encoder(tmp_path / "base", architecture), tmp_path / "run", OVERLONG)
+    assert result.metrics["left_out"] == {"response longer than max_length": 2, "nothing left to compare": 2}
+    run = tiny_run(base, tmp_path / "later", tiny_pairs(8), (result,))
+    run = replace(run, data=replace(run.data, test=(*run.data.test, long_response(300))))
+    found = component("stage", "evaluate_reward").run(run).metrics
+    assert found["left_out"] == {"held out, response longer than the model takes": 1}
+
+
+def test_an_ensemble_counts_what_none_of_its_members_could_read(tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base")
+    spec = {"use": "reward_ensemble", "members": 2, "trainer": FEW}
+    result = component("stage", spec).run(tiny_run(base, tmp_path / "run", [*tiny_pairs(8), long_response(300)]))
+    assert all(0 <= accuracy <= 1 for accuracy in result.metrics["out_of_bag_accuracy"])
+
+
+def test_a_rated_group_of_which_nothing_can_be_read_is_left_out(path: str, tmp_path: Path) -> None:
+    groups = [*rated(tiny_pairs(8)), replace(long_response(300), responses=(" ".join(["ant"] * 300),) * 2)]
+    groups[-1] = replace(groups[-1], ratings={"kind": (1.0, 2.0)})
+    result = trained(Base(path), tmp_path, groups, loss="regression", trainer={**FEW, "max_length": 64})
+    assert result.metrics["left_out"]["nothing left to compare"] == 1
+
+
+def test_a_teacher_is_refused_where_the_loss_reads_no_ratings(path: str, tmp_path: Path) -> None:
+    first = trained(Base(path), tmp_path / "first")
+    student = component("stage", {"use": "reward", "teacher": "reward", "trainer": FEW})
+    with pytest.raises(
+        RlhfError, match="become ratings, which bradley_terry does not read; take one such as regression"
+    ):
+        student.run(tiny_run(Base(path), tmp_path / "student", tiny_pairs(8), (first,)))
+
+
+def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path: Path) -> None:
+    """The same seed with and without it gives other losses."""
+    runs = [
+        trained(Base(path), tmp_path / str(rate), head={"use": "mlp", "dropout": rate}).curves["loss"]
+        for rate in (0.0, 0.5)
+    ]
+    assert runs[0] != runs[1]
+
+
+@pytest.mark.parametrize(
+    ("loss", "counted"),
+    [
+        ({"use": "weighted", "loss": "plackett_luce"}, 1),
+        ({"use": "sum", "losses": ["plackett_luce"], "weights": [1]}, 1),
+        ({"use": "sum", "losses": ["plackett_luce", "bradley_terry"], "weights": [1, 1]}, 0),
+        ("regression", 8),
+    ],
+)
+def test_groups_of_which_no_part_of_a_loss_can_use_anything_are_counted(
+    path: str, tmp_path: Path, loss: Any, counted: int
+) -> None:
+    circle = tuple(Comparison(i, (i + 1) % 3) for i in range(3))
+    odd = Group("how\n", ("ant", "bee", "cat"), compared=circle, ratings={"kind": (1.0, 2.0, 3.0)})
+    result = trained(Base(path), tmp_path, [*tiny_pairs(8), odd], loss=loss)
+    assert result.metrics["left_out"].get("nothing left to compare", 0) == counted

@@ -1,0 +1,335 @@
+"""What each loss, head and ensemble is good for, where the truth is known: docs/benchmarks/reward_sandbox.md.
+
+    python benchmarks/reward_sandbox.py [--only clean,flips,ranking,uncertainty,frozen] [--seeds 3]
+
+The sandbox's sloppy writer writes, simulated annotators judge, and a reward model is trained whole from the sandbox's
+policy. The world is cut to the first four topics, whose facts a model of this size can learn in a minute; held out are
+other phrasings of the same questions. Rewards are measured on held-out pairs by the annotators' own labels and by the
+gold reward. Results are kept in reward_sandbox.json part by part, so that a part can be run again alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import trl
+
+from rlhf_plugins.data.ranked import ranked_rows
+from rlhf_plugins.evaluate.reward_models import measure, score_pairs
+from rlhf_plugins.interfaces import Base, Comparison, Group, Prediction, PreferenceData, Run, Samples, StageResult
+from rlhf_plugins.models.judges import open_judge
+from rlhf_plugins.models.loading import load_tokenizer, load_trunk
+from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.models.sampling import written_ids
+from rlhf_plugins.recipe.assemble import component, spec
+from rlhf_plugins.report.machine import hardware
+from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, draft, prompts
+from rlhf_plugins.sandbox.world import TOPICS
+from rlhf_plugins.stages.reward import row_features
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.reward import RewardTrainer, learnable
+
+OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
+BASE = Base(str(POLICY))
+TRAINER = {
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 8,
+    "warmup_steps": 20,
+    "lr_scheduler_type": "cosine",
+    "num_train_epochs": 1,
+    "logging_steps": 1000,
+}
+METRICS = ["accuracy", "calibration", "temperature_scaling", "uncertainty"]
+DOUBT = ("uncertainty_auroc_variance", "uncertainty_auroc_gap", "uncertainty_auroc_rating")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Runs the parts that are asked for and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    file = OUT / "reward_sandbox.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for part in options.only.split(","):
+        started = time.perf_counter()
+        rows = list(PARTS[part](options.seeds))
+        machine = hardware(None)
+        where = f"{machine.cores} cores ({machine.cpu}), Python {platform.python_version()}, torch {torch.__version__}"
+        found[part] = {"rows": rows, "seconds": time.perf_counter() - started, "machine": where}
+        file.write_text(json.dumps(found, indent=1) + "\n")
+        (OUT / "reward_sandbox.md").write_text(page(found))
+        print(table(rows))
+
+
+# ---- data ------------------------------------------------------------------------------------------------
+def judged(split: Any, rounds: int, k: int, annotator: Annotator, seed: int, topics: int = 4) -> list[AnnotatedGroup]:
+    """`rounds` drafts of K responses to each prompt of the first topics, judged by one annotator."""
+    named = set(TOPICS[:topics])
+    asked = [prompt for prompt in prompts(split) if named & set(re.findall(r"\w+", prompt))]
+    drafts = [(asked, draft(asked, k, 1000 * seed + n)) for n in range(rounds)]
+    return [g for n, (a, texts) in enumerate(drafts) for g in annotate(a, texts, [annotator], 1000 * seed + n)]
+
+
+def compared(group: AnnotatedGroup) -> Group:
+    """All pairs of a group with the strength of each preference as its margin, ties kept."""
+    places = range(len(group.responses))
+    return replace(group.ranking(), compared=tuple(_comparison(group, i, j) for i, j in combinations(places, 2)))
+
+
+def _comparison(group: AnnotatedGroup, i: int, j: int) -> Comparison:
+    better, worse = (i, j) if group.impressions[i] > group.impressions[j] else (j, i)
+    strength = group.strength(i, j)
+    return Comparison(better, worse, tied=strength == 0, margin=float(strength))
+
+
+def one_pair(group: AnnotatedGroup, rng: np.random.Generator) -> Group:
+    """A ranking of which two random responses are known to be compared."""
+    i, j = rng.permutation(len(group.responses))[:2].tolist()
+    return group.pair(i, j)
+
+
+def by_gold(groups: Sequence[Group]) -> list[Group]:
+    """The same responses in the order of the true reward; those of equal worth tie."""
+    return [
+        replace(g, ranks=tuple(sum(o > w for o in g.gold or ()) for w in g.gold or ()), compared=None) for g in groups
+    ]
+
+
+def held_out(annotator: Annotator, topics: int = 4) -> list[Group]:
+    """Strictly ordered pairs of other phrasings of the training questions."""
+    rng = np.random.default_rng(7)
+    groups = judged("test", 10 if topics < 22 else 2, 4, annotator, seed=99, topics=topics)
+    drawn = [group.pair(*rng.permutation(4)[:2].tolist()) for group in groups for _ in range(4)]
+    return [pair for pair in drawn if pair.ranks == (0, 1) and pair.responses[0] != pair.responses[1]]
+
+
+def bayes(pairs: Sequence[Group]) -> float:
+    """How often the order of the true reward, which is the most likely one, is the annotators'."""
+    gaps = np.array([g.gold[0] - g.gold[1] for g in pairs if g.gold])
+    return float(np.mean(np.where(gaps == 0, 0.5, gaps > 0)))
+
+
+# ---- training --------------------------------------------------------------------------------------------
+def trained(groups: Sequence[Group], test: Sequence[Group], seed: int = 0, **options: Any) -> Row:
+    """A reward model's row of numbers on held-out pairs."""
+    with TemporaryDirectory() as folder:
+        run = Run(BASE, PreferenceData(tuple(groups), (), {}), seed, Path(folder), (), spec, component)
+        block = {"use": "reward", **options, "trainer": {**TRAINER, **options.get("trainer", {})}}
+        started = time.perf_counter()
+        result: StageResult = component("stage", block).run(run)
+        seconds = time.perf_counter() - started
+        judge, tokenizer = open_judge(Path(str(result.reward_model)), component), load_tokenizer(BASE)
+        metrics = [component("metric", name) for name in METRICS]
+        row = measure(score_pairs(judge, test, tokenizer), metrics)
+        gold = measure(score_pairs(judge, by_gold(test), tokenizer), metrics)
+    found = {"accuracy": row["accuracy"], "gold": gold["accuracy"], "ece": row["ece"], "seconds": seconds}
+    found["ece_after"] = row["metrics"].get("temperature_scaling_ece_after")
+    return found | {name: gold["metrics"][name] for name in DOUBT if name in gold["metrics"]}
+
+
+def averaged(name: str, rows: Sequence[Row]) -> Row:
+    """The mean over seeds, with the accuracies of each."""
+    keys = [key for key in rows[0] if all(isinstance(row.get(key), int | float) for row in rows)]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in keys}
+    return {"model": name, **means, "gold_by_seed": [row["gold"] for row in rows]}
+
+
+# ---- parts -----------------------------------------------------------------------------------------------
+def clean(_: int) -> Iterator[Row]:
+    """Every pairwise loss beside the best that any reward model could do on these annotators' labels."""
+    plain, shrugging = Annotator(), Annotator(tie_margin=0.5)
+    for annotator, losses in ((plain, PAIRWISE), (shrugging, TIES)):
+        groups = [compared(group) for group in judged("train", 20, 8, annotator, seed=0)]
+        test = held_out(annotator)
+        for name, options in losses.items():
+            row = trained(groups, test, **options)
+            yield {"model": name, **row, "bayes": bayes(test), "short_of_bayes": bayes(test) - row["accuracy"]}
+
+
+def flips(seeds: int) -> Iterator[Row]:
+    """A quarter of all votes turned round: majorities of three, and what knows of the votes or of the noise."""
+    test, data = held_out(Annotator()), [voted(seed) for seed in range(seeds)]
+    for name, options in NOISY.items():
+        options = {"trainer": {"num_train_epochs": 5}, **options}
+        yield averaged(name, [trained(data[seed], test, seed, **options) for seed in range(seeds)])
+
+
+def voted(seed: int, voters: int = 3, share: float = 0.25) -> list[Group]:
+    """Groups of four with all pairs judged by a majority of votes, and the weight (n1 - n2) / n of the votes."""
+    rng = np.random.default_rng(seed)
+
+    def turned(c: Comparison) -> Comparison:
+        against = int((rng.random(voters) < share).sum())
+        weight = abs(voters - 2 * against) / voters
+        better, worse = (c.worse, c.better) if 2 * against > voters else (c.better, c.worse)
+        return Comparison(better, worse, weight=weight)
+
+    groups = [group.ranking() for group in judged("train", 2, 4, Annotator(), seed)]
+    return [replace(g, compared=tuple(map(turned, g.comparisons))) for g in groups]
+
+
+def ranking(seeds: int) -> Iterator[Row]:
+    """Four-way rankings under Plackett-Luce and one pair of each under Bradley-Terry, at equal steps."""
+    test = held_out(Annotator())
+    groups = [judged("train", 12, 4, Annotator(), seed) for seed in range(seeds)]
+    whole = [trained([g.ranking() for g in groups[s]], test, s, loss="plackett_luce") for s in range(seeds)]
+    yield averaged("plackett_luce on rankings of 4", whole)
+    rng = np.random.default_rng(0)
+    pairs = [[p for p in (one_pair(g, rng) for g in gs) if p.responses[0] != p.responses[1]] for gs in groups]
+    yield averaged("bradley_terry on one pair of each", [trained(pairs[s], test, s) for s in range(seeds)])
+
+
+def uncertainty(_: int) -> Iterator[Row]:
+    """Whether a predicted variance ranks errors; the whole world, of which a model of this size knows a part."""
+    test = [group.ranking() for group in judged("test", 2, 4, Annotator(), seed=99, topics=22)]
+    groups = [compared(group) for group in judged("train", 3, 8, Annotator(), seed=0, topics=22)]
+    for loss in ("gaussian_nll", "thurstone"):
+        yield {"model": f"gaussian head, {loss}", **trained(groups, test, head="gaussian", loss=loss)}
+    yield {"model": "scalar head, bradley_terry", **trained(groups, test)}
+
+
+def frozen(_: int) -> Iterator[Row]:
+    """Three epochs of a head on features computed once, of the same head in the loop, and of the whole model."""
+    test = held_out(Annotator())
+    groups = [group.ranking() for group in judged("train", 4, 8, Annotator(), seed=0)]
+    for name in ("whole model", "head alone, trunk in the loop", "head alone, features once"):
+        yield {"model": name, **_three_epochs(groups, test, name)}
+
+
+def _three_epochs(groups: Sequence[Group], test: Sequence[Group], how: str) -> Row:
+    """Seconds an epoch, seconds to compute the features, and accuracy."""
+    torch.manual_seed(0)
+    loss, tokenizer, trunk = component("reward_loss", "bradley_terry"), load_tokenizer(BASE), load_trunk(BASE)
+    model = RewardModel(
+        trunk.requires_grad_(how == "whole model"), component("pooling", "mean"), component("reward_head", "scalar")
+    )
+    rows = ranked_rows(groups, lambda p, r: written_ids(tokenizer, p, r), None, learnable(loss))
+    started = time.perf_counter()
+    features = row_features(model, rows, tokenizer.pad_token_id) if how.endswith("once") else None
+    once = time.perf_counter() - started
+    with TemporaryDirectory() as folder:
+        rate = 1e-3 if how == "whole model" else 3e-2
+        args = arguments(trl.RewardConfig, Path(folder), 0, {**TRAINER, "num_train_epochs": 3, "learning_rate": rate})
+        trainer = RewardTrainer(model, loss, args, rows, tokenizer, features=features)
+        started = time.perf_counter()
+        trainer.train()
+        seconds = (time.perf_counter() - started) / 3
+
+    def judge(samples: Samples) -> Prediction:
+        return model.judge(samples, tokenizer.pad_token_id)
+
+    row = measure(score_pairs(judge, test, tokenizer), [component("metric", "accuracy")])
+    return {"seconds_an_epoch": seconds, "seconds_for_features": once, "accuracy": row["accuracy"]}
+
+
+PAIRWISE: dict[str, dict[str, Any]] = {
+    "bradley_terry": {},
+    "bradley_terry_margin": {"loss": "bradley_terry_margin"},
+    "margin": {"loss": "margin"},
+    "weighted, by difficulty": {"loss": {"use": "weighted", "by": "difficulty"}},
+    "weighted, by margin": {"loss": {"use": "weighted", "by": "margin"}},
+    "label_smoothed": {"loss": {"use": "label_smoothed", "epsilon": 0.05}},
+    "thurstone": {"loss": "thurstone", "head": "gaussian"},
+    "plackett_luce": {"loss": "plackett_luce"},
+}
+TIES: dict[str, dict[str, Any]] = {
+    "ties_rao_kupper": {"loss": {"use": "ties_rao_kupper", "threshold": 0.5}},
+    "ties_davidson": {"loss": {"use": "ties_davidson", "nu": 1.0}},
+}
+NOISY: dict[str, dict[str, Any]] = {
+    "bradley_terry": {},
+    "weighted, by votes": {"loss": "weighted"},
+    "label_smoothed": {"loss": {"use": "label_smoothed", "epsilon": 0.16}},
+    "ensemble of 5 heads": {"head": {"use": "ensemble", "members": 5}},
+    "ensemble of 4 models": {"use": "reward_ensemble", "members": 4},
+}
+PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "clean": clean,
+    "flips": flips,
+    "ranking": ranking,
+    "uncertainty": uncertainty,
+    "frozen": frozen,
+}
+
+
+# ---- the page --------------------------------------------------------------------------------------------
+def page(found: dict[str, Any]) -> str:
+    """Every part with what it asks, its table, and the machine that it ran on."""
+    lines = ["# Reward models on the sandbox", "", "`python benchmarks/reward_sandbox.py`. " + WORDS["all"]]
+    for part in PARTS:
+        if part in found:
+            seconds, machine = found[part]["seconds"], found[part]["machine"]
+            lines += ["", f"## {TITLES[part]}", "", WORDS[part], "", table(found[part]["rows"])]
+            lines += ["", f"{seconds:.0f} s on {machine}."]
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as Markdown, with the columns that any of them has."""
+    names = [name for name in COLUMNS if any(name in row for row in rows)]
+    head = f"| {' | '.join(COLUMNS[name] for name in names)} |"
+    body = [f"| {' | '.join(_cell(row.get(name)) for name in names)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(names), *body])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_cell(item) for item in value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value if value is not None else "-")
+
+
+COLUMNS = {
+    "model": "model",
+    "accuracy": "accuracy",
+    "bayes": "best possible",
+    "short_of_bayes": "short of it",
+    "gold": "accuracy by gold",
+    "gold_by_seed": "by seed",
+    "ece": "ECE",
+    "ece_after": "ECE, scaled",
+    "uncertainty_auroc_variance": "AUROC of the variance, order",
+    "uncertainty_auroc_rating": "AUROC of the variance, rating",
+    "uncertainty_auroc_gap": "AUROC of the gap, order",
+    "seconds_for_features": "s, features",
+    "seconds_an_epoch": "s an epoch",
+    "seconds": "s",
+}
+TITLES = {
+    "clean": "Clean annotators: every loss beside the best possible",
+    "flips": "A quarter of all votes turned round",
+    "ranking": "Rankings of four, and one pair of each",
+    "uncertainty": "Does a predicted variance rank errors?",
+    "frozen": "A frozen trunk",
+}
+WORDS = {
+    "all": "Reward models trained whole from the sandbox's policy, on the first four topics of its world unless said "
+    "otherwise; accuracy is on held-out phrasings, by the annotators' labels or by the gold reward.",
+    "clean": "The best possible is the accuracy of the true reward's own order on the same labels. The last two rows "
+    "have annotators who call responses a tie when they hardly differ.",
+    "flips": "Three votes a pair, each turned round with probability 1/4, so that 16% of the majorities are wrong; "
+    "five epochs on all six pairs of four responses. `epsilon` of label_smoothed is that 16%.",
+    "ranking": "The same groups, steps and batch size.",
+    "uncertainty": "The whole world, of which the model learns only a part. How well doubt tells the pairs that the "
+    "model orders otherwise than the true reward does (the pair's summed variance; the nearness of its two rewards), "
+    "and, of ratings, the responses whose reward is farther from their rating than the median.",
+    "frozen": "Batches of 8 groups of 8 responses, three epochs; the features are computed once before them.",
+}
+
+
+if __name__ == "__main__":
+    main()
