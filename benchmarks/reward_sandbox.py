@@ -113,7 +113,7 @@ def by_gold(groups: Sequence[Group]) -> list[Group]:
 def held_out(annotator: Annotator, topics: int = 4) -> list[Group]:
     """Strictly ordered pairs of other phrasings of the training questions."""
     rng = np.random.default_rng(7)
-    groups = judged("test", 10 if topics < 22 else 2, 4, annotator, seed=99, topics=topics)
+    groups = judged("test", 40 // topics, 4, annotator, seed=99, topics=topics)
     drawn = [group.pair(*rng.permutation(4)[:2].tolist()) for group in groups for _ in range(4)]
     return [pair for pair in drawn if pair.ranks == (0, 1) and pair.responses[0] != pair.responses[1]]
 
@@ -154,8 +154,8 @@ def clean(_: int) -> Iterator[Row]:
     """Every pairwise loss beside the best that any reward model could do on these annotators' labels."""
     plain, shrugging = Annotator(), Annotator(tie_margin=0.5)
     for annotator, losses in ((plain, PAIRWISE), (shrugging, TIES)):
-        groups = [compared(group) for group in judged("train", 20, 8, annotator, seed=0)]
-        test = held_out(annotator)
+        groups = [compared(group) for group in judged("train", 40, 8, annotator, seed=0, topics=2)]
+        test = held_out(annotator, topics=2)
         for name, options in losses.items():
             row = trained(groups, test, **options)
             yield {"model": name, **row, "bayes": bayes(test), "short_of_bayes": bayes(test) - row["accuracy"]}
@@ -256,7 +256,8 @@ NOISY: dict[str, dict[str, Any]] = {
     "weighted, by votes": {"loss": "weighted"},
     "label_smoothed": {"loss": {"use": "label_smoothed", "epsilon": 0.16}},
     "ensemble of 5 heads": {"head": {"use": "ensemble", "members": 5}},
-    "ensemble of 4 models": {"use": "reward_ensemble", "members": 4},
+    "ensemble of 4 models": {"use": "reward_ensemble", "members": 4, "bootstrap": False},
+    "ensemble of 4 models, resampled": {"use": "reward_ensemble", "members": 4},
 }
 PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "clean": clean,
@@ -319,8 +320,9 @@ TITLES = {
 WORDS = {
     "all": "Reward models trained whole from the sandbox's policy, on the first four topics of its world unless said "
     "otherwise; accuracy is on held-out phrasings, by the annotators' labels or by the gold reward.",
-    "clean": "The best possible is the accuracy of the true reward's own order on the same labels. The last two rows "
-    "have annotators who call responses a tie when they hardly differ.",
+    "clean": "Two topics, so that every fact is met often enough to be learned in a minute. The best possible is the "
+    "accuracy of the true reward's own order on the same labels. The last two rows have annotators who call responses "
+    "a tie when they hardly differ.",
     "flips": "Three votes a pair, each turned round with probability 1/4, so that 16% of the majorities are wrong; "
     "five epochs on all six pairs of four responses. `epsilon` of label_smoothed is that 16%.",
     "ranking": "The same groups, steps and batch size.",
