@@ -321,10 +321,11 @@ WORDS = {
     "all": "Reward models trained whole from the sandbox's policy, on the first four topics of its world unless said "
     "otherwise; accuracy is on held-out phrasings, by the annotators' labels or by the gold reward.",
     "clean": "Two topics, so that every fact is met often enough to be learned in a minute. The best possible is the "
-    "accuracy of the true reward's own order on the same labels. The last two rows have annotators who call responses "
-    "a tie when they hardly differ.",
+    "accuracy of the true reward's own order on the same labels, pairs of equal worth counting one half, so that "
+    "chance may pass it. The last two rows have annotators who call responses a tie when they hardly differ.",
     "flips": "Three votes a pair, each turned round with probability 1/4, so that 16% of the majorities are wrong; "
-    "five epochs on all six pairs of four responses. `epsilon` of label_smoothed is that 16%.",
+    "five epochs on all six pairs of four responses. `epsilon` of label_smoothed is that 16%. Resampled models see "
+    "groups drawn with replacement, as the heads of one trunk always do.",
     "ranking": "The same groups, steps and batch size.",
     "uncertainty": "The whole world, of which the model learns only a part. How well doubt tells the pairs that the "
     "model orders otherwise than the true reward does (the pair's summed variance; the nearness of its two rewards), "
