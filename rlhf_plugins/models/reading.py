@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from rlhf_plugins.data.ranked import part
+from rlhf_plugins.data.ranked import NO_TOKEN, part
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.interfaces import Base, Group, Samples, Text
 from rlhf_plugins.models.loading import load_tokenizer
@@ -74,7 +74,7 @@ def _unreadable(reader: Reader, prompt: Text, response: Text) -> str | None:
     try:
         ids = reader(prompt, response)
     except DataError:
-        return "prompt or response without a token"
+        return NO_TOKEN
     too_long = reader.longest is not None and sum(map(len, ids)) > reader.longest
     return "response longer than the model takes" if too_long else None
 

@@ -56,12 +56,13 @@ class Reward:
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
-        trained = self.train(run, taught(self, run), run.folder / "model", run.seed)
+        groups, unread = taught(self, run)
+        trained = self.train(run, groups, run.folder / "model", run.seed)
         return StageResult(
             self.name,
             self.kind,
             reward_model=trained.folder,
-            metrics={"left_out": trained.left_out},
+            metrics={"left_out": {**trained.left_out, **unread}},
             curves=trained.curves,
         )
 
@@ -115,8 +116,10 @@ class Reward:
         return ranked_rows(groups, lambda p, r: written_ids(reader.tokenizer, p, r), limit, learnable(self.loss))
 
 
-def taught(stage: Reward, run: Run) -> tuple[Group, ...]:
+def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     """The training groups; where there is a teacher, rated by it in the one dimension `teacher` (distillation).
+
+    Beside them stands how many responses the teacher cannot read, by reason.
 
     Raises:
         RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
@@ -125,18 +128,17 @@ def taught(stage: Reward, run: Run) -> tuple[Group, ...]:
     from rlhf_plugins.models.reading import readable, reader_of
 
     if stage.teacher is None:
-        return run.data.train
+        return run.data.train, {}
     folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
     if stage.teacher not in folders:
         raise RunError(f"teacher: no earlier stage left a reward model of that name {known(stage.teacher, folders)}")
     if not reads_ratings(stage.loss):
         name = run.spec(stage.loss)["use"]
         raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
-    judge, reader = (
-        open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code),
-        reader_of(run.base),
-    )
-    return rated(readable(run.data.train, reader)[0], judge, reader)
+    judge = open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code)
+    reader = reader_of(run.base)
+    groups, unread = readable(run.data.train, reader)
+    return rated(groups, judge, reader), {f"for the teacher, {reason}": count for reason, count in unread.items()}
 
 
 def reads_ratings(loss: Any) -> bool:

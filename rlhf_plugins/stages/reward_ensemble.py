@@ -47,7 +47,7 @@ class RewardEnsemble(Reward):
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.models.ensemble import describe
 
-        folder, groups = run.folder / "model", taught(self, run)
+        folder, (groups, unread) = run.folder / "model", taught(self, run)
         members = [self._member(run, member, groups) for member in range(self.members)]
         accuracy = [member.accuracy for member in members]
         known = None not in accuracy
@@ -64,7 +64,7 @@ class RewardEnsemble(Reward):
         curves = {f"{name}_{i}": points for i, m in enumerate(members) for name, points in m.trained.curves.items()}
         metrics = {
             "out_of_bag_accuracy": accuracy,
-            "left_out": {f"{k}, of all members": v for k, v in left_out.items()},
+            "left_out": {f"{k}, of all members": v for k, v in left_out.items()} | unread,
         }
         return StageResult(self.name, self.kind, reward_model=folder, metrics=metrics, curves=curves)
 

@@ -293,6 +293,14 @@ def test_a_rated_group_of_which_nothing_can_be_read_is_left_out(path: str, tmp_p
     assert result.metrics["left_out"]["nothing left to compare"] == 1
 
 
+def test_what_a_teacher_cannot_read_is_counted(tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base")
+    first = trained(base, tmp_path / "first", tiny_pairs(8))
+    student = component("stage", {"use": "reward", "teacher": "reward", "loss": "regression", "trainer": FEW})
+    result = student.run(tiny_run(base, tmp_path / "student", [*tiny_pairs(8), long_response(300)], (first,)))
+    assert result.metrics["left_out"] == {"for the teacher, response longer than the model takes": 1}
+
+
 def test_a_teacher_is_refused_where_the_loss_reads_no_ratings(path: str, tmp_path: Path) -> None:
     first = trained(Base(path), tmp_path / "first")
     student = component("stage", {"use": "reward", "teacher": "reward", "trainer": FEW})
