@@ -91,7 +91,9 @@ class Reward:
 
     def _drops(self, run: Run) -> bool:
         """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""
-        return bool(getattr(self.head, "dropout", 0.0) or (run.base.adapter and run.base.adapter.lora_dropout))
+        heads = self.head, getattr(self.head, "head", None)  # an ensemble holds another
+        asked = any(getattr(head, "dropout", 0.0) for head in heads)
+        return asked or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
     def _model(self, run: Run) -> RewardModel:
         from rlhf_plugins.models.loading import freeze_below, load_trunk, with_adapter

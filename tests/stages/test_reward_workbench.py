@@ -310,12 +310,12 @@ def test_a_teacher_is_refused_where_the_loss_reads_no_ratings(path: str, tmp_pat
         student.run(tiny_run(Base(path), tmp_path / "student", tiny_pairs(8), (first,)))
 
 
-def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("many", [False, True], ids=["alone", "in an ensemble"])
+def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path: Path, many: bool) -> None:
     """The same seed with and without it gives other losses."""
-    runs = [
-        trained(Base(path), tmp_path / str(rate), head={"use": "mlp", "dropout": rate}).curves["loss"]
-        for rate in (0.0, 0.5)
-    ]
+    heads: list[dict[str, Any]] = [{"use": "mlp", "dropout": rate} for rate in (0.0, 0.5)]
+    heads = [{"use": "ensemble", "head": head} for head in heads] if many else heads
+    runs = [trained(Base(path), tmp_path / str(i), head=head).curves["loss"] for i, head in enumerate(heads)]
     assert runs[0] != runs[1]
 
 
