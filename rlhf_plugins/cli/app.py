@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from rlhf_plugins.cli import models
 from rlhf_plugins.cli.data import data
+from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.errors import RlhfError
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich costs half of the time that `rlhf --help` has
 )
-plugins = typer.Typer(help="What is installed.", no_args_is_help=True)
 app.add_typer(plugins, name="plugins")
 app.add_typer(data, name="data")
 app.command()(models.export)
@@ -125,34 +125,6 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) ->
     folder = RunFolder(run)
     made = reporting.build(folder) if folder.is_run else reports.read(run)
     _show(made, reporting.write(folder, made))
-
-
-@plugins.command("list")
-def list_plugins(kind: Annotated[str | None, typer.Option(help="Only components of this kind.")] = None) -> None:
-    """List every component, its kind and the plugin that it comes from."""
-    from rlhf_plugins.registry import registry
-
-    found = registry()
-    names = {(kind, name) for name in found.names(kind)} if kind else None
-    for component in found.describe():
-        if names is None or (component.kind, component.name) in names:
-            typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin}")
-
-
-@plugins.command("show")
-def show_plugin(kind: str, name: str) -> None:
-    """Show a component: what it does, its options and where it comes from."""
-    from inspect import getdoc
-
-    from rlhf_plugins.recipe.options import options
-    from rlhf_plugins.registry import registry
-
-    cls = registry().get(kind, name)
-    typer.echo(f"{kind} {name}, from {registry().find(cls).plugin}\n\n{getdoc(cls)}\n\noptions:")
-    for option in options(cls).values():
-        typer.echo(f"  {option}")
-    if not options(cls):
-        typer.echo("  none")
 
 
 def _show(made: Report, page: Path) -> None:
