@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
 
 PROJECT = "rlhf_plugins"
+API_VERSION = 1  # rises when a plugin that ran may run no longer
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -1,44 +1,31 @@
-"""Finds plugins and knows, for every component name, the class and the plugin it came from.
+"""Knows, for every component name, the class and the plugin that it came from; how plugins are found is `discovery`'s.
 
-It imports plugins and nothing of what they do. Built-in components are found by listing `components/` and `stages/`
-and registered through the same hooks as everybody's; third parties are found through entry points of the group
-`rlhf_plugins`. Everything is loaded at the first question, once.
+Bundled components are registered through the same hooks as everybody's. Everything is loaded at the first question,
+once. A plugin that is broken or disabled adds nothing, and is named where a name is missed.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 
 from rlhf_plugins import hookspecs
+from rlhf_plugins.discovery import DISTRIBUTION, Found, Plugin, disabled, found, in_file
 from rlhf_plugins.errors import PluginError, known
+
+__all__ = ["BUILT_IN", "DISTRIBUTION", "KINDS", "Component", "Plugin", "Registry", "Unloaded", "registry"]
 
 PREFIX = "register_"
 KINDS = tuple(name.removeprefix(PREFIX) for name in vars(hookspecs) if name.startswith(PREFIX))
 BUILT_IN = ("rlhf_plugins.components", "rlhf_plugins.stages")
-DISTRIBUTION = "rlhf-plugins"
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """Where a component comes from."""
-
-    name: str
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.distribution} {self.version})"
 
 
 @dataclass(frozen=True)
@@ -51,6 +38,18 @@ class Component:
     plugin: Plugin
 
 
+@dataclass(frozen=True)
+class Unloaded:
+    """A plugin that is there and adds nothing, and why."""
+
+    plugin: Plugin
+    status: Literal["broken", "disabled"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} is {self.status}: {self.reason}"
+
+
 class Registry:
     """Component classes by kind and name."""
 
@@ -58,50 +57,85 @@ class Registry:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._components: dict[tuple[str, str], Component] = {}
+        self._contested: dict[tuple[str, str], str] = {}  # why a name is nobody's
+        self._modules: list[tuple[ModuleType, Plugin]] = []
+        self.unloaded: list[Unloaded] = []
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """Every plugin that loaded, in the order in which it did."""
+        return [plugin for _, plugin in self._modules]
 
     def register(self, module: ModuleType, plugin: Plugin) -> None:
-        """Adds what a module's hooks return.
+        """Adds what a module's hooks return; all of it or nothing.
 
         Raises:
             PluginError: a hook is unknown, raises, or returns a name that is taken or a class that is no component.
         """
         try:
             self._manager.register(module, name=plugin.name)
-            self._manager.check_pending()
-        except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(f"plugin {plugin}: {_first_line(error)} {_known_hooks(module)}") from error
-        for kind in KINDS:
-            if hook := self._hook(module, kind, plugin):
-                for name, cls in _returned(hook, kind, plugin).items():
-                    self._add(Component(kind, name, cls, plugin))
+        except ValueError as error:
+            raise PluginError(f"plugin {plugin}: another plugin is called {plugin.name!r} too") from error
+        except pluggy.PluginValidationError as error:
+            self._manager.unregister(module)
+            raise PluginError(f"plugin {plugin}: {_first_line(error)}") from error
+        try:
+            self._check_hooks(module, plugin)
+            made = list(self._made(module, plugin))
+            for component in made:
+                self._refuse_clash(component)
+        except PluginError:
+            self._manager.unregister(module)
+            raise
+        self._components |= {(component.kind, component.name): component for component in made}
+        self._modules.append((module, plugin))
 
-    def _hook(self, module: ModuleType, kind: str, plugin: Plugin) -> Callable[[], object] | None:
-        hook: Callable[[], object] | None = getattr(module, PREFIX + kind, None)
-        if hook is not None and self._manager.parse_hookimpl_opts(module, PREFIX + kind) is None:
-            raise PluginError(f"plugin {plugin}: {PREFIX}{kind} lacks the decorator @hookimpl")
-        return hook
+    def admit(self, plugins: Iterable[Found]) -> Registry:
+        """Registers every plugin that may load and can; notes why the others do not. Returns the registry."""
+        forbidden = disabled()
+        for each in plugins:
+            name = each.plugin.name
+            if name in forbidden:
+                reason = f"by {forbidden[name]}; `rlhf plugins enable {name}` lets it load"
+                self.unloaded.append(Unloaded(each.plugin, "disabled", reason))
+                continue
+            try:
+                self.register(each.load(), each.plugin)
+            except PluginError as error:
+                self.unloaded.append(Unloaded(each.plugin, "broken", _without_name(error, each.plugin)))
+        return self
 
-    def _add(self, component: Component) -> None:
-        _check(component)
-        key = component.kind, component.name
-        if other := self._components.get(key):
-            raise PluginError(
-                f"{component.kind} {component.name!r} is registered twice: by {other.plugin} "
-                f"and by {component.plugin}; rename one or uninstall it"
-            )
-        self._components[key] = component
+    def with_files(self, paths: Sequence[Path]) -> Registry:
+        """A registry that holds these files' components too. Raises PluginError when a file is no sound plugin."""
+        if not paths:
+            return self
+        made = Registry()
+        made.unloaded, made._contested = list(self.unloaded), dict(self._contested)
+        for module, plugin in self._modules:
+            made.register(module, plugin)
+        for file in map(in_file, paths):
+            made.register(file.load(), file.plugin)
+        return made
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted. Raises PluginError for an unknown kind."""
         if kind not in KINDS:
             raise PluginError(f"unknown component kind {kind!r} {known(kind, KINDS)}")
-        return sorted(name for k, name in self._components if k == kind)
+        return sorted(name for k, name in self._components if k == kind and (k, name) not in self._contested)
+
+    def fault(self, kind: str, name: Any) -> str | None:
+        """Why there is no component of this name, with the known names and the nearest; None where there is one."""
+        names = self.names(kind)
+        if name in names:
+            return None
+        contested = [why for (k, n), why in self._contested.items() if k == kind and n == name]
+        missing = f"; not loaded: {'; '.join(map(str, self.unloaded))}" if self.unloaded else ""
+        return contested[0] if contested else f"unknown {kind} {name!r} {known(str(name), names)}{missing}"
 
     def get(self, kind: str, name: str) -> type:
         """The class behind a name. Raises PluginError with the known names and the nearest."""
-        names = self.names(kind)
-        if name not in names:
-            raise PluginError(f"unknown {kind} {name!r} {known(name, names)}")
+        if fault := self.fault(kind, name):
+            raise PluginError(fault)
         return self._components[kind, name].cls
 
     def find(self, cls: type) -> Component:
@@ -115,40 +149,37 @@ class Registry:
         """Every component, sorted by kind and name."""
         return [self._components[key] for key in sorted(self._components)]
 
+    def _check_hooks(self, module: ModuleType, plugin: Plugin) -> None:
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin {plugin}: {_first_line(error)} {_known_hooks(module)}") from error
+        for hook in (name for name in vars(hookspecs) if name.startswith(PREFIX)):
+            if hasattr(module, hook) and self._manager.parse_hookimpl_opts(module, hook) is None:
+                raise PluginError(f"plugin {plugin}: {hook} lacks the decorator @hookimpl")
+
+    def _made(self, module: ModuleType, plugin: Plugin) -> Iterable[Component]:
+        for kind in KINDS:
+            if hook := getattr(module, PREFIX + kind, None):
+                for name, cls in _returned(hook, kind, plugin).items():
+                    component = Component(kind, name, cls, plugin)
+                    _check(component)
+                    yield component
+
+    def _refuse_clash(self, component: Component) -> None:
+        key = component.kind, component.name
+        if other := self._components.get(key):
+            self._contested[key] = (
+                f"{component.kind} {component.name!r} is registered twice: by {other.plugin} and by "
+                f"{component.plugin}; rename one, uninstall it or `rlhf plugins disable {component.plugin.name}`"
+            )
+            raise PluginError(self._contested[key])
+
 
 @cache
 def registry() -> Registry:
-    """The registry of this process, with every installed plugin loaded. Raises PluginError on a broken one."""
-    loaded = Registry()
-    for package in BUILT_IN:
-        for name in _modules(package):
-            short = name.removeprefix("rlhf_plugins.")
-            loaded.register(importlib.import_module(name), Plugin(short, DISTRIBUTION, version(DISTRIBUTION)))
-    for entry in sorted(entry_points(group=hookspecs.PROJECT), key=lambda entry: entry.name):
-        plugin = _provenance(entry)
-        loaded.register(_import(entry, plugin), plugin)
-    return loaded
-
-
-def _modules(package: str) -> Iterator[str]:
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        yield f"{package}.{module.name}"
-
-
-def _provenance(entry: EntryPoint) -> Plugin:
-    dist = entry.dist
-    return Plugin(entry.name, dist.name if dist else "unknown", dist.version if dist else "unknown")
-
-
-def _import(entry: EntryPoint, plugin: Plugin) -> ModuleType:
-    try:
-        loaded: ModuleType = entry.load()
-    except Exception as error:
-        raise PluginError(
-            f"plugin {plugin} cannot be imported from {entry.value!r}: {type(error).__name__}: {error}; "
-            f"mend it or `pip uninstall {plugin.distribution}`"
-        ) from error
-    return loaded
+    """The registry of this process, with every installed plugin that may load and can."""
+    return Registry().admit(found(BUILT_IN, hookspecs.PROJECT))
 
 
 def _returned(hook: Callable[[], object], kind: str, plugin: Plugin) -> dict[str, Any]:
@@ -173,6 +204,10 @@ def _check(component: Component) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
+
+
+def _without_name(error: PluginError, plugin: Plugin) -> str:
+    return re.sub(rf"^plugin {re.escape(str(plugin))}:? ?", "", str(error))
 
 
 def _known_hooks(module: ModuleType) -> str:

@@ -17,7 +17,7 @@ LEVELS = {
     for level, names in enumerate(
         (
             "autoclasses errors interfaces likelihoods masked objectives ranking scored",
-            "components hookspecs data models report sandbox",
+            "components discovery hookspecs data models report sandbox",
             "evaluate trainers registry",
             "stages",
             "recipe",
@@ -29,7 +29,7 @@ LEVELS = {
 WITHOUT_REGISTRY = {"components", "data", "models", "trainers"}
 LOADED_BY_NAME = {"components", "stages"}
 USERS_OF_TRL = {"trainers", "stages"}
-LIGHT = {"__init__", "autoclasses", "cli", "registry", "hookspecs", "interfaces", "errors"}
+LIGHT = {"__init__", "autoclasses", "cli", "discovery", "registry", "hookspecs", "interfaces", "errors"}
 HEAVY = {
     "accelerate",
     "bitsandbytes",

@@ -8,23 +8,30 @@ import typer
 
 plugins = typer.Typer(help="What is installed, and what you add to it.", no_args_is_help=True)
 
+NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="As `rlhf plugins list` has it.")]
+
 
 @plugins.command("list")
 def list_plugins(kind: Annotated[str | None, typer.Option(help="Only components of this kind.")] = None) -> None:
-    """List every component, its kind and the plugin that it comes from."""
+    """List every component: kind, name, plugin, distribution, version and status; then what did not load, and why."""
     from rlhf_plugins.registry import registry
 
     found = registry()
     names = {(kind, name) for name in found.names(kind)} if kind else None
     for component in found.describe():
-        if names is None or (component.kind, component.name) in names:
-            typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin}")
+        key = component.kind, component.name
+        if names is None or key in names:
+            status = "ok" if found.fault(*key) is None else "registered twice"
+            where = f"{component.plugin.distribution} {component.plugin.version}"
+            typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin.name:<34} {where}  {status}")
+    for left_out in found.unloaded:
+        typer.echo(f"{'-':<16} {'-':<24} {left_out}")
 
 
 @plugins.command("show")
 def show_plugin(kind: str, name: str) -> None:
-    """Show a component: what it does, its options and where it comes from."""
-    from inspect import getdoc
+    """Show a component: what it does, its options with types, defaults and help, and where it comes from."""
+    from inspect import getdoc, getsourcefile, getsourcelines
 
     from rlhf_plugins.recipe.options import options
     from rlhf_plugins.registry import registry
@@ -35,3 +42,31 @@ def show_plugin(kind: str, name: str) -> None:
         typer.echo(f"  {option}")
     if not options(cls):
         typer.echo("  none")
+    typer.echo(f"\nsource: {getsourcefile(cls)}:{getsourcelines(cls)[1]}")
+
+
+@plugins.command()
+def disable(name: NameArgument) -> None:
+    """Keep a plugin from loading, in every run of this user."""
+    from rlhf_plugins import discovery
+
+    discovery.disable(name, _names())
+    typer.echo(f"{name}: disabled, by {discovery.disabled_file()}")
+
+
+@plugins.command()
+def enable(name: NameArgument) -> None:
+    """Let a disabled plugin load again."""
+    from rlhf_plugins import discovery
+
+    discovery.enable(name, _names())
+    typer.echo(f"{name}: enabled")
+
+
+def _names() -> list[str]:
+    """Of every plugin that is there, without importing one."""
+    from rlhf_plugins.discovery import found
+    from rlhf_plugins.hookspecs import PROJECT
+    from rlhf_plugins.registry import BUILT_IN
+
+    return [each.plugin.name for each in found(BUILT_IN, PROJECT)]

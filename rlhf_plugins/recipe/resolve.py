@@ -78,9 +78,8 @@ class Resolver:
         value = {tag: option.default, **value} if not option.required and not option.many else value
         if tag not in value:
             return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {known('', names)}")
-        if value[tag] not in names:
-            at = (*keys, tag) if len(value) > 1 else keys
-            return self.problem(at, f"unknown {kind} {value[tag]!r} {known(str(value[tag]), names)}")
+        if fault := self.registry.fault(kind, value[tag]):
+            return self.problem((*keys, tag) if len(value) > 1 else keys, fault)
         return {tag: value[tag], **self.block(self.registry.get(kind, value[tag]), value, keys, tag)}
 
     def nested(self, option: Option, value: Any, keys: Keys) -> dict[str, Any] | None:
