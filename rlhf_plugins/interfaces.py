@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Text = str | list[dict[str, str]]  # plain text, or messages with `role` and `content`
 Rewrite = Callable[[str, "np.random.Generator"], str]  # a response, and what is random in changing it
+RewardFunction = Callable[["Samples"], Sequence[float]]
 GoldReward = Callable[[str, str], Mapping[str, float]]  # (prompt, response) -> dimensions and their `total`
 
 
@@ -309,9 +310,6 @@ class Advantage(Protocol):
         ...
 
 
-RewardFunction = Callable[[Samples], Sequence[float]]
-
-
 class Reward(Protocol):
     """Names what scores a rollout; `build` binds it to the run."""
 
@@ -398,3 +396,4 @@ class Run:
     finished: tuple[StageResult, ...]
     spec: Callable[[object], dict[str, Any]]  # component -> {"use": name, **options}, the recipe's own words
     component: Callable[[str, Mapping[str, Any]], Any]  # (kind, spec) -> component, the inverse
+    backbone: Any = None  # a loaded base that a reward may stand on, a `models.backbone.Backbone`

@@ -1,13 +1,17 @@
-"""What scores a rollout. It knows the run's reward model and the data's gold reward, not what is done with scores."""
+"""What scores a rollout. It knows the run's reward models and the data's gold reward, not what is done with scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rlhf_plugins.errors import RunError
+from pydantic import Field
+
+from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import Reward, uses
 
 if TYPE_CHECKING:
     from rlhf_plugins.interfaces import RewardFunction, Run, Samples
@@ -15,16 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """The reward model that the latest reward stage before this one trained."""
+    """A reward model or an ensemble that an earlier stage trained."""
+
+    stage: Annotated[str | None, Field(description="the stage that trained it; null is the latest that did")] = None
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError when no reward stage came before."""
-        from rlhf_plugins.models.judges import latest_reward
+        """Raises RunError when no reward stage, or none of that name, came before."""
+        from rlhf_plugins.models.judges import reward_function
 
-        reward = latest_reward(run)
-        if reward is None:
+        folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
+        if not folders:
             raise RunError("reward: model needs a reward stage before this one")
-        return reward
+        name = self.stage or list(folders)[-1]
+        if name not in folders:
+            raise RunError(f"reward: no earlier stage left a reward model of that name {known(name, folders)}")
+        return reward_function(Path(folders[name]), run)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,32 @@ class Gold:
         return score
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative."""
+
+    parts: tuple[Reward, ...] = uses("reward")
+    weights: Annotated[list[float] | None, Field(description="w, one a part; null is 1 for each")] = None
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts: at least one reward")
+        if self.weights is not None and len(self.weights) != len(self.parts):
+            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.parts)} parts")
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError as its parts do."""
+        weights = self.weights or [1.0] * len(self.parts)
+        parts = [part.build(run) for part in self.parts]
+
+        def score(samples: Samples) -> Sequence[float]:
+            said = [part(samples) for part in parts]
+            return [sum(w * r for w, r in zip(weights, row, strict=True)) for row in zip(*said, strict=True)]
+
+        return score
+
+
 @hookimpl
 def register_reward() -> dict[str, type]:
     """The bundled rewards."""
-    return {"gold": Gold, "model": Model}
+    return {"gold": Gold, "model": Model, "weighted": Weighted}

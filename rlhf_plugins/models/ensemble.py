@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ from torch import Tensor
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Aggregation, MemberScores, Prediction, Samples
+from rlhf_plugins.models.backbone import Backbone
 from rlhf_plugins.models.guards import asked, named
-from rlhf_plugins.models.reward_model import Parts, RewardModel, load_reward_model, open_reward_model, read_description
+from rlhf_plugins.models.loading import load_tokenizer, load_trunk
+from rlhf_plugins.models.reward_model import load_reward_model, open_reward_model, read_description
 
 logger = logging.getLogger(__name__)
 DESCRIPTION = "reward_ensemble.json"
 FEWEST = 2  # members that must agree before the others are not asked
 
 Judge = Callable[[Samples], Prediction]
+Making = Callable[[str, Mapping[str, Any]], Any]  # a component of a kind, from a recipe's words
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,8 @@ def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any
     (folder / DESCRIPTION).write_text(text + "\n")
 
 
-def open_ensemble(
-    folder: Path, component: Callable[[str, Mapping[str, Any]], Any], pad_id: int, trust_remote_code: bool = False
-) -> Ensemble:
-    """A saved ensemble. Raises RunError when its description or a member does not load."""
+def open_ensemble(folder: Path, component: Making, trust_remote_code: bool, backbone: Backbone | None) -> Ensemble:
+    """A saved ensemble, as `open_judge` opens it. Raises RunError when its description or a member does not load."""
     try:
         described = json.loads((folder / DESCRIPTION).read_text())
         folders = [folder / name for name in described["members"]]
@@ -111,39 +112,35 @@ def open_ensemble(
         accuracy, early_exit = tuple(described["accuracy"]), bool(described["early_exit"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
-    members = tuple(_members(folders, component, pad_id, trust_remote_code))
+    members = tuple(_members(folders, component, trust_remote_code, backbone))
     return Ensemble(members, aggregation, accuracy, early_exit)
 
 
 def _members(
-    folders: Sequence[Path], component: Callable[[str, Mapping[str, Any]], Any], pad_id: int, trust_remote_code: bool
-) -> list[Judge]:
-    parts = [read_description(member, trust_remote_code) for member in folders]
-    first = _load(folders[0], parts[0], component)
-    one_base = all(part.base == parts[0].base and (part.base.adapter or part.frozen) for part in parts)
-    judges = [_judge(first, getattr(first.trunk, "active_adapter", None), pad_id)]
-    for place, (member, part) in enumerate(zip(folders[1:], parts[1:], strict=True), start=1):
-        adapter = str(place) if one_base and not part.frozen else None
-        if adapter:
-            first.trunk.load_adapter(str(member), adapter_name=adapter)
-        judges.append(_judge(_load(member, part, component, first.trunk if one_base else None), adapter, pad_id))
-    return judges
+    folders: Sequence[Path], component: Making, trust_remote_code: bool, backbone: Backbone | None
+) -> Iterator[Judge]:
+    for folder in folders:
+        parts = read_description(folder, trust_remote_code)
+        if parts.stands and (backbone is None or not backbone.carries(parts.base)):
+            backbone = Backbone(load_trunk(parts.base), parts.base)  # which the next members find
+        yield open_member(folder, component, trust_remote_code, backbone)
 
 
-def _load(
-    folder: Path, parts: Parts, component: Callable[[str, Mapping[str, Any]], Any], trunk: Any = None
-) -> RewardModel:
-    if trunk is None:
-        return open_reward_model(folder, component, parts.base.trust_remote_code)
+def open_member(folder: Path, component: Making, trust_remote_code: bool, backbone: Backbone | None) -> Judge:
+    """A saved reward model that is no ensemble, as `open_judge` opens it."""
+    parts = read_description(folder, trust_remote_code)
+    pad_id = int(load_tokenizer(parts.base).pad_token_id)
+    if not parts.stands or backbone is None or not backbone.carries(parts.base):
+        alone = open_reward_model(folder, component, trust_remote_code)
+        return lambda samples: alone.judge(samples, pad_id)
+    adapter = None if parts.frozen else backbone.load(folder)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
-    return load_reward_model(folder, parts.base, pooling, head, trunk)
+    with backbone.wearing(adapter):
+        model = load_reward_model(folder, parts.base, pooling, head, backbone.trunk)
 
-
-def _judge(model: RewardModel, adapter: str | None, pad_id: int) -> Judge:
     def judge(samples: Samples) -> Prediction:
-        if adapter is not None:
-            model.trunk.set_adapter(adapter)
-        return model.judge(samples, pad_id)
+        with backbone.wearing(adapter):
+            return model.judge(samples, pad_id)
 
     return judge
 

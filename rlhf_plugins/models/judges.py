@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-from rlhf_plugins.interfaces import Base, Group, Prediction, RewardFunction, Run, Samples
+from rlhf_plugins.interfaces import Base, Group, RewardFunction, Run
 from rlhf_plugins.models import ensemble
-from rlhf_plugins.models.ensemble import Judge, open_ensemble
-from rlhf_plugins.models.loading import load_tokenizer
+from rlhf_plugins.models.backbone import Backbone
+from rlhf_plugins.models.ensemble import Judge, Making, open_ensemble, open_member
 from rlhf_plugins.models.reading import Reader, samples_of
-from rlhf_plugins.models.reward_model import open_reward_model, read_description
+from rlhf_plugins.models.reward_model import read_description
 
 
 def open_judge(
-    folder: Path, component: Callable[[str, Mapping[str, Any]], Any], trust_remote_code: bool = False
+    folder: Path, component: Making, trust_remote_code: bool = False, backbone: Backbone | None = None
 ) -> Judge:
     """A saved reward model or ensemble as a function from responses to a Prediction on the CPU.
 
@@ -25,19 +24,13 @@ def open_judge(
         folder: where a stage saved it.
         component: makes a component of a kind from a recipe's words.
         trust_remote_code: whether the base may run code of its own.
+        backbone: a base in memory; what was trained as an adapter of the same base stands on it, else on one more.
 
     Raises:
         RunError: the folder holds neither, or does not load.
     """
-    pad_id = int(load_tokenizer(saved_base(folder, trust_remote_code)).pad_token_id)
-    if (folder / ensemble.DESCRIPTION).exists():
-        return open_ensemble(folder, component, pad_id, trust_remote_code)
-    model = open_reward_model(folder, component, trust_remote_code)
-
-    def judge(samples: Samples) -> Prediction:
-        return model.judge(samples, pad_id)
-
-    return judge
+    open_saved = open_ensemble if (folder / ensemble.DESCRIPTION).exists() else open_member
+    return open_saved(folder, component, trust_remote_code, backbone)
 
 
 def rated(groups: Sequence[Group], judge: Judge, reader: Reader) -> tuple[Group, ...]:
@@ -74,5 +67,5 @@ def latest_reward(run: Run) -> RewardFunction | None:
 
 def reward_function(folder: Path, run: Run) -> RewardFunction:
     """What a stage of the run saved, as a function from responses to rewards."""
-    judge = open_judge(folder, run.component, run.base.trust_remote_code)
+    judge = open_judge(folder, run.component, run.base.trust_remote_code, run.backbone)
     return lambda samples: judge(samples).reward.tolist()

@@ -30,7 +30,6 @@ from rlhf_plugins.models.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.ranking import concatenated, map_tensors
 
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
-OWN = ("pooling.", "head.")  # what is saved beside the trunk
 SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the base's own is meant
 TOKENS_PER_BATCH = 8_192  # of scoring, padding included; a row of as many needs a mask of its square
 
@@ -51,8 +50,14 @@ class RewardModel(nn.Module):
         self.pooling = pooling.build(width) if hasattr(pooling, "build") else pooling
         self.head = head.build(width)
         self.bootstrap = bool(getattr(head, "bootstrap", False))  # whether its members see resampled rows
-        self.to(trunk.device)
+        self.own.to(trunk.device)
         trunk.config.num_labels = 1  # what RewardTrainer asks of a model
+
+    @property
+    def own(self) -> nn.ModuleDict:
+        """Pooling and head, so far as they hold weights: what is saved beside the trunk."""
+        parts = {"pooling": self.pooling, "head": self.head}
+        return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
 
     @property
     def config(self) -> Any:
@@ -122,14 +127,11 @@ class RewardModel(nn.Module):
         trained = any(weights.requires_grad for weights in self.trunk.parameters())
         if trained:
             self.trunk.save_pretrained(folder)
-        save_file(self._own_weights(), folder / WEIGHTS)
+        weights = {name: weights.detach().cpu().contiguous() for name, weights in self.own.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
         (folder / DESCRIPTION).write_text(
             json.dumps({**description, "trunk": SAVED if trained else FROZEN}, indent=2) + "\n"
         )
-
-    def _own_weights(self) -> dict[str, Tensor]:
-        weights = {k: v for k, v in self.state_dict().items() if k.startswith(OWN)}
-        return {k: v.detach().cpu().contiguous() for k, v in weights.items()}
 
     def export(self, folder: Path) -> None:
         """Writes a standard `...ForSequenceClassification` with one label, adapter merged, that transformers loads.
@@ -166,6 +168,11 @@ class Parts(NamedTuple):
     pooling: dict[str, Any]
     head: dict[str, Any]
     frozen: bool  # the trunk is the base's own
+
+    @property
+    def stands(self) -> bool:
+        """Whether it stands on its base, as it is or with an adapter: there is no trunk of its own."""
+        return self.frozen or self.base.adapter is not None
 
 
 def read_description(folder: Path, trust_remote_code: bool) -> Parts:
@@ -227,11 +234,11 @@ def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHe
         weights = load_file(folder / WEIGHTS, device=str(model.trunk.device))
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder}: lacks {WEIGHTS}, and a reward model without its head scores at random") from error
-    own = {k for k in model.state_dict() if k.startswith(OWN)}
+    own = model.own.state_dict().keys()
     if own != set(weights):
         raise RunError(f"{folder}: {WEIGHTS} holds {sorted(weights)}, the model needs {sorted(own)}")
     try:
-        model.load_state_dict(weights, strict=False)
+        model.own.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(f"{folder}: {WEIGHTS} does not fit the model: {error}") from error
     return model.eval()

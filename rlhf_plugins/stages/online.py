@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -47,7 +47,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Online:
-    """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, over one base: policy, reference and value.
+    """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, over one base.
+
+    With an adapter the weights of the base are held once: the policy is the adapter, the reference the base alone, and
+    reward models that were trained as adapters of it stand on it too. Where all weights are trained, the reference and
+    each reward model are models of their own.
 
     A training step is one minibatch; `trainer` sets the rollout's size by TRL's own names (`num_generations`,
     `steps_per_generation`, `num_iterations`, `epsilon`, `temperature`, `max_completion_length`).
@@ -72,27 +76,32 @@ class Online:
         from safetensors.torch import save_file
 
         from rlhf_plugins.data.groups import prompt_dataset
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+        from rlhf_plugins.models.backbone import Backbone
+        from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.online import Objective, OnlineTrainer
 
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
         with building(len(train)):
+            model = with_adapter(load_causal(run.base), adapter, "CAUSAL_LM")
+            backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
             trainer = OnlineTrainer(
-                load_causal(run.base),
-                Objective(self.reward.build(run), self.advantage, self._coefficients()),
+                model,
+                Objective(self.reward.build(replace(run, backbone=backbone)), self.advantage, self._coefficients()),
                 args=arguments(trl.GRPOConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),
-                adapter=lora(adapter, "CAUSAL_LM") if adapter else None,
                 reference=None if adapter else load_causal(run.base),
             )
         curves = quiet(trainer)
         trainer.train()
         folder = run.folder / "model"
         head = trainer.take_value_head()
-        trainer.model.save_pretrained(folder)
+        if backbone:
+            backbone.save_policy(folder)
+        else:
+            trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         save_file({k: v.detach().cpu() for k, v in head.state_dict().items()}, run.folder / "value_head.safetensors")
         return StageResult(self.name, self.kind, policy=folder, curves=curves.values)

@@ -7,21 +7,23 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.components.reward import Gold, Model, register_reward
+from rlhf_plugins.components.reward import Gold, Model, Weighted, register_reward
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Base, GoldReward, PreferenceData, Run, Samples
+from rlhf_plugins.interfaces import Base, GoldReward, PreferenceData, Run, Samples, StageResult
+from rlhf_plugins.recipe.assemble import component
+
+SAMPLES = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])
 
 
-def run_with(gold: GoldReward | None) -> Run:
+def run_with(gold: GoldReward | None, *finished: StageResult) -> Run:
     data = PreferenceData((), (), {}, gold=gold)
     unused: Any = None
-    return Run(Base("base"), data, 0, Path("folder"), (), unused, unused)
+    return Run(Base("base"), data, 0, Path("folder"), finished, unused, unused)
 
 
 def test_gold_scores_each_response_by_its_total() -> None:
     reward = Gold().build(run_with(lambda prompt, text: {"helpful": 9.0, "total": len(prompt) + len(text) / 10}))
-    samples = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])
-    assert reward(samples) == [2.4, 3.0]
+    assert reward(SAMPLES) == [2.4, 3.0]
 
 
 def test_gold_needs_data_whose_truth_is_known() -> None:
@@ -34,5 +36,35 @@ def test_model_needs_a_reward_stage() -> None:
         Model().build(run_with(None))
 
 
+def test_a_stage_that_left_no_reward_model_is_named_with_the_nearest() -> None:
+    run = run_with(None, StageResult("helpful", "reward", reward_model=Path("a")), StageResult("sft", "sft"))
+    with pytest.raises(RunError, match=r"did you mean helpful\? known: helpful\)"):
+        Model("helpfull").build(run)
+
+
+class Length:
+    def build(self, run: Run) -> Any:
+        return lambda samples: [len(response) for response in samples.responses]
+
+
+def test_weighted_sources_are_summed_each_on_its_own_scale() -> None:
+    run = run_with(lambda prompt, _: {"total": len(prompt)})
+    assert Weighted(parts=(Gold(), Length())).build(run)(SAMPLES) == [2 + 4, 3 + 0]
+    assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES) == [4 - 2, 6 - 0]
+
+
+def test_a_list_of_sources_in_a_recipe() -> None:
+    made = component(
+        "reward", {"use": "weighted", "parts": ["gold", {"use": "model", "stage": "safe"}], "weights": [1, 2]}
+    )
+    assert made == Weighted(parts=(Gold(), Model("safe")), weights=[1.0, 2.0])
+
+
+@pytest.mark.parametrize(("parts", "weights"), [((), None), ((Gold(),), [1.0, 2.0])])
+def test_weights_that_do_not_match_the_sources_are_refused(parts: Any, weights: Any) -> None:
+    with pytest.raises(ValueError, match="at least one reward|2 numbers for 1 parts"):
+        Weighted(parts=parts, weights=weights)
+
+
 def test_names_of_the_recipe() -> None:
-    assert register_reward() == {"gold": Gold, "model": Model}
+    assert register_reward() == {"gold": Gold, "model": Model, "weighted": Weighted}

@@ -11,7 +11,7 @@ from torch import tensor
 from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Prediction, Samples
-from rlhf_plugins.models.ensemble import Ensemble, describe, epistemic, open_ensemble
+from rlhf_plugins.models.ensemble import Ensemble, describe, epistemic
 from rlhf_plugins.models.judges import open_judge
 from rlhf_plugins.models.loading import load_trunk, with_adapter
 from rlhf_plugins.models.reward_model import RewardModel
@@ -104,10 +104,10 @@ def test_adapters_share_one_base_in_memory(tmp_path: Path, monkeypatch: pytest.M
     base = Base(tiny_base(tmp_path / "base").path, adapter=Adapter(r=4))
     saved(base, tmp_path / "model")
     loaded: list[str] = []
-    monkeypatch.setattr(
-        "rlhf_plugins.models.reward_model.load_trunk", lambda base: loaded.append(base.path) or load_trunk(base)
-    )
-    open_ensemble(tmp_path / "model", component, pad_id=0)(SAMPLES)
+    for module in ("ensemble", "reward_model"):
+        place = f"rlhf_plugins.models.{module}.load_trunk"
+        monkeypatch.setattr(place, lambda base: loaded.append(base.path) or load_trunk(base))
+    open_judge(tmp_path / "model", component)(SAMPLES)
     assert loaded == [base.path]
 
 

@@ -1,0 +1,152 @@
+"""One base in memory and the adapters that stand on it, each worn for a while. It knows adapters, not what for.
+
+The policy is the adapter that the model came with, the reference the base alone. A reward model, each member of an
+ensemble and a value add their adapters beside it, so that the weights of the base are held once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import Adapter, Base
+from rlhf_plugins.models.forward import trunk_of
+from rlhf_plugins.models.loading import lora
+
+POLICY = "default"  # PEFT's name of the adapter that a model came with
+SAVED, WEIGHTS = "base_model.model.", "adapter_model.safetensors"  # how PEFT saves adapters: a prefix, a file
+
+
+class Backbone:
+    """A loaded base that others may stand on.
+
+    Args:
+        model: plain, or with the policy's adapter.
+        base: what it was loaded from.
+    """
+
+    def __init__(self, model: Any, base: Base) -> None:
+        self.base = base
+        self._model = model
+        self._count = 0
+
+    @property
+    def trunk(self) -> Any:
+        """The decoder or encoder itself, which computes with the adapter that is worn."""
+        return trunk_of(self._model)
+
+    def carries(self, base: Base) -> bool:
+        """Whether what was trained on `base` may stand here: it has the same weights, quantized alike."""
+        return (base.path, base.quantization) == (self.base.path, self.base.quantization)
+
+    def load(self, folder: Path) -> str:
+        """Adds a saved adapter, frozen, and says by which name it is worn.
+
+        Raises:
+            RunError: it does not load, or does not fit the base.
+        """
+        name = self._new_name()
+        try:
+            with torch.random.fork_rng():  # its weights start at random before they are read
+                self._read(folder, name)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise RunError(f"{folder}: its adapter does not load: {str(error).strip().splitlines()[0]}") from error
+        return name
+
+    def add(self, adapter: Adapter) -> str:
+        """Adds a fresh adapter that is to be trained, and says by which name it is worn."""
+        name = self._new_name()
+        self._model.add_adapter(name, lora(adapter))
+        self._model.set_requires_grad(name)
+        return name
+
+    @contextmanager
+    def wearing(self, adapter: str | None) -> Iterator[Any]:
+        """The trunk with one adapter, or with none; afterwards it is as it was, whatever happened.
+
+        Neither gradient flags nor, in the end, training modes change: only which adapter computes.
+        """
+        layers = _layers(self._model)
+        worn = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
+        modes = [(module, module.training) for module in self._model.modules()]
+        flags = [(weights, weights.requires_grad) for layer in layers for weights in layer.parameters()]
+        try:
+            for layer in layers:
+                _wear(layer, [adapter or POLICY], adapter is None)
+            _restore(flags)
+            yield self.trunk
+        finally:
+            for layer, adapters, disabled in worn:
+                _wear(layer, adapters, disabled)
+            _restore(flags)
+            for module, training in modes:
+                module.training = training
+
+    def reference(self) -> Any:
+        """The base alone, as a context."""
+        return self.wearing(None)
+
+    def save_policy(self, folder: Path) -> None:
+        """Writes the policy's adapter and no other."""
+        self._model.save_pretrained(folder, selected_adapters=[POLICY])
+
+    def _new_name(self) -> str:
+        self._count += 1
+        return f"beside_{self._count}"
+
+    def _read(self, folder: Path, name: str) -> None:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = True
+        if isinstance(self._model, PeftModel):
+            self._model.add_adapter(name, config)
+        else:  # nobody's policy
+            self._model = get_peft_model(self._model, config, name)
+        self._fill(name, load_file(folder / WEIGHTS))
+
+    def _fill(self, name: str, saved: Mapping[str, Tensor]) -> None:
+        """Copies weights in place: PEFT's own loading goes through the state of the whole base, which may round it."""
+        place = _place(self.trunk, self._model.get_base_model())
+        own = {key: weights for key, weights in self._model.named_parameters() if f".{name}." in key}
+        names = {_within(key, place, name): weights for key, weights in saved.items()}
+        if wrong := sorted(own.keys() ^ names.keys()):
+            raise ValueError(f"it and the base disagree about {wrong[0]}")
+        with torch.no_grad():
+            for key, weights in own.items():
+                weights.copy_(names[key])
+
+
+def _place(trunk: nn.Module, model: nn.Module) -> str:
+    """The prefix of the trunk's modules within the model: an adapter of the trunk alone is saved without it."""
+    name = next(name for name, module in model.named_modules() if module is trunk)
+    return f"{name}." if name else ""
+
+
+def _within(key: str, place: str, name: str) -> str:
+    """What a saved weight of an adapter of the trunk is called in the model: `...lora_A.NAME.weight`."""
+    module, matrix, ending = key.removeprefix(SAVED).rsplit(".", 2)
+    return f"{SAVED}{place}{module}.{matrix}.{name}.{ending}"
+
+
+def _layers(model: nn.Module) -> list[BaseTunerLayer]:
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _wear(layer: BaseTunerLayer, adapters: list[str], disabled: bool) -> None:
+    layer.set_adapter(adapters)
+    if layer.disable_adapters != disabled:
+        layer.enable_adapters(not disabled)
+
+
+def _restore(flags: list[tuple[Tensor, bool]]) -> None:
+    for weights, flag in flags:
+        weights.requires_grad_(flag)
