@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from rlhf_plugins.recipe.source import Keys, dotted
 from rlhf_plugins.registry import registry as installed
 
 if TYPE_CHECKING:
-    from rlhf_plugins.registry import Plugin, Registry
+    from rlhf_plugins.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Assembled:
     seed: int
     output_dir: Path
     resolved: dict[str, Any]
+    registry: Registry
 
 
 class Refused(ValueError):
@@ -44,7 +45,7 @@ def assemble(resolved: dict[str, Any], registry: Registry | None = None) -> Asse
     """The objects of a resolved recipe that has been checked."""
     registry = registry or installed()
     recipe = construct(Recipe, resolved, (), registry)
-    return Assembled(base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, resolved)
+    return Assembled(base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, resolved, registry)
 
 
 def base(recipe: Recipe) -> Base:
@@ -117,21 +118,3 @@ def _word(option: Option, value: Any, registry: Registry) -> Any:
     if option.block:
         return _options(value, registry) if is_dataclass(value) else None
     return dict(value) if option.config else plain(option.annotation, value)
-
-
-def plugins(assembled: Assembled, registry: Registry | None = None) -> list[Plugin]:
-    """The plugins whose components a recipe uses, in order of use."""
-    registry = registry or installed()
-    made = (part for top in (assembled.data, *assembled.stages) for part in parts(top))
-    return list(dict.fromkeys(registry.find(type(part)).plugin for part in made))
-
-
-def parts(component: object) -> Iterator[object]:
-    """A component and those that it holds."""
-    yield component
-    cls: type = type(component)
-    for name, option in options(cls).items():
-        if option.kind:
-            held = getattr(component, name)
-            for part in held if option.many else (held,):
-                yield from parts(part)

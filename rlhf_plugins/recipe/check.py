@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.errors import Fault, RecipeError, known
+from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
 from rlhf_plugins.interfaces import Stage
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
@@ -26,17 +26,12 @@ STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder
 
 def check_recipe(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
     """The resolved recipe, with every default spelled out. Raises RecipeError holding every fault."""
-    registry = registry or installed()
-    file = find(path)
-    source = read(file)
-    source.values.setdefault("output_dir", f"runs/{file.stem}")
-    return resolved(command_line.apply(source, overrides, lambda stage: _quiet_name(stage, registry)), registry)
+    return _checked(path, overrides, registry or installed())[0]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:
     """The recipe as objects, ready to run. Raises RecipeError holding every fault."""
-    registry = registry or installed()
-    return assemble(check_recipe(path, overrides, registry), registry)
+    return assemble(*_checked(path, overrides, registry or installed()))
 
 
 def bundled() -> dict[str, Path]:
@@ -56,6 +51,31 @@ def find(path: str | Path) -> Path:
         message = f"no such file, nor a bundled recipe of that name {known(Path(path).stem, recipes)}"
         raise RecipeError([Fault(str(path), 1, "", message)])
     return Path(path)
+
+
+def _checked(path: str | Path, overrides: Sequence[str], registry: Registry) -> tuple[dict[str, Any], Registry]:
+    """The resolved recipe, and the registry with the files that it names."""
+    file = find(path)
+    source = read(file)
+    source.values.setdefault("output_dir", f"runs/{file.stem}")
+    with_own = _with_files(source, file.parent, registry)
+    source = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, with_own))
+    registry = _with_files(source, file.parent, registry)
+    return resolved(source, registry), registry
+
+
+def _with_files(source: Source, folder: Path, registry: Registry) -> Registry:
+    """The registry with the recipe's own plugins, whose paths become whole ones in the source."""
+    paths = source.values.get("plugins")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        return registry  # silent, or refused with its place later
+    source.values["plugins"] = [str((folder / path).resolve()) for path in paths]
+    for index, path in enumerate(source.values["plugins"]):
+        try:
+            registry = registry.with_files([Path(path)])
+        except PluginError as error:
+            raise RecipeError([source.fault(("plugins", index), str(error))]) from error
+    return registry
 
 
 def resolved(source: Source, registry: Registry) -> dict[str, Any]:

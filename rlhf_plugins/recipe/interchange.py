@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe.assemble import component, parts
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.recipe.options import parts
+from rlhf_plugins.recipe.provenance import opener
 from rlhf_plugins.registry import registry
 
 if TYPE_CHECKING:
@@ -121,7 +123,8 @@ def _unquantized(folder: Path, parts: Parts) -> RewardModel:
     from rlhf_plugins.models.reward_model import load_reward_model
 
     base = replace(parts.base, quantization=None, adapter=None)  # a base without an adapter is opened in float32
-    pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
+    make = opener(folder)
+    pooling, head = make("pooling", parts.pooling), make("reward_head", parts.head)
     return load_reward_model(folder, base, pooling, head, load_trunk(base) if parts.frozen else None)
 
 

@@ -71,6 +71,17 @@ def options(cls: type) -> Mapping[str, Option]:
     return {field.name: _option(cls, field) for field in fields(cls) if field.init}
 
 
+def parts(component: object) -> Iterator[object]:
+    """A component and those that it holds."""
+    yield component
+    cls: type = type(component)
+    for name, option in options(cls).items():
+        if option.kind:
+            held = getattr(component, name)
+            for part in held if option.many else (held,):
+                yield from parts(part)
+
+
 def validated(annotation: Any, value: Any) -> Any:
     """The value as the annotation wants it, text made numbers. Raises ValueError saying what is wrong."""
     try:

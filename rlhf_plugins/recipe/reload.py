@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.recipe.provenance import opener
 
 if TYPE_CHECKING:
     from rlhf_plugins.interfaces import Text
@@ -19,11 +19,11 @@ def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> Re
 
     Raises:
         RunError: the folder holds no reward model, or a part of it is missing.
-        PluginError: it was made with a pooling or head that no installed plugin registers.
+        PluginError: a plugin that it was made with is missing; one of another version is warned of.
     """
     from rlhf_plugins.models.reward_model import open_reward_model
 
-    return open_reward_model(Path(folder), component, trust_remote_code)
+    return open_reward_model(Path(folder), opener(Path(folder)), trust_remote_code)
 
 
 def load_reward_function(folder: str | Path, trust_remote_code: bool = False) -> Callable[..., list[float]]:
@@ -35,14 +35,14 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
 
     Raises:
         RunError: the folder holds neither, or a part of it is missing.
-        PluginError: it was made with a component that no installed plugin registers.
+        PluginError: a plugin that it was made with is missing; one of another version is warned of.
     """
     from rlhf_plugins.interfaces import Group
     from rlhf_plugins.models.judges import open_judge, saved_base
     from rlhf_plugins.models.reading import reader_of, samples_of
 
     path = Path(folder)
-    judge = open_judge(path, component, trust_remote_code)
+    judge = open_judge(path, opener(path), trust_remote_code)
     reader = reader_of(saved_base(path, trust_remote_code))
 
     def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:

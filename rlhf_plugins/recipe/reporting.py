@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf_plugins import report
+from rlhf_plugins.discovery import FILE
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import StageResult
 from rlhf_plugins.recipe.folder import RunFolder
@@ -39,6 +40,7 @@ def build(folder: RunFolder) -> Report:
         "finished": status.get("finished", status.get("started")),
         **_evaluated(results),
     }
+    values["notes"] = [*values.get("notes", ()), *_files(status)]
     if values["status"] == "running":  # a process that was killed said nothing more
         values["status"] = "interrupted"
     try:
@@ -52,6 +54,14 @@ def build(folder: RunFolder) -> Report:
 def write(folder: RunFolder, made: Report) -> Path:
     """Writes report.json and report.html, and returns the page's path. Raises RunError."""
     return report.write(folder.path, made)
+
+
+def _files(status: Mapping[str, Any]) -> list[str]:
+    """A sentence on each plugin that is no package."""
+    files = [plugin for plugin in status.get("plugins", ()) if plugin["distribution"] == FILE]
+    return [
+        f"{plugin['name']} is a file that the recipe names, not a package: {plugin['version']}." for plugin in files
+    ]
 
 
 def _stage(result: StageResult) -> dict[str, Any]:

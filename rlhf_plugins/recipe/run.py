@@ -12,15 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.discovery import FILE, Plugin
 from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.interfaces import PreferenceData, Run, Stage, StageResult
-from rlhf_plugins.recipe import reporting
-from rlhf_plugins.recipe.assemble import Assembled, component, plugins, spec
+from rlhf_plugins.recipe import provenance, reporting
+from rlhf_plugins.recipe.assemble import Assembled, component, spec
 from rlhf_plugins.recipe.folder import RECIPE, RunFolder
 from rlhf_plugins.recipe.memory import PeakMemory
+from rlhf_plugins.registry import registry as installed
 
 if TYPE_CHECKING:
-    from rlhf_plugins.registry import Registry
     from rlhf_plugins.report.schema import Report
 
 Say = Callable[[str], None]
@@ -45,6 +46,9 @@ def run_recipe(
     """Checks a recipe and runs it as `run` does. Raises RecipeError too, with every fault of the recipe."""
     from rlhf_plugins.recipe.check import load_recipe
 
+    folder = RunFolder(Path(path).parent)  # where a run keeps its own recipe
+    if resume and folder.is_run:  # a missing plugin is better said by its name than by what the recipe misses
+        provenance.changes((p for p in _recorded(folder) if p.distribution != FILE), installed(), "the run")
     return run(load_recipe(path, overrides), resume=resume, overwrite=overwrite, say=say)
 
 
@@ -53,12 +57,12 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     say: Say = print,
-    registry: Registry | None = None,
 ) -> Finished:
     """Runs every stage that is not finished, in order, and writes the report.
 
     Raises:
         DataError: the data cannot be read; nothing has been written.
+        PluginError: the run is to go on without a plugin that it was started with.
         RunError: the folder is not in the state that was asked for, or a stage failed.
         KeyboardInterrupt: the user stopped the run; the message says what is finished and how to go on.
     """
@@ -67,6 +71,8 @@ def run(
     disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
     folder = RunFolder(assembled.output_dir)
     _refuse(folder, assembled.resolved, resume, overwrite)
+    for warning in provenance.changes(_recorded(folder), assembled.registry, "the run") if resume else ():
+        say(f"warning: {warning}")
     say("data: loading")
     data = assembled.data.load(assembled.base, assembled.seed)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
@@ -74,8 +80,8 @@ def run(
     if overwrite and not folder.is_free:
         folder.remove()
     if not resume:
-        folder.start(assembled.resolved, _birth(assembled, data, registry))
-    _Staged(assembled, data, folder, say, registry).run()
+        folder.start(assembled.resolved, _birth(assembled, data))
+    _Staged(assembled, data, folder, say).run()
     report = reporting.build(folder)
     return Finished(folder.path, report, reporting.write(folder, report))
 
@@ -106,13 +112,19 @@ def _difference(old: Any, new: Any, path: str = "") -> str:
     return next(filter(None, (_difference(a, b, f"{path}.{name}".lstrip(".")) for name, a, b in pairs)), "")
 
 
-def _birth(assembled: Assembled, data: PreferenceData, registry: Registry | None) -> dict[str, Any]:
+def _recorded(folder: RunFolder) -> list[Plugin]:
+    """The plugins that a run was started with."""
+    return [Plugin(**each) for each in folder.status().get("plugins", ())]
+
+
+def _birth(assembled: Assembled, data: PreferenceData) -> dict[str, Any]:
     """What the status says of a run that begins."""
+    used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
     return {
         "status": "running",
         "started": _now(),
         **reporting.surroundings(),
-        "plugins": [vars(plugin) for plugin in plugins(assembled, registry)],
+        "plugins": [vars(plugin) for plugin in used],
         "data": {"train": len(data.train), "test": len(data.test), "dropped": dict(data.dropped)},
     }
 
@@ -129,7 +141,6 @@ class _Staged:
     data: PreferenceData
     folder: RunFolder
     say: Say
-    registry: Registry | None
 
     def run(self) -> None:
         results = self.folder.finished()
@@ -178,6 +189,8 @@ class _Staged:
         with PeakMemory() as memory:
             result = stage.run(run)
         seconds = result.seconds or time.perf_counter() - began
+        if result.reward_model:
+            provenance.record(Path(result.reward_model), stage, self.assembled.registry)
         result = replace(result, name=stage.name, seconds=seconds, peak_bytes=result.peak_bytes or memory.bytes)
         return self.folder.save(index, result)
 
@@ -190,8 +203,8 @@ class _Staged:
             seed=self.assembled.seed,
             folder=folder,
             finished=finished,
-            spec=lambda made: spec(made, self.registry),
-            component=lambda kind, words: component(kind, words, self.registry),
+            spec=lambda made: spec(made, self.assembled.registry),
+            component=lambda kind, words: component(kind, words, self.assembled.registry),
         )
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:

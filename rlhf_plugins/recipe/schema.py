@@ -35,6 +35,9 @@ class Recipe:
     trust_remote_code: Annotated[bool, Field(description="whether the base may run code of its own")] = False
     data: DataFormat = _tagged("data_format", "format")
     stages: tuple[Stage, ...] = _tagged("stage", "stage")
+    plugins: Annotated[
+        list[str], Field(description="Python files of components of your own, as seen from the recipe's folder")
+    ] = field(default_factory=list)
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of everything random")] = 0
     output_dir: Annotated[Path, Field(description="where the run is kept; runs/<name of the recipe> when left out")]
 

@@ -247,9 +247,9 @@ def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable
     """What the model says of each response; from the cache, where there is one."""
     from rlhf_plugins.models.judges import open_judge
     from rlhf_plugins.models.score_cache import ScoreCache
-    from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.recipe.provenance import opener
 
-    judge = open_judge(folder, component)
+    judge = open_judge(folder, opener(folder))
     if cache is None:
         yield lambda samples: _said(judge(samples))
         return

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from stubs import Decay, Make, Plain, Rows, Scaled
 
 from rlhf_plugins import Adapter, Base, PluginError
-from rlhf_plugins.recipe.assemble import assemble, component, plugins, spec
+from rlhf_plugins.recipe.assemble import assemble, component, spec
+from rlhf_plugins.recipe.provenance import plugins
 from rlhf_plugins.registry import Registry
 
 Checked = Callable[..., dict[str, Any]]
@@ -69,4 +70,4 @@ def test_a_wrong_spec_is_explained(words: dict[str, Any], message: str, registry
 
 def test_the_plugins_of_a_recipe_are_named_once(checked: Checked, registry: Registry) -> None:
     made = assemble(checked(), registry)
-    assert [str(plugin) for plugin in plugins(made, registry)] == ["stubs (stub-package 1.0)"]
+    assert [str(plugin) for plugin in plugins((made.data, *made.stages), registry)] == ["stubs (stub-package 1.0)"]

@@ -34,7 +34,7 @@ def go(write: Write, registry: Registry) -> Go:
     """Runs the recipe, with overrides, in the scratch folder."""
 
     def start(*overrides: str, **how: Any) -> Finished:
-        return run(load_recipe(write(RECIPE), overrides, registry), registry=registry, say=lambda _: None, **how)
+        return run(load_recipe(write(RECIPE), overrides, registry), say=lambda _: None, **how)
 
     return start
 
@@ -109,7 +109,7 @@ def test_the_report_joins_evaluation_stages_and_data(go: Go) -> None:
 def test_the_saved_recipe_runs_the_same_again(go: Go, registry: Registry) -> None:
     go()
     again = load_recipe("out/recipe.yaml", ["output_dir=again"], registry)
-    run(again, registry=registry, say=lambda _: None)
+    run(again, say=lambda _: None)
     old, new = (yaml.safe_load(Path(folder, "recipe.yaml").read_text()) for folder in ("out", "again"))
     assert old | {"output_dir": "again"} == new
 
