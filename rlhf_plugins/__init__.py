@@ -10,7 +10,6 @@ from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, 
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import (
     Adapter,
-    Advantages,
     Base,
     Compared,
     Comparison,
@@ -21,7 +20,6 @@ from rlhf_plugins.interfaces import (
     Prediction,
     PreferenceData,
     RankedScores,
-    Rollout,
     Run,
     Samples,
     ScoredPairs,
@@ -29,6 +27,7 @@ from rlhf_plugins.interfaces import (
     uses,
 )
 from rlhf_plugins.registry import registry
+from rlhf_plugins.rollout import Advantages, Rollout
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import check_recipe, load_recipe

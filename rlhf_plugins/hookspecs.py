@@ -11,7 +11,6 @@ import pluggy
 
 if TYPE_CHECKING:
     from rlhf_plugins.interfaces import (
-        Advantage,
         Aggregation,
         DataFormat,
         Metric,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         Sampler,
         Stage,
     )
+    from rlhf_plugins.rollout import Advantage
 
 PROJECT = "rlhf_plugins"
 API_VERSION = 1  # rises when a plugin that ran may run no longer

@@ -176,25 +176,6 @@ class PairLogps:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """B sampled responses of up to T tokens with what an advantage estimator may read."""
-
-    scores: Tensor  # (B,) reward of the whole response
-    rewards: Tensor  # (B, T) per token: KL penalty, and the score at the last token
-    values: Tensor | None  # (B, T) value of the state before each token; None where no critic is trained
-    mask: Tensor  # (B, T) True at response tokens
-    group: Tensor  # (B,) equal for rollouts of one prompt
-
-
-@dataclass(frozen=True)
-class Advantages:
-    """What an estimator makes of a rollout; both (B, T) and 0 outside the mask."""
-
-    advantages: Tensor
-    returns: Tensor
-
-
-@dataclass(frozen=True)
 class MemberScores:
     """Rewards of B responses by the M members of an ensemble."""
 
@@ -297,16 +278,6 @@ class PreferenceLoss(Protocol):
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """-> (pairs,)."""
-        ...
-
-
-class Advantage(Protocol):
-    """Estimates how much better each token was than expected."""
-
-    needs_values: ClassVar[bool]
-
-    def __call__(self, rollout: Rollout) -> Advantages:
-        """Pure arithmetic on one rollout."""
         ...
 
 

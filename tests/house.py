@@ -16,7 +16,7 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            "autoclasses errors interfaces likelihoods masked objectives ranking scored",
+            "autoclasses errors interfaces likelihoods masked objectives ranking rollout scored",
             "components discovery hookspecs data models report sandbox",
             "evaluate trainers registry",
             "stages",

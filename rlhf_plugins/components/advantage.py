@@ -1,4 +1,8 @@
-"""Advantage estimators: arithmetic on one rollout."""
+"""Advantage estimators: arithmetic on one rollout. They know rewards, values and groups, not what made them.
+
+G_t = sum_{k >= t} r_k is the reward to go, R = G_1 the reward of a whole response, and i runs over the n responses to
+one prompt. Those that compare whole responses give every token of a response the same advantage.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import torch
 from pydantic import Field
 
+from rlhf_plugins import masked
 from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Advantages
+from rlhf_plugins.rollout import Advantages
 
 if TYPE_CHECKING:
-    from rlhf_plugins.interfaces import Rollout
+    from torch import Tensor
+
+    from rlhf_plugins.rollout import Rollout
+
+Gamma = Annotated[float, Field(ge=0, le=1, description="discount per token")]
 
 
 @dataclass(frozen=True)
@@ -22,27 +31,233 @@ class GAE:
     V is 0 after a response's last token; returns are A_t + V_t (Schulman et al. 2016, equation 16).
     """
 
-    gamma: Annotated[float, Field(ge=0, le=1, description="discount per token")] = 1.0
+    gamma: Gamma = 1.0  # this and `lam`: Huang et al. 2024, table of hyperparameters
     lam: Annotated[float, Field(ge=0, le=1, description="0 is one-step TD, 1 is Monte Carlo")] = 0.95
     needs_values: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
-        assert rollout.values is not None
-        values = rollout.values.masked_fill(~rollout.mask, 0.0)
-        rewards = rollout.rewards.masked_fill(~rollout.mask, 0.0)
-        after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)  # V_{t+1}
-        deltas = rewards + self.gamma * after - values
-        advantages = torch.zeros_like(deltas)
-        carried = torch.zeros_like(deltas[:, 0])  # (B,)
-        for t in reversed(range(deltas.shape[1])):
-            carried = deltas[:, t] + self.gamma * self.lam * carried
-            advantages[:, t] = carried
-        advantages = advantages.masked_fill(~rollout.mask, 0.0)
+        values = _values(rollout)
+        advantages = _to_go(_errors(rollout, self.gamma), rollout.mask, self.gamma * self.lam)
         return Advantages(advantages, (advantages + values).masked_fill(~rollout.mask, 0.0))
+
+
+@dataclass(frozen=True)
+class TD:
+    """One-step temporal difference: A_t = r_t + gamma V_{t+1} - V_t, returns r_t + gamma V_{t+1} (Sutton 1988).
+
+    It is GAE at lam = 0: of low variance, and biased as far as V is wrong.
+    """
+
+    gamma: Gamma = 1.0
+    needs_values: ClassVar[bool] = True
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask."""
+        errors = _errors(rollout, self.gamma).masked_fill(~rollout.mask, 0.0)
+        return Advantages(errors, errors + _values(rollout))
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """REINFORCE: A_t = G_t = sum_{k >= t} gamma^(k-t) r_k (Williams 1992)."""
+
+    gamma: Gamma = 1.0
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask."""
+        to_go = _to_go(rollout.rewards, rollout.mask, self.gamma)
+        return Advantages(to_go, to_go)
+
+
+@dataclass(frozen=True)
+class ReinforceBaseline:
+    """REINFORCE with the batch as its baseline: A_t = G_t - mean_j R_j over all B responses.
+
+    Reinforcement comparison (Williams 1992). A response's own share of the mean shrinks its gradient by
+    1/B, which is no bias of direction. GAE at lam = 1 is REINFORCE with a learned baseline.
+    """
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask."""
+        to_go = _to_go(rollout.rewards, rollout.mask)
+        return Advantages((to_go - to_go[:, 0].mean()).masked_fill(~rollout.mask, 0.0), to_go)
+
+
+@dataclass(frozen=True)
+class RLOO:
+    """Leave one out: A_i = R_i - 1/(n-1) sum_{j != i} R_j (Kool et al. 2019; Ahmadian et al. 2024)."""
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+    min_group: ClassVar[int] = 2
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
+        whole = _whole(rollout)
+        return _same_for_all_tokens(whole - _mean_of_others(whole, torch.ones_like(whole), rollout.group), rollout)
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Group-relative: A_i = (R_i - mean_j R_j) / (std_j R_j + 1e-4) (Shao et al. 2024, section 4.1.2).
+
+    The standard deviation is the sample's (n - 1), as in TRL; where all n are equal the advantage is 0.
+    """
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+    min_group: ClassVar[int] = 2
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
+        centred = _centred(_whole(rollout), rollout.group)
+        same = _same_prompt(rollout.group).to(centred.dtype)
+        variance = (same @ centred**2) / (same.sum(1) - 1)
+        return _same_for_all_tokens(centred / (variance.sqrt() + 1e-4), rollout)
+
+
+@dataclass(frozen=True)
+class DrGRPO:
+    """GRPO done right: A_i = R_i - mean_j R_j, not divided by the group's deviation (Liu et al. 2025).
+
+    The paper's other half is `reduction: {use: constant}`, which does not divide a response's loss by its length.
+    """
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+    min_group: ClassVar[int] = 2
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
+        return _same_for_all_tokens(_centred(_whole(rollout), rollout.group), rollout)
+
+
+@dataclass(frozen=True)
+class ReinforcePlusPlus:
+    """REINFORCE++: A_t = G_t, shifted and scaled to mean 0 and variance 1 over all tokens (Hu 2025).
+
+    G_t holds the KL penalties of the tokens from t on.
+    """
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False  # it does so itself
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask."""
+        to_go = _to_go(rollout.rewards, rollout.mask)
+        return Advantages(masked.whiten(to_go, rollout.mask), to_go)
+
+
+@dataclass(frozen=True)
+class ReMax:
+    """A_t = G_t - score of the greedy response to the prompt (Li et al. 2024)."""
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+    needs_baseline: ClassVar[bool] = True
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask."""
+        assert rollout.baseline is not None  # it was asked for
+        to_go = _to_go(rollout.rewards, rollout.mask)
+        return Advantages((to_go - rollout.baseline.unsqueeze(1)).masked_fill(~rollout.mask, 0.0), to_go)
+
+
+@dataclass(frozen=True)
+class OptimalBaseline:
+    """A_i = R_i - b_i, b_i = sum_{j != i} w_j R_j / sum_{j != i} w_j with w_j = sum_t (1 - pi(a_t))^2.
+
+    The baseline of least gradient variance weighs rewards by w = |grad log pi(response)|^2 (Greensmith et al.
+    2004); over the prompt's other responses it stays independent of the response that it judges. The norm is
+    that of the gradient in the logits: a token's is |e_a - pi|^2, which lies between (1 - pi_a)^2 and twice that
+    whatever the other tokens' probabilities are, and the products of different tokens' gradients have mean 0. Norms
+    in the weights would need a backward pass for each response. Equal weights make it RLOO.
+    """
+
+    needs_values: ClassVar[bool] = False
+    whiten: ClassVar[bool] = False
+    min_group: ClassVar[int] = 2
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
+        assert rollout.log_probs is not None
+        surprise = (-rollout.log_probs.expm1()).masked_fill(~rollout.mask, 0.0)  # (B, T) 1 - pi(a_t)
+        norms = (surprise**2).sum(1).clamp(min=1e-8)  # (B,)
+        whole = _whole(rollout)
+        return _same_for_all_tokens(whole - _mean_of_others(whole, norms, rollout.group), rollout)
+
+
+def _values(rollout: Rollout) -> Tensor:
+    assert rollout.values is not None  # a critic was asked for
+    return rollout.values.masked_fill(~rollout.mask, 0.0)
+
+
+def _errors(rollout: Rollout, gamma: float) -> Tensor:
+    """r_t + gamma V_{t+1} - V_t, (B, T)."""
+    values = _values(rollout)
+    after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)  # V_{t+1}
+    return rollout.rewards.masked_fill(~rollout.mask, 0.0) + gamma * after - values
+
+
+def _to_go(rewards: Tensor, mask: Tensor, discount: float = 1.0) -> Tensor:
+    """sum_{k >= t} discount^(k-t) r_k, (B, T), 0 outside the mask."""
+    rewards = rewards.masked_fill(~mask, 0.0)
+    sums = torch.zeros_like(rewards)
+    carried = torch.zeros_like(rewards[:, 0])  # (B,)
+    for t in reversed(range(rewards.shape[1])):
+        carried = rewards[:, t] + discount * carried
+        sums[:, t] = carried
+    return sums.masked_fill(~mask, 0.0)
+
+
+def _whole(rollout: Rollout) -> Tensor:
+    """R of each response, (B,)."""
+    return rollout.rewards.masked_fill(~rollout.mask, 0.0).sum(1)
+
+
+def _same_prompt(group: Tensor) -> Tensor:
+    """Whether two responses answer one prompt, (B, B) bool. Raises ValueError when one has no sibling."""
+    same = group.unsqueeze(1) == group
+    if (same.sum(1) < 2).any():
+        raise ValueError("it compares the responses to a prompt, and a prompt has a single one")
+    return same
+
+
+def _centred(whole: Tensor, group: Tensor) -> Tensor:
+    """R_i less the mean over its prompt, (B,)."""
+    same = _same_prompt(group).to(whole.dtype)
+    return whole - (same @ whole) / same.sum(1)
+
+
+def _mean_of_others(whole: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+    """The weighted mean of R over the other responses to each response's prompt, (B,)."""
+    shares = _same_prompt(group).to(whole.dtype).fill_diagonal_(0.0) * weight  # (B, B)
+    return (shares @ whole) / shares.sum(1)
+
+
+def _same_for_all_tokens(advantage: Tensor, rollout: Rollout) -> Advantages:
+    tokens = advantage.unsqueeze(1) * rollout.mask
+    return Advantages(tokens, _to_go(rollout.rewards, rollout.mask))
 
 
 @hookimpl
 def register_advantage() -> dict[str, type]:
     """The bundled estimators."""
-    return {"gae": GAE}
+    return {
+        "dr_grpo": DrGRPO,
+        "gae": GAE,
+        "grpo": GRPO,
+        "monte_carlo": MonteCarlo,
+        "optimal_baseline": OptimalBaseline,
+        "reinforce_baseline": ReinforceBaseline,
+        "reinforce_plus_plus": ReinforcePlusPlus,
+        "remax": ReMax,
+        "rloo": RLOO,
+        "td": TD,
+    }

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Advantage, Reward, Run, StageResult, uses
+from rlhf_plugins.interfaces import Reward, Run, StageResult, uses
+from rlhf_plugins.rollout import Advantage
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.online import Coefficients
 
+CONFIG = "rlhf_plugins.trainers.online_config.OnlineConfig"
 UNREAD = frozenset(  # options that TRL's own objective alone would read
     {
         "beta",
@@ -66,13 +68,12 @@ class Online:
         1.0
     )
     name: str = "online"
-    trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.GRPOConfig"})
+    trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
     kind: ClassVar[str] = "online"
     reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def run(self, run: Run) -> StageResult:
-        """Leaves the policy in `model/` and its value head beside it in `value_head.safetensors`."""
-        import trl
+        """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""
         from safetensors.torch import save_file
 
         from rlhf_plugins.data.groups import prompt_dataset
@@ -80,6 +81,7 @@ class Online:
         from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.online import Objective, OnlineTrainer
+        from rlhf_plugins.trainers.online_config import OnlineConfig
 
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
@@ -89,7 +91,7 @@ class Online:
             trainer = OnlineTrainer(
                 model,
                 Objective(self.reward.build(replace(run, backbone=backbone)), self.advantage, self._coefficients()),
-                args=arguments(trl.GRPOConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
+                args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),
                 reference=None if adapter else load_causal(run.base),
@@ -97,13 +99,14 @@ class Online:
         curves = quiet(trainer)
         trainer.train()
         folder = run.folder / "model"
-        head = trainer.take_value_head()
+        if head := trainer.take_value_head():
+            weights = {k: v.detach().cpu() for k, v in head.state_dict().items()}
+            save_file(weights, run.folder / "value_head.safetensors")
         if backbone:
             backbone.save_policy(folder)
         else:
             trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        save_file({k: v.detach().cpu() for k, v in head.state_dict().items()}, run.folder / "value_head.safetensors")
         return StageResult(self.name, self.kind, policy=folder, curves=curves.values)
 
     def _coefficients(self) -> Coefficients:

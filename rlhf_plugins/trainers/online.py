@@ -1,10 +1,11 @@
-"""Trains a policy on its own samples with PPO: GRPOTrainer with its rollout, forward pass and loss replaced.
+"""Trains a policy on its own samples: GRPOTrainer with its rollout, forward pass and loss replaced.
 
 TRL keeps the sampling of prompts, the generation and the schedule of minibatches; the arithmetic is `objectives`'.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,11 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins import masked, objectives
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
-from rlhf_plugins.interfaces import Advantage, Advantages, RewardFunction, Rollout, Samples
+from rlhf_plugins.interfaces import RewardFunction, Samples
 from rlhf_plugins.models.forward import ResponseLogps, response_logps, spread, takes_shared_rows, trunk_of
 from rlhf_plugins.models.guards import called, named
+from rlhf_plugins.models.sampling import Decoding, sample
+from rlhf_plugins.rollout import Advantage, Advantages, Rollout
 from rlhf_plugins.trainers.arguments import finite, trainable
 
 
@@ -52,7 +55,7 @@ class Experience:
     prompt_ids: list[list[int]]
     response_ids: list[list[int]]
     log_probs: Tensor
-    values: Tensor
+    values: Tensor | None
     advantages: Tensor
     returns: Tensor
 
@@ -83,16 +86,28 @@ class OnlineTrainer(trl.GRPOTrainer):
         )
         trainable(self)
         self._score, self._advantage = objective.score, objective.advantage
+        self._refuse_lone_responses()
         self._coefficients = objective.coefficients
         self._reference, self._shared = reference, takes_shared_rows(self.model)
         self._minibatches: list[dict[str, Tensor]] = []
-        self.model.value_head = self._new_value_head()
+        if self._advantage.needs_values:
+            self.model.value_head = self._new_value_head()
 
-    def take_value_head(self) -> nn.Linear:
-        """Takes the value head off the policy, which then is a plain model again."""
+    def take_value_head(self) -> nn.Linear | None:
+        """Takes the value head off the policy, which then is a plain model again; None if no critic was trained."""
+        if not self._advantage.needs_values:
+            return None
         head: nn.Linear = self.model.value_head
         del self.model.value_head
         return head
+
+    def _refuse_lone_responses(self) -> None:
+        fewest = getattr(self._advantage, "min_group", 1)
+        if self.num_generations < fewest:
+            raise RunError(
+                f"{named(self._advantage)} compares the responses to a prompt: num_generations is "
+                f"{self.num_generations}, and it needs {fewest} or more"
+            )
 
     def _new_value_head(self) -> nn.Linear:
         """Value of the state before a token, from the hidden state that predicts it; starts at 0."""
@@ -110,18 +125,28 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     def _roll_out(self, prompts: list[Any]) -> Experience:
         samples = self._sample(prompts)
-        log_probs, values, log_ratio, mask = self._look_at(samples)
+        log_probs, log_ratio, mask, *critic = self._look_at(samples)
+        values = critic[0] if critic else None
         scores = self._scores(samples)
         rewards = objectives.penalised_rewards(scores, log_ratio, mask, self._coefficients.kl)
         group = torch.arange(len(scores), device=scores.device) // self.num_generations
-        estimate = self._estimate(Rollout(scores, rewards, values, mask, group))
+        baseline = self._greedy_scores(samples.prompts) if getattr(self._advantage, "needs_baseline", False) else None
+        estimate = self._estimate(Rollout(scores, rewards, values, mask, group, log_probs, baseline))
         self._record_rollout(scores, log_ratio, values, estimate, mask)
-        whitened = masked.whiten(estimate.advantages, mask)
+        whiten = getattr(self._advantage, "whiten", True)
+        advantages = masked.whiten(estimate.advantages, mask) if whiten else estimate.advantages
         ids = [list(i) for i in samples.prompt_ids], [list(i) for i in samples.response_ids]
-        return Experience(*ids, log_probs, values, whitened, estimate.returns)
+        return Experience(*ids, log_probs, values, advantages, estimate.returns)
+
+    def _greedy_scores(self, prompts: Sequence[Any]) -> Tensor:
+        """Score of the policy's greedy response to each prompt, (B,); each group's prompt is answered once."""
+        alone = prompts[:: self.num_generations]
+        greedy = Decoding(self.max_completion_length, temperature=0.0)
+        scores = self._scores(sample(self.model, self._tokenizer, alone, decoding=greedy))
+        return scores.repeat_interleave(self.num_generations)
 
     def _look_at(self, samples: Samples) -> tuple[Tensor, ...]:
-        """Log-probabilities, values, log-ratios to the reference and mask of all samples, each (B, T).
+        """Log-probabilities, log-ratios to the reference, mask and, with a critic, values of all samples, each (B, T).
 
         A minibatch's worth of samples is computed at a time, so that a rollout needs no more memory than training.
         """
@@ -133,7 +158,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             mask = batch.response_mask()
             with torch.no_grad(), self.accelerator.autocast():
                 policy = response_logps(self.model, batch, self.temperature)
-                parts = (policy.logps, self._values(policy, mask), policy.logps - self._reference_logps(batch), mask)
+                parts = [policy.logps, policy.logps - self._reference_logps(batch), mask, *self._values(policy, mask)]
             seen.append([pad(part, (0, longest - part.shape[1])) for part in parts])
         return tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
 
@@ -171,8 +196,11 @@ class OnlineTrainer(trl.GRPOTrainer):
         inputs = collate(groups, self._tokenizer.pad_token_id, self._shared)
         return BranchBatch.from_inputs({k: v.to(self.accelerator.device) for k, v in inputs.items()})
 
-    def _values(self, policy: ResponseLogps, mask: Tensor) -> Tensor:
-        return spread(self.model.value_head(policy.hidden.float()).squeeze(-1), mask)
+    def _values(self, policy: ResponseLogps, mask: Tensor) -> list[Tensor]:
+        """The values (B, T); nothing where no critic is trained."""
+        if not self._advantage.needs_values:
+            return []
+        return [spread(self.model.value_head(policy.hidden.float()).squeeze(-1), mask)]
 
     def _reference_logps(self, batch: BranchBatch) -> Tensor:
         if self._reference is not None:
@@ -191,7 +219,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         picked = rows.tolist()
         batch = self._batch([experience.prompt_ids[i] for i in picked], [experience.response_ids[i] for i in picked])
         length = int(batch.lengths.max())
-        names = ("log_probs", "values", "advantages", "returns")
+        names = ["log_probs", "advantages", "returns", *["values"] * (experience.values is not None)]
         rows = rows.to(self.accelerator.device)
         tensors = {name: getattr(experience, name)[rows, :length] for name in names}
         return {**{name: getattr(batch, name) for name in batch.__dataclass_fields__}, **tensors}
@@ -202,25 +230,30 @@ class OnlineTrainer(trl.GRPOTrainer):
         mask, weigh = batch.response_mask(), self._coefficients
         with self.accelerator.autocast():
             policy = response_logps(self.model, batch, self.temperature, entropy=True)
-            values = self._values(policy, mask)
+            critic = self._values(policy, mask)
         log_ratio = policy.logps - inputs["log_probs"]
         per_token = objectives.clipped_policy_loss(log_ratio, inputs["advantages"], self.epsilon_low)
-        value_error = objectives.clipped_value_loss(values, inputs["values"], inputs["returns"], weigh.value_clip)
         assert policy.entropies is not None  # they were asked for
         entropy = masked.mean(policy.entropies, mask)
-        policy_loss, value_loss = masked.mean(per_token, mask), masked.mean(value_error, mask)
-        loss = policy_loss + weigh.value * value_loss - weigh.entropy * entropy
+        loss = masked.mean(per_token, mask) - weigh.entropy * entropy
+        for values in critic:
+            errors = objectives.clipped_value_loss(values, inputs["values"], inputs["returns"], weigh.value_clip)
+            value_loss = masked.mean(errors, mask)
+            loss = loss + weigh.value * value_loss
+            self._record(value_loss=value_loss)
         clipped = ((log_ratio.exp() - 1).abs() > self.epsilon_low).float()
-        self._record(entropy=entropy, value_loss=value_loss, clip_fraction=masked.mean(clipped, mask))
+        self._record(entropy=entropy, clip_fraction=masked.mean(clipped, mask))
         return finite(loss, self.state.global_step, "PPO loss") / self.current_gradient_accumulation_steps
 
     def _record_rollout(
-        self, scores: Tensor, log_ratio: Tensor, values: Tensor, estimate: Advantages, mask: Tensor
+        self, scores: Tensor, log_ratio: Tensor, values: Tensor | None, estimate: Advantages, mask: Tensor
     ) -> None:
-        unexplained = masked.variance(estimate.returns - values, mask)
-        explained = 1 - unexplained / masked.variance(estimate.returns, mask).clamp(min=1e-8)
+        if values is not None:
+            unexplained = masked.variance(estimate.returns - values, mask)
+            explained = 1 - unexplained / masked.variance(estimate.returns, mask).clamp(min=1e-8)
+            self._record(explained_variance=explained)
         kl = objectives.kl_estimate(log_ratio, mask)
-        self._record(reward=scores.mean(), kl=kl, length=mask.sum(1).float().mean(), explained_variance=explained)
+        self._record(reward=scores.mean(), kl=kl, length=mask.sum(1).float().mean())
 
     def _record(self, **values: Tensor) -> None:
         for name, value in values.items():

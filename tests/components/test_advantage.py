@@ -1,4 +1,4 @@
-"""GAE: published numbers, the Monte Carlo and one-step limits, and blindness to padding."""
+"""GAE and TD: published numbers, the Monte Carlo and one-step limits, and blindness to padding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.components.advantage import GAE, register_advantage
-from rlhf_plugins.interfaces import Rollout
+from rlhf_plugins.components.advantage import GAE, TD
+from rlhf_plugins.rollout import Rollout
 
 
 def rollout(rewards: Tensor, values: Tensor, mask: Tensor | None = None) -> Rollout:
@@ -68,7 +68,9 @@ def test_lam_0_is_the_one_step_error(seed: int) -> None:
     values = given_rollout.values * given_rollout.mask
     after = torch.cat([values[:, 1:], torch.zeros(4, 1, dtype=values.dtype)], 1)
     errors = (given_rollout.rewards + 0.9 * after - values) * given_rollout.mask
-    assert_close(GAE(gamma=0.9, lam=0.0)(given_rollout).advantages, errors)
+    for found in (GAE(gamma=0.9, lam=0.0)(given_rollout), TD(gamma=0.9)(given_rollout)):
+        assert_close(found.advantages, errors)
+        assert_close(found.returns, errors + values)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 1e6, float("nan")]))
@@ -98,8 +100,3 @@ def test_large_values_stay_finite() -> None:
 def test_an_option_out_of_range_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(GAE).validate_python(options)
-
-
-def test_the_name_of_the_recipe() -> None:
-    assert register_advantage() == {"gae": GAE}
-    assert GAE.needs_values

@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-import trl
 from datasets import Dataset
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.groups import prompt_dataset
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
-from rlhf_plugins.interfaces import Adapter, Advantages, Base, RewardFunction, Rollout, Samples
+from rlhf_plugins.interfaces import Adapter, Base, RewardFunction, Samples
 from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.registry import registry
+from rlhf_plugins.rollout import Advantages, Rollout
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.online import Coefficients, Objective, OnlineTrainer
+from rlhf_plugins.trainers.online_config import OnlineConfig
 
 from . import by_hand
 from .conftest import furthest, losses, trained
@@ -56,7 +58,7 @@ def trainer(
     return cls(
         load_causal(base),
         Objective(score, advantage, weights),
-        arguments(trl.GRPOConfig, folder, 0, {**OPTIONS, **options}),
+        arguments(OnlineConfig, folder, 0, {**OPTIONS, **options}),
         prompts(),
         load_tokenizer(base),
         lora(Adapter(r=4), "CAUSAL_LM") if adapter else None,
@@ -218,16 +220,22 @@ def test_a_bad_reward_is_named(bases: Bases, tmp_path: Path, score: RewardFuncti
 
 
 class Short:
+    needs_values = True
+
     def __call__(self, rollout: Rollout) -> Advantages:
         return Advantages(rollout.rewards[:, 0], rollout.rewards)
 
 
 class Raising:
+    needs_values = True
+
     def __call__(self, rollout: Rollout) -> Advantages:
         raise KeyError("gamma")
 
 
 class Endless:
+    needs_values = True
+
     def __call__(self, rollout: Rollout) -> Advantages:
         return Advantages(rollout.rewards / 0, rollout.rewards)
 
@@ -244,7 +252,7 @@ def test_a_bad_estimator_is_named(bases: Bases, tmp_path: Path, advantage: Any, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_generations": 5}, "GRPOConfig refuses these options: .*num_generations"),
+        ({"num_generations": 5}, "OnlineConfig refuses these options: .*num_generations"),
         ({"per_device_train_batch_size": 60}, "was left 12 rows, too few for one batch"),
     ],
 )
@@ -253,3 +261,41 @@ def test_a_rollout_that_cannot_be_filled_is_refused(
 ) -> None:
     with pytest.raises(RlhfError, match=message):
         trainer(bases(), tmp_path, **options)
+
+
+NAMES = registry().names("advantage")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_estimator_trains_and_those_without_a_critic_load_none(bases: Bases, tmp_path: Path, name: str) -> None:
+    estimator = component("advantage", name)
+    found = trainer(bases(), tmp_path, gae=estimator, max_steps=2)
+    assert [n for n, _ in found.model.named_parameters() if "value_head" in n] == (
+        ["value_head.weight", "value_head.bias"] if estimator.needs_values else []
+    )
+    found.train()
+    assert ("value_loss" in found.state.log_history[0]) == estimator.needs_values
+    assert (found.take_value_head() is None) != estimator.needs_values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_response_a_prompt_is_enough_or_refused(bases: Bases, tmp_path: Path, name: str) -> None:
+    estimator = component("advantage", name)
+    options = {"num_generations": 1, "per_device_train_batch_size": 3, "steps_per_generation": 1, "max_steps": 2}
+    if hasattr(estimator, "min_group"):
+        with pytest.raises(RunError, match="num_generations is 1, and it needs 2 or more"):
+            trainer(bases(), tmp_path, gae=estimator, **options)
+    else:
+        assert len(losses(trainer(bases(), tmp_path, gae=estimator, **options))) == 2
+
+
+def test_remax_is_given_the_greedy_responses_scores(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path, gae=component("advantage", "remax"))
+    asked = ["how", "is ant"]
+    scores = found._greedy_scores([asked[0]] * 3 + [asked[1]] * 3).tolist()
+    for prompt, score in zip(asked, scores[::3], strict=True):
+        ids = found._tokenizer(prompt, return_tensors="pt")
+        written = found.model.generate(**ids, do_sample=False, max_new_tokens=6)[0, ids["input_ids"].shape[1] :]
+        text = found._tokenizer.decode(written, skip_special_tokens=True)
+        assert score == pytest.approx(text.split().count("ant") - 0.7 * (by_hand.EOS not in written))
+    assert scores == [scores[0]] * 3 + [scores[3]] * 3

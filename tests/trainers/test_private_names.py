@@ -74,6 +74,14 @@ def test_generation_returns_what_we_unpack() -> None:
     )
 
 
+def test_one_generation_is_refused_after_everything_else_is_set() -> None:
+    checks = inspect.getsource(trl.GRPOConfig.__post_init__).partition("at least 2 generations")
+    assert checks[1], "GRPOConfig no longer refuses one generation: OnlineConfig may go"
+    assert "self." not in checks[2].replace("self.vllm_", "").replace("self.num_generations}", ""), (
+        "GRPOConfig now sets something after it refuses one generation, which OnlineConfig skips"
+    )
+
+
 def test_losses_are_scaled_for_accumulation_as_we_assume() -> None:
     """Ours are means that Trainer divides, but for GRPO's, which divides itself, as ours then does."""
     scaled = [cls.loss_is_scaled_for_ga for cls in (trl.RewardTrainer, trl.DPOTrainer, trl.GRPOTrainer)]
