@@ -3,7 +3,8 @@ TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TYPED := $(wildcard rlhf_plugins benchmarks)
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+TYPED := $(wildcard rlhf_plugins benchmarks pytest_rlhf_plugins.py)
 
 # An interpreter named here or on the command line (make PYTHON=...) is tried first.
 PYTHON ?= python3
@@ -44,10 +45,11 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python benchmarks/reward_sandbox.py
 
 # torch first: the one large download fails or succeeds before anything else is fetched.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(PLUGINS)
 	@$(FIND_PYTHON); set -ex; $$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(PLUGINS:%/pyproject.toml=--editable ./%)
 	@touch $@
 
 constraints:  ## write constraints.txt anew: the newest versions that pyproject.toml allows

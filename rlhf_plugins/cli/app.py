@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from rlhf_plugins.cli import models
 from rlhf_plugins.cli.data import data
 from rlhf_plugins.cli.plugins import plugins
+from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.errors import RlhfError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich costs half of the time that `rlhf --help` has
 )
+plugins.command("check")(check_plugins)
 app.add_typer(plugins, name="plugins")
 app.add_typer(data, name="data")
 app.command()(models.export)

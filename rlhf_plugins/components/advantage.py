@@ -82,6 +82,7 @@ class ReinforceBaseline:
 
     needs_values: ClassVar[bool] = False
     whiten: ClassVar[bool] = False
+    uses_batch_mates: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -147,6 +148,7 @@ class ReinforcePlusPlus:
 
     needs_values: ClassVar[bool] = False
     whiten: ClassVar[bool] = False  # it does so itself
+    uses_batch_mates: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""

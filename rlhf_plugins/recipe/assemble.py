@@ -72,7 +72,10 @@ def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | Non
     if resolver.problems:
         faults = "; ".join(f"{dotted((kind, *keys))}: {message}" for keys, message in resolver.problems)
         raise PluginError(faults)
-    return named(option, resolved, (), registry)
+    try:
+        return named(option, resolved, (), registry)
+    except Refused as refused:
+        raise PluginError(f"{dotted((kind, *refused.keys))}: {refused}") from refused
 
 
 def spec(component: object, registry: Registry | None = None) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""`rlhf plugins check`: the conformance kit from the command line. It parses and prints; `testing` knows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+FOUND = 1  # exit code
+
+Name = Annotated[str, typer.Argument(help="A component, or a distribution for all of its components.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[OPTION=VALUE]...", help="What to try the component with, such as source=rows.jsonl."),
+]
+
+
+def check(
+    name: Name,
+    options: Options = None,
+    kind: Annotated[str | None, typer.Option(help="Of the component, where two kinds share the name.")] = None,
+) -> None:
+    """Try what must hold of a component: shapes, gradients, masks, options, state and more."""
+    from rlhf_plugins.testing import Subject, examine, properties, subjects
+
+    found_subjects = list(subjects(name)) or [Subject.of(name, kind, _read(options or ()))]
+    failed = 0
+    for subject in found_subjects:
+        tried = properties(subject.kind)
+        found = [finding for one in tried if (finding := examine(subject, one))]
+        failed += len(found)
+        typer.echo(f"{subject}: {len(tried) - len(found)} of {len(tried)} properties hold")
+        for finding in found:
+            typer.echo(f"\n{finding}\n")
+    if failed:
+        raise typer.Exit(FOUND)
+
+
+def _read(options: Any) -> dict[str, Any]:
+    """Values as YAML has them."""
+    import yaml
+
+    pairs = [option.partition("=") for option in options]
+    return {key: yaml.safe_load(value) for key, _, value in pairs}

@@ -1,0 +1,129 @@
+"""How a component that works on tensors is tried: with which inputs, how it is asked, what its answer should look like.
+
+It knows the records of the contract and one bench for each such kind; no property. Inputs are few, small and the same
+every time; extreme ones are legal all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rlhf_plugins.errors import RlhfError
+from rlhf_plugins.testing import cases
+from rlhf_plugins.testing.records import flat
+from rlhf_plugins.testing.subject import Broken, Subject, raised
+
+Case = tuple[str, Any]  # in words, and the record
+Answer = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How one kind is tried."""
+
+    cases: Callable[[Any], list[Case]]  # ordinary inputs, given the component
+    extremes: Callable[[Any], list[Case]]
+    call: Callable[[Any, Any], Any]  # (what acts, record) -> its raw answer
+    size: Callable[[Any], int]  # examples in a record
+    learned: tuple[str, ...]  # prefixes of the inputs that a gradient flows into
+    per: str = "example"
+
+
+def bench(kind: str) -> Bench:
+    """The bench of a kind that works on tensors. Raises KeyError for another."""
+    return BENCHES[kind]
+
+
+def answer(subject: Subject, acts: Any, case: Case) -> Answer | None:
+    """The named tensors that it answers; None where it refuses the case with an error of ours.
+
+    Raises:
+        Broken: it fails, or answers no tensors.
+    """
+    words, record = case
+    try:
+        said = bench(subject.kind).call(acts, record)
+    except RlhfError:
+        return None
+    except Exception as error:
+        raise Broken(words, "an answer", raised(error)) from error
+    parts = named(said, subject.kind)
+    if not parts or not all(isinstance(part, Tensor) for part in parts.values()):
+        raise Broken(words, "tensors", type(said).__name__)
+    return parts
+
+
+def named(said: Any, kind: str) -> dict[str, Any]:
+    """The parts of an answer by name."""
+    if kind == "reward_head" and not is_dataclass(said):
+        return {"reward": said}
+    if not is_dataclass(said):
+        return {{"reward_loss": "loss", "preference_loss": "loss", "pooling": "features"}.get(kind, "reward"): said}
+    return flat(said)
+
+
+def _pooled(acts: Any, record: cases.Hidden) -> Any:
+    response = getattr(acts, "over", None) == "response"
+    return acts(record.hidden, record.response if response else record.mask)
+
+
+def _first(name: str) -> Callable[[Any], int]:
+    return lambda record: len(getattr(record, name))
+
+
+BENCHES = {
+    "pooling": Bench(cases.hidden, cases.hidden_extremes, _pooled, _first("hidden"), ("hidden",), "sequence"),
+    "reward_head": Bench(
+        cases.features,
+        cases.features_extremes,
+        lambda acts, record: acts(record.features),
+        _first("features"),
+        ("features",),
+        "response",
+    ),
+    "reward_loss": Bench(
+        cases.ranked,
+        cases.ranked_extremes,
+        lambda acts, record: acts(record),
+        _first("scores"),
+        ("scores", "prediction."),
+        "group",
+    ),
+    "preference_loss": Bench(
+        cases.pairs,
+        cases.pairs_extremes,
+        lambda acts, record: acts(record),
+        _first("chosen"),
+        ("chosen", "rejected"),
+        "pair",
+    ),
+    "advantage": Bench(
+        cases.rollouts, cases.rollout_extremes, lambda acts, record: acts(record), _first("scores"), (), "response"
+    ),
+    "aggregation": Bench(
+        cases.members,
+        cases.members_extremes,
+        lambda acts, record: acts(record),
+        _first("group"),
+        ("rewards",),
+        "response",
+    ),
+}
+TENSOR_KINDS = tuple(BENCHES)
+
+
+def expected_shapes(kind: str, record: Any, parts: Answer) -> dict[str, tuple[int, ...]]:
+    """The shape that each part of an answer should have; what it may choose itself is taken from the answer."""
+    size = bench(kind).size(record)
+    if kind == "pooling":
+        return {"features": (size, record.hidden.shape[2])}
+    if kind == "advantage":
+        return {name: tuple(record.mask.shape) for name in ("advantages", "returns")}
+    if kind == "reward_head":
+        wide = {"quantiles", "members", "features"}
+        return {name: (size, *part.shape[1:2]) if name in wide else (size,) for name, part in parts.items()}
+    return dict.fromkeys(parts, (size,))

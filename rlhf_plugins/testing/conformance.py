@@ -1,0 +1,134 @@
+"""The conformance kit: what must hold of a component, tried out, and what is said where it does not.
+
+It knows what a property and a finding are; the properties themselves stand in `properties`, one function each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlhf_plugins.errors import PluginError, RlhfError, known
+from rlhf_plugins.registry import KINDS, registry
+from rlhf_plugins.testing.subject import Broken, Subject, raised
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One property that does not hold of one component."""
+
+    component: str  # its kind and name
+    property: str
+    tried: str
+    expected: str
+    came: str
+    matters: str
+
+    def __str__(self) -> str:
+        parts = ("tried", "expected", "came", "matters")
+        lines = [f"  {part:<9} {getattr(self, part)}" for part in parts]
+        return "\n".join([f"{self.component}: {self.property}", *lines])
+
+
+@dataclass(frozen=True)
+class Property:
+    """What must hold of components of some kinds; `holds` raises Broken where it does not."""
+
+    name: str
+    kinds: tuple[str, ...]
+    matters: str  # the first paragraph of its docstring
+    holds: Callable[[Subject], None]
+
+
+PROPERTIES: dict[str, Property] = {}
+
+
+def holds_of(*kinds: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Makes a function from a Subject a property of some kinds, of all where none is named.
+
+    Its name is the property's and its docstring says why it matters. It raises Broken through `expect`.
+    """
+
+    def add(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        name = function.__name__
+        if name in PROPERTIES:
+            raise PluginError(f"the property {name!r} is there already")
+        PROPERTIES[name] = Property(name, kinds or KINDS, _paragraph(function), function)
+        return function
+
+    return add
+
+
+def properties(kind: str) -> list[Property]:
+    """The properties of a kind, in the order of their definition. Raises PluginError for an unknown kind."""
+    from rlhf_plugins.testing.properties import loaded
+
+    if kind not in KINDS:
+        raise PluginError(f"unknown component kind {kind!r} {known(kind, KINDS)}")
+    loaded()
+    return [one for one in PROPERTIES.values() if kind in one.kinds]
+
+
+def check(component: str | type, kind: str | None = None, options: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Tries every property on a component; empty where all hold.
+
+    Args:
+        component: a registered name, or a class, registered or not.
+        kind: of the component, where its name alone does not tell, or its class is not registered.
+        options: a recipe's options to try it with, such as the small file that a data format is to read; what is left
+            out is as in a recipe, and what is required is made up.
+
+    Raises:
+        PluginError: the name, the kind or an option is unknown.
+    """
+    subject = Subject.of(component, kind, options or {})
+    return [found for one in properties(subject.kind) if (found := examine(subject, one))]
+
+
+def examine(subject: Subject, one: Property) -> Finding | None:
+    """What one property finds; None where it holds. Leaves the random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            one.holds(subject)
+        except Broken as broken:
+            return Finding(str(subject), one.name, broken.tried, broken.expected, broken.came, one.matters)
+        except RlhfError as error:
+            return Finding(
+                str(subject), one.name, "a component to try", "one that can be made", raised(error), one.matters
+            )
+    return None
+
+
+def subjects(distribution: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[Subject]:
+    """Every component that a distribution registers.
+
+    Args:
+        distribution: its name, as pip has it.
+        options: by `kind.name`, what to try a component with.
+    """
+    for found in registry().describe():
+        if _normal(found.plugin.distribution) == _normal(distribution):
+            given = (options or {}).get(f"{found.kind}.{found.name}", {})
+            yield Subject(found.kind, found.name, found.cls, given, registry())
+
+
+def why_empty(distribution: str) -> str | None:
+    """Why a distribution that should register components does not, or not all; None where nothing is known."""
+    broken = [each for each in registry().unloaded if _normal(each.plugin.distribution) == _normal(distribution)]
+    if broken:
+        return "; ".join(map(str, broken))
+    if any(subjects(distribution)):
+        return None
+    return f"{distribution} registers no component here: is it installed? (`pip install --editable .`)"
+
+
+def _normal(distribution: str) -> str:
+    return distribution.lower().replace("_", "-").replace(".", "-")
+
+
+def _paragraph(function: Callable[..., Any]) -> str:
+    return " ".join((function.__doc__ or "").partition("\n\n")[0].split())

@@ -1,0 +1,164 @@
+"""What holds of gradients: they reach what should learn, nothing else, and are those of the function."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_plugins.testing import bench, records
+from rlhf_plugins.testing.bench import Answer, Case
+from rlhf_plugins.testing.conformance import holds_of
+from rlhf_plugins.testing.properties.tensors import answered
+from rlhf_plugins.testing.subject import Broken, Subject, expect
+
+LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation")
+
+
+def learned(subject: Subject, record: Any) -> dict[str, Tensor]:
+    """The inputs that a gradient should flow into, by name; `prediction.reward` is `scores` itself."""
+    prefixes = bench.bench(subject.kind).learned
+    return {
+        name: tensor
+        for name, tensor in records.flat(record).items()
+        if tensor.is_floating_point() and name.startswith(prefixes) and name != "prediction.reward"
+    }
+
+
+def filled(record: Any, values: dict[str, Tensor]) -> Any:
+    """The record with other tensors in some places."""
+
+    def change(name: str, tensor: Tensor) -> Tensor:
+        return values.get("scores" if name == "prediction.reward" else name, tensor)
+
+    return records.over(record, change)
+
+
+def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Of a random sum of the answer: by input and by weight, 0 where there is none; None where the case is refused."""
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned(subject, case[1]).items()}
+    weights = dict(acts.named_parameters()) if isinstance(acts, nn.Module) else {}
+    said = bench.answer(subject, acts, (case[0], filled(case[1], leaves)))
+    if said is None:
+        return None
+    total = _summed(said)
+    expect(total.requires_grad, case[0], "an answer with a gradient", "a tensor without one")
+    asked = [*leaves.values(), *weights.values()]
+    found = torch.autograd.grad(total, asked, allow_unused=True)
+    whole = [torch.zeros_like(x) if grad is None else grad for x, grad in zip(asked, found, strict=True)]
+    return dict(zip(leaves, whole, strict=False)), dict(zip(weights, whole[len(leaves) :], strict=True))
+
+
+def _summed(said: Answer) -> Tensor:
+    """The parts added up with unlike factors, so that nothing cancels."""
+    parts = [part for part in said.values() if part.requires_grad] or list(said.values())
+    return torch.stack([(part * torch.linspace(1, 2, part.numel()).view(part.shape)).sum() for part in parts]).sum()
+
+
+def _no_gradient(acts: Any) -> bool:
+    """An aggregation that counts has none, and is refused where something is trained through it."""
+    return bool(getattr(acts, "compares_siblings", False))
+
+
+@holds_of(*LEARNERS)
+def gradient_reaches(subject: Subject) -> None:
+    """What gets no gradient learns nothing, and the loss falls all the same, or stays, without a word."""
+    acts = subject.acting()
+    if _no_gradient(acts):
+        return
+    reached: dict[str, Tensor] = {}
+    words = []
+    for case in bench.bench(subject.kind).cases(acts):
+        if (found := gradients(subject, acts, case)) is not None:
+            words.append(case[0])
+            for name, grad in {**_places(subject, case[1], found[0]), **_weights(found[1])}.items():
+                reached[name] = reached.get(name, torch.zeros(())) + grad
+    for name, size in reached.items():
+        expect(bool(size > 0), "; ".join(words), f"a gradient for {name}", "a gradient of 0 in every case")
+
+
+def _weights(grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"the weights `{name}`": grad.abs().sum() for name, grad in grads.items()}
+
+
+def _places(subject: Subject, record: Any, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """How much gradient each place gets that should get some."""
+    if subject.kind != "reward_loss":
+        return {f"`{name}`": grad.abs().sum() for name, grad in grads.items()}
+    size = record.scores.shape
+    each = torch.stack([grad.abs().reshape(*size, -1).sum(-1) for grad in grads.values()]).sum(0)
+    return {"what is said of first responses": each[:, 0].sum(), "what is said of other responses": each[:, 1:].sum()}
+
+
+@holds_of(*LEARNERS)
+def gradient_is_finite(subject: Subject) -> None:
+    """A loss may be finite where its gradient is not: sqrt at 0, a norm of zeros, log of what has underflown."""
+    acts = subject.acting()
+    for case in bench.bench(subject.kind).extremes(acts):
+        if _no_gradient(acts) or (found := gradients(subject, acts, case)) is None:
+            continue
+        for name, grad in {**found[0], **found[1]}.items():
+            expect(bool(grad.isfinite().all()), case[0], f"a finite gradient of `{name}`", records.shown(grad))
+
+
+@holds_of("reward_loss", "preference_loss", "pooling", "reward_head")
+def gradient_stays(subject: Subject) -> None:
+    """The gradient of one example's number must reach that example alone, or others are pushed by its errors.
+
+    A component that uses batch mates is exempt.
+    """
+    acts = subject.acting()
+    if getattr(acts, "uses_batch_mates", False):
+        return
+    for case, _ in answered(subject, acts):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned(subject, case[1]).items()}
+        said = bench.answer(subject, acts, (case[0], filled(case[1], leaves))) or {}
+        first = torch.stack([part[0].sum() for part in said.values()]).sum()
+        if first.requires_grad:
+            found = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
+            for name, grad in zip(leaves, found, strict=True):
+                stays = grad is None or not bool(grad[1:].any())
+                expect(stays, f"{case[0]}, the first one's number", f"no gradient for the others' `{name}`", "one")
+
+
+@holds_of(*LEARNERS)
+def gradcheck(subject: Subject) -> None:
+    """A gradient that is not the function's own, by a `detach` or a wrong backward, leads somewhere else.
+
+    A component that holds a part constant on purpose says `holds_constant = True`.
+    """
+    acts = subject.acting()
+    if _no_gradient(acts) or getattr(acts, "holds_constant", False):
+        return
+    acts = acts.double() if isinstance(acts, nn.Module) else acts
+    for words, record in bench.bench(subject.kind).cases(acts):
+        double = records.floats(record, lambda tensor: tensor.double())
+        _agrees(subject, acts, (f"{words}, in float64", double))
+
+
+def _agrees(subject: Subject, acts: Any, case: Case) -> None:
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned(subject, case[1]).items()}
+    said = bench.answer(subject, acts, (case[0], filled(case[1], leaves)))
+    if said is None:
+        return
+    for name, part in said.items():
+        expect(part.dtype == torch.float64, case[0], f"{name} in float64", str(part.dtype))
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        again = bench.answer(subject, acts, (case[0], filled(case[1], dict(zip(leaves, values, strict=True)))))
+        return tuple(part for part in (again or {}).values() if part.requires_grad)
+
+    try:
+        torch.autograd.gradcheck(function, tuple(leaves.values()), fast_mode=True)
+    except Broken:
+        raise
+    except RuntimeError as error:
+        raise Broken(case[0], "the gradient that finite differences give", _difference(error, list(leaves))) from error
+
+
+def _difference(error: RuntimeError, names: list[str]) -> str:
+    where = re.search(r"input (\d+)", str(error))
+    which = f" of `{names[int(where.group(1))]}`" if where else ""
+    return f"another gradient{which}"

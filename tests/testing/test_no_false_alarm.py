@@ -1,0 +1,19 @@
+"""The kit finds nothing in any component of ours, bundled or under `plugins/`."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_plugins.registry import DISTRIBUTION, registry
+from rlhf_plugins.testing import Subject, examine, properties, subjects
+
+
+@pytest.mark.parametrize("subject", list(subjects(DISTRIBUTION)), ids=str)
+def test_every_property_holds_of_what_is_bundled(subject: Subject) -> None:
+    found = [examine(subject, one) for one in properties(subject.kind)]
+    assert not any(found), "\n".join(str(finding) for finding in found if finding)
+
+
+def test_every_kind_is_tried_with_something_of_its_own() -> None:
+    kinds = {component.kind for component in registry().describe()}
+    assert all(len(properties(kind)) >= 5 for kind in kinds)
