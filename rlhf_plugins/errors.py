@@ -4,6 +4,7 @@ RlhfError
 ├── RecipeError     a recipe cannot be run as written
 ├── DataError       rows cannot be read as preferences
 ├── PluginError     a plugin or component is broken, unknown or registered twice
+│   └── ComponentError  a component failed, or answered what it may not, while it ran
 └── RunError        a run or its folder is not in the state that was asked for
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 class RlhfError(Exception):
@@ -46,6 +48,14 @@ class DataError(RlhfError):
 
 class PluginError(RlhfError):
     """A plugin or component is broken, unknown or registered twice; the message names both sides."""
+
+
+class ComponentError(PluginError):
+    """A component failed, or answered what it may not, while it ran; `call` is what it was asked (`models.guards`)."""
+
+    def __init__(self, message: str, call: Any) -> None:
+        self.call = call
+        super().__init__(message)
 
 
 class RunError(RlhfError):

@@ -107,13 +107,14 @@ class Registry:
 
     def with_files(self, paths: Sequence[Path]) -> Registry:
         """A registry that holds these files' components too. Raises PluginError when a file is no sound plugin."""
-        if not paths:
+        fresh = [file for file in map(in_file, paths) if file.plugin not in self.plugins]
+        if not fresh:
             return self
         made = Registry()
         made.unloaded, made._contested = list(self.unloaded), dict(self._contested)
         for module, plugin in self._modules:
             made.register(module, plugin)
-        for file in map(in_file, paths):
+        for file in fresh:
             made.register(file.load(), file.plugin)
         return made
 
@@ -144,6 +145,12 @@ class Registry:
             if component.cls is cls:
                 return component
         raise PluginError(f"{cls.__module__}.{cls.__qualname__} is not a registered component")
+
+    def owner(self, module: str) -> Plugin | None:
+        """The plugin that a module is, or is a part of; None for other people's code."""
+        parts = module.split(".")
+        own = {loaded.__name__: plugin for loaded, plugin in self._modules}
+        return next((own[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in own), None)
 
     def describe(self) -> list[Component]:
         """Every component, sorted by kind and name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,29 @@ def show_plugin(kind: str, name: str) -> None:
     if not options(cls):
         typer.echo("  none")
     typer.echo(f"\nsource: {getsourcefile(cls)}:{getsourcelines(cls)[1]}")
+
+
+@plugins.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The fault.json that a failed stage left.")],
+) -> None:
+    """Do a component's failed call again, on the batch that it failed on, with the component as it is now.
+
+    Exit code 0 where nothing is wrong any more, 2 where something still is.
+    """
+    import traceback
+
+    from rlhf_plugins.recipe.replay import replay
+    from rlhf_plugins.registry import registry
+
+    then, again = replay(file, registry())
+    typer.echo(f"then: {then}")
+    if again is None:
+        typer.echo("now: its answer is as it should be")
+        return
+    if again.__cause__:
+        typer.echo("".join(traceback.format_exception(again.__cause__)), err=True)
+    raise again
 
 
 @plugins.command()

@@ -23,6 +23,7 @@ from rlhf_plugins.interfaces import (
     Text,
 )
 from rlhf_plugins.models.ensemble import Judge, epistemic
+from rlhf_plugins.models.guards import measured
 from rlhf_plugins.models.reading import Reader, samples_of
 
 Side = tuple[Group, int]  # a response, by its group and its place in it
@@ -131,7 +132,7 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
     """
     found: dict[str, float] = {}
     for metric in metrics:
-        numbers = metric(scored)
+        numbers = measured(metric, scored)
         if twice := found.keys() & numbers.keys():
             raise RunError(f"two metrics both measure {', '.join(sorted(twice))}; leave one out")
         found |= numbers

@@ -1,64 +1,289 @@
-"""What a component may answer: a tensor of the right shape that learns. It knows what to say, not what is computed."""
+"""What a component may answer when it is called. It knows what to say, not what is computed.
+
+A guard calls a component and gives back its answer, or raises ComponentError: who, what is wrong, where in whose code,
+and with the call itself, so that it can be saved and done again.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from numbers import Real
+from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf_plugins.errors import PluginError, RlhfError
+from rlhf_plugins.errors import ComponentError, RlhfError
+from rlhf_plugins.interfaces import Draw, Prediction, Samples, ScoredPairs
+from rlhf_plugins.ranking import map_tensors
+from rlhf_plugins.rollout import Advantages, Rollout
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MAKER = "made_by"  # where a built thing keeps the component that built it
+MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
 
 
+@dataclass(frozen=True)
+class Call:
+    """What a guard was asked to do."""
+
+    guard: str
+    component: Any  # what was called
+    inputs: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """How something was built."""
+
+    component: Any
+    given: tuple[Any, ...]
+
+
+class _Wrong(Exception):
+    """What is wrong, in words that follow the component's name."""
+
+
+def _guard(function: Callable[P, R]) -> Callable[P, R]:
+    @wraps(function)
+    def guarded(*given: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*given, **options)
+        except _Wrong as wrong:
+            component, *inputs = given
+            call = Call(function.__name__, component, tuple(inputs), options)
+            where = place(component, wrong.__cause__)
+            raise ComponentError(f"{named(component)} {wrong} ({where})", call) from wrong.__cause__
+
+    return guarded
+
+
+@_guard
 def asked(component: Any, *inputs: Any, shape: tuple[int, ...]) -> Tensor:
-    """What a component answers: a tensor of `shape`, with a gradient if its inputs have one.
+    """What a component answers: a tensor of `shape`, finite and with a gradient if its inputs are and have one.
 
     Args:
-        component: a loss, a pooling, a head: anything that is called.
+        component: a loss, a pooling, an aggregation: anything that is called.
         inputs: tensors, or records of tensors.
 
     Raises:
-        PluginError: it fails or answers anything else; the message names its class.
+        ComponentError: it fails or answers anything else; the message names its class.
     """
-    answer = answered(component, called(component, *inputs), shape)
-    if any(tensor.requires_grad for tensor in tensors(inputs).values()):
-        learns(component, answer)
+    answer = _tensor(_answer(component, *inputs), shape)
+    given = tensors(inputs)
+    if any(tensor.requires_grad for tensor in given.values()):
+        _learns(answer)
+    _sound(component, answer, given)
     return answer
 
 
-def learns(component: Any, answer: Tensor) -> None:
-    """Raises PluginError naming the component when its answer has no gradient where gradients are taken."""
-    if torch.is_grad_enabled() and not answer.requires_grad:
-        raise PluginError(f"{named(component)} gave numbers without a gradient, from which nothing is learned")
-
-
-def answered(component: Any, answer: Any, shape: tuple[int, ...]) -> Tensor:
-    """The answer itself. Raises PluginError naming the component when it is not a tensor of `shape`."""
-    if not isinstance(answer, Tensor):
-        raise PluginError(f"{named(component)} gave a {type(answer).__name__}, not a tensor")
-    if answer.shape != shape:
-        raise PluginError(f"{named(component)} gave shape {tuple(answer.shape)}, not {shape}")
-    return answer
-
-
+@_guard
 def called(component: Any, *inputs: Any) -> Any:
-    """component(*inputs). Raises PluginError naming its class when it raises anything that is not ours."""
+    """component(*inputs). Raises ComponentError when it raises anything that is not ours."""
+    return _answer(component, *inputs)
+
+
+@_guard
+def built(component: Any, *given: Any) -> Any:
+    """What component.build(*given) makes; it remembers who made it, so that its faults are told by that name."""
+    made = _answer(component.build, *given)
+    if hasattr(made, "__dict__"):
+        vars(made)[MAKER] = Made(component, given)  # past nn.Module, which would take a component for a part
+    return made
+
+
+@_guard
+def predicted(head: Any, features: Tensor) -> Prediction:
+    """What a built head says of features (B, width), every part of it with one row a response.
+
+    Raises:
+        ComponentError: as `asked` does.
+    """
+    said = _answer(head, features)
+    prediction = said if isinstance(said, Prediction) else Prediction(_tensor(said, (len(features),)))
+    _tensor(prediction.reward, (len(features),))
+    map_tensors(prediction, lambda part: _tensor(part, (len(features), *part.shape[1:])))
+    _learns(prediction.reward)
+    _sound(head, prediction.reward, {"features": features})
+    return prediction
+
+
+@_guard
+def estimated(advantage: Any, rollout: Rollout) -> Advantages:
+    """What an estimator makes of a rollout, both (B, T) and finite if the rollout is.
+
+    Raises:
+        ComponentError: it fails or answers anything else.
+    """
+    estimate = _answer(advantage, rollout)
+    if not isinstance(estimate, Advantages):
+        raise _Wrong(f"gave a {type(estimate).__name__}, not Advantages")
+    for part in (estimate.advantages, estimate.returns):
+        _tensor(part, tuple(rollout.mask.shape))
+        _sound(advantage, part, tensors((rollout,)))
+    return estimate
+
+
+@_guard
+def rewarded(reward: Any, samples: Samples) -> Tensor:
+    """The rewards of B samples, (B,) float32. Raises ComponentError unless they are B finite numbers."""
+    count, said = len(samples.responses), _answer(reward, samples)
+    try:
+        scores = torch.tensor(list(said), dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _Wrong(f"gave {_shown(said)}, not a number for each of {count} responses") from error
+    if scores.shape != (count,):
+        raise _Wrong(f"gave numbers of shape {tuple(scores.shape)} for {count} responses")
+    for response, score in zip(samples.responses, scores.tolist(), strict=True):
+        if not np.isfinite(score):
+            raise _Wrong(f"gave {score} for the response {response!r}")
+    return scores
+
+
+@_guard
+def drawn(sampler: Any, draw: Draw) -> np.ndarray:
+    """The rows of the next batch, (draw.size,). Raises ComponentError unless they are rows of the examples."""
+    before = draw.rng.bit_generator.state
+    try:
+        rows = _answer(sampler, draw)
+        if wrong := _wrong_rows(rows, draw.size, len(draw.remaining)):
+            raise _Wrong(f"gave {wrong}")
+    except _Wrong:
+        draw.rng.bit_generator.state = before  # so that the call can be done again
+        raise
+    found: np.ndarray = rows
+    return found
+
+
+@_guard
+def measured(metric: Any, pairs: ScoredPairs) -> Mapping[str, float]:
+    """A metric's numbers by name. Raises ComponentError when it fails or gives anything else; NaN is unmeasured."""
+    numbers = _answer(metric, pairs)
+    if not isinstance(numbers, Mapping):
+        raise _Wrong(f"gave a {type(numbers).__name__}, not numbers by name")
+    for name, value in numbers.items():
+        if not isinstance(name, str) or not isinstance(value, Real):
+            raise _Wrong(f"gave {name!r}: {_shown(value)}, not a number by its name")
+    return numbers
+
+
+GUARDS: dict[str, Callable[..., Any]] = {
+    guard.__name__: guard for guard in (asked, called, built, predicted, estimated, rewarded, drawn, measured)
+}
+
+
+def maker(component: Any) -> Any:
+    """The component that built this, or itself."""
+    made = getattr(component, MAKER, None)
+    return made.component if isinstance(made, Made) else component
+
+
+def named(component: Any) -> str:
+    """What messages call a component: its class, and the module where to look for it."""
+    by = maker(component)
+    said = getattr(component, "__qualname__", None) or type(component).__qualname__
+    said = f"{said} of {getattr(component, '__module__', None) or type(component).__module__}"
+    return said if by is component else f"{said}, built by {type(by).__qualname__} of {type(by).__module__},"
+
+
+def place(component: Any, error: BaseException | None = None) -> str:
+    """Where to look, as `file:line`: the line of its own code that raised, or where what answered begins."""
+    by = maker(component)
+    file = getattr(sys.modules.get(type(by).__module__), "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    if lines := [frame.lineno for frame in frames if frame.filename == file]:
+        return f"{file}:{lines[-1]}"
+    codes = list(_codes(component, by))
+    code = next((code for code in codes if code.co_filename == file), codes[0] if codes else None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else str(file)
+
+
+def tensors(inputs: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The tensors among the inputs and in those that are records, by name; not those in which NaN means missing."""
+    found: dict[str, Tensor] = {}
+    for place, value in enumerate(inputs):
+        if isinstance(value, Tensor):
+            found[f"input {place}"] = value
+        elif is_dataclass(value):
+            found |= _within(value)
+    return found
+
+
+def _within(record: Any) -> dict[str, Tensor]:
+    name, found = type(record).__name__, {}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if isinstance(value, Tensor):
+            found[f"{name}.{item.name}"] = value
+        elif is_dataclass(value):
+            found |= _within(value)
+        elif isinstance(value, Mapping) and item.name not in MAY_BE_NAN:
+            found |= {f"{name}.{item.name}.{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+    return found
+
+
+def _answer(component: Any, *inputs: Any) -> Any:
     try:
         return component(*inputs)
     except (RlhfError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise PluginError(f"{named(component)} failed: {type(error).__name__}: {error}") from error
+        raise _Wrong(f"failed: {type(error).__name__}: {error}") from error
 
 
-def named(component: Any) -> str:
-    """What messages call a component: its class, and the module where to look for it."""
-    cls = component if isinstance(component, type) else type(component)
-    return f"{cls.__qualname__} of {cls.__module__}"
+def _tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise _Wrong(f"gave a {type(answer).__name__}, not a tensor")
+    if answer.shape != shape:
+        raise _Wrong(f"gave shape {tuple(answer.shape)}, not {shape}")
+    return answer
 
 
-def tensors(inputs: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The tensors among the inputs and the fields of those that are records, by name."""
-    alone = {f"input {i}": value for i, value in enumerate(inputs)}
-    fields = {f"{type(value).__name__}.{k}": v for value in inputs for k, v in getattr(value, "__dict__", {}).items()}
-    return {k: v for k, v in (alone | fields).items() if isinstance(v, Tensor)}
+def _learns(answer: Tensor) -> None:
+    if torch.is_grad_enabled() and not answer.requires_grad:
+        raise _Wrong("gave numbers without a gradient, from which nothing is learned")
+
+
+def _sound(component: Any, answer: Tensor, given: Mapping[str, Tensor]) -> None:
+    """Refuses NaN and infinity where all inputs and the component's own weights are finite."""
+    if _finite(answer):
+        return
+    weights = component.parameters() if isinstance(component, nn.Module) else ()
+    if all(map(_finite, (*given.values(), *weights))):
+        worst = answer.detach().flatten()[~answer.detach().flatten().isfinite()][0].item()
+        raise _Wrong(f"made {worst} of finite numbers")
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(values.detach().isfinite().all())
+
+
+def _wrong_rows(rows: object, size: int, examples: int) -> str | None:
+    """What is wrong with a sampler's answer; None when it is `size` rows of `examples`."""
+    if not isinstance(rows, np.ndarray):
+        return f"a {type(rows).__name__}, not an array"
+    if rows.shape != (size,) or rows.dtype.kind not in "iu":
+        return f"shape {rows.shape} of {rows.dtype}, not ({size},) integers"
+    outside = rows[(rows < 0) | (rows >= examples)]
+    return f"row {outside[0]} of {examples} examples" if len(outside) else None
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _codes(component: Any, by: Any) -> Iterator[Any]:
+    """The code of what was called, and of what built it."""
+    name = "forward" if isinstance(component, nn.Module) else "__call__"
+    for function in (component, getattr(type(component), name, None), getattr(type(by), "build", None)):
+        if code := getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None):
+            yield code

@@ -25,7 +25,7 @@ from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_b
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Pooling, Prediction, RewardHead, Samples
 from rlhf_plugins.models.forward import sequence_states, takes_shared_rows, trunk_of
-from rlhf_plugins.models.guards import answered, asked, called, learns
+from rlhf_plugins.models.guards import asked, built, predicted
 from rlhf_plugins.models.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.ranking import concatenated, map_tensors
 
@@ -47,8 +47,8 @@ class RewardModel(nn.Module):
         super().__init__()
         width = trunk.config.get_text_config().hidden_size
         self.trunk = trunk
-        self.pooling = pooling.build(width) if hasattr(pooling, "build") else pooling
-        self.head = head.build(width)
+        self.pooling = built(pooling, width) if hasattr(pooling, "build") else pooling
+        self.head = built(head, width)
         self.bootstrap = bool(getattr(head, "bootstrap", False))  # whether its members see resampled rows
         self.own.to(trunk.device)
         trunk.config.num_labels = 1  # what RewardTrainer asks of a model
@@ -76,9 +76,7 @@ class RewardModel(nn.Module):
         """What the head says of the batch's branches, or of features (B, width) that `features` gave."""
         features = batch if isinstance(batch, Tensor) else self.pooled(batch)
         with torch.autocast(features.device.type, enabled=False):  # rewards differ by less than bfloat16 can tell
-            said = called(self.head, features.to(next(self.head.parameters()).dtype))
-        prediction = _checked(self.head, said, len(features))
-        learns(self.head, prediction.reward)
+            prediction = predicted(self.head, features.to(next(self.head.parameters()).dtype))
         return replace(prediction, features=features)
 
     def pooled(self, batch: BranchBatch) -> Tensor:
@@ -193,14 +191,6 @@ def read_description(folder: Path, trust_remote_code: bool) -> Parts:
         return Parts(base, described["pooling"], described["head"], described.get("trunk") == FROZEN)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: holds no reward model ({DESCRIPTION}: {error})") from error
-
-
-def _checked(head: nn.Module, said: Any, count: int) -> Prediction:
-    """What a head said as a Prediction. Raises PluginError when a part of it has not one row a response."""
-    prediction = said if isinstance(said, Prediction) else Prediction(answered(head, said, shape=(count,)))
-    answered(head, prediction.reward, shape=(count,))
-    map_tensors(prediction, lambda part: answered(head, part, shape=(count, *part.shape[1:])))
-    return prediction
 
 
 def _to_cpu(values: Tensor) -> Tensor:

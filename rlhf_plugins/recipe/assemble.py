@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.interfaces import Base, DataFormat, Stage
+from rlhf_plugins.interfaces import Base, DataFormat, PreferenceData, Run, Stage, StageResult
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
@@ -57,6 +57,21 @@ def base(recipe: Recipe) -> Base:
         path = str(POLICY)
     quantization = None if recipe.quantization == "none" else recipe.quantization
     return Base(path, quantization, recipe.adapter, recipe.trust_remote_code)
+
+
+def run_of(assembled: Assembled, data: PreferenceData, folder: Path, finished: tuple[StageResult, ...]) -> Run:
+    """What a stage is given that runs in `folder` after others."""
+    bases = [result.base for result in finished if result.base]
+    base = replace(assembled.base, path=str(bases[-1])) if bases else assembled.base
+    return Run(
+        base=base,
+        data=data,
+        seed=assembled.seed,
+        folder=folder,
+        finished=finished,
+        spec=lambda made: spec(made, assembled.registry),
+        component=lambda kind, words: component(kind, words, assembled.registry),
+    )
 
 
 def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | None = None) -> Any:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.discovery import FILE, Plugin
-from rlhf_plugins.errors import RlhfError, RunError
-from rlhf_plugins.interfaces import PreferenceData, Run, Stage, StageResult
-from rlhf_plugins.recipe import provenance, reporting
-from rlhf_plugins.recipe.assemble import Assembled, component, spec
+from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError
+from rlhf_plugins.interfaces import PreferenceData, Stage, StageResult
+from rlhf_plugins.recipe import blame, provenance, reporting
+from rlhf_plugins.recipe.assemble import Assembled, run_of
 from rlhf_plugins.recipe.folder import RECIPE, RunFolder
 from rlhf_plugins.recipe.memory import PeakMemory
 from rlhf_plugins.registry import registry as installed
@@ -74,7 +74,7 @@ def run(
     for warning in provenance.changes(_recorded(folder), assembled.registry, "the run") if resume else ():
         say(f"warning: {warning}")
     say("data: loading")
-    data = assembled.data.load(assembled.base, assembled.seed)
+    data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
     if overwrite and not folder.is_free:
@@ -84,6 +84,16 @@ def run(
     _Staged(assembled, data, folder, say).run()
     report = reporting.build(folder)
     return Finished(folder.path, report, reporting.write(folder, report))
+
+
+def _loaded(assembled: Assembled) -> PreferenceData:
+    try:
+        return assembled.data.load(assembled.base, assembled.seed)
+    except RlhfError:
+        raise
+    except Exception as error:
+        where = blame.of_plugin(error, assembled.registry)
+        raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
 
 
 def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
@@ -167,13 +177,17 @@ class _Staged:
         except KeyboardInterrupt:
             message = self._stopped("interrupted", stage, "interrupted by the user")
             raise KeyboardInterrupt(message) from None
+        except ComponentError as error:
+            told = blame.of_component(error, self.folder.stage(index, stage.name), self.assembled)
+            raise RunError(self._stopped("failed", stage, told)) from error
         except RlhfError as error:
             raise RunError(self._stopped("failed", stage, str(error))) from error
         except Exception as error:
             trace = self.folder.stage(index, stage.name) / "traceback.txt"
             trace.parent.mkdir(exist_ok=True)
             trace.write_text(traceback.format_exc(), encoding="utf-8")
-            reason = f"{type(error).__name__}: {error} (traceback in {trace})"
+            where = blame.of_plugin(error, self.assembled.registry)
+            reason = f"{type(error).__name__}: {error}{where} (traceback in {trace})"
             raise RunError(self._stopped("failed", stage, reason)) from error
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
@@ -184,7 +198,7 @@ class _Staged:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         set_seed(self.assembled.seed)  # a stage runs alike whether it follows another or a resume
-        run = self._given(self.folder.fresh_stage(index, stage.name), finished)
+        run = run_of(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
         began = time.perf_counter()
         with PeakMemory() as memory:
             result = stage.run(run)
@@ -193,19 +207,6 @@ class _Staged:
             provenance.record(Path(result.reward_model), stage, self.assembled.registry)
         result = replace(result, name=stage.name, seconds=seconds, peak_bytes=result.peak_bytes or memory.bytes)
         return self.folder.save(index, result)
-
-    def _given(self, folder: Path, finished: tuple[StageResult, ...]) -> Run:
-        bases = [result.base for result in finished if result.base]
-        base = replace(self.assembled.base, path=str(bases[-1])) if bases else self.assembled.base
-        return Run(
-            base=base,
-            data=self.data,
-            seed=self.assembled.seed,
-            folder=folder,
-            finished=finished,
-            spec=lambda made: spec(made, self.assembled.registry),
-            component=lambda kind, words: component(kind, words, self.assembled.registry),
-        )
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Notes that the run stopped and returns what the user is told."""

@@ -78,6 +78,7 @@ class Online:
 
         from rlhf_plugins.data.groups import prompt_dataset
         from rlhf_plugins.models.backbone import Backbone
+        from rlhf_plugins.models.guards import built
         from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.online import Objective, OnlineTrainer
@@ -90,7 +91,7 @@ class Online:
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
             trainer = OnlineTrainer(
                 model,
-                Objective(self.reward.build(replace(run, backbone=backbone)), self.advantage, self._coefficients()),
+                Objective(built(self.reward, replace(run, backbone=backbone)), self.advantage, self._coefficients()),
                 args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),

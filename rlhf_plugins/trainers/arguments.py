@@ -114,7 +114,8 @@ def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:
     if torch.isfinite(mean):
         return mean
     for which, tensor in tensors((inputs,)).items():
-        finite(tensor.float().mean(), step, which)
+        for value in tensor[~tensor.isfinite()][:1]:
+            finite(value, step, which)
     raise PluginError(f"{named(loss)} made {mean.item()} of finite numbers at step {step}")
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler as TorchSampler
 
-from rlhf_plugins.errors import DataError, PluginError
+from rlhf_plugins.errors import DataError
 from rlhf_plugins.interfaces import Draw, Sampler
-from rlhf_plugins.models.guards import called, named
+from rlhf_plugins.models.guards import drawn
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,7 @@ class Draws(TorchSampler[int]):
             loss=_frozen(self._loss.copy()),
             rng=rng,
         )
-        rows = called(self._sampler, draw)
-        if wrong := _wrong(rows, size, len(self)):
-            raise PluginError(f"{named(self._sampler)} gave {wrong}")
-        return rows
+        return drawn(self._sampler, draw)
 
 
 def standardised(difficulty: Sequence[float | None]) -> np.ndarray:
@@ -125,13 +122,3 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     """The array, which a component can then not change."""
     array.flags.writeable = False
     return array
-
-
-def _wrong(rows: object, size: int, examples: int) -> str | None:
-    """What is wrong with a sampler's answer; None when it is `size` rows of `examples`."""
-    if not isinstance(rows, np.ndarray):
-        return f"a {type(rows).__name__}, not an array"
-    if rows.shape != (size,) or rows.dtype.kind not in "iu":
-        return f"shape {rows.shape} of {rows.dtype}, not ({size},) integers"
-    outside = rows[(rows < 0) | (rows >= examples)]
-    return f"row {outside[0]} of {examples} examples" if len(outside) else None

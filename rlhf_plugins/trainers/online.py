@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins import masked, objectives
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
-from rlhf_plugins.errors import PluginError, RlhfError, RunError
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import RewardFunction, Samples
 from rlhf_plugins.models.forward import ResponseLogps, response_logps, spread, takes_shared_rows, trunk_of
-from rlhf_plugins.models.guards import called, named
+from rlhf_plugins.models.guards import estimated, named, rewarded
 from rlhf_plugins.models.sampling import Decoding, sample
 from rlhf_plugins.rollout import Advantage, Advantages, Rollout
 from rlhf_plugins.trainers.arguments import finite, trainable
@@ -168,26 +168,12 @@ class OnlineTrainer(trl.GRPOTrainer):
         return Samples(prompts, texts, prompt_ids, response_ids)
 
     def _scores(self, samples: Samples) -> Tensor:
-        try:
-            scores = torch.tensor(list(self._score(samples)), dtype=torch.float32, device=self.accelerator.device)
-        except RlhfError:
-            raise
-        except Exception as error:  # a reward may raise anything
-            raise RunError(f"the reward failed: {type(error).__name__}: {error}") from error
-        if scores.shape != (len(samples.responses),):
-            raise RunError(
-                f"the reward gave numbers of shape {tuple(scores.shape)} for {len(samples.responses)} responses"
-            )
-        if not scores.isfinite().all():
-            worst = int((~scores.isfinite()).nonzero()[0])
-            raise RunError(f"the reward of {samples.responses[worst]!r} is {scores[worst].item()}")
+        scores = rewarded(self._score, samples).to(self.accelerator.device)
         unended = [ids[-1] not in self.eos_token_ids for ids in samples.response_ids]
         return scores - self._coefficients.missing_eos * torch.tensor(unended, device=scores.device)
 
     def _estimate(self, rollout: Rollout) -> Advantages:
-        estimate = called(self._advantage, rollout)
-        if {estimate.advantages.shape, estimate.returns.shape} != {rollout.mask.shape}:
-            raise PluginError(f"{named(self._advantage)} gave other shapes than {tuple(rollout.mask.shape)}")
+        estimate = estimated(self._advantage, rollout)
         finite(estimate.advantages.sum() + estimate.returns.sum(), self.state.global_step, named(self._advantage))
         return estimate
 

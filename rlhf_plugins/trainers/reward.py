@@ -17,7 +17,7 @@ from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
 from rlhf_plugins.interfaces import Group, RankedScores, RewardLoss, Sampler
 from rlhf_plugins.models.forward import takes_shared_rows
-from rlhf_plugins.models.guards import asked
+from rlhf_plugins.models.guards import asked, built
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.ranking import comparisons, per_group
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
@@ -48,10 +48,10 @@ class RewardTrainer(trl.RewardTrainer):
         features: Tensor | None = None,
     ) -> None:
         shared = features is None and takes_shared_rows(model.trunk)
-        built: Any = loss.build() if hasattr(loss, "build") else loss
-        if isinstance(built, nn.Module):
-            model.add_module("loss", built.to(model.trunk.device))
-        self._reward_loss, self._dimensions = built, train.dimensions
+        made: Any = built(loss) if hasattr(loss, "build") else loss
+        if isinstance(made, nn.Module):
+            model.add_module("loss", made.to(model.trunk.device))
+        self._reward_loss, self._dimensions = made, train.dimensions
         self._draws: Draws | None = None
         super().__init__(
             model=model,

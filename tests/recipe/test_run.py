@@ -116,9 +116,7 @@ def test_the_saved_recipe_runs_the_same_again(go: Go, registry: Registry) -> Non
 
 def test_an_error_keeps_finished_stages_and_a_resume_skips_them(go: Go, stopped: Callable[..., str]) -> None:
     message = stopped("error", RunError)
-    assert (
-        "stage second failed: ZeroDivisionError: division by zero (traceback in out/02-second/traceback.txt)" in message
-    )
+    assert "stage second failed: ZeroDivisionError: division by zero in plugin stubs (stub-package 1.0), " in message
     assert message.endswith("finished stages: first\ngo on with: rlhf run --resume out/recipe.yaml")
     assert "ZeroDivisionError" in Path("out/02-second/traceback.txt").read_text()
     assert (status()["status"], status()["stage"]) == ("failed", "second")

@@ -51,8 +51,8 @@ WRONG: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: x.unsqueeze(0) - x.unsqueeze(1), r"Broken of .* gave shape \(4, 4\), not \(4,\)"),
     (lambda x: x.mean(), r"Broken of .* gave shape \(\), not \(4,\)"),
     (lambda x: x.detach(), "Broken of .* gave numbers without a gradient"),
-    (lambda x: x * float("nan"), "Broken of .* made nan of finite numbers at step 0"),
-    (lambda x: x / 0, "Broken of .* made (-?inf|nan) of finite numbers at step 0"),
+    (lambda x: x * float("nan"), "Broken of .* made nan of finite numbers"),
+    (lambda x: x / 0, "Broken of .* made (-?inf|nan) of finite numbers"),
     (lambda x: x.tolist(), "Broken of .* gave a list, not a tensor"),
     (lambda x: x.no_such_method(), "Broken of .* failed: AttributeError"),
 ]
@@ -105,7 +105,7 @@ def test_a_broken_pooling(bases: Bases, tmp_path: Path, answer: Callable[..., An
         (lambda scores: scores, r"Linear of .* gave shape \(8, 1\), not \(8,\)"),
         (lambda scores: scores.mean(), r"gave shape \(\), not \(8,\)"),
         (lambda scores: scores[:, 0].detach(), "without a gradient"),
-        (lambda scores: scores[:, 0] * float("nan"), "RankedScores.scores became nan at step 0"),
+        (lambda scores: scores[:, 0] * float("nan"), "Linear of .* made nan of finite numbers"),
     ],
 )
 def test_a_broken_head(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:

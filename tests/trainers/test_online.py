@@ -206,16 +206,16 @@ def fails(samples: Samples) -> list[float]:
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (lambda s: [float("nan")] * len(s.responses), r"the reward of '.*' is nan"),
-        (lambda s: [1.0], r"the reward gave numbers of shape \(1,\) for 12 responses"),
-        (lambda s: [[1.0, 2.0]] * len(s.responses), r"the reward gave numbers of shape \(12, 2\) for 12 responses"),
-        (lambda s: [None] * len(s.responses), "the reward failed: TypeError"),
-        (lambda s: None, "the reward failed: TypeError"),
-        (fails, "the reward failed: ZeroDivisionError: no fox"),
+        (lambda s: [float("nan")] * len(s.responses), "gave nan for the response '.*'"),
+        (lambda s: [1.0], r"gave numbers of shape \(1,\) for 12 responses"),
+        (lambda s: [[1.0, 2.0]] * len(s.responses), r"gave numbers of shape \(12, 2\) for 12 responses"),
+        (lambda s: [None] * len(s.responses), r"gave \[None, .*\.\.\., not a number for each of 12 responses"),
+        (lambda s: None, "<lambda> of .* gave None, not a number for each of 12"),
+        (fails, "fails of .* failed: ZeroDivisionError: no fox"),
     ],
 )
 def test_a_bad_reward_is_named(bases: Bases, tmp_path: Path, score: RewardFunction, message: str) -> None:
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(PluginError, match=message):
         trainer(bases(), tmp_path, score).train()
 
 
@@ -242,10 +242,14 @@ class Endless:
 
 @pytest.mark.parametrize(
     ("advantage", "message"),
-    [(Short(), "Short of .* gave other shapes"), (Raising(), "Raising of .* failed: KeyError"), (Endless(), "Endless")],
+    [
+        (Short(), r"Short of .* gave shape \(12,\), not \(12, \d+\)"),
+        (Raising(), "Raising of .* failed: KeyError"),
+        (Endless(), "Endless of .* made (-?inf|nan) of finite numbers"),
+    ],
 )
 def test_a_bad_estimator_is_named(bases: Bases, tmp_path: Path, advantage: Any, message: str) -> None:
-    with pytest.raises((PluginError, RunError), match=message):
+    with pytest.raises(PluginError, match=message):
         trainer(bases(), tmp_path, gae=advantage).train()
 
 
