@@ -217,7 +217,7 @@ def machine() -> dict[str, Any]:
     """Where the numbers were taken."""
     from rlhf_plugins.report.machine import hardware
 
-    return dict(hardware())
+    return hardware().model_dump()
 
 
 def page(rows: dict[str, dict[str, float]]) -> str:
