@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins import autoclasses
-from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError
+from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError, StopRun
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import (
     Adapter,
@@ -58,6 +58,7 @@ __all__ = [
     "Samples",
     "ScoredPairs",
     "StageResult",
+    "StopRun",
     "check_recipe",
     "export_reward_model",
     "hookimpl",

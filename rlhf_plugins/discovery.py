@@ -123,9 +123,10 @@ def _write(names: set[str]) -> None:
 
 
 def _built_in(package: str) -> Iterator[Found]:
+    ours = version(DISTRIBUTION)
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
         name = f"{package}.{info.name}"
-        plugin = Plugin(name.removeprefix("rlhf_plugins."), DISTRIBUTION, version(DISTRIBUTION))
+        plugin = Plugin(name.removeprefix("rlhf_plugins."), DISTRIBUTION, ours)
         if not info.name.startswith("_"):
             yield Found(plugin, name, lambda name=name: importlib.import_module(name))  # type: ignore[misc]
 

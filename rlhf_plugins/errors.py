@@ -5,7 +5,8 @@ RlhfError
 ├── DataError       rows cannot be read as preferences
 ├── PluginError     a plugin or component is broken, unknown or registered twice
 │   └── ComponentError  a component failed, or answered what it may not, while it ran
-└── RunError        a run or its folder is not in the state that was asked for
+├── RunError        a run or its folder is not in the state that was asked for
+└── StopRun         a plugin's hook wants the run to end
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ class ComponentError(PluginError):
 
 class RunError(RlhfError):
     """A run or its folder is not in the state that was asked for."""
+
+
+class StopRun(RlhfError):
+    """A plugin's hook wants the run to end; its finished stages are kept, and it can be resumed."""
 
 
 def known(name: str, names: Iterable[str]) -> str:

@@ -1,15 +1,18 @@
-"""The hooks that a plugin may implement, one a component kind; it knows no implementation.
+"""The hooks that a plugin may implement, one a component kind and those of a run's life; it knows no implementation.
 
-Each hook takes nothing and returns `{name: component class}`. Names are lower-case words joined by underscores.
+A hook `register_...` takes nothing and returns `{name: component class}`. Names are lower-case words joined by
+underscores. A hook of a run's life may leave out arguments; `@hookimpl(tryfirst=True)` or `trylast` puts it in order.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rlhf_plugins.interfaces import (
         Aggregation,
         DataFormat,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.rollout import Advantage
 
 PROJECT = "rlhf_plugins"
+COMMANDS = "rlhf_plugins.commands"  # the group of entry points whose modules add commands
 API_VERSION = 1  # rises when a plugin that ran may run no longer
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -83,3 +87,23 @@ def register_metric() -> dict[str, type[Metric]]:  # type: ignore[empty-body]
 @hookspec
 def register_stage() -> dict[str, type[Stage]]:  # type: ignore[empty-body]
     """What a recipe can run."""
+
+
+@hookspec
+def register_commands() -> dict[str, Any]:  # type: ignore[empty-body]
+    """Commands of `rlhf`: functions as typer takes them, or whole typer apps. Its module imports nothing heavy."""
+
+
+@hookspec
+def run_started(folder: Path, recipe: dict[str, Any]) -> None:
+    """A run begins, or goes on; its folder says which stages are finished. StopRun keeps it from doing so."""
+
+
+@hookspec
+def step_logged(folder: Path, stage: str, step: int, values: dict[str, float]) -> None:
+    """A stage logged numbers at a step. StopRun stops the run."""
+
+
+@hookspec
+def run_finished(folder: Path, status: str) -> None:
+    """A run ended: it is `finished`, `failed` or `interrupted`."""

@@ -367,4 +367,5 @@ class Run:
     finished: tuple[StageResult, ...]
     spec: Callable[[object], dict[str, Any]]  # component -> {"use": name, **options}, the recipe's own words
     component: Callable[[str, Mapping[str, Any]], Any]  # (kind, spec) -> component, the inverse
+    log: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)  # numbers of a step
     backbone: Any = None  # a loaded base that a reward may stand on, a `models.backbone.Backbone`

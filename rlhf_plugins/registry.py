@@ -21,11 +21,14 @@ from rlhf_plugins import hookspecs
 from rlhf_plugins.discovery import DISTRIBUTION, Found, Plugin, disabled, found, in_file
 from rlhf_plugins.errors import PluginError, known
 
-__all__ = ["BUILT_IN", "DISTRIBUTION", "KINDS", "Component", "Plugin", "Registry", "Unloaded", "registry"]
+__all__ = ["DISTRIBUTION", "KINDS", "Component", "Plugin", "Registry", "Unloaded", "commands", "registry"]
 
 PREFIX = "register_"
-KINDS = tuple(name.removeprefix(PREFIX) for name in vars(hookspecs) if name.startswith(PREFIX))
-BUILT_IN = ("rlhf_plugins.components", "rlhf_plugins.stages")
+COMMANDS = "commands"  # not components: functions or typer apps, in modules of their own
+HOOKS = tuple(name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec"))
+KINDS = tuple(hook.removeprefix(PREFIX) for hook in HOOKS if hook.startswith(PREFIX) and hook != PREFIX + COMMANDS)
+BUILT_IN = ("rlhf_plugins.components", "rlhf_plugins.stages", "rlhf_plugins.lifecycle")
+BUILT_IN_COMMANDS = ("rlhf_plugins.cli",)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Component:
 
     kind: str
     name: str
-    cls: type
+    cls: Any  # a class; what typer takes, of a command
     plugin: Plugin
 
 
@@ -51,9 +54,14 @@ class Unloaded:
 
 
 class Registry:
-    """Component classes by kind and name."""
+    """Component classes by kind and name, and the hooks of a run's life.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: what is registered here; a module that registers anything else is refused.
+    """
+
+    def __init__(self, kinds: Sequence[str] = KINDS) -> None:
+        self._kinds = tuple(kinds)
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._components: dict[tuple[str, str], Component] = {}
@@ -110,7 +118,7 @@ class Registry:
         fresh = [file for file in map(in_file, paths) if file.plugin not in self.plugins]
         if not fresh:
             return self
-        made = Registry()
+        made = Registry(self._kinds)
         made.unloaded, made._contested = list(self.unloaded), dict(self._contested)
         for module, plugin in self._modules:
             made.register(module, plugin)
@@ -120,8 +128,8 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted. Raises PluginError for an unknown kind."""
-        if kind not in KINDS:
-            raise PluginError(f"unknown component kind {kind!r} {known(kind, KINDS)}")
+        if kind not in self._kinds:
+            raise PluginError(f"unknown component kind {kind!r} {known(kind, self._kinds)}")
         return sorted(name for k, name in self._components if k == kind and (k, name) not in self._contested)
 
     def fault(self, kind: str, name: Any) -> str | None:
@@ -137,7 +145,14 @@ class Registry:
         """The class behind a name. Raises PluginError with the known names and the nearest."""
         if fault := self.fault(kind, name):
             raise PluginError(fault)
-        return self._components[kind, name].cls
+        cls: type = self._components[kind, name].cls
+        return cls
+
+    def hooks(self, name: str) -> list[tuple[Plugin, Callable[..., None]]]:
+        """Who implements a hook of a run's life, in the order of their calls; each takes all arguments by name."""
+        loaded = {plugin.name: plugin for plugin in self.plugins}
+        found = reversed(getattr(self._manager.hook, name).get_hookimpls())  # as pluggy calls them
+        return [(loaded[impl.plugin_name], _taking(impl.function, impl.argnames)) for impl in found]
 
     def find(self, cls: type) -> Component:
         """The registration of a class. Raises PluginError when no plugin registered it."""
@@ -161,13 +176,18 @@ class Registry:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin {plugin}: {_first_line(error)} {_known_hooks(module)}") from error
-        for hook in (name for name in vars(hookspecs) if name.startswith(PREFIX)):
-            if hasattr(module, hook) and self._manager.parse_hookimpl_opts(module, hook) is None:
+        for hook in (name for name in HOOKS if name in vars(module)):
+            marked = self._manager.parse_hookimpl_opts(module, hook)
+            if marked is None:
                 raise PluginError(f"plugin {plugin}: {hook} lacks the decorator @hookimpl")
+            if marked["wrapper"] or marked["hookwrapper"]:
+                raise PluginError(f"plugin {plugin}: {hook} is a wrapper, and each hook is called by itself")
+            if hook.startswith(PREFIX) and hook.removeprefix(PREFIX) not in self._kinds:
+                raise PluginError(f"plugin {plugin}: {hook} {_elsewhere(hook)}")
 
     def _made(self, module: ModuleType, plugin: Plugin) -> Iterable[Component]:
-        for kind in KINDS:
-            if hook := getattr(module, PREFIX + kind, None):
+        for kind in self._kinds:
+            if hook := vars(module).get(PREFIX + kind):
                 for name, cls in _returned(hook, kind, plugin).items():
                     component = Component(kind, name, cls, plugin)
                     _check(component)
@@ -189,6 +209,20 @@ def registry() -> Registry:
     return Registry().admit(found(BUILT_IN, hookspecs.PROJECT))
 
 
+def commands() -> Registry:
+    """The commands that plugins add to `rlhf`; it imports their modules and no component."""
+    return Registry((COMMANDS,)).admit(found(BUILT_IN_COMMANDS, hookspecs.COMMANDS))
+
+
+def _taking(function: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
+    return lambda **given: function(**{name: given[name] for name in names})
+
+
+def _elsewhere(hook: str) -> str:
+    group = hookspecs.COMMANDS if hook == PREFIX + COMMANDS else hookspecs.PROJECT
+    return f"belongs in a module that an entry point of the group {group} names"
+
+
 def _returned(hook: Callable[[], object], kind: str, plugin: Plugin) -> dict[str, Any]:
     try:
         returned = hook()
@@ -203,6 +237,10 @@ def _check(component: Component) -> None:
     who = f"plugin {component.plugin}: {component.kind} {component.name!r}"
     if not isinstance(component.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", component.name):
         raise PluginError(f"{who}: a name is lower-case letters, digits and underscores")
+    if component.kind == COMMANDS:
+        if not callable(component.cls):
+            raise PluginError(f"{who}: expected a function or a typer app, got {component.cls!r}")
+        return
     if not inspect.isclass(component.cls) or not is_dataclass(component.cls):
         raise PluginError(f"{who}: expected a dataclass, got {component.cls!r}")
     if not component.cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -218,6 +256,6 @@ def _without_name(error: PluginError, plugin: Plugin) -> str:
 
 
 def _known_hooks(module: ModuleType) -> str:
-    hooks = [PREFIX + kind for kind in KINDS]
-    strangers = [name for name in vars(module) if name.startswith(PREFIX) and name not in hooks]
-    return known(strangers[0], hooks) if strangers else ""
+    marked = f"{hookspecs.PROJECT}_impl"
+    strangers = [name for name, value in vars(module).items() if hasattr(value, marked) and name not in HOOKS]
+    return known(strangers[0], HOOKS) if strangers else ""

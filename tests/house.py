@@ -21,13 +21,13 @@ LEVELS = {
             "evaluate trainers registry",
             "stages",
             "recipe",
-            "cli testing",
+            "cli lifecycle testing",
         )
     )
     for name in names.split()
 }
 WITHOUT_REGISTRY = {"components", "data", "models", "trainers"}
-LOADED_BY_NAME = {"components", "stages"}
+LOADED_BY_NAME = {"components", "lifecycle", "stages"}
 USERS_OF_TRL = {"trainers", "stages"}
 LIGHT = {"__init__", "autoclasses", "cli", "discovery", "registry", "hookspecs", "interfaces", "errors"}
 HEAVY = {

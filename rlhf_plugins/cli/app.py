@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rlhf_plugins.cli import models
-from rlhf_plugins.cli.data import data
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.errors import RlhfError
@@ -46,10 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs half of the time that `rlhf --help` has
 )
 plugins.command("check")(check_plugins)
-app.add_typer(plugins, name="plugins")
-app.add_typer(data, name="data")
-app.command()(models.export)
-app.command()(models.score)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")]
 Overrides = Annotated[
@@ -85,7 +79,10 @@ def run(
     from rlhf_plugins.recipe.run import run_recipe
 
     finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=typer.echo)
-    _show(finished.report, finished.page)
+    if finished.page.exists():
+        _show(finished.report, finished.page)
+    else:
+        typer.echo(str(finished.folder))
 
 
 @app.command()
@@ -139,3 +136,24 @@ def _show(made: Report, page: Path) -> None:
     if made.reward_models:
         Console().print(reward_table(made))
     typer.echo("\n".join([*summary(made), str(page)]))
+
+
+def _attach() -> None:
+    """Adds the commands of plugins, ours among them; one that cannot be added is told and harms no other."""
+    from rlhf_plugins.registry import COMMANDS, commands
+
+    found, taken = commands(), {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    for name in found.names(COMMANDS):
+        command: Any = found.get(COMMANDS, name)
+        if name in taken:
+            typer.echo(f"command {name!r} of a plugin is left out: rlhf has one of its own", err=True)
+        elif isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    for left_out in found.unloaded:
+        if left_out.status == "broken":
+            typer.echo(f"warning: {left_out}", err=True)
+
+
+_attach()

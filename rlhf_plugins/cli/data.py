@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,3 +209,9 @@ def _warnings(found: Audit, ordered: bool) -> list[str]:
         *(["no group is held out, so nothing can be measured"] if not found.groups["test"] else []),
         *(["what stands in train and test makes the test easier than it looks"] if shared else []),
     ]
+
+
+@hookimpl
+def register_commands() -> dict[str, typer.Typer]:
+    """The commands of this file."""
+    return {"data": data}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rlhf_plugins.cli.data import FileArgument, Options, data_format
 from rlhf_plugins.errors import DataError
+from rlhf_plugins.hookspecs import hookimpl
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="What a reward stage saved: RUN/STAGE/model.")]
 
@@ -47,3 +48,9 @@ def score(
     read = data_format(file, options, format) if format else None
     done = score_file(model, file, out, read, cache, overwrite)
     typer.echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
+
+
+@hookimpl
+def register_commands() -> dict[str, Any]:
+    """The commands of this file."""
+    return {"export": export, "score": score}

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_plugins.hookspecs import hookimpl
+
 plugins = typer.Typer(help="What is installed, and what you add to it.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="As `rlhf plugins list` has it.")]
@@ -15,18 +17,20 @@ NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="As `rlhf pl
 @plugins.command("list")
 def list_plugins(kind: Annotated[str | None, typer.Option(help="Only components of this kind.")] = None) -> None:
     """List every component: kind, name, plugin, distribution, version and status; then what did not load, and why."""
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry import commands, registry
 
-    found = registry()
-    names = {(kind, name) for name in found.names(kind)} if kind else None
-    for component in found.describe():
-        key = component.kind, component.name
-        if names is None or key in names:
-            status = "ok" if found.fault(*key) is None else "registered twice"
-            where = f"{component.plugin.distribution} {component.plugin.version}"
-            typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin.name:<34} {where}  {status}")
-    for left_out in found.unloaded:
-        typer.echo(f"{'-':<16} {'-':<24} {left_out}")
+    both = (registry(),) if kind else (registry(), commands())
+    names = {(kind, name) for name in registry().names(kind)} if kind else None
+    for found in both:
+        for component in found.describe():
+            key = component.kind, component.name
+            if names is None or key in names:
+                status = "ok" if found.fault(*key) is None else "registered twice"
+                where = f"{component.plugin.distribution} {component.plugin.version}"
+                typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin.name:<34} {where}  {status}")
+    for found in both:
+        for left_out in found.unloaded:
+            typer.echo(f"{'-':<16} {'-':<24} {left_out}")
 
 
 @plugins.command("show")
@@ -88,9 +92,15 @@ def enable(name: NameArgument) -> None:
 
 
 def _names() -> list[str]:
-    """Of every plugin that is there, without importing one."""
+    """Of every plugin that is there, without importing one; our own commands stay, or none could bring them back."""
     from rlhf_plugins.discovery import found
-    from rlhf_plugins.hookspecs import PROJECT
+    from rlhf_plugins.hookspecs import COMMANDS, PROJECT
     from rlhf_plugins.registry import BUILT_IN
 
-    return [each.plugin.name for each in found(BUILT_IN, PROJECT)]
+    return [each.plugin.name for each in (*found(BUILT_IN, PROJECT), *found((), COMMANDS))]
+
+
+@hookimpl
+def register_commands() -> dict[str, typer.Typer]:
+    """The commands of this file."""
+    return {"plugins": plugins}

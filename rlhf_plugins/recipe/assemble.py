@@ -60,7 +60,7 @@ def base(recipe: Recipe) -> Base:
 
 
 def run_of(assembled: Assembled, data: PreferenceData, folder: Path, finished: tuple[StageResult, ...]) -> Run:
-    """What a stage is given that runs in `folder` after others."""
+    """What a stage is given that runs in `folder` after others; its log is told to nobody."""
     bases = [result.base for result in finished if result.base]
     base = replace(assembled.base, path=str(bases[-1])) if bases else assembled.base
     return Run(

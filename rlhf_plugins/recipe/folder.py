@@ -2,7 +2,6 @@
 
 recipe.yaml             the resolved recipe; with status.json it marks a folder as a run
 status.json             how far the run came, and what it runs on
-metrics.jsonl           one line a stage and step
 <NN>-<stage>/result.json   a finished stage; without it the stage is not finished
 """
 
@@ -12,7 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from pydantic_core import to_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import StageResult
 
-RECIPE, STATUS, METRICS, RESULT = "recipe.yaml", "status.json", "metrics.jsonl", "result.json"
+RECIPE, STATUS, RESULT = "recipe.yaml", "status.json", "result.json"
 PATHS = ("base", "policy", "reward_model")
 
 
@@ -64,7 +63,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
-            _write(self.path / RECIPE, text.encode())
+            put(self.path / RECIPE, text.encode())
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error.strerror}") from error
         self.note(**status)
@@ -73,7 +72,7 @@ class RunFolder:
         """Changes entries of the status."""
         path = self.path / STATUS
         status = self.status() if path.exists() else {}
-        _write(path, _json(status | changes))
+        put(path, _json(status | changes))
 
     def stage(self, index: int, name: str) -> Path:
         """The folder of a stage."""
@@ -91,17 +90,12 @@ class RunFolder:
         values = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
         values |= {name: self._relative(values[name]) for name in PATHS}
         folder = self.stage(index, result.name)
-        _write(folder / RESULT, _json(values))
+        put(folder / RESULT, _json(values))
         return self._result(folder / RESULT)
 
     def finished(self) -> list[StageResult]:
         """The finished stages, in order. Raises RunError when one cannot be read."""
         return [self._result(file) for file in sorted(self.path.glob(f"[0-9][0-9]-*/{RESULT}"))]
-
-    def write_metrics(self, results: Iterable[StageResult]) -> None:
-        """Writes the curves of finished stages, one line a stage and step."""
-        lines = [to_json(line, inf_nan_mode="null") for result in results for line in _steps(result)]
-        _write(self.path / METRICS, b"".join(line + b"\n" for line in lines))
 
     def remove(self) -> None:
         """Deletes the run. Raises RunError when the folder is not recognisably one."""
@@ -125,14 +119,6 @@ class RunFolder:
             raise RunError(f"{file} is not the result of a stage; delete its folder and resume") from error
 
 
-def _steps(result: StageResult) -> Iterable[dict[str, Any]]:
-    steps: dict[int, dict[str, Any]] = {}
-    for name, curve in result.curves.items():
-        for step, value in curve:
-            steps.setdefault(step, {"stage": result.name, "step": step})[name] = value
-    return (steps[step] for step in sorted(steps))
-
-
 def _json(value: Any) -> bytes:
     """JSON in which NaN is null and arrays are lists."""
     return to_json(value, indent=2, inf_nan_mode="null", fallback=lambda array: array.tolist()) + b"\n"
@@ -145,7 +131,8 @@ def _read_json(file: Path) -> Any:
         raise RunError(f"{file} cannot be read: {error}") from error
 
 
-def _write(file: Path, content: bytes) -> None:
+def put(file: Path, content: bytes) -> None:
+    """Writes a file that is never half written."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.write_bytes(content)
     draft.replace(file)

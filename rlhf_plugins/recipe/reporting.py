@@ -40,7 +40,7 @@ def build(folder: RunFolder) -> Report:
         "finished": status.get("finished", status.get("started")),
         **_evaluated(results),
     }
-    values["notes"] = [*values.get("notes", ()), *_files(status)]
+    values["notes"] = [*values.get("notes", ()), *_files(status), *status.get("hook_faults", ())]
     if values["status"] == "running":  # a process that was killed said nothing more
         values["status"] = "interrupted"
     try:

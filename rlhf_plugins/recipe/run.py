@@ -9,15 +9,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins import report as reports
 from rlhf_plugins.discovery import FILE, Plugin
-from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError
+from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
 from rlhf_plugins.interfaces import PreferenceData, Stage, StageResult
 from rlhf_plugins.recipe import blame, provenance, reporting
 from rlhf_plugins.recipe.assemble import Assembled, run_of
 from rlhf_plugins.recipe.folder import RECIPE, RunFolder
+from rlhf_plugins.recipe.hooks import Hooks
 from rlhf_plugins.recipe.memory import PeakMemory
 from rlhf_plugins.registry import registry as installed
 
@@ -29,11 +32,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its folder, its report and the page that shows it."""
+    """A finished run: its folder, with the report and the page that a plugin left there."""
 
     folder: Path
-    report: Report
-    page: Path
+
+    @property
+    def report(self) -> Report:
+        """Raises RunError when there is none, because the plugin that writes it failed or is disabled."""
+        return reports.read(self.folder)
+
+    @property
+    def page(self) -> Path:
+        """Where the report is shown, if there is one."""
+        return self.folder / reports.PAGE
 
 
 def run_recipe(
@@ -58,7 +69,7 @@ def run(
     overwrite: bool = False,
     say: Say = print,
 ) -> Finished:
-    """Runs every stage that is not finished, in order, and writes the report.
+    """Runs every stage that is not finished, in order, and tells the plugins that watch a run.
 
     Raises:
         DataError: the data cannot be read; nothing has been written.
@@ -81,9 +92,16 @@ def run(
         folder.remove()
     if not resume:
         folder.start(assembled.resolved, _birth(assembled, data))
-    _Staged(assembled, data, folder, say).run()
-    report = reporting.build(folder)
-    return Finished(folder.path, report, reporting.write(folder, report))
+    hooks = Hooks(assembled.registry, folder, say)
+    try:
+        hooks.started(assembled.resolved)
+        _Staged(assembled, data, folder, say, hooks).run()
+    except StopRun as stop:
+        folder.note(status="failed", message=str(stop), finished=_now())
+        raise RunError(f"the run was stopped before its first stage: {stop}") from stop
+    finally:
+        hooks.finished()
+    return Finished(folder.path)
 
 
 def _loaded(assembled: Assembled) -> PreferenceData:
@@ -151,6 +169,7 @@ class _Staged:
     data: PreferenceData
     folder: RunFolder
     say: Say
+    hooks: Hooks
 
     def run(self) -> None:
         results = self.folder.finished()
@@ -162,9 +181,7 @@ class _Staged:
             self.folder.note(status="running", stage=stage.name, message="")
             self.say(f"{self._place(index)}: running")
             results.append(self._guarded(index, stage, tuple(results)))
-            self.folder.write_metrics(results)
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
-        self.folder.write_metrics(results)
         self.folder.note(status="finished", stage=None, message="", finished=_now())
 
     def _place(self, index: int) -> str:
@@ -201,7 +218,7 @@ class _Staged:
         run = run_of(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
         began = time.perf_counter()
         with PeakMemory() as memory:
-            result = stage.run(run)
+            result = stage.run(replace(run, log=partial(self.hooks.logged, stage.name)))
         seconds = result.seconds or time.perf_counter() - began
         if result.reward_model:
             provenance.record(Path(result.reward_model), stage, self.assembled.registry)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.report.schema import Report
 
-_JSON, _HTML = "report.json", "report.html"
+_JSON, PAGE = "report.json", "report.html"
 
 
 def write(folder: Path, report: Report) -> Path:
@@ -26,8 +26,8 @@ def write(folder: Path, report: Report) -> Path:
     except ValueError as error:  # a lone surrogate in the recipe, which UTF-8 cannot hold
         raise RunError(f"{folder / _JSON}: the report cannot be written as JSON: {error}") from error
     _replace(folder / _JSON, text)
-    _replace(folder / _HTML, page(report))
-    return folder / _HTML
+    _replace(folder / PAGE, page(report))
+    return folder / PAGE
 
 
 def read(folder: Path) -> Report:

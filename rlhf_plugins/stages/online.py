@@ -97,7 +97,7 @@ class Online:
                 tokenizer=load_tokenizer(run.base),
                 reference=None if adapter else load_causal(run.base),
             )
-        curves = quiet(trainer)
+        curves = quiet(trainer, run.log)
         trainer.train()
         folder = run.folder / "model"
         if head := trainer.take_value_head():

@@ -57,7 +57,7 @@ class Preference:
                 adapter=lora(adapter, "CAUSAL_LM") if adapter else None,
                 reference=None if adapter or args.precompute_ref_log_probs else load_causal(run.base),
             )
-        curves = quiet(trainer)
+        curves = quiet(trainer, run.log)
         trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)

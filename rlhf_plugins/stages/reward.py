@@ -84,7 +84,7 @@ class Reward:
             features = row_features(model, train, reader.tokenizer.pad_token_id) if self.train_layers == 0 else None
             trainer = RewardTrainer(model, self.loss, args, train, reader.tokenizer, self.sampler, features)
             trainer.head_learning_rate = self.head_learning_rate
-        curves = quiet(trainer)
+        curves = quiet(trainer, run.log)
         trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
         return Trained(folder, dict(train.left_out), curves.values)

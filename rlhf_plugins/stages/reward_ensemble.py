@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -73,7 +73,8 @@ class RewardEnsemble(Reward):
         rng = np.random.default_rng([run.seed, member])
         drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
         folder = run.folder / "model" / str(member)
-        trained = self.train(run, [groups[i] for i in drawn], folder, run.seed + member)
+        own = replace(run, log=lambda step, values: run.log(step, {f"{k}_{member}": v for k, v in values.items()}))
+        trained = self.train(own, [groups[i] for i in drawn], folder, run.seed + member)
         seen = set(drawn.tolist())
         return Member(trained, _accuracy(run, folder, [g for i, g in enumerate(groups) if i not in seen]))
 

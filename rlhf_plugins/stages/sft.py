@@ -36,7 +36,7 @@ class SFT:
                 processing_class=tokenizer,
                 peft_config=lora(adapter, "CAUSAL_LM") if adapter else None,
             )
-        curves = quiet(trainer)
+        curves = quiet(trainer, run.log)
         trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,16 +53,19 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
 
 
 class Curves(TrainerCallback):
-    """Keeps every number that a trainer logs, by name: `[(step, value), ...]`."""
+    """Keeps every number that a trainer logs, by name: `[(step, value), ...]`, and passes it on."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._log = log
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""
-        for name, value in (logs or {}).items():
-            if isinstance(value, int | float) and name not in UNTOLD:
-                self.values[name].append((state.global_step, float(value)))
+        told = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float) and k not in UNTOLD}
+        for name, value in told.items():
+            self.values[name].append((state.global_step, value))
+        if told:
+            self._log(state.global_step, told)
 
 
 class Progress(ProgressCallback):
@@ -93,9 +96,14 @@ def building(rows: int) -> Iterator[None]:
             enable_progress_bars()
 
 
-def quiet(trainer: Any) -> Curves:
-    """Gives a trainer our progress bar in place of its own, and returns the curves that it will fill."""
-    curves = Curves()
+def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curves:
+    """Gives a trainer our progress bar in place of its own, and returns the curves that it will fill.
+
+    Args:
+        trainer: any of transformers' kind.
+        log: is told a step and its numbers, as a `Run` has it.
+    """
+    curves = Curves(log)
     trainer.remove_callback(ProgressCallback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import stubs
 
+from rlhf_plugins.discovery import found
 from rlhf_plugins.registry import Plugin, Registry
 
 Write = Callable[..., Path]
@@ -17,8 +18,8 @@ RECIPE = "base: sandbox\ndata: rows\nstages:\n  - {stage: make, name: first}\n  
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    """A registry that holds the stubs alone."""
-    made = Registry()
+    """A registry that holds the stubs, and our own plugins that watch a run."""
+    made = Registry().admit(found(("rlhf_plugins.lifecycle",), "nobody's"))
     made.register(stubs, Plugin("stubs", "stub-package", "1.0"))
     return made
 

@@ -99,6 +99,20 @@ class Judge:
         return StageResult(self.name, self.kind, metrics=metrics)
 
 
+@dataclass(frozen=True)
+class Talk:
+    """Logs two steps, as a training does."""
+
+    name: str = "talk"
+    kind: ClassVar[str] = "talk"
+
+    def run(self, run: Run) -> StageResult:
+        points = [(1, 2.0), (2, 1.0)]
+        for step, loss in points:
+            run.log(step, {"loss": loss})
+        return StageResult(self.name, self.kind, curves={"loss": points})
+
+
 @hookimpl
 def register_reward_loss() -> dict[str, type]:
     return {"plain": Plain, "scaled": Scaled}
@@ -111,4 +125,4 @@ def register_data_format() -> dict[str, type]:
 
 @hookimpl
 def register_stage() -> dict[str, type]:
-    return {"make": Make, "judge": Judge}
+    return {"make": Make, "judge": Judge, "talk": Talk}
