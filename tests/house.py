@@ -17,7 +17,7 @@ LEVELS = {
     for level, names in enumerate(
         (
             "autoclasses errors interfaces likelihoods masked objectives ranking rollout scored",
-            "components discovery hookspecs data models report sandbox",
+            "authoring components discovery hookspecs data models report sandbox",
             "evaluate trainers registry",
             "stages",
             "recipe",

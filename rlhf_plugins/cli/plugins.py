@@ -51,6 +51,19 @@ def show_plugin(kind: str, name: str) -> None:
 
 
 @plugins.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the package, such as rlhf-focal.")],
+    kind: Annotated[str, typer.Option(help="Of its component, such as reward_loss.")],
+) -> None:
+    """Start a package with one component, in a folder of its name: it installs, passes the kit and runs at once."""
+    from rlhf_plugins.authoring.new import new
+
+    for file in new(name, kind):
+        typer.echo(str(file))
+    typer.echo(f"next: cd {name}; pip install --editable .; pytest; rlhf run recipe.yaml")
+
+
+@plugins.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The fault.json that a failed stage left.")],
 ) -> None:

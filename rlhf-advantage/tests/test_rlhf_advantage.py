@@ -1,0 +1,10 @@
+"""advantage is what a advantage must be."""
+
+from __future__ import annotations
+
+from rlhf_plugins.testing import check
+
+
+def test_the_conformance_kit_finds_no_fault() -> None:
+    found = check("advantage", "advantage")
+    assert not found, "\n".join(map(str, found))

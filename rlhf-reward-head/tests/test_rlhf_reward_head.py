@@ -1,0 +1,10 @@
+"""reward_head is what a reward_head must be."""
+
+from __future__ import annotations
+
+from rlhf_plugins.testing import check
+
+
+def test_the_conformance_kit_finds_no_fault() -> None:
+    found = check("reward_head", "reward_head")
+    assert not found, "\n".join(map(str, found))

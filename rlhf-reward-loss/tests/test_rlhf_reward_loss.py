@@ -1,0 +1,10 @@
+"""reward_loss is what a reward_loss must be."""
+
+from __future__ import annotations
+
+from rlhf_plugins.testing import check
+
+
+def test_the_conformance_kit_finds_no_fault() -> None:
+    found = check("reward_loss", "reward_loss")
+    assert not found, "\n".join(map(str, found))

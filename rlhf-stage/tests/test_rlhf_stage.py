@@ -1,0 +1,10 @@
+"""stage is what a stage must be."""
+
+from __future__ import annotations
+
+from rlhf_plugins.testing import check
+
+
+def test_the_conformance_kit_finds_no_fault() -> None:
+    found = check("stage", "stage")
+    assert not found, "\n".join(map(str, found))
