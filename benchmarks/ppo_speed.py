@@ -58,7 +58,7 @@ def main() -> None:
     for repeat in range(repeats):
         for side, chosen in SIDES.items():
             runs[side].append(timed(side, settings(chosen, batches, repeat)))
-            print(f"{repeat + 1}/{repeats} {side}: {sum(runs[side][-1]['seconds']):.1f} s", flush=True)
+            print(f"{repeat + 1}/{repeats} {side}: {told(runs[side][-1])}", flush=True)
     if not options.quick:
         OUT.mkdir(parents=True, exist_ok=True)
         rows = {side: row(found) for side, found in runs.items()}
@@ -66,6 +66,11 @@ def main() -> None:
             json.dumps({"machine": machine(), "runs": runs, "rows": rows}, indent=1) + "\n"
         )
         (OUT / "ppo_speed.md").write_text(page(rows))
+
+
+def told(run: dict[str, Any]) -> str:
+    """One run in words."""
+    return f"{median(run['seconds']):.2f} s a batch, {run['peak'] / 2**30:.2f} GiB"
 
 
 def settings(chosen: dict[str, bool], batches: int, seed: int) -> dict[str, Any]:

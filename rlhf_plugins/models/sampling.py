@@ -12,6 +12,7 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.interfaces import Samples, Text
+from rlhf_plugins.models.folding import folded
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def sample(
     responses: list[list[int]] = [[] for _ in rows]
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(), torch.inference_mode():
+    with torch.random.fork_rng(), torch.inference_mode(), folded(model):
         torch.manual_seed(decoding.seed)
         starts = range(0, len(order), batch_size)
         for start in track(starts, "sampling", console=Console(stderr=True), transient=True, disable=len(starts) < 2):

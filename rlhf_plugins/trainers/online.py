@@ -21,6 +21,7 @@ from rlhf_plugins import masked, objectives
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import RewardFunction, Samples
+from rlhf_plugins.models.folding import folded
 from rlhf_plugins.models.forward import ResponseLogps, response_logps, spread, takes_shared_rows, trunk_of
 from rlhf_plugins.models.guards import estimated, named, rewarded
 from rlhf_plugins.models.sampling import Decoding, sample
@@ -163,7 +164,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         return tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
 
     def _sample(self, prompts: list[Any]) -> Samples:
-        prompt_ids, response_ids, _, completions, *_ = self._generate(prompts)
+        with folded(self.model):
+            prompt_ids, response_ids, _, completions, *_ = self._generate(prompts)
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids)
 
