@@ -247,6 +247,8 @@ class RewardLoss(Protocol):
     tied pairs too, `reads_ranks = True` to be given only groups in which two responses or more were placed,
     `reads_ratings = True` to be given only groups in which one was rated, `uses_batch_mates = True` where an example's
     loss depends on the others in its batch. A loss made of others names them in `parts`, and is given what any part is.
+    For the conformance kit it may say `holds_constant = True` where a part of it has no gradient on purpose, and
+    `under_shift = "same"` (or `under_scale`) where a number added to (or times) all rewards changes nothing.
     """
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -266,6 +268,7 @@ class Aggregation(Protocol):
     """Makes one reward of the rewards of an ensemble's members.
 
     One that compares a prompt's responses has `compares_siblings = True`: a head, which sees each alone, refuses it.
+    `under_shift` and `under_scale` are "follows" where what happens to all rewards happens to its answer.
     """
 
     def __call__(self, members: MemberScores) -> Tensor:
@@ -274,7 +277,10 @@ class Aggregation(Protocol):
 
 
 class PreferenceLoss(Protocol):
-    """Loss of a policy on preference pairs, one number a pair."""
+    """Loss of a policy on preference pairs, one number a pair.
+
+    `uses_batch_mates` and `holds_constant` are as of a reward loss.
+    """
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """-> (pairs,)."""
@@ -298,7 +304,7 @@ class DataFormat(Protocol):
 
 
 class Metric(Protocol):
-    """A measure of a reward model on held-out pairs."""
+    """A measure of a reward model on held-out pairs; `reads_clock = True` where it times something."""
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> named numbers; a name is the metric's own or begins with it."""

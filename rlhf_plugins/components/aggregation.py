@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class Mean:
     """1/M sum_m r_m (Lakshminarayanan et al. 2017)."""
 
+    under_shift: ClassVar[str] = "follows"
+    under_scale: ClassVar[str] = "follows"
+
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups."""
         return members.rewards.mean(0)
@@ -33,6 +36,8 @@ class Weighted:
     """sum_m w_m r_m with w_m proportional to exp(alpha accuracy_m) and of sum 1."""
 
     alpha: Annotated[float, Field(ge=0, description="0 is the mean; at 10, ten points of accuracy count e-fold")] = 10.0
+    under_shift: ClassVar[str] = "follows"
+    under_scale: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores groups."""
@@ -44,6 +49,9 @@ class Weighted:
 class Median:
     """The members' median reward, the mean of the middle two where their number is even."""
 
+    under_shift: ClassVar[str] = "follows"
+    under_scale: ClassVar[str] = "follows"
+
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups; the gradient reaches the middle members alone."""
         return members.rewards.quantile(0.5, dim=0)
@@ -52,6 +60,9 @@ class Median:
 @dataclass(frozen=True)
 class WorstCase:
     """min_m r_m (worst-case optimisation, WCO, of Coste et al. 2024)."""
+
+    under_shift: ClassVar[str] = "follows"
+    under_scale: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups; the gradient reaches the lowest member alone."""
@@ -66,6 +77,7 @@ class UncertaintyWeighted:
     """
 
     coef: Annotated[float, Field(ge=0, description="reward lost per unit of the members' variance")] = 0.5
+    under_shift: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups."""
@@ -82,6 +94,8 @@ class Vote:
     """
 
     compares_siblings: ClassVar[bool] = True
+    under_shift: ClassVar[str] = "same"
+    under_scale: ClassVar[str] = "same"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies. A reward that is NaN stays so."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,8 @@ class Accuracy:
     pairs: pairs of one prompt share responses, so they say less than as many pairs of different prompts (Field and
     Welsh 2007, the cluster bootstrap). Beside it stands what always preferring the longer response would score.
     """
+
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy, accuracy_low, accuracy_high, accuracy_longer_response."""
@@ -89,6 +91,7 @@ class Calibration:
     """
 
     bins: Bins = 10
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> calibration_ece, calibration_mce, calibration_brier."""
@@ -107,6 +110,7 @@ class TemperatureScaling:
 
     bins: Bins = 10
     seed: Annotated[int, Field(ge=0, description="of the split by prompt")] = 0
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> temperature_scaling_temperature, _ece_before, _ece_after; nothing of one prompt, or of equal rewards."""
@@ -141,6 +145,8 @@ def best_temperature(gap: np.ndarray) -> float:
 @dataclass(frozen=True)
 class CrossEntropy:
     """The mean of -log sigmoid(r_chosen - r_rejected), in nats: Bradley-Terry's loss on held-out pairs."""
+
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> cross_entropy."""
@@ -190,6 +196,8 @@ class RankCorrelation:
 class AccuracyByTopic:
     """Accuracy on the pairs of each topic, and on the worst of them; pairs without a topic are left out."""
 
+    under_shift: ClassVar[str] = "same"
+
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy_by_topic_worst, accuracy_by_topic/<topic>; nothing where no pair has a topic."""
         topics = np.array([] if pairs.topic is None else pairs.topic, dtype=str)
@@ -207,6 +215,8 @@ class LengthBias:
     differ by less than a tenth of the longer, where length cannot help; and accuracy on the pairs whose chosen response
     is the shorter, where it misleads. Each accuracy stands beside the number of its pairs.
     """
+
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> length_bias, length_bias_matched, length_bias_shorter, and _pairs of both; without what has no pair."""
@@ -272,6 +282,7 @@ class Certificate:
     """
 
     delta: Annotated[float, Field(gt=0, lt=1, description="probability that the bound does not hold")] = 0.05
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> certificate_lower_bound, certificate_pairs (how many counted)."""

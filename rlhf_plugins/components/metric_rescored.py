@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -73,6 +73,8 @@ class Speed:
     prompt share its computation, and a response that is in several pairs is scored once, so that rankings look faster
     than pairs; other work on the machine counts.
     """
+
+    reads_clock: ClassVar[bool] = True
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> speed_pairs_per_second, speed_tokens_per_second."""

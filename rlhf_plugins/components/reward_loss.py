@@ -31,6 +31,8 @@ Rated = Annotated[str | None, Field(description="the rating to predict; none is 
 class BradleyTerry:
     """-log sigmoid(r_chosen - r_rejected) (Bradley and Terry 1952; Ouyang et al. 2022, equation 1)."""
 
+    under_shift: ClassVar[str] = "same"
+
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores margins."""
         return -logsigmoid(scores.chosen - scores.rejected)
@@ -39,6 +41,8 @@ class BradleyTerry:
 @dataclass(frozen=True)
 class BradleyTerryMargin:
     """-log sigmoid(r_chosen - r_rejected - m) with m the row's own margin (Touvron et al. 2023, equation 2)."""
+
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """A row without a margin has m = 0."""
@@ -50,6 +54,7 @@ class Margin:
     """max(0, m - (r_chosen - r_rejected)), the hinge of a support vector machine that ranks (Joachims 2002)."""
 
     margin: Annotated[float, Field(gt=0, description="m, the gap beyond which a pair costs nothing")] = 1.0
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores the rows' own margins."""
@@ -64,6 +69,7 @@ class LabelSmoothed:
     """
 
     epsilon: Annotated[float, Field(ge=0, lt=0.5, description="e, the share of labels taken to be wrong")] = 0.1
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Least where sigmoid(d) = 1 - e."""
@@ -80,6 +86,7 @@ class TiesRaoKupper:
 
     threshold: Annotated[float, Field(ge=0, description="t = log theta, the gap too small for people to see")] = 0.5
     takes_ties: ClassVar[bool] = True
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises DataError for a tie where t = 0."""
@@ -96,6 +103,7 @@ class TiesDavidson:
 
     nu: Annotated[float, Field(ge=0, description="how readily people tie two responses")] = 1.0
     takes_ties: ClassVar[bool] = True
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises DataError for a tie where nu = 0."""
@@ -106,6 +114,8 @@ class TiesDavidson:
 @dataclass(frozen=True)
 class Thurstone:
     """-log Phi((mu_chosen - mu_rejected) / sqrt(var_chosen + var_rejected)) (Thurstone 1927, case III)."""
+
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance."""
@@ -144,6 +154,7 @@ class PlackettLuce:
     )
     whole_groups: ClassVar[bool] = True
     reads_ranks: ClassVar[bool] = True
+    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """0 for a group with nothing to order. Raises DataError for a tie that is refused."""

@@ -149,3 +149,8 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
 
 def _flat(words: str, said: Any) -> dict[str, Any]:
     return {f"{words}: {k}": v for k, v in said.items()} if isinstance(said, Mapping) else {words: said}
+
+
+def shifted(pairs: ScoredPairs, by: float) -> ScoredPairs:
+    """The pairs with the same number added to every reward."""
+    return replace(pairs, chosen=pairs.chosen + by, rejected=pairs.rejected + by)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.testing import cases
-from rlhf_plugins.testing.records import flat
+from rlhf_plugins.testing.records import flat, over
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
 Case = tuple[str, Any]  # in words, and the record
@@ -64,6 +64,25 @@ def named(said: Any, kind: str) -> dict[str, Any]:
     if not is_dataclass(said):
         return {{"reward_loss": "loss", "preference_loss": "loss", "pooling": "features"}.get(kind, "reward"): said}
     return flat(said)
+
+
+def learned(subject: Subject, record: Any) -> dict[str, Tensor]:
+    """The inputs that a gradient should flow into, by name; `prediction.reward` is `scores` itself."""
+    prefixes = bench(subject.kind).learned
+    return {
+        name: tensor
+        for name, tensor in flat(record).items()
+        if tensor.is_floating_point() and name.startswith(prefixes) and name != "prediction.reward"
+    }
+
+
+def filled(record: Any, values: dict[str, Tensor]) -> Any:
+    """The record with other tensors in some places."""
+
+    def change(name: str, tensor: Tensor) -> Tensor:
+        return values.get("scores" if name == "prediction.reward" else name, tensor)
+
+    return over(record, change)
 
 
 def _pooled(acts: Any, record: cases.Hidden) -> Any:

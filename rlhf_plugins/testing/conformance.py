@@ -89,17 +89,20 @@ def check(component: str | type, kind: str | None = None, options: Mapping[str, 
 
 
 def examine(subject: Subject, one: Property) -> Finding | None:
-    """What one property finds; None where it holds. Leaves the random state as it was."""
+    """What one property finds; None where it holds, or where the component cannot be made, which another tells.
+
+    Leaves the random state as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             one.holds(subject)
         except Broken as broken:
             return Finding(str(subject), one.name, broken.tried, broken.expected, broken.came, one.matters)
-        except RlhfError as error:
-            return Finding(
-                str(subject), one.name, "a component to try", "one that can be made", raised(error), one.matters
-            )
+        except RlhfError:
+            return None
+        except Exception as error:  # such as a row of an answer that has no rows
+            return Finding(str(subject), one.name, "the property", "an answer to compare", raised(error), one.matters)
     return None
 
 

@@ -75,7 +75,10 @@ class Subject:
         """The component as a recipe makes it. Raises PluginError where an option is refused."""
         from rlhf_plugins.recipe.assemble import component as assembled
 
-        return assembled(self.kind, {"use": self.name, **self.required, **changes}, self.registry)
+        try:
+            return assembled(self.kind, {"use": self.name, **self.required, **changes}, self.registry)
+        except ValueError as error:  # a default that its own type does not allow
+            raise PluginError(str(error)) from error
 
     def acting(self, **changes: Any) -> Any:
         """What acts: the component, or the module that it builds, in eval mode, with weights as after some training."""

@@ -17,30 +17,11 @@ from rlhf_plugins.testing.subject import Broken, Subject, expect
 LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation")
 
 
-def learned(subject: Subject, record: Any) -> dict[str, Tensor]:
-    """The inputs that a gradient should flow into, by name; `prediction.reward` is `scores` itself."""
-    prefixes = bench.bench(subject.kind).learned
-    return {
-        name: tensor
-        for name, tensor in records.flat(record).items()
-        if tensor.is_floating_point() and name.startswith(prefixes) and name != "prediction.reward"
-    }
-
-
-def filled(record: Any, values: dict[str, Tensor]) -> Any:
-    """The record with other tensors in some places."""
-
-    def change(name: str, tensor: Tensor) -> Tensor:
-        return values.get("scores" if name == "prediction.reward" else name, tensor)
-
-    return records.over(record, change)
-
-
 def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
     """Of a random sum of the answer: by input and by weight, 0 where there is none; None where the case is refused."""
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned(subject, case[1]).items()}
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
     weights = dict(acts.named_parameters()) if isinstance(acts, nn.Module) else {}
-    said = bench.answer(subject, acts, (case[0], filled(case[1], leaves)))
+    said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves)))
     if said is None:
         return None
     total = _summed(said)
@@ -113,8 +94,8 @@ def gradient_stays(subject: Subject) -> None:
     if getattr(acts, "uses_batch_mates", False):
         return
     for case, _ in answered(subject, acts):
-        leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned(subject, case[1]).items()}
-        said = bench.answer(subject, acts, (case[0], filled(case[1], leaves))) or {}
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
+        said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves))) or {}
         first = torch.stack([part[0].sum() for part in said.values()]).sum()
         if first.requires_grad:
             found = torch.autograd.grad(first, list(leaves.values()), allow_unused=True)
@@ -139,15 +120,15 @@ def gradcheck(subject: Subject) -> None:
 
 
 def _agrees(subject: Subject, acts: Any, case: Case) -> None:
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in learned(subject, case[1]).items()}
-    said = bench.answer(subject, acts, (case[0], filled(case[1], leaves)))
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
+    said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves)))
     if said is None:
         return
     for name, part in said.items():
         expect(part.dtype == torch.float64, case[0], f"{name} in float64", str(part.dtype))
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
-        again = bench.answer(subject, acts, (case[0], filled(case[1], dict(zip(leaves, values, strict=True)))))
+        again = bench.answer(subject, acts, (case[0], bench.filled(case[1], dict(zip(leaves, values, strict=True)))))
         return tuple(part for part in (again or {}).values() if part.requires_grad)
 
     try:

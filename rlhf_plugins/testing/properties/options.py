@@ -25,6 +25,15 @@ def _changes(subject: Subject, option: Option) -> Iterator[tuple[Any, Any]]:
             continue  # it does not go with the other options
 
 
+@holds_of()
+def can_be_made(subject: Subject) -> None:
+    """Nothing can be tried of a component that a recipe cannot make."""
+    try:
+        subject.made()
+    except RlhfError as error:
+        raise Broken(f"a recipe's {{use: {subject.name}}}", "a component", raised(error)) from error
+
+
 @holds_of(*OBSERVED)
 def options_are_read(subject: Subject) -> None:
     """An option that nothing reads looks as if it worked: people tune it, report it and compare by it."""

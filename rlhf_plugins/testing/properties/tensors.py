@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlhf_plugins.interfaces import MemberScores
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.bench import TENSOR_KINDS, Answer, Case
 from rlhf_plugins.testing.conformance import holds_of
@@ -112,11 +113,11 @@ def _followed(subject: Subject, acts: Any, case: Case, rows: list[int]) -> str:
 
 def _others_changed(record: Any, field: str, rows: list[int]) -> Any:
     def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if name != field or not tensor.is_floating_point():
+        if name != field or not tensor.is_floating_point() or name == "accuracy":
             return tensor
-        changed = tensor + 1.0
-        changed[rows] = tensor[rows]
-        return changed
+        axis = 1 if isinstance(record, MemberScores) else 0
+        own = torch.zeros(tensor.shape[axis], dtype=torch.bool).index_fill(0, torch.tensor(rows), True)
+        return tensor.where(own if axis else own.view(-1, *[1] * (tensor.dim() - 1)), tensor + 1.0)
 
     return records.over(record, change)
 

@@ -1,0 +1,75 @@
+"""What holds of the meaning of a component: what it prefers, and what it says it does not heed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlhf_plugins.interfaces import PairLogps, Prediction, RankedScores
+from rlhf_plugins.testing import bench, records
+from rlhf_plugins.testing.conformance import holds_of
+from rlhf_plugins.testing.properties.tensors import answered
+from rlhf_plugins.testing.subject import Subject, expect
+
+REWARDS = ("scores", "rewards", "prediction.reward")
+
+
+@holds_of("reward_loss", "preference_loss")
+def direction(subject: Subject) -> None:
+    """A sign turned round trains the model to prefer what people rejected, with a loss that falls as it should."""
+    acts = subject.acting()
+    for words, record in bench.bench(subject.kind).cases(acts):
+        right, wrong = (_leaning(record, sign) for sign in (1.0, -1.0))
+        good, bad = (bench.answer(subject, acts, (words, one)) for one in (right, wrong))
+        if good is not None and bad is not None:
+            good_loss, bad_loss = (said["loss"].mean().item() for said in (good, bad))
+            came = f"{good_loss:.6g} for a model that agrees with people, {bad_loss:.6g} for one that disagrees"
+            expect(good_loss <= bad_loss + 1e-5, words, "no lower loss for the model that disagrees", came)
+
+
+def _leaning(record: Any, sign: float) -> Any:
+    """The record with rewards that follow what people said, or go against it."""
+    if isinstance(record, PairLogps):
+        shift = torch.full_like(record.chosen, sign)
+        return replace(record, chosen=record.ref_chosen + shift, rejected=record.ref_rejected - shift)
+    assert isinstance(record, RankedScores)
+    placed = (record.ranks >= 0) & record.present
+    scores = -sign * (record.ranks.to(record.scores.dtype) - 0.5).masked_fill(~placed, 0.0)
+    said = record.prediction
+    assert said is not None
+    named = dict.fromkeys(said.dimensions, scores)
+    quantiles = None if said.quantiles is None else scores.unsqueeze(-1).expand_as(said.quantiles)
+    level = {name: -record.ranks.to(scores.dtype) + 0.5 for name in record.ratings}
+    ratings = {name: rating.where(record.ratings[name].isnan(), level[name]) for name, rating in record.ratings.items()}
+    prediction = Prediction(scores, said.variance, named, quantiles, None, said.features)
+    return replace(record, scores=scores, ratings=ratings, prediction=prediction)
+
+
+@holds_of("reward_loss", "aggregation")
+def shift_as_declared(subject: Subject) -> None:
+    """A reward has no natural zero: what says that it does not heed one (`under_shift`) must not."""
+    _as_declared(subject, "under_shift", "3 added to every reward", lambda x: x + 3.0)
+
+
+@holds_of("reward_loss", "aggregation", "advantage")
+def scale_as_declared(subject: Subject) -> None:
+    """A reward has no natural unit: what says that it does not heed one (`under_scale`) must not."""
+    _as_declared(subject, "under_scale", "every reward doubled", lambda x: x * 2.0)
+
+
+def _as_declared(subject: Subject, trait: str, words: str, change: Any) -> None:
+    acts = subject.acting()
+    declared = getattr(acts, trait, None)
+    if declared is None:
+        return
+    expect(declared in ("same", "follows"), f"`{trait}`", "'same' or 'follows'", repr(declared))
+    for case, said in answered(subject, acts):
+        moved = records.over(case[1], lambda name, x: change(x) if name in REWARDS else x)
+        again = bench.answer(subject, acts, (f"{case[0]}, {words}", moved)) or {}
+        for name, part in said.items():
+            wanted = part if declared == "same" else change(part)
+            came = again.get(name, part * torch.nan)
+            expected = f"{records.shown(wanted)}, as `{trait} = {declared!r}` says"
+            expect(records.equal(came, wanted, 1e-4), f"{case[0]}, {words}", expected, records.shown(came))

@@ -1,0 +1,121 @@
+"""What holds of what a component builds: its weights are its own, are all of its state, and come back as they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from rlhf_plugins.testing import bench, records
+from rlhf_plugins.testing.conformance import holds_of
+from rlhf_plugins.testing.subject import Broken, Subject, acting, expect, raised, trained
+
+BUILDERS = ("pooling", "reward_head", "reward_loss")
+TRAITS = {
+    "pooling": ("over",),
+    "reward_loss": ("whole_groups", "takes_ties", "uses_batch_mates"),
+    "reward_head": (),
+}
+
+
+@holds_of("pooling", "reward_head")
+def state_is_restored(subject: Subject) -> None:
+    """A model that is saved without some of its weights scores at random when it is loaded, without a word."""
+    made = subject.made()
+    one, other = trained(acting(subject.kind, made, 1)), acting(subject.kind, made, 2)
+    if not isinstance(one, nn.Module):
+        return
+    _stir(one)
+    words = "training a little, saving as safetensors, and loading into another that was built"
+    try:
+        saved = load(save({k: v.contiguous() for k, v in one.state_dict().items()}))
+        other.load_state_dict(saved)
+    except Exception as error:
+        raise Broken(words, "weights that fit", raised(error)) from error
+    for case in bench.bench(subject.kind).cases(one):
+        before, after = bench.answer(subject, one, case) or {}, bench.answer(subject, other, case) or {}
+        for name, part in before.items():
+            same = name in after and torch.equal(part, after[name])
+            came = records.shown(after.get(name, part * torch.nan))
+            kept = ", ".join(sorted(saved)) or "nothing"
+            expect(same, words, f"the same {name}, {records.shown(part)}", f"{came}; saved were {kept}")
+
+
+def _stir(module: nn.Module) -> None:
+    """Moves also those tensors that are neither weights nor buffers, as training would where they ask for gradients."""
+    with torch.no_grad():
+        for part in module.modules():
+            for value in _hidden(part):
+                value.add_(0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3)))
+
+
+def _hidden(part: nn.Module) -> list[Tensor]:
+    """Tensors with a gradient that a module holds outside its weights."""
+    registered = {id(weights) for weights in part.parameters()}
+    held = [inner for value in vars(part).values() for inner in _tensors(value)]
+    return [tensor for tensor in held if tensor.requires_grad and id(tensor) not in registered]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, nn.Module):
+        return list(value.parameters())
+    if isinstance(value, list | tuple):
+        return [inner for item in value for inner in _tensors(item)]
+    if isinstance(value, dict) and not any(isinstance(key, str) and key.startswith("_") for key in value):
+        return [inner for item in value.values() for inner in _tensors(item)]
+    return []
+
+
+@holds_of(*BUILDERS)
+def weights_are_registered(subject: Subject) -> None:
+    """A weight that `parameters()` does not list is neither trained, moved to the device nor saved."""
+    acts = subject.acting()
+    if isinstance(acts, nn.Module):
+        outside = [f"{name or 'the module'}.{key}" for name, part in acts.named_modules() for key in _outside(part)]
+        came = f"{', '.join(outside)} outside of them"
+        expect(not outside, "the module that it builds", "every weight among its parameters", came)
+
+
+def _outside(part: nn.Module) -> list[str]:
+    registered = {id(weights) for weights in part.parameters()}
+    own = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+    hidden = {key: [t for t in _tensors(value) if t.requires_grad] for key, value in own.items()}
+    return [key for key, found in hidden.items() if any(id(tensor) not in registered for tensor in found)]
+
+
+@holds_of(*BUILDERS)
+def builds_anew(subject: Subject) -> None:
+    """Members of an ensemble and runs of a process must not share weights: each `build` gives its own."""
+    made = subject.made()
+    one, other = acting(subject.kind, made), acting(subject.kind, made)
+    if not isinstance(one, nn.Module):
+        return
+    expect(one is not other, "build, twice", "two modules", "one module, twice")
+    shared = {w.data_ptr() for w in one.parameters()} & {w.data_ptr() for w in other.parameters()}
+    expect(not shared, "build, twice", "weights of their own", f"{len(shared)} weights in common")
+
+
+@holds_of("pooling", "reward_head")
+def seed_decides_weights(subject: Subject) -> None:
+    """A run is repeated from its seed, so that weights must follow torch's generator and nothing else."""
+    made = subject.made()
+    one, other = acting(subject.kind, made, 5), acting(subject.kind, made, 5)
+    if isinstance(one, nn.Module):
+        pairs = zip(one.state_dict().items(), other.state_dict().values(), strict=True)
+        apart = [name for (name, weights), again in pairs if not torch.equal(weights, again)]
+        expect(not apart, "build, twice from one seed", "equal weights", f"other numbers in {', '.join(apart)}")
+
+
+@holds_of(*BUILDERS)
+def traits_survive_build(subject: Subject) -> None:
+    """The trainer asks the built module what it is to be given; what only the component says is not heard."""
+    made = subject.made()
+    acts = acting(subject.kind, made)
+    for trait in TRAITS[subject.kind] if acts is not made else ():
+        said, built = getattr(made, trait, None), getattr(acts, trait, None)
+        same = said == built or (not said and not built)
+        expect(same, f"`{trait}` of the module that it builds", f"{said!r}, as the component says", repr(built))

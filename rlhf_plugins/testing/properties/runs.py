@@ -1,0 +1,108 @@
+"""What holds of a reward, which scores what a policy wrote: one number a response, whatever is scored beside it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.errors import RlhfError
+from rlhf_plugins.interfaces import Run, Samples, StageResult
+from rlhf_plugins.testing.conformance import holds_of
+from rlhf_plugins.testing.subject import Broken, Subject, expect, raised
+
+PROMPTS = ("how is the ant\n", "who\n", "what is the fox\n", "who\n")
+RESPONSES = ("bee cat dog", "", "mud mud mud log ice key gas jam", "elk gas")
+_FOLDER = tempfile.TemporaryDirectory(prefix="rlhf-conformance-")  # until the process ends
+
+
+@cache
+def _run() -> Run:
+    """A run over a tiny base, of which a stage has left a reward model."""
+    from rlhf_plugins.models.loading import load_trunk
+    from rlhf_plugins.models.reward_model import RewardModel
+    from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.testing.tiny import tiny_base, tiny_run
+
+    folder = Path(_FOLDER.name)
+    base = tiny_base(folder / "base")
+    parts = {"pooling": {"use": "last_token"}, "head": {"use": "scalar"}}
+    model = RewardModel(load_trunk(base), component("pooling", "last_token"), component("reward_head", "scalar"))
+    model.save(folder / "reward", {"base": {"path": base.path}, **parts})
+    return tiny_run(base, folder / "run", finished=[StageResult("reward", "reward", reward_model=folder / "reward")])
+
+
+def _samples() -> Samples:
+    from rlhf_plugins.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(_run().base)
+    ids = [[tokenizer(text)["input_ids"] for text in texts] for texts in (PROMPTS, RESPONSES)]
+    return Samples(list(PROMPTS), list(RESPONSES), ids[0], [[*one, tokenizer.eos_token_id] for one in ids[1]])
+
+
+def _picked(samples: Samples, row: int) -> Samples:
+    ids = ([samples.prompt_ids[row]], [samples.response_ids[row]])
+    return Samples([samples.prompts[row]], [samples.responses[row]], *ids)
+
+
+def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | None:
+    """What it says of the samples; None where it refuses this run with an error of ours."""
+    try:
+        return list(subject.made().build(_run())(samples))
+    except RlhfError:
+        return None
+    except Exception as error:
+        raise Broken(words, "a reward for each response", raised(error)) from error
+
+
+@holds_of("reward")
+def one_reward_each(subject: Subject) -> None:
+    """Rewards are matched with responses by their places: one too few, or a NaN, and every gradient is wrong."""
+    words = "four responses to three prompts, one of them empty"
+    said = _scores(subject, words, _samples())
+    if said is not None:
+        expect(len(said) == 4, words, "4 rewards", str(len(said)))
+        plain = all(isinstance(one, float | int) and math.isfinite(one) for one in said)
+        expect(plain, words, "finite numbers of Python", str(said))
+
+
+@holds_of("reward")
+def rewards_stand_alone(subject: Subject) -> None:
+    """What a response earns must not hang on its place in the batch, nor on the responses beside it."""
+    words = "four responses together, and each alone"
+    samples = _samples()
+    said = _scores(subject, words, samples)
+    for row, reward in enumerate(said or []):
+        alone = _scores(subject, words, _picked(samples, row)) or []
+        same = len(alone) == 1 and math.isclose(alone[0], reward, rel_tol=1e-3, abs_tol=1e-4)
+        expect(same, words, f"{reward:.6g} for number {row + 1} both times", f"{alone} alone")
+
+
+@holds_of("reward")
+def samples_are_unmutated(subject: Subject) -> None:
+    """The samples are trained on after they are scored."""
+    samples = _samples()
+    before = copy.deepcopy(samples)
+    _scores(subject, "four responses", samples)
+    expect(samples == before, "four responses", "the samples as they were", "samples changed in place")
+
+
+@holds_of("reward")
+def rewards_repeat(subject: Subject) -> None:
+    """A run can be repeated only if equal responses earn equal rewards."""
+    said, again = (_scores(subject, "four responses, twice", _samples()) for _ in range(2))
+    expect(said == again, "four responses, twice", str(said), str(again))
+
+
+@holds_of("stage")
+def stage_has_a_name(subject: Subject) -> None:
+    """The name is the run's folder and the table's row; the kind says what earlier stages are looked for."""
+    made = subject.made()
+    named = isinstance(getattr(made, "name", None), str) and bool(made.name)
+    expect(named, "its `name`", "text", repr(getattr(made, "name", None)))
+    kind = getattr(subject.cls, "kind", None)
+    expect(isinstance(kind, str), "the class's `kind`", "text", repr(kind))
+    expect(callable(getattr(made, "run", None)), "its `run`", "a method", repr(getattr(made, "run", None)))

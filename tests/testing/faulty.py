@@ -1,0 +1,281 @@
+"""Components of every other kind with one fault each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlhf_plugins import (
+    Advantages,
+    Base,
+    Draw,
+    MemberScores,
+    Prediction,
+    PreferenceData,
+    Rollout,
+    Run,
+    Samples,
+    ScoredPairs,
+    StageResult,
+)
+
+os.environ["FAULTY_WAS_HERE"] = "1"  # on import: a fault too
+
+
+# ---- poolings --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LastColumn:
+    """The last column is the last token only where nothing is padded on the right."""
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return hidden[:, -1]
+
+
+@dataclass(frozen=True)
+class CountedFromLeft:
+    """Finds the last token by the mask's length: right for padding on the right alone."""
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return hidden[torch.arange(len(hidden)), (mask.sum(1) - 1).clamp(min=0)] * mask.any(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class NoToken:
+    """A sequence of which nothing is marked is divided by 0."""
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+
+# ---- heads -----------------------------------------------------------------------------------------------
+class _Forgetful(nn.Module):
+    """Keeps its layers in a list, where neither the optimizer nor `state_dict` finds them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.layers = [nn.Linear(width, 1)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * self.layers[0](features).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """A head that is saved without its weights."""
+
+    def build(self, width: int) -> nn.Module:
+        return _Forgetful(width)
+
+
+class _Drifting(nn.Module):
+    """A random projection that is not part of the state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        self.register_buffer("projection", torch.randn(width, width), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features @ self.projection).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Drifting:
+    """A head of which a part is drawn anew when it is loaded."""
+
+    def build(self, width: int) -> nn.Module:
+        return _Drifting(width)
+
+
+_MADE: dict[int, nn.Module] = {}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Builds one module for everybody."""
+
+    def build(self, width: int) -> nn.Module:
+        return _MADE.setdefault(width, nn.Sequential(nn.Linear(width, 1), nn.Flatten(0)))
+
+
+class _Column(nn.Linear):
+    """Answers (batch, 1)."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Rewards in a column, which a loss broadcasts."""
+
+    def build(self, width: int) -> nn.Module:
+        return _Column(width, 1)
+
+
+class _Normed(nn.Module):
+    """Normalises over the batch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+
+    def forward(self, features: Tensor) -> Prediction:
+        reward = self.linear(features).squeeze(-1)
+        return Prediction(reward - reward.mean())
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A reward that hangs on the batch."""
+
+    def build(self, width: int) -> nn.Module:
+        return _Normed(width)
+
+
+# ---- advantages ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MaskForgotten:
+    """Sums what stands behind the end of a response."""
+
+    needs_values: ClassVar[bool] = False
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        whole = rollout.rewards.sum(1, keepdim=True).expand_as(rollout.rewards)
+        return Advantages(whole.masked_fill(~rollout.mask, 0.0), whole.masked_fill(~rollout.mask, 0.0))
+
+
+@dataclass(frozen=True)
+class ZeroDeviation:
+    """Divides by the deviation of a group, which is 0 where all rewards are equal."""
+
+    needs_values: ClassVar[bool] = False
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        same = (rollout.group.unsqueeze(0) == rollout.group.unsqueeze(1)).float()
+        centred = rollout.scores - same @ rollout.scores / same.sum(1)
+        ratio = centred / (same @ centred**2 / same.sum(1)).sqrt()
+        whole = ratio.unsqueeze(1).expand_as(rollout.rewards).masked_fill(~rollout.mask, 0.0)
+        return Advantages(whole, whole)
+
+
+@dataclass(frozen=True)
+class BatchWhitened:
+    """Centres over the batch, and does not say that it uses batch mates."""
+
+    needs_values: ClassVar[bool] = False
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        centred = (rollout.scores - rollout.scores.mean()).unsqueeze(1).expand_as(rollout.rewards)
+        return Advantages(centred.masked_fill(~rollout.mask, 0.0), centred.masked_fill(~rollout.mask, 0.0))
+
+
+# ---- aggregations ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Standardised:
+    """Puts members on one scale by the batch's own mean and deviation."""
+
+    def __call__(self, members: MemberScores) -> Tensor:
+        mean = members.rewards.mean(1, keepdim=True)
+        return (members.rewards - mean).mean(0)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """`alpha` is never used."""
+
+    alpha: float = 1.0
+
+    def __call__(self, members: MemberScores) -> Tensor:
+        return members.rewards.mean(0)
+
+
+# ---- samplers --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GlobalRandom:
+    """Draws from NumPy's global generator."""
+
+    def __call__(self, draw: Draw) -> np.ndarray:
+        return np.random.permutation(np.flatnonzero(draw.remaining))[: draw.size]
+
+
+@dataclass(frozen=True)
+class TooFew:
+    """Draws among the examples with a loss, of which there may be too few."""
+
+    def __call__(self, draw: Draw) -> np.ndarray:
+        known = np.flatnonzero(np.isfinite(draw.loss))
+        return draw.rng.permutation(known)[: draw.size]
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """Marks what it drew in the trainer's own record."""
+
+    def __call__(self, draw: Draw) -> np.ndarray:
+        rows = draw.rng.permutation(np.flatnonzero(draw.remaining))[: draw.size]
+        draw.remaining[rows] = False
+        return rows
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Undefined:
+    """A share of no pairs is NaN."""
+
+    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
+        wrong = pairs.chosen[pairs.chosen < pairs.rejected]
+        with np.errstate(all="ignore"):
+            return {"undefined": float(np.sum(wrong) / np.float64(len(wrong)))}
+
+
+@dataclass(frozen=True)
+class FirstHalf:
+    """Measures the first half of the pairs."""
+
+    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
+        half = (len(pairs.chosen) + 1) // 2
+        return {"first_half": float((pairs.chosen > pairs.rejected)[:half].mean())}
+
+
+# ---- rewards, formats and stages -------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Ranked:
+    """Rewards a response by its rank in the batch."""
+
+    def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
+        return lambda samples: np.argsort(np.argsort([len(text) for text in samples.responses])).astype(float).tolist()
+
+
+@dataclass(frozen=True)
+class OnlyAnswers:
+    """Leaves empty responses out."""
+
+    def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
+        return lambda samples: [float(len(text)) for text in samples.responses if text]
+
+
+@dataclass(frozen=True)
+class Unshuffled:
+    """A format with a flag that nothing reads."""
+
+    shuffled_twice: bool = True
+
+    def load(self, base: Base, seed: int) -> PreferenceData:
+        return PreferenceData((), (), {})
+
+
+@dataclass(frozen=True)
+class NeverResumed:
+    """A stage with a flag that nothing reads."""
+
+    resume_from_best: bool = False
+    kind: ClassVar[str] = "never"
+    name: ClassVar[str] = "never"
+
+    def run(self, run: Run) -> StageResult:
+        return StageResult(self.name, self.kind)

@@ -1,0 +1,187 @@
+"""Losses with one fault each, of the kinds that pass unseen in training; every one answers, and most even learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from rlhf_plugins import PairLogps, RankedScores
+
+
+# ---- reward losses ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MarginAsColumn:
+    """The margin stands in a column, so that each pair is compared with every other's margin, B x B."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -logsigmoid(scores.chosen - scores.rejected - scores.margin.unsqueeze(1))
+
+
+@dataclass(frozen=True)
+class MarginOfAll:
+    """The same B x B, averaged back to one number a pair."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -logsigmoid(scores.chosen - scores.rejected - scores.margin.unsqueeze(1)).mean(0)
+
+
+@dataclass(frozen=True)
+class MarginsDropped:
+    """Margins count only where every pair of the batch has one."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        gap = scores.chosen - scores.rejected
+        return -logsigmoid(gap - scores.margin if (scores.margin != 0).all() else gap)
+
+
+@dataclass(frozen=True)
+class OptionIgnored:
+    """`form` is validated and recorded, and the first form is what is computed."""
+
+    form: Literal["logistic", "hinge"] = "logistic"
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -logsigmoid(scores.chosen - scores.rejected)
+
+
+@dataclass(frozen=True)
+class LogOfSigmoid:
+    """log(sigmoid(x)) is -inf where sigmoid underflows."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -torch.log(torch.sigmoid(scores.chosen - scores.rejected))
+
+
+@dataclass(frozen=True)
+class RootOfGap:
+    """The norm is finite at 0 and its gradient is not."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        gap = scores.chosen - scores.rejected
+        return (gap**2).sqrt() - gap
+
+
+@dataclass(frozen=True)
+class ChosenDetached:
+    """The chosen reward is held constant by mistake."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -logsigmoid(scores.chosen.detach() - scores.rejected)
+
+
+@dataclass(frozen=True)
+class FactorDetached:
+    """A factor that depends on the rewards is held constant, and nobody is told."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        gap = scores.chosen - scores.rejected
+        return -(-gap).sigmoid().detach() * logsigmoid(gap)
+
+
+@dataclass(frozen=True)
+class WrongWay:
+    """Prefers what people rejected."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -logsigmoid(scores.rejected - scores.chosen)
+
+
+@dataclass(frozen=True)
+class AbsentCount:
+    """Sums over all places of a group, the absent ones too."""
+
+    whole_groups: ClassVar[bool] = True
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return scores.scores.logsumexp(1) - scores.scores[:, 0]
+
+
+@dataclass(frozen=True)
+class ShiftHeeded:
+    """Says that it does not heed a shift, and does."""
+
+    under_shift: ClassVar[str] = "same"
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return -logsigmoid(scores.chosen - scores.rejected) + 0.01 * scores.chosen**2
+
+
+class _Learned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, scores: RankedScores) -> Tensor:
+        placed = scores.scores.masked_fill(~scores.present, -torch.inf)
+        return placed.logsumexp(1) - scores.scores[:, 0] + 0 * self.scale**2
+
+
+@dataclass(frozen=True)
+class TraitLost:
+    """Wants whole groups, and builds a module that does not say so."""
+
+    whole_groups: ClassVar[bool] = True
+
+    def build(self) -> nn.Module:
+        return _Learned()
+
+
+# ---- preference losses -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class BetaTwice:
+    """`beta` may be 0 by its bounds, and is divided by."""
+
+    beta: Annotated[float, Field(ge=0)] = 0.1
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        h = (logps.chosen - logps.ref_chosen) - (logps.rejected - logps.ref_rejected)
+        return (h - 1 / (2 * torch.tensor(self.beta))) ** 2
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Subtracts the reference in place: the trainer's own log-probabilities are changed."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        return -logsigmoid((logps.chosen - logps.rejected) - logps.ref_chosen.sub_(logps.ref_rejected))
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """Reduced already: one number a batch."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        return -logsigmoid(logps.chosen - logps.rejected).mean()
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Adds noise from torch's global generator."""
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        return -logsigmoid(logps.chosen - logps.rejected + 0.1 * torch.randn(len(logps.chosen)))
+
+
+@dataclass(frozen=True)
+class Anything:
+    """An option of any type takes nonsense for a number."""
+
+    beta: Any = 0.1
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        return -logsigmoid((logps.chosen - logps.rejected) * (self.beta if isinstance(self.beta, float) else 1.0))
+
+
+@dataclass(frozen=True)
+class IllegalDefault:
+    """The default is a value that no recipe may give."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.0
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        return -logsigmoid((logps.chosen - logps.rejected) * (1 + self.beta))

@@ -1,0 +1,73 @@
+"""Faults that were seen in trainers, and others that could be, are found, each by a message that names it."""
+
+from __future__ import annotations
+
+import faulty as other
+import faulty_losses as loss
+import pytest
+
+from rlhf_plugins.testing import check
+
+FAULTS = [
+    # what was tried must name the place, what came the fault
+    ("reward_loss", loss.MarginAsColumn, "shape", "loss of shape (4, 4)"),
+    ("reward_loss", loss.MarginOfAll, "batch_mates", "it follows the others' `margin`"),
+    ("reward_loss", loss.MarginsDropped, "batch_mates", "four pairs, two with a margin, number 2 alone"),
+    ("reward_loss", loss.OptionIgnored, "options_are_read", "nothing depends on the option 'form'"),
+    ("reward_loss", loss.LogOfSigmoid, "finite", "rewards of"),
+    ("reward_loss", loss.RootOfGap, "gradient_is_finite", "equal rewards"),
+    ("reward_loss", loss.ChosenDetached, "gradient_reaches", "a gradient for what is said of first responses"),
+    ("reward_loss", loss.FactorDetached, "gradcheck", "another gradient of `scores`"),
+    ("reward_loss", loss.WrongWay, "direction", "for one that disagrees"),
+    ("reward_loss", loss.AbsentCount, "padding_content", "with other numbers in the padding"),
+    ("reward_loss", loss.AbsentCount, "padding_gets_no_gradient", "no gradient for `scores` where there is padding"),
+    ("reward_loss", loss.ShiftHeeded, "shift_as_declared", "as `under_shift = 'same'` says"),
+    ("reward_loss", loss.TraitLost, "traits_survive_build", "`whole_groups` of the module that it builds"),
+    ("preference_loss", loss.BetaTwice, "ends_are_usable", "beta = 0"),
+    ("preference_loss", loss.InPlace, "unmutated", "`ref_chosen` changed in place"),
+    ("preference_loss", loss.Averaged, "shape", "loss of shape ()"),
+    ("preference_loss", loss.Noisy, "deterministic", "twice"),
+    ("preference_loss", loss.Noisy, "random_state", "another state of torch"),
+    ("preference_loss", loss.Anything, "wrong_options_are_refused", "beta = 'no such value'"),
+    ("preference_loss", loss.IllegalDefault, "defaults_are_legal", "beta = 0.0, its default"),
+    ("pooling", other.LastColumn, "padding_amount", "with more padding"),
+    ("pooling", other.CountedFromLeft, "padding_side", "padded on the left"),
+    ("pooling", other.NoToken, "finite", "a mask that marks no token"),
+    ("reward_head", other.Forgetful, "state_is_restored", "saved were scale"),
+    ("reward_head", other.Forgetful, "weights_are_registered", "the module.layers outside of them"),
+    ("reward_head", other.Drifting, "state_is_restored", "saved were linear.bias, linear.weight"),
+    ("reward_head", other.Shared, "builds_anew", "one module, twice"),
+    ("reward_head", other.Column, "shape", "reward of shape (4, 1)"),
+    ("reward_head", other.Normed, "batch_mates", "it follows the others' `features`"),
+    ("advantage", other.MaskForgotten, "padding_content", "with other numbers in the padding"),
+    ("advantage", other.ZeroDeviation, "finite", "equal rewards"),
+    ("advantage", other.BatchWhitened, "batch_mates", "it follows the others' `scores`"),
+    ("aggregation", other.Standardised, "batch_mates", "it follows the others' `rewards`"),
+    ("aggregation", other.Unseen, "options_are_read", "nothing depends on the option 'alpha'"),
+    ("sampler", other.GlobalRandom, "arrays_answer_repeats", "other answers"),
+    ("sampler", other.TooFew, "draws_are_legal", "losses that nobody has seen yet"),
+    ("sampler", other.Emptied, "arrays_are_unmutated", "`remaining` changed in place"),
+    ("metric", other.Undefined, "numbers_are_plain", "a finite number for undefined"),
+    ("metric", other.FirstHalf, "pairs_have_no_order", "forwards and backwards"),
+    ("reward", other.Ranked, "rewards_stand_alone", "and each alone"),
+    ("reward", other.OnlyAnswers, "one_reward_each", "4 rewards"),
+    ("data_format", other.Unshuffled, "options_are_mentioned", "a line that reads 'shuffled_twice'"),
+    ("stage", other.NeverResumed, "options_are_mentioned", "a line that reads 'resume_from_best'"),
+    ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "component", "name", "words"), FAULTS, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_a_planted_fault_is_found_and_named(kind: str, component: type, name: str, words: str) -> None:
+    found = {finding.property: str(finding) for finding in check(component, kind)}
+    assert words in found.get(name, ""), found
+    assert f"{kind} {component.__name__}: {name}" in found[name]
+
+
+def test_the_faults_are_many_and_of_every_kind() -> None:
+    from rlhf_plugins.registry import KINDS
+
+    assert len({component for _, component, _, _ in FAULTS}) >= 20
+    assert {kind for kind, _, _, _ in FAULTS} == set(KINDS)
