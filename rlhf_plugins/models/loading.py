@@ -127,8 +127,19 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNREAD)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return prepare_model_for_kbit_training(_never_packed(model), use_gradient_checkpointing=False)
     return model.to(device())
+
+
+def _never_packed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, which bitsandbytes must not repack when it is evaluated on a CPU that computes in bfloat16.
+
+    It packs 4-bit weights then for good, and passes no gradient through them in later training, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _dtype(base: Base) -> torch.dtype:

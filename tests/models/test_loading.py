@@ -106,3 +106,19 @@ def test_a_damaged_adapter_is_refused(tmp_path: Path, missing: str) -> None:
         (tmp_path / "policy" / missing).unlink()
     with pytest.raises(RunError, match="its adapter does not load: "):
         load_policy(base, tmp_path / "policy")
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_model_learns_the_same_after_it_was_evaluated(tmp_path: Path, quantization: str) -> None:
+    sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+    base = replace(tiny_base(tmp_path, **sizes), quantization=quantization, adapter=Adapter(r=4))
+    model = with_adapter(load_causal(base), base.adapter, "CAUSAL_LM")
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        model.train()(IDS).logits.log_softmax(-1)[..., 3].sum().backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        with torch.no_grad():
+            model.eval()(IDS)
+    for before, after in zip(*found, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)

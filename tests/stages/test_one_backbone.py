@@ -1,4 +1,4 @@
-"""The online stage with reward models of earlier stages: how many copies of the base there are while it trains."""
+"""The online stage with reward models of earlier stages: what is in memory while it trains, by count."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from rlhf_plugins.interfaces import Adapter, Base, Reward, RewardFunction, Run, Samples
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 
-from .test_training_stages import online, reward, run_for
+from .test_training_stages import online, preference, reward, run_for
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,33 @@ def test_two_reward_models_and_the_policy_hold_one_base(tmp_path: Path, adapter:
     counted = Counted(component("reward", {"use": "weighted", "parts": both}), [])
     replace(online(), reward=counted).run(run_for(base, tmp_path / "ppo", first, second))
     assert set(counted.copies) == {expected}
+
+
+def held() -> int:
+    """Bytes of all tensors that live in the process, each storage counted once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def test_ppo_on_a_4_bit_base_holds_at_most_a_quarter_more_than_dpo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and optimizer of policy, reference, reward model and value, against DPO's policy and reference."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "head_dim": 64, "num_attention_heads": 8}
+    base = replace(tiny_base(tmp_path / "base", **sizes), quantization="nf4", adapter=Adapter(r=16))
+    judge = reward(max_steps=1).run(run_for(base, tmp_path / "reward"))
+    before, found, train = held(), [], transformers.Trainer.train
+
+    def counted(trainer: Any, *args: Any, **options: Any) -> Any:
+        output = train(trainer, *args, **options)
+        found.append(held() - before)
+        return output
+
+    monkeypatch.setattr(transformers.Trainer, "train", counted)
+    preference(max_steps=1).run(run_for(base, tmp_path / "dpo"))
+    online("model", max_steps=1).run(run_for(base, tmp_path / "ppo", judge))
+    dpo, ppo = found
+    adapter = sum(path.stat().st_size for path in (tmp_path / "reward").rglob("adapter_model.safetensors"))
+    assert dpo > 3 * adapter  # weights, and two moments of the optimizer
+    assert 1.0 < ppo / dpo <= 1.25
