@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Sampler,
         Stage,
     )
-    from rlhf_plugins.rollout import Advantage
+    from rlhf_plugins.rollout import KL, Advantage, KLEstimator, PolicyLoss, Reduction, Shaping
 
 PROJECT = "rlhf_plugins"
 COMMANDS = "rlhf_plugins.commands"  # the group of entry points whose modules add commands
@@ -67,6 +67,31 @@ def register_preference_loss() -> dict[str, type[PreferenceLoss]]:  # type: igno
 @hookspec
 def register_advantage() -> dict[str, type[Advantage]]:  # type: ignore[empty-body]
     """How the advantage of each sampled token is estimated."""
+
+
+@hookspec
+def register_policy_loss() -> dict[str, type[PolicyLoss]]:  # type: ignore[empty-body]
+    """What a policy is trained to minimise on its own samples, per token."""
+
+
+@hookspec
+def register_reduction() -> dict[str, type[Reduction]]:  # type: ignore[empty-body]
+    """How the losses of sampled tokens become one number."""
+
+
+@hookspec
+def register_kl() -> dict[str, type[KL]]:  # type: ignore[empty-body]
+    """Where the pull towards the reference acts, and how strongly."""
+
+
+@hookspec
+def register_kl_estimator() -> dict[str, type[KLEstimator]]:  # type: ignore[empty-body]
+    """How the KL to the reference is estimated from sampled tokens."""
+
+
+@hookspec
+def register_shaping() -> dict[str, type[Shaping]]:  # type: ignore[empty-body]
+    """What is done to rewards before the policy learns from them."""
 
 
 @hookspec

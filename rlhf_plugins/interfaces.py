@@ -291,7 +291,7 @@ class Reward(Protocol):
     """Names what scores a rollout; `build` binds it to the run."""
 
     def build(self, run: Run) -> RewardFunction:
-        """A function from B samples to B rewards."""
+        """A function from B samples to B rewards; for online training, it may give each a row of one a token."""
         ...
 
 

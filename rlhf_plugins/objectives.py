@@ -1,37 +1,22 @@
-"""The arithmetic of policy optimisation: KL in the reward, clipped policy and value losses. No models, no options."""
+"""The arithmetic of policy optimisation that is no component: scores on tokens, value loss, KL of sequences."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rlhf_plugins import masked
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def penalised_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, coef: float) -> Tensor:
-    """Per-token rewards: minus the KL penalty everywhere, plus the score at each response's last token.
+def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
+    """Each response's score (B,) at its last token, 0 elsewhere, (B, T).
 
-    r_t = -coef (log pi(a_t) - log pi_ref(a_t)) + [t = last] score        (Stiennon et al. 2020, section 3.4)
-
-    Args:
-        scores: (B,) reward of each response.
-        log_ratio: (B, T) log pi - log pi_ref of each token, in nats.
-        mask: (B, T) True at response tokens, which stand first in each row; at least one a row.
-        coef: reward per nat.
+    The mask (B, T) is True at response tokens, which stand first in each row; at least one a row.
     """
-    rewards = (-coef * log_ratio).masked_fill(~mask, 0.0)
     last = mask.sum(1, keepdim=True) - 1  # (B, 1)
-    return rewards.scatter_add(1, last, scores.to(rewards.dtype).unsqueeze(1))
-
-
-def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    """PPO's per-token loss: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)), r = exp(log_ratio).
-
-    Schulman et al. 2017, equation 7, with the sign of a loss. All of shape (B, T); log_ratio is against the policy
-    that sampled.
-    """
-    ratio = log_ratio.exp()
-    return -(advantages * ratio).minimum(advantages * ratio.clamp(1 - epsilon, 1 + epsilon))
+    return scores.new_zeros(mask.shape).scatter(1, last, scores.unsqueeze(1))
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, epsilon: float) -> Tensor:
@@ -52,3 +37,13 @@ def kl_estimate(log_ratio: Tensor, mask: Tensor) -> Tensor:
         mask: (B, T) True at response tokens.
     """
     return log_ratio.masked_fill(~mask, 0.0).sum(1).mean()
+
+
+def moved(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """KL(pi_old || pi) in nats per token, from tokens that pi_old sampled: mean of exp(x) - 1 - x, a scalar.
+
+    Args:
+        log_ratio: (B, T) x = log pi - log pi_old (k3 of Schulman 2020).
+        mask: (B, T) True at response tokens.
+    """
+    return masked.mean(log_ratio.expm1() - log_ratio, mask)

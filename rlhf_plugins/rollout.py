@@ -46,3 +46,72 @@ class Advantage(Protocol):
     def __call__(self, rollout: Rollout) -> Advantages:
         """Pure arithmetic on one rollout."""
         ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """B responses and their rewards, which a `shaping` may change before the policy learns from them; all (B,)."""
+
+    scores: Tensor
+    lengths: Tensor  # tokens, EOS included
+    ended: Tensor  # bool: by itself, with EOS
+
+
+class Shaping(Protocol):
+    """Changes rewards: normalises, clips, or takes something off; with `build()` where it remembers rollouts."""
+
+    def __call__(self, scored: Scored) -> Tensor:
+        """-> (B,) the rewards that count."""
+        ...
+
+
+class PolicyLoss(Protocol):
+    """Loss of each sampled token."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
+        """(B, T) log of the policy's probability over that of what sampled, and (B, T) -> (B, T)."""
+        ...
+
+
+class Reduction(Protocol):
+    """Makes one number of the losses of a minibatch's tokens."""
+
+    def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
+        """(B, T) and bool (B, T) -> a scalar; what stands outside the mask does not count."""
+        ...
+
+
+class KLEstimator(Protocol):
+    """Estimates KL(pi || pi_ref) in nats from a token that pi sampled.
+
+    `has_gradient = False` says that its gradient in pi's weights is 0 on average, so that it is no use in a loss.
+    """
+
+    def __call__(self, log_ratio: Tensor) -> Tensor:
+        """(B, T) log pi - log pi_ref -> (B, T)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Where the distance from the reference counts; None is nowhere, both (B, T)."""
+
+    off_reward: Tensor | None = None  # taken off the tokens' rewards
+    on_loss: Tensor | None = None  # added to the tokens' losses
+
+
+class KL(Protocol):
+    """The pull towards the reference: how it is estimated, where it acts, and how strong it is."""
+
+    @property
+    def coef(self) -> float:
+        """Its strength at the start."""
+        ...
+
+    def __call__(self, log_ratio: Tensor) -> Pull:
+        """(B, T) log pi - log pi_ref, in nats -> what it weighs at a strength of 1."""
+        ...
+
+    def adapted(self, coef: float, kl: float, episodes: int) -> float:
+        """The next strength, after `episodes` responses with a mean KL of `kl` nats a response."""
+        ...

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rlhf_plugins.errors import ComponentError, RlhfError
 from rlhf_plugins.interfaces import Draw, Prediction, Samples, ScoredPairs
 from rlhf_plugins.ranking import map_tensors
-from rlhf_plugins.rollout import Advantages, Rollout
+from rlhf_plugins.rollout import Advantages, Pull, Rollout
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,19 +133,37 @@ def estimated(advantage: Any, rollout: Rollout) -> Advantages:
 
 
 @_guard
-def rewarded(reward: Any, samples: Samples) -> Tensor:
-    """The rewards of B samples, (B,) float32. Raises ComponentError unless they are B finite numbers."""
-    count, said = len(samples.responses), _answer(reward, samples)
+def pulled(kl: Any, log_ratio: Tensor) -> Pull:
+    """What a pull towards the reference weighs, (B, T) where it acts. Raises ComponentError as `asked` does."""
+    pull = _answer(kl, log_ratio)
+    if not isinstance(pull, Pull):
+        raise _Wrong(f"gave a {type(pull).__name__}, not a Pull")
+    for part in (pull.off_reward, pull.on_loss):
+        if part is not None:
+            _sound(kl, _tensor(part, tuple(log_ratio.shape)), {"log_ratio": log_ratio})
+    if pull.on_loss is not None and log_ratio.requires_grad:
+        _learns(pull.on_loss)
+    return pull
+
+
+@_guard
+def rewarded(reward: Any, samples: Samples) -> list[Tensor]:
+    """The rewards of B samples in float32: a number each (), or a row of one each with a number a token (tokens,).
+
+    Raises:
+        ComponentError: they are not B finite numbers, nor B rows of finite numbers.
+    """
+    said = _answer(reward, samples)
     try:
-        scores = torch.tensor(list(said), dtype=torch.float32)
+        rows = [torch.as_tensor(row, dtype=torch.float32).cpu() for row in said]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _Wrong(f"gave {_shown(said)}, not a number for each of {count} responses") from error
-    if scores.shape != (count,):
-        raise _Wrong(f"gave numbers of shape {tuple(scores.shape)} for {count} responses")
-    for response, score in zip(samples.responses, scores.tolist(), strict=True):
-        if not np.isfinite(score):
+        raise _Wrong(f"gave {_shown(said)}, not a number for each of {len(samples.responses)} responses") from error
+    if wrong := _misfit(rows, samples):
+        raise _Wrong(f"gave {wrong}")
+    for response, row in zip(samples.responses, rows, strict=True):
+        for score in row[~row.isfinite()].tolist():
             raise _Wrong(f"gave {score} for the response {response!r}")
-    return scores
+    return rows
 
 
 @_guard
@@ -176,7 +194,7 @@ def measured(metric: Any, pairs: ScoredPairs) -> Mapping[str, float]:
 
 
 GUARDS: dict[str, Callable[..., Any]] = {
-    guard.__name__: guard for guard in (asked, called, built, predicted, estimated, rewarded, drawn, measured)
+    guard.__name__: guard for guard in (asked, called, built, predicted, estimated, pulled, rewarded, drawn, measured)
 }
 
 
@@ -264,6 +282,17 @@ def _sound(component: Any, answer: Tensor, given: Mapping[str, Tensor]) -> None:
 
 def _finite(values: Tensor) -> bool:
     return bool(values.detach().isfinite().all())
+
+
+def _misfit(rows: list[Tensor], samples: Samples) -> str | None:
+    """What is wrong with the shapes of a reward's answer; None when they fit."""
+    count, lengths = len(samples.responses), [len(ids) for ids in samples.response_ids]
+    if len(rows) != count:
+        return f"numbers of shape ({len(rows)},) for {count} responses"
+    for row, length in zip(rows, lengths, strict=True):
+        if row.shape not in ((), (length,)):
+            return f"numbers of shape {tuple(row.shape)} for a response of {length} tokens: one, or one a token"
+    return None if len({row.dim() for row in rows}) == 1 else "numbers to some responses and rows of them to others"
 
 
 def _wrong_rows(rows: object, size: int, examples: int) -> str | None:

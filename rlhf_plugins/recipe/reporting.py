@@ -17,6 +17,7 @@ from rlhf_plugins.report.schema import Report
 
 # What a stage of kind `evaluate` may leave in its metrics, under the report's own names.
 EVALUATED = ("policies", "reference", "ceiling", "reward_model", "samples", "score_name", "notes", "data")
+ROLLOUTS = "rollouts"  # what a stage may leave of what its policy said while it was trained
 REWARD_MODELS = "reward_models"  # what any stage may leave of reward models that it measured, by name
 
 
@@ -65,7 +66,8 @@ def _files(status: Mapping[str, Any]) -> list[str]:
 
 
 def _stage(result: StageResult) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in ("name", "kind", "seconds", "peak_bytes", "curves")}
+    own = {name: getattr(result, name) for name in ("name", "kind", "seconds", "peak_bytes", "curves")}
+    return {**own, ROLLOUTS: result.metrics.get(ROLLOUTS, [])}
 
 
 def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:

@@ -129,14 +129,30 @@ class RewardModelReport(Record):
     out_of_distribution: RewardModelReport | None = None
 
 
+class RolloutReport(Record):
+    """A response that a policy gave at a step of its training; `kl` is its log-ratio to the reference in nats."""
+
+    step: Count
+    prompt: str
+    response: str
+    reward: Number
+    gold: Number = None
+    kl: Number = None
+    tokens: Count | None = None
+
+
 class StageReport(Record):
-    """One stage of the recipe; `curves` holds (step, value) points under the metric's logged name."""
+    """One stage of the recipe; `curves` holds (step, value) points under the metric's logged name.
+
+    `rollouts` are responses from its beginning and its end, where it trained a policy on its own samples.
+    """
 
     name: Name
     kind: Name
     seconds: Number
     peak_bytes: Count | None = None
     curves: dict[Name, list[tuple[Count, Number]]] = {}
+    rollouts: list[RolloutReport] = []
 
 
 class Response(Record):

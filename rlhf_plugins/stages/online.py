@@ -1,4 +1,4 @@
-"""The stage `online`: trains a policy on its own samples, scored by a reward, with PPO."""
+"""The stage `online`: trains a policy on its own samples, scored by a reward: PPO, RLOO, GRPO, REINFORCE."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pydantic import Field
 
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Reward, Run, StageResult, uses
-from rlhf_plugins.rollout import Advantage
+from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Shaping
+from rlhf_plugins.trainers.settings import Belts, Exploration, Table, Value
 
 if TYPE_CHECKING:
-    from rlhf_plugins.trainers.online import Coefficients
+    from pathlib import Path
+
+    from rlhf_plugins.trainers.online import Objective, OnlineTrainer
 
 CONFIG = "rlhf_plugins.trainers.online_config.OnlineConfig"
 UNREAD = frozenset(  # options that TRL's own objective alone would read
@@ -20,6 +23,7 @@ UNREAD = frozenset(  # options that TRL's own objective alone would read
         "beta",
         "delta",
         "entropy_coef",
+        "epsilon",
         "epsilon_high",
         "importance_sampling_level",
         "log_completions",
@@ -33,56 +37,49 @@ UNREAD = frozenset(  # options that TRL's own objective alone would read
 
 
 @dataclass(frozen=True)
-class KL:
-    """The pull towards the reference, as a penalty in the reward."""
-
-    coef: Annotated[float, Field(ge=0, description="reward per nat of log pi - log pi_ref")] = 0.05
-
-
-@dataclass(frozen=True)
-class Value:
-    """How the value head is trained."""
-
-    coef: Annotated[float, Field(ge=0, description="weight of the value loss")] = 0.1
-    clip: Annotated[float, Field(gt=0, description="how far a value may move from its old one")] = 0.2
-
-
-@dataclass(frozen=True)
 class Online:
-    """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, over one base.
-
-    With an adapter the weights of the base are held once: the policy is the adapter, the reference the base alone, and
-    reward models that were trained as adapters of it stand on it too. Where all weights are trained, the reference and
-    each reward model are models of their own.
+    """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
 
     A training step is one minibatch; `trainer` sets the rollout's size by TRL's own names (`num_generations`,
-    `steps_per_generation`, `num_iterations`, `epsilon`, `temperature`, `max_completion_length`).
+    `steps_per_generation`, `num_iterations`, `temperature`, `top_p`, `max_completion_length`).
     """
 
     reward: Reward = uses("reward", "model")
     advantage: Advantage = uses("advantage", "gae")
-    kl: KL = KL()
+    policy_loss: PolicyLoss = uses("policy_loss", "clip")
+    reduction: Reduction = uses("reduction", "tokens")
+    kl: KL = uses("kl", "in_reward")
+    shaping: tuple[Shaping, ...] = uses("shaping", ["missing_eos"])
     value: Value = Value()
-    entropy_coef: Annotated[float, Field(ge=0, description="weight of the entropy bonus")] = 0.0
-    missing_eos_penalty: Annotated[float, Field(ge=0, description="off the reward of a response that does not end")] = (
-        1.0
-    )
+    entropy_coef: Annotated[float, Field(ge=0, description="weight of the entropy bonus")] = 0.0  # Huang et al. 2024
+    stop_kl: Annotated[
+        float | None,
+        Field(
+            description="nats per token from what sampled; beyond it the rest of a rollout's minibatches are skipped"
+        ),
+    ] = None
+    exploration: Annotated[Exploration | None, Field(description="`none` samples from the policy alone")] = None
+    belts: Belts = Belts()
+    table: Table = Table()
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
     kind: ClassVar[str] = "online"
     reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
+    def __post_init__(self) -> None:
+        fewest, given = getattr(self.advantage, "min_group", 1), self.trainer.get("num_generations")
+        if given is not None and given < fewest:
+            raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""
-        from safetensors.torch import save_file
-
         from rlhf_plugins.data.groups import prompt_dataset
         from rlhf_plugins.models.backbone import Backbone
-        from rlhf_plugins.models.guards import built
         from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.online import Objective, OnlineTrainer
+        from rlhf_plugins.trainers.online import OnlineTrainer
         from rlhf_plugins.trainers.online_config import OnlineConfig
+        from rlhf_plugins.trainers.settings import Oversight
 
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
@@ -91,29 +88,49 @@ class Online:
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
             trainer = OnlineTrainer(
                 model,
-                Objective(built(self.reward, replace(run, backbone=backbone)), self.advantage, self._coefficients()),
+                self._objective(replace(run, backbone=backbone)),
                 args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),
                 reference=None if adapter else load_causal(run.base),
+                oversight=Oversight(self.table, self.belts, run.data.gold),
             )
         curves = quiet(trainer, run.log)
         trainer.train()
         folder = run.folder / "model"
-        if head := trainer.take_value_head():
-            weights = {k: v.detach().cpu() for k, v in head.state_dict().items()}
-            save_file(weights, run.folder / "value_head.safetensors")
+        _save_value_head(trainer, run.folder)
         if backbone:
             backbone.save_policy(folder)
         else:
             trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        return StageResult(self.name, self.kind, policy=folder, curves=curves.values)
+        metrics = {"rollouts": trainer.rollouts_shown}
+        return StageResult(self.name, self.kind, policy=folder, metrics=metrics, curves=curves.values)
 
-    def _coefficients(self) -> Coefficients:
-        from rlhf_plugins.trainers.online import Coefficients
+    def _objective(self, run: Run) -> Objective:
+        from rlhf_plugins.models.guards import built
+        from rlhf_plugins.trainers.online import Objective
 
-        return Coefficients(self.kl.coef, self.value.coef, self.value.clip, self.entropy_coef, self.missing_eos_penalty)
+        return Objective(
+            score=built(self.reward, run),
+            advantage=self.advantage,
+            policy_loss=self.policy_loss,
+            reduction=self.reduction,
+            kl=self.kl,
+            shaping=[built(shape) if hasattr(shape, "build") else shape for shape in self.shaping],
+            value=self.value,
+            entropy_coef=self.entropy_coef,
+            stop_kl=self.stop_kl,
+            exploration=self.exploration,
+        )
+
+
+def _save_value_head(trainer: OnlineTrainer, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    if head := trainer.take_value_head():
+        weights = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
+        save_file(weights, folder / "value_head.safetensors")
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.testing import cases
+from rlhf_plugins.testing import cases, tokens
 from rlhf_plugins.testing.records import flat, over
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
@@ -62,7 +62,7 @@ def named(said: Any, kind: str) -> dict[str, Any]:
     if kind == "reward_head" and not is_dataclass(said):
         return {"reward": said}
     if not is_dataclass(said):
-        return {{"reward_loss": "loss", "preference_loss": "loss", "pooling": "features"}.get(kind, "reward"): said}
+        return {NAMES.get(kind, "reward"): said}
     return flat(said)
 
 
@@ -85,9 +85,24 @@ def filled(record: Any, values: dict[str, Tensor]) -> Any:
     return over(record, change)
 
 
+NAMES = {
+    "reward_loss": "loss",
+    "preference_loss": "loss",
+    "policy_loss": "loss",
+    "kl_estimator": "estimate",
+    "pooling": "features",
+}
+
+
 def _pooled(acts: Any, record: cases.Hidden) -> Any:
     response = getattr(acts, "over", None) == "response"
     return acts(record.hidden, record.response if response else record.mask)
+
+
+def _pull(acts: Any, record: tokens.Ratios) -> Any:
+    """What the distance weighs at the strength that follows a KL of 12 nats over 1000 responses."""
+    strength = acts.adapted(acts.coef, 12.0, 1000)
+    return over(acts(record.log_ratio), lambda _, tensor: strength * tensor)
 
 
 def _first(name: str) -> Callable[[Any], int]:
@@ -123,6 +138,23 @@ BENCHES = {
     "advantage": Bench(
         cases.rollouts, cases.rollout_extremes, lambda acts, record: acts(record), _first("scores"), (), "response"
     ),
+    "policy_loss": Bench(
+        tokens.tokens,
+        tokens.token_extremes,
+        lambda acts, record: acts(record.log_ratio, record.advantages),
+        _first("log_ratio"),
+        ("log_ratio",),
+        "response",
+    ),
+    "kl_estimator": Bench(
+        tokens.ratios,
+        tokens.ratio_extremes,
+        lambda acts, record: acts(record.log_ratio),
+        _first("log_ratio"),
+        ("log_ratio",),
+        "response",
+    ),
+    "kl": Bench(tokens.ratios, tokens.ratio_extremes, _pull, _first("log_ratio"), ("log_ratio",), "response"),
     "aggregation": Bench(
         cases.members,
         cases.members_extremes,
@@ -142,6 +174,8 @@ def expected_shapes(kind: str, record: Any, parts: Answer) -> dict[str, tuple[in
         return {"features": (size, record.hidden.shape[2])}
     if kind == "advantage":
         return {name: tuple(record.mask.shape) for name in ("advantages", "returns")}
+    if kind in ("policy_loss", "kl", "kl_estimator"):
+        return dict.fromkeys(parts, tuple(record.log_ratio.shape))
     if kind == "reward_head":
         wide = {"quantiles", "members", "features"}
         return {name: (size, *part.shape[1:2]) if name in wide else (size,) for name, part in parts.items()}

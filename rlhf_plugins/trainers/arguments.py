@@ -23,6 +23,8 @@ from rlhf_plugins.models.guards import named, tensors
 
 Config = TypeVar("Config")
 UNTOLD = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
+UNTOLD |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
+UNTOLD |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
 
 
 def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[str, Any]) -> Config:

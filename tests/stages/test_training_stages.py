@@ -20,7 +20,7 @@ from rlhf_plugins.models.loading import load_causal, load_policy
 from rlhf_plugins.models.reward_model import open_reward_model
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.trainer import config_options
-from rlhf_plugins.stages.online import KL, Online
+from rlhf_plugins.stages.online import Online
 from rlhf_plugins.stages.preference import Preference
 from rlhf_plugins.stages.reward import Reward
 from rlhf_plugins.stages.sft import SFT
@@ -46,8 +46,9 @@ def preference(loss: str = "dpo", **trainer: Any) -> Preference:
 
 
 def online(score: str = "gold", **trainer: Any) -> Online:
-    parts = component("reward", score), component("advantage", "gae")
-    return Online(reward=parts[0], advantage=parts[1], kl=KL(0.1), trainer={**FEW, **ROLLOUT, **trainer})
+    words = {"use": "online", "reward": score, "kl": {"coef": 0.1}, "trainer": {**FEW, **ROLLOUT, **trainer}}
+    made: Online = component("stage", words)
+    return made
 
 
 def run_for(base: Base, folder: Path, *finished: StageResult) -> Run:
@@ -140,8 +141,8 @@ def test_the_same_seed_gives_the_same_curve(base: Base, tmp_path: Path, stage: C
 def test_dropout_is_off_in_every_policys_training(tmp_path: Path) -> None:
     """GPT-2's configuration asks for 10%: with it the first step of PPO would be clipped and DPO's not log 2."""
     base = tiny_base(tmp_path / "base", "gpt2")
-    ppo = online(epsilon=1e-6).run(run_for(base, tmp_path / "ppo"))
-    assert ppo.curves["clip_fraction"][0][1] == 0
+    ppo = online().run(run_for(base, tmp_path / "ppo"))
+    assert ppo.curves["approx_kl"][0][1] == 0
     dpo = preference().run(run_for(base, tmp_path / "dpo"))
     assert dpo.curves["loss"][0][1] == pytest.approx(0.693147, abs=1e-5)
 

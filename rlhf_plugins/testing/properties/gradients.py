@@ -14,7 +14,7 @@ from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
 from rlhf_plugins.testing.subject import Broken, Subject, expect
 
-LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation")
+LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation", "policy_loss", "kl_estimator")
 
 
 def gradients(subject: Subject, acts: Any, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:

@@ -51,7 +51,7 @@ def _now(subject: Subject, option: Option) -> Any:
     return subject.required.get(option.name, option.default)
 
 
-@holds_of("stage", "data_format", "reward")
+@holds_of("stage", "data_format", "reward", "reduction", "shaping")
 def options_are_mentioned(subject: Subject) -> None:
     """An option whose name no line of the component's module reads is a flag without a function."""
     for name in options(subject.cls):

@@ -1,0 +1,76 @@
+"""The pull towards the reference: in the reward or in the loss, of fixed or adaptive strength. It knows no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.interfaces import uses
+from rlhf_plugins.rollout import KLEstimator, Pull
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A controller that holds the KL near a target: coef <- coef (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon).
+
+    n is the number of responses since the last change (Ziegler et al. 2019, section 2.2; its numbers).
+    """
+
+    target: Annotated[float, Field(gt=0, description="nats per response")] = 6.0
+    horizon: Annotated[int, Field(gt=0, description="responses in which the strength may change by a fifth")] = 10_000
+
+    def __call__(self, coef: float, kl: float, episodes: int) -> float:
+        """The next strength."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        return coef * (1 + error * episodes / self.horizon)
+
+
+@dataclass(frozen=True)
+class _Pull:
+    """What both places share."""
+
+    coef: Annotated[float, Field(ge=0, description="strength at the start")] = 0.05  # Huang et al. 2024
+    adapt: Annotated[Adaptive | None, Field(description="how the strength follows the KL; `none` keeps it")] = None
+
+    def adapted(self, coef: float, kl: float, episodes: int) -> float:
+        """The next strength."""
+        return coef if self.adapt is None else self.adapt(coef, kl, episodes)
+
+
+@dataclass(frozen=True)
+class InReward(_Pull):
+    """r_t = -coef KL_t, and the score at the last token (Stiennon et al. 2020, section 3.4): what is too far pays."""
+
+    estimator: KLEstimator = uses("kl_estimator", "k1")
+
+    def __call__(self, log_ratio: Tensor) -> Pull:
+        """The estimate, taken off the rewards."""
+        return Pull(off_reward=self.estimator(log_ratio))
+
+
+@dataclass(frozen=True)
+class InLoss(_Pull):
+    """loss_t + coef KL_t, with its own gradient (Shao et al. 2024): rewards and values do not know of it."""
+
+    estimator: KLEstimator = uses("kl_estimator", "k3")
+
+    def __post_init__(self) -> None:
+        if not getattr(self.estimator, "has_gradient", True):
+            name = type(self.estimator).__name__
+            raise ValueError(f"estimator: the gradient of {name} is 0 on average; in a loss use k2 or k3")
+
+    def __call__(self, log_ratio: Tensor) -> Pull:
+        """The estimate, added to the losses."""
+        return Pull(on_loss=self.estimator(log_ratio))
+
+
+@hookimpl
+def register_kl() -> dict[str, type]:
+    """The bundled places."""
+    return {"in_loss": InLoss, "in_reward": InReward}

@@ -1,0 +1,58 @@
+"""Losses of sampled tokens. They know ratios and advantages, not how losses are summed.
+
+r is the policy's probability of a token over that of what sampled it, A the token's advantage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from rlhf_plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Epsilon = Annotated[float, Field(gt=0, lt=1, description="how far the ratio may move from 1 and still gain")]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """PPO: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)) (Schulman et al. 2017, equation 7)."""
+
+    epsilon: Epsilon = 0.2  # Huang et al. 2024
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
+        """With the sign of a loss."""
+        ratio = log_ratio.exp()
+        return -(advantages * ratio).minimum(advantages * ratio.clamp(1 - self.epsilon, 1 + self.epsilon))
+
+
+@dataclass(frozen=True)
+class DualClip:
+    """PPO whose loss at A < 0 is at most -A limit, however large r grows (Ye et al. 2020)."""
+
+    epsilon: Epsilon = 0.2
+    limit: Annotated[float, Field(gt=1, description="of the ratio where the advantage is negative")] = 3.0
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
+        """With the sign of a loss."""
+        loss = Clip(self.epsilon)(log_ratio, advantages)
+        return loss.where(advantages >= 0, loss.minimum(-self.limit * advantages))
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """-A r, without a clip: at r = 1 its gradient is the policy gradient -A grad log pi (Williams 1992)."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
+        """With the sign of a loss."""
+        return -advantages * log_ratio.exp()
+
+
+@hookimpl
+def register_policy_loss() -> dict[str, type]:
+    """The bundled losses."""
+    return {"clip": Clip, "dual_clip": DualClip, "policy_gradient": PolicyGradient}

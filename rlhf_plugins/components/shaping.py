@@ -1,0 +1,109 @@
+"""What is done to rewards before a policy learns from them. They know numbers and lengths, not texts.
+
+A recipe lists them in the order in which they act; s is the reward of one response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field
+
+from rlhf_plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_plugins.rollout import Scored
+
+
+@dataclass(frozen=True)
+class MissingEOS:
+    """s - penalty where the response did not end by itself (Huang et al. 2024, "EOS trick")."""
+
+    penalty: Annotated[float, Field(ge=0, description="taken off the reward")] = 1.0
+
+    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+        """Ignores lengths."""
+        return scored.scores - self.penalty * (~scored.ended)
+
+
+@dataclass(frozen=True)
+class LengthPenalty:
+    """s - rate max(0, length - free)."""
+
+    rate: Annotated[float, Field(ge=0, description="reward per token")] = 0.01
+    free: Annotated[int, Field(ge=0, description="tokens that cost nothing")] = 0
+
+    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+        """Ignores how a response ended."""
+        return scored.scores - self.rate * (scored.lengths - self.free).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """s held within -limit and limit (Engstrom et al. 2020)."""
+
+    limit: Annotated[float, Field(gt=0, description="in the reward's unit; deviations, after `running`")] = 10.0
+
+    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+        """Ignores all but the rewards."""
+        return scored.scores.clamp(-self.limit, self.limit)
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """Phi^-1((rank - 1/2) / B) with rank the place of s among the rollout's B rewards, ties at their mean place.
+
+    Rank-based inverse normal scores (van der Waerden 1952): whatever the reward's scale and tails, what counts is the
+    order.
+    """
+
+    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+        """Ignores all but the rewards."""
+        scores = scored.scores
+        below = (scores < scores.unsqueeze(1)).sum(1)  # (B,)
+        equal = (scores == scores.unsqueeze(1)).sum(1)
+        return torch.special.ndtri((below + equal / 2).double() / len(scores)).to(scores.dtype)
+
+
+@dataclass(frozen=True)
+class Running:
+    """(s - mean) / deviation with both of every reward that the training has seen, this rollout's included.
+
+    Welford's update by batches (Chan et al. 1979); Engstrom et al. 2020 on why rewards are normalised so.
+    """
+
+    def build(self) -> Callable[[Scored], Tensor]:
+        """What remembers the training's rewards."""
+        return _Running()
+
+
+class _Running:
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+        scores = scored.scores.double()
+        count, mean = len(scores), float(scores.mean())
+        total, gap = self._count + count, mean - self._mean
+        self._squares += float(((scores - mean) ** 2).sum()) + gap**2 * self._count * count / total
+        self._mean += gap * count / total
+        self._count = total
+        deviation = (self._squares / total) ** 0.5
+        return (scored.scores - self._mean) / (deviation + 1e-8)
+
+
+@hookimpl
+def register_shaping() -> dict[str, type]:
+    """The bundled shapings."""
+    return {
+        "clip": Clip,
+        "length_penalty": LengthPenalty,
+        "missing_eos": MissingEOS,
+        "quantile": Quantile,
+        "running": Running,
+    }

@@ -1,0 +1,74 @@
+"""The forward passes of online training: what policy, critic and reference say of tokens. No loss, no reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
+from rlhf_plugins.models.forward import response_logps, takes_shared_rows
+from rlhf_plugins.trainers.critic import Critic
+from rlhf_plugins.trainers.exploration import mixed
+from rlhf_plugins.trainers.settings import Exploration
+
+
+class Seen(NamedTuple):
+    """Of each response token, from the response's start and 0 after its end; all (B, T)."""
+
+    log_probs: Tensor  # nats, at the sampling temperature
+    entropies: Tensor | None  # nats; None unless asked for
+    values: Tensor | None  # None without a critic
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Runs the models of one training.
+
+    Args:
+        model: the policy; with its adapter off it is the reference, unless there is one of its own.
+        reference: a frozen model where all weights of the policy are trained.
+        critic: None where no value is wanted.
+        pad_id: token that fills short rows.
+        temperature: divides the logits, as sampling did.
+        autocast: the precision of the trainer, as a context.
+    """
+
+    model: Any
+    reference: Any
+    critic: Critic | None
+    pad_id: int
+    temperature: float
+    autocast: Callable[[], AbstractContextManager[Any]]
+
+    def batch(self, prompt_ids: Sequence[Sequence[int]], response_ids: Sequence[Sequence[int]]) -> BranchBatch:
+        """The samples as one batch; neighbours with the same prompt share it."""
+        inputs = collate(by_prompt(prompt_ids, response_ids), self.pad_id, takes_shared_rows(self.model))
+        return BranchBatch.from_inputs({name: tensor.to(self.model.device) for name, tensor in inputs.items()})
+
+    def policy(self, batch: BranchBatch, entropy: bool = False) -> Seen:
+        """What policy and critic say, in one pass, with gradients where they are on."""
+        with self.autocast():
+            said = response_logps(self.model, batch, self.temperature, entropy)
+            values = self.critic.values(said.hidden, batch.response_mask()) if self.critic else None
+        return Seen(said.logps, said.entropies, values)
+
+    @torch.no_grad()
+    def reference_log_probs(self, batch: BranchBatch) -> Tensor:
+        """What the reference says, (B, T)."""
+        with self.autocast():
+            if self.reference is not None:
+                return response_logps(self.reference, batch, self.temperature).logps
+            with self.model.disable_adapter():
+                return response_logps(self.model, batch, self.temperature).logps
+
+    @torch.no_grad()
+    def explored_log_probs(self, batch: BranchBatch, log_probs: Tensor, exploration: Exploration) -> Tensor:
+        """log((1 - epsilon) pi + epsilon pi') of tokens whose log pi is known, (B, T)."""
+        with self.autocast():
+            hot = response_logps(self.model, batch, exploration.temperature).logps
+        return mixed(log_probs, hot, exploration.epsilon).masked_fill(~batch.response_mask(), 0.0)

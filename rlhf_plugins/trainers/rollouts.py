@@ -1,0 +1,150 @@
+"""From prompts to episodes: sample, look, score, estimate, cut into minibatches. It knows no optimizer, no loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins import masked
+from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.interfaces import Samples
+from rlhf_plugins.models.guards import estimated, pulled
+from rlhf_plugins.rollout import KL, Advantage, Advantages, Rollout
+from rlhf_plugins.trainers.episodes import Episodes, Minibatch
+from rlhf_plugins.trainers.passes import Passes
+from rlhf_plugins.trainers.scoring import Scorer, Told
+from rlhf_plugins.trainers.settings import Exploration
+
+Looked = dict[str, Tensor]  # by name, each (B, T)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Makes the episodes of one training.
+
+    Args:
+        sample: from prompts to what the policy answers, those of one prompt side by side.
+        greedy: the same, without chance.
+        group: responses to a prompt.
+        size: responses of a minibatch, which is also how many are looked at in one pass.
+    """
+
+    sample: Callable[[Sequence[Any]], Samples]
+    greedy: Callable[[Sequence[Any]], Samples]
+    passes: Passes
+    scorer: Scorer
+    advantage: Advantage
+    kl: KL
+    exploration: Exploration | None
+    group: int
+    size: int
+
+    def make(self, prompts: Sequence[Any], coef: float) -> Episodes:
+        """One rollout, with the pull towards the reference at strength `coef`."""
+        samples = self.sample(prompts)
+        picks = self._picks(len(samples.responses))
+        batches = [self._batch(samples, pick) for pick in picks]
+        seen = _joined([self._look(batch) for batch in batches], picks)
+        told, baseline = self._told(samples)
+        mask = seen["mask"].bool()
+        log_ratio = seen["policy"] - seen["reference"]
+        penalty = pulled(self.kl, log_ratio).off_reward
+        rewards = told.paid if penalty is None else (told.paid - coef * penalty).masked_fill(~mask, 0.0)
+        group = torch.arange(len(mask), device=mask.device) // self.group
+        estimate = self._estimate(
+            Rollout(told.scores, rewards, seen.get("values"), mask, group, seen["policy"], baseline)
+        )
+        known = {**seen, "advantages": estimate.advantages, "returns": estimate.returns}
+        return Episodes(
+            samples,
+            told.rewards,
+            told.scores,
+            told.by_token,
+            mask,
+            log_ratio,
+            seen["entropies"],
+            seen.get("values"),
+            estimate.advantages,
+            estimate.returns,
+            tuple(_minibatch(known, pick, batch) for pick, batch in zip(picks, batches, strict=True)),
+        )
+
+    def _picks(self, count: int) -> list[Tensor]:
+        """The places of each minibatch's responses, the prompts' groups in random order and unbroken."""
+        groups = torch.arange(count).split(self.group)
+        order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
+        return list(order.split(self.size))
+
+    def _batch(self, samples: Samples, pick: Tensor) -> BranchBatch:
+        places = pick.tolist()
+        return self.passes.batch([samples.prompt_ids[i] for i in places], [samples.response_ids[i] for i in places])
+
+    @torch.no_grad()
+    def _look(self, batch: BranchBatch) -> Looked:
+        """What the models say of a minibatch, laid out as it is trained on, so that the first ratios are exactly 1."""
+        seen = self.passes.policy(batch, entropy=True)
+        assert seen.entropies is not None  # they were asked for
+        found = {
+            "mask": batch.response_mask().float(),
+            "policy": seen.log_probs,
+            "log_probs": self._sampled(batch, seen.log_probs),
+            "reference": self.passes.reference_log_probs(batch),
+            "entropies": seen.entropies,
+        }
+        return found if seen.values is None else {**found, "values": seen.values}
+
+    def _sampled(self, batch: BranchBatch, log_probs: Tensor) -> Tensor:
+        """Log-probabilities under what really sampled."""
+        if self.exploration is None:
+            return log_probs
+        return self.passes.explored_log_probs(batch, log_probs, self.exploration)
+
+    def _told(self, samples: Samples) -> tuple[Told, Tensor | None]:
+        """The rewards and, where the estimator wants them, the scores of greedy responses (B,).
+
+        Both are asked for and shaped together, so that they are on one scale.
+        """
+        if not getattr(self.advantage, "needs_baseline", False):
+            return self.scorer(samples).to(self._device), None
+        greedy = self.greedy(samples.prompts[:: self.group])
+        told = self.scorer(_both(samples, greedy)).to(self._device)
+        count, longest = len(samples.responses), max(map(len, samples.response_ids))
+        return told.first(count, longest), told.scores[count:].repeat_interleave(self.group)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self.passes.model.device
+        return device
+
+    def _estimate(self, rollout: Rollout) -> Advantages:
+        estimate = estimated(self.advantage, rollout)
+        if not getattr(self.advantage, "whiten", True):
+            return estimate
+        return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
+
+
+def _both(one: Samples, other: Samples) -> Samples:
+    return Samples(*([*getattr(one, name), *getattr(other, name)] for name in Samples.__dataclass_fields__))
+
+
+def _joined(parts: Sequence[Looked], picks: Sequence[Tensor]) -> Looked:
+    """The minibatches' tensors as whole ones, in the order of sampling."""
+    shape = sum(map(len, picks)), max(part["mask"].shape[1] for part in parts)
+    whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
+    for part, pick in zip(parts, picks, strict=True):
+        for name, tensor in part.items():
+            whole[name][pick.to(tensor.device), : tensor.shape[1]] = tensor
+    return whole
+
+
+def _minibatch(known: Looked, pick: Tensor, batch: BranchBatch) -> Minibatch:
+    length = int(batch.lengths.max())
+    rows = pick.to(batch.lengths.device)
+    cut = {name: tensor[rows, :length] for name, tensor in known.items()}
+    return Minibatch(
+        rows, batch, cut["log_probs"], cut["reference"], cut["advantages"], cut["returns"], cut.get("values")
+    )

@@ -1,0 +1,88 @@
+"""An online trainer over the tiny base, made of a recipe's words, for the tests of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import set_seed
+
+from rlhf_plugins.data.groups import prompt_dataset
+from rlhf_plugins.interfaces import Adapter, Base, RewardFunction, Samples
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.online import Objective, OnlineTrainer
+from rlhf_plugins.trainers.online_config import OnlineConfig
+from rlhf_plugins.trainers.settings import Oversight, Value
+
+from . import by_hand
+
+Bases = Callable[..., Base]
+OPTIONS: dict[str, Any] = {
+    "max_steps": 6,
+    "per_device_train_batch_size": 6,
+    "num_generations": 3,
+    "steps_per_generation": 2,
+    "max_completion_length": 6,
+    "logging_steps": 1,
+    "learning_rate": 1e-2,
+    "disable_tqdm": True,
+    "disable_dropout": True,
+}
+PARTS: dict[str, Any] = {
+    "advantage": {"use": "gae", "gamma": by_hand.GAMMA, "lam": by_hand.LAM},
+    "policy_loss": {"use": "clip", "epsilon": by_hand.CLIP},
+    "reduction": "tokens",
+    "kl": {"use": "in_reward", "coef": by_hand.KL},
+}
+NUMBERS: dict[str, Any] = {"value": Value(by_hand.VALUE, by_hand.VALUE_CLIP), "entropy_coef": by_hand.ENTROPY}
+FREE = {"kl": {"use": "in_reward", "coef": 0.0}, "shaping": []}  # nothing but the reward
+
+
+def prompts(count: int = 12) -> Dataset:
+    return prompt_dataset(pair.prompt for pair in tiny_pairs(count))
+
+
+def ants(samples: Samples) -> list[float]:
+    return [float(text.split().count("ant")) for text in samples.responses]
+
+
+def objective(score: RewardFunction = ants, **changes: Any) -> Objective:
+    """Components as a recipe names them, or as objects; numbers as they are."""
+    made = {kind: changes.pop(kind, words) for kind, words in PARTS.items()}
+    parts = {k: component(k, words) if isinstance(words, str | dict) else words for k, words in made.items()}
+    shaping = changes.pop("shaping", [{"use": "missing_eos", "penalty": by_hand.MISSING_EOS}])
+    shapes = [component("shaping", words) for words in shaping]
+    built = [shape.build() if hasattr(shape, "build") else shape for shape in shapes]
+    return Objective(score, **parts, shaping=built, **{**NUMBERS, **changes})
+
+
+def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: Any) -> OnlineTrainer:
+    """Options are TRL's, and `adapter`, `cls`, `oversight`."""
+    adapter, cls = Adapter(r=4) if options.pop("adapter", True) else None, options.pop("cls", OnlineTrainer)
+    set_seed(0)  # as a run does before a stage
+    made: OnlineTrainer = cls(
+        with_adapter(load_causal(base), adapter, "CAUSAL_LM"),
+        aim or objective(),
+        oversight=options.pop("oversight", Oversight()),
+        args=arguments(OnlineConfig, folder, 0, {**OPTIONS, **options}),
+        train=prompts(),
+        tokenizer=load_tokenizer(base),
+        reference=None if adapter else load_causal(base),
+    )
+    return made
+
+
+def logged(found: OnlineTrainer, name: str) -> list[float]:
+    """What a finished training logged under a name."""
+    return [entry[name] for entry in found.state.log_history if name in entry]
+
+
+def curve(found: OnlineTrainer, name: str) -> list[float]:
+    """Trains, and what it logs under a name."""
+    found.train()
+    return logged(found, name)

@@ -1,0 +1,238 @@
+"""What a rollout is made of: rewards on the right tokens, masks that never leak, exploration, and who learns."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import tensor
+from torch.testing import assert_close
+
+from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.errors import ComponentError, RunError
+from rlhf_plugins.interfaces import RewardFunction, Samples
+from rlhf_plugins.models.loading import load_causal
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.rollout import Advantages, Rollout
+from rlhf_plugins.trainers.exploration import exploring, mixed
+from rlhf_plugins.trainers.scoring import Scorer
+from rlhf_plugins.trainers.settings import Exploration, Oversight, Table
+
+from . import by_hand
+from .online_parts import FREE, Bases, curve, logged, objective, prompts, trainer
+
+EOS = by_hand.EOS
+RAGGED = Samples(["how"] * 3, ["x"] * 3, [[15]] * 3, [[3, 4, EOS], [3], [3, 4, 5, 6]])
+
+
+def scorer(score: RewardFunction, *shaping: Any) -> Scorer:
+    return Scorer(score, [component("shaping", words) for words in shaping], {EOS})
+
+
+def test_a_score_is_paid_at_the_last_token_whether_it_is_the_end_or_not() -> None:
+    told = scorer(lambda _: [1.0, 2.0, 3.0], {"use": "missing_eos", "penalty": 0.5})(RAGGED)
+    assert told.paid.tolist() == [[0, 0, 1, 0], [1.5, 0, 0, 0], [0, 0, 0, 2.5]]
+    assert (told.rewards.tolist(), told.scores.tolist()) == ([1, 2, 3], [1, 1.5, 2.5])
+
+
+def test_a_reward_may_speak_of_single_tokens() -> None:
+    rows = [[0.1, 0.2, 0.3], [1.0], tensor([0.0, 0.0, 2.0, 0.0])]
+    told = scorer(lambda _: rows, {"use": "missing_eos", "penalty": 0.5})(RAGGED)  # type: ignore[arg-type, return-value]
+    assert_close(told.paid, tensor([[0.1, 0.2, 0.3, 0], [0.5, 0, 0, 0], [0, 0, 2, -0.5]]))
+    assert_close(told.scores, tensor([0.6, 0.5, 1.5]))
+    assert told.by_token
+
+
+def fails(samples: Samples) -> list[float]:
+    raise ZeroDivisionError("no fox")
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda s: [float("nan")] * 3, "gave nan for the response 'x'"),
+        (lambda s: [1.0], r"gave numbers of shape \(1,\) for 3 responses"),
+        (lambda s: [[1.0, 2.0]] * 3, r"gave numbers of shape \(2,\) for a response of 3 tokens: one, or one a token"),
+        (lambda s: [1.0, [1.0], 1.0], "gave numbers to some responses and rows of them to others"),
+        (lambda s: [None] * 3, r"gave \[None, .*, not a number for each of 3 responses"),
+        (lambda s: None, "<lambda> of .* failed: TypeError|<lambda> of .* gave None, not a number for each of 3"),
+        (fails, "fails of .* failed: ZeroDivisionError: no fox"),
+    ],
+)
+def test_a_bad_reward_is_named(score: RewardFunction, message: str) -> None:
+    with pytest.raises(ComponentError, match=message):
+        scorer(score)(RAGGED)
+
+
+def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:
+    """Another token in the padding, and other rows beside it, leave what is seen of a response as it was."""
+    found = trainer(bases(), tmp_path)
+    groups = found._passes.batch(RAGGED.prompt_ids, RAGGED.response_ids)
+    dirty = BranchBatch(**{**vars(groups), "input_ids": groups.input_ids.masked_fill(groups.segment == -1, 9)})
+    with torch.no_grad():
+        clean, other = (found._passes.policy(batch, entropy=True) for batch in (groups, dirty))
+        alone = found._passes.policy(found._passes.batch(RAGGED.prompt_ids[:1], RAGGED.response_ids[:1]), True)
+    for one, same, lone in zip(clean, other, alone, strict=True):
+        assert_close(one, same, rtol=0, atol=0)
+        assert_close(one[:1, :3], lone)
+        assert not one[~groups.response_mask()].any()
+
+
+def test_minibatches_hold_what_the_rollout_says_of_their_rows(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path)
+    seen = found._rollouts.make([row["prompt"] for row in prompts(4) for _ in range(3)], coef=0.1)
+    assert sorted(torch.cat([part.rows for part in seen.minibatches]).tolist()) == list(range(12))
+    for part in seen.minibatches:
+        mask = part.batch.response_mask()
+        lengths = [len(seen.samples.response_ids[i]) for i in part.rows]
+        assert mask.sum(1).tolist() == lengths
+        assert_close(part.advantages, seen.advantages[part.rows, : mask.shape[1]])
+        assert part.values is not None
+        for tensors in (part.log_probs, part.reference, part.values, part.advantages, part.returns):
+            assert not tensors[~mask].any()
+
+
+def test_the_adapter_off_is_a_separate_frozen_model(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path)
+    found.train()
+    batch = found._passes.batch(RAGGED.prompt_ids, RAGGED.response_ids)
+    frozen = load_causal(bases())
+    for row, ids in enumerate(RAGGED.response_ids):
+        logits = frozen(tensor([[15, *ids]])).logits[0, :-1].log_softmax(-1)
+        expected = logits.gather(1, tensor(ids).unsqueeze(1)).squeeze(1)
+        assert_close(found._passes.reference_log_probs(batch)[row, : len(ids)], expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert (found._passes.policy(batch).log_probs - found._passes.reference_log_probs(batch)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("adapter", "advantage"), [(True, "gae"), (True, "rloo"), (False, "gae")])
+def test_policy_and_critic_learn_and_nothing_else(bases: Bases, tmp_path: Path, adapter: bool, advantage: str) -> None:
+    found = trainer(bases(), tmp_path, objective(advantage=advantage), adapter=adapter, max_steps=4)
+    before = {name: p.detach().clone() for name, p in found.model.named_parameters()}
+    found.train()
+    moved = {name for name, p in found.model.named_parameters() if not torch.equal(p, before[name])}
+    policy = {name for name in before if ("lora_" in name if adapter else "value_head" not in name)}
+    assert moved == policy | ({"value_head.weight", "value_head.bias"} if advantage == "gae" else set())
+    if not adapter:
+        assert not any(p.requires_grad for p in found._reference.parameters() if p.grad is not None)
+
+
+def test_the_mixture_by_hand() -> None:
+    """0.9 * 1/2 + 0.1 * 1/5 = 0.47."""
+    assert mixed(tensor(log(0.5)), tensor(log(0.2)), 0.1).exp().item() == pytest.approx(0.47)
+
+
+def test_generation_samples_the_mixture(bases: Bases, tmp_path: Path) -> None:
+    """First tokens of many responses, against the mixture of both distributions computed from plain logits."""
+    found, explore = trainer(bases(), tmp_path, objective(exploration=Exploration(0.3, 50.0))), Exploration(0.3, 50.0)
+    samples = Counter(ids[0] for _ in range(4) for ids in found._sample(["how"] * 600).response_ids)
+    logits = load_causal(bases())(tensor([[15]])).logits[0, -1]
+    expected = 0.7 * logits.softmax(-1) + 0.3 * (logits / 50).softmax(-1)
+    for token in range(len(expected)):
+        p = expected[token].item()
+        assert abs(samples[token] / 2400 - p) < 5 * (p * (1 - p) / 2400) ** 0.5 + 1e-9
+    with exploring(found.model, explore, 1.0):
+        mixture = found.model(input_ids=tensor([[15]])).logits[0, -1].softmax(-1)
+    assert_close(mixture, expected)
+    assert_close(found.model(input_ids=tensor([[15]])).logits[0, -1], logits)  # and afterwards nothing is left of it
+
+
+def test_the_ratio_is_against_the_mixture_that_sampled(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path, objective(exploration=Exploration(0.3, 50.0)), temperature=0.8)
+    seen = found._rollouts.make(["how"] * 3, coef=0.1)
+    (part,) = seen.minibatches
+    for row, place in enumerate(part.rows.tolist()):
+        ids = list(seen.samples.response_ids[place])
+        logits = load_causal(bases())(tensor([[15, *ids]])).logits[0, :-1]
+        chosen = tensor(ids).unsqueeze(1)
+        own, hot = ((logits / t).softmax(-1).gather(1, chosen).squeeze(1) for t in (0.8, 50.0))
+        assert_close(part.log_probs[row, : len(ids)], (0.7 * own + 0.3 * hot).log(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("option", [{"top_p": 0.9}, {"top_k": 5}, {"repetition_penalty": 1.1}])
+def test_exploration_refuses_what_would_sample_something_else(
+    bases: Bases, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(RunError, match=f"exploration: with {next(iter(option))} the mixture would not be"):
+        trainer(bases(), tmp_path, objective(exploration=Exploration()), **option)
+
+
+def test_it_climbs_while_it_explores(bases: Bases, tmp_path: Path) -> None:
+    options = {"per_device_train_batch_size": 24, "num_generations": 4, "steps_per_generation": 1, "max_steps": 30}
+    aim = objective(**FREE, exploration=Exploration(0.1, 5.0))
+    rewards = curve(trainer(bases(), tmp_path, aim, **options), "reward")
+    assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3]) + 1
+
+
+def test_what_the_critic_and_rewards_say_reaches_the_estimator(bases: Bases, tmp_path: Path) -> None:
+    class Asking:
+        needs_values, whiten = True, False
+        asked: list[Rollout] = []
+
+        def __call__(self, rollout: Rollout) -> Advantages:
+            self.asked.append(rollout)
+            return Advantages(rollout.rewards, rollout.rewards)
+
+    found = trainer(bases(), tmp_path, objective(advantage=Asking()))
+    found.train()
+    last = Asking.asked[-1]
+    assert last.values is not None
+    assert last.values[last.mask].abs().min() > 0
+    assert last.log_probs is not None
+    assert (last.log_probs[last.mask] < 0).all()
+    assert last.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert last.baseline is None
+    assert not last.rewards[~last.mask].any()
+
+
+def test_the_rest_of_a_rollout_is_skipped_once_the_policy_moved(bases: Bases, tmp_path: Path) -> None:
+    """Three epochs of two minibatches: the first finds ratios of 1, the second that the policy has moved."""
+    options = {"num_iterations": 3, "max_steps": 12}
+    found = trainer(bases(), tmp_path, objective(stop_kl=1e-6), **options)
+    assert len(curve(found, "skipped")) == 2 * 4
+    assert len(logged(found, "policy_loss")) == 2 * 2
+    assert not logged(trainer(bases(), tmp_path, objective(stop_kl=1e9), **options), "skipped")
+
+
+@pytest.mark.parametrize("kl", ["in_reward", "in_loss"])
+@pytest.mark.parametrize("adapt", [None, {"target": 0.01, "horizon": 100}])
+def test_the_strength_of_the_pull_follows_its_controller(
+    bases: Bases, tmp_path: Path, kl: str, adapt: dict[str, Any] | None
+) -> None:
+    found = trainer(bases(), tmp_path, objective(kl={"use": kl, "coef": 0.2, "adapt": adapt}), max_steps=6)
+    coefs, seen = curve(found, "kl_coef"), logged(found, "kl")
+    expected = [0.2]
+    for value in seen[:-1]:
+        error = min(max(value / 0.01 - 1, -0.2), 0.2) if adapt else 0.0
+        expected.append(expected[-1] * (1 + error * 12 / 100))
+    assert coefs == pytest.approx(expected)
+
+
+def test_the_pull_in_the_loss_holds_the_policy(bases: Bases, tmp_path: Path) -> None:
+    aims = (objective(kl={"use": "in_loss", "coef": coef}, shaping=[]) for coef in (0.0, 30.0))
+    free, held = (curve(trainer(bases(), tmp_path, aim, max_steps=20, learning_rate=3e-3), "kl")[-1] for aim in aims)
+    assert abs(held) < 0.3 * abs(free)
+
+
+def test_a_checkpoint_is_refused(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot go on from a checkpoint, which holds neither the rollout"):
+        trainer(bases(), tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_what_is_watched_is_logged_and_some_responses_are_kept(bases: Bases, tmp_path: Path) -> None:
+    gold = Oversight(Table(every=2, rows=3), gold=lambda prompt, response: {"total": float(len(response))})
+    found = trainer(bases(), tmp_path, max_steps=10, oversight=gold)
+    found.train()
+    for name in ("reward", "shaped_reward", "gold_reward", "kl", "entropy", "length", "explained_variance"):
+        assert len(logged(found, name)) == 5, name
+    assert all(len(logged(found, name)) == 10 for name in ("policy_loss", "value_loss", "clip_fraction", "approx_kl"))
+    kept = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in kept] == [0] * 3 + [4] * 3 + [8] * 3
+    assert all(row["gold"] == len(row["response"]) for row in kept)
+    assert [row["step"] for row in found.rollouts_shown] == [0] * 3 + [8] * 3
+    assert len({row["prompt"] for row in kept[:3]}) == 3
