@@ -27,7 +27,7 @@ from rlhf_plugins.interfaces import (
     uses,
 )
 from rlhf_plugins.registry import registry
-from rlhf_plugins.rollout import Advantages, Rollout
+from rlhf_plugins.rollout import Advantages, Pull, Rollout, Scored
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import check_recipe, load_recipe
@@ -49,6 +49,7 @@ __all__ = [
     "PluginError",
     "Prediction",
     "PreferenceData",
+    "Pull",
     "RankedScores",
     "RecipeError",
     "RlhfError",
@@ -56,6 +57,7 @@ __all__ = [
     "Run",
     "RunError",
     "Samples",
+    "Scored",
     "ScoredPairs",
     "StageResult",
     "StopRun",

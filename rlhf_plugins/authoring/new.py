@@ -17,13 +17,18 @@ STAGES = {  # where a recipe names a component of each kind
     "advantage": [f"stage: online, reward: gold, advantage: $component, {FEW}"],
     "aggregation": [f"stage: reward_ensemble, members: 2, aggregation: $component, {FEW}", "stage: evaluate_reward"],
     "data_format": [f"stage: reward, {FEW}"],
+    "kl": [f"stage: online, reward: gold, kl: $component, {FEW}"],
+    "kl_estimator": [f"stage: online, reward: gold, kl: {{use: in_loss, estimator: $component}}, {FEW}"],
     "metric": [f"stage: reward, {FEW}", "stage: evaluate_reward, metrics: [accuracy, $component]"],
+    "policy_loss": [f"stage: online, reward: gold, policy_loss: $component, {FEW}"],
     "pooling": [f"stage: reward, pooling: $component, {FEW}"],
     "preference_loss": [f"stage: preference, loss: $component, {FEW}"],
+    "reduction": [f"stage: online, reward: gold, reduction: $component, {FEW}"],
     "reward": [f"stage: online, reward: $component, {FEW}"],
     "reward_head": [f"stage: reward, head: $component, {FEW}"],
     "reward_loss": [f"stage: reward, loss: $component, {FEW}"],
     "sampler": [f"stage: reward, sampler: $component, {FEW}"],
+    "shaping": [f"stage: online, reward: gold, shaping: [$component], {FEW}"],
     "stage": ["stage: $component"],
 }
 ROWS = [f"what is {n} and {n}?\t{n + n}\t{n + n + 1}\n" for n in range(20)]

@@ -58,11 +58,15 @@ def test_its_recipe_runs(kind: str, package: Package) -> None:
     assert "rlhf_my_own.py" in {plugin.name for plugin in made.report.plugins}
 
 
-def test_new_packages_are_written_in_our_own_style(package: Package) -> None:
+def test_new_packages_are_written_in_our_own_style(tmp_path: Path) -> None:
     for kind in KINDS:
-        new(f"rlhf-{kind.replace('_', '-')}", kind, Path.cwd())
-    for words in (["check", "--isolated", "--select", "E,F,I,UP,B", "--line-length", "120"], ["format", "--check"]):
-        done = subprocess.run([sys.executable, "-m", "ruff", *words], capture_output=True, text=True)
+        new(f"rlhf-{kind.replace('_', '-')}", kind, tmp_path)
+    for words in (
+        ["check", "--isolated", "--select", "E,F,UP,B", "--line-length", "120"],
+        ["format", "--isolated", "--line-length", "120", "--check"],
+    ):
+        command = [sys.executable, "-m", "ruff", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
 

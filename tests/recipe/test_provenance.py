@@ -121,7 +121,7 @@ def test_a_saved_model_names_the_plugin_that_is_missing(own: Path, caplog: pytes
 def test_a_resume_without_a_plugin_names_it(own: Path) -> None:
     run_recipe(own, ["output_dir=out"])
     status = json.loads(Path("out/status.json").read_text())
-    status["plugins"].append(vars(Plugin("focal", "rlhf-focal", "0.1.0")))
+    status["plugins"].append(vars(Plugin("gone", "rlhf-gone", "0.1.0")))
     Path("out/status.json").write_text(json.dumps(status))
-    with pytest.raises(PluginError, match="the run needs plugin focal .*`pip install rlhf-focal==0.1.0`"):
+    with pytest.raises(PluginError, match="the run needs plugin gone .*`pip install rlhf-gone==0.1.0`"):
         run_recipe("out/recipe.yaml", resume=True)
