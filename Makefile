@@ -34,7 +34,8 @@ lint: $(READY)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 
-docs: $(READY)  ## write docs/recipe.schema.json, the JSON schema of recipes
+docs: $(READY)  ## write docs/components/, docs/api.md and docs/recipe.schema.json, the JSON schema of recipes
+	$(BIN)/python docs/write.py
 	mkdir -p docs
 	$(BIN)/rlhf schema > docs/recipe.schema.json.new
 	mv docs/recipe.schema.json.new docs/recipe.schema.json
