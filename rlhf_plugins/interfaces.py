@@ -223,7 +223,7 @@ class ScoredPairs:
 class Pooling(Protocol):
     """Turns the hidden states of a sequence into one feature vector; with `build(width)` where it has weights.
 
-    The mask is of the whole sequence; of the response alone where an attribute or option `over` is "response".
+    The mask is of the whole sequence; of the response if `over` is "response"; of the last token if `reads_last`.
     """
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,6 +29,8 @@ Over = Annotated[
 @dataclass(frozen=True)
 class LastToken:
     """The hidden state at the last True position, whatever the padding side and whatever token stands there."""
+
+    reads_last: ClassVar[bool] = True
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
         """h_T with T the last position of the mask."""

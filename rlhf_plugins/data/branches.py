@@ -1,23 +1,32 @@
 """The one batch: prompts and their branches as token tensors. It knows token ids, not models and not losses.
 
-A shared row is `[prompt | branch 1 | ... | branch K | padding]`: a branch sees the prompt and itself, never a sibling,
-and its positions continue the prompt's. A separate row is one whole sequence `[prompt | branch]`. Either way `index`
-tells where in the flattened rows each token of each branch's own sequence stands, so that whoever reads hidden states
-through `index` need not know which layout made them.
+A group stands in a row as `[prompt | branch 1 | ... | branch K]`: a branch sees the prompt and itself, never a sibling,
+and its positions continue the prompt's. `Layout` says how groups become rows. In every layout `index` tells where in
+the flattened rows each token of each branch's own sequence stands, so that whoever reads hidden states through `index`
+need not know which layout made them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PADDING, PROMPT = -1, 0  # segments; branches are 1..K
+PADDING = -1  # the segment of a token that nobody reads
 
 Ids = Sequence[int]
+
+
+class Layout(Enum):
+    """How groups become rows."""
+
+    PACKED = "packed"  # one row for all groups, without padding
+    ROWS = "rows"  # a row a group
+    SEPARATE = "separate"  # a row a branch, its prompt before it
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,8 @@ class BranchBatch:
 
     input_ids: Tensor  # (R, N)
     position_ids: Tensor  # (R, N)
-    segment: Tensor  # (R, N) PADDING, PROMPT or the number of the branch in its row
+    segment: Tensor  # (R, N) PADDING, or the number in its row of the prompt or branch that a token stands in
+    parent: Tensor  # (R, N) PADDING, or the number of the prompt that a token stands in or continues
     index: Tensor  # (B, L) position in the flattened rows; 0 where mask is False
     mask: Tensor  # (B, L) bool, True at the tokens of the sequence, from the left
     response: Tensor  # (B, L) bool, True at response tokens
@@ -49,6 +59,11 @@ class BranchBatch:
     def shared(self) -> bool:
         """Whether any row holds more than one branch."""
         return len(self.index) > len(self.input_ids)
+
+    @property
+    def last(self) -> Tensor:
+        """Where in the flattened rows the last token of each branch stands, (B,)."""
+        return self.index.gather(1, self.mask.sum(1, keepdim=True) - 1).squeeze(1)
 
     @property
     def lengths(self) -> Tensor:
@@ -82,51 +97,55 @@ class BranchBatch:
     def _part(self, rows: Tensor, width: int) -> BranchBatch:
         """Some of the separate rows, their tokens moved to the left and cut to a width that holds them."""
         index, mask = self.index[rows, :width], self.mask[rows, :width]
-        tokens = {name: getattr(self, name).flatten()[index] for name in ("input_ids", "position_ids", "segment")}
-        tokens["segment"] = tokens["segment"].masked_fill(~mask, PADDING)
+        tokens = {
+            name: getattr(self, name).flatten()[index] for name in ("input_ids", "position_ids", "segment", "parent")
+        }
+        tokens |= {name: tokens[name].masked_fill(~mask, PADDING) for name in ("segment", "parent")}
         start = torch.arange(len(rows), device=rows.device).unsqueeze(1) * width
         places = torch.arange(width, device=rows.device).expand(len(rows), width)
         own = (start + places).masked_fill(~mask, 0)
         return BranchBatch(**tokens, index=own, mask=mask, response=self.response[rows, :width], group=self.group[rows])
 
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
-        """What a decoder needs: (R, 1, N, N) additive for shared rows, (R, N) of 0 and 1 for separate ones.
+        """What any decoder takes: (R, 1, N, N) additive for shared rows, (R, N) of 0 and 1 for separate ones.
 
         A padding token sees only itself, so that no row of a softmax is empty.
         """
         if not self.shared:
             return (self.segment != PADDING).long()
-        query, key = self.segment.unsqueeze(2), self.segment.unsqueeze(1)  # (R, N, 1), (R, 1, N)
-        n = self.segment.shape[1]
-        causal = torch.ones(n, n, dtype=torch.bool, device=self.segment.device).tril()
-        seen = causal & ((key == PROMPT) | (key == query)) & (key != PADDING) & (query != PADDING)
-        seen |= torch.eye(n, dtype=torch.bool, device=self.segment.device)
-        additive = torch.zeros(seen.shape, dtype=dtype, device=self.segment.device)
-        return additive.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+        additive = torch.zeros(*self.segment.shape, self.segment.shape[1], dtype=dtype, device=self.segment.device)
+        return additive.masked_fill_(~self.visible(), torch.finfo(dtype).min).unsqueeze(1)
+
+    def visible(self, at: slice = slice(None)) -> Tensor:
+        """Which token of a row sees which, (R, n, n) bool, of the n tokens `at`."""
+        segment, parent = self.segment[:, at], self.parent[:, at]
+        key = segment.unsqueeze(1)
+        seen = (key == segment.unsqueeze(2)) | (key == parent.unsqueeze(2))
+        causal = torch.ones_like(seen).tril()
+        return seen & causal & (key != PADDING) | torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
 
 
-def collate(groups: Sequence[PromptBranches], pad_id: int, shared: bool = True) -> dict[str, Tensor]:
+def collate(groups: Sequence[PromptBranches], pad_id: int, layout: Layout = Layout.PACKED) -> dict[str, Tensor]:
     """Lays groups out as the tensors of a `BranchBatch`, branches in the order given.
 
     Args:
         groups: prompts with their branches.
         pad_id: token id that fills short rows; it never influences a result.
-        shared: one row a group, or one row a branch.
+        layout: how groups become rows.
 
     Raises:
         ValueError: a prompt or a branch has no token.
     """
     if any(not group.prompt or not all(group.branches) for group in groups):
         raise ValueError("a prompt or a branch has no token")
-    rows = list(groups) if shared else [PromptBranches(g.prompt, [b]) for g in groups for b in g.branches]
-    width = max(len(row.prompt) + sum(map(len, row.branches)) for row in rows)
-    laid = [_row(row, pad_id, width) for row in rows]
-    where = [(r * width, span) for r, row in enumerate(rows) for span in _spans(row)]
-    longest = max(prompt + branch for _, (prompt, _, branch) in where)
-    sequences = [_sequence(offset, span, longest) for offset, span in where]
+    rows = _rows(groups, layout)
+    width = max(_tokens(row) for row in rows)
+    places = [place for start, row in enumerate(rows) for place in _sequences(row, start * width)]
     return {
-        **{name: torch.tensor([row[name] for row in laid]) for name in laid[0]},
-        **{name: torch.tensor([sequence[name] for sequence in sequences]) for name in sequences[0]},
+        **_laid(rows, width, pad_id),
+        "index": _padded([[*prompt, *branch] for prompt, branch in places], 0),
+        "mask": _padded([[True] * (len(prompt) + len(branch)) for prompt, branch in places], False),
+        "response": _padded([[False] * len(prompt) + [True] * len(branch) for prompt, branch in places], False),
         "group": torch.tensor([g for g, group in enumerate(groups) for _ in group.branches]),
     }
 
@@ -155,14 +174,14 @@ def by_prompt(prompts: Sequence[Ids], branches: Sequence[Ids]) -> list[PromptBra
     return [PromptBranches(*group) for group in groups]
 
 
-def within_budget(groups: Sequence[PromptBranches], tokens: int, shared: bool) -> Iterator[list[PromptBranches]]:
-    """Neighbouring groups in batches that hold at most `tokens` once padded; a branch that alone has more stands alone.
+def within_budget(groups: Sequence[PromptBranches], tokens: int, layout: Layout) -> Iterator[list[PromptBranches]]:
+    """Neighbouring groups in batches of at most `tokens` once laid out; a branch that alone has more stands alone.
 
     A group with more is cut into groups of fewer branches; the order of branches is kept.
     """
     batch: list[PromptBranches] = []
-    for piece in (piece for group in groups for piece in _pieces(group, tokens, shared)):
-        if batch and _padded([*batch, piece], shared) > tokens:
+    for piece in (piece for group in groups for piece in _pieces(group, tokens, layout)):
+        if batch and size([*batch, piece], layout) > tokens:
             yield batch
             batch = []
         batch.append(piece)
@@ -170,51 +189,61 @@ def within_budget(groups: Sequence[PromptBranches], tokens: int, shared: bool) -
         yield batch
 
 
-def _pieces(group: PromptBranches, tokens: int, shared: bool) -> Iterator[PromptBranches]:
+def size(groups: Sequence[PromptBranches], layout: Layout) -> int:
+    """Tokens of the groups once laid out, padding included."""
+    rows = _rows(groups, layout)
+    return len(rows) * max(map(_tokens, rows))
+
+
+def _pieces(group: PromptBranches, tokens: int, layout: Layout) -> Iterator[PromptBranches]:
     branches: list[Ids] = []
     for branch in group.branches:
-        if branches and _padded([PromptBranches(group.prompt, [*branches, branch])], shared) > tokens:
+        if branches and size([PromptBranches(group.prompt, [*branches, branch])], layout) > tokens:
             yield PromptBranches(group.prompt, branches)
             branches = []
         branches.append(branch)
     yield PromptBranches(group.prompt, branches)
 
 
-def _padded(groups: Sequence[PromptBranches], shared: bool) -> int:
-    if shared:
-        return len(groups) * max(len(g.prompt) + sum(map(len, g.branches)) for g in groups)
-    return sum(len(g.branches) for g in groups) * max(len(g.prompt) + len(b) for g in groups for b in g.branches)
+def _rows(groups: Sequence[PromptBranches], layout: Layout) -> list[list[PromptBranches]]:
+    """The groups of each row."""
+    if layout is Layout.PACKED:
+        return [list(groups)]
+    if layout is Layout.ROWS:
+        return [[group] for group in groups]
+    return [[PromptBranches(group.prompt, [branch])] for group in groups for branch in group.branches]
 
 
-def _row(row: PromptBranches, pad_id: int, width: int) -> dict[str, list[int]]:
-    ids, positions, segment = list(row.prompt), list(range(len(row.prompt))), [PROMPT] * len(row.prompt)
-    for number, branch in enumerate(row.branches, start=1):
-        ids += branch
-        positions += range(len(row.prompt), len(row.prompt) + len(branch))
-        segment += [number] * len(branch)
-    rest = width - len(ids)
-    return {
-        "input_ids": ids + [pad_id] * rest,
-        "position_ids": positions + [0] * rest,
-        "segment": segment + [PADDING] * rest,
-    }
+def _tokens(row: Sequence[PromptBranches]) -> int:
+    return sum(len(group.prompt) + sum(map(len, group.branches)) for group in row)
 
 
-def _spans(row: PromptBranches) -> list[tuple[int, int, int]]:
-    """Of each branch: the prompt's length, where in the row the branch starts, and its length."""
-    start, spans = len(row.prompt), []
-    for branch in row.branches:
-        spans.append((len(row.prompt), start, len(branch)))
-        start += len(branch)
-    return spans
+def _laid(rows: Sequence[Sequence[PromptBranches]], width: int, pad_id: int) -> dict[str, Tensor]:
+    """The tensors of a batch that are told token by token, (R, N)."""
+    ids, positions, segments, parents = (torch.full((len(rows), width), fill) for fill in (pad_id, 0, PADDING, PADDING))
+    for r, row in enumerate(rows):
+        start = number = 0
+        for group in row:
+            parent, first = number, 0
+            for part in (group.prompt, *group.branches):
+                own = slice(start, start + len(part))
+                ids[r, own] = torch.tensor(part)
+                positions[r, own] = torch.arange(first, first + len(part))
+                segments[r, own], parents[r, own] = number, parent
+                start, number, first = own.stop, number + 1, len(group.prompt)
+    return {"input_ids": ids, "position_ids": positions, "segment": segments, "parent": parents}
 
 
-def _sequence(offset: int, span: tuple[int, int, int], longest: int) -> dict[str, list[int] | list[bool]]:
-    prompt, start, branch = span
-    places = [*range(offset, offset + prompt), *range(offset + start, offset + start + branch)]
-    rest = longest - len(places)
-    return {
-        "index": places + [0] * rest,
-        "mask": [True] * len(places) + [False] * rest,
-        "response": [False] * prompt + [True] * branch + [False] * rest,
-    }
+def _sequences(row: Sequence[PromptBranches], start: int) -> Iterator[tuple[range, range]]:
+    """Where in the flattened rows the prompt and the response of each branch stand, of a row that begins at `start`."""
+    for group in row:
+        prompt = range(start, start + len(group.prompt))
+        start = prompt.stop
+        for branch in group.branches:
+            yield prompt, range(start, start + len(branch))
+            start += len(branch)
+
+
+def _padded(rows: Sequence[Sequence[Any]], fill: Any) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])

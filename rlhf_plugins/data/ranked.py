@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from rlhf_plugins.data.branches import PromptBranches, collate
+from rlhf_plugins.data.branches import Layout, PromptBranches, collate
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.interfaces import Compared, Comparison, Group, Prediction, RankedScores, Text
 from rlhf_plugins.ranking import NOT_PLACED, map_tensors
@@ -113,13 +113,13 @@ class Collator:
 
     Args:
         pad_id: token id that fills short rows.
-        shared: one row a group, or one row a branch.
+        layout: how groups become rows.
         features: of every response of every row, in order, (responses, width), where the trunk is frozen: then no
             tokens are laid out.
     """
 
     pad_id: int
-    shared: bool
+    layout: Layout
     features: Tensor | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ class Collator:
     def _inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         if self.features is None:
             groups = [PromptBranches(row["prompt_ids"], row["branch_ids"]) for row in rows]
-            return collate(groups, self.pad_id, self.shared)
+            return collate(groups, self.pad_id, self.layout)
         places = [place for row in rows for place in range(row["first"], row["first"] + len(row["ranks"]))]
         group = [number for number, row in enumerate(rows) for _ in row["ranks"]]
         return {"features": self.features[places], "group": torch.tensor(group)}

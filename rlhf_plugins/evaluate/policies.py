@@ -12,7 +12,8 @@ import torch
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
 from rlhf_plugins.interfaces import GoldReward, RewardFunction, Samples
-from rlhf_plugins.models.forward import response_logps, takes_shared_rows
+from rlhf_plugins.models.forward import response_logps
+from rlhf_plugins.models.probing import layout_of
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def sequence_kl(
 
     Both are taken at the temperature that the samples were drawn at.
     """
-    shared, total = takes_shared_rows(policy) and takes_shared_rows(reference), 0.0
+    layout, total = layout_of(policy, reference), 0.0
     for start in range(0, len(samples.responses), batch_size):
         window = slice(start, start + batch_size)
         groups = by_prompt(samples.prompt_ids[window], samples.response_ids[window])
-        inputs = {k: v.to(policy.device) for k, v in collate(groups, pad_id, shared).items()}
+        inputs = {k: v.to(policy.device) for k, v in collate(groups, pad_id, layout).items()}
         batch = BranchBatch.from_inputs(inputs)
         total += (_logps(policy, batch, temperature) - _logps(reference, batch, temperature)).sum().item()
     return total / len(samples.responses)

@@ -1,12 +1,11 @@
 """The forward pass over a branch batch: hidden states of every sequence, log-probabilities of response tokens only.
 
-It knows how to run a decoder under the branches' attention mask and how to tell whether a decoder takes such a mask;
-it knows nothing of losses.
+It knows how to run a decoder over rows that hold several branches; `probing` knows whether a decoder takes them. It
+knows nothing of losses.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.data.branches import PROMPT, BranchBatch, PromptBranches, collate
-
-logger = logging.getLogger(__name__)
+from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.models.attention import NAME, packed_mask
+from rlhf_plugins.models.head import Scaling, TokenLogps, stated_scaling, token_logps
 
 
 class ResponseLogps(NamedTuple):
@@ -35,7 +34,15 @@ def trunk_of(model: Any) -> Any:
 
 def sequence_states(trunk: Any, batch: BranchBatch) -> Tensor:
     """Last hidden states of every branch's own sequence, (B, L, width); meaningless where `batch.mask` is False."""
-    return trunk(**_layout(trunk, batch)).last_hidden_state.flatten(0, 1)[batch.index]
+    states = trunk(**model_inputs(trunk, batch)).last_hidden_state.flatten(0, 1)
+    return states.index_select(0, batch.index.flatten()).view(*batch.index.shape, -1)
+
+
+def states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
+    """Last hidden states at some places of the flattened rows, (places, width); the last layer works on these alone."""
+    with _only(trunk, places):
+        states = trunk(**model_inputs(trunk, batch)).last_hidden_state
+    return states.flatten(0, 1).index_select(0, places)
 
 
 def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, entropy: bool = False) -> ResponseLogps:
@@ -43,34 +50,71 @@ def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, ent
 
     Args:
         model: a causal language model, plain or PEFT.
-        batch: G groups with B branches.
+        batch: G groups with B branches, in a layout that the model takes.
         temperature: divides the logits, as sampling did.
         entropy: also return the entropy of each predicting distribution.
     """
-    predicting, targets = batch.scored()  # (tokens,), (tokens,)
-    logits, hidden = _logits_at(model, batch, predicting)  # (tokens, vocabulary), (tokens, width)
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    log_probs = (logits.to(precise) / temperature).log_softmax(-1)
+    places, targets = batch.scored()  # (tokens,), (tokens,)
+    found, hidden = _token_logps(model, batch, (places, targets), temperature, entropy)
     mask = batch.response_mask()
-    logps = spread(log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), mask)
-    entropies = spread(-(log_probs.exp() * log_probs).sum(-1), mask) if entropy else None
-    return ResponseLogps(logps, entropies, hidden)
+    entropies = None if found.entropies is None else spread(found.entropies, mask)
+    return ResponseLogps(spread(found.logps, mask), entropies, hidden)
 
 
-def _layout(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
-    ids = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask(trunk.dtype)}
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """One value a response token, branch by branch (tokens,), to (B, T) with 0 outside the mask."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def model_inputs(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
+    """What the trunk is called with, so that every branch sees its prompt and itself."""
+    packed = batch.shared and len(batch.input_ids) == 1 and trunk.config._attn_implementation == NAME
+    ids = {
+        "input_ids": batch.input_ids,
+        "attention_mask": packed_mask(batch) if packed else batch.attention_mask(trunk.dtype),
+    }
     if is_causal(trunk):
         return {**ids, "position_ids": batch.position_ids, "use_cache": False}
     if getattr(trunk.config, "type_vocab_size", 1) > 1:  # positions are the encoder's own, which may not start at 0
-        ids["token_type_ids"] = (batch.segment > PROMPT).long()
+        ids["token_type_ids"] = (batch.segment > batch.parent).long()
     return ids
+
+
+def _token_logps(
+    model: Any, batch: BranchBatch, wanted: tuple[Tensor, Tensor], temperature: float, entropy: bool
+) -> tuple[TokenLogps, Tensor]:
+    """Of the wanted (places, targets), beside the hidden states there, (tokens, width)."""
+    places, targets = wanted
+    scaling = logit_scaling(model)
+    if scaling is None:
+        logits, hidden = _logits_at(model, batch, places)
+        return token_logps(nn.Identity(), logits, targets, Scaling(temperature=temperature), entropy), hidden
+    hidden = states_at(trunk_of(model), batch, places)
+    scaling = Scaling(scaling.scale, scaling.cap, temperature)
+    return token_logps(model.get_output_embeddings(), hidden, targets, scaling, entropy), hidden
+
+
+def logit_scaling(model: Any) -> Scaling | None:
+    """What the model does to its head's numbers, as its configuration says and one trial confirms, remembered.
+
+    None where the trial contradicts: then the model's own forward pass must make the logits.
+    """
+    trunk = trunk_of(model)
+    if not hasattr(trunk, "_logit_scaling"):
+        stated = stated_scaling(model.config.get_text_config())
+        ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)
+        with evaluating(model):
+            expected = model(input_ids=ids).logits.float()
+            found = stated(model.get_output_embeddings()(trunk(input_ids=ids).last_hidden_state)).float()
+        agree = torch.allclose(found, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+        trunk._logit_scaling = stated if agree else None
+    return trunk._logit_scaling
 
 
 def _logits_at(model: Any, batch: BranchBatch, places: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and hidden states at some places of the flattened rows, (tokens, vocabulary) and (tokens, width).
 
-    The model's own forward pass runs, its head given these places alone, since some models scale or cap their logits
-    after the head.
+    The model's own forward pass runs, its head given these places alone.
     """
     picked: list[Tensor] = []
 
@@ -80,71 +124,70 @@ def _logits_at(model: Any, batch: BranchBatch, places: Tensor) -> tuple[Tensor, 
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        logits = model(**_layout(trunk_of(model), batch)).logits[0]
+        logits = model(**model_inputs(trunk_of(model), batch)).logits[0]
     finally:
         hook.remove()
     return logits, picked[0]
 
 
-def spread(values: Tensor, mask: Tensor) -> Tensor:
-    """One value a response token, branch by branch (tokens,), to (B, T) with 0 outside the mask."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+# ---- the last layer ------------------------------------------------------------------------------------------
+NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")
+MLPS = ("mlp", "block_sparse_moe", "feed_forward")
 
 
-def is_causal(trunk: Any) -> bool:
-    """Whether a token sees only what stands before it; found out once by changing the last token, and remembered."""
-    if not hasattr(trunk, "_is_causal"):
-        ids = torch.tensor([_probe_ids(trunk, 8)], device=trunk.device)
-        other = ids.clone()
-        other[0, -1] = ids[0, 0]
-        with _evaluating(trunk):
-            first, second = (trunk(input_ids=i).last_hidden_state[0, :-1].float() for i in (ids, other))
-        trunk._is_causal = bool((first - second).abs().max() < 1e-3 * first.abs().max())
-    return bool(trunk._is_causal)
+def last_mlp(trunk: Any) -> tuple[nn.Module, nn.Module] | None:
+    """The last layer's feed-forward block and the norm before it, where they go by names that are known."""
+    layers = decoder_layers(trunk)
+    children = dict(layers[-1].named_children()) if layers is not None else {}
+    norm, mlp = (next((children[name] for name in names if name in children), None) for names in (NORMS, MLPS))
+    return None if norm is None or mlp is None else (norm, mlp)
 
 
-def takes_shared_rows(model: Any) -> bool:
-    """Whether the model gives the same hidden states for shared rows as for separate ones.
+def decoder_layers(trunk: Any) -> nn.ModuleList | None:
+    """The trunk's stack of layers; None where none can be told."""
+    count = trunk.config.get_text_config().num_hidden_layers
+    return next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
 
-    Sliding windows are refused unseen, since they are applied in layout order; everything else is tried once on a
-    small batch. The answer is remembered on the model, and a "no" is logged once with its reason.
+
+@contextmanager
+def _only(trunk: Any, places: Tensor) -> Iterator[None]:
+    """Within, the last layer's feed-forward block sees these places alone, and adds nothing anywhere else.
+
+    It sees all where `probing` has not tried this, or where gradient checkpointing would compute the layer again after
+    the hooks are gone.
     """
-    trunk = trunk_of(model)
-    if not hasattr(trunk, "_takes_shared_rows"):
-        reason = _refusal(trunk)
-        if reason:
-            logger.warning("%s: prompts are computed once per response, because %s", type(trunk).__name__, reason)
-        trunk._takes_shared_rows = reason is None
-    return bool(trunk._takes_shared_rows)
+    found = last_mlp(trunk) if getattr(trunk, "_trims", False) else None
+    if found is None or (trunk.training and getattr(trunk, "is_activation_checkpointing", False)):
+        yield
+        return
+    kept = places.unique()
+    whole: list[torch.Size] = []
 
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole.append(inputs[0].shape)
+        return (inputs[0].flatten(0, 1).index_select(0, kept).unsqueeze(0), *inputs[1:])
 
-def _refusal(trunk: Any) -> str | None:
-    if not is_causal(trunk):
-        return "it reads in both directions"
-    layers = set(getattr(trunk.config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"}:
-        return f"it has layers of type {', '.join(sorted(layers - {'full_attention'}))}"
-    if getattr(trunk.config, "sliding_window", None) and getattr(trunk.config, "use_sliding_window", True):
-        return "it attends through a sliding window"
+    def put(_: nn.Module, __: Any, output: Any) -> Any:
+        states, *more = output if isinstance(output, tuple) else (output,)
+        full = states.new_zeros(whole[-1]).flatten(0, 1).index_copy(0, kept, states[0]).view(whole[-1])
+        return (full, *more) if isinstance(output, tuple) else full
+
+    hooks = [found[0].register_forward_pre_hook(pick), found[1].register_forward_hook(put)]
     try:
-        error = _disagreement(trunk)
-    except Exception as failure:  # an architecture may refuse the mask in any way of its own
-        return f"it does not take a 4-D attention mask ({type(failure).__name__})"
-    return None if error < _rounding(trunk) else f"shared rows change its hidden states by {error:.2%}"
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _rounding(trunk: Any) -> float:
-    """What may be rounding: freshly initialised models that ignore positions differ by as little as 0.1%."""
-    quantized = getattr(trunk.config, "quantization_config", None) is not None
-    return float(torch.finfo(torch.bfloat16 if quantized else trunk.dtype).eps ** 0.5)
-
-
-def _probe_ids(trunk: Any, count: int) -> list[int]:
+# ---- trials ----------------------------------------------------------------------------------------------------
+def probe_ids(trunk: Any, count: int) -> list[int]:
+    """Some token ids to try a model on."""
     return [5 + i % max(1, trunk.config.get_text_config().vocab_size - 6) for i in range(count)]
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout and without gradients; the model's mode is as before afterwards."""
     training = model.training
     model.eval()
@@ -155,14 +198,13 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _disagreement(trunk: Any) -> float:
-    """Largest change of a hidden state between the layouts, relative to the largest hidden state."""
-    ids = _probe_ids(trunk, 24)
-    groups = [PromptBranches(ids[:8], [ids[8:13], ids[13:24]]), PromptBranches(ids[3:8], [ids[1:4]])]
-    states = []
-    with _evaluating(trunk):
-        for shared in (True, False):
-            inputs = {k: v.to(trunk.device) for k, v in collate(groups, 0, shared).items()}
-            batch = BranchBatch.from_inputs(inputs)
-            states.append(sequence_states(trunk, batch).float().masked_fill(~batch.mask.unsqueeze(-1), 0.0))
-    return float((states[0] - states[1]).abs().max() / states[1].abs().max())
+def is_causal(trunk: Any) -> bool:
+    """Whether a token sees only what stands before it; found out once by changing the last token, and remembered."""
+    if not hasattr(trunk, "_is_causal"):
+        ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)
+        other = ids.clone()
+        other[0, -1] = ids[0, 0]
+        with evaluating(trunk):
+            first, second = (trunk(input_ids=i).last_hidden_state[0, :-1].float() for i in (ids, other))
+        trunk._is_causal = bool((first - second).abs().max() < 1e-3 * first.abs().max())
+    return bool(trunk._is_causal)

@@ -24,9 +24,10 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Pooling, Prediction, RewardHead, Samples
-from rlhf_plugins.models.forward import sequence_states, takes_shared_rows, trunk_of
+from rlhf_plugins.models.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.models.guards import asked, built, predicted
 from rlhf_plugins.models.loading import load_trunk, with_saved_adapter
+from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.ranking import concatenated, map_tensors
 
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
@@ -88,6 +89,9 @@ class RewardModel(nn.Module):
         return torch.cat([self._pooled(part) for _, part in parts])[order.argsort()]
 
     def _pooled(self, batch: BranchBatch) -> Tensor:
+        if getattr(self.pooling, "reads_last", False):
+            states = states_at(trunk_of(self.trunk), batch, batch.last).unsqueeze(1)  # (B, 1, width)
+            return asked(self.pooling, states, batch.mask[:, :1], shape=(len(states), states.shape[2]))
         states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
         mask = batch.response if getattr(self.pooling, "over", None) == "response" else batch.mask
         return asked(self.pooling, states, mask, shape=(len(states), states.shape[2]))
@@ -106,13 +110,13 @@ class RewardModel(nn.Module):
 
     def _batched(self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool) -> list[Any]:
         self.eval()
-        shared, found = takes_shared_rows(self.trunk), []
+        layout, found = layout_of(self.trunk), []
         groups = by_prompt(samples.prompt_ids, samples.response_ids)
-        batches = list(within_budget(groups, TOKENS_PER_BATCH, shared))
+        batches = list(within_budget(groups, TOKENS_PER_BATCH, layout))
         shown = track(batches, "scoring", console=Console(stderr=True), transient=True, disable=not bar)
         with torch.no_grad():
             for batch in shown:
-                inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, shared).items()}
+                inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, layout).items()}
                 found.append(function(BranchBatch.from_inputs(inputs)))
         return found
 

@@ -115,7 +115,9 @@ class RewardModelForSequenceClassification(PreTrainedModel):
         index = (places + numbers.unsqueeze(1) * mask.shape[1]).masked_fill(~kept, 0)
         segment = response.long().masked_fill(~mask, PADDING)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return BranchBatch(input_ids, positions, segment, index, kept, response.gather(1, places) & kept, numbers)
+        parent = torch.zeros_like(segment).masked_fill(~mask, PADDING)
+        response = response.gather(1, places) & kept
+        return BranchBatch(input_ids, positions, segment, parent, index, kept, response, numbers)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

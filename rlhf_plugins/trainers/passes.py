@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
-from rlhf_plugins.models.forward import response_logps, takes_shared_rows
+from rlhf_plugins.models.forward import response_logps
+from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.exploration import mixed
 from rlhf_plugins.trainers.settings import Exploration
@@ -47,7 +48,7 @@ class Passes:
 
     def batch(self, prompt_ids: Sequence[Sequence[int]], response_ids: Sequence[Sequence[int]]) -> BranchBatch:
         """The samples as one batch; neighbours with the same prompt share it."""
-        inputs = collate(by_prompt(prompt_ids, response_ids), self.pad_id, takes_shared_rows(self.model))
+        inputs = collate(by_prompt(prompt_ids, response_ids), self.pad_id, layout_of(self.model, self.reference))
         return BranchBatch.from_inputs({name: tensor.to(self.model.device) for name, tensor in inputs.items()})
 
     def policy(self, batch: BranchBatch, entropy: bool = False) -> Seen:

@@ -13,10 +13,11 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.interfaces import PairLogps, PreferenceLoss
-from rlhf_plugins.models.forward import response_logps, takes_shared_rows
+from rlhf_plugins.models.forward import response_logps
 from rlhf_plugins.models.guards import asked
+from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -32,12 +33,12 @@ class Collator:
     pad_id: int
     max_length: int | None
     truncation_mode: str
-    shared: bool
+    layout: Layout
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """-> the tensors of a BranchBatch and, where the rows have them, the reference's log-probabilities (pairs,)."""
         groups = [group for row in rows for group in self._cut(row)]
-        batch = collate(groups, self.pad_id, self.shared)
+        batch = collate(groups, self.pad_id, self.layout)
         known = {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE if name in rows[0]}
         return {**batch, **known}
 
@@ -77,7 +78,7 @@ class PreferenceTrainer(trl.DPOTrainer):
         adapter: LoraConfig | None = None,
         reference: Any = None,
     ) -> None:
-        collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, takes_shared_rows(model))
+        collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, layout_of(model, reference))
         self._preference_loss = loss
         super().__init__(
             model=model,

@@ -13,11 +13,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
 from rlhf_plugins.interfaces import Group, RankedScores, RewardLoss, Sampler
-from rlhf_plugins.models.forward import takes_shared_rows
 from rlhf_plugins.models.guards import asked, built
+from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.ranking import comparisons, per_group
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
@@ -47,7 +47,7 @@ class RewardTrainer(trl.RewardTrainer):
         sampler: Sampler | None = None,
         features: Tensor | None = None,
     ) -> None:
-        shared = features is None and takes_shared_rows(model.trunk)
+        layout = layout_of(model.trunk) if features is None else Layout.SEPARATE
         made: Any = built(loss) if hasattr(loss, "build") else loss
         if isinstance(made, nn.Module):
             model.add_module("loss", made.to(model.trunk.device))
@@ -56,7 +56,7 @@ class RewardTrainer(trl.RewardTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(tokenizer.pad_token_id, shared, features),
+            data_collator=Collator(tokenizer.pad_token_id, layout, features),
             train_dataset=train.dataset,
             processing_class=tokenizer,
         )

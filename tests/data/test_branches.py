@@ -1,4 +1,4 @@
-"""The shared-prompt batch: laid out by hand, and both layouts the same to whoever reads through `index`."""
+"""The one batch: laid out by hand, and every layout the same to whoever reads through `index`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, by_prompt, collate, common_prefix, within_budget
+from rlhf_plugins.data.branches import (
+    BranchBatch,
+    Layout,
+    PromptBranches,
+    by_prompt,
+    collate,
+    common_prefix,
+    size,
+    within_budget,
+)
 
 GROUPS = [PromptBranches([1, 2], [[3], [4, 5]]), PromptBranches([6], [[7]])]
 IDS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 MANY_GROUPS = st.lists(st.builds(PromptBranches, IDS, st.lists(IDS, min_size=1, max_size=4)), min_size=1, max_size=4)
 
 
-def batch(groups: list[PromptBranches], shared: bool = True, pad_id: int = 0) -> BranchBatch:
-    return BranchBatch.from_inputs(collate(groups, pad_id, shared) | {"labels": None})
+LAYOUTS = st.sampled_from(Layout)
+
+
+def batch(groups: list[PromptBranches], layout: Layout = Layout.ROWS, pad_id: int = 0) -> BranchBatch:
+    return BranchBatch.from_inputs(collate(groups, pad_id, layout) | {"labels": None})
 
 
 def grid(row: Tensor) -> list[str]:
@@ -31,14 +43,27 @@ def test_a_shared_row_by_hand() -> None:
     assert laid.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, 0, 0, 0]]
     assert laid.position_ids.tolist() == [[0, 1, 2, 2, 3], [0, 1, 0, 0, 0]]  # each branch goes on from its prompt
     assert laid.segment.tolist() == [[0, 0, 1, 2, 2], [0, 1, -1, -1, -1]]
+    assert laid.parent.tolist() == [[0, 0, 0, 0, 0], [0, 0, -1, -1, -1]]
     assert laid.index.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [5, 6, 0, 0]]
     assert laid.mask.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
     assert laid.response.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]
     assert laid.group.tolist() == [0, 0, 1]
 
 
+def test_a_packed_row_by_hand() -> None:
+    laid = batch(GROUPS, Layout.PACKED, pad_id=9)
+    assert laid.shared
+    assert laid.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert laid.position_ids.tolist() == [[0, 1, 2, 2, 3, 0, 1]]
+    assert laid.segment.tolist() == [[0, 0, 1, 2, 2, 3, 4]]
+    assert laid.parent.tolist() == [[0, 0, 0, 0, 0, 3, 3]]
+    assert laid.index.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [5, 6, 0, 0]]
+    assert laid.last.tolist() == [2, 4, 6]
+    assert grid(laid.attention_mask(torch.float32)[0, 0])[4:] == ["xx.xx..", ".....x.", ".....xx"]
+
+
 def test_separate_rows_by_hand() -> None:
-    laid = batch(GROUPS, shared=False, pad_id=9)
+    laid = batch(GROUPS, Layout.SEPARATE, pad_id=9)
     assert not laid.shared
     assert laid.input_ids.tolist() == [[1, 2, 3, 9], [1, 2, 4, 5], [6, 7, 9, 9]]
     assert laid.position_ids.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3], [0, 1, 0, 0]]
@@ -76,9 +101,9 @@ def test_lengths_and_what_is_scored_by_hand() -> None:
     assert ids.tolist() == [3, 4, 5, 7]
 
 
-@given(MANY_GROUPS, st.booleans())
-def test_read_through_index_each_branch_is_its_own_sequence(groups: list[PromptBranches], shared: bool) -> None:
-    laid = batch(groups, shared)
+@given(MANY_GROUPS, LAYOUTS)
+def test_read_through_index_each_branch_is_its_own_sequence(groups: list[PromptBranches], layout: Layout) -> None:
+    laid = batch(groups, layout)
     wholes = [(group.prompt, branch) for group in groups for branch in group.branches]
     for row, (prompt, branch) in enumerate(wholes):
         places = laid.index[row][laid.mask[row]]
@@ -88,18 +113,19 @@ def test_read_through_index_each_branch_is_its_own_sequence(groups: list[PromptB
         assert laid.mask[row].sum() == len(prompt) + len(branch)
 
 
-@given(MANY_GROUPS)
-def test_both_layouts_agree_on_every_view(groups: list[PromptBranches]) -> None:
-    one, other = batch(groups), batch(groups, shared=False)
+@given(MANY_GROUPS, LAYOUTS)
+def test_all_layouts_agree_on_every_view(groups: list[PromptBranches], layout: Layout) -> None:
+    one, other = batch(groups, layout), batch(groups, Layout.SEPARATE)
+    assert one.input_ids.flatten()[one.last].tolist() == other.input_ids.flatten()[other.last].tolist()
     for name in ("mask", "response", "group", "lengths"):
         assert getattr(one, name).tolist() == getattr(other, name).tolist()
     assert one.response_mask().tolist() == other.response_mask().tolist()
     assert one.scored()[1].tolist() == other.scored()[1].tolist()
 
 
-@given(MANY_GROUPS)
-def test_a_token_sees_its_own_sequence_so_far_and_nothing_else(groups: list[PromptBranches]) -> None:
-    laid = batch(groups)
+@given(MANY_GROUPS, LAYOUTS)
+def test_a_token_sees_its_own_sequence_so_far_and_nothing_else(groups: list[PromptBranches], layout: Layout) -> None:
+    laid = batch(groups, layout)
     if not laid.shared:
         return
     width = laid.input_ids.shape[1]
@@ -111,9 +137,9 @@ def test_a_token_sees_its_own_sequence_so_far_and_nothing_else(groups: list[Prom
             assert keys.tolist() == own[:so_far].tolist()
 
 
-@given(MANY_GROUPS)
-def test_the_padding_token_stands_only_where_nothing_is_read(groups: list[PromptBranches]) -> None:
-    one, other = batch(groups, pad_id=0), batch(groups, pad_id=5)
+@given(MANY_GROUPS, LAYOUTS)
+def test_the_padding_token_stands_only_where_nothing_is_read(groups: list[PromptBranches], layout: Layout) -> None:
+    one, other = batch(groups, layout, pad_id=0), batch(groups, layout, pad_id=10)
     assert (one.input_ids == 0).tolist() == (one.segment == -1).tolist()
     differ = [f.name for f in fields(one) if getattr(one, f.name).tolist() != getattr(other, f.name).tolist()]
     assert differ in ([], ["input_ids"])
@@ -165,25 +191,27 @@ def test_prompts_without_a_branch_are_refused() -> None:
         by_prompt([[1], [2]], [[3]])
 
 
-@given(MANY_GROUPS, st.integers(1, 40), st.booleans())
+@given(MANY_GROUPS, st.integers(1, 40), LAYOUTS)
 def test_batches_within_a_budget_hold_every_branch_once_and_in_order(
-    groups: list[PromptBranches], tokens: int, shared: bool
+    groups: list[PromptBranches], tokens: int, layout: Layout
 ) -> None:
-    batches = list(within_budget(groups, tokens, shared))
+    batches = list(within_budget(groups, tokens, layout))
     found = [(group.prompt, branch) for batch in batches for group in batch for branch in group.branches]
     assert found == [(group.prompt, branch) for group in groups for branch in group.branches]
-    laid = [collate(batch, 0, shared)["input_ids"] for batch in batches]
-    assert all(ids.numel() <= tokens or (ids.shape[0] == 1 and len(ids) == 1) for ids in laid)
+    for batch in batches:
+        laid = collate(batch, 0, layout)
+        assert laid["input_ids"].numel() == size(batch, layout)
+        assert size(batch, layout) <= tokens or len(laid["group"]) == 1
 
 
 def test_a_group_that_is_too_large_is_cut() -> None:
-    (first, second) = within_budget([PromptBranches([1], [[2, 3], [4], [5]])], 4, shared=True)
+    (first, second) = within_budget([PromptBranches([1], [[2, 3], [4], [5]])], 4, Layout.ROWS)
     assert [list(first[0].branches), list(second[0].branches)] == [[[2, 3], [4]], [[5]]]
 
 
 def test_long_rows_stand_apart_from_short_ones_and_none_is_lost() -> None:
     groups = [PromptBranches([9], [[n] * n]) for n in (1, 20, 2, 19, 3, 18, 4, 2)]
-    laid = batch(groups, shared=False)
+    laid = batch(groups, Layout.SEPARATE)
     parts = laid.by_length()
     assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(8))
     assert sum(part.input_ids.numel() for _, part in parts) < 0.8 * laid.input_ids.numel()
@@ -194,5 +222,5 @@ def test_long_rows_stand_apart_from_short_ones_and_none_is_lost() -> None:
 
 
 def test_where_little_padding_would_be_saved_a_batch_stays_whole() -> None:
-    assert len(batch([PromptBranches([9], [[1, 2, 3]])] * 8, shared=False).by_length()) == 1
+    assert len(batch([PromptBranches([9], [[1, 2, 3]])] * 8, Layout.SEPARATE).by_length()) == 1
     assert len(batch([PromptBranches([9], [[1], [2] * 9])] * 8).by_length()) == 1

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import tensor
 
+from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.ranked import Collator, agreed_ranks, judged, part, ranked_rows
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.interfaces import Comparison, Group, Prediction, Text
@@ -83,7 +84,7 @@ def test_a_prompt_that_merges_with_some_response_ends_before_the_merged_token_fo
 
 def batch(*groups: Group, **options: Any) -> dict[str, torch.Tensor]:
     rows = ranked_rows(groups, encode, None, everything)
-    return Collator(0, shared=True, **options)(list(rows.dataset))
+    return Collator(0, layout=Layout.PACKED, **options)(list(rows.dataset))
 
 
 def test_a_batch_of_unequal_groups_is_spread_over_the_largest() -> None:
@@ -111,7 +112,7 @@ def test_all_that_a_head_says_is_spread_alike() -> None:
 def test_features_stand_in_place_of_tokens() -> None:
     features = torch.arange(10.0).view(5, 2)  # of the responses of RANKING, then of RATED
     rows = list(ranked_rows([RANKING, RATED], encode, None, everything).dataset)
-    inputs = Collator(0, shared=False, features=features)(rows[::-1])
+    inputs = Collator(0, layout=Layout.SEPARATE, features=features)(rows[::-1])
     assert inputs["features"][:, 0].tolist() == [6, 8, 0, 2, 4]
     assert inputs["group"].tolist() == [0, 0, 1, 1, 1]
     assert "input_ids" not in inputs

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.models.loading import load_causal
 from rlhf_plugins.testing import tiny_base
 
@@ -25,11 +25,12 @@ def ragged(seed: int = 0, groups: int = 5) -> list[PromptBranches]:
         return draw.choices(range(FIRST_WORD, WORDS), k=draw.randint(low, high))
 
     drawn = [PromptBranches(ids(1, 6), [[*ids(0, 6), EOS] for _ in range(draw.randint(1, 4))]) for _ in range(groups)]
-    return [PromptBranches([7, 8, 9], [[EOS], [5, EOS], [6, 6, 6, 6, EOS], [4]]), *drawn]
+    alike = PromptBranches([7], [[5, 6, EOS], [5, 6, EOS]])  # a prompt of one token, a response equal to its sibling
+    return [PromptBranches([7, 8, 9], [[EOS], [5, EOS], [6, 6, 6, 6, EOS], [4]]), alike, *drawn]
 
 
-def batch_of(groups: Sequence[PromptBranches], shared: bool = True, pad_id: int = PAD) -> BranchBatch:
-    return BranchBatch.from_inputs(collate(groups, pad_id, shared))
+def batch_of(groups: Sequence[PromptBranches], layout: Layout = Layout.PACKED, pad_id: int = PAD) -> BranchBatch:
+    return BranchBatch.from_inputs(collate(groups, pad_id, layout))
 
 
 def sequences(groups: Iterable[PromptBranches]) -> list[tuple[list[int], list[int]]]:

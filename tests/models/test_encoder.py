@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.interfaces import Base, Samples
-from rlhf_plugins.models.forward import is_causal, takes_shared_rows
+from rlhf_plugins.models.forward import is_causal
 from rlhf_plugins.models.loading import load_tokenizer, load_trunk
+from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.models.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component
@@ -48,7 +50,7 @@ def test_an_encoder_scores_as_transformers_runs_it(tmp_path: Path, architecture:
 def test_it_is_known_to_read_in_both_directions(tmp_path: Path, architecture: str) -> None:
     trunk = load_trunk(tiny_encoder(tmp_path, architecture))
     assert not is_causal(trunk)
-    assert not takes_shared_rows(trunk)
+    assert layout_of(trunk) is Layout.SEPARATE
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])

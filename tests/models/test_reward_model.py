@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Samples
 from rlhf_plugins.models.loading import load_tokenizer, load_trunk, with_adapter
@@ -40,8 +41,8 @@ def described(base: Base, pooling: str = "last_token") -> dict[str, Any]:
 
 
 @torch.no_grad()
-def rewards(model: RewardModel, shared: bool = True) -> Tensor:
-    return model(batch_of(GROUPS, shared)).reward
+def rewards(model: RewardModel, layout: Layout = Layout.PACKED) -> Tensor:
+    return model(batch_of(GROUPS, layout)).reward
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_what_is_saved_scores_the_same_again(base: Base, tmp_path: Path, pooling
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
 def test_shared_rows_score_as_separate_ones(base: Base, pooling: str) -> None:
     model = made(base, pooling)
-    torch.testing.assert_close(rewards(model), rewards(model, shared=False), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rewards(model), rewards(model, Layout.SEPARATE), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mamba"])
@@ -71,7 +72,9 @@ def test_samples_are_scored_in_their_order(tmp_path: Path, architecture: str, mo
     model, ids = made(tiny_base(tmp_path, architecture)), sequences(GROUPS)
     samples = Samples(["?"] * len(ids), ["!"] * len(ids), [p for p, _ in ids], [b for _, b in ids])
     alone = [
-        float(model(batch_of([group], shared=False)).reward[i]) for group in GROUPS for i in range(len(group.branches))
+        float(model(batch_of([group], Layout.SEPARATE)).reward[i])
+        for group in GROUPS
+        for i in range(len(group.branches))
     ]
     assert model.score(samples, 0) == pytest.approx(alone, rel=1e-5, abs=1e-5)
     monkeypatch.setattr("rlhf_plugins.models.reward_model.TOKENS_PER_BATCH", 20)

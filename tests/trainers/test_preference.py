@@ -12,6 +12,7 @@ import trl
 from datasets import Dataset
 from torch import Tensor
 
+from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.interfaces import Adapter, Base, PairLogps, PreferenceLoss
 from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
@@ -140,14 +141,14 @@ ROW = {"prompt_ids": [1, 2, 3], "chosen_ids": [4, 5, 6, 7], "rejected_ids": [8]}
     ],
 )
 def test_rows_are_cut_as_trl_cuts_them(mode: str, longest: int, kept: list[tuple[list[int], list[int]]]) -> None:
-    batch = Collator(0, longest, mode, shared=False)([ROW])
+    batch = Collator(0, longest, mode, layout=Layout.SEPARATE)([ROW])
     read, scored = batch["mask"] & ~batch["response"], batch["response"]
     ids = batch["input_ids"].flatten()[batch["index"]]
     assert [(ids[i][read[i]].tolist(), ids[i][scored[i]].tolist()) for i in range(2)] == kept
 
 
 def test_known_reference_log_probabilities_reach_the_loss() -> None:
-    batch = Collator(0, None, "keep_start", shared=True)(
+    batch = Collator(0, None, "keep_start", layout=Layout.PACKED)(
         [{**ROW, "ref_chosen_logps": -1.5, "ref_rejected_logps": -2.5}]
     )
     torch.testing.assert_close(batch["ref_chosen_logps"], torch.tensor([-1.5]))

@@ -1,0 +1,133 @@
+"""Log-probabilities from hidden states, a chunk of tokens at a time. It knows language-model heads, no trunk.
+
+No tensor of (tokens, vocabulary) outlives its chunk: the backward pass computes a chunk's logits again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+LOGITS_PER_CHUNK, FEWEST_ROWS = 2**22, 256  # 16 MiB in float32; with a large vocabulary, work worth a launch
+
+
+class TokenLogps(NamedTuple):
+    """Of each token, (tokens,) in nats: its log-probability and, if asked, the entropy of what predicted it."""
+
+    logps: Tensor
+    entropies: Tensor | None
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What becomes of the head's numbers z: cap tanh(scale z / cap) / temperature, uncapped scale z / temperature."""
+
+    scale: float = 1.0
+    cap: float | None = None
+    temperature: float = 1.0
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """(..., vocabulary) -> the same, in float32 or better."""
+        scaled = numbers.to(torch.promote_types(numbers.dtype, torch.float32)) * self.scale
+        return (scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)) / self.temperature
+
+    def pull(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """The gradient of z, of those of the logits and what they were."""
+        if self.cap is not None:
+            grad = grad * (1 - (logits * self.temperature / self.cap) ** 2)
+        return grad * (self.scale / self.temperature)
+
+
+def stated_scaling(config: Any) -> Scaling:
+    """What a model's configuration says that it does to its logits; whether it does so must be tried."""
+    names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    scale, divisor, cap = (getattr(config, name, None) for name in names)
+    return Scaling(1 / (divisor or 1.0) if scale is None else scale, cap)
+
+
+def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, entropy: bool) -> TokenLogps:
+    """Log-probability of each target under the head's distribution at its hidden state.
+
+    Args:
+        head: a plain linear head is computed in chunks; any other, such as one with an adapter, at once.
+        hidden: (tokens, width).
+        targets: (tokens,) ids.
+        scaling: from the head's numbers to logits.
+        entropy: also return the distributions' entropies.
+    """
+    if type(head) is not nn.Linear:
+        log_probs = scaling(head(hidden)).log_softmax(-1)
+        entropies = -(log_probs.exp() * log_probs).sum(-1) if entropy else None
+        return TokenLogps(log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), entropies)
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+    weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
+    logps, entropies = _InChunks.apply(hidden.to(dtype), weight, bias, targets, scaling, entropy)
+    return TokenLogps(logps, entropies if entropy else None)
+
+
+class _InChunks(torch.autograd.Function):
+    """Log-probabilities and entropies of linear logits; saves the inputs and one number a token."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
+        hidden, weight, bias, targets, scaling, entropy = given
+        logps, entropies, totals = [], [], []
+        for rows, ids in _chunks(hidden, weight, targets):
+            logits = scaling(nn.functional.linear(rows, weight, bias))
+            total = logits.logsumexp(-1)
+            logps.append(logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total)
+            totals.append(total)
+            if entropy:
+                entropies.append(total - (logits.sub(total.unsqueeze(1)).exp_() * logits).sum(-1))
+        found = torch.cat(totals)
+        spread = torch.cat(entropies) if entropy else torch.zeros_like(found)
+        ctx.save_for_backward(hidden, weight, bias, targets, found, spread)
+        ctx.scaling = scaling
+        if not entropy:
+            ctx.mark_non_differentiable(spread)
+        ctx.set_materialize_grads(False)
+        return torch.cat(logps), spread
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """d logp_y / d l_j = [j = y] - p_j; d H / d l_j = -p_j (log p_j + H)."""
+        hidden, weight, bias, targets, totals, entropies = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        of_hidden = torch.empty_like(hidden) if needed[0] else None
+        of_weight = torch.zeros_like(weight) if needed[1] else None
+        of_bias = torch.zeros_like(bias) if needed[2] else None
+        start = 0
+        for rows, ids in _chunks(hidden, weight, targets):
+            at = slice(start, start := start + len(rows))
+            logits = ctx.scaling(nn.functional.linear(rows, weight, bias))
+            pulled = _of_logits(logits, ids, totals[at], entropies[at], [g if g is None else g[at] for g in grads])
+            pulled = ctx.scaling.pull(pulled, logits).to(weight.dtype)
+            if of_hidden is not None:
+                of_hidden[at] = pulled @ weight
+            if of_weight is not None:
+                of_weight.addmm_(pulled.t(), rows)
+            if of_bias is not None:
+                of_bias += pulled.sum(0)
+        return of_hidden, of_weight, of_bias, None, None, None
+
+
+def _of_logits(logits: Tensor, ids: Tensor, total: Tensor, entropy: Tensor, grads: list[Tensor | None]) -> Tensor:
+    """Gradient of the logits (tokens, vocabulary), of those of log-probabilities and entropies, each (tokens,)."""
+    of_logps, of_entropies = grads
+    log_probs = logits - total.unsqueeze(1)
+    probs = log_probs.exp()
+    pulled = torch.zeros_like(probs) if of_logps is None else probs * -of_logps.unsqueeze(1)
+    if of_logps is not None:
+        pulled.scatter_add_(1, ids.unsqueeze(1), of_logps.unsqueeze(1))
+    if of_entropies is not None:
+        pulled -= probs * (log_probs + entropy.unsqueeze(1)) * of_entropies.unsqueeze(1)
+    return pulled
+
+
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> zip[tuple[Tensor, Tensor]]:
+    rows = max(FEWEST_ROWS, LOGITS_PER_CHUNK // len(weight))
+    return zip(hidden.split(rows), targets.split(rows), strict=True)
