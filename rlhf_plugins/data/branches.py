@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 PADDING = -1  # the segment of a token that nobody reads
+TOKENS_PER_BATCH = 8_192  # laid out at once where nobody says otherwise, padding included
 
 Ids = Sequence[int]
 

@@ -126,10 +126,13 @@ class Collator:
         """-> the tensors of a BranchBatch, or `features` and `group`; and those that `judged` reads."""
         return {**self._inputs(rows), **_judged(rows)}
 
+    def groups(self, row: Mapping[str, Any]) -> list[PromptBranches]:
+        """What a row lays out."""
+        return [PromptBranches(row["prompt_ids"], row["branch_ids"])] if self.features is None else []
+
     def _inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         if self.features is None:
-            groups = [PromptBranches(row["prompt_ids"], row["branch_ids"]) for row in rows]
-            return collate(groups, self.pad_id, self.layout)
+            return collate([group for row in rows for group in self.groups(row)], self.pad_id, self.layout)
         places = [place for row in rows for place in range(row["first"], row["first"] + len(row["ranks"]))]
         group = [number for number, row in enumerate(rows) for _ in row["ranks"]]
         return {"features": self.features[places], "group": torch.tensor(group)}

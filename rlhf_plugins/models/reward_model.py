@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Pooling, Prediction, RewardHead, Samples
 from rlhf_plugins.models.forward import sequence_states, states_at, trunk_of
@@ -32,7 +32,6 @@ from rlhf_plugins.ranking import concatenated, map_tensors
 
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
 SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the base's own is meant
-TOKENS_PER_BATCH = 8_192  # of scoring, padding included; a row of as many needs a mask of its square
 
 
 class RewardModel(nn.Module):

@@ -1,4 +1,7 @@
-"""Rewards remembered by what was scored and by which model, in memory or in a file. It knows token ids, no model."""
+"""Numbers remembered by what was scored and by which model, in memory or in a file: rewards, log-probabilities.
+
+It knows token ids and weights as bytes, not what a model computes.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from contextlib import contextmanager
 from hashlib import blake2b, file_digest
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.interfaces import RewardFunction, Samples
 
+UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: the same weights may have other ones
 TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, reward REAL NOT NULL) WITHOUT ROWID"
 
 
@@ -134,6 +140,17 @@ def identity(folder: Path) -> str:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)  # no name holds a NUL
     except OSError as error:
         raise RunError(f"{folder}: the reward model cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def weights_identity(model: Any, *circumstances: object) -> str:
+    """A hash of a model in memory: of its configuration without its name, of its weights, and of the circumstances."""
+    settings = {k: v for k, v in sorted(model.config.to_dict().items()) if k not in UNTOLD}
+    digest = blake2b(repr((type(model).__name__, settings, circumstances)).encode(), digest_size=16)
+    for name, weights in sorted(model.state_dict().items()):
+        content = weights.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}\0".encode())
+        digest.update(content.numpy().data)
     return digest.hexdigest()
 
 

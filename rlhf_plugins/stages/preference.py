@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import PreferenceLoss, Run, StageResult, uses
@@ -30,6 +32,10 @@ class Preference:
     """The base, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")
+    tokens_per_batch: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="tokens in memory at once; a batch of more is trained in pieces, to the same result"),
+    ] = 8_192
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
     kind: ClassVar[str] = "preference"
@@ -42,11 +48,12 @@ class Preference:
         from rlhf_plugins.data.groups import preference_dataset
         from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.preference import PreferenceTrainer
+        from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 
         adapter = run.base.adapter
         args = arguments(trl.DPOConfig, run.folder, run.seed, {"precompute_ref_log_probs": True, **self.trainer})
         train = preference_dataset(run.data.train)
+        reference = None if adapter or args.precompute_ref_log_probs else load_causal(run.base)
         with building(len(train)):
             trainer = PreferenceTrainer(
                 load_causal(run.base),
@@ -55,7 +62,7 @@ class Preference:
                 train,
                 load_tokenizer(run.base),
                 adapter=lora(adapter, "CAUSAL_LM") if adapter else None,
-                reference=None if adapter or args.precompute_ref_log_probs else load_causal(run.base),
+                options=Options(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
             )
         curves = quiet(trainer, run.log)
         trainer.train()

@@ -47,6 +47,10 @@ class Reward:
     teacher: Annotated[
         str | None, Field(description="an earlier stage whose rewards become the ratings that are learned")
     ] = None
+    tokens_per_batch: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="tokens in memory at once; a batch of more is trained in pieces, to the same result"),
+    ] = 8_192
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
     kind: ClassVar[str] = "reward"
@@ -73,7 +77,7 @@ class Reward:
 
         from rlhf_plugins.models.reading import reader_of
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.reward import RewardTrainer
+        from rlhf_plugins.trainers.reward import Options, RewardTrainer
 
         torch.manual_seed(seed)  # head and adapter start at random
         args = arguments(trl.RewardConfig, run.folder, seed, {"disable_dropout": not self._drops(run), **self.trainer})
@@ -82,8 +86,8 @@ class Reward:
             model = self._model(run)
             train = self._rows(groups, reader, args.max_length)
             features = row_features(model, train, reader.tokenizer.pad_token_id) if self.train_layers == 0 else None
-            trainer = RewardTrainer(model, self.loss, args, train, reader.tokenizer, self.sampler, features)
-            trainer.head_learning_rate = self.head_learning_rate
+            options = Options(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
+            trainer = RewardTrainer(model, self.loss, args, train, reader.tokenizer, options)
         curves = quiet(trainer, run.log)
         trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})

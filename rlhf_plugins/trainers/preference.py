@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.interfaces import PairLogps, PreferenceLoss
+from rlhf_plugins.data.branches import (
+    TOKENS_PER_BATCH,
+    BranchBatch,
+    Layout,
+    PromptBranches,
+    by_prompt,
+    collate,
+    within_budget,
+)
+from rlhf_plugins.interfaces import PairLogps, PreferenceLoss, Samples
 from rlhf_plugins.models.forward import response_logps
 from rlhf_plugins.models.guards import asked
 from rlhf_plugins.models.probing import layout_of
+from rlhf_plugins.models.score_cache import ScoreCache, weights_identity
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
+from rlhf_plugins.trainers.pieces import PIECES, Row, TrainsInPieces, in_pieces, shared_out, whole_batches
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training may be given beside TRL's configuration.
+
+    Without a `reference`, it is the model as it comes, with its adapter off. `remembered` is a file in which the
+    reference's log-probabilities outlive the process, for other losses and later runs.
+    """
+
+    reference: Any = None
+    tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
+    remembered: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -34,15 +61,18 @@ class Collator:
     max_length: int | None
     truncation_mode: str
     layout: Layout
+    tokens: int | None = None  # most tokens of a piece
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """-> the tensors of a BranchBatch and, where the rows have them, the reference's log-probabilities (pairs,)."""
-        groups = [group for row in rows for group in self._cut(row)]
-        batch = collate(groups, self.pad_id, self.layout)
+        return in_pieces(rows, self.groups, self.tokens, self.layout, self._batch)
+
+    def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        batch = collate([group for row in rows for group in self.groups(row)], self.pad_id, self.layout)
         known = {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE if name in rows[0]}
         return {**batch, **known}
 
-    def _cut(self, row: Mapping[str, Any]) -> list[PromptBranches]:
+    def groups(self, row: Row) -> list[PromptBranches]:
         """One group of two branches, or two of one where cutting from the start leaves them different prompts.
 
         Where a response alone is too long, the first token that is left of it is only read, as in TRL.
@@ -61,11 +91,11 @@ class Collator:
         return PromptBranches(end[:read], [end[read:]])
 
 
-class PreferenceTrainer(trl.DPOTrainer):
+class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
     """DPOTrainer for a preference loss; the prompt is computed once for both responses.
 
-    The reference is the model with its adapter off, or `reference` where all weights are trained. TRL tokenizes the
-    data set and drops rows whose prompt leaves no room for a response; `left_out` counts these and the cut ones.
+    TRL tokenizes the data set and drops rows whose prompt leaves no room for a response; `left_out` counts these and
+    the cut ones.
     """
 
     def __init__(
@@ -76,13 +106,18 @@ class PreferenceTrainer(trl.DPOTrainer):
         train: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         adapter: LoraConfig | None = None,
-        reference: Any = None,
+        options: Options = Options(),  # noqa: B008 (frozen)
     ) -> None:
-        collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, layout_of(model, reference))
-        self._preference_loss = loss
+        layout = layout_of(model, options.reference)
+        tokens = None if whole_batches(loss) else options.tokens_per_batch
+        collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, layout, tokens)
+        self._preference_loss, self._remembered = loss, options.remembered
+        self._reference_identity = ""
+        if options.remembered is not None:
+            self._reference_identity = weights_identity(options.reference or model, args.bf16, args.fp16)
         super().__init__(
             model=model,
-            ref_model=reference,
+            ref_model=options.reference,
             args=args,
             data_collator=collator,
             train_dataset=train,
@@ -105,12 +140,45 @@ class PreferenceTrainer(trl.DPOTrainer):
         losses = asked(self._preference_loss, logps, shape=(len(policy),))
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         self._record(logps)
+        loss = shared_out(loss, inputs)
         return (loss, {"logps": policy}) if return_outputs else loss
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The reference's log-probabilities of chosen and rejected, each (pairs,); TRL calls it before training."""
         with torch.no_grad(), self.accelerator.autocast(), self._adapter_off():
-            return self._pair_logps(self.ref_model or self.model, inputs).unbind(1)
+            reference = self.ref_model or self.model
+            found = [self._pair_logps(reference, piece) for piece in inputs.get(PIECES, [inputs])]
+        return torch.cat(found).unbind(1)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """The data set with the reference's log-probabilities as columns; remembered ones are not computed again."""
+        if self._remembered is None:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        rows = list(dataset)
+        groups = [group for row in rows for group in self.data_collator.groups(row)]
+        branches = [(group.prompt, branch) for group in groups for branch in group.branches]
+        prompts, responses = map(list, zip(*branches, strict=True))
+        samples = Samples([""] * len(prompts), [""] * len(prompts), prompts, responses)
+        with closing(ScoreCache(self._remembered)) as cache:
+            found = cache.scores(self._reference_identity, samples, self._summed)
+        columns = zip(REFERENCE, (found[::2], found[1::2]), strict=True)
+        for column, values in columns:
+            dataset = dataset.add_column(column, values)
+        return dataset
+
+    def _summed(self, samples: Samples) -> list[float]:
+        """The reference's log-probabilities of responses, in their order."""
+        layout, pad_id = self.data_collator.layout, self.data_collator.pad_id
+        batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), TOKENS_PER_BATCH, layout))
+        found: list[float] = []
+        with torch.no_grad(), self.accelerator.autocast(), self._adapter_off():
+            reference = self.ref_model or self.model
+            for batch in track(
+                batches, "reference", console=Console(stderr=True), transient=True, disable=len(batches) < 3
+            ):
+                inputs = self._prepare_inputs(collate(batch, pad_id, layout))
+                found += response_logps(reference, BranchBatch.from_inputs(inputs)).logps.sum(1).tolist()
+        return found
 
     def _reference_logps(self, inputs: dict[str, Any]) -> Tensor:
         known = [inputs[name] for name in REFERENCE if name in inputs]
@@ -132,6 +200,6 @@ class PreferenceTrainer(trl.DPOTrainer):
     def _record(self, logps: PairLogps) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
         chosen, rejected = logps.chosen - logps.ref_chosen, logps.rejected - logps.ref_rejected
-        metrics["accuracy"].append((chosen > rejected).float().mean().item())
-        metrics["log_ratio_chosen"].append(chosen.mean().item())
-        metrics["log_ratio_rejected"].append(rejected.mean().item())
+        metrics["accuracy"] += (chosen > rejected).float().tolist()
+        metrics["log_ratio_chosen"] += chosen.tolist()
+        metrics["log_ratio_rejected"] += rejected.tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -22,9 +22,20 @@ from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.ranking import comparisons, per_group
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
 from rlhf_plugins.trainers.draws import Draws, Examples
+from rlhf_plugins.trainers.pieces import TrainsInPieces, in_pieces, shared_out, whole_batches
 
 
-class RewardTrainer(trl.RewardTrainer):
+@dataclass(frozen=True)
+class Options:
+    """What a training may be given beside TRL's configuration."""
+
+    sampler: Sampler | None = None  # draws the batches; None shuffles as transformers does
+    features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
+    head_learning_rate: float | None = None  # of head and pooling; None is the trainer's
+    tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
+
+
+class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
     """RewardTrainer for a RewardModel, any reward loss, and groups in place of pairs.
 
     Args:
@@ -33,8 +44,7 @@ class RewardTrainer(trl.RewardTrainer):
         args: TRL's configuration; a batch is `per_device_train_batch_size` groups.
         train: what `ranked_rows` made.
         tokenizer: pads, and is saved with a checkpoint.
-        sampler: draws the batches; None shuffles as transformers does.
-        features: of every response in the rows' order, (responses, width), where the trunk is frozen.
+        options: what TRL's configuration does not have.
     """
 
     def __init__(
@@ -44,10 +54,11 @@ class RewardTrainer(trl.RewardTrainer):
         args: trl.RewardConfig,
         train: RankedRows,
         tokenizer: PreTrainedTokenizerBase,
-        sampler: Sampler | None = None,
-        features: Tensor | None = None,
+        options: Options = Options(),  # noqa: B008 (frozen)
     ) -> None:
-        layout = layout_of(model.trunk) if features is None else Layout.SEPARATE
+        layout = layout_of(model.trunk) if options.features is None else Layout.SEPARATE
+        collator = Collator(tokenizer.pad_token_id, layout, options.features)
+        tokens = None if whole_batches(loss) else options.tokens_per_batch
         made: Any = built(loss) if hasattr(loss, "build") else loss
         if isinstance(made, nn.Module):
             model.add_module("loss", made.to(model.trunk.device))
@@ -56,17 +67,17 @@ class RewardTrainer(trl.RewardTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(tokenizer.pad_token_id, layout, features),
+            data_collator=lambda rows: in_pieces(rows, collator.groups, tokens, layout, collator),
             train_dataset=train.dataset,
             processing_class=tokenizer,
         )
         trainable(self)
         self._bootstrap = model.bootstrap
-        self.head_learning_rate: float | None = None
+        self._head_learning_rate = options.head_learning_rate
         self._repeats: Tensor | None = None
-        if sampler is not None:
+        if options.sampler is not None:
             known = Examples(*(train.dataset[name][:] for name in ("length", "difficulty", "topic")))
-            self._draws = Draws(sampler, known, self._train_batch_size, self._planned(), args.seed)
+            self._draws = Draws(options.sampler, known, self._train_batch_size, self._planned(), args.seed)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """Mean loss of the batch's groups."""
@@ -78,14 +89,15 @@ class RewardTrainer(trl.RewardTrainer):
         losses = self._resampled(losses, inputs["row"])
         loss = mean_loss(losses, self._reward_loss, scores, self.state.global_step)
         self._record(scores)
+        loss = shared_out(loss, inputs)
         return (loss, {"scores": scores.scores}) if return_outputs else loss
 
     def create_optimizer(self, *given: Any) -> Any:
-        """As the trainer's, with head and pooling at a rate of their own where `head_learning_rate` is set."""
+        """As the trainer's, with head and pooling at a rate of their own where the options say so."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*given)
-        if fresh and self.head_learning_rate is not None:
-            _split(optimizer, _own(self.model), self.head_learning_rate)
+        if fresh and self._head_learning_rate is not None:
+            _split(optimizer, _own(self.model), self._head_learning_rate)
         return optimizer
 
     def _losses(self, scores: RankedScores) -> Tensor:
@@ -123,11 +135,11 @@ class RewardTrainer(trl.RewardTrainer):
     def _record(self, scores: RankedScores) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
         pairs = comparisons(scores)
-        metrics["reward_mean"].append(scores.scores[scores.present].mean().item())
+        metrics["reward_mean"] += scores.scores[scores.present].tolist()
         if len(pairs.group):
             gap = scores.scores[pairs.group, pairs.better] - scores.scores[pairs.group, pairs.worse]
-            metrics["accuracy"].append((gap > 0).float().mean().item())
-            metrics["reward_margin"].append(gap.mean().item())
+            metrics["accuracy"] += (gap > 0).float().tolist()
+            metrics["reward_margin"] += gap.tolist()
 
 
 def _own(model: RewardModel) -> set[int]:

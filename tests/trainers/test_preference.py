@@ -19,7 +19,7 @@ from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import Collator, PreferenceTrainer
+from rlhf_plugins.trainers.preference import Collator, Options, PreferenceTrainer
 
 from .conftest import OPTIONS, furthest, losses, trained
 
@@ -51,7 +51,7 @@ def stock(base: Base, folder: Path, loss_type: str, **options: Any) -> trl.DPOTr
 def ours(base: Base, folder: Path, loss: PreferenceLoss, **options: Any) -> PreferenceTrainer:
     given = parts(base, folder, **options)
     model, args, adapter, reference = (given[name] for name in ("model", "args", "peft_config", "ref_model"))
-    return PreferenceTrainer(model, loss, args, rows(), load_tokenizer(base), adapter, reference)
+    return PreferenceTrainer(model, loss, args, rows(), load_tokenizer(base), adapter, Options(reference))
 
 
 def assert_equal(base: Base, folder: Path, loss_type: str, **options: Any) -> None:

@@ -1,0 +1,91 @@
+"""A batch that is trained in pieces is the same batch: the same losses, weights and curves, less in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+
+from rlhf_plugins.data.branches import Layout, PromptBranches
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.interfaces import Adapter, Base
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk, lora
+from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers import preference, reward
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.pieces import in_pieces, whole_batches
+
+from .conftest import OPTIONS, furthest, losses, ranked, trained
+
+Bases = Callable[..., Base]
+
+
+def cut(tokens: int | None, *rows: tuple[int, int]) -> Any:
+    """The rows, each (prompt, response) in tokens, that stand together."""
+    found = in_pieces(
+        [{"n": row} for row in rows],
+        lambda row: [PromptBranches([1] * row["n"][0], [[2] * row["n"][1]])],
+        tokens,
+        Layout.PACKED,
+        lambda some: {"rows": [row["n"] for row in some]},
+    )
+    return [(piece["rows"], float(piece["share"])) for piece in found["pieces"]] if "pieces" in found else found["rows"]
+
+
+def test_pieces_by_hand() -> None:
+    rows = (2, 1), (1, 1), (4, 4), (1, 1)
+    assert cut(None, *rows) == cut(15, *rows) == list(rows)
+    assert cut(5, *rows) == [([(2, 1), (1, 1)], 0.5), ([(4, 4)], 0.25), ([(1, 1)], 0.25)]  # one alone may have more
+
+
+def dpo(base: Base, folder: Path, tokens: int | None, **options: Any) -> preference.PreferenceTrainer:
+    args = arguments(trl.DPOConfig, folder, 0, {**OPTIONS, **options})
+    given = preference.Options(tokens_per_batch=tokens)
+    loss = component("preference_loss", "dpo")
+    data, adapter = preference_dataset(tiny_pairs(24)), lora(Adapter(r=4), "CAUSAL_LM")
+    return preference.PreferenceTrainer(load_causal(base), loss, args, data, load_tokenizer(base), adapter, given)
+
+
+def rewards(base: Base, folder: Path, tokens: int | None, loss: str = "bradley_terry") -> reward.RewardTrainer:
+    torch.manual_seed(0)
+    model = RewardModel(load_trunk(base), component("pooling", "last_token"), component("reward_head", "scalar"))
+    args = arguments(trl.RewardConfig, folder, 0, OPTIONS)
+    rows, given = ranked(base, tiny_pairs(24)), reward.Options(tokens_per_batch=tokens)
+    return reward.RewardTrainer(model, component("reward_loss", loss), args, rows, load_tokenizer(base), given)
+
+
+@pytest.mark.parametrize("make", [dpo, rewards])
+def test_a_batch_in_pieces_is_the_same_batch(bases: Bases, tmp_path: Path, make: Callable[..., Any]) -> None:
+    whole, pieces = make(bases(), tmp_path, None), make(bases(), tmp_path, 20)
+    assert losses(pieces) == pytest.approx(losses(whole), rel=1e-5)
+    assert furthest(trained(pieces), trained(whole)) < 1e-5
+    last = [[entry["accuracy"] for entry in t.state.log_history if "accuracy" in entry] for t in (whole, pieces)]
+    assert last[0] == pytest.approx(last[1])
+
+
+def test_so_is_one_whose_reference_is_computed_before(bases: Bases, tmp_path: Path) -> None:
+    options = {"precompute_ref_log_probs": True, "gradient_accumulation_steps": 2, "max_steps": 3}
+    assert losses(dpo(bases(), tmp_path, 20, **options)) == pytest.approx(
+        losses(dpo(bases(), tmp_path, None, **options))
+    )
+
+
+def test_no_more_tokens_are_laid_out_at_once(bases: Bases, tmp_path: Path) -> None:
+    trainer, seen = dpo(bases(), tmp_path, 30), []
+    count = trainer._pair_logps
+    trainer._pair_logps = lambda model, inputs: seen.append(inputs["input_ids"].numel()) or count(model, inputs)
+    trainer.train()
+    assert len(seen) > 2 * trainer.args.max_steps  # of each piece the policy and the reference
+    assert max(seen) <= 30
+
+
+@pytest.mark.parametrize(("loss", "whole"), [("bradley_terry", False), ("sum", True), ("contrastive", True)])
+def test_a_loss_that_sees_batch_mates_is_given_its_whole_batch(loss: str, whole: bool) -> None:
+    words = {"use": "sum", "losses": ["bradley_terry", "contrastive"]} if loss == "sum" else loss
+    assert whole_batches(component("reward_loss", words)) is whole

@@ -1,0 +1,79 @@
+"""The reference's log-probabilities are computed once, and remembered by what they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.interfaces import Adapter, Base
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+from rlhf_plugins.models.score_cache import weights_identity
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
+
+from .conftest import OPTIONS, losses
+
+Bases = Callable[..., Base]
+
+
+def trainer(base: Base, folder: Path, loss: str = "dpo", adapter: bool = True, **options: Any) -> PreferenceTrainer:
+    args = arguments(trl.DPOConfig, folder / "run", 0, {**OPTIONS, "precompute_ref_log_probs": True, **options})
+    data, config = preference_dataset(tiny_pairs(24)), lora(Adapter(r=4), "CAUSAL_LM") if adapter else None
+    given = (component("preference_loss", loss), args, data, load_tokenizer(base), config)
+    return PreferenceTrainer(load_causal(base), *given, Options(remembered=folder / "reference.sqlite"))
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many responses each look at the reference took."""
+    seen: list[int] = []
+    look = PreferenceTrainer._summed
+    monkeypatch.setattr(
+        PreferenceTrainer, "_summed", lambda self, some: seen.append(len(some.responses)) or look(self, some)
+    )
+    return seen
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+def test_they_are_those_that_trl_computes_at_every_step(bases: Bases, tmp_path: Path, adapter: bool) -> None:
+    before = losses(trainer(bases(), tmp_path, adapter=adapter))
+    args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
+    reference = None if adapter else load_causal(bases())
+    config = lora(Adapter(r=4), "CAUSAL_LM") if adapter else None
+    given = {"processing_class": load_tokenizer(bases()), "train_dataset": preference_dataset(tiny_pairs(24))}
+    stock = trl.DPOTrainer(model=load_causal(bases()), ref_model=reference, args=args, peft_config=config, **given)
+    assert before == pytest.approx(losses(stock), rel=1e-4, abs=1e-5)
+
+
+def test_another_loss_and_a_later_run_compute_none(bases: Bases, tmp_path: Path, passes: list[int]) -> None:
+    first = losses(trainer(bases(), tmp_path))
+    assert passes == [48]
+    trainer(bases(), tmp_path, "ipo")
+    assert losses(trainer(bases(), tmp_path)) == first
+    assert passes == [48]
+
+
+def test_other_weights_or_rows_are_computed_anew(bases: Bases, tmp_path: Path, passes: list[int]) -> None:
+    trainer(bases(), tmp_path)
+    trainer(bases(seed=1), tmp_path)
+    trainer(bases(), tmp_path, max_length=6)
+    assert passes[:2] == [48, 48]
+    assert 0 < passes[2] < 48  # those that were not cut are known
+
+
+def test_weights_are_known_by_their_bytes_not_their_name(bases: Bases, tmp_path: Path) -> None:
+    model = load_causal(bases())
+    model.save_pretrained(tmp_path)
+    again = load_causal(Base(str(tmp_path)))
+    assert weights_identity(model) == weights_identity(again) != weights_identity(again, "bf16")
+    with torch.no_grad():
+        next(again.parameters()).view(-1)[0] += 1e-6
+    assert weights_identity(model) != weights_identity(again)
