@@ -206,7 +206,7 @@ def measured(side: str, case: Case) -> dict[str, Any]:
         trainer = MAKERS[side, case.policy](case, Path(folder))
         built = time.perf_counter() - began
         clock = Clock()
-        curves = quiet(trainer)
+        curves = quiet(trainer, lambda _, __: None)
         trainer.add_callback(clock)
         trainer.train()
     losses = [value for _, value in curves.values["loss"]]
