@@ -7,7 +7,8 @@ ensemble and a value add their adapters beside it, so that the weights of the ba
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rlhf_plugins.models.forward import trunk_of
 from rlhf_plugins.models.loading import lora
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
+CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
 SAVED, WEIGHTS = "base_model.model.", "adapter_model.safetensors"  # how PEFT saves adapters: a prefix, a file
 
 
@@ -38,7 +40,6 @@ class Backbone:
     def __init__(self, model: Any, base: Base) -> None:
         self.base = base
         self._model = model
-        self._count = 0
 
     @property
     def trunk(self) -> Any:
@@ -55,7 +56,7 @@ class Backbone:
         Raises:
             RunError: it does not load, or does not fit the base.
         """
-        name = self._new_name()
+        name = _free_name(self._model)
         try:
             with torch.random.fork_rng():  # its weights start at random before they are read
                 self._read(folder, name)
@@ -63,46 +64,17 @@ class Backbone:
             raise RunError(f"{folder}: its adapter does not load: {str(error).strip().splitlines()[0]}") from error
         return name
 
-    def add(self, adapter: Adapter) -> str:
-        """Adds a fresh adapter that is to be trained, and says by which name it is worn."""
-        name = self._new_name()
-        self._model.add_adapter(name, lora(adapter))
-        self._model.set_requires_grad(name)
-        return name
+    def wearing(self, adapter: str | None) -> AbstractContextManager[Any]:
+        """The trunk with one adapter, or with none, as a context; see `wearing`."""
+        return wearing(self._model, adapter)
 
-    @contextmanager
-    def wearing(self, adapter: str | None) -> Iterator[Any]:
-        """The trunk with one adapter, or with none; afterwards it is as it was, whatever happened.
-
-        Neither gradient flags nor, in the end, training modes change: only which adapter computes.
-        """
-        layers = _layers(self._model)
-        worn = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
-        modes = [(module, module.training) for module in self._model.modules()]
-        flags = [(weights, weights.requires_grad) for layer in layers for weights in layer.parameters()]
-        try:
-            for layer in layers:
-                _wear(layer, [adapter or POLICY], adapter is None)
-            _restore(flags)
-            yield self.trunk
-        finally:
-            for layer, adapters, disabled in worn:
-                _wear(layer, adapters, disabled)
-            _restore(flags)
-            for module, training in modes:
-                module.training = training
-
-    def reference(self) -> Any:
+    def reference(self) -> AbstractContextManager[Any]:
         """The base alone, as a context."""
         return self.wearing(None)
 
     def save_policy(self, folder: Path) -> None:
         """Writes the policy's adapter and no other."""
         self._model.save_pretrained(folder, selected_adapters=[POLICY])
-
-    def _new_name(self) -> str:
-        self._count += 1
-        return f"beside_{self._count}"
 
     def _read(self, folder: Path, name: str) -> None:
         config = PeftConfig.from_pretrained(str(folder))
@@ -123,6 +95,54 @@ class Backbone:
         with torch.no_grad():
             for key, weights in own.items():
                 weights.copy_(names[key])
+
+
+@contextmanager
+def wearing(model: Any, adapter: str | None) -> Iterator[Any]:
+    """The trunk of a model with one of its adapters, or with none; afterwards all is as it was, whatever happened.
+
+    Gradient flags stay what they are, training modes come back. Meanwhile no activation is recomputed (gradient
+    checkpointing), since the backward pass would do so with whatever adapter is worn then.
+    """
+    layers, modules = _layers(model), list(model.modules())
+    worn = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
+    flags = [(weights, weights.requires_grad) for layer in layers for weights in layer.parameters()]
+    modes = [(module, module.training, getattr(module, CHECKPOINTING, None)) for module in modules]
+    try:
+        for layer in layers:
+            _wear(layer, [adapter or POLICY], adapter is None)
+        _restore(flags)
+        for module, _, checkpointing in modes:
+            if checkpointing:
+                setattr(module, CHECKPOINTING, False)
+        yield trunk_of(model)
+    finally:
+        for layer, adapters, disabled in worn:
+            _wear(layer, adapters, disabled)
+        _restore(flags)
+        for module, training, checkpointing in modes:
+            module.training = training
+            if checkpointing:
+                setattr(module, CHECKPOINTING, checkpointing)
+
+
+def fresh(model: PeftModel, adapter: Adapter) -> str:
+    """Adds an adapter beside the policy's that is to be trained, and says by which name it is worn."""
+    name = _free_name(model)
+    model.add_adapter(name, lora(adapter))
+    model.set_requires_grad(name)
+    return name
+
+
+def weights_of(model: PeftModel, name: str) -> dict[str, Tensor]:
+    """The weights of an adapter, as PEFT would save them."""
+    own = {key: weights for key, weights in model.named_parameters() if f".{name}." in key}
+    return {key.replace(f".{name}.", "."): weights for key, weights in own.items()}
+
+
+def _free_name(model: Any) -> str:
+    taken = getattr(model, "peft_config", {})
+    return next(name for name in map("beside_{}".format, count(1)) if name not in taken)
 
 
 def _place(trunk: nn.Module, model: nn.Module) -> str:

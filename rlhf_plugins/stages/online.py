@@ -129,7 +129,7 @@ def _save_value_head(trainer: OnlineTrainer, folder: Path) -> None:
     from safetensors.torch import save_file
 
     if head := trainer.take_value_head():
-        weights = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
         save_file(weights, folder / "value_head.safetensors")
 
 

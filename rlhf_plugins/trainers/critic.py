@@ -1,4 +1,7 @@
-"""The value of the state before each sampled token: a head on the policy's own decoder. It knows no reward."""
+"""The value of the state before each sampled token: a head on the policy's decoder or on an adapter of its own.
+
+It knows no reward.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_plugins.models.forward import spread, trunk_of
+from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import Adapter
+from rlhf_plugins.models.backbone import fresh, wearing, weights_of
+from rlhf_plugins.models.forward import sequence_states, spread, trunk_of
 
 
 class Critic:
@@ -14,21 +21,32 @@ class Critic:
 
     Args:
         model: the policy, plain or PEFT, already where it computes.
+        adapter: what the base wears for the critic alone, in a pass of its own; None reads the policy's hidden states.
+
+    Raises:
+        RunError: an adapter is asked for where all weights of the policy are trained.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, adapter: Adapter | None = None) -> None:
+        if adapter is not None and not hasattr(model, "peft_config"):
+            raise RunError("value: an adapter needs a base that is not trained itself; give the base one, or leave it")
         self._model = model
         head = nn.Linear(trunk_of(model).config.get_text_config().hidden_size, 1)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         model.value_head = head.to(model.device)
+        self._adapter = None if adapter is None else fresh(model, adapter)
 
-    def values(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states that predict the response tokens (tokens, width), and their mask (B, T) -> values (B, T)."""
-        return spread(self._model.value_head(hidden.float()).squeeze(-1), mask)
+    def values(self, hidden: Tensor, batch: BranchBatch) -> Tensor:
+        """The policy's hidden states that predict the response tokens (tokens, width) -> values (B, T)."""
+        if self._adapter is not None:
+            with wearing(self._model, self._adapter) as trunk:
+                hidden = sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]  # (tokens, width)
+        return spread(self._model.value_head(hidden.float()).squeeze(-1), batch.response_mask())
 
-    def take_off(self) -> nn.Linear:
-        """The head, which the policy then no longer has."""
+    def take_off(self) -> dict[str, Tensor]:
+        """The weights of the head, which the policy then no longer has, and of the adapter under PEFT's names."""
         head: nn.Linear = self._model.value_head
         del self._model.value_head
-        return head
+        adapter = {} if self._adapter is None else weights_of(self._model, self._adapter)
+        return {**head.state_dict(), **adapter}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import trl
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins import masked, objectives
@@ -84,7 +84,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         folder = Path(args.output_dir)
         self._watch = Watch(folder, oversight.table, oversight.gold)
         self._guard = Guard(oversight.belts, folder, lambda: self.state.global_step)
-        self._critic = Critic(self.model) if objective.advantage.needs_values else None
+        self._critic = Critic(self.model, objective.value.adapter) if objective.advantage.needs_values else None
         self._passes = Passes(
             self.model,
             reference,
@@ -97,9 +97,9 @@ class OnlineTrainer(trl.GRPOTrainer):
         self._kl_coef = objective.kl.coef
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
 
-    def take_value_head(self) -> nn.Linear | None:
-        """Takes the value head off the policy, which then is a plain model again; None if no critic was trained."""
-        return self._critic.take_off() if self._critic else None
+    def take_value_head(self) -> dict[str, Tensor]:
+        """Takes the value head off the policy, which then is a plain model again; empty if no critic was trained."""
+        return self._critic.take_off() if self._critic else {}
 
     @property
     def rollouts_shown(self) -> list[dict[str, Any]]:

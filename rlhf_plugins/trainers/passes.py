@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
+from rlhf_plugins.models.backbone import wearing
 from rlhf_plugins.models.forward import response_logps
 from rlhf_plugins.models.probing import layout_of
-from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.exploration import mixed
 from rlhf_plugins.trainers.settings import Exploration
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.critic import Critic
 
 
 class Seen(NamedTuple):
@@ -55,7 +58,7 @@ class Passes:
         """What policy and critic say, in one pass, with gradients where they are on."""
         with self.autocast():
             said = response_logps(self.model, batch, self.temperature, entropy)
-            values = self.critic.values(said.hidden, batch.response_mask()) if self.critic else None
+            values = self.critic.values(said.hidden, batch) if self.critic else None
         return Seen(said.logps, said.entropies, values)
 
     @torch.no_grad()
@@ -64,7 +67,7 @@ class Passes:
         with self.autocast():
             if self.reference is not None:
                 return response_logps(self.reference, batch, self.temperature).logps
-            with self.model.disable_adapter():
+            with wearing(self.model, None):  # PEFT's own way would leave the critic's adapter without a gradient
                 return response_logps(self.model, batch, self.temperature).logps
 
     @torch.no_grad()

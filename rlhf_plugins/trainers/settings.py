@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins.interfaces import GoldReward
+from rlhf_plugins.interfaces import Adapter, GoldReward
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,9 @@ class Value:
 
     coef: Annotated[float, Field(ge=0, description="weight of the value loss")] = 0.1  # Huang et al. 2024
     clip: Annotated[float, Field(gt=0, description="how far a value may move from its old one")] = 0.2  # the same
+    adapter: Annotated[
+        Adapter | None, Field(description="on the base, for the value alone; `none` reads the policy's hidden states")
+    ] = None
 
 
 @dataclass(frozen=True)

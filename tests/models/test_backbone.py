@@ -14,7 +14,7 @@ from torch import Tensor, tensor
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base, Samples
-from rlhf_plugins.models.backbone import Backbone
+from rlhf_plugins.models.backbone import Backbone, fresh
 from rlhf_plugins.models.judges import open_judge
 from rlhf_plugins.models.loading import load_causal, load_policy, load_trunk, with_adapter
 from rlhf_plugins.models.reward_model import RewardModel
@@ -116,7 +116,7 @@ def fails(trunk: Any) -> None:
 def test_whatever_happens_in_a_view_the_model_is_as_it_was(tmp_path: Path, training: bool) -> None:
     base = base_in(tmp_path / "base")
     model, backbone = policy_on(base)
-    reward, value = backbone.load(saved_reward(base, tmp_path / "reward")), backbone.add(Adapter(r=2))
+    reward, value = backbone.load(saved_reward(base, tmp_path / "reward")), fresh(model, Adapter(r=2))
     model.train(training)
     before = state(model)
     for adapter in (reward, value, None):
@@ -138,7 +138,7 @@ def test_views_nest(tmp_path: Path) -> None:
 
 def test_a_fresh_adapter_learns_and_the_policys_does_not_learn_from_it(tmp_path: Path) -> None:
     model, backbone = policy_on(base_in(tmp_path / "base"))
-    with backbone.wearing(backbone.add(Adapter(r=2))):
+    with backbone.wearing(fresh(model, Adapter(r=2))):
         model(IDS).logits.sum().backward()
     learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learned
@@ -150,7 +150,7 @@ def test_saving_the_policy_saves_its_adapter_alone(tmp_path: Path) -> None:
     model, backbone = policy_on(base)
     expected = logits(model)
     backbone.load(saved_reward(base, tmp_path / "reward"))
-    backbone.add(Adapter(r=2))
+    fresh(model, Adapter(r=2))
     backbone.save_policy(tmp_path / "policy")
     assert {path.name for path in (tmp_path / "policy").iterdir()} == {
         "adapter_config.json",
@@ -171,7 +171,7 @@ def test_policy_reference_value_and_an_ensemble_hold_one_base(tmp_path: Path) ->
     assert not list(trunks())
     model, backbone = policy_on(base)
     judges = [open_judge(folder, component, backbone=backbone) for folder in folders]
-    backbone.add(Adapter(r=2))
+    fresh(model, Adapter(r=2))
     rewards = [judge(SAMPLES).reward for judge in judges]
     assert len({tuple(reward.tolist()) for reward in rewards}) == 3
     assert len(list(trunks())) == 1

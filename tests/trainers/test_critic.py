@@ -1,0 +1,64 @@
+"""A critic with an adapter of its own learns beside the policy, and neither disturbs the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.interfaces import Adapter
+from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.settings import Value
+
+from .online_parts import Bases, objective, trainer
+
+OWN = Adapter(r=2)
+
+
+def with_critic(bases: Bases, folder: Path, value: Value, **options: Any) -> OnlineTrainer:
+    """Trained; the norm of the gradient, which both share, is not cut."""
+    found = trainer(bases(), folder, objective(value=value), **{"max_steps": 2, "max_grad_norm": 1e9, **options})
+    found.train()
+    return found
+
+
+def policy(found: OnlineTrainer) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in found.model.named_parameters() if ".default." in name}
+
+
+def test_its_adapter_and_head_are_trained_and_taken_off(bases: Bases, tmp_path: Path) -> None:
+    found = with_critic(bases, tmp_path, Value(adapter=OWN))
+    weights = found.take_value_head()
+    assert {tuple(weights[name].shape) for name in ("weight", "bias")} == {(1, 32), (1,)}
+    outer = [tensor for name, tensor in weights.items() if "lora_B" in name]
+    assert len(outer) == 14  # two layers of seven
+    assert all(tensor.any() for tensor in outer)  # they start at 0
+
+
+def test_the_policy_does_not_feel_the_value_loss(bases: Bases, tmp_path: Path) -> None:
+    first, second = (with_critic(bases, tmp_path, Value(coef, adapter=OWN), max_steps=1) for coef in (0.1, 10.0))
+    assert all(torch.equal(p, policy(second)[name]) for name, p in policy(first).items())
+
+
+def test_on_the_policys_trunk_it_does(bases: Bases, tmp_path: Path) -> None:
+    first, second = (with_critic(bases, tmp_path, Value(coef)) for coef in (0.1, 10.0))
+    assert not all(torch.equal(p, policy(second)[name]) for name, p in policy(first).items())
+
+
+def test_activations_recomputed_for_the_policy_change_nothing(bases: Bases, tmp_path: Path) -> None:
+    """Recomputed in the backward pass under the policy's adapter, the critic's gradient would be another."""
+    plain, spared = (
+        with_critic(bases, tmp_path, Value(adapter=OWN), gradient_checkpointing=on).take_value_head()
+        for on in (False, True)
+    )
+    for name, tensor in plain.items():
+        torch.testing.assert_close(spared[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_where_all_weights_are_trained_it_is_refused(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="an adapter needs a base that is not trained itself"):
+        trainer(bases(), tmp_path, objective(value=Value(adapter=OWN)), adapter=False)
