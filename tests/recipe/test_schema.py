@@ -25,7 +25,7 @@ def test_the_top_is_closed_and_says_what_is_required(schema: dict[str, Any]) -> 
 
 def test_a_component_is_a_name_or_its_options(schema: dict[str, Any]) -> None:
     stages = schema["properties"]["stages"]
-    assert stages["items"]["anyOf"][0] == {"enum": ["judge", "make"]}
+    assert stages["items"]["anyOf"][0] == {"enum": ["judge", "make", "talk"]}
     make = schema["$defs"]["stage.make.stage"]
     assert make["properties"]["stage"] == {"const": "make"}
     assert make["required"] == ["stage"]

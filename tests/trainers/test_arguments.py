@@ -72,7 +72,7 @@ def test_no_row_left_is_refused(bases: Bases, tmp_path: Path) -> None:
 
 def test_curves_hold_every_step(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, max_steps=3)
-    curves = quiet(found)
+    curves = quiet(found, lambda _, __: None)
     found.train()
     assert [step for step, _ in curves.values["loss"]] == [1, 2, 3]
     assert {"accuracy", "log_ratio_chosen", "log_ratio_rejected", "learning_rate"} <= curves.values.keys()
@@ -83,7 +83,7 @@ def test_a_run_prints_its_bar_and_nothing_else(
     bases: Bases, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = trainer(bases(), tmp_path, max_steps=2, disable_tqdm=False)
-    quiet(found)
+    quiet(found, lambda _, __: None)
     capsys.readouterr()
     found.train()
     printed = capsys.readouterr()
