@@ -128,7 +128,8 @@ class Compared:
 class RankedScores:
     """What a model predicts and what people said of a batch of groups with up to K responses each.
 
-    A pair has its chosen response first. What is left out of the call is filled in: ranks in order, weights of 1.
+    A pair has its chosen response first. What is left out of the call is filled in: ranks in order, weights of 1, one
+    topic for all.
     """
 
     scores: Tensor  # (groups, K) rewards
@@ -136,6 +137,7 @@ class RankedScores:
     weight: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups,)
     ranks: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups, K) 0 best, -1 not placed
     present: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups, K) False is no response
+    topic: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups,) int codes from 0
     ratings: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # dimension -> (groups, K), NaN missing
     compared: Compared | None = field(default=None, kw_only=True)  # None: what the ranks say
     prediction: Prediction | None = field(default=None, kw_only=True)  # all that the head said, (groups, K, ...)
@@ -143,6 +145,7 @@ class RankedScores:
     def __post_init__(self) -> None:
         ones = self.scores.new_ones(self.scores.shape)
         filled = {"weight": ones[:, 0], "ranks": ones.cumsum(1).long() - 1, "present": ones.bool()}
+        filled["topic"] = ones[:, 0].long() - 1
         for name, value in filled.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

@@ -62,6 +62,7 @@ def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
         compared.margin,
         weight=compared.weight,
         ranks=second,
+        topic=scores.topic[compared.group],
         ratings={name: pick(values) for name, values in scores.ratings.items()},
         prediction=None if scores.prediction is None else map_tensors(scores.prediction, pick),
     )

@@ -157,6 +157,7 @@ def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Seq
         weight=inputs["weight"],
         ranks=ranks,
         present=present,
+        topic=inputs["topic"],
         ratings=ratings,
         compared=compared,
         prediction=whole,
@@ -199,6 +200,7 @@ def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     compared = [[number, *pair] for number, row in enumerate(rows) for pair in row["compared"]]
     return {
         "row": torch.tensor([row["row"] for row in rows]),
+        "topic": torch.tensor([row["topic"] for row in rows]),
         "ranks": torch.tensor([[*row["ranks"], *[NOT_PLACED] * (most - len(row["ranks"]))] for row in rows]),
         "margin": torch.tensor([row["margin"] for row in rows], dtype=torch.float32),
         "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),

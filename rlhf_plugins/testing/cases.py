@@ -106,6 +106,7 @@ def _pairs() -> RankedScores:
     }
     return RankedScores(
         scores, torch.tensor([0.0, 0.5, 0.0, 1.5]), weight=torch.tensor([1.0, 0.5, 1.0, 2.0]),
+        topic=torch.tensor([0, 1, 0, 2]),
         ratings=ratings, prediction=_predicted(scores),
     )  # fmt: skip
 
@@ -123,6 +124,7 @@ def _groups() -> RankedScores:
     }
     return RankedScores(
         scores, torch.tensor([0.0, 0.5, 0.0, 1.5]), weight=torch.tensor([1.0, 0.5, 1.0, 2.0]),
+        topic=torch.tensor([0, 1, 0, 2]),
         ranks=_RANKS, present=present, ratings=ratings, prediction=_predicted(scores),
     )  # fmt: skip
 

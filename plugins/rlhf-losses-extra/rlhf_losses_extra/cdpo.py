@@ -1,0 +1,27 @@
+"""cDPO: DPO that takes a share of the labels to be wrong, so that it stops short of certainty."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from rlhf_plugins import PairLogps, hookimpl
+
+
+@dataclass(frozen=True)
+class CDPO:
+    """-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h) (Mitchell 2023); least where sigmoid(beta h) = 1 - e."""
+
+    beta: Annotated[float, Field(gt=0, description="strength of the pull towards the reference")] = 0.1
+    epsilon: Annotated[float, Field(ge=0, lt=0.5, description="e, the share of labels taken to be wrong")] = 0.1
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        h = self.beta * ((logps.chosen - logps.ref_chosen) - (logps.rejected - logps.ref_rejected))
+        return -(1 - self.epsilon) * logsigmoid(h) - self.epsilon * logsigmoid(-h)
+
+
+@hookimpl
+def register_preference_loss() -> dict[str, type]:
+    return {"cdpo": CDPO}

@@ -1,0 +1,86 @@
+"""Group distributionally robust optimisation: the loss of the topic that the model does worst on counts most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlhf_plugins import RankedScores, hookimpl, uses
+
+
+@dataclass(frozen=True)
+class GroupDRO:
+    """sum_g q_g L_g over the topics g of a batch, L_g the mean of another loss on g's rows (Sagawa et al. 2020).
+
+    Their algorithm 1: each batch in training first moves q_g in proportion to q_g exp(eta L_g); q starts equal. Here q
+    sums to 1 over the topics that a batch has, where theirs does over all. For the mean of a batch's N numbers to be
+    that sum, a row's number is N q_g / n_g times its loss, n_g being its topic's rows. q is not saved: a resumed run
+    starts anew.
+    """
+
+    loss: Any = uses("reward_loss", "bradley_terry")
+    eta: Annotated[float, Field(gt=0, description="how fast the worst topic gains weight")] = 0.01
+    uses_batch_mates: ClassVar[bool] = True
+    holds_constant: ClassVar[bool] = True  # q
+
+    def build(self) -> nn.Module:
+        """A module from RankedScores to (groups,) that holds q, and the weights of the inner loss."""
+        inner = self.loss.build() if hasattr(self.loss, "build") else self.loss
+        return _GroupDRO(inner, self.eta)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The inner loss: a group is usable if it can use it."""
+        return (self.loss,)
+
+    @property
+    def whole_groups(self) -> bool:
+        """As the inner loss has it."""
+        return bool(getattr(self.loss, "whole_groups", False))
+
+    @property
+    def takes_ties(self) -> bool:
+        """As the inner loss has it."""
+        return bool(getattr(self.loss, "takes_ties", False))
+
+
+class _GroupDRO(nn.Module):
+    gathered: Tensor
+
+    def __init__(self, inner: Any, eta: float) -> None:
+        super().__init__()
+        self.inner, self.eta = inner, eta
+        self.register_buffer("gathered", torch.zeros(1))  # (topics,) log q up to a constant: eta times losses so far
+        self.whole_groups = bool(getattr(inner, "whole_groups", False))
+        self.takes_ties = bool(getattr(inner, "takes_ties", False))
+        self.uses_batch_mates = self.holds_constant = True
+
+    def forward(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises what the inner loss raises."""
+        losses: Tensor = self.inner(scores)
+        topics, place, count = scores.topic.unique(return_inverse=True, return_counts=True)
+        if self.training:
+            mean = torch.zeros(len(topics)).to(losses).index_add(0, place, losses.detach()) / count
+            self._gather(topics, self.eta * mean)
+        share = self._known(topics).to(losses.dtype).softmax(0)
+        return losses * (len(losses) * share / count)[place]
+
+    def _gather(self, topics: Tensor, gained: Tensor) -> None:
+        unseen = int(topics.max()) + 1 - len(self.gathered)
+        grown = torch.nn.functional.pad(self.gathered, (0, max(0, unseen)))
+        self.gathered = grown.index_add(0, topics, gained.to(grown.dtype))
+
+    def _known(self, topics: Tensor) -> Tensor:
+        """0 for a topic that was not trained on."""
+        known = topics < len(self.gathered)
+        return self.gathered[topics * known] * known
+
+
+@hookimpl
+def register_reward_loss() -> dict[str, type]:
+    """The loss of this file."""
+    return {"group_dro": GroupDRO}

@@ -1,0 +1,102 @@
+"""Each component against arithmetic worked by hand; what must hold of any is tried by the conformance kit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, log
+
+import pytest
+import torch
+from rlhf_robust.adversarial import Adversarial, Sensitive
+from rlhf_robust.group_dro import GroupDRO
+from rlhf_robust.weak_to_strong import WeakToStrong
+from torch import Tensor, nn
+
+from rlhf_plugins import Prediction, RankedScores, RunError
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A loss that is easy to follow: minus the gap of rewards."""
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        return scores.rejected - scores.chosen
+
+
+class Halves(nn.Module):
+    """A head whose reward is 3 h_1 + 4 h_2."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ torch.tensor([3.0, 4.0])
+
+
+@dataclass(frozen=True)
+class Head:
+    """Builds it."""
+
+    def build(self, width: int) -> nn.Module:
+        return Halves()
+
+
+def pairs(*gaps: float, topic: list[int] | None = None, slopes: list[list[float]] | None = None) -> RankedScores:
+    """Pairs with the given gaps of rewards."""
+    scores = torch.tensor([[gap, 0.0] for gap in gaps])
+    said = None if slopes is None else Prediction(scores, dimensions={"sensitivity": torch.tensor(slopes)})
+    codes = None if topic is None else torch.tensor(topic)
+    return RankedScores(scores, torch.zeros(len(gaps)), topic=codes, prediction=said)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"), [(1.0, log(1 + exp(-1))), (-1.0, 0.75 * log(1 + exp(1)) + 0.25 * log(1 + exp(-1)))]
+)
+def test_a_confident_model_is_believed_by_a_quarter(gap: float, expected: float) -> None:
+    assert WeakToStrong(alpha=0.25)(pairs(gap)).tolist() == pytest.approx([expected])
+
+
+def test_topics_start_equal() -> None:
+    loss = GroupDRO(loss=Gap()).build().eval()
+    batch = pairs(-1.0, -3.0, -5.0, topic=[0, 0, 1])  # L_0 = 2, L_1 = 5
+    assert loss(batch).tolist() == pytest.approx([3 * 0.5 / 2 * 1, 3 * 0.5 / 2 * 3, 3 * 0.5 * 5])
+    assert loss(batch).mean().item() == pytest.approx(0.5 * 2 + 0.5 * 5)
+
+
+def test_the_worst_topic_gains_weight() -> None:
+    loss = GroupDRO(loss=Gap(), eta=log(2) / 3).build().train()
+    batch = pairs(-1.0, -3.0, -5.0, topic=[0, 0, 3])
+    assert loss(batch).mean().item() == pytest.approx((1 * 2 + 2 * 5) / 3)  # exp(eta (5 - 2)) = 2
+    assert loss(batch).mean().item() == pytest.approx((1 * 2 + 4 * 5) / 5)
+    assert loss.eval()(batch).mean().item() == pytest.approx((1 * 2 + 4 * 5) / 5)
+
+
+def test_a_batch_of_one_topic_has_its_plain_mean() -> None:
+    loss = GroupDRO(loss=Gap()).build().train()
+    assert loss(pairs(-1.0, -3.0, topic=[7, 7])).tolist() == pytest.approx([1.0, 3.0])
+
+
+def test_the_steepness_of_a_linear_head_is_the_length_of_its_weights() -> None:
+    head = Sensitive(head=Head()).build(2)
+    said = head(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert said.reward.tolist() == [3.0, 4.0]
+    assert said.dimensions["sensitivity"].tolist() == [5.0, 5.0]
+    with torch.no_grad():
+        assert not head(torch.zeros(1, 2)).reward.requires_grad
+
+
+def test_the_worst_case_takes_from_the_better_and_gives_to_the_worse() -> None:
+    batch = pairs(1.0, slopes=[[5.0, 3.0]])
+    assert Adversarial(loss=Gap(), epsilon=0.1)(batch).tolist() == pytest.approx([-(1.0 - 0.1 * 5 - 0.1 * 3)])
+
+
+def test_no_change_of_the_features_is_worse_than_the_worst_case() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.2, -0.5]])
+    said = Sensitive(head=Head()).build(2)(features)
+    worst = Adversarial(loss=Gap(), epsilon=0.1)(pairs(5.0, slopes=[said.dimensions["sensitivity"].tolist()]))
+    for angle in torch.linspace(0, 6.3, 64):
+        change = 0.1 * torch.stack([angle.cos(), angle.sin()])
+        gap = 5.0 + Halves()(change) - Halves()(-change)
+        assert -gap <= worst + 1e-5
+
+
+def test_a_head_that_tells_no_steepness_is_refused() -> None:
+    with pytest.raises(RunError, match="the head predicts no 'sensitivity': use `head: sensitive`"):
+        Adversarial(loss=Gap())(pairs(1.0))
