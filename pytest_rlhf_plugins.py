@@ -58,7 +58,7 @@ class Package(pytest.File):
         name = said["project"].get("name", "")
         yield Loads.from_parent(self, name="loads", distribution=name)
         for subject in conformance.subjects(name, said.get("tool", {}).get(GROUP, {}).get("options", {})):
-            for one in conformance.properties(subject.kind):
+            for one in conformance.properties_of(subject.kind):
                 label = f"{subject.kind}.{subject.name}.{one.name}"
                 yield Holds.from_parent(self, name=label, subject=subject, property_=one)
 

@@ -122,10 +122,7 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
     if name is None:
         name = _guessed(file, options.get("split", "train"))
         typer.echo(f"format: {name} (guessed from the columns)", err=True)
-    try:
-        made: DataFormat = component("data_format", {"use": name, "source": file, **options})
-    except ValueError as error:  # a component's own check of its options
-        raise DataError(f"data_format {name}: {error}") from error
+    made: DataFormat = component("data_format", {"use": name, "source": file, **options})
     return made
 
 

@@ -21,12 +21,12 @@ def check(
     kind: Annotated[str | None, typer.Option(help="Of the component, where two kinds share the name.")] = None,
 ) -> None:
     """Try what must hold of a component: shapes, gradients, masks, options, state and more."""
-    from rlhf_plugins.testing import Subject, examine, properties, subjects
+    from rlhf_plugins.testing import Subject, examine, properties_of, subjects
 
     found_subjects = list(subjects(name)) or [Subject.of(name, kind, _read(options or ()))]
     failed = 0
     for subject in found_subjects:
-        tried = properties(subject.kind)
+        tried = properties_of(subject.kind)
         found = [finding for one in tried if (finding := examine(subject, one))]
         failed += len(found)
         typer.echo(f"{subject}: {len(tried) - len(found)} of {len(tried)} properties hold")

@@ -90,7 +90,7 @@ def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | Non
     try:
         return named(option, resolved, (), registry)
     except Refused as refused:
-        raise PluginError(f"{dotted((kind, *refused.keys))}: {refused}") from refused
+        raise PluginError(f"{dotted((f'{kind} {resolved[option.tag]}', *refused.keys))}: {refused}") from refused
 
 
 def spec(component: object, registry: Registry | None = None) -> dict[str, Any]:

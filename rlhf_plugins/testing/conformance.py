@@ -62,7 +62,7 @@ def holds_of(*kinds: str) -> Callable[[Callable[[Subject], None]], Callable[[Sub
     return add
 
 
-def properties(kind: str) -> list[Property]:
+def properties_of(kind: str) -> list[Property]:
     """The properties of a kind, in the order of their definition. Raises PluginError for an unknown kind."""
     from rlhf_plugins.testing.properties import loaded
 
@@ -85,7 +85,7 @@ def check(component: str | type, kind: str | None = None, options: Mapping[str, 
         PluginError: the name, the kind or an option is unknown.
     """
     subject = Subject.of(component, kind, options or {})
-    return [found for one in properties(subject.kind) if (found := examine(subject, one))]
+    return [found for one in properties_of(subject.kind) if (found := examine(subject, one))]
 
 
 def examine(subject: Subject, one: Property) -> Finding | None:

@@ -142,8 +142,8 @@ BROKEN = {
         "4: stages.0.trainer.max_steps: should be a valid integer",
     ),
     "a trainer option that TRL refuses": (
-        stage("{stage: online, trainer: {num_generations: 1}}"),
-        "4: stages.0.trainer: trl.GRPOConfig refuses these options: GRPO requires at least 2 generations",
+        stage("{stage: sft, trainer: {warmup_steps: -3}}"),
+        "4: stages.0.trainer: trl.SFTConfig refuses these options: Got warmup_steps = -3",
     ),
     "a trainer of text": (
         stage("{stage: sft, trainer: fast}"),

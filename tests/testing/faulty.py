@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from rlhf_plugins import (
     MemberScores,
     Prediction,
     PreferenceData,
+    Pull,
     Rollout,
     Run,
     Samples,
+    Scored,
     ScoredPairs,
     StageResult,
+    uses,
 )
 
 os.environ["FAULTY_WAS_HERE"] = "1"  # on import: a fault too
@@ -240,6 +243,61 @@ class FirstHalf:
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         half = (len(pairs.chosen) + 1) // 2
         return {"first_half": float((pairs.chosen > pairs.rejected)[:half].mean())}
+
+
+# ---- what a policy learns by -----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class TokenMean:
+    """Sums over the tokens, which is the reduction's to do."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
+        return -(advantages * log_ratio.exp()).mean(1)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Takes the mean of the minibatch off each token's estimate."""
+
+    has_gradient: ClassVar[bool] = True
+
+    def __call__(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio - log_ratio.mean()
+
+
+@dataclass(frozen=True)
+class StrengthFixed:
+    """Pulls with a strength that the recipe cannot set."""
+
+    estimator: Any = uses("kl_estimator", "k1")
+    per_word: bool = False
+    coef: float = 0.05
+    adapt: None = None
+
+    def adapted(self, coef: float, kl: float, episodes: int) -> float:
+        return self.coef
+
+    def __call__(self, log_ratio: Tensor) -> Pull:
+        return Pull(off_reward=self.estimator(log_ratio))
+
+
+@dataclass(frozen=True)
+class Unweighed:
+    """A reduction with a weight that nothing reads."""
+
+    weight_of_prompts: float = 1.0
+
+    def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
+        return losses[mask].mean()
+
+
+@dataclass(frozen=True)
+class Uncapped:
+    """Shapes nothing, whatever its ceiling."""
+
+    ceiling: float = 5.0
+
+    def __call__(self, scored: Scored) -> Tensor:
+        return scored.scores
 
 
 # ---- rewards, formats and stages -------------------------------------------------------------------------

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rlhf_plugins.registry import DISTRIBUTION, registry
-from rlhf_plugins.testing import Subject, examine, properties, subjects
+from rlhf_plugins.testing import Subject, examine, properties_of, subjects
+
+PACKAGES = sorted(folder.parent.name for folder in (Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
 
 
-@pytest.mark.parametrize("subject", list(subjects(DISTRIBUTION)), ids=str)
+@pytest.mark.parametrize("subject", [one for name in (DISTRIBUTION, *PACKAGES) for one in subjects(name)], ids=str)
 def test_every_property_holds_of_what_is_bundled(subject: Subject) -> None:
-    found = [examine(subject, one) for one in properties(subject.kind)]
+    found = [examine(subject, one) for one in properties_of(subject.kind)]
     assert not any(found), "\n".join(str(finding) for finding in found if finding)
 
 
 def test_every_kind_is_tried_with_something_of_its_own() -> None:
     kinds = {component.kind for component in registry().describe()}
-    assert all(len(properties(kind)) >= 5 for kind in kinds)
+    assert all(len(properties_of(kind)) >= 5 for kind in kinds)
