@@ -78,24 +78,32 @@ def ranked(loss: object) -> list[tuple[str, RankedScores]]:
     """Pairs or whole groups, as the loss says that it takes them."""
     if getattr(loss, "whole_groups", False):
         return [
-            ("four groups of up to four responses, some absent or unplaced", _groups()),
-            ("four groups with a tie each", replace(_groups(), ranks=_TIED)),
-            ("four groups of which people compared some pairs", replace(_groups(), compared=_compared())),
+            ("four groups of up to four responses, some absent or unplaced", _told(loss, _groups())),
+            ("four groups with a tie each", _told(loss, replace(_groups(), ranks=_TIED))),
+            ("four groups of which people compared some pairs", _told(loss, replace(_groups(), compared=_compared()))),
         ]
-    found = [("four pairs, two with a margin", _pairs())]
+    found = [("four pairs, two with a margin", _told(loss, _pairs()))]
     if getattr(loss, "takes_ties", False):
-        found.append(
-            ("four pairs, one of them tied", replace(_pairs(), ranks=torch.tensor([[0, 1], [0, 0], [0, 1], [0, 1]])))
-        )
+        tied = replace(found[0][1], ranks=torch.tensor([[0, 1], [0, 0], [0, 1], [0, 1]]))
+        found.append(("four pairs, one of them tied", tied))
     return found
 
 
 def ranked_extremes(loss: object) -> list[tuple[str, RankedScores]]:
     """Rewards far apart in both directions, and equal ones."""
     first = ranked(loss)[0][1]
-    far = [(f"rewards of {size:+.0e} and less", _scored(first, first.scores * size)) for size in (BIG, -BIG)]
-    equal = _scored(first, first.scores * 0)
-    return [*far, ("equal rewards", equal), ("a batch of one", pick(first, [0]))]
+    found = [(f"rewards of {size:+.0e} and less", _scored(first, first.scores * size)) for size in (BIG, -BIG)]
+    found.append(("equal rewards", _scored(first, first.scores * 0)))
+    return [*((name, _told(loss, record)) for name, record in found), ("a batch of one", pick(first, [0]))]
+
+
+def _told(loss: object, record: RankedScores) -> RankedScores:
+    """The record with a head that predicts what the loss's option `dimension` names, where it has one."""
+    name, said = getattr(loss, "dimension", None), record.prediction
+    if not isinstance(name, str) or said is None or name in said.dimensions:
+        return record
+    more = {**said.dimensions, name: _normal(*record.scores.shape, seed=8).abs()}
+    return replace(record, prediction=replace(said, dimensions=more))
 
 
 def _pairs() -> RankedScores:
