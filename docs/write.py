@@ -87,7 +87,7 @@ def _signature(function: Any) -> str:
 
 def _protocol(kind: str) -> type:
     hook = getattr(hookspecs, f"register_{kind}")
-    name = re.search(r"type\[(\w+)\]", str(hook.__annotations__["return"]))
+    name = re.search(r"type\[(?:\w+\.)?(\w+)\]", str(hook.__annotations__["return"]))
     assert name, f"register_{kind} says of no protocol that it returns classes of it"
     found: type = getattr(interfaces, name[1], None) or getattr(rollout, name[1])
     return found

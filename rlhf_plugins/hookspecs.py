@@ -1,116 +1,101 @@
-"""The hooks that a plugin may implement, one a component kind and those of a run's life; it knows no implementation.
+"""The hooks that a plugin may implement; it knows no implementation, and docs/plugins.md shows them at work.
 
-A hook `register_...` takes nothing and returns `{name: component class}`. Names are lower-case words joined by
-underscores. A hook of a run's life may leave out arguments; `@hookimpl(tryfirst=True)` or `trylast` puts it in order.
+`register_...` takes nothing and returns `{lower_case_name: component class}`, or commands. A hook of a run's life may
+leave out arguments, and `@hookimpl(tryfirst=True)` or `trylast` puts it in order.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from rlhf_plugins import interfaces, rollout
 
-    from rlhf_plugins.interfaces import (
-        Aggregation,
-        DataFormat,
-        Metric,
-        Pooling,
-        PreferenceLoss,
-        Reward,
-        RewardHead,
-        RewardLoss,
-        Sampler,
-        Stage,
-    )
-    from rlhf_plugins.rollout import KL, Advantage, KLEstimator, PolicyLoss, Reduction, Shaping
-
-PROJECT = "rlhf_plugins"
-COMMANDS = "rlhf_plugins.commands"  # the group of entry points whose modules add commands
+PROJECT, COMMANDS = "rlhf_plugins", "rlhf_plugins.commands"  # groups of entry points; the second adds commands
 API_VERSION = 1  # rises when a plugin that ran may run no longer
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec, hookimpl = pluggy.HookspecMarker(PROJECT), pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def register_pooling() -> dict[str, type[Pooling]]:  # type: ignore[empty-body]
+def register_pooling() -> dict[str, type[interfaces.Pooling]]:  # type: ignore[empty-body]
     """How a reward model turns hidden states into one feature vector."""
 
 
 @hookspec
-def register_reward_head() -> dict[str, type[RewardHead]]:  # type: ignore[empty-body]
+def register_reward_head() -> dict[str, type[interfaces.RewardHead]]:  # type: ignore[empty-body]
     """What a reward model predicts from the feature vector."""
 
 
 @hookspec
-def register_reward_loss() -> dict[str, type[RewardLoss]]:  # type: ignore[empty-body]
+def register_reward_loss() -> dict[str, type[interfaces.RewardLoss]]:  # type: ignore[empty-body]
     """What a reward model is trained to minimise, per group."""
 
 
 @hookspec
-def register_sampler() -> dict[str, type[Sampler]]:  # type: ignore[empty-body]
+def register_sampler() -> dict[str, type[interfaces.Sampler]]:  # type: ignore[empty-body]
     """In which order a reward model sees its examples."""
 
 
 @hookspec
-def register_aggregation() -> dict[str, type[Aggregation]]:  # type: ignore[empty-body]
+def register_aggregation() -> dict[str, type[interfaces.Aggregation]]:  # type: ignore[empty-body]
     """How the rewards of an ensemble's members become one."""
 
 
 @hookspec
-def register_preference_loss() -> dict[str, type[PreferenceLoss]]:  # type: ignore[empty-body]
+def register_preference_loss() -> dict[str, type[interfaces.PreferenceLoss]]:  # type: ignore[empty-body]
     """What a policy is trained to minimise on preference pairs, per pair."""
 
 
 @hookspec
-def register_advantage() -> dict[str, type[Advantage]]:  # type: ignore[empty-body]
+def register_advantage() -> dict[str, type[rollout.Advantage]]:  # type: ignore[empty-body]
     """How the advantage of each sampled token is estimated."""
 
 
 @hookspec
-def register_policy_loss() -> dict[str, type[PolicyLoss]]:  # type: ignore[empty-body]
+def register_policy_loss() -> dict[str, type[rollout.PolicyLoss]]:  # type: ignore[empty-body]
     """What a policy is trained to minimise on its own samples, per token."""
 
 
 @hookspec
-def register_reduction() -> dict[str, type[Reduction]]:  # type: ignore[empty-body]
+def register_reduction() -> dict[str, type[rollout.Reduction]]:  # type: ignore[empty-body]
     """How the losses of sampled tokens become one number."""
 
 
 @hookspec
-def register_kl() -> dict[str, type[KL]]:  # type: ignore[empty-body]
+def register_kl() -> dict[str, type[rollout.KL]]:  # type: ignore[empty-body]
     """Where the pull towards the reference acts, and how strongly."""
 
 
 @hookspec
-def register_kl_estimator() -> dict[str, type[KLEstimator]]:  # type: ignore[empty-body]
+def register_kl_estimator() -> dict[str, type[rollout.KLEstimator]]:  # type: ignore[empty-body]
     """How the KL to the reference is estimated from sampled tokens."""
 
 
 @hookspec
-def register_shaping() -> dict[str, type[Shaping]]:  # type: ignore[empty-body]
+def register_shaping() -> dict[str, type[rollout.Shaping]]:  # type: ignore[empty-body]
     """What is done to rewards before the policy learns from them."""
 
 
 @hookspec
-def register_reward() -> dict[str, type[Reward]]:  # type: ignore[empty-body]
+def register_reward() -> dict[str, type[interfaces.Reward]]:  # type: ignore[empty-body]
     """What scores a rollout."""
 
 
 @hookspec
-def register_data_format() -> dict[str, type[DataFormat]]:  # type: ignore[empty-body]
+def register_data_format() -> dict[str, type[interfaces.DataFormat]]:  # type: ignore[empty-body]
     """Where preferences come from and how they are written down."""
 
 
 @hookspec
-def register_metric() -> dict[str, type[Metric]]:  # type: ignore[empty-body]
+def register_metric() -> dict[str, type[interfaces.Metric]]:  # type: ignore[empty-body]
     """How a reward model is measured on held-out pairs."""
 
 
 @hookspec
-def register_stage() -> dict[str, type[Stage]]:  # type: ignore[empty-body]
+def register_stage() -> dict[str, type[interfaces.Stage]]:  # type: ignore[empty-body]
     """What a recipe can run."""
 
 

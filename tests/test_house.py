@@ -45,6 +45,10 @@ def test_half_of_the_tests_have_at_most_15_lines() -> None:
     assert median(house.length(function) for function in functions if function.name.startswith("test_")) <= 15
 
 
+def test_all_hooks_are_read_in_under_120_lines() -> None:
+    assert (ROOT / PACKAGE / "hookspecs.py").read_text().count("\n") < 120
+
+
 def test_packages_import_one_another_in_no_circle() -> None:
     assert house.package_cycle(sources(PACKAGE)) == []
 
