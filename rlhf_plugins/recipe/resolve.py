@@ -59,10 +59,10 @@ class Resolver:
             return self.problem(keys, str(error))
 
     def components(self, option: Option, value: Any, keys: Keys) -> list[dict[str, Any]] | None:
-        """A list of components."""
+        """A list of components; where there is a default, it may be empty."""
         if not isinstance(value, list):
             return self.problem(keys, f"should be a list, got {_got(value)}")
-        if not value:
+        if not value and option.required:
             return self.problem(keys, f"needs at least one {option.kind}")
         return [self.component(option, item, (*keys, index)) for index, item in enumerate(value)]
 

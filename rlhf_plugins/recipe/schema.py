@@ -75,7 +75,7 @@ class _Writer:
         """The schema of one option."""
         if option.kind:
             one = self.component(option)
-            return {"type": "array", "items": one, "minItems": 1} if option.many else one
+            return {"type": "array", "items": one, "minItems": int(option.required)} if option.many else one
         if option.block:
             none = [{"enum": [NONE, None]}] if option.optional else []
             about = {"description": option.description} if option.description else {}
