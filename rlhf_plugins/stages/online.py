@@ -18,20 +18,51 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.online import Objective, OnlineTrainer
 
 CONFIG = "rlhf_plugins.trainers.online_config.OnlineConfig"
-UNREAD = frozenset(  # options that TRL's own objective alone would read
+UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, tools and tables alone would read
     {
         "beta",
+        "cast_lm_head_to_fp32",
         "delta",
         "entropy_coef",
+        "entropy_coef_delta",
+        "entropy_coef_max",
+        "entropy_coef_min",
+        "entropy_target",
         "epsilon",
         "epsilon_high",
         "importance_sampling_level",
         "log_completions",
+        "log_completions_hub_repo",
+        "log_multimodal",
+        "log_unique_prompts",
         "loss_type",
         "mask_truncated_completions",
+        "max_tool_calling_iterations",
+        "model_init_kwargs",
+        "multi_objective_aggregation",
+        "num_completions_to_print",
+        "num_generations_eval",
+        "off_policy_mask_threshold",
+        "ref_model_mixup_alpha",
+        "ref_model_sync_steps",
         "reward_weights",
+        "router_aux_loss_coef",
+        "sapo_temperature_neg",
+        "sapo_temperature_pos",
         "scale_rewards",
+        "sync_ref_model",
         "top_entropy_quantile",
+        "use_adaptive_entropy",
+        "use_bias_correction_kl",
+        "vespo_k_neg",
+        "vespo_k_pos",
+        "vespo_lambda_neg",
+        "vespo_lambda_pos",
+        "vllm_importance_sampling_cap",
+        "vllm_importance_sampling_clip_max",
+        "vllm_importance_sampling_clip_min",
+        "vllm_importance_sampling_correction",
+        "vllm_importance_sampling_mode",
     }
 )
 
