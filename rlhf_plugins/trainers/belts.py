@@ -56,7 +56,7 @@ class Guard:
         self._equal = 0 if seen.by_token or len(scores) == 1 or scores.max() > scores.min() else self._equal + 1
         if self._equal > self._limits.equal_rewards:
             what = (
-                f"all {len(scores)} rewards are {scores[0].item():.4g}, for the {self._equal}th rollout in a row: "
+                f"all {len(scores)} rewards are {scores[0].item():.4g}, for {self._equal} rollouts in a row: "
                 "nothing can be learned from them; look at the reward, or sample at a higher temperature "
                 "(belts.equal_rewards allows more)"
             )

@@ -146,11 +146,21 @@ class OnlineTrainer(trl.GRPOTrainer):
             self.model.train()
             self._episodes = self._roll_out([row["prompt"] for row in inputs])
         if self._episodes is not None:
+            self._note(skipped=0.0)
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
         self._step += 1
         self._note(skipped=1.0)
         return torch.zeros((), device=self.accelerator.device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs; a loss is the mean over the minibatches that were trained on, and left out where there was none."""
+        skipped = self._metrics["train"].get("skipped", [])
+        trained = skipped.count(0.0)
+        if "loss" in logs and trained < len(skipped):
+            mean = logs.pop("loss") * len(skipped)
+            logs |= {"loss": mean / trained} if trained else {}
+        super().log(logs, start_time)
 
     def _place(self) -> int:
         """Which minibatch of the generation cycle this is, from 0."""
@@ -214,7 +224,8 @@ def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
         )
     if args.fp16:
         raise RunError("fp16: a minibatch that is skipped would upset its gradient scaler; use bf16 or neither")
-    plain = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "use_vllm": False}
+    plain = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "generation_kwargs": None}
+    plain |= {"use_vllm": False, "use_transformers_continuous_batching": False}
     cut = [name for name, value in plain.items() if getattr(args, name) != value]
     if objective.exploration and cut:
         raise RunError(f"exploration: with {cut[0]} the mixture would not be what samples; leave {cut[0]} out")

@@ -184,6 +184,18 @@ def test_page_of_one_policy(fields: dict[str, Any], changes: dict[str, Any]) -> 
     assert len(_svgs(_page(fields, reward_model=None, stages=[]))) == (0 if changes else 2)
 
 
+def test_what_a_policy_said_in_training_is_shown_with_its_numbers(fields: dict[str, Any]) -> None:
+    early = {"step": 0, "prompt": "Hi <b>", "response": "No\x00.", "reward": -0.5, "gold": 1.25, "kl": 0.5, "tokens": 3}
+    late = {"step": 76, "prompt": "Hi", "response": " ", "reward": float("nan")}
+    ppo = {"name": "ppo", "kind": "online", "seconds": 1, "rollouts": [early, late]}
+    html = _page(fields, stages=[fields["stages"][0], ppo], reward_model=None)
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
+    start = rows.index(["step", "prompt", "response", "reward", "gold", "KL, nats", "tokens"])
+    assert rows[start + 1] == ["0", "Hi &lt;b&gt;", "No\u2400.", "-0.500", "1.250", "0.500", "3"]
+    assert rows[start + 2] == ["76", "Hi", " ", "-", "-", "-", "-"]
+    assert re.findall(r"<summary>What (\w+) said while it was trained", html) == ["ppo"]
+
+
 def test_a_curve_with_gaps_is_drawn_and_one_point_is_not(fields: dict[str, Any]) -> None:
     curves = {"loss": [(1, 0.5), (2, float("nan")), (3, 0.25)], "kl": [(1, 0.1)]}
     html = _page(

@@ -71,8 +71,8 @@ def told(trainer: Any, samples: Samples, scores: list[float]) -> dict[Any, Told]
     return found
 
 
-def loss(trainer: Any, rollout: dict[Any, Told], minibatch: list[Any]) -> float:
-    """Means over all tokens of the minibatch's sequences."""
+def loss(trainer: Any, rollout: dict[Any, Told], minibatch: list[Any]) -> Tensor:
+    """Means over all tokens of the minibatch's sequences, with gradients, a scalar."""
     policy, value, entropy = [], [], []
     for ids in minibatch:
         old = rollout[ids]
@@ -80,10 +80,9 @@ def loss(trainer: Any, rollout: dict[Any, Told], minibatch: list[Any]) -> float:
         for t in range(len(logps)):
             ratio = (logps[t] - old.logps[t]).exp()
             kept = min(max(float(ratio), 1 - CLIP), 1 + CLIP)
-            policy.append(max(-float(ratio * old.advantages[t]), -kept * float(old.advantages[t])))
+            policy.append(max(-ratio * old.advantages[t], -kept * old.advantages[t]))
             near = min(max(float(values[t]), float(old.values[t]) - VALUE_CLIP), float(old.values[t]) + VALUE_CLIP)
-            aim = float(old.returns[t])
-            value.append(0.5 * max((float(values[t]) - aim) ** 2, (near - aim) ** 2))
-            entropy.append(float(entropies[t]))
-    count = len(policy)
-    return sum(policy) / count + VALUE * sum(value) / count - ENTROPY * sum(entropy) / count
+            aim = old.returns[t]
+            value.append(0.5 * max((values[t] - aim) ** 2, (near - aim) ** 2))
+            entropy.append(entropies[t])
+    return torch.stack(policy).mean() + VALUE * torch.stack(value).mean() - ENTROPY * torch.stack(entropy).mean()

@@ -78,7 +78,7 @@ def test_an_exploding_value_stops(tmp_path: Path) -> None:
 def test_equal_rewards_are_skipped_and_then_stop(tmp_path: Path) -> None:
     held, equal = guard(tmp_path, equal_rewards=2), episodes(scores=tensor([2.0, 2.0, 2.0]))
     assert [held.rollout(e) for e in (equal, episodes(), equal, equal)] == [False, True, False, False]
-    with pytest.raises(RunError, match="step 7: all 3 rewards are 2, for the 3th rollout in a row"):
+    with pytest.raises(RunError, match="step 7: all 3 rewards are 2, for 3 rollouts in a row"):
         held.rollout(equal)
     assert guard(tmp_path).rollout(replace(equal, by_token=True))  # tokens may still differ
 
@@ -95,7 +95,20 @@ def test_a_skipped_rollout_changes_no_weight(bases: Bases, tmp_path: Path) -> No
     assert curve(found, "skipped") == [1.0] * 6
     assert furthest(trained(found), before) == 0
     assert found.state.global_step == 6
+    assert logged(found, "loss") == []
     assert len(logged(found, "reward")) == 3  # a rollout every two steps, as ever
+
+
+def test_a_skipped_minibatch_does_not_pull_the_loss_down(bases: Bases, tmp_path: Path) -> None:
+    """Whatever moves the policy at all ends a rollout: of each one's two minibatches the second is skipped."""
+    options = {"learning_rate": 0.1, "max_steps": 4}
+    each = trainer(bases(), tmp_path, objective(stop_kl=-1.0), **options)
+    alone = curve(each, "loss")
+    together = trainer(bases(), tmp_path, objective(stop_kl=-1.0), logging_steps=4, **options)
+    assert curve(together, "loss") == [pytest.approx(sum(alone) / 2)]
+    assert len(alone) == 2
+    assert logged(each, "skipped") == [0.0, 1.0, 0.0, 1.0]
+    assert logged(together, "skipped") == [0.5]
 
 
 class Broken(OnlineTrainer):

@@ -37,7 +37,8 @@ class Watched(OnlineTrainer):
         samples = self._episodes.samples
         loss = super()._compute_loss(model, inputs)
         sequences = [(tuple(samples.prompt_ids[i]), tuple(samples.response_ids[i])) for i in inputs.rows]
-        self.pairs = [*getattr(self, "pairs", []), (loss.item(), by_hand.loss(self, self.told, sequences))]
+        self.plain = by_hand.loss(self, self.told, sequences)
+        self.pairs = [*getattr(self, "pairs", []), (loss.item(), self.plain.item())]
         return loss
 
 
@@ -62,6 +63,29 @@ def test_the_loss_is_the_one_computed_by_hand(bases: Bases, tmp_path: Path, opti
     assert len(mine) == 6
     assert len({round(loss, 4) for loss in mine}) == 6
     assert mine == pytest.approx(plain, rel=1e-5, abs=1e-5)
+
+
+class Stepping(Watched):
+    """Keeps the weights from which a step starts, and those of plain SGD on the loss that is computed by hand."""
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
+        loss = super()._compute_loss(model, inputs)
+        self.start = trained(self)
+        weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        slopes = torch.autograd.grad(self.plain, list(weights.values()))
+        rate = self.args.learning_rate
+        self.end = {n: p.detach() - rate * slope for (n, p), slope in zip(weights.items(), slopes, strict=True)}
+        return loss
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("steps", [1, 2])  # at the second the ratios are no longer 1
+def test_a_step_is_the_one_computed_by_hand(bases: Bases, tmp_path: Path, adapter: bool, steps: int) -> None:
+    plain = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.3}
+    found: Any = trainer(bases(), tmp_path, cls=Stepping, adapter=adapter, max_steps=steps, **plain)
+    found.train()
+    assert furthest(trained(found), found.end) < 1e-5
+    assert furthest(trained(found), found.start) > 1e-2
 
 
 def test_accumulation_divides_the_loss(bases: Bases, tmp_path: Path) -> None:
