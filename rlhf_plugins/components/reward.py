@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Reward, uses
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rlhf_plugins.interfaces import RewardFunction, Run, Samples
 
 
@@ -54,7 +56,11 @@ class Gold:
 
 @dataclass(frozen=True)
 class Weighted:
-    """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative."""
+    """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative.
+
+    Sources that give each token a number are summed token by token, and one number for a response then stands at its
+    last token.
+    """
 
     parts: tuple[Reward, ...] = uses("reward")
     weights: Annotated[list[float] | None, Field(description="w, one a part; null is 1 for each")] = None
@@ -66,15 +72,29 @@ class Weighted:
             raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.parts)} parts")
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError as its parts do."""
-        weights = self.weights or [1.0] * len(self.parts)
-        parts = [part.build(run) for part in self.parts]
+        """Raises RunError as its parts do; what it builds raises ComponentError in the name of a part that fails."""
+        from rlhf_plugins.models.guards import built, rewarded
 
-        def score(samples: Samples) -> Sequence[float]:
-            said = [part(samples) for part in parts]
-            return [sum(w * r for w, r in zip(weights, row, strict=True)) for row in zip(*said, strict=True)]
+        weights = self.weights or [1.0] * len(self.parts)
+        parts = [built(part, run) for part in self.parts]
+
+        def score(samples: Samples) -> Any:
+            said = [rewarded(part, samples) for part in parts]
+            return [_sum(weights, rows).tolist() for rows in zip(*said, strict=True)]
 
         return score
+
+
+def _sum(weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
+    """sum_i w_i r_i of one response: (), or (tokens,) where a row has a number for each token."""
+    from torch.nn.functional import pad
+
+    tokens = max((len(row) for row in rows if row.dim()), default=None)
+    laid = rows if tokens is None else [row if row.dim() else pad(row.view(1), (tokens - 1, 0)) for row in rows]
+    total = weights[0] * laid[0]
+    for weight, row in zip(weights[1:], laid[1:], strict=True):
+        total = total + weight * row
+    return total
 
 
 @hookimpl

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_plugins.components.reward import Gold, Model, Weighted, register_reward
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.interfaces import Base, GoldReward, PreferenceData, Run, Samples, StageResult
 from rlhf_plugins.recipe.assemble import component
 
@@ -51,6 +52,30 @@ def test_weighted_sources_are_summed_each_on_its_own_scale() -> None:
     run = run_with(lambda prompt, _: {"total": len(prompt)})
     assert Weighted(parts=(Gold(), Length())).build(run)(SAMPLES) == [2 + 4, 3 + 0]
     assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES) == [4 - 2, 6 - 0]
+
+
+class Told:
+    """Says what it is told to."""
+
+    def __init__(self, *rows: Any) -> None:
+        self.rows = rows
+
+    def build(self, run: Run) -> Any:
+        return lambda samples: self.rows
+
+
+def test_weighted_sources_that_speak_of_tokens_are_summed_token_by_token() -> None:
+    """2 [1, 2, 3] - [1, 0, 1] is [1, 4, 5]; a number for the whole response, 0.5 * 8, is paid at the last token."""
+    samples = Samples(["p", "p"], ["abc", "d"], [[1], [1]], [[2, 3, 4], [2]])
+    parts = Told([1, 2, 3], [5]), Told(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0])), Told(8, 2)
+    score = Weighted(parts=parts, weights=[2.0, -1.0, 0.5]).build(run_with(None))
+    assert score(samples) == [[1, 4, 5 + 4], [10 - 1 + 1]]
+
+
+def test_a_source_of_a_weighted_reward_that_fails_is_named() -> None:
+    score = Weighted(parts=(Gold(), Told([1, 2, 3], 1))).build(run_with(lambda *_: {"total": 1.0}))
+    with pytest.raises(ComponentError, match=r"built by Told .* shape \(3,\) for a response of 1 tokens"):
+        score(SAMPLES)
 
 
 def test_a_list_of_sources_in_a_recipe() -> None:
