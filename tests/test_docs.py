@@ -1,24 +1,31 @@
-"""The guide to reward models names what is there, and the pages that are made of the code are what it says now."""
+"""The guides name what is there and show recipes that are sound; the pages made of the code are what it says now."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from docs.write import DOCS, pages
+from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.registry import DISTRIBUTION, KINDS, registry
 
-GUIDE = Path(__file__).parents[1] / "docs" / "reward_models.md"
+GUIDES = {
+    "reward_models": ["pooling", "reward_head", "reward_loss", "sampler", "aggregation", "metric", "data_format"],
+    "online": ["reward", "shaping", "kl", "kl_estimator", "advantage", "policy_loss", "reduction"],
+}
 ROW = re.compile(r"^\| `(\w+)`[^|]*\| (.*) \|$", re.MULTILINE)
+ONLINE = (DOCS / "online.md").read_text(encoding="utf-8")
+WHOLE, *OTHERS = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", ONLINE, re.MULTILINE | re.DOTALL))
+OPTIONS = [yaml.safe_load(words) for words in re.findall(r"`(\w+: [\[{][^`]*)`", ONLINE)]
 
 
-@pytest.mark.parametrize(
-    "kind", ["pooling", "reward_head", "reward_loss", "sampler", "aggregation", "metric", "data_format"]
-)
-def test_the_guide_names_every_bundled_component(kind: str) -> None:
-    text = GUIDE.read_text(encoding="utf-8").partition("## Components")[2].partition("##")[0]
+@pytest.mark.parametrize(("guide", "kind"), [(guide, kind) for guide, kinds in GUIDES.items() for kind in kinds])
+def test_the_guide_names_every_bundled_component(guide: str, kind: str) -> None:
+    text = (DOCS / f"{guide}.md").read_text(encoding="utf-8").partition("## Components")[2].partition("##")[0]
     named = [name for of, names in ROW.findall(text) if of == kind for name in re.findall(r"`(\w+)`", names)]
     bundled = [c.name for c in registry().describe() if c.kind == kind and c.plugin.distribution == DISTRIBUTION]
     assert sorted(named) == sorted(bundled)
@@ -42,3 +49,30 @@ def test_every_component_says_its_equation_or_work_and_where_it_is() -> None:
             assert not blank, name
             assert about, f"{kind} {name} has no docstring"
             assert re.search(r"^Source: `rlhf_plugins/.*\.py`, `\w+`\.$", part, re.MULTILINE), name
+
+
+def with_stage(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
+    """The stage as it is resolved, in the place of the guide's own."""
+    reward, _, evaluate = WHOLE["stages"]
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump({**WHOLE, "stages": [reward, stage, evaluate]}))
+    found: dict[str, Any] = check_recipe(file)["stages"][1]
+    return found
+
+
+def test_the_online_guides_recipe_is_what_it_says_of_defaults(tmp_path: Path) -> None:
+    own, plain = with_stage(tmp_path, WHOLE["stages"][1]), with_stage(tmp_path, {"stage": "online"})
+    unlike = [name for name in own if own[name] != plain[name]]
+    assert unlike == ["kl", "trainer"]
+    assert {**own["kl"], "coef": 0.05} == plain["kl"]
+
+
+def test_the_online_guide_writes_each_algorithm_as_a_sound_recipe(tmp_path: Path) -> None:
+    named = [stage["name"] for (stage,) in OTHERS]
+    assert named == ["rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "remax"]
+    assert [with_stage(tmp_path, stage)["advantage"]["use"] for (stage,) in OTHERS] == named
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: next(iter(option)))
+def test_an_option_that_the_online_guide_shows_is_sound(option: dict[str, Any], tmp_path: Path) -> None:
+    assert option.keys() <= with_stage(tmp_path, {**WHOLE["stages"][1], **option}).keys()
