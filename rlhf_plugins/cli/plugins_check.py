@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from rlhf_plugins.testing import Subject
+
 FOUND = 1  # exit code
 
-Name = Annotated[str, typer.Argument(help="A component, or a distribution for all of its components.")]
+Name = Annotated[str, typer.Argument(help="A component; or a distribution or a .py file, for all of its components.")]
 Options = Annotated[
     list[str] | None,
     typer.Argument(metavar="[OPTION=VALUE]...", help="What to try the component with, such as source=rows.jsonl."),
@@ -21,11 +26,10 @@ def check(
     kind: Annotated[str | None, typer.Option(help="Of the component, where two kinds share the name.")] = None,
 ) -> None:
     """Try what must hold of a component: shapes, gradients, masks, options, state and more."""
-    from rlhf_plugins.testing import Subject, examine, properties_of, subjects
+    from rlhf_plugins.testing import examine, properties_of
 
-    found_subjects = list(subjects(name)) or [Subject.of(name, kind, _read(options or ()))]
     failed = 0
-    for subject in found_subjects:
+    for subject in _subjects(name, kind, _read(options or ())):
         tried = properties_of(subject.kind)
         found = [finding for one in tried if (finding := examine(subject, one))]
         failed += len(found)
@@ -34,6 +38,14 @@ def check(
             typer.echo(f"\n{finding}\n")
     if failed:
         raise typer.Exit(FOUND)
+
+
+def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[Subject]:
+    from rlhf_plugins.testing import Subject, subjects, subjects_in
+
+    if name.endswith(".py"):
+        return [one for one in subjects_in(Path(name), options) if kind in (None, one.kind)]
+    return list(subjects(name)) or [Subject.of(name, kind, options)]
 
 
 def _read(options: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_plugins.testing.conformance import Finding, check, examine, holds_of, properties_of, subjects
+    from rlhf_plugins.testing.conformance import Finding, check, examine, holds_of, properties_of, subjects, subjects_in
     from rlhf_plugins.testing.subject import Broken, Subject, expect
     from rlhf_plugins.testing.tiny import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
@@ -23,6 +23,7 @@ __all__ = [
     "holds_of",
     "properties_of",
     "subjects",
+    "subjects_in",
     "tiny_base",
     "tiny_encoder",
     "tiny_pairs",
@@ -31,7 +32,9 @@ __all__ = [
 
 _CONFORMANCE, _SUBJECT, _TINY = (f"{__name__}.{module}" for module in ("conformance", "subject", "tiny"))
 _LAZY = {
-    **dict.fromkeys(("Finding", "check", "examine", "holds_of", "properties_of", "subjects"), _CONFORMANCE),
+    **dict.fromkeys(
+        ("Finding", "check", "examine", "holds_of", "properties_of", "subjects", "subjects_in"), _CONFORMANCE
+    ),
     **dict.fromkeys(("Broken", "Subject", "expect"), _SUBJECT),
     **dict.fromkeys(("tiny_base", "tiny_encoder", "tiny_pairs", "tiny_run"), _TINY),
 }

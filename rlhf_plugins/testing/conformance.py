@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlhf_plugins.discovery import FILE
 from rlhf_plugins.errors import PluginError, RlhfError, known
 from rlhf_plugins.registry import KINDS, registry
 from rlhf_plugins.testing.subject import Broken, Subject, raised
@@ -117,6 +119,19 @@ def subjects(distribution: str, options: Mapping[str, Mapping[str, Any]] | None 
         if _normal(found.plugin.distribution) == _normal(distribution):
             given = (options or {}).get(f"{found.kind}.{found.name}", {})
             yield Subject(found.kind, found.name, found.cls, given, registry())
+
+
+def subjects_in(file: Path, options: Mapping[str, Any]) -> list[Subject]:
+    """Every component of a plugin that is one file, each tried with these options.
+
+    Raises:
+        PluginError: the file is no sound plugin, or registers no component.
+    """
+    whole = registry().with_files([file])
+    found = [one for one in whole.describe() if (one.plugin.name, one.plugin.distribution) == (file.name, FILE)]
+    if not found:
+        raise PluginError(f"{file} registers no component")
+    return [Subject(one.kind, one.name, one.cls, options, whole) for one in found]
 
 
 def why_empty(distribution: str) -> str | None:
