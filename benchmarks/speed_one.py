@@ -10,11 +10,13 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -95,10 +97,31 @@ class Case:
 
 
 class Clock(TrainerCallback):
-    """Seconds of every optimizer step."""
+    """Seconds of every optimizer step, and of a reference that is computed before the first."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.before = 0.0
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """While a trainer is built within, the time that its reference takes is noted."""
+
+        def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+            def timed(*given: Any) -> Any:
+                began = time.perf_counter()
+                try:
+                    return function(*given)
+                finally:
+                    self.before += time.perf_counter() - began
+
+            return timed
+
+        with ExitStack() as patched:
+            for trainer in (trl.DPOTrainer, preference.PreferenceTrainer):
+                own = noted(vars(trainer)["_precompute_ref_logps"])
+                patched.enter_context(patch.object(trainer, "_precompute_ref_logps", own))
+            yield
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.began = time.perf_counter()
@@ -198,19 +221,18 @@ MAKERS: dict[tuple[str, bool], Callable[[Case, Path], Any]] = {
 
 
 def measured(side: str, case: Case) -> dict[str, Any]:
-    """Losses by step, seconds by step and before the first, and the memory that building and training took."""
+    """Losses and seconds by step, seconds of a reference before them, and the memory of building and training."""
     rate = matmul_rate()
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as memory:
-        began = time.perf_counter()
-        trainer = MAKERS[side, case.policy](case, Path(folder))
-        built = time.perf_counter() - began
         clock = Clock()
+        with clock.reference():
+            trainer = MAKERS[side, case.policy](case, Path(folder))
         curves = quiet(trainer, lambda _, __: None)
         trainer.add_callback(clock)
         trainer.train()
     losses = [value for _, value in curves.values["loss"]]
-    found = {"losses": losses, "seconds": clock.seconds, "built": built, "rate": rate}
+    found = {"losses": losses, "seconds": clock.seconds, "reference": clock.before, "rate": rate}
     return {**found, "bytes": memory.bytes - before, "dispatch": dispatch(trainer) if side == "ours" else None}
 
 

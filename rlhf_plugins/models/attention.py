@@ -126,6 +126,7 @@ def packed_attention(
     packed.windows.append(window)
     repeats = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+    query, key, value = _cast(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     same_width = query.shape[-1] == value.shape[-1]
     if query.device.type == "cpu" and same_width and not (dropout or cap or packed.narrow(window)):
@@ -133,6 +134,14 @@ def packed_attention(
     else:
         mixed = _by_group(query, key, value, packed, _mixing(scale, cap, dropout, window))
     return mixed.transpose(1, 2).contiguous(), None
+
+
+def _cast(*tensors: Tensor) -> Parts:
+    """The tensors in autocast's precision where it is on, as SDPA takes them: rotations leave float32 behind."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
 
 
 def _capped_attention(

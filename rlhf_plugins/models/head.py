@@ -31,14 +31,21 @@ class Scaling:
 
     def __call__(self, numbers: Tensor) -> Tensor:
         """(..., vocabulary) -> the same, in float32 or better."""
-        scaled = numbers.to(torch.promote_types(numbers.dtype, torch.float32)) * self.scale
-        return (scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)) / self.temperature
+        precise = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+        if self.cap is None:
+            return _times(precise, self.scale / self.temperature)
+        return self.cap / self.temperature * torch.tanh(precise * (self.scale / self.cap))
 
     def pull(self, grad: Tensor, logits: Tensor) -> Tensor:
         """The gradient of z, of those of the logits and what they were."""
         if self.cap is not None:
             grad = grad * (1 - (logits * self.temperature / self.cap) ** 2)
-        return grad * (self.scale / self.temperature)
+        return _times(grad, self.scale / self.temperature)
+
+
+def _times(numbers: Tensor, factor: float) -> Tensor:
+    """The product; a factor of 1 costs no pass over (tokens, vocabulary)."""
+    return numbers if factor == 1 else numbers * factor
 
 
 def stated_scaling(config: Any) -> Scaling:
@@ -118,13 +125,15 @@ class _InChunks(torch.autograd.Function):
 def _of_logits(logits: Tensor, ids: Tensor, total: Tensor, entropy: Tensor, grads: list[Tensor | None]) -> Tensor:
     """Gradient of the logits (tokens, vocabulary), of those of log-probabilities and entropies, each (tokens,)."""
     of_logps, of_entropies = grads
-    log_probs = logits - total.unsqueeze(1)
-    probs = log_probs.exp()
-    pulled = torch.zeros_like(probs) if of_logps is None else probs * -of_logps.unsqueeze(1)
+    pulled = (logits - total.unsqueeze(1)).exp_()  # the probabilities
+    outer = torch.zeros_like(total) if of_logps is None else -of_logps
+    if of_entropies is None:
+        pulled *= outer.unsqueeze(1)
+    else:
+        surprise = logits + (entropy - total).unsqueeze(1)  # log p + H
+        pulled *= outer.unsqueeze(1) - surprise * of_entropies.unsqueeze(1)
     if of_logps is not None:
         pulled.scatter_add_(1, ids.unsqueeze(1), of_logps.unsqueeze(1))
-    if of_entropies is not None:
-        pulled -= probs * (log_probs + entropy.unsqueeze(1)) * of_entropies.unsqueeze(1)
     return pulled
 
 

@@ -100,6 +100,18 @@ def test_in_bfloat16_they_equal_to_its_rounding(causal: Causal) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_under_autocast_they_equal_to_bfloat16s_rounding(causal: Causal, architecture: str) -> None:
+    model, groups = causal(architecture), ragged(1)
+    assert layout_of(model) is Layout.PACKED
+    with torch.autocast("cpu", torch.bfloat16):
+        packed, separate = (response_logps(model, batch_of(groups, each)) for each in (Layout.PACKED, Layout.SEPARATE))
+    assert packed.logps.dtype == torch.float32
+    assert worst(packed.logps, separate.logps) < 0.03
+    packed.logps.sum().backward()
+    assert all(weights.grad.isfinite().all() for weights in model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_gradient_checkpointing_changes_nothing(causal: Causal, architecture: str) -> None:
     model, groups = causal(architecture), ragged(8)
     layout_of(model)
