@@ -17,11 +17,11 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
 	exit 1; }
 
-.PHONY: help quickstart test lint docs bench constraints clean
+.PHONY: help quickstart test lint docs bench bench-speed constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 quickstart: $(READY)  ## run recipes/quickstart.yaml: a table, and runs/quickstart/report.html
 	$(BIN)/rlhf run recipes/quickstart.yaml $(if $(wildcard runs/quickstart/status.json),--resume)
@@ -44,6 +44,9 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/five_seeds.py
 	$(BIN)/python benchmarks/reward_sandbox.py
+
+bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
+	$(BIN)/python benchmarks/speed.py
 
 # torch first: the one large download fails or succeeds before anything else is fetched.
 $(READY): pyproject.toml constraints.txt $(PLUGINS)

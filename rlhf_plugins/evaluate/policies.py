@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
 from rlhf_plugins.interfaces import GoldReward, RewardFunction, Samples
 from rlhf_plugins.models.forward import response_logps
@@ -73,17 +73,13 @@ def best_of_kl(n: int) -> float:
 
 
 @torch.no_grad()
-def sequence_kl(
-    policy: Any, reference: Any, samples: Samples, pad_id: int, temperature: float = 1.0, batch_size: int = 128
-) -> float:
+def sequence_kl(policy: Any, reference: Any, samples: Samples, pad_id: int, temperature: float = 1.0) -> float:
     """KL(policy || reference) of whole responses in nats: the mean log-ratio of the policy's own samples.
 
     Both are taken at the temperature that the samples were drawn at.
     """
     layout, total = layout_of(policy, reference), 0.0
-    for start in range(0, len(samples.responses), batch_size):
-        window = slice(start, start + batch_size)
-        groups = by_prompt(samples.prompt_ids[window], samples.response_ids[window])
+    for groups in within_budget(by_prompt(samples.prompt_ids, samples.response_ids), TOKENS_PER_BATCH, layout):
         inputs = {k: v.to(policy.device) for k, v in collate(groups, pad_id, layout).items()}
         batch = BranchBatch.from_inputs(inputs)
         total += (_logps(policy, batch, temperature) - _logps(reference, batch, temperature)).sum().item()

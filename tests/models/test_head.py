@@ -1,4 +1,4 @@
-"""Log-probabilities in chunks are those of the whole matrix of logits, gradients too, and nothing of its size is kept."""
+"""Log-probabilities in chunks are those of the whole matrix of logits, gradients too; nothing of its size is kept."""
 
 from __future__ import annotations
 
