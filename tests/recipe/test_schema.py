@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_plugins.recipe.schema import json_schema
 from rlhf_plugins.registry import Registry
+from rlhf_plugins.registry import registry as installed
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,12 @@ def test_trainer_blocks_list_trls_options_but_not_what_the_stage_sets(schema: di
     assert trainer["properties"]["learning_rate"] == {"type": "number"}
     assert trainer["additionalProperties"] is False
     assert not {"seed", "output_dir", "max_length"} & trainer["properties"].keys()
+
+
+def test_only_a_list_without_a_default_needs_an_item() -> None:
+    defs = json_schema(installed())["$defs"]
+    assert defs["stage.online.stage"]["properties"]["shaping"]["minItems"] == 0
+    assert defs["reward.weighted"]["properties"]["parts"]["minItems"] == 1
 
 
 def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:

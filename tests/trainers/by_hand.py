@@ -79,9 +79,9 @@ def loss(trainer: Any, rollout: dict[Any, Told], minibatch: list[Any]) -> Tensor
         logps, entropies, values = read(trainer, trainer.model, ids)
         for t in range(len(logps)):
             ratio = (logps[t] - old.logps[t]).exp()
-            kept = min(max(float(ratio), 1 - CLIP), 1 + CLIP)
+            kept = min(max(ratio.item(), 1 - CLIP), 1 + CLIP)
             policy.append(max(-ratio * old.advantages[t], -kept * old.advantages[t]))
-            near = min(max(float(values[t]), float(old.values[t]) - VALUE_CLIP), float(old.values[t]) + VALUE_CLIP)
+            near = min(max(values[t].item(), old.values[t].item() - VALUE_CLIP), old.values[t].item() + VALUE_CLIP)
             aim = old.returns[t]
             value.append(0.5 * max((values[t] - aim) ** 2, (near - aim) ** 2))
             entropy.append(entropies[t])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from rlhf_plugins.models.loading import load_causal
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry import registry
 from rlhf_plugins.rollout import Advantages, Rollout
+from rlhf_plugins.trainers.arguments import quiet
 from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.settings import Oversight
 
 from . import by_hand
 from .conftest import furthest, losses, trained
@@ -210,6 +213,17 @@ def test_a_rollout_that_cannot_be_filled_is_refused(
 ) -> None:
     with pytest.raises(RlhfError, match=message):
         trainer(bases(), tmp_path, **options)
+
+
+def test_the_guide_says_how_to_read_every_curve(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path, max_steps=2, oversight=Oversight(gold=lambda *_: {"total": 1.0}))
+    curves = quiet(found, lambda *_: None)
+    found.train()
+    guide = (Path(__file__).parents[2] / "docs" / "online.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (`.*?) \|", guide.partition("## How to read the curves")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == curves.values.keys() - {"train_loss"}
 
 
 NAMES = registry().names("advantage")
