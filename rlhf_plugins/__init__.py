@@ -30,6 +30,7 @@ from rlhf_plugins.registry import registry
 from rlhf_plugins.rollout import Advantages, Pull, Rollout, Scored
 
 if TYPE_CHECKING:
+    from rlhf_plugins.models.guards import asked, built, predicted
     from rlhf_plugins.recipe.check import check_recipe, load_recipe
     from rlhf_plugins.recipe.interchange import export_reward_model
     from rlhf_plugins.recipe.reload import load_reward_function, load_reward_model
@@ -61,23 +62,29 @@ __all__ = [
     "ScoredPairs",
     "StageResult",
     "StopRun",
+    "asked",
+    "built",
     "check_recipe",
     "export_reward_model",
     "hookimpl",
     "load_recipe",
     "load_reward_function",
     "load_reward_model",
+    "predicted",
     "registry",
     "run_recipe",
     "uses",
 ]
 
 _LAZY = {
+    "asked": "rlhf_plugins.models.guards",
+    "built": "rlhf_plugins.models.guards",
     "check_recipe": "rlhf_plugins.recipe.check",
     "export_reward_model": "rlhf_plugins.recipe.interchange",
     "load_recipe": "rlhf_plugins.recipe.check",
     "load_reward_function": "rlhf_plugins.recipe.reload",
     "load_reward_model": "rlhf_plugins.recipe.reload",
+    "predicted": "rlhf_plugins.models.guards",
     "run_recipe": "rlhf_plugins.recipe.run",
 }
 

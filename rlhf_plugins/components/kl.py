@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import uses
+from rlhf_plugins.models.guards import asked
 from rlhf_plugins.rollout import KLEstimator, Pull
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class InReward(_Pull):
 
     def __call__(self, log_ratio: Tensor) -> Pull:
         """The estimate, taken off the rewards."""
-        return Pull(off_reward=self.estimator(log_ratio))
+        return Pull(off_reward=asked(self.estimator, log_ratio.detach(), shape=tuple(log_ratio.shape)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class InLoss(_Pull):
 
     def __call__(self, log_ratio: Tensor) -> Pull:
         """The estimate, added to the losses."""
-        return Pull(on_loss=self.estimator(log_ratio))
+        return Pull(on_loss=asked(self.estimator, log_ratio, shape=tuple(log_ratio.shape)))
 
 
 @hookimpl

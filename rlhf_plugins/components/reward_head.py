@@ -18,6 +18,7 @@ from torch.nn.functional import pad, softplus
 
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Aggregation, MemberScores, Prediction, RewardHead, uses
+from rlhf_plugins.models.guards import asked, built, predicted
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -143,7 +144,7 @@ class Ensemble:
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to a `Prediction` with members."""
-        return _Ensemble([self.head.build(width) for _ in range(self.members)], self.aggregation)
+        return _Ensemble([built(self.head, width) for _ in range(self.members)], self.aggregation)
 
 
 class _Scalar(nn.Linear):
@@ -201,11 +202,12 @@ class _Ensemble(nn.Module):
         self.aggregation = aggregation
 
     def forward(self, features: Tensor) -> Prediction:
-        said = [_prediction(head(features)) for head in self.heads]
+        said = [predicted(head, features) for head in self.heads]
         members = torch.stack([one.reward for one in said])  # (M, batch)
         alone = torch.arange(len(features), device=features.device)
+        scores = MemberScores(members, members.new_ones(len(members)), alone)
         return Prediction(
-            self.aggregation(MemberScores(members, members.new_ones(len(members)), alone)),
+            asked(self.aggregation, scores, shape=(len(features),)),
             _mean([one.variance for one in said]),
             {name: _mean([one.dimensions[name] for one in said]) for name in said[0].dimensions},
             _mean([one.quantiles for one in said]),
@@ -225,10 +227,6 @@ def _linear(width: int, outputs: int, random: int) -> nn.Linear:
 def _positive(numbers: Tensor) -> Tensor:
     """log2(1 + 2^x): 1 at 0, x for large x."""
     return softplus(numbers, beta=math.log(2))
-
-
-def _prediction(said: Tensor | Prediction) -> Prediction:
-    return said if isinstance(said, Prediction) else Prediction(said)
 
 
 def _mean(parts: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Compared, Prediction, RankedScores, RewardLoss, uses
+from rlhf_plugins.models.guards import built, group_losses
 from rlhf_plugins.ranking import NOT_PLACED, comparisons, map_tensors, per_group
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Weighted:
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Pairs or whole groups, as the weighted loss has it."""
-        return self._weights(scores).detach() * self.loss(scores)
+        return self._weights(scores).detach() * group_losses(self.loss, scores)
 
     def _weights(self, scores: RankedScores) -> Tensor:
         of = {"weight": _weight, "margin": _strength, "difficulty": _difficulty}[self.by]
@@ -106,7 +107,7 @@ class Sum(_OfLosses):
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what its parts raise."""
         parts = zip(self.weights, self.losses, strict=True)
-        return torch.stack([weight * per_group(loss, scores) for weight, loss in parts]).sum(0)
+        return torch.stack([weight * per_group(loss, scores, group_losses) for weight, loss in parts]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ class _Tasks(_OfLosses):
     def tasks(self, scores: RankedScores) -> tuple[Tensor, Tensor]:
         """Each task's loss and whether anything is known of it, both (tasks, groups)."""
         pairs = zip(self.dimensions, self._spread("losses", self.losses), strict=True)
-        results = [(per_group(loss, task), _judged(task)) for name, loss in pairs for task in [_task(scores, name)]]
-        losses, judged = zip(*results, strict=True)
-        return torch.stack(losses), torch.stack(judged)
+        tasks = [(loss, _task(scores, name)) for name, loss in pairs]
+        told = torch.stack([per_group(loss, task, group_losses) for loss, task in tasks])
+        return told, torch.stack([_judged(task) for _, task in tasks])
 
     def _spread(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
         if len(values) not in (1, len(self.dimensions)):
@@ -149,8 +150,8 @@ class MultiTask(_Tasks):
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head lacks a dimension."""
-        losses = self.tasks(scores)[0]
-        return losses.new_tensor(self._spread("weights", self.weights)) @ losses
+        told = self.tasks(scores)[0]
+        return told.new_tensor(self._spread("weights", self.weights)) @ told
 
 
 @dataclass(frozen=True)
@@ -191,15 +192,15 @@ class _Uncertain(BuiltLoss):
         self.log_variance = nn.Parameter(torch.zeros(len(loss.dimensions)))
 
     def forward(self, scores: RankedScores) -> Tensor:
-        losses, judged = self.acts.tasks(scores)  # (tasks, groups)
+        told, judged = self.acts.tasks(scores)  # (tasks, groups)
         s = self.log_variance.unsqueeze(1)
-        return ((-s).exp() * losses + s).masked_fill(~judged, 0.0).sum(0)
+        return ((-s).exp() * told + s).masked_fill(~judged, 0.0).sum(0)
 
 
 # ---- shared ----------------------------------------------------------------------------------------------
 def _built(loss: Any) -> Any:
     """The loss itself, or the module that it builds."""
-    return loss.build() if hasattr(loss, "build") else loss
+    return built(loss) if hasattr(loss, "build") else loss
 
 
 def _any(trait: str, losses: Iterable[Any]) -> bool:

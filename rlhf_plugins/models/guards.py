@@ -1,7 +1,8 @@
 """What a component may answer when it is called. It knows what to say, not what is computed.
 
 A guard calls a component and gives back its answer, or raises ComponentError: who, what is wrong, where in whose code,
-and with the call itself, so that it can be saved and done again.
+and with the call itself, so that it can be saved and done again. A component calls those that it holds through guards
+too, so that each is blamed for its own faults.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.errors import ComponentError, RlhfError
-from rlhf_plugins.interfaces import Draw, Prediction, Samples, ScoredPairs
+from rlhf_plugins.interfaces import Draw, Prediction, RankedScores, Samples, ScoredPairs
 from rlhf_plugins.ranking import map_tensors
 from rlhf_plugins.rollout import Advantages, Pull, Rollout
 
@@ -191,6 +192,11 @@ def measured(metric: Any, pairs: ScoredPairs) -> Mapping[str, float]:
         if not isinstance(name, str) or not isinstance(value, Real):
             raise _Wrong(f"gave {name!r}: {_shown(value)}, not a number by its name")
     return numbers
+
+
+def group_losses(loss: Any, scores: RankedScores) -> Tensor:
+    """What a reward loss says of each group, (groups,). Raises ComponentError as `asked` does."""
+    return asked(loss, scores, shape=(len(scores.scores),))
 
 
 GUARDS: dict[str, Callable[..., Any]] = {

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
 from rlhf_plugins.interfaces import Group, RankedScores, RewardLoss, Sampler
-from rlhf_plugins.models.guards import asked, built
+from rlhf_plugins.models import guards
 from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.ranking import comparisons, per_group
@@ -59,7 +59,7 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         layout = layout_of(model.trunk) if options.features is None else Layout.SEPARATE
         collator = Collator(tokenizer.pad_token_id, layout, options.features)
         tokens = None if whole_batches(loss) else options.tokens_per_batch
-        made: Any = built(loss) if hasattr(loss, "build") else loss
+        made: Any = guards.built(loss) if hasattr(loss, "build") else loss
         if isinstance(made, nn.Module):
             model.add_module("loss", made.to(model.trunk.device))
         self._reward_loss, self._dimensions = made, train.dimensions
@@ -104,8 +104,8 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         """One number a group; of an ensemble of heads in training, one a group and member."""
         members = scores.prediction.members if scores.prediction is not None else None
         if members is None or not self.model.training:
-            return per_group(self._reward_loss, scores, _asked)
-        each = [per_group(self._reward_loss, _member(scores, m), _asked) for m in range(members.shape[-1])]
+            return per_group(self._reward_loss, scores, guards.group_losses)
+        each = [per_group(self._reward_loss, _member(scores, m), guards.group_losses) for m in range(members.shape[-1])]
         return torch.stack(each, 1)
 
     def _resampled(self, losses: Tensor, rows: Tensor) -> Tensor:
@@ -174,10 +174,6 @@ def learnable(loss: RewardLoss) -> Any:
         return any(ties or not c.tied for c in group.comparisons)
 
     return usable
-
-
-def _asked(loss: Any, scores: RankedScores) -> Tensor:
-    return asked(loss, scores, shape=(len(scores.scores),))
 
 
 def _member(scores: RankedScores, member: int) -> RankedScores:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_plugins import Prediction, RankedScores, RunError, hookimpl, uses
+from rlhf_plugins import Prediction, RankedScores, RunError, asked, built, hookimpl, predicted, uses
 
 SENSITIVITY = "sensitivity"
 
@@ -25,7 +25,7 @@ class Sensitive:
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to a `Prediction`."""
-        return _Sensitive(self.head.build(width))
+        return _Sensitive(built(self.head, width))
 
 
 class _Sensitive(nn.Module):
@@ -37,8 +37,7 @@ class _Sensitive(nn.Module):
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             given = features if features.requires_grad else features.detach().requires_grad_()
-            said = self.head(given)
-            prediction = said if isinstance(said, Prediction) else Prediction(said)
+            prediction = predicted(self.head, given)
             (slope,) = torch.autograd.grad(prediction.reward.sum(), given, create_graph=learning, retain_graph=True)
         found = {**prediction.dimensions, SENSITIVITY: slope.norm(dim=-1)}
         return replace(
@@ -76,7 +75,8 @@ class Adversarial:
         if self.dimension not in slopes:
             raise RunError(f"the head predicts no {self.dimension!r}: use `head: sensitive`")
         worst = torch.tensor([-1.0, 1.0]).to(scores.scores) * self.epsilon * slopes[self.dimension]
-        return self.loss(replace(scores, scores=scores.scores + worst.masked_fill(scores.tied.unsqueeze(1), 0.0)))
+        moved = replace(scores, scores=scores.scores + worst.masked_fill(scores.tied.unsqueeze(1), 0.0))
+        return asked(self.loss, moved, shape=(len(moved.scores),))
 
 
 def _detached(prediction: Prediction) -> Prediction:

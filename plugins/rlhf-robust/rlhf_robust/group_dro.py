@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_plugins import RankedScores, hookimpl, uses
+from rlhf_plugins import RankedScores, asked, built, hookimpl, uses
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GroupDRO:
 
     def build(self) -> nn.Module:
         """A module from RankedScores to (groups,) that holds q, and the weights of the inner loss."""
-        inner = self.loss.build() if hasattr(self.loss, "build") else self.loss
+        inner = built(self.loss) if hasattr(self.loss, "build") else self.loss
         return _GroupDRO(inner, self.eta)
 
     @property
@@ -61,7 +61,7 @@ class _GroupDRO(nn.Module):
 
     def forward(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what the inner loss raises."""
-        losses: Tensor = self.inner(scores)
+        losses = asked(self.inner, scores, shape=(len(scores.scores),))
         topics, place, count = scores.topic.unique(return_inverse=True, return_counts=True)
         if self.training:
             mean = torch.zeros(len(topics)).to(losses).index_add(0, place, losses.detach()) / count
