@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from rlhf_plugins import PluginError, RunError, run_recipe
+from rlhf_plugins.cli.app import app
 from rlhf_plugins.discovery import in_file
 from rlhf_plugins.errors import ComponentError
 from rlhf_plugins.interfaces import Draw, MemberScores, PairLogps, RankedScores, ScoredPairs
@@ -25,7 +27,7 @@ Fails = Callable[..., tuple[ComponentError, Registry]]
 
 BROKEN = """\
 from dataclasses import dataclass
-from rlhf_plugins import hookimpl
+from rlhf_plugins import Pull, hookimpl
 import numpy as np
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ class Module(nn.Linear):
 @dataclass(frozen=True)
 class Broken:
     scale: float = 2.0
-    needs_values = False
+    needs_values, coef = False, 0.1
     {body}
 
 @hookimpl
@@ -100,6 +102,7 @@ CASES = [
     answers("aggregation", "given[0].rewards[0] / 0", guards.asked, MEMBERS, shape=TWO, message="made inf of finite"),
     answers("advantage", "given[0].scores", guards.estimated, ROLLOUT, message="gave a Tensor, not Advantages"),
     answers("sampler", "given[0].rng.permutation(9)[:2] + 8", guards.drawn, DRAW, message=r"row \d+ of 8 examples"),
+    answers("kl", "Pull(given[0][0])", guards.pulled, ONES.view(1, 2), message=r"shape \(2,\), not"),
     answers("metric", "{'broken': given[0].topic}", guards.measured, PAIRS, message="gave 'broken': array"),
     Case("reward_head", HEAD, guards.predicted, (torch.ones(2, 4),), {}, r"gave shape \(2, 4\), not \(2,\)"),
 ]
@@ -159,10 +162,12 @@ stages:
   - STAGE
 """
 TINY = "train_layers: 0, trainer: {max_steps: 1}"
+SUM = "{use: sum, losses: [bradley_terry, broken], weights: [1, 1]}"
 RUNS = [
     ("reward_loss", CALL.format(answer="given[0].chosen.detach()"), f"reward, loss: broken, {TINY}", "without a grad"),
     ("sampler", CALL.format(answer="1 / 0"), f"reward, sampler: broken, {TINY}", "failed: ZeroDivisionError"),
     ("metric", CALL.format(answer="[]"), "evaluate_reward, metrics: [broken]", "gave a list, not numbers by name"),
+    ("reward_loss", CALL.format(answer="given[0].chosen[:1]"), f"reward, loss: {SUM}, {TINY}", r"shape \(1,\), not"),
     ("reward", REWARD.format(answer="[run.seed]"), "online, reward: broken", r"gave numbers of shape \(1,\)"),
 ]
 
@@ -176,11 +181,35 @@ def test_a_run_that_stops_names_the_plugin_and_saves_the_call(
     version = in_file(Path("mine.py")).plugin.version
     told = rf"stage second failed: {kind} broken of plugin mine.py \(file {version}\): .* {message}.*mine.py:\d+\)"
     with pytest.raises(RunError, match=told + "; do it again with: rlhf plugins replay out/02-second/fault.json"):
-        run_recipe("r.yaml", SMALL if kind == "reward" else (), say=lambda _: None)
+        run_recipe("r.yaml", SMALL if "online" in stage else (), say=lambda _: None)
     file = Path("out/02-second", FAULT)
     assert json.loads(file.read_text())["component"] == {"use": "broken", "scale": 2.0}
     with pytest.raises(ComponentError, match=message):
         raise replay(file, registry()).again or AssertionError
+
+
+IN_LOSS, IN_REWARD = (f"kl: {{use: {place}, estimator: broken}}" for place in ("in_loss", "in_reward"))
+PULLS = [
+    ("kl", "kl: broken", "given[0]", "Pull(given[0])", "gave a Tensor, not a Pull"),
+    ("kl_estimator", IN_REWARD, "given[0] / 0", "given[0]", "made nan of finite numbers"),
+    ("kl_estimator", IN_LOSS, "given[0].data", "given[0]", "gave numbers without a gradient"),
+]
+
+
+@pytest.mark.parametrize(("kind", "kl", "wrong", "right", "message"), PULLS, ids=[case[1] for case in PULLS])
+def test_a_pull_towards_the_reference_stops_the_run_until_it_is_mended(
+    kind: str, kl: str, wrong: str, right: str, message: str, folder: Path
+) -> None:
+    Path("mine.py").write_text(source(kind, CALL.format(answer=wrong)))
+    Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: online, reward: gold, {kl}, name: second}}"))
+    with pytest.raises(RunError, match=rf"second failed: {kind} broken of plugin mine.py .*{message}.*mine.py:15\)"):
+        run_recipe("r.yaml", SMALL, say=lambda _: None)
+    again = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}"])
+    assert again.stdout.startswith(f"then: {kind} broken of plugin mine.py (file sha256:")
+    assert (again.exit_code, message in again.stderr) == (2, True)
+    Path("mine.py").write_text(source(kind, CALL.format(answer=right)))
+    mended = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}"])
+    assert (mended.exit_code, mended.stdout.splitlines()[-1]) == (0, "now: its answer is as it should be")
 
 
 @pytest.fixture
