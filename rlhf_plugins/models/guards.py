@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from math import isfinite
 from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 
 from rlhf_plugins.errors import ComponentError, RlhfError
 from rlhf_plugins.interfaces import Draw, Prediction, RankedScores, Samples, ScoredPairs
-from rlhf_plugins.ranking import map_tensors
 from rlhf_plugins.rollout import Advantages, Pull, Rollout
 
 P = ParamSpec("P")
@@ -79,10 +79,9 @@ def asked(component: Any, *inputs: Any, shape: tuple[int, ...]) -> Tensor:
         ComponentError: it fails or answers anything else; the message names its class.
     """
     answer = _tensor(_answer(component, *inputs), shape)
-    given = tensors(inputs)
-    if any(tensor.requires_grad for tensor in given.values()):
+    if not answer.requires_grad and any(tensor.requires_grad for tensor in tensors(inputs).values()):
         _learns(answer)
-    _sound(component, answer, given)
+    _sound(component, answer, inputs)
     return answer
 
 
@@ -109,11 +108,12 @@ def predicted(head: Any, features: Tensor) -> Prediction:
         ComponentError: as `asked` does.
     """
     said = _answer(head, features)
-    prediction = said if isinstance(said, Prediction) else Prediction(_tensor(said, (len(features),)))
+    prediction = said if isinstance(said, Prediction) else Prediction(said)
     _tensor(prediction.reward, (len(features),))
-    map_tensors(prediction, lambda part: _tensor(part, (len(features), *part.shape[1:])))
+    for part in tensors((said,)).values() if prediction is said else ():
+        _tensor(part, (len(features), *part.shape[1:]))
     _learns(prediction.reward)
-    _sound(head, prediction.reward, {"features": features})
+    _sound(head, prediction.reward, (features,))
     return prediction
 
 
@@ -129,7 +129,7 @@ def estimated(advantage: Any, rollout: Rollout) -> Advantages:
         raise _Wrong(f"gave a {type(estimate).__name__}, not Advantages")
     for part in (estimate.advantages, estimate.returns):
         _tensor(part, tuple(rollout.mask.shape))
-        _sound(advantage, part, tensors((rollout,)))
+        _sound(advantage, part, (rollout,))
     return estimate
 
 
@@ -141,7 +141,7 @@ def pulled(kl: Any, log_ratio: Tensor) -> Pull:
         raise _Wrong(f"gave a {type(pull).__name__}, not a Pull")
     for part in (pull.off_reward, pull.on_loss):
         if part is not None:
-            _sound(kl, _tensor(part, tuple(log_ratio.shape)), {"log_ratio": log_ratio})
+            _sound(kl, _tensor(part, tuple(log_ratio.shape)), (log_ratio,))
     if pull.on_loss is not None and log_ratio.requires_grad:
         _learns(pull.on_loss)
     return pull
@@ -162,8 +162,8 @@ def rewarded(reward: Any, samples: Samples) -> list[Tensor]:
     if wrong := _misfit(rows, samples):
         raise _Wrong(f"gave {wrong}")
     for response, row in zip(samples.responses, rows, strict=True):
-        for score in row[~row.isfinite()].tolist():
-            raise _Wrong(f"gave {score} for the response {response!r}")
+        if not _finite(row):
+            raise _Wrong(f"gave {_worst(row)} for the response {response!r}")
     return rows
 
 
@@ -276,18 +276,24 @@ def _learns(answer: Tensor) -> None:
         raise _Wrong("gave numbers without a gradient, from which nothing is learned")
 
 
-def _sound(component: Any, answer: Tensor, given: Mapping[str, Tensor]) -> None:
+def _sound(component: Any, answer: Tensor, inputs: tuple[Any, ...]) -> None:
     """Refuses NaN and infinity where all inputs and the component's own weights are finite."""
     if _finite(answer):
         return
     weights = component.parameters() if isinstance(component, nn.Module) else ()
-    if all(map(_finite, (*given.values(), *weights))):
-        worst = answer.detach().flatten()[~answer.detach().flatten().isfinite()][0].item()
-        raise _Wrong(f"made {worst} of finite numbers")
+    if all(map(_finite, (*tensors(inputs).values(), *weights))):
+        raise _Wrong(f"made {_worst(answer)} of finite numbers")
 
 
 def _finite(values: Tensor) -> bool:
-    return bool(values.detach().isfinite().all())
+    """Of what is not finite the sum is not either, and is had sooner; finite numbers may have a sum that is not."""
+    values = values.detach()
+    return isfinite(values.sum().item()) or bool(values.isfinite().all())
+
+
+def _worst(values: Tensor) -> float:
+    """The first number that is not finite."""
+    return float(values[~values.isfinite()][0])
 
 
 def _misfit(rows: list[Tensor], samples: Samples) -> str | None:
@@ -307,8 +313,8 @@ def _wrong_rows(rows: object, size: int, examples: int) -> str | None:
         return f"a {type(rows).__name__}, not an array"
     if rows.shape != (size,) or rows.dtype.kind not in "iu":
         return f"shape {rows.shape} of {rows.dtype}, not ({size},) integers"
-    outside = rows[(rows < 0) | (rows >= examples)]
-    return f"row {outside[0]} of {examples} examples" if len(outside) else None
+    outside = [row for row in rows.tolist() if not 0 <= row < examples]
+    return f"row {outside[0]} of {examples} examples" if outside else None
 
 
 def _shown(value: Any) -> str:
