@@ -57,6 +57,11 @@ def ends(option: Option) -> Iterator[Any]:
                 yield end
 
 
+def chooses(option: Option) -> bool:
+    """Whether its value is one of a few words, or yes or no."""
+    return any(kind is bool or get_origin(kind) is Literal for kind in _leaves(option.annotation))
+
+
 def _guesses(annotation: Any, now: Any) -> Iterator[Any]:
     kinds = _leaves(annotation)
     yield from (value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))

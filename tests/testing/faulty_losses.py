@@ -50,6 +50,18 @@ class OptionIgnored:
 
 
 @dataclass(frozen=True)
+class OptionOfOnePath:
+    """`lead` is read where the loss is a hinge, and nowhere in the other form."""
+
+    form: Literal["hinge", "logistic"] = "hinge"
+    lead: Annotated[float, Field(gt=0)] = 1.0
+
+    def __call__(self, scores: RankedScores) -> Tensor:
+        gap = scores.chosen - scores.rejected
+        return (self.lead - gap).relu() if self.form == "hinge" else -logsigmoid(gap)
+
+
+@dataclass(frozen=True)
 class LogOfSigmoid:
     """log(sigmoid(x)) is -inf where sigmoid underflows."""
 

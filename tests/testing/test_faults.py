@@ -14,6 +14,7 @@ FAULTS = [
     ("reward_loss", loss.MarginOfAll, "batch_mates", "it follows the others' `margin`"),
     ("reward_loss", loss.MarginsDropped, "batch_mates", "four pairs, two with a margin, number 2 alone"),
     ("reward_loss", loss.OptionIgnored, "options_are_read", "nothing depends on the option 'form'"),
+    ("reward_loss", loss.OptionOfOnePath, "options_are_read", "of 1.0 with form = logistic, on every case"),
     ("reward_loss", loss.LogOfSigmoid, "finite", "rewards of"),
     ("reward_loss", loss.RootOfGap, "gradient_is_finite", "equal rewards"),
     ("reward_loss", loss.ChosenDetached, "gradient_reaches", "a gradient for what is said of first responses"),

@@ -12,15 +12,15 @@ from rlhf_plugins.testing import source
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.observe import OBSERVED, differ, observed
 from rlhf_plugins.testing.subject import Broken, Subject, expect, raised
-from rlhf_plugins.testing.values import ends, others, wrong
+from rlhf_plugins.testing.values import chooses, ends, others, wrong
 
 
-def _changes(subject: Subject, option: Option) -> Iterator[tuple[Any, Any]]:
-    """Other values of an option that the component's constructor takes, each with the component."""
+def _changes(subject: Subject, option: Option, **path: Any) -> Iterator[tuple[Any, Any]]:
+    """Other values of an option that the component's constructor takes on a path, each with the component."""
     now = subject.required.get(option.name, option.default)
     for value in others(option, now, subject.registry):
         try:
-            yield value, subject.made(**{option.name: value})
+            yield value, subject.made(**path, **{option.name: value})
         except RlhfError:
             continue  # it does not go with the other options
 
@@ -36,15 +36,26 @@ def can_be_made(subject: Subject) -> None:
 
 @holds_of(*OBSERVED)
 def options_are_read(subject: Subject) -> None:
-    """An option that nothing reads looks as if it worked: people tune it, report it and compare by it."""
-    before = observed(subject)
-    for option in options(subject.cls).values():
-        tried = [value for value, _ in _changes(subject, option)]
-        changed = any(differ(before, observed(subject, **{option.name: value})) for value in tried)
-        words = f"{option.name} = {', '.join(map(str, tried))} in place of {_now(subject, option)}, on every case"
-        expect(
-            changed or not tried, words, "another answer somewhere", f"nothing depends on the option {option.name!r}"
-        )
+    """An option that nothing reads looks as if it worked: people tune it, report it and compare by it.
+
+    So does one that is read on one path alone: a constructor can refuse what does not go together.
+    """
+    for path in _paths(subject):
+        before = observed(subject, **path)
+        for option in options(subject.cls).values():
+            tried = [value for value, _ in _changes(subject, option, **path)] if option.name not in path else []
+            changed = any(differ(before, observed(subject, **path, **{option.name: value})) for value in tried)
+            where = "".join(f" with {name} = {value}" for name, value in path.items())
+            values = f"{option.name} = {', '.join(map(str, tried))} in place of {_now(subject, option)}"
+            found = f"nothing depends on the option {option.name!r}"
+            expect(changed or not tried, f"{values}{where}, on every case", "another answer somewhere", found)
+
+
+def _paths(subject: Subject) -> Iterator[dict[str, Any]]:
+    """No change, and every other choice that one option offers."""
+    yield {}
+    for option in filter(chooses, options(subject.cls).values()):
+        yield from ({option.name: value} for value, _ in _changes(subject, option))
 
 
 def _now(subject: Subject, option: Option) -> Any:
