@@ -23,6 +23,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
 from rlhf_plugins.models.forward import trunk_of
 from rlhf_plugins.models.loading import lora
+from rlhf_plugins.models.lora_layer import in_one_pass
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
@@ -83,6 +84,7 @@ class Backbone:
             self._model.add_adapter(name, config)
         else:  # nobody's policy
             self._model = get_peft_model(self._model, config, name)
+        in_one_pass(self._model)
         self._fill(name, load_file(folder / WEIGHTS))
 
     def _fill(self, name: str, saved: Mapping[str, Tensor]) -> None:
@@ -130,7 +132,7 @@ def fresh(model: PeftModel, adapter: Adapter) -> str:
     """Adds an adapter beside the policy's that is to be trained, and says by which name it is worn."""
     name = _free_name(model)
     model.add_adapter(name, lora(adapter))
-    model.set_requires_grad(name)
+    in_one_pass(model).set_requires_grad(name)
     return name
 
 

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
+from rlhf_plugins.models.lora_layer import in_one_pass
 
 UNREAD = "pooler."  # an encoder's weights above its last hidden states
 
@@ -80,13 +81,14 @@ def lora(adapter: Adapter, task: str | None = None) -> LoraConfig:
 
 def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | None = None) -> Any:
     """The model with a fresh trainable adapter, or as it is when there is none to add."""
-    return model if adapter is None else get_peft_model(model, lora(adapter, task))
+    return model if adapter is None else in_one_pass(get_peft_model(model, lora(adapter, task)))
 
 
 def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with an adapter that a stage saved. Raises RunError when it does not load or fit."""
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        loaded: PeftModel = in_one_pass(PeftModel.from_pretrained(model, str(folder)))
+        return loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{folder}: its adapter does not load: {_first_line(error)}") from error
 
