@@ -96,6 +96,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         self._rollouts = self._plan()
         self._kl_coef = objective.kl.coef
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
+        self._skips: list[float] = []  # of each minibatch so far: 1 where it was skipped
 
     def take_value_head(self) -> dict[str, Tensor]:
         """Takes the value head off the policy, which then is a plain model again; empty if no critic was trained."""
@@ -145,21 +146,21 @@ class OnlineTrainer(trl.GRPOTrainer):
         if self._place() == 0:
             self.model.train()
             self._episodes = self._roll_out([row["prompt"] for row in inputs])
+        self._skips.append(float(self._episodes is None))
+        self._note(skipped=self._skips[-1])
         if self._episodes is not None:
-            self._note(skipped=0.0)
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
         self._step += 1
-        self._note(skipped=1.0)
         return torch.zeros((), device=self.accelerator.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; a loss is the mean over the minibatches that were trained on, and left out where there was none."""
-        skipped = self._metrics["train"].get("skipped", [])
-        trained = skipped.count(0.0)
-        if "loss" in logs and trained < len(skipped):
-            mean = logs.pop("loss") * len(skipped)
-            logs |= {"loss": mean / trained} if trained else {}
+        for name, skips in (("loss", self._metrics["train"].get("skipped", [])), ("train_loss", self._skips)):
+            trained = skips.count(0.0)
+            if name in logs and trained < len(skips):
+                mean = logs.pop(name) * len(skips)
+                logs |= {name: mean / trained} if trained else {}
         super().log(logs, start_time)
 
     def _place(self) -> int:

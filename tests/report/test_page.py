@@ -196,6 +196,12 @@ def test_what_a_policy_said_in_training_is_shown_with_its_numbers(fields: dict[s
     assert re.findall(r"<summary>What (\w+) said while it was trained", html) == ["ppo"]
 
 
+def test_an_empty_response_in_training_is_said_to_be_one(fields: dict[str, Any]) -> None:
+    rollout = {"step": 0, "prompt": "Hi", "response": "", "reward": 0.0}
+    stage = {"name": "ppo", "kind": "online", "seconds": 1, "rollouts": [rollout]}
+    assert "(empty response)" in _page(fields, stages=[stage], reward_model=None)
+
+
 def test_a_curve_with_gaps_is_drawn_and_one_point_is_not(fields: dict[str, Any]) -> None:
     curves = {"loss": [(1, 0.5), (2, float("nan")), (3, 0.25)], "kl": [(1, 0.1)]}
     html = _page(

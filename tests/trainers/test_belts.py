@@ -107,6 +107,7 @@ def test_a_skipped_minibatch_does_not_pull_the_loss_down(bases: Bases, tmp_path:
     together = trainer(bases(), tmp_path, objective(stop_kl=-1.0), logging_steps=4, **options)
     assert curve(together, "loss") == [pytest.approx(sum(alone) / 2)]
     assert len(alone) == 2
+    assert logged(each, "train_loss") == [pytest.approx(sum(alone) / 2)]
     assert logged(each, "skipped") == [0.0, 1.0, 0.0, 1.0]
     assert logged(together, "skipped") == [0.5]
 
