@@ -11,7 +11,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from rlhf_plugins.interfaces import Adapter, DataFormat, Stage
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
-from rlhf_plugins.recipe.trainer import config_options
+from rlhf_plugins.recipe.trainer import SECRETS, config_options
 
 if TYPE_CHECKING:
     from rlhf_plugins.registry import Registry
@@ -105,7 +105,8 @@ class _Writer:
 
     def config(self, config: str, reserved: frozenset[str]) -> dict[str, Any]:
         """The options of a TRL config class."""
-        types = {name: self.leaf(hint) for name, hint in config_options(config).items() if name not in reserved}
+        known, hidden = config_options(config), reserved | SECRETS
+        types = {name: self.leaf(hint) for name, hint in known.items() if name not in hidden}
         return {"type": ["object", "null"], "properties": types, "additionalProperties": False}
 
     def leaf(self, annotation: Any) -> dict[str, Any]:

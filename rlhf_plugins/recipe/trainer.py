@@ -17,6 +17,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import validated
 
+SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
 Problem = tuple[str | None, str]  # the option it is about, or None for the block, and what is wrong
 
 
@@ -44,10 +45,12 @@ def resolved(config: str, values: Mapping[str, Any], reserved: Collection[str]) 
 
 def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any:
     types = config_options(config)
+    if name in SECRETS:
+        raise ValueError("is a secret, which a report would show; log in with `hf auth login` or set HF_TOKEN")
     if name in reserved:
         raise ValueError(f"is set by the stage itself; {_instead(name)}")
     if name not in types:
-        near = get_close_matches(name, types.keys() - set(reserved))
+        near = get_close_matches(name, types.keys() - set(reserved) - SECRETS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
         raise ValueError(f"unknown option of {config} ({hint})")
     try:
@@ -58,7 +61,7 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
 
 
 def _instead(name: str) -> str:
-    if name in ("seed", "output_dir"):
+    if name in ("seed", "output_dir", "trust_remote_code"):
         return f"write `{name}:` at the top of the recipe"
     return "leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
 
