@@ -10,18 +10,25 @@ from pydantic import Field
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import PreferenceLoss, Run, StageResult, uses
 
-UNREAD = frozenset(  # options that TRL's own losses and batches alone would read
+UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
         "beta",
         "discopop_tau",
         "f_alpha_divergence_coef",
         "f_divergence_type",
         "label_smoothing",
+        "label_smoothing_factor",
         "ld_alpha",
         "loss_type",
         "loss_weights",
+        "model_init_kwargs",
         "pad_to_multiple_of",
+        "pad_token",
         "padding_free",
+        "precompute_ref_batch_size",
+        "resume_from_checkpoint",
+        "router_aux_loss_coef",
+        "trust_remote_code",
         "use_weighting",
     }
 )

@@ -21,6 +21,22 @@ if TYPE_CHECKING:
     from rlhf_plugins.models.reward_model import RewardModel
 
 
+UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone would read
+    {
+        "center_rewards_coefficient",
+        "chat_template_path",
+        "dataloader_drop_last",
+        "eos_token",
+        "label_smoothing_factor",
+        "model_init_kwargs",
+        "pad_to_multiple_of",
+        "pad_token",
+        "resume_from_checkpoint",
+        "trust_remote_code",
+    }
+)
+
+
 class Trained(NamedTuple):
     """What training one reward model left."""
 
@@ -54,9 +70,7 @@ class Reward:
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
     kind: ClassVar[str] = "reward"
-    reserved: ClassVar[frozenset[str]] = frozenset(
-        {"output_dir", "seed", "center_rewards_coefficient", "pad_to_multiple_of", "dataloader_drop_last"}
-    )
+    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Run, StageResult
 
+UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint", "trust_remote_code"})
+
 
 @dataclass(frozen=True)
 class SFT:
@@ -16,7 +18,7 @@ class SFT:
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
     kind: ClassVar[str] = "sft"
-    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed"})
+    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def run(self, run: Run) -> StageResult:
         """Leaves a whole model and its tokenizer, the adapter merged, in `model/`."""

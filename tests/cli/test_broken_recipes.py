@@ -85,6 +85,14 @@ BROKEN = {
         f"base: sandbox\ndata: {{format: sandbox, annotator: {{abilty: 1}}}}\n{STAGES}",
         "2: data.annotator.abilty: unknown option (did you mean ability?",
     ),
+    "a secret": (
+        stage("{stage: sft, trainer: {hub_token: hf_x}}"),
+        "4: stages.0.trainer.hub_token: is a secret, which a report would show; log in with `hf auth login`",
+    ),
+    "an option that nothing reads": (
+        stage("{stage: reward, trainer: {pad_token: x}}"),
+        "4: stages.0.trainer.pad_token: is set by the stage itself",
+    ),
     # stages and their components
     "an unknown stage": (stage("{stage: rewrd}"), "4: stages.0: unknown stage 'rewrd' (did you mean reward?"),
     "a stage without its name": (stage("{loss: dpo}"), "4: stages.0: needs `stage: <name of a stage>`"),
