@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
-from rlhf_plugins.interfaces import Stage
+from rlhf_plugins.interfaces import Adapter, Stage
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.options import options
@@ -117,10 +117,23 @@ def _constructed(values: dict[str, Any], bad: list[Keys], registry: Registry) ->
         try:
             made = named(option, spec, keys, registry)
             if option.kind == "stage":
+                _fits(made, keys, values, bad)
                 names.append((_name(made, keys), keys))
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
     return problems + _clashes(names)
+
+
+def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:
+    """Raises Refused with what a stage has against the recipe's adapter, where it says."""
+    fits = getattr(stage, "fits", None)
+    if fits is None or any(at[:1] == ("adapter",) for at in bad):
+        return
+    options = values.get("adapter")
+    try:
+        fits(Adapter(**options) if options else None)
+    except ValueError as error:
+        raise Refused(keys, error) from error
 
 
 def _components(values: dict[str, Any]) -> list[Keys]:

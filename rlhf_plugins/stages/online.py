@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Reward, Run, StageResult, uses
+from rlhf_plugins.interfaces import Adapter, Reward, Run, StageResult, uses
 from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.trainers.settings import Belts, Exploration, Table, Value
 
@@ -71,6 +71,15 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
     }
 )
 
+PLAIN = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "generation_kwargs": None,
+    "use_vllm": False,
+}
+
 
 @dataclass(frozen=True)
 class Online:
@@ -89,7 +98,7 @@ class Online:
     value: Value = Value()
     entropy_coef: Annotated[float, Field(ge=0, description="weight of the entropy bonus")] = 0.0  # Huang et al. 2024
     stop_kl: Annotated[
-        float | None,
+        Annotated[float, Field(gt=0)] | None,
         Field(
             description="nats per token from what sampled; beyond it the rest of a rollout's minibatches are skipped"
         ),
@@ -106,6 +115,21 @@ class Online:
         fewest, given = getattr(self.advantage, "min_group", 1), self.trainer.get("num_generations")
         if given is not None and given < fewest:
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
+        if self.value != Value() and not getattr(self.advantage, "needs_values", True):
+            raise ValueError("value: the advantage needs no values, so nothing reads it; leave it out")
+        cut = [name for name, plain in PLAIN.items() if self.trainer.get(name, plain) != plain]
+        if self.exploration and cut:
+            raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
+
+    def fits(self, adapter: Adapter | None) -> None:
+        """Raises ValueError where the recipe's adapter does not go with these options."""
+        if adapter is None and self.value.adapter and self.advantage.needs_values:
+            raise ValueError("value.adapter: needs the recipe's `adapter`, which is none; leave out one of them")
+        for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
+            if one and one.lora_dropout:
+                raise ValueError(
+                    f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1; online trains at 0"
+                )
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""

@@ -16,8 +16,23 @@ class OnlineConfig(trl.GRPOConfig):
     """
 
     def __post_init__(self) -> None:
+        self._sound()
         try:
             super().__post_init__()
         except ValueError as error:
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
                 raise
+
+    def _sound(self) -> None:
+        """Raises ValueError for a number that TRL would take, and fail on later without naming its option."""
+        if self.temperature <= 0:
+            raise ValueError(f"temperature: {self.temperature}, but responses are sampled; write a number above 0")
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate: {self.learning_rate}; write 0 or more")
+        for name in ("num_generations", "num_iterations", "steps_per_generation"):
+            value = getattr(self, name)
+            left_out = value is None and name == "steps_per_generation"
+            if not left_out and (value is None or value < 1):
+                raise ValueError(f"{name}: {'null' if value is None else value}; write 1 or more")
+        if self.fp16:
+            raise ValueError("fp16: a minibatch that is skipped would upset its gradient scaler; use bf16 or neither")

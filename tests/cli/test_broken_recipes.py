@@ -12,6 +12,7 @@ Rlhf = Callable[..., Result]
 
 TOP = "base: sandbox\ndata: {format: sandbox, prompts: 8}\n"
 STAGES = "stages:\n- {stage: reward}\n- {stage: online}\n"
+REFUSED = "4: stages.0.trainer: rlhf_plugins.trainers.online_config.OnlineConfig refuses these options: "
 
 
 def stage(block: str) -> str:
@@ -92,6 +93,36 @@ BROKEN = {
     "an option that nothing reads": (
         stage("{stage: reward, trainer: {pad_token: x}}"),
         "4: stages.0.trainer.pad_token: is set by the stage itself",
+    ),
+    "a temperature of 0": (
+        stage("{stage: online, trainer: {temperature: 0}}"),
+        f"{REFUSED}temperature: 0, but responses are sampled; write a number above 0",
+    ),
+    "no group": (
+        stage("{stage: online, trainer: {num_generations: null}}"),
+        f"{REFUSED}num_generations: null; write 1 or more",
+    ),
+    "no steps": (
+        stage("{stage: online, trainer: {steps_per_generation: 0}}"),
+        f"{REFUSED}steps_per_generation: 0; write 1 or",
+    ),
+    "fp16 online": (stage("{stage: online, trainer: {fp16: true}}"), f"{REFUSED}fp16: a minibatch that is skipped"),
+    "a stop_kl below 0": (stage("{stage: online, stop_kl: -1}"), "4: stages.0.stop_kl: should be greater than 0"),
+    "a value that nothing reads": (
+        stage("{stage: online, advantage: rloo, value: {coef: 1}}"),
+        "4: stages.0: value: the advantage needs no values",
+    ),
+    "exploration with top_k": (
+        stage("{stage: online, exploration: {}, trainer: {top_k: 5}}"),
+        "4: stages.0: exploration: with trainer.top_k something else is sampled",
+    ),
+    "a value's adapter without one": (
+        stage("{stage: online, value: {adapter: {}}}") + "adapter: none\n",
+        "4: stages.0: value.adapter: needs the recipe's `adapter`",
+    ),
+    "dropout online": (
+        stage("{stage: online}") + "adapter: {lora_dropout: 0.1}\n",
+        "4: stages.0: adapter.lora_dropout: 0.1, but ratios must start at 1",
     ),
     # stages and their components
     "an unknown stage": (stage("{stage: rewrd}"), "4: stages.0: unknown stage 'rewrd' (did you mean reward?"),
