@@ -84,15 +84,17 @@ def building(rows: int) -> Iterator[None]:
     """While a trainer is built: no bars of `datasets` where preparing the rows takes seconds, and no tracebacks.
 
     Raises:
-        RunError: TRL or PEFT refuses what it is given, such as an adapter on modules that the model lacks.
+        RunError: TRL or PEFT refuses what it is given, such as an adapter on modules that the model lacks, or a
+            package or file that an option asks for is missing.
     """
     hush = rows <= 10_000 and not are_progress_bars_disabled()
     if hush:
         disable_progress_bars()
     try:
         yield
-    except ValueError as error:
-        raise RunError(f"the trainer cannot be built: {error}") from error
+    except (ValueError, NotImplementedError, ImportError, OSError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"the trainer cannot be built: {said}") from error
     finally:
         if hush:
             enable_progress_bars()
@@ -148,6 +150,15 @@ def trainable(trainer: Any) -> None:
         raise RunError(f"{type(trainer).__name__} runs in one process; it was launched in several")
     rows = len(trainer.train_dataset)
     if rows == 0 or len(trainer.get_train_dataloader()) == 0:
-        raise RunError(f"{type(trainer).__name__} was left {rows} rows, too few for one batch")
+        raise RunError(_too_few(trainer, rows))
     for weights in filter(lambda weights: weights.requires_grad, trainer.model.parameters()):
         weights.data = weights.data.float()
+
+
+def _too_few(trainer: Any, rows: int) -> str:
+    name, args = type(trainer).__name__, trainer.args
+    if hasattr(args, "generation_batch_size"):
+        prompts = args.generation_batch_size // args.num_generations
+        sizes = "per_device_train_batch_size or steps_per_generation, or a larger num_generations"
+        return f"{name} has {rows} prompts, but a rollout takes {prompts}: try a smaller {sizes}"
+    return f"{name} has {rows} rows, too few for one batch: give more data, or change per_device_train_batch_size"

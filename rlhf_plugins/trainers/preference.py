@@ -26,6 +26,7 @@ from rlhf_plugins.data.branches import (
     collate,
     within_budget,
 )
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import PairLogps, PreferenceLoss, Samples
 from rlhf_plugins.models.forward import response_logps
 from rlhf_plugins.models.guards import asked
@@ -113,7 +114,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, layout, tokens)
         self._preference_loss, self._remembered = loss, options.remembered
         self._reference_identity = ""
-        if options.remembered is not None:
+        if options.remembered is not None and args.precompute_ref_log_probs:
             self._reference_identity = weights_identity(options.reference or model, args.bf16, args.fp16)
         super().__init__(
             model=model,
@@ -152,6 +153,8 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """The data set with the reference's log-probabilities as columns; remembered ones are not computed again."""
+        if len(dataset) == 0:
+            raise RunError(f"every prompt fills max_length ({self.args.max_length}): write a larger one, or null")
         if self._remembered is None:
             return super()._precompute_ref_logps(dataset, name, batch_size)
         rows = list(dataset)

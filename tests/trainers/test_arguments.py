@@ -65,8 +65,19 @@ def test_a_trainer_that_cannot_be_built_is_one_error(bases: Bases, tmp_path: Pat
     assert not are_progress_bars_disabled()
 
 
+@pytest.mark.parametrize("error", [ValueError, NotImplementedError, ImportError, OSError])
+def test_what_a_library_refuses_is_its_first_line(error: type[Exception]) -> None:
+    with pytest.raises(RunError, match="^the trainer cannot be built: no such file$"), building(8):
+        raise error("no such file\nand advice")
+
+
+def test_no_prompt_with_room_for_a_response_is_named(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"every prompt fills max_length \(1\): write a larger one"):
+        trainer(bases(), tmp_path, max_length=1, precompute_ref_log_probs=True)
+
+
 def test_no_row_left_is_refused(bases: Bases, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="PreferenceTrainer was left 0 rows"):
+    with pytest.raises(RunError, match="PreferenceTrainer has 0 rows, too few for one batch"):
         trainer(bases(), tmp_path, max_length=1)
 
 

@@ -205,7 +205,10 @@ def test_a_bad_estimator_is_named(bases: Bases, tmp_path: Path, advantage: Any, 
     ("options", "message"),
     [
         ({"num_generations": 5}, "OnlineConfig refuses these options: .*num_generations"),
-        ({"per_device_train_batch_size": 60}, "was left 12 rows, too few for one batch"),
+        (
+            {"per_device_train_batch_size": 60},
+            "has 12 prompts, but a rollout takes 40: try a smaller",
+        ),
     ],
 )
 def test_a_rollout_that_cannot_be_filled_is_refused(
