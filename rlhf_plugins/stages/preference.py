@@ -58,7 +58,9 @@ class Preference:
         from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 
         adapter = run.base.adapter
-        args = arguments(trl.DPOConfig, run.folder, run.seed, {"precompute_ref_log_probs": True, **self.trainer})
+        dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off where nobody says otherwise
+        ours = {"precompute_ref_log_probs": True, "disable_dropout": not dropped}
+        args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
         train = preference_dataset(run.data.train)
         reference = None if adapter or args.precompute_ref_log_probs else load_causal(run.base)
         with building(len(train)):

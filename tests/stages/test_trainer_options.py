@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import transformers
 import trl
 
+from rlhf_plugins.interfaces import Adapter
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.stages import preference, reward, sft
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 COMMON = {"activation_offloading", "dataset_num_proc", "max_length"}
 ROWS = {"chat_template_path", "eos_token", "pad_token", "pad_to_multiple_of", "padding_free", "packing"}
@@ -23,9 +27,23 @@ READ = {
     | {"packing_strategy", "router_aux_loss_coef", "shuffle_dataset", "truncation_mode"},
 }
 UNREAD = {trl.DPOConfig: preference.UNREAD, trl.RewardConfig: reward.UNREAD, trl.SFTConfig: sft.UNREAD}
+FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
 
 
 @pytest.mark.parametrize("config", READ)
 def test_every_option_of_trl_is_read_or_refused(config: type) -> None:
     own = {field.name for field in fields(config)} - {f.name for f in fields(transformers.TrainingArguments)}
     assert own - UNREAD[config] == READ[config]
+
+
+def test_preference_training_honours_the_adapters_dropout(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    stage = component("stage", {"use": "preference", "trainer": FEW})
+    adapters = {rate: Adapter(r=4, lora_dropout=rate) for rate in (0.0, 0.5)}
+    found = [
+        stage.run(tiny_run(replace(base, adapter=adapter), tmp_path / f"{rate}" / "run", tiny_pairs(16), ()))
+        for rate, adapter in adapters.items()
+    ]
+    first, second = ([value for _, value in result.curves["loss"]] for result in found)
+    assert first[0] == pytest.approx(second[0], abs=1e-5)  # log 2: an untrained adapter changes nothing
+    assert first[1:] != second[1:]
