@@ -232,9 +232,10 @@ def _same_prompt(group: Tensor) -> Tensor:
 
 
 def _centred(whole: Tensor, group: Tensor) -> Tensor:
-    """R_i less the mean over its prompt, (B,)."""
-    same = _same_prompt(group).to(whole.dtype)
-    return whole - (same @ whole) / same.sum(1)
+    """R_i less the mean over its prompt, (B,); exactly 0 where all are equal, whatever a mean of them rounds to."""
+    mates = _same_prompt(group)
+    shifted, same = whole - whole[mates.int().argmax(1)], mates.to(whole.dtype)
+    return shifted - (same @ shifted) / same.sum(1)
 
 
 def _mean_of_others(whole: Tensor, weight: Tensor, group: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Adaptive:
     """A controller that holds the KL near a target: coef <- coef (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon).
 
-    n is the number of responses since the last change (Ziegler et al. 2019, section 2.2; its numbers).
+    n is the number of responses since the last change, at most the horizon (Ziegler et al. 2019, section 2.2; its
+    numbers).
     """
 
     target: Annotated[float, Field(gt=0, description="nats per response")] = 6.0
@@ -29,7 +30,7 @@ class Adaptive:
     def __call__(self, coef: float, kl: float, episodes: int) -> float:
         """The next strength."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
-        return coef * (1 + error * episodes / self.horizon)
+        return coef * (1 + error * min(episodes / self.horizon, 1.0))
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class _Pull:
 
     coef: Annotated[float, Field(ge=0, description="strength at the start")] = 0.05  # Huang et al. 2024
     adapt: Annotated[Adaptive | None, Field(description="how the strength follows the KL; `none` keeps it")] = None
+
+    def __post_init__(self) -> None:
+        if self.adapt is not None and self.coef == 0:
+            raise ValueError("coef: a strength of 0 cannot adapt, it stays 0")
 
     def adapted(self, coef: float, kl: float, episodes: int) -> float:
         """The next strength."""
@@ -62,6 +67,7 @@ class InLoss(_Pull):
     estimator: KLEstimator = uses("kl_estimator", "k3")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not getattr(self.estimator, "has_gradient", True):
             name = type(self.estimator).__name__
             raise ValueError(f"estimator: the gradient of {name} is 0 on average; in a loss use k2 or k3")

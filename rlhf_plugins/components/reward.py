@@ -34,7 +34,7 @@ class Model:
             raise RunError("reward: model needs a reward stage before this one")
         name = self.stage or list(folders)[-1]
         if name not in folders:
-            raise RunError(f"reward: no earlier stage left a reward model of that name {known(name, folders)}")
+            raise RunError(f"reward: no earlier stage {name!r} left a reward model {known(name, folders)}")
         return reward_function(Path(folders[name]), run)
 
 

@@ -151,20 +151,6 @@ def collate(groups: Sequence[PromptBranches], pad_id: int, layout: Layout = Layo
     }
 
 
-def common_prefix(sequences: Sequence[Ids]) -> PromptBranches:
-    """Splits whole sequences at their longest common prefix, leaving every branch and the prefix at least one token.
-
-    Raises:
-        ValueError: a sequence has fewer than two tokens, or the first tokens differ.
-    """
-    shortest = min(map(len, sequences))
-    length = next((i for i in range(shortest) if len({s[i] for s in sequences}) > 1), shortest)
-    length = min(length, shortest - 1)
-    if length < 1:
-        raise ValueError("sequences share no first token, or one is shorter than two tokens")
-    return PromptBranches(sequences[0][:length], [s[length:] for s in sequences])
-
-
 def by_prompt(prompts: Sequence[Ids], branches: Sequence[Ids]) -> list[PromptBranches]:
     """Groups neighbours that have the same prompt; the order of branches is kept."""
     groups: list[tuple[Ids, list[Ids]]] = []

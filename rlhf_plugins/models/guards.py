@@ -94,7 +94,9 @@ def called(component: Any, *inputs: Any) -> Any:
 @_guard
 def built(component: Any, *given: Any) -> Any:
     """What component.build(*given) makes; it remembers who made it, so that its faults are told by that name."""
-    made = _answer(component.build, *given)
+    made = _answer(lambda *needed: component.build(*needed), *given)
+    if not callable(made):
+        raise _Wrong(f"built a {type(made).__name__}, which cannot be called")
     if hasattr(made, "__dict__"):
         vars(made)[MAKER] = Made(component, given)  # past nn.Module, which would take a component for a part
     return made
@@ -156,8 +158,8 @@ def rewarded(reward: Any, samples: Samples) -> list[Tensor]:
     """
     said = _answer(reward, samples)
     try:
-        rows = [torch.as_tensor(row, dtype=torch.float32).cpu() for row in said]
-    except (TypeError, ValueError, RuntimeError) as error:
+        rows = [torch.as_tensor(row, dtype=torch.float32).detach().cpu() for row in said]
+    except Exception as error:  # an iterator may raise anything
         raise _Wrong(f"gave {_shown(said)}, not a number for each of {len(samples.responses)} responses") from error
     if wrong := _misfit(rows, samples):
         raise _Wrong(f"gave {wrong}")

@@ -39,7 +39,7 @@ class Linear(lora.Linear):  # PEFT knows by this name where another adapter can 
         base, down, up = self.base_layer, self.lora_A[adapter].weight, self.lora_B[adapter].weight
         flat = x.reshape(-1, x.shape[-1])
         added: Tensor = _Added.apply(flat, base.weight, base.bias, down, up, self.scaling[adapter])
-        return added.view(*x.shape[:-1], -1)
+        return added.view(*x.shape[:-1], added.shape[-1])
 
     def _adapter(self, x: Tensor) -> str | None:
         """The name of the one plain adapter that is worn, or None."""

@@ -83,7 +83,7 @@ def _refusal(trunk: Any, layout: Layout) -> str | None:
             error, unlike = _disagreement(trunk, layout)
         except Exception as failure:  # an architecture may refuse the mask in any way of its own
             return f"it does not take a 4-D attention mask ({type(failure).__name__})"
-        if unlike is None and error >= _rounding(trunk):
+        if unlike is None and not error < _rounding(trunk):  # NaN is not
             unlike = f"shared rows change its hidden states by {error:.2%}"
         keep.extend([True] * (unlike is None))
     return unlike

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.interfaces import Samples, Text
 from rlhf_plugins.models.folding import folded
@@ -49,7 +50,7 @@ def sample(
     responses: list[list[int]] = [[] for _ in rows]
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(), torch.inference_mode(), folded(model):
+    with torch.random.fork_rng(), torch.inference_mode(), folded(model), undistorted(model):
         torch.manual_seed(decoding.seed)
         starts = range(0, len(order), batch_size)
         for start in track(starts, "sampling", console=Console(stderr=True), transient=True, disable=len(starts) < 2):
@@ -62,18 +63,28 @@ def sample(
     return Samples([prompt for prompt, _ in rows], texts, [ids for _, ids in rows], responses)
 
 
+@contextmanager
+def undistorted(model: Any) -> Iterator[None]:
+    """While it lasts a model samples from its own distribution: of what its base says about generation, tokens count.
+
+    Many bases come with a repetition penalty or a `top_p`, which generation takes for whatever its caller leaves open.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = base.generation_config
+    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    base.generation_config = GenerationConfig(**tokens)
+    try:
+        yield
+    finally:
+        base.generation_config = own
+
+
 def _generate(
     model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], decoding: Decoding
 ) -> list[list[int]]:
     batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
     ends = end_tokens(model, tokenizer)
-    sampled: dict[str, Any] = {
-        "do_sample": True,
-        "temperature": decoding.temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "repetition_penalty": 1.0,
-    }
+    sampled: dict[str, Any] = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
     out = model.generate(
         **batch,
         **(sampled if decoding.temperature > 0 else {"do_sample": False}),

@@ -21,7 +21,7 @@ from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.interfaces import RewardFunction, Samples
 from rlhf_plugins.models.folding import folded
 from rlhf_plugins.models.guards import asked, named, pulled
-from rlhf_plugins.models.sampling import Decoding, sample
+from rlhf_plugins.models.sampling import Decoding, sample, undistorted
 from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Scored
 from rlhf_plugins.trainers.arguments import trainable
 from rlhf_plugins.trainers.belts import Guard
@@ -94,7 +94,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             self.accelerator.autocast,
         )
         self._rollouts = self._plan()
-        self._kl_coef = objective.kl.coef
+        self._kl_coef = self._next_kl_coef = objective.kl.coef
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
         self._skips: list[float] = []  # of each minibatch so far: 1 where it was skipped
 
@@ -132,7 +132,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         )
 
     def _sample(self, prompts: Sequence[Any]) -> Samples:
-        with folded(self.model), exploring(self.model, self._objective.exploration, self.temperature):
+        exploration = exploring(self.model, self._objective.exploration, self.temperature)
+        with folded(self.model), undistorted(self.model), exploration:
             prompt_ids, response_ids, _, completions, *_ = self._generate(list(prompts))
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids)
@@ -174,10 +175,11 @@ class OnlineTrainer(trl.GRPOTrainer):
         return self._episodes.minibatches[self._place() % self.args.steps_per_generation]
 
     def _roll_out(self, prompts: Sequence[Any]) -> Episodes | None:
+        self._kl_coef = self._next_kl_coef
         seen = self._rollouts.make(prompts, self._kl_coef)
         numbers = self._watch.rollout(seen, self.state.global_step)
         self._note(**numbers, kl_coef=self._kl_coef)
-        self._kl_coef = self._objective.kl.adapted(self._kl_coef, numbers["kl"], len(seen.scores))
+        self._next_kl_coef = self._objective.kl.adapted(self._kl_coef, numbers["kl"], len(seen.scores))
         return seen if self._guard.rollout(seen) else None
 
     def _compute_loss(self, model: Any, inputs: Minibatch) -> Tensor:
@@ -215,8 +217,9 @@ class OnlineTrainer(trl.GRPOTrainer):
 def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
     """Raises for what could not be trained, or not as it is asked for."""
     estimator = objective.advantage
-    if not hasattr(estimator, "needs_values"):
-        raise PluginError(f"{named(estimator)} does not say whether it needs_values")
+    for component, trait in ((estimator, "needs_values"), (objective.kl, "coef"), (objective.kl, "adapted")):
+        if not hasattr(component, trait):
+            raise PluginError(f"{named(component)} has no {trait}")
     fewest = getattr(estimator, "min_group", 1)
     if args.num_generations < fewest:
         raise RunError(

@@ -157,3 +157,11 @@ def test_a_lone_response_is_refused_where_siblings_are_compared(name: str) -> No
 def test_equal_rewards_give_no_advantage(name: str) -> None:
     certain = rollout([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]], [4, 4, 4], log_probs=torch.zeros(3, 2))
     assert not estimate(name, certain).any()
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
+@pytest.mark.parametrize(("size", "reward"), [(3, 100.3), (6, 1000.1), (7, 9.7), (7, 1e5 + 0.1)])
+def test_equal_rewards_say_nothing_whatever_their_mean_rounds_to(name: str, size: int, reward: float) -> None:
+    equal = torch.full((size, 1), reward)
+    told = Rollout(equal.squeeze(1), equal, None, torch.ones(size, 1, dtype=torch.bool), torch.zeros(size))
+    assert estimate(name, told).abs().max() == 0

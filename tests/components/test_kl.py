@@ -92,6 +92,18 @@ def test_the_adaptive_controller_of_ziegler() -> None:
     assert component("kl", "in_reward").adapted(0.3, 99.0, 256) == 0.3
 
 
+def test_a_rollout_longer_than_the_horizon_changes_the_strength_by_a_fifth_and_never_its_sign() -> None:
+    kl = component("kl", {"use": "in_reward", "adapt": {"target": 6.0, "horizon": 10}})
+    assert kl.adapted(0.5, 0.0, 500) == pytest.approx(0.4)
+    assert kl.adapted(0.5, 60.0, 500) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("place", ["in_reward", "in_loss"])
+def test_a_strength_of_0_that_should_adapt_is_refused(place: str) -> None:
+    with pytest.raises(PluginError, match="coef: a strength of 0 cannot adapt"):
+        component("kl", {"use": place, "coef": 0.0, "adapt": {}})
+
+
 def test_a_huge_log_ratio_stays_finite_in_double() -> None:
     x = tensor([[-80.0, 80.0]], dtype=torch.float64)
     assert component("kl_estimator", "k3")(x).tolist() == [[pytest.approx(exp(80) - 81), pytest.approx(79)]]

@@ -43,6 +43,14 @@ def test_a_stage_that_left_no_reward_model_is_named_with_the_nearest() -> None:
         Model("helpfull").build(run)
 
 
+class BuildsWhat:
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    def build(self, run: Run) -> Any:
+        return self.made
+
+
 class Length:
     def build(self, run: Run) -> Any:
         return lambda samples: [len(response) for response in samples.responses]
@@ -76,6 +84,28 @@ def test_a_source_of_a_weighted_reward_that_fails_is_named() -> None:
     score = Weighted(parts=(Gold(), Told([1, 2, 3], 1))).build(run_with(lambda *_: {"total": 1.0}))
     with pytest.raises(ComponentError, match=r"built by Told .* shape \(3,\) for a response of 1 tokens"):
         score(SAMPLES)
+
+
+class NoBuild:
+    pass
+
+
+def late(samples: Samples) -> Any:
+    yield 1.0
+    raise KeyError("late")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (NoBuild(), "NoBuild of .* failed: AttributeError: .* no attribute 'build'"),
+        (BuildsWhat(None), "BuildsWhat of .* built a NoneType, which cannot be called"),
+        (BuildsWhat(late), "late of .* built by BuildsWhat .* not a number for each of 2 responses .*test_reward.py"),
+    ],
+)
+def test_a_source_that_is_no_reward_is_named(source: Any, message: str) -> None:
+    with pytest.raises(ComponentError, match=message):
+        Weighted(parts=(source,)).build(run_with(None))(SAMPLES)
 
 
 def test_a_list_of_sources_in_a_recipe() -> None:

@@ -16,7 +16,6 @@ from rlhf_plugins.data.branches import (
     PromptBranches,
     by_prompt,
     collate,
-    common_prefix,
     size,
     within_budget,
 )
@@ -149,35 +148,6 @@ def test_the_padding_token_stands_only_where_nothing_is_read(groups: list[Prompt
 def test_a_prompt_or_branch_without_a_token_is_refused(group: PromptBranches) -> None:
     with pytest.raises(ValueError, match="no token"):
         collate([GROUPS[0], group], pad_id=0)
-
-
-@pytest.mark.parametrize(
-    ("sequences", "prompt", "branches"),
-    [
-        ([[1, 2, 3], [1, 2, 4, 5]], [1, 2], [[3], [4, 5]]),
-        ([[1, 2], [1, 2, 3]], [1], [[2], [2, 3]]),  # every branch keeps a token
-        ([[1, 2], [1, 2]], [1], [[2], [2]]),
-        ([[1, 2, 3]], [1, 2], [[3]]),
-    ],
-)
-def test_common_prefix_by_hand(sequences: list[list[int]], prompt: list[int], branches: list[list[int]]) -> None:
-    found = common_prefix(sequences)
-    assert (found.prompt, found.branches) == (prompt, branches)
-
-
-@pytest.mark.parametrize("sequences", [[[1, 2], [3, 2]], [[1], [1, 2]], [[], [1]]])
-def test_sequences_without_a_common_prefix_are_refused(sequences: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="share no first token"):
-        common_prefix(sequences)
-
-
-@given(IDS, st.lists(IDS, min_size=1, max_size=4))
-def test_common_prefix_loses_no_token(prompt: list[int], branches: list[list[int]]) -> None:
-    wholes = [prompt + branch for branch in branches]
-    found = common_prefix(wholes)
-    assert [[*found.prompt, *branch] for branch in found.branches] == wholes
-    assert len(found.prompt) >= len(prompt) or min(map(len, found.branches)) == 1
-    assert all(found.branches)
 
 
 def test_only_neighbours_are_grouped_by_prompt() -> None:

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from rlhf_plugins.data.branches import Layout, PromptBranches
+from rlhf_plugins.models import probing
 from rlhf_plugins.models.forward import response_logps, sequence_states, states_at, trunk_of
 from rlhf_plugins.models.probing import layout_of
 
@@ -127,6 +128,11 @@ def test_attention_dropout_drops_in_packed_rows(causal: Causal) -> None:
     assert torch.equal(response_logps(model, batch).logps, response_logps(model, batch).logps)
     model.train()
     assert not torch.equal(response_logps(model, batch).logps, response_logps(model, batch).logps)
+
+
+def test_a_layout_that_gives_nan_is_not_taken(causal: Causal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "_disagreement", lambda *_: (float("nan"), None))
+    assert layout_of(causal()) is Layout.SEPARATE
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])

@@ -93,3 +93,7 @@ def test_merged_disabled_and_joined_adapters_are_pefts() -> None:
     torch.testing.assert_close(found(x), expected)
     found.enable_adapters(False)
     torch.testing.assert_close(found(x), found.base_layer(x))
+
+
+def test_no_rows_are_no_rows() -> None:
+    assert layer()(torch.zeros(2, 0, 3)).shape == (2, 0, 5)

@@ -201,6 +201,11 @@ def test_a_bad_estimator_is_named(bases: Bases, tmp_path: Path, advantage: Any, 
         trainer(bases(), tmp_path, objective(advantage=advantage)).train()
 
 
+def test_a_pull_without_a_strength_is_named(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="lambda> of .*test_online has no coef"):
+        trainer(bases(), tmp_path, objective(kl=lambda log_ratio: log_ratio))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

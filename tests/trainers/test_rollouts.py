@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.data.branches import BranchBatch
@@ -20,11 +20,12 @@ from rlhf_plugins.models.loading import load_causal
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.rollout import Advantages, Rollout
 from rlhf_plugins.trainers.exploration import exploring, mixed
+from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.scoring import Scorer
 from rlhf_plugins.trainers.settings import Exploration, Oversight, Table
 
 from . import by_hand
-from .online_parts import FREE, Bases, curve, logged, objective, prompts, trainer
+from .online_parts import FREE, Bases, ants, curve, logged, objective, prompts, trainer
 
 EOS = by_hand.EOS
 RAGGED = Samples(["how"] * 3, ["x"] * 3, [[15]] * 3, [[3, 4, EOS], [3], [3, 4, 5, 6]])
@@ -213,10 +214,41 @@ def test_the_strength_of_the_pull_follows_its_controller(
     assert coefs == pytest.approx(expected)
 
 
+def test_the_strength_that_is_logged_is_the_one_that_was_used(bases: Bases, tmp_path: Path) -> None:
+    used: list[float] = []
+
+    class Noting(OnlineTrainer):
+        def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
+            used.append(self._kl_coef)
+            return super()._compute_loss(model, inputs)
+
+    kl = {"use": "in_loss", "coef": 0.2, "adapt": {"target": 0.01, "horizon": 100}}
+    logs = curve(trainer(bases(), tmp_path, objective(kl=kl), cls=Noting, max_steps=6), "kl_coef")
+    assert used == [coef for coef in logs for _ in range(2)]
+    assert len(set(used)) == 3
+
+
+def test_a_reward_with_a_gradient_is_a_number(bases: Bases, tmp_path: Path) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    found = trainer(bases(), tmp_path, objective(lambda s: torch.tensor(ants(s)) * weight))
+    assert len(curve(found, "reward")) == 3
+    assert weight.grad is None
+
+
 def test_the_pull_in_the_loss_holds_the_policy(bases: Bases, tmp_path: Path) -> None:
     aims = (objective(kl={"use": "in_loss", "coef": coef}, shaping=[]) for coef in (0.0, 30.0))
     free, held = (curve(trainer(bases(), tmp_path, aim, max_steps=20, learning_rate=3e-3), "kl")[-1] for aim in aims)
     assert abs(held) < 0.3 * abs(free)
+
+
+def test_what_the_base_says_of_generation_changes_no_sample(bases: Bases, tmp_path: Path) -> None:
+    plain, told = (trainer(bases(), tmp_path) for _ in range(2))
+    told.model.get_base_model().generation_config.suppress_tokens = list(range(5, 13))
+    sampled = []
+    for found in (plain, told):
+        torch.manual_seed(0)
+        sampled.append(found._sample(["how", "ant"] * 8).response_ids)
+    assert sampled[0] == sampled[1]
 
 
 def test_a_checkpoint_is_refused(bases: Bases, tmp_path: Path) -> None:
