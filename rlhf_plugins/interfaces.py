@@ -315,7 +315,10 @@ class Metric(Protocol):
 
 
 class Stage(Protocol):
-    """One block of a recipe's `stages`."""
+    """One block of a recipe's `stages`.
+
+    A method `fits(adapter)`, where there is one, raises ValueError if the recipe's adapter does not go with it.
+    """
 
     kind: ClassVar[str]
 

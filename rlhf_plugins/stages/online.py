@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Adapter, Reward, Run, StageResult, uses
 from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Shaping
-from rlhf_plugins.trainers.settings import Belts, Exploration, Table, Value
+from rlhf_plugins.trainers.settings import PLAIN, Belts, Exploration, Table, Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,15 +71,6 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
     }
 )
 
-PLAIN = {
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": None,
-    "repetition_penalty": 1.0,
-    "generation_kwargs": None,
-    "use_vllm": False,
-}
-
 
 @dataclass(frozen=True)
 class Online:
@@ -123,13 +114,11 @@ class Online:
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
-        if adapter is None and self.value.adapter and self.advantage.needs_values:
+        if adapter is None and self.value.adapter and getattr(self.advantage, "needs_values", True):
             raise ValueError("value.adapter: needs the recipe's `adapter`, which is none; leave out one of them")
         for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
             if one and one.lora_dropout:
-                raise ValueError(
-                    f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1; online trains at 0"
-                )
+                raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""

@@ -31,7 +31,7 @@ from rlhf_plugins.trainers.exploration import exploring
 from rlhf_plugins.trainers.passes import Passes
 from rlhf_plugins.trainers.rollouts import Rollouts
 from rlhf_plugins.trainers.scoring import Scorer
-from rlhf_plugins.trainers.settings import Exploration, Oversight, Value
+from rlhf_plugins.trainers.settings import PLAIN, Exploration, Oversight, Value
 from rlhf_plugins.trainers.watch import Watch
 
 
@@ -226,10 +226,6 @@ def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
             f"{named(estimator)} compares the responses to a prompt: num_generations is {args.num_generations}, "
             f"and it needs {fewest} or more"
         )
-    if args.fp16:
-        raise RunError("fp16: a minibatch that is skipped would upset its gradient scaler; use bf16 or neither")
-    plain = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "generation_kwargs": None}
-    plain |= {"use_vllm": False, "use_transformers_continuous_batching": False}
-    cut = [name for name, value in plain.items() if getattr(args, name) != value]
+    cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
     if objective.exploration and cut:
         raise RunError(f"exploration: with {cut[0]} the mixture would not be what samples; leave {cut[0]} out")

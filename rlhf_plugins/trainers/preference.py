@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The reference's log-probabilities of chosen and rejected, each (pairs,); TRL calls it before training."""
-        with torch.no_grad(), self.accelerator.autocast(), self._adapter_off():
-            reference = self.ref_model or self.model
+        with self._reference() as reference:
             found = [self._pair_logps(reference, piece) for piece in inputs.get(PIECES, [inputs])]
         return torch.cat(found).unbind(1)
 
@@ -174,8 +173,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         layout, pad_id = self.data_collator.layout, self.data_collator.pad_id
         batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), TOKENS_PER_BATCH, layout))
         found: list[float] = []
-        with torch.no_grad(), self.accelerator.autocast(), self._adapter_off():
-            reference = self.ref_model or self.model
+        with self._reference() as reference:
             for batch in track(
                 batches, "reference", console=Console(stderr=True), transient=True, disable=len(batches) < 3
             ):
@@ -187,9 +185,18 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         known = [inputs[name] for name in REFERENCE if name in inputs]
         return torch.stack(known or list(self.compute_ref_log_probs(self.model, inputs)), dim=1)
 
-    def _adapter_off(self) -> Any:
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The policy with its adapter off, or a model of its own, without gradients and dropout."""
+        reference = self.ref_model or self.model
+        training = reference.training
         alone = self.ref_model is None and hasattr(self.model, "disable_adapter")
-        return self.model.disable_adapter() if alone else torch.no_grad()
+        with torch.no_grad(), self.accelerator.autocast(), self.model.disable_adapter() if alone else nullcontext():
+            reference.eval()
+            try:
+                yield reference
+            finally:
+                reference.train(training)
 
     @staticmethod
     def _pair_logps(model: Any, inputs: dict[str, Any]) -> Tensor:

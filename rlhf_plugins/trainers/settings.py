@@ -9,6 +9,15 @@ from pydantic import Field
 
 from rlhf_plugins.interfaces import Adapter, GoldReward
 
+PLAIN = {  # options of sampling that leave the policy's distribution as it is
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "generation_kwargs": None,
+    "use_vllm": False,
+}
+
 
 @dataclass(frozen=True)
 class Value:
