@@ -98,6 +98,9 @@ def page(rows: list[dict[str, Any]], reports: list[dict[str, Any]]) -> str:
         *(line(row) for row in rows),
         "",
         *(verdict(row) for row in rows if row["trained"]),
+        "",
+        "Differences of a few points of score between DPO, IPO and PPO are not differences of the algorithms: each has "
+        "one setting, found by hand. Seconds share the machine with other work.",
     ]
     return "\n".join(lines) + "\n"
 
