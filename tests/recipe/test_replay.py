@@ -39,7 +39,7 @@ class Module(nn.Linear):
 @dataclass(frozen=True)
 class Broken:
     scale: float = 2.0
-    needs_values, coef = False, 0.1
+    needs_values, coef, adapted = False, 0.1, None
     {body}
 
 @hookimpl
