@@ -48,7 +48,7 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
     if name in SECRETS:
         raise ValueError("is a secret, which a report would show; log in with `hf auth login` or set HF_TOKEN")
     if name in reserved:
-        raise ValueError(f"is set by the stage itself; {_instead(name)}")
+        raise ValueError(_instead(name))
     if name not in types:
         near = get_close_matches(name, types.keys() - set(reserved) - SECRETS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
@@ -61,9 +61,12 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
 
 
 def _instead(name: str) -> str:
+    """What to do in place of a reserved option."""
     if name in ("seed", "output_dir", "trust_remote_code"):
-        return f"write `{name}:` at the top of the recipe"
-    return "leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
+        return f"is set by the stage itself; write `{name}:` at the top of the recipe"
+    if name == "resume_from_checkpoint":
+        return "is not read; say `rlhf run --resume`"
+    return "is set by the stage or not read; leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
 
 
 def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:

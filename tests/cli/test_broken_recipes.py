@@ -92,7 +92,7 @@ BROKEN = {
     ),
     "an option that nothing reads": (
         stage("{stage: reward, trainer: {pad_token: x}}"),
-        "4: stages.0.trainer.pad_token: is set by the stage itself",
+        "4: stages.0.trainer.pad_token: is set by the stage or not read; leave it out",
     ),
     "a temperature of 0": (
         stage("{stage: online, trainer: {temperature: 0}}"),
@@ -175,6 +175,10 @@ BROKEN = {
     "a trainer option that the stage sets": (
         stage("{stage: sft, trainer: {seed: 3}}"),
         "4: stages.0.trainer.seed: is set by the stage itself; write `seed:` at the top of the recipe",
+    ),
+    "a checkpoint to go on from": (
+        stage("{stage: sft, trainer: {resume_from_checkpoint: old}}"),
+        "4: stages.0.trainer.resume_from_checkpoint: is not read; say `rlhf run --resume`",
     ),
     "a trainer option of the wrong type": (
         stage("{stage: sft, trainer: {max_steps: many}}"),

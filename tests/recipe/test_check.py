@@ -114,7 +114,7 @@ def test_trl_names_and_refuses_its_own_options(checked: Checked) -> None:
     assert fault.startswith("recipe.yaml:5: stages.0.trainer: trl.RewardConfig refuses these options: sometimes is not")
     (fault,) = faults(checked, text % "max_length: 3")
     advice = "leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
-    assert fault == f"recipe.yaml:5: stages.0.trainer.max_length: is set by the stage itself; {advice}"
+    assert fault == f"recipe.yaml:5: stages.0.trainer.max_length: is set by the stage or not read; {advice}"
 
 
 def test_a_recipe_with_a_name_too_long_for_a_file_is_no_traceback() -> None:
