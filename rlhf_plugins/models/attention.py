@@ -4,13 +4,14 @@ It is registered with transformers under `NAME`, and takes the place of a model'
 the one that `packed_mask` made; every other call goes to transformers' own SDPA. A group costs what its tokens really
 see: its prompt and first branch are one causal sequence; every other branch sees the prompt, and itself causally, and
 the two are merged by their log-sum-exps, forward and backward, as FlashAttention merges blocks (Dao et al. 2022,
-section 3.1).
+section 3.1). Neighbouring groups of the same lengths are one call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,19 +34,34 @@ Parts = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Span:
-    """Where one group stands in the row."""
+    """How one group is laid out, counted from its own first token."""
 
+    size: int
     first: slice  # its prompt and first branch
     prompt: slice
     rest: slice  # its other branches
     branches: tuple[slice, ...]  # each of them
 
 
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring groups of one layout."""
+
+    span: Span
+    at: slice  # where they stand in the row
+
+    def of(self, *tensors: Tensor) -> Parts:
+        """Their part of tensors (1, heads, N, ...), as views (groups, heads, size, ...)."""
+        own = (tensor[0, :, self.at].unflatten(1, (-1, self.span.size)) for tensor in tensors)
+        return tuple(tensor.transpose(0, 1) for tensor in own)
+
+
 @dataclass
 class Packed:
     """Where the groups of a row stand, and what was asked of the attention over it."""
 
-    spans: Sequence[Span]
+    groups: Sequence[slice]
+    runs: Sequence[Run]
     batch: BranchBatch
     windows: list[int | None] = field(default_factory=list)  # sliding window of each layer that asked
     strangers: set[str] = field(default_factory=set)  # arguments that are not understood
@@ -59,8 +75,7 @@ class Packed:
         """Which token of a group sees which, (n, n) bool."""
         key = group, window if self.narrow(window) else None
         if key not in self.masks:
-            span = self.spans[group]
-            own = slice(span.first.start, span.rest.stop)
+            own = self.groups[group]
             seen = self.batch.visible(own)[0]
             if key[1] is not None:
                 at = self.batch.position_ids[0, own]
@@ -75,24 +90,38 @@ def packed_mask(batch: BranchBatch) -> Tensor:
     Decoders hand a 4-D mask through to their attention as it is.
     """
     mask = torch.empty(1, 1, 1, 0, device=batch.input_ids.device)
-    mask.packed = Packed(_spans(batch.segment[0], batch.parent[0]), batch)  # type: ignore[attr-defined]
+    spans = _spans(batch.segment[0], batch.parent[0])
+    mask.packed = Packed(_places(spans), _runs(spans), batch)  # type: ignore[attr-defined]
     return mask
 
 
 def _spans(segment: Tensor, parent: Tensor) -> list[Span]:
     _, counts = segment.unique_consecutive(return_counts=True)
-    starts = (counts.cumsum(0) - counts).tolist()
-    own = parent[starts].tolist()  # by segment: its prompt's number, from 0 in order
-    parts = [slice(start, start + count) for start, count in zip(starts, counts.tolist(), strict=True)]
-    groups: dict[int, list[slice]] = {}
-    for number, part in zip(own, parts, strict=True):
-        groups.setdefault(number, []).append(part)
-    return [_span(*group) for group in groups.values()]
+    own = parent[counts.cumsum(0) - counts].tolist()  # by segment: its prompt's number, from 0 in order
+    lengths: dict[int, list[int]] = {}
+    for number, length in zip(own, counts.tolist(), strict=True):
+        lengths.setdefault(number, []).append(length)
+    return [_span(*group) for group in lengths.values()]
 
 
-def _span(prompt: slice, first: slice, *rest: slice) -> Span:
-    end = rest[-1].stop if rest else first.stop
-    return Span(slice(prompt.start, first.stop), prompt, slice(first.stop, end), rest)
+def _span(*lengths: int) -> Span:
+    """The layout of a prompt and its branches, of such lengths."""
+    ends = list(accumulate(lengths))
+    branches = tuple(slice(start, end) for start, end in pairwise(ends[1:]))
+    return Span(ends[-1], slice(0, ends[1]), slice(0, ends[0]), slice(ends[1], ends[-1]), branches)
+
+
+def _places(spans: Sequence[Span]) -> list[slice]:
+    return [slice(start, end) for start, end in pairwise(accumulate((span.size for span in spans), initial=0))]
+
+
+def _runs(spans: Sequence[Span]) -> list[Run]:
+    runs: list[Run] = []
+    for span, place in zip(spans, _places(spans), strict=True):
+        if runs and runs[-1].span == span:
+            place = slice(runs.pop().at.start, place.stop)
+        runs.append(Run(span, place))
+    return runs
 
 
 def packed_attention(
@@ -130,7 +159,7 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     same_width = query.shape[-1] == value.shape[-1]
     if query.device.type == "cpu" and same_width and not (dropout or cap or packed.narrow(window)):
-        mixed = _BySpan.apply(query, key, value, scale, packed.spans)
+        mixed = _BySpan.apply(query, key, value, scale, packed.runs)
     else:
         mixed = _by_group(query, key, value, packed, _mixing(scale, cap, dropout, window))
     return mixed.transpose(1, 2).contiguous(), None
@@ -182,7 +211,7 @@ def _mixing(scale: float, cap: float | None, dropout: float, window: int | None)
 
 
 def _by_group(query: Tensor, key: Tensor, value: Tensor, packed: Packed, mix: Mix) -> Tensor:
-    sizes = [span.rest.stop - span.first.start for span in packed.spans]
+    sizes = [place.stop - place.start for place in packed.groups]
     parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     return torch.cat([mix(q, k, v, packed, group) for group, (q, k, v) in enumerate(parts)], 2)
 
@@ -191,46 +220,69 @@ class _BySpan(torch.autograd.Function):
     """Exact attention by spans with the CPU's flash kernels, which also give each query's log-sum-exp."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, spans: Sequence[Span]) -> Tensor:
-        mixed, lse = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_precise(query))
-        for span in spans:
-            own = _at(span.first, query, key, value)
-            mixed[:, :, span.first], lse[:, :, span.first] = FLASH(*own, is_causal=True, scale=scale)
-            if not span.branches:
-                continue
-            of_prompt, prompt_lse = FLASH(*_at(span.rest, query), *_at(span.prompt, key, value), scale=scale)
-            of_branch, branch_lse = torch.empty_like(of_prompt), torch.empty_like(prompt_lse)
-            for branch in span.branches:
-                local = slice(branch.start - span.rest.start, branch.stop - span.rest.start)
-                own = _at(branch, query, key, value)
-                of_branch[:, :, local], branch_lse[:, :, local] = FLASH(*own, is_causal=True, scale=scale)
-            total = torch.logaddexp(prompt_lse, branch_lse)
-            share = (prompt_lse - total).exp().unsqueeze(-1)
-            mixed[:, :, span.rest] = of_prompt * share + of_branch * (1 - share)
-            lse[:, :, span.rest] = total
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, runs: Sequence[Run]) -> Tensor:
+        found = [_forward(run.span, run.of(query, key, value), scale) for run in runs]
+        mixed, lse = _in_a_row([out for out, _ in found]), _in_a_row([total for _, total in found])
         ctx.save_for_backward(query, key, value, mixed, lse)
-        ctx.scale, ctx.spans = scale, spans
+        ctx.scale, ctx.runs = scale, runs
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mixed, lse = ctx.saved_tensors
-        grad = grads[0]
-        found = tuple(torch.empty_like(tensor) for tensor in (query, key, value))
+        known = (grads[0], *ctx.saved_tensors)
+        found = [_backward(run.span, run.of(*known), ctx.scale) for run in ctx.runs]
+        return *(_in_a_row(parts) for parts in zip(*found, strict=True)), None, None
 
-        def pull(queries: slice, keys: slice, causal: bool) -> zip[tuple[Tensor, Tensor]]:
-            """A block's gradients beside where they go; a query's log-sum-exp is that of all keys that it sees."""
-            (g, q, out, total), (k, v) = _at(queries, grad, query, mixed, lse), _at(keys, key, value)
-            gradients = FLASH_BACKWARD(g, q, k, v, out, total, 0.0, causal, scale=ctx.scale)
-            return zip((*_at(queries, found[0]), *_at(keys, *found[1:])), gradients, strict=True)
 
-        for span in ctx.spans:
-            for own in (span.first, *span.branches):
-                for place, part in pull(own, own, True):
-                    place.copy_(part)
-            for place, part in pull(span.rest, span.prompt, False) if span.branches else ():
-                place.add_(part)
-        return *found, None, None
+def _in_a_row(parts: Sequence[Tensor]) -> Tensor:
+    """What was computed run by run, each (groups, heads, size, ...), as (1, heads, N, ...)."""
+    rows = [part.transpose(1, 2).flatten(0, 1) for part in parts]
+    return (rows[0] if len(rows) == 1 else torch.cat(rows)).unsqueeze(0).transpose(1, 2)
+
+
+def _forward(span: Span, known: Parts, scale: float) -> Parts:
+    """What groups of one layout see, and its log-sum-exps, of queries, keys and values (groups, heads, size, width)."""
+    query, key, value = known
+    first = FLASH(*_at(span.first, query, key, value), is_causal=True, scale=scale)
+    if not span.branches:
+        return first[0], first[1]
+    return tuple(torch.cat(both, 2) for both in zip(first, _branches(span, query, key, value, scale), strict=True))
+
+
+def _branches(span: Span, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Parts:
+    """What all branches but the first see, and its log-sum-exps; tensors are (groups, heads, size, width)."""
+    of_prompt, prompt_lse = FLASH(*_at(span.rest, query), *_at(span.prompt, key, value), scale=scale)
+    of_branch, branch_lse = torch.empty_like(of_prompt), torch.empty_like(prompt_lse)
+    for branch in span.branches:
+        local = slice(branch.start - span.rest.start, branch.stop - span.rest.start)
+        own = _at(branch, query, key, value)
+        of_branch[:, :, local], branch_lse[:, :, local] = FLASH(*own, is_causal=True, scale=scale)
+    total = torch.logaddexp(prompt_lse, branch_lse)
+    share = (prompt_lse - total).exp().unsqueeze(-1)
+    return (of_prompt * share + of_branch * (1 - share)).to(query.dtype), total
+
+
+def _backward(span: Span, known: Parts, scale: float) -> Parts:
+    """The gradients of queries, keys and values of groups of one layout; all (groups, heads, size, ...)."""
+    grad, query, key, value, mixed, lse = known
+
+    def pull(queries: slice, keys: slice, causal: bool) -> Parts:
+        """A block's gradients; a query's log-sum-exp is that of all keys that it sees."""
+        (g, q, out, total), (k, v) = _at(queries, grad, query, mixed, lse), _at(keys, key, value)
+        gradients: Parts = FLASH_BACKWARD(g, q, k, v, out, total, 0.0, causal, scale=scale)
+        return gradients
+
+    first = pull(span.first, span.first, True)
+    if not span.branches:
+        return first
+    own = zip(first, *(pull(branch, branch, True) for branch in span.branches), strict=True)
+    found = tuple(torch.cat(parts, 2) for parts in own)
+    of_query, *of_prompt = pull(span.rest, span.prompt, False)
+    for place, part in zip(
+        (*_at(span.rest, found[0]), *_at(span.prompt, *found[1:])), (of_query, *of_prompt), strict=True
+    ):
+        place.add_(part)
+    return found
 
 
 def _precise(tensor: Tensor) -> torch.dtype:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.models import probing
+from rlhf_plugins.models.attention import packed_mask
 from rlhf_plugins.models.forward import response_logps, sequence_states, states_at, trunk_of
 from rlhf_plugins.models.probing import layout_of
 
@@ -88,6 +89,21 @@ def test_in_float64_they_equal_to_ten_digits(causal: Causal, lora: bool) -> None
     assert layout_of(model) is Layout.PACKED
     assert response_logps(model, batch_of(ragged(1))).logps.dtype == torch.float64
     agrees(model, Layout.PACKED, ragged(1), 1e-10)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (5, 5), (2, 6, 3)], ids=str)
+def test_neighbours_of_one_layout_are_computed_together_and_alike(causal: Causal, lengths: tuple[int, ...]) -> None:
+    draw = random.Random(0)
+
+    def group(prompt: int, *branches: int) -> PromptBranches:
+        ids = [[draw.randrange(5, 20) for _ in range(length)] for length in (prompt, *branches)]
+        return PromptBranches(ids[0], ids[1:])
+
+    groups = [group(4, *lengths) for _ in range(3)] + [group(7, 3)] + [group(4, *lengths) for _ in range(2)]
+    model = causal("gpt2").double()
+    assert layout_of(model) is Layout.PACKED
+    assert len(packed_mask(batch_of(groups)).packed.runs) == 3
+    agrees(model, Layout.PACKED, groups, 1e-10)
 
 
 def test_in_bfloat16_they_equal_to_its_rounding(causal: Causal) -> None:
