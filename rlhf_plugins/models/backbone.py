@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
 from rlhf_plugins.models.forward import trunk_of
-from rlhf_plugins.models.loading import lora
-from rlhf_plugins.models.lora_layer import in_one_pass
+from rlhf_plugins.models.lora_layer import in_one_pass, lora_config
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
@@ -131,7 +130,7 @@ def wearing(model: Any, adapter: str | None) -> Iterator[Any]:
 def fresh(model: PeftModel, adapter: Adapter) -> str:
     """Adds an adapter beside the policy's that is to be trained, and says by which name it is worn."""
     name = _free_name(model)
-    model.add_adapter(name, lora(adapter))
+    model.add_adapter(name, lora_config(adapter))
     in_one_pass(model).set_requires_grad(name)
     return name
 

@@ -1,17 +1,23 @@
 """Log-probabilities from hidden states, a chunk of tokens at a time. It knows language-model heads, no trunk.
 
-No tensor of (tokens, vocabulary) outlives its chunk: the backward pass computes a chunk's logits again.
+No tensor of (tokens, vocabulary) outlives its chunk: the backward pass computes a chunk's logits again. Of a frozen
+head the forward pass keeps how each log-probability moves with its hidden state, and nothing is computed again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-LOGITS_PER_CHUNK, FEWEST_ROWS = 2**22, 256  # 16 MiB in float32; with a large vocabulary, work worth a launch
+LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 16 MiB in float32; with a large vocabulary, work worth a launch
+
+
+Grads = tuple[Tensor | None, ...]
 
 
 class TokenLogps(NamedTuple):
@@ -77,22 +83,29 @@ def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scali
 
 
 class _InChunks(torch.autograd.Function):
-    """Log-probabilities and entropies of linear logits; saves the inputs and one number a token."""
+    """Log-probabilities and entropies of linear logits; saves the inputs and one number a token.
+
+    Of a frozen head it also saves the log-probabilities' own gradients, (tokens, width).
+    """
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
         hidden, weight, bias, targets, scaling, entropy = given
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[:3] == (True, False, False) else None
         logps, entropies, totals = [], [], []
-        for rows, ids in _chunks(hidden, weight, targets):
+        for at, rows, ids in _chunks(hidden, weight, targets):
             logits = scaling(nn.functional.linear(rows, weight, bias))
             total = logits.logsumexp(-1)
             logps.append(logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total)
             totals.append(total)
             if entropy:
                 entropies.append(total - (logits.sub(total.unsqueeze(1)).exp_() * logits).sum(-1))
+            if slopes is not None:
+                pulled = _of_logits(logits, ids, total, total, (torch.ones_like(total), None))
+                torch.mm(scaling.pull(pulled, logits).to(weight.dtype), weight, out=slopes[at])
         found = torch.cat(totals)
         spread = torch.cat(entropies) if entropy else torch.zeros_like(found)
-        ctx.save_for_backward(hidden, weight, bias, targets, found, spread)
+        ctx.save_for_backward(hidden, weight, bias, targets, found, spread, slopes)
         ctx.scaling = scaling
         if not entropy:
             ctx.mark_non_differentiable(spread)
@@ -100,21 +113,23 @@ class _InChunks(torch.autograd.Function):
         return torch.cat(logps), spread
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """d logp_y / d l_j = [j = y] - p_j; d H / d l_j = -p_j (log p_j + H)."""
-        hidden, weight, bias, targets, totals, entropies = ctx.saved_tensors
+        hidden, weight, bias, targets, totals, entropies, slopes = ctx.saved_tensors
+        if slopes is not None and grads[0] is not None and grads[1] is None:
+            return slopes * grads[0].unsqueeze(1).to(slopes.dtype), *(None,) * 5
         needed = ctx.needs_input_grad
         of_hidden = torch.empty_like(hidden) if needed[0] else None
         of_weight = torch.zeros_like(weight) if needed[1] else None
         of_bias = torch.zeros_like(bias) if needed[2] else None
-        start = 0
-        for rows, ids in _chunks(hidden, weight, targets):
-            at = slice(start, start := start + len(rows))
+        for at, rows, ids in _chunks(hidden, weight, targets):
             logits = ctx.scaling(nn.functional.linear(rows, weight, bias))
-            pulled = _of_logits(logits, ids, totals[at], entropies[at], [g if g is None else g[at] for g in grads])
+            own = tuple(None if grad is None else grad[at] for grad in grads)
+            pulled = _of_logits(logits, ids, totals[at], entropies[at], own)
             pulled = ctx.scaling.pull(pulled, logits).to(weight.dtype)
             if of_hidden is not None:
-                of_hidden[at] = pulled @ weight
+                torch.mm(pulled, weight, out=of_hidden[at])
             if of_weight is not None:
                 of_weight.addmm_(pulled.t(), rows)
             if of_bias is not None:
@@ -122,7 +137,7 @@ class _InChunks(torch.autograd.Function):
         return of_hidden, of_weight, of_bias, None, None, None
 
 
-def _of_logits(logits: Tensor, ids: Tensor, total: Tensor, entropy: Tensor, grads: list[Tensor | None]) -> Tensor:
+def _of_logits(logits: Tensor, ids: Tensor, total: Tensor, entropy: Tensor, grads: Grads) -> Tensor:
     """Gradient of the logits (tokens, vocabulary), of those of log-probabilities and entropies, each (tokens,)."""
     of_logps, of_entropies = grads
     pulled = (logits - total.unsqueeze(1)).exp_()  # the probabilities
@@ -137,6 +152,9 @@ def _of_logits(logits: Tensor, ids: Tensor, total: Tensor, entropy: Tensor, grad
     return pulled
 
 
-def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> zip[tuple[Tensor, Tensor]]:
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Places of a chunk's tokens, their hidden states and targets."""
     rows = max(FEWEST_ROWS, LOGITS_PER_CHUNK // len(weight))
-    return zip(hidden.split(rows), targets.split(rows), strict=True)
+    for start in range(0, len(hidden), rows):
+        at = slice(start, start + rows)
+        yield at, hidden[at], targets[at]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -22,7 +21,10 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
-from rlhf_plugins.models.lora_layer import in_one_pass
+from rlhf_plugins.models.feed_forward import in_one_step
+from rlhf_plugins.models.lora_layer import in_one_pass, lora_config
+from rlhf_plugins.models.norm import in_few_passes
+from rlhf_plugins.models.rotation import in_halves
 
 UNREAD = "pooler."  # an encoder's weights above its last hidden states
 
@@ -74,14 +76,9 @@ def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
     return trunk
 
 
-def lora(adapter: Adapter, task: str | None = None) -> LoraConfig:
-    """PEFT's configuration of an adapter; `task` is PEFT's task type."""
-    return LoraConfig(task_type=task, **asdict(adapter))
-
-
 def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | None = None) -> Any:
     """The model with a fresh trainable adapter, or as it is when there is none to add."""
-    return model if adapter is None else in_one_pass(get_peft_model(model, lora(adapter, task)))
+    return model if adapter is None else in_one_pass(get_peft_model(model, lora_config(adapter, task)))
 
 
 def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -130,7 +127,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
         return prepare_model_for_kbit_training(_never_packed(model), use_gradient_checkpointing=False)
-    return model.to(device())
+    return in_halves(in_few_passes(in_one_step(model.to(device()))))
 
 
 def _never_packed(model: PreTrainedModel) -> PreTrainedModel:

@@ -6,14 +6,23 @@ costs as much as the weight gradients that an adapter spares.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.tuners import lora
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
+
+from rlhf_plugins.interfaces import Adapter
+from rlhf_plugins.models.product import Product
+
+
+def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
+    """PEFT's configuration of an adapter; `task` is PEFT's task type."""
+    return LoraConfig(task_type=task, **asdict(adapter))
 
 
 def in_one_pass(model: Any) -> Any:
@@ -36,10 +45,24 @@ class Linear(lora.Linear):  # PEFT knows by this name where another adapter can 
         if adapter is None:
             computed: Tensor = super().forward(x, *args, **kwargs)
             return computed
-        base, down, up = self.base_layer, self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        flat = x.reshape(-1, x.shape[-1])
-        added: Tensor = _Added.apply(flat, base.weight, base.bias, down, up, self.scaling[adapter])
+        flat, product = x.reshape(-1, x.shape[-1]), self._worn(adapter)
+        weights = (product.weight, product.down, product.up)
+        added: Tensor = _Added.apply(flat, self.base_layer.bias, product.scaling, *weights)
         return added.view(*x.shape[:-1], added.shape[-1])
+
+    def product(self, x: Tensor) -> Product | None:
+        """What the layer computes of x, with one plain adapter or with none; None where it is anything else."""
+        base = self.base_layer
+        if type(base) is not nn.Linear or base.bias is not None or base.weight.dtype != torch.float32:
+            return None
+        if self.merged or self.disable_adapters:
+            return Product(1.0, base.weight) if self.merged != self.disable_adapters else None
+        adapter = self._adapter(x)
+        return None if adapter is None else self._worn(adapter)
+
+    def _worn(self, adapter: str) -> Product:
+        down, up = self.lora_A[adapter].weight, self.lora_B[adapter].weight
+        return Product(self.scaling[adapter], self.base_layer.weight, down, up)
 
     def _adapter(self, x: Tensor) -> str | None:
         """The name of the one plain adapter that is worn, or None."""
@@ -59,16 +82,19 @@ class _Added(Function):
     """x W' + b + s x A' B' and its gradients for x, A and B; x is (rows, inputs), W (outputs, inputs)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, s: float) -> Tensor:
-        inner = x @ down.t()
-        ctx.save_for_backward(x, weight, down, up, inner)
-        ctx.scaling = s
-        return functional.linear(x, weight, bias).addmm_(inner, up.t(), alpha=s)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, scaling: float, *weights: Tensor) -> Tensor:
+        product = Product(scaling, *weights)
+        inner = product.inner(x)
+        ctx.save_for_backward(x, inner, *weights)
+        ctx.scaling = scaling
+        added = product.of(x, inner)
+        return added if bias is None else added.add_(bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, down, up, inner = ctx.saved_tensors
-        for_inner = (gradient @ up).mul_(ctx.scaling)
-        for_x = (gradient @ weight).addmm_(for_inner, down) if ctx.needs_input_grad[0] else None
-        return for_x, None, None, for_inner.t() @ x, (gradient.t() @ inner).mul_(ctx.scaling), None
+        x, inner, *weights = ctx.saved_tensors
+        product = Product(ctx.scaling, *weights)
+        low = product.of_inner(gradient)
+        of_x = product.of_input(gradient, low) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, *product.of_weights(gradient, low, x, inner, ctx.needs_input_grad[3:])

@@ -53,7 +53,8 @@ class Preference:
         import trl
 
         from rlhf_plugins.data.groups import preference_dataset
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+        from rlhf_plugins.models.loading import load_causal, load_tokenizer
+        from rlhf_plugins.models.lora_layer import lora_config
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 
@@ -70,7 +71,7 @@ class Preference:
                 args,
                 train,
                 load_tokenizer(run.base),
-                adapter=lora(adapter, "CAUSAL_LM") if adapter else None,
+                adapter=lora_config(adapter, "CAUSAL_LM") if adapter else None,
                 options=Options(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
             )
         curves = quiet(trainer, run.log)

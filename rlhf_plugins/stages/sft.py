@@ -25,7 +25,8 @@ class SFT:
         import trl
 
         from rlhf_plugins.data.groups import best_responses
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora, merge
+        from rlhf_plugins.models.loading import load_causal, load_tokenizer, merge
+        from rlhf_plugins.models.lora_layer import lora_config
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
 
         tokenizer, adapter = load_tokenizer(run.base), run.base.adapter
@@ -36,7 +37,7 @@ class SFT:
                 args=arguments(trl.SFTConfig, run.folder, run.seed, self.trainer),
                 train_dataset=train,
                 processing_class=tokenizer,
-                peft_config=lora(adapter, "CAUSAL_LM") if adapter else None,
+                peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
             )
         curves = quiet(trainer, run.log)
         trainer.train()

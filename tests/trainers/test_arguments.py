@@ -16,7 +16,8 @@ from datasets.utils import are_progress_bars_disabled
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
-from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+from rlhf_plugins.models.loading import load_causal, load_tokenizer
+from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments, building, quiet
@@ -29,7 +30,7 @@ Bases = Callable[..., Base]
 
 def trainer(base: Base, folder: Path, adapter: Adapter | None = None, **options: Any) -> PreferenceTrainer:
     args = arguments(trl.DPOConfig, folder, 0, {**OPTIONS, **options})
-    config = lora(adapter or Adapter(r=4), "CAUSAL_LM")
+    config = lora_config(adapter or Adapter(r=4), "CAUSAL_LM")
     rows, loss = preference_dataset(tiny_pairs(8)), component("preference_loss", "dpo")
     return PreferenceTrainer(load_causal(base), loss, args, rows, load_tokenizer(base), config)
 
@@ -104,5 +105,5 @@ def test_a_run_prints_its_bar_and_nothing_else(
 
 
 def test_an_adapter_of_a_base_is_a_copy_of_its_options() -> None:
-    found = lora(replace(Adapter(), r=3, target_modules=["q_proj"]), "CAUSAL_LM")
+    found = lora_config(replace(Adapter(), r=3, target_modules=["q_proj"]), "CAUSAL_LM")
     assert (found.r, found.target_modules, found.lora_alpha) == (3, {"q_proj"}, 32)

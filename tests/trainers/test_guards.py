@@ -15,7 +15,8 @@ from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
 from rlhf_plugins.interfaces import Adapter, Base, PairLogps, RankedScores
 from rlhf_plugins.models.guards import asked
-from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk, lora
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk
+from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
@@ -62,7 +63,7 @@ WRONG: list[tuple[Callable[[Tensor], Any], str]] = [
 def test_a_broken_preference_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
     loss = Broken(lambda logps: answer(logps.chosen))
-    given = args, preference_dataset(tiny_pairs(8)), load_tokenizer(bases()), lora(Adapter(r=4), "CAUSAL_LM")
+    given = args, preference_dataset(tiny_pairs(8)), load_tokenizer(bases()), lora_config(Adapter(r=4), "CAUSAL_LM")
     with pytest.raises(PluginError, match=message):
         PreferenceTrainer(load_causal(bases()), loss, *given).train()
 

@@ -13,7 +13,8 @@ import trl
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.interfaces import Adapter, Base
-from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk, lora
+from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk
+from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
@@ -48,7 +49,7 @@ def dpo(base: Base, folder: Path, tokens: int | None, **options: Any) -> prefere
     args = arguments(trl.DPOConfig, folder, 0, {**OPTIONS, **options})
     given = preference.Options(tokens_per_batch=tokens)
     loss = component("preference_loss", "dpo")
-    data, adapter = preference_dataset(tiny_pairs(24)), lora(Adapter(r=4), "CAUSAL_LM")
+    data, adapter = preference_dataset(tiny_pairs(24)), lora_config(Adapter(r=4), "CAUSAL_LM")
     return preference.PreferenceTrainer(load_causal(base), loss, args, data, load_tokenizer(base), adapter, given)
 
 

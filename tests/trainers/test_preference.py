@@ -15,7 +15,8 @@ from torch import Tensor
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.interfaces import Adapter, Base, PairLogps, PreferenceLoss
-from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+from rlhf_plugins.models.loading import load_causal, load_tokenizer
+from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
@@ -38,7 +39,7 @@ def parts(base: Base, folder: Path, **options: Any) -> dict[str, Any]:
     return {
         "model": load_causal(base),
         "args": arguments(trl.DPOConfig, folder, 0, {**OPTIONS, "beta": BETA, **options}),
-        "peft_config": lora(Adapter(r=4), "CAUSAL_LM") if adapter else None,
+        "peft_config": lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None,
         "ref_model": None if adapter else load_causal(base),
     }
 

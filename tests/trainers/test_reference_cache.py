@@ -12,7 +12,8 @@ import trl
 
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.interfaces import Adapter, Base
-from rlhf_plugins.models.loading import load_causal, load_tokenizer, lora
+from rlhf_plugins.models.loading import load_causal, load_tokenizer
+from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.models.score_cache import weights_identity
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
@@ -26,7 +27,7 @@ Bases = Callable[..., Base]
 
 def trainer(base: Base, folder: Path, loss: str = "dpo", adapter: bool = True, **options: Any) -> PreferenceTrainer:
     args = arguments(trl.DPOConfig, folder / "run", 0, {**OPTIONS, "precompute_ref_log_probs": True, **options})
-    data, config = preference_dataset(tiny_pairs(24)), lora(Adapter(r=4), "CAUSAL_LM") if adapter else None
+    data, config = preference_dataset(tiny_pairs(24)), lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None
     given = (component("preference_loss", loss), args, data, load_tokenizer(base), config)
     return PreferenceTrainer(load_causal(base), *given, Options(remembered=folder / "reference.sqlite"))
 
@@ -47,7 +48,7 @@ def test_they_are_those_that_trl_computes_at_every_step(bases: Bases, tmp_path: 
     before = losses(trainer(bases(), tmp_path, adapter=adapter))
     args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
     reference = None if adapter else load_causal(bases())
-    config = lora(Adapter(r=4), "CAUSAL_LM") if adapter else None
+    config = lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None
     given = {"processing_class": load_tokenizer(bases()), "train_dataset": preference_dataset(tiny_pairs(24))}
     stock = trl.DPOTrainer(model=load_causal(bases()), ref_model=reference, args=args, peft_config=config, **given)
     assert before == pytest.approx(losses(stock), rel=1e-4, abs=1e-5)

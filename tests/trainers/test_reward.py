@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.interfaces import Adapter, Base, Group
-from rlhf_plugins.models.loading import load_tokenizer, load_trunk, lora
+from rlhf_plugins.models.loading import load_tokenizer, load_trunk
+from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
@@ -37,7 +38,7 @@ def classifier(base: Base, adapter: bool) -> Any:
     model = AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=1, dtype=torch.float32)
     if not adapter:
         return model
-    config = lora(Adapter(r=4), "SEQ_CLS")
+    config = lora_config(Adapter(r=4), "SEQ_CLS")
     config.modules_to_save = ["score"]
     return get_peft_model(model, config)
 
@@ -45,7 +46,7 @@ def classifier(base: Base, adapter: bool) -> Any:
 def twin(base: Base, stock: Any, adapter: bool) -> RewardModel:
     """Our reward model with the same weights."""
     trunk = load_trunk(base)
-    trunk = get_peft_model(trunk, lora(Adapter(r=4), "FEATURE_EXTRACTION")) if adapter else trunk
+    trunk = get_peft_model(trunk, lora_config(Adapter(r=4), "FEATURE_EXTRACTION")) if adapter else trunk
     model = RewardModel(trunk, component("pooling", "last_token"), component("reward_head", "scalar"))
     weights = {ours(name): value for name, value in stock.state_dict().items()}
     model.load_state_dict({name: weights[name] for name in model.state_dict()})

@@ -1,0 +1,96 @@
+"""Gated feed-forward blocks, W_d (silu(W_g x) * W_u x), as one step of autograd. It knows blocks, no models.
+
+Autograd would keep four tensors of (tokens, inner width), where two are enough to compute the others again, and make
+five on the way back, where three are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
+from transformers.activations import SiLUActivation
+
+from rlhf_plugins.models.product import Product
+from rlhf_plugins.models.swapping import swapped
+
+LAYERS = ("gate_proj", "up_proj", "down_proj")
+
+
+def in_one_step(model: Any) -> Any:
+    """The model, whose gated blocks with SiLU are computed here from now on where a trial agrees."""
+    for block in model.modules():
+        children = dict(block.named_children())
+        if {*LAYERS, "act_fn"} == set(children) and isinstance(block.act_fn, nn.SiLU | SiLUActivation):
+            width = getattr(block.gate_proj, "in_features", 0)
+            swapped(block, InOneStep, torch.linspace(-1, 1, 2 * width).view(1, 2, width))
+    return model
+
+
+class InOneStep(nn.Module):
+    """A gated block in float32 whose layers are plain or wear one plain adapter; anything else is the model's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        known = [_product(getattr(self, name), x) for name in LAYERS]
+        products = [product for product in known if product is not None]
+        if len(products) < len(LAYERS) or not torch.is_grad_enabled():
+            computed: Tensor = super().forward(x)
+            return computed
+        weights = [tensor for p in products for tensor in (p.weight, p.down, p.up)]
+        mixed: Tensor = _Gated.apply(x.reshape(-1, x.shape[-1]), [p.scaling for p in products], *weights)
+        return mixed.view(x.shape)
+
+
+def _product(layer: Any, x: Tensor) -> Product | None:
+    """What the layer computes of x, where that is known."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return None
+    if hasattr(layer, "product"):  # as ours with an adapter has
+        adapted: Product | None = layer.product(x)
+        return adapted
+    plain = type(layer) is nn.Linear and layer.bias is None and layer.weight.dtype == torch.float32
+    return Product(1.0, layer.weight) if plain else None
+
+
+class _Gated(Function):
+    """The block of (tokens, width); saves x, W_g x, W_u x and, of adapters, (tokens, rank) each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scalings: Sequence[float], *weights: Tensor | None) -> Tensor:
+        gate, up, down = _products(weights, scalings)
+        inners = [gate.inner(x), up.inner(x)]
+        gates, ups = gate.of(x, inners[0]), up.of(x, inners[1])
+        mixed = silu(gates).mul_(ups)
+        inners.append(down.inner(mixed))
+        ctx.save_for_backward(x, gates, ups, *inners, *weights)
+        ctx.scalings = scalings
+        return down.of(mixed, inners[2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, gates, ups, *rest = ctx.saved_tensors
+        inners, (gate, up, down) = rest[:3], _products(rest[3:], ctx.scalings)
+        needed = [ctx.needs_input_grad[start : start + 3] for start in (2, 5, 8)]
+        opened = silu(gates)
+        low = down.of_inner(gradient)
+        of_down = down.of_weights(gradient, low, opened * ups, inners[2], needed[2])
+        of_mixed = down.of_input(gradient, low)
+        of_ups = opened.mul_(of_mixed)
+        of_gates = torch.ops.aten.silu_backward(of_mixed.mul_(ups), gates)
+        lows = gate.of_inner(of_gates), up.of_inner(of_ups)
+        of_gate = gate.of_weights(of_gates, lows[0], x, inners[0], needed[0])
+        of_up = up.of_weights(of_ups, lows[1], x, inners[1], needed[1])
+        of_x = gate.of_input(of_gates, lows[0]) if ctx.needs_input_grad[0] else None
+        of_x = None if of_x is None else up.of_input(of_ups, lows[1], onto=of_x)
+        return of_x, None, *of_gate, *of_up, *of_down
+
+
+def _products(weights: Sequence[Any], scalings: Sequence[float]) -> list[Product]:
+    return [Product(s, *weights[at : at + 3]) for at, s in zip((0, 3, 6), scalings, strict=True)]

@@ -1,0 +1,38 @@
+"""Gives a module another way to compute what it computes, if a trial agrees. It knows modules, not what they are."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def swapped(module: nn.Module, other: type[nn.Module], example: Tensor) -> None:
+    """Makes the module one of its own class that computes as `other` does, unless the example tells them apart.
+
+    Args:
+        module: of any class.
+        other: a class whose `forward` leaves to `super()` what it does not know.
+        example: a float32 input to try both on.
+    """
+    own: Any = type(module)
+    if issubclass(own, other) or module.training or not _can_try(module):
+        return
+    with torch.enable_grad():  # some compute as before where nothing is trained
+        expected = module(example)
+        module.__class__ = _both(cast(Any, other), own)
+        agree = torch.allclose(module(example), expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()))
+    if not agree:
+        module.__class__ = own
+
+
+def _can_try(module: nn.Module) -> bool:
+    return all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in module.parameters())
+
+
+@cache
+def _both(other: Any, own: Any) -> Any:
+    """A class of the module's own name and place, which saves, copies and prints as before."""
+    return type(own.__name__, (other, own), {"__module__": own.__module__, "__qualname__": own.__qualname__})
