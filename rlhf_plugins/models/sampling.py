@@ -13,6 +13,7 @@ from rich.progress import track
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.interfaces import Samples, Text
+from rlhf_plugins.models.decoding import decode
 from rlhf_plugins.models.folding import folded
 
 
@@ -91,6 +92,7 @@ def _generate(
         max_new_tokens=decoding.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
+        **({"custom_generate": decode} if model.device.type == "cpu" else {}),
     )
     return [until(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.interfaces import Samples
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.passes import Seen
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,4 @@ class Episodes:
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T)
     minibatches: tuple[Minibatch, ...]
+    looked: Seen | None = None  # with its graph, where there is one minibatch: its first loss needs no other pass

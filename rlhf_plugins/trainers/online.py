@@ -6,7 +6,7 @@ TRL keeps the sampling of prompts, the generation and the schedule of minibatche
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins import masked, objectives
+from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.interfaces import RewardFunction, Samples
+from rlhf_plugins.models.decoding import leanly
 from rlhf_plugins.models.folding import folded
 from rlhf_plugins.models.guards import asked, named, pulled
 from rlhf_plugins.models.sampling import Decoding, sample, undistorted
@@ -28,7 +30,7 @@ from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch
 from rlhf_plugins.trainers.exploration import exploring
-from rlhf_plugins.trainers.passes import Passes
+from rlhf_plugins.trainers.passes import Passes, Seen
 from rlhf_plugins.trainers.rollouts import Rollouts
 from rlhf_plugins.trainers.scoring import Scorer
 from rlhf_plugins.trainers.settings import PLAIN, Exploration, Oversight, Value
@@ -95,6 +97,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         )
         self._rollouts = self._plan()
         self._kl_coef = self._next_kl_coef = objective.kl.coef
+        self._looked: Seen | None = None  # until it is used
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
         self._skips: list[float] = []  # of each minibatch so far: 1 where it was skipped
 
@@ -133,7 +136,7 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     def _sample(self, prompts: Sequence[Any]) -> Samples:
         exploration = exploring(self.model, self._objective.exploration, self.temperature)
-        with folded(self.model), undistorted(self.model), exploration:
+        with folded(self.model), undistorted(self.model), leanly(self.model), exploration:
             prompt_ids, response_ids, _, completions, *_ = self._generate(list(prompts))
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids)
@@ -180,19 +183,26 @@ class OnlineTrainer(trl.GRPOTrainer):
         numbers = self._watch.rollout(seen, self.state.global_step)
         self._note(**numbers, kl_coef=self._kl_coef)
         self._next_kl_coef = self._objective.kl.adapted(self._kl_coef, numbers["kl"], len(seen.scores))
-        return seen if self._guard.rollout(seen) else None
+        trained = self._guard.rollout(seen)
+        self._looked = seen.looked if trained else None
+        return replace(seen, looked=None) if trained else None
+
+    def _seen(self, batch: BranchBatch) -> Seen:
+        """What policy and critic say of a minibatch, which the rollout that it alone is was told already."""
+        looked, self._looked = self._looked, None
+        return looked or self._passes.policy(batch, entropy=self._objective.entropy_coef > 0)
 
     def _compute_loss(self, model: Any, inputs: Minibatch) -> Tensor:
         """Policy, KL, value and entropy terms of a minibatch."""
         aim, mask = self._objective, inputs.batch.response_mask()
-        seen = self._passes.policy(inputs.batch, entropy=aim.entropy_coef > 0)
+        seen = self._seen(inputs.batch)
         log_ratio = seen.log_probs - inputs.log_probs
         losses = asked(aim.policy_loss, log_ratio, inputs.advantages, shape=tuple(mask.shape))
         pull = pulled(aim.kl, seen.log_probs - inputs.reference).on_loss
         loss = asked(aim.reduction, losses if pull is None else losses + self._kl_coef * pull, mask, shape=())
         clipped = (losses != -inputs.advantages * log_ratio.exp()).float()
         self._note(policy_loss=loss, clip_fraction=masked.mean(clipped, mask))
-        if seen.entropies is not None:
+        if aim.entropy_coef and seen.entropies is not None:
             loss = loss - aim.entropy_coef * masked.mean(seen.entropies, mask)
         if seen.values is not None and inputs.values is not None:
             errors = objectives.clipped_value_loss(seen.values, inputs.values, inputs.returns, aim.value.clip)

@@ -15,7 +15,7 @@ from rlhf_plugins.interfaces import Samples
 from rlhf_plugins.models.guards import estimated, pulled
 from rlhf_plugins.rollout import KL, Advantage, Advantages, Rollout
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch
-from rlhf_plugins.trainers.passes import Passes
+from rlhf_plugins.trainers.passes import Passes, Seen
 from rlhf_plugins.trainers.scoring import Scorer, Told
 from rlhf_plugins.trainers.settings import Exploration
 
@@ -46,10 +46,11 @@ class Rollouts:
     def make(self, prompts: Sequence[Any], coef: float) -> Episodes:
         """One rollout, with the pull towards the reference at strength `coef`."""
         samples = self.sample(prompts)
+        told, baseline = self._told(samples)
         picks = self._picks(len(samples.responses))
         batches = [self._batch(samples, pick) for pick in picks]
-        seen = _joined([self._look(batch) for batch in batches], picks)
-        told, baseline = self._told(samples)
+        looks = [self._look(batch, keep=len(batches) == 1) for batch in batches]
+        seen = _joined([found for found, _ in looks], picks)
         mask = seen["mask"].bool()
         log_ratio = seen["policy"] - seen["reference"]
         penalty = pulled(self.kl, log_ratio).off_reward
@@ -71,6 +72,7 @@ class Rollouts:
             estimate.advantages,
             estimate.returns,
             tuple(_minibatch(known, pick, batch) for pick, batch in zip(picks, batches, strict=True)),
+            looks[0][1] if len(looks) == 1 else None,
         )
 
     def _picks(self, count: int) -> list[Tensor]:
@@ -83,19 +85,24 @@ class Rollouts:
         places = pick.tolist()
         return self.passes.batch([samples.prompt_ids[i] for i in places], [samples.response_ids[i] for i in places])
 
-    @torch.no_grad()
-    def _look(self, batch: BranchBatch) -> Looked:
-        """What the models say of a minibatch, laid out as it is trained on, so that the first ratios are exactly 1."""
-        seen = self.passes.policy(batch, entropy=True)
+    def _look(self, batch: BranchBatch, keep: bool) -> tuple[Looked, Seen]:
+        """What the models say of a minibatch, laid out as it is trained on, so that the first ratios are exactly 1.
+
+        The second is what policy and critic said, with its graph where it is to be kept.
+        """
+        reference = self.passes.reference_log_probs(batch)
+        with torch.set_grad_enabled(keep):
+            seen = self.passes.policy(batch, entropy=True)
         assert seen.entropies is not None  # they were asked for
+        log_probs = seen.log_probs.detach()
         found = {
             "mask": batch.response_mask().float(),
-            "policy": seen.log_probs,
-            "log_probs": self._sampled(batch, seen.log_probs),
-            "reference": self.passes.reference_log_probs(batch),
-            "entropies": seen.entropies,
+            "policy": log_probs,
+            "log_probs": self._sampled(batch, log_probs),
+            "reference": reference,
+            "entropies": seen.entropies.detach(),
         }
-        return found if seen.values is None else {**found, "values": seen.values}
+        return found if seen.values is None else {**found, "values": seen.values.detach()}, seen
 
     def _sampled(self, batch: BranchBatch, log_probs: Tensor) -> Tensor:
         """Log-probabilities under what really sampled."""

@@ -109,6 +109,40 @@ def test_at_the_first_minibatch_nothing_has_moved(bases: Bases, tmp_path: Path, 
     assert kl[1] != pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize(("minibatches", "passes"), [(1, 3), (2, 2 + 3 * 2)])
+def test_what_a_rollout_was_told_of_its_only_minibatch_is_not_computed_again(
+    bases: Bases, tmp_path: Path, minibatches: int, passes: int
+) -> None:
+    sizes = {"steps_per_generation": minibatches, "num_iterations": 3, "max_steps": 3 * minibatches}
+    found: Any = trainer(bases(), tmp_path, **sizes)
+    asked: list[bool] = []
+    policy = type(found._passes).policy
+    counted = lambda *args, **kwargs: asked.append(torch.is_grad_enabled()) or policy(found._passes, *args, **kwargs)  # noqa: E731
+    object.__setattr__(found._passes, "policy", counted)
+    found.train()
+    assert len(asked) == passes
+    assert asked.count(True) == 3 * minibatches
+    assert found._looked is None
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("entropy", [0.0, 0.1])
+def test_not_computing_it_again_changes_no_weight(bases: Bases, tmp_path: Path, adapter: bool, entropy: float) -> None:
+    class Again(OnlineTrainer):
+        def _seen(self, batch: Any) -> Any:
+            self._looked = None
+            return super()._seen(batch)
+
+    ends = []
+    for cls in (OnlineTrainer, Again):
+        aim = objective(entropy_coef=entropy)
+        sizes = {"steps_per_generation": 1, "num_iterations": 2, "max_steps": 4}
+        found: Any = trainer(bases(), tmp_path / cls.__name__, aim, cls=cls, adapter=adapter, **sizes)
+        found.train()
+        ends.append(trained(found))
+    assert furthest(*ends) < 1e-6
+
+
 def test_the_value_head_is_trained_and_taken_off(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, max_steps=1)
     assert not any(p.any() for p in found.model.value_head.parameters())
