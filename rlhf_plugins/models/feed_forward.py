@@ -1,7 +1,7 @@
 """Gated feed-forward blocks, W_d (silu(W_g x) * W_u x), as one step of autograd. It knows blocks, no models.
 
 Autograd would keep four tensors of (tokens, inner width), where two are enough to compute the others again, and make
-five on the way back, where three are.
+five on the way back, where two are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers.activations import SiLUActivation
 from rlhf_plugins.models.product import Product
 from rlhf_plugins.models.swapping import swapped
 
+SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
 LAYERS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -37,9 +38,9 @@ class InOneStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        known = [_product(getattr(self, name), x) for name in LAYERS]
+        known = [_product(getattr(self, name), x) for name in LAYERS] if torch.is_grad_enabled() else []
         products = [product for product in known if product is not None]
-        if len(products) < len(LAYERS) or not torch.is_grad_enabled():
+        if len(products) < len(LAYERS):
             computed: Tensor = super().forward(x)
             return computed
         weights = [tensor for p in products for tensor in (p.weight, p.down, p.up)]
@@ -83,7 +84,8 @@ class _Gated(Function):
         of_down = down.of_weights(gradient, low, opened * ups, inners[2], needed[2])
         of_mixed = down.of_input(gradient, low)
         of_ups = opened.mul_(of_mixed)
-        of_gates = torch.ops.aten.silu_backward(of_mixed.mul_(ups), gates)
+        of_gates = of_mixed.mul_(ups)
+        SILU_BACKWARD(of_gates, gates, grad_input=of_gates)
         lows = gate.of_inner(of_gates), up.of_inner(of_ups)
         of_gate = gate.of_weights(of_gates, lows[0], x, inners[0], needed[0])
         of_up = up.of_weights(of_ups, lows[1], x, inners[1], needed[1])

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from rlhf_plugins.models.swapping import swapped
 
+RMS_NORM = torch.ops.aten._fused_rms_norm  # which has no backward kernel for a CPU
 LAYER_NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward
 
 
@@ -34,19 +35,16 @@ class InFewPasses(nn.Module):
             computed: Tensor = super().forward(x)
             return computed
         epsilon: float = getattr(self, "variance_epsilon", getattr(self, "eps", 0.0))
-        compute = _Normed.apply if torch.is_grad_enabled() else _normed
-        normed: Tensor = compute(x.reshape(-1, x.shape[-1]), self.weight, epsilon)
+        if not torch.is_grad_enabled():
+            return _rms_norm(x, self.weight, epsilon)[0]
+        normed: Tensor = _Normed.apply(x.reshape(-1, x.shape[-1]), self.weight, epsilon)
         return normed.view(x.shape)
 
 
-def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    return (x * _inverse(x, epsilon)).mul_(weight)
-
-
-def _inverse(x: Tensor, epsilon: float) -> Tensor:
-    """1 / sqrt(mean(x^2) + epsilon), (tokens, 1)."""
-    squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-    return squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The norm of (..., width), and 1 / sqrt(mean(x^2) + epsilon), (..., 1)."""
+    made: tuple[Tensor, Tensor] = RMS_NORM(x, list(weight.shape), weight, epsilon)
+    return made
 
 
 class _Normed(Function):
@@ -54,9 +52,9 @@ class _Normed(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        inverse = _inverse(x, epsilon)
+        normed, inverse = _rms_norm(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        return normed
 
     @staticmethod
     @once_differentiable

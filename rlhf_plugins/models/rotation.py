@@ -46,7 +46,8 @@ def rotating(own: Rotate) -> Rotate:
         if not known or not q.shape[-1] == k.shape[-1] == cos.shape[-1] == sin.shape[-1]:
             return own(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
         angles = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-        return _Rotated.apply(q, *angles), _Rotated.apply(k, *angles)
+        turn = _Rotated.apply if torch.is_grad_enabled() else _turned
+        return turn(q, *angles), turn(k, *angles)
 
     return rotate
 
@@ -66,18 +67,23 @@ def _agrees(own: Rotate) -> bool:
     )
 
 
-class _Rotated(Function):
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(x1 cos1 - x2 sin1, x2 cos2 + x1 sin2) of halves 1 and 2 of the last dimension (Su et al. 2021, equation 34)."""
+    (x1, x2), (sin1, sin2) = x.chunk(2, -1), sin.chunk(2, -1)
+    turned = x * cos
+    low, high = turned.chunk(2, -1)
+    low.addcmul_(x2, sin1, value=-1)
+    high.addcmul_(x1, sin2)
+    return turned
+
+
+class _Rotated(Function):
+    """`_turned`, and its gradient, which turns back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        (x1, x2), (sin1, sin2) = x.chunk(2, -1), sin.chunk(2, -1)
-        turned = x * cos
-        low, high = turned.chunk(2, -1)
-        low.addcmul_(x2, sin1, value=-1)
-        high.addcmul_(x1, sin2)
-        return turned
+        return _turned(x, cos, sin)
 
     @staticmethod
     @once_differentiable
