@@ -60,35 +60,32 @@ def _product(layer: Any, x: Tensor) -> Product | None:
 
 
 class _Gated(Function):
-    """The block of (tokens, width); saves x, W_g x, W_u x and, of adapters, (tokens, rank) each."""
+    """The block of (tokens, width); saves x, W_g x and W_u x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scalings: Sequence[float], *weights: Tensor | None) -> Tensor:
         gate, up, down = _products(weights, scalings)
-        inners = [gate.inner(x), up.inner(x)]
-        gates, ups = gate.of(x, inners[0]), up.of(x, inners[1])
-        mixed = silu(gates).mul_(ups)
-        inners.append(down.inner(mixed))
-        ctx.save_for_backward(x, gates, ups, *inners, *weights)
+        gates, ups = gate.of(x), up.of(x)
+        ctx.save_for_backward(x, gates, ups, *weights)
         ctx.scalings = scalings
-        return down.of(mixed, inners[2])
+        return down.of(silu(gates).mul_(ups))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, gates, ups, *rest = ctx.saved_tensors
-        inners, (gate, up, down) = rest[:3], _products(rest[3:], ctx.scalings)
+        x, gates, ups, *weights = ctx.saved_tensors
+        gate, up, down = _products(weights, ctx.scalings)
         needed = [ctx.needs_input_grad[start : start + 3] for start in (2, 5, 8)]
         opened = silu(gates)
         low = down.of_inner(gradient)
-        of_down = down.of_weights(gradient, low, opened * ups, inners[2], needed[2])
+        of_down = down.of_weights(gradient, low, opened * ups, needed[2])
         of_mixed = down.of_input(gradient, low)
         of_ups = opened.mul_(of_mixed)
         of_gates = of_mixed.mul_(ups)
         SILU_BACKWARD(of_gates, gates, grad_input=of_gates)
         lows = gate.of_inner(of_gates), up.of_inner(of_ups)
-        of_gate = gate.of_weights(of_gates, lows[0], x, inners[0], needed[0])
-        of_up = up.of_weights(of_ups, lows[1], x, inners[1], needed[1])
+        of_gate = gate.of_weights(of_gates, lows[0], x, needed[0])
+        of_up = up.of_weights(of_ups, lows[1], x, needed[1])
         of_x = gate.of_input(of_gates, lows[0]) if ctx.needs_input_grad[0] else None
         of_x = None if of_x is None else up.of_input(of_ups, lows[1], onto=of_x)
         return of_x, None, *of_gate, *of_up, *of_down

@@ -84,17 +84,16 @@ class _Added(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, scaling: float, *weights: Tensor) -> Tensor:
         product = Product(scaling, *weights)
-        inner = product.inner(x)
-        ctx.save_for_backward(x, inner, *weights)
+        ctx.save_for_backward(x, *weights)
         ctx.scaling = scaling
-        added = product.of(x, inner)
+        added = product.of(x)
         return added if bias is None else added.add_(bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, *weights = ctx.saved_tensors
+        x, *weights = ctx.saved_tensors
         product = Product(ctx.scaling, *weights)
         low = product.of_inner(gradient)
         of_x = product.of_input(gradient, low) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, *product.of_weights(gradient, low, x, inner, ctx.needs_input_grad[3:])
+        return of_x, None, None, *product.of_weights(gradient, low, x, ctx.needs_input_grad[3:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,19 +20,16 @@ class Product(NamedTuple):
     down: Tensor | None = None  # A, (rank, inputs)
     up: Tensor | None = None  # B, (outputs, rank)
 
-    def inner(self, x: Tensor) -> Tensor | None:
-        """x A', (rows, rank), which the other methods are given; None without an adapter."""
-        return None if self.down is None else x @ self.down.t()
-
-    def of(self, x: Tensor, inner: Tensor | None) -> Tensor:
+    def of(self, x: Tensor) -> Tensor:
         """The product, (rows, outputs)."""
-        product = functional.linear(x, self.weight)
-        if inner is None or self.up is None:
-            return product
-        return product.addmm_(inner, self.up.t(), alpha=self.scaling)
+        if self.down is None or self.up is None:
+            return functional.linear(x, self.weight)
+        if len(x) > self.weight.shape[1]:  # then W + s B A is less work than s (x A') B'
+            return functional.linear(x, torch.addmm(self.weight, self.up, self.down, alpha=self.scaling))
+        return functional.linear(x, self.weight).addmm_(x @ self.down.t(), self.up.t(), alpha=self.scaling)
 
     def of_inner(self, gradient: Tensor) -> Tensor | None:
-        """The gradient of x A', (rows, rank), of the product's (rows, outputs)."""
+        """The gradient of x A', (rows, rank), of the product's (rows, outputs); None without an adapter."""
         return None if self.up is None else (gradient @ self.up).mul_(self.scaling)
 
     def of_input(self, gradient: Tensor, of_inner: Tensor | None, onto: Tensor | None = None) -> Tensor:
@@ -39,11 +37,11 @@ class Product(NamedTuple):
         found = gradient @ self.weight if onto is None else onto.addmm_(gradient, self.weight)
         return found if of_inner is None or self.down is None else found.addmm_(of_inner, self.down)
 
-    def of_weights(
-        self, gradient: Tensor, of_inner: Tensor | None, x: Tensor, inner: Tensor | None, needed: Sequence[bool]
-    ) -> Gradients:
+    def of_weights(self, gradient: Tensor, of_inner: Tensor | None, x: Tensor, needed: Sequence[bool]) -> Gradients:
         """The gradients of W, A and B, of those that are needed."""
         of_weight = gradient.t() @ x if needed[0] else None
         of_down = of_inner.t() @ x if needed[1] and of_inner is not None else None
-        of_up = (inner.t() @ gradient).t() * self.scaling if needed[2] and inner is not None else None
-        return of_weight, of_down, of_up
+        if not needed[2] or self.down is None:
+            return of_weight, of_down, None
+        inner = x @ self.down.t()  # (rows, rank)
+        return of_weight, of_down, (inner.t() @ gradient).t() * self.scaling
