@@ -52,6 +52,8 @@ def _product(layer: Any, x: Tensor) -> Product | None:
     """What the layer computes of x, where that is known."""
     if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
+    if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):  # somebody else is watching
+        return None
     if hasattr(layer, "product"):  # as ours with an adapter has
         adapted: Product | None = layer.product(x)
         return adapted

@@ -22,7 +22,8 @@ def in_halves(model: Any) -> Any:
     for module in model.modules():
         forward = type(module).forward
         own = getattr(forward, "__globals__", {}).get(NAME)
-        if own is not None and NAME in forward.__code__.co_names and _agrees(own):
+        known = own is None or own.__module__ == __name__  # not there, or ours already
+        if not known and NAME in forward.__code__.co_names and _agrees(own):
             module.__class__ = _rotating(cast(Any, type(module)))
     return model
 

@@ -20,12 +20,26 @@ def swapped(module: nn.Module, other: type[nn.Module], example: Tensor) -> None:
     own: Any = type(module)
     if issubclass(own, other) or module.training or not _can_try(module):
         return
-    with torch.enable_grad():  # some compute as before where nothing is trained
-        expected = module(example)
-        module.__class__ = _both(cast(Any, other), own)
-        agree = torch.allclose(module(example), expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()))
-    if not agree:
+    expected = _tried(module, example)
+    module.__class__ = _both(cast(Any, other), own)
+    found = None if expected is None else _tried(module, example)
+    if expected is None or found is None or not _equal(found, expected):
         module.__class__ = own
+
+
+def _tried(module: nn.Module, example: Tensor) -> Tensor | None:
+    """What the module makes of the example; None where it takes no such thing."""
+    try:
+        with torch.enable_grad():  # some compute as before where nothing is trained
+            made = module(example)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return made.detach() if isinstance(made, Tensor) else None
+
+
+def _equal(found: Tensor, expected: Tensor) -> bool:
+    within = 1e-5 * float(expected.abs().max())
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=within)
 
 
 def _can_try(module: nn.Module) -> bool:

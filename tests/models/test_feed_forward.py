@@ -119,6 +119,13 @@ def test_other_adapters_are_pefts(options: dict[str, Any]) -> None:
     torch.testing.assert_close(told(other, x), expected)
 
 
+def test_a_hook_on_a_layer_is_called() -> None:
+    model, seen = ours(holder()), []
+    model.block.down_proj.register_forward_hook(lambda *given: seen.append(given))
+    model(torch.randn(4, WIDTH))
+    assert len(seen) == 1
+
+
 def test_what_is_not_known_keeps_its_own_way() -> None:
     biased, x = holder(bias=True), torch.randn(4, WIDTH)
     torch.testing.assert_close(told(ours(biased), x), told(biased, x), rtol=0, atol=0)

@@ -77,6 +77,21 @@ def test_a_norm_that_computes_something_else_keeps_its_own_way() -> None:
     assert type(made) is GemmaRMSNorm
 
 
+class GatedRMSNorm(LlamaRMSNorm):
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return gate * super().forward(x)
+
+
+class PairedRMSNorm(LlamaRMSNorm):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize("kind", [GatedRMSNorm, PairedRMSNorm])
+def test_a_norm_that_takes_or_gives_something_else_keeps_its_own_way(kind: Any) -> None:
+    assert type(in_few_passes(norm(kind))) is kind
+
+
 def test_other_precisions_are_the_models() -> None:
     made, x = in_few_passes(norm()), torch.randn(5, WIDTH).bfloat16()
     assert torch.equal(made(x), norm()(x))
