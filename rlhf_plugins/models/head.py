@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 16 MiB in float32; with a large vocabulary, work worth a launch
-
+LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 4 MiB in float32; with a large vocabulary, work worth a launch
 
 Grads = tuple[Tensor | None, ...]
 

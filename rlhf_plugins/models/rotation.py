@@ -18,7 +18,7 @@ Rotate = Callable[..., tuple[Tensor, Tensor]]
 
 
 def in_halves(model: Any) -> Any:
-    """The model, whose attention layers rotate queries and keys by `rotated` where a trial agrees."""
+    """The model, whose attention layers rotate queries and keys here from now on where a trial agrees."""
     for module in model.modules():
         forward = type(module).forward
         own = getattr(forward, "__globals__", {}).get(NAME)
@@ -40,7 +40,7 @@ def _rotating(own: Any) -> Any:
 
 
 def rotating(own: Rotate) -> Rotate:
-    """`rotated` for what it knows, a model's own function for anything else."""
+    """A model's own function, but for float32 on a CPU whole heads are rotated here."""
 
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
         known = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (q, k, cos, sin))

@@ -72,6 +72,16 @@ def test_nothing_as_large_as_the_logits_is_kept() -> None:
     assert max(kept) < TOKENS * WORDS
 
 
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)], ids=["logps", "entropies", "both"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_below_a_frozen_head_gradients_are_those_of_the_whole(scaling: Scaling, used: tuple[int, ...]) -> None:
+    head, hidden, targets = given()
+    head.requires_grad_(False)
+    found, expected = token_logps(head, hidden, targets, scaling, True), plain(head, hidden, targets, scaling)
+    one, other = (torch.autograd.grad(sum(told[i].cos().sum() for i in used), hidden) for told in (found, expected))
+    torch.testing.assert_close(one, other)
+
+
 def test_a_frozen_head_gets_no_gradient() -> None:
     head, hidden, targets = given()
     head.requires_grad_(False)
