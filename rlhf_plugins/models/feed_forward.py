@@ -21,6 +21,7 @@ from rlhf_plugins.models.swapping import swapped
 
 SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
 LAYERS = ("gate_proj", "up_proj", "down_proj")
+MANY = 2**15  # numbers: below, calls cost more than passes over memory
 
 
 def in_one_step(model: Any) -> Any:
@@ -38,18 +39,27 @@ class InOneStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        known = [_product(getattr(self, name), x) for name in LAYERS] if torch.is_grad_enabled() else []
-        products = [product for product in known if product is not None]
-        if len(products) < len(LAYERS):
+        products = _products_of(self, x) if torch.is_grad_enabled() or x.numel() >= MANY else None
+        if products is None:
             computed: Tensor = super().forward(x)
             return computed
-        weights = [tensor for p in products for tensor in (p.weight, p.down, p.up)]
-        mixed: Tensor = _Gated.apply(x.reshape(-1, x.shape[-1]), [p.scaling for p in products], *weights)
+        flat = x.reshape(-1, x.shape[-1])
+        if torch.is_grad_enabled():
+            mixed = _Gated.apply(flat, [p.scaling for p in products], *(w for p in products for w in p.weights))
+        else:
+            gates, ups, down = _inner(flat, products)
+            mixed = down.of(silu(gates, inplace=True).mul_(ups))
         return mixed.view(x.shape)
 
 
+def _products_of(block: Any, x: Tensor) -> list[Product] | None:
+    """What the block's layers compute of x; None where one of them is not known."""
+    known = [_product(getattr(block, name), x) for name in LAYERS]
+    products = [product for product in known if product is not None]
+    return products if len(products) == len(LAYERS) else None
+
+
 def _product(layer: Any, x: Tensor) -> Product | None:
-    """What the layer computes of x, where that is known."""
     if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):  # somebody else is watching
@@ -61,13 +71,18 @@ def _product(layer: Any, x: Tensor) -> Product | None:
     return Product(1.0, layer.weight) if plain else None
 
 
+def _inner(x: Tensor, products: Sequence[Product]) -> tuple[Tensor, Tensor, Product]:
+    """W_g x and W_u x, (tokens, inner width), and what makes (tokens, width) of them."""
+    gate, up, down = (product.summed(len(x)) for product in products)
+    return gate.of(x), up.of(x), down
+
+
 class _Gated(Function):
     """The block of (tokens, width); saves x, W_g x and W_u x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scalings: Sequence[float], *weights: Tensor | None) -> Tensor:
-        gate, up, down = _products(weights, scalings)
-        gates, ups = gate.of(x), up.of(x)
+        gates, ups, down = _inner(x, _products(weights, scalings))
         ctx.save_for_backward(x, gates, ups, *weights)
         ctx.scalings = scalings
         return down.of(silu(gates).mul_(ups))

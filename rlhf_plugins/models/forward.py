@@ -157,7 +157,7 @@ def _only(trunk: Any, places: Tensor) -> Iterator[None]:
     the hooks are gone.
     """
     found = last_mlp(trunk) if getattr(trunk, "_trims", False) else None
-    if found is None or (trunk.training and getattr(trunk, "is_activation_checkpointing", False)):
+    if found is None or _checkpoints(trunk):
         yield
         return
     kept = places.unique()
@@ -178,6 +178,13 @@ def _only(trunk: Any, places: Tensor) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _checkpoints(trunk: Any) -> bool:
+    """Whether the trunk or its last layer computes its activations again on the way back."""
+    layers = decoder_layers(trunk)
+    places = (trunk, *([] if layers is None else layers[-1:]))
+    return trunk.training and any(getattr(place, "gradient_checkpointing", False) for place in places)
 
 
 # ---- trials ----------------------------------------------------------------------------------------------------

@@ -41,7 +41,11 @@ class Linear(lora.Linear):  # PEFT knows by this name where another adapter can 
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        adapter = self._adapter(x) if not args and not kwargs else None
+        asked = bool(args or kwargs)
+        if self.merged and not self.disable_adapters and not asked:  # what PEFT's comes to, after many questions
+            folded: Tensor = self.base_layer(x)
+            return folded
+        adapter = None if asked else self._adapter(x)
         if adapter is None:
             computed: Tensor = super().forward(x, *args, **kwargs)
             return computed
@@ -86,7 +90,7 @@ class _Added(Function):
         product = Product(scaling, *weights)
         ctx.save_for_backward(x, *weights)
         ctx.scaling = scaling
-        added = product.of(x)
+        added = product.summed(len(x)).of(x)
         return added if bias is None else added.add_(bias)
 
     @staticmethod

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from rlhf_plugins.models.feed_forward import InOneStep, in_one_step
+from rlhf_plugins.models.feed_forward import MANY, InOneStep, in_one_step
 from rlhf_plugins.models.lora_layer import in_one_pass
 
 WIDTH, INNER = 3, 5
@@ -100,9 +100,10 @@ def test_with_the_adapter_off_it_is_the_base() -> None:
         torch.testing.assert_close(other(x), holder()(x))
 
 
-def test_with_and_without_gradients_it_computes_the_same_bits() -> None:
+@pytest.mark.parametrize("tokens", [64, MANY // WIDTH + 1], ids=["few", "many"])
+def test_with_and_without_gradients_it_computes_the_same_bits(tokens: int) -> None:
     for model in (ours(holder()), ours(holder(lora=True))):
-        x = torch.randn(64, WIDTH)
+        x = torch.randn(tokens, WIDTH)
         with torch.no_grad():
             silent = model(x)
         assert torch.equal(silent, model(x))
