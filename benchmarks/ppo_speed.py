@@ -13,12 +13,12 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -122,6 +122,7 @@ def ours(options: dict[str, Any]) -> dict[str, Any]:
 
     from rlhf_plugins.recipe.assemble import component, spec
 
+    import_module("rlhf_plugins.trainers.online")  # which the stage would import when it runs
     before, updates = peak(), [0]
     register_optimizer_step_post_hook(lambda *_: updates.append(1))
     base = Base(str(WORK / "base"), adapter=Adapter(r=RANK) if options["adapter"] else None)
@@ -156,8 +157,9 @@ def intervals(times: Sequence[float]) -> list[float]:
 
 
 def peak() -> int:
-    """Bytes of the process's largest resident set so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes of the process's largest resident set so far, as Linux has it; `resource` would begin at its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 # ---- what both sides are given ---------------------------------------------------------------------------

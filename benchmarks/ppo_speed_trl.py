@@ -8,7 +8,6 @@ It knows TRL alone and nothing of rlhf_plugins. The last line that it prints is 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -96,8 +95,9 @@ def adapter(options: dict[str, Any]) -> Any:
 
 
 def peak() -> int:
-    """Bytes of the process's largest resident set so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes of the process's largest resident set so far, as Linux has it; `resource` would begin at its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 if __name__ == "__main__":

@@ -91,31 +91,30 @@ class _InChunks(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
         hidden, weight, bias, targets, scaling, entropy = given
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[:3] == (True, False, False) else None
-        logps, entropies, totals = [], [], []
+        logps, entropies = [], []
         for at, rows, ids in _chunks(hidden, weight, targets):
             logits = scaling(nn.functional.linear(rows, weight, bias))
-            total = logits.logsumexp(-1)
-            logps.append(logits.gather(1, ids.unsqueeze(1)).squeeze(1) - total)
-            totals.append(total)
+            log_probs = logits.log_softmax(-1)
+            logps.append(log_probs.gather(1, ids.unsqueeze(1)).squeeze(1))
             if entropy:
-                entropies.append(total - (logits.sub(total.unsqueeze(1)).exp_() * logits).sum(-1))
+                entropies.append(-(log_probs.exp() * log_probs).sum(-1))
             if slopes is not None:
-                pulled = _of_logits(logits, ids, total, total, (torch.ones_like(total), None))
+                pulled = _of_logits(log_probs, ids, (torch.ones_like(logps[-1]), None))
                 torch.mm(scaling.pull(pulled, logits).to(weight.dtype), weight, out=slopes[at])
-        found = torch.cat(totals)
+        found = torch.cat(logps)
         spread = torch.cat(entropies) if entropy else torch.zeros_like(found)
-        ctx.save_for_backward(hidden, weight, bias, targets, found, spread, slopes)
+        ctx.save_for_backward(hidden, weight, bias, targets, spread, slopes)
         ctx.scaling = scaling
         if not entropy:
             ctx.mark_non_differentiable(spread)
         ctx.set_materialize_grads(False)
-        return torch.cat(logps), spread
+        return found, spread
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """d logp_y / d l_j = [j = y] - p_j; d H / d l_j = -p_j (log p_j + H)."""
-        hidden, weight, bias, targets, totals, entropies, slopes = ctx.saved_tensors
+        hidden, weight, bias, targets, entropies, slopes = ctx.saved_tensors
         if slopes is not None and grads[0] is not None and grads[1] is None:
             return slopes * grads[0].unsqueeze(1).to(slopes.dtype), *(None,) * 5
         needed = ctx.needs_input_grad
@@ -125,7 +124,7 @@ class _InChunks(torch.autograd.Function):
         for at, rows, ids in _chunks(hidden, weight, targets):
             logits = ctx.scaling(nn.functional.linear(rows, weight, bias))
             own = tuple(None if grad is None else grad[at] for grad in grads)
-            pulled = _of_logits(logits, ids, totals[at], entropies[at], own)
+            pulled = _of_logits(logits.log_softmax(-1), ids, own, entropies[at])
             pulled = ctx.scaling.pull(pulled, logits).to(weight.dtype)
             if of_hidden is not None:
                 torch.mm(pulled, weight, out=of_hidden[at])
@@ -136,16 +135,16 @@ class _InChunks(torch.autograd.Function):
         return of_hidden, of_weight, of_bias, None, None, None
 
 
-def _of_logits(logits: Tensor, ids: Tensor, total: Tensor, entropy: Tensor, grads: Grads) -> Tensor:
+def _of_logits(log_probs: Tensor, ids: Tensor, grads: Grads, entropies: Tensor | None = None) -> Tensor:
     """Gradient of the logits (tokens, vocabulary), of those of log-probabilities and entropies, each (tokens,)."""
     of_logps, of_entropies = grads
-    pulled = (logits - total.unsqueeze(1)).exp_()  # the probabilities
-    outer = torch.zeros_like(total) if of_logps is None else -of_logps
-    if of_entropies is None:
-        pulled *= outer.unsqueeze(1)
+    probabilities = log_probs.exp()
+    outer = log_probs.new_zeros(len(ids)) if of_logps is None else -of_logps
+    if of_entropies is None or entropies is None:
+        pulled = probabilities.mul_(outer.unsqueeze(1))
     else:
-        surprise = logits + (entropy - total).unsqueeze(1)  # log p + H
-        pulled *= outer.unsqueeze(1) - surprise * of_entropies.unsqueeze(1)
+        surprise = log_probs + entropies.unsqueeze(1)
+        pulled = probabilities.mul_(outer.unsqueeze(1) - surprise * of_entropies.unsqueeze(1))
     if of_logps is not None:
         pulled.scatter_add_(1, ids.unsqueeze(1), of_logps.unsqueeze(1))
     return pulled

@@ -75,11 +75,11 @@ class Linear(lora.Linear):  # PEFT knows by this name where another adapter can 
         name: str = self.active_adapters[0]
         if name not in self.lora_A or name in self.lora_variant or torch.is_autocast_enabled(x.device.type):
             return None
-        weights = [self.base_layer.weight, self.lora_A[name].weight, self.lora_B[name].weight]
-        plain = isinstance(self.lora_dropout[name], nn.Identity) and self.lora_B[name].bias is None
-        single = all(tensor.dtype == torch.float32 for tensor in [x, *weights])
-        frozen = not any(tensor.requires_grad for tensor in self.base_layer.parameters())
-        return name if plain and single and frozen else None
+        base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name]
+        plain = isinstance(self.lora_dropout[name], nn.Identity) and up.bias is None
+        single = all(tensor.dtype == torch.float32 for tensor in (x, base.weight, down, up.weight))
+        trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
+        return name if plain and single and not trained else None
 
 
 class _Added(Function):
