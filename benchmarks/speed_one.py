@@ -33,6 +33,7 @@ from transformers import (
 
 from rlhf_plugins.data.ranked import ranked_rows
 from rlhf_plugins.interfaces import Comparison, Group
+from rlhf_plugins.models.loading import streamlined
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.models.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component
@@ -180,7 +181,7 @@ def stock_policy(case: Case, folder: Path) -> Any:
 
 
 def our_policy(case: Case, folder: Path) -> Any:
-    policy, _ = policies(case)
+    policy = streamlined(policies(case)[0].eval())
     args = arguments(trl.DPOConfig, folder, 0, {**options(case), "precompute_ref_log_probs": True})
     loss, words = component("preference_loss", OUR_LOSS[case.work]), tokenizer(policy.config.vocab_size)
     own = preference.Options(None, case.tokens, folder / "reference.sqlite")
@@ -203,7 +204,8 @@ def stock_reward(case: Case, folder: Path) -> Any:
 
 def our_reward(case: Case, folder: Path) -> Any:
     stock = classifier(case)
-    model = RewardModel(stock.model, component("pooling", "last_token"), component("reward_head", "scalar"))
+    trunk = streamlined(stock.model.eval())
+    model = RewardModel(trunk, component("pooling", "last_token"), component("reward_head", "scalar"))
     model.head.load_state_dict(stock.score.state_dict())
     words = tokenizer(stock.config.vocab_size)
     args = arguments(trl.RewardConfig, folder, 0, {**options(case), "per_device_train_batch_size": case.batch})

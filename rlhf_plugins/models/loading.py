@@ -58,6 +58,12 @@ def load_trunk(base: Base) -> PreTrainedModel:
     return _load(AutoModel, base)
 
 
+def streamlined(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, not in training yet, whose gated blocks, norms and rotations are ours where trials agree."""
+    computed: PreTrainedModel = in_halves(in_few_passes(in_one_step(model)))
+    return computed
+
+
 def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
     """The trunk with its top `layers` alone left to train: embeddings, lower layers and a last norm are frozen.
 
@@ -127,7 +133,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
         return prepare_model_for_kbit_training(_never_packed(model), use_gradient_checkpointing=False)
-    return in_halves(in_few_passes(in_one_step(model.to(device()))))
+    return streamlined(model.to(device()))
 
 
 def _never_packed(model: PreTrainedModel) -> PreTrainedModel:

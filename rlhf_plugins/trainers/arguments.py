@@ -20,6 +20,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.models.guards import named, tensors
+from rlhf_plugins.trainers.freed import keep_freed
 
 Config = TypeVar("Config")
 UNTOLD = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
@@ -139,7 +140,7 @@ def finite(value: Tensor, step: int, what: str) -> Tensor:
 
 
 def trainable(trainer: Any) -> None:
-    """Makes sure that a built trainer can train, and holds the adapter in float32.
+    """Makes sure that a built trainer can train, holds the adapter in float32, and keeps what each step frees.
 
     TRL rounds the adapter of a quantized model to bfloat16, in which a small learning rate changes nothing.
 
@@ -153,6 +154,7 @@ def trainable(trainer: Any) -> None:
         raise RunError(_too_few(trainer, rows))
     for weights in filter(lambda weights: weights.requires_grad, trainer.model.parameters()):
         weights.data = weights.data.float()
+    keep_freed()
 
 
 def _too_few(trainer: Any, rows: int) -> str:

@@ -30,7 +30,6 @@ from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch
 from rlhf_plugins.trainers.exploration import exploring
-from rlhf_plugins.trainers.freed import keep_freed
 from rlhf_plugins.trainers.passes import Passes, Seen
 from rlhf_plugins.trainers.rollouts import Rollouts
 from rlhf_plugins.trainers.scoring import Scorer
@@ -118,7 +117,6 @@ class OnlineTrainer(trl.GRPOTrainer):
                 "a training on a policy's own samples cannot go on from a checkpoint, which holds neither the rollout "
                 "in use, nor the critic, nor what the reward was normalised by; start the stage again"
             )
-        keep_freed()
         return super().train(None, *args, **kwargs)
 
     def _plan(self) -> Rollouts:
