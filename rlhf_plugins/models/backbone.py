@@ -105,26 +105,24 @@ def wearing(model: Any, adapter: str | None) -> Iterator[Any]:
     Gradient flags stay what they are, training modes come back. Meanwhile no activation is recomputed (gradient
     checkpointing), since the backward pass would do so with whatever adapter is worn then.
     """
-    layers, modules = _layers(model), list(model.modules())
-    worn = [(layer, layer.active_adapters, layer.disable_adapters) for layer in layers]
-    flags = [(weights, weights.requires_grad) for layer in layers for weights in layer.parameters()]
-    modes = [(module, module.training, getattr(module, CHECKPOINTING, None)) for module in modules]
+    modules = list(model.modules())
+    worn = [(m, m.active_adapter, m.disable_adapters) for m in modules if isinstance(m, BaseTunerLayer)]
+    modes = [(module, module.training) for module in modules]
+    checkpointing = [module for module in modules if vars(module).get(CHECKPOINTING)]
     try:
-        for layer in layers:
-            _wear(layer, [adapter or POLICY], adapter is None)
-        _restore(flags)
-        for module, _, checkpointing in modes:
-            if checkpointing:
-                setattr(module, CHECKPOINTING, False)
+        for layer, _, _ in worn:
+            _wear(layer, adapter or POLICY, adapter is None)
+        for module in checkpointing:
+            setattr(module, CHECKPOINTING, False)
         yield trunk_of(model)
     finally:
-        for layer, adapters, disabled in worn:
-            _wear(layer, adapters, disabled)
-        _restore(flags)
-        for module, training, checkpointing in modes:
-            module.training = training
-            if checkpointing:
-                setattr(module, CHECKPOINTING, checkpointing)
+        for layer, own, disabled in worn:
+            _wear(layer, own, disabled)
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
+        for module in checkpointing:
+            setattr(module, CHECKPOINTING, True)
 
 
 def fresh(model: PeftModel, adapter: Adapter) -> str:
@@ -158,16 +156,7 @@ def _within(key: str, place: str, name: str) -> str:
     return f"{SAVED}{place}{module}.{matrix}.{name}.{ending}"
 
 
-def _layers(model: nn.Module) -> list[BaseTunerLayer]:
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-
-
-def _wear(layer: BaseTunerLayer, adapters: list[str], disabled: bool) -> None:
-    layer.set_adapter(adapters)
-    if layer.disable_adapters != disabled:
-        layer.enable_adapters(not disabled)
-
-
-def _restore(flags: list[tuple[Tensor, bool]]) -> None:
-    for weights, flag in flags:
-        weights.requires_grad_(flag)
+def _wear(layer: BaseTunerLayer, adapters: str | list[str], disabled: bool) -> None:
+    """What PEFT's `set_adapter` and `enable_adapters` do but for the gradient flags, which they would turn."""
+    layer._active_adapter = adapters
+    layer._disable_adapters = disabled

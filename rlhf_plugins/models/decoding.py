@@ -79,7 +79,7 @@ def draw(scores: Tensor) -> Tensor:
     if not bool(sums[:, -1].isfinite().all()):
         raise RunError("the probabilities of the next token are not numbers: the policy's weights are no longer finite")
     at = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device) * sums[:, -1:]
-    return torch.searchsorted(sums[:, :-1].contiguous(), at, right=True).squeeze(1)
+    return torch.searchsorted(sums, at, right=True).squeeze(1).clamp_(max=sums.shape[1] - 1)
 
 
 class Roomy(DynamicLayer):

@@ -11,8 +11,6 @@ from torch.autograd.function import once_differentiable
 
 from rlhf_plugins.models.swapping import swapped
 
-RMS_NORM = torch.ops.aten._fused_rms_norm  # which has no backward kernel for a CPU
-FEW = 2**15  # numbers: below, calls cost more than passes over memory
 LAYER_NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward
 
 
@@ -44,9 +42,6 @@ class InFewPasses(nn.Module):
 
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """The norm of (..., width), and 1 / sqrt(mean(x^2) + epsilon), (..., 1)."""
-    if x.numel() < FEW:
-        made: tuple[Tensor, Tensor] = RMS_NORM(x, list(weight.shape), weight, epsilon)
-        return made
     squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
     inverse = squares.div_(x.shape[-1]).add_(epsilon).rsqrt_()
     return (x * inverse).mul_(weight), inverse
