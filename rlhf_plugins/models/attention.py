@@ -153,16 +153,21 @@ def packed_attention(
     packed.strangers |= {name for name, option in options.items() if option is not None} - UNDERSTOOD
     window, cap = options.get("sliding_window"), options.get("softcap")
     packed.windows.append(window)
-    repeats = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     query, key, value = _cast(query, key, value)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     same_width = query.shape[-1] == value.shape[-1]
     if query.device.type == "cpu" and same_width and not (dropout or cap or packed.narrow(window)):
         mixed = _BySpan.apply(query, key, value, scale, packed.runs)
     else:
+        key, value = _repeated(query, key, value)
         mixed = _by_group(query, key, value, packed, _mixing(scale, cap, dropout, window))
     return mixed.transpose(1, 2).contiguous(), None
+
+
+def _repeated(query: Tensor, *shared: Tensor) -> Parts:
+    """Keys or values (1, key heads, ...), each head as often as queries share it, (1, heads, ...)."""
+    repeats = query.shape[1] // shared[0].shape[1]
+    return tuple(repeat_kv(tensor, repeats) for tensor in shared)
 
 
 def _cast(*tensors: Tensor) -> Parts:
@@ -177,11 +182,10 @@ def _capped_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention with capped logits, which SDPA lacks, under a mask that transformers made; arguments as above."""
-    repeats = query.shape[1] // key.shape[1]
     if attention_mask is None:  # then it is causal, and the queries are the last of the keys' tokens
         unmasked = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
         attention_mask = unmasked.tril(key.shape[2] - query.shape[2])
-    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+    key, value = _repeated(query, key, value)
     mixed = _capped(query, key, value, attention_mask, options["scaling"], options["softcap"], options["dropout"])
     return mixed.transpose(1, 2).contiguous(), None
 
@@ -217,11 +221,15 @@ def _by_group(query: Tensor, key: Tensor, value: Tensor, packed: Packed, mix: Mi
 
 
 class _BySpan(torch.autograd.Function):
-    """Exact attention by spans with the CPU's flash kernels, which also give each query's log-sum-exp."""
+    """Exact attention by spans with the CPU's flash kernels, which also give each query's log-sum-exp.
+
+    Keys and values that several heads share are saved once, and repeated for the kernels.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, runs: Sequence[Run]) -> Tensor:
-        found = [_forward(run.span, run.of(query, key, value), scale) for run in runs]
+        whole = query, *_repeated(query, key, value)
+        found = [_forward(run.span, run.of(*whole), scale) for run in runs]
         mixed, lse = _in_a_row([out for out, _ in found]), _in_a_row([total for _, total in found])
         ctx.save_for_backward(query, key, value, mixed, lse)
         ctx.scale, ctx.runs = scale, runs
@@ -229,9 +237,16 @@ class _BySpan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        known = (grads[0], *ctx.saved_tensors)
+        query, *shared, mixed, lse = ctx.saved_tensors
+        known = (grads[0], query, *_repeated(query, *shared), mixed, lse)
         found = [_backward(run.span, run.of(*known), ctx.scale) for run in ctx.runs]
-        return *(_in_a_row(parts) for parts in zip(*found, strict=True)), None, None
+        of_query, *of_whole = (_in_a_row(parts) for parts in zip(*found, strict=True))
+        return of_query, *(_summed(part, shared[0].shape[1]) for part in of_whole), None, None
+
+
+def _summed(gradient: Tensor, heads: int) -> Tensor:
+    """The gradient of what `_repeated` was given, (1, key heads, ...), of that of what it gave."""
+    return gradient if gradient.shape[1] == heads else gradient.unflatten(1, (heads, -1)).sum(2)
 
 
 def _in_a_row(parts: Sequence[Tensor]) -> Tensor:

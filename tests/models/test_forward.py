@@ -106,6 +106,22 @@ def test_neighbours_of_one_layout_are_computed_together_and_alike(causal: Causal
     agrees(model, Layout.PACKED, groups, 1e-10)
 
 
+def test_keys_and_values_that_heads_share_are_saved_once(causal: Causal) -> None:
+    model, batch = causal(num_attention_heads=4, num_key_value_heads=2, head_dim=8), batch_of(ragged())
+    layout_of(model)
+    saved: list[tuple[int, ...]] = []
+
+    def noted(tensor: Tensor) -> Tensor:
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda tensor: tensor):
+        response_logps(model, batch)
+    heads = [shape[1] for shape in saved if shape[2:] == (batch.input_ids.numel(), 8)]
+    layers = model.config.num_hidden_layers
+    assert (heads.count(4), heads.count(2)) == (2 * layers, 2 * layers)  # queries and outputs; keys and values
+
+
 def test_in_bfloat16_they_equal_to_its_rounding(causal: Causal) -> None:
     model, groups = causal().to(torch.bfloat16), ragged(1)
     assert layout_of(model) is Layout.PACKED
