@@ -51,7 +51,7 @@ class Found:
         """Its module. Raises PluginError when it cannot be imported or was written for another API."""
         try:
             module = self.bring()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             cure = "" if self.plugin.distribution == FILE else f" or `pip uninstall {self.plugin.distribution}`"
             raise PluginError(
                 f"plugin {self.plugin} cannot be imported from {self.where!r}: {type(error).__name__}: {error}; "
@@ -113,13 +113,16 @@ def enable(name: str, names: list[str]) -> None:
 
 def _written() -> set[str]:
     file = disabled_file()
-    return set(file.read_text().split()) if file.exists() else set()
+    try:
+        return set(file.read_text(encoding="utf-8").split()) if file.exists() else set()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PluginError(f"{file}: which plugins are disabled cannot be read: {error}; mend or remove it") from error
 
 
 def _write(names: set[str]) -> None:
     file = disabled_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{name}\n" for name in sorted(names)))
+    file.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
 
 
 def _built_in(package: str) -> Iterator[Found]:

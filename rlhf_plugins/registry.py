@@ -85,7 +85,8 @@ class Registry:
         except ValueError as error:
             raise PluginError(f"plugin {plugin}: another plugin is called {plugin.name!r} too") from error
         except pluggy.PluginValidationError as error:
-            self._manager.unregister(module)
+            if self._manager.is_registered(module):  # which depends on what was wrong
+                self._manager.unregister(module)
             raise PluginError(f"plugin {plugin}: {_first_line(error)}") from error
         try:
             self._check_hooks(module, plugin)
@@ -226,7 +227,7 @@ def _elsewhere(hook: str) -> str:
 def _returned(hook: Callable[[], object], kind: str, plugin: Plugin) -> dict[str, Any]:
     try:
         returned = hook()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {plugin}: {PREFIX}{kind} raised {type(error).__name__}: {error}") from error
     if not isinstance(returned, dict):
         raise PluginError(f"plugin {plugin}: {PREFIX}{kind} returned {type(returned).__name__}, not a dict")

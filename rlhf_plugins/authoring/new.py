@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
 from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.registry import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODULE = ".py.txt"
@@ -48,12 +50,13 @@ def new(package: str, kind: str, where: Path = Path()) -> list[Path]:
         where: the folder above.
 
     Raises:
-        PluginError: the name or the kind will not do, or the folder is there already.
+        PluginError: the name or the kind will not do or is taken, or the folder is there already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", package):
         raise PluginError(f"{package!r} is no name of a package: lower-case words and digits with '-' between them")
     if kind not in kinds():
         raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds())}")
+    _refuse_clash(package, kind)
     folder = where / package
     if folder.exists():
         raise PluginError(f"{folder} is there already; give another name, or remove it")
@@ -64,8 +67,29 @@ def new(package: str, kind: str, where: Path = Path()) -> list[Path]:
     return list(files)
 
 
+def _refuse_clash(package: str, kind: str) -> None:
+    """Raises PluginError where the package could not be imported, registered or compiled under its name."""
+    module, component = _names(package)
+    if find_spec(module) is not None:
+        raise PluginError(f"{package!r}: there is a module {module!r} already; give another name")
+    if component in registry().names(kind):
+        raise PluginError(f"{package!r}: there is a {kind} {component!r} already; give another name")
+    template = (TEMPLATES / f"{kind}{MODULE}").read_text(encoding="utf-8")
+    if re.search(rf"\b{_class(component)}\b", template):
+        raise PluginError(f"{package!r}: its class {_class(component)!r} would hide what it needs; give another name")
+
+
+def _names(package: str) -> tuple[str, str]:
+    """Of the module and of the component."""
+    return package.replace("-", "_"), package.removeprefix("rlhf-").replace("-", "_")
+
+
+def _class(component: str) -> str:
+    return "".join(map(str.capitalize, component.split("_")))
+
+
 def _written(package: str, kind: str) -> Iterator[tuple[str, str]]:
-    module, component = package.replace("-", "_"), package.removeprefix("rlhf-").replace("-", "_")
+    module, component = _names(package)
     reads_file = kind == "data_format"
     words = {
         "package": package,
@@ -88,7 +112,7 @@ def _written(package: str, kind: str) -> Iterator[tuple[str, str]]:
 def _component(kind: str, component: str) -> str:
     """The template with its own names for `Example` and `example`."""
     text = (TEMPLATES / f"{kind}{MODULE}").read_text(encoding="utf-8")
-    text = re.sub(r"\bExample\b", "".join(map(str.capitalize, component.split("_"))), text)
+    text = re.sub(r"\bExample\b", _class(component), text)
     return re.sub(r"\bexample\b", component, text)
 
 

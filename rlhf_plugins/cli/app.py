@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
-from rlhf_plugins.errors import RlhfError
+from rlhf_plugins.errors import PluginError, RlhfError
 
 if TYPE_CHECKING:
     from rlhf_plugins.report.schema import Report
@@ -142,7 +142,12 @@ def _attach() -> None:
     """Adds the commands of plugins, ours among them; one that cannot be added is told and harms no other."""
     from rlhf_plugins.registry import COMMANDS, commands
 
-    found, taken = commands(), {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    try:
+        found = commands()
+    except PluginError as error:  # what is disabled is not known, so nothing may load
+        typer.echo(str(error), err=True)
+        raise SystemExit(BAD_INPUT) from error
+    taken = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
     for name in found.names(COMMANDS):
         command: Any = found.get(COMMANDS, name)
         if name in taken:

@@ -128,7 +128,7 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
     """`a.b=c` words as nested options; the values are YAML."""
-    import yaml
+    from rlhf_plugins.recipe.overrides import yaml_value
 
     options: dict[str, Any] = {}
     for word in words:
@@ -142,9 +142,9 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
         if not equals or not last:
             raise DataError(f"{word!r}: an option is written key=value or a.b=value")
         try:
-            here[last] = yaml.safe_load(written)
-        except yaml.YAMLError as error:
-            raise DataError(f"{word!r}: {written!r} is not a YAML value") from error
+            here[last] = yaml_value(written)
+        except ValueError as error:
+            raise DataError(f"{word!r}: {error}") from error
     return options
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_plugins.errors import PluginError
+
 if TYPE_CHECKING:
     from rlhf_plugins.testing import Subject
 
@@ -48,9 +50,17 @@ def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[
     return list(subjects(name)) or [Subject.of(name, kind, options)]
 
 
-def _read(options: Any) -> dict[str, Any]:
-    """Values as YAML has them."""
-    import yaml
+def _read(options: Sequence[str]) -> dict[str, Any]:
+    """Values as YAML has them. Raises PluginError for a word that is no option."""
+    from rlhf_plugins.recipe.overrides import yaml_value
 
-    pairs = [option.partition("=") for option in options]
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    found = {}
+    for option in options:
+        key, equals, written = option.partition("=")
+        if not equals or not key:
+            raise PluginError(f"{option!r}: an option is written key=value")
+        try:
+            found[key] = yaml_value(written)
+        except ValueError as error:
+            raise PluginError(f"{option!r}: {error}") from error
+    return found

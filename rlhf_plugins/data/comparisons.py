@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_plugins.data.convert import Judgement, mean_strength, vote
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import blank, extras, key, number, optional, required, shown, texts
+from rlhf_plugins.data.fields import averaged, blank, extras, key, number, optional, required, shown, texts
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
@@ -26,11 +26,12 @@ class Said:
 
     sign: int  # 1 for a, -1 for b, 0 for a tie
     strength: float | None = None
+    count: float = 1.0  # how many votes it is: the weight of its row
 
     @property
     def turned(self) -> Said:
         """The same of b and a."""
-        return Said(-self.sign, None if self.strength is None else -self.strength)
+        return replace(self, sign=-self.sign, strength=None if self.strength is None else -self.strength)
 
 
 @dataclass
@@ -39,7 +40,7 @@ class _Pair:
 
     where: str
     texts: tuple[Text, ...]  # prompt, a, b
-    extras: dict[str, Any]
+    extras: list[dict[str, Any]]  # a row each
     said: list[Said]
     annotators: set[str] = field(default_factory=set)
 
@@ -59,8 +60,8 @@ def read_comparisons(
     """Pairs with a `label`, a strength, or a list of annotations that have either.
 
     Labels are put together by `convert.vote`, strengths by `convert.mean_strength`; ties are kept. Rows of one pair
-    that name different annotators are put together too. Left out and counted: equal or empty texts, a number or
-    true in the place of a text, pairs without a verdict or with an even vote.
+    that name different annotators are put together too, each as many votes as its weight. Left out and counted: equal
+    or empty texts, a number or true in the place of a text, pairs without a verdict or with an even vote, weight 0.
 
     Raises:
         DataError: a column is missing, holds a value of the wrong type, or a label is no known word.
@@ -78,6 +79,7 @@ def read_comparisons(
             dropped.add("an annotator judges a pair again", where)
         elif first is not pair:
             first.said += pair.said if pair.texts == first.texts else [s.turned for s in pair.said]
+            first.extras += pair.extras
         first.annotators.add(str(named))
     for pair in pairs.values():
         group = _group(pair, dropped)
@@ -93,13 +95,17 @@ def _row(
         dropped.add("a number, true or false stands for a text", where)
         return None
     found = texts(where, fields, names)
-    pair = _Pair(where, found, extras(where, fields, columns), list(_said(where, fields, columns, meaning)))
+    more = extras(where, fields, columns)
+    said = [replace(one, count=more["weight"]) for one in _said(where, fields, columns, meaning)]
+    pair = _Pair(where, found, [more], said)
     if any(map(blank, found)):
         reason = "empty prompt or response"
     elif found[1] == found[2]:
         reason = "both responses are equal"
     elif not pair.said:
         reason = "no annotator gave a verdict"
+    elif not more["weight"]:
+        reason = "weight 0"
     else:
         return pair
     dropped.add(reason, where)
@@ -112,13 +118,14 @@ def _group(pair: _Pair, dropped: Dropped) -> Group | None:
         dropped.add("annotators are evenly divided", pair.where)
         return None
     prompt, a, b = pair.texts
-    more = {**pair.extras, "weight": pair.extras["weight"] * judged.weight}
+    more = averaged(pair.extras)
+    more["weight"] *= judged.weight
     return Group(prompt, (a, b), RANKS[judged.sign], judged.margin, **more)
 
 
 def _together(said: list[Said]) -> Judgement | None:
-    strengths = [s.strength for s in said if s.strength is not None]
-    return mean_strength(strengths) if len(strengths) == len(said) else vote([s.sign for s in said])
+    strengths, counts = [s.strength for s in said if s.strength is not None], [s.count for s in said]
+    return mean_strength(strengths, counts) if len(strengths) == len(said) else vote([s.sign for s in said], counts)
 
 
 def _said(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Said]:

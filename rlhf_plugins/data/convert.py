@@ -24,21 +24,26 @@ class Judgement:
     margin: float | None = None
 
 
-def vote(labels: Sequence[int]) -> Judgement | None:
+def vote(labels: Sequence[int], counts: Sequence[float] = ()) -> Judgement | None:
     """The label with most votes; its weight is the margin of the vote, (n_1 - n_2) / n.
 
     n_1 votes are for the winner, n_2 for the next label, n in all: 1 when all agree, 3:2 gives 0.2. None when no label
     has more votes than every other: then the annotators say nothing.
 
     Args:
-        labels: n >= 1 of 1 (the first is better), -1 (the second) and 0 (a tie).
+        labels: at least one of 1 (the first is better), -1 (the second) and 0 (a tie).
+        counts: how many votes each is, above 0; one if left out.
     """
-    (winner, most), *others = Counter(labels).most_common()
-    second = others[0][1] if others else 0
-    return Judgement(winner, (most - second) / len(labels)) if most > second else None
+    counts = counts or [1.0] * len(labels)
+    votes = Counter[int]()
+    for label, count in zip(labels, counts, strict=True):
+        votes[label] += count  # type: ignore[assignment]
+    (winner, most), *others = votes.most_common()
+    ahead = round(most - (others[0][1] if others else 0), DIGITS)
+    return Judgement(winner, ahead / fsum(counts)) if ahead > 0 else None
 
 
-def mean_strength(strengths: Sequence[float]) -> Judgement | None:
+def mean_strength(strengths: Sequence[float], counts: Sequence[float] = ()) -> Judgement | None:
     """The sign of the mean strength, its size as the margin, and as weight the share that is not cancelled out.
 
     The weight is |sum s| / sum |s|: 1 when nobody contradicts. All zeros are a tie of weight 1; None when strengths
@@ -46,12 +51,15 @@ def mean_strength(strengths: Sequence[float]) -> Judgement | None:
 
     Args:
         strengths: at least one; positive in favour of the first response.
+        counts: how often each counts, above 0; once if left out.
     """
-    total, spent = round(fsum(strengths), DIGITS), fsum(map(abs, strengths))
+    counts = counts or [1.0] * len(strengths)
+    given = [strength * count for strength, count in zip(strengths, counts, strict=True)]
+    total, spent = round(fsum(given), DIGITS), fsum(map(abs, given))
     if not spent:
         return Judgement(0, 1.0, 0.0)
     sign = (total > 0) - (total < 0)
-    return Judgement(sign, abs(total) / spent, abs(total) / len(strengths)) if sign else None
+    return Judgement(sign, abs(total) / spent, abs(total) / fsum(counts)) if sign else None
 
 
 def compare_ratings(group: Group, gap: float = 0.0, by: Sequence[str] = (), margins: bool = False) -> Group:

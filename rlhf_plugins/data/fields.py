@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import fsum
 from typing import Any
 
 from rlhf_plugins.data.sources import Columns
@@ -92,6 +93,16 @@ def extras(where: str, fields: Mapping[str, Any], columns: Columns) -> dict[str,
         "weight": 1.0 if weight is None else weight,
         "topic": _topic(where, str(columns.topic), found["topic"]),
         "difficulty": number(where, str(columns.difficulty), found["difficulty"]),
+    }
+
+
+def averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `extras` found in several rows, as one: mean weight, mean of the known difficulties, first topic."""
+    hard = [row["difficulty"] for row in rows if row["difficulty"] is not None]
+    return {
+        "weight": fsum(row["weight"] for row in rows) / len(rows),
+        "topic": rows[0]["topic"],
+        "difficulty": fsum(hard) / len(hard) if hard else None,
     }
 
 

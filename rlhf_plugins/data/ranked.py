@@ -39,7 +39,7 @@ def ranked_rows(
 
     Args:
         groups: prompts with judged responses.
-        encode: gives the token ids of a prompt and of a response to it.
+        encode: gives the token ids of a prompt and of a response to it, or raises DataError with the reason.
         max_length: tokens that a prompt and one response may have together; None is no limit.
         usable: whether a loss can learn anything from a group.
 
@@ -52,7 +52,11 @@ def ranked_rows(
     topics: dict[str | None, int] = {}
     responses = 0
     for group in groups:
-        ids = [encode(group.prompt, response) for response in group.responses]
+        try:
+            ids = [encode(group.prompt, response) for response in group.responses]
+        except DataError as error:
+            left_out[str(error).removeprefix("its ")] += 1
+            continue
         kept = [i for i, (p, b) in enumerate(ids) if max_length is None or len(p) + len(b) <= max_length]
         left_out[TOO_LONG] += len(ids) - len(kept)
         group = part(group, kept)

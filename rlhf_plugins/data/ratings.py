@@ -9,7 +9,7 @@ from math import fsum
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import blank, extras, key, number, required, responses, text
+from rlhf_plugins.data.fields import averaged, blank, extras, key, number, required, responses, text
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
@@ -149,16 +149,7 @@ def _all_found(missing: Mapping[str, str], groups: Mapping[str, _Rated]) -> None
 
 def _group(rated: _Rated, dimensions: Sequence[str]) -> Group:
     ratings = {name: tuple(_mean(rated.ratings[response][name]) for response in rated.texts) for name in dimensions}
-    weights = [more["weight"] for more in rated.extras]
-    hard = [more["difficulty"] for more in rated.extras if more["difficulty"] is not None]
-    return Group(
-        rated.prompt,
-        tuple(rated.texts.values()),
-        weight=fsum(weights) / len(weights),
-        ratings=ratings,
-        topic=rated.extras[0]["topic"],
-        difficulty=_mean(hard),
-    )
+    return Group(rated.prompt, tuple(rated.texts.values()), ratings=ratings, **averaged(rated.extras))
 
 
 def _mean(values: Sequence[float]) -> float | None:

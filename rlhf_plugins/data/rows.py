@@ -102,7 +102,9 @@ def _record(where: str, value: Any) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # which is no fault of the file
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names = reader.fieldnames or []
         if len(set(names)) < len(names):

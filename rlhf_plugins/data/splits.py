@@ -116,17 +116,17 @@ def _alike(placed: Iterable[Placed]) -> Iterator[Placed]:
 def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
     judged: dict[str, set[str]] = defaultdict(set)  # of each pair: what is said of it
     for _, group in placed:
-        if _is_pair(group):
+        if _is_pair(group) and group.weight:
             judged[_asked(group)].add(_said(group))
     seen: set[str] = set()
     for where, group in placed:
         whole = _asked(group) + _said(group)
-        if _is_pair(group) and len(judged[_asked(group)]) > 1:
+        if not group.weight:
+            dropped.add("weight 0", where)
+        elif _is_pair(group) and len(judged[_asked(group)]) > 1:
             dropped.add("contradicted by another row", where)
         elif whole in seen:
             dropped.add("repeated row", where)
-        elif not group.weight:
-            dropped.add("weight 0", where)
         else:
             seen.add(whole)
             yield where, group

@@ -19,6 +19,7 @@ from rlhf_plugins.interfaces import (
     Prediction,
     RewardFunction,
     Rewrite,
+    Samples,
     ScoredPairs,
     Text,
 )
@@ -48,7 +49,9 @@ def strict(groups: Sequence[Group]) -> list[tuple[Group, Comparison]]:
     return [(group, found) for group in groups for found in group.comparisons if not found.tied]
 
 
-def score_pairs(judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0) -> ScoredPairs:
+def score_pairs(
+    judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0, longest: int | None = None
+) -> ScoredPairs:
     """What a reward model says of every strictly ordered pair of the groups, beside what people and gold say of it.
 
     A response is scored once, however many pairs it is in.
@@ -58,6 +61,7 @@ def score_pairs(judge: Judge | RewardFunction, groups: Sequence[Group], tokenize
         groups: judged responses to held-out prompts.
         tokenizer: of the reward model's base.
         seed: of rewrites that are random.
+        longest: the most tokens that the model takes, at which a rewritten response is cut before its last.
 
     Raises:
         RunError: no pair is strictly ordered, or the judge leaves out a response, or says NaN or infinity of one.
@@ -79,6 +83,7 @@ def score_pairs(judge: Judge | RewardFunction, groups: Sequence[Group], tokenize
         np.array([number[key] for key in keys]).reshape(-1, 2).T,
         {**_told(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
         seed,
+        longest,
     ).scored()
 
 
@@ -92,6 +97,7 @@ class _Asked:
     pairs: np.ndarray  # (2, pairs) which of them are chosen and rejected
     told: Mapping[str, Any]
     seed: int
+    longest: int | None
 
     def scored(self, rewrite: Rewrite | None = None) -> ScoredPairs:
         """The pairs, with every response rewritten if asked."""
@@ -99,6 +105,8 @@ class _Asked:
         said = [r if rewrite is None else _rewritten(r, rewrite, rng) for _, r in self.texts]
         alone = [Group(prompt, (response,)) for (prompt, _), response in zip(self.texts, said, strict=True)]
         samples = samples_of(alone, Reader(self.tokenizer, None))
+        if rewrite is not None and self.longest is not None:
+            samples = _cut(samples, self.longest)
         reward, doubts = _answered(self.judge(samples), len(alone))
         length = np.array([len(ids) for ids in samples.response_ids])
         chosen, rejected = self.pairs
@@ -112,6 +120,13 @@ class _Asked:
             again=self.scored if rewrite is None else None,
             **self.told,
         )
+
+
+def _cut(samples: Samples, longest: int) -> Samples:
+    """The samples, in which a response that does not fit beside its prompt lacks what stands before its last token."""
+    rooms = [longest - len(ids) for ids in samples.prompt_ids]
+    responses = zip(samples.response_ids, rooms, strict=True)
+    return replace(samples, response_ids=[ids if len(ids) <= n else [*ids[: n - 1], ids[-1]] for ids, n in responses])
 
 
 def latency(judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any) -> float:

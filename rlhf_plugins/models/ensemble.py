@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_plugins.data.fields import key
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Aggregation, MemberScores, Prediction, Samples
 from rlhf_plugins.models.backbone import Backbone
@@ -93,8 +94,8 @@ def disputed(rewards: Tensor, group: Tensor) -> Tensor:
 
 def prompt_codes(samples: Samples) -> Tensor:
     """(B,) equal for responses to one prompt."""
-    codes: dict[tuple[int, ...], int] = {}
-    return torch.tensor([codes.setdefault(tuple(ids), len(codes)) for ids in samples.prompt_ids])
+    codes: dict[str, int] = {}  # not by ids, of which a response may take the last where both merge
+    return torch.tensor([codes.setdefault(key(prompt), len(codes)) for prompt in samples.prompts])
 
 
 def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any], **rest: Any) -> None:

@@ -22,6 +22,7 @@ from rlhf_plugins.models.swapping import swapped
 SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
 LAYERS = ("gate_proj", "up_proj", "down_proj")
 MANY = 2**15  # numbers: below, calls cost more than passes over memory
+FAR = 1e3  # where a block that clamps would show it
 
 
 def in_one_step(model: Any) -> Any:
@@ -30,7 +31,8 @@ def in_one_step(model: Any) -> Any:
         children = dict(block.named_children())
         if {*LAYERS, "act_fn"} == set(children) and isinstance(block.act_fn, nn.SiLU | SiLUActivation):
             width = getattr(block.gate_proj, "in_features", 0)
-            swapped(block, InOneStep, torch.linspace(-1, 1, 2 * width).view(1, 2, width))
+            example = torch.linspace(-1, 1, 2 * width).view(1, 2, width)
+            swapped(block, InOneStep, example, FAR * example)
     return model
 
 

@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 4 MiB in float32; with a large vocabulary, work worth a launch
 
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # what configurations call a cap
+
 Grads = tuple[Tensor | None, ...]
 
 
@@ -55,9 +57,9 @@ def _times(numbers: Tensor, factor: float) -> Tensor:
 
 def stated_scaling(config: Any) -> Scaling:
     """What a model's configuration says that it does to its logits; whether it does so must be tried."""
-    names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-    scale, divisor, cap = (getattr(config, name, None) for name in names)
-    return Scaling(1 / (divisor or 1.0) if scale is None else scale, cap)
+    scale, divisor = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
+    caps = (getattr(config, name, None) for name in CAPS)
+    return Scaling(1 / (divisor or 1.0) if scale is None else scale, next(filter(None, caps), None))
 
 
 def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, entropy: bool) -> TokenLogps:

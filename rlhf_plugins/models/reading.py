@@ -26,12 +26,16 @@ class Reader:
     tokenizer: PreTrainedTokenizerBase
     longest: int | None
 
-    def __call__(self, prompt: Text, response: Text) -> Ids:
-        """Raises DataError where messages cannot be tokenized, or nothing is left of prompt or response."""
+    def written(self, prompt: Text, response: Text) -> Ids:
+        """Raises DataError where messages cannot be tokenized."""
         try:
-            ids = written_ids(self.tokenizer, prompt, response)
+            return written_ids(self.tokenizer, prompt, response)
         except (ValueError, TemplateError) as error:  # no chat template, or one that refuses the messages
             raise DataError(f"its messages cannot be tokenized: {str(error).splitlines()[0]}") from error
+
+    def __call__(self, prompt: Text, response: Text) -> Ids:
+        """As `written`. Raises DataError also where nothing is left of prompt or response."""
+        ids = self.written(prompt, response)
         if not all(ids):
             raise DataError(f"its {'response' if ids[0] else 'prompt'} has no token")
         return ids
@@ -72,8 +76,10 @@ def readable(groups: Iterable[Group], reader: Reader) -> tuple[list[Group], dict
 def _unreadable(reader: Reader, prompt: Text, response: Text) -> str | None:
     """Why the model cannot read a response; None if it can."""
     try:
-        ids = reader(prompt, response)
-    except DataError:
+        ids = reader.written(prompt, response)
+    except DataError as error:
+        return str(error).removeprefix("its ")
+    if not all(ids):
         return NO_TOKEN
     too_long = reader.longest is not None and sum(map(len, ids)) > reader.longest
     return "response longer than the model takes" if too_long else None

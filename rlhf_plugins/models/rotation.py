@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from inspect import Parameter, signature
 from types import FunctionType
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 NAME = "apply_rotary_pos_emb"  # what transformers calls the rotation in every model's own file
+
+CALLED = {"q": True, "k": True, "cos": True, "sin": True, "unsqueeze_dim": False}  # what must be given
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
 
@@ -55,7 +58,9 @@ def rotating(own: Rotate) -> Rotate:
 
 @cache
 def _agrees(own: Rotate) -> bool:
-    """Whether a model's own function rotates the first half of a head by the second, on an example."""
+    """Whether a model's own function is called as ours is, and rotates a head's first half by the second."""
+    if {p.name: p.default is Parameter.empty for p in signature(own).parameters.values()} != CALLED:
+        return False
     q, k = torch.linspace(-1, 1, 48).view(1, 2, 3, 8), torch.linspace(1, 2, 24).view(1, 1, 3, 8)
     angles = torch.linspace(0, 3, 48).view(2, 1, 3, 8)
     try:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from rlhf_plugins.interfaces import Samples, Text
 from rlhf_plugins.models.decoding import decode
 from rlhf_plugins.models.folding import folded
+from rlhf_plugins.models.forward import evaluating
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ def sample(
     rows = [(prompt, prompt_ids(tokenizer, prompt)) for prompt in prompts for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
     responses: list[list[int]] = [[] for _ in rows]
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng(), torch.inference_mode(), folded(model), undistorted(model):
+    with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), undistorted(model):
         torch.manual_seed(decoding.seed)
         starts = range(0, len(order), batch_size)
         for start in track(starts, "sampling", console=Console(stderr=True), transient=True, disable=len(starts) < 2):
@@ -59,7 +58,6 @@ def sample(
             ids = [rows[row][1] for row in batch]
             for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):
                 responses[row] = response
-    model.train(was_training)
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     return Samples([prompt for prompt, _ in rows], texts, [ids for _, ids in rows], responses)
 

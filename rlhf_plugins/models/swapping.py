@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 
-def swapped(module: nn.Module, other: type[nn.Module], example: Tensor) -> None:
-    """Makes the module one of its own class that computes as `other` does, unless the example tells them apart.
+def swapped(module: nn.Module, other: type[nn.Module], *examples: Tensor) -> None:
+    """Makes the module one of its own class that computes as `other` does, unless an example tells them apart.
 
     Args:
         module: of any class.
         other: a class whose `forward` leaves to `super()` what it does not know.
-        example: a float32 input to try both on.
+        examples: float32 inputs to try both on.
     """
     own: Any = type(module)
     if issubclass(own, other) or module.training or not _can_try(module):
         return
-    expected = _tried(module, example)
+    expected = [_tried(module, example) for example in examples]
     module.__class__ = _both(cast(Any, other), own)
-    found = None if expected is None else _tried(module, example)
-    if expected is None or found is None or not _equal(found, expected):
+    found = [_tried(module, example) for example in examples]
+    if not all(map(_equal, found, expected)):
         module.__class__ = own
 
 
@@ -37,7 +37,9 @@ def _tried(module: nn.Module, example: Tensor) -> Tensor | None:
     return made.detach() if isinstance(made, Tensor) else None
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
+def _equal(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return False
     within = 1e-5 * float(expected.abs().max())
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=within)
 

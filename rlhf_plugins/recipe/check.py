@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -58,31 +59,36 @@ def _checked(path: str | Path, overrides: Sequence[str], registry: Registry) -> 
     file = find(path)
     source = read(file)
     source.values.setdefault("output_dir", f"runs/{file.stem}")
-    with_own = _with_files(source, file.parent, registry)
-    source = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, with_own))
-    registry = _with_files(source, file.parent, registry)
-    return resolved(source, registry), registry
+
+    @cache
+    def with_own() -> Registry:  # which the command line may have taken out
+        return _with_files(source, file.parent, registry)[0]
+
+    changed = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, with_own()))
+    found, faults = _with_files(changed, file.parent, registry)
+    return resolved(changed, found, faults), found
 
 
-def _with_files(source: Source, folder: Path, registry: Registry) -> Registry:
-    """The registry with the recipe's own plugins, whose paths become whole ones in the source."""
+def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Registry, list[tuple[Keys, str]]]:
+    """The registry with the recipe's own plugins, whose paths become whole ones in the source; and what is wrong."""
     paths = source.values.get("plugins")
+    faults: list[tuple[Keys, str]] = []
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        return registry  # silent, or refused with its place later
+        return registry, []  # silent, or refused with its place later
     source.values["plugins"] = [str((folder / path).resolve()) for path in paths]
     for index, path in enumerate(source.values["plugins"]):
         try:
             registry = registry.with_files([Path(path)])
         except PluginError as error:
-            raise RecipeError([source.fault(("plugins", index), str(error))]) from error
-    return registry
+            faults.append((("plugins", index), str(error)))
+    return registry, faults
 
 
-def resolved(source: Source, registry: Registry) -> dict[str, Any]:
-    """The resolved values of a source. Raises RecipeError holding every fault."""
+def resolved(source: Source, registry: Registry, faults: Sequence[tuple[Keys, str]] = ()) -> dict[str, Any]:
+    """The resolved values of a source. Raises RecipeError holding every fault, those that are known already first."""
     resolver = Resolver(registry)
     values = resolver.block(Recipe, source.values, ())
-    problems = [*resolver.problems, *_base(values), *_quantization(values)]
+    problems = [*faults, *resolver.problems, *_base(values), *_quantization(values)]
     problems += _constructed(values, [keys for keys, _ in problems], registry)
     if problems:
         raise RecipeError(source.fault(keys, message) for keys, message in problems)

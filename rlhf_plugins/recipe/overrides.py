@@ -44,8 +44,13 @@ def _parsed(text: str) -> tuple[list[str], Any]:
     keys = path.split(".")
     if not equals or not all(keys):
         raise ValueError("an override is written key=value or a.b=value")
+    return keys, yaml_value(written)
+
+
+def yaml_value(written: str) -> Any:
+    """What YAML makes of a word. Raises ValueError."""
     try:
-        return keys, yaml.safe_load(written)
+        return yaml.safe_load(written)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{written!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
 

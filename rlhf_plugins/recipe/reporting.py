@@ -32,6 +32,20 @@ def surroundings() -> dict[str, Any]:
 def build(folder: RunFolder) -> Report:
     """The report of a run, finished or not, from its folder alone. Raises RunError when parts do not fit."""
     status, results = folder.status(), folder.finished()
+    try:
+        values = _values(folder, status, results)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder.path}: its status is damaged: {type(error).__name__}: {error}") from error
+    try:
+        return Report.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{folder.path}: what the run left is no report: {where}: {first['msg']}") from error
+
+
+def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
+    """What a report is made of."""
     values = {
         "title": folder.path.resolve().name,
         "recipe": folder.recipe(),
@@ -44,12 +58,7 @@ def build(folder: RunFolder) -> Report:
     values["notes"] = [*values.get("notes", ()), *_files(status), *status.get("hook_faults", ())]
     if values["status"] == "running":  # a process that was killed said nothing more
         values["status"] = "interrupted"
-    try:
-        return Report.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{folder.path}: what the run left is no report: {where}: {first['msg']}") from error
+    return values
 
 
 def write(folder: RunFolder, made: Report) -> Path:

@@ -54,13 +54,20 @@ def run_recipe(
     overwrite: bool = False,
     say: Say = print,
 ) -> Finished:
-    """Checks a recipe and runs it as `run` does. Raises RecipeError too, with every fault of the recipe."""
+    """Checks a recipe and runs it as `run` does; the one that a run keeps is about the folder that it stands in.
+
+    Raises RecipeError too, with every fault of the recipe.
+    """
     from rlhf_plugins.recipe.check import load_recipe
 
     folder = RunFolder(Path(path).parent)  # where a run keeps its own recipe
     if resume and folder.is_run:  # a missing plugin is better said by its name than by what the recipe misses
         provenance.changes((p for p in _recorded(folder) if p.distribution != FILE), installed(), "the run")
-    return run(load_recipe(path, overrides), resume=resume, overwrite=overwrite, say=say)
+    assembled = load_recipe(path, overrides)
+    if folder.is_run and Path(path).name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
+        place = {"output_dir": str(folder.path)}  # wherever the folder was when it was written
+        assembled = replace(assembled, output_dir=folder.path, resolved={**assembled.resolved, **place})
+    return run(assembled, resume=resume, overwrite=overwrite, say=say)
 
 
 def run(
@@ -142,7 +149,10 @@ def _difference(old: Any, new: Any, path: str = "") -> str:
 
 def _recorded(folder: RunFolder) -> list[Plugin]:
     """The plugins that a run was started with."""
-    return [Plugin(**each) for each in folder.status().get("plugins", ())]
+    try:
+        return [Plugin(**each) for each in folder.status().get("plugins", ())]
+    except TypeError as error:
+        raise RunError(f"{folder.path}: its status says no plugins that can be read: {error}") from error
 
 
 def _birth(assembled: Assembled, data: PreferenceData) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Metric, Run, StageResult, uses
+from rlhf_plugins.interfaces import Group, Metric, Run, StageResult, uses
 
 logger = logging.getLogger(__name__)
 METRICS = [
@@ -71,13 +73,16 @@ class EvaluateReward:
         (test, left_out), (strange, also) = (
             readable(groups, reader) for groups in (run.data.test, run.data.out_of_distribution)
         )
-        row = measure(score_pairs(judge, test, reader.tokenizer, run.seed), self.metrics)
+
+        def scored(groups: Sequence[Group]) -> dict[str, Any]:
+            return measure(score_pairs(judge, groups, reader.tokenizer, run.seed, reader.longest), self.metrics)
+
+        row = scored(test)
         row["latency"] = latency(judge, test, reader.tokenizer)
         if strict(strange):
-            row["out_of_distribution"] = measure(score_pairs(judge, strange, reader.tokenizer, run.seed), self.metrics)
-        return Measured(
-            row, {f"held out, {reason}": count for part in (left_out, also) for reason, count in part.items()}
-        )
+            row["out_of_distribution"] = scored(strange)
+        unread = Counter(left_out) + Counter(also)
+        return Measured(row, {f"held out, {reason}": count for reason, count in unread.items()})
 
 
 @hookimpl

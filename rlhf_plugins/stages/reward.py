@@ -129,11 +129,10 @@ class Reward:
 
     def _rows(self, groups: Sequence[Group], reader: Reader, max_length: int | None) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows
-        from rlhf_plugins.models.sampling import written_ids
         from rlhf_plugins.trainers.reward import learnable
 
         limit = min(filter(None, (max_length, reader.longest)), default=None)
-        return ranked_rows(groups, lambda p, r: written_ids(reader.tokenizer, p, r), limit, learnable(self.loss))
+        return ranked_rows(groups, reader.written, limit, learnable(self.loss))
 
 
 def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
@@ -158,6 +157,9 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     judge = open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code)
     reader = reader_of(run.base)
     groups, unread = readable(run.data.train, reader)
+    if not groups:
+        told = ", ".join(f"{count} x {reason}" for reason, count in unread.items())
+        raise RunError(f"teacher: {stage.teacher} can read no response to rate ({told})")
     return rated(groups, judge, reader), {f"for the teacher, {reason}": count for reason, count in unread.items()}
 
 
@@ -173,7 +175,7 @@ def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]
     prompts, responses = map(list, zip(*rows, strict=True))
     nothing = [""] * len(rows)
-    return model.features(Samples(nothing, nothing, prompts, responses), pad_id, bar=True)
+    return model.features(Samples(nothing, nothing, prompts, responses), pad_id, bar=True).cpu()  # as all rows
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.hookspecs import hookimpl
 from rlhf_plugins.interfaces import Run, StageResult
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint", "trust_remote_code"})
 
@@ -39,13 +43,33 @@ class SFT:
                 processing_class=tokenizer,
                 peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
             )
+        left_out = _left_out(trainer, train)
         curves = quiet(trainer, run.log)
         trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         merge(replace(run.base, quantization=None), folder)
         tokenizer.save_pretrained(folder)
-        return StageResult(self.name, self.kind, base=folder, curves=curves.values)
+        metrics = {"left_out": left_out}
+        return StageResult(self.name, self.kind, base=folder, metrics=metrics, curves=curves.values)
+
+
+def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:
+    """Rows that TRL dropped or cut at `max_length`, by reason. Raises RunError when none is left."""
+    from rlhf_plugins.models.sampling import written_ids
+
+    limit = trainer.args.max_length
+    if limit is None or trainer.args.packing:  # packing drops nothing
+        return {}
+    dropped = len(train) - len(trainer.train_dataset)
+    if not len(trainer.train_dataset):
+        raise RunError(f"every prompt takes all {limit} tokens of max_length, so that nothing is left to imitate")
+    lengths = (sum(map(len, written_ids(trainer.processing_class, r["prompt"], r["completion"]))) for r in train)
+    found = {
+        "prompt that fills max_length": dropped,
+        "cut at max_length": sum(length > limit for length in lengths) - dropped,
+    }
+    return {reason: count for reason, count in found.items() if count > 0}
 
 
 @hookimpl

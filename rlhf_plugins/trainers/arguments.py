@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
@@ -85,15 +86,15 @@ def building(rows: int) -> Iterator[None]:
     """While a trainer is built: no bars of `datasets` where preparing the rows takes seconds, and no tracebacks.
 
     Raises:
-        RunError: TRL or PEFT refuses what it is given, such as an adapter on modules that the model lacks, or a
-            package or file that an option asks for is missing.
+        RunError: TRL or PEFT refuses what it is given, such as an adapter on modules that the model lacks, the chat
+            template refuses a prompt, or a package or file that an option asks for is missing.
     """
     hush = rows <= 10_000 and not are_progress_bars_disabled()
     if hush:
         disable_progress_bars()
     try:
         yield
-    except (ValueError, NotImplementedError, ImportError, OSError) as error:
+    except (ValueError, NotImplementedError, ImportError, OSError, TemplateError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"the trainer cannot be built: {said}") from error
     finally:

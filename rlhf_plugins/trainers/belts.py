@@ -35,7 +35,7 @@ class Guard:
         self._limits, self._file, self._step = limits, folder / FAULTS, step
         self._equal = 0  # rollouts in a row
         self._entropy: float | None = None  # of the first rollout
-        self._largest = 1.0  # return so far
+        self._largest = 1.0  # sum of rewards to come so far
 
     def rollout(self, seen: Episodes) -> bool:
         """Whether a rollout is to be trained on. Raises RunError when the training has to stop."""
@@ -87,12 +87,14 @@ class Guard:
     def _values(self, seen: Episodes) -> None:
         if seen.values is None:
             return
-        self._largest = max(self._largest, seen.returns.abs().max().item())
+        to_come = seen.paid.flip(1).cumsum(1)  # an estimator's returns may grow with the values
+        self._largest = max(self._largest, to_come.abs().max().item())
         each = seen.values.abs().amax(1)  # (B,)
         if not each.max() <= self._limits.max_value * self._largest:
             what = (
-                f"a value is {each.max().item():.3g} where no return was larger than {self._largest:.3g}: the critic "
-                "diverges; try a smaller value.coef or learning_rate, or shaping: [running] (limit: belts.max_value)"
+                f"a value is {each.max().item():.3g} where no sum of rewards to come was larger than "
+                f"{self._largest:.3g}: the critic diverges; try a smaller value.coef or learning_rate, or "
+                "shaping: [running] (limit: belts.max_value)"
             )
             worst = each.argsort(descending=True).tolist()
             self._stop("value", what, seen.samples, worst, value=each, reward=seen.rewards)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.data.branches import BranchBatch
@@ -42,7 +43,9 @@ class Critic:
         if self._adapter is not None:
             with wearing(self._model, self._adapter) as trunk:
                 hidden = sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]  # (tokens, width)
-        return spread(self._model.value_head(hidden.float()).squeeze(-1), batch.response_mask())
+        with torch.autocast(hidden.device.type, enabled=False):  # values move by less than bfloat16 can tell
+            values = self._model.value_head(hidden.float()).squeeze(-1)
+        return spread(values, batch.response_mask())
 
     def take_off(self) -> dict[str, Tensor]:
         """The weights of the head, which the policy then no longer has, and of the adapter under PEFT's names."""

@@ -35,6 +35,7 @@ class Episodes:
     rewards: Tensor  # (B,) as the reward said
     scores: Tensor  # (B,) after shaping
     by_token: bool  # whether the reward spoke of single tokens
+    paid: Tensor  # (B, T) reward of each token, less the KL where it is in the reward
     mask: Tensor  # (B, T) True at response tokens
     log_ratio: Tensor  # (B, T) log pi - log pi_ref, in nats
     entropies: Tensor  # (B, T) of the policy, in nats

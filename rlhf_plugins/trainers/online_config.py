@@ -29,10 +29,12 @@ class OnlineConfig(trl.GRPOConfig):
             raise ValueError(f"temperature: {self.temperature}, but responses are sampled; write a number above 0")
         if self.learning_rate < 0:
             raise ValueError(f"learning_rate: {self.learning_rate}; write 0 or more")
-        for name in ("num_generations", "num_iterations", "steps_per_generation"):
+        for name in ("num_generations", "num_iterations", "steps_per_generation", "max_completion_length"):
             value = getattr(self, name)
             left_out = value is None and name == "steps_per_generation"
             if not left_out and (value is None or value < 1):
                 raise ValueError(f"{name}: {'null' if value is None else value}; write 1 or more")
+        if self.neftune_noise_alpha:
+            raise ValueError(f"neftune_noise_alpha: {self.neftune_noise_alpha}, but ratios must start at 1 online")
         if self.fp16:
             raise ValueError("fp16: a minibatch that is skipped would upset its gradient scaler; use bf16 or neither")

@@ -65,6 +65,7 @@ class Rollouts:
             told.rewards,
             told.scores,
             told.by_token,
+            rewards,
             mask,
             log_ratio,
             seen["entropies"],

@@ -50,7 +50,9 @@ class Belts:
     ] = 10
     min_entropy: Annotated[float, Field(ge=0, lt=1, description="share of the first rollout's entropy")] = 0.01
     max_kl: Annotated[float, Field(gt=0, description="nats per token to the reference")] = 5.0
-    max_value: Annotated[float, Field(gt=0, description="largest value over the largest return so far (or 1)")] = 10.0
+    max_value: Annotated[
+        float, Field(gt=0, description="largest value over the largest sum of rewards to come so far (or 1)")
+    ] = 10.0
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,9 @@ REFUSED = [
     ("My Loss", "reward_loss", "'My Loss' is no name of a package"),
     ("rlhf-mine", "reward_los", r"unknown component kind 'reward_los' \(did you mean reward_loss\?"),
     ("there", "pooling", "there is there already"),
+    ("rlhf-mean", "pooling", "there is a pooling 'mean' already"),
+    ("torch", "reward_loss", "there is a module 'torch' already"),
+    ("rlhf-field", "reward_loss", "its class 'Field' would hide what it needs"),
 ]
 
 

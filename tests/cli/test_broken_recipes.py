@@ -106,6 +106,14 @@ BROKEN = {
         stage("{stage: online, trainer: {steps_per_generation: 0}}"),
         f"{REFUSED}steps_per_generation: 0; write 1 or",
     ),
+    "no room for a response": (
+        stage("{stage: online, trainer: {max_completion_length: 0}}"),
+        f"{REFUSED}max_completion_length: 0; write 1 or more",
+    ),
+    "noise that moves ratios": (
+        stage("{stage: online, trainer: {neftune_noise_alpha: 5.0}}"),
+        f"{REFUSED}neftune_noise_alpha: 5.0, but ratios must start at 1 online",
+    ),
     "fp16 online": (stage("{stage: online, trainer: {fp16: true}}"), f"{REFUSED}fp16: a minibatch that is skipped"),
     "a stop_kl below 0": (stage("{stage: online, stop_kl: -1}"), "4: stages.0.stop_kl: should be greater than 0"),
     "a value that nothing reads": (

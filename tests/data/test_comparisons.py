@@ -56,6 +56,30 @@ def test_labels_are_voted(labels: str, ranks: tuple[int, int], weight: float) ->
     assert group.weight == pytest.approx(weight)
 
 
+def annotators(*given: tuple[Any, float]) -> list[Row]:
+    return [row(label, annotator=f"n{n}", weight=weight, difficulty=n) for n, (label, weight) in enumerate(given)]
+
+
+def test_rows_of_a_pair_are_as_many_votes_as_their_weight() -> None:
+    dropped = Dropped()
+    (group,) = read(*annotators(("a", 1.0), ("b", 0.0), ("b", 0.0)), dropped=dropped)
+    assert (group.ranks, group.weight, dict(dropped)) == ((0, 1), 1.0, {"weight 0": 2})
+    (group,) = read(*annotators(("a", 0.5), ("b", 2.0), ("b", 0.5)))
+    assert group.ranks == (1, 0)
+    assert group.weight == pytest.approx(1.0 * (2.5 - 0.5) / 3)  # the mean weight, times the margin of 3 votes
+    assert group.difficulty == 1.0
+    (group,) = read(*annotators(("a", 0.1), ("a", 5.0)))
+    assert group.weight == pytest.approx(2.55)
+    assert not read(*annotators(("a", 0.3), ("b", 0.1), ("b", 0.2)))  # even
+
+
+def test_strengths_count_by_the_weight_of_their_rows() -> None:
+    rows = [{**strengths(s), "annotator": f"n{s}", "weight": w} for s, w in ((2.0, 3.0), (-4.0, 1.0))]
+    (group,) = read(*rows)
+    assert (group.ranks, group.margin) == ((0, 1), pytest.approx(0.5))  # (3 x 2 - 4) / 4
+    assert group.weight == pytest.approx(2.0 * 2 / 10)
+
+
 @pytest.mark.parametrize(
     ("values", "ranks", "margin", "weight"),
     [

@@ -225,3 +225,9 @@ def test_preferences_of_people(name: str, rows: int, prompts: int, dropped: dict
     train, test = ({g.prompt for g in split} for split in (data.train, data.test))
     assert not train & test
     assert (len(train) + len(test), len(test)) == (prompts, round(prompts / 10))
+
+
+def test_a_row_of_weight_0_contradicts_nobody(load: Load) -> None:
+    found = load([row("p", "x", "y"), row("p", "y", "x", weight=0), row("q", "x", "y")])
+    assert len(found.train) + len(found.test) == 2
+    assert dict(found.dropped) == {"weight 0": 1}

@@ -55,3 +55,9 @@ def test_a_long_field_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"chosen": "x" * 3_000_000}))
     ((_, fields),) = read_rows(str(tmp_path / "a.jsonl"))
     assert len(fields["chosen"]) == 3_000_000
+
+
+def test_a_long_field_of_a_csv_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"chosen,rejected\n{'a' * 200_000},b\n")
+    ((_, row),) = read_rows(str(tmp_path / "a.csv"))
+    assert len(row["chosen"]) == 200_000

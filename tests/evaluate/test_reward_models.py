@@ -209,3 +209,16 @@ def test_reliability_by_hand() -> None:
 def test_reliability_leaves_out_empty_bins_and_takes_certainty() -> None:
     (only,) = reliability(scored([1e4, -1e4]))
     assert (only["low"], only["high"], only["confidence"], only["accuracy"]) == (0.95, 1.0, 1.0, 0.5)
+
+
+def test_a_rewritten_response_is_cut_where_the_model_ends(tokenizer: PreTrainedTokenizerFast) -> None:
+    seen: list[list[int]] = []
+
+    def judge(samples: Samples) -> list[float]:
+        seen.extend(samples.response_ids)
+        return by_length(samples)
+
+    pairs = score_pairs(judge, [Group("p q ", ("a", "b"), (0, 1))], tokenizer, longest=5)
+    seen.clear()
+    pairs.again(lambda text, rng: f"{text} c d a")
+    assert [tokenizer.decode(ids) for ids in seen] == ["a c [end]", "b c [end]"]  # beside two of the prompt

@@ -119,3 +119,8 @@ def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model" / "reward_ensemble.json").write_text('{"members": ["0"]}')
     with pytest.raises(RunError, match="holds no ensemble"):
         open_judge(tmp_path / "model", component)
+
+
+def test_siblings_are_told_by_their_prompt_whatever_tokens_merge_with_a_response() -> None:
+    merged = Samples(["a", "a"], ["w", "x"], [[5, 6], [5]], [[7], [8]])
+    assert Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1))(merged).reward.tolist() == [1.0, 0.0]

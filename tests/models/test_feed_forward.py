@@ -85,6 +85,21 @@ def test_output_and_gradients_are_the_models(shape: tuple[int, ...], lora: bool)
     torch.testing.assert_close(told(other, x), told(model, x), rtol=1e-5, atol=1e-5)
 
 
+class Clamped(LlamaMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        gates = self.gate_proj(x).clamp(max=10.0)
+        return self.down_proj(self.act_fn(gates) * self.up_proj(x))
+
+
+def test_a_block_that_clamps_what_is_large_keeps_its_own_way() -> None:
+    torch.manual_seed(0)
+    model = Holder(Clamped(config()).eval())
+    assert torch.equal(
+        Clamped.forward(model.block, torch.ones(1, WIDTH)), LlamaMLP.forward(model.block, torch.ones(1, WIDTH))
+    )
+    assert type(block(ours(model))) is Clamped
+
+
 def test_it_keeps_two_tensors_of_the_inner_width() -> None:
     kept: list[Tensor] = []
     model = ours(holder())

@@ -30,7 +30,12 @@ PACKING = [
 ]
 IDS = [f"{name}{'-window' * bool(config)}" for name, config in PACKING]
 SEPARATE = ["mamba", "mpt", "bloom", "gpt_oss"]
-SCALED = [("granite", {"logits_scaling": 4.0}), ("cohere", {}), ("gemma2", {})]
+SCALED = [
+    ("granite", {"logits_scaling": 4.0}),
+    ("cohere", {}),
+    ("gemma2", {}),
+    ("recurrent_gemma", {"logits_soft_cap": 0.5, "num_hidden_layers": 3}),
+]
 
 
 def worst(found: Tensor, expected: Tensor) -> float:

@@ -57,6 +57,19 @@ def test_neighbours_that_are_rotated_by_one_another_are_told_apart(other: Any) -
     assert not _agrees(getattr(other, NAME))
 
 
+def alone(q: Tensor, k: Any = None, cos: Any = None, sin: Any = None, unsqueeze_dim: int = 1) -> Any:
+    return LLAMA(q, q, cos, sin)[0] if k is None else LLAMA(q, k, cos, sin, unsqueeze_dim)
+
+
+def placed(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Any = None, unsqueeze_dim: int = 1) -> Any:
+    return LLAMA(q, k, cos, sin, unsqueeze_dim)
+
+
+@pytest.mark.parametrize("other", [alone, placed], ids=["queries alone", "with positions"])
+def test_a_rotation_that_is_called_otherwise_is_left_alone(other: Any) -> None:
+    assert not _agrees(other)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "mixtral", "cohere", "gpt2"])
 def test_a_model_says_what_it_said(
     causal: Callable[..., Any], architecture: str, monkeypatch: pytest.MonkeyPatch

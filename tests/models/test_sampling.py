@@ -52,3 +52,14 @@ def test_the_tokens_that_end_a_response_stay_and_all_comes_back(tmp_path: Path) 
     with pytest.raises(ZeroDivisionError), undistorted(model):
         raise ZeroDivisionError
     assert model.generation_config is own
+
+
+def test_a_model_in_training_is_so_again_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path)
+    model, tokenizer = load_causal(base).train(), load_tokenizer(base)
+    sample(model, tokenizer, ["a b"])
+    assert model.training
+    monkeypatch.setattr(model, "generate", lambda **_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        sample(model, tokenizer, ["a b"])
+    assert model.training

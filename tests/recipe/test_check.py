@@ -125,3 +125,15 @@ def test_a_recipe_with_a_name_too_long_for_a_file_is_no_traceback() -> None:
 def test_the_name_of_a_recipe_is_its_file_or_a_bundled_one(registry: Registry) -> None:
     with pytest.raises(RecipeError, match="nosuch.yaml:1: no such file"):
         check_recipe("nosuch.yaml", (), registry)
+
+
+def test_a_plugin_that_is_not_there_hides_no_other_fault(checked: Checked) -> None:
+    found = faults(checked, "base: sandbox\ndata: rows\nstages: [make]\nplugins: [./missing.py]\nsead: 3\n")
+    assert len(found) == 2
+    assert "missing.py' cannot be read" in found[0]
+    assert "sead" in found[1]
+
+
+def test_a_plugin_that_the_command_line_takes_out_is_never_read(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages: [make]\nplugins: [./missing.py]\n"
+    assert checked(text, "plugins=[]", "stages.0.flag=x")["plugins"] == []

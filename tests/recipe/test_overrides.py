@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.overrides import yaml_value
 
 Checked = Callable[..., dict[str, Any]]
 TEXT = "base: sandbox\ndata: rows\nstages:\n- {stage: make, name: first, loss: scaled}\n- make\n- judge\n"
@@ -70,3 +71,9 @@ def test_a_kind_that_two_stages_share_names_neither(checked: Checked) -> None:
     text = "base: sandbox\ndata: rows\nstages: [{stage: make, name: a}, {stage: make, name: b}]\n"
     with pytest.raises(RecipeError, match=r"several stages are 'make'; say which by name \(known: a, b\)"):
         checked(text, "stages.make.flag=x")
+
+
+@pytest.mark.parametrize("written", ["[", "2020-13-45", "[" * 2000])
+def test_what_is_no_yaml_value_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="is not a YAML value"):
+        yaml_value(written)

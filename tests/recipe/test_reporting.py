@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import StageResult
 from rlhf_plugins.recipe import reporting
 from rlhf_plugins.recipe.folder import RunFolder
@@ -38,3 +41,11 @@ def test_reward_models_keep_their_order_and_their_last_numbers(tmp_path: Path) -
 
 def test_a_run_that_measured_no_reward_model_reports_none(tmp_path: Path) -> None:
     assert left(tmp_path, StageResult("plain", "reward")).reward_models == {}
+
+
+@pytest.mark.parametrize("status", [{"status": "finished"}, STATUS | {"data": {}}, STATUS | {"data": 3}])
+def test_a_damaged_status_is_told(tmp_path: Path, status: dict[str, Any]) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.start({"stages": []}, status)
+    with pytest.raises(RunError, match="run: its status is damaged"):
+        reporting.build(run)

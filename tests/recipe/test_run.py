@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.check import load_recipe
-from rlhf_plugins.recipe.run import Finished, run
+from rlhf_plugins.recipe.run import Finished, run, run_recipe
 from rlhf_plugins.registry import Registry
 
 Write = Callable[..., Path]
@@ -212,3 +213,21 @@ def test_a_run_without_an_evaluation_has_a_report_of_its_stages(go: Go) -> None:
     report = go("stages=[make]").report
     assert report.policies == {}
     assert [stage.name for stage in report.stages] == ["make"]
+
+
+def test_the_recipe_that_a_run_keeps_is_about_its_own_folder(
+    go: Go, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the folder was moved; the one that it was copied from is left alone."""
+    go()
+    monkeypatch.setattr("rlhf_plugins.recipe.check.installed", lambda: registry)
+    monkeypatch.setattr("rlhf_plugins.recipe.run.installed", lambda: registry)
+    shutil.copytree("out", "copy")
+    Path("out/01-first/mark").touch()
+    assert run_recipe("copy/recipe.yaml", resume=True, say=lambda _: None).folder == Path("copy")
+    run_recipe("copy/recipe.yaml", overwrite=True, say=lambda _: None)
+    assert Path("out/01-first/mark").exists()
+    assert yaml.safe_load(Path("copy/recipe.yaml").read_text())["output_dir"] == "copy"
+    with pytest.raises(RunError, match="copy holds a run: add --resume or --overwrite"):
+        run_recipe("copy/recipe.yaml", say=lambda _: None)
+    assert run_recipe("copy/recipe.yaml", ["output_dir=other"], say=lambda _: None).folder == Path("other")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -137,3 +138,30 @@ def test_the_built_in_components_come_through_the_hooks(entries: Callable[..., R
     assert {component.kind for component in found.describe()} == set(KINDS)
     assert {component.plugin.version for component in found.describe()} == {version("rlhf-plugins")}
     assert str(found.find(found.get("advantage", "gae")).plugin).startswith("components.advantage (rlhf-plugins ")
+
+
+def test_a_hook_that_asks_for_what_it_is_not_given_is_broken_and_harms_no_other() -> None:
+    made, odd = Registry(), module(lambda x: {})
+    with pytest.raises(PluginError, match="plugin one .*declared in the hookimpl"):
+        made.register(odd, ONE)
+    made.register(holding({"loss": Loss}), ONE)
+    assert made.names("reward_loss") == ["loss"]
+
+
+def test_a_plugin_that_exits_is_broken_and_harms_no_other() -> None:
+    def leave() -> ModuleType:
+        raise SystemExit(0)
+
+    made = Registry().admit([discovery.Found(ONE, "one", leave)])
+    assert [str(left.plugin) for left in made.unloaded] == ["one (package-one 1.0)"]
+    with pytest.raises(PluginError, match="register_reward_loss raised SystemExit"):
+        made.register(module(lambda: leave()), TWO)
+
+
+def test_a_list_of_disabled_plugins_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr(discovery, "disabled_file", lambda: tmp_path / "list.txt")
+    with pytest.raises(PluginError, match="list.txt: which plugins are disabled cannot be read"):
+        discovery.disabled()

@@ -335,3 +335,20 @@ def test_groups_of_which_no_part_of_a_loss_can_use_anything_are_counted(
     odd = Group("how\n", ("ant", "bee", "cat"), compared=circle, ratings={"kind": (1.0, 2.0, 3.0)})
     result = trained(Base(path), tmp_path, [*tiny_pairs(8), odd], loss=loss)
     assert result.metrics["left_out"].get("nothing left to compare", 0) == counted
+
+
+def test_a_teacher_that_can_read_nothing_is_told(tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base")
+    first = trained(base, tmp_path / "first", tiny_pairs(8))
+    student = component("stage", {"use": "reward", "teacher": "reward", "loss": "regression", "trainer": FEW})
+    unread = [replace(long_response(300), responses=(" ".join(["ant"] * 300), " ".join(["gas"] * 300)))]
+    with pytest.raises(RlhfError, match="teacher: reward can read no response to rate .2 x response longer"):
+        student.run(tiny_run(base, tmp_path / "student", unread, (first,)))
+
+
+def test_what_the_test_and_strange_prompts_leave_out_is_added_up(tmp_path: Path) -> None:
+    result = trained(base := tiny_encoder(tmp_path / "base"), tmp_path / "run", tiny_pairs(8))
+    run = tiny_run(base, tmp_path / "later", tiny_pairs(8), (result,))
+    more = replace(run.data, test=(*run.data.test, long_response(300)), out_of_distribution=(long_response(301),))
+    found = component("stage", "evaluate_reward").run(replace(run, data=more)).metrics
+    assert found["left_out"] == {"held out, response longer than the model takes": 2}

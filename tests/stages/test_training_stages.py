@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Adapter, Base, Run, Samples, StageResult
+from rlhf_plugins.interfaces import Adapter, Base, Group, Run, Samples, StageResult
 from rlhf_plugins.models.judges import latest_reward
 from rlhf_plugins.models.loading import load_causal, load_policy
 from rlhf_plugins.models.reward_model import open_reward_model
@@ -177,3 +177,36 @@ def test_a_stage_prints_no_preparation(
     stage().run(run_for(base, tmp_path / "run"))
     printed = "".join(capfd.readouterr())
     assert not [word for word in ("Tokenizing", "Adding EOS", "FutureWarning", "Flattening") if word in printed]
+
+
+def test_sft_counts_what_it_leaves_out_and_cuts(base: Base, tmp_path: Path) -> None:
+    rows = [Group(" ".join(["how"] * 16) + "\n", ("ant",)), Group("how is\n", (" ".join(["ant"] * 30),)), *tiny_pairs(4)]
+    result = sft(max_length=16).run(tiny_run(base, tmp_path / "run", rows))
+    assert result.metrics["left_out"] == {"prompt that fills max_length": 1, "cut at max_length": 1}
+    with pytest.raises(RunError, match="every prompt takes all 2 tokens of max_length"):
+        sft(max_length=2).run(tiny_run(base, tmp_path / "none", rows[:1]))
+
+
+REFUSING = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+REFUSING += "{{ m.content + ' ' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("stage", [sft, preference])
+def test_a_chat_template_that_refuses_a_prompt_is_told(base: Base, tmp_path: Path, stage: Callable[[], Any]) -> None:
+    with pytest.raises(RunError, match="cannot be built: no system role"):
+        stage().run(run_with_system_role(base, tmp_path))
+
+
+def test_a_reward_model_counts_what_its_chat_template_refuses(base: Base, tmp_path: Path) -> None:
+    run = run_with_system_role(base, tmp_path)
+    assert reward().run(run).metrics["left_out"] == {"messages cannot be tokenized: no system role": 1}
+
+
+def run_with_system_role(base: Base, folder: Path) -> Run:
+    """Conversations, of which the template refuses the first."""
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    tokenizer.chat_template = REFUSING
+    tokenizer.save_pretrained(base.path)
+    said = tuple([{"role": "assistant", "content": text}] for text in ("ant", "gas"))
+    prompts = [[{"role": role, "content": text}] for role, text in (("system", "how"), ("user", "is"), ("user", "the"))]
+    return tiny_run(base, folder / "run", [Group(prompt, said, (0, 1)) for prompt in prompts])

@@ -27,7 +27,7 @@ def episodes(**changes: Any) -> Episodes:
     samples = Samples(["p"] * 3, ["a", "b", "c"], [[5]] * 3, [[3, 4]] * 3)
     two = torch.ones(3, 2)
     ordinary = Episodes(
-        samples, tensor([1.0, 2.0, 3.0]), tensor([1.0, 2.0, 3.0]), False, two.bool(),
+        samples, tensor([1.0, 2.0, 3.0]), tensor([1.0, 2.0, 3.0]), False, 0.5 * two, two.bool(),
         0.1 * two, 2 * two, 0.5 * two, 0 * two, two, (),
     )  # fmt: skip
     return replace(ordinary, **changes)
@@ -66,13 +66,19 @@ def test_a_collapsing_entropy_stops(tmp_path: Path) -> None:
 
 
 def test_an_exploding_value_stops(tmp_path: Path) -> None:
-    """The largest return so far, 1.5, allows values up to 15."""
+    """The largest sum of rewards to come so far, |-1 - 0.5|, allows values up to 15."""
     held = guard(tmp_path, max_value=10.0)
-    assert held.rollout(episodes(returns=torch.full((3, 2), -1.5)))
+    assert held.rollout(episodes(paid=tensor([[0.0, 0.0], [-1.0, -0.5], [0.5, 0.0]])))
     assert held.rollout(episodes(values=torch.full((3, 2), 14.9)))
-    with pytest.raises(RunError, match=r"step 7: a value is 15\.1 where no return was larger than 1\.5: the critic"):
+    with pytest.raises(RunError, match=r"step 7: a value is 15\.1 where no sum of .* was larger than 1\.5: the critic"):
         held.rollout(episodes(values=tensor([[0.0, 0.0], [-15.1, 0.0], [1.0, 1.0]])))
     assert saved(tmp_path)[0]["response"] == "b"
+
+
+def test_values_whose_own_estimates_grow_with_them_stop(tmp_path: Path) -> None:
+    """Returns are values plus advantages, and say nothing about values."""
+    with pytest.raises(RunError, match="step 7: a value is 1e"):
+        guard(tmp_path).rollout(episodes(values=torch.full((3, 2), 1e6), returns=torch.full((3, 2), 9.1e5)))
 
 
 def test_equal_rewards_are_skipped_and_then_stop(tmp_path: Path) -> None:

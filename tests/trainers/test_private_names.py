@@ -9,6 +9,7 @@ import peft
 import pytest
 import transformers
 import trl
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.trainer_callback import ProgressCallback
 from trl.trainer.grpo_trainer import RepeatSampler
 
@@ -28,6 +29,8 @@ LEANT_ON: list[tuple[type, str, str]] = [
     (peft.PeftModel, "disable_adapter", "the reference is the policy without its adapter"),
     (peft.PeftModel, "get_base_model", "it leads to the decoder"),
     (peft.LoraModel, "merge_and_unload", "sft and export merge the adapter"),
+    (BaseTunerLayer, "_active_adapter", "`wearing` sets it"),
+    (BaseTunerLayer, "_disable_adapters", "`wearing` sets it"),
     (transformers.PreTrainedModel, "base_model", "it leads to the decoder"),
     (transformers.PreTrainedModel, "get_output_embeddings", "the head is given scored places alone"),
 ]
