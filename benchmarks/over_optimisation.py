@@ -1,6 +1,6 @@
 """Lets PPO push against reward models of length-biased annotators, and fits where the true reward turns down.
 
-    python benchmarks/over_optimisation.py [--seeds 3] [--runs runs/over_optimisation] [--quick]
+    python benchmarks/over_optimisation.py [--seeds 5] [--runs runs/over_optimisation] [--quick]
 
 In the sandbox the truth is known. A few length-biased annotators judge; one reward model, and the same number of
 members joined in several ways, are what PPO climbs without any KL penalty. Proxy, gold and KL are taken at every
@@ -72,7 +72,7 @@ class Watched:
 def main() -> None:
     """Parses the command line, runs what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "over_optimisation")
     parser.add_argument("--quick", action="store_true", help="one seed, a few steps: to see that it runs")
