@@ -180,7 +180,8 @@ def test_a_stage_prints_no_preparation(
 
 
 def test_sft_counts_what_it_leaves_out_and_cuts(base: Base, tmp_path: Path) -> None:
-    rows = [Group(" ".join(["how"] * 16) + "\n", ("ant",)), Group("how is\n", (" ".join(["ant"] * 30),)), *tiny_pairs(4)]
+    full, long = Group(" ".join(["how"] * 16) + "\n", ("ant",)), Group("how is\n", (" ".join(["ant"] * 30),))
+    rows = [full, long, *tiny_pairs(4)]
     result = sft(max_length=16).run(tiny_run(base, tmp_path / "run", rows))
     assert result.metrics["left_out"] == {"prompt that fills max_length": 1, "cut at max_length": 1}
     with pytest.raises(RunError, match="every prompt takes all 2 tokens of max_length"):
