@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
 from rlhf_plugins.errors import PluginError, known
-from rlhf_plugins.registry import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODULE = ".py.txt"
@@ -41,13 +40,14 @@ def kinds() -> list[str]:
     return sorted(file.name.removesuffix(MODULE) for file in TEMPLATES.glob(f"*{MODULE}") if file.name != "test.py.txt")
 
 
-def new(package: str, kind: str, where: Path = Path()) -> list[Path]:
+def new(package: str, kind: str, where: Path = Path(), taken: Collection[str] = ()) -> list[Path]:
     """Writes the package into a folder of its name, and returns the files.
 
     Args:
         package: as pip will call it; without a leading `rlhf-` it is what recipes call the component.
         kind: of the component.
         where: the folder above.
+        taken: what other components of the kind are called.
 
     Raises:
         PluginError: the name or the kind will not do or is taken, or the folder is there already.
@@ -56,7 +56,7 @@ def new(package: str, kind: str, where: Path = Path()) -> list[Path]:
         raise PluginError(f"{package!r} is no name of a package: lower-case words and digits with '-' between them")
     if kind not in kinds():
         raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds())}")
-    _refuse_clash(package, kind)
+    _refuse_clash(package, kind, taken)
     folder = where / package
     if folder.exists():
         raise PluginError(f"{folder} is there already; give another name, or remove it")
@@ -67,12 +67,12 @@ def new(package: str, kind: str, where: Path = Path()) -> list[Path]:
     return list(files)
 
 
-def _refuse_clash(package: str, kind: str) -> None:
+def _refuse_clash(package: str, kind: str, taken: Collection[str]) -> None:
     """Raises PluginError where the package could not be imported, registered or compiled under its name."""
     module, component = _names(package)
     if find_spec(module) is not None:
         raise PluginError(f"{package!r}: there is a module {module!r} already; give another name")
-    if component in registry().names(kind):
+    if component in taken:
         raise PluginError(f"{package!r}: there is a {kind} {component!r} already; give another name")
     template = (TEMPLATES / f"{kind}{MODULE}").read_text(encoding="utf-8")
     if re.search(rf"\b{_class(component)}\b", template):

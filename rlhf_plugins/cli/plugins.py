@@ -56,9 +56,11 @@ def new(
     kind: Annotated[str, typer.Option(help="Of its component, such as reward_loss.")],
 ) -> None:
     """Start a package with one component, in a folder of its name: it installs, passes the kit and runs at once."""
-    from rlhf_plugins.authoring.new import new
+    from rlhf_plugins.authoring.new import kinds, new
+    from rlhf_plugins.registry import registry
 
-    for file in new(name, kind):
+    taken = registry().names(kind) if kind in kinds() else ()
+    for file in new(name, kind, taken=taken):
         typer.echo(str(file))
     typer.echo(f"next: cd {name}; pip install --editable .; pytest; rlhf run recipe.yaml")
 

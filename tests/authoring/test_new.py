@@ -84,7 +84,7 @@ REFUSED = [
 def test_what_will_not_do_is_refused_and_nothing_is_written(name: str, kind: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(PluginError, match=message):
-        new(name, kind, tmp_path)
+        new(name, kind, tmp_path, ["mean"])
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
