@@ -128,23 +128,20 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
     """`a.b=c` words as nested options; the values are YAML."""
-    from rlhf_plugins.recipe.overrides import yaml_value
+    from rlhf_plugins.recipe.overrides import parsed
 
     options: dict[str, Any] = {}
     for word in words:
-        path, equals, written = word.partition("=")
-        *above, last = path.split(".")
+        try:
+            (*above, last), value = parsed(word, "an option")
+        except ValueError as error:
+            raise DataError(f"{word!r}: {error}") from error
         here = options
         for name in above:
             here = here.setdefault(name, {})
             if not isinstance(here, dict):
                 raise DataError(f"{word}: {name} has a value already and no options")
-        if not equals or not last:
-            raise DataError(f"{word!r}: an option is written key=value or a.b=value")
-        try:
-            here[last] = yaml_value(written)
-        except ValueError as error:
-            raise DataError(f"{word!r}: {error}") from error
+        here[last] = value
     return options
 
 

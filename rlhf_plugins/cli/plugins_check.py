@@ -52,15 +52,13 @@ def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[
 
 def _read(options: Sequence[str]) -> dict[str, Any]:
     """Values as YAML has them. Raises PluginError for a word that is no option."""
-    from rlhf_plugins.recipe.overrides import yaml_value
+    from rlhf_plugins.recipe.overrides import parsed
 
     found = {}
     for option in options:
-        key, equals, written = option.partition("=")
-        if not equals or not key:
-            raise PluginError(f"{option!r}: an option is written key=value")
         try:
-            found[key] = yaml_value(written)
+            keys, value = parsed(option, "an option")
         except ValueError as error:
             raise PluginError(f"{option!r}: {error}") from error
+        found[".".join(keys)] = value
     return found

@@ -61,10 +61,14 @@ def _checked(path: str | Path, overrides: Sequence[str], registry: Registry) -> 
     source.values.setdefault("output_dir", f"runs/{file.stem}")
 
     @cache
-    def with_own() -> Registry:  # which the command line may have taken out
-        return _with_files(source, file.parent, registry)[0]
+    def with_own() -> tuple[Registry, list[tuple[Keys, str]]]:  # which the command line may have taken out
+        return _with_files(source, file.parent, registry)
 
-    changed = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, with_own()))
+    try:
+        changed = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, with_own()[0]))
+    except RecipeError as error:  # a stage may be missed because its plugin is broken
+        own = with_own()[1] if with_own.cache_info().currsize else []
+        raise RecipeError([*(source.fault(*fault) for fault in own), *error.faults]) from error
     found, faults = _with_files(changed, file.parent, registry)
     return resolved(changed, found, faults), found
 

@@ -26,7 +26,7 @@ def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> So
     for number, text in enumerate(overrides, start=1):
         note = f" (from the command line: {text})"
         try:
-            *opened, at = _put(values, *_parsed(text), stage_name)
+            *opened, at = _put(values, *parsed(text), stage_name)
         except ValueError as error:
             faults.append(Fault(FILE, number, text.partition("=")[0], f"{error}{note}"))
             continue
@@ -39,18 +39,14 @@ def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> So
     return Source(values, places)
 
 
-def _parsed(text: str) -> tuple[list[str], Any]:
+def parsed(text: str, what: str = "an override") -> tuple[list[str], Any]:
+    """The keys and the YAML value of `a.b=c`. Raises ValueError that says how `what` is written."""
     path, equals, written = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise ValueError("an override is written key=value or a.b=value")
-    return keys, yaml_value(written)
-
-
-def yaml_value(written: str) -> Any:
-    """What YAML makes of a word. Raises ValueError."""
+        raise ValueError(f"{what} is written key=value or a.b=value")
     try:
-        return yaml.safe_load(written)
+        return keys, yaml.safe_load(written)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{written!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
 

@@ -124,3 +124,11 @@ def test_a_closed_pipe_is_no_traceback(shell: Shell) -> None:
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
     assert "Exception" not in err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("lead", "an option is written key=value"), ("lead=[", "is not a YAML value")]
+)
+def test_a_word_that_is_no_option_of_a_component_is_told(rlhf: Rlhf, word: str, said: str) -> None:
+    result = rlhf("plugins", "check", "bradley_terry", word)
+    assert (result.exit_code, said in result.output) == (2, True)

@@ -132,6 +132,7 @@ def test_ties_are_counted_where_pairs_cannot_hold_them(rlhf: Rlhf) -> None:
         (["check", "a.jsonl", "by=[scor]"], "data_format ratings: by: unknown dimension 'scor' (did you mean score?"),
         (["check", "a.jsonl", "gap"], "'gap': an option is written key=value"),
         (["check", "a.jsonl", "gap=[1"], "'gap=[1': '[1' is not a YAML value"),
+        (["check", "a.jsonl", "gap=2020-13-45"], "'2020-13-45' is not a YAML value"),
         (["check", "a.jsonl", "gap=1", "gap.of=2"], "gap.of=2: gap has a value already"),
         (["check", "a.jsonl", "--max-length", "8"], "--tokenizer and --max-length go together"),
         (["check", "nan.jsonl"], "nan.jsonl:1: score must be a finite number, found 'nan'"),

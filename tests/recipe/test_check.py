@@ -137,3 +137,10 @@ def test_a_plugin_that_is_not_there_hides_no_other_fault(checked: Checked) -> No
 def test_a_plugin_that_the_command_line_takes_out_is_never_read(checked: Checked) -> None:
     text = "base: sandbox\ndata: rows\nstages: [make]\nplugins: [./missing.py]\n"
     assert checked(text, "plugins=[]", "stages.0.flag=x")["plugins"] == []
+
+
+def test_a_stage_that_a_broken_plugin_would_bring_is_missed_beside_the_plugins_own_fault(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages: [make]\nplugins: [./missing.py]\n"
+    found = "\n".join(faults(checked, text, "stages.mine.flag=x"))
+    assert "missing.py' cannot be read" in found
+    assert "no stage 'mine'" in found

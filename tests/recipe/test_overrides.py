@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.errors import RecipeError
-from rlhf_plugins.recipe.overrides import yaml_value
+from rlhf_plugins.recipe.overrides import parsed
 
 Checked = Callable[..., dict[str, Any]]
 TEXT = "base: sandbox\ndata: rows\nstages:\n- {stage: make, name: first, loss: scaled}\n- make\n- judge\n"
@@ -76,4 +76,4 @@ def test_a_kind_that_two_stages_share_names_neither(checked: Checked) -> None:
 @pytest.mark.parametrize("written", ["[", "2020-13-45", "[" * 2000])
 def test_what_is_no_yaml_value_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="is not a YAML value"):
-        yaml_value(written)
+        parsed(f"a.b={written}")
