@@ -12,7 +12,7 @@ import torch
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
 from rlhf_plugins.interfaces import GoldReward, RewardFunction, Samples
-from rlhf_plugins.models.forward import response_logps
+from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
 from rlhf_plugins.models.forward import trunk_of
-from rlhf_plugins.models.lora_layer import in_one_pass, lora_config
+from rlhf_plugins.models.linear_layer import in_one_pass, lora_config
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations

@@ -66,7 +66,7 @@ def _product(layer: Any, x: Tensor) -> Product | None:
         return None
     if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):  # somebody else is watching
         return None
-    if hasattr(layer, "product"):  # as ours with an adapter has
+    if hasattr(layer, "product"):  # as ours have
         adapted: Product | None = layer.product(x)
         return adapted
     plain = type(layer) is nn.Linear and layer.bias is None and layer.weight.dtype == torch.float32

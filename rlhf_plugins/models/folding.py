@@ -37,6 +37,6 @@ def _folds(layer: nn.Module, model: Any) -> bool:
     if not isinstance(layer, Linear) or layer.disable_adapters or layer.merged:
         return False
     base = layer.get_base_layer()
-    if type(base) is not nn.Linear or base.weight.dtype != torch.float32:
+    if not isinstance(base, nn.Linear) or base.weight.dtype != torch.float32:
         return False
     return base.weight is not model.get_input_embeddings().weight

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rlhf_plugins.models.product import by_rows, over_rows
+
 LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 4 MiB in float32; with a large vocabulary, work worth a launch
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # what configurations call a cap
@@ -95,14 +97,14 @@ class _InChunks(torch.autograd.Function):
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[:3] == (True, False, False) else None
         logps, entropies = [], []
         for at, rows, ids in _chunks(hidden, weight, targets):
-            logits = scaling(nn.functional.linear(rows, weight, bias))
+            logits = scaling(_numbers(rows, weight, bias))
             log_probs = logits.log_softmax(-1)
             logps.append(log_probs.gather(1, ids.unsqueeze(1)).squeeze(1))
             if entropy:
                 entropies.append(-(log_probs.exp() * log_probs).sum(-1))
             if slopes is not None:
                 pulled = _of_logits(log_probs, ids, (torch.ones_like(logps[-1]), None))
-                torch.mm(scaling.pull(pulled, logits).to(weight.dtype), weight, out=slopes[at])
+                slopes[at] = by_rows(scaling.pull(pulled, logits).to(weight.dtype), weight.t())
         found = torch.cat(logps)
         spread = torch.cat(entropies) if entropy else torch.zeros_like(found)
         ctx.save_for_backward(hidden, weight, bias, targets, spread, slopes)
@@ -124,17 +126,23 @@ class _InChunks(torch.autograd.Function):
         of_weight = torch.zeros_like(weight) if needed[1] else None
         of_bias = torch.zeros_like(bias) if needed[2] else None
         for at, rows, ids in _chunks(hidden, weight, targets):
-            logits = ctx.scaling(nn.functional.linear(rows, weight, bias))
+            logits = ctx.scaling(_numbers(rows, weight, bias))
             own = tuple(None if grad is None else grad[at] for grad in grads)
             pulled = _of_logits(logits.log_softmax(-1), ids, own, entropies[at])
             pulled = ctx.scaling.pull(pulled, logits).to(weight.dtype)
             if of_hidden is not None:
-                torch.mm(pulled, weight, out=of_hidden[at])
+                of_hidden[at] = by_rows(pulled, weight.t())
             if of_weight is not None:
-                of_weight.addmm_(pulled.t(), rows)
+                of_weight += over_rows(pulled, rows)
             if of_bias is not None:
                 of_bias += pulled.sum(0)
         return of_hidden, of_weight, of_bias, None, None, None
+
+
+def _numbers(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the head says, (tokens, vocabulary)."""
+    numbers = by_rows(hidden, weight)
+    return numbers if bias is None else numbers.add_(bias)
 
 
 def _of_logits(log_probs: Tensor, ids: Tensor, grads: Grads, entropies: Tensor | None = None) -> Tensor:

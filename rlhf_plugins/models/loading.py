@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter, Base
 from rlhf_plugins.models.feed_forward import in_one_step
-from rlhf_plugins.models.lora_layer import in_one_pass, lora_config
+from rlhf_plugins.models.linear_layer import faster, in_one_pass, lora_config
 from rlhf_plugins.models.norm import in_few_passes
 from rlhf_plugins.models.rotation import in_halves
 
@@ -60,7 +60,7 @@ def load_trunk(base: Base) -> PreTrainedModel:
 
 def streamlined(model: PreTrainedModel) -> PreTrainedModel:
     """The model, not in training yet, whose gated blocks, norms and rotations are ours where trials agree."""
-    computed: PreTrainedModel = in_halves(in_few_passes(in_one_step(model)))
+    computed: PreTrainedModel = in_halves(in_few_passes(in_one_step(faster(model))))
     return computed
 
 

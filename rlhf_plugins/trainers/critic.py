@@ -14,7 +14,8 @@ from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import Adapter
 from rlhf_plugins.models.backbone import fresh, wearing, weights_of
-from rlhf_plugins.models.forward import sequence_states, spread, trunk_of
+from rlhf_plugins.models.forward import sequence_states, trunk_of
+from rlhf_plugins.models.log_probs import spread
 
 
 class Critic:

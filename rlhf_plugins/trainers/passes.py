@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
 from rlhf_plugins.models.backbone import wearing
-from rlhf_plugins.models.forward import response_logps
+from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.trainers.exploration import mixed
 from rlhf_plugins.trainers.settings import Exploration

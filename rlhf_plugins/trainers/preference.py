@@ -28,8 +28,8 @@ from rlhf_plugins.data.branches import (
 )
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.interfaces import PairLogps, PreferenceLoss, Samples
-from rlhf_plugins.models.forward import response_logps
 from rlhf_plugins.models.guards import asked
+from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.models.score_cache import ScoreCache, weights_identity
 from rlhf_plugins.trainers.arguments import mean_loss, trainable

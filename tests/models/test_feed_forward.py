@@ -14,7 +14,7 @@ from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from rlhf_plugins.models.feed_forward import MANY, InOneStep, in_one_step
-from rlhf_plugins.models.lora_layer import in_one_pass
+from rlhf_plugins.models.linear_layer import in_one_pass
 
 WIDTH, INNER = 3, 5
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.models import probing
 from rlhf_plugins.models.attention import packed_mask
-from rlhf_plugins.models.forward import response_logps, sequence_states, states_at, trunk_of
+from rlhf_plugins.models.forward import sequence_states, states_at, trunk_of
+from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
 
 from .conftest import EOS, PAD, batch_of, plain_logps, ragged, sequences

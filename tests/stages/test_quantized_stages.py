@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.interfaces import Adapter, Base, Samples
-from rlhf_plugins.models.forward import response_logps
 from rlhf_plugins.models.judges import latest_reward
 from rlhf_plugins.models.loading import load_causal, load_policy, with_adapter
+from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.models.reward_model import open_reward_model
 from rlhf_plugins.recipe.assemble import component

@@ -13,8 +13,8 @@ import trl
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.interfaces import Adapter, Base
+from rlhf_plugins.models.linear_layer import lora_config
 from rlhf_plugins.models.loading import load_causal, load_tokenizer, load_trunk
-from rlhf_plugins.models.lora_layer import lora_config
 from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs

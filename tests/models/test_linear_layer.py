@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners import lora
 from torch import Tensor, nn
 
-from rlhf_plugins.models.lora_layer import Linear, in_one_pass
+from rlhf_plugins.models.linear_layer import Linear, in_one_pass
 
 
 def layer(base: nn.Linear | None = None, **options: Any) -> Any:

@@ -1,7 +1,7 @@
-"""LoRA layers that go over their output once, where PEFT's go over it four times. It knows layers, no models.
+"""Linear layers as one product, with or without LoRA, where others make several. It knows layers, no models.
 
-PEFT's layer computes W x, B A x, s B A x and their sum as four tensors, and as many gradients. In float32 on a CPU that
-costs as much as the weight gradients that an adapter spares.
+PEFT's LoRA layer computes W x, B A x, s B A x and their sum as four tensors, and as many gradients. In float32 on a
+CPU that costs as much as the weight gradients that an adapter spares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from rlhf_plugins.interfaces import Adapter
-from rlhf_plugins.models.product import Product
+from rlhf_plugins.models import product as products
+from rlhf_plugins.models.product import Product, blocked
 
 
 def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
@@ -28,9 +29,39 @@ def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
 def in_one_pass(model: Any) -> Any:
     """The model, whose LoRA layers on plain linear ones are `Linear` from now on."""
     for layer in model.modules():
-        if type(layer) is lora.Linear and type(layer.get_base_layer()) is nn.Linear:
+        if type(layer) is lora.Linear and is_plain(layer.get_base_layer()):
             layer.__class__ = Linear
     return model
+
+
+def faster(model: Any) -> Any:
+    """The model, whose plain linear layers are `Plain` from now on where MKL is slow, but for its head (see `head`)."""
+    for layer in model.modules() if products.MKL_IS_SLOW else ():
+        if type(layer) is nn.Linear and layer is not model.get_output_embeddings():
+            layer.__class__ = Plain
+    return model
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a layer computes W x + b and nothing else."""
+    return type(layer) in (nn.Linear, Plain)
+
+
+class Plain(nn.Linear):
+    """torch's linear layer, whose products of many rows in float32 on a CPU, gradients too, are `product`'s."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if torch.is_autocast_enabled(x.device.type) or not blocked(flat, self.weight.numel()):
+            return super().forward(x)
+        summed: Tensor = _Summed.apply(flat, self.bias, 1.0, self.weight, None, None)
+        return summed.view(*x.shape[:-1], -1)
+
+    def product(self, x: Tensor) -> Product | None:
+        """What the layer computes of x; None where that is more than a product in float32."""
+        single = x.dtype == self.weight.dtype == torch.float32
+        return Product(1.0, self.weight) if single and self.bias is None else None
 
 
 class Linear(lora.Linear):  # PEFT knows by this name where another adapter can go
@@ -51,13 +82,13 @@ class Linear(lora.Linear):  # PEFT knows by this name where another adapter can 
             return computed
         flat, product = x.reshape(-1, x.shape[-1]), self._worn(adapter)
         weights = (product.weight, product.down, product.up)
-        added: Tensor = _Added.apply(flat, self.base_layer.bias, product.scaling, *weights)
+        added: Tensor = _Summed.apply(flat, self.base_layer.bias, product.scaling, *weights)
         return added.view(*x.shape[:-1], added.shape[-1])
 
     def product(self, x: Tensor) -> Product | None:
         """What the layer computes of x, with one plain adapter or with none; None where it is anything else."""
         base = self.base_layer
-        if type(base) is not nn.Linear or base.bias is not None or base.weight.dtype != torch.float32:
+        if not is_plain(base) or base.bias is not None or base.weight.dtype != torch.float32:
             return None
         if self.merged or self.disable_adapters:
             return Product(1.0, base.weight) if self.merged != self.disable_adapters else None
@@ -82,16 +113,16 @@ class Linear(lora.Linear):  # PEFT knows by this name where another adapter can 
         return name if plain and single and not trained else None
 
 
-class _Added(Function):
-    """x W' + b + s x A' B' and its gradients for x, A and B; x is (rows, inputs), W (outputs, inputs)."""
+class _Summed(Function):
+    """x W' + b + s x A' B' and its gradients; x is (rows, inputs), W (outputs, inputs), A and B may be None."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, scaling: float, *weights: Tensor) -> Tensor:
-        product = Product(scaling, *weights)
-        ctx.save_for_backward(x, *weights)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, scaling: float, weight: Tensor, *adapter: Any) -> Tensor:
+        product = Product(scaling, weight, *adapter)
+        ctx.save_for_backward(x, weight, *adapter)
         ctx.scaling = scaling
-        added = product.summed(len(x)).of(x)
-        return added if bias is None else added.add_(bias)
+        summed = product.summed(len(x)).of(x)
+        return summed if bias is None else summed.add_(bias)
 
     @staticmethod
     @once_differentiable
@@ -100,4 +131,5 @@ class _Added(Function):
         product = Product(ctx.scaling, *weights)
         low = product.of_inner(gradient)
         of_x = product.of_input(gradient, low) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, *product.of_weights(gradient, low, x, ctx.needs_input_grad[3:])
+        of_bias = gradient.sum(0) if ctx.needs_input_grad[1] else None
+        return of_x, of_bias, None, *product.of_weights(gradient, low, x, ctx.needs_input_grad[3:])
