@@ -64,7 +64,8 @@ def config(folder: str, options: dict[str, Any]) -> PPOConfig:
     """The same sizes, epochs and coefficients as the other side's, on a CPU in float32."""
     return PPOConfig(
         output_dir=folder + "/trl",
-        per_device_train_batch_size=options["batch"],
+        per_device_train_batch_size=options["part"],
+        gradient_accumulation_steps=options["batch"] // options["part"],
         total_episodes=options["batch"] * options["batches"],
         num_ppo_epochs=options["epochs"],
         response_length=options["response"],

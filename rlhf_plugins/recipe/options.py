@@ -152,8 +152,16 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _shown_type(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        return _shown_type(get_args(annotation)[0])
+    """As a recipe's writer would say it: `int or null`, `list[float]`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _shown_type(inner[0])
+    if origin in (Union, UnionType):
+        return " or ".join(map(_shown_type, inner))
+    if origin in (list, tuple, dict):
+        return f"{origin.__name__}[{', '.join('...' if one is ... else _shown_type(one) for one in inner)}]"
+    if annotation is NoneType:
+        return "null"
     return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
 
 

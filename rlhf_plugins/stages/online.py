@@ -97,6 +97,10 @@ class Online:
     exploration: Annotated[Exploration | None, Field(description="`none` samples from the policy alone")] = None
     belts: Belts = Belts()
     table: Table = Table()
+    tokens_per_batch: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="tokens in memory at once; a minibatch of more is trained in pieces, to the same result"),
+    ] = 8_192
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
     kind: ClassVar[str] = "online"
@@ -126,7 +130,7 @@ class Online:
         from rlhf_plugins.models.backbone import Backbone
         from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.online import OnlineTrainer
+        from rlhf_plugins.trainers.online import OnlineTrainer, Options
         from rlhf_plugins.trainers.online_config import OnlineConfig
         from rlhf_plugins.trainers.settings import Oversight
 
@@ -141,8 +145,11 @@ class Online:
                 args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),
-                reference=None if adapter else load_causal(run.base),
-                oversight=Oversight(self.table, self.belts, run.data.gold),
+                options=Options(
+                    reference=None if adapter else load_causal(run.base),
+                    tokens_per_batch=self.tokens_per_batch,
+                    oversight=Oversight(self.table, self.belts, run.data.gold),
+                ),
             )
         curves = quiet(trainer, run.log)
         trainer.train()

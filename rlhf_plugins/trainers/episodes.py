@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Minibatch:
+class Piece:
     """Some of a rollout's responses, as one batch, and what is known of their tokens; all (b, t)."""
 
     rows: Tensor  # (b,) places in the rollout
@@ -25,6 +25,18 @@ class Minibatch:
     advantages: Tensor
     returns: Tensor
     values: Tensor | None
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The responses of one loss, in pieces that are computed one after the other."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def rows(self) -> list[int]:
+        """Their places in the rollout."""
+        return [row for piece in self.pieces for row in piece.rows.tolist()]
 
 
 @dataclass(frozen=True)
@@ -43,4 +55,4 @@ class Episodes:
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T)
     minibatches: tuple[Minibatch, ...]
-    looked: Seen | None = None  # with its graph, where there is one minibatch: its first loss needs no other pass
+    looked: Seen | None = None  # with its graph, where there is one piece in all: its first loss needs no other pass

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins import masked, objectives
+from rlhf_plugins import objectives
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.interfaces import RewardFunction, Samples
@@ -28,12 +28,14 @@ from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Scored
 from rlhf_plugins.trainers.arguments import trainable
 from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic
-from rlhf_plugins.trainers.episodes import Episodes, Minibatch
+from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
 from rlhf_plugins.trainers.exploration import exploring
 from rlhf_plugins.trainers.passes import Passes, Seen
+from rlhf_plugins.trainers.pieces import whole_batches
 from rlhf_plugins.trainers.rollouts import Rollouts
 from rlhf_plugins.trainers.scoring import Scorer
 from rlhf_plugins.trainers.settings import PLAIN, Exploration, Oversight, Value
+from rlhf_plugins.trainers.shares import Share, adds_up, shares
 from rlhf_plugins.trainers.watch import Watch
 
 
@@ -53,10 +55,23 @@ class Objective:
     exploration: Exploration | None = None
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a training may be given beside TRL's configuration.
+
+    Without a `reference`, it is the policy with its adapters off.
+    """
+
+    reference: Any = None  # where all weights are trained
+    tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
+    oversight: Oversight = Oversight()
+
+
 class OnlineTrainer(trl.GRPOTrainer):
     """GRPOTrainer for an objective, with a critic where its estimator needs one.
 
-    The reference is the policy with its adapters off, or `reference` where all weights are trained.
+    A minibatch of more than `options.tokens_per_batch` tokens is trained in pieces, to the same gradients, unless a
+    component looks at batch mates.
 
     Raises:
         RunError: the options contradict one another, or (while training) a belt closes.
@@ -70,8 +85,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         args: trl.GRPOConfig,
         train: Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        reference: Any = None,
-        oversight: Oversight = Oversight(),  # noqa: B008 (frozen)
+        options: Options = Options(),  # noqa: B008 (frozen)
     ) -> None:
         _refuse(objective, args)
         super().__init__(
@@ -82,20 +96,20 @@ class OnlineTrainer(trl.GRPOTrainer):
             processing_class=tokenizer,
         )
         trainable(self)
-        self._objective, self._reference = objective, reference
-        folder = Path(args.output_dir)
+        self._objective, self._reference = objective, options.reference
+        folder, oversight = Path(args.output_dir), options.oversight
         self._watch = Watch(folder, oversight.table, oversight.gold)
         self._guard = Guard(oversight.belts, folder, lambda: self.state.global_step)
         self._critic = Critic(self.model, objective.value.adapter) if objective.advantage.needs_values else None
         self._passes = Passes(
             self.model,
-            reference,
+            options.reference,
             self._critic,
             self._tokenizer.pad_token_id,
             self.temperature,
             self.accelerator.autocast,
         )
-        self._rollouts = self._plan()
+        self._rollouts = self._plan(options.tokens_per_batch)
         self._kl_coef = self._next_kl_coef = objective.kl.coef
         self._looked: Seen | None = None  # until it is used
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
@@ -119,8 +133,9 @@ class OnlineTrainer(trl.GRPOTrainer):
             )
         return super().train(None, *args, **kwargs)
 
-    def _plan(self) -> Rollouts:
+    def _plan(self, tokens: int | None) -> Rollouts:
         aim = self._objective
+        parts = adds_up(aim.reduction) and not any(map(whole_batches, (aim.policy_loss, aim.kl)))
         scorer = Scorer(aim.score, aim.shaping, frozenset(self.eos_token_ids))
         return Rollouts(
             sample=self._sample,
@@ -132,6 +147,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             exploration=aim.exploration,
             group=self.num_generations,
             size=self.args.per_device_train_batch_size,
+            tokens=tokens if parts else None,
         )
 
     def _sample(self, prompts: Sequence[Any]) -> Samples:
@@ -188,36 +204,53 @@ class OnlineTrainer(trl.GRPOTrainer):
         return replace(seen, looked=None) if trained else None
 
     def _seen(self, batch: BranchBatch) -> Seen:
-        """What policy and critic say of a minibatch, which the rollout that it alone is was told already."""
+        """What policy and critic say of a piece, which the rollout that it alone is was told already."""
         looked, self._looked = self._looked, None
         return looked or self._passes.policy(batch, entropy=self._objective.entropy_coef > 0)
 
     def _compute_loss(self, model: Any, inputs: Minibatch) -> Tensor:
-        """Policy, KL, value and entropy terms of a minibatch."""
-        aim, mask = self._objective, inputs.batch.response_mask()
-        seen = self._seen(inputs.batch)
-        log_ratio = seen.log_probs - inputs.log_probs
-        losses = asked(aim.policy_loss, log_ratio, inputs.advantages, shape=tuple(mask.shape))
-        pull = pulled(aim.kl, seen.log_probs - inputs.reference).on_loss
-        loss = asked(aim.reduction, losses if pull is None else losses + self._kl_coef * pull, mask, shape=())
-        clipped = (losses != -inputs.advantages * log_ratio.exp()).float()
-        self._note(policy_loss=loss, clip_fraction=masked.mean(clipped, mask))
-        if aim.entropy_coef and seen.entropies is not None:
-            loss = loss - aim.entropy_coef * masked.mean(seen.entropies, mask)
-        if seen.values is not None and inputs.values is not None:
-            errors = objectives.clipped_value_loss(seen.values, inputs.values, inputs.returns, aim.value.clip)
-            loss = loss + aim.value.coef * masked.mean(errors, mask)
-            self._note(value_loss=masked.mean(errors, mask))
-        self._after(loss, objectives.moved(log_ratio.detach(), mask), inputs)
-        return loss / self.current_gradient_accumulation_steps
+        """The minibatch's loss; of one in pieces, the gradients of all but the last are added up here already."""
+        masks = [piece.batch.response_mask() for piece in inputs.pieces]
+        told, loss = list[dict[str, float]](), torch.zeros(())
+        for piece, share in zip(inputs.pieces, shares(masks, self._objective.reduction), strict=True):
+            if loss.requires_grad:
+                self.accelerator.backward(loss)
+            own, numbers = self._part(piece, share)
+            loss = own / self.current_gradient_accumulation_steps + loss.detach()
+            told.append(numbers)
+        whole = {name: sum(part[name] for part in told) for name in told[0]}
+        self._note(**whole)
+        if self._objective.stop_kl is not None and whole["approx_kl"] > self._objective.stop_kl:
+            self._episodes = None  # the policy moved away: what is left of the rollout is skipped
+        return loss
 
-    def _after(self, loss: Tensor, moved: Tensor, inputs: Minibatch) -> None:
-        """Stops at a loss that is not finite, and skips what is left of a rollout from which the policy moved away."""
+    def _part(self, piece: Piece, share: Share) -> tuple[Tensor, dict[str, float]]:
+        """Policy, KL, value and entropy terms of a piece, as its share of the minibatch's, and of what is logged.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        aim, mask = self._objective, piece.batch.response_mask()
+        seen = self._seen(piece.batch)
+        log_ratio = seen.log_probs - piece.log_probs
+        losses = asked(aim.policy_loss, log_ratio, piece.advantages, shape=tuple(mask.shape))
+        pull = pulled(aim.kl, seen.log_probs - piece.reference).on_loss
+        loss = share.reduced(losses if pull is None else losses + self._kl_coef * pull, mask)
+        clipped = (losses != -piece.advantages * log_ratio.exp()).float()
+        told = {
+            "policy_loss": loss,
+            "clip_fraction": share.mean(clipped, mask),
+            "approx_kl": share.tokens * objectives.moved(log_ratio.detach(), mask),
+        }
+        if aim.entropy_coef and seen.entropies is not None:
+            loss = loss - aim.entropy_coef * share.mean(seen.entropies, mask)
+        if seen.values is not None and piece.values is not None:
+            errors = objectives.clipped_value_loss(seen.values, piece.values, piece.returns, aim.value.clip)
+            told["value_loss"] = share.mean(errors, mask)
+            loss = loss + aim.value.coef * told["value_loss"]
         assert self._episodes is not None
-        self._guard.loss(loss, self._episodes, inputs.rows.tolist())
-        self._note(approx_kl=moved)
-        if self._objective.stop_kl is not None and moved > self._objective.stop_kl:
-            self._episodes = None
+        self._guard.loss(loss, self._episodes, piece.rows.tolist())
+        return loss, {name: value.item() for name, value in told.items()}
 
     def _note(self, **numbers: Tensor | float) -> None:
         for name, value in numbers.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate
+from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, PromptBranches, by_prompt, collate, within_budget
 from rlhf_plugins.models.backbone import wearing
 from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
@@ -49,9 +49,15 @@ class Passes:
     temperature: float
     autocast: Callable[[], AbstractContextManager[Any]]
 
-    def batch(self, prompt_ids: Sequence[Sequence[int]], response_ids: Sequence[Sequence[int]]) -> BranchBatch:
-        """The samples as one batch; neighbours with the same prompt share it."""
-        inputs = collate(by_prompt(prompt_ids, response_ids), self.pad_id, layout_of(self.model, self.reference))
+    def batches(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], tokens: int | None) -> list[BranchBatch]:
+        """The samples in order, in batches of at most so many tokens; neighbours with the same prompt share it."""
+        layout = layout_of(self.model, self.reference)
+        groups = by_prompt(prompt_ids, response_ids)
+        parts = [groups] if tokens is None else within_budget(groups, tokens, layout)
+        return [self._batch(part, layout) for part in parts]
+
+    def _batch(self, groups: Sequence[PromptBranches], layout: Layout) -> BranchBatch:
+        inputs = collate(groups, self.pad_id, layout)
         return BranchBatch.from_inputs({name: tensor.to(self.model.device) for name, tensor in inputs.items()})
 
     def policy(self, batch: BranchBatch, entropy: bool = False) -> Seen:

@@ -14,7 +14,7 @@ from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.interfaces import Samples
 from rlhf_plugins.models.guards import estimated, pulled
 from rlhf_plugins.rollout import KL, Advantage, Advantages, Rollout
-from rlhf_plugins.trainers.episodes import Episodes, Minibatch
+from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
 from rlhf_plugins.trainers.passes import Passes, Seen
 from rlhf_plugins.trainers.scoring import Scorer, Told
 from rlhf_plugins.trainers.settings import Exploration
@@ -30,7 +30,8 @@ class Rollouts:
         sample: from prompts to what the policy answers, those of one prompt side by side.
         greedy: the same, without chance.
         group: responses to a prompt.
-        size: responses of a minibatch, which is also how many are looked at in one pass.
+        size: responses of a minibatch.
+        tokens: most tokens of one pass, padding included; a response that alone has more is a pass. None is no limit.
     """
 
     sample: Callable[[Sequence[Any]], Samples]
@@ -42,15 +43,16 @@ class Rollouts:
     exploration: Exploration | None
     group: int
     size: int
+    tokens: int | None = None
 
     def make(self, prompts: Sequence[Any], coef: float) -> Episodes:
         """One rollout, with the pull towards the reference at strength `coef`."""
         samples = self.sample(prompts)
         told, baseline = self._told(samples)
-        picks = self._picks(len(samples.responses))
-        batches = [self._batch(samples, pick) for pick in picks]
-        looks = [self._look(batch, keep=len(batches) == 1) for batch in batches]
-        seen = _joined([found for found, _ in looks], picks)
+        minibatches = [self._laid(samples, pick) for pick in self._picks(len(samples.responses))]
+        laid = [piece for pieces in minibatches for piece in pieces]
+        looks = [self._look(batch, keep=len(laid) == 1) for _, batch in laid]
+        seen = _joined([found for found, _ in looks], [pick for pick, _ in laid])
         mask = seen["mask"].bool()
         log_ratio = seen["policy"] - seen["reference"]
         penalty = pulled(self.kl, log_ratio).off_reward
@@ -72,7 +74,7 @@ class Rollouts:
             seen.get("values"),
             estimate.advantages,
             estimate.returns,
-            tuple(_minibatch(known, pick, batch) for pick, batch in zip(picks, batches, strict=True)),
+            tuple(Minibatch(tuple(_piece(known, *piece) for piece in pieces)) for pieces in minibatches),
             looks[0][1] if len(looks) == 1 else None,
         )
 
@@ -82,12 +84,14 @@ class Rollouts:
         order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
         return list(order.split(self.size))
 
-    def _batch(self, samples: Samples, pick: Tensor) -> BranchBatch:
-        places = pick.tolist()
-        return self.passes.batch([samples.prompt_ids[i] for i in places], [samples.response_ids[i] for i in places])
+    def _laid(self, samples: Samples, pick: Tensor) -> list[tuple[Tensor, BranchBatch]]:
+        """A minibatch in pieces: the places of each one's responses, and these as a batch."""
+        prompts, responses = ([ids[i] for i in pick.tolist()] for ids in (samples.prompt_ids, samples.response_ids))
+        batches = self.passes.batches(prompts, responses, self.tokens)
+        return list(zip(pick.split([len(batch.index) for batch in batches]), batches, strict=True))
 
     def _look(self, batch: BranchBatch, keep: bool) -> tuple[Looked, Seen]:
-        """What the models say of a minibatch, laid out as it is trained on, so that the first ratios are exactly 1.
+        """What the models say of a piece, laid out as it is trained on, so that the first ratios are exactly 1.
 
         The second is what policy and critic said, with its graph where it is to be kept.
         """
@@ -140,7 +144,7 @@ def _both(one: Samples, other: Samples) -> Samples:
 
 
 def _joined(parts: Sequence[Looked], picks: Sequence[Tensor]) -> Looked:
-    """The minibatches' tensors as whole ones, in the order of sampling."""
+    """The pieces' tensors as whole ones, in the order of sampling."""
     shape = sum(map(len, picks)), max(part["mask"].shape[1] for part in parts)
     whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
     for part, pick in zip(parts, picks, strict=True):
@@ -149,10 +153,8 @@ def _joined(parts: Sequence[Looked], picks: Sequence[Tensor]) -> Looked:
     return whole
 
 
-def _minibatch(known: Looked, pick: Tensor, batch: BranchBatch) -> Minibatch:
+def _piece(known: Looked, pick: Tensor, batch: BranchBatch) -> Piece:
     length = int(batch.lengths.max())
     rows = pick.to(batch.lengths.device)
     cut = {name: tensor[rows, :length] for name, tensor in known.items()}
-    return Minibatch(
-        rows, batch, cut["log_probs"], cut["reference"], cut["advantages"], cut["returns"], cut.get("values")
-    )
+    return Piece(rows, batch, cut["log_probs"], cut["reference"], cut["advantages"], cut["returns"], cut.get("values"))

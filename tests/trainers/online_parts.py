@@ -15,9 +15,9 @@ from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapte
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.online import Objective, OnlineTrainer
+from rlhf_plugins.trainers.online import Objective, OnlineTrainer, Options
 from rlhf_plugins.trainers.online_config import OnlineConfig
-from rlhf_plugins.trainers.settings import Oversight, Value
+from rlhf_plugins.trainers.settings import Value
 
 from . import by_hand
 
@@ -62,17 +62,17 @@ def objective(score: RewardFunction = ants, **changes: Any) -> Objective:
 
 
 def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: Any) -> OnlineTrainer:
-    """Options are TRL's, and `adapter`, `cls`, `oversight`."""
+    """Options are TRL's, and `adapter`, `cls`, `oversight`, `tokens_per_batch`."""
+    watched = [options.pop("oversight")] if "oversight" in options else []
     adapter, cls = Adapter(r=4) if options.pop("adapter", True) else None, options.pop("cls", OnlineTrainer)
     set_seed(0)  # as a run does before a stage
     made: OnlineTrainer = cls(
         with_adapter(load_causal(base), adapter, "CAUSAL_LM"),
         aim or objective(),
-        oversight=options.pop("oversight", Oversight()),
+        options=Options(None if adapter else load_causal(base), options.pop("tokens_per_batch", None), *watched),
         args=arguments(OnlineConfig, folder, 0, {**OPTIONS, **options}),
         train=prompts(),
         tokenizer=load_tokenizer(base),
-        reference=None if adapter else load_causal(base),
     )
     return made
 

@@ -68,7 +68,8 @@ def test_where_all_weights_are_trained_it_is_refused(bases: Bases, tmp_path: Pat
 def test_values_are_float32_where_the_rest_is_bfloat16(bases: Bases, tmp_path: Path, adapter: Any) -> None:
     found = trainer(bases(), tmp_path, objective(value=Value(adapter=adapter)), bf16=True)
     torch.nn.init.normal_(found.model.value_head.weight, std=30.0)
-    seen = found._passes.policy(found._passes.batch([[5, 6]], [[7, 8, 9]]))
+    (batch,) = found._passes.batches([[5, 6]], [[7, 8, 9]], None)
+    seen = found._passes.policy(batch)
     assert seen.values is not None
     assert seen.values.dtype == torch.float32
     assert not torch.equal(seen.values, seen.values.bfloat16().float())

@@ -53,6 +53,7 @@ class Watched(OnlineTrainer):
         {"num_iterations": 3},
         {"temperature": 0.7},
         {"per_device_train_batch_size": 4, "steps_per_generation": 3},  # does not hold whole groups of 3
+        {"tokens_per_batch": 24},  # some pieces hold a response, some two
         {"architecture": "mamba", "adapter": False},  # cannot share rows
         {"architecture": "gemma2"},  # caps its logits
     ],
@@ -83,16 +84,21 @@ class Stepping(Watched):
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("steps", [1, 2])  # at the second the ratios are no longer 1
-def test_a_step_is_the_one_computed_by_hand(bases: Bases, tmp_path: Path, adapter: bool, steps: int) -> None:
+@pytest.mark.parametrize("tokens", [None, 24], ids=["whole", "pieces"])
+def test_a_step_is_the_one_computed_by_hand(
+    bases: Bases, tmp_path: Path, adapter: bool, steps: int, tokens: int | None
+) -> None:
     plain = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.3}
-    found: Any = trainer(bases(), tmp_path, cls=Stepping, adapter=adapter, max_steps=steps, **plain)
+    options = {"adapter": adapter, "tokens_per_batch": tokens, "max_steps": steps, **plain}
+    found: Any = trainer(bases(), tmp_path, cls=Stepping, **options)
     found.train()
     assert furthest(trained(found), found.end) < 1e-5
     assert furthest(trained(found), found.start) > 1e-2
 
 
 def test_accumulation_divides_the_loss(bases: Bases, tmp_path: Path) -> None:
-    watched: Any = trainer(bases(), tmp_path, cls=Watched, gradient_accumulation_steps=2, max_steps=2)
+    options = {"gradient_accumulation_steps": 2, "max_steps": 2, "tokens_per_batch": 30}
+    watched: Any = trainer(bases(), tmp_path, cls=Watched, **options)
     watched.train()
     assert [mine for mine, _ in watched.pairs] == pytest.approx([plain / 2 for _, plain in watched.pairs], rel=1e-4)
 

@@ -73,22 +73,30 @@ def test_a_bad_reward_is_named(score: RewardFunction, message: str) -> None:
 def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:
     """Another token in the padding, and other rows beside it, leave what is seen of a response as it was."""
     found = trainer(bases(), tmp_path)
-    groups = found._passes.batch(RAGGED.prompt_ids, RAGGED.response_ids)
+    (groups,) = found._passes.batches(RAGGED.prompt_ids, RAGGED.response_ids, None)
     dirty = BranchBatch(**{**vars(groups), "input_ids": groups.input_ids.masked_fill(groups.segment == -1, 9)})
     with torch.no_grad():
         clean, other = (found._passes.policy(batch, entropy=True) for batch in (groups, dirty))
-        alone = found._passes.policy(found._passes.batch(RAGGED.prompt_ids[:1], RAGGED.response_ids[:1]), True)
+        (first,) = found._passes.batches(RAGGED.prompt_ids[:1], RAGGED.response_ids[:1], None)
+        alone = found._passes.policy(first, True)
     for one, same, lone in zip(clean, other, alone, strict=True):
         assert_close(one, same, rtol=0, atol=0)
         assert_close(one[:1, :3], lone)
         assert not one[~groups.response_mask()].any()
 
 
-def test_minibatches_hold_what_the_rollout_says_of_their_rows(bases: Bases, tmp_path: Path) -> None:
-    found = trainer(bases(), tmp_path)
+@pytest.mark.parametrize(("tokens", "pieces"), [(None, 1), (24, 3)])
+def test_minibatches_hold_what_the_rollout_says_of_their_rows(
+    bases: Bases, tmp_path: Path, tokens: int | None, pieces: int
+) -> None:
+    found = trainer(bases(), tmp_path, tokens_per_batch=tokens)
     seen = found._rollouts.make([row["prompt"] for row in prompts(4) for _ in range(3)], coef=0.1)
-    assert sorted(torch.cat([part.rows for part in seen.minibatches]).tolist()) == list(range(12))
-    for part in seen.minibatches:
+    assert sorted(row for minibatch in seen.minibatches for row in minibatch.rows) == list(range(12))
+    assert [len(minibatch.rows) for minibatch in seen.minibatches] == [6, 6]
+    parts = [part for minibatch in seen.minibatches for part in minibatch.pieces]
+    assert len(parts) >= 2 * pieces
+    assert all(part.batch.input_ids.numel() <= (tokens or 1000) for part in parts)
+    for part in parts:
         mask = part.batch.response_mask()
         lengths = [len(seen.samples.response_ids[i]) for i in part.rows]
         assert mask.sum(1).tolist() == lengths
@@ -101,7 +109,7 @@ def test_minibatches_hold_what_the_rollout_says_of_their_rows(bases: Bases, tmp_
 def test_the_adapter_off_is_a_separate_frozen_model(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path)
     found.train()
-    batch = found._passes.batch(RAGGED.prompt_ids, RAGGED.response_ids)
+    (batch,) = found._passes.batches(RAGGED.prompt_ids, RAGGED.response_ids, None)
     frozen = load_causal(bases())
     for row, ids in enumerate(RAGGED.response_ids):
         logits = frozen(tensor([[15, *ids]])).logits[0, :-1].log_softmax(-1)
@@ -146,7 +154,7 @@ def test_generation_samples_the_mixture(bases: Bases, tmp_path: Path) -> None:
 def test_the_ratio_is_against_the_mixture_that_sampled(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(exploration=Exploration(0.3, 50.0)), temperature=0.8)
     seen = found._rollouts.make(["how"] * 3, coef=0.1)
-    (part,) = seen.minibatches
+    ((part,),) = (minibatch.pieces for minibatch in seen.minibatches)
     for row, place in enumerate(part.rows.tolist()):
         ids = list(seen.samples.response_ids[place])
         logits = load_causal(bases())(tensor([[15, *ids]])).logits[0, :-1]
