@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import trl
 from datasets import Dataset
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -74,7 +75,7 @@ class OnlineTrainer(trl.GRPOTrainer):
     component looks at batch mates.
 
     Raises:
-        RunError: the options contradict one another, or (while training) a belt closes.
+        RunError: the options contradict one another, or (while training) a belt closes or a chat template refuses.
         PluginError: a component fails.
     """
 
@@ -152,8 +153,11 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     def _sample(self, prompts: Sequence[Any]) -> Samples:
         exploration = exploring(self.model, self._objective.exploration, self.temperature)
-        with folded(self.model), undistorted(self.model), leanly(self.model), exploration:
-            prompt_ids, response_ids, _, completions, *_ = self._generate(list(prompts))
+        try:
+            with folded(self.model), undistorted(self.model), leanly(self.model), exploration:
+                prompt_ids, response_ids, _, completions, *_ = self._generate(list(prompts))
+        except TemplateError as error:
+            raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids)
 

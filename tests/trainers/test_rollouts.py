@@ -276,3 +276,10 @@ def test_what_is_watched_is_logged_and_some_responses_are_kept(bases: Bases, tmp
     assert all(row["gold"] == len(row["response"]) for row in kept)
     assert [row["step"] for row in found.rollouts_shown] == [0] * 3 + [8] * 3
     assert len({row["prompt"] for row in kept[:3]}) == 3
+
+
+def test_a_chat_template_that_refuses_is_told_without_a_traceback(bases: Bases, tmp_path: Path) -> None:
+    found: Any = trainer(bases(), tmp_path)
+    found._tokenizer.chat_template = "{{ raise_exception('only users may begin') }}"
+    with pytest.raises(RunError, match="the chat template refuses a prompt of this rollout: only users may begin"):
+        found._sample([[{"role": "system", "content": "hello"}]] * 3)
