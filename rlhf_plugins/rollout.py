@@ -66,7 +66,11 @@ class Shaping(Protocol):
 
 
 class PolicyLoss(Protocol):
-    """Loss of each sampled token."""
+    """Loss of each sampled token.
+
+    `uses_batch_mates = True` says that it looks at other responses of the minibatch, which then is trained whole. The
+    same holds of a reduction, of a pull towards the reference and of its estimator.
+    """
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         """(B, T) log of the policy's probability over that of what sampled, and (B, T) -> (B, T)."""
@@ -74,7 +78,7 @@ class PolicyLoss(Protocol):
 
 
 class Reduction(Protocol):
-    """Makes one number of the losses of a minibatch's tokens."""
+    """Makes one number of the losses of a minibatch's tokens; one that is no weighted sum `uses_batch_mates`."""
 
     def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
         """(B, T) and bool (B, T) -> a scalar; what stands outside the mask does not count."""

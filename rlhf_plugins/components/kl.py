@@ -39,10 +39,16 @@ class _Pull:
 
     coef: Annotated[float, Field(ge=0, description="strength at the start")] = 0.05  # Huang et al. 2024
     adapt: Annotated[Adaptive | None, Field(description="how the strength follows the KL; `none` keeps it")] = None
+    estimator: KLEstimator = uses("kl_estimator", "k1")
 
     def __post_init__(self) -> None:
         if self.adapt is not None and self.coef == 0:
             raise ValueError("coef: a strength of 0 cannot adapt, it stays 0")
+
+    @property
+    def parts(self) -> tuple[KLEstimator]:
+        """The components that it holds."""
+        return (self.estimator,)
 
     def adapted(self, coef: float, kl: float, episodes: int) -> float:
         """The next strength."""
@@ -52,8 +58,6 @@ class _Pull:
 @dataclass(frozen=True)
 class InReward(_Pull):
     """r_t = -coef KL_t, and the score at the last token (Stiennon et al. 2020, section 3.4): what is too far pays."""
-
-    estimator: KLEstimator = uses("kl_estimator", "k1")
 
     def __call__(self, log_ratio: Tensor) -> Pull:
         """The estimate, taken off the rewards."""

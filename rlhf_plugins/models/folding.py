@@ -37,6 +37,7 @@ def _folds(layer: nn.Module, model: Any) -> bool:
     if not isinstance(layer, Linear) or layer.disable_adapters or layer.merged:
         return False
     base = layer.get_base_layer()
-    if not isinstance(base, nn.Linear) or base.weight.dtype != torch.float32:
+    plain = type(base) is nn.Linear or hasattr(base, "product")  # as ours has
+    if not plain or base.weight.dtype != torch.float32:
         return False
     return base.weight is not model.get_input_embeddings().weight

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlhf_plugins.models.product import by_rows, over_rows
+from rlhf_plugins.models.product import blocked, by_rows, over_rows
 
 LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 4 MiB in float32; with a large vocabulary, work worth a launch
 
@@ -133,7 +133,7 @@ class _InChunks(torch.autograd.Function):
             if of_hidden is not None:
                 of_hidden[at] = by_rows(pulled, weight.t())
             if of_weight is not None:
-                of_weight += over_rows(pulled, rows)
+                over_rows(pulled, rows, of_weight)
             if of_bias is not None:
                 of_bias += pulled.sum(0)
         return of_hidden, of_weight, of_bias, None, None, None
@@ -141,6 +141,8 @@ class _InChunks(torch.autograd.Function):
 
 def _numbers(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the head says, (tokens, vocabulary)."""
+    if bias is not None and not blocked(hidden, weight.numel()):
+        return nn.functional.linear(hidden, weight, bias)  # rounded once
     numbers = by_rows(hidden, weight)
     return numbers if bias is None else numbers.add_(bias)
 

@@ -48,7 +48,10 @@ def is_plain(layer: Any) -> bool:
 
 
 class Plain(nn.Linear):
-    """torch's linear layer, whose products of many rows in float32 on a CPU, gradients too, are `product`'s."""
+    """torch's linear layer, whose products of many rows in float32 on a CPU, gradients too, are `product`'s.
+
+    As adapters and gated blocks here, it is differentiated once: there are no gradients of its gradients.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -119,7 +122,7 @@ class _Summed(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, scaling: float, weight: Tensor, *adapter: Any) -> Tensor:
         product = Product(scaling, weight, *adapter)
-        ctx.save_for_backward(x, weight, *adapter)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None, weight, *adapter)
         ctx.scaling = scaling
         summed = product.summed(len(x)).of(x)
         return summed if bias is None else summed.add_(bias)

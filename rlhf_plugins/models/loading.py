@@ -59,7 +59,7 @@ def load_trunk(base: Base) -> PreTrainedModel:
 
 
 def streamlined(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, not in training yet, whose gated blocks, norms and rotations are ours where trials agree."""
+    """The model, not yet in training, with our linear layers and, where trials agree, blocks, norms and rotations."""
     computed: PreTrainedModel = in_halves(in_few_passes(in_one_step(faster(model))))
     return computed
 

@@ -1,8 +1,8 @@
 """The products of linear layers and their gradients, by oneDNN where MKL is the slower. It knows no autograd.
 
-torch multiplies float32 by MKL, which on processors that Intel has not made uses half of AVX-512's width; oneDNN, which
-torch carries too, uses all of it. But oneDNN compiles a kernel for each number of rows and keeps it: so rows go to it
-in blocks of few sizes, and what is left over is MKL's, as are products that are too small to gain.
+torch multiplies float32 by MKL, which on AMD's processors uses half of AVX-512's width; oneDNN, which torch carries
+too, uses all of it. But oneDNN compiles a kernel for each number of rows and keeps it: so rows go to it in blocks of
+few sizes, and what is left over is MKL's, as are products that are too small to gain.
 """
 
 from __future__ import annotations
@@ -92,13 +92,16 @@ def by_rows(x: Tensor, other: Tensor, onto: Tensor | None = None) -> Tensor:
     return found
 
 
-def over_rows(x: Tensor, y: Tensor) -> Tensor:
-    """x' y, of (rows, n) and (rows, k), which is (n, k). It too is called where no gradient is recorded."""
+def over_rows(x: Tensor, y: Tensor, onto: Tensor | None = None) -> Tensor:
+    """x' y, of (rows, n) and (rows, k), which is (n, k); added onto another such in its place where there is one.
+
+    It too is called where no gradient is recorded.
+    """
     if not blocked(x, x.shape[1] * y.shape[1]):
-        return x.t() @ y
+        return x.t() @ y if onto is None else onto.addmm_(x.t(), y)
     if x.shape[1] > y.shape[1]:  # oneDNN is the faster with the narrower first
-        return over_rows(y, x).t()
-    found = x.new_zeros(x.shape[1], y.shape[1])
+        return over_rows(y, x, None if onto is None else onto.t()).t()
+    found = x.new_zeros(x.shape[1], y.shape[1]) if onto is None else onto
     for block, by_onednn in _blocks(len(x)):
         if by_onednn:
             found += _times(x[block].t(), y[block].t())
@@ -125,13 +128,13 @@ def _times(x: Tensor, other: Tensor) -> Tensor:
 
 
 def _mkl_is_slow() -> bool:
-    """Whether MKL multiplies here, beside oneDNN, on a processor with AVX-512 that Intel has not made."""
+    """Whether MKL multiplies here, beside oneDNN, on a processor of AMD's with AVX-512."""
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         told = platform.processor()
     both = torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "GenuineIntel" not in told
+    return both and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in told
 
 
 MKL_IS_SLOW = _mkl_is_slow()

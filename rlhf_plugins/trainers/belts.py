@@ -45,7 +45,7 @@ class Guard:
         return self._differ(seen)
 
     def loss(self, loss: Tensor, seen: Episodes, picked: Sequence[int]) -> None:
-        """Raises RunError when the loss of a minibatch, a scalar, is not finite; `picked` are its responses."""
+        """Raises RunError when a piece's loss, a scalar, is not finite; `picked` are its responses."""
         if not loss.isfinite():
             what = f"the loss became {loss.item()}: try a smaller learning_rate or max_grad_norm"
             numbers = {"reward": seen.rewards, "advantage": seen.advantages.sum(1)}

@@ -33,11 +33,6 @@ class Minibatch:
 
     pieces: tuple[Piece, ...]
 
-    @property
-    def rows(self) -> list[int]:
-        """Their places in the rollout."""
-        return [row for piece in self.pieces for row in piece.rows.tolist()]
-
 
 @dataclass(frozen=True)
 class Episodes:

@@ -32,7 +32,7 @@ from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
 from rlhf_plugins.trainers.exploration import exploring
 from rlhf_plugins.trainers.passes import Passes, Seen
-from rlhf_plugins.trainers.pieces import whole_batches
+from rlhf_plugins.trainers.pieces import most_tokens
 from rlhf_plugins.trainers.rollouts import Rollouts
 from rlhf_plugins.trainers.scoring import Scorer
 from rlhf_plugins.trainers.settings import PLAIN, Exploration, Oversight, Value
@@ -71,8 +71,8 @@ class Options:
 class OnlineTrainer(trl.GRPOTrainer):
     """GRPOTrainer for an objective, with a critic where its estimator needs one.
 
-    A minibatch of more than `options.tokens_per_batch` tokens is trained in pieces, to the same gradients, unless a
-    component looks at batch mates.
+    A minibatch of more than `options.tokens_per_batch` tokens is trained in pieces, to the same gradients, unless
+    something needs it whole (`pieces.most_tokens`, `shares.adds_up`).
 
     Raises:
         RunError: the options contradict one another, or (while training) a belt closes or a chat template refuses.
@@ -136,7 +136,7 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     def _plan(self, tokens: int | None) -> Rollouts:
         aim = self._objective
-        parts = adds_up(aim.reduction) and not any(map(whole_batches, (aim.policy_loss, aim.kl)))
+        tokens = most_tokens(tokens, self.args, aim.policy_loss, aim.reduction, aim.kl)
         scorer = Scorer(aim.score, aim.shaping, frozenset(self.eos_token_ids))
         return Rollouts(
             sample=self._sample,
@@ -148,7 +148,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             exploration=aim.exploration,
             group=self.num_generations,
             size=self.args.per_device_train_batch_size,
-            tokens=tokens if parts else None,
+            tokens=tokens if tokens and adds_up(aim.reduction) else None,
         )
 
     def _sample(self, prompts: Sequence[Any]) -> Samples:

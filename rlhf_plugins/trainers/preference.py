@@ -33,7 +33,7 @@ from rlhf_plugins.models.log_probs import response_logps
 from rlhf_plugins.models.probing import layout_of
 from rlhf_plugins.models.score_cache import ScoreCache, weights_identity
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
-from rlhf_plugins.trainers.pieces import PIECES, Row, TrainsInPieces, in_pieces, shared_out, whole_batches
+from rlhf_plugins.trainers.pieces import PIECES, Row, TrainsInPieces, in_pieces, most_tokens, shared_out
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
@@ -110,7 +110,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         options: Options = Options(),  # noqa: B008 (frozen)
     ) -> None:
         layout = layout_of(model, options.reference)
-        tokens = None if whole_batches(loss) else options.tokens_per_batch
+        tokens = most_tokens(options.tokens_per_batch, args, loss)
         collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, layout, tokens)
         self._preference_loss, self._remembered = loss, options.remembered
         self._reference_identity = ""

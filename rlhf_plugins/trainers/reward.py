@@ -22,7 +22,7 @@ from rlhf_plugins.models.reward_model import RewardModel
 from rlhf_plugins.ranking import comparisons, per_group
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
 from rlhf_plugins.trainers.draws import Draws, Examples
-from rlhf_plugins.trainers.pieces import TrainsInPieces, in_pieces, shared_out, whole_batches
+from rlhf_plugins.trainers.pieces import TrainsInPieces, in_pieces, most_tokens, shared_out
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
     ) -> None:
         layout = layout_of(model.trunk) if options.features is None else Layout.SEPARATE
         collator = Collator(tokenizer.pad_token_id, layout, options.features)
-        tokens = None if whole_batches(loss) else options.tokens_per_batch
+        tokens = most_tokens(options.tokens_per_batch, args, loss)
         made: Any = guards.built(loss) if hasattr(loss, "build") else loss
         if isinstance(made, nn.Module):
             model.add_module("loss", made.to(model.trunk.device))

@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf_plugins import masked
-from rlhf_plugins.models.guards import asked
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.models.guards import asked, named
 from rlhf_plugins.rollout import Reduction
+
+FAR = 100.0  # larger than a token's loss is in a sound training
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,24 @@ def shares(masks: Sequence[Tensor], reduction: Reduction) -> list[Share]:
     """The shares of a minibatch's pieces, of their masks of response tokens, each (b, t).
 
     Raises:
+        PluginError: there are several, and the reduction is no weighted sum of the losses.
         ComponentError: the reduction fails.
     """
     if len(masks) == 1:
         return [Share(1.0, partial(_reduced, reduction))]
     width = max(mask.shape[1] for mask in masks)
-    whole = torch.cat([pad(mask, (0, width - mask.shape[1])) for mask in masks])  # (B, T)
-    weights = _weights(reduction, whole).split([len(mask) for mask in masks])
+    weights = _weights(reduction, torch.cat([pad(mask, (0, width - mask.shape[1])) for mask in masks]))
+    if weights is None:
+        told = f"{named(reduction)} is no weighted sum of the tokens' losses, so that its minibatches cannot be cut"
+        raise PluginError(f"{told}: set `uses_batch_mates = True` on it, or `tokens_per_batch: null`")
+    parts = weights.split([len(mask) for mask in masks])
     counts = [int(mask.sum()) for mask in masks]
-    return [Share(count / sum(counts), partial(_weighed, own)) for count, own in zip(counts, weights, strict=True)]
+    return [Share(count / sum(counts), partial(_weighed, own)) for count, own in zip(counts, parts, strict=True)]
 
 
 def adds_up(reduction: Reduction) -> bool:
     """Whether a reduction is a weighted sum of the losses, as one trial has it. Raises ComponentError if it fails."""
-    mask = torch.tensor([[True, True, False], [True, True, True]])
-    one, other = torch.tensor([[1.0, -2.0, 0.0], [0.5, 3.0, -1.0]]), torch.tensor([[-3.0, 0.25, 0.0], [2.0, 1.0, 1.5]])
-    found = [_reduced(reduction, losses, mask) for losses in (one, other, one + other)]
-    return torch.allclose(found[0] + found[1], found[2], atol=1e-6)
+    return _weights(reduction, torch.arange(5) < torch.tensor([[2], [5], [1], [4], [5], [3], [1], [2]])) is not None
 
 
 def _reduced(reduction: Reduction, losses: Tensor, mask: Tensor) -> Tensor:
@@ -59,10 +63,13 @@ def _reduced(reduction: Reduction, losses: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def _weights(reduction: Reduction, mask: Tensor) -> Tensor:
-    """What each token's loss counts for, (B, T)."""
+def _weights(reduction: Reduction, mask: Tensor) -> Tensor | None:
+    """What each token's loss counts for, (B, T): the gradient at 0. None where losses far from 0 are not summed so."""
     losses = torch.zeros(mask.shape, device=mask.device, requires_grad=True)
-    return torch.autograd.grad(_reduced(reduction, losses, mask), losses)[0]
+    weights = torch.autograd.grad(_reduced(reduction, losses, mask), losses)[0]
+    far = FAR * torch.arange(mask.numel(), device=mask.device).sin().view(mask.shape)
+    tried = [(_weighed(weights, each, mask), _reduced(reduction, each, mask)) for each in (far, -far)]
+    return weights if all(torch.isclose(*both, rtol=1e-3, atol=1e-4 * FAR) for both in tried) else None
 
 
 def _weighed(weights: Tensor, losses: Tensor, mask: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from rlhf_plugins.interfaces import Adapter, Base
 from rlhf_plugins.models.folding import folded
@@ -33,6 +35,28 @@ def test_the_logits_are_those_of_the_adapter_beside_its_base(tmp_path: Path) -> 
         assert all(layer.merged for layer in model.modules() if hasattr(layer, "lora_A"))
         torch.testing.assert_close(logits(model), beside, rtol=1e-5, atol=1e-5)
     assert torch.equal(logits(model), beside)
+
+
+def test_a_layer_that_computes_in_its_own_way_is_not_folded() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(2 * x)
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.embeddings = Doubled(3, 3), nn.Embedding(3, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.layer(x)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.embeddings
+
+    model = get_peft_model(Holder(), LoraConfig(r=2, target_modules=["layer"], init_lora_weights=False))
+    beside = model(torch.ones(1, 3))
+    with folded(model):
+        assert torch.equal(model(torch.ones(1, 3)), beside)
 
 
 def test_whatever_happens_every_bit_is_as_it_was(tmp_path: Path) -> None:

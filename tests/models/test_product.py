@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rlhf_plugins.interfaces import Adapter
 from rlhf_plugins.models import product
+from rlhf_plugins.models.folding import folded
+from rlhf_plugins.models.head import Scaling, token_logps
 from rlhf_plugins.models.linear_layer import Plain, faster
+from rlhf_plugins.models.loading import streamlined, with_adapter
 from rlhf_plugins.models.product import by_rows, over_rows
 
 WIDE = 256  # 256 x 256 numbers are just enough
@@ -44,6 +48,8 @@ def test_products_are_torchs(rows: int, inputs: int, outputs: int, slow: list[An
     close(by_rows(x, weight), x @ weight.t())
     close(by_rows(gradient, weight.t(), onto.clone()), onto + gradient @ weight)
     close(over_rows(gradient, x), gradient.t() @ x)
+    sums = torch.randn(outputs, inputs)
+    close(over_rows(gradient, x, sums.clone()), sums + gradient.t() @ x)
     assert slow
 
 
@@ -116,16 +122,18 @@ def test_a_frozen_layer_gives_no_gradient_and_one_under_autocast_is_torchs(slow:
     assert not slow
 
 
-def model() -> Any:
-    sizes = {"hidden_size": WIDE, "intermediate_size": WIDE, "num_hidden_layers": 1, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, tie_word_embeddings=False, **sizes)).eval()
+def model(tied: bool = False) -> Any:
+    sizes = {"hidden_size": WIDE, "intermediate_size": 2 * WIDE, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=300, tie_word_embeddings=tied, **sizes)).eval()
 
 
 def test_a_models_layers_change_and_its_head_does_not() -> None:
     made = model()
     expected = made(torch.arange(300).view(1, -1) % 64).logits
     changed = faster(made)
-    assert sorted(type(m).__name__ for m in changed.modules() if isinstance(m, nn.Linear)) == ["Linear"] + 7 * ["Plain"]
+    assert sorted(type(m).__name__ for m in changed.modules() if isinstance(m, nn.Linear)) == ["Linear"] + 14 * [
+        "Plain"
+    ]
     assert type(changed.lm_head) is nn.Linear
     close(changed(torch.arange(300).view(1, -1) % 64).logits, expected)
 
@@ -133,3 +141,43 @@ def test_a_models_layers_change_and_its_head_does_not() -> None:
 def test_where_mkl_is_fast_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "MKL_IS_SLOW", False)
     assert not any(type(module) is Plain for module in faster(model()).modules())
+
+
+def test_a_frozen_layer_keeps_no_inputs(slow: list[Any]) -> None:
+    layer, x = Plain(WIDE, WIDE).requires_grad_(False), torch.randn(300, WIDE, requires_grad=True)
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    assert slow
+    assert kept == [layer.weight.data_ptr()]
+
+
+@pytest.mark.parametrize("adapter", [None, Adapter(r=8)], ids=["full", "lora"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_and_its_gradients_are_what_they_are_without_onednn(
+    adapter: Adapter | None, tied: bool, slow: list[Any]
+) -> None:
+    made = with_adapter(streamlined(model(tied)), adapter, "CAUSAL_LM")
+    for name, weights in made.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weights, std=0.02)
+    ids, told = torch.randint(0, 300, (2, 300)), []
+    for on in (True, False):
+        made.zero_grad()
+        with torch.backends.mkldnn.flags(enabled=on):
+            hidden = made(input_ids=ids, output_hidden_states=True).hidden_states[-1].flatten(0, 1)
+            found = token_logps(made.get_output_embeddings(), hidden, ids.flatten(), Scaling(), entropy=True)
+            assert found.entropies is not None
+            (found.logps.mean() + 0.3 * found.entropies.mean()).backward()
+        told.append([found.logps.detach(), *(p.grad for p in made.parameters() if p.grad is not None)])
+    assert slow
+    for one, other in zip(*told, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
+    with torch.no_grad(), folded(made):
+        folds = made(input_ids=ids).logits
+    close(folds, made(input_ids=ids).logits)

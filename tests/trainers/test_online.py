@@ -39,7 +39,8 @@ class Watched(OnlineTrainer):
         assert self._episodes is not None
         samples = self._episodes.samples
         loss = super()._compute_loss(model, inputs)
-        sequences = [(tuple(samples.prompt_ids[i]), tuple(samples.response_ids[i])) for i in inputs.rows]
+        rows = [row for piece in inputs.pieces for row in piece.rows]
+        sequences = [(tuple(samples.prompt_ids[i]), tuple(samples.response_ids[i])) for i in rows]
         self.plain = by_hand.loss(self, self.told, sequences)
         self.pairs = [*getattr(self, "pairs", []), (loss.item(), self.plain.item())]
         return loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers import preference, reward
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.pieces import in_pieces, whole_batches
+from rlhf_plugins.trainers.pieces import in_pieces, most_tokens, whole_batches
 
 from .conftest import OPTIONS, furthest, losses, ranked, trained
 
@@ -90,3 +91,10 @@ def test_no_more_tokens_are_laid_out_at_once(bases: Bases, tmp_path: Path) -> No
 def test_a_loss_that_sees_batch_mates_is_given_its_whole_batch(loss: str, whole: bool) -> None:
     words = {"use": "sum", "losses": ["bradley_terry", "contrastive"]} if loss == "sum" else loss
     assert whole_batches(component("reward_loss", words)) is whole
+
+
+@pytest.mark.parametrize(
+    ("optim", "limit"), [("adamw_torch", 9), ("galore_adamw_layerwise", None), ("lomo", None), ("apollo_adamw", 9)]
+)
+def test_optimizers_that_step_within_the_backward_pass_are_given_whole_batches(optim: str, limit: int | None) -> None:
+    assert most_tokens(9, SimpleNamespace(optim=optim, deepspeed=None)) == limit  # type: ignore[arg-type]

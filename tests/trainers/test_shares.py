@@ -11,14 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, tensor
 
+from rlhf_plugins import masked
+from rlhf_plugins.components.kl import InLoss
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.interfaces import Adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.settings import Exploration, Value
 from rlhf_plugins.trainers.shares import adds_up, shares
 
 from .conftest import furthest, trained
 from .online_parts import Bases, logged, objective, trainer
 
 REDUCTIONS = ["tokens", "responses", {"use": "constant", "length": 7}]
+
+
+MORE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "accumulation": ({}, {"gradient_accumulation_steps": 2, "max_steps": 3}),
+    "stop_kl": ({"stop_kl": 1e-5}, {"num_iterations": 3}),
+    "exploration": ({"exploration": Exploration(0.3, 5.0)}, {}),
+    "remax": ({"advantage": "remax"}, {}),
+    "critic of its own": ({"value": Value(adapter=Adapter(r=2))}, {}),
+    "checkpointing": ({}, {"gradient_checkpointing": True}),
+}
 
 
 class Worst:
@@ -57,9 +72,29 @@ def test_pieces_add_up_to_the_minibatch(lengths: list[int], size: int, reduction
     torch.testing.assert_close(found, reduce(losses, mask))
 
 
+def clipped(losses: Tensor, mask: Tensor) -> Tensor:
+    return masked.mean(losses.clamp(-10, 10), mask)
+
+
+def highest(losses: Tensor, mask: Tensor) -> Tensor:
+    return masked.mean(losses, mask, dim=1).topk(min(4, len(losses))).values.mean()
+
+
+def large(losses: Tensor, mask: Tensor) -> Tensor:
+    """A weighted sum of as few responses as a trial has."""
+    return masked.mean(losses if len(losses) < 9 else losses**2, mask)
+
+
 def test_what_is_a_weighted_sum() -> None:
     assert all(adds_up(component("reduction", words)) for words in REDUCTIONS)
-    assert not adds_up(Worst())
+    assert not any(map(adds_up, (Worst(), clipped, highest)))
+
+
+def test_what_shows_late_that_it_is_none_is_told() -> None:
+    assert adds_up(large)
+    masks = [torch.ones(6, 3, dtype=torch.bool)] * 2
+    with pytest.raises(PluginError, match=r"no weighted sum .* `tokens_per_batch: null`"):
+        shares(masks, large)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +104,9 @@ def test_what_is_a_weighted_sum() -> None:
         ({"reduction": "responses", "kl": {"use": "in_loss", "coef": 0.2}}, {}),
         ({"reduction": REDUCTIONS[2], "advantage": "rloo"}, {"adapter": False}),
         ({}, {"architecture": "mamba", "adapter": False, "tokens_per_batch": 25}),
+        *MORE.values(),
     ],
-    ids=["tokens", "responses", "constant", "a row a response"],
+    ids=["tokens", "responses", "constant", "a row a response", *MORE],
 )
 def test_training_in_pieces_is_training(
     bases: Bases, tmp_path: Path, parts: dict[str, Any], options: dict[str, Any]
@@ -81,9 +117,11 @@ def test_training_in_pieces_is_training(
         ran.append(trainer(base, tmp_path, objective(**parts), tokens_per_batch=count, **options))
         ran[-1].train()
     whole, pieces = ran
-    assert len(pieces._episodes.minibatches[0].pieces) > 2  # type: ignore[union-attr]
-    names = ["loss", "policy_loss", "clip_fraction", "approx_kl", "kl", "entropy", "reward"]
-    for name in names + ["value_loss"] * (parts.get("advantage") != "rloo"):
+    assert pieces._rollouts.tokens == tokens
+    if pieces._episodes:  # not skipped
+        assert len(pieces._episodes.minibatches[0].pieces) > 2
+    names = ["loss", "policy_loss", "clip_fraction", "approx_kl", "kl", "entropy", "reward", "skipped"]
+    for name in names + ["value_loss"] * ("advantage" not in parts):
         assert logged(whole, name)
         assert logged(pieces, name) == pytest.approx(logged(whole, name), rel=1e-3, abs=1e-5), name
     assert furthest(trained(pieces), trained(whole)) < 1e-4
@@ -112,8 +150,21 @@ def test_what_looks_at_batch_mates_is_given_the_whole_minibatch(bases: Bases, tm
             made: Tensor = clip(log_ratio, advantages)
             return made - made.mean()
 
-    for aim in (objective(reduction=Worst()), objective(policy_loss=Mates())):
-        found = trainer(bases(), tmp_path, aim, tokens_per_batch=8)
+    class Centred:
+        uses_batch_mates = True
+
+        def __call__(self, log_ratio: Tensor) -> Tensor:
+            return log_ratio - log_ratio.mean()
+
+    class MeanOf:
+        uses_batch_mates = True
+
+        def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
+            return masked.mean(losses, mask)
+
+    pull = InLoss(estimator=Centred())
+    for parts in ({"reduction": Worst()}, {"reduction": MeanOf()}, {"policy_loss": Mates()}, {"kl": pull}):
+        found = trainer(bases(), tmp_path, objective(**parts), tokens_per_batch=8)
         assert found._rollouts.tokens is None
     assert trainer(bases(), tmp_path, tokens_per_batch=8)._rollouts.tokens == 8
 
