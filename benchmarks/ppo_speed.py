@@ -43,7 +43,7 @@ SIDES: dict[str, dict[str, Any]] = {
 TARGETS: tuple[tuple[str, str, float | None, float | None], ...] = (  # ours, theirs, speed at least, memory at most
     ("rlhf_plugins, LoRA", "TRL 1.12, all weights", 2.5, 0.5),
     ("rlhf_plugins, LoRA", "TRL 1.12, LoRA", None, None),
-    ("rlhf_plugins, all weights", "TRL 1.12, all weights", 2.0, None),
+    ("rlhf_plugins, all weights", "TRL 1.12, all weights", 2.0, 0.5),
     (f"rlhf_plugins, all weights, {PART} at once", "TRL 1.12, all weights", 2.0, 0.5),
     (f"rlhf_plugins, all weights, {PART} at once", f"TRL 1.12, all weights, {PART} at once", None, None),
 )
