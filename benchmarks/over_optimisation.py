@@ -1,10 +1,11 @@
 """Lets PPO push against reward models of length-biased annotators, and fits where the true reward turns down.
 
-    python benchmarks/over_optimisation.py [--seeds 5] [--runs runs/over_optimisation] [--quick]
+    python benchmarks/over_optimisation.py [--seeds 11 20] [--runs runs/over_optimisation] [--quick]
 
-In the sandbox the truth is known. A few length-biased annotators judge; one reward model, and the same number of
-members joined in several ways, are what PPO climbs without any KL penalty. Proxy, gold and KL are taken at every
-rollout. What a seed has finished is not run again. Writes docs/benchmarks/over_optimisation.md, .json and .png.
+In the sandbox the truth is known. Length-biased annotators judge; one reward model, and members joined in several ways,
+are what PPO climbs without any KL penalty: once where the judgements are few, so that models err in ways of their own,
+and once where the bias is strong, so that all err in the same way. Proxy, gold and KL are taken at every rollout. What
+a seed has finished is not run again. Writes docs/benchmarks/over_optimisation.md, .json and a .png for each setting.
 
 The curve of Gao et al. 2022 for reinforcement learning is R(d) = d (a - b log d) with d = sqrt(KL) and R the gain over
 the policy at the start; it is largest at d = exp(a / b - 1).
@@ -26,8 +27,8 @@ from rlhf_plugins.interfaces import Adapter, Base, PreferenceData, Reward, Rewar
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
 ADAPTER = Adapter(r=16, lora_alpha=32, target_modules=["o_proj", "down_proj"])
-DATA = {"use": "sandbox", "prompts": 150, "test_prompts": 64, "responses": 4, "pairs": 6}
-ANNOTATOR = {"length_bias": 0.15}
+DATA = {"use": "sandbox", "test_prompts": 64, "responses": 4, "pairs": 6}
+BELTS = {"max_kl": 100.0, "min_entropy": 0.0}  # too far is where this is to go
 MEMBERS = 4
 JOINED = ("single", "mean", "uncertainty_weighted", "worst_case")
 REWARD = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 2}
@@ -44,6 +45,26 @@ ONLINE = {
 
 Curve = list[dict[str, float]]  # a rollout a point
 Curves = dict[str, list[Curve]]  # by judge, then by seed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Who judges how much."""
+
+    title: str
+    prompts: int  # of which six pairs each are judged
+    length_bias: float  # what an annotator likes each word by, in units of gold
+
+    @property
+    def words(self) -> str:
+        """As the page says it."""
+        return f"{self.prompts} prompts, annotators who like each word by {self.length_bias}"
+
+
+SETTINGS = {
+    "few": Setting("Few judgements", 60, 0.05),
+    "biased": Setting("A strong bias", 150, 0.15),
+}
 
 
 @dataclass(frozen=True)
@@ -72,47 +93,49 @@ class Watched:
 def main() -> None:
     """Parses the command line, runs what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs=2, default=(11, 20), metavar=("FIRST", "LAST"))
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "over_optimisation")
     parser.add_argument("--quick", action="store_true", help="one seed, a few steps: to see that it runs")
     options = parser.parse_args()
-    seeds, steps = (1, 16) if options.quick else (options.seeds, options.steps)
-    curves: Curves = {name: [] for name in JOINED}
-    for seed in range(1, seeds + 1):
-        for name in JOINED:
-            curves[name].append(one(seed, name, steps, options.runs))
-        found = {name: summary(each) for name, each in curves.items()}
-        if not options.quick:
-            OUT.mkdir(parents=True, exist_ok=True)
-            written = {"machine": machine(), "judges": found, "curves": curves}
-            (OUT / "over_optimisation.json").write_text(json.dumps(written, indent=1) + "\n")
-            (OUT / "over_optimisation.md").write_text(page(found, seed))
-            draw(curves, found, OUT / "over_optimisation.png")
-    print(page(found, seeds))
+    (first, last), steps = ((11, 11), 16) if options.quick else (options.seeds, options.steps)
+    curves: dict[str, Curves] = {setting: {name: [] for name in JOINED} for setting in SETTINGS}
+    for seed in range(first, last + 1):
+        for setting, each in curves.items():
+            for name in JOINED:
+                each[name].append(one(seed, setting, name, steps, options.runs))
+    found = {setting: {name: summary(own) for name, own in each.items()} for setting, each in curves.items()}
+    print(page(found, first, last))
+    if not options.quick:
+        OUT.mkdir(parents=True, exist_ok=True)
+        written = {"machine": machine(), "seeds": [first, last], "judges": found, "curves": curves}
+        (OUT / "over_optimisation.json").write_text(json.dumps(written) + "\n")
+        (OUT / "over_optimisation.md").write_text(page(found, first, last))
+        for setting, each in curves.items():
+            draw(each, found[setting], OUT / f"over_optimisation_{setting}.png")
 
 
-def one(seed: int, name: str, steps: int, runs: Path) -> Curve:
+def one(seed: int, setting: str, name: str, steps: int, runs: Path) -> Curve:
     """Proxy, gold and KL at each rollout of one training; read from its file where it has finished."""
-    file = runs / f"{seed}_{name}_{steps}.json"
+    file = runs / setting / f"{seed}_{name}_{steps}.json"
     if not file.exists():
-        print(f"seed {seed}, {name}: running", flush=True)
+        print(f"{setting}, seed {seed}, {name}: running", flush=True)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(climbed(seed, name, steps, runs / str(seed))) + "\n")
+        file.write_text(json.dumps(climbed(seed, setting, name, steps, runs / setting / str(seed))) + "\n")
     found: Curve = json.loads(file.read_text())
     return found
 
 
-def climbed(seed: int, name: str, steps: int, folder: Path) -> Curve:
+def climbed(seed: int, setting: str, name: str, steps: int, folder: Path) -> Curve:
     """Trains what is missing, then the policy against it."""
     from transformers import set_seed
 
     from rlhf_plugins.recipe.assemble import component
 
-    base, data = world(seed)
+    base, data = world(seed, SETTINGS[setting])
     reward = judges(Run(base, data, seed, folder / "judges", (), *words()), name)
     watched = Watched(component("reward", "model"), [])
-    spec = {"use": "online", "kl": {"coef": 0.0}, "trainer": {**ONLINE, "max_steps": steps}}
+    spec = {"use": "online", "kl": {"coef": 0.0}, "belts": BELTS, "trainer": {**ONLINE, "max_steps": steps}}
     stage = replace(component("stage", spec), reward=watched)
     (folder / name).mkdir(parents=True, exist_ok=True)
     set_seed(seed)
@@ -121,13 +144,14 @@ def climbed(seed: int, name: str, steps: int, folder: Path) -> Curve:
     return [{**point, "kl": value} for point, value in zip(watched.seen, kl, strict=True)]
 
 
-def world(seed: int) -> tuple[Base, PreferenceData]:
+def world(seed: int, setting: Setting) -> tuple[Base, PreferenceData]:
     """The sandbox's policy, and pairs that length-biased annotators judged."""
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.sandbox import POLICY
 
     base = Base(str(POLICY), adapter=ADAPTER)
-    data: PreferenceData = component("data_format", {**DATA, "annotator": ANNOTATOR}).load(base, seed)
+    options = {"prompts": setting.prompts, "annotator": {"length_bias": setting.length_bias}}
+    data: PreferenceData = component("data_format", {**DATA, **options}).load(base, seed)
     return base, data
 
 
@@ -176,6 +200,7 @@ def summary(curves: Sequence[Curve]) -> dict[str, Any]:
         "kl_end": [smoothed([point["kl"] for point in curve])[-1] for curve in curves],
         "proxy_start": [curve[0]["proxy"] for curve in curves],
         "proxy_end": [smoothed([point["proxy"] for point in curve])[-1] for curve in curves],
+        "kl_fit": [fitted([curve])["peak_kl"] for curve in curves],
         "fit": fitted(curves),
     }
 
@@ -215,30 +240,45 @@ def machine() -> dict[str, Any]:
     return hardware().model_dump()
 
 
-def page(found: dict[str, dict[str, Any]], seeds: int) -> str:
-    """What was run, where, and two tables: what happened, and the fit."""
+def page(found: dict[str, dict[str, Any]], first: int, last: int) -> str:
+    """What was run, where, and what each setting came to."""
     where = machine()
     lines = [
         "# Over-optimisation of a reward model",
         "",
-        f"By `python benchmarks/over_optimisation.py` on {where['cores']} cores ({where['cpu']}), seeds 1 to {seeds}. "
-        f"Annotators who like each word by {ANNOTATOR['length_bias']} judge pairs on {DATA['prompts']} prompts; PPO "
-        f"climbs one reward model, or {MEMBERS} of bootstrapped data joined in three ways, without a KL penalty. "
-        "Numbers are means over seeds, gold and proxy moving means over 5 rollouts of 128 episodes.",
+        f"By `python benchmarks/over_optimisation.py` on {where['cores']} cores ({where['cpu']}), seeds {first} to "
+        f"{last}. Length-biased annotators judge six pairs of each prompt's responses; PPO climbs one reward model, or "
+        f"{MEMBERS} of bootstrapped data joined in three ways, without a KL penalty. Numbers are means over seeds, "
+        "gold and proxy moving means over 5 rollouts of 128 episodes. The fit is of the gain in gold over the start, "
+        "R(d) = d (a - b log d) with d = sqrt(KL) (Gao et al. 2022), to the points of all seeds. The settings were "
+        "chosen on seeds 1 to 3.",
+        *(text for setting, each in found.items() for text in section(setting, each)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def section(setting: str, found: dict[str, Any]) -> list[str]:
+    """What happened in one setting, how the joinings stand to the single model, and the fits."""
+    return [
         "",
-        "![gold and proxy reward against sqrt(KL)](over_optimisation.png)",
+        f"## {SETTINGS[setting].title}: {SETTINGS[setting].words}",
+        "",
+        f"![gold and proxy reward against sqrt(KL)](over_optimisation_{setting}.png)",
         "",
         "| judge | proxy, start to end | gold at the start | gold at its peak | at KL | gold at the end | at KL |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(line(name, each) for name, each in found.items()),
         "",
-        "Fit of the gain in gold over the start, R(d) = d (a - b log d) with d = sqrt(KL) (Gao et al. 2022):",
-        "",
         "| judge | a | b | rms error | R squared | peak at KL | points |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(fit_line(name, each["fit"]) for name, each in found.items()),
+        "",
+        "Beside the single model, seed by seed, with the standard error of the mean over seeds:",
+        "",
+        "| judge | gold at its peak | gold at the end | KL at the peak of the seed's own fit, median ratio |",
+        "| --- | --- | --- | --- |",
+        *(beside(name, each, found["single"]) for name, each in found.items() if name != "single"),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def line(name: str, each: dict[str, Any]) -> str:
@@ -253,6 +293,19 @@ def fit_line(name: str, fit: dict[str, float]) -> str:
     pair = (f"{fit[key]:.3f} ± {fit[f'{key}_error']:.3f}" for key in ("a", "b"))
     rest = f"{fit['rms_error']:.2f} | {fit['r_squared']:.2f} | {fit['peak_kl']:.1f} | {fit['points']}"
     return f"| {name} | {' | '.join(pair)} | {rest} |"
+
+
+def beside(name: str, each: dict[str, Any], single: dict[str, Any]) -> str:
+    """Differences from the single model, and how much later gold turns down."""
+    gains = [np.subtract(each[key], single[key]) for key in ("gold_peak", "gold_end")]
+    told = [f"{gain.mean():+.2f} ± {error(gain):.2f}" for gain in gains]
+    later = np.divide(each["kl_fit"], single["kl_fit"])
+    return f"| {name} | {' | '.join(told)} | {np.median(later):.2f}, later in {(later > 1).sum()} of {len(later)} |"
+
+
+def error(values: Any) -> float:
+    """The standard error of a mean; 0 of one value."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def draw(curves: Curves, found: dict[str, dict[str, Any]], file: Path) -> None:
