@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,3 +182,16 @@ def test_a_model_and_its_gradients_are_what_they_are_without_onednn(
     with torch.no_grad(), folded(made):
         folds = made(input_ids=ids).logits
     close(folds, made(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("maker", "width", "slow_there"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_mkl_is_slow_on_amds_processors_with_avx_512(
+    maker: str, width: str, slow_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\nvendor_id\t: {maker}\n")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert product._mkl_is_slow() is slow_there
