@@ -56,7 +56,7 @@ class Setting:
     length_bias: float  # what an annotator likes each word by, in units of gold
 
     @property
-    def words(self) -> str:
+    def told(self) -> str:
         """As the page says it."""
         return f"{self.prompts} prompts, annotators who like each word by {self.length_bias}"
 
@@ -261,7 +261,7 @@ def section(setting: str, found: dict[str, Any]) -> list[str]:
     """What happened in one setting, how the joinings stand to the single model, and the fits."""
     return [
         "",
-        f"## {SETTINGS[setting].title}: {SETTINGS[setting].words}",
+        f"## {SETTINGS[setting].title}: {SETTINGS[setting].told}",
         "",
         f"![gold and proxy reward against sqrt(KL)](over_optimisation_{setting}.png)",
         "",

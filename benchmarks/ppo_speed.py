@@ -178,7 +178,7 @@ def prepare() -> None:
 
     if not (PEER / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-        subprocess.run([str(PEER / "bin" / "python"), "-m", "pip", "install", "-q", *PEER_NEEDS, *IMPORTED], check=True)
+    subprocess.run([str(PEER / "bin" / "python"), "-m", "pip", "install", "-q", *PEER_NEEDS, *IMPORTED], check=True)
     torch.manual_seed(0)
     ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}

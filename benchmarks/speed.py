@@ -95,6 +95,7 @@ def compared(name: str, repeats: int) -> dict[str, Any]:
         "against": f"TRL 1.16, {'reference once' if case.remembered else 'as it comes'}",
         "device": "cpu",
         "ratio": median(ratios),
+        "runs": repeats,
         "low": min(ratios),
         "high": max(ratios),
         "memory_ratio": median(a["bytes"] / b["bytes"] for a, b in both),
@@ -183,8 +184,9 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"By `make bench-speed` on {where['cores']} cores ({where['cpu']}), no GPU: Llamas of random weights, all "
         "of them trained, eight groups a step (four of the larger model and of rankings), the same rows in the "
-        "same order, equal losses at every step. A ratio is groups/s over TRL's, the median of alternating runs with "
-        "the least and the most; memory is what building and training took at its peak, over TRL's.",
+        "same order, equal losses at every step. A ratio is groups/s over TRL's, the median of "
+        f"{min((row['runs'] for row in found['rows']), default=0)} alternating runs or more with the least and the "
+        "most; memory is what building and training took at its peak, over TRL's.",
         "",
         "| what | prompt + response | ratio | aim | memory | aim | groups/s | TRL's | of the matrix rate |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
