@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "over_optimisation")
     parser.add_argument("--quick", action="store_true", help="one seed, a few steps: to see that it runs")
     options = parser.parse_args()
-    (first, last), steps = ((11, 11), 16) if options.quick else (options.seeds, options.steps)
+    (first, last), steps = ((11, 11), 40) if options.quick else (options.seeds, options.steps)
     curves: dict[str, Curves] = {setting: {name: [] for name in JOINED} for setting in SETTINGS}
     for seed in range(first, last + 1):
         for setting, each in curves.items():
