@@ -23,8 +23,8 @@ from types import ModuleType
 from typing import Any
 
 from rlhf_plugins import hookimpl, registry, run_recipe
-from rlhf_plugins.discovery import Plugin
-from rlhf_plugins.models import guards
+from rlhf_plugins.contract import guards
+from rlhf_plugins.registry.discovery import Plugin
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 AIM = 0.005  # of a step

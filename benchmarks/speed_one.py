@@ -31,13 +31,13 @@ from transformers import (
     TrainerCallback,
 )
 
+from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.ranked import ranked_rows
-from rlhf_plugins.interfaces import Comparison, Group
-from rlhf_plugins.models.loading import streamlined
-from rlhf_plugins.models.reward_model import RewardModel
-from rlhf_plugins.models.sampling import written_ids
+from rlhf_plugins.engine.loading import streamlined
+from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.recipe.memory import PeakMemory
+from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.run.memory import PeakMemory
 from rlhf_plugins.trainers import preference, reward
 from rlhf_plugins.trainers.arguments import arguments, quiet
 
@@ -240,8 +240,8 @@ def measured(side: str, case: Case) -> dict[str, Any]:
 
 def dispatch(trainer: Any) -> float:
     """Seconds that a guarded call of the loss component costs more than the bare one, a step."""
-    from rlhf_plugins.interfaces import PairLogps
-    from rlhf_plugins.models.guards import asked
+    from rlhf_plugins.contract.guards import asked
+    from rlhf_plugins.contract.interfaces import PairLogps
 
     loss = getattr(trainer, "_preference_loss", None)
     if loss is None:

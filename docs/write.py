@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import rlhf_plugins
-from rlhf_plugins import hookspecs, interfaces, rollout
+from rlhf_plugins.contract import hookspecs, interfaces, rollout
 from rlhf_plugins.recipe.options import Option, options
-from rlhf_plugins.registry import DISTRIBUTION, KINDS, Component, registry
+from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, Component, registry
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made of the code by `make docs`: change the docstrings, not this file. -->"

@@ -5,10 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins import autoclasses
-from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError, StopRun
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import (
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import (
     Adapter,
     Base,
     Compared,
@@ -26,15 +24,16 @@ from rlhf_plugins.interfaces import (
     StageResult,
     uses,
 )
-from rlhf_plugins.registry import registry
-from rlhf_plugins.rollout import Advantages, Pull, Rollout, Scored
+from rlhf_plugins.contract.rollout import Advantages, Pull, Rollout, Scored
+from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError, StopRun
+from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
-    from rlhf_plugins.models.guards import asked, built, predicted
+    from rlhf_plugins.contract.guards import asked, built, predicted
     from rlhf_plugins.recipe.check import check_recipe, load_recipe
-    from rlhf_plugins.recipe.interchange import export_reward_model
-    from rlhf_plugins.recipe.reload import load_reward_function, load_reward_model
-    from rlhf_plugins.recipe.run import run_recipe
+    from rlhf_plugins.run.run import run_recipe
+    from rlhf_plugins.saved.interchange import export_reward_model
+    from rlhf_plugins.saved.reload import load_reward_function, load_reward_model
 
 __all__ = [
     "Adapter",
@@ -77,15 +76,15 @@ __all__ = [
 ]
 
 _LAZY = {
-    "asked": "rlhf_plugins.models.guards",
-    "built": "rlhf_plugins.models.guards",
+    "asked": "rlhf_plugins.contract.guards",
+    "built": "rlhf_plugins.contract.guards",
     "check_recipe": "rlhf_plugins.recipe.check",
-    "export_reward_model": "rlhf_plugins.recipe.interchange",
+    "export_reward_model": "rlhf_plugins.saved.interchange",
     "load_recipe": "rlhf_plugins.recipe.check",
-    "load_reward_function": "rlhf_plugins.recipe.reload",
-    "load_reward_model": "rlhf_plugins.recipe.reload",
-    "predicted": "rlhf_plugins.models.guards",
-    "run_recipe": "rlhf_plugins.recipe.run",
+    "load_reward_function": "rlhf_plugins.saved.reload",
+    "load_reward_model": "rlhf_plugins.saved.reload",
+    "predicted": "rlhf_plugins.contract.guards",
+    "run_recipe": "rlhf_plugins.run.run",
 }
 
 
@@ -93,6 +92,3 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
-
-
-autoclasses.install()

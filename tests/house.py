@@ -16,20 +16,24 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         (
-            "autoclasses errors interfaces likelihoods masked objectives ranking rollout scored",
-            "authoring components discovery hookspecs data models report sandbox",
-            "evaluate trainers registry",
+            "errors",
+            "authoring contract arithmetic registry report",
+            "data",
+            "engine",
+            "reward_models sandbox",
+            "components trainers evaluate recipe",
             "stages",
-            "recipe",
-            "cli lifecycle testing",
+            "run saved testing",
+            "auto lifecycle cli",
         )
     )
     for name in names.split()
 }
-WITHOUT_REGISTRY = {"components", "data", "models", "trainers"}
+WITHOUT_REGISTRY = {"components", "data", "engine", "reward_models", "trainers"}
 LOADED_BY_NAME = {"components", "lifecycle", "stages"}
 USERS_OF_TRL = {"trainers", "stages"}
-LIGHT = {"__init__", "autoclasses", "cli", "discovery", "registry", "hookspecs", "interfaces", "errors"}
+LIGHT = {"__init__", "cli", "errors", "registry"}
+LIGHT_MODULES = {"contract.hookspecs", "contract.interfaces", "contract.rollout"}
 HEAVY = {
     "accelerate",
     "bitsandbytes",
@@ -197,9 +201,13 @@ def private_import(source: Source) -> Iterator[str]:
             yield source.at(found.line, f"a plugin imports {found.name}; import from {PACKAGE} itself")
 
 
+def _is_light(source: Source) -> bool:
+    return source.package in LIGHT or source.module.removeprefix(f"{PACKAGE}.") in LIGHT_MODULES
+
+
 def heavy_import(source: Source) -> Iterator[str]:
     for found in source.imports:
-        if source.package in LIGHT and found.at_import and found.top in HEAVY:
+        if _is_light(source) and found.at_import and found.top in HEAVY:
             yield source.at(
                 found.line, f"{source.package} imports {found.top} when it is imported; import it where used"
             )

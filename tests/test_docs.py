@@ -11,7 +11,7 @@ import yaml
 
 from docs.write import DOCS, pages
 from rlhf_plugins.recipe.check import check_recipe
-from rlhf_plugins.registry import DISTRIBUTION, KINDS, registry
+from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, registry
 
 GUIDES = {
     "reward_models": ["pooling", "reward_head", "reward_loss", "sampler", "aggregation", "metric", "data_format"],

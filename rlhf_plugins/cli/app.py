@@ -76,7 +76,7 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="Delete the run in the way first.")] = False,
 ) -> None:
     """Run a recipe and write its report."""
-    from rlhf_plugins.recipe.run import run_recipe
+    from rlhf_plugins.run.run import run_recipe
 
     finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=typer.echo)
     if finished.page.exists():
@@ -109,7 +109,7 @@ def recipes() -> None:
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from rlhf_plugins.recipe.schema import json_schema
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry.registry import registry
 
     typer.echo(json.dumps(json_schema(registry()), indent=2, ensure_ascii=False))
 
@@ -118,8 +118,8 @@ def schema() -> None:
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Write a run's report anew and print its table."""
     from rlhf_plugins import report as reports
-    from rlhf_plugins.recipe import reporting
-    from rlhf_plugins.recipe.folder import RunFolder
+    from rlhf_plugins.run import reporting
+    from rlhf_plugins.run.folder import RunFolder
 
     folder = RunFolder(run)
     made = reporting.build(folder) if folder.is_run else reports.read(run)
@@ -140,7 +140,7 @@ def _show(made: Report, page: Path) -> None:
 
 def _attach() -> None:
     """Adds the commands of plugins, ours among them; one that cannot be added is told and harms no other."""
-    from rlhf_plugins.registry import COMMANDS, commands
+    from rlhf_plugins.registry.registry import COMMANDS, commands
 
     try:
         found = commands()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rlhf_plugins.contract.interfaces import DataFormat, Group, PreferenceData
     from rlhf_plugins.data.audit import Audit, Tokens
-    from rlhf_plugins.interfaces import DataFormat, Group, PreferenceData
 
 data = typer.Typer(help="Check, count and convert a file of preferences.", no_args_is_help=True)
 
@@ -109,7 +109,7 @@ def _groups(file: str, words: Sequence[str] | None, name: str | None) -> list[Gr
 
 def _loaded(made: DataFormat) -> PreferenceData:
     """What a recipe that is silent about the seed would load; a file needs no model."""
-    from rlhf_plugins.interfaces import Base
+    from rlhf_plugins.contract.interfaces import Base
 
     return made.load(Base(path=""), seed=0)
 
@@ -148,7 +148,7 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
 def _guessed(file: str, split: str) -> str:
     """The one format that recognises the first row."""
     from rlhf_plugins.data.rows import read_rows
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry.registry import registry
 
     formats = {name: registry().get("data_format", name) for name in registry().names("data_format")}
     where, fields = next(read_rows(file, split))
@@ -161,9 +161,9 @@ def _guessed(file: str, split: str) -> str:
 
 
 def _tokens(path: str) -> Tokens:
-    from rlhf_plugins.interfaces import Base
-    from rlhf_plugins.models.loading import load_tokenizer
-    from rlhf_plugins.models.sampling import written_ids
+    from rlhf_plugins.contract.interfaces import Base
+    from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.engine.sampling import written_ids
 
     tokenizer = load_tokenizer(Base(path))
     return lambda prompt, response: sum(map(len, written_ids(tokenizer, prompt, response)))

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from rlhf_plugins.cli.data import FileArgument, Options, data_format
+from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.hookspecs import hookimpl
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="What a reward stage saved: RUN/STAGE/model.")]
 
@@ -22,7 +22,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a reward model for AutoModelForSequenceClassification; without --stock, import rlhf_plugins to open it."""
-    from rlhf_plugins.recipe.interchange import export_reward_model
+    from rlhf_plugins.saved.interchange import export_reward_model
 
     export_reward_model(model, out, stock)
     typer.echo(str(out))
@@ -41,7 +41,7 @@ def score(
 
     A row has a prompt and a response, a list of responses, or chosen and rejected.
     """
-    from rlhf_plugins.recipe.scoring import score_file
+    from rlhf_plugins.saved.scoring import score_file
 
     if options and format is None:
         raise DataError(f"{options[0]}: is an option of a format, so --format must name one")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 plugins = typer.Typer(help="What is installed, and what you add to it.", no_args_is_help=True)
 
@@ -17,7 +17,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="As `rlhf pl
 @plugins.command("list")
 def list_plugins(kind: Annotated[str | None, typer.Option(help="Only components of this kind.")] = None) -> None:
     """List every component: kind, name, plugin, distribution, version and status; then what did not load, and why."""
-    from rlhf_plugins.registry import commands, registry
+    from rlhf_plugins.registry.registry import commands, registry
 
     both = (registry(),) if kind else (registry(), commands())
     names = {(kind, name) for name in registry().names(kind)} if kind else None
@@ -39,7 +39,7 @@ def show_plugin(kind: str, name: str) -> None:
     from inspect import getdoc, getsourcefile, getsourcelines
 
     from rlhf_plugins.recipe.options import options
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry.registry import registry
 
     cls = registry().get(kind, name)
     typer.echo(f"{kind} {name}, from {registry().find(cls).plugin}\n\n{getdoc(cls)}\n\noptions:")
@@ -57,7 +57,7 @@ def new(
 ) -> None:
     """Start a package with one component, in a folder of its name: it installs, passes the kit and runs at once."""
     from rlhf_plugins.authoring.new import kinds, new
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry.registry import registry
 
     taken = registry().names(kind) if kind in kinds() else ()
     for file in new(name, kind, taken=taken):
@@ -75,8 +75,8 @@ def replay(
     """
     import traceback
 
-    from rlhf_plugins.recipe.replay import replay
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry.registry import registry
+    from rlhf_plugins.run.replay import replay
 
     then, again = replay(file, registry())
     typer.echo(f"then: {then}")
@@ -91,7 +91,7 @@ def replay(
 @plugins.command()
 def disable(name: NameArgument) -> None:
     """Keep a plugin from loading, in every run of this user."""
-    from rlhf_plugins import discovery
+    from rlhf_plugins.registry import discovery
 
     discovery.disable(name, _names())
     typer.echo(f"{name}: disabled, by {discovery.disabled_file()}")
@@ -100,7 +100,7 @@ def disable(name: NameArgument) -> None:
 @plugins.command()
 def enable(name: NameArgument) -> None:
     """Let a disabled plugin load again."""
-    from rlhf_plugins import discovery
+    from rlhf_plugins.registry import discovery
 
     discovery.enable(name, _names())
     typer.echo(f"{name}: enabled")
@@ -108,9 +108,9 @@ def enable(name: NameArgument) -> None:
 
 def _names() -> list[str]:
     """Of every plugin that is there, without importing one; our own commands stay, or none could bring them back."""
-    from rlhf_plugins.discovery import found
-    from rlhf_plugins.hookspecs import COMMANDS, PROJECT
-    from rlhf_plugins.registry import BUILT_IN
+    from rlhf_plugins.contract.hookspecs import COMMANDS, PROJECT
+    from rlhf_plugins.registry.discovery import found
+    from rlhf_plugins.registry.registry import BUILT_IN
 
     return [each.plugin.name for each in (*found(BUILT_IN, PROJECT), *found((), COMMANDS))]
 

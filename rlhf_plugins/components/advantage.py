@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from rlhf_plugins import masked
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.rollout import Advantages
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.rollout import Advantages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.rollout import Rollout
+    from rlhf_plugins.contract.rollout import Rollout
 
 Gamma = Annotated[float, Field(ge=0, le=1, description="discount per token")]
 

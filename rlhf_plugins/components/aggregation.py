@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.interfaces import MemberScores
+    from rlhf_plugins.contract.interfaces import MemberScores
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import PreferenceData
 from rlhf_plugins.data.sources import (
     ComparisonColumns,
     Dimensions,
@@ -21,18 +23,16 @@ from rlhf_plugins.data.sources import (
     words,
 )
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import PreferenceData
 from rlhf_plugins.sandbox import Annotator, annotate, draft, gold, prompts
 from rlhf_plugins.sandbox import pairs as draw_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from rlhf_plugins.contract.interfaces import Base, Group
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import Row
     from rlhf_plugins.data.splits import Read
-    from rlhf_plugins.interfaces import Base, Group
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class Sandbox:
         return [group.ranking() for group in groups] if self.pairs is None else draw_pairs(groups, self.pairs, seed)
 
     def _sampled(self, base: Base, asked: Sequence[str], seed: int) -> list[list[str]]:
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer
-        from rlhf_plugins.models.sampling import Decoding, sample
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+        from rlhf_plugins.engine.sampling import Decoding, sample
 
         k = self.responses
         samples = sample(load_causal(base), load_tokenizer(base), asked, k, Decoding(seed=seed))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import uses
-from rlhf_plugins.models.guards import asked
-from rlhf_plugins.rollout import KLEstimator, Pull
+from rlhf_plugins.contract.guards import asked
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import uses
+from rlhf_plugins.contract.rollout import KLEstimator, Pull
 
 if TYPE_CHECKING:
     from torch import Tensor

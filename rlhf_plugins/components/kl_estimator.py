@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,11 +11,11 @@ from pydantic import Field
 from scipy import optimize, stats
 from scipy.special import expit
 
-from rlhf_plugins import scored
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.arithmetic import scored
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from rlhf_plugins.interfaces import ScoredPairs
+    from rlhf_plugins.contract.interfaces import ScoredPairs
 
 Bins = Annotated[int, Field(ge=1, description="equal-width bins of p over [0, 1]")]
 MANY = 2000  # prompts above which BCa, whose jackknife is quadratic, is slow and corrects next to nothing

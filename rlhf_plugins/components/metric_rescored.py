@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 from scipy import stats
 
-from rlhf_plugins import scored
+from rlhf_plugins.arithmetic import scored
+from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.data.rewrites import HARMLESS, doubled, dropped, swapped
-from rlhf_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from rlhf_plugins.interfaces import ScoredPairs
+    from rlhf_plugins.contract.interfaces import ScoredPairs
 
 
 @dataclass(frozen=True)

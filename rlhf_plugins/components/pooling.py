@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rlhf_plugins import masked
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor

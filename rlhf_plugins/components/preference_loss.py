@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.interfaces import PairLogps
+    from rlhf_plugins.contract.interfaces import PairLogps
 
 Beta = Annotated[float, Field(gt=0, description="strength of the pull towards the reference")]
 

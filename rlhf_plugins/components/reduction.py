@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from rlhf_plugins import masked
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor

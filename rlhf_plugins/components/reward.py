@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Reward, uses
 from rlhf_plugins.errors import RunError, known
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Reward, uses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.interfaces import RewardFunction, Run, Samples
+    from rlhf_plugins.contract.interfaces import RewardFunction, Run, Samples
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Model:
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when no reward stage, or none of that name, came before."""
-        from rlhf_plugins.models.judges import reward_function
+        from rlhf_plugins.reward_models.judges import reward_function
 
         folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
         if not folders:
@@ -73,7 +73,7 @@ class Weighted:
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as its parts do; what it builds raises ComponentError in the name of a part that fails."""
-        from rlhf_plugins.models.guards import built, rewarded
+        from rlhf_plugins.contract.guards import built, rewarded
 
         weights = self.weights or [1.0] * len(self.parts)
         parts = [built(part, run) for part in self.parts]

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Aggregation, MemberScores, Prediction, RewardHead, uses
-from rlhf_plugins.models.guards import asked, built, predicted
+from rlhf_plugins.contract.guards import asked, built, predicted
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Aggregation, MemberScores, Prediction, RewardHead, uses
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid, normalize
 
+from rlhf_plugins.arithmetic.likelihoods import davidson, plackett_luce, rao_kupper
+from rlhf_plugins.arithmetic.masked import mean
+from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons
+from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, RunError, known
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.likelihoods import davidson, plackett_luce, rao_kupper
-from rlhf_plugins.masked import mean
-from rlhf_plugins.ranking import NOT_PLACED, comparisons
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.interfaces import RankedScores
+    from rlhf_plugins.contract.interfaces import RankedScores
 
 Rated = Annotated[str | None, Field(description="the rating to predict; none is the mean of those a response has")]
 

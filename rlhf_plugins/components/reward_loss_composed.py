@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons, map_tensors, per_group
+from rlhf_plugins.contract.guards import built, group_losses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Compared, Prediction, RankedScores, RewardLoss, uses
 from rlhf_plugins.errors import RunError, known
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Compared, Prediction, RankedScores, RewardLoss, uses
-from rlhf_plugins.models.guards import built, group_losses
-from rlhf_plugins.ranking import NOT_PLACED, comparisons, map_tensors, per_group
 
 if TYPE_CHECKING:
     from torch import Tensor

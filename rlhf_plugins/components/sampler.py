@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from rlhf_plugins.interfaces import Draw
+    from rlhf_plugins.contract.interfaces import Draw
 
 
 @dataclass(frozen=True)

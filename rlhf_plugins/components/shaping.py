@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.rollout import Scored
+    from rlhf_plugins.contract.rollout import Scored
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rlhf_plugins.contract.interfaces import Group, PreferenceData, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Group, PreferenceData, Text
 
 Tokens = Callable[[Text, Text], int]  # of a prompt and a response together
 

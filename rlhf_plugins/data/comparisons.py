@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Group, Text
 from rlhf_plugins.data.convert import Judgement, mean_strength, vote
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import averaged, blank, extras, key, number, optional, required, shown, texts
@@ -13,7 +14,6 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.interfaces import Group, Text
 
 SIGNS = {"a": 1, "b": -1, "tie": 0}
 SCALARS = (bool, int, float)  # what collected data holds where a program took an answer such as "True" for a value

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlhf_plugins.contract.interfaces import Group
 from rlhf_plugins.data.fields import content, key
-from rlhf_plugins.interfaces import Group
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from math import fsum
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Text
 from rlhf_plugins.data.sources import Columns
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.interfaces import Text
 
 
 def required(where: str, column: str, fields: Mapping[str, Any]) -> Any:

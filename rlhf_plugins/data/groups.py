@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset
 
+from rlhf_plugins.contract.interfaces import Group, Text
 from rlhf_plugins.data.convert import pairs
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Group, Text
 
 __all__ = ["best_responses", "pairs", "preference_dataset", "prompt_dataset"]
 

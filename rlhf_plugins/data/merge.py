@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import combinations
 from math import fsum
 
+from rlhf_plugins.contract.interfaces import Comparison, Group, PreferenceData, Text
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.splits import digest
-from rlhf_plugins.interfaces import Comparison, Group, PreferenceData, Text
 
 
 def group_prompts(data: PreferenceData, max_responses: int | None, seed: int) -> PreferenceData:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Group, PreferenceData, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, form, number, optional, required, text
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import PairColumns, Sources
 from rlhf_plugins.data.splits import Placed, load
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.interfaces import Group, PreferenceData, Text
 
 
 def load_preferences(

@@ -12,10 +12,10 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_tensors
+from rlhf_plugins.contract.interfaces import Compared, Comparison, Group, Prediction, RankedScores, Text
 from rlhf_plugins.data.branches import Layout, PromptBranches, collate
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Compared, Comparison, Group, Prediction, RankedScores, Text
-from rlhf_plugins.ranking import NOT_PLACED, map_tensors
 
 Encode = Callable[[Text, Text], tuple[list[int], list[int]]]  # prompt, response -> the ids of both
 TOO_LONG = "response longer than max_length"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.convert import dense
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, key, number, place, required, responses, shown, text
@@ -12,7 +13,6 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import RankingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.interfaces import Comparison, Group
 
 Ranks = tuple[int | None, ...]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import averaged, blank, extras, key, number, required, responses, text
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, known
-from rlhf_plugins.interfaces import Group, Text
 
 Ratings = dict[str, list[float]]  # dimension -> what annotators gave
 

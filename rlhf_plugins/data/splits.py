@@ -6,12 +6,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from rlhf_plugins.contract.interfaces import Group, PreferenceData, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import form, key
 from rlhf_plugins.data.rows import Row, read_rows
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Group, PreferenceData, Text
 
 Placed = tuple[str, Group]  # where a group stands
 Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to groups, useless rows counted

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlhf_plugins.contract.interfaces import GoldReward, RewardFunction, Samples
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
-from rlhf_plugins.interfaces import GoldReward, RewardFunction, Samples
-from rlhf_plugins.models.log_probs import response_logps
-from rlhf_plugins.models.probing import layout_of
 
 
 @dataclass(frozen=True)

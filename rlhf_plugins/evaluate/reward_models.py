@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import finite, wins
-from rlhf_plugins.interfaces import (
+from rlhf_plugins.contract.guards import measured
+from rlhf_plugins.contract.interfaces import (
     Comparison,
     Group,
     Metric,
@@ -23,9 +22,10 @@ from rlhf_plugins.interfaces import (
     ScoredPairs,
     Text,
 )
-from rlhf_plugins.models.ensemble import Judge, epistemic
-from rlhf_plugins.models.guards import measured
-from rlhf_plugins.models.reading import Reader, samples_of
+from rlhf_plugins.engine.reading import Reader, samples_of
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.evaluate.statistics import finite, wins
+from rlhf_plugins.reward_models.ensemble import Judge, epistemic
 
 Side = tuple[Group, int]  # a response, by its group and its place in it
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from rlhf_plugins.hookspecs import hookimpl
+from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from rlhf_plugins.interfaces import StageResult
+    from rlhf_plugins.contract.interfaces import StageResult
 
 METRICS = "metrics.jsonl"
 
@@ -37,7 +37,7 @@ def run_finished(folder: Path, status: str) -> None:
 
 
 def _rewrite(folder: Path) -> None:
-    from rlhf_plugins.recipe.folder import RunFolder, put
+    from rlhf_plugins.run.folder import RunFolder, put
 
     lines = (_line(line) for result in RunFolder(folder).finished() for line in _steps(result))
     put(folder / METRICS, b"".join(lines))

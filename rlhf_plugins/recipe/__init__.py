@@ -1,1 +1,1 @@
-"""Recipes: YAML text -> checked options -> assembled objects -> a staged run."""
+"""The language of recipes: YAML text -> checked options -> assembled objects."""

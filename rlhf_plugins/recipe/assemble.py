@@ -7,16 +7,16 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract.interfaces import Base, DataFormat, PreferenceData, Run, Stage, StageResult
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.interfaces import Base, DataFormat, PreferenceData, Run, Stage, StageResult
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
 from rlhf_plugins.recipe.source import Keys, dotted
-from rlhf_plugins.registry import registry as installed
+from rlhf_plugins.registry.registry import registry as installed
 
 if TYPE_CHECKING:
-    from rlhf_plugins.registry import Registry
+    from rlhf_plugins.registry.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Adapter, Stage
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
-from rlhf_plugins.interfaces import Adapter, Stage
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
-from rlhf_plugins.registry import Registry
-from rlhf_plugins.registry import registry as installed
+from rlhf_plugins.registry.registry import Registry
+from rlhf_plugins.registry.registry import registry as installed
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder

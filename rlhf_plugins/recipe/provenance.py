@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.discovery import FILE, Plugin
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import parts
-from rlhf_plugins.registry import registry as installed
+from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.registry import registry as installed
 
 if TYPE_CHECKING:
-    from rlhf_plugins.registry import Registry
+    from rlhf_plugins.registry.registry import Registry
 
 logger = logging.getLogger(__name__)
 RECORD = "plugins.json"

@@ -13,7 +13,7 @@ from rlhf_plugins.errors import known
 from rlhf_plugins.recipe import trainer
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
 from rlhf_plugins.recipe.source import Keys
-from rlhf_plugins.registry import Registry
+from rlhf_plugins.registry.registry import Registry
 
 
 @dataclass

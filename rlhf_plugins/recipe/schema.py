@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
-from rlhf_plugins.interfaces import Adapter, DataFormat, Stage
+from rlhf_plugins.contract.interfaces import Adapter, DataFormat, Stage
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options
 
 if TYPE_CHECKING:
-    from rlhf_plugins.registry import Registry
+    from rlhf_plugins.registry.registry import Registry
 
 SANDBOX = "sandbox"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

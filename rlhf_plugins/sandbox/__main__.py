@@ -45,7 +45,7 @@ def show(
     from rich.table import Table
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rlhf_plugins.models.sampling import Decoding, sample
+    from rlhf_plugins.engine.sampling import Decoding, sample
 
     asked = prompts(split)[:number]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)

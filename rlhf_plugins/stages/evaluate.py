@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Metric, RewardFunction, Run, Samples, StageResult, Text, uses
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Metric, RewardFunction, Run, Samples, StageResult, Text, uses
 
 if TYPE_CHECKING:
     from rlhf_plugins.evaluate.policies import Judge, Judged
@@ -40,7 +40,7 @@ class Evaluate:
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: metrics in the shapes of `report.schema`."""
-        from rlhf_plugins.models.judges import latest_reward
+        from rlhf_plugins.reward_models.judges import latest_reward
 
         session = _Session(self, run, latest_reward(run))
         return StageResult(self.name, self.kind, metrics=session.metrics())
@@ -50,8 +50,8 @@ class _Session:
     """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
 
     def __init__(self, options: Evaluate, run: Run, reward: RewardFunction | None) -> None:
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
         from rlhf_plugins.evaluate.policies import Judge
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer
 
         if reward is None and run.data.gold is None:
             raise RunError("evaluate: there is nothing to judge with: no reward stage came before, and gold is unknown")
@@ -104,8 +104,8 @@ class _Session:
 
     def policies(self) -> Iterator[tuple[str, Judged]]:
         """Each policy's judged samples: the reference, best-of-n of it, then what the run trained, in its order."""
+        from rlhf_plugins.engine.loading import load_policy
         from rlhf_plugins.evaluate.policies import Judge, best_of, best_of_kl
-        from rlhf_plugins.models.loading import load_policy
 
         first = [row * self.pool_size for row in range(len(self.prompts))]
         yield REFERENCE, self.judged(first, self.pool, 0.0, self.reference)
@@ -142,7 +142,7 @@ class _Session:
 
     def sample(self, model: Any, prompts: tuple[Text, ...], per_prompt: int) -> Samples:
         """Responses under the stage's options; the same prompts and model always give the same."""
-        from rlhf_plugins.models.sampling import Decoding, sample
+        from rlhf_plugins.engine.sampling import Decoding, sample
 
         decoding = Decoding(self.options.max_new_tokens, self.options.temperature, self.run.seed)
         return sample(model, self.tokenizer, prompts, per_prompt, decoding)
@@ -161,8 +161,8 @@ class _Session:
 
     def reward_model(self) -> dict[str, Any]:
         """The reward model's row and the metrics' own words; nothing without a reward model or a held-out pair."""
+        from rlhf_plugins.engine.reading import readable, reader_of
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
-        from rlhf_plugins.models.reading import readable, reader_of
 
         test, left_out = readable(self.run.data.test, reader_of(self.run.base))
         if self.reward is None or not strict(test):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Group, Metric, Run, StageResult, uses
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Group, Metric, Run, StageResult, uses
 
 logger = logging.getLogger(__name__)
 METRICS = [
@@ -64,9 +64,9 @@ class EvaluateReward:
 
     def _measured(self, run: Run, name: str, folder: Path) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
+        from rlhf_plugins.engine.reading import readable, reader_of
         from rlhf_plugins.evaluate.reward_models import latency, measure, score_pairs, strict
-        from rlhf_plugins.models.judges import open_judge
-        from rlhf_plugins.models.reading import readable, reader_of
+        from rlhf_plugins.reward_models.judges import open_judge
 
         logger.info("evaluating %s", name)
         judge, reader = open_judge(folder, run.component, run.base.trust_remote_code), reader_of(run.base)

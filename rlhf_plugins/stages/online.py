@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Adapter, Reward, Run, StageResult, uses
-from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Shaping
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Adapter, Reward, Run, StageResult, uses
+from rlhf_plugins.contract.rollout import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.trainers.settings import PLAIN, Belts, Exploration, Table, Value
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ class Online:
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""
         from rlhf_plugins.data.groups import prompt_dataset
-        from rlhf_plugins.models.backbone import Backbone
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
+        from rlhf_plugins.engine.backbone import Backbone
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.online import OnlineTrainer, Options
         from rlhf_plugins.trainers.online_config import OnlineConfig
@@ -164,7 +164,7 @@ class Online:
         return StageResult(self.name, self.kind, policy=folder, metrics=metrics, curves=curves.values)
 
     def _objective(self, run: Run) -> Objective:
-        from rlhf_plugins.models.guards import built
+        from rlhf_plugins.contract.guards import built
         from rlhf_plugins.trainers.online import Objective
 
         return Objective(

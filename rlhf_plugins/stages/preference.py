@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import PreferenceLoss, Run, StageResult, uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import PreferenceLoss, Run, StageResult, uses
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
@@ -53,8 +53,8 @@ class Preference:
         import trl
 
         from rlhf_plugins.data.groups import preference_dataset
-        from rlhf_plugins.models.linear_layer import lora_config
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer
+        from rlhf_plugins.engine.cpu.linear_layer import lora_config
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 

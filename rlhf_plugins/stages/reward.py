@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Group, Pooling, RewardHead, RewardLoss, Run, Sampler, StageResult, uses
 from rlhf_plugins.errors import RunError, known
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Group, Pooling, RewardHead, RewardLoss, Run, Sampler, StageResult, uses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_plugins.data.ranked import RankedRows
-    from rlhf_plugins.models.reading import Reader
-    from rlhf_plugins.models.reward_model import RewardModel
+    from rlhf_plugins.engine.reading import Reader
+    from rlhf_plugins.reward_models.reward_model import RewardModel
 
 
 UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone would read
@@ -89,7 +89,7 @@ class Reward:
         import torch
         import trl
 
-        from rlhf_plugins.models.reading import reader_of
+        from rlhf_plugins.engine.reading import reader_of
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.reward import Options, RewardTrainer
 
@@ -114,8 +114,8 @@ class Reward:
         return asked or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
     def _model(self, run: Run) -> RewardModel:
-        from rlhf_plugins.models.loading import freeze_below, load_trunk, with_adapter
-        from rlhf_plugins.models.reward_model import RewardModel
+        from rlhf_plugins.engine.loading import freeze_below, load_trunk, with_adapter
+        from rlhf_plugins.reward_models.reward_model import RewardModel
 
         if self.train_layers is None:
             trunk = with_adapter(load_trunk(run.base), run.base.adapter, "FEATURE_EXTRACTION")
@@ -143,8 +143,8 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     Raises:
         RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
     """
-    from rlhf_plugins.models.judges import open_judge, rated
-    from rlhf_plugins.models.reading import readable, reader_of
+    from rlhf_plugins.engine.reading import readable, reader_of
+    from rlhf_plugins.reward_models.judges import open_judge, rated
 
     if stage.teacher is None:
         return run.data.train, {}
@@ -170,7 +170,7 @@ def reads_ratings(loss: Any) -> bool:
 
 def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     """Of every response in the rows' order, (responses, width)."""
-    from rlhf_plugins.interfaces import Samples
+    from rlhf_plugins.contract.interfaces import Samples
 
     rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]
     prompts, responses = map(list, zip(*rows, strict=True))

@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Aggregation, Group, Run, StageResult, uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Aggregation, Group, Run, StageResult, uses
 from rlhf_plugins.stages.reward import Reward, Trained, taught
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class RewardEnsemble(Reward):
 
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
-        from rlhf_plugins.models.ensemble import describe
+        from rlhf_plugins.reward_models.ensemble import describe
 
         folder, (groups, unread) = run.folder / "model", taught(self, run)
         members = [self._member(run, member, groups) for member in range(self.members)]
@@ -81,8 +81,8 @@ class RewardEnsemble(Reward):
 
 def _accuracy(run: Run, folder: Path, groups: Sequence[Group]) -> float | None:
     """The share of strictly ordered pairs of the groups that a trained member orders so; None where there is none."""
-    from rlhf_plugins.models.judges import open_judge, pair_accuracy
-    from rlhf_plugins.models.reading import readable, reader_of
+    from rlhf_plugins.engine.reading import readable, reader_of
+    from rlhf_plugins.reward_models.judges import open_judge, pair_accuracy
 
     reader = reader_of(run.base)
     kept, _ = readable(groups, reader)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Run, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.hookspecs import hookimpl
-from rlhf_plugins.interfaces import Run, StageResult
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,8 +29,8 @@ class SFT:
         import trl
 
         from rlhf_plugins.data.groups import best_responses
-        from rlhf_plugins.models.linear_layer import lora_config
-        from rlhf_plugins.models.loading import load_causal, load_tokenizer, merge
+        from rlhf_plugins.engine.cpu.linear_layer import lora_config
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, merge
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
 
         tokenizer, adapter = load_tokenizer(run.base), run.base.adapter
@@ -56,7 +56,7 @@ class SFT:
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:
     """Rows that TRL dropped or cut at `max_length`, by reason. Raises RunError when none is left."""
-    from rlhf_plugins.models.sampling import written_ids
+    from rlhf_plugins.engine.sampling import written_ids
 
     limit = trainer.args.max_length
     if limit is None or trainer.args.packing:  # packing drops nothing

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_plugins.contract.interfaces import Draw, Rewrite, ScoredPairs
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.interfaces import Draw, Rewrite, ScoredPairs
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
 KINDS = ("sampler", "metric")

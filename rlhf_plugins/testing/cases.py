@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlhf_plugins.interfaces import Compared, MemberScores, PairLogps, Prediction, RankedScores
-from rlhf_plugins.rollout import Rollout
+from rlhf_plugins.contract.interfaces import Compared, MemberScores, PairLogps, Prediction, RankedScores
+from rlhf_plugins.contract.rollout import Rollout
 from rlhf_plugins.testing.records import pick
 
 WIDTH, QUANTILES, LENGTH = 8, 5, 40

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from rlhf_plugins.discovery import FILE
 from rlhf_plugins.errors import PluginError, RlhfError, known
-from rlhf_plugins.registry import KINDS, registry
+from rlhf_plugins.registry.discovery import FILE
+from rlhf_plugins.registry.registry import KINDS, registry
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from rlhf_plugins.errors import PluginError, RlhfError, known
 
 if TYPE_CHECKING:
-    from rlhf_plugins.registry import Registry
+    from rlhf_plugins.registry.registry import Registry
 
 WIDTH = 8  # of features
 
@@ -47,7 +47,7 @@ class Subject:
     @staticmethod
     def of(component: str | type, kind: str | None, options: Mapping[str, Any]) -> Subject:
         """What a name or a class means. Raises PluginError where it is unknown, or means more than one."""
-        from rlhf_plugins.registry import registry
+        from rlhf_plugins.registry.registry import registry
 
         if isinstance(component, str):
             kind = kind or _kind_of(component)
@@ -118,7 +118,7 @@ def raised(error: BaseException) -> str:
 
 
 def _kind_of(name: str) -> str:
-    from rlhf_plugins.registry import registry
+    from rlhf_plugins.registry.registry import registry
 
     kinds = [found.kind for found in registry().describe() if found.name == name]
     if not kinds:
@@ -130,8 +130,8 @@ def _kind_of(name: str) -> str:
 
 def _with(component: type, kind: str) -> Registry:
     """A registry of what is installed and of one class more, as `under_test`."""
-    from rlhf_plugins.hookspecs import hookimpl
-    from rlhf_plugins.registry import PREFIX, Plugin, registry
+    from rlhf_plugins.contract.hookspecs import hookimpl
+    from rlhf_plugins.registry.registry import PREFIX, Plugin, registry
 
     extended: Registry = registry.__wrapped__()
     module = ModuleType("under_test")

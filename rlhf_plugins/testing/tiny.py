@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rlhf_plugins.interfaces import Base, GoldReward, Group, PreferenceData, Run, StageResult
+from rlhf_plugins.contract.interfaces import Base, GoldReward, Group, PreferenceData, Run, StageResult
 from rlhf_plugins.recipe.assemble import component, spec
 
 PAD, EOS, UNKNOWN, CLS, SEP = "<pad>", "<eos>", "<unk>", "<cls>", "<sep>"

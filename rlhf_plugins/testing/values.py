@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import Option, plain, validated
-from rlhf_plugins.registry import Registry
+from rlhf_plugins.registry.registry import Registry
 
 NAMES = ("helpful", "honest")  # the dimensions that are rated in every case of the kit
 NONSENSE = "no such value"

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from rlhf_plugins.contract.guards import named, tensors
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.models.guards import named, tensors
 from rlhf_plugins.trainers.freed import keep_freed
 
 Config = TypeVar("Config")

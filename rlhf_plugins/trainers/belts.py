@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from rlhf_plugins import masked
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.interfaces import Samples
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Samples
 from rlhf_plugins.trainers.episodes import Episodes
 from rlhf_plugins.trainers.settings import Belts
 from rlhf_plugins.trainers.watch import rows, write

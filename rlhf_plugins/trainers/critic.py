@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_plugins.contract.interfaces import Adapter
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.engine.backbone import fresh, wearing, weights_of
+from rlhf_plugins.engine.forward import sequence_states, trunk_of
+from rlhf_plugins.engine.log_probs import spread
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Adapter
-from rlhf_plugins.models.backbone import fresh, wearing, weights_of
-from rlhf_plugins.models.forward import sequence_states, trunk_of
-from rlhf_plugins.models.log_probs import spread
 
 
 class Critic:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler as TorchSampler
 
+from rlhf_plugins.contract.guards import drawn
+from rlhf_plugins.contract.interfaces import Draw, Sampler
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Draw, Sampler
-from rlhf_plugins.models.guards import drawn
 
 
 @dataclass(frozen=True)

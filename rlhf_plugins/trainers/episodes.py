@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from rlhf_plugins.contract.interfaces import Samples
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.interfaces import Samples
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.passes import Seen

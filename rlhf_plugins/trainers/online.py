@@ -17,15 +17,15 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins import objectives
+from rlhf_plugins.arithmetic import objectives
+from rlhf_plugins.contract.guards import asked, named, pulled
+from rlhf_plugins.contract.interfaces import RewardFunction, Samples
+from rlhf_plugins.contract.rollout import KL, Advantage, PolicyLoss, Reduction, Scored
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.engine.cpu.decoding import leanly
+from rlhf_plugins.engine.cpu.folding import folded
+from rlhf_plugins.engine.sampling import Decoding, sample, undistorted
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.interfaces import RewardFunction, Samples
-from rlhf_plugins.models.decoding import leanly
-from rlhf_plugins.models.folding import folded
-from rlhf_plugins.models.guards import asked, named, pulled
-from rlhf_plugins.models.sampling import Decoding, sample, undistorted
-from rlhf_plugins.rollout import KL, Advantage, PolicyLoss, Reduction, Scored
 from rlhf_plugins.trainers.arguments import trainable
 from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic

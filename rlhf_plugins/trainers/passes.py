@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, PromptBranches, by_prompt, collate, within_budget
-from rlhf_plugins.models.backbone import wearing
-from rlhf_plugins.models.log_probs import response_logps
-from rlhf_plugins.models.probing import layout_of
+from rlhf_plugins.engine.backbone import wearing
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.trainers.exploration import mixed
 from rlhf_plugins.trainers.settings import Exploration
 

@@ -17,6 +17,8 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_plugins.contract.guards import asked
+from rlhf_plugins.contract.interfaces import PairLogps, PreferenceLoss, Samples
 from rlhf_plugins.data.branches import (
     TOKENS_PER_BATCH,
     BranchBatch,
@@ -26,12 +28,10 @@ from rlhf_plugins.data.branches import (
     collate,
     within_budget,
 )
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import PairLogps, PreferenceLoss, Samples
-from rlhf_plugins.models.guards import asked
-from rlhf_plugins.models.log_probs import response_logps
-from rlhf_plugins.models.probing import layout_of
-from rlhf_plugins.models.score_cache import ScoreCache, weights_identity
+from rlhf_plugins.reward_models.score_cache import ScoreCache, weights_identity
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
 from rlhf_plugins.trainers.pieces import PIECES, Row, TrainsInPieces, in_pieces, most_tokens, shared_out
 

@@ -13,13 +13,13 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_plugins.arithmetic.ranking import comparisons, per_group
+from rlhf_plugins.contract import guards
+from rlhf_plugins.contract.interfaces import Group, RankedScores, RewardLoss, Sampler
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
-from rlhf_plugins.interfaces import Group, RankedScores, RewardLoss, Sampler
-from rlhf_plugins.models import guards
-from rlhf_plugins.models.probing import layout_of
-from rlhf_plugins.models.reward_model import RewardModel
-from rlhf_plugins.ranking import comparisons, per_group
+from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import mean_loss, trainable
 from rlhf_plugins.trainers.draws import Draws, Examples
 from rlhf_plugins.trainers.pieces import TrainsInPieces, in_pieces, most_tokens, shared_out

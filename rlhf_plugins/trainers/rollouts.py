@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_plugins import masked
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.guards import estimated, pulled
+from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rollout import KL, Advantage, Advantages, Rollout
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.interfaces import Samples
-from rlhf_plugins.models.guards import estimated, pulled
-from rlhf_plugins.rollout import KL, Advantage, Advantages, Rollout
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
 from rlhf_plugins.trainers.passes import Passes, Seen
 from rlhf_plugins.trainers.scoring import Scorer, Told

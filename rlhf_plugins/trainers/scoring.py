@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_plugins import objectives
-from rlhf_plugins.interfaces import RewardFunction, Samples
-from rlhf_plugins.models.guards import asked, rewarded
-from rlhf_plugins.rollout import Scored
+from rlhf_plugins.arithmetic import objectives
+from rlhf_plugins.contract.guards import asked, rewarded
+from rlhf_plugins.contract.interfaces import RewardFunction, Samples
+from rlhf_plugins.contract.rollout import Scored
 
 
 @dataclass(frozen=True)

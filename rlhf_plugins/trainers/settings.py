@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins.interfaces import Adapter, GoldReward
+from rlhf_plugins.contract.interfaces import Adapter, GoldReward
 
 PLAIN = {  # options of sampling that leave the policy's distribution as it is
     "top_p": 1.0,

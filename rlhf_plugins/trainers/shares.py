@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf_plugins import masked
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.guards import asked, named
+from rlhf_plugins.contract.rollout import Reduction
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.models.guards import asked, named
-from rlhf_plugins.rollout import Reduction
 
 FAR = 100.0  # larger than a token's loss is in a sound training
 

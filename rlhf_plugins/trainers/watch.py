@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_plugins import masked, objectives
-from rlhf_plugins.interfaces import GoldReward, Samples, Text
-from rlhf_plugins.models.sampling import plain
+from rlhf_plugins.arithmetic import masked, objectives
+from rlhf_plugins.contract.interfaces import GoldReward, Samples, Text
+from rlhf_plugins.engine.sampling import plain
 from rlhf_plugins.trainers.episodes import Episodes
 from rlhf_plugins.trainers.settings import Table
 

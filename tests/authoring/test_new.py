@@ -13,7 +13,7 @@ from click.testing import Result
 from rlhf_plugins import PluginError, registry, run_recipe
 from rlhf_plugins.authoring.new import kinds, new
 from rlhf_plugins.recipe.check import load_recipe
-from rlhf_plugins.registry import KINDS
+from rlhf_plugins.registry.registry import KINDS
 from rlhf_plugins.testing import check
 
 Package = Callable[[str], Path]

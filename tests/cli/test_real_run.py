@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_plugins.recipe.run import run_recipe
+from rlhf_plugins.run.run import run_recipe
 
 TRAINED = ("reward", "dpo", "ipo", "ppo")
 SMALL = [

@@ -11,9 +11,9 @@ import torch
 from click.testing import Result
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_plugins.models.loading import load_trunk
-from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.engine.loading import load_trunk
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base
 
 Rlhf = Callable[..., Result]

@@ -13,7 +13,7 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.components.advantage import GAE, TD
-from rlhf_plugins.rollout import Rollout
+from rlhf_plugins.contract.rollout import Rollout
 
 
 def rollout(rewards: Tensor, values: Tensor, mask: Tensor | None = None) -> Rollout:

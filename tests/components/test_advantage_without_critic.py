@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.contract.rollout import Rollout
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.registry import registry
-from rlhf_plugins.rollout import Rollout
+from rlhf_plugins.registry.registry import registry
 
 NAMES = registry().names("advantage")
 COMPARING = [name for name in NAMES if getattr(registry().get("advantage", name), "min_group", 1) > 1]

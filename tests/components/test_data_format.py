@@ -18,8 +18,8 @@ from rlhf_plugins.components.data_format import (
     Sandbox,
     register_data_format,
 )
+from rlhf_plugins.contract.interfaces import Base, Comparison, PreferenceData
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Base, Comparison, PreferenceData
 from rlhf_plugins.sandbox import POLICY, Annotator, gold
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

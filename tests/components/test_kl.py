@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.arithmetic.objectives import at_the_end
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.objectives import at_the_end
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.registry import registry
+from rlhf_plugins.registry.registry import registry
 
 NAMES = registry().names("kl_estimator")
 # huggingface/trl@d0aa421e tests/test_ppo_trainer.py

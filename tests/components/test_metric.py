@@ -29,7 +29,7 @@ from rlhf_plugins.components.metric import (
     register_metric,
 )
 from rlhf_plugins.components.metric_rescored import register_metric as register_rescored
-from rlhf_plugins.interfaces import Metric, ScoredPairs
+from rlhf_plugins.contract.interfaces import Metric, ScoredPairs
 
 METRICS: list[Metric] = [
     Accuracy(),

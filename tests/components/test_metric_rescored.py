@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_plugins.components.metric_rescored import Consistency, Robustness, Speed
-from rlhf_plugins.interfaces import Metric, Rewrite, ScoredPairs
+from rlhf_plugins.contract.interfaces import Metric, Rewrite, ScoredPairs
 
 CHOSEN, REJECTED = ("A b c.", "d e f g"), ("h.", "i j k")
 

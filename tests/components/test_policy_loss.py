@@ -12,7 +12,7 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.registry import registry
+from rlhf_plugins.registry.registry import registry
 
 
 def loss(name: str, ratio: float, advantage: float, **options: float) -> float:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rlhf_plugins.components.reward import Gold, Model, Weighted, register_reward
+from rlhf_plugins.contract.interfaces import Base, GoldReward, PreferenceData, Run, Samples, StageResult
 from rlhf_plugins.errors import ComponentError, RunError
-from rlhf_plugins.interfaces import Base, GoldReward, PreferenceData, Run, Samples, StageResult
 from rlhf_plugins.recipe.assemble import component
 
 SAMPLES = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])

@@ -23,7 +23,7 @@ from rlhf_plugins.components.reward_head import (
     Scalar,
     register_reward_head,
 )
-from rlhf_plugins.interfaces import Prediction
+from rlhf_plugins.contract.interfaces import Prediction
 from rlhf_plugins.recipe.options import adapter, options
 
 HEADS = [

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.arithmetic.ranking import per_group
 from rlhf_plugins.components.reward_loss import (
     BradleyTerry,
     BradleyTerryMargin,
@@ -30,9 +31,8 @@ from rlhf_plugins.components.reward_loss import (
     TiesRaoKupper,
     register_reward_loss,
 )
+from rlhf_plugins.contract.interfaces import Prediction, RankedScores
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.interfaces import Prediction, RankedScores
-from rlhf_plugins.ranking import per_group
 
 Loss = Callable[[RankedScores], Tensor]
 OF_GAPS: list[Loss] = [BradleyTerry(), BradleyTerryMargin(), Margin(), LabelSmoothed(), TiesRaoKupper(), TiesDavidson()]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.arithmetic.ranking import per_group
 from rlhf_plugins.components.reward_loss import (
     BradleyTerry,
     BradleyTerryMargin,
@@ -29,9 +30,8 @@ from rlhf_plugins.components.reward_loss_composed import (
     Weighted,
     register_reward_loss,
 )
+from rlhf_plugins.contract.interfaces import Compared, Prediction, RankedScores
 from rlhf_plugins.errors import DataError, PluginError, RunError
-from rlhf_plugins.interfaces import Compared, Prediction, RankedScores
-from rlhf_plugins.ranking import per_group
 from rlhf_plugins.recipe.assemble import component, spec
 
 PAIR = RankedScores(tensor([[2.0, 0.0]]), tensor([3.0]), weight=tensor([0.5]))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.arithmetic.ranking import map_tensors, per_group
 from rlhf_plugins.components import reward_loss, reward_loss_composed
-from rlhf_plugins.interfaces import Prediction, RankedScores
-from rlhf_plugins.ranking import map_tensors, per_group
+from rlhf_plugins.contract.interfaces import Prediction, RankedScores
 
 GROUPS, K = 5, 4
 BT, PL = reward_loss.BradleyTerry(), reward_loss.PlackettLuce(ties="split")

@@ -22,7 +22,7 @@ from rlhf_plugins.components.sampler import (
     Shuffled,
     register_sampler,
 )
-from rlhf_plugins.interfaces import Draw, Sampler
+from rlhf_plugins.contract.interfaces import Draw, Sampler
 
 NAN, INF = float("nan"), float("inf")
 ONCE = [Shuffled(), LengthGrouped(), Curriculum()]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.contract.rollout import Scored
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.rollout import Scored
 
 
 def scored(*scores: float) -> Scored:

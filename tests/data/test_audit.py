@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from rlhf_plugins.contract.interfaces import Comparison, Group, PreferenceData
 from rlhf_plugins.data.audit import Share, audit
 from rlhf_plugins.data.distributions import distributions, topics
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.data.write import write_rows
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Comparison, Group, PreferenceData
 
 CIRCLE = Group("p", ("aa", "b", "c"), compared=(Comparison(0, 1), Comparison(1, 2), Comparison(2, 0)))
 RANKED = Group("p", ("b", "d", "eee"), (0, 1, 1))

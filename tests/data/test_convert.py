@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.convert import (
     Judgement,
     compare_ratings,
@@ -21,7 +22,6 @@ from rlhf_plugins.data.convert import (
 )
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.rankings import read_rankings
-from rlhf_plugins.interfaces import Comparison, Group
 
 RATED = Group("p", ("x", "y", "z"), weight=2.0, ratings={"true": (1.0, 4.0, None), "clear": (3.0, 2.0, 3.0)}, topic="t")
 RANKED = Group("p", ("x", "y", "z"), (1, 0, 0), weight=0.5)

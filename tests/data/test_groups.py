@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.groups import best_responses, pairs, preference_dataset, prompt_dataset
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Comparison, Group
 
 RANKING = Group("p", ("a", "b", "c", "d"), (1, 0, 1, 3), gold=(1.0, 2.0, 1.5, 0.0))
 TIE = Group("q", ("a", "b"), (0, 0))

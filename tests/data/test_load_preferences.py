@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.components.data_format import Preference
+from rlhf_plugins.contract.interfaces import Base, PreferenceData
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.preference import load_preferences
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Base, PreferenceData
 
 Row = dict[str, Any]
 Load = Callable[..., PreferenceData]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.merge import merged
-from rlhf_plugins.interfaces import Comparison, Group
 
 Edges = list[tuple[int, int]]
 EDGES = st.lists(

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import tensor
 
+from rlhf_plugins.contract.interfaces import Comparison, Group, Prediction, Text
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.ranked import Collator, agreed_ranks, judged, part, ranked_rows
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Comparison, Group, Prediction, Text
 
 RANKING = Group("p", ("aaa", "b", "cc"), (2, 0, None), weight=0.5, topic="x", difficulty=1.5)
 RATED = Group("pp", ("d", "ee"), ratings={"kind": (4.0, None), "true": (1.0, 2.0)})

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.rankings import read_rankings
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Comparison, Group
 
 Row = dict[str, Any]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from rlhf_plugins.contract.interfaces import Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.ratings import read_ratings
 from rlhf_plugins.data.sources import RatingColumns
 from rlhf_plugins.errors import DataError
-from rlhf_plugins.interfaces import Group
 
 Row = dict[str, Any]
 

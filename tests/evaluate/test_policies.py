@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlhf_plugins.contract.interfaces import Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, measure, pick
-from rlhf_plugins.interfaces import Samples
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
 

@@ -15,9 +15,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_plugins.contract.interfaces import Comparison, Group, Prediction, Samples, ScoredPairs
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.reward_models import latency, measure, reliability, score_pairs
-from rlhf_plugins.interfaces import Comparison, Group, Prediction, Samples, ScoredPairs
 from rlhf_plugins.report.schema import RewardModelReport
 
 CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"

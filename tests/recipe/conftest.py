@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import stubs
 
-from rlhf_plugins.discovery import found
-from rlhf_plugins.registry import Plugin, Registry
+from rlhf_plugins.registry.discovery import found
+from rlhf_plugins.registry.registry import Plugin, Registry
 
 Write = Callable[..., Path]
 RECIPE = "base: sandbox\ndata: rows\nstages:\n  - {stage: make, name: first}\n  - {stage: make, name: second}\n"

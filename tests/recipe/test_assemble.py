@@ -14,7 +14,7 @@ from stubs import Decay, Make, Plain, Rows, Scaled
 from rlhf_plugins import Adapter, Base, PluginError
 from rlhf_plugins.recipe.assemble import assemble, component, spec
 from rlhf_plugins.recipe.provenance import plugins
-from rlhf_plugins.registry import Registry
+from rlhf_plugins.registry.registry import Registry
 
 Checked = Callable[..., dict[str, Any]]
 specs = st.recursive(

@@ -11,7 +11,7 @@ import yaml
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe, find
-from rlhf_plugins.registry import Registry
+from rlhf_plugins.registry.registry import Registry
 
 Checked = Callable[..., dict[str, Any]]
 

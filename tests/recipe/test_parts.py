@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from rlhf_plugins import Prediction, RankedScores
+from rlhf_plugins.arithmetic.ranking import per_group
+from rlhf_plugins.contract import guards
 from rlhf_plugins.errors import ComponentError
-from rlhf_plugins.models import guards
-from rlhf_plugins.ranking import per_group
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.recipe.replay import replay, save
-from rlhf_plugins.registry import registry
+from rlhf_plugins.registry.registry import registry
+from rlhf_plugins.run.replay import replay, save
 
 PART = """\
 from dataclasses import dataclass

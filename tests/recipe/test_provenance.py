@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins import PluginError, RecipeError, load_reward_model, run_recipe
-from rlhf_plugins.discovery import FILE, Plugin
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.recipe.provenance import RECORD, changes
-from rlhf_plugins.registry import Registry, Unloaded, registry
+from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.registry import Registry, Unloaded, registry
 
 Write = Callable[..., Path]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.recipe.schema import json_schema
-from rlhf_plugins.registry import Registry
-from rlhf_plugins.registry import registry as installed
+from rlhf_plugins.registry.registry import Registry
+from rlhf_plugins.registry.registry import registry as installed
 
 
 @pytest.fixture(scope="module")

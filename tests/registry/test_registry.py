@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from rlhf_plugins import PluginError, discovery, hookimpl
-from rlhf_plugins.registry import KINDS, Plugin, Registry, registry
+from rlhf_plugins import PluginError, hookimpl
+from rlhf_plugins.registry.registry import KINDS, Plugin, Registry, discovery, registry
 
 ONE = Plugin("one", "package-one", "1.0")
 TWO = Plugin("two", "package-two", "2.0")

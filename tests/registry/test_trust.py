@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_plugins import PluginError, discovery
-from rlhf_plugins.registry import Registry, registry
+from rlhf_plugins import PluginError
+from rlhf_plugins.registry.registry import Registry, discovery, registry
 
 LOSS = """\
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_plugins.models.sampling import Decoding, sample
+from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.sandbox import MAX_TOTAL, POLICY, draft, gold, prompts
 from rlhf_plugins.sandbox.language import read
 

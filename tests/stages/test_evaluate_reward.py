@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from rlhf_plugins.contract.interfaces import Base, Group, Run, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Base, Group, Run, StageResult
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.schema import RewardModelReport
 from rlhf_plugins.stages.evaluate_reward import EvaluateReward

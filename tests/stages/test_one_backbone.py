@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from rlhf_plugins.interfaces import Adapter, Base, Reward, RewardFunction, Run, Samples
+from rlhf_plugins.contract.interfaces import Adapter, Base, Reward, RewardFunction, Run, Samples
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.interfaces import Base, PreferenceData
+from rlhf_plugins.contract.interfaces import Base, PreferenceData
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_run
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf_plugins.contract.interfaces import Adapter, Base, Samples
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.interfaces import Adapter, Base, Samples
-from rlhf_plugins.models.judges import latest_reward
-from rlhf_plugins.models.loading import load_causal, load_policy, with_adapter
-from rlhf_plugins.models.log_probs import response_logps
-from rlhf_plugins.models.probing import layout_of
-from rlhf_plugins.models.reward_model import open_reward_model
+from rlhf_plugins.engine.loading import load_causal, load_policy, with_adapter
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.judges import latest_reward
+from rlhf_plugins.reward_models.reward_model import open_reward_model
 from rlhf_plugins.testing import tiny_base
 
 from .test_training_stages import IDS, online, preference, reward, run_for, sft

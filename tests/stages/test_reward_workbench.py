@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf_plugins.contract.interfaces import Adapter, Base, Comparison, Group, Prediction, Samples, StageResult
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.interfaces import Adapter, Base, Comparison, Group, Prediction, Samples, StageResult
-from rlhf_plugins.models.ensemble import epistemic
-from rlhf_plugins.models.judges import open_judge
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.registry import registry
+from rlhf_plugins.registry.registry import registry
+from rlhf_plugins.reward_models.ensemble import epistemic
+from rlhf_plugins.reward_models.judges import open_judge
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}

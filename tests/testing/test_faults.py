@@ -73,7 +73,7 @@ def test_a_planted_fault_is_found_and_named(kind: str, component: type, name: st
 
 
 def test_the_faults_are_many_and_of_every_kind() -> None:
-    from rlhf_plugins.registry import KINDS
+    from rlhf_plugins.registry.registry import KINDS
 
     assert len({component for _, component, _, _ in FAULTS}) >= 20
     assert {kind for kind, _, _, _ in FAULTS} == set(KINDS)

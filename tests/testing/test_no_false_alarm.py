@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_plugins.registry import DISTRIBUTION, registry
+from rlhf_plugins.registry.registry import DISTRIBUTION, registry
 from rlhf_plugins.testing import Subject, examine, properties_of, subjects
 
 PACKAGES = sorted(folder.parent.name for folder in (Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from rlhf_plugins.contract.interfaces import Base, Group
 from rlhf_plugins.data.ranked import RankedRows, ranked_rows
-from rlhf_plugins.interfaces import Base, Group
-from rlhf_plugins.models.loading import load_tokenizer
-from rlhf_plugins.models.sampling import written_ids
+from rlhf_plugins.engine.loading import load_tokenizer
+from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.testing import tiny_base
 
 OPTIONS: dict[str, Any] = {

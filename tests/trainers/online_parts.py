@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
+from rlhf_plugins.contract.interfaces import Adapter, Base, RewardFunction, Samples
 from rlhf_plugins.data.groups import prompt_dataset
-from rlhf_plugins.interfaces import Adapter, Base, RewardFunction, Samples
-from rlhf_plugins.models.loading import load_causal, load_tokenizer, with_adapter
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments

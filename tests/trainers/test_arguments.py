@@ -13,11 +13,11 @@ import torch
 import trl
 from datasets.utils import are_progress_bars_disabled
 
+from rlhf_plugins.contract.interfaces import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.engine.cpu.linear_layer import lora_config
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.interfaces import Adapter, Base
-from rlhf_plugins.models.linear_layer import lora_config
-from rlhf_plugins.models.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments, building, quiet

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+from rlhf_plugins.contract.interfaces import Samples
 from rlhf_plugins.errors import ComponentError, RunError
-from rlhf_plugins.interfaces import Samples
 from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.episodes import Episodes
 from rlhf_plugins.trainers.online import OnlineTrainer

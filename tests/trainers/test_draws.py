@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+from rlhf_plugins.contract.interfaces import Draw, Sampler
 from rlhf_plugins.errors import DataError, PluginError
-from rlhf_plugins.interfaces import Draw, Sampler
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.draws import Draws, Examples, standardised
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rollout import Advantages, Rollout
+from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
-from rlhf_plugins.interfaces import Samples
-from rlhf_plugins.models.loading import load_causal
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.registry import registry
-from rlhf_plugins.rollout import Advantages, Rollout
+from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.trainers.arguments import quiet
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.settings import Oversight

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.contract.interfaces import RewardFunction, Samples
+from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import ComponentError, RunError
-from rlhf_plugins.interfaces import RewardFunction, Samples
-from rlhf_plugins.models.loading import load_causal
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.rollout import Advantages, Rollout
 from rlhf_plugins.trainers.exploration import exploring, mixed
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.scoring import Scorer

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, tensor
 
-from rlhf_plugins import masked
+from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.components.kl import InLoss
+from rlhf_plugins.contract.interfaces import Adapter
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.interfaces import Adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.settings import Exploration, Value

@@ -12,11 +12,11 @@ import trl
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from rlhf_plugins.contract.interfaces import Base
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.interfaces import Base
-from rlhf_plugins.models.loading import load_causal, load_tokenizer
-from rlhf_plugins.models.reward_model import RewardModel
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers import preference, reward
 from rlhf_plugins.trainers.arguments import arguments

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins.interfaces import Draw
+from rlhf_plugins.contract.interfaces import Draw
 from rlhf_plugins.testing import arrays
 from rlhf_plugins.testing.arrays import Refused
 from rlhf_plugins.testing.conformance import holds_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlhf_plugins.interfaces import PairLogps, Prediction, RankedScores
+from rlhf_plugins.contract.interfaces import PairLogps, Prediction, RankedScores
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract.interfaces import Run, Samples, StageResult
 from rlhf_plugins.errors import RlhfError
-from rlhf_plugins.interfaces import Run, Samples, StageResult
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import Broken, Subject, expect, raised
 
@@ -22,9 +22,9 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="rlhf-conformance-")  # until the p
 @cache
 def _run() -> Run:
     """A run over a tiny base, of which a stage has left a reward model."""
-    from rlhf_plugins.models.loading import load_trunk
-    from rlhf_plugins.models.reward_model import RewardModel
+    from rlhf_plugins.engine.loading import load_trunk
     from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.reward_models.reward_model import RewardModel
     from rlhf_plugins.testing.tiny import tiny_base, tiny_run
 
     folder = Path(_FOLDER.name)
@@ -36,7 +36,7 @@ def _run() -> Run:
 
 
 def _samples() -> Samples:
-    from rlhf_plugins.models.loading import load_tokenizer
+    from rlhf_plugins.engine.loading import load_tokenizer
 
     tokenizer = load_tokenizer(_run().base)
     ids = [[tokenizer(text)["input_ids"] for text in texts] for texts in (PROMPTS, RESPONSES)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_plugins.interfaces import MemberScores
+from rlhf_plugins.contract.interfaces import MemberScores
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.bench import TENSOR_KINDS, Answer, Case
 from rlhf_plugins.testing.conformance import holds_of

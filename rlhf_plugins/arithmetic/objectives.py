@@ -1,0 +1,49 @@
+"""The arithmetic of policy optimisation that is no component: scores on tokens, value loss, KL of sequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.arithmetic import masked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
+    """Each response's score (B,) at its last token, 0 elsewhere, (B, T).
+
+    The mask (B, T) is True at response tokens, which stand first in each row; at least one a row.
+    """
+    last = mask.sum(1, keepdim=True) - 1  # (B, 1)
+    return scores.new_zeros(mask.shape).scatter(1, last, scores.unsqueeze(1))
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, epsilon: float) -> Tensor:
+    """Half the larger squared error of the value and of the value held within epsilon of its old one.
+
+    1/2 max((v - R)^2, (clip(v, v_old - epsilon, v_old + epsilon) - R)^2), each (B, T)
+    (Huang et al. 2024, "The N+ implementation details of RLHF with PPO").
+    """
+    held = values.clamp(old_values - epsilon, old_values + epsilon)
+    return 0.5 * ((values - returns) ** 2).maximum((held - returns) ** 2)
+
+
+def kl_estimate(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """Monte Carlo KL(pi || pi_ref) of whole sequences sampled from pi: the mean of their summed log-ratios, in nats.
+
+    Args:
+        log_ratio: (B, T) log pi - log pi_ref of sampled tokens (k1 of Schulman 2020, unbiased).
+        mask: (B, T) True at response tokens.
+    """
+    return log_ratio.masked_fill(~mask, 0.0).sum(1).mean()
+
+
+def moved(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """KL(pi_old || pi) in nats per token, from tokens that pi_old sampled: mean of exp(x) - 1 - x, a scalar.
+
+    Args:
+        log_ratio: (B, T) x = log pi - log pi_old (k3 of Schulman 2020).
+        mask: (B, T) True at response tokens.
+    """
+    return masked.mean(log_ratio.expm1() - log_ratio, mask)

@@ -1,0 +1,103 @@
+"""From groups to the pairs that people compared and back: the only copy. It knows records of tensors, no loss."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf_plugins.contract.interfaces import Compared, Prediction, RankedScores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+NOT_PLACED = -1
+
+
+def per_group(loss: Any, scores: RankedScores, call: Callable[[Any, RankedScores], Tensor] | None = None) -> Tensor:
+    """A loss component's number for each group, (groups,).
+
+    A loss that is given pairs has as a group's number the mean over its pairs (Ouyang et al. 2022, equation 1); 0
+    where a group has none.
+
+    Args:
+        loss: a reward loss, or the module that it built.
+        scores: a batch of groups.
+        call: applies the loss, where its answer is to be checked.
+    """
+    call = call or (lambda loss, scores: loss(scores))
+    if getattr(loss, "whole_groups", False):
+        return call(loss, scores)
+    compared = comparisons(scores, ties=getattr(loss, "takes_ties", False))
+    if not len(compared.group):
+        return scores.scores.masked_fill(~scores.present, 0.0).sum(1) * 0.0
+    losses = call(loss, pairs(scores, compared))  # (P,)
+    zero = losses.new_zeros(len(scores.scores))
+    count = zero.index_add(0, compared.group, torch.ones_like(losses))
+    return zero.index_add(0, compared.group, losses) / count.clamp(min=1)
+
+
+def comparisons(scores: RankedScores, ties: bool = False) -> Compared:
+    """What is known of pairs: the groups' own comparisons, or every pair that the ranks order; tied pairs if asked."""
+    found = _ranked(scores) if scores.compared is None else scores.compared
+    if ties:
+        return found
+    return map_tensors(found, lambda values: values[~found.tied])
+
+
+def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
+    """P comparisons as groups of two responses, the better one first; every field follows."""
+    places = torch.stack([compared.better, compared.worse], 1)  # (P, 2)
+    rows = compared.group.unsqueeze(1)  # (P, 1)
+
+    def pick(values: Tensor) -> Tensor:  # (groups, K, ...) -> (P, 2, ...)
+        return values[rows, places]
+
+    second = torch.stack([torch.zeros_like(compared.better), (~compared.tied).long()], 1)
+    return RankedScores(
+        pick(scores.scores),
+        compared.margin,
+        weight=compared.weight,
+        ranks=second,
+        topic=scores.topic[compared.group],
+        ratings={name: pick(values) for name, values in scores.ratings.items()},
+        prediction=None if scores.prediction is None else map_tensors(scores.prediction, pick),
+    )
+
+
+def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The record with every tensor in its fields, and in its mappings, changed."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return change(value)
+        return {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
+
+    return replace(record, **{f.name: changed(getattr(record, f.name)) for f in fields(record)})
+
+
+def concatenated(predictions: list[Prediction]) -> Prediction:
+    """One prediction of all responses of several, in order; they come from one head."""
+    first = predictions[0]
+
+    def joined(name: str) -> Any:
+        parts = [getattr(prediction, name) for prediction in predictions]
+        if isinstance(parts[0], torch.Tensor):
+            return torch.cat(parts)
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts[0] else parts[0]
+
+    return Prediction(**{f.name: joined(f.name) for f in fields(first)})
+
+
+def _ranked(scores: RankedScores) -> Compared:
+    """Every pair of placed responses, the better one by rank first; equal ranks tie."""
+    ranks, placed = scores.ranks, scores.present & (scores.ranks != NOT_PLACED)
+    both = placed.unsqueeze(2) & placed.unsqueeze(1)  # (groups, K, K)
+    better = ranks.unsqueeze(2) < ranks.unsqueeze(1)
+    tied = (ranks.unsqueeze(2) == ranks.unsqueeze(1)).triu(1)
+    group, first, second = (both & (better | tied)).nonzero(as_tuple=True)
+    is_tied = ranks[group, first] == ranks[group, second]
+    return Compared(group, first, second, is_tied, scores.margin[group], scores.weight[group])

@@ -1,0 +1,1 @@
+"""What packages agree on: base classes of components, records, hooks, and the guards that check each call."""

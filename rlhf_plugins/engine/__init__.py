@@ -1,0 +1,1 @@
+"""Language models: loading, the forward pass over branches, log-probabilities, sampling. No trainer."""

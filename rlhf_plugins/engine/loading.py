@@ -1,0 +1,166 @@
+"""Opens models and tokenizers from a folder or the hub. It knows precision, quantization and adapters, no task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.engine.cpu.feed_forward import in_one_step
+from rlhf_plugins.engine.cpu.linear_layer import faster, in_one_pass, lora_config
+from rlhf_plugins.engine.cpu.norm import in_few_passes
+from rlhf_plugins.engine.cpu.rotation import in_halves
+from rlhf_plugins.errors import RunError
+
+UNREAD = "pooler."  # an encoder's weights above its last hidden states
+
+
+def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, padding with EOS when it has no padding token of its own; an encoder's SEP is its EOS.
+
+    Raises:
+        RunError: there is no tokenizer, or it has no EOS token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise RunError(f"base {base.path}: has no tokenizer that loads: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token
+    if tokenizer.eos_token_id is None:
+        raise RunError(f"base {base.path}: its tokenizer has no EOS token, so no response could end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal(base: Base) -> PreTrainedModel:
+    """The base with its language-model head, without an adapter. Raises RunError when it does not load."""
+    return _load(AutoModelForCausalLM, base)
+
+
+def load_trunk(base: Base) -> PreTrainedModel:
+    """The base without a head: hidden states only. Raises RunError when it does not load."""
+    return _load(AutoModel, base)
+
+
+def streamlined(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, not yet in training, with our linear layers and, where trials agree, blocks, norms and rotations."""
+    computed: PreTrainedModel = in_halves(in_few_passes(in_one_step(faster(model))))
+    return computed
+
+
+def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """The trunk with its top `layers` alone left to train: embeddings, lower layers and a last norm are frozen.
+
+    Raises:
+        RunError: it has fewer layers, or none that can be told apart.
+    """
+    if layers == 0:
+        return trunk.requires_grad_(False)
+    count = trunk.config.get_text_config().num_hidden_layers
+    stack = next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
+    if stack is None or layers > count:
+        raise RunError(f"train_layers: {layers} of {type(trunk).__name__}, which has {count if stack else 'no'} layers")
+    kept = {id(weights) for layer in stack[count - layers :] for weights in layer.parameters()}
+    for weights in trunk.parameters():
+        weights.requires_grad_(id(weights) in kept)
+    return trunk
+
+
+def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | None = None) -> Any:
+    """The model with a fresh trainable adapter, or as it is when there is none to add."""
+    return model if adapter is None else in_one_pass(get_peft_model(model, lora_config(adapter, task)))
+
+
+def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with an adapter that a stage saved. Raises RunError when it does not load or fit."""
+    try:
+        loaded: PeftModel = in_one_pass(PeftModel.from_pretrained(model, str(folder)))
+        return loaded
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"{folder}: its adapter does not load: {_first_line(error)}") from error
+
+
+def load_policy(base: Base, folder: Path) -> Any:
+    """A policy that a stage saved: an adapter on the base, or a whole model. Raises RunError as loading does."""
+    if (folder / "adapter_config.json").exists():
+        return with_saved_adapter(load_causal(base), folder).eval()
+    return load_causal(Base(str(folder), trust_remote_code=base.trust_remote_code)).eval()
+
+
+def merge(base: Base, folder: Path) -> None:
+    """Replaces a saved adapter by the whole model it makes of the unquantized base; a whole model stays as it is."""
+    if (folder / "adapter_config.json").exists():
+        whole = load_policy(Base(base.path, trust_remote_code=base.trust_remote_code), folder).merge_and_unload()
+        for leftover in [*folder.glob("adapter_*"), folder / "README.md"]:
+            leftover.unlink(missing_ok=True)
+        whole.save_pretrained(folder)
+
+
+def device() -> torch.device:
+    """Where models go: the GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _load(cls: Any, base: Base) -> PreTrainedModel:
+    options: dict[str, Any] = {"trust_remote_code": base.trust_remote_code, "dtype": _dtype(base)}
+    if base.quantization:
+        options |= {"quantization_config": _quantization(base.quantization), "device_map": {"": device()}}
+    loud = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of missing weights becomes our refusal
+    try:
+        model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"base {base.path}: does not load: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(loud)
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNREAD)):
+        raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
+    if base.quantization:
+        return prepare_model_for_kbit_training(_never_packed(model), use_gradient_checkpointing=False)
+    return streamlined(model.to(device()))
+
+
+def _never_packed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, which bitsandbytes must not repack when it is evaluated on a CPU that computes in bfloat16.
+
+    It packs 4-bit weights then for good, and passes no gradient through them in later training, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _dtype(base: Base) -> torch.dtype:
+    """Frozen weights may be bfloat16 where the device computes in it; weights that are trained stay float32."""
+    frozen = base.adapter is not None
+    return torch.bfloat16 if frozen and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _quantization(name: str) -> BitsAndBytesConfig:
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Finds plugins and knows every component by kind and name."""

@@ -1,0 +1,262 @@
+"""Knows, for every component name, the class and the plugin that it came from; how plugins are found is `discovery`'s.
+
+Bundled components are registered through the same hooks as everybody's. Everything is loaded at the first question,
+once. A plugin that is broken or disabled adds nothing, and is named where a name is missed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from rlhf_plugins.contract import hookspecs
+from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.registry.discovery import DISTRIBUTION, Found, Plugin, disabled, found, in_file
+
+__all__ = ["DISTRIBUTION", "KINDS", "Component", "Plugin", "Registry", "Unloaded", "commands", "registry"]
+
+PREFIX = "register_"
+COMMANDS = "commands"  # not components: functions or typer apps, in modules of their own
+HOOKS = tuple(name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec"))
+KINDS = tuple(hook.removeprefix(PREFIX) for hook in HOOKS if hook.startswith(PREFIX) and hook != PREFIX + COMMANDS)
+BUILT_IN = ("rlhf_plugins.components", "rlhf_plugins.stages", "rlhf_plugins.lifecycle")
+BUILT_IN_COMMANDS = ("rlhf_plugins.cli",)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered name."""
+
+    kind: str
+    name: str
+    cls: Any  # a class; what typer takes, of a command
+    plugin: Plugin
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """A plugin that is there and adds nothing, and why."""
+
+    plugin: Plugin
+    status: Literal["broken", "disabled"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} is {self.status}: {self.reason}"
+
+
+class Registry:
+    """Component classes by kind and name, and the hooks of a run's life.
+
+    Args:
+        kinds: what is registered here; a module that registers anything else is refused.
+    """
+
+    def __init__(self, kinds: Sequence[str] = KINDS) -> None:
+        self._kinds = tuple(kinds)
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._components: dict[tuple[str, str], Component] = {}
+        self._contested: dict[tuple[str, str], str] = {}  # why a name is nobody's
+        self._modules: list[tuple[ModuleType, Plugin]] = []
+        self.unloaded: list[Unloaded] = []
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """Every plugin that loaded, in the order in which it did."""
+        return [plugin for _, plugin in self._modules]
+
+    def register(self, module: ModuleType, plugin: Plugin) -> None:
+        """Adds what a module's hooks return; all of it or nothing.
+
+        Raises:
+            PluginError: a hook is unknown, raises, or returns a name that is taken or a class that is no component.
+        """
+        try:
+            self._manager.register(module, name=plugin.name)
+        except ValueError as error:
+            raise PluginError(f"plugin {plugin}: another plugin is called {plugin.name!r} too") from error
+        except pluggy.PluginValidationError as error:
+            if self._manager.is_registered(module):  # which depends on what was wrong
+                self._manager.unregister(module)
+            raise PluginError(f"plugin {plugin}: {_first_line(error)}") from error
+        try:
+            self._check_hooks(module, plugin)
+            made = list(self._made(module, plugin))
+            for component in made:
+                self._refuse_clash(component)
+        except PluginError:
+            self._manager.unregister(module)
+            raise
+        self._components |= {(component.kind, component.name): component for component in made}
+        self._modules.append((module, plugin))
+
+    def admit(self, plugins: Iterable[Found]) -> Registry:
+        """Registers every plugin that may load and can; notes why the others do not. Returns the registry."""
+        forbidden = disabled()
+        for each in plugins:
+            name = each.plugin.name
+            if name in forbidden:
+                reason = f"by {forbidden[name]}; `rlhf plugins enable {name}` lets it load"
+                self.unloaded.append(Unloaded(each.plugin, "disabled", reason))
+                continue
+            try:
+                self.register(each.load(), each.plugin)
+            except PluginError as error:
+                self.unloaded.append(Unloaded(each.plugin, "broken", _without_name(error, each.plugin)))
+        return self
+
+    def with_files(self, paths: Sequence[Path]) -> Registry:
+        """A registry that holds these files' components too. Raises PluginError when a file is no sound plugin."""
+        fresh = [file for file in map(in_file, paths) if file.plugin not in self.plugins]
+        if not fresh:
+            return self
+        made = Registry(self._kinds)
+        made.unloaded, made._contested = list(self.unloaded), dict(self._contested)
+        for module, plugin in self._modules:
+            made.register(module, plugin)
+        for file in fresh:
+            made.register(file.load(), file.plugin)
+        return made
+
+    def names(self, kind: str) -> list[str]:
+        """The names of a kind, sorted. Raises PluginError for an unknown kind."""
+        if kind not in self._kinds:
+            raise PluginError(f"unknown component kind {kind!r} {known(kind, self._kinds)}")
+        return sorted(name for k, name in self._components if k == kind and (k, name) not in self._contested)
+
+    def fault(self, kind: str, name: Any) -> str | None:
+        """Why there is no component of this name, with the known names and the nearest; None where there is one."""
+        names = self.names(kind)
+        if name in names:
+            return None
+        contested = [why for (k, n), why in self._contested.items() if k == kind and n == name]
+        missing = f"; not loaded: {'; '.join(map(str, self.unloaded))}" if self.unloaded else ""
+        return contested[0] if contested else f"unknown {kind} {name!r} {known(str(name), names)}{missing}"
+
+    def get(self, kind: str, name: str) -> type:
+        """The class behind a name. Raises PluginError with the known names and the nearest."""
+        if fault := self.fault(kind, name):
+            raise PluginError(fault)
+        cls: type = self._components[kind, name].cls
+        return cls
+
+    def hooks(self, name: str) -> list[tuple[Plugin, Callable[..., None]]]:
+        """Who implements a hook of a run's life, in the order of their calls; each takes all arguments by name."""
+        loaded = {plugin.name: plugin for plugin in self.plugins}
+        found = reversed(getattr(self._manager.hook, name).get_hookimpls())  # as pluggy calls them
+        return [(loaded[impl.plugin_name], _taking(impl.function, impl.argnames)) for impl in found]
+
+    def find(self, cls: type) -> Component:
+        """The registration of a class. Raises PluginError when no plugin registered it."""
+        for component in self._components.values():
+            if component.cls is cls:
+                return component
+        raise PluginError(f"{cls.__module__}.{cls.__qualname__} is not a registered component")
+
+    def owner(self, module: str) -> Plugin | None:
+        """The plugin that a module is, or is a part of; None for other people's code."""
+        parts = module.split(".")
+        own = {loaded.__name__: plugin for loaded, plugin in self._modules}
+        return next((own[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in own), None)
+
+    def describe(self) -> list[Component]:
+        """Every component, sorted by kind and name."""
+        return [self._components[key] for key in sorted(self._components)]
+
+    def _check_hooks(self, module: ModuleType, plugin: Plugin) -> None:
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin {plugin}: {_first_line(error)} {_known_hooks(module)}") from error
+        for hook in (name for name in HOOKS if name in vars(module)):
+            marked = self._manager.parse_hookimpl_opts(module, hook)
+            if marked is None:
+                raise PluginError(f"plugin {plugin}: {hook} lacks the decorator @hookimpl")
+            if marked["wrapper"] or marked["hookwrapper"]:
+                raise PluginError(f"plugin {plugin}: {hook} is a wrapper, and each hook is called by itself")
+            if hook.startswith(PREFIX) and hook.removeprefix(PREFIX) not in self._kinds:
+                raise PluginError(f"plugin {plugin}: {hook} {_elsewhere(hook)}")
+
+    def _made(self, module: ModuleType, plugin: Plugin) -> Iterable[Component]:
+        for kind in self._kinds:
+            if hook := vars(module).get(PREFIX + kind):
+                for name, cls in _returned(hook, kind, plugin).items():
+                    component = Component(kind, name, cls, plugin)
+                    _check(component)
+                    yield component
+
+    def _refuse_clash(self, component: Component) -> None:
+        key = component.kind, component.name
+        if other := self._components.get(key):
+            self._contested[key] = (
+                f"{component.kind} {component.name!r} is registered twice: by {other.plugin} and by "
+                f"{component.plugin}; rename one, uninstall it or `rlhf plugins disable {component.plugin.name}`"
+            )
+            raise PluginError(self._contested[key])
+
+
+@cache
+def registry() -> Registry:
+    """The registry of this process, with every installed plugin that may load and can."""
+    return Registry().admit(found(BUILT_IN, hookspecs.PROJECT))
+
+
+def commands() -> Registry:
+    """The commands that plugins add to `rlhf`; it imports their modules and no component."""
+    return Registry((COMMANDS,)).admit(found(BUILT_IN_COMMANDS, hookspecs.COMMANDS))
+
+
+def _taking(function: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
+    return lambda **given: function(**{name: given[name] for name in names})
+
+
+def _elsewhere(hook: str) -> str:
+    group = hookspecs.COMMANDS if hook == PREFIX + COMMANDS else hookspecs.PROJECT
+    return f"belongs in a module that an entry point of the group {group} names"
+
+
+def _returned(hook: Callable[[], object], kind: str, plugin: Plugin) -> dict[str, Any]:
+    try:
+        returned = hook()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin {plugin}: {PREFIX}{kind} raised {type(error).__name__}: {error}") from error
+    if not isinstance(returned, dict):
+        raise PluginError(f"plugin {plugin}: {PREFIX}{kind} returned {type(returned).__name__}, not a dict")
+    return returned
+
+
+def _check(component: Component) -> None:
+    who = f"plugin {component.plugin}: {component.kind} {component.name!r}"
+    if not isinstance(component.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", component.name):
+        raise PluginError(f"{who}: a name is lower-case letters, digits and underscores")
+    if component.kind == COMMANDS:
+        if not callable(component.cls):
+            raise PluginError(f"{who}: expected a function or a typer app, got {component.cls!r}")
+        return
+    if not inspect.isclass(component.cls) or not is_dataclass(component.cls):
+        raise PluginError(f"{who}: expected a dataclass, got {component.cls!r}")
+    if not component.cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise PluginError(f"{who}: {component.cls.__name__} must be a frozen dataclass")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+def _without_name(error: PluginError, plugin: Plugin) -> str:
+    return re.sub(rf"^plugin {re.escape(str(plugin))}:? ?", "", str(error))
+
+
+def _known_hooks(module: ModuleType) -> str:
+    marked = f"{hookspecs.PROJECT}_impl"
+    strangers = [name for name, value in vars(module).items() if hasattr(value, marked) and name not in HOOKS]
+    return known(strangers[0], HOOKS) if strangers else ""

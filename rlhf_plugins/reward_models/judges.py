@@ -1,0 +1,71 @@
+"""Whatever a reward stage saved, opened as one function of responses. It knows folders, not who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+from rlhf_plugins.contract.interfaces import Base, Group, RewardFunction, Run
+from rlhf_plugins.engine.backbone import Backbone
+from rlhf_plugins.engine.reading import Reader, samples_of
+from rlhf_plugins.reward_models import ensemble
+from rlhf_plugins.reward_models.ensemble import Judge, Making, open_ensemble, open_member
+from rlhf_plugins.reward_models.reward_model import read_description
+
+
+def open_judge(
+    folder: Path, component: Making, trust_remote_code: bool = False, backbone: Backbone | None = None
+) -> Judge:
+    """A saved reward model or ensemble as a function from responses to a Prediction on the CPU.
+
+    Args:
+        folder: where a stage saved it.
+        component: makes a component of a kind from a recipe's words.
+        trust_remote_code: whether the base may run code of its own.
+        backbone: a base in memory; what was trained as an adapter of the same base stands on it, else on one more.
+
+    Raises:
+        RunError: the folder holds neither, or does not load.
+    """
+    open_saved = open_ensemble if (folder / ensemble.DESCRIPTION).exists() else open_member
+    return open_saved(folder, component, trust_remote_code, backbone)
+
+
+def rated(groups: Sequence[Group], judge: Judge, reader: Reader) -> tuple[Group, ...]:
+    """The groups with a judge's rewards as their only ratings, in the dimension `teacher`."""
+    rewards = iter(judge(samples_of(groups, reader)).reward.tolist())
+    return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
+
+
+def pair_accuracy(judge: Judge, groups: Sequence[Group], reader: Reader) -> float | None:
+    """The share of the groups' strictly ordered pairs that a judge orders so, ties one half; None without a pair."""
+    rewards = judge(samples_of(groups, reader)).reward.tolist()
+    starts = accumulate((len(group.responses) for group in groups), initial=0)
+    gaps = [
+        rewards[start + c.better] - rewards[start + c.worse]
+        for start, group in zip(starts, groups, strict=False)
+        for c in group.comparisons
+        if not c.tied
+    ]
+    return sum((gap > 0) + 0.5 * (gap == 0) for gap in gaps) / len(gaps) if gaps else None
+
+
+def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
+    """What a saved reward model, or the first member of an ensemble, stands on. Raises RunError as loading does."""
+    members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
+    is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
+    return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
+
+
+def latest_reward(run: Run) -> RewardFunction | None:
+    """What the latest reward stage of a run trained, as a function to rewards; None when there was none."""
+    folders = [result.reward_model for result in run.finished if result.reward_model]
+    return reward_function(folders[-1], run) if folders else None
+
+
+def reward_function(folder: Path, run: Run) -> RewardFunction:
+    """What a stage of the run saved, as a function from responses to rewards."""
+    judge = open_judge(folder, run.component, run.base.trust_remote_code, run.backbone)
+    return lambda samples: judge(samples).reward.tolist()

@@ -1,0 +1,244 @@
+"""A reward model: a trunk, a pooling and a head. It knows how to score and be saved, not how it is trained.
+
+On disk it is a folder: `reward_model.json` (what it is made of, in a recipe's words), `head.safetensors` (the weights
+of head and pooling), and a PEFT adapter or the whole trunk, unless the trunk was frozen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
+from rlhf_plugins.contract.guards import asked, built, predicted
+from rlhf_plugins.contract.interfaces import Adapter, Base, Pooling, Prediction, RewardHead, Samples
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
+from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.errors import RunError
+
+DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
+SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the base's own is meant
+
+
+class RewardModel(nn.Module):
+    """Scores responses: head(pooling(trunk(prompt + response))).
+
+    Args:
+        trunk: a decoder without a language-model head or an encoder, plain or PEFT.
+        pooling: how hidden states become a feature vector.
+        head: what is predicted from it.
+    """
+
+    def __init__(self, trunk: Any, pooling: Pooling, head: RewardHead) -> None:
+        super().__init__()
+        width = trunk.config.get_text_config().hidden_size
+        self.trunk = trunk
+        self.pooling = built(pooling, width) if hasattr(pooling, "build") else pooling
+        self.head = built(head, width)
+        self.bootstrap = bool(getattr(head, "bootstrap", False))  # whether its members see resampled rows
+        self.own.to(trunk.device)
+        trunk.config.num_labels = 1  # what RewardTrainer asks of a model
+
+    @property
+    def own(self) -> nn.ModuleDict:
+        """Pooling and head, so far as they hold weights: what is saved beside the trunk."""
+        parts = {"pooling": self.pooling, "head": self.head}
+        return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
+
+    @property
+    def config(self) -> Any:
+        """The trunk's configuration."""
+        return self.trunk.config
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Passes the trainer's wish to the trunk."""
+        self.trunk.gradient_checkpointing_enable(**options)
+
+    def add_model_tags(self, tags: list[str]) -> None:
+        """Passes TRL's tags for the hub to the trunk."""
+        self.trunk.add_model_tags(tags)
+
+    def forward(self, batch: BranchBatch | Tensor) -> Prediction:
+        """What the head says of the batch's branches, or of features (B, width) that `features` gave."""
+        features = batch if isinstance(batch, Tensor) else self.pooled(batch)
+        with torch.autocast(features.device.type, enabled=False):  # rewards differ by less than bfloat16 can tell
+            prediction = predicted(self.head, features.to(next(self.head.parameters()).dtype))
+        return replace(prediction, features=features)
+
+    def pooled(self, batch: BranchBatch) -> Tensor:
+        """Feature vectors of the batch's branches, (B, width)."""
+        parts = batch.by_length()
+        if len(parts) == 1:
+            return self._pooled(batch)
+        order = torch.cat([rows for rows, _ in parts])
+        return torch.cat([self._pooled(part) for _, part in parts])[order.argsort()]
+
+    def _pooled(self, batch: BranchBatch) -> Tensor:
+        if getattr(self.pooling, "reads_last", False):
+            states = states_at(trunk_of(self.trunk), batch, batch.last).unsqueeze(1)  # (B, 1, width)
+            return asked(self.pooling, states, batch.mask[:, :1], shape=(len(states), states.shape[2]))
+        states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
+        mask = batch.response if getattr(self.pooling, "over", None) == "response" else batch.mask
+        return asked(self.pooling, states, mask, shape=(len(states), states.shape[2]))
+
+    def judge(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
+        """What the model says of responses, in their order, on the CPU; neighbours with one prompt share its work."""
+        return concatenated([map_tensors(said, _to_cpu) for said in self._batched(self, samples, pad_id, bar)])
+
+    def features(self, samples: Samples, pad_id: int, bar: bool = False) -> Tensor:
+        """Feature vectors of responses, in their order, (responses, width) on the model's device."""
+        return torch.cat(list(self._batched(self.pooled, samples, pad_id, bar)))
+
+    def score(self, samples: Samples, pad_id: int) -> list[float]:
+        """Rewards of responses, in their order."""
+        return self.judge(samples, pad_id).reward.tolist()
+
+    def _batched(self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool) -> list[Any]:
+        self.eval()
+        layout, found = layout_of(self.trunk), []
+        groups = by_prompt(samples.prompt_ids, samples.response_ids)
+        batches = list(within_budget(groups, TOKENS_PER_BATCH, layout))
+        shown = track(batches, "scoring", console=Console(stderr=True), transient=True, disable=not bar)
+        with torch.no_grad():
+            for batch in shown:
+                inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, layout).items()}
+                found.append(function(BranchBatch.from_inputs(inputs)))
+        return found
+
+    def save(self, folder: Path, description: Mapping[str, Any]) -> None:
+        """Writes the folder. `description` holds `base`, and `pooling` and `head` in a recipe's words.
+
+        A trunk of which nothing was trained is the base's, and is not written again.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = any(weights.requires_grad for weights in self.trunk.parameters())
+        if trained:
+            self.trunk.save_pretrained(folder)
+        weights = {name: weights.detach().cpu().contiguous() for name, weights in self.own.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        (folder / DESCRIPTION).write_text(
+            json.dumps({**description, "trunk": SAVED if trained else FROZEN}, indent=2) + "\n"
+        )
+
+    def export(self, folder: Path) -> None:
+        """Writes a standard `...ForSequenceClassification` with one label, adapter merged, that transformers loads.
+
+        The caller sees to it that the pooling is the last token, which is all that such a model can do. This model is
+        merged by it: save it first.
+
+        Raises:
+            RunError: the head is not one linear output without bias, the decoder is quantized or has no such
+                classifier, or padding is EOS, at which a classifier would score one token early.
+        """
+        weight = getattr(self.head, "weight", None)
+        if weight is None or weight.shape[0] != 1 or getattr(self.head, "bias", None) is not None:
+            raise RunError("only a scalar head exports to a sequence classifier")
+        text = self.config.get_text_config()
+        if text.pad_token_id in (None, text.eos_token_id):
+            raise RunError("a sequence classifier finds the last token by its padding, which must not be EOS")
+        if getattr(self.config, "quantization_config", None) is not None:
+            raise RunError("a quantized decoder does not export: open the reward model on its unquantized base")
+        trunk = self.trunk.merge_and_unload() if isinstance(self.trunk, PeftModel) else self.trunk
+        try:
+            classifier = AutoModelForSequenceClassification.from_config(trunk.config).to(trunk.dtype)
+        except ValueError as error:
+            raise RunError(f"transformers has no sequence classifier of {type(trunk).__name__}") from error
+        getattr(classifier, classifier.base_model_prefix).load_state_dict(trunk.state_dict())
+        classifier.score.weight.data.copy_(weight.data)
+        classifier.save_pretrained(folder)
+
+
+class Parts(NamedTuple):
+    """What a saved reward model says that it is made of."""
+
+    base: Base
+    pooling: dict[str, Any]
+    head: dict[str, Any]
+    frozen: bool  # the trunk is the base's own
+
+    @property
+    def stands(self) -> bool:
+        """Whether it stands on its base, as it is or with an adapter: there is no trunk of its own."""
+        return self.frozen or self.base.adapter is not None
+
+
+def read_description(folder: Path, trust_remote_code: bool) -> Parts:
+    """What `save` wrote; whether the base's own code may run is the reader's to say, never the file's.
+
+    Raises:
+        RunError: the folder holds no reward model of ours.
+    """
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text())
+        adapter = described["base"].get("adapter")
+        base = Base(
+            described["base"]["path"],
+            described["base"].get("quantization"),
+            adapter and Adapter(**adapter),
+            trust_remote_code,
+        )
+        return Parts(base, described["pooling"], described["head"], described.get("trunk") == FROZEN)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder}: holds no reward model ({DESCRIPTION}: {error})") from error
+
+
+def _to_cpu(values: Tensor) -> Tensor:
+    return values.float().cpu()
+
+
+def open_reward_model(
+    folder: Path, component: Callable[[str, Mapping[str, Any]], Any], trust_remote_code: bool = False
+) -> RewardModel:
+    """The saved reward model; `component` makes a pooling or head from a recipe's words. Raises as loading does."""
+    parts = read_description(folder, trust_remote_code)
+    pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
+    return load_reward_model(folder, parts.base, pooling, head, load_trunk(parts.base) if parts.frozen else None)
+
+
+def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHead, trunk: Any = None) -> RewardModel:
+    """The saved reward model with its trained head; scores exactly what the saved one scored.
+
+    Args:
+        folder: what `save` wrote.
+        base: what it was trained from.
+        pooling: as it was trained.
+        head: as it was trained.
+        trunk: the trunk that it was trained on, where the folder holds none or it is loaded already.
+
+    Raises:
+        RunError: weights are missing, or do not fit the pooling and the head.
+    """
+    model = RewardModel(_saved_trunk(folder, base) if trunk is None else trunk, pooling, head)
+    try:
+        weights = load_file(folder / WEIGHTS, device=str(model.trunk.device))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder}: lacks {WEIGHTS}, and a reward model without its head scores at random") from error
+    own = model.own.state_dict().keys()
+    if own != set(weights):
+        raise RunError(f"{folder}: {WEIGHTS} holds {sorted(weights)}, the model needs {sorted(own)}")
+    try:
+        model.own.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{folder}: {WEIGHTS} does not fit the model: {error}") from error
+    return model.eval()
+
+
+def _saved_trunk(folder: Path, base: Base) -> Any:
+    """An adapter on the base, or a whole trunk."""
+    if (folder / "adapter_config.json").exists():
+        return with_saved_adapter(load_trunk(base), folder)
+    return load_trunk(Base(str(folder), trust_remote_code=base.trust_remote_code))

@@ -1,0 +1,164 @@
+"""Numbers remembered by what was scored and by which model, in memory or in a file: rewards, log-probabilities.
+
+It knows token ids and weights as bytes, not what a model computes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b, file_digest
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf_plugins.contract.interfaces import RewardFunction, Samples
+from rlhf_plugins.errors import PluginError, RunError
+
+UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: the same weights may have other ones
+TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, reward REAL NOT NULL) WITHOUT ROWID"
+
+
+class ScoreCache:
+    """Rewards by model, prompt ids and response ids.
+
+    In a file they outlive the process: what `score` answered is written in one transaction, which an interruption at
+    any moment leaves whole or undone. Several processes may use one file. Close it when done (`contextlib.closing`).
+
+    Args:
+        path: an SQLite file, made if missing; None remembers until closed.
+
+    Raises:
+        RunError: the file is no cache of scores, is damaged, or cannot be read or written; so does `scores`.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.hits = 0  # responses answered from memory, repeats within a call too
+        self.misses = 0  # responses that had to be scored
+        with self._explained():
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path or ":memory:", timeout=60)
+        try:
+            with self._explained(), self._connection:
+                self._connection.execute(TABLE)
+        except RunError:
+            self.close()
+            raise
+
+    def scores(self, identity: str, samples: Samples, score: RewardFunction) -> list[float]:
+        """Rewards of the samples, in their order; `score` is asked once, and only for what is not remembered.
+
+        Args:
+            identity: of the model that scores; another text is another model.
+            samples: the responses, known by their ids.
+            score: that model.
+
+        Raises:
+            PluginError: `score` gives too many or too few rewards.
+            RunError: a reward is NaN or infinite; the finite ones are remembered.
+        """
+        pairs = zip(samples.prompt_ids, samples.response_ids, strict=True)
+        keys = [_key(identity, prompt, response) for prompt, response in pairs]
+        known = self._read(set(keys))
+        missing = {key: row for row, key in reversed([*enumerate(keys)]) if key not in known}  # first row of each
+        if missing:
+            known |= self._scored(missing, samples, score)
+        self.misses += len(missing)
+        self.hits += len(keys) - len(missing)
+        return [known[key] for key in keys]
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._connection.close()
+
+    def _scored(self, missing: dict[bytes, int], samples: Samples, score: RewardFunction) -> dict[bytes, float]:
+        """Asks for the missing in their order, and remembers."""
+        rows = sorted(missing.values())
+        rewards = [float(reward) for reward in score(_part(samples, rows))]
+        if len(rewards) != len(rows):
+            raise PluginError(f"the reward gave {len(rewards)} numbers for {len(rows)} responses")
+        by_row = dict(zip(rows, rewards, strict=True))
+        found = {key: by_row[row] for key, row in missing.items() if isfinite(by_row[row])}
+        with self._explained(), self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", found.items())
+        if bad := len(missing) - len(found):
+            raise RunError(f"{bad} of {len(missing)} rewards are not finite numbers")
+        return found
+
+    def _read(self, keys: set[bytes]) -> dict[bytes, float]:
+        found = {}
+        with self._explained():
+            for key in keys:
+                row = self._connection.execute("SELECT reward FROM scores WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = self._sound(row[0])
+        return found
+
+    def _sound(self, reward: object) -> float:
+        """A remembered reward. Raises RunError when it is none: SQLite itself takes anything."""
+        if isinstance(reward, float) and isfinite(reward):
+            return reward
+        raise self._damaged(f"it holds the reward {reward!r}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError:  # it was closed
+            raise
+        except (OSError, sqlite3.OperationalError) as error:
+            raise RunError(f"{self._path}: the cache of scores cannot be read or written: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> RunError:
+        return RunError(f"{self._path} is no cache of scores, or is damaged: {why}; delete it, and all is scored anew")
+
+
+def identity(folder: Path) -> str:
+    """A hash of a saved reward model: of the names and bytes of all files in its folder.
+
+    A base model that the folder only names is not read: it counts by its name.
+
+    Raises:
+        RunError: the folder holds no file, or one that cannot be read.
+    """
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    if not files:
+        raise RunError(f"{folder}: holds no file of a reward model")
+    digest = blake2b(digest_size=16)
+    try:
+        for name in sorted(files):
+            with files[name].open("rb") as file:
+                content = file_digest(file, "blake2b").digest()
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)  # no name holds a NUL
+    except OSError as error:
+        raise RunError(f"{folder}: the reward model cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def weights_identity(model: Any, *circumstances: object) -> str:
+    """A hash of a model in memory: of its configuration without its name, of its weights, and of the circumstances."""
+    settings = {k: v for k, v in sorted(model.config.to_dict().items()) if k not in UNTOLD}
+    digest = blake2b(repr((type(model).__name__, settings, circumstances)).encode(), digest_size=16)
+    for name, weights in sorted(model.state_dict().items()):
+        content = weights.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}\0".encode())
+        digest.update(content.numpy().data)
+    return digest.hexdigest()
+
+
+def _key(identity: str, prompt: Sequence[int], response: Sequence[int]) -> bytes:
+    """Each part goes with its length, so that no two different triples hash the same bytes."""
+    parts = [identity.encode(), *(np.asarray(ids, dtype="<i8").tobytes() for ids in (prompt, response))]
+    return blake2b(b"".join(len(part).to_bytes(8, "little") + part for part in parts), digest_size=16).digest()
+
+
+def _part(samples: Samples, rows: Sequence[int]) -> Samples:
+    return Samples(**{name: [column[row] for row in rows] for name, column in vars(samples).items()})

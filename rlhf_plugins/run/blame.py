@@ -1,0 +1,48 @@
+"""Whose fault a failure is: the plugin, its distribution and version, and the line; it saves the call that failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.errors import ComponentError, PluginError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.assemble import Assembled
+    from rlhf_plugins.registry.discovery import Plugin
+    from rlhf_plugins.registry.registry import Registry
+
+
+def of_component(error: ComponentError, folder: Path, assembled: Assembled) -> str:
+    """What the user is told when a component failed; the call is saved in the folder, if it can be made again."""
+    from rlhf_plugins.contract.guards import maker
+    from rlhf_plugins.run.replay import save
+
+    registry, culprit = assembled.registry, maker(error.call.component)
+    try:
+        found = registry.find(type(culprit))
+    except PluginError:  # a class that no plugin registered, such as a script's own
+        return str(error)
+    told = f"{found.kind} {found.name} of plugin {found.plugin}: {error}"
+    within = innermost(error.__cause__, registry)
+    if within and within[0] != found.plugin:
+        told += f"; it happened in plugin {within[0]} ({within[1]})"
+    file = save(error, folder, told, list(assembled.resolved.get("plugins", ())), registry)
+    return f"{told}; do it again with: rlhf plugins replay {file}"
+
+
+def of_plugin(error: BaseException, registry: Registry) -> str:
+    """` in plugin NAME (...), file:line` where an error came through a plugin's code, or nothing."""
+    within = innermost(error, registry)
+    return f" in plugin {within[0]}, {within[1]}" if within else ""
+
+
+def innermost(error: BaseException | None, registry: Registry) -> tuple[Plugin, str] | None:
+    """The plugin in whose code an error was raised or passed last on its way up from there, and the line."""
+    found, trace = None, error.__traceback__ if error else None
+    while isinstance(trace, TracebackType):
+        frame, line, trace = trace.tb_frame, trace.tb_lineno, trace.tb_next
+        if plugin := registry.owner(frame.f_globals.get("__name__", "")):
+            found = plugin, f"{frame.f_code.co_filename}:{line}"
+    return found

@@ -1,0 +1,49 @@
+"""Calls the hooks of a run's life, plugin by plugin: one that fails is told by its name and harms no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_plugins.errors import StopRun
+from rlhf_plugins.registry.registry import Registry
+from rlhf_plugins.run.folder import RunFolder
+
+
+@dataclass
+class Hooks:
+    """The hooks of one run."""
+
+    registry: Registry
+    folder: RunFolder
+    say: Callable[[str], None]
+    failed: list[str] = field(default_factory=list)
+
+    def started(self, recipe: Mapping[str, Any]) -> None:
+        """The run begins or goes on. Raises StopRun when a plugin will not have it."""
+        self._call("run_started", StopRun, recipe=dict(recipe))
+
+    def logged(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """A stage logged numbers. Raises StopRun when a plugin wants the run to end."""
+        self._call("step_logged", StopRun, stage=stage, step=step, values=dict(values))
+
+    def finished(self) -> None:
+        """The run ended as its status says."""
+        self._call("run_finished", (), status=self.folder.status()["status"])
+
+    def _call(self, hook: str, passes: type[Exception] | tuple[()], **given: Any) -> None:
+        for plugin, implementation in self.registry.hooks(hook):
+            try:
+                implementation(folder=self.folder.path, **given)
+            except passes:
+                raise
+            except Exception as error:
+                self._tell(f"plugin {plugin}: {hook} failed: {type(error).__name__}: {error}")
+
+    def _tell(self, what: str) -> None:
+        """Once, however often it happens; the run's report has it too."""
+        if what not in self.failed:
+            self.failed.append(what)
+            self.say(f"warning: {what}")
+            self.folder.note(hook_faults=self.failed)

@@ -1,0 +1,190 @@
+"""A call of a component that failed, written to two files and done again; no pickle: JSON and safetensors.
+
+fault.json          which component, with its options, what was wrong, and how its inputs are put together
+fault.safetensors   their tensors and arrays and, of a component that holds some, its weights
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlhf_plugins.contract import guards, interfaces, rollout
+from rlhf_plugins.errors import ComponentError, RunError
+from rlhf_plugins.recipe import provenance
+from rlhf_plugins.recipe.assemble import component, run_of, spec
+from rlhf_plugins.registry.discovery import Plugin
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Run
+    from rlhf_plugins.registry.registry import Registry
+
+FAULT, TENSORS = "fault.json", "fault.safetensors"
+WEIGHTS = "weights."
+RECORDS: dict[str, Any] = {
+    name: cls for module in (interfaces, rollout) for name, cls in vars(module).items() if dataclasses.is_dataclass(cls)
+}
+
+
+class Replayed(NamedTuple):
+    """What was wrong then and is now; `again` is None where nothing is any more."""
+
+    then: str
+    again: ComponentError | None
+
+
+def save(error: ComponentError, folder: Path, message: str, files: list[str], registry: Registry) -> Path:
+    """Writes the call that failed into a folder, and returns the path of its JSON.
+
+    Args:
+        error: what a guard raised.
+        folder: where to.
+        message: what the user was told.
+        files: plugins that the recipe names by their files.
+        registry: knows the component.
+
+    Raises:
+        PluginError: no plugin registered the component, so that nobody could make it again.
+    """
+    call, tensors = error.call, dict[str, Tensor]()
+    culprit = guards.maker(call.component)
+    inputs = [_packed(value, str(place), tensors) for place, value in enumerate(call.inputs)]
+    if isinstance(call.component, nn.Module):
+        tensors |= {WEIGHTS + name: _plain(value) for name, value in call.component.state_dict().items()}
+    found = registry.find(type(culprit))
+    written = {
+        "message": message,
+        "kind": found.kind,
+        "component": spec(culprit, registry),
+        "plugin": vars(found.plugin),
+        "files": files,
+        "guard": call.guard,
+        "options": dict(call.options),
+        "built_of": [value if isinstance(value, int) else None for value in _given(call.component)],
+        "training": getattr(call.component, "training", False),
+        "inputs": inputs,
+    }
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / TENSORS)
+    (folder / FAULT).write_text(json.dumps(written, indent=1) + "\n")
+    return folder / FAULT
+
+
+def replay(file: Path, registry: Registry) -> Replayed:
+    """Does a saved call again, with the component as it is installed now.
+
+    Raises:
+        PluginError: its plugin is missing.
+        RunError: the files cannot be read.
+    """
+    fault, tensors = _read(file)
+    registry = registry.with_files([Path(path) for path in fault["files"]])
+    provenance.changes([Plugin(**fault["plugin"])], registry, str(file))
+    made = component(fault["kind"], fault["component"], registry)
+    inputs = [_unpacked(value, tensors) for value in fault["inputs"]]
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in fault["options"].items()}
+    try:
+        target = _target(made, fault, tensors, lambda: _run(file.parent, registry))
+        guards.GUARDS[fault["guard"]](target, *inputs, **options)
+    except ComponentError as error:
+        return Replayed(fault["message"], error)
+    return Replayed(fault["message"], None)
+
+
+def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Callable[[], Run]) -> Any:
+    """What is to be called: the component, or what it builds with the weights that it had."""
+    given = fault["built_of"]
+    if fault["guard"] == guards.built.__name__ or not hasattr(made, "build"):
+        return made
+    if None in given:  # what is built of a run is a reward
+        given = [run()]
+    target = guards.built(made, *given)
+    if isinstance(target, nn.Module):
+        weights = {name.removeprefix(WEIGHTS): v for name, v in tensors.items() if name.startswith(WEIGHTS)}
+        target.load_state_dict(weights)
+        target.train(fault["training"])
+    return target
+
+
+def _run(stage: Path, registry: Registry) -> Run:
+    """What the stage of a folder was given, its data loaded anew."""
+    from rlhf_plugins.recipe.check import load_recipe
+    from rlhf_plugins.run.folder import RECIPE, RunFolder
+
+    folder = RunFolder(stage.parent)
+    assembled = load_recipe(folder.path / RECIPE, registry=registry)
+    data = assembled.data.load(assembled.base, assembled.seed)
+    return run_of(assembled, data, stage, tuple(folder.finished()))
+
+
+def _given(called: Any) -> tuple[Any, ...]:
+    made = getattr(called, guards.MAKER, None)
+    return made.given if isinstance(made, guards.Made) else ()
+
+
+def _packed(value: Any, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A value as JSON, its tensors put beside it under names that begin with `key`."""
+    if isinstance(value, Tensor):
+        tensors[key] = _plain(value)
+        return {"tensor": key, "learns": value.requires_grad}
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            return {"objects": value.tolist()}
+        tensors[key] = torch.from_numpy(value.copy())
+        return {"array": key}
+    if isinstance(value, np.random.Generator):
+        return {"generator": value.bit_generator.state}
+    if type(value) in RECORDS.values():
+        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"record": type(value).__name__, "fields": _each(parts, key, tensors)}
+    if isinstance(value, Mapping):
+        return {"mapping": _each(value, key, tensors)}
+    if isinstance(value, list | tuple):
+        return {"list": [_packed(item, f"{key}.{i}", tensors) for i, item in enumerate(value)]}
+    plain = value is None or isinstance(value, str | int | float)
+    return {"value": value} if plain else {"left_out": type(value).__name__}
+
+
+def _each(values: Mapping[str, Any], key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: _packed(value, f"{key}.{name}", tensors) for name, value in values.items()}
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous().clone()
+
+
+def _unpacked(packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    if "tensor" in packed:
+        return tensors[packed["tensor"]].clone().requires_grad_(packed["learns"])
+    if "array" in packed:
+        return tensors[packed["array"]].numpy()
+    if "objects" in packed:
+        return np.array(packed["objects"], dtype=object)
+    if "generator" in packed:
+        generator = np.random.default_rng()
+        generator.bit_generator.state = packed["generator"]
+        return generator
+    if "record" in packed:
+        fields = {name: _unpacked(value, tensors) for name, value in packed["fields"].items()}
+        return RECORDS[packed["record"]](**fields)
+    if "mapping" in packed:
+        return {name: _unpacked(value, tensors) for name, value in packed["mapping"].items()}
+    return [_unpacked(item, tensors) for item in packed["list"]] if "list" in packed else packed.get("value")
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        fault = json.loads(file.read_text())
+        if not isinstance(fault, dict) or "guard" not in fault:
+            raise ValueError("it is no saved call")
+        return fault, load_file(file.with_name(TENSORS))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be replayed: {error}") from error

@@ -1,0 +1,251 @@
+"""Runs the stages of an assembled recipe in order and keeps what they finish; it knows no stage by name."""
+
+from __future__ import annotations
+
+import gc
+import shlex
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins import report as reports
+from rlhf_plugins.contract.interfaces import PreferenceData, Stage, StageResult
+from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
+from rlhf_plugins.recipe import provenance
+from rlhf_plugins.recipe.assemble import Assembled, run_of
+from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.registry import registry as installed
+from rlhf_plugins.run import blame, reporting
+from rlhf_plugins.run.folder import RECIPE, RunFolder
+from rlhf_plugins.run.hooks import Hooks
+from rlhf_plugins.run.memory import PeakMemory
+
+if TYPE_CHECKING:
+    from rlhf_plugins.report.schema import Report
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its folder, with the report and the page that a plugin left there."""
+
+    folder: Path
+
+    @property
+    def report(self) -> Report:
+        """Raises RunError when there is none, because the plugin that writes it failed or is disabled."""
+        return reports.read(self.folder)
+
+    @property
+    def page(self) -> Path:
+        """Where the report is shown, if there is one."""
+        return self.folder / reports.PAGE
+
+
+def run_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = print,
+) -> Finished:
+    """Checks a recipe and runs it as `run` does; the one that a run keeps is about the folder that it stands in.
+
+    Raises RecipeError too, with every fault of the recipe.
+    """
+    from rlhf_plugins.recipe.check import load_recipe
+
+    folder = RunFolder(Path(path).parent)  # where a run keeps its own recipe
+    if resume and folder.is_run:  # a missing plugin is better said by its name than by what the recipe misses
+        provenance.changes((p for p in _recorded(folder) if p.distribution != FILE), installed(), "the run")
+    assembled = load_recipe(path, overrides)
+    if folder.is_run and Path(path).name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
+        place = {"output_dir": str(folder.path)}  # wherever the folder was when it was written
+        assembled = replace(assembled, output_dir=folder.path, resolved={**assembled.resolved, **place})
+    return run(assembled, resume=resume, overwrite=overwrite, say=say)
+
+
+def run(
+    assembled: Assembled,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Say = print,
+) -> Finished:
+    """Runs every stage that is not finished, in order, and tells the plugins that watch a run.
+
+    Raises:
+        DataError: the data cannot be read; nothing has been written.
+        PluginError: the run is to go on without a plugin that it was started with.
+        RunError: the folder is not in the state that was asked for, or a stage failed.
+        KeyboardInterrupt: the user stopped the run; the message says what is finished and how to go on.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
+    folder = RunFolder(assembled.output_dir)
+    _refuse(folder, assembled.resolved, resume, overwrite)
+    for warning in provenance.changes(_recorded(folder), assembled.registry, "the run") if resume else ():
+        say(f"warning: {warning}")
+    say("data: loading")
+    data = _loaded(assembled)
+    left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
+    say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
+    if overwrite and not folder.is_free:
+        folder.remove()
+    if not resume:
+        folder.start(assembled.resolved, _birth(assembled, data))
+    hooks = Hooks(assembled.registry, folder, say)
+    try:
+        hooks.started(assembled.resolved)
+        _Staged(assembled, data, folder, say, hooks).run()
+    except StopRun as stop:
+        folder.note(status="failed", message=str(stop), finished=_now())
+        raise RunError(f"the run was stopped before its first stage: {stop}") from stop
+    finally:
+        hooks.finished()
+    return Finished(folder.path)
+
+
+def _loaded(assembled: Assembled) -> PreferenceData:
+    try:
+        return assembled.data.load(assembled.base, assembled.seed)
+    except RlhfError:
+        raise
+    except Exception as error:
+        where = blame.of_plugin(error, assembled.registry)
+        raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
+
+
+def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    if resume and not folder.is_run:
+        raise RunError(f"{folder.path} holds no run to resume; leave out --resume")
+    if resume and (difference := _difference(folder.recipe(), resolved)):
+        raise RunError(f"{folder.path} was started with another recipe: {difference}; resume it as it was started")
+    if resume or folder.is_free or (overwrite and folder.is_run):
+        return
+    if folder.is_run:
+        raise RunError(f"{folder.path} holds a run: add --resume or --overwrite, or give another output_dir=...")
+    raise RunError(f"{folder.path} is not empty and not a run of rlhf; give another output_dir=...")
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The first difference of two resolved recipes in words; output_dir may differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name != "output_dir"]
+        pairs = [(name, old.get(name), new.get(name)) for name in names]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return "" if old == new else f"{path} was {old!r} and is now {new!r}"
+    return next(filter(None, (_difference(a, b, f"{path}.{name}".lstrip(".")) for name, a, b in pairs)), "")
+
+
+def _recorded(folder: RunFolder) -> list[Plugin]:
+    """The plugins that a run was started with."""
+    try:
+        return [Plugin(**each) for each in folder.status().get("plugins", ())]
+    except TypeError as error:
+        raise RunError(f"{folder.path}: its status says no plugins that can be read: {error}") from error
+
+
+def _birth(assembled: Assembled, data: PreferenceData) -> dict[str, Any]:
+    """What the status says of a run that begins."""
+    used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
+    return {
+        "status": "running",
+        "started": _now(),
+        **reporting.surroundings(),
+        "plugins": [vars(plugin) for plugin in used],
+        "data": {"train": len(data.train), "test": len(data.test), "dropped": dict(data.dropped)},
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass
+class _Staged:
+    """The stages of one run, in one process."""
+
+    assembled: Assembled
+    data: PreferenceData
+    folder: RunFolder
+    say: Say
+    hooks: Hooks
+
+    def run(self) -> None:
+        results = self.folder.finished()
+        done = {result.name for result in results}
+        for index, stage in enumerate(self.assembled.stages):
+            if stage.name in done:
+                self.say(f"{self._place(index)}: finished before")
+                continue
+            self.folder.note(status="running", stage=stage.name, message="")
+            self.say(f"{self._place(index)}: running")
+            results.append(self._guarded(index, stage, tuple(results)))
+            self.say(f"{self._place(index)}: {_summary(results[-1])}")
+        self.folder.note(status="finished", stage=None, message="", finished=_now())
+
+    def _place(self, index: int) -> str:
+        return f"[{index + 1}/{len(self.assembled.stages)}] {self.assembled.stages[index].name}"
+
+    def _guarded(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
+        """The stage's result, saved; when it stops, the status says why and the error says how to go on."""
+        try:
+            return self._run(index, stage, finished)
+        except KeyboardInterrupt:
+            message = self._stopped("interrupted", stage, "interrupted by the user")
+            raise KeyboardInterrupt(message) from None
+        except ComponentError as error:
+            told = blame.of_component(error, self.folder.stage(index, stage.name), self.assembled)
+            raise RunError(self._stopped("failed", stage, told)) from error
+        except RlhfError as error:
+            raise RunError(self._stopped("failed", stage, str(error))) from error
+        except Exception as error:
+            trace = self.folder.stage(index, stage.name) / "traceback.txt"
+            trace.parent.mkdir(exist_ok=True)
+            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            where = blame.of_plugin(error, self.assembled.registry)
+            reason = f"{type(error).__name__}: {error}{where} (traceback in {trace})"
+            raise RunError(self._stopped("failed", stage, reason)) from error
+
+    def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
+        import torch
+        from transformers import set_seed
+
+        gc.collect()  # what an earlier stage left in cycles would count as this one's memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        set_seed(self.assembled.seed)  # a stage runs alike whether it follows another or a resume
+        run = run_of(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
+        began = time.perf_counter()
+        with PeakMemory() as memory:
+            result = stage.run(replace(run, log=partial(self.hooks.logged, stage.name)))
+        seconds = result.seconds or time.perf_counter() - began
+        if result.reward_model:
+            provenance.record(Path(result.reward_model), stage, self.assembled.registry)
+        result = replace(result, name=stage.name, seconds=seconds, peak_bytes=result.peak_bytes or memory.bytes)
+        return self.folder.save(index, result)
+
+    def _stopped(self, status: str, stage: Stage, reason: str) -> str:
+        """Notes that the run stopped and returns what the user is told."""
+        reason = " ".join(reason.split())
+        self.folder.note(status=status, stage=stage.name, message=reason, finished=_now())
+        done = ", ".join(result.name for result in self.folder.finished()) or "none"
+        again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
+        return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
+
+
+def _summary(result: StageResult) -> str:
+    memory = f", peak memory {result.peak_bytes / 2**30:.2f} GiB" if result.peak_bytes else ""
+    losses = [value for _, value in result.curves.get("loss", ()) if value is not None]
+    return f"finished in {result.seconds:.1f} s{memory}" + (f", loss {losses[-1]:.4g}" if losses else "")

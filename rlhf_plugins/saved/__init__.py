@@ -1,0 +1,1 @@
+"""What a run saved, used elsewhere: scoring files, export, transformers' auto classes."""

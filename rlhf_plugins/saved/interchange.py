@@ -1,0 +1,153 @@
+"""Reward models in the forms that the ecosystem opens. It knows what each form can hold, not who opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.recipe.options import parts
+from rlhf_plugins.recipe.provenance import opener
+from rlhf_plugins.registry.registry import registry
+
+if TYPE_CHECKING:
+    from rlhf_plugins.reward_models.reward_model import Parts, RewardModel
+    from rlhf_plugins.saved.auto_model import RewardModelForSequenceClassification
+
+
+def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False) -> None:
+    """Writes a saved reward model with its tokenizer as one that `AutoModelForSequenceClassification` opens.
+
+    An adapter is merged into the base, which is loaded unquantized and in float32.
+
+    Args:
+        folder: what a `reward` stage saved.
+        out: where to; a new or an empty folder.
+        stock: write a classifier of transformers' own, which needs this package no more; the pooling must be the last
+            token and the head one output. Otherwise any pooling and head, and `import rlhf_plugins` before opening.
+
+    Raises:
+        RunError: the folder holds no single reward model, `out` is not empty, or the form cannot hold the model.
+        PluginError: no installed plugin registers the pooling or the head.
+    """
+    from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.reward_models.reward_model import read_description
+
+    folder, out = Path(folder), Path(out)
+    _single(folder)
+    _empty(out)
+    parts = read_description(folder, trust_remote_code=False)
+    model = _unquantized(folder, parts)
+    tokenizer = load_tokenizer(parts.base)
+    try:
+        if stock:
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            _export_stock(model, parts, out)
+        else:
+            made = classifier(model, parts.pooling, parts.head)
+            made.config.pad_token_id, made.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+            made.save_pretrained(out)
+            _ask_for_token_types(tokenizer, made)
+        tokenizer.save_pretrained(out)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error}") from error
+
+
+def classifier(
+    model: RewardModel, pooling: Mapping[str, Any], head: Mapping[str, Any]
+) -> RewardModelForSequenceClassification:
+    """A reward model as a model of transformers that scores the same; it shares the weights.
+
+    Args:
+        model: its adapter is merged by this, so save it first.
+        pooling: the model's, in a recipe's words.
+        head: likewise.
+
+    Raises:
+        RunError: the trunk is quantized or runs code of its own, or the pooling needs to know the response where the
+            trunk cannot tell it.
+    """
+    import torch
+
+    from rlhf_plugins.saved.auto_config import RewardModelConfig
+    from rlhf_plugins.saved.auto_model import RewardModelForSequenceClassification, tells_response
+
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise RunError("a quantized trunk does not export: open the reward model on its unquantized base")
+    if getattr(model.pooling, "over", None) == "response" and not tells_response(model.trunk):
+        raise RunError(
+            f"pooling {pooling['use']} is over the response, and a sequence classifier is not told where that begins; "
+            "load_reward_function and `rlhf score` are"
+        )
+    trunk = _merged(model.trunk)
+    if type(trunk).__module__.startswith("transformers_modules."):
+        raise RunError(f"{type(trunk).__name__} is code of the base's own, which an Auto class would not open alone")
+    made = [
+        part for kind, spec in (("pooling", pooling), ("reward_head", head)) for part in parts(component(kind, spec))
+    ]
+    sources = dict.fromkeys(str(registry().find(type(part)).plugin) for part in made)
+    settings = {k: v for k, v in trunk.config.to_dict().items() if k != "_name_or_path"}  # a path of this machine
+    config = RewardModelConfig(settings, pooling, head, list(sources), dtype=trunk.dtype)
+    with torch.device("meta"):  # its own weights are not needed
+        exported = RewardModelForSequenceClassification(config)
+    model.trunk, exported.model = trunk, model
+    return exported.eval()
+
+
+def _ask_for_token_types(tokenizer: Any, model: RewardModelForSequenceClassification) -> None:
+    """Has a tokenizer give the `token_type_ids` that the model needs, which not every encoder's does by itself."""
+    from rlhf_plugins.saved.auto_model import tells_response
+
+    if tells_response(model.model.trunk) and "token_type_ids" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
+
+
+def _export_stock(model: RewardModel, parts: Parts, out: Path) -> None:
+    from rlhf_plugins.engine.forward import is_causal
+
+    if component("pooling", parts.pooling) != component("pooling", "last_token"):
+        raise RunError(
+            f"a stock classifier reads the last token, not pooling {parts.pooling['use']}: leave --stock out"
+        )
+    if not is_causal(model.trunk):
+        raise RunError(f"a stock classifier of {type(model.trunk).__name__} reads its first token: leave --stock out")
+    model.export(out)
+
+
+def _unquantized(folder: Path, parts: Parts) -> RewardModel:
+    from rlhf_plugins.engine.loading import load_trunk
+    from rlhf_plugins.reward_models.reward_model import load_reward_model
+
+    base = replace(parts.base, quantization=None, adapter=None)  # a base without an adapter is opened in float32
+    make = opener(folder)
+    pooling, head = make("pooling", parts.pooling), make("reward_head", parts.head)
+    return load_reward_model(folder, base, pooling, head, load_trunk(base) if parts.frozen else None)
+
+
+def _merged(trunk: Any) -> Any:
+    from peft import PeftModel
+
+    return trunk.merge_and_unload() if isinstance(trunk, PeftModel) else trunk
+
+
+def _single(folder: Path) -> None:
+    """Raises RunError for an ensemble."""
+    from rlhf_plugins.reward_models.ensemble import DESCRIPTION
+
+    if (folder / DESCRIPTION).exists():
+        members = sorted(path.parent.name for path in folder.glob("*/reward_model.json"))
+        raise RunError(f"{folder}: is an ensemble; export one of its members: {', '.join(members)}")
+
+
+def _empty(out: Path) -> None:
+    """Raises RunError where something stands in the way."""
+    try:
+        blocked = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error}") from error
+    if blocked:
+        raise RunError(f"{out}: exists and is not an empty folder; name another")

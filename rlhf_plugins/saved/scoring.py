@@ -1,0 +1,276 @@
+"""Scores the rows of a file with a saved reward model. It knows rows and what a model says, not how lines are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract.interfaces import Samples, Text
+from rlhf_plugins.data.dropped import Dropped, reasons
+from rlhf_plugins.data.fields import required, responses, text, texts
+from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.errors import DataError, RunError, known
+from rlhf_plugins.saved.scored_file import ScoredFile
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Base, DataFormat, Prediction
+
+CHUNK = 64  # rows; an interruption loses no more
+WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")
+FORMS = ("response", "responses", "chosen")  # the columns that tell the forms of a row apart
+Said = dict[str, Any]  # what is written of one response
+Ids = Callable[[str, Text, Text], tuple[Sequence[int], Sequence[int]]]  # where, prompt, response -> tokens
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row: how its line begins, and its responses."""
+
+    where: str
+    line: str  # the row as JSON without the closing brace
+    prompt: Text
+    responses: Sequence[Text]
+    listed: bool  # a list is written, though there be one response
+
+    def ending(self, said: Sequence[Said]) -> str:
+        """The rest of its line. Raises RunError where a score is not a finite number."""
+        together = {name: [one[name] for one in said] for name in said[0]} if self.listed else dict(said[0])
+        if self.listed:
+            together = {"rewards": together.pop("reward"), **together}
+        try:
+            return ", " + json.dumps(together, allow_nan=False)[1:]
+        except ValueError as error:
+            raise RunError(f"{self.where}: its reward, or what else the model says, is no finite number") from error
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a call left: rows in all, and how many of them stood there before."""
+
+    out: Path
+    rows: int
+    before: int
+
+
+def score_file(
+    folder: Path,
+    source: str,
+    out: Path | None = None,
+    read: DataFormat | None = None,
+    cache: Path | None = None,
+    overwrite: bool = False,
+) -> Scored:
+    """Writes the rows of a file with their scores as JSON lines, and goes on where an earlier call stopped.
+
+    A row has a `prompt` and a `response`, or a list of `responses`, or `chosen` and `rejected`, whose prompt may be
+    what they share; each text or messages. It gets a `reward`, or `rewards` in the order of its responses; and
+    `variance`, `quantiles`, `dimensions`, `members` and `epistemic` (the members' variance) where the model says so.
+    Responses that an ensemble is to compare stand in one row.
+
+    Args:
+        folder: a saved reward model or ensemble.
+        source: a file or a data set on the hub, as `read_rows` takes it.
+        out: where to; if not said, a file beside the source of its name and `.scored.jsonl`.
+        read: reads the source in its stead; a line is then a group's prompt, responses and rewards.
+        cache: a file of rewards scored before; lines then hold rewards alone.
+        overwrite: delete what stands at `out`.
+
+    Raises:
+        DataError: a row cannot be read, or has no or too many tokens; nothing is written then.
+        RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite.
+        KeyboardInterrupt: Ctrl-C; says how far it came.
+    """
+    from rlhf_plugins.reward_models.judges import saved_base
+    from rlhf_plugins.reward_models.score_cache import identity
+
+    base, known_as = saved_base(folder), identity(folder)
+    items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
+    encode = _encoder(base)
+    tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in _shown(items)]
+    out = _beside(source) if out is None else out
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise RunError(f"{out}: is the file to score; name another with --out")
+    note = {"model": known_as, "set of rows": _digest(items), "kind of scores": "rewards alone" if cache else "all"}
+    file = ScoredFile(out, note, [item.line for item in items], CHUNK)
+    before = file.reopen(overwrite)
+    if before < len(items):
+        _score(file, before, items, tokens, (folder, known_as, cache))
+    return Scored(out, len(items), before)
+
+
+def _score(
+    file: ScoredFile, before: int, items: Sequence[Item], tokens: Sequence[Any], model: tuple[Path, str, Path | None]
+) -> None:
+    with _model(*model) as said:
+        reached = before
+
+        def ends(first: int) -> list[str]:
+            nonlocal reached
+            reached, chunk = first, slice(first, first + CHUNK)
+            answers = iter(said(_samples(items[chunk], tokens[chunk])))
+            return [item.ending([next(answers) for _ in item.responses]) for item in items[chunk]]
+
+        try:
+            file.extend(before, _shown(range(before, len(items), CHUNK), "scoring"), ends)
+        except KeyboardInterrupt as stop:
+            how = "the same command goes on from there"
+            raise KeyboardInterrupt(f"{file.path}: {reached} of {len(items)} rows are scored; {how}") from stop
+
+
+def _shown(steps: Any, what: str = "reading") -> Any:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(steps, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+# ---- rows ------------------------------------------------------------------------------------------------
+def _item(where: str, fields: Mapping[str, Any]) -> Item:
+    for name in WRITTEN:
+        if name in fields:
+            raise DataError(f"{where}: has a column {name!r} already; scores are written under that name")
+    found = [name for name in FORMS if name in fields]
+    if not found:
+        lacks = f"has neither 'response' nor 'responses' nor 'chosen' {known('response', fields)}"
+        raise DataError(f"{where}: {lacks}; --format reads other forms")
+    if len(found) > 1:
+        raise DataError(f"{where}: has {' and '.join(map(repr, found))}, and only one can be scored")
+    read = {"response": _one, "responses": _several, "chosen": _pair}[found[0]]
+    return Item(where, _json(where, fields), *read(where, fields), listed=found[0] != "response")
+
+
+def _one(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
+    prompt, response = texts(where, fields, ("prompt", "response"))
+    return prompt, (response,)
+
+
+def _several(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
+    prompt = text(where, "prompt", required(where, "prompt", fields))
+    return prompt, responses(where, "responses", fields["responses"], "text", prompt)
+
+
+def _pair(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
+    if "prompt" in fields:
+        prompt, *both = texts(where, fields, ("prompt", "chosen", "rejected"))
+        return prompt, both
+    dropped = Dropped()
+    for _, group in read_pairs([(where, dict(fields))], dropped):
+        return group.prompt, group.responses
+    raise DataError(f"{where}: {', '.join(dropped)}, so that no prompt can be told; give it a `prompt`")
+
+
+def _of_format(source: str, read: DataFormat, base: Base) -> Iterator[Item]:
+    data = read.load(base, 0)
+    if data.dropped:
+        import logging
+
+        logging.getLogger(__name__).warning("%s: left out: %s", source, reasons(data.dropped))
+    for number, group in enumerate((*data.train, *data.test)):
+        where = f"{source}: group {number}"
+        fields = {"prompt": group.prompt, "responses": list(group.responses)}
+        yield Item(where, _json(where, fields), group.prompt, group.responses, listed=True)
+
+
+def _json(where: str, fields: Mapping[str, Any]) -> str:
+    try:
+        line = json.dumps(_nulls(fields), ensure_ascii=False, allow_nan=False, default=_word)
+        line.encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: cannot be written as JSON: {error}") from error
+    return line[:-1]
+
+
+def _nulls(value: Any) -> Any:
+    """The value with null for what is no number, since JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _nulls(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_nulls(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise TypeError("a column holds bytes")
+    return str(value)  # a date, a decimal number
+
+
+def _digest(items: Sequence[Item]) -> str:
+    digest = blake2b(digest_size=16)
+    for item in items:
+        digest.update(json.dumps([item.line, item.prompt, list(item.responses)]).encode())
+    return digest.hexdigest()
+
+
+def _beside(source: str) -> Path:
+    path = Path(source)
+    return path.with_name(path.name + ".scored.jsonl") if path.exists() else Path(path.name + ".scored.jsonl")
+
+
+# ---- the model -------------------------------------------------------------------------------------------
+def _encoder(base: Base) -> Ids:
+    """Tokens as the model reads them. It raises DataError where there are none, or more than the model takes."""
+    from rlhf_plugins.engine.reading import reader_of
+
+    reader = reader_of(base)
+
+    def encode(where: str, prompt: Text, response: Text) -> tuple[Sequence[int], Sequence[int]]:
+        try:
+            ids = reader.within(prompt, response)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        return array("i", ids[0]), array("i", ids[1])  # lists of numbers would take nine times the memory
+
+    return encode
+
+
+def _samples(items: Sequence[Item], tokens: Sequence[Any]) -> Samples:
+    from rlhf_plugins.engine.sampling import plain
+
+    prompts = [item.prompt for item in items for _ in item.responses]
+    written = [plain(response) for item in items for response in item.responses]
+    ids = [pair for of_item in tokens for pair in of_item]
+    return Samples(prompts, written, [prompt for prompt, _ in ids], [response for _, response in ids])
+
+
+@contextmanager
+def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Said]]]:
+    """What the model says of each response; from the cache, where there is one."""
+    from rlhf_plugins.recipe.provenance import opener
+    from rlhf_plugins.reward_models.judges import open_judge
+    from rlhf_plugins.reward_models.score_cache import ScoreCache
+
+    judge = open_judge(folder, opener(folder))
+    if cache is None:
+        yield lambda samples: _said(judge(samples))
+        return
+    with closing(ScoreCache(cache)) as scores:
+        yield lambda samples: [
+            {"reward": reward} for reward in scores.scores(identity, samples, lambda s: judge(s).reward.tolist())
+        ]
+
+
+def _said(prediction: Prediction) -> list[Said]:
+    """Of each response; a member that was not asked is null."""
+    from rlhf_plugins.reward_models.ensemble import epistemic
+
+    columns: dict[str, list[Any]] = {"reward": prediction.reward.tolist()}
+    for name in ("variance", "quantiles"):
+        if (values := getattr(prediction, name)) is not None:
+            columns[name] = values.tolist()
+    if prediction.dimensions:
+        named = {name: values.tolist() for name, values in prediction.dimensions.items()}
+        columns["dimensions"] = [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
+    if prediction.members is not None:
+        columns["members"] = [[None if math.isnan(r) else r for r in row] for row in prediction.members.tolist()]
+        columns["epistemic"] = epistemic(prediction).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

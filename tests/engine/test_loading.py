@@ -1,0 +1,124 @@
+"""What opens, what is refused with a line, and what an adapter becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM
+
+from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer, load_trunk, merge, with_adapter
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.testing import tiny_base
+
+IDS = torch.tensor([[3, 4, 5, 6]])
+
+
+def test_padding_is_eos_where_a_tokenizer_has_none(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    tokenizer = load_tokenizer(base)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(base).pad_token == "<eos>"
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    tokenizer = load_tokenizer(base)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="has no EOS token, so no response could end"):
+        load_tokenizer(base)
+
+
+def empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def with_half_of_the_weights(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def with_a_torn_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no_such_model"}')
+
+
+@pytest.mark.parametrize("damage", [empty, without_weights, with_half_of_the_weights, with_a_torn_config])
+@pytest.mark.parametrize("load", [load_causal, load_trunk])
+def test_a_base_that_does_not_load_is_one_line(
+    tmp_path: Path, damage: Callable[[Path], None], load: Callable[[Base], object]
+) -> None:
+    base = tiny_base(tmp_path / "base")
+    damage(tmp_path / "base")
+    with pytest.raises(RunError, match="does not load: ") as caught:
+        load(base)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_without_its_head_is_refused_and_not_finished_at_random(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path, "llama", tie_word_embeddings=False)
+    AutoModel.from_pretrained(base.path).save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="lacks weights, which would start at random: lm_head.weight"):
+        load_causal(base)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_merged_adapter_is_a_whole_model_with_the_same_logits(tmp_path: Path, architecture: str) -> None:
+    base = replace(tiny_base(tmp_path / "base", architecture), adapter=Adapter(r=4))
+    model = with_adapter(load_causal(base), base.adapter, "CAUSAL_LM").eval()
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            weights.data += 0.1
+    model.save_pretrained(tmp_path / "policy")
+    expected = model(IDS).logits
+    torch.testing.assert_close(load_policy(base, tmp_path / "policy")(IDS).logits, expected, rtol=0, atol=0)
+    merge(base, tmp_path / "policy")
+    assert not list((tmp_path / "policy").glob("adapter_*"))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    torch.testing.assert_close(plain(IDS).logits, expected, rtol=1e-5, atol=1e-5)
+    assert (expected - load_causal(base)(IDS).logits).abs().max() > 0.1
+
+
+def test_merging_a_whole_model_leaves_it(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    merge(base, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("missing", ["adapter_model.safetensors", "of another size"])
+def test_a_damaged_adapter_is_refused(tmp_path: Path, missing: str) -> None:
+    base = replace(tiny_base(tmp_path / "base"), adapter=Adapter(r=4))
+    with_adapter(load_causal(base), base.adapter, "CAUSAL_LM").save_pretrained(tmp_path / "policy")
+    if missing == "of another size":
+        base = tiny_base(tmp_path / "wider", hidden_size=64, head_dim=16)
+    else:
+        (tmp_path / "policy" / missing).unlink()
+    with pytest.raises(RunError, match="its adapter does not load: "):
+        load_policy(base, tmp_path / "policy")
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_model_learns_the_same_after_it_was_evaluated(tmp_path: Path, quantization: str) -> None:
+    sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+    base = replace(tiny_base(tmp_path, **sizes), quantization=quantization, adapter=Adapter(r=4))
+    model = with_adapter(load_causal(base), base.adapter, "CAUSAL_LM")
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        model.train()(IDS).logits.log_softmax(-1)[..., 3].sum().backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        with torch.no_grad():
+            model.eval()(IDS)
+    for before, after in zip(*found, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,125 @@
+"""Ensembles: members joined by hand, asked only while they disagree, and one base in memory for their adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from engine.conftest import EOS
+from torch import tensor
+
+from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
+from rlhf_plugins.contract.interfaces import Adapter, Base, Prediction, Samples
+from rlhf_plugins.engine.loading import load_trunk, with_adapter
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic
+from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.testing import tiny_base
+
+SAMPLES = Samples(["a", "a", "b", "b"], list("wxyz"), [[5], [5], [6], [6]], [[7, EOS], [8, EOS], [9, EOS], [10, EOS]])
+
+
+class Table:
+    """A member that knows the rewards of the responses, and how many it was asked for."""
+
+    def __init__(self, *rewards: float, variance: float | None = None) -> None:
+        self.rewards, self.variance, self.asked = dict(zip("wxyz", rewards, strict=True)), variance, 0
+
+    def __call__(self, samples: Samples) -> Prediction:
+        self.asked += len(samples.responses)
+        reward = tensor([self.rewards[response] for response in samples.responses], dtype=torch.float32)
+        return Prediction(reward, None if self.variance is None else torch.full_like(reward, self.variance))
+
+
+def test_members_are_joined_and_their_disagreement_is_told() -> None:
+    members = Table(1, 0, 4, 0, variance=1.0), Table(3, 0, 0, 0, variance=3.0)
+    said = Ensemble(members, Mean(), (1, 1))(SAMPLES)
+    assert said.reward.tolist() == [2, 0, 2, 0]
+    assert epistemic(said).tolist() == [1, 0, 4, 0]  # ((1 - 2)^2 + (3 - 2)^2) / 2, ((4 - 2)^2 + (0 - 2)^2) / 2
+    assert said.variance is not None
+    assert said.variance.tolist() == [2, 2, 2, 2]
+
+
+def test_a_prompt_that_two_members_order_alike_is_not_shown_to_the_third() -> None:
+    members = Table(1, 0, 4, 0), Table(3, 0, -1, 0), Table(9, 9, 6, 0)  # of w and x agreed, of y and z not
+    said = Ensemble(members, WorstCase(), (1, 1, 1), early_exit=True)(SAMPLES)
+    assert [member.asked for member in members] == [4, 4, 2]
+    assert said.reward.tolist() == [1, 0, -1, 0]
+    assert said.members is not None
+    assert said.members.isnan().sum(1).tolist() == [1, 1, 0, 0]
+
+
+def test_what_members_predict_of_noise_is_told_though_some_were_not_asked() -> None:
+    members = tuple(Table(1, 0, 1, 0, variance=0.5) for _ in range(3))
+    said = Ensemble(members, Mean(), (1, 1, 1), early_exit=True)(SAMPLES)
+    assert said.variance is not None
+    assert said.variance.tolist() == [0.5] * 4
+
+
+def test_a_vote_on_responses_without_siblings_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    alone = Samples(["a"], ["w"], [[5]], [[7]])
+    assert Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1))(alone).reward.tolist() == [0.5]
+    assert "Vote of rlhf_plugins.components.aggregation compares the responses to a prompt" in caplog.text
+
+
+def test_a_response_without_siblings_is_shown_to_all() -> None:
+    alone = Samples(["a"], ["w"], [[5]], [[7]])
+    members = [Table(1, 0, 0, 0) for _ in range(4)]
+    Ensemble(tuple(members), Mean(), (1,) * 4, early_exit=True)(alone)
+    assert [member.asked for member in members] == [1] * 4
+
+
+def saved(base: Base, folder: Path, members: int = 3) -> list[list[float]]:
+    """Reward models with random weights as one ensemble; gives back what each scores."""
+    parts = {"pooling": {"use": "last_token"}, "head": {"use": "scalar"}}
+    found = []
+    for member in range(members):
+        torch.manual_seed(member)
+        trunk = with_adapter(load_trunk(base), base.adapter, "FEATURE_EXTRACTION")
+        model = RewardModel(trunk, component("pooling", "last_token"), component("reward_head", "scalar"))
+        for weights in filter(lambda p: p.requires_grad, model.parameters()):
+            weights.data += 0.1 * torch.randn_like(weights)
+        adapter = None if base.adapter is None else vars(base.adapter)
+        model.save(folder / str(member), {"base": {"path": base.path, "adapter": adapter}, **parts})
+        found.append(model.score(SAMPLES, 0))
+    describe(folder, [str(m) for m in range(members)], {"use": "mean"}, accuracy=[1.0] * members, early_exit=False)
+    return found
+
+
+@pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])
+def test_a_saved_ensemble_scores_as_its_members_did(tmp_path: Path, adapter: Adapter | None) -> None:
+    path = tiny_base(tmp_path / "base").path
+    expected = saved(Base(path, adapter=adapter), tmp_path / "model")
+    said = open_judge(tmp_path / "model", component)(SAMPLES)
+    assert said.members is not None
+    torch.testing.assert_close(said.members.T, tensor(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(said.reward, tensor(expected).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_adapters_share_one_base_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Base(tiny_base(tmp_path / "base").path, adapter=Adapter(r=4))
+    saved(base, tmp_path / "model")
+    loaded: list[str] = []
+    for module in ("ensemble", "reward_model"):
+        place = f"rlhf_plugins.models.{module}.load_trunk"
+        monkeypatch.setattr(place, lambda base: loaded.append(base.path) or load_trunk(base))
+    open_judge(tmp_path / "model", component)(SAMPLES)
+    assert loaded == [base.path]
+
+
+def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:
+    saved(tiny_base(tmp_path / "base"), tmp_path / "model", members=2)
+    (tmp_path / "model" / "1" / "head.safetensors").unlink()
+    with pytest.raises(RunError, match="lacks head.safetensors"):
+        open_judge(tmp_path / "model", component)
+    (tmp_path / "model" / "reward_ensemble.json").write_text('{"members": ["0"]}')
+    with pytest.raises(RunError, match="holds no ensemble"):
+        open_judge(tmp_path / "model", component)
+
+
+def test_siblings_are_told_by_their_prompt_whatever_tokens_merge_with_a_response() -> None:
+    merged = Samples(["a", "a"], ["w", "x"], [[5, 6], [5]], [[7], [8]])
+    assert Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1))(merged).reward.tolist() == [1.0, 0.0]
