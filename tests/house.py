@@ -67,7 +67,7 @@ class Import:
 
     @property
     def package(self) -> str | None:
-        """The part of this package it names: `models` for `rlhf_plugins.models.heads`; None for others."""
+        """The part of this package it names: `engine` for `rlhf_plugins.engine.head`; None for others."""
         parts = self.name.split(".")
         return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else None
 

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 from rlhf_plugins import PluginError, hookimpl
-from rlhf_plugins.registry.registry import KINDS, Plugin, Registry, discovery, registry
+from rlhf_plugins.registry import discovery
+from rlhf_plugins.registry.registry import KINDS, Plugin, Registry, registry
 
 ONE = Plugin("one", "package-one", "1.0")
 TWO = Plugin("two", "package-two", "2.0")

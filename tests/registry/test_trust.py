@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_plugins import PluginError
-from rlhf_plugins.registry.registry import Registry, discovery, registry
+from rlhf_plugins.registry import discovery
+from rlhf_plugins.registry.registry import Registry, registry
 
 LOSS = """\
 from dataclasses import dataclass

@@ -104,7 +104,7 @@ def test_adapters_share_one_base_in_memory(tmp_path: Path, monkeypatch: pytest.M
     saved(base, tmp_path / "model")
     loaded: list[str] = []
     for module in ("ensemble", "reward_model"):
-        place = f"rlhf_plugins.models.{module}.load_trunk"
+        place = f"rlhf_plugins.reward_models.{module}.load_trunk"
         monkeypatch.setattr(place, lambda base: loaded.append(base.path) or load_trunk(base))
     open_judge(tmp_path / "model", component)(SAMPLES)
     assert loaded == [base.path]
