@@ -37,8 +37,8 @@ from rlhf_plugins.contract.interfaces import (
     StageResult,
 )
 from rlhf_plugins.data.ranked import ranked_rows
+from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
-from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
 from rlhf_plugins.recipe.assemble import component, spec
 from rlhf_plugins.report.machine import hardware
@@ -227,7 +227,7 @@ def _three_epochs(groups: Sequence[Group], test: Sequence[Group], how: str) -> R
     model = RewardModel(
         trunk.requires_grad_(how == "whole model"), component("pooling", "mean"), component("reward_head", "scalar")
     )
-    rows = ranked_rows(groups, lambda p, r: written_ids(tokenizer, p, r), None, learnable(loss))
+    rows = ranked_rows(groups, lambda p, r: encode(tokenizer, p, r), None, learnable(loss))
     started = time.perf_counter()
     features = row_features(model, rows, tokenizer.pad_token_id) if how.endswith("once") else None
     once = time.perf_counter() - started

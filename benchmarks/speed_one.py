@@ -33,8 +33,8 @@ from transformers import (
 
 from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.ranked import ranked_rows
+from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import streamlined
-from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.memory import PeakMemory
@@ -209,7 +209,7 @@ def our_reward(case: Case, folder: Path) -> Any:
     model.head.load_state_dict(stock.score.state_dict())
     words = tokenizer(stock.config.vocab_size)
     args = arguments(trl.RewardConfig, folder, 0, {**options(case), "per_device_train_batch_size": case.batch})
-    rows = ranked_rows(case.groups, lambda p, r: written_ids(words, p, r), None, lambda group: True)
+    rows = ranked_rows(case.groups, lambda p, r: encode(words, p, r), None, lambda group: True)
     own = reward.Options(tokens_per_batch=case.tokens)
     return reward.RewardTrainer(model, component("reward_loss", "bradley_terry"), args, rows, words, own)
 

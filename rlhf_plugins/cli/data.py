@@ -162,11 +162,11 @@ def _guessed(file: str, split: str) -> str:
 
 def _tokens(path: str) -> Tokens:
     from rlhf_plugins.contract.interfaces import Base
+    from rlhf_plugins.data.tokens import encode
     from rlhf_plugins.engine.loading import load_tokenizer
-    from rlhf_plugins.engine.sampling import written_ids
 
     tokenizer = load_tokenizer(Base(path))
-    return lambda prompt, response: sum(map(len, written_ids(tokenizer, prompt, response)))
+    return lambda prompt, response: sum(map(len, encode(tokenizer, prompt, response)))
 
 
 def _report(found: Audit) -> list[str]:

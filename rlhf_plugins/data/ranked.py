@@ -15,6 +15,7 @@ from torch import Tensor
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_tensors
 from rlhf_plugins.contract.interfaces import Compared, Comparison, Group, Prediction, RankedScores, Text
 from rlhf_plugins.data.branches import Layout, PromptBranches, collate
+from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
 
 Encode = Callable[[Text, Text], tuple[list[int], list[int]]]  # prompt, response -> the ids of both
@@ -76,6 +77,17 @@ def ranked_rows(
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
         raise DataError(f"no group is left to learn from ({reasons or 'there were none'})")
     return RankedRows(Dataset.from_list(rows), dimensions, dict(+left_out))
+
+
+def encodable(groups: Iterable[Group], encoder: RowEncoder) -> tuple[list[Group], dict[str, int]]:
+    """The groups with only the responses that the model can take, and the number of the others by reason."""
+    kept_groups, left_out = [], Counter[str]()
+    for group in groups:
+        reasons = [_obstacle(encoder, group.prompt, response) for response in group.responses]
+        left_out.update(filter(None, reasons))
+        if kept := [place for place, reason in enumerate(reasons) if reason is None]:
+            kept_groups.append(part(group, kept))
+    return kept_groups, dict(left_out)
 
 
 def part(group: Group, kept: Sequence[int]) -> Group:
@@ -166,6 +178,18 @@ def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Seq
         compared=compared,
         prediction=whole,
     )
+
+
+def _obstacle(encoder: RowEncoder, prompt: Text, response: Text) -> str | None:
+    """Why the model cannot take a response; None if it can."""
+    try:
+        ids = encoder.encode(prompt, response)
+    except DataError as error:
+        return str(error).removeprefix("its ")
+    if not all(ids):
+        return NO_TOKEN
+    too_long = encoder.max_tokens is not None and sum(map(len, ids)) > encoder.max_tokens
+    return "response longer than the model takes" if too_long else None
 
 
 def _aligned(ids: Sequence[tuple[list[int], list[int]]]) -> PromptBranches:

@@ -10,6 +10,7 @@ from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
 from rlhf_plugins.engine.cpu.feed_forward import in_one_step
 from rlhf_plugins.engine.cpu.linear_layer import faster, in_one_pass, lora_config
 from rlhf_plugins.engine.cpu.norm import in_few_passes
@@ -46,6 +48,18 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_row_encoder(base: Base) -> RowEncoder:
+    """The base's tokenizer with the most tokens that the base takes."""
+    tokenizer = load_tokenizer(base)
+    config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [
+        positions,
+        tokenizer.model_max_length if encodes_pairs(tokenizer) else None,
+    ]  # RoBERTa's positions start at 2
+    return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None))
 
 
 def load_causal(base: Base) -> PreTrainedModel:

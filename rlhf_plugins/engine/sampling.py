@@ -13,6 +13,7 @@ from rich.progress import track
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.interfaces import Samples, Text
+from rlhf_plugins.data.tokens import encode_prompt
 from rlhf_plugins.engine.cpu.decoding import decode
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
@@ -25,13 +26,6 @@ class Decoding:
     max_new_tokens: int = 64
     temperature: float = 1.0
     seed: int = 0
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """Token ids that generation starts from: messages go through the chat template, text as it is."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def sample(
@@ -47,7 +41,7 @@ def sample(
     The same arguments on the same machine give the same samples; torch's global random state is left as it was. A
     response's ids end with EOS if it ended by itself. `batch_size` responses are generated at once.
     """
-    rows = [(prompt, prompt_ids(tokenizer, prompt)) for prompt in prompts for _ in range(per_prompt)]
+    rows = [(prompt, encode_prompt(tokenizer, prompt)) for prompt in prompts for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
     responses: list[list[int]] = [[] for _ in rows]
     with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), undistorted(model):
@@ -106,51 +100,3 @@ def until(ids: list[int], ends: list[int]) -> list[int]:
     """The ids up to and including the first that ends a response."""
     first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     return ids[: first + 1]
-
-
-def written_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: Text) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and a written response as a model that read both would be given them, EOS included.
-
-    Where the end of the prompt merges with the start of the response, the merged token is the response's. What a chat
-    template writes after EOS is left out, since no sampled response has it. A tokenizer of an encoder (one with CLS and
-    SEP) gives `[CLS] prompt [SEP]` and `response [SEP]`.
-    """
-    if reads_pairs(tokenizer):
-        return _pair_ids(tokenizer, plain(prompt), plain(response))
-    if isinstance(prompt, str):
-        whole = list(tokenizer(prompt + _ended(tokenizer, str(response)))["input_ids"])
-    else:
-        assert not isinstance(response, str)
-        whole = list(tokenizer.apply_chat_template([*prompt, *response], return_dict=True)["input_ids"])
-    alone = prompt_ids(tokenizer, prompt)
-    shared = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
-    return whole[:shared], through_last(whole[shared:], tokenizer.eos_token_id)
-
-
-def reads_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer is an encoder's, which marks the two halves of a pair with CLS and SEP."""
-    return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
-
-
-def plain(text: Text) -> str:
-    """Text as it is, messages as `role: content` lines; the content alone of a single message."""
-    if isinstance(text, str):
-        return text
-    return text[0]["content"] if len(text) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in text)
-
-
-def through_last(ids: list[int], token: int) -> list[int]:
-    """The ids up to and including the last that is `token`; all of them where none is."""
-    last = next((i for i in reversed(range(len(ids))) if ids[i] == token), len(ids) - 1)
-    return ids[: last + 1]
-
-
-def _ended(tokenizer: PreTrainedTokenizerBase, response: str) -> str:
-    end = str(tokenizer.eos_token)
-    return response if response.endswith(end) else response + end
-
-
-def _pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    encoded = tokenizer(prompt, response, truncation=False)
-    second = encoded.sequence_ids().index(1) if 1 in encoded.sequence_ids() else len(encoded["input_ids"]) - 1
-    return list(encoded["input_ids"][:second]), list(encoded["input_ids"][second:])

@@ -22,7 +22,7 @@ from rlhf_plugins.contract.interfaces import (
     ScoredPairs,
     Text,
 )
-from rlhf_plugins.engine.reading import Reader, samples_of
+from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins
 from rlhf_plugins.reward_models.ensemble import Judge, epistemic
@@ -104,7 +104,7 @@ class _Asked:
         rng = np.random.default_rng(self.seed)
         said = [r if rewrite is None else _rewritten(r, rewrite, rng) for _, r in self.texts]
         alone = [Group(prompt, (response,)) for (prompt, _), response in zip(self.texts, said, strict=True)]
-        samples = samples_of(alone, Reader(self.tokenizer, None))
+        samples = samples_of(alone, RowEncoder(self.tokenizer, None))
         if rewrite is not None and self.longest is not None:
             samples = _cut(samples, self.longest)
         reward, doubts = _answered(self.judge(samples), len(alone))

@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from rlhf_plugins.contract.interfaces import Base, Group, RewardFunction, Run
+from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.reading import Reader, samples_of
 from rlhf_plugins.reward_models import ensemble
 from rlhf_plugins.reward_models.ensemble import Judge, Making, open_ensemble, open_member
 from rlhf_plugins.reward_models.reward_model import read_description
@@ -33,15 +33,15 @@ def open_judge(
     return open_saved(folder, component, trust_remote_code, backbone)
 
 
-def rated(groups: Sequence[Group], judge: Judge, reader: Reader) -> tuple[Group, ...]:
+def rated(groups: Sequence[Group], judge: Judge, encoder: RowEncoder) -> tuple[Group, ...]:
     """The groups with a judge's rewards as their only ratings, in the dimension `teacher`."""
-    rewards = iter(judge(samples_of(groups, reader)).reward.tolist())
+    rewards = iter(judge(samples_of(groups, encoder)).reward.tolist())
     return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
 
 
-def pair_accuracy(judge: Judge, groups: Sequence[Group], reader: Reader) -> float | None:
+def pair_accuracy(judge: Judge, groups: Sequence[Group], encoder: RowEncoder) -> float | None:
     """The share of the groups' strictly ordered pairs that a judge orders so, ties one half; None without a pair."""
-    rewards = judge(samples_of(groups, reader)).reward.tolist()
+    rewards = judge(samples_of(groups, encoder)).reward.tolist()
     starts = accumulate((len(group.responses) for group in groups), initial=0)
     gaps = [
         rewards[start + c.better] - rewards[start + c.worse]

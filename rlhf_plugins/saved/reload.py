@@ -38,16 +38,17 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
         PluginError: a plugin that it was made with is missing; one of another version is warned of.
     """
     from rlhf_plugins.contract.interfaces import Group
-    from rlhf_plugins.engine.reading import reader_of, samples_of
+    from rlhf_plugins.data.tokens import samples_of
+    from rlhf_plugins.engine.loading import load_row_encoder
     from rlhf_plugins.reward_models.judges import open_judge, saved_base
 
     path = Path(folder)
     judge = open_judge(path, opener(path), trust_remote_code)
-    reader = reader_of(saved_base(path, trust_remote_code))
+    encoder = load_row_encoder(saved_base(path, trust_remote_code))
 
     def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:
         groups = [Group(p, (_alike(p, c),)) for p, c in zip(prompts, completions, strict=True)]
-        return judge(samples_of(groups, reader)).reward.tolist() if groups else []
+        return judge(samples_of(groups, encoder)).reward.tolist() if groups else []
 
     whole = path.resolve()
     reward.__name__ = whole.parent.name if whole.name == "model" else whole.name

@@ -219,13 +219,13 @@ def _beside(source: str) -> Path:
 # ---- the model -------------------------------------------------------------------------------------------
 def _encoder(base: Base) -> Ids:
     """Tokens as the model reads them. It raises DataError where there are none, or more than the model takes."""
-    from rlhf_plugins.engine.reading import reader_of
+    from rlhf_plugins.engine.loading import load_row_encoder
 
-    reader = reader_of(base)
+    encoder = load_row_encoder(base)
 
     def encode(where: str, prompt: Text, response: Text) -> tuple[Sequence[int], Sequence[int]]:
         try:
-            ids = reader.within(prompt, response)
+            ids = encoder.encode_within_limit(prompt, response)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         return array("i", ids[0]), array("i", ids[1])  # lists of numbers would take nine times the memory
@@ -234,10 +234,10 @@ def _encoder(base: Base) -> Ids:
 
 
 def _samples(items: Sequence[Item], tokens: Sequence[Any]) -> Samples:
-    from rlhf_plugins.engine.sampling import plain
+    from rlhf_plugins.data.tokens import as_text
 
     prompts = [item.prompt for item in items for _ in item.responses]
-    written = [plain(response) for item in items for response in item.responses]
+    written = [as_text(response) for item in items for response in item.responses]
     ids = [pair for of_item in tokens for pair in of_item]
     return Samples(prompts, written, [prompt for prompt, _ in ids], [response for _, response in ids])
 

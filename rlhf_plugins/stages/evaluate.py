@@ -161,10 +161,11 @@ class _Session:
 
     def reward_model(self) -> dict[str, Any]:
         """The reward model's row and the metrics' own words; nothing without a reward model or a held-out pair."""
-        from rlhf_plugins.engine.reading import readable, reader_of
+        from rlhf_plugins.data.ranked import encodable
+        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
 
-        test, left_out = readable(self.run.data.test, reader_of(self.run.base))
+        test, left_out = encodable(self.run.data.test, load_row_encoder(self.run.base))
         if self.reward is None or not strict(test):
             return {}
         scored = score_pairs(self.reward, test, self.tokenizer)

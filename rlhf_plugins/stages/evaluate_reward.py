@@ -64,21 +64,22 @@ class EvaluateReward:
 
     def _measured(self, run: Run, name: str, folder: Path) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
-        from rlhf_plugins.engine.reading import readable, reader_of
+        from rlhf_plugins.data.ranked import encodable
+        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.reward_models import latency, measure, score_pairs, strict
         from rlhf_plugins.reward_models.judges import open_judge
 
         logger.info("evaluating %s", name)
-        judge, reader = open_judge(folder, run.component, run.base.trust_remote_code), reader_of(run.base)
+        judge, encoder = open_judge(folder, run.component, run.base.trust_remote_code), load_row_encoder(run.base)
         (test, left_out), (strange, also) = (
-            readable(groups, reader) for groups in (run.data.test, run.data.out_of_distribution)
+            encodable(groups, encoder) for groups in (run.data.test, run.data.out_of_distribution)
         )
 
         def scored(groups: Sequence[Group]) -> dict[str, Any]:
-            return measure(score_pairs(judge, groups, reader.tokenizer, run.seed, reader.longest), self.metrics)
+            return measure(score_pairs(judge, groups, encoder.tokenizer, run.seed, encoder.max_tokens), self.metrics)
 
         row = scored(test)
-        row["latency"] = latency(judge, test, reader.tokenizer)
+        row["latency"] = latency(judge, test, encoder.tokenizer)
         if strict(strange):
             row["out_of_distribution"] = scored(strange)
         unread = Counter(left_out) + Counter(also)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_plugins.data.ranked import RankedRows
-    from rlhf_plugins.engine.reading import Reader
+    from rlhf_plugins.data.tokens import RowEncoder
     from rlhf_plugins.reward_models.reward_model import RewardModel
 
 
@@ -89,19 +89,19 @@ class Reward:
         import torch
         import trl
 
-        from rlhf_plugins.engine.reading import reader_of
+        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.reward import Options, RewardTrainer
 
         torch.manual_seed(seed)  # head and adapter start at random
         args = arguments(trl.RewardConfig, run.folder, seed, {"disable_dropout": not self._drops(run), **self.trainer})
-        reader = reader_of(run.base)
+        encoder = load_row_encoder(run.base)
         with building(len(groups)):
             model = self._model(run)
-            train = self._rows(groups, reader, args.max_length)
-            features = row_features(model, train, reader.tokenizer.pad_token_id) if self.train_layers == 0 else None
+            train = self._rows(groups, encoder, args.max_length)
+            features = row_features(model, train, encoder.tokenizer.pad_token_id) if self.train_layers == 0 else None
             options = Options(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
-            trainer = RewardTrainer(model, self.loss, args, train, reader.tokenizer, options)
+            trainer = RewardTrainer(model, self.loss, args, train, encoder.tokenizer, options)
         curves = quiet(trainer, run.log)
         trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
@@ -127,12 +127,12 @@ class Reward:
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
         return RewardModel(freeze_below(load_trunk(run.base), self.train_layers), self.pooling, self.head)
 
-    def _rows(self, groups: Sequence[Group], reader: Reader, max_length: int | None) -> RankedRows:
+    def _rows(self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows
         from rlhf_plugins.trainers.reward import learnable
 
-        limit = min(filter(None, (max_length, reader.longest)), default=None)
-        return ranked_rows(groups, reader.written, limit, learnable(self.loss))
+        limit = min(filter(None, (max_length, encoder.max_tokens)), default=None)
+        return ranked_rows(groups, encoder.encode, limit, learnable(self.loss))
 
 
 def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
@@ -143,7 +143,8 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     Raises:
         RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
     """
-    from rlhf_plugins.engine.reading import readable, reader_of
+    from rlhf_plugins.data.ranked import encodable
+    from rlhf_plugins.engine.loading import load_row_encoder
     from rlhf_plugins.reward_models.judges import open_judge, rated
 
     if stage.teacher is None:
@@ -155,12 +156,12 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
         name = run.spec(stage.loss)["use"]
         raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
     judge = open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code)
-    reader = reader_of(run.base)
-    groups, unread = readable(run.data.train, reader)
+    encoder = load_row_encoder(run.base)
+    groups, unread = encodable(run.data.train, encoder)
     if not groups:
         told = ", ".join(f"{count} x {reason}" for reason, count in unread.items())
         raise RunError(f"teacher: {stage.teacher} can read no response to rate ({told})")
-    return rated(groups, judge, reader), {f"for the teacher, {reason}": count for reason, count in unread.items()}
+    return rated(groups, judge, encoder), {f"for the teacher, {reason}": count for reason, count in unread.items()}
 
 
 def reads_ratings(loss: Any) -> bool:

@@ -81,13 +81,14 @@ class RewardEnsemble(Reward):
 
 def _accuracy(run: Run, folder: Path, groups: Sequence[Group]) -> float | None:
     """The share of strictly ordered pairs of the groups that a trained member orders so; None where there is none."""
-    from rlhf_plugins.engine.reading import readable, reader_of
+    from rlhf_plugins.data.ranked import encodable
+    from rlhf_plugins.engine.loading import load_row_encoder
     from rlhf_plugins.reward_models.judges import open_judge, pair_accuracy
 
-    reader = reader_of(run.base)
-    kept, _ = readable(groups, reader)
+    encoder = load_row_encoder(run.base)
+    kept, _ = encodable(groups, encoder)
     judge = open_judge(folder, run.component, run.base.trust_remote_code)
-    return pair_accuracy(judge, kept, reader) if kept else None
+    return pair_accuracy(judge, kept, encoder) if kept else None
 
 
 @hookimpl

@@ -56,7 +56,7 @@ class SFT:
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:
     """Rows that TRL dropped or cut at `max_length`, by reason. Raises RunError when none is left."""
-    from rlhf_plugins.engine.sampling import written_ids
+    from rlhf_plugins.data.tokens import encode
 
     limit = trainer.args.max_length
     if limit is None or trainer.args.packing:  # packing drops nothing
@@ -64,7 +64,7 @@ def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:
     dropped = len(train) - len(trainer.train_dataset)
     if not len(trainer.train_dataset):
         raise RunError(f"every prompt takes all {limit} tokens of max_length, so that nothing is left to imitate")
-    lengths = (sum(map(len, written_ids(trainer.processing_class, r["prompt"], r["completion"]))) for r in train)
+    lengths = (sum(map(len, encode(trainer.processing_class, r["prompt"], r["completion"]))) for r in train)
     found = {
         "prompt that fills max_length": dropped,
         "cut at max_length": sum(length > limit for length in lengths) - dropped,

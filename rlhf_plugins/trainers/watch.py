@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked, objectives
 from rlhf_plugins.contract.interfaces import GoldReward, Samples, Text
-from rlhf_plugins.engine.sampling import plain
+from rlhf_plugins.data.tokens import as_text
 from rlhf_plugins.trainers.episodes import Episodes
 from rlhf_plugins.trainers.settings import Table
 
@@ -25,7 +25,7 @@ def rows(samples: Samples, picked: Sequence[int], **numbers: Tensor | None) -> l
     told = {name: values.tolist() for name, values in numbers.items() if values is not None}
     return [
         {
-            "prompt": plain(samples.prompts[i]),
+            "prompt": as_text(samples.prompts[i]),
             "response": samples.responses[i],
             **{name: values[i] for name, values in told.items()},
         }

@@ -10,10 +10,10 @@ import torch
 
 from rlhf_plugins.contract.interfaces import Base, Samples
 from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.forward import is_causal
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs
@@ -23,7 +23,7 @@ ENCODERS = ["bert", "roberta", "distilbert", "electra"]
 
 def scored(base: Base, model: RewardModel, rows: list[tuple[str, str]]) -> list[float]:
     tokenizer = load_tokenizer(base)
-    ids = [written_ids(tokenizer, prompt, response) for prompt, response in rows]
+    ids = [encode(tokenizer, prompt, response) for prompt, response in rows]
     prompts, responses = map(list, zip(*rows, strict=True))
     return model.score(Samples(prompts, responses, *map(list, zip(*ids, strict=True))), tokenizer.pad_token_id)
 
@@ -56,12 +56,3 @@ def test_it_is_known_to_read_in_both_directions(tmp_path: Path, architecture: st
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
 def test_a_decoder_is_known_not_to(tmp_path: Path, architecture: str) -> None:
     assert is_causal(load_trunk(tiny_base(tmp_path, architecture)))
-
-
-def test_a_pair_is_marked_and_split_where_the_response_starts(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(tiny_encoder(tmp_path))
-    prompt, response = written_ids(tokenizer, "who is", "ant bee")
-    marked = tokenizer.convert_ids_to_tokens(prompt), tokenizer.convert_ids_to_tokens(response)
-    assert marked == (["<cls>", "who", "is", "<sep>"], ["ant", "bee", "<sep>"])
-    messages = [{"role": "user", "content": "who is"}], [{"role": "assistant", "content": "ant bee"}]
-    assert written_ids(tokenizer, *messages) == (prompt, response)

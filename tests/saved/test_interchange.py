@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import rlhf_plugins.auto  # noqa: F401
 from rlhf_plugins import export_reward_model, load_reward_function, load_reward_model
 from rlhf_plugins.contract.interfaces import Adapter, Base, Samples
+from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
-from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.ensemble import describe
@@ -51,7 +51,7 @@ def saved(folder: Path, base: Base, pooling: Any = "last_token", head: Any = "sc
 def rewards(folder: Path, base: Base) -> Tensor:
     """What the saved model itself says of the responses, (B, 1)."""
     tokenizer = load_tokenizer(base)
-    ids = [written_ids(tokenizer, p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    ids = [encode(tokenizer, p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     samples = Samples(PROMPTS, RESPONSES, [p for p, _ in ids], [r for _, r in ids])
     return torch.tensor(load_reward_model(folder).score(samples, tokenizer.pad_token_id)).unsqueeze(1)
 

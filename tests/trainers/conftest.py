@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rlhf_plugins.contract.interfaces import Base, Group
 from rlhf_plugins.data.ranked import RankedRows, ranked_rows
+from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer
-from rlhf_plugins.engine.sampling import written_ids
 from rlhf_plugins.testing import tiny_base
 
 OPTIONS: dict[str, Any] = {
@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
 def ranked(base: Base, groups: Iterable[Group], max_length: int | None = None) -> RankedRows:
     """Groups as the rows that a reward trainer takes, whatever can be learned from them."""
     tokenizer = load_tokenizer(base)
-    return ranked_rows(groups, lambda p, r: written_ids(tokenizer, p, r), max_length, lambda g: len(g.responses) > 1)
+    return ranked_rows(groups, lambda p, r: encode(tokenizer, p, r), max_length, lambda g: len(g.responses) > 1)
 
 
 def losses(trainer: Any) -> list[float]:
