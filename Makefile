@@ -6,6 +6,11 @@ READY := $(VENV)/.ready
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 TYPED := $(wildcard rlhf_plugins benchmarks pytest_rlhf_plugins.py)
 
+# A process for each core, at most 8: each takes 1 GB of memory and imports all libraries.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+WORKERS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) : 8)))
+CHOSEN = $(if $(findstring /,$(K)),'$(K)',--about '$(K)')
+
 # An interpreter named here or on the command line (make PYTHON=...) is tried first.
 PYTHON ?= python3
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
@@ -26,8 +31,9 @@ help:  ## list the targets
 quickstart: $(READY)  ## run recipes/quickstart.yaml: a table, and runs/quickstart/report.html
 	$(BIN)/rlhf run recipes/quickstart.yaml $(if $(wildcard runs/quickstart/status.json),--resume)
 
-test: $(READY)  ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+# K is a path, or a word: the kind, the name or the file of what was changed.
+test: $(READY)  ## run the tests, but for the slow ones; with K=reward_loss, only those of the reward losses
+	$(BIN)/python -m pytest -m "not slow" $(if $(K),$(CHOSEN),--numprocesses $(WORKERS) --dist worksteal)
 
 lint: $(READY)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .

@@ -1,19 +1,44 @@
-"""What every test runs under: no network, telemetry or display, and two threads. It imports nothing heavy."""
+"""Fixtures of the tests of recipes and runs: a registry of stubs, and recipes written to a scratch folder."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from hypothesis import settings
+import pytest
+import stubs
 
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "MPLBACKEND": "Agg",
-    "OMP_NUM_THREADS": "2",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning slow a shared machine down several times
-}
+from rlhf_plugins.registry.discovery import found
+from rlhf_plugins.registry.registry import Plugin, Registry
 
-settings.register_profile("house", deadline=None, max_examples=30)  # a deadline fails on a machine that is busy
-settings.load_profile("house")
+Write = Callable[..., Path]
+RECIPE = "base: sandbox\ndata: rows\nstages:\n  - {stage: make, name: first}\n  - {stage: make, name: second}\n"
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """A registry that holds the stubs, and our own plugins that watch a run."""
+    made = Registry().admit(found(("rlhf_plugins.lifecycle",), "nobody's"))
+    made.register(stubs, Plugin("stubs", "stub-package", "1.0"))
+    return made
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a recipe into the scratch folder, which becomes the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(content: str | bytes = RECIPE, name: str = "recipe.yaml") -> Path:
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return Path(name)
+
+    return put
+
+
+@pytest.fixture
+def checked(write: Write, registry: Registry) -> Callable[..., dict[str, Any]]:
+    """Resolves the text of a recipe against the stubs."""
+    from rlhf_plugins.recipe.check import check_recipe
+
+    return lambda content=RECIPE, *overrides: check_recipe(write(content), overrides, registry)

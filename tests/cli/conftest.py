@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def rlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
 @pytest.fixture
 def shell(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts a command in a process of its own, with the stubs installed as a third-party package."""
-    stubs = (ROOT / "tests/recipe/stubs.py").read_text(encoding="utf-8")
+    stubs = (ROOT / "tests/stubs.py").read_text(encoding="utf-8")
     site = tmp_path / "site"
     info = site / "stub_package-1.0.dist-info"
     info.mkdir(parents=True)
@@ -39,6 +40,10 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     def start(*words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "rlhf_plugins.cli", *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits that it is ignored
+        try:
+            return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return start

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -40,12 +40,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
 def test_help_answers_at_once(words: list[str]) -> None:
-    def seconds() -> float:
-        begun = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "rlhf_plugins.cli", *words], capture_output=True, check=True)
-        return time.perf_counter() - begun
+    """In processor time, which other processes of a busy machine do not add to."""
 
-    assert min(seconds() for _ in range(5)) < 0.6  # the budget is 0.3 s on a free machine
+    def seconds() -> float:
+        begun = os.times()
+        subprocess.run([sys.executable, "-m", "rlhf_plugins.cli", *words], capture_output=True, check=True)
+        ended = os.times()
+        return ended.children_user + ended.children_system - begun.children_user - begun.children_system
+
+    assert min(seconds() for _ in range(5)) < 0.3
 
 
 def test_the_version_is_that_of_the_package(rlhf: Rlhf) -> None:

@@ -11,6 +11,7 @@ import torch
 from click.testing import Result
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import rlhf_plugins.auto  # noqa: F401  # what the exported model is
 from rlhf_plugins.engine.loading import load_trunk
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
