@@ -34,7 +34,7 @@ from transformers import (
 from rlhf_plugins.contract.interfaces import Comparison, Group
 from rlhf_plugins.data.ranked import ranked_rows
 from rlhf_plugins.data.tokens import encode
-from rlhf_plugins.engine.loading import streamlined
+from rlhf_plugins.engine.loading import with_fast_paths
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.memory import PeakMemory
@@ -181,7 +181,7 @@ def stock_policy(case: Case, folder: Path) -> Any:
 
 
 def our_policy(case: Case, folder: Path) -> Any:
-    policy = streamlined(policies(case)[0].eval())
+    policy = with_fast_paths(policies(case)[0].eval())
     args = arguments(trl.DPOConfig, folder, 0, {**options(case), "precompute_ref_log_probs": True})
     loss, words = component("preference_loss", OUR_LOSS[case.work]), tokenizer(policy.config.vocab_size)
     own = preference.Options(None, case.tokens, folder / "reference.sqlite")
@@ -204,7 +204,7 @@ def stock_reward(case: Case, folder: Path) -> Any:
 
 def our_reward(case: Case, folder: Path) -> Any:
     stock = classifier(case)
-    trunk = streamlined(stock.model.eval())
+    trunk = with_fast_paths(stock.model.eval())
     model = RewardModel(trunk, component("pooling", "last_token"), component("reward_head", "scalar"))
     model.head.load_state_dict(stock.score.state_dict())
     words = tokenizer(stock.config.vocab_size)

@@ -30,6 +30,7 @@ from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.guards import asked, built, predicted
+    from rlhf_plugins.engine import set_engine
     from rlhf_plugins.recipe.check import check_recipe, load_recipe
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.saved.interchange import export_reward_model
@@ -72,6 +73,7 @@ __all__ = [
     "predicted",
     "registry",
     "run_recipe",
+    "set_engine",
     "uses",
 ]
 
@@ -85,6 +87,7 @@ _LAZY = {
     "load_reward_model": "rlhf_plugins.saved.reload",
     "predicted": "rlhf_plugins.contract.guards",
     "run_recipe": "rlhf_plugins.run.run",
+    "set_engine": "rlhf_plugins.engine",
 }
 
 

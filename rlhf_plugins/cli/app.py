@@ -60,7 +60,15 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    engine: Annotated[str, typer.Option(help="plain: no fast path, as `engine: plain` in a recipe.")] = "auto",
+) -> None:
+    if engine != "auto":
+        from rlhf_plugins.engine import set_engine
+
+        ctx.with_resource(set_engine(engine))
     if version:
         from importlib.metadata import version as installed
 

@@ -1,1 +1,97 @@
-"""Language models: loading, the forward pass over branches, log-probabilities, sampling. No trainer."""
+"""Models in memory and their forward passes; here the one switch of their fast paths, and where each was tested.
+
+Every fast path asks `active` at each call. So the switch, and the move of a model to another device, hold at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+
+from rlhf_plugins.errors import RunError, known
+
+Engine = Literal["auto", "plain"]
+
+
+class set_engine:  # noqa: N801 (as torch.set_grad_enabled: a function, and a context manager)
+    """Sets how this process computes: "auto" takes every fast path that fits, "plain" none.
+
+    As a context manager it holds for its block. With "plain" a model computes by the code of transformers, PEFT and
+    torch, and every response in a row of its own: for a doubt, a debugger or `torch.compile`. Load the model within it,
+    too: then no class of a layer is replaced. It holds for all threads, since autograd computes in threads of its own.
+
+    Raises:
+        RunError: there is no such engine.
+    """
+
+    def __init__(self, engine: str) -> None:
+        if engine not in get_args(Engine):
+            raise RunError(f"unknown engine {engine!r} {known(str(engine), get_args(Engine))}")
+        self._before, _Switch.engine = _Switch.engine, engine
+
+    def __enter__(self) -> None:
+        """The engine is set already."""
+
+    def __exit__(self, *_: object) -> None:
+        """Sets the engine that was set before."""
+        _Switch.engine = self._before
+
+
+class _Switch:
+    engine: str = "auto"
+
+
+class Placed(Protocol):
+    """A tensor, or a model, whose first weights say where it is."""
+
+    @property
+    def device(self) -> Any: ...  # noqa: D102
+    @property
+    def dtype(self) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """A faster computation of the same numbers.
+
+    Args:
+        what: its name in the documentation.
+        devices: types of device on which tests compare it with the plain computation; None where it is compared with
+            the plain computation on the model itself and on its device, before it is used.
+        dtypes: precisions in which tests compare it; None as above.
+        autocast: whether it was tested under autocast.
+    """
+
+    what: str
+    devices: Collection[str] | None = ("cpu",)
+    dtypes: Collection[torch.dtype] | None = (torch.float32,)
+    autocast: bool = False
+
+    def active(self, first: Placed, *others: Placed) -> bool:
+        """Whether it may compute with these tensors of one device, or in this model."""
+        if _Switch.engine == "plain" or not (self.devices is None or first.device.type in self.devices):
+            return False
+        if self.dtypes is not None:
+            for operand in (first, *others):
+                if operand.dtype not in self.dtypes:
+                    return False
+        return self.autocast or not torch.is_autocast_enabled(first.device.type)
+
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+
+SHARED_ROWS = FastPath("rows of several responses", None, None, autocast=True)
+SPANS = FastPath("attention by spans", dtypes=FLOATS, autocast=True)
+TRIMMED_LAYER = FastPath("the last layer at scored tokens", None, None, autocast=True)
+CHUNKED_HEAD = FastPath("log-probabilities in chunks", None, None, autocast=True)
+LORA = FastPath("a LoRA layer as one product")
+ONEDNN = FastPath("products by oneDNN")
+NORMS = FastPath("fused RMS norms", autocast=True)
+ROTATIONS = FastPath("fused rotary embeddings", autocast=True)
+GATED_BLOCKS = FastPath("fused gated feed-forward blocks")
+FOLDING = FastPath("adapters folded into weights for generation", autocast=True)
+DECODING = FastPath("our own decoding loop", dtypes=(torch.float32, torch.bfloat16), autocast=True)
+KEPT_MEMORY = FastPath("freed memory kept for the next step", dtypes=None, autocast=True)

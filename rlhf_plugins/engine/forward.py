@@ -1,20 +1,23 @@
-"""The forward pass over a branch batch: hidden states of every sequence, or at some places alone.
+"""The forward pass over a branch batch: hidden states of every sequence, or of some tokens alone.
 
-It knows how to run a decoder over rows that hold several branches; `probing` knows whether a decoder takes them. It
-knows no language-model head.
+It runs a decoder over rows that hold several branches; `probing` finds out whether a decoder allows that. It knows no
+language-model head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.engine import TRIMMED_LAYER
 from rlhf_plugins.engine.attention import NAME, packed_mask
+
+Found = TypeVar("Found")
 
 
 def trunk_of(model: Any) -> Any:
@@ -24,20 +27,31 @@ def trunk_of(model: Any) -> Any:
 
 
 def sequence_states(trunk: Any, batch: BranchBatch) -> Tensor:
-    """Last hidden states of every branch's own sequence, (B, L, width); meaningless where `batch.mask` is False."""
+    """Last hidden states of every branch's own sequence, (B, L, width); undefined where `batch.mask` is False."""
     states = trunk(**model_inputs(trunk, batch)).last_hidden_state.flatten(0, 1)
     return states.index_select(0, batch.index.flatten()).view(*batch.index.shape, -1)
 
 
 def states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
-    """Last hidden states at some places of the flattened rows, (places, width); the last layer works on these alone."""
-    with _only(trunk, places):
+    """Last hidden states at some places of the flattened rows, (places, width).
+
+    The last layer's feed-forward block computes these places alone, if a trial in `probing` allowed it, and unless
+    gradient checkpointing would compute the layer a second time, when nothing restricts it to these places.
+    """
+    if TRIMMED_LAYER.active(trunk) and earlier_result(trunk, TRIMS) and not _checkpoints(trunk):
+        return trimmed_states_at(trunk, batch, places)
+    return trunk(**model_inputs(trunk, batch)).last_hidden_state.flatten(0, 1).index_select(0, places)
+
+
+def trimmed_states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
+    """As `states_at`, with the last layer's feed-forward block at these places alone; the trunk must have one."""
+    with _trimmed_last_layer(trunk, places):
         states = trunk(**model_inputs(trunk, batch)).last_hidden_state
     return states.flatten(0, 1).index_select(0, places)
 
 
 def model_inputs(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
-    """What the trunk is called with, so that every branch sees its prompt and itself."""
+    """The arguments of the trunk's forward pass, under which every branch attends to its prompt and itself."""
     packed = batch.shared and len(batch.input_ids) == 1 and trunk.config._attn_implementation == NAME
     ids = {
         "input_ids": batch.input_ids,
@@ -45,54 +59,49 @@ def model_inputs(trunk: Any, batch: BranchBatch) -> dict[str, Any]:
     }
     if is_causal(trunk):
         return {**ids, "position_ids": batch.position_ids, "use_cache": False}
-    if getattr(trunk.config, "type_vocab_size", 1) > 1:  # positions are the encoder's own, which may not start at 0
+    if getattr(trunk.config, "type_vocab_size", 1) > 1:  # an encoder numbers positions itself, not always from 0
         ids["token_type_ids"] = (batch.segment > batch.parent).long()
     return ids
 
 
 # ---- the last layer ------------------------------------------------------------------------------------------
 NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")
-MLPS = ("mlp", "block_sparse_moe", "feed_forward")
+FEED_FORWARDS = ("mlp", "block_sparse_moe", "feed_forward")
+TRIMS = "trims the last layer"  # the name of a trial
 
 
-def last_mlp(trunk: Any) -> tuple[nn.Module, nn.Module] | None:
-    """The last layer's feed-forward block and the norm before it, where they go by names that are known."""
+def last_feed_forward(trunk: Any) -> tuple[nn.Module, nn.Module] | None:
+    """The norm and the feed-forward block of the last layer; None if their names are unknown."""
     layers = decoder_layers(trunk)
     children = dict(layers[-1].named_children()) if layers is not None else {}
-    norm, mlp = (next((children[name] for name in names if name in children), None) for names in (NORMS, MLPS))
-    return None if norm is None or mlp is None else (norm, mlp)
+    norm, block = (next((children[n] for n in names if n in children), None) for names in (NORMS, FEED_FORWARDS))
+    return None if norm is None or block is None else (norm, block)
 
 
 def decoder_layers(trunk: Any) -> nn.ModuleList | None:
-    """The trunk's stack of layers; None where none can be told."""
+    """The trunk's stack of layers; None if there is no list of as many modules as the configuration has layers."""
     count = trunk.config.get_text_config().num_hidden_layers
     return next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
 
 
 @contextmanager
-def _only(trunk: Any, places: Tensor) -> Iterator[None]:
-    """Within, the last layer's feed-forward block sees these places alone, and adds nothing anywhere else.
-
-    It sees all where `probing` has not tried this, or where gradient checkpointing would compute the layer again after
-    the hooks are gone.
-    """
-    found = last_mlp(trunk) if getattr(trunk, "_trims", False) else None
-    if found is None or _checkpoints(trunk):
-        yield
-        return
+def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
+    """For the block, the last layer's feed-forward block computes these places alone, and adds 0 at all others."""
+    found = last_feed_forward(trunk)
+    assert found is not None
     kept = places.unique()
-    whole: list[torch.Size] = []
+    shapes: list[torch.Size] = []
 
-    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        whole.append(inputs[0].shape)
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        shapes.append(inputs[0].shape)
         return (inputs[0].flatten(0, 1).index_select(0, kept).unsqueeze(0), *inputs[1:])
 
-    def put(_: nn.Module, __: Any, output: Any) -> Any:
+    def scatter(_: nn.Module, __: Any, output: Any) -> Any:
         states, *more = output if isinstance(output, tuple) else (output,)
-        full = states.new_zeros(whole[-1]).flatten(0, 1).index_copy(0, kept, states[0]).view(whole[-1])
+        full = states.new_zeros(shapes[-1]).flatten(0, 1).index_copy(0, kept, states[0]).view(shapes[-1])
         return (full, *more) if isinstance(output, tuple) else full
 
-    hooks = [found[0].register_forward_pre_hook(pick), found[1].register_forward_hook(put)]
+    hooks = [found[0].register_forward_pre_hook(gather), found[1].register_forward_hook(scatter)]
     try:
         yield
     finally:
@@ -101,21 +110,40 @@ def _only(trunk: Any, places: Tensor) -> Iterator[None]:
 
 
 def _checkpoints(trunk: Any) -> bool:
-    """Whether the trunk or its last layer computes its activations again on the way back."""
+    """Whether the trunk or its last layer uses gradient checkpointing."""
     layers = decoder_layers(trunk)
-    places = (trunk, *([] if layers is None else layers[-1:]))
-    return trunk.training and any(getattr(place, "gradient_checkpointing", False) for place in places)
+    modules = (trunk, *([] if layers is None else layers[-1:]))
+    return trunk.training and any(getattr(module, "gradient_checkpointing", False) for module in modules)
 
 
 # ---- trials ----------------------------------------------------------------------------------------------------
+def trial_result(trunk: Any, what: str, trial: Callable[[], Found]) -> Found:
+    """The result of a trial, which runs once per device and precision of the trunk, and is kept on it."""
+    results: dict[Any, Any] = vars(trunk).setdefault("_rlhf_trials", {})
+    key = _trial(trunk, what)
+    if key not in results:
+        results[key] = trial()
+    found: Found = results[key]
+    return found
+
+
+def earlier_result(trunk: Any, what: str) -> Any:
+    """The result of a trial that ran; None if it did not run."""
+    return vars(trunk).get("_rlhf_trials", {}).get(_trial(trunk, what))
+
+
+def _trial(trunk: Any, what: str) -> tuple[str, str, torch.dtype]:
+    return what, trunk.device.type, trunk.dtype
+
+
 def probe_ids(trunk: Any, count: int) -> list[int]:
-    """Some token ids to try a model on."""
+    """Token ids for a trial."""
     return [5 + i % max(1, trunk.config.get_text_config().vocab_size - 6) for i in range(count)]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout and without gradients; the model's mode is as before afterwards."""
+    """For the block, no dropout and no gradients; afterwards the model is in the mode that it was in."""
     training = model.training
     model.eval()
     try:
@@ -126,14 +154,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def is_causal(trunk: Any) -> bool:
-    """Whether a token sees only what stands before it; found out once by changing the last token, and remembered."""
-    if not hasattr(trunk, "_is_causal"):
-        ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)
-        other = ids.clone()
-        other[0, -1] = ids[0, 0]
-        with evaluating(trunk):
-            first, second = (trunk(input_ids=i).last_hidden_state[0, :-1].float() for i in (ids, other))
-        quantized = getattr(trunk.config, "quantization_config", None) is not None
-        rounding = 5e-2 if quantized else 1e-3  # int8 looks for outliers over all tokens at once
-        trunk._is_causal = bool((first - second).abs().max() < rounding * first.abs().max())
-    return bool(trunk._is_causal)
+    """Whether a token attends to earlier tokens only, according to a trial that changes the last token."""
+    return trial_result(trunk, "is causal", lambda: _is_causal(trunk))
+
+
+def _is_causal(trunk: Any) -> bool:
+    ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    with evaluating(trunk):
+        first, second = (trunk(input_ids=i).last_hidden_state[0, :-1].float() for i in (ids, other))
+    quantized = getattr(trunk.config, "quantization_config", None) is not None
+    rounding = 5e-2 if quantized else 1e-3  # int8 looks for outliers over all tokens at once
+    return bool((first - second).abs().max() < rounding * first.abs().max())

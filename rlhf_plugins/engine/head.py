@@ -1,7 +1,7 @@
 """Log-probabilities from hidden states, a chunk of tokens at a time. It knows language-model heads, no trunk.
 
-No tensor of (tokens, vocabulary) outlives its chunk: the backward pass computes a chunk's logits again. Of a frozen
-head the forward pass keeps how each log-probability moves with its hidden state, and nothing is computed again.
+No tensor of (tokens, vocabulary) is kept beyond its chunk: the backward pass computes a chunk's logits again. For a
+frozen head, the forward pass keeps the gradient of each log-probability instead, and nothing is computed again.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlhf_plugins.engine.cpu.product import blocked, by_rows, over_rows
+from rlhf_plugins.engine import CHUNKED_HEAD
+from rlhf_plugins.engine.cpu.product import outer_sum, times_transposed, uses_onednn
 
-LOGITS_PER_CHUNK, FEWEST_ROWS = 2**20, 256  # 4 MiB in float32; with a large vocabulary, work worth a launch
+LOGITS_PER_CHUNK, FEWEST_TOKENS = 2**20, 256  # 4 MiB in float32; enough work for a launch with a large vocabulary
 
-CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # what configurations call a cap
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # names of a cap in configurations
 
 Grads = tuple[Tensor | None, ...]
 
 
 class TokenLogps(NamedTuple):
-    """Of each token, (tokens,) in nats: its log-probability and, if asked, the entropy of what predicted it."""
+    """Log-probability of each token and, if requested, entropy of its distribution; both (tokens,), in nats."""
 
     logps: Tensor
     entropies: Tensor | None
@@ -32,33 +33,33 @@ class TokenLogps(NamedTuple):
 
 @dataclass(frozen=True)
 class Scaling:
-    """What becomes of the head's numbers z: cap tanh(scale z / cap) / temperature, uncapped scale z / temperature."""
+    """From a head's output z to logits: cap tanh(scale z / cap) / temperature, or scale z / temperature."""
 
     scale: float = 1.0
     cap: float | None = None
     temperature: float = 1.0
 
-    def __call__(self, numbers: Tensor) -> Tensor:
+    def __call__(self, output: Tensor) -> Tensor:
         """(..., vocabulary) -> the same, in float32 or better."""
-        precise = numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+        precise = output.to(torch.promote_types(output.dtype, torch.float32))
         if self.cap is None:
             return _times(precise, self.scale / self.temperature)
         return self.cap / self.temperature * torch.tanh(precise * (self.scale / self.cap))
 
-    def pull(self, grad: Tensor, logits: Tensor) -> Tensor:
-        """The gradient of z, of those of the logits and what they were."""
+    def backward(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """The gradient of the head's output, given the logits and their gradient."""
         if self.cap is not None:
             grad = grad * (1 - (logits * self.temperature / self.cap) ** 2)
         return _times(grad, self.scale / self.temperature)
 
 
-def _times(numbers: Tensor, factor: float) -> Tensor:
+def _times(tensor: Tensor, factor: float) -> Tensor:
     """The product; a factor of 1 costs no pass over (tokens, vocabulary)."""
-    return numbers if factor == 1 else numbers * factor
+    return tensor if factor == 1 else tensor * factor
 
 
-def stated_scaling(config: Any) -> Scaling:
-    """What a model's configuration says that it does to its logits; whether it does so must be tried."""
+def configured_scaling(config: Any) -> Scaling:
+    """The scaling of logits that a model's configuration names; a trial must confirm that the model applies it."""
     scale, divisor = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
     caps = (getattr(config, name, None) for name in CAPS)
     return Scaling(1 / (divisor or 1.0) if scale is None else scale, next(filter(None, caps), None))
@@ -71,48 +72,75 @@ def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scali
         head: a plain linear head is computed in chunks; any other, such as one with an adapter, at once.
         hidden: (tokens, width).
         targets: (tokens,) ids.
-        scaling: from the head's numbers to logits.
+        scaling: from the head's output to logits.
         entropy: also return the distributions' entropies.
     """
-    if type(head) is not nn.Linear:
-        log_probs = scaling(head(hidden)).log_softmax(-1)
-        entropies = -(log_probs.exp() * log_probs).sum(-1) if entropy else None
-        return TokenLogps(log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), entropies)
+    if type(head) is not nn.Linear or not CHUNKED_HEAD.active(hidden):
+        return _at_once(head(hidden), targets, scaling, entropy)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
     weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
-    logps, entropies = _InChunks.apply(hidden.to(dtype), weight, bias, targets, scaling, entropy)
+    logps, entropies = _ChunkedLogps.apply(hidden.to(dtype), weight, bias, targets, scaling, entropy)
     return TokenLogps(logps, entropies if entropy else None)
 
 
-class _InChunks(torch.autograd.Function):
-    """Log-probabilities and entropies of linear logits; saves the inputs and one number a token.
+def _at_once(output: Tensor, targets: Tensor, scaling: Scaling, entropy: bool) -> TokenLogps:
+    log_probs = scaling(output).log_softmax(-1)
+    entropies = -(log_probs.exp() * log_probs).sum(-1) if entropy else None
+    return TokenLogps(log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), entropies)
 
-    Of a frozen head it also saves the log-probabilities' own gradients, (tokens, width).
+
+def chunks_agree(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, rows: int = 1024) -> bool:
+    """Whether log-probabilities in chunks and their gradients equal those computed at once, on this device.
+
+    The trial takes the first rows of the head for a whole vocabulary, once as frozen and once as trained.
+    """
+    if type(head) is not nn.Linear:
+        return True
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(hidden.device.type, enabled=False):
+        weight = head.weight.detach()[:rows].to(hidden.dtype).clone()
+        states, ids = hidden.detach().clone(), targets.clone() % len(weight)
+        return all(_chunks_agree(states, weight.requires_grad_(trained), ids, scaling) for trained in (False, True))
+
+
+def _chunks_agree(hidden: Tensor, weight: Tensor, targets: Tensor, scaling: Scaling) -> bool:
+    hidden, rounding = hidden.requires_grad_(), torch.finfo(weight.dtype).eps ** 0.5
+    wanted = [hidden, weight] if weight.requires_grad else [hidden]
+    chunked = _ChunkedLogps.apply(hidden, weight, None, targets, scaling, False)[0]
+    whole = _at_once(nn.functional.linear(hidden, weight), targets, scaling, entropy=False).logps
+    one, other = ([logps.detach(), *torch.autograd.grad(logps.sum(), wanted)] for logps in (chunked, whole))
+    pairs = [(a.float(), b.float()) for a, b in zip(one, other, strict=True)]
+    return all(bool((a - b).abs().max() <= rounding * b.abs().max()) for a, b in pairs)
+
+
+class _ChunkedLogps(torch.autograd.Function):
+    """Log-probabilities and entropies of linear logits; saves its inputs and one number per token.
+
+    For a frozen head it also saves the gradient of each log-probability, (tokens, width).
     """
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
-        hidden, weight, bias, targets, scaling, entropy = given
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        hidden, weight, bias, targets, scaling, entropy = inputs
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[:3] == (True, False, False) else None
         logps, entropies = [], []
-        for at, rows, ids in _chunks(hidden, weight, targets):
-            logits = scaling(_numbers(rows, weight, bias))
+        for at, states, ids in _chunks(hidden, weight, targets):
+            logits = scaling(_head_output(states, weight, bias))
             log_probs = logits.log_softmax(-1)
             logps.append(log_probs.gather(1, ids.unsqueeze(1)).squeeze(1))
             if entropy:
                 entropies.append(-(log_probs.exp() * log_probs).sum(-1))
             if slopes is not None:
-                pulled = _of_logits(log_probs, ids, (torch.ones_like(logps[-1]), None))
-                slopes[at] = by_rows(scaling.pull(pulled, logits).to(weight.dtype), weight.t())
-        found = torch.cat(logps)
-        spread = torch.cat(entropies) if entropy else torch.zeros_like(found)
-        ctx.save_for_backward(hidden, weight, bias, targets, spread, slopes)
+                grad = _logit_grads(log_probs, ids, (torch.ones_like(logps[-1]), None))
+                slopes[at] = times_transposed(scaling.backward(grad, logits).to(weight.dtype), weight.t())
+        all_logps = torch.cat(logps)
+        all_entropies = torch.cat(entropies) if entropy else torch.zeros_like(all_logps)
+        ctx.save_for_backward(hidden, weight, bias, targets, all_entropies, slopes)
         ctx.scaling = scaling
         if not entropy:
-            ctx.mark_non_differentiable(spread)
+            ctx.mark_non_differentiable(all_entropies)
         ctx.set_materialize_grads(False)
-        return found, spread
+        return all_logps, all_entropies
 
     @staticmethod
     @once_differentiable
@@ -122,49 +150,49 @@ class _InChunks(torch.autograd.Function):
         if slopes is not None and grads[0] is not None and grads[1] is None:
             return slopes * grads[0].unsqueeze(1).to(slopes.dtype), *(None,) * 5
         needed = ctx.needs_input_grad
-        of_hidden = torch.empty_like(hidden) if needed[0] else None
-        of_weight = torch.zeros_like(weight) if needed[1] else None
-        of_bias = torch.zeros_like(bias) if needed[2] else None
-        for at, rows, ids in _chunks(hidden, weight, targets):
-            logits = ctx.scaling(_numbers(rows, weight, bias))
+        hidden_grad = torch.empty_like(hidden) if needed[0] else None
+        weight_grad = torch.zeros_like(weight) if needed[1] else None
+        bias_grad = torch.zeros_like(bias) if needed[2] else None
+        for at, states, ids in _chunks(hidden, weight, targets):
+            logits = ctx.scaling(_head_output(states, weight, bias))
             own = tuple(None if grad is None else grad[at] for grad in grads)
-            pulled = _of_logits(logits.log_softmax(-1), ids, own, entropies[at])
-            pulled = ctx.scaling.pull(pulled, logits).to(weight.dtype)
-            if of_hidden is not None:
-                of_hidden[at] = by_rows(pulled, weight.t())
-            if of_weight is not None:
-                over_rows(pulled, rows, of_weight)
-            if of_bias is not None:
-                of_bias += pulled.sum(0)
-        return of_hidden, of_weight, of_bias, None, None, None
+            grad = _logit_grads(logits.log_softmax(-1), ids, own, entropies[at])
+            grad = ctx.scaling.backward(grad, logits).to(weight.dtype)
+            if hidden_grad is not None:
+                hidden_grad[at] = times_transposed(grad, weight.t())
+            if weight_grad is not None:
+                outer_sum(grad, states, weight_grad)
+            if bias_grad is not None:
+                bias_grad += grad.sum(0)
+        return hidden_grad, weight_grad, bias_grad, None, None, None
 
 
-def _numbers(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What the head says, (tokens, vocabulary)."""
-    if bias is not None and not blocked(hidden, weight.numel()):
+def _head_output(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(tokens, width) -> (tokens, vocabulary)."""
+    if bias is not None and not uses_onednn(hidden, weight.numel()):
         return nn.functional.linear(hidden, weight, bias)  # rounded once
-    numbers = by_rows(hidden, weight)
-    return numbers if bias is None else numbers.add_(bias)
+    output = times_transposed(hidden, weight)
+    return output if bias is None else output.add_(bias)
 
 
-def _of_logits(log_probs: Tensor, ids: Tensor, grads: Grads, entropies: Tensor | None = None) -> Tensor:
-    """Gradient of the logits (tokens, vocabulary), of those of log-probabilities and entropies, each (tokens,)."""
-    of_logps, of_entropies = grads
+def _logit_grads(log_probs: Tensor, ids: Tensor, grads: Grads, entropies: Tensor | None = None) -> Tensor:
+    """Gradient of the logits (tokens, vocabulary), given those of log-probabilities and entropies (tokens,)."""
+    logp_grads, entropy_grads = grads
     probabilities = log_probs.exp()
-    outer = log_probs.new_zeros(len(ids)) if of_logps is None else -of_logps
-    if of_entropies is None or entropies is None:
-        pulled = probabilities.mul_(outer.unsqueeze(1))
+    outer = log_probs.new_zeros(len(ids)) if logp_grads is None else -logp_grads
+    if entropy_grads is None or entropies is None:
+        grad = probabilities.mul_(outer.unsqueeze(1))
     else:
         surprise = log_probs + entropies.unsqueeze(1)
-        pulled = probabilities.mul_(outer.unsqueeze(1) - surprise * of_entropies.unsqueeze(1))
-    if of_logps is not None:
-        pulled.scatter_add_(1, ids.unsqueeze(1), of_logps.unsqueeze(1))
-    return pulled
+        grad = probabilities.mul_(outer.unsqueeze(1) - surprise * entropy_grads.unsqueeze(1))
+    if logp_grads is not None:
+        grad.scatter_add_(1, ids.unsqueeze(1), logp_grads.unsqueeze(1))
+    return grad
 
 
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Places of a chunk's tokens, their hidden states and targets."""
-    rows = max(FEWEST_ROWS, LOGITS_PER_CHUNK // len(weight))
-    for start in range(0, len(hidden), rows):
-        at = slice(start, start + rows)
+    """Each chunk's place, hidden states and targets."""
+    tokens = max(FEWEST_TOKENS, LOGITS_PER_CHUNK // len(weight))
+    for start in range(0, len(hidden), tokens):
+        at = slice(start, start + tokens)
         yield at, hidden[at], targets[at]

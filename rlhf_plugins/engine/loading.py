@@ -1,12 +1,13 @@
-"""Opens models and tokenizers from a folder or the hub. It knows precision, quantization and adapters, no task."""
+"""Loads models and tokenizers from a folder or the hub. It knows precision, quantization and adapters, no task."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -22,17 +23,17 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.contract.interfaces import Adapter, Base
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
-from rlhf_plugins.engine.cpu.feed_forward import in_one_step
-from rlhf_plugins.engine.cpu.linear_layer import faster, in_one_pass, lora_config
-from rlhf_plugins.engine.cpu.norm import in_few_passes
-from rlhf_plugins.engine.cpu.rotation import in_halves
+from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
+from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
+from rlhf_plugins.engine.cpu.norm import fuse_norms
+from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.errors import RunError
 
-UNREAD = "pooler."  # an encoder's weights above its last hidden states
+UNUSED = "pooler."  # an encoder's weights above its last hidden states
 
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, padding with EOS when it has no padding token of its own; an encoder's SEP is its EOS.
+    """The base's tokenizer; EOS is its padding token if it has none, and SEP is the EOS of an encoder.
 
     Raises:
         RunError: there is no tokenizer, or it has no EOS token.
@@ -40,7 +41,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise RunError(f"base {base.path}: has no tokenizer that loads: {_first_line(error)}") from error
+        raise RunError(f"base {base.path}: its tokenizer does not load: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
@@ -55,34 +56,33 @@ def load_row_encoder(base: Base) -> RowEncoder:
     tokenizer = load_tokenizer(base)
     config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [
-        positions,
-        tokenizer.model_max_length if encodes_pairs(tokenizer) else None,
-    ]  # RoBERTa's positions start at 2
+    limits = [positions]
+    if encodes_pairs(tokenizer):
+        limits.append(tokenizer.model_max_length)  # fewer, if an encoder's positions start above 0, as RoBERTa's
     return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None))
 
 
 def load_causal(base: Base) -> PreTrainedModel:
-    """The base with its language-model head, without an adapter. Raises RunError when it does not load."""
+    """The base with its language-model head, without an adapter. Raises RunError if it does not load."""
     return _load(AutoModelForCausalLM, base)
 
 
 def load_trunk(base: Base) -> PreTrainedModel:
-    """The base without a head: hidden states only. Raises RunError when it does not load."""
+    """The base without a head: hidden states only. Raises RunError if it does not load."""
     return _load(AutoModel, base)
 
 
-def streamlined(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, not yet in training, with our linear layers and, where trials agree, blocks, norms and rotations."""
-    computed: PreTrainedModel = in_halves(in_few_passes(in_one_step(faster(model))))
-    return computed
+def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, in evaluation mode, with the layers of `engine/cpu` that are active here and agree with its own."""
+    fused: PreTrainedModel = fuse_rotations(fuse_norms(fuse_gated_blocks(use_onednn(model))))
+    return fused
 
 
 def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """The trunk with its top `layers` alone left to train: embeddings, lower layers and a last norm are frozen.
+    """The trunk with only its top `layers` trainable: embeddings, lower layers and a last norm are frozen.
 
     Raises:
-        RunError: it has fewer layers, or none that can be told apart.
+        RunError: it has fewer layers, or its stack of layers cannot be found.
     """
     if layers == 0:
         return trunk.requires_grad_(False)
@@ -96,29 +96,34 @@ def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
     return trunk
 
 
+def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
+    """PEFT's configuration of an adapter; `task` is PEFT's task type."""
+    return LoraConfig(task_type=task, **asdict(adapter))
+
+
 def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | None = None) -> Any:
-    """The model with a fresh trainable adapter, or as it is when there is none to add."""
-    return model if adapter is None else in_one_pass(get_peft_model(model, lora_config(adapter, task)))
+    """The model with a new trainable adapter; unchanged if `adapter` is None."""
+    return model if adapter is None else fuse_lora(get_peft_model(model, lora_config(adapter, task)))
 
 
 def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The model with an adapter that a stage saved. Raises RunError when it does not load or fit."""
+    """The model with an adapter that a stage saved. Raises RunError if it does not load or does not fit."""
     try:
-        loaded: PeftModel = in_one_pass(PeftModel.from_pretrained(model, str(folder)))
+        loaded: PeftModel = fuse_lora(PeftModel.from_pretrained(model, str(folder)))
         return loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{folder}: its adapter does not load: {_first_line(error)}") from error
 
 
 def load_policy(base: Base, folder: Path) -> Any:
-    """A policy that a stage saved: an adapter on the base, or a whole model. Raises RunError as loading does."""
+    """A policy that a stage saved: an adapter on the base, or a whole model. Raises RunError if it does not load."""
     if (folder / "adapter_config.json").exists():
         return with_saved_adapter(load_causal(base), folder).eval()
     return load_causal(Base(str(folder), trust_remote_code=base.trust_remote_code)).eval()
 
 
 def merge(base: Base, folder: Path) -> None:
-    """Replaces a saved adapter by the whole model it makes of the unquantized base; a whole model stays as it is."""
+    """Merges a saved adapter into the unquantized base, and saves the whole model in its place; a whole model stays."""
     if (folder / "adapter_config.json").exists():
         whole = load_policy(Base(base.path, trust_remote_code=base.trust_remote_code), folder).merge_and_unload()
         for leftover in [*folder.glob("adapter_*"), folder / "README.md"]:
@@ -127,7 +132,7 @@ def merge(base: Base, folder: Path) -> None:
 
 
 def device() -> torch.device:
-    """Where models go: the GPU when there is one."""
+    """The device of models: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -136,24 +141,24 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     if base.quantization:
         options |= {"quantization_config": _quantization(base.quantization), "device_map": {"": device()}}
     loud = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report of missing weights becomes our refusal
+    transformers_logging.set_verbosity_error()  # its report of missing weights becomes an error below
     try:
         model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RunError(f"base {base.path}: does not load: {_first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(loud)
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNREAD)):
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
-        return prepare_model_for_kbit_training(_never_packed(model), use_gradient_checkpointing=False)
-    return streamlined(model.to(device()))
+        return prepare_model_for_kbit_training(_without_repacking(model), use_gradient_checkpointing=False)
+    return with_fast_paths(model.to(device()))
 
 
-def _never_packed(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, which bitsandbytes must not repack when it is evaluated on a CPU that computes in bfloat16.
+def _without_repacking(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, without the repacking that bitsandbytes does in evaluation on a CPU that computes in bfloat16.
 
-    It packs 4-bit weights then for good, and passes no gradient through them in later training, without a word.
+    It would never undo it, and later training would silently pass no gradient through the 4-bit weights.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -162,7 +167,7 @@ def _never_packed(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _dtype(base: Base) -> torch.dtype:
-    """Frozen weights may be bfloat16 where the device computes in it; weights that are trained stay float32."""
+    """bfloat16 for frozen weights if the device computes in it; weights that are trained are float32."""
     frozen = base.adapter is not None
     return torch.bfloat16 if frozen and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
 

@@ -1,6 +1,6 @@
 """Log-probabilities of response tokens: a decoder's forward pass, and its head where a token is predicted.
 
-It knows policies and branch batches, nothing of losses.
+It knows policies and branch batches, no loss.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.forward import evaluating, model_inputs, probe_ids, states_at, trunk_of
-from rlhf_plugins.engine.head import Scaling, TokenLogps, stated_scaling, token_logps
+from rlhf_plugins.engine import CHUNKED_HEAD
+from rlhf_plugins.engine.forward import evaluating, model_inputs, probe_ids, states_at, trial_result, trunk_of
+from rlhf_plugins.engine.head import Scaling, TokenLogps, chunks_agree, configured_scaling, token_logps
 
 
 class ResponseLogps(NamedTuple):
-    """Of each response token, from the response's start and 0 after its end: log-probability and, if asked, entropy."""
+    """Log-probabilities and, if requested, entropies of response tokens, from the response's start, 0 after its end."""
 
     logps: Tensor  # (B, T) nats
     entropies: Tensor | None  # (B, T) nats
@@ -24,71 +25,75 @@ class ResponseLogps(NamedTuple):
 
 
 def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, entropy: bool = False) -> ResponseLogps:
-    """Log-probability of every response token, with the head applied only where one is predicted.
+    """Log-probability of every response token; the head is applied only where one is predicted.
 
     Args:
         model: a causal language model, plain or PEFT.
         batch: G groups with B branches, in a layout that the model takes.
-        temperature: divides the logits, as sampling did.
+        temperature: divides the logits, as in sampling.
         entropy: also return the entropy of each predicting distribution.
     """
     places, targets = batch.scored()  # (tokens,), (tokens,)
-    found, hidden = _token_logps(model, batch, (places, targets), temperature, entropy)
+    tokens, hidden = _token_logps(model, batch, (places, targets), temperature, entropy)
     mask = batch.response_mask()
-    entropies = None if found.entropies is None else spread(found.entropies, mask)
-    return ResponseLogps(spread(found.logps, mask), entropies, hidden)
+    entropies = None if tokens.entropies is None else by_response(tokens.entropies, mask)
+    return ResponseLogps(by_response(tokens.logps, mask), entropies, hidden)
 
 
-def spread(values: Tensor, mask: Tensor) -> Tensor:
-    """One value a response token, branch by branch (tokens,), to (B, T) with 0 outside the mask."""
+def by_response(values: Tensor, mask: Tensor) -> Tensor:
+    """One value per response token, branch by branch (tokens,), as (B, T) with 0 outside the mask."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def _token_logps(
-    model: Any, batch: BranchBatch, wanted: tuple[Tensor, Tensor], temperature: float, entropy: bool
+    model: Any, batch: BranchBatch, scored: tuple[Tensor, Tensor], temperature: float, entropy: bool
 ) -> tuple[TokenLogps, Tensor]:
-    """Of the wanted (places, targets), beside the hidden states there, (tokens, width)."""
-    places, targets = wanted
-    scaling = logit_scaling(model)
+    """Log-probabilities of the scored (places, targets), and the hidden states there, (tokens, width)."""
+    places, targets = scored
+    trunk = trunk_of(model)
+    scaling = logit_scaling(model) if CHUNKED_HEAD.active(trunk) else None
     if scaling is None:
-        logits, hidden = _logits_at(model, batch, places)
+        logits, hidden = _logits_at(model, batch, places, trims=CHUNKED_HEAD.active(trunk))
         return token_logps(nn.Identity(), logits, targets, Scaling(temperature=temperature), entropy), hidden
-    hidden = states_at(trunk_of(model), batch, places)
+    hidden = states_at(trunk, batch, places)
     scaling = Scaling(scaling.scale, scaling.cap, temperature)
     return token_logps(model.get_output_embeddings(), hidden, targets, scaling, entropy), hidden
 
 
 def logit_scaling(model: Any) -> Scaling | None:
-    """What the model does to its head's numbers, as its configuration says and one trial confirms, remembered.
+    """How the model scales the output of its head, according to its configuration and a trial.
 
-    None where the trial contradicts: then the model's own forward pass must make the logits.
+    None if the trial contradicts the configuration: then only the model's own forward pass computes its logits.
     """
     trunk = trunk_of(model)
-    if not hasattr(trunk, "_logit_scaling"):
-        stated = stated_scaling(model.config.get_text_config())
-        ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)
-        with evaluating(model):
-            expected = model(input_ids=ids).logits.float()
-            found = stated(model.get_output_embeddings()(trunk(input_ids=ids).last_hidden_state)).float()
-        agree = torch.allclose(found, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
-        trunk._logit_scaling = stated if agree else None
-    return trunk._logit_scaling
+    return trial_result(trunk, "logit scaling", lambda: _confirmed_scaling(model, trunk))
 
 
-def _logits_at(model: Any, batch: BranchBatch, places: Tensor) -> tuple[Tensor, Tensor]:
+def _confirmed_scaling(model: Any, trunk: Any) -> Scaling | None:
+    scaling, head = configured_scaling(model.config.get_text_config()), model.get_output_embeddings()
+    ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)
+    with evaluating(model):
+        expected = model(input_ids=ids).logits.float()
+        states = trunk(input_ids=ids).last_hidden_state
+        logits = scaling(head(states)).float()
+    agree = torch.allclose(logits, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+    return scaling if agree and chunks_agree(head, states[0], ids[0], scaling) else None
+
+
+def _logits_at(model: Any, batch: BranchBatch, places: Tensor, trims: bool) -> tuple[Tensor, Tensor]:
     """Logits and hidden states at some places of the flattened rows, (tokens, vocabulary) and (tokens, width).
 
-    The model's own forward pass runs, its head given these places alone.
+    They come from the model's own forward pass; with `trims`, its head computes these places alone.
     """
-    picked: list[Tensor] = []
+    states: list[Tensor] = []
 
-    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        picked.append(inputs[0].flatten(0, 1)[places])
-        return (picked[0].unsqueeze(0),)
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        states.append(inputs[0].flatten(0, 1).index_select(0, places))
+        return (states[0].unsqueeze(0),) if trims else None
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        logits = model(**model_inputs(trunk_of(model), batch)).logits[0]
+        logits = model(**model_inputs(trunk_of(model), batch)).logits.flatten(0, 1)
     finally:
         hook.remove()
-    return logits, picked[0]
+    return logits if trims else logits.index_select(0, places), states[0]

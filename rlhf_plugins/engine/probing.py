@@ -1,4 +1,4 @@
-"""Which layouts a model takes: tried once on a small batch against separate rows, never assumed. It knows no loss."""
+"""Finds the layout for a model by a trial: a small batch in that layout against separate rows. It knows no loss."""
 
 from __future__ import annotations
 
@@ -11,64 +11,69 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
-from rlhf_plugins.engine import attention
+from rlhf_plugins.engine import SHARED_ROWS, SPANS, attention
 from rlhf_plugins.engine.forward import (
+    TRIMS,
     evaluating,
     is_causal,
-    last_mlp,
+    last_feed_forward,
     model_inputs,
     probe_ids,
     sequence_states,
-    states_at,
+    trial_result,
+    trimmed_states_at,
     trunk_of,
 )
 
 logger = logging.getLogger(__name__)
-WORK = {
+DESCRIPTIONS = {
     Layout.PACKED: "packed groups, attention span by span",
-    Layout.ROWS: "a row a group, under a mask",
+    Layout.ROWS: "one row per group, under a mask",
     Layout.SEPARATE: "prompts are computed once per response",
 }
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def layout_of(model: Any, *others: Any) -> Layout:
-    """The layout with the least work that a model, and each of the others that is one, takes as it takes separate rows.
+    """The layout with the least work in which a model, and each of the others that is not None, computes correctly.
 
-    What one model takes is found out at its first batch, logged once with the reason, and remembered on the model.
+    The trial runs at a model's first batch; its result is logged once with the reason, and kept on the model.
     """
-    found = {_layout(each) for each in (model, *others) if each is not None}
-    return found.pop() if len(found) == 1 else Layout.SEPARATE
+    layouts = {_layout(each) for each in (model, *others) if each is not None}
+    return layouts.pop() if len(layouts) == 1 else Layout.SEPARATE
 
 
 def _layout(model: Any) -> Layout:
     trunk = trunk_of(model)
-    if not hasattr(trunk, "_layout"):
-        found, reason = _tried(trunk)
-        say = logger.info if found is Layout.PACKED else logger.warning
-        say("%s: %s%s", type(trunk).__name__, WORK[found], f", because {reason}" if reason else "")
-        trunk._layout = found
-        trunk._trims = _trims(trunk)
-    return trunk._layout
+    return trial_result(trunk, "layout", lambda: _trial(trunk)) if SHARED_ROWS.active(trunk) else Layout.SEPARATE
 
 
-def _tried(trunk: Any) -> tuple[Layout, str | None]:
-    """The best layout, and why it is not a better one."""
+def _trial(trunk: Any) -> Layout:
+    layout, reason = _best(trunk)
+    log = logger.info if layout is Layout.PACKED else logger.warning
+    log("%s: %s%s", type(trunk).__name__, DESCRIPTIONS[layout], f", because {reason}" if reason else "")
+    trial_result(trunk, TRIMS, lambda: _trims(trunk, layout))
+    return layout
+
+
+def _best(trunk: Any) -> tuple[Layout, str | None]:
+    """The best layout that passes, and why a better one does not."""
     if not is_causal(trunk):
-        return Layout.SEPARATE, "it reads in both directions"
-    kinds = _kinds(trunk)
+        return Layout.SEPARATE, "its attention is bidirectional"
+    kinds = _attention_types(trunk)
     if others := set(kinds) - {FULL, SLIDING}:
         return Layout.SEPARATE, f"it has layers of type {', '.join(sorted(others))}"
-    reason = "attention span by span is for the CPU" if trunk.device.type != "cpu" else _refusal(trunk, Layout.PACKED)
+    untested = f"attention by spans was not tested in {trunk.dtype} on a device of type {trunk.device.type}"
+    reason = _failure(trunk, Layout.PACKED) if SPANS.active(trunk) else untested
     if reason is None:
         return Layout.PACKED, None
     if SLIDING in kinds:
         return Layout.SEPARATE, reason
-    return (Layout.ROWS, reason) if (worse := _refusal(trunk, Layout.ROWS)) is None else (Layout.SEPARATE, worse)
+    return (Layout.ROWS, reason) if (worse := _failure(trunk, Layout.ROWS)) is None else (Layout.SEPARATE, worse)
 
 
-def _kinds(trunk: Any) -> list[str]:
-    """The attention of each layer."""
+def _attention_types(trunk: Any) -> list[str]:
+    """The type of each layer's attention, in the words of transformers."""
     config = trunk.config.get_text_config()
     if kinds := getattr(config, "layer_types", None):
         return list(kinds)
@@ -76,22 +81,22 @@ def _kinds(trunk: Any) -> list[str]:
     return [SLIDING if window else FULL] * config.num_hidden_layers
 
 
-def _refusal(trunk: Any, layout: Layout) -> str | None:
-    """Why a layout cannot be had; None if it can. The model is left ready for it."""
-    with _ready(trunk, layout) as keep:
+def _failure(trunk: Any, layout: Layout) -> str | None:
+    """Why the trial of a layout fails; None if it passes, and then the model is ready for the layout."""
+    with _prepared(trunk, layout) as keep:
         try:
-            error, unlike = _disagreement(trunk, layout)
-        except Exception as failure:  # an architecture may refuse the mask in any way of its own
+            error, reason = _disagreement(trunk, layout)
+        except Exception as failure:  # an architecture may refuse the mask with any exception
             return f"it does not take a 4-D attention mask ({type(failure).__name__})"
-        if unlike is None and not error < _rounding(trunk):  # NaN is not
-            unlike = f"shared rows change its hidden states by {error:.2%}"
-        keep.extend([True] * (unlike is None))
-    return unlike
+        if reason is None and not error < _rounding(trunk):  # also True for NaN
+            reason = f"shared rows change its hidden states by {error:.2%}"
+        keep.extend([True] * (reason is None))
+    return reason
 
 
 @contextmanager
-def _ready(trunk: Any, layout: Layout) -> Iterator[list[bool]]:
-    """The attention that a layout needs; it stays only where the list that is handed out is filled."""
+def _prepared(trunk: Any, layout: Layout) -> Iterator[list[bool]]:
+    """Sets the attention for a layout; restores the former one unless the block appends to the list that it gets."""
     configs = {id(config): config for config in (trunk.config, trunk.config.get_text_config())}.values()
     before, keep = [config._attn_implementation for config in configs], list[bool]()
     if layout is Layout.PACKED:
@@ -106,7 +111,7 @@ def _ready(trunk: Any, layout: Layout) -> Iterator[list[bool]]:
 
 
 def _rounding(trunk: Any) -> float:
-    """What may be rounding: freshly initialised models that ignore positions differ by as little as 0.1%."""
+    """The largest relative difference that counts as rounding; ignored positions may change as little as 0.1%."""
     quantized = getattr(trunk.config, "quantization_config", None) is not None
     return float(torch.finfo(torch.bfloat16 if quantized else trunk.dtype).eps ** 0.5)
 
@@ -118,7 +123,7 @@ def _batch(trunk: Any, layout: Layout) -> BranchBatch:
 
 
 def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
-    """Largest change of a hidden state against separate rows, relative to the largest; and what else is wrong."""
+    """The largest difference from the hidden states of separate rows, relative to the largest, and any other fault."""
     states, batch = [], _batch(trunk, layout)
     with evaluating(trunk):
         inputs = model_inputs(trunk, batch)
@@ -128,28 +133,27 @@ def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
             flat: Tensor = trunk(**given).last_hidden_state.flatten(0, 1)
             states.append(flat[rows.index].float().masked_fill(~rows.mask.unsqueeze(-1), 0.0))
     error = float((states[0] - states[1]).abs().max() / states[1].abs().max())
-    return error, None if packed is None else _misread(packed, _kinds(trunk))
+    return error, None if packed is None else _unsupported_option(packed, _attention_types(trunk))
 
 
-def _misread(packed: attention.Packed, kinds: list[str]) -> str | None:
-    """What the layers did not tell their attention, or told it in words that it does not know."""
-    if packed.strangers:
-        return f"its attention is told {', '.join(sorted(packed.strangers))}"
+def _unsupported_option(packed: attention.PackedRow, kinds: list[str]) -> str | None:
+    """An option of its attention that packed rows do not support, or a sliding window that its layers do not pass."""
+    if packed.unknown_options:
+        return f"its attention has the options {', '.join(sorted(packed.unknown_options))}"
     if kinds.count(SLIDING) != sum(window is not None for window in packed.windows):
-        return "its layers do not tell their attention how wide they see"
+        return "its layers do not pass the sliding window to their attention"
     return None
 
 
-def _trims(trunk: Any) -> bool:
-    """Whether the last layer may work on the wanted places alone."""
-    if last_mlp(trunk) is None:
+def _trims(trunk: Any, layout: Layout) -> bool:
+    """Whether the last layer's feed-forward block may compute some tokens alone."""
+    if last_feed_forward(trunk) is None:
         return False
-    batch = _batch(trunk, trunk._layout)
-    trunk._trims = True
+    batch = _batch(trunk, layout)
     try:
         with evaluating(trunk):
-            found = states_at(trunk, batch, batch.last).float()
+            trimmed = trimmed_states_at(trunk, batch, batch.last).float()
             expected = sequence_states(trunk, batch)[torch.arange(len(batch.last)), batch.mask.sum(1) - 1].float()
     except (RuntimeError, TypeError, IndexError):
         return False
-    return float((found - expected).abs().max() / expected.abs().max()) < _rounding(trunk)
+    return float((trimmed - expected).abs().max() / expected.abs().max()) < _rounding(trunk)

@@ -1,4 +1,4 @@
-"""Sampling from a causal language model, many prompts at once. It knows tokens and prompts, not what for."""
+"""Sampling from a causal language model, many prompts at once. It knows tokens and prompts, not their purpose."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.interfaces import Samples, Text
 from rlhf_plugins.data.tokens import encode_prompt
+from rlhf_plugins.engine import DECODING
 from rlhf_plugins.engine.cpu.decoding import decode
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
@@ -21,7 +22,7 @@ from rlhf_plugins.engine.forward import evaluating
 
 @dataclass(frozen=True)
 class Decoding:
-    """How responses are drawn: where they are cut, what divides the logits (0 decodes greedily), and the seed."""
+    """The most tokens of a response, the temperature that divides the logits (0 decodes greedily), and the seed."""
 
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -36,15 +37,16 @@ def sample(
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
     batch_size: int = 512,
 ) -> Samples:
-    """`per_prompt` responses to each prompt, those of one prompt side by side, in the prompts' order.
+    """`per_prompt` responses to each prompt, in the prompts' order, the responses to one prompt side by side.
 
-    The same arguments on the same machine give the same samples; torch's global random state is left as it was. A
-    response's ids end with EOS if it ended by itself. `batch_size` responses are generated at once.
+    The same arguments on the same machine give the same samples, and torch's global random state does not change. The
+    ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once.
     """
     rows = [(prompt, encode_prompt(tokenizer, prompt)) for prompt in prompts for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
     responses: list[list[int]] = [[] for _ in rows]
-    with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), undistorted(model):
+    own_distribution = without_generation_defaults(model)
+    with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), own_distribution:
         torch.manual_seed(decoding.seed)
         starts = range(0, len(order), batch_size)
         for start in track(starts, "sampling", console=Console(stderr=True), transient=True, disable=len(starts) < 2):
@@ -57,10 +59,10 @@ def sample(
 
 
 @contextmanager
-def undistorted(model: Any) -> Iterator[None]:
-    """While it lasts a model samples from its own distribution: of what its base says about generation, tokens count.
+def without_generation_defaults(model: Any) -> Iterator[None]:
+    """For the block, the model samples from its own distribution; of its generation configuration only tokens are kept.
 
-    Many bases come with a repetition penalty or a `top_p`, which generation takes for whatever its caller leaves open.
+    Many bases come with a repetition penalty or a `top_p`, which generation applies unless its caller overrides them.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = base.generation_config
@@ -84,19 +86,19 @@ def _generate(
         max_new_tokens=decoding.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
-        **({"custom_generate": decode} if model.device.type == "cpu" else {}),
+        **({"custom_generate": decode} if DECODING.active(model) else {}),
     )
-    return [until(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
+    return [_up_to_end(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS and what the model's generation config adds to it."""
+    """Every token that ends a response: the tokenizer's EOS, and those of the model's generation configuration."""
     own = model.generation_config.eos_token_id
     extra = own if isinstance(own, list) else [own]
     return sorted({tokenizer.eos_token_id, *(token for token in extra if token is not None)})
 
 
-def until(ids: list[int], ends: list[int]) -> list[int]:
-    """The ids up to and including the first that ends a response."""
+def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+    """The ids up to and including the first token that ends a response."""
     first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     return ids[: first + 1]

@@ -28,6 +28,7 @@ class Assembled:
     stages: tuple[Stage, ...]
     seed: int
     output_dir: Path
+    engine: str
     resolved: dict[str, Any]
     registry: Registry
 
@@ -45,7 +46,9 @@ def assemble(resolved: dict[str, Any], registry: Registry | None = None) -> Asse
     """The objects of a resolved recipe that has been checked."""
     registry = registry or installed()
     recipe = construct(Recipe, resolved, (), registry)
-    return Assembled(base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, resolved, registry)
+    return Assembled(
+        base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, recipe.engine, resolved, registry
+    )
 
 
 def base(recipe: Recipe) -> Base:

@@ -33,6 +33,10 @@ class Recipe:
     quantization: Annotated[Literal["none", "nf4", "int8"], Field(description="of the base; needs an adapter")] = "none"
     adapter: Annotated[Adapter | None, Field(description="LoRA options; `none` fine-tunes all weights")] = Adapter()
     trust_remote_code: Annotated[bool, Field(description="whether the base may run code of its own")] = False
+    engine: Annotated[
+        Literal["auto", "plain"],
+        Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),
+    ] = "auto"
     data: DataFormat = _tagged("data_format", "format")
     stages: tuple[Stage, ...] = _tagged("stage", "stage")
     plugins: Annotated[

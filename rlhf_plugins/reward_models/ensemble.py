@@ -122,7 +122,7 @@ def _members(
 ) -> Iterator[Judge]:
     for folder in folders:
         parts = read_description(folder, trust_remote_code)
-        if parts.stands and (backbone is None or not backbone.carries(parts.base)):
+        if parts.stands and (backbone is None or not backbone.matches(parts.base)):
             backbone = Backbone(load_trunk(parts.base), parts.base)  # which the next members find
         yield open_member(folder, component, trust_remote_code, backbone)
 
@@ -131,16 +131,16 @@ def open_member(folder: Path, component: Making, trust_remote_code: bool, backbo
     """A saved reward model that is no ensemble, as `open_judge` opens it."""
     parts = read_description(folder, trust_remote_code)
     pad_id = int(load_tokenizer(parts.base).pad_token_id)
-    if not parts.stands or backbone is None or not backbone.carries(parts.base):
+    if not parts.stands or backbone is None or not backbone.matches(parts.base):
         alone = open_reward_model(folder, component, trust_remote_code)
         return lambda samples: alone.judge(samples, pad_id)
     adapter = None if parts.frozen else backbone.load(folder)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
-    with backbone.wearing(adapter):
+    with backbone.using(adapter):
         model = load_reward_model(folder, parts.base, pooling, head, backbone.trunk)
 
     def judge(samples: Samples) -> Prediction:
-        with backbone.wearing(adapter):
+        with backbone.using(adapter):
             return model.judge(samples, pad_id)
 
     return judge

@@ -7,6 +7,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -85,6 +86,13 @@ def run(
         RunError: the folder is not in the state that was asked for, or a stage failed.
         KeyboardInterrupt: the user stopped the run; the message says what is finished and how to go on.
     """
+    from rlhf_plugins.engine import set_engine
+
+    with set_engine("plain") if assembled.engine == "plain" else nullcontext():
+        return _run(assembled, resume, overwrite, say)
+
+
+def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finished:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
@@ -137,9 +145,9 @@ def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwr
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference of two resolved recipes in words; output_dir may differ."""
+    """The first difference of two resolved recipes in words; output_dir and engine may differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name != "output_dir"]
+        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name not in ("output_dir", "engine")]
         pairs = [(name, old.get(name), new.get(name)) for name in names]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]

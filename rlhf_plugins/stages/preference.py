@@ -53,8 +53,7 @@ class Preference:
         import trl
 
         from rlhf_plugins.data.groups import preference_dataset
-        from rlhf_plugins.engine.cpu.linear_layer import lora_config
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 

@@ -29,8 +29,7 @@ class SFT:
         import trl
 
         from rlhf_plugins.data.groups import best_responses
-        from rlhf_plugins.engine.cpu.linear_layer import lora_config
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, merge
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, merge
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
 
         tokenizer, adapter = load_tokenizer(run.base), run.base.adapter

@@ -15,13 +15,12 @@ from typing import Any, TypeVar
 import torch
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from jinja2 import TemplateError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from rlhf_plugins.contract.guards import named, tensors
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.trainers.freed import keep_freed
 
 Config = TypeVar("Config")
 UNTOLD = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
@@ -140,22 +139,27 @@ def finite(value: Tensor, step: int, what: str) -> Tensor:
     return value
 
 
-def trainable(trainer: Any) -> None:
-    """Makes sure that a built trainer can train, holds the adapter in float32, and keeps what each step frees.
-
-    TRL rounds the adapter of a quantized model to bfloat16, in which a small learning rate changes nothing.
-
-    Raises:
-        RunError: no row is left, or the launch is distributed, which would not average our gradients.
-    """
+def check_one_process(trainer: Any) -> None:
+    """Raises RunError in a distributed launch, in which no gradients would be averaged."""
     if trainer.accelerator.num_processes > 1:
         raise RunError(f"{type(trainer).__name__} runs in one process; it was launched in several")
+
+
+def check_rows(trainer: Any) -> None:
+    """Raises RunError if a trainer has too few rows for one batch."""
     rows = len(trainer.train_dataset)
     if rows == 0 or len(trainer.get_train_dataloader()) == 0:
         raise RunError(_too_few(trainer, rows))
-    for weights in filter(lambda weights: weights.requires_grad, trainer.model.parameters()):
-        weights.data = weights.data.float()
-    keep_freed()
+
+
+def train_in_float32(model: nn.Module) -> None:
+    """Converts all weights that are trained to float32.
+
+    TRL rounds the adapter of a quantized model to bfloat16, in which a small learning rate changes nothing.
+    """
+    for weights in model.parameters():
+        if weights.requires_grad:
+            weights.data = weights.data.float()
 
 
 def _too_few(trainer: Any, rows: int) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract.interfaces import Adapter
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.backbone import fresh, wearing, weights_of
+from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
-from rlhf_plugins.engine.log_probs import spread
+from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.errors import RunError
 
 
@@ -37,20 +37,20 @@ class Critic:
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         model.value_head = head.to(model.device)
-        self._adapter = None if adapter is None else fresh(model, adapter)
+        self._adapter = None if adapter is None else add_adapter(model, adapter)
 
     def values(self, hidden: Tensor, batch: BranchBatch) -> Tensor:
         """The policy's hidden states that predict the response tokens (tokens, width) -> values (B, T)."""
         if self._adapter is not None:
-            with wearing(self._model, self._adapter) as trunk:
+            with active_adapter(self._model, self._adapter) as trunk:
                 hidden = sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]  # (tokens, width)
         with torch.autocast(hidden.device.type, enabled=False):  # values move by less than bfloat16 can tell
             values = self._model.value_head(hidden.float()).squeeze(-1)
-        return spread(values, batch.response_mask())
+        return by_response(values, batch.response_mask())
 
     def take_off(self) -> dict[str, Tensor]:
         """The weights of the head, which the policy then no longer has, and of the adapter under PEFT's names."""
         head: nn.Linear = self._model.value_head
         del self._model.value_head
-        adapter = {} if self._adapter is None else weights_of(self._model, self._adapter)
+        adapter = {} if self._adapter is None else adapter_weights(self._model, self._adapter)
         return {**head.state_dict(), **adapter}

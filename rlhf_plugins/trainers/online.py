@@ -22,11 +22,12 @@ from rlhf_plugins.contract.guards import asked, named, pulled
 from rlhf_plugins.contract.interfaces import RewardFunction, Samples
 from rlhf_plugins.contract.rollout import KL, Advantage, PolicyLoss, Reduction, Scored
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.cpu.decoding import leanly
+from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.sampling import Decoding, sample, undistorted
+from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
+from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.trainers.arguments import trainable
+from rlhf_plugins.trainers.arguments import check_one_process, check_rows, train_in_float32
 from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
@@ -96,7 +97,10 @@ class OnlineTrainer(trl.GRPOTrainer):
             train_dataset=train,
             processing_class=tokenizer,
         )
-        trainable(self)
+        check_one_process(self)
+        check_rows(self)
+        train_in_float32(self.model)
+        keep_freed_memory_of_process(self.args.device)
         self._objective, self._reference = objective, options.reference
         folder, oversight = Path(args.output_dir), options.oversight
         self._watch = Watch(folder, oversight.table, oversight.gold)
@@ -152,9 +156,10 @@ class OnlineTrainer(trl.GRPOTrainer):
         )
 
     def _sample(self, prompts: Sequence[Any]) -> Samples:
+        own_distribution = without_generation_defaults(self.model)
         exploration = exploring(self.model, self._objective.exploration, self.temperature)
         try:
-            with folded(self.model), undistorted(self.model), leanly(self.model), exploration:
+            with folded(self.model), own_distribution, own_decoding_loop(self.model), exploration:
                 prompt_ids, response_ids, _, completions, *_ = self._generate(list(prompts))
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, PromptBranches, by_prompt, collate, within_budget
-from rlhf_plugins.engine.backbone import wearing
+from rlhf_plugins.engine.backbone import active_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.trainers.exploration import mixed
@@ -73,7 +73,7 @@ class Passes:
         with self.autocast():
             if self.reference is not None:
                 return response_logps(self.reference, batch, self.temperature).logps
-            with wearing(self.model, None):  # PEFT's own way would leave the critic's adapter without a gradient
+            with active_adapter(self.model, None):  # PEFT's own way would leave the critic's adapter without a gradient
                 return response_logps(self.model, batch, self.temperature).logps
 
     @torch.no_grad()

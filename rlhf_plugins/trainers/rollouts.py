@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from rlhf_plugins.contract.interfaces import Samples
 from rlhf_plugins.contract.rollout import KL, Advantage, Advantages, Rollout
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
-from rlhf_plugins.trainers.passes import Passes, Seen
 from rlhf_plugins.trainers.scoring import Scorer, Told
 from rlhf_plugins.trainers.settings import Exploration
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.passes import Passes, Seen
 
 Looked = dict[str, Tensor]  # by name, each (B, T)
 

@@ -12,12 +12,14 @@ from click.testing import Result
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import rlhf_plugins.auto  # noqa: F401  # what the exported model is
+from rlhf_plugins.engine import NORMS
 from rlhf_plugins.engine.loading import load_trunk
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base
 
 Rlhf = Callable[..., Result]
+FILES = ("auto.jsonl", "plain.jsonl")
 
 
 @pytest.fixture
@@ -47,6 +49,17 @@ def test_scoring_again_says_what_stood_there(rlhf: Rlhf, model: str) -> None:
     rlhf("score", model, "rows.jsonl")
     again = rlhf("score", model, "rows.jsonl")
     assert (again.exit_code, again.stdout) == (0, "rows.jsonl.scored.jsonl: 2 rows, 2 of them scored before\n")
+
+
+def test_without_fast_paths_the_scores_are_the_same(rlhf: Rlhf, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rlhf("score", model, "rows.jsonl", "--out", "auto.jsonl")
+    monkeypatch.setattr("rlhf_plugins.engine.cpu.norm._rms_norm", lambda *_: 1 // 0)
+    assert rlhf("--engine", "plain", "score", model, "rows.jsonl", "--out", "plain.jsonl").exit_code == 0
+    scores = [[json.loads(line)["reward"] for line in Path(f).read_text().split("\n")[:2]] for f in FILES]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5, abs=1e-6)
+    refused = rlhf("--engine", "plian", "score", model, "rows.jsonl")
+    assert (refused.exit_code, refused.stderr.count("did you mean plain?")) == (2, 1)
+    assert NORMS.active(torch.empty(1))
 
 
 def test_a_format_takes_options(rlhf: Rlhf, model: str) -> None:

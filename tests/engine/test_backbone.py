@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, tensor
 
 from rlhf_plugins.contract.interfaces import Adapter, Base, Samples
-from rlhf_plugins.engine.backbone import Backbone, fresh
+from rlhf_plugins.engine.backbone import Backbone, add_adapter
 from rlhf_plugins.engine.loading import load_causal, load_policy, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
@@ -116,11 +116,11 @@ def fails(trunk: Any) -> None:
 def test_whatever_happens_in_a_view_the_model_is_as_it_was(tmp_path: Path, training: bool) -> None:
     base = base_in(tmp_path / "base")
     model, backbone = policy_on(base)
-    reward, value = backbone.load(saved_reward(base, tmp_path / "reward")), fresh(model, Adapter(r=2))
+    reward, value = backbone.load(saved_reward(base, tmp_path / "reward")), add_adapter(model, Adapter(r=2))
     model.train(training)
     before = state(model)
     for adapter in (reward, value, None):
-        with pytest.raises(ZeroDivisionError), backbone.wearing(adapter) as trunk:
+        with pytest.raises(ZeroDivisionError), backbone.using(adapter) as trunk:
             fails(trunk.eval())
         assert state(model) == before
 
@@ -129,7 +129,7 @@ def test_views_nest(tmp_path: Path) -> None:
     base = base_in(tmp_path / "base")
     model, backbone = policy_on(base)
     reward = backbone.load(saved_reward(base, tmp_path / "reward"))
-    with backbone.wearing(reward):
+    with backbone.using(reward):
         outer = logits(model)
         with backbone.reference():
             assert (logits(model) - outer).abs().max() > 0.01
@@ -138,7 +138,7 @@ def test_views_nest(tmp_path: Path) -> None:
 
 def test_a_fresh_adapter_learns_and_the_policys_does_not_learn_from_it(tmp_path: Path) -> None:
     model, backbone = policy_on(base_in(tmp_path / "base"))
-    with backbone.wearing(fresh(model, Adapter(r=2))):
+    with backbone.using(add_adapter(model, Adapter(r=2))):
         model(IDS).logits.sum().backward()
     learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learned
@@ -150,7 +150,7 @@ def test_saving_the_policy_saves_its_adapter_alone(tmp_path: Path) -> None:
     model, backbone = policy_on(base)
     expected = logits(model)
     backbone.load(saved_reward(base, tmp_path / "reward"))
-    fresh(model, Adapter(r=2))
+    add_adapter(model, Adapter(r=2))
     backbone.save_policy(tmp_path / "policy")
     assert {path.name for path in (tmp_path / "policy").iterdir()} == {
         "adapter_config.json",
@@ -171,7 +171,7 @@ def test_policy_reference_value_and_an_ensemble_hold_one_base(tmp_path: Path) ->
     assert not list(trunks())
     model, backbone = policy_on(base)
     judges = [open_judge(folder, component, backbone=backbone) for folder in folders]
-    fresh(model, Adapter(r=2))
+    add_adapter(model, Adapter(r=2))
     rewards = [judge(SAMPLES).reward for judge in judges]
     assert len({tuple(reward.tolist()) for reward in rewards}) == 3
     assert len(list(trunks())) == 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.engine import head as heads
-from rlhf_plugins.engine.head import Scaling, stated_scaling, token_logps
+from rlhf_plugins.engine.head import Scaling, configured_scaling, token_logps
 
 TOKENS, WIDTH, WORDS = 7, 5, 11
 SCALINGS = [Scaling(), Scaling(0.5, None, 1.3), Scaling(2.0, 3.0, 0.7)]
@@ -19,13 +19,13 @@ SCALINGS = [Scaling(), Scaling(0.5, None, 1.3), Scaling(2.0, 3.0, 0.7)]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "LOGITS_PER_CHUNK", 3 * WORDS)
-    monkeypatch.setattr(heads, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(heads, "FEWEST_TOKENS", 1)
 
 
 @pytest.mark.parametrize("name", ["final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"])
 def test_a_cap_is_read_whatever_a_configuration_calls_it(name: str) -> None:
-    assert stated_scaling(SimpleNamespace(**{name: 30.0})) == Scaling(1.0, 30.0)
-    assert stated_scaling(SimpleNamespace(**{name: None})) == Scaling()
+    assert configured_scaling(SimpleNamespace(**{name: 30.0})) == Scaling(1.0, 30.0)
+    assert configured_scaling(SimpleNamespace(**{name: None})) == Scaling()
 
 
 def given(bias: bool = False) -> tuple[nn.Linear, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_plugins.contract.interfaces import Adapter, Base
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
-from rlhf_plugins.engine.sampling import Decoding, sample, undistorted
+from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
 from rlhf_plugins.testing import tiny_base
 
 LEAKS: list[dict[str, Any]] = [
@@ -47,9 +47,9 @@ def test_the_tokens_that_end_a_response_stay_and_all_comes_back(tmp_path: Path) 
     model = load_causal(Base(tiny_base(tmp_path).path))
     own = model.generation_config
     own.eos_token_id, own.top_p = [1, 7], 0.5
-    with undistorted(model):
+    with without_generation_defaults(model):
         assert (model.generation_config.eos_token_id, model.generation_config.top_p) == ([1, 7], None)
-    with pytest.raises(ZeroDivisionError), undistorted(model):
+    with pytest.raises(ZeroDivisionError), without_generation_defaults(model):
         raise ZeroDivisionError
     assert model.generation_config is own
 

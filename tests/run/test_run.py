@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from rlhf_plugins.contract.interfaces import Run, StageResult
+from rlhf_plugins.engine import NORMS, set_engine
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
@@ -231,3 +234,24 @@ def test_the_recipe_that_a_run_keeps_is_about_its_own_folder(
     with pytest.raises(RunError, match="copy holds a run: add --resume or --overwrite"):
         run_recipe("copy/recipe.yaml", say=lambda _: None)
     assert run_recipe("copy/recipe.yaml", ["output_dir=other"], say=lambda _: None).folder == Path("other")
+
+
+def test_a_run_computes_by_its_recipes_engine_and_goes_on_by_another(
+    go: Go, stopped: Callable[[str, type[BaseException]], str], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage_and_engine(_: object, run: Run) -> StageResult:
+        seen.append((run.folder.name, NORMS.active(torch.empty(1))))
+        result: StageResult = own(_, run)
+        return result
+
+    seen: list[tuple[str, bool]] = []
+    make: Any = registry.get("stage", "make")
+    own = make.run
+    monkeypatch.setattr(make, "run", stage_and_engine)
+    stopped("error", RunError)
+    go("engine=plain", resume=True)
+    with set_engine("plain"):
+        go(overwrite=True)
+    assert seen[:3] == [("01-first", True), ("02-second", True), ("02-second", False)]
+    assert seen[3:] == [("01-first", False), ("02-second", False)]
+    assert NORMS.active(torch.empty(1))

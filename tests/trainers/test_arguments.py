@@ -15,8 +15,7 @@ from datasets.utils import are_progress_bars_disabled
 
 from rlhf_plugins.contract.interfaces import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.cpu.linear_layer import lora_config
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs

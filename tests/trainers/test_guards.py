@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from rlhf_plugins.contract.guards import asked
 from rlhf_plugins.contract.interfaces import Adapter, Base, PairLogps, RankedScores
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.cpu.linear_layer import lora_config
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel

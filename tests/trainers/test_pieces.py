@@ -14,8 +14,7 @@ import trl
 from rlhf_plugins.contract.interfaces import Adapter, Base
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.cpu.linear_layer import lora_config
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

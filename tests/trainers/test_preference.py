@@ -15,8 +15,7 @@ from torch import Tensor
 from rlhf_plugins.contract.interfaces import Adapter, Base, PairLogps, PreferenceLoss
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.cpu.linear_layer import lora_config
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments

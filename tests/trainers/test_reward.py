@@ -17,8 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_plugins.contract.interfaces import Adapter, Base, Group
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.cpu.linear_layer import lora_config
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
+from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs

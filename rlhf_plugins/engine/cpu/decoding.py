@@ -1,4 +1,4 @@
-"""The loop that generates on a CPU: it copies no cache, and draws one number a token. It knows no prompts."""
+"""A loop of generation that never copies the cache, and draws one random number per token. It knows no prompts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import GenerationMode
 
+from rlhf_plugins.engine import DECODING
 from rlhf_plugins.errors import RunError
 
 
 @contextmanager
-def leanly(model: Any) -> Iterator[None]:
-    """While it lasts, `model.generate` runs `decode` where it samples or decodes greedily on a CPU."""
+def own_decoding_loop(model: Any) -> Iterator[None]:
+    """For the block, `model.generate` runs `decode` to sample or to decode greedily, where `DECODING` is active."""
     own = model.generate
 
     def generate(*args: Any, generation_config: GenerationConfig, **options: Any) -> Any:
-        known = model.device.type == "cpu" and _known(generation_config)
-        options |= {"custom_generate": decode} if known else {}
+        options |= {"custom_generate": decode} if DECODING.active(model) and _supported(generation_config) else {}
         return own(*args, generation_config=generation_config, **options)
 
     model.generate = generate
@@ -32,7 +32,7 @@ def leanly(model: Any) -> Iterator[None]:
         del model.generate
 
 
-def _known(config: GenerationConfig) -> bool:
+def _supported(config: GenerationConfig) -> bool:
     simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
     return simple and not config.prefill_chunk_size and not config.return_dict_in_generate
 
@@ -45,48 +45,48 @@ def decode(
     generation_config: GenerationConfig,
     **inputs: Any,
 ) -> Tensor:
-    """What transformers' own loop gives, (B, prompt + response) ids, from other random numbers.
+    """As transformers' own loop, (B, prompt + response) ids, but with other random numbers.
 
-    It is called by `generate(custom_generate=decode)`, which makes all its arguments.
+    `generate(custom_generate=decode)` calls it, and prepares all its arguments.
     """
     inputs = {name: given for name, given in inputs.items() if name not in ("synced_gpus", "streamer")}
-    _make_room(inputs.get("past_key_values"), stopping_criteria.max_length)
-    going = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    fresh = None  # tokens that the model has not seen: at first all
-    while going.any():
+    _preallocate(inputs.get("past_key_values"), stopping_criteria.max_length)
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    new_tokens = None  # tokens that the model has not computed: at first all
+    while unfinished.any():
         given = model.prepare_inputs_for_generation(
-            input_ids, next_sequence_length=fresh, is_first_iteration=fresh is None, **inputs
+            input_ids, next_sequence_length=new_tokens, is_first_iteration=new_tokens is None, **inputs
         )
         output = model(**given, return_dict=True)
         inputs = model._update_model_kwargs_for_generation(output, inputs)
-        fresh = 1 if inputs.get("use_cache") else None
+        new_tokens = 1 if inputs.get("use_cache") else None
         scores = logits_processor(input_ids, output.logits[:, -1].float())
-        token = draw(scores) if generation_config.do_sample else scores.argmax(-1)
+        token = draw_tokens(scores) if generation_config.do_sample else scores.argmax(-1)
         if generation_config.pad_token_id is not None:
-            token = token.where(going, generation_config.pad_token_id)
+            token = token.where(unfinished, generation_config.pad_token_id)
         input_ids = torch.cat([input_ids, token.unsqueeze(1)], 1)
-        going &= ~stopping_criteria(input_ids, None)
+        unfinished &= ~stopping_criteria(input_ids, None)
     return input_ids
 
 
-def draw(scores: Tensor) -> Tensor:
-    """One token of each softmax(scores), (B, vocabulary) -> (B,): where its sum first passes a uniform number.
+def draw_tokens(scores: Tensor) -> Tensor:
+    """One token from each softmax(scores), (B, vocabulary) -> (B,), by inverting its distribution function.
 
     Raises:
         RunError: a score is NaN, or all are minus infinity.
     """
     sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
     if not bool(sums[:, -1].isfinite().all()):
-        raise RunError("the probabilities of the next token are not numbers: the policy's weights are no longer finite")
+        raise RunError("the probabilities of the next token are not finite: the policy's weights are no longer finite")
     at = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device) * sums[:, -1:]
     return torch.searchsorted(sums, at, right=True).squeeze(1).clamp_(max=sums.shape[1] - 1)
 
 
-class Roomy(DynamicLayer):
-    """Keys and values (B, heads, tokens, width) in memory for all tokens to come, where transformers copies them."""
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values (B, heads, tokens, width) in memory allocated for all tokens, which transformers copies."""
 
     capacity = 0  # tokens
-    _room: tuple[Tensor, ...] = ()
+    _memory: tuple[Tensor, ...] = ()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Adds tokens, and returns all keys and values so far."""
@@ -94,20 +94,20 @@ class Roomy(DynamicLayer):
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._room = tuple(_empty(new, max(end, self.capacity)) for new in (key_states, value_states))
-        for room, new in zip(self._room, (key_states, value_states), strict=True):
-            room[..., start:end, :] = new
-        self.keys, self.values = (room[..., :end, :] for room in self._room)
+            self._memory = tuple(_allocated(new, max(end, self.capacity)) for new in (key_states, value_states))
+        for memory, new in zip(self._memory, (key_states, value_states), strict=True):
+            memory[..., start:end, :] = new
+        self.keys, self.values = (memory[..., :end, :] for memory in self._memory)
         return self.keys, self.values
 
 
-def _empty(like: Tensor, tokens: int) -> Tensor:
+def _allocated(like: Tensor, tokens: int) -> Tensor:
     return like.new_empty(*like.shape[:-2], tokens, like.shape[-1])
 
 
-def _make_room(cache: Any, tokens: int | None) -> None:
-    """Gives the layers that would grow by copies room for so many tokens."""
+def _preallocate(cache: Any, tokens: int | None) -> None:
+    """Gives the layers of a cache that would be copied at every token memory for all tokens."""
     for layer in getattr(cache, "layers", ()):
         if type(layer) is DynamicLayer and not layer.is_initialized and tokens:
-            layer.__class__ = Roomy
+            layer.__class__ = PreallocatedLayer
             layer.capacity = tokens

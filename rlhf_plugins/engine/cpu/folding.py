@@ -1,4 +1,4 @@
-"""Adapters computed as part of the weights that they stand on, while a model generates. It knows layers, no tokens."""
+"""Adapters folded into the weights of their layers during generation. It knows layers, no tokens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 from peft.tuners.lora import Linear
 from torch import nn
 
+from rlhf_plugins.engine import FOLDING
+
 
 @contextmanager
 def folded(model: Any) -> Iterator[None]:
-    """While it lasts, LoRA layers compute W + BA at once; then W is bit for bit what it was.
+    """For the block, LoRA layers compute W + s B A in one product; afterwards W is bit for bit the same as before.
 
-    A step of generation is a few small products a layer, of which an adapter adds three: on a CPU they cost more than
-    the base. The layers' weights are held twice meanwhile. A layer that is quantized, of less than float32 (which would
-    round the sum) or tied to the embeddings stays as it is. Nothing but the adapter in use may be worn meanwhile.
+    A step of generation is a few small products per layer, and an adapter adds three: on a CPU they cost more than the
+    base. The block holds the layers' weights twice. A layer that is quantized, tied to the embeddings or of less than
+    float32 (in which the sum would be rounded) is left alone. The active adapter must not change within the block.
     """
     with torch.no_grad():
         layers = [layer for layer in model.modules() if _folds(layer, model)]
@@ -37,7 +39,5 @@ def _folds(layer: nn.Module, model: Any) -> bool:
     if not isinstance(layer, Linear) or layer.disable_adapters or layer.merged:
         return False
     base = layer.get_base_layer()
-    plain = type(base) is nn.Linear or hasattr(base, "product")  # as ours has
-    if not plain or base.weight.dtype != torch.float32:
-        return False
-    return base.weight is not model.get_input_embeddings().weight
+    plain = type(base) is nn.Linear or hasattr(base, "product")  # `product`: our own layers
+    return plain and FOLDING.active(base.weight) and base.weight is not model.get_input_embeddings().weight

@@ -1,9 +1,16 @@
-"""Rotary position embeddings without copies of halves. It knows how models call them, not what for."""
+"""Rotary position embeddings without copies of halves. It knows how models call them, no model.
+
+Attention layers of transformers call a global function of their own module. A layer gets a subclass whose `forward` is
+the same code over the same live globals, in which the call goes to another name of that module, which is ours. So other
+globals that change later are seen; and the module's own function is looked up at each call: if it is another than the
+one that a trial compared, it gets a trial of its own.
+"""
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from inspect import Parameter, signature
 from types import FunctionType
 from typing import Any, cast
@@ -13,91 +20,109 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-NAME = "apply_rotary_pos_emb"  # what transformers calls the rotation in every model's own file
+from rlhf_plugins.engine import ROTATIONS
 
-CALLED = {"q": True, "k": True, "cos": True, "sin": True, "unsqueeze_dim": False}  # what must be given
+NAME = "apply_rotary_pos_emb"  # the function's name in every model's own module
+OURS = f"{NAME} of rlhf_plugins"  # no name in a module's source can be the same
+
+PARAMETERS = {"q": True, "k": True, "cos": True, "sin": True, "unsqueeze_dim": False}  # whether required
 
 Rotate = Callable[..., tuple[Tensor, Tensor]]
 
 
-def in_halves(model: Any) -> Any:
-    """The model, whose attention layers rotate queries and keys here from now on where a trial agrees."""
-    for module in model.modules():
+def fuse_rotations(model: Any) -> Any:
+    """The model, whose attention layers rotate queries and keys by `fused_rotation`, if a trial agrees."""
+    for module in model.modules() if ROTATIONS.active(model) else ():
         forward = type(module).forward
         own = getattr(forward, "__globals__", {}).get(NAME)
-        known = own is None or own.__module__ == __name__  # not there, or ours already
-        if not known and NAME in forward.__code__.co_names and _agrees(own):
-            module.__class__ = _rotating(cast(Any, type(module)))
+        if own is not None and _calls(forward) and _agrees(own):
+            module.__class__ = _subclass(cast(Any, type(module)))
     return model
 
 
+def _calls(forward: Any) -> bool:
+    """Whether a forward pass uses the global function, and no attribute of the same name."""
+    uses = {step.opname for step in dis.get_instructions(forward) if step.argval == NAME}
+    return uses == {"LOAD_GLOBAL"}
+
+
 @cache
-def _rotating(own: Any) -> Any:
-    """The class with its own `forward`, in which one name stands for another function."""
-    forward = own.forward
-    names = {**forward.__globals__, NAME: rotating(forward.__globals__[NAME])}
-    copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-    copied.__kwdefaults__ = forward.__kwdefaults__
-    body = {"forward": copied, "__module__": own.__module__, "__qualname__": own.__qualname__}
+def _subclass(own: Any) -> Any:
+    """The class with its own `forward`, which calls our function; if its `forward` is replaced later, with that one."""
+    original = own.forward
+    code = original.__code__
+    code = code.replace(co_names=tuple(OURS if name == NAME else name for name in code.co_names))
+    original.__globals__[OURS] = fused_rotation(original.__globals__)
+    fused: Any = FunctionType(
+        code, original.__globals__, original.__name__, original.__defaults__, original.__closure__
+    )
+    fused.__kwdefaults__ = original.__kwdefaults__
+
+    @wraps(original)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (fused if own.forward is original else own.forward)(self, *args, **kwargs)
+
+    body = {"forward": forward, "__module__": own.__module__, "__qualname__": own.__qualname__}
     return type(own.__name__, (own,), body)
 
 
-def rotating(own: Rotate) -> Rotate:
-    """A model's own function, but for float32 on a CPU whole heads are rotated here."""
+def fused_rotation(names: dict[str, Any]) -> Rotate:
+    """The rotation of a model's module, given its globals; heads that are rotated whole are rotated here."""
 
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-        known = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (q, k, cos, sin))
-        if not known or not q.shape[-1] == k.shape[-1] == cos.shape[-1] == sin.shape[-1]:
+        own: Rotate = names[NAME]
+        whole = q.shape[-1] == k.shape[-1] == cos.shape[-1] == sin.shape[-1]
+        if not whole or not ROTATIONS.active(q, k, cos, sin) or not _agrees(own):
             return own(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
         angles = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-        turn = _Rotated.apply if torch.is_grad_enabled() else _turned
-        return turn(q, *angles), turn(k, *angles)
+        rotation = _Rotation.apply if torch.is_grad_enabled() else _rotated
+        return rotation(q, *angles), rotation(k, *angles)
 
     return rotate
 
 
 @cache
 def _agrees(own: Rotate) -> bool:
-    """Whether a model's own function is called as ours is, and rotates a head's first half by the second."""
-    if {p.name: p.default is Parameter.empty for p in signature(own).parameters.values()} != CALLED:
+    """Whether a model's function has the parameters of ours, and rotates the first half of a head by the second."""
+    if {p.name: p.default is Parameter.empty for p in signature(own).parameters.values()} != PARAMETERS:
         return False
     q, k = torch.linspace(-1, 1, 48).view(1, 2, 3, 8), torch.linspace(1, 2, 24).view(1, 1, 3, 8)
-    angles = torch.linspace(0, 3, 48).view(2, 1, 3, 8)
+    cos, sin = torch.linspace(0, 3, 48).view(2, 1, 3, 8)
     try:
-        expected = own(q, k, *angles)
-    except (TypeError, ValueError, RuntimeError, IndexError):  # other arguments
+        expected = own(q, k, cos, sin)
+    except (TypeError, ValueError, RuntimeError, IndexError):  # it takes other shapes
         return False
-    found = rotating(own)(q, k, *angles)
+    rotated = (_rotated(x, cos.unsqueeze(1), sin.unsqueeze(1)) for x in (q, k))
     return all(
-        one.shape == other.shape and torch.allclose(one, other) for one, other in zip(found, expected, strict=True)
+        one.shape == other.shape and torch.allclose(one, other) for one, other in zip(rotated, expected, strict=True)
     )
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(x1 cos1 - x2 sin1, x2 cos2 + x1 sin2) of halves 1 and 2 of the last dimension (Su et al. 2021, equation 34)."""
     (x1, x2), (sin1, sin2) = x.chunk(2, -1), sin.chunk(2, -1)
-    turned = x * cos
-    low, high = turned.chunk(2, -1)
+    rotated = x * cos
+    low, high = rotated.chunk(2, -1)
     low.addcmul_(x2, sin1, value=-1)
     high.addcmul_(x1, sin2)
-    return turned
+    return rotated
 
 
-class _Rotated(Function):
-    """`_turned`, and its gradient, which turns back."""
+class _Rotation(Function):
+    """`_rotated`, and its gradient, which rotates back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return _rotated(x, cos, sin)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        (of_low, of_high), (sin1, sin2) = gradient.chunk(2, -1), sin.chunk(2, -1)
-        of_x = gradient * cos
-        of_x1, of_x2 = of_x.chunk(2, -1)
-        of_x1.addcmul_(of_high, sin2)
-        of_x2.addcmul_(of_low, sin1, value=-1)
-        return of_x, None, None
+        (grad1, grad2), (sin1, sin2) = grad.chunk(2, -1), sin.chunk(2, -1)
+        x_grad = grad * cos
+        low, high = x_grad.chunk(2, -1)
+        low.addcmul_(grad2, sin2)
+        high.addcmul_(grad1, sin1, value=-1)
+        return x_grad, None, None

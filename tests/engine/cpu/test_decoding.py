@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from rlhf_plugins.engine.cpu.decoding import decode, draw, leanly
+from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens, own_decoding_loop
 from rlhf_plugins.errors import RunError
 
 from ..conftest import EOS, PAD
@@ -39,7 +39,7 @@ def test_logits_are_processed_and_responses_end_as_asked(causal: Causal) -> None
     config = GenerationConfig(**{**GREEDY.to_dict(), "min_new_tokens": 12, "suppress_tokens": [5, 6, 7]})
     model = causal()
     expected = model.generate(**inputs(), generation_config=config)
-    with leanly(model):
+    with own_decoding_loop(model):
         found = model.generate(**inputs(), generation_config=config)
     assert found.shape == (3, IDS.shape[1] + 12)
     assert torch.equal(found, expected)
@@ -47,7 +47,7 @@ def test_logits_are_processed_and_responses_end_as_asked(causal: Causal) -> None
 
 def test_after_eos_there_is_padding(causal: Causal) -> None:
     torch.manual_seed(0)
-    with leanly(model := causal()):
+    with own_decoding_loop(model := causal()):
         found = model.generate(**inputs(), generation_config=SAMPLED, num_return_sequences=20)
     ended = [row.index(EOS) for row in found[:, IDS.shape[1] :].tolist() if EOS in row]
     rows = [row for row in found[:, IDS.shape[1] :].tolist() if EOS in row]
@@ -58,7 +58,7 @@ def test_after_eos_there_is_padding(causal: Causal) -> None:
 def test_what_the_loop_does_not_know_is_transformers(causal: Causal) -> None:
     model, beams = causal(), GenerationConfig(**{**GREEDY.to_dict(), "num_beams": 3})
     expected = model.generate(**inputs(), generation_config=beams)
-    with leanly(model):
+    with own_decoding_loop(model):
         assert torch.equal(model.generate(**inputs(), generation_config=beams), expected)
     assert "generate" not in vars(model)
 
@@ -66,7 +66,7 @@ def test_what_the_loop_does_not_know_is_transformers(causal: Causal) -> None:
 def test_tokens_come_as_often_as_they_are_likely() -> None:
     torch.manual_seed(0)
     probabilities = torch.tensor([0.05, 0.0, 0.6, 0.35, 0.0])
-    drawn = draw(probabilities.log().expand(20_000, -1))
+    drawn = draw_tokens(probabilities.log().expand(20_000, -1))
     shares = torch.bincount(drawn, minlength=5) / len(drawn)
     assert shares[[1, 4]].sum() == 0
     torch.testing.assert_close(shares, probabilities, rtol=0, atol=4 * 0.5 / 20_000**0.5)
@@ -79,10 +79,10 @@ def test_a_token_that_cannot_be_is_never_drawn(rows: int, words: int, seed: int)
     allowed = torch.rand(rows, words, generator=generator) < 0.5
     allowed[:, int(torch.randint(words, (1,), generator=generator))] = True
     scores = (10 * torch.randn(rows, words, generator=generator)).masked_fill(~allowed, -torch.inf)
-    assert allowed[torch.arange(rows), draw(scores)].all()
+    assert allowed[torch.arange(rows), draw_tokens(scores)].all()
 
 
 @pytest.mark.parametrize("scores", [[float("nan"), 1.0], [-torch.inf, -torch.inf]])
 def test_probabilities_that_are_no_numbers_are_told(scores: list[float]) -> None:
     with pytest.raises(RunError, match="no longer finite"):
-        draw(torch.tensor([[0.0, 1.0], scores]))
+        draw_tokens(torch.tensor([[0.0, 1.0], scores]))

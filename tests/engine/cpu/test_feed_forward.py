@@ -13,8 +13,8 @@ from transformers import LlamaConfig
 from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from rlhf_plugins.engine.cpu.feed_forward import MANY, InOneStep, in_one_step
-from rlhf_plugins.engine.cpu.linear_layer import in_one_pass
+from rlhf_plugins.engine.cpu.feed_forward import MANY, FusedGatedBlock, fuse_gated_blocks
+from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 
 WIDTH, INNER = 3, 5
 
@@ -47,7 +47,7 @@ def holder(lora: bool = False, bias: bool = False) -> Any:
 
 def ours(model: Any) -> Any:
     """The same model, computed here."""
-    return in_one_pass(in_one_step(copy.deepcopy(model)))
+    return fuse_lora(fuse_gated_blocks(copy.deepcopy(model)))
 
 
 def block(model: Any) -> Any:
@@ -81,7 +81,7 @@ def test_worked_by_hand() -> None:
 def test_output_and_gradients_are_the_models(shape: tuple[int, ...], lora: bool) -> None:
     model, x = holder(lora), torch.randn(shape)
     other = ours(model)
-    assert isinstance(block(other), InOneStep)
+    assert isinstance(block(other), FusedGatedBlock)
     torch.testing.assert_close(told(other, x), told(model, x), rtol=1e-5, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_what_is_not_known_keeps_its_own_way() -> None:
     biased, x = holder(bias=True), torch.randn(4, WIDTH)
     torch.testing.assert_close(told(ours(biased), x), told(biased, x), rtol=0, atol=0)
     gelu = Holder(GemmaMLP(config(hidden_act="gelu"))).eval()
-    assert type(in_one_step(gelu).block) is GemmaMLP
+    assert type(fuse_gated_blocks(gelu).block) is GemmaMLP
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(holder())(x), holder()(x))
 
@@ -157,4 +157,4 @@ def test_a_block_of_the_same_names_that_computes_otherwise_keeps_its_own_way() -
             return 2 * super().forward(x)
 
     model = Holder(Doubled(config())).eval()
-    assert type(in_one_step(model).block) is Doubled
+    assert type(fuse_gated_blocks(model).block) is Doubled

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners import lora
 from torch import Tensor, nn
 
-from rlhf_plugins.engine.cpu.linear_layer import Linear, in_one_pass
+from rlhf_plugins.engine.cpu.linear_layer import Linear, fuse_lora
 
 
 def layer(base: nn.Linear | None = None, **options: Any) -> Any:
@@ -18,7 +18,7 @@ def layer(base: nn.Linear | None = None, **options: Any) -> Any:
     torch.manual_seed(0)
     chosen = {"r": 2, "lora_alpha": 6, "target_modules": ["0"], **options}
     model = get_peft_model(nn.Sequential(base or nn.Linear(3, 5)), LoraConfig(**chosen))
-    found = in_one_pass(model).base_model.model[0]
+    found = fuse_lora(model).base_model.model[0]
     nn.init.normal_(found.lora_B["default"].weight)
     return found
 
@@ -52,7 +52,7 @@ def test_worked_by_hand() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_pefts(shape: tuple[int, ...], bias: bool) -> None:
     found, x = layer(nn.Linear(3, 5, bias=bias)), torch.randn(shape)
-    assert found._adapter(x) == "default"
+    assert found._fusable_adapter(x) == "default"
     torch.testing.assert_close(told(found, Linear.forward, x), told(found, lora.Linear.forward, x))
 
 
@@ -66,7 +66,7 @@ def test_inputs_that_need_no_gradient_get_none() -> None:
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
 def test_other_adapters_are_pefts(options: dict[str, Any]) -> None:
     found, x = layer(**options), torch.randn(4, 3)
-    assert found._adapter(x) is None
+    assert found._fusable_adapter(x) is None
     torch.manual_seed(1)
     expected = told(found, lora.Linear.forward, x)
     torch.manual_seed(1)
@@ -76,10 +76,11 @@ def test_other_adapters_are_pefts(options: dict[str, Any]) -> None:
 def test_other_precisions_and_weights_are_pefts() -> None:
     found, x = layer(), torch.randn(4, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert found._adapter(x) is None
-    assert found._adapter(x.bfloat16()) is None
+        assert found._fusable_adapter(x) is None
+    assert found._fusable_adapter(x.bfloat16()) is None
+    assert found._fusable_adapter(x.to("meta")) is None
     found.base_layer.bias.requires_grad_()
-    assert found._adapter(x) is None
+    assert found._fusable_adapter(x) is None
 
 
 def test_merged_disabled_and_joined_adapters_are_pefts() -> None:

@@ -11,7 +11,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from rlhf_plugins.engine.cpu.norm import InFewPasses, in_few_passes
+from rlhf_plugins.engine.cpu.norm import FusedRMSNorm, fuse_norms
 
 WIDTH = 6
 
@@ -31,8 +31,8 @@ def told(made: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def test_worked_by_hand() -> None:
-    made = in_few_passes(LlamaRMSNorm(2, eps=0.5).eval())
-    assert isinstance(made, InFewPasses)
+    made = fuse_norms(LlamaRMSNorm(2, eps=0.5).eval())
+    assert isinstance(made, FusedRMSNorm)
     with torch.no_grad():
         made.weight.copy_(torch.tensor([2.0, 1.0]))
     x = torch.tensor([[1.0, 2.0]], requires_grad=True)  # mean of squares 2.5, and 0.5 make 3
@@ -46,28 +46,28 @@ def test_worked_by_hand() -> None:
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, Qwen3RMSNorm])
 def test_output_and_gradients_are_the_models(kind: Any, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
-    made = in_few_passes(norm(kind))
-    assert isinstance(made, InFewPasses)
+    made = fuse_norms(norm(kind))
+    assert isinstance(made, FusedRMSNorm)
     torch.testing.assert_close(told(made, x), told(norm(kind), x))
 
 
 @pytest.mark.parametrize("rows", [5, 10_000])
 def test_with_and_without_gradients_it_computes_the_same_bits(rows: int) -> None:
-    made, x = in_few_passes(norm()), torch.randn(rows, WIDTH)
+    made, x = fuse_norms(norm()), torch.randn(rows, WIDTH)
     with torch.no_grad():
         silent = made(x)
     assert torch.equal(silent, made(x))
 
 
 def test_a_frozen_weight_gets_no_gradient() -> None:
-    made, x = in_few_passes(norm()).requires_grad_(False), torch.randn(5, WIDTH, requires_grad=True)
+    made, x = fuse_norms(norm()).requires_grad_(False), torch.randn(5, WIDTH, requires_grad=True)
     made(x).sum().backward()
     assert made.weight.grad is None
     assert x.grad is not None
 
 
 def test_a_norm_that_computes_something_else_keeps_its_own_way() -> None:
-    made = in_few_passes(norm(GemmaRMSNorm))  # x (1 + w)
+    made = fuse_norms(norm(GemmaRMSNorm))  # x (1 + w)
     assert type(made) is GemmaRMSNorm
 
 
@@ -83,10 +83,10 @@ class PairedRMSNorm(LlamaRMSNorm):
 
 @pytest.mark.parametrize("kind", [GatedRMSNorm, PairedRMSNorm])
 def test_a_norm_that_takes_or_gives_something_else_keeps_its_own_way(kind: Any) -> None:
-    assert type(in_few_passes(norm(kind))) is kind
+    assert type(fuse_norms(norm(kind))) is kind
 
 
 def test_other_precisions_are_the_models() -> None:
-    made, x = in_few_passes(norm()), torch.randn(5, WIDTH).bfloat16()
+    made, x = fuse_norms(norm()), torch.randn(5, WIDTH).bfloat16()
     assert torch.equal(made(x), norm()(x))
     assert torch.equal(made.bfloat16()(x), norm().bfloat16()(x))

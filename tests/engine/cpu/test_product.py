@@ -14,10 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf_plugins.contract.interfaces import Adapter
 from rlhf_plugins.engine.cpu import product
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.cpu.linear_layer import Plain, faster
-from rlhf_plugins.engine.cpu.product import by_rows, over_rows
+from rlhf_plugins.engine.cpu.linear_layer import OneDNNLinear, use_onednn
+from rlhf_plugins.engine.cpu.product import outer_sum, times_transposed
 from rlhf_plugins.engine.head import Scaling, token_logps
-from rlhf_plugins.engine.loading import streamlined, with_adapter
+from rlhf_plugins.engine.loading import with_adapter, with_fast_paths
 
 WIDE = 256  # 256 x 256 numbers are just enough
 
@@ -25,14 +25,14 @@ WIDE = 256  # 256 x 256 numbers are just enough
 @pytest.fixture(autouse=True)
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """As on a processor where MKL is slow; the shapes that went to oneDNN."""
-    asked, times = list[tuple[int, ...]](), product._times
+    asked, times = list[tuple[int, ...]](), product._onednn
 
     def noted(x: Tensor, other: Tensor) -> Tensor:
         asked.append(tuple(x.shape))
         return times(x, other)
 
     monkeypatch.setattr(product, "MKL_IS_SLOW", True)
-    monkeypatch.setattr(product, "_times", noted)
+    monkeypatch.setattr(product, "_onednn", noted)
     torch.manual_seed(0)
     return asked
 
@@ -46,17 +46,17 @@ def close(found: Any, expected: Any) -> None:
 def test_products_are_torchs(rows: int, inputs: int, outputs: int, slow: list[Any]) -> None:
     x, weight, gradient = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
     onto = torch.randn(rows, inputs)
-    close(by_rows(x, weight), x @ weight.t())
-    close(by_rows(gradient, weight.t(), onto.clone()), onto + gradient @ weight)
-    close(over_rows(gradient, x), gradient.t() @ x)
+    close(times_transposed(x, weight), x @ weight.t())
+    close(times_transposed(gradient, weight.t(), onto.clone()), onto + gradient @ weight)
+    close(outer_sum(gradient, x), gradient.t() @ x)
     sums = torch.randn(outputs, inputs)
-    close(over_rows(gradient, x, sums.clone()), sums + gradient.t() @ x)
+    close(outer_sum(gradient, x, sums.clone()), sums + gradient.t() @ x)
     assert slow
 
 
 def test_rows_come_in_blocks_of_few_sizes(slow: list[Any]) -> None:
     """Each size is a kernel that is kept; 11 rows are too few for one."""
-    by_rows(torch.randn(1024 + 1024 + 512 + 256 + 11, WIDE), torch.randn(WIDE, WIDE))
+    times_transposed(torch.randn(1024 + 1024 + 512 + 256 + 11, WIDE), torch.randn(WIDE, WIDE))
     assert slow == [(1024, WIDE), (1024, WIDE), (512, WIDE), (256, WIDE)]
 
 
@@ -64,7 +64,7 @@ def test_a_number_of_the_last_block_does_not_depend_on_what_memory_held() -> Non
     x, weight = torch.ones(257, WIDE), torch.ones(WIDE, WIDE)
     for _ in range(3):
         torch.full((257, WIDE), torch.nan)  # which the product may be written over
-        assert by_rows(x, weight).unique().tolist() == [WIDE]
+        assert times_transposed(x, weight).unique().tolist() == [WIDE]
 
 
 @pytest.mark.parametrize("strided", ["columns", "expanded", "turned"])
@@ -73,8 +73,8 @@ def test_strides_do_not_matter(strided: str) -> None:
     x = {"columns": x[:, ::2], "expanded": x[:1, :WIDE].expand(300, WIDE), "turned": x.view(WIDE, -1).t()[:300]}[
         strided
     ]
-    close(by_rows(x, weight), x @ weight.t())
-    close(over_rows(x, x), x.t() @ x)
+    close(times_transposed(x, weight), x @ weight.t())
+    close(outer_sum(x, x), x.t() @ x)
 
 
 @pytest.mark.parametrize(
@@ -87,22 +87,22 @@ def test_strides_do_not_matter(strided: str) -> None:
     ids=["few rows", "a small matrix", "float64"],
 )
 def test_what_gains_nothing_is_torchs(x: Tensor, weight: Tensor, slow: list[Any]) -> None:
-    torch.testing.assert_close(by_rows(x, weight), x @ weight.t(), rtol=0, atol=0)
+    torch.testing.assert_close(times_transposed(x, weight), x @ weight.t(), rtol=0, atol=0)
     assert not slow
 
 
 def test_torchs_own_switch_turns_it_off(slow: list[Any]) -> None:
     x, weight = torch.randn(300, WIDE), torch.randn(WIDE, WIDE)
     with torch.backends.mkldnn.flags(enabled=False):
-        by_rows(x, weight)
+        times_transposed(x, weight)
     assert not slow
-    by_rows(x, weight)
+    times_transposed(x, weight)
     assert slow
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_plain_layers_output_and_gradients_are_torchs(bias: bool, slow: list[Any]) -> None:
-    layer, x = Plain(WIDE, 2 * WIDE, bias=bias), torch.randn(3, 100, WIDE, requires_grad=True)
+    layer, x = OneDNNLinear(WIDE, 2 * WIDE, bias=bias), torch.randn(3, 100, WIDE, requires_grad=True)
     wanted = [x, *layer.parameters()]
     outputs = layer(x), linear(x, layer.weight, layer.bias)
     pull = torch.randn_like(outputs[0])
@@ -113,7 +113,7 @@ def test_a_plain_layers_output_and_gradients_are_torchs(bias: bool, slow: list[A
 
 
 def test_a_frozen_layer_gives_no_gradient_and_one_under_autocast_is_torchs(slow: list[Any]) -> None:
-    layer, x = Plain(WIDE, WIDE).requires_grad_(False), torch.randn(300, WIDE, requires_grad=True)
+    layer, x = OneDNNLinear(WIDE, WIDE).requires_grad_(False), torch.randn(300, WIDE, requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None
     assert layer.weight.grad is None
@@ -131,9 +131,9 @@ def model(tied: bool = False) -> Any:
 def test_a_models_layers_change_and_its_head_does_not() -> None:
     made = model()
     expected = made(torch.arange(300).view(1, -1) % 64).logits
-    changed = faster(made)
+    changed = use_onednn(made)
     assert sorted(type(m).__name__ for m in changed.modules() if isinstance(m, nn.Linear)) == ["Linear"] + 14 * [
-        "Plain"
+        "OneDNNLinear"
     ]
     assert type(changed.lm_head) is nn.Linear
     close(changed(torch.arange(300).view(1, -1) % 64).logits, expected)
@@ -141,11 +141,11 @@ def test_a_models_layers_change_and_its_head_does_not() -> None:
 
 def test_where_mkl_is_fast_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "MKL_IS_SLOW", False)
-    assert not any(type(module) is Plain for module in faster(model()).modules())
+    assert not any(type(module) is OneDNNLinear for module in use_onednn(model()).modules())
 
 
 def test_a_frozen_layer_keeps_no_inputs(slow: list[Any]) -> None:
-    layer, x = Plain(WIDE, WIDE).requires_grad_(False), torch.randn(300, WIDE, requires_grad=True)
+    layer, x = OneDNNLinear(WIDE, WIDE).requires_grad_(False), torch.randn(300, WIDE, requires_grad=True)
     kept: list[int] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def test_a_frozen_layer_keeps_no_inputs(slow: list[Any]) -> None:
 def test_a_model_and_its_gradients_are_what_they_are_without_onednn(
     adapter: Adapter | None, tied: bool, slow: list[Any]
 ) -> None:
-    made = with_adapter(streamlined(model(tied)), adapter, "CAUSAL_LM")
+    made = with_adapter(with_fast_paths(model(tied)), adapter, "CAUSAL_LM")
     for name, weights in made.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weights, std=0.02)
