@@ -1,0 +1,259 @@
+"""Every name of TRL, transformers, PEFT and torch that we use although nobody promises it: a failure names the change.
+
+Names that their documentation lists as public are not here.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+import transformers
+import trl
+from peft import LoraConfig
+from peft.tuners import lora
+from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
+from torch import nn
+from transformers import GenerationConfig, StoppingCriteriaList, activations, cache_utils, generation, masking_utils
+from transformers.generation.utils import GenerationMixin
+from transformers.integrations import sdpa_attention
+from transformers.models.llama import modeling_llama
+from transformers.trainer_callback import ProgressCallback
+from trl.trainer.grpo_trainer import RepeatSampler
+
+ATEN = torch.ops.aten
+ENGINE = Path(__file__).parents[1] / "rlhf_plugins" / "engine"
+
+MEMBERS: list[tuple[Any, str, str]] = [
+    (trl.DPOTrainer, "compute_loss", "PreferenceTrainer replaces it"),
+    (trl.DPOTrainer, "compute_ref_log_probs", "PreferenceTrainer replaces it"),
+    (trl.DPOTrainer, "_precompute_ref_logps", "it calls our compute_ref_log_probs with our collator's batches"),
+    (trl.DPOTrainer, "_prepare_dataset", "it makes prompt_ids, chosen_ids, rejected_ids"),
+    (trl.RewardTrainer, "compute_loss", "RewardTrainer replaces it"),
+    (trl.RewardTrainer, "_prepare_dataset", "RewardTrainer replaces it, since its rows are tokens already"),
+    (trl.RewardTrainer, "_set_signature_columns_if_needed", "RewardTrainer replaces it, to keep all columns"),
+    (trl.GRPOTrainer, "_prepare_inputs", "OnlineTrainer rolls out in its place"),
+    (trl.GRPOTrainer, "_compute_loss", "OnlineTrainer replaces it"),
+    (trl.GRPOTrainer, "_generate", "OnlineTrainer samples with it"),
+    (trl.GRPOTrainer, "get_train_dataloader", "it gives _prepare_inputs a whole generation batch"),
+    (ProgressCallback, "on_log", "our progress bar prints no dictionaries"),
+    (BaseTunerLayer, "_active_adapter", "`active_adapter` sets it"),
+    (BaseTunerLayer, "_disable_adapters", "`active_adapter` sets it"),
+    (GenerationMixin, "_update_model_kwargs_for_generation", "our decoding loop calls it after each token"),
+    (StoppingCriteriaList, "max_length", "our decoding loop allocates the cache for as many tokens"),
+    (generation, "GenerationMode", "our decoding loop runs in two of its modes"),
+    (GenerationConfig, "get_generation_mode", "our decoding loop runs in two of the modes"),
+    (cache_utils, "DynamicLayer", "our decoding loop allocates its keys and values once"),
+    (cache_utils.DynamicLayer, "lazy_initialization", "our decoding loop calls it before the first token"),
+    (
+        cache_utils.DynamicLayer,
+        "get_seq_length",
+        "our decoding loop writes keys and values behind those that it counts",
+    ),
+    (activations, "SiLUActivation", "gated blocks with it are fused"),
+    (sdpa_attention, "sdpa_attention_forward", "it computes the attention over rows that are not packed"),
+    (sdpa_attention, "repeat_kv", "it repeats keys and values for the heads that share them"),
+    (masking_utils, "sdpa_mask", "it makes the masks of rows that are not packed"),
+    (modeling_llama, "apply_rotary_pos_emb", "fused rotations take the place of this function"),
+    (transformers.utils, "logging", "`loading` silences its report of missing weights, which becomes an error"),
+    (nn.Linear(1, 1), "_forward_hooks", "a gated block with hooks on a layer is not fused"),
+    (nn.Linear(1, 1), "_forward_pre_hooks", "a gated block with hooks on a layer is not fused"),
+]
+
+PARAMETERS: list[tuple[Any, set[str], str]] = [
+    (GenerationMixin.generate, {"custom_generate"}, "it takes our decoding loop"),
+    (
+        GenerationMixin.prepare_inputs_for_generation,
+        {"input_ids", "next_sequence_length", "is_first_iteration"},
+        "our decoding loop passes them",
+    ),
+    (GenerationMixin._update_model_kwargs_for_generation, {"outputs", "model_kwargs"}, "our decoding loop passes them"),
+    (cache_utils.DynamicLayer.update, {"key_states", "value_states"}, "our cache layer overrides it"),
+    (sdpa_attention.sdpa_attention_forward, {"attention_mask", "dropout", "scaling"}, "packed attention reads them"),
+    (modeling_llama.apply_rotary_pos_emb, {"q", "k", "cos", "sin", "unsqueeze_dim"}, "fused rotations take them"),
+]
+
+IN_THE_SOURCE: list[tuple[Any, str, str]] = [
+    (trl.DPOTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),
+    (trl.DPOTrainer.__init__, "self.ref_model = ", "compute_ref_log_probs reads it"),
+    (trl.DPOTrainer._precompute_ref_logps, "self.compute_ref_log_probs(model, padded_batch)", "ours must be called"),
+    (trl.DPOTrainer._precompute_ref_logps, '"ref_chosen_logps"', "our collator passes these columns on"),
+    (trl.DPOTrainer._set_signature_columns_if_needed, '"prompt_ids"', "these columns must reach our collator"),
+    (trl.RewardTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),
+    (trl.RewardTrainer.__init__, "num_labels", "RewardModel sets it to 1 because TRL asks for it"),
+    (trl.GRPOTrainer.__init__, "self._step = 0", "_prepare_inputs counts minibatches by it"),
+    (trl.GRPOTrainer.training_step, "self._step += 1", "_prepare_inputs counts minibatches by it"),
+    (trl.GRPOTrainer.__init__, "self.num_iterations = ", "it repeats a rollout's minibatches"),
+    (trl.GRPOTrainer.__init__, "self.num_generations = ", "it is the size of a group"),
+    (trl.GRPOTrainer.__init__, "self.temperature = ", "log-probabilities are taken at it"),
+    (trl.GRPOTrainer.__init__, "self.eos_token_ids = ", "a response that ends with none of them is penalised"),
+    (trl.GRPOTrainer.__init__, "self._tokenizer = ", "its padding token fills our batches"),
+    (trl.GRPOTrainer.__init__, "self._metrics = ", "we append our metrics to it"),
+    (trl.GRPOTrainer._get_train_sampler, "mini_repeat_count=self.num_generations", "groups come as neighbours"),
+    (trl.GRPOTrainer._compute_loss, "self.current_gradient_accumulation_steps", "we divide the loss by it ourselves"),
+    (RepeatSampler.__iter__, "len(chunk) == self.batch_size", "every generation batch is full"),
+    (GenerationMixin.generate, "decoding_method = custom_generate", "it must call our decoding loop"),
+    (GenerationMixin.generate, "logits_processor=prepared_logits_processor,", "our decoding loop takes it by name"),
+    (GenerationMixin.generate, "stopping_criteria=prepared_stopping_criteria,", "our decoding loop takes it by name"),
+    (GenerationMixin.generate, "generation_config=generation_config,", "our decoding loop takes it by name"),
+    (
+        cache_utils.DynamicLayer.get_seq_length,
+        "self.keys.shape[-2]",
+        "our cache layer sets `keys` to all tokens so far",
+    ),
+    (
+        masking_utils._preprocess_mask_arguments,
+        "len(attention_mask.shape) == 4",
+        "decoders pass our 4-D mask on as it is",
+    ),
+    (modeling_llama.LlamaAttention.forward, "= apply_rotary_pos_emb(", "fused rotations take the place of this call"),
+    (modeling_llama.LlamaAttention.forward, "self.config._attn_implementation", "we set it to packed attention"),
+    (_maybe_include_all_linear_layers, 'linear_names = ("Linear",)', "our LoRA layer is called Linear for this"),
+    (lora.Linear.merge, "base_layer.weight.data", "folding restores the weight by its `data`"),
+    (transformers.PreTrainedModel.from_pretrained, "output_loading_info", "`loading` refuses missing weights by it"),
+]
+
+SCHEMAS: list[tuple[Any, str, str]] = [
+    (
+        ATEN._scaled_dot_product_flash_attention_for_cpu,
+        "(Tensor query, Tensor key, Tensor value, float dropout_p=0., bool is_causal=False, *, Tensor? attn_mask=None, "
+        "float? scale=None) -> (Tensor output, Tensor logsumexp)",
+        "attention by spans",
+    ),
+    (
+        ATEN._scaled_dot_product_flash_attention_for_cpu_backward,
+        "(Tensor grad_out, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp, float dropout_p, bool "
+        "is_causal, *, Tensor? attn_mask=None, float? scale=None) -> (Tensor grad_query, Tensor grad_key, "
+        "Tensor grad_value)",
+        "attention by spans",
+    ),
+    (
+        ATEN.native_layer_norm_backward,
+        "(Tensor grad_out, Tensor input, SymInt[] normalized_shape, Tensor mean, Tensor rstd, Tensor? weight, Tensor? "
+        "bias, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
+        "fused norms",
+    ),
+    (
+        ATEN.silu_backward,
+        "(Tensor grad_output, Tensor self, *, Tensor(a!) grad_input) -> Tensor(a!)",
+        "fused gated blocks",
+    ),
+    (
+        torch.ops.mkldnn._linear_pointwise,
+        "(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y",
+        "products by oneDNN",
+    ),
+]
+
+LORA_ATTRIBUTES = [
+    "base_layer",
+    "get_base_layer",
+    "lora_A",
+    "lora_B",
+    "lora_dropout",
+    "lora_variant",
+    "scaling",
+    "merged",
+    "merged_adapters",
+    "disable_adapters",
+    "active_adapter",
+    "active_adapters",
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "why"), MEMBERS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_member_that_we_use_is_there(owner: Any, name: str, why: str) -> None:
+    assert hasattr(owner, name), f"{owner.__name__}.{name} is gone, but {why}"
+
+
+@pytest.mark.parametrize(("function", "names", "why"), PARAMETERS, ids=lambda v: getattr(v, "__qualname__", None))
+def test_a_function_has_the_parameters_that_we_use(function: Any, names: set[str], why: str) -> None:
+    missing = names - inspect.signature(function).parameters.keys()
+    assert not missing, f"{function.__qualname__} no longer has {', '.join(sorted(missing))}, but {why}"
+
+
+@pytest.mark.parametrize(("function", "words", "why"), IN_THE_SOURCE, ids=lambda v: getattr(v, "__qualname__", None))
+def test_code_that_we_rely_on_is_there(function: Any, words: str, why: str) -> None:
+    assert words in inspect.getsource(function), f"{function.__qualname__} no longer has `{words}`, but {why}"
+
+
+@pytest.mark.parametrize(("operator", "schema", "user"), SCHEMAS, ids=lambda v: getattr(v, "__name__", None))
+def test_an_operator_of_torch_has_the_schema_that_we_use(operator: Any, schema: str, user: str) -> None:
+    schemas = [str(getattr(operator, overload)._schema) for overload in operator.overloads()]
+    assert any(known.endswith(schema) for known in schemas), f"{operator} is now {schemas}, but {user} calls it"
+
+
+def test_a_lora_layer_has_the_attributes_that_we_read() -> None:
+    layer: Any = lora.Linear(nn.Linear(2, 2), "default", LoraConfig(r=1), r=1)
+    assert [name for name in LORA_ATTRIBUTES if not hasattr(layer, name)] == []
+    assert (type(layer.lora_dropout["default"]), layer.lora_A["default"].weight.shape) == (nn.Identity, (1, 2))
+
+
+def test_a_cache_layer_and_a_generation_config_have_the_attributes_that_we_read() -> None:
+    assert not cache_utils.DynamicLayer().is_initialized
+    assert hasattr(cache_utils.DynamicCache(), "layers")
+    assert (GenerationConfig().prefill_chunk_size, GenerationConfig().return_dict_in_generate) == (None, None)
+
+
+def test_a_4_bit_layer_has_the_attribute_that_we_set() -> None:
+    layer: Any = bitsandbytes.nn.Linear4bit(2, 2)
+    assert hasattr(layer, "support_avx512bf16_for_cpu"), "`loading` prevents a repacking by it"
+
+
+def test_blocks_and_norms_have_the_attributes_that_we_read() -> None:
+    config = transformers.LlamaConfig(hidden_size=4, intermediate_size=8, num_attention_heads=1)
+    block, norm = modeling_llama.LlamaMLP(config), modeling_llama.LlamaRMSNorm(4, eps=0.5)
+    assert {name for name, _ in block.named_children()} == {"gate_proj", "up_proj", "down_proj", "act_fn"}
+    assert norm.variance_epsilon == 0.5
+    layer = modeling_llama.LlamaDecoderLayer(config, 0)
+    assert {"post_attention_layernorm", "mlp"} <= {name for name, _ in layer.named_children()}
+    assert layer.gradient_checkpointing is False
+
+
+def test_every_private_name_that_the_engine_uses_is_here() -> None:
+    """Modules within transformers and PEFT, operators of torch, and attributes that begin with an underscore."""
+    listed = Path(__file__).read_text(encoding="utf-8")
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in ENGINE.rglob("*.py")}
+    nodes = [(file, node) for file, tree in trees.items() for node in ast.walk(tree)]
+    ours = {node.name for _, node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for file, node in nodes:
+        names = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("transformers.", "peft.")):
+            names = [alias.name for alias in node.names]
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "_Switch") or node.attr in ours
+            names = [] if own else [node.attr]
+        for name in names:
+            assert name in listed, f"{file.name} uses {name}, which this file does not list"
+
+
+def test_generation_returns_what_we_unpack() -> None:
+    returned = inspect.getsource(trl.GRPOTrainer._generate).rstrip().rpartition("return ")[2]
+    first = [name.strip() for name in returned.split(",")][:4]
+    assert first == ["prompt_ids", "completion_ids", "tool_mask", "completions"], (
+        f"GRPOTrainer._generate returns {first}..., but OnlineTrainer unpacks prompts, responses, a mask and texts"
+    )
+
+
+def test_one_generation_is_refused_after_everything_else_is_set() -> None:
+    checks = inspect.getsource(trl.GRPOConfig.__post_init__).partition("at least 2 generations")
+    assert checks[1], "GRPOConfig no longer refuses one generation: OnlineConfig may go"
+    assert "self." not in checks[2].replace("self.vllm_", "").replace("self.num_generations}", ""), (
+        "GRPOConfig now sets something after it refuses one generation, which OnlineConfig skips"
+    )
+
+
+def test_losses_are_scaled_for_accumulation_as_we_assume() -> None:
+    """Ours are means that Trainer divides, but for GRPO's, which divides itself, as ours then does."""
+    scaled = [cls.loss_is_scaled_for_ga for cls in (trl.RewardTrainer, trl.DPOTrainer, trl.GRPOTrainer)]
+    assert scaled == [False, False, True], "TRL changed who divides a loss by the accumulation steps"
+
+
+def test_a_quantized_models_adapter_is_still_rounded_by_trl() -> None:
+    """`trainable` undoes it; when TRL stops, so may we."""
+    assert "param.data.to(torch.bfloat16)" in inspect.getsource(trl.DPOTrainer.__init__)
