@@ -1,19 +1,28 @@
-"""Fixtures of the tests of recipes and runs: a registry of stubs, and recipes written to a scratch folder."""
+"""Fixtures of several folders: processes, a registry of stubs, and recipes that are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stubs
+from warm import Warm
 
 from rlhf_plugins.registry.discovery import found
 from rlhf_plugins.registry.registry import Plugin, Registry
 
 Write = Callable[..., Path]
 RECIPE = "base: sandbox\ndata: rows\nstages:\n  - {stage: make, name: first}\n  - {stage: make, name: second}\n"
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[Warm]:
+    """`python -m ...` and `python -c ...`, in forks of one process that has imported the libraries."""
+    warm = Warm()
+    yield warm
+    warm.close()
 
 
 @pytest.fixture(scope="session")

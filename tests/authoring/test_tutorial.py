@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugins.md"
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MODULES = {"rlhf": "rlhf_plugins.cli", "pytest": "pytest"}
 PIP = f'exec "{sys.executable}" -m pip --python "$VIRTUAL_ENV/bin/python" "$@"\n'
 
 
@@ -24,8 +28,6 @@ PIP = f'exec "{sys.executable}" -m pip --python "$VIRTUAL_ENV/bin/python" "$@"\n
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What came of each command, in a fresh virtual environment that sees the packages of this one."""
     pytest.importorskip("hatchling")
-    if not hasattr(os, "fork"):
-        pytest.skip("the script needs os.fork")
     top = tmp_path_factory.mktemp("tutorial")
     own, empty = top / "venv", top / "empty"
     venv.create(own, symlinks=True)
@@ -37,10 +39,56 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     empty.mkdir()
     off = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "VIRTUAL_ENV": str(own)}
     off |= {"XDG_CONFIG_HOME": str(top / "config"), "PATH": f"{own / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    script = [str(own / "bin" / "python"), str(Path(__file__).with_name("shell.py")), str(PAGE)]
-    done = subprocess.run(script, cwd=empty, env=os.environ | off, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    shell = Shell(Warm(own / "bin" / "python", os.environ | off), empty, os.environ | off)
+    made = list(shell.follow(PAGE.read_text(encoding="utf-8")))
+    shell.warm.close()
+    return made
+
+
+@dataclass
+class Shell:
+    """Does what a page of docs says, block by block.
+
+    A block whose fence names a file is written to it, or added to its end after a `+`. Of a `console` block every line
+    that begins with `$ ` is a command, and what follows is what it should print.
+    """
+
+    warm: Warm
+    folder: Path
+    environment: dict[str, str]
+
+    def follow(self, text: str) -> Iterator[dict[str, Any]]:
+        """What came of each command."""
+        for language, word, block in BLOCK.findall(text):
+            if language == "console":
+                for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                    command, _, expected = part.partition("\n")
+                    code, printed = self._done(command)
+                    yield {
+                        "command": command,
+                        "expected": expected,
+                        "code": code,
+                        "printed": printed,
+                        "should": int(word or 0),
+                    }
+            elif word:
+                file = self.folder / word.removeprefix("+")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text((file.read_text() if word.startswith("+") else "") + block)
+
+    def _done(self, command: str) -> tuple[int, str]:
+        """The exit code and all that is printed."""
+        first, *words = command.replace("'", "").split(" ")
+        if first == "cd":
+            self.folder = self.folder / words[0]
+            return 0, ""
+        if first in MODULES:
+            done = self.warm("-m", MODULES[first], *words, cwd=self.folder)
+        else:
+            done = subprocess.run(
+                command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True
+            )
+        return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=COMMANDS.__getitem__)

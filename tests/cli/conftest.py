@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
+from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +28,8 @@ def rlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a command in a process of its own, with the stubs installed as a third-party package."""
+def installed(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders for PYTHONPATH: the stubs, installed as a third-party package, and ours."""
     stubs = (ROOT / "tests/stubs.py").read_text(encoding="utf-8")
     site = tmp_path / "site"
     info = site / "stub_package-1.0.dist-info"
@@ -35,7 +37,19 @@ def shell(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     (site / "stub_plugin.py").write_text(stubs, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stub-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[rlhf_plugins]\nstubs = stub_plugin\n")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
+    return site, ROOT
+
+
+@pytest.fixture
+def command(python: Warm, installed: tuple[Path, Path], tmp_path: Path) -> Callable[..., Any]:
+    """Does a command to its end, with the stubs installed."""
+    return lambda *words: python("-m", "rlhf_plugins.cli", *words, cwd=tmp_path, path=installed)
+
+
+@pytest.fixture
+def shell(installed: tuple[Path, Path], tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command in a new process, with the stubs installed."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, installed))}
 
     def start(*words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "rlhf_plugins.cli", *words]

@@ -16,6 +16,7 @@ from click.testing import Result
 
 Rlhf = Callable[..., Result]
 Shell = Callable[..., subprocess.Popen[str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 RECIPE = """\
 base: sandbox
@@ -86,22 +87,20 @@ def test_the_schema_is_json(rlhf: Rlhf) -> None:
     assert "enum" in schema["properties"]["stages"]["items"]["anyOf"][0]
 
 
-def test_a_run_prints_each_stage_and_its_page(shell: Shell, tmp_path: Path) -> None:
+def test_a_run_prints_each_stage_and_its_page(command: Command, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
-    process = shell("run", "r.yaml")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    loading, data, *lines = out.splitlines()
+    done = command("run", "r.yaml")
+    assert done.returncode == 0, done.stderr
+    loading, data, *lines = done.stdout.splitlines()
     assert (loading, data) == ("data: loading", "data: 2 groups to train on, 1 held out, 1 dropped (tie)")
     assert [line.split(" in ")[0] for line in lines[:4]] == [
         f"[{i}/2] {name}: {state}" for i, name in ((1, "first"), (2, "second")) for state in ("running", "finished")
     ]
     assert lines[-1] == "runs/r/report.html"
-    again = shell("report", "runs/r")
-    assert again.communicate(timeout=120)[0].splitlines()[-1] == "runs/r/report.html"
+    assert command("report", "runs/r").stdout.splitlines()[-1] == "runs/r/report.html"
 
 
-def test_ctrl_c_keeps_finished_stages_and_says_how_to_go_on(shell: Shell, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_stages_and_says_how_to_go_on(shell: Shell, command: Command, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     (tmp_path / "flag").touch()
     process = shell("run", "r.yaml")
@@ -115,7 +114,7 @@ def test_ctrl_c_keeps_finished_stages_and_says_how_to_go_on(shell: Shell, tmp_pa
     assert err.endswith("finished stages: first\ngo on with: rlhf run --resume runs/r/recipe.yaml\n")
     assert json.loads((tmp_path / "runs/r/status.json").read_text())["status"] == "interrupted"
     (tmp_path / "flag").unlink()
-    out, _ = shell("run", "--resume", "runs/r/recipe.yaml").communicate(timeout=120)
+    out = command("run", "--resume", "runs/r/recipe.yaml").stdout
     assert "\n[1/2] first: finished before\n[2/2] second: running\n" in out
 
 

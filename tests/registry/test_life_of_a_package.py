@@ -8,8 +8,10 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
+from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 OFF = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
@@ -27,12 +29,15 @@ class Place:
         own = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
         lines = [f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})", str(ROOT)]
         (own / "outer.pth").write_text("\n".join(lines) + "\n")
+        self._warm = Warm(self.python)
 
-    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str) -> Any:
         """`rlhf WORDS` in the package's folder, or above it while there is none."""
-        command = [str(self.python), "-m", "rlhf_plugins.cli", *words]
         where = self.package if self.package.exists() else self.folder
-        return subprocess.run(command, cwd=where, capture_output=True, text=True)
+        return self._warm("-m", "rlhf_plugins.cli", *words, cwd=where)
+
+    def close(self) -> None:
+        self._warm.close()
 
     def pip(self, *words: str) -> None:
         """pip for this environment, without a network."""
@@ -58,6 +63,7 @@ def test_the_life_of_a_package(tmp_path: Path) -> None:
     _upgraded(rlhf)
     _broken(rlhf)
     _uninstalled(rlhf)
+    rlhf.close()
 
 
 def _installed(rlhf: Place) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 from rlhf_plugins import registry
 from rlhf_plugins.recipe.check import bundled, load_recipe
@@ -22,13 +24,21 @@ FILES = sorted(file.name for file in (ROOT / "rlhf_plugins/components").glob("[a
 
 
 @pytest.fixture(scope="module")
-def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """By removed file, what a copy of the package can still do."""
-    if not hasattr(os, "fork"):
-        pytest.skip("the script needs os.fork")
-    script = [sys.executable, str(Path(__file__).with_name("without.py")), str(tmp_path_factory.mktemp("copies"))]
-    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT)
-    return {told["file"]: told for told in map(json.loads, done.stdout.splitlines())}
+def without(python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What a copy of the package without this file can still do."""
+
+    @cache
+    def told(file: str) -> dict[str, Any]:
+        copy = tmp_path_factory.mktemp(file)
+        for folder in ("rlhf_plugins", "recipes"):
+            shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "rlhf_plugins/components" / file).unlink()
+        done = python(str(Path(__file__).with_name("without.py")), path=(copy,))
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +49,19 @@ def uses() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_without_a_file_all_else_registers(file: str, without: dict[str, Any]) -> None:
+def test_without_a_file_all_else_registers(file: str, without: Callable[[str], dict[str, Any]]) -> None:
     own = f"components.{file.removesuffix('.py')}"
     kept = [[c.kind, c.name, c.plugin.name] for c in registry().describe() if c.plugin.name != own]
-    assert without[file]["components"] == kept
-    assert without[file]["unloaded"] == []
+    assert without(file)["components"] == kept
+    assert without(file)["unloaded"] == []
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_without_a_file_recipes_that_do_not_need_it_check(
-    file: str, without: dict[str, Any], uses: dict[str, set[str]]
+    file: str, without: Callable[[str], dict[str, Any]], uses: dict[str, set[str]]
 ) -> None:
     own = f"components.{file.removesuffix('.py')}"
-    for recipe, fault in without[file]["recipes"].items():
+    for recipe, fault in without(file)["recipes"].items():
         assert bool(fault) == (own in uses[recipe]), (recipe, fault)
         assert not fault or re.search("unknown (.*) '|is required|needs at least", fault)
 

@@ -1,0 +1,121 @@
+"""Runs Python's command lines in forks of a process that has imported the libraries, so that each takes no seconds.
+
+As a script it is that process. It imports nothing of ours, so that a command finds what is installed when it runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import site
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = [
+    *("datasets", "matplotlib.backends.backend_svg", "matplotlib.figure", "matplotlib.style", "pandas", "peft"),
+    *("pydantic.json_schema", "pydantic.type_adapter", "pytest", "rich.table", "scipy.stats", "torch"),
+    *("transformers.models.llama.modeling_llama", "trl", "typer"),
+]
+OF_TRL = ["DPOConfig", "DPOTrainer", "GRPOConfig", "RewardConfig", "RewardTrainer", "SFTConfig"]
+
+
+class Warm:
+    """An interpreter: a call is `python WORDS`, where the first of the words is -m, -c or a file."""
+
+    def __init__(self, python: str | Path = sys.executable, environment: Mapping[str, str] | None = None) -> None:
+        self._python, self._environment = str(python), environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def __call__(self, *words: str, cwd: Path | None = None, path: tuple[Path, ...] = ()) -> Any:
+        """What came of it; `path` is for PYTHONPATH, before what is there."""
+        environment = dict(self._environment or os.environ)
+        paths = [*map(str, path), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        if not hasattr(os, "fork"):
+            command = [self._python, *words]
+            return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        if self._process is None:
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen([self._python, __file__], stdin=pipe, stdout=pipe, text=True)
+        asked, answered = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert answered is not None
+        asked.write(json.dumps([words, str(cwd or Path.cwd()), environment]) + "\n")
+        asked.flush()
+        code, out, err = json.loads(answered.readline())
+        return subprocess.CompletedProcess(words, code, out, err)
+
+    def close(self) -> None:
+        """Ends the process that has imported the libraries."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+def main() -> None:
+    """Answers a line of words, folder and environment with a line of exit code and what was printed."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    for name in OF_TRL:
+        getattr(sys.modules["trl"], name)
+    gc.collect()
+    gc.freeze()
+    while line := sys.stdin.readline():
+        words, cwd, environment = json.loads(line)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            child = os.fork()
+            if not child:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                os._exit(_code(words, cwd, environment))
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            out.seek(0)
+            err.seek(0)
+            print(json.dumps([code, out.read(), err.read()]), flush=True)
+
+
+def _code(words: list[str], cwd: str, environment: dict[str, str]) -> int:
+    """The exit code of Python with these words, as a new process would find the installed packages."""
+    sys.stdin = open(os.devnull)  # noqa: SIM115
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[0] = cwd if words[0] in ("-m", "-c") else str(Path(words[0]).parent)
+    sys.path[1:1] = [path for path in environment["PYTHONPATH"].split(os.pathsep) if path]
+    site.addsitedir(sysconfig.get_path("purelib"))
+    importlib.invalidate_caches()
+    code: object = 0
+    try:
+        _run(*words)
+    except SystemExit as leaves:
+        code = leaves.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _run(first: str, *words: str) -> None:
+    what, sys.argv = (words[0], list(words)) if first == "-m" else (first, [first, *words])
+    if first == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        exec(words[0], {"__name__": "__main__"})
+    else:
+        runpy.run_path(what, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
