@@ -119,9 +119,9 @@ def main() -> None:
 def watched() -> Clock:
     """A clock on every guard, before any trainer takes one, and on every step that is logged."""
     clock, plugin = Clock(), ModuleType("clock")
-    for name, guard in guards.GUARDS.items():
-        setattr(guards, name, clock.guard(guard))
-    guards._answer = partial(clock.bare, guards._answer)
+    for name in ("answered", "built_by"):
+        setattr(guards, name, clock.guard(getattr(guards, name)))
+    guards._attempt = partial(clock.bare, guards._attempt)
 
     @hookimpl
     def step_logged(step: int) -> None:

@@ -22,16 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins.contract.interfaces import (
-    Adapter,
-    Base,
-    PreferenceData,
-    Reward,
-    RewardFunction,
-    Run,
-    Samples,
-    StageResult,
-)
+from rlhf_plugins.contract.interfaces import Reward, RewardFunction
+from rlhf_plugins.contract.rows import Data, Samples
+from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
@@ -85,7 +78,8 @@ class Watched:
 
     def build(self, run: Run) -> RewardFunction:
         """The reward's own function, watched."""
-        score, gold = self.reward.build(run), run.data.gold
+        gold = run.data.gold
+        score: Any = self.reward.build(run)
         assert gold is not None
 
         def watched(samples: Samples) -> Any:
@@ -93,7 +87,7 @@ class Watched:
             truth = [gold(str(p), r) for p, r in zip(samples.prompts, samples.responses, strict=True)]
             words = float(np.mean([len(response.split()) for response in samples.responses]))
             total = float(np.mean([worth["total"] for worth in truth]))
-            self.seen.append({"proxy": float(np.mean(proxy)), "gold": total, "words": words})
+            self.seen.append({"proxy": proxy.reward.mean().item(), "gold": total, "words": words})
             return proxy
 
         return watched
@@ -153,14 +147,14 @@ def climbed(seed: int, setting: str, name: str, steps: int, folder: Path) -> Cur
     return [{**point, "kl": value} for point, value in zip(watched.seen, kl, strict=True)]
 
 
-def world(seed: int, setting: Setting) -> tuple[Base, PreferenceData]:
+def world(seed: int, setting: Setting) -> tuple[Base, Data]:
     """The sandbox's policy, and pairs that length-biased annotators judged."""
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.sandbox import POLICY
 
     base = Base(str(POLICY), adapter=ADAPTER)
     options = {"prompts": setting.prompts, "annotator": {"length_bias": setting.length_bias}}
-    data: PreferenceData = component("data_format", {**DATA, **options}).load(base, seed)
+    data: Data = component("data_format", {**DATA, **options}).load(base, seed)
     return base, data
 
 

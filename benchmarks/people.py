@@ -21,7 +21,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
-from rlhf_plugins.contract.interfaces import PreferenceData
+from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.data.preference import load_preferences
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def run(name: str, source: str, folder: Path) -> dict[str, Any]:
     return report
 
 
-def write_base(folder: Path, data: PreferenceData) -> None:
+def write_base(folder: Path, data: Data) -> None:
     """A random Qwen3 and a byte-level BPE tokenizer trained on the training split alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -86,7 +86,7 @@ def write_base(folder: Path, data: PreferenceData) -> None:
     fast.save_pretrained(folder)
 
 
-def texts(data: PreferenceData) -> Iterator[str]:
+def texts(data: Data) -> Iterator[str]:
     """Prompts and both responses of the training pairs."""
     for group in data.train:
         yield from (str(group.prompt), *map(str, group.responses))

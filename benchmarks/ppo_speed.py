@@ -24,16 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import (
-    Adapter,
-    Base,
-    PreferenceData,
-    Reward,
-    RewardFunction,
-    Run,
-    Samples,
-    StageResult,
-)
+from rlhf_plugins.contract.interfaces import Reward, RewardFunction
+from rlhf_plugins.contract.rows import Data, Samples
+from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
 
 ROOT = Path(__file__).parents[1]
 OUT, WORK, PEER = ROOT / "docs" / "benchmarks", ROOT / "build" / "ppo_speed", ROOT / "build" / "trl_1.12"
@@ -143,7 +136,7 @@ def ours(options: dict[str, Any]) -> dict[str, Any]:
     register_optimizer_step_post_hook(lambda *_: updates.append(1))
     base = Base(str(WORK / "base"), adapter=Adapter(r=RANK) if options["adapter"] else None)
     judge = StageResult("reward", "reward", reward_model=WORK / ("judge_lora" if options["adapter"] else "judge_full"))
-    data = PreferenceData((), (), {"train": tuple(json.loads((WORK / "prompts.json").read_text()))})
+    data = Data((), (), {"train": tuple(json.loads((WORK / "prompts.json").read_text()))})
     watch = Watch(component("reward", "model"), [])
     words = {"trainer": trainer(options), "tokens_per_batch": options["part"] * (PROMPT + RESPONSE)}
     stage = replace(component("stage", {"use": "online", **words}), reward=watch)

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_plugins.contract.interfaces import Base, Group, PreferenceData, Run, ScoredPairs
+from rlhf_plugins.contract.records import ScoredPairs
+from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.data.merge import merged
 from rlhf_plugins.data.preference import load_preferences
 from rlhf_plugins.engine.loading import load_tokenizer
@@ -112,7 +114,7 @@ def fold_scores(base: Base, groups: Sequence[Group], held: Sequence[Group], seed
     """The held-out pairs as scored by a model trained on the other topics."""
     train = tuple(group for group in groups if group not in held)
     with TemporaryDirectory() as folder:
-        run = Run(base, PreferenceData(train, tuple(held), {}), seed, Path(folder), (), spec, component)
+        run = Run(base, Data(train, tuple(held), {}), seed, Path(folder), (), spec, component)
         result = component("stage", STAGE).run(run)
         judge = open_judge(Path(result.reward_model), component)
         return score_pairs(judge, held, load_tokenizer(base))

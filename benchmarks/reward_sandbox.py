@@ -26,16 +26,9 @@ import numpy as np
 import torch
 import trl
 
-from rlhf_plugins.contract.interfaces import (
-    Base,
-    Comparison,
-    Group,
-    Prediction,
-    PreferenceData,
-    Run,
-    Samples,
-    StageResult,
-)
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Comparison, Data, Group, Samples
+from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.data.ranked import ranked_rows
 from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
@@ -48,7 +41,7 @@ from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, dr
 from rlhf_plugins.sandbox.world import TOPICS
 from rlhf_plugins.stages.reward import row_features
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import Options, RewardTrainer, learnable
+from rlhf_plugins.trainers.reward import Options, RewardTrainer
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 BASE = Base(str(POLICY))
@@ -137,7 +130,7 @@ def bayes(pairs: Sequence[Group]) -> float:
 def trained(groups: Sequence[Group], test: Sequence[Group], seed: int = 0, **options: Any) -> Row:
     """A reward model's row of numbers on held-out pairs."""
     with TemporaryDirectory() as folder:
-        run = Run(BASE, PreferenceData(tuple(groups), (), {}), seed, Path(folder), (), spec, component)
+        run = Run(BASE, Data(tuple(groups), (), {}), seed, Path(folder), (), spec, component)
         block = {"use": "reward", **options, "trainer": {**TRAINER, **options.get("trainer", {})}}
         started = time.perf_counter()
         result: StageResult = component("stage", block).run(run)
@@ -227,7 +220,7 @@ def _three_epochs(groups: Sequence[Group], test: Sequence[Group], how: str) -> R
     model = RewardModel(
         trunk.requires_grad_(how == "whole model"), component("pooling", "mean"), component("reward_head", "scalar")
     )
-    rows = ranked_rows(groups, lambda p, r: encode(tokenizer, p, r), None, learnable(loss))
+    rows = ranked_rows(groups, lambda p, r: encode(tokenizer, p, r), None, loss.learns_from)
     started = time.perf_counter()
     features = row_features(model, rows, tokenizer.pad_token_id) if how.endswith("once") else None
     once = time.perf_counter() - started

@@ -31,7 +31,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from rlhf_plugins.contract.interfaces import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.ranked import ranked_rows
 from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import with_fast_paths
@@ -240,8 +240,8 @@ def measured(side: str, case: Case) -> dict[str, Any]:
 
 def dispatch(trainer: Any) -> float:
     """Seconds that a guarded call of the loss component costs more than the bare one, a step."""
-    from rlhf_plugins.contract.guards import asked
-    from rlhf_plugins.contract.interfaces import PairLogps
+    from rlhf_plugins.contract.guards import unchecked
+    from rlhf_plugins.contract.records import PairLogps
 
     loss = getattr(trainer, "_preference_loss", None)
     if loss is None:
@@ -249,7 +249,8 @@ def dispatch(trainer: Any) -> float:
     sums, length = [torch.randn(8, requires_grad=True) for _ in range(4)], torch.full((8,), 64)
     logps = PairLogps(sums[0], sums[1], sums[2], sums[3], length, length)
     spent = []
-    for call in (lambda: loss(logps), lambda: asked(loss, logps, shape=(8,))):
+    bare = unchecked(loss)
+    for call in (lambda: bare(logps), lambda: loss(logps)):
         began = time.perf_counter()
         for _ in range(200):
             call()

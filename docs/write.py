@@ -15,7 +15,7 @@ from typing import Any
 import rlhf_plugins
 from rlhf_plugins.contract import hookspecs, interfaces, rollout
 from rlhf_plugins.recipe.options import Option, options
-from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, Component, registry
+from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, Registered, registry
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made of the code by `make docs`: change the docstrings, not this file. -->"
@@ -42,7 +42,7 @@ def _kind(kind: str) -> str:
     return _page(kind, "\n".join(contract), *(_component(one) for one in _bundled(kind)))
 
 
-def _component(one: Component) -> str:
+def _component(one: Registered) -> str:
     cls = one.cls
     source = f"Source: `{cls.__module__.replace('.', '/')}.py`, `{cls.__name__}`."
     return "\n".join([f"## `{one.name}`", "", _doc(cls), *_calls(cls), "", *_options(cls), source])
@@ -97,7 +97,7 @@ def _hook(kind: str) -> str:
     return _doc(getattr(hookspecs, f"register_{kind}"))
 
 
-def _bundled(kind: str) -> Iterator[Component]:
+def _bundled(kind: str) -> Iterator[Registered]:
     yield from (c for c in registry().describe() if c.kind == kind and c.plugin.distribution == DISTRIBUTION)
 
 

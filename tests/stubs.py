@@ -8,20 +8,32 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_plugins import DataError, Group, PreferenceData, Run, RunError, StageResult, hookimpl, uses
+from rlhf_plugins import (
+    Data,
+    DataError,
+    DataFormat,
+    Group,
+    RewardLoss,
+    Run,
+    RunError,
+    Stage,
+    StageResult,
+    hookimpl,
+    uses,
+)
 
 
 @dataclass(frozen=True)
-class Plain:
+class Plain(RewardLoss):
     """A loss without options."""
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(RewardLoss):
     """A loss with options of several types."""
 
     scale: Annotated[float, Field(gt=0, description="what it is multiplied by")] = 1.0
@@ -34,16 +46,16 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(DataFormat):
     """Data of `rows` pairs; none is an error."""
 
     rows: Annotated[int, Field(ge=0)] = 2
 
-    def load(self, base: object, seed: int) -> PreferenceData:
+    def load(self, base: object, seed: int) -> Data:
         if not self.rows:
             raise DataError("stub.jsonl: no rows")
         pair = Group("p", ("good", "bad"), ranks=(0, 1))
-        return PreferenceData((pair,) * self.rows, (pair,), {"train": ("p",), "test": ("p",)}, {"tie": 1})
+        return Data((pair,) * self.rows, (pair,), {"train": ("p",), "test": ("p",)}, {"tie": 1})
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Decay:
 
 
 @dataclass(frozen=True)
-class Make:
+class Make(Stage, reserved={"output_dir", "seed", "max_length"}):
     """Leaves a model that says what it was given; while the file `flag` exists it stops instead."""
 
     loss: Any = uses("reward_loss", "plain")
@@ -63,8 +75,6 @@ class Make:
     stop: Annotated[str, Field(pattern="^(error|known|interrupt|wait)$")] = "error"
     name: str = "make"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
-    kind: ClassVar[str] = "make"
-    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", "max_length"})
 
     def run(self, run: Run) -> StageResult:
         (run.folder / "begun").write_text("")
@@ -73,7 +83,7 @@ class Make:
         model = run.folder / "model"
         model.write_text(f"made from {Path(run.base.path).name} after {[r.name for r in run.finished]}")
         curves = {"loss": [(1, 0.5), (2, float("nan"))], "lr": [(2, 0.1)]}
-        return StageResult(self.name, self.kind, base=model, metrics={"loss": run.spec(self.loss)}, curves=curves)
+        return StageResult(self.name, "make", base=model, metrics={"loss": run.spec(self.loss)}, curves=curves)
 
     def _stop(self) -> None:
         if self.stop == "known":
@@ -87,30 +97,28 @@ class Make:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Stage):
     """Leaves an evaluation of one policy."""
 
     name: str = "judge"
-    kind: ClassVar[str] = "evaluate"
 
     def run(self, run: Run) -> StageResult:
         policy = {"gold": {"mean": 1.0, "low": 0.5, "high": 1.5}, "n": 4, "length": 3, "distinct_1": 1, "distinct_2": 1}
         metrics = {"policies": {"base": policy, "first": policy}, "reference": "base", "notes": ["a stub"]}
-        return StageResult(self.name, self.kind, metrics=metrics)
+        return StageResult(self.name, "evaluate", metrics=metrics)
 
 
 @dataclass(frozen=True)
-class Talk:
+class Talk(Stage):
     """Logs two steps, as a training does."""
 
     name: str = "talk"
-    kind: ClassVar[str] = "talk"
 
     def run(self, run: Run) -> StageResult:
         points = [(1, 2.0), (2, 1.0)]
         for step, loss in points:
             run.log(step, {"loss": loss})
-        return StageResult(self.name, self.kind, curves={"loss": points})
+        return StageResult(self.name, "talk", curves={"loss": points})
 
 
 @hookimpl

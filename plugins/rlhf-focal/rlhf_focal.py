@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from rlhf_plugins import RankedScores, hookimpl
+from rlhf_plugins import RankedScores, RewardLoss, hookimpl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FocalBradleyTerry:
+class FocalBradleyTerry(RewardLoss):
     """-(1 - p)^gamma log p with p = sigmoid(r_chosen - r_rejected): the focal loss of Lin et al. 2017, equation 4."""
 
     gamma: Annotated[float, Field(ge=0, description="0 is plain Bradley-Terry")] = 2.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlhf_plugins.contract.interfaces import Compared, Prediction, RankedScores
+from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 NOT_PLACED = -1
 
 
-def per_group(loss: Any, scores: RankedScores, call: Callable[[Any, RankedScores], Tensor] | None = None) -> Tensor:
-    """A loss component's number for each group, (groups,).
+def per_group(loss: Any, scores: RankedScores) -> Tensor:
+    """The loss of each group, (groups,).
 
-    A loss that is given pairs has as a group's number the mean over its pairs (Ouyang et al. 2022, equation 1); 0
-    where a group has none.
+    For a loss of pairs it is the mean over a group's pairs (Ouyang et al. 2022, equation 1); 0 where it has none.
 
     Args:
         loss: a reward loss, or the module that it built.
         scores: a batch of groups.
-        call: applies the loss, where its answer is to be checked.
     """
-    call = call or (lambda loss, scores: loss(scores))
-    if getattr(loss, "whole_groups", False):
-        return call(loss, scores)
-    compared = comparisons(scores, ties=getattr(loss, "takes_ties", False))
+    if loss.whole_groups:
+        found: Tensor = loss(scores)
+        return found
+    return mean_over_pairs(loss, scores, ties=loss.takes_ties)
+
+
+def mean_over_pairs(function: Callable[[RankedScores], Tensor], scores: RankedScores, ties: bool = False) -> Tensor:
+    """The mean over a group's pairs, tied ones too if asked, of a function of pairs, (groups,); 0 where it has none."""
+    compared = comparisons(scores, ties=ties)
     if not len(compared.group):
         return scores.scores.masked_fill(~scores.present, 0.0).sum(1) * 0.0
-    losses = call(loss, pairs(scores, compared))  # (P,)
+    losses = function(pairs(scores, compared))  # (P,)
     zero = losses.new_zeros(len(scores.scores))
     count = zero.index_add(0, compared.group, torch.ones_like(losses))
     return zero.index_add(0, compared.group, losses) / count.clamp(min=1)
@@ -57,9 +60,10 @@ def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
         return values[rows, places]
 
     second = torch.stack([torch.zeros_like(compared.better), (~compared.tied).long()], 1)
-    return RankedScores(
-        pick(scores.scores),
-        compared.margin,
+    return RankedScores.of(
+        scores=pick(scores.scores),
+        margin=compared.margin,
+        present=torch.ones_like(second, dtype=torch.bool),
         weight=compared.weight,
         ranks=second,
         topic=scores.topic[compared.group],

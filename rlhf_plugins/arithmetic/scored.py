@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import ScoredPairs
+    from rlhf_plugins.contract.records import ScoredPairs
 
 
 def gap(pairs: ScoredPairs) -> np.ndarray:

@@ -13,7 +13,8 @@ from rlhf_plugins.errors import DataError, known
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlhf_plugins.contract.interfaces import DataFormat, Group, PreferenceData
+    from rlhf_plugins.contract.interfaces import DataFormat
+    from rlhf_plugins.contract.rows import Data, Group
     from rlhf_plugins.data.audit import Audit, Tokens
 
 data = typer.Typer(help="Check, count and convert a file of preferences.", no_args_is_help=True)
@@ -107,9 +108,9 @@ def _groups(file: str, words: Sequence[str] | None, name: str | None) -> list[Gr
     return [*loaded.train, *loaded.test]
 
 
-def _loaded(made: DataFormat) -> PreferenceData:
+def _loaded(made: DataFormat) -> Data:
     """What a recipe that is silent about the seed would load; a file needs no model."""
-    from rlhf_plugins.contract.interfaces import Base
+    from rlhf_plugins.contract.run import Base
 
     return made.load(Base(path=""), seed=0)
 
@@ -161,7 +162,7 @@ def _guessed(file: str, split: str) -> str:
 
 
 def _tokens(path: str) -> Tokens:
-    from rlhf_plugins.contract.interfaces import Base
+    from rlhf_plugins.contract.run import Base
     from rlhf_plugins.data.tokens import encode
     from rlhf_plugins.engine.loading import load_tokenizer
 

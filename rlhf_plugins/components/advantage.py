@@ -7,13 +7,14 @@ one prompt. Those that compare whole responses give every token of a response th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
 
 from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Advantage
 from rlhf_plugins.contract.rollout import Advantages
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Gamma = Annotated[float, Field(ge=0, le=1, description="discount per token")]
 
 
 @dataclass(frozen=True)
-class GAE:
+class GAE(Advantage, reads_values=True, whitens=True):
     """Generalised advantage estimation: A_t = sum_l (gamma lam)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t.
 
     V is 0 after a response's last token; returns are A_t + V_t (Schulman et al. 2016, equation 16).
@@ -33,7 +34,6 @@ class GAE:
 
     gamma: Gamma = 1.0  # this and `lam`: Huang et al. 2024, table of hyperparameters
     lam: Annotated[float, Field(ge=0, le=1, description="0 is one-step TD, 1 is Monte Carlo")] = 0.95
-    needs_values: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -43,14 +43,13 @@ class GAE:
 
 
 @dataclass(frozen=True)
-class TD:
+class TD(Advantage, reads_values=True, whitens=True):
     """One-step temporal difference: A_t = r_t + gamma V_{t+1} - V_t, returns r_t + gamma V_{t+1} (Sutton 1988).
 
     It is GAE at lam = 0: of low variance, and biased as far as V is wrong.
     """
 
     gamma: Gamma = 1.0
-    needs_values: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -59,12 +58,10 @@ class TD:
 
 
 @dataclass(frozen=True)
-class MonteCarlo:
+class MonteCarlo(Advantage):
     """REINFORCE: A_t = G_t = sum_{k >= t} gamma^(k-t) r_k (Williams 1992)."""
 
     gamma: Gamma = 1.0
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -73,16 +70,12 @@ class MonteCarlo:
 
 
 @dataclass(frozen=True)
-class ReinforceBaseline:
+class ReinforceBaseline(Advantage, uses_batch_mates=True):
     """REINFORCE with the batch as its baseline: A_t = G_t - mean_j R_j over all B responses.
 
     Reinforcement comparison (Williams 1992). A response's own share of the mean shrinks its gradient by
     1/B, which is no bias of direction. GAE at lam = 1 is REINFORCE with a learned baseline.
     """
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
-    uses_batch_mates: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -91,12 +84,8 @@ class ReinforceBaseline:
 
 
 @dataclass(frozen=True)
-class RLOO:
+class RLOO(Advantage, min_group=2):
     """Leave one out: A_i = R_i - 1/(n-1) sum_{j != i} R_j (Kool et al. 2019; Ahmadian et al. 2024)."""
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
-    min_group: ClassVar[int] = 2
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
@@ -105,15 +94,11 @@ class RLOO:
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPO(Advantage, min_group=2):
     """Group-relative: A_i = (R_i - mean_j R_j) / (std_j R_j + 1e-4) (Shao et al. 2024, section 4.1.2).
 
     The standard deviation is the sample's (n - 1), as in TRL; where all n are equal the advantage is 0.
     """
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
-    min_group: ClassVar[int] = 2
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
@@ -124,15 +109,11 @@ class GRPO:
 
 
 @dataclass(frozen=True)
-class DrGRPO:
+class DrGRPO(Advantage, min_group=2):
     """GRPO done right: A_i = R_i - mean_j R_j, not divided by the group's deviation (Liu et al. 2025).
 
     The paper's other half is `reduction: {use: constant}`, which does not divide a response's loss by its length.
     """
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
-    min_group: ClassVar[int] = 2
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""
@@ -140,15 +121,11 @@ class DrGRPO:
 
 
 @dataclass(frozen=True)
-class ReinforcePlusPlus:
+class ReinforcePlusPlus(Advantage, uses_batch_mates=True):
     """REINFORCE++: A_t = G_t, shifted and scaled to mean 0 and variance 1 over all tokens (Hu 2025).
 
     G_t holds the KL penalties of the tokens from t on.
     """
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False  # it does so itself
-    uses_batch_mates: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -157,12 +134,8 @@ class ReinforcePlusPlus:
 
 
 @dataclass(frozen=True)
-class ReMax:
+class ReMax(Advantage, reads_baseline=True):
     """A_t = G_t - score of the greedy response to the prompt (Li et al. 2024)."""
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
-    needs_baseline: ClassVar[bool] = True
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask."""
@@ -172,7 +145,7 @@ class ReMax:
 
 
 @dataclass(frozen=True)
-class OptimalBaseline:
+class OptimalBaseline(Advantage, min_group=2):
     """A_i = R_i - b_i, b_i = sum_{j != i} w_j R_j / sum_{j != i} w_j with w_j = sum_t (1 - pi(a_t))^2.
 
     The baseline of least gradient variance weighs rewards by w = |grad log pi(response)|^2 (Greensmith et al.
@@ -181,10 +154,6 @@ class OptimalBaseline:
     whatever the other tokens' probabilities are, and the products of different tokens' gradients have mean 0. Norms
     in the weights would need a backward pass for each response. Equal weights make it RLOO.
     """
-
-    needs_values: ClassVar[bool] = False
-    whiten: ClassVar[bool] = False
-    min_group: ClassVar[int] = 2
 
     def __call__(self, rollout: Rollout) -> Advantages:
         """Both results are (B, T), 0 outside the mask. Raises ValueError when a prompt has a single response."""

@@ -6,25 +6,23 @@ None depends on the order of the members, one member alone is believed, and all 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Aggregation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.contract.interfaces import MemberScores
+    from rlhf_plugins.contract.records import MemberScores
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Aggregation, under_shift="follows", under_scale="follows"):
     """1/M sum_m r_m (Lakshminarayanan et al. 2017)."""
-
-    under_shift: ClassVar[str] = "follows"
-    under_scale: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups."""
@@ -32,12 +30,10 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Aggregation, needs={"accuracy"}, under_shift="follows", under_scale="follows"):
     """sum_m w_m r_m with w_m proportional to exp(alpha accuracy_m) and of sum 1."""
 
     alpha: Annotated[float, Field(ge=0, description="0 is the mean; at 10, ten points of accuracy count e-fold")] = 10.0
-    under_shift: ClassVar[str] = "follows"
-    under_scale: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores groups."""
@@ -46,11 +42,8 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Median:
+class Median(Aggregation, under_shift="follows", under_scale="follows"):
     """The members' median reward, the mean of the middle two where their number is even."""
-
-    under_shift: ClassVar[str] = "follows"
-    under_scale: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups; the gradient reaches the middle members alone."""
@@ -58,11 +51,8 @@ class Median:
 
 
 @dataclass(frozen=True)
-class WorstCase:
+class WorstCase(Aggregation, under_shift="follows", under_scale="follows"):
     """min_m r_m (worst-case optimisation, WCO, of Coste et al. 2024)."""
-
-    under_shift: ClassVar[str] = "follows"
-    under_scale: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups; the gradient reaches the lowest member alone."""
@@ -70,14 +60,13 @@ class WorstCase:
 
 
 @dataclass(frozen=True)
-class UncertaintyWeighted:
+class UncertaintyWeighted(Aggregation, under_shift="follows"):
     """r - coef 1/M sum_m (r_m - r)^2 with r the mean over members (UWO of Coste et al. 2024).
 
     The variance is the population's: the epistemic uncertainty of the ensemble.
     """
 
     coef: Annotated[float, Field(ge=0, description="reward lost per unit of the members' variance")] = 0.5
-    under_shift: ClassVar[str] = "follows"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies and groups."""
@@ -85,17 +74,13 @@ class UncertaintyWeighted:
 
 
 @dataclass(frozen=True)
-class Vote:
+class Vote(Aggregation, compares_siblings=True, under_shift="same", under_scale="same"):
     """The mean over members of the share of its siblings that a response beats: Borda's count, between 0 and 1.
 
     Siblings are the other responses to the prompt; a tie counts one half, and so does a response without siblings. Of a
     pair it is the share of members that prefer the response. Members count alike however far their scales lie
     apart. A count has no gradient: it aggregates trained members and trains none.
     """
-
-    compares_siblings: ClassVar[bool] = True
-    under_shift: ClassVar[str] = "same"
-    under_scale: ClassVar[str] = "same"
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores accuracies. A reward that is NaN stays so."""

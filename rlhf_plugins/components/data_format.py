@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import PreferenceData
+from rlhf_plugins.contract.interfaces import DataFormat
+from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.data.sources import (
     ComparisonColumns,
     Dimensions,
@@ -29,28 +30,28 @@ from rlhf_plugins.sandbox import pairs as draw_pairs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from rlhf_plugins.contract.interfaces import Base, Group
+    from rlhf_plugins.contract.rows import Group
+    from rlhf_plugins.contract.run import Base
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import Row
     from rlhf_plugins.data.splits import Read
 
 
 @dataclass(frozen=True)
-class Preference(PairSources):
+class Preference(DataFormat, PairSources, ordered=True):
     """Pairs with TRL's columns `chosen`, `rejected`, and optionally `prompt` and `margin`; text or messages.
 
     Without a `prompt` it is what both responses share at their start.
     """
 
     columns: PairColumns = PairColumns()
-    ordered: ClassVar[bool] = True  # the columns themselves say which response is better
 
     @staticmethod
     def recognises(fields: Mapping[str, Any]) -> bool:
         """Whether a row with these columns is likely to be of this format."""
         return {"chosen", "rejected"} <= fields.keys()
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
+    def load(self, base: Base, seed: int) -> Data:
         """Raises DataError naming the file and line."""
         from rlhf_plugins.data.preference import read_pairs
 
@@ -58,7 +59,7 @@ class Preference(PairSources):
 
 
 @dataclass(frozen=True)
-class Comparisons(PairSources):
+class Comparisons(DataFormat, PairSources):
     """Two responses with a verdict: a label, a strength, or the labels or strengths of several annotators.
 
     Labels are voted: the one with most votes wins and the pair weighs (n_1 - n_2) / n, the winner's votes less those of
@@ -75,7 +76,7 @@ class Comparisons(PairSources):
         """Whether a row with these columns is likely to be of this format."""
         return {"response_a", "response_b"} <= fields.keys()
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
+    def load(self, base: Base, seed: int) -> Data:
         """Raises DataError naming the file and line."""
         from rlhf_plugins.data.comparisons import read_comparisons
 
@@ -83,7 +84,7 @@ class Comparisons(PairSources):
 
 
 @dataclass(frozen=True)
-class Ratings(Sources):
+class Ratings(DataFormat, Sources):
     """Rated responses, in one or many dimensions: one `response` a row, or a list of `responses`.
 
     Rows of one prompt become one group; several ratings of one response are averaged; a rating may be missing. Two
@@ -108,7 +109,7 @@ class Ratings(Sources):
         listed = fields.get("responses")
         return "response" in fields or (isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict))
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
+    def load(self, base: Base, seed: int) -> Data:
         """Raises DataError naming the file and line."""
         from rlhf_plugins.data.convert import compare_ratings
         from rlhf_plugins.data.ratings import read_ratings
@@ -122,7 +123,7 @@ class Ratings(Sources):
 
 
 @dataclass(frozen=True)
-class Rankings(Sources):
+class Rankings(DataFormat, Sources):
     """K responses in order: numbers of the responses best first, a place for each, or judgements of pairs."""
 
     columns: RankingColumns = RankingColumns()
@@ -132,7 +133,7 @@ class Rankings(Sources):
         """Whether a row with these columns is likely to be of this format."""
         return "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
+    def load(self, base: Base, seed: int) -> Data:
         """Raises DataError naming the file and line."""
         from rlhf_plugins.data.rankings import read_rankings
         from rlhf_plugins.data.splits import load
@@ -140,7 +141,7 @@ class Rankings(Sources):
         return load(self, partial(read_rankings, columns=self.columns), seed)
 
 
-def _pairs(options: PairSources, read: Read, seed: int) -> PreferenceData:
+def _pairs(options: PairSources, read: Read, seed: int) -> Data:
     from rlhf_plugins.data.merge import group_prompts
     from rlhf_plugins.data.splits import load
 
@@ -149,7 +150,7 @@ def _pairs(options: PairSources, read: Read, seed: int) -> PreferenceData:
 
 
 @dataclass(frozen=True)
-class Sandbox:
+class Sandbox(DataFormat):
     """Responses to the sandbox's prompts, judged by a simulated annotator.
 
     An annotator judges pairs of a prompt's responses or, where `pairs` is null, ranks and rates all of them at once.
@@ -167,14 +168,14 @@ class Sandbox:
     ] = "base"
     annotator: Annotator = Annotator()
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
+    def load(self, base: Base, seed: int) -> Data:
         """Everything follows from the base's weights, the options and the seed."""
         counts = {"train": self.prompts, "test": self.test_prompts, "out_of_distribution": self.test_prompts}
         names = {split: _first(split, count) for split, count in counts.items()}
         judged = [self._judge(base, asked, seed + i) for i, asked in enumerate(names.values())]
         dropped = {"tie": 0 if self.ties else sum(_tied(g) for split in judged for g in split)}
         train, test, strange = (tuple(g for g in split if self.ties or not _tied(g)) for split in judged)
-        return PreferenceData(train, test, names, dropped, _gold, strange)
+        return Data(train, test, names, dropped, _gold, strange)
 
     def _judge(self, base: Base, asked: Sequence[str], seed: int) -> list[Group]:
         written = self._sampled(base, asked, seed) if self.writer == "base" else draft(asked, self.responses, seed)

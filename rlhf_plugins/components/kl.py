@@ -1,4 +1,4 @@
-"""The pull towards the reference: in the reward or in the loss, of fixed or adaptive strength. It knows no model."""
+"""The KL term towards the reference: in the reward or in the loss, of fixed or adaptive strength. It knows no model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from rlhf_plugins.contract.guards import asked
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import uses
-from rlhf_plugins.contract.rollout import KLEstimator, Pull
+from rlhf_plugins.contract.interfaces import KL, KLEstimator
+from rlhf_plugins.contract.rollout import KLTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,8 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
-class _Pull:
-    """What both places share."""
+class _Term(KL, like="estimator"):
+    """What both share."""
 
     coef: Annotated[float, Field(ge=0, description="strength at the start")] = 0.05  # Huang et al. 2024
     adapt: Annotated[Adaptive | None, Field(description="how the strength follows the KL; `none` keeps it")] = None
@@ -45,40 +45,35 @@ class _Pull:
         if self.adapt is not None and self.coef == 0:
             raise ValueError("coef: a strength of 0 cannot adapt, it stays 0")
 
-    @property
-    def parts(self) -> tuple[KLEstimator]:
-        """The components that it holds."""
-        return (self.estimator,)
-
     def adapted(self, coef: float, kl: float, episodes: int) -> float:
         """The next strength."""
         return coef if self.adapt is None else self.adapt(coef, kl, episodes)
 
 
 @dataclass(frozen=True)
-class InReward(_Pull):
+class InReward(_Term):
     """r_t = -coef KL_t, and the score at the last token (Stiennon et al. 2020, section 3.4): what is too far pays."""
 
-    def __call__(self, log_ratio: Tensor) -> Pull:
+    def __call__(self, log_ratio: Tensor) -> KLTerm:
         """The estimate, taken off the rewards."""
-        return Pull(off_reward=asked(self.estimator, log_ratio.detach(), shape=tuple(log_ratio.shape)))
+        return KLTerm(off_reward=self.estimator(log_ratio.detach()))
 
 
 @dataclass(frozen=True)
-class InLoss(_Pull):
+class InLoss(_Term):
     """loss_t + coef KL_t, with its own gradient (Shao et al. 2024): rewards and values do not know of it."""
 
     estimator: KLEstimator = uses("kl_estimator", "k3")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not getattr(self.estimator, "has_gradient", True):
+        if not self.estimator.has_gradient:
             name = type(self.estimator).__name__
             raise ValueError(f"estimator: the gradient of {name} is 0 on average; in a loss use k2 or k3")
 
-    def __call__(self, log_ratio: Tensor) -> Pull:
+    def __call__(self, log_ratio: Tensor) -> KLTerm:
         """The estimate, added to the losses."""
-        return Pull(on_loss=asked(self.estimator, log_ratio, shape=tuple(log_ratio.shape)))
+        return KLTerm(on_loss=self.estimator(log_ratio))
 
 
 @hookimpl

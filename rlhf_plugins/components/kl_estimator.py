@@ -6,19 +6,18 @@ x is log pi - log pi_ref of a sampled token, in nats. They know neither where th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import KLEstimator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class K1:
+class K1(KLEstimator, has_gradient=False):
     """x: unbiased, negative for some tokens; its gradient is that of log pi alone, which is 0 on average."""
-
-    has_gradient: ClassVar[bool] = False
 
     def __call__(self, log_ratio: Tensor) -> Tensor:  # (B, T)
         """The log-ratio itself."""
@@ -26,7 +25,7 @@ class K1:
 
 
 @dataclass(frozen=True)
-class K2:
+class K2(KLEstimator):
     """x^2 / 2: never negative, biased at a distance; its gradient is on average that of the KL."""
 
     def __call__(self, log_ratio: Tensor) -> Tensor:  # (B, T)
@@ -35,7 +34,7 @@ class K2:
 
 
 @dataclass(frozen=True)
-class K3:
+class K3(KLEstimator):
     """exp(-x) - 1 + x: unbiased and never negative; heavy-tailed where pi_ref is much larger than pi."""
 
     def __call__(self, log_ratio: Tensor) -> Tensor:  # (B, T)

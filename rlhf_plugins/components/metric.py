@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -13,9 +13,10 @@ from scipy.special import expit
 
 from rlhf_plugins.arithmetic import scored
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Metric
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import ScoredPairs
+    from rlhf_plugins.contract.records import ScoredPairs
 
 Bins = Annotated[int, Field(ge=1, description="equal-width bins of p over [0, 1]")]
 MANY = 2000  # prompts above which BCa, whose jackknife is quadratic, is slow and corrects next to nothing
@@ -24,15 +25,13 @@ FARTHEST = 7.0  # how far from the mean gap a temperature is looked for, as a na
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Metric, under_shift="same"):
     """The share of pairs whose chosen response has the higher reward, a tie counting one half.
 
     Its 95% interval is a bootstrap (Efron 1987, BCa; of more than 2000 prompts the percentiles) that draws prompts, not
     pairs: pairs of one prompt share responses, so they say less than as many pairs of different prompts (Field and
     Welsh 2007, the cluster bootstrap). Beside it stands what always preferring the longer response would score.
     """
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy, accuracy_low, accuracy_high, accuracy_longer_response."""
@@ -82,7 +81,7 @@ def calibration_errors(p: np.ndarray, happened: np.ndarray, bins: int) -> Calibr
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Metric, under_shift="same"):
     """Calibration of p = sigmoid(r_a - r_b) as the probability that people prefer a to b.
 
     Each pair is read both ways round, since which response came first is arbitrary. ECE = sum_b |b|/n |preferred(b) -
@@ -91,7 +90,6 @@ class Calibration:
     """
 
     bins: Bins = 10
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> calibration_ece, calibration_mce, calibration_brier."""
@@ -102,7 +100,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class TemperatureScaling:
+class TemperatureScaling(Metric, under_shift="same"):
     """The T that makes people's choices most likely under sigmoid((r_a - r_b) / T) (Guo et al. 2017, section 4.2).
 
     T is fitted on the pairs of a random half of the prompts; ECE before and after is of the pairs of the other half.
@@ -110,7 +108,6 @@ class TemperatureScaling:
 
     bins: Bins = 10
     seed: Annotated[int, Field(ge=0, description="of the split by prompt")] = 0
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> temperature_scaling_temperature, _ece_before, _ece_after; nothing of one prompt, or of equal rewards."""
@@ -143,10 +140,8 @@ def best_temperature(gap: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Metric, under_shift="same"):
     """The mean of -log sigmoid(r_chosen - r_rejected), in nats: Bradley-Terry's loss on held-out pairs."""
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> cross_entropy."""
@@ -154,7 +149,7 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class AUC:
+class AUC(Metric):
     """Area under the ROC curve of r_a - r_b as a classifier of which response people prefer, each pair both ways round.
 
     `auc_responses` tears the pairs apart: the probability that a random chosen response has a higher reward than a
@@ -170,7 +165,7 @@ class AUC:
 
 
 @dataclass(frozen=True)
-class RankCorrelation:
+class RankCorrelation(Metric):
     """Spearman's rho and Kendall's tau-b of reward with gold reward, or else with people's mean rating.
 
     Each held-out response counts once, however many pairs it is in.
@@ -193,10 +188,8 @@ class RankCorrelation:
 
 
 @dataclass(frozen=True)
-class AccuracyByTopic:
+class AccuracyByTopic(Metric, under_shift="same"):
     """Accuracy on the pairs of each topic, and on the worst of them; pairs without a topic are left out."""
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy_by_topic_worst, accuracy_by_topic/<topic>; nothing where no pair has a topic."""
@@ -208,15 +201,13 @@ class AccuracyByTopic:
 
 
 @dataclass(frozen=True)
-class LengthBias:
+class LengthBias(Metric, under_shift="same"):
     """How far reward follows response length.
 
     Spearman's rho of reward with length over all held-out responses, each once; accuracy on the pairs whose lengths
     differ by less than a tenth of the longer, where length cannot help; and accuracy on the pairs whose chosen response
     is the shorter, where it misleads. Each accuracy stands beside the number of its pairs.
     """
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> length_bias, length_bias_matched, length_bias_shorter, and _pairs of both; without what has no pair."""
@@ -238,7 +229,7 @@ class LengthBias:
 
 
 @dataclass(frozen=True)
-class Uncertainty:
+class Uncertainty(Metric):
     """How well the model's doubt finds its own errors: AUROC over pairs, an error being the positive class.
 
     Doubt is the variance that the head predicts for the gap, the sum of the two responses' variances; or the same sum
@@ -273,7 +264,7 @@ class Uncertainty:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Metric, under_shift="same"):
     """A lower bound on accuracy that holds with probability 1 - delta (Clopper and Pearson 1934, one-sided).
 
     It assumes that the prompts are independent draws from the population that the claim is about, and that nothing was
@@ -282,7 +273,6 @@ class Certificate:
     """
 
     delta: Annotated[float, Field(gt=0, lt=1, description="probability that the bound does not hold")] = 0.05
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> certificate_lower_bound, certificate_pairs (how many counted)."""

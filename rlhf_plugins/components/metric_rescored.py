@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -14,14 +14,15 @@ from scipy import stats
 
 from rlhf_plugins.arithmetic import scored
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.data.rewrites import HARMLESS, doubled, dropped, swapped
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import ScoredPairs
+    from rlhf_plugins.contract.records import ScoredPairs
 
 
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(Metric):
     """What harmless rewrites of every response change: the share of pairs that keep their order, and Spearman's rho of
     the rewards before and after.
 
@@ -48,7 +49,7 @@ class Consistency:
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Metric):
     """Accuracy after random words of every response were dropped, swapped with the next one, or said twice.
 
     Each of the three scores the pairs once more.
@@ -66,15 +67,13 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class Speed:
+class Speed(Metric, reads_clock=True):
     """Pairs, and response tokens in them, that are scored in a second.
 
     The pairs are scored once more as they are and the clock is read, tokenisation included. Neighbours that share a
     prompt share its computation, and a response that is in several pairs is scored once, so that rankings look faster
     than pairs; other work on the machine counts.
     """
-
-    reads_clock: ClassVar[bool] = True
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> speed_pairs_per_second, speed_tokens_per_second."""

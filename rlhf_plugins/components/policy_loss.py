@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import PolicyLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ Epsilon = Annotated[float, Field(gt=0, lt=1, description="how far the ratio may 
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(PolicyLoss):
     """PPO: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)) (Schulman et al. 2017, equation 7)."""
 
     epsilon: Epsilon = 0.2  # Huang et al. 2024
@@ -31,7 +32,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class DualClip:
+class DualClip(PolicyLoss):
     """PPO whose loss at A < 0 is at most -A limit, however large r grows (Ye et al. 2020)."""
 
     epsilon: Epsilon = 0.2
@@ -44,7 +45,7 @@ class DualClip:
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(PolicyLoss):
     """-A r, without a clip: at r = 1 its gradient is the policy gradient -A grad log pi (Williams 1992)."""
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)

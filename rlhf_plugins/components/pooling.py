@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from torch import nn
 
 from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,8 @@ Over = Annotated[
 
 
 @dataclass(frozen=True)
-class LastToken:
+class LastToken(Pooling, reads_last=True):
     """The hidden state at the last True position, whatever the padding side and whatever token stands there."""
-
-    reads_last: ClassVar[bool] = True
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
         """h_T with T the last position of the mask."""
@@ -41,7 +40,7 @@ class LastToken:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Pooling):
     """The mean hidden state over the True positions."""
 
     over: Over = "sequence"
@@ -52,7 +51,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class MeanSqrtLength:
+class MeanSqrtLength(Pooling):
     """The sum of the hidden states over the root of their number, 1/sqrt(T) sum_t h_t, divided by `scale`.
 
     Unlike the mean it grows with the length, so that a reward model may learn that people like length: on data where
@@ -70,7 +69,7 @@ class MeanSqrtLength:
 
 
 @dataclass(frozen=True)
-class Max:
+class Max(Pooling):
     """The greatest value of each feature over the True positions (max over time, Collobert et al. 2011)."""
 
     over: Over = "sequence"
@@ -82,7 +81,7 @@ class Max:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Pooling):
     """sum_t a_t h_t with a = softmax_t(w . h_t) and w learned; w starts at 0, and so the pooling as the mean.
 
     Yang et al. 2016, equations 6 and 7, without the hidden layer of their equation 5.
@@ -96,7 +95,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Hierarchical:
+class Hierarchical(Pooling):
     """alpha h_T + (1 - alpha) 1/T sum_t h_t with alpha fixed: 1 is the last token, 0 the mean."""
 
     alpha: Annotated[float, Field(ge=0, le=1, description="share of the last token")] = 0.5
@@ -108,7 +107,7 @@ class Hierarchical:
 
 
 @dataclass(frozen=True)
-class LearnedHierarchical:
+class LearnedHierarchical(Pooling):
     """alpha h_T + (1 - alpha) 1/T sum_t h_t with alpha = sigmoid(a) and a learned."""
 
     alpha: Annotated[float, Field(gt=0, lt=1, description="share of the last token at the start")] = 0.5
@@ -120,7 +119,7 @@ class LearnedHierarchical:
 
 
 @dataclass(frozen=True)
-class MultiScale:
+class MultiScale(Pooling):
     """g_1 token + g_2 sentence + g_3 document: features of three scales, with gates g = softmax(learned numbers).
 
     The document's feature is the mean of all tokens, the token feature is attention over tokens, the sentence feature

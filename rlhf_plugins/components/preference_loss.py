@@ -9,17 +9,18 @@ from pydantic import Field
 from torch.nn.functional import logsigmoid
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import PreferenceLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.contract.interfaces import PairLogps
+    from rlhf_plugins.contract.records import PairLogps
 
 Beta = Annotated[float, Field(gt=0, description="strength of the pull towards the reference")]
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(PreferenceLoss):
     """-log sigmoid(beta h), h = log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l) (Rafailov et al. 2023, eq. 7)."""
 
     beta: Beta = 0.1
@@ -31,7 +32,7 @@ class DPO:
 
 
 @dataclass(frozen=True)
-class IPO:
+class IPO(PreferenceLoss):
     """(h - 1/(2 beta))^2 with h a difference of summed log-ratios (Azar et al. 2023, eq. 17; beta is their tau)."""
 
     beta: Beta = 0.1
@@ -43,7 +44,7 @@ class IPO:
 
 
 @dataclass(frozen=True)
-class IPOPerToken:
+class IPOPerToken(PreferenceLoss):
     """IPO with each log-ratio divided by its response's number of tokens, which is TRL's normalisation.
 
     With it beta bounds the change per token, not per response, so its useful values are larger.

@@ -9,13 +9,14 @@ from pydantic import Field
 
 from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Reduction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Reduction):
     """The mean over all tokens of the minibatch, whichever response they belong to (Huang et al. 2024)."""
 
     def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Responses:
+class Responses(Reduction):
     """The mean over responses of each one's mean over its tokens, so that all weigh alike (Shao et al. 2024)."""
 
     def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class Responses:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Reduction):
     """The mean over responses of sum_t loss_t / length, so that a token weighs alike everywhere (Liu et al. 2025)."""
 
     length: Annotated[int, Field(gt=0, description="tokens: the longest response that may be sampled")]

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Reward, uses
+from rlhf_plugins.contract.interfaces import Reward
+from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.errors import RunError, known
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rlhf_plugins.contract.interfaces import RewardFunction, Run, Samples
+    from rlhf_plugins.contract.interfaces import RewardFunction
+    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.run import Run
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Reward):
     """A reward model or an ensemble that an earlier stage trained."""
 
     stage: Annotated[str | None, Field(description="the stage that trained it; null is the latest that did")] = None
@@ -39,7 +41,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Gold:
+class Gold(Reward):
     """The data's own true reward; only simulated data has one. An upper bound, never a result."""
 
     def build(self, run: Run) -> RewardFunction:
@@ -55,7 +57,7 @@ class Gold:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Reward):
     """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative.
 
     Sources that give each token a number are summed token by token, and one number for a response then stands at its
@@ -73,28 +75,31 @@ class Weighted:
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as its parts do; what it builds raises ComponentError in the name of a part that fails."""
-        from rlhf_plugins.contract.guards import built, rewarded
-
         weights = self.weights or [1.0] * len(self.parts)
-        parts = [built(part, run) for part in self.parts]
+        parts = [part.build(run) for part in self.parts]
 
-        def score(samples: Samples) -> Any:
-            said = [rewarded(part, samples) for part in parts]
-            return [_sum(weights, rows).tolist() for rows in zip(*said, strict=True)]
+        def score(samples: Samples) -> Prediction:
+            return _sum(weights, [part(samples) for part in parts], samples)
 
         return score
 
 
-def _sum(weights: Sequence[float], rows: Sequence[Tensor]) -> Tensor:
-    """sum_i w_i r_i of one response: (), or (tokens,) where a row has a number for each token."""
-    from torch.nn.functional import pad
+def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Prediction:
+    """sum_i w_i r_i of predictions; it abstains where a part does."""
+    import torch
 
-    tokens = max((len(row) for row in rows if row.dim()), default=None)
-    laid = rows if tokens is None else [row if row.dim() else pad(row.view(1), (tokens - 1, 0)) for row in rows]
-    total = weights[0] * laid[0]
-    for weight, row in zip(weights[1:], laid[1:], strict=True):
-        total = total + weight * row
-    return total
+    from rlhf_plugins.arithmetic.objectives import at_the_end
+
+    reward: Any = sum(weight * part.reward for weight, part in zip(weights, parts, strict=True))
+    silent = [part.abstained for part in parts if part.abstained is not None]
+    abstained = torch.stack(silent).any(0) if silent else None
+    if all(part.tokens is None for part in parts):
+        return Prediction(reward, abstained=abstained)
+    lengths = torch.tensor([len(ids) for ids in samples.response_ids])
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    rows = [at_the_end(part.reward, mask) if part.tokens is None else part.tokens for part in parts]
+    tokens: Any = sum(weight * row for weight, row in zip(weights, rows, strict=True))
+    return Prediction(reward, tokens=tokens, abstained=abstained)
 
 
 @hookimpl

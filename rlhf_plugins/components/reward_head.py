@@ -16,15 +16,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
-from rlhf_plugins.contract.guards import asked, built, predicted
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Aggregation, MemberScores, Prediction, RewardHead, uses
+from rlhf_plugins.contract.interfaces import Aggregation, RewardHead
+from rlhf_plugins.contract.records import MemberScores, Prediction
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True)
-class Scalar:
+class Scalar(RewardHead):
     """One reward, linear in the features and without a bias: only differences of rewards are learned.
 
     Weights start at N(0, 1 / (width + 1)) (Stiennon et al. 2020, appendix).
@@ -38,7 +39,7 @@ class Scalar:
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(RewardHead):
     """One reward of a perceptron: `layers` times h <- dropout(activation(W h + b)), then a scalar head."""
 
     hidden: Annotated[int | None, Field(ge=1, description="width of each hidden layer; null is the features'")] = None
@@ -56,7 +57,7 @@ class MLP:
 
 
 @dataclass(frozen=True)
-class Multi:
+class Multi(RewardHead):
     """Named dimensions d, each linear in the features with a bias, and the reward sum_d w_d output_d.
 
     The dimensions are those of HelpSteer's regression (Wang et al. 2024, arXiv 2406.08673), the fixed weights those
@@ -88,7 +89,7 @@ class Multi:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(RewardHead):
     """The reward's mean, linear in the features, and its variance floor + (1 - floor) log2(1 + 2^s), s linear too.
 
     Both have a bias. The variance is aleatoric (Kendall and Gal 2017, section 2.2), of a softplus above a floor
@@ -104,7 +105,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Quantile:
+class Quantile(RewardHead):
     """Q quantiles of the reward at the levels (q + 1/2) / Q (Dabney et al. 2018, lemma 2; Dorka 2024 for rewards).
 
     They never cross: the head predicts their mean, which is the reward, and the Q - 1 gaps between neighbours, each a
@@ -121,7 +122,7 @@ class Quantile:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(RewardHead, like="head"):
     """M heads on the same features, with weights that start at random apart (Lakshminarayanan et al. 2017).
 
     The reward is the aggregation of the members' rewards, all of equal accuracy and every response a group of its own,
@@ -138,13 +139,13 @@ class Ensemble:
     ] = True  # the trainer reads it
 
     def __post_init__(self) -> None:
-        if getattr(self.aggregation, "compares_siblings", False):
+        if self.aggregation.compares_siblings:
             name = type(self.aggregation).__name__
             raise ValueError(f"aggregation: {name} compares the responses to a prompt, and a head sees each one alone")
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to a `Prediction` with members."""
-        return _Ensemble([built(self.head, width) for _ in range(self.members)], self.aggregation)
+        return _Ensemble([self.head.build(width) for _ in range(self.members)], self.aggregation)
 
 
 class _Scalar(nn.Linear):
@@ -202,12 +203,12 @@ class _Ensemble(nn.Module):
         self.aggregation = aggregation
 
     def forward(self, features: Tensor) -> Prediction:
-        said = [predicted(head, features) for head in self.heads]
+        said = [head(features) for head in self.heads]
         members = torch.stack([one.reward for one in said])  # (M, batch)
         alone = torch.arange(len(features), device=features.device)
         scores = MemberScores(members, members.new_ones(len(members)), alone)
         return Prediction(
-            asked(self.aggregation, scores, shape=(len(features),)),
+            self.aggregation(scores),
             _mean([one.variance for one in said]),
             {name: _mean([one.dimensions[name] for one in said]) for name in said[0].dimensions},
             _mean([one.quantiles for one in said]),

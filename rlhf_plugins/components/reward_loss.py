@@ -6,7 +6,7 @@ It knows no loss that is made of others; those stand in `reward_loss_composed.py
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,22 +16,21 @@ from rlhf_plugins.arithmetic.likelihoods import davidson, plackett_luce, rao_kup
 from rlhf_plugins.arithmetic.masked import mean
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import RewardLoss
 from rlhf_plugins.errors import DataError, RunError, known
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.contract.interfaces import RankedScores
+    from rlhf_plugins.contract.records import RankedScores
 
 Rated = Annotated[str | None, Field(description="the rating to predict; none is the mean of those a response has")]
 
 
 # ---- of pairs --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class BradleyTerry:
+class BradleyTerry(RewardLoss, under_shift="same"):
     """-log sigmoid(r_chosen - r_rejected) (Bradley and Terry 1952; Ouyang et al. 2022, equation 1)."""
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores margins."""
@@ -39,10 +38,8 @@ class BradleyTerry:
 
 
 @dataclass(frozen=True)
-class BradleyTerryMargin:
+class BradleyTerryMargin(RewardLoss, needs={"margin"}, under_shift="same"):
     """-log sigmoid(r_chosen - r_rejected - m) with m the row's own margin (Touvron et al. 2023, equation 2)."""
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """A row without a margin has m = 0."""
@@ -50,11 +47,10 @@ class BradleyTerryMargin:
 
 
 @dataclass(frozen=True)
-class Margin:
+class Margin(RewardLoss, under_shift="same"):
     """max(0, m - (r_chosen - r_rejected)), the hinge of a support vector machine that ranks (Joachims 2002)."""
 
     margin: Annotated[float, Field(gt=0, description="m, the gap beyond which a pair costs nothing")] = 1.0
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores the rows' own margins."""
@@ -62,14 +58,13 @@ class Margin:
 
 
 @dataclass(frozen=True)
-class LabelSmoothed:
+class LabelSmoothed(RewardLoss, under_shift="same"):
     """-(1 - e) log sigmoid(d) - e log sigmoid(-d), d = r_chosen - r_rejected: Bradley-Terry under a share e of flips.
 
     Szegedy et al. 2016, section 7, for two classes; the loss of cDPO (Mitchell 2023) on rewards.
     """
 
     epsilon: Annotated[float, Field(ge=0, lt=0.5, description="e, the share of labels taken to be wrong")] = 0.1
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Least where sigmoid(d) = 1 - e."""
@@ -78,15 +73,13 @@ class LabelSmoothed:
 
 
 @dataclass(frozen=True)
-class TiesRaoKupper:
+class TiesRaoKupper(RewardLoss, takes_ties=True, under_shift="same"):
     """-log P(outcome), P(win) = s(d - t), P(tie) = (e^2t - 1) s(d - t) s(-d - t), s the logistic (Rao and Kupper 1967).
 
     Responses of equal reward tie with probability tanh(t / 2). At t = 0 it is Bradley-Terry, which refuses ties.
     """
 
     threshold: Annotated[float, Field(ge=0, description="t = log theta, the gap too small for people to see")] = 0.5
-    takes_ties: ClassVar[bool] = True
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises DataError for a tie where t = 0."""
@@ -95,15 +88,13 @@ class TiesRaoKupper:
 
 
 @dataclass(frozen=True)
-class TiesDavidson:
+class TiesDavidson(RewardLoss, takes_ties=True, under_shift="same"):
     """-log P(outcome), P(win) : P(loss) : P(tie) = e^(d/2) : e^(-d/2) : nu (Davidson 1970).
 
     Responses of equal reward tie with probability nu / (2 + nu). At nu = 0 it is Bradley-Terry, which refuses ties.
     """
 
     nu: Annotated[float, Field(ge=0, description="how readily people tie two responses")] = 1.0
-    takes_ties: ClassVar[bool] = True
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises DataError for a tie where nu = 0."""
@@ -112,10 +103,8 @@ class TiesDavidson:
 
 
 @dataclass(frozen=True)
-class Thurstone:
+class Thurstone(RewardLoss, under_shift="same"):
     """-log Phi((mu_chosen - mu_rejected) / sqrt(var_chosen + var_rejected)) (Thurstone 1927, case III)."""
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance."""
@@ -124,13 +113,11 @@ class Thurstone:
 
 
 @dataclass(frozen=True)
-class Centering:
+class Centering(RewardLoss, takes_ties=True):
     """(r_chosen + r_rejected)^2, which holds rewards around 0 (Eisenstein et al. 2023); a term of a `sum`.
 
     Its weight there is TRL's `center_rewards_coefficient`.
     """
-
-    takes_ties: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores which of the two is better."""
@@ -139,7 +126,7 @@ class Centering:
 
 # ---- of rankings -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class PlackettLuce:
+class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}, under_shift="same"):
     """-log P(ranking) = -sum_i (r_i - log sum_{j not before i} exp r_j) (Luce 1959; Plackett 1975).
 
     Of two responses it is Bradley-Terry. Ties that are split count by Efron's approximation (1977),
@@ -152,9 +139,6 @@ class PlackettLuce:
     ties: Annotated[Literal["refused", "split"], Field(description="what a shared place is: an error, or split")] = (
         "refused"
     )
-    whole_groups: ClassVar[bool] = True
-    reads_ranks: ClassVar[bool] = True
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """0 for a group with nothing to order. Raises DataError for a tie that is refused."""
@@ -166,7 +150,7 @@ class PlackettLuce:
 
 # ---- of ratings ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Regression:
+class Regression(RewardLoss, whole_groups=True, needs={"ratings"}):
     """Mean of (prediction - rating)^2 over a group's responses and dimensions; a missing rating counts for nothing.
 
     Each dimension that the head names is fitted to the rating of that name; the reward of a head that names none to
@@ -175,8 +159,6 @@ class Regression:
     """
 
     dimension: Rated = None
-    whole_groups: ClassVar[bool] = True
-    reads_ratings: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises DataError where the data lack ratings, or those of a dimension."""
@@ -187,15 +169,13 @@ class Regression:
 
 
 @dataclass(frozen=True)
-class GaussianNLL:
+class GaussianNLL(RewardLoss, whole_groups=True, needs={"ratings"}):
     """Mean of 1/2 (log var + (rating - mu)^2 / var) over a group's rated responses (Nix and Weigend 1994).
 
     mu is the reward and var the variance that the head predicts; the constant 1/2 log 2 pi is left out.
     """
 
     dimension: Rated = None
-    whole_groups: ClassVar[bool] = True
-    reads_ratings: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance, DataError when the data lack the rating."""
@@ -206,15 +186,13 @@ class GaussianNLL:
 
 
 @dataclass(frozen=True)
-class Quantile:
+class Quantile(RewardLoss, whole_groups=True, needs={"ratings"}):
     """Mean of max(t u, (t - 1) u), u = rating - quantile, over levels t = (q + 1/2) / Q and a group's rated responses.
 
     The pinball loss (Koenker and Bassett 1978; Dorka 2024 for reward models).
     """
 
     dimension: Rated = None
-    whole_groups: ClassVar[bool] = True
-    reads_ratings: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no quantiles, DataError when the data lack the rating."""
@@ -226,7 +204,7 @@ class Quantile:
 
 # ---- of features -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Contrastive:
+class Contrastive(RewardLoss, whole_groups=True, uses_batch_mates=True):
     """InfoNCE: -log exp(sim(h, h+) / t) / sum_i exp(sim(h, h_i) / t), sim the cosine (van den Oord et al. 2018).
 
     h is the feature vector of a chosen response, h+ that of another group's, and i runs over all responses of the
@@ -235,8 +213,6 @@ class Contrastive:
     """
 
     temperature: Annotated[float, Field(gt=0, description="t")] = 0.1
-    whole_groups: ClassVar[bool] = True
-    uses_batch_mates: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """0 for a group of which none is chosen, or whose batch holds no other chosen response."""

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons, map_tensors, per_group
-from rlhf_plugins.contract.guards import built, group_losses
+from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons, map_tensors, mean_over_pairs, per_group
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Compared, Prediction, RankedScores, RewardLoss, uses
+from rlhf_plugins.contract.interfaces import RewardLoss
+from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 from rlhf_plugins.errors import RunError, known
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_plugins.contract.rows import Group
+
 Weights = list[Annotated[float, Field(ge=0)]]
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(RewardLoss, like="loss"):
     """w_i times another loss. A group of pairs has the mean of its weighted pairs; weights are not normalised.
 
     `weight`: the row's own, such as the annotators' agreement. `margin`: the strength of the preference, 1 where a row
@@ -36,60 +39,28 @@ class Weighted:
     loss: RewardLoss = uses("reward_loss", "bradley_terry")
     by: Annotated[Literal["weight", "margin", "difficulty"], Field(description="what w_i is")] = "weight"
 
-    @property
-    def parts(self) -> tuple[RewardLoss, ...]:
-        """The weighted loss: a group is usable if it can use it."""
-        return (self.loss,)
-
-    @property
-    def whole_groups(self) -> bool:
-        """As the weighted loss has it."""
-        return _any("whole_groups", [self.loss])
-
-    @property
-    def takes_ties(self) -> bool:
-        """As the weighted loss has it."""
-        return _any("takes_ties", [self.loss])
-
-    @property
-    def uses_batch_mates(self) -> bool:
-        """As the weighted loss has it."""
-        return _any("uses_batch_mates", [self.loss])
+    def needs_of(self) -> frozenset[str]:
+        """The column that it weighs by."""
+        return self.needs | ({self.by} - {"difficulty"})
 
     def build(self) -> nn.Module:
         """The weights of the weighted loss, if it has any."""
-        return BuiltLoss(replace(self, loss=_built(self.loss)))
+        return _Built(replace(self, loss=self.loss.acting()))
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Pairs or whole groups, as the weighted loss has it."""
-        return self._weights(scores).detach() * group_losses(self.loss, scores)
+        return self._weights(scores).detach() * self.loss(scores)
 
     def _weights(self, scores: RankedScores) -> Tensor:
         of = {"weight": _weight, "margin": _strength, "difficulty": _difficulty}[self.by]
         if not self.whole_groups:
             return of(scores)
         own = torch.ones_like(scores.margin) if self.by == "difficulty" else of(scores)
-        return per_group(of, scores).where(_has(comparisons(scores), scores), own)
-
-
-class _OfLosses:
-    """What losses share that add up others."""
-
-    losses: tuple[RewardLoss, ...]
-    whole_groups: ClassVar[bool] = True
-
-    @property
-    def uses_batch_mates(self) -> bool:
-        """Whether one of its parts does."""
-        return _any("uses_batch_mates", self.losses)
-
-    def build(self) -> nn.Module:
-        """The weights of its parts, if they have any."""
-        return BuiltLoss(replace(self, losses=tuple(map(_built, self.losses))))  # type: ignore[type-var]
+        return mean_over_pairs(of, scores).where(_has(comparisons(scores), scores), own)
 
 
 @dataclass(frozen=True)
-class Sum(_OfLosses):
+class Sum(RewardLoss, like="losses", whole_groups=True):
     """sum_k w_k L_k, each part seeing the group as it would alone."""
 
     losses: tuple[RewardLoss, ...] = uses("reward_loss", ["bradley_terry", "centering"])
@@ -99,19 +70,18 @@ class Sum(_OfLosses):
         if len(self.weights) != len(self.losses) or not self.losses:
             raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
 
-    @property
-    def parts(self) -> tuple[RewardLoss, ...]:
-        """The losses that it adds up: a group is usable if any of them can use it."""
-        return self.losses
+    def build(self) -> nn.Module:
+        """The weights of its parts, if they have any."""
+        return _Built(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what its parts raise."""
         parts = zip(self.weights, self.losses, strict=True)
-        return torch.stack([weight * per_group(loss, scores, group_losses) for weight, loss in parts]).sum(0)
+        return torch.stack([weight * per_group(loss, scores) for weight, loss in parts]).sum(0)
 
 
 @dataclass(frozen=True)
-class _Tasks(_OfLosses):
+class _Tasks(RewardLoss, like="losses", whole_groups=True, needs=()):
     dimensions: Annotated[list[str], Field(description="outputs of the head, one a task")]
     losses: tuple[RewardLoss, ...] = uses("reward_loss", ["bradley_terry"])
 
@@ -120,11 +90,20 @@ class _Tasks(_OfLosses):
             raise ValueError(f"dimensions should name at least one, each once; got {self.dimensions}")
         self._spread("losses", self.losses)
 
+    def build(self) -> nn.Module:
+        """The weights of its parts, if they have any."""
+        return _Built(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
+
+    def learns_from(self, group: Group) -> bool:
+        """Ratings rank for a task, so that any rated or compared group is of use."""
+        rated = any(value is not None for values in group.ratings.values() for value in values)
+        return rated or bool(group.comparisons)
+
     def tasks(self, scores: RankedScores) -> tuple[Tensor, Tensor]:
         """Each task's loss and whether anything is known of it, both (tasks, groups)."""
         pairs = zip(self.dimensions, self._spread("losses", self.losses), strict=True)
         tasks = [(loss, _task(scores, name)) for name, loss in pairs]
-        told = torch.stack([per_group(loss, task, group_losses) for loss, task in tasks])
+        told = torch.stack([per_group(loss, task) for loss, task in tasks])
         return told, torch.stack([_judged(task) for _, task in tasks])
 
     def _spread(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
@@ -164,29 +143,24 @@ class MultiTaskUncertainty(_Tasks):
 
     def build(self) -> nn.Module:
         """A module from RankedScores to (groups,) that holds s."""
-        return _Uncertain(replace(self, losses=tuple(map(_built, self.losses))))
+        return _Uncertain(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
 
 
-class BuiltLoss(nn.Module):
-    """A loss of losses whose parts are built: acts as it does, and holds their weights."""
+class _Built(nn.Module):
+    """A loss of losses whose parts are built: computes what it does, and holds their weights."""
 
     def __init__(self, loss: Any) -> None:
         super().__init__()
         self.acts = loss
         parts = loss.losses if hasattr(loss, "losses") else [loss.loss]
         self.built = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
-        if hasattr(loss, "parts"):
-            self.parts: tuple[RewardLoss, ...] = loss.parts
-        self.whole_groups = loss.whole_groups
-        self.takes_ties = getattr(loss, "takes_ties", False)
-        self.uses_batch_mates = loss.uses_batch_mates
 
     def forward(self, scores: RankedScores) -> Tensor:
         """-> (groups,)."""
         return self.acts(scores)
 
 
-class _Uncertain(BuiltLoss):
+class _Uncertain(_Built):
     def __init__(self, loss: _Tasks) -> None:
         super().__init__(loss)
         self.log_variance = nn.Parameter(torch.zeros(len(loss.dimensions)))
@@ -198,15 +172,6 @@ class _Uncertain(BuiltLoss):
 
 
 # ---- shared ----------------------------------------------------------------------------------------------
-def _built(loss: Any) -> Any:
-    """The loss itself, or the module that it builds."""
-    return built(loss) if hasattr(loss, "build") else loss
-
-
-def _any(trait: str, losses: Iterable[Any]) -> bool:
-    return any(getattr(loss, trait, False) for loss in losses)
-
-
 def _weight(scores: RankedScores) -> Tensor:  # (groups,)
     return scores.weight
 
@@ -255,8 +220,10 @@ def _by_rating(scores: RankedScores, compared: Compared, rating: Tensor) -> tupl
     found = replace(found, margin=rating[found.group, found.better] - rating[found.group, found.worse])
     rated = placed.any(1)
     kept = map_tensors(compared, lambda values: values[~rated[compared.group]])
-    both = Compared(*(torch.cat([getattr(found, f.name), getattr(kept, f.name)]) for f in fields(Compared)))
-    return both, ranks.where(rated.unsqueeze(1), scores.ranks)
+    both = [(getattr(found, f.name), getattr(kept, f.name)) for f in fields(Compared)]
+    parts: list[Any] = [torch.cat(two) if None not in two else None for two in both]
+    joined = Compared(*parts)
+    return joined, ranks.where(rated.unsqueeze(1), scores.ranks)
 
 
 def _judged(task: RankedScores) -> Tensor:

@@ -1,4 +1,4 @@
-"""Samplers: which examples a reward model sees next. They know one `Draw`, not how its losses came about.
+"""Samplers: which examples a reward model sees next. They know one `SamplerState`, not how its losses came about.
 
 A batch never holds an example twice. `Shuffled`, `LengthGrouped` and `Curriculum` draw from what remains of the epoch,
 so that it shows every example once; `HardMining` and `Dynamic` draw what is hard again, and an epoch may leave out what
@@ -14,28 +14,29 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Sampler
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Draw
+    from rlhf_plugins.contract.records import SamplerState
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class Shuffled(Sampler):
     """Uniform, without replacement within an epoch."""
 
-    def __call__(self, draw: Draw) -> np.ndarray:  # (size,)
+    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
         """Every set of `size` remaining examples is equally likely."""
         return draw.rng.permutation(np.flatnonzero(draw.remaining))[: draw.size]
 
 
 @dataclass(frozen=True)
-class LengthGrouped:
+class LengthGrouped(Sampler):
     """A random remaining example and those remaining that are nearest to it in length: little padding.
 
     Every example comes once an epoch. Ties in length are broken at random.
     """
 
-    def __call__(self, draw: Draw) -> np.ndarray:  # (size,)
+    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
         """The `size` smallest |length_i - length_j|, with j uniform among the remaining."""
         rows = draw.rng.permutation(np.flatnonzero(draw.remaining))
         length = draw.length[rows].astype(float)  # unsigned lengths would wrap below 0
@@ -43,7 +44,7 @@ class LengthGrouped:
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(Sampler, needs={"difficulty"}):
     """p(i) = exp(alpha difficulty_i) / sum_j exp(alpha difficulty_j) over the remaining, without replacement.
 
     Easy before hard (Bengio et al. 2009): alpha goes from `start` to `end` in proportion to the share of the training
@@ -55,14 +56,14 @@ class Curriculum:
     start: Annotated[float, Field(description="alpha when training begins; below 0 prefers easy examples")] = -2.0
     end: Annotated[float, Field(description="alpha when training ends; above 0 prefers hard examples")] = 2.0
 
-    def __call__(self, draw: Draw) -> np.ndarray:  # (size,)
+    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
         """Examples drawn one after the other, each in proportion to p among those that are left."""
         alpha = (1 - draw.progress) * self.start + draw.progress * self.end
         return _proportional(alpha * draw.difficulty, draw.remaining, draw)
 
 
 @dataclass(frozen=True)
-class HardMining:
+class HardMining(Sampler):
     """p(i) = exp(loss_i / temperature) / sum_j exp(loss_j / temperature) over all examples, drawn or not.
 
     The loss is the one when the example was last trained on. An example without a finite loss counts as hard as the
@@ -72,13 +73,13 @@ class HardMining:
 
     temperature: Annotated[float, Field(gt=0, description="loss that makes an example e times as likely")] = 1.0
 
-    def __call__(self, draw: Draw) -> np.ndarray:  # (size,)
+    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
         """Without replacement within the batch, with replacement from one batch to the next."""
         return _proportional(_hardness(draw.loss, self.temperature), np.ones(len(draw.loss), dtype=bool), draw)
 
 
 @dataclass(frozen=True)
-class Dynamic:
+class Dynamic(Sampler):
     """Topics that the model does badly on come more often: p(topic) proportional to exp(its mean loss / temperature).
 
     The mean is over the losses of the topic's examples when last trained on; a topic without one counts as hard as the
@@ -88,7 +89,7 @@ class Dynamic:
 
     temperature: Annotated[float, Field(gt=0, description="mean loss that makes a topic e times as likely")] = 0.25
 
-    def __call__(self, draw: Draw) -> np.ndarray:  # (size,)
+    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
         """Without replacement within the batch: a topic of few examples fills only so many places of it."""
         topic, topics = draw.topic, draw.topic.max() + 1
         exhausted = np.bincount(topic, draw.remaining, topics) == 0
@@ -114,7 +115,7 @@ def _hardness(loss: np.ndarray, temperature: float) -> np.ndarray:
     return hardness
 
 
-def _proportional(logit: np.ndarray, allowed: np.ndarray, draw: Draw) -> np.ndarray:  # (size,)
+def _proportional(logit: np.ndarray, allowed: np.ndarray, draw: SamplerState) -> np.ndarray:  # (size,)
     """Drawn one after the other in proportion to exp(logit), without replacement (Gumbel-top-k, Kool et al. 2019)."""
     rows = np.flatnonzero(allowed)
     return rows[_lowest(-logit[rows] - draw.rng.gumbel(size=len(rows)), draw.size)]

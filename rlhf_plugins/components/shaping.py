@@ -13,56 +13,57 @@ import torch
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Shaping
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_plugins.contract.rollout import Scored
+    from rlhf_plugins.contract.rollout import ScoredResponses
 
 
 @dataclass(frozen=True)
-class MissingEOS:
+class MissingEOS(Shaping):
     """s - penalty where the response did not end by itself (Huang et al. 2024, "EOS trick")."""
 
     penalty: Annotated[float, Field(ge=0, description="taken off the reward")] = 1.0
 
-    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+    def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         """Ignores lengths."""
         return scored.scores - self.penalty * (~scored.ended)
 
 
 @dataclass(frozen=True)
-class LengthPenalty:
+class LengthPenalty(Shaping):
     """s - rate max(0, length - free)."""
 
     rate: Annotated[float, Field(ge=0, description="reward per token")] = 0.01
     free: Annotated[int, Field(ge=0, description="tokens that cost nothing")] = 0
 
-    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+    def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         """Ignores how a response ended."""
         return scored.scores - self.rate * (scored.lengths - self.free).clamp(min=0)
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Shaping):
     """s held within -limit and limit (Engstrom et al. 2020)."""
 
     limit: Annotated[float, Field(gt=0, description="in the reward's unit; deviations, after `running`")] = 10.0
 
-    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+    def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         """Ignores all but the rewards."""
         return scored.scores.clamp(-self.limit, self.limit)
 
 
 @dataclass(frozen=True)
-class Quantile:
+class Quantile(Shaping):
     """Phi^-1((rank - 1/2) / B) with rank the place of s among the rollout's B rewards, ties at their mean place.
 
     Rank-based inverse normal scores (van der Waerden 1952): whatever the reward's scale and tails, what counts is the
     order.
     """
 
-    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+    def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         """Ignores all but the rewards."""
         scores = scored.scores
         below = (scores < scores.unsqueeze(1)).sum(1)  # (B,)
@@ -71,13 +72,13 @@ class Quantile:
 
 
 @dataclass(frozen=True)
-class Running:
+class Running(Shaping):
     """(s - mean) / deviation with both of every reward that the training has seen, this rollout's included.
 
     Welford's update by batches (Chan et al. 1979); Engstrom et al. 2020 on why rewards are normalised so.
     """
 
-    def build(self) -> Callable[[Scored], Tensor]:
+    def build(self) -> Callable[[ScoredResponses], Tensor]:
         """What remembers the training's rewards."""
         return _Running()
 
@@ -86,7 +87,7 @@ class _Running:
     def __init__(self) -> None:
         self._count, self._mean, self._squares = 0, 0.0, 0.0
 
-    def __call__(self, scored: Scored) -> Tensor:  # (B,)
+    def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         scores = scored.scores.double()
         count, mean = len(scores), float(scores.mean())
         total, gap = self._count + count, mean - self._mean

@@ -1,8 +1,7 @@
-"""What a component may answer when it is called. It knows what to say, not what is computed.
+"""What a component may answer when it is called. It knows what to report, not what is computed.
 
-A guard calls a component and gives back its answer, or raises ComponentError: who, what is wrong, where in whose code,
-and with the call itself, so that it can be saved and done again. A component calls those that it holds through guards
-too, so that each is blamed for its own faults.
+Every call of a component, and of what it builds, goes through `answered`; it returns the checked answer or raises
+ComponentError: who, what is wrong, where in whose code, and with the call itself, so that it can be saved and repeated.
 """
 
 from __future__ import annotations
@@ -12,33 +11,33 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from functools import cache
 from math import isfinite
 from numbers import Real
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.interfaces import Draw, Prediction, RankedScores, Samples, ScoredPairs
-from rlhf_plugins.contract.rollout import Advantages, Pull, Rollout
+from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract.records import Prediction, SamplerState
+from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Alarm
 from rlhf_plugins.errors import ComponentError, RlhfError
 
-P = ParamSpec("P")
-R = TypeVar("R")
-MAKER = "made_by"  # where a built thing keeps the component that built it
+MAKER = "made_by"  # where a built object keeps the component that built it
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a guard was asked to do."""
+    """A call that failed."""
 
-    guard: str
-    component: Any  # what was called
+    component: Any  # the component, or the object that it built
     inputs: tuple[Any, ...]
-    options: Mapping[str, Any]
+    building: bool = False  # `component.build(*inputs)`, not `component(*inputs)`
 
 
 @dataclass(frozen=True)
@@ -49,163 +48,214 @@ class Made:
     given: tuple[Any, ...]
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
     """What is wrong, in words that follow the component's name."""
 
 
-def _guard(function: Callable[P, R]) -> Callable[P, R]:
-    @wraps(function)
-    def guarded(*given: P.args, **options: P.kwargs) -> R:
-        try:
-            return function(*given, **options)
-        except _Wrong as wrong:
-            component, *inputs = given
-            call = Call(function.__name__, component, tuple(inputs), options)
-            where = place(component, wrong.__cause__)
-            raise ComponentError(f"{named(component)} {wrong} ({where})", call) from wrong.__cause__
-
-    return guarded
+# ---- calls -----------------------------------------------------------------------------------------------
+def answered(component: Any, function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+    """function(component, *inputs), checked as the component's kind says. Raises ComponentError."""
+    states = _random_states(inputs)
+    try:
+        return maker(component).checked(_attempt(function, component, *inputs), *inputs)
+    except Wrong as wrong:
+        for generator, state in states:
+            generator.bit_generator.state = state  # so that the call can be repeated
+        raise _blamed(Call(component, inputs), wrong) from wrong.__cause__
 
 
-@_guard
-def asked(component: Any, *inputs: Any, shape: tuple[int, ...]) -> Tensor:
-    """What a component answers: a tensor of `shape`, finite and with a gradient if its inputs are and have one.
-
-    Args:
-        component: a loss, a pooling, an aggregation: anything that is called.
-        inputs: tensors, or records of tensors.
-
-    Raises:
-        ComponentError: it fails or answers anything else; the message names its class.
-    """
-    answer = _tensor(_answer(component, *inputs), shape)
-    if not answer.requires_grad and any(tensor.requires_grad for tensor in tensors(inputs).values()):
-        _learns(answer)
-    _sound(component, answer, inputs)
-    return answer
-
-
-@_guard
-def called(component: Any, *inputs: Any) -> Any:
-    """component(*inputs). Raises ComponentError when it raises anything that is not ours."""
-    return _answer(component, *inputs)
-
-
-@_guard
-def built(component: Any, *given: Any) -> Any:
-    """What component.build(*given) makes; it remembers who made it, so that its faults are told by that name."""
-    made = _answer(lambda *needed: component.build(*needed), *given)
+def built_by(component: Any, function: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+    """function(component, *given), a `build`: what it makes inherits the traits, and its calls are checked too."""
+    try:
+        made = _attempt(function, component, *given)
+        if not callable(made) and type(component).checked is not Component.checked:
+            raise Wrong(f"built a {type(made).__name__}, which cannot be called")
+    except Wrong as wrong:
+        raise _blamed(Call(component, given, building=True), wrong) from wrong.__cause__
     if not callable(made):
-        raise _Wrong(f"built a {type(made).__name__}, which cannot be called")
-    if hasattr(made, "__dict__"):
-        vars(made)[MAKER] = Made(component, given)  # past nn.Module, which would take a component for a part
+        return made
+    acts = _guarded_module(made) if isinstance(made, nn.Module) else Built(made)
+    vars(acts).setdefault(MAKER, Made(component, given))  # past nn.Module, which would register a component's modules
+    for name in component.traits:
+        if not hasattr(made, name):
+            vars(acts)[name] = getattr(component, name)
+    return acts
+
+
+class Built:
+    """A function or object that a component built, with its calls checked; all else is the object's own."""
+
+    def __init__(self, acts: Callable[..., Any]) -> None:
+        self.acts = acts
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The object's answer. Raises ComponentError."""
+        return answered(self, lambda _, *given: self.acts(*given), inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["acts"], name)
+
+
+def unchecked(acts: Any) -> Callable[..., Any]:
+    """The call of a component, or of what it built, without checks."""
+    if isinstance(acts, Component):
+        call = inspect.unwrap(type(acts).__call__)
+        return lambda *inputs: call(acts, *inputs)
+    if isinstance(acts, Built):
+        return acts.acts
+    if not getattr(acts, "is_guarded", False):
+        return lambda *inputs: acts(*inputs)
+    call = type(acts).__mro__[1].__call__
+    return lambda *inputs: call(acts, *inputs)
+
+
+def _guarded_module(made: nn.Module) -> nn.Module:
+    """The module itself, of a class that checks its calls."""
+    cls: Any = type(made)
+    made.__class__ = _guarded_class(cls)
     return made
 
 
-@_guard
-def predicted(head: Any, features: Tensor) -> Prediction:
-    """What a built head says of features (B, width), every part of it with one row a response.
+@cache
+def _guarded_class(cls: Any) -> type:
+    if getattr(cls, "is_guarded", False):
+        return cls
 
-    Raises:
-        ComponentError: as `asked` does.
-    """
-    said = _answer(head, features)
-    prediction = said if isinstance(said, Prediction) else Prediction(said)
-    _tensor(prediction.reward, (len(features),))
-    for part in tensors((said,)).values() if prediction is said else ():
-        _tensor(part, (len(features), *part.shape[1:]))
-    _learns(prediction.reward)
-    _sound(head, prediction.reward, (features,))
-    return prediction
+    def call(self: Any, *inputs: Any) -> Any:
+        return answered(self, cls.__call__, inputs)
+
+    own = {"__call__": call, "is_guarded": True, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (cls,), own)
 
 
-@_guard
-def estimated(advantage: Any, rollout: Rollout) -> Advantages:
-    """What an estimator makes of a rollout, both (B, T) and finite if the rollout is.
-
-    Raises:
-        ComponentError: it fails or answers anything else.
-    """
-    estimate = _answer(advantage, rollout)
-    if not isinstance(estimate, Advantages):
-        raise _Wrong(f"gave a {type(estimate).__name__}, not Advantages")
-    for part in (estimate.advantages, estimate.returns):
-        _tensor(part, tuple(rollout.mask.shape))
-        _sound(advantage, part, (rollout,))
-    return estimate
-
-
-@_guard
-def pulled(kl: Any, log_ratio: Tensor) -> Pull:
-    """What a pull towards the reference weighs, (B, T) where it acts. Raises ComponentError as `asked` does."""
-    pull = _answer(kl, log_ratio)
-    if not isinstance(pull, Pull):
-        raise _Wrong(f"gave a {type(pull).__name__}, not a Pull")
-    for part in (pull.off_reward, pull.on_loss):
-        if part is not None:
-            _sound(kl, _tensor(part, tuple(log_ratio.shape)), (log_ratio,))
-    if pull.on_loss is not None and log_ratio.requires_grad:
-        _learns(pull.on_loss)
-    return pull
-
-
-@_guard
-def rewarded(reward: Any, samples: Samples) -> list[Tensor]:
-    """The rewards of B samples in float32: a number each (), or a row of one each with a number a token (tokens,).
-
-    Raises:
-        ComponentError: they are not B finite numbers, nor B rows of finite numbers.
-    """
-    said = _answer(reward, samples)
+def _attempt(function: Callable[..., Any], *inputs: Any) -> Any:
     try:
-        rows = [torch.as_tensor(row, dtype=torch.float32).detach().cpu() for row in said]
-    except Exception as error:  # an iterator may raise anything
-        raise _Wrong(f"gave {_shown(said)}, not a number for each of {len(samples.responses)} responses") from error
-    if wrong := _misfit(rows, samples):
-        raise _Wrong(f"gave {wrong}")
-    for response, row in zip(samples.responses, rows, strict=True):
-        if not _finite(row):
-            raise _Wrong(f"gave {_worst(row)} for the response {response!r}")
-    return rows
-
-
-@_guard
-def drawn(sampler: Any, draw: Draw) -> np.ndarray:
-    """The rows of the next batch, (draw.size,). Raises ComponentError unless they are rows of the examples."""
-    before = draw.rng.bit_generator.state
-    try:
-        rows = _answer(sampler, draw)
-        if wrong := _wrong_rows(rows, draw.size, len(draw.remaining)):
-            raise _Wrong(f"gave {wrong}")
-    except _Wrong:
-        draw.rng.bit_generator.state = before  # so that the call can be done again
+        return function(*inputs)
+    except (RlhfError, Wrong, torch.OutOfMemoryError):
         raise
-    found: np.ndarray = rows
+    except Exception as error:
+        raise Wrong(f"failed: {type(error).__name__}: {error}") from error
+
+
+def _blamed(call: Call, wrong: Wrong) -> ComponentError:
+    where = place(call.component, wrong.__cause__)
+    return ComponentError(f"{named(call.component)} {wrong} ({where})", call)
+
+
+def _random_states(inputs: tuple[Any, ...]) -> list[tuple[np.random.Generator, Any]]:
+    generators = [given.rng for given in inputs if isinstance(given, SamplerState)]
+    return [(one, one.bit_generator.state) for one in generators if isinstance(one, np.random.Generator)]
+
+
+# ---- what an answer may be -------------------------------------------------------------------------------
+def tensor(component: Any, answer: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Tensor:
+    """A tensor of `shape`, finite and with a gradient if the inputs are and have one."""
+    found = _of_shape(answer, shape)
+    if not found.requires_grad and any(given.requires_grad for given in tensors(inputs).values()):
+        _learns(found)
+    _finite_if_inputs_are(component, found, inputs)
     return found
 
 
-@_guard
-def measured(metric: Any, pairs: ScoredPairs) -> Mapping[str, float]:
-    """A metric's numbers by name. Raises ComponentError when it fails or gives anything else; NaN is unmeasured."""
-    numbers = _answer(metric, pairs)
-    if not isinstance(numbers, Mapping):
-        raise _Wrong(f"gave a {type(numbers).__name__}, not numbers by name")
-    for name, value in numbers.items():
+def prediction(component: Any, answer: Any, inputs: tuple[Any, ...]) -> Prediction:
+    """The outputs of a head for features (B, width), every part of them with one row per response."""
+    count, found = len(inputs[0]), answer if isinstance(answer, Prediction) else Prediction(answer)
+    _of_shape(found.reward, (count,))
+    for part in tensors((answer,)).values() if found is answer else ():
+        _of_shape(part, (count, *part.shape[1:]))
+    _learns(found.reward)
+    _finite_if_inputs_are(component, found.reward, inputs)
+    return found
+
+
+def advantages(component: Any, answer: Any, rollout: Rollout) -> Advantages:
+    """Advantages and returns, both (B, T) and finite if the rollout is."""
+    if not isinstance(answer, Advantages):
+        raise Wrong(f"gave a {type(answer).__name__}, not Advantages")
+    for part in (answer.advantages, answer.returns):
+        _finite_if_inputs_are(component, _of_shape(part, tuple(rollout.mask.shape)), (rollout,))
+    return answer
+
+
+def kl_term(component: Any, answer: Any, log_ratio: Tensor) -> KLTerm:
+    """A KLTerm, (B, T) where it enters."""
+    if not isinstance(answer, KLTerm):
+        raise Wrong(f"gave a {type(answer).__name__}, not a KLTerm")
+    for part in (answer.off_reward, answer.on_loss):
+        if part is not None:
+            _finite_if_inputs_are(component, _of_shape(part, tuple(log_ratio.shape)), (log_ratio,))
+    if answer.on_loss is not None and log_ratio.requires_grad:
+        _learns(answer.on_loss)
+    return answer
+
+
+def shaped(component: Any, answer: Any, scored: ScoredResponses) -> Tensor:
+    """Rewards (B,), or (B, T) with T the longest response."""
+    count, longest = len(scored.scores), int(scored.lengths.max())
+    by_token = isinstance(answer, Tensor) and answer.shape == (count, longest) and answer.dim() == 2
+    return tensor(component, answer, (count, longest) if by_token else (count,), (scored,))
+
+
+def rewards(answer: Any, samples: Samples) -> Prediction:
+    """Rewards of B samples in float32 on the CPU: a number each, None where it abstains, or a row of one a token."""
+    if isinstance(answer, Prediction):
+        return _predicted_rewards(answer, samples)
+    try:
+        given = list(answer)
+        silent = torch.tensor([row is None for row in given], dtype=torch.bool)
+        rows = [torch.as_tensor(0.0 if row is None else row, dtype=torch.float32).detach().cpu() for row in given]
+    except Exception as error:  # an iterator may raise anything
+        raise Wrong(f"gave {_shown(answer)}, not a number for each of {len(samples.responses)} responses") from error
+    if any(row.dim() for row in rows):
+        rows = [
+            row if row.dim() or not out else row.new_zeros(len(ids))
+            for row, out, ids in zip(rows, silent.tolist(), samples.response_ids, strict=False)
+        ]
+    if wrong := _misfit(rows, samples):
+        raise Wrong(f"gave {wrong}")
+    for response, row in zip(samples.responses, rows, strict=True):
+        if not _finite(row):
+            raise Wrong(f"gave {_worst(row)} for the response {response!r}")
+    total = torch.stack([row.sum() for row in rows]) if rows else torch.zeros(0)
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows and rows[0].dim() else None
+    return Prediction(total, tokens=tokens, abstained=silent if bool(silent.any()) else None)
+
+
+def _predicted_rewards(answer: Prediction, samples: Samples) -> Prediction:
+    _of_shape(answer.reward, (len(samples.responses),))
+    kept = answer.reward if answer.abstained is None else answer.reward[~answer.abstained]
+    if not _finite(kept):
+        place = int((~answer.reward.isfinite()).nonzero()[0])
+        raise Wrong(f"gave {answer.reward[place].item()} for the response {samples.responses[place]!r}")
+    return answer
+
+
+def indices(answer: Any, state: SamplerState) -> np.ndarray:
+    """state.size rows of the examples."""
+    if wrong := _wrong_rows(answer, state.size, len(state.remaining)):
+        raise Wrong(f"gave {wrong}")
+    found: np.ndarray = answer
+    return found
+
+
+def numbers(answer: Any) -> Mapping[str, float]:
+    """Numbers by name; NaN is unmeasured."""
+    if not isinstance(answer, Mapping):
+        raise Wrong(f"gave a {type(answer).__name__}, not numbers by name")
+    for name, value in answer.items():
         if not isinstance(name, str) or not isinstance(value, Real):
-            raise _Wrong(f"gave {name!r}: {_shown(value)}, not a number by its name")
-    return numbers
+            raise Wrong(f"gave {name!r}: {_shown(value)}, not a number by its name")
+    return answer
 
 
-def group_losses(loss: Any, scores: RankedScores) -> Tensor:
-    """What a reward loss says of each group, (groups,). Raises ComponentError as `asked` does."""
-    return asked(loss, scores, shape=(len(scores.scores),))
+def alarm(answer: Any) -> Alarm | None:
+    """An Alarm or None."""
+    if answer is not None and not isinstance(answer, Alarm):
+        raise Wrong(f"gave a {type(answer).__name__}, not an Alarm or None")
+    return answer
 
 
-GUARDS: dict[str, Callable[..., Any]] = {
-    guard.__name__: guard for guard in (asked, called, built, predicted, estimated, pulled, rewarded, drawn, measured)
-}
-
-
+# ---- whom to blame ---------------------------------------------------------------------------------------
 def maker(component: Any) -> Any:
     """The component that built this, or itself."""
     made = getattr(component, MAKER, None)
@@ -215,6 +265,7 @@ def maker(component: Any) -> Any:
 def named(component: Any) -> str:
     """What messages call a component: its class, and the module where to look for it."""
     by = maker(component)
+    component = component.acts if isinstance(component, Built) else component
     said = getattr(component, "__qualname__", None) or type(component).__qualname__
     said = f"{said} of {getattr(component, '__module__', None) or type(component).__module__}"
     return said if by is component else f"{said}, built by {type(by).__qualname__} of {type(by).__module__},"
@@ -256,35 +307,26 @@ def _within(record: Any) -> dict[str, Tensor]:
     return found
 
 
-def _answer(component: Any, *inputs: Any) -> Any:
-    try:
-        return component(*inputs)
-    except (RlhfError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise _Wrong(f"failed: {type(error).__name__}: {error}") from error
-
-
-def _tensor(answer: Any, shape: tuple[int, ...]) -> Tensor:
+def _of_shape(answer: Any, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(answer, Tensor):
-        raise _Wrong(f"gave a {type(answer).__name__}, not a tensor")
+        raise Wrong(f"gave a {type(answer).__name__}, not a tensor")
     if answer.shape != shape:
-        raise _Wrong(f"gave shape {tuple(answer.shape)}, not {shape}")
+        raise Wrong(f"gave shape {tuple(answer.shape)}, not {shape}")
     return answer
 
 
 def _learns(answer: Tensor) -> None:
     if torch.is_grad_enabled() and not answer.requires_grad:
-        raise _Wrong("gave numbers without a gradient, from which nothing is learned")
+        raise Wrong("gave numbers without a gradient, from which nothing is learned")
 
 
-def _sound(component: Any, answer: Tensor, inputs: tuple[Any, ...]) -> None:
+def _finite_if_inputs_are(component: Any, answer: Tensor, inputs: tuple[Any, ...]) -> None:
     """Refuses NaN and infinity where all inputs and the component's own weights are finite."""
     if _finite(answer):
         return
     weights = component.parameters() if isinstance(component, nn.Module) else ()
     if all(map(_finite, (*tensors(inputs).values(), *weights))):
-        raise _Wrong(f"made {_worst(answer)} of finite numbers")
+        raise Wrong(f"made {_worst(answer)} of finite numbers")
 
 
 def _finite(values: Tensor) -> bool:
@@ -326,6 +368,7 @@ def _shown(value: Any) -> str:
 
 def _codes(component: Any, by: Any) -> Iterator[Any]:
     """The code of what was called, and of what built it."""
+    component = component.acts if isinstance(component, Built) else component
     name = "forward" if isinstance(component, nn.Module) else "__call__"
     for function in (component, getattr(type(component), name, None), getattr(type(by), "build", None)):
         if code := getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None):

@@ -1,383 +1,393 @@
-"""The contract on one page: the records that flow between packages and the protocols of components.
+"""The kinds of components: one base class each, with its traits, its call, and what an answer may be.
 
-It knows shapes and names, no arithmetic and no library: torch and datasets appear only as annotations.
-A component is a frozen dataclass whose fields are its options. It either acts (`__call__`) or, when it holds weights
-or needs something of the run, `build`s what acts.
+A component acts (`__call__`), or `build`s what acts where it holds weights, state, or needs something of the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from annotated_types import Ge, Lt
+from rlhf_plugins.contract.component import Component, trait
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-Text = str | list[dict[str, str]]  # plain text, or messages with `role` and `content`
-Rewrite = Callable[[str, "np.random.Generator"], str]  # a response, and what is random in changing it
-RewardFunction = Callable[["Samples"], Sequence[float]]
-GoldReward = Callable[[str, str], Mapping[str, float]]  # (prompt, response) -> dimensions and their `total`
+    from rlhf_plugins.contract.records import (
+        MemberScores,
+        PairLogps,
+        Prediction,
+        RankedScores,
+        SamplerState,
+        ScoredPairs,
+    )
+    from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
+    from rlhf_plugins.contract.rows import Data, Group, Samples
+    from rlhf_plugins.contract.run import Adapter, Alarm, Base, Policy, Run, StageResult, Step
+
+RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
+COLUMNS = (
+    "difficulty",
+    "margin",
+    "ranks",
+    "ratings",
+    "ties",
+    "topic",
+    "votes",
+    "weight",
+)  # what a loss may need of rows
+SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
+
+BATCH_MATES = "an example's result depends on the others in its batch, which then is never cut into pieces"
+SHIFT = "`same` where a number added to all rewards changes nothing, `follows` where the answer shifts with it"
+SCALE = "`same` where a factor of all rewards changes nothing, `follows` where the answer scales with it"
 
 
-def uses(kind: str, default: str | list[str] | None = None) -> Any:
-    """A dataclass field that holds a component of `kind`; a recipe names it, assembly makes the object.
+# ---- reward models ---------------------------------------------------------------------------------------
+class Pooling(Component, kind="pooling"):
+    """Turns the hidden states of a sequence into one feature vector; with `build(width)` where it has weights."""
 
-    Args:
-        kind: a component kind, such as `pooling`.
-        default: its name when a recipe is silent, the names where the field's type is a `tuple`; None: it is required.
-    """
-    return field(kw_only=True, metadata={"kind": kind, "default": default})
-
-
-# ---- data ------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Comparison:
-    """What people said of two responses of a group, by their places in it."""
-
-    better: int
-    worse: int
-    tied: bool = False  # then neither is better
-    margin: float | None = None  # how much better, in the annotators' unit
-    weight: float = 1.0  # how much it counts, such as the annotators' agreement
-
-
-@dataclass(frozen=True)
-class Group:
-    """A prompt and its K responses: the one record that every data format becomes.
-
-    People may have placed the responses (`ranks[i]` is the place of `responses[i]`, 0 the best, equal ranks tied, None
-    where nobody placed it), compared some pairs of them (`compared`, which then says all that is known of pairs), rated
-    them (`ratings[dimension][i]`, higher is better, None where missing), or any of these.
-    """
-
-    prompt: Text
-    responses: tuple[Text, ...]
-    ranks: tuple[int | None, ...] | None = None
-    margin: float | None = None  # of a ranked pair: how much better the best is, in the annotators' unit
-    gold: tuple[float, ...] | None = None  # the true rewards, if known
-    weight: float = 1.0  # how much the group's ranks count
-    compared: tuple[Comparison, ...] | None = None
-    ratings: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-    topic: str | None = None  # what accuracy is told apart by
-    difficulty: float | None = None  # how hard the group is to judge, for a curriculum; higher is harder
-
-    @property
-    def comparisons(self) -> tuple[Comparison, ...]:
-        """`compared`, or every pair that the ranks order or tie."""
-        if self.compared is not None or self.ranks is None:
-            return self.compared or ()
-        placed = [(rank, i) for i, rank in enumerate(self.ranks) if rank is not None]
-        both = combinations(sorted(placed), 2)
-        return tuple(Comparison(i, j, a == b, self.margin, self.weight) for (a, i), (b, j) in both)
-
-
-@dataclass(frozen=True)
-class PreferenceData:
-    """What a `data_format` loads: groups to train and test on, prompts to generate from, and what was left out."""
-
-    train: tuple[Group, ...]
-    test: tuple[Group, ...]
-    prompts: Mapping[str, tuple[Text, ...]]  # by split: train, test and, where there is one, out_of_distribution
-    dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows
-    gold: GoldReward | None = None
-    out_of_distribution: tuple[Group, ...] = ()  # judged groups unlike those of training
-
-
-@dataclass(frozen=True)
-class Samples:
-    """B responses that a policy wrote, as text and as the token ids that it really emitted (EOS included)."""
-
-    prompts: Sequence[Text]
-    responses: Sequence[str]
-    prompt_ids: Sequence[Sequence[int]]
-    response_ids: Sequence[Sequence[int]]
-
-
-# ---- what losses and estimators see ----------------------------------------------------------------------
-@dataclass(frozen=True)
-class Prediction:
-    """What a reward head says of B responses. Only `reward` is needed; every field may have more leading dimensions."""
-
-    reward: Tensor  # (B,)
-    variance: Tensor | None = None  # (B,) of the reward as people would give it: aleatoric uncertainty
-    dimensions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,)
-    quantiles: Tensor | None = None  # (B, Q) of the reward, at the levels (q + 1/2) / Q
-    members: Tensor | None = None  # (B, M) rewards by the members of an ensemble
-    features: Tensor | None = None  # (B, width) what the head was given; the model fills it in
-
-
-@dataclass(frozen=True)
-class Compared:
-    """P comparisons within a batch of groups, all (P,)."""
-
-    group: Tensor  # row of the batch
-    better: Tensor  # place in the group
-    worse: Tensor
-    tied: Tensor  # bool
-    margin: Tensor  # 0 where a comparison has none
-    weight: Tensor
-
-
-@dataclass(frozen=True)
-class RankedScores:
-    """What a model predicts and what people said of a batch of groups with up to K responses each.
-
-    A pair has its chosen response first. What is left out of the call is filled in: ranks in order, weights of 1, one
-    topic for all.
-    """
-
-    scores: Tensor  # (groups, K) rewards
-    margin: Tensor  # (groups,), 0 where a row has none
-    weight: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups,)
-    ranks: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups, K) 0 best, -1 not placed
-    present: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups, K) False is no response
-    topic: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # (groups,) int codes from 0
-    ratings: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)  # dimension -> (groups, K), NaN missing
-    compared: Compared | None = field(default=None, kw_only=True)  # None: what the ranks say
-    prediction: Prediction | None = field(default=None, kw_only=True)  # all that the head said, (groups, K, ...)
-
-    def __post_init__(self) -> None:
-        ones = self.scores.new_ones(self.scores.shape)
-        filled = {"weight": ones[:, 0], "ranks": ones.cumsum(1).long() - 1, "present": ones.bool()}
-        filled["topic"] = ones[:, 0].long() - 1
-        for name, value in filled.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-
-    @property
-    def chosen(self) -> Tensor:
-        """Reward of each group's first response, which is a pair's better one, (groups,)."""
-        return self.scores[:, 0]
-
-    @property
-    def rejected(self) -> Tensor:
-        """Reward of each group's last response, which is a pair's worse one, (groups,)."""
-        return self.scores[:, -1]
-
-    @property
-    def tied(self) -> Tensor:
-        """Whether the first and the last response share a place, (groups,) bool."""
-        return self.ranks[:, 0] == self.ranks[:, -1]
-
-
-@dataclass(frozen=True)
-class PairLogps:
-    """Log-probabilities of a batch of pairs, summed over each response, in nats."""
-
-    chosen: Tensor  # (pairs,) under the policy
-    rejected: Tensor  # (pairs,)
-    ref_chosen: Tensor  # (pairs,) under the reference
-    ref_rejected: Tensor  # (pairs,)
-    chosen_length: Tensor  # (pairs,) scored tokens
-    rejected_length: Tensor  # (pairs,)
-
-
-@dataclass(frozen=True)
-class MemberScores:
-    """Rewards of B responses by the M members of an ensemble."""
-
-    rewards: Tensor  # (M, B)
-    accuracy: Tensor  # (M,) of each member on held-out pairs; equal where nobody measured it
-    group: Tensor  # (B,) equal for responses to one prompt
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What a sampler may know when it draws the next batch from n examples; every array is (n,)."""
-
-    size: int  # examples to draw
-    remaining: np.ndarray  # bool: not yet drawn in this epoch
-    progress: float  # share of the training done, 0 to 1
-    length: np.ndarray  # tokens
-    difficulty: np.ndarray  # as the data tells it, standardised; 0 where it tells nothing
-    topic: np.ndarray  # int codes
-    loss: np.ndarray  # when last trained on, NaN before
-    rng: np.random.Generator
-
-
-@dataclass(frozen=True)
-class ScoredPairs:
-    """Held-out pairs as a reward model scores them; every array is (pairs,), None where nobody knows."""
-
-    chosen: np.ndarray
-    rejected: np.ndarray
-    chosen_length: np.ndarray  # response tokens
-    rejected_length: np.ndarray
-    chosen_gold: np.ndarray | None = None
-    rejected_gold: np.ndarray | None = None
-    chosen_rating: np.ndarray | None = None  # mean over the dimensions that people rated
-    rejected_rating: np.ndarray | None = None
-    chosen_variance: np.ndarray | None = None  # as the reward model predicts it
-    rejected_variance: np.ndarray | None = None
-    chosen_epistemic: np.ndarray | None = None  # population variance of the rewards by the members of an ensemble
-    rejected_epistemic: np.ndarray | None = None
-    prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
-    topic: np.ndarray | None = None  # text
-    again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten
-
-
-# ---- components ------------------------------------------------------------------------------------------
-class Pooling(Protocol):
-    """Turns the hidden states of a sequence into one feature vector; with `build(width)` where it has weights.
-
-    The mask is of the whole sequence; of the response if `over` is "response"; of the last token if `reads_last`.
-    """
+    reads_last: ClassVar[bool] = trait(False, "reads the last token alone, which the mask then marks")
+    over: str = trait("sequence", "the tokens that the mask marks", choices=("sequence", "response"))
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(batch, length, width) and bool (batch, length) -> (batch, width)."""
-        ...
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(batch, width), finite."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
 
 
-class RewardHead(Protocol):
+class RewardHead(Component, kind="reward_head"):
     """Builds the module that turns features into rewards."""
 
+    dropout: float = trait(0.0, "probability of dropout in training")
+    bootstrap: bool = trait(False, "its members learn from resampled rows")
+    columns: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it is given beside the features")
+
     def build(self, width: int) -> nn.Module:
-        """A module from (batch, width) to (batch,) rewards, or to a `Prediction` where there is more to say."""
-        ...
+        """A module from (batch, width) to (batch,) rewards, or to a `Prediction` where it predicts more.
+
+        One that reads columns is called with the features and a mapping from column to (batch, ...).
+        """
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Prediction:
+        """A Prediction with one row a response."""
+        from rlhf_plugins.contract import guards
+
+        return guards.prediction(self, answer, inputs)
 
 
-class RewardLoss(Protocol):
-    """Loss of a reward model, one number a group; with `build()` instead where it has weights of its own.
+class RewardLoss(Component, kind="reward_loss"):
+    """Loss of a reward model, one number per group; with `build()` instead where it has weights of its own.
 
-    It is given pairs, chosen first, and a group's loss is the mean over its pairs, unless it says otherwise in a class
-    variable: `whole_groups = True` to be given groups of up to K responses as they are, `takes_ties = True` to be given
-    tied pairs too, `reads_ranks = True` to be given only groups in which two responses or more were placed,
-    `reads_ratings = True` to be given only groups in which one was rated, `uses_batch_mates = True` where an example's
-    loss depends on the others in its batch. A loss made of others names them in `parts`, and is given what any part is.
-    For the conformance kit it may say `holds_constant = True` where a part of it has no gradient on purpose, and
-    `under_shift = "same"` (or `under_scale`) where a number added to (or times) all rewards changes nothing.
+    It is given pairs, chosen first, and a group's loss is the mean over its pairs, unless its traits say otherwise. One
+    that needs `ranks` or `ratings` is given only groups in which at least two responses are placed, or one is rated.
     """
+
+    needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
+    whole_groups: ClassVar[bool] = trait(False, "is given groups of up to K responses as they are, not pairs")
+    takes_ties: ClassVar[bool] = trait(False, "is given tied pairs too")
+    columns: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it is given")
+    uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+    holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
+    under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)
+    under_scale: ClassVar[str | None] = trait(None, SCALE, SYMMETRY)
 
     def __call__(self, scores: RankedScores) -> Tensor:
         """-> (groups,)."""
-        ...
+        raise NotImplementedError
+
+    def learns_from(self, group: Group) -> bool:
+        """Whether the group has anything that this loss, or one that it takes over traits from, could learn from."""
+        if parts := self.held():
+            return any(part.learns_from(group) for part in parts)
+        if "ranks" in self.needs:
+            return sum(rank is not None for rank in group.ranks or ()) > 1
+        rated = any(value is not None for values in group.ratings.values() for value in values)
+        if "ratings" in self.needs:
+            return rated
+        if self.whole_groups:
+            return rated or bool(group.comparisons)
+        return any(self.takes_ties or not compared.tied for compared in group.comparisons)
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(groups,), finite, with a gradient."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, (len(inputs[0].scores),), inputs)
 
 
-class Sampler(Protocol):
-    """The order in which a reward model sees its examples."""
+class Sampler(Component, kind="sampler"):
+    """The order in which a reward model sees its examples; with `build()` where it remembers more than the state."""
 
-    def __call__(self, draw: Draw) -> np.ndarray:
-        """-> (draw.size,) indices of the next batch; repeats, and examples that are not remaining, are allowed."""
-        ...
+    needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
+
+    def __call__(self, state: SamplerState) -> np.ndarray:
+        """-> (state.size,) indices of the next batch; repeats, and examples that are not remaining, are allowed."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> np.ndarray:
+        """state.size indices of examples."""
+        from rlhf_plugins.contract import guards
+
+        return guards.indices(answer, inputs[0])
 
 
-class Aggregation(Protocol):
-    """Makes one reward of the rewards of an ensemble's members.
+class Aggregation(Component, kind="aggregation"):
+    """Makes one reward of the rewards of an ensemble's members."""
 
-    One that compares a prompt's responses has `compares_siblings = True`: a head, which sees each alone, refuses it.
-    `under_shift` and `under_scale` are "follows" where what happens to all rewards happens to its answer.
-    """
+    needs: ClassVar[frozenset[str]] = trait(
+        frozenset(), "`accuracy`: of each member, measured on what its bootstrap left out", choices=("accuracy",)
+    )
+    compares_siblings: ClassVar[bool] = trait(
+        False, "compares a prompt's responses; a head, which sees each alone, refuses it"
+    )
+    under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)
+    under_scale: ClassVar[str | None] = trait(None, SCALE, SYMMETRY)
 
     def __call__(self, members: MemberScores) -> Tensor:
         """-> (B,)."""
-        ...
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(B,), finite."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
 
 
-class PreferenceLoss(Protocol):
-    """Loss of a policy on preference pairs, one number a pair.
+class Metric(Component, kind="metric"):
+    """A measure of a reward model on held-out pairs."""
 
-    `uses_batch_mates` and `holds_constant` are as of a reward loss.
-    """
+    reads_clock: ClassVar[bool] = trait(False, "measures time, so that two calls differ")
+    under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)
+
+    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
+        """-> named numbers, NaN where nothing could be measured; a name is the metric's own or begins with it."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Mapping[str, float]:
+        """Numbers by name."""
+        from rlhf_plugins.contract import guards
+
+        return guards.numbers(answer)
+
+
+# ---- policies --------------------------------------------------------------------------------------------
+class PreferenceLoss(Component, kind="preference_loss"):
+    """Loss of a policy on preference pairs, one number per pair."""
+
+    needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
+    uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+    holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """-> (pairs,)."""
-        ...
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(pairs,), finite, with a gradient."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
 
 
-class Reward(Protocol):
-    """Names what scores a rollout; `build` binds it to the run."""
+class Advantage(Component, kind="advantage"):
+    """Estimates how much better each token was than expected."""
+
+    reads_values: ClassVar[bool] = trait(False, "is given the values of a critic, which then is trained")
+    reads_baseline: ClassVar[bool] = trait(False, "is given the scores of greedy responses")
+    min_group: ClassVar[int] = trait(1, "responses to a prompt that it compares, at least")
+    whitens: ClassVar[bool] = trait(
+        False, "its advantages are shifted and scaled to mean 0 and variance 1 over all tokens"
+    )
+    uses_batch_mates: ClassVar[bool] = trait(False, "a response's advantage depends on responses to other prompts")
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        """Pure arithmetic on one rollout."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Advantages:
+        """Advantages and returns, both (B, T), finite."""
+        from rlhf_plugins.contract import guards
+
+        return guards.advantages(self, answer, inputs[0])
+
+
+class PolicyLoss(Component, kind="policy_loss"):
+    """Loss of each sampled token."""
+
+    uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
+        """(B, T) log of the policy's probability over that of what sampled, and (B, T) -> (B, T)."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(B, T), finite, with a gradient."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, tuple(inputs[0].shape), inputs)
+
+
+class Reduction(Component, kind="reduction"):
+    """Makes one number of the losses of a minibatch's tokens."""
+
+    uses_batch_mates: ClassVar[bool] = trait(
+        False, "is no weighted sum of the losses, so that a minibatch is never cut"
+    )
+
+    def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
+        """(B, T) and bool (B, T) -> a scalar; losses outside the mask do not count."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """A finite scalar."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, (), inputs)
+
+
+class KLEstimator(Component, kind="kl_estimator"):
+    """Estimates KL(pi || pi_ref) in nats from a token that pi sampled."""
+
+    has_gradient: ClassVar[bool] = trait(True, "its gradient is not 0 on average, so that it is of use in a loss")
+    uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+
+    def __call__(self, log_ratio: Tensor) -> Tensor:
+        """(B, T) log pi - log pi_ref -> (B, T)."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(B, T), finite."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, tuple(inputs[0].shape), inputs)
+
+
+class KL(Component, kind="kl"):
+    """The KL term towards the reference: how it is estimated, where it enters, and how strong it is."""
+
+    uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+    coef: float
+
+    def __call__(self, log_ratio: Tensor) -> KLTerm:
+        """(B, T) log pi - log pi_ref, in nats -> the term at a coefficient of 1."""
+        raise NotImplementedError
+
+    def adapted(self, coef: float, kl: float, episodes: int) -> float:
+        """The next coefficient, after `episodes` responses with a mean KL of `kl` nats per response."""
+        return coef
+
+    def checked(self, answer: Any, *inputs: Any) -> KLTerm:
+        """(B, T) where it enters."""
+        from rlhf_plugins.contract import guards
+
+        return guards.kl_term(self, answer, inputs[0])
+
+
+class Shaping(Component, kind="shaping"):
+    """Changes rewards: normalises, clips, or subtracts; with `build()` where it remembers earlier rollouts."""
+
+    def __call__(self, scored: ScoredResponses) -> Tensor:
+        """-> (B,) the rewards that count, or (B, T) one per token."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """(B,) or (B, T), finite."""
+        from rlhf_plugins.contract import guards
+
+        return guards.shaped(self, answer, inputs[0])
+
+
+# ---- what a run is made of -------------------------------------------------------------------------------
+class Reward(Component, kind="reward"):
+    """Scores responses; `build` binds it to the run."""
 
     def build(self, run: Run) -> RewardFunction:
-        """A function from B samples to B rewards; for online training, it may give each a row of one a token."""
-        ...
+        """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
+
+        What is built may hold state. It raises RewardUnavailable where an answer may come later.
+        """
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Prediction:
+        """A Prediction of B rewards."""
+        from rlhf_plugins.contract import guards
+
+        return guards.rewards(answer, inputs[0])
 
 
-class DataFormat(Protocol):
-    """Reads preferences from somewhere."""
+class Generator(Component, kind="generator"):
+    """Answers prompts: a trained policy, a mixture, a server; `build` binds it to the run."""
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
+    def build(self, run: Run) -> Policy:
+        """A policy."""
+        raise NotImplementedError
+
+
+class Monitor(Component, kind="monitor"):
+    """Watches a training; `build` binds it to the run."""
+
+    def build(self, run: Run) -> Callable[[Step], Alarm | None]:
+        """A function that is called after every step, and may raise an alarm that stops or slows the training."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Alarm | None:
+        """An Alarm, or None."""
+        from rlhf_plugins.contract import guards
+
+        return guards.alarm(answer)
+
+
+class Regularizer(Component, kind="regularizer"):
+    """A term added to the loss of any trainer, such as EWC or L2-SP; `build` binds it to the run and the model."""
+
+    def build(self, run: Run, model: nn.Module) -> Callable[[], Tensor]:
+        """A function to a scalar with a gradient, called once per optimizer step."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """A finite scalar."""
+        from rlhf_plugins.contract import guards
+
+        return guards.tensor(self, answer, (), inputs)
+
+
+class DataFormat(Component, kind="data_format"):
+    """Reads rows from somewhere."""
+
+    ordered: ClassVar[bool] = trait(False, "the columns themselves say which response is better")
+
+    def load(self, base: Base, seed: int) -> Data:
         """Raises DataError when the source cannot be read."""
-        ...
+        raise NotImplementedError
 
 
-class Metric(Protocol):
-    """A measure of a reward model on held-out pairs; `reads_clock = True` where it times something."""
+class Stage(Component, kind="stage"):
+    """One block of a recipe's `stages`."""
 
-    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> named numbers; a name is the metric's own or begins with it."""
-        ...
-
-
-class Stage(Protocol):
-    """One block of a recipe's `stages`.
-
-    A method `fits(adapter)`, where there is one, raises ValueError if the recipe's adapter does not go with it.
-    """
-
-    kind: ClassVar[str]
-
-    @property
-    def name(self) -> str:
-        """What the run's folder, table and later stages call it."""
-        ...
-
-    def run(self, run: Run) -> StageResult:
-        """Trains or measures, leaves its artefacts in `run.folder`, and says what it made."""
-        ...
-
-
-# ---- a run -----------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Adapter:
-    """LoRA options (Hu et al. 2021), under PEFT's names."""
-
-    r: Annotated[int, Ge(1)] = 16
-    lora_alpha: Annotated[int, Ge(1)] = 32
-    lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    target_modules: str | list[str] = "all-linear"
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model that every stage starts from."""
-
-    path: str  # a folder or a hub name
-    quantization: str | None = None  # nf4 or int8
-    adapter: Adapter | None = None  # None fine-tunes all weights
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a finished stage made; saved as JSON in its folder, so that a later process can go on from it."""
+    takes: ClassVar[frozenset[str]] = trait(
+        frozenset(), "what earlier stages must have made", choices=("base", "data", "policy", "reward")
+    )
+    makes: ClassVar[frozenset[str]] = trait(
+        frozenset(), "what it hands on", choices=("base", "data", "evaluation", "policy", "reward")
+    )
+    writes: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the data that it makes", choices=COLUMNS)
+    processes: ClassVar[str] = trait("any", "`one` where it runs in a single process only", choices=("any", "one"))
+    reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
 
     name: str
-    kind: str
-    base: Path | None = None  # a whole model that later stages start from
-    policy: Path | None = None  # a trained policy: adapter or whole model
-    reward_model: Path | None = None
-    seconds: float = 0.0
-    peak_bytes: int | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
+    def fits(self, adapter: Adapter | None) -> None:
+        """Raises ValueError where the recipe's adapter does not go with these options."""
 
-@dataclass(frozen=True)
-class Run:
-    """What a stage is given: the base to start from, the data, its own folder and what earlier stages made."""
-
-    base: Base
-    data: PreferenceData
-    seed: int
-    folder: Path
-    finished: tuple[StageResult, ...]
-    spec: Callable[[object], dict[str, Any]]  # component -> {"use": name, **options}, the recipe's own words
-    component: Callable[[str, Mapping[str, Any]], Any]  # (kind, spec) -> component, the inverse
-    log: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)  # numbers of a step
-    backbone: Any = None  # a loaded base that a reward may stand on, a `models.backbone.Backbone`
+    def run(self, run: Run) -> StageResult:
+        """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""
+        raise NotImplementedError

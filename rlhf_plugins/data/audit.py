@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_plugins.contract.interfaces import Group, PreferenceData, Text
+from rlhf_plugins.contract.rows import Data, Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
@@ -48,7 +48,7 @@ class Audit:
     too_long: Share | None  # responses that are over the limit with their prompt
 
 
-def audit(data: PreferenceData, tokens: Tokens | None = None, max_length: int | None = None) -> Audit:
+def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = None) -> Audit:
     """Counts over the training and test groups.
 
     Args:
@@ -83,7 +83,7 @@ def audit(data: PreferenceData, tokens: Tokens | None = None, max_length: int | 
     )
 
 
-def _shared(data: PreferenceData, texts: Callable[[Group], Sequence[Text]]) -> int:
+def _shared(data: Data, texts: Callable[[Group], Sequence[Text]]) -> int:
     train, test = ({key(text) for g in split for text in texts(g)} for split in (data.train, data.test))
     return len(train & test)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Group, Text
+from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.convert import Judgement, mean_strength, vote
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import averaged, blank, extras, key, number, optional, required, shown, texts

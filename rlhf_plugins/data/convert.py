@@ -9,7 +9,7 @@ from itertools import combinations
 from math import fsum
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 
 Row = dict[str, Any]
 DIGITS = 9  # of a difference of ratings; what is smaller is rounding

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_plugins.contract.interfaces import Group
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.fields import content, key
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import fsum
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Text
+from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.sources import Columns
 from rlhf_plugins.errors import DataError, known
 

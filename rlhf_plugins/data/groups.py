@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.interfaces import Group, Text
+from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.convert import pairs
 from rlhf_plugins.errors import DataError
 

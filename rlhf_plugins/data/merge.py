@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import combinations
 from math import fsum
 
-from rlhf_plugins.contract.interfaces import Comparison, Group, PreferenceData, Text
+from rlhf_plugins.contract.rows import Comparison, Data, Group, Text
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.splits import digest
 
 
-def group_prompts(data: PreferenceData, max_responses: int | None, seed: int) -> PreferenceData:
+def group_prompts(data: Data, max_responses: int | None, seed: int) -> Data:
     """The data with its groups merged in each split; the prompts stay as they are."""
     train, test, strange = (
         tuple(merged(groups, max_responses, seed)) for groups in (data.train, data.test, data.out_of_distribution)

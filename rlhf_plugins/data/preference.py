@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Group, PreferenceData, Text
+from rlhf_plugins.contract.rows import Data, Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, form, number, optional, required, text
 from rlhf_plugins.data.rows import Row
@@ -14,9 +14,7 @@ from rlhf_plugins.data.splits import Placed, load
 from rlhf_plugins.errors import DataError, known
 
 
-def load_preferences(
-    source: str, split: str, test_source: str | None, test_fraction: float, seed: int
-) -> PreferenceData:
+def load_preferences(source: str, split: str, test_source: str | None, test_fraction: float, seed: int) -> Data:
     """Pairs with TRL's columns, prompts held out by hash or by a test source. Raises DataError as `splits.load`."""
     return load(Sources(source, split, test_source, test_fraction), read_pairs, seed)
 

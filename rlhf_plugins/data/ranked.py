@@ -13,7 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_tensors
-from rlhf_plugins.contract.interfaces import Compared, Comparison, Group, Prediction, RankedScores, Text
+from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
+from rlhf_plugins.contract.rows import Comparison, Group, Text
 from rlhf_plugins.data.branches import Layout, PromptBranches, collate
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
@@ -167,7 +168,7 @@ def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Seq
     ratings = {name: inputs["ratings"][:, :, d] for d, name in enumerate(dimensions)}
     of_group, better, worse, tied, margin, weight = inputs["compared"].unbind(1)
     compared = Compared(of_group.long(), better.long(), worse.long(), tied.bool(), margin, weight)
-    return RankedScores(
+    return RankedScores.of(
         whole.reward,
         inputs["margin"],
         weight=inputs["weight"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.convert import dense
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, key, number, place, required, responses, shown, text

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Group, Text
+from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import averaged, blank, extras, key, number, required, responses, text
 from rlhf_plugins.data.rows import Row

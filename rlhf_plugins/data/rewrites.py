@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from rlhf_plugins.contract.interfaces import Rewrite
+    from rlhf_plugins.contract.rows import Rewrite
 
 
 def space_at_end(text: str, rng: np.random.Generator) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from rlhf_plugins.contract.interfaces import Group, PreferenceData, Text
+from rlhf_plugins.contract.rows import Data, Group, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import form, key
 from rlhf_plugins.data.rows import Row, read_rows
@@ -17,7 +17,7 @@ Placed = tuple[str, Group]  # where a group stands
 Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to groups, useless rows counted
 
 
-def load(sources: Sources, read: Read, seed: int) -> PreferenceData:
+def load(sources: Sources, read: Read, seed: int) -> Data:
     """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) stands in both.
 
     Repeated rows, rows of weight 0 and pairs that another row judges otherwise are left out and counted, and so are
@@ -48,9 +48,9 @@ def load(sources: Sources, read: Read, seed: int) -> PreferenceData:
     return _data([group for _, group in train], [group for _, group in test], dropped)
 
 
-def _data(train: Sequence[Group], test: Sequence[Group], dropped: Dropped) -> PreferenceData:
+def _data(train: Sequence[Group], test: Sequence[Group], dropped: Dropped) -> Data:
     prompts = {"train": _unique(g.prompt for g in train), "test": _unique(g.prompt for g in test)}
-    return PreferenceData(tuple(train), tuple(test), prompts, dropped)
+    return Data(tuple(train), tuple(test), prompts, dropped)
 
 
 def _unit(sources: Sources) -> Callable[[Placed], str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.contract.interfaces import Group, Samples, Text
+from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.errors import DataError
 
 Ids = tuple[list[int], list[int]]  # of a prompt and of a response

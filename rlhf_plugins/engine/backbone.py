@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import lora_config

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from rlhf_plugins.contract.interfaces import Samples, Text
+from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.tokens import encode_prompt
 from rlhf_plugins.engine import DECODING
 from rlhf_plugins.engine.cpu.decoding import decode

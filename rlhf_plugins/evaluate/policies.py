@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlhf_plugins.contract.interfaces import GoldReward, RewardFunction, Samples
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import GoldReward, Samples
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
+
+Predict = Callable[[Samples], Prediction]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Judge:
     """What scores responses: the gold reward where it is known, else a reward model."""
 
     gold: GoldReward | None
-    reward: RewardFunction | None
+    reward: Predict | None
 
     @property
     def name(self) -> str:
@@ -33,7 +36,7 @@ class Judge:
         if self.gold:
             return finite([worth["total"] for worth in self.worths(samples)], self.name)
         assert self.reward is not None
-        return finite(self.reward(samples), self.name)
+        return finite(self.reward(samples).reward.tolist(), self.name)
 
     def worths(self, samples: Samples) -> list[Mapping[str, float]]:
         """The gold reward's dimensions and total of each response; empty where it is unknown."""
@@ -49,16 +52,6 @@ class Judged:
     scores: np.ndarray
     kl: float | None  # None where it is not known
     elsewhere: np.ndarray | None = None  # scores on out-of-distribution prompts
-
-
-def pick(samples: Samples, rows: Sequence[int]) -> Samples:
-    """Some of the samples, in the order of `rows`."""
-    return Samples(
-        [samples.prompts[row] for row in rows],
-        [samples.responses[row] for row in rows],
-        [samples.prompt_ids[row] for row in rows],
-        [samples.response_ids[row] for row in rows],
-    )
 
 
 def best_of(scores: np.ndarray, per_prompt: int, among: range) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +11,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from rlhf_plugins.contract.guards import measured
-from rlhf_plugins.contract.interfaces import (
-    Comparison,
-    Group,
-    Metric,
-    Prediction,
-    RewardFunction,
-    Rewrite,
-    Samples,
-    ScoredPairs,
-    Text,
-)
+from rlhf_plugins.contract.interfaces import Metric, RewardFunction
+from rlhf_plugins.contract.records import Prediction, ScoredPairs
+from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Samples, Text
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins
@@ -147,7 +139,7 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
     """
     found: dict[str, float] = {}
     for metric in metrics:
-        numbers = measured(metric, scored)
+        numbers = metric(scored)
         if twice := found.keys() & numbers.keys():
             raise RunError(f"two metrics both measure {', '.join(sorted(twice))}; leave one out")
         found |= numbers
@@ -206,7 +198,7 @@ def _rating(group: Group, place: int) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _answered(answer: Prediction | Sequence[float], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _answered(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Rewards of n responses and the variances of these that are known, by the name that `ScoredPairs` has for them."""
     doubts = {}
     if isinstance(answer, Prediction):
@@ -215,7 +207,7 @@ def _answered(answer: Prediction | Sequence[float], n: int) -> tuple[np.ndarray,
         if answer.members is not None:
             doubts["epistemic"] = finite(epistemic(answer).tolist(), "epistemic variance")
         answer = answer.reward.tolist()
-    reward = finite(answer, "reward model score")
+    reward = finite([math.nan if reward is None else reward for reward in answer], "reward model score")
     if reward.shape != (n,):
         raise RunError(f"{n} responses were given {len(reward)} reward model scores")
     return reward, doubts

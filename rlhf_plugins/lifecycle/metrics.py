@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from rlhf_plugins.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import StageResult
+    from rlhf_plugins.contract.run import StageResult
 
 METRICS = "metrics.jsonl"
 

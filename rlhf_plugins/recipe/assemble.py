@@ -7,7 +7,9 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.interfaces import Base, DataFormat, PreferenceData, Run, Stage, StageResult
+from rlhf_plugins.contract.interfaces import DataFormat, Stage
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
@@ -62,7 +64,7 @@ def base(recipe: Recipe) -> Base:
     return Base(path, quantization, recipe.adapter, recipe.trust_remote_code)
 
 
-def run_of(assembled: Assembled, data: PreferenceData, folder: Path, finished: tuple[StageResult, ...]) -> Run:
+def run_of(assembled: Assembled, data: Data, folder: Path, finished: tuple[StageResult, ...]) -> Run:
     """What a stage is given that runs in `folder` after others; its log is told to nobody."""
     bases = [result.base for result in finished if result.base]
     base = replace(assembled.base, path=str(bases[-1])) if bases else assembled.base

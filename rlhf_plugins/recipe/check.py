@@ -10,7 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Adapter, Stage
+from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
-from rlhf_plugins.contract.interfaces import Adapter, DataFormat, Stage
+from rlhf_plugins.contract.interfaces import DataFormat, Stage
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options
 

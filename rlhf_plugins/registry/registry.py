@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -17,22 +18,29 @@ from typing import Any, Literal
 
 import pluggy
 
-from rlhf_plugins.contract import hookspecs
+from rlhf_plugins.contract import hookspecs, interfaces
+from rlhf_plugins.contract.component import Component
 from rlhf_plugins.errors import PluginError, known
 from rlhf_plugins.registry.discovery import DISTRIBUTION, Found, Plugin, disabled, found, in_file
 
-__all__ = ["DISTRIBUTION", "KINDS", "Component", "Plugin", "Registry", "Unloaded", "commands", "registry"]
+__all__ = ["DISTRIBUTION", "KINDS", "Plugin", "Registered", "Registry", "Unloaded", "commands", "registry"]
 
 PREFIX = "register_"
 COMMANDS = "commands"  # not components: functions or typer apps, in modules of their own
 HOOKS = tuple(name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec"))
-KINDS = tuple(hook.removeprefix(PREFIX) for hook in HOOKS if hook.startswith(PREFIX) and hook != PREFIX + COMMANDS)
+KIND, ELSEWHERE = "kind", "components"  # hooks for kinds of other packages, and for components of such kinds
+KINDS = tuple(
+    name
+    for hook in HOOKS
+    if hook.startswith(PREFIX) and (name := hook.removeprefix(PREFIX)) not in {COMMANDS, KIND, ELSEWHERE}
+)
+BASES = {cls.kind: cls for cls in vars(interfaces).values() if inspect.isclass(cls) and issubclass(cls, Component)}
 BUILT_IN = ("rlhf_plugins.components", "rlhf_plugins.stages", "rlhf_plugins.lifecycle")
 BUILT_IN_COMMANDS = ("rlhf_plugins.cli",)
 
 
 @dataclass(frozen=True)
-class Component:
+class Registered:
     """One registered name."""
 
     kind: str
@@ -54,20 +62,31 @@ class Unloaded:
 
 
 class Registry:
-    """Component classes by kind and name, and the hooks of a run's life.
+    """Registered classes by kind and name, and the hooks of a run's life.
 
     Args:
         kinds: what is registered here; a module that registers anything else is refused.
     """
 
     def __init__(self, kinds: Sequence[str] = KINDS) -> None:
-        self._kinds = tuple(kinds)
+        self._bases: dict[str, type | None] = {kind: BASES.get(kind) for kind in kinds}
+        self._definers: dict[str, Plugin] = {}  # of kinds that are not ours
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self._components: dict[tuple[str, str], Component] = {}
+        self._components: dict[tuple[str, str], Registered] = {}
         self._contested: dict[tuple[str, str], str] = {}  # why a name is nobody's
         self._modules: list[tuple[ModuleType, Plugin]] = []
         self.unloaded: list[Unloaded] = []
+
+    @property
+    def kinds(self) -> list[str]:
+        """Ours in the order of the hooks, then those that plugins define."""
+        return list(self._bases)
+
+    def base(self, kind: str) -> type:
+        """The base class of a kind. Raises PluginError with the known kinds and the nearest."""
+        self._known_kind(kind)
+        return self._bases[kind] or object
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -90,36 +109,48 @@ class Registry:
             raise PluginError(f"plugin {plugin}: {_first_line(error)}") from error
         try:
             self._check_hooks(module, plugin)
-            made = list(self._made(module, plugin))
+            defined = self._defined(module, plugin)
+            made = list(self._made(module, plugin, {**self._bases, **defined}))
             for component in made:
                 self._refuse_clash(component)
         except PluginError:
             self._manager.unregister(module)
             raise
+        self._bases |= defined
+        self._definers |= dict.fromkeys(defined, plugin)
         self._components |= {(component.kind, component.name): component for component in made}
         self._modules.append((module, plugin))
 
     def admit(self, plugins: Iterable[Found]) -> Registry:
         """Registers every plugin that may load and can; notes why the others do not. Returns the registry."""
         forbidden = disabled()
+        loaded = []
         for each in plugins:
             name = each.plugin.name
             if name in forbidden:
                 reason = f"by {forbidden[name]}; `rlhf plugins enable {name}` lets it load"
                 self.unloaded.append(Unloaded(each.plugin, "disabled", reason))
                 continue
-            try:
-                self.register(each.load(), each.plugin)
-            except PluginError as error:
-                self.unloaded.append(Unloaded(each.plugin, "broken", _without_name(error, each.plugin)))
+            with self._noting(each.plugin):
+                loaded.append((each.load(), each.plugin))
+        for module, plugin in sorted(loaded, key=lambda one: PREFIX + KIND not in vars(one[0])):  # kinds first
+            with self._noting(plugin):
+                self.register(module, plugin)
         return self
+
+    @contextmanager
+    def _noting(self, plugin: Plugin) -> Iterator[None]:
+        try:
+            yield
+        except PluginError as error:
+            self.unloaded.append(Unloaded(plugin, "broken", _without_name(error, plugin)))
 
     def with_files(self, paths: Sequence[Path]) -> Registry:
         """A registry that holds these files' components too. Raises PluginError when a file is no sound plugin."""
         fresh = [file for file in map(in_file, paths) if file.plugin not in self.plugins]
         if not fresh:
             return self
-        made = Registry(self._kinds)
+        made = Registry(KINDS)
         made.unloaded, made._contested = list(self.unloaded), dict(self._contested)
         for module, plugin in self._modules:
             made.register(module, plugin)
@@ -129,8 +160,7 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """The names of a kind, sorted. Raises PluginError for an unknown kind."""
-        if kind not in self._kinds:
-            raise PluginError(f"unknown component kind {kind!r} {known(kind, self._kinds)}")
+        self._known_kind(kind)
         return sorted(name for k, name in self._components if k == kind and (k, name) not in self._contested)
 
     def fault(self, kind: str, name: Any) -> str | None:
@@ -155,7 +185,7 @@ class Registry:
         found = reversed(getattr(self._manager.hook, name).get_hookimpls())  # as pluggy calls them
         return [(loaded[impl.plugin_name], _taking(impl.function, impl.argnames)) for impl in found]
 
-    def find(self, cls: type) -> Component:
+    def find(self, cls: type) -> Registered:
         """The registration of a class. Raises PluginError when no plugin registered it."""
         for component in self._components.values():
             if component.cls is cls:
@@ -168,9 +198,13 @@ class Registry:
         own = {loaded.__name__: plugin for loaded, plugin in self._modules}
         return next((own[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in own), None)
 
-    def describe(self) -> list[Component]:
+    def describe(self) -> list[Registered]:
         """Every component, sorted by kind and name."""
         return [self._components[key] for key in sorted(self._components)]
+
+    def _known_kind(self, kind: str) -> None:
+        if kind not in self._bases:
+            raise PluginError(f"unknown component kind {kind!r} {known(kind, self._bases)}")
 
     def _check_hooks(self, module: ModuleType, plugin: Plugin) -> None:
         try:
@@ -183,18 +217,37 @@ class Registry:
                 raise PluginError(f"plugin {plugin}: {hook} lacks the decorator @hookimpl")
             if marked["wrapper"] or marked["hookwrapper"]:
                 raise PluginError(f"plugin {plugin}: {hook} is a wrapper, and each hook is called by itself")
-            if hook.startswith(PREFIX) and hook.removeprefix(PREFIX) not in self._kinds:
+            if hook.startswith(PREFIX) and hook.removeprefix(PREFIX) not in {*self._bases, *self._for_kinds}:
                 raise PluginError(f"plugin {plugin}: {hook} {_elsewhere(hook)}")
 
-    def _made(self, module: ModuleType, plugin: Plugin) -> Iterable[Component]:
-        for kind in self._kinds:
-            if hook := vars(module).get(PREFIX + kind):
-                for name, cls in _returned(hook, kind, plugin).items():
-                    component = Component(kind, name, cls, plugin)
-                    _check(component)
-                    yield component
+    @property
+    def _for_kinds(self) -> set[str]:
+        return set() if COMMANDS in self._bases else {KIND, ELSEWHERE}
 
-    def _refuse_clash(self, component: Component) -> None:
+    def _defined(self, module: ModuleType, plugin: Plugin) -> dict[str, type]:
+        """The base classes of the kinds that a module defines."""
+        hook = vars(module).get(PREFIX + KIND)
+        found = _returned(hook, KIND, plugin) if hook else {}
+        for kind, cls in found.items():
+            if other := "rlhf-plugins" if kind in BASES else self._definers.get(kind):
+                raise PluginError(f"plugin {plugin}: kind {kind!r} is defined by {other} already; rename it")
+            if not (inspect.isclass(cls) and issubclass(cls, Component) and cls.kind == kind):
+                raise PluginError(
+                    f"plugin {plugin}: kind {kind!r}: expected `class ...(Component, kind={kind!r})`, got {cls!r}"
+                )
+        return found
+
+    def _made(self, module: ModuleType, plugin: Plugin, bases: dict[str, type | None]) -> Iterator[Registered]:
+        for kind in bases:
+            if hook := vars(module).get(PREFIX + kind):
+                yield from _components(kind, _returned(hook, kind, plugin), plugin, bases)
+        if hook := vars(module).get(PREFIX + ELSEWHERE):
+            for kind, named in _returned(hook, ELSEWHERE, plugin).items():
+                if kind not in bases:
+                    raise PluginError(f"plugin {plugin}: unknown component kind {kind!r} {known(str(kind), bases)}")
+                yield from _components(kind, named, plugin, bases)
+
+    def _refuse_clash(self, component: Registered) -> None:
         key = component.kind, component.name
         if other := self._components.get(key):
             self._contested[key] = (
@@ -234,7 +287,16 @@ def _returned(hook: Callable[[], object], kind: str, plugin: Plugin) -> dict[str
     return returned
 
 
-def _check(component: Component) -> None:
+def _components(
+    kind: str, named: dict[str, Any], plugin: Plugin, bases: dict[str, type | None]
+) -> Iterator[Registered]:
+    for name, cls in named.items():
+        component = Registered(kind, name, cls, plugin)
+        _check(component, bases[kind])
+        yield component
+
+
+def _check(component: Registered, base: type | None) -> None:
     who = f"plugin {component.plugin}: {component.kind} {component.name!r}"
     if not isinstance(component.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", component.name):
         raise PluginError(f"{who}: a name is lower-case letters, digits and underscores")
@@ -244,6 +306,12 @@ def _check(component: Component) -> None:
         return
     if not inspect.isclass(component.cls) or not is_dataclass(component.cls):
         raise PluginError(f"{who}: expected a dataclass, got {component.cls!r}")
+    if base is not None and not issubclass(component.cls, base):
+        cls, needed = component.cls.__name__, base.__name__
+        raise PluginError(
+            f"{who}: {cls} must derive from {needed}: write `class {cls}({needed})`, its traits as keywords of the "
+            "class (docs/plugins.md: from API 1 to API 2)"
+        )
     if not component.cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise PluginError(f"{who}: {component.cls.__name__} must be a frozen dataclass")
 

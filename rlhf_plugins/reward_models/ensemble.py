@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.guards import asked, named
-from rlhf_plugins.contract.interfaces import Aggregation, MemberScores, Prediction, Samples
+from rlhf_plugins.contract.guards import named
+from rlhf_plugins.contract.interfaces import Aggregation
+from rlhf_plugins.contract.records import MemberScores, Prediction
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
@@ -52,7 +54,7 @@ class Ensemble:
         variances = torch.full_like(rewards, torch.nan)
         open_rows = torch.arange(len(rewards))
         for m, member in enumerate(self.members):
-            said = member(_some(samples, open_rows.tolist()))
+            said = member(samples.take(open_rows.tolist()))
             rewards[open_rows, m] = said.reward
             if said.variance is not None:
                 variances[open_rows, m] = said.variance
@@ -65,13 +67,13 @@ class Ensemble:
 
     def _joined(self, rewards: Tensor, group: Tensor) -> Tensor:
         """Aggregated over the members that were asked, which are the first few of them, (B,)."""
-        if getattr(self.aggregation, "compares_siblings", False) and len(group.unique()) == len(group):
+        if self.aggregation.compares_siblings and len(group.unique()) == len(group):
             logger.warning("%s compares the responses to a prompt, and each has but one", named(self.aggregation))
         reward, count = torch.zeros(len(rewards)), (~rewards.isnan()).sum(1)
         for n in count.unique().tolist():
             rows = count == n
             scores = MemberScores(rewards[rows, :n].T, torch.tensor(self.accuracy[:n]), group[rows])
-            reward[rows] = asked(self.aggregation, scores, shape=(int(rows.sum()),))
+            reward[rows] = self.aggregation(scores)
         return reward
 
 
@@ -144,8 +146,3 @@ def open_member(folder: Path, component: Making, trust_remote_code: bool, backbo
             return model.judge(samples, pad_id)
 
     return judge
-
-
-def _some(samples: Samples, rows: Sequence[int]) -> Samples:
-    prompt_ids, response_ids = ([ids[i] for i in rows] for ids in (samples.prompt_ids, samples.response_ids))
-    return Samples([samples.prompts[i] for i in rows], [samples.responses[i] for i in rows], prompt_ids, response_ids)

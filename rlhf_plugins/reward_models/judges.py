@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-from rlhf_plugins.contract.interfaces import Base, Group, RewardFunction, Run
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.reward_models import ensemble
@@ -59,13 +60,12 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 
-def latest_reward(run: Run) -> RewardFunction | None:
-    """What the latest reward stage of a run trained, as a function to rewards; None when there was none."""
+def latest_reward(run: Run) -> Judge | None:
+    """The reward model of a run's latest reward stage; None when there was none."""
     folders = [result.reward_model for result in run.finished if result.reward_model]
     return reward_function(folders[-1], run) if folders else None
 
 
-def reward_function(folder: Path, run: Run) -> RewardFunction:
-    """What a stage of the run saved, as a function from responses to rewards."""
-    judge = open_judge(folder, run.component, run.base.trust_remote_code, run.backbone)
-    return lambda samples: judge(samples).reward.tolist()
+def reward_function(folder: Path, run: Run) -> Judge:
+    """The reward model that a stage of the run saved, as a function of responses."""
+    return open_judge(folder, run.component, run.base.trust_remote_code, run.backbone)

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
-from rlhf_plugins.contract.guards import asked, built, predicted
-from rlhf_plugins.contract.interfaces import Adapter, Base, Pooling, Prediction, RewardHead, Samples
+from rlhf_plugins.contract.interfaces import Pooling, RewardHead
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
@@ -47,9 +49,9 @@ class RewardModel(nn.Module):
         super().__init__()
         width = trunk.config.get_text_config().hidden_size
         self.trunk = trunk
-        self.pooling = built(pooling, width) if hasattr(pooling, "build") else pooling
-        self.head = built(head, width)
-        self.bootstrap = bool(getattr(head, "bootstrap", False))  # whether its members see resampled rows
+        self.pooling = pooling.acting(width)
+        self.head = head.build(width)
+        self.bootstrap = head.bootstrap  # whether its members see resampled rows
         self.own.to(trunk.device)
         trunk.config.num_labels = 1  # what RewardTrainer asks of a model
 
@@ -76,7 +78,7 @@ class RewardModel(nn.Module):
         """What the head says of the batch's branches, or of features (B, width) that `features` gave."""
         features = batch if isinstance(batch, Tensor) else self.pooled(batch)
         with torch.autocast(features.device.type, enabled=False):  # rewards differ by less than bfloat16 can tell
-            prediction = predicted(self.head, features.to(next(self.head.parameters()).dtype))
+            prediction = self.head(features.to(next(self.head.parameters()).dtype))
         return replace(prediction, features=features)
 
     def pooled(self, batch: BranchBatch) -> Tensor:
@@ -88,12 +90,12 @@ class RewardModel(nn.Module):
         return torch.cat([self._pooled(part) for _, part in parts])[order.argsort()]
 
     def _pooled(self, batch: BranchBatch) -> Tensor:
-        if getattr(self.pooling, "reads_last", False):
+        if self.pooling.reads_last:
             states = states_at(trunk_of(self.trunk), batch, batch.last).unsqueeze(1)  # (B, 1, width)
-            return asked(self.pooling, states, batch.mask[:, :1], shape=(len(states), states.shape[2]))
+            return self.pooling(states, batch.mask[:, :1])
         states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
-        mask = batch.response if getattr(self.pooling, "over", None) == "response" else batch.mask
-        return asked(self.pooling, states, mask, shape=(len(states), states.shape[2]))
+        mask = batch.response if self.pooling.over == "response" else batch.mask
+        return self.pooling(states, mask)
 
     def judge(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
         """What the model says of responses, in their order, on the CPU; neighbours with one prompt share its work."""

@@ -6,7 +6,7 @@ It knows token ids and weights as bytes, not what a model computes.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest
 from math import isfinite
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_plugins.contract.interfaces import RewardFunction, Samples
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import PluginError, RunError
 
+Scoring = Callable[[Samples], Sequence[float]]
 UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: the same weights may have other ones
 TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, reward REAL NOT NULL) WITHOUT ROWID"
 
@@ -51,7 +52,7 @@ class ScoreCache:
             self.close()
             raise
 
-    def scores(self, identity: str, samples: Samples, score: RewardFunction) -> list[float]:
+    def scores(self, identity: str, samples: Samples, score: Scoring) -> list[float]:
         """Rewards of the samples, in their order; `score` is asked once, and only for what is not remembered.
 
         Args:
@@ -77,10 +78,10 @@ class ScoreCache:
         """Lets go of the file."""
         self._connection.close()
 
-    def _scored(self, missing: dict[bytes, int], samples: Samples, score: RewardFunction) -> dict[bytes, float]:
+    def _scored(self, missing: dict[bytes, int], samples: Samples, score: Scoring) -> dict[bytes, float]:
         """Asks for the missing in their order, and remembers."""
         rows = sorted(missing.values())
-        rewards = [float(reward) for reward in score(_part(samples, rows))]
+        rewards = [float(reward) for reward in score(samples.take(rows))]
         if len(rewards) != len(rows):
             raise PluginError(f"the reward gave {len(rewards)} numbers for {len(rows)} responses")
         by_row = dict(zip(rows, rewards, strict=True))
@@ -158,7 +159,3 @@ def _key(identity: str, prompt: Sequence[int], response: Sequence[int]) -> bytes
     """Each part goes with its length, so that no two different triples hash the same bytes."""
     parts = [identity.encode(), *(np.asarray(ids, dtype="<i8").tobytes() for ids in (prompt, response))]
     return blake2b(b"".join(len(part).to_bytes(8, "little") + part for part in parts), digest_size=16).digest()
-
-
-def _part(samples: Samples, rows: Sequence[int]) -> Samples:
-    return Samples(**{name: [column[row] for row in rows] for name, column in vars(samples).items()})

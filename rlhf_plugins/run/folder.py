@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic_core import to_json
 
-from rlhf_plugins.contract.interfaces import StageResult
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
 
 RECIPE, STATUS, RESULT = "recipe.yaml", "status.json", "result.json"

@@ -17,20 +17,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf_plugins.contract import guards, interfaces, rollout
+from rlhf_plugins.contract import guards, records, rollout, rows
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import component, run_of, spec
 from rlhf_plugins.registry.discovery import Plugin
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Run
+    from rlhf_plugins.contract.run import Run
     from rlhf_plugins.registry.registry import Registry
 
 FAULT, TENSORS = "fault.json", "fault.safetensors"
 WEIGHTS = "weights."
 RECORDS: dict[str, Any] = {
-    name: cls for module in (interfaces, rollout) for name, cls in vars(module).items() if dataclasses.is_dataclass(cls)
+    name: cls
+    for module in (records, rollout, rows)
+    for name, cls in vars(module).items()
+    if dataclasses.is_dataclass(cls)
 }
 
 
@@ -66,9 +69,8 @@ def save(error: ComponentError, folder: Path, message: str, files: list[str], re
         "component": spec(culprit, registry),
         "plugin": vars(found.plugin),
         "files": files,
-        "guard": call.guard,
-        "options": dict(call.options),
-        "built_of": [value if isinstance(value, int) else None for value in _given(call.component)],
+        "building": call.building,
+        "built_of": _built_of(call.component),
         "training": getattr(call.component, "training", False),
         "inputs": inputs,
     }
@@ -90,10 +92,11 @@ def replay(file: Path, registry: Registry) -> Replayed:
     provenance.changes([Plugin(**fault["plugin"])], registry, str(file))
     made = component(fault["kind"], fault["component"], registry)
     inputs = [_unpacked(value, tensors) for value in fault["inputs"]]
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in fault["options"].items()}
     try:
-        target = _target(made, fault, tensors, lambda: _run(file.parent, registry))
-        guards.GUARDS[fault["guard"]](target, *inputs, **options)
+        if fault["building"]:
+            made.build(*inputs)
+        else:
+            _target(made, fault, tensors, lambda: _run(file.parent, registry))(*inputs)
     except ComponentError as error:
         return Replayed(fault["message"], error)
     return Replayed(fault["message"], None)
@@ -102,11 +105,11 @@ def replay(file: Path, registry: Registry) -> Replayed:
 def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Callable[[], Run]) -> Any:
     """What is to be called: the component, or what it builds with the weights that it had."""
     given = fault["built_of"]
-    if fault["guard"] == guards.built.__name__ or not hasattr(made, "build"):
+    if given is None:
         return made
     if None in given:  # what is built of a run is a reward
         given = [run()]
-    target = guards.built(made, *given)
+    target = made.build(*given)
     if isinstance(target, nn.Module):
         weights = {name.removeprefix(WEIGHTS): v for name, v in tensors.items() if name.startswith(WEIGHTS)}
         target.load_state_dict(weights)
@@ -125,9 +128,10 @@ def _run(stage: Path, registry: Registry) -> Run:
     return run_of(assembled, data, stage, tuple(folder.finished()))
 
 
-def _given(called: Any) -> tuple[Any, ...]:
+def _built_of(called: Any) -> list[int | None] | None:
+    """The arguments of the `build` that made it, None for one that is no number; None where it is the component."""
     made = getattr(called, guards.MAKER, None)
-    return made.given if isinstance(made, guards.Made) else ()
+    return [value if isinstance(value, int) else None for value in made.given] if made else None
 
 
 def _packed(value: Any, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def _unpacked(packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         fault = json.loads(file.read_text())
-        if not isinstance(fault, dict) or "guard" not in fault:
+        if not isinstance(fault, dict) or "building" not in fault:
             raise ValueError("it is no saved call")
         return fault, load_file(file.with_name(TENSORS))
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf_plugins import report
-from rlhf_plugins.contract.interfaces import StageResult
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.report.schema import Report

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins import report as reports
-from rlhf_plugins.contract.interfaces import PreferenceData, Stage, StageResult
+from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled, run_of
@@ -120,7 +122,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     return Finished(folder.path)
 
 
-def _loaded(assembled: Assembled) -> PreferenceData:
+def _loaded(assembled: Assembled) -> Data:
     try:
         return assembled.data.load(assembled.base, assembled.seed)
     except RlhfError:
@@ -164,7 +166,7 @@ def _recorded(folder: RunFolder) -> list[Plugin]:
         raise RunError(f"{folder.path}: its status says no plugins that can be read: {error}") from error
 
 
-def _birth(assembled: Assembled, data: PreferenceData) -> dict[str, Any]:
+def _birth(assembled: Assembled, data: Data) -> dict[str, Any]:
     """What the status says of a run that begins."""
     used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
     return {
@@ -185,7 +187,7 @@ class _Staged:
     """The stages of one run, in one process."""
 
     assembled: Assembled
-    data: PreferenceData
+    data: Data
     folder: RunFolder
     say: Say
     hooks: Hooks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_plugins.contract.interfaces import Group
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.sandbox.annotators import Annotator
 from rlhf_plugins.sandbox.gold import Gold, gold

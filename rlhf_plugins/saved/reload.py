@@ -10,7 +10,7 @@ from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.provenance import opener
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Text
+    from rlhf_plugins.contract.rows import Text
     from rlhf_plugins.reward_models.reward_model import RewardModel
 
 
@@ -37,7 +37,7 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
         RunError: the folder holds neither, or a part of it is missing.
         PluginError: a plugin that it was made with is missing; one of another version is warned of.
     """
-    from rlhf_plugins.contract.interfaces import Group
+    from rlhf_plugins.contract.rows import Group
     from rlhf_plugins.data.tokens import samples_of
     from rlhf_plugins.engine.loading import load_row_encoder
     from rlhf_plugins.reward_models.judges import open_judge, saved_base

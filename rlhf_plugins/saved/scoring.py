@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.interfaces import Samples, Text
+from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
 from rlhf_plugins.data.preference import read_pairs
@@ -21,7 +21,9 @@ from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.saved.scored_file import ScoredFile
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Base, DataFormat, Prediction
+    from rlhf_plugins.contract.interfaces import DataFormat
+    from rlhf_plugins.contract.records import Prediction
+    from rlhf_plugins.contract.run import Base
 
 CHUNK = 64  # rows; an interruption loses no more
 WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Metric, RewardFunction, Run, Samples, StageResult, Text, uses
+from rlhf_plugins.contract.interfaces import Metric, Stage
+from rlhf_plugins.contract.rows import Samples, Text
+from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
-    from rlhf_plugins.evaluate.policies import Judge, Judged
+    from rlhf_plugins.evaluate.policies import Judge, Judged, Predict
 
 logger = logging.getLogger(__name__)
 REFERENCE = "supervised"
@@ -22,7 +25,7 @@ SHOWN = 8  # prompts whose responses stand side by side in the report
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Stage):
     """Scores one response of each policy to each held-out prompt against the policy that training started from.
 
     The judge is the gold reward where the data has one, else the reward model, which then judges policies that may
@@ -36,20 +39,19 @@ class Evaluate:
     temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
     metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
     name: str = "evaluate"
-    kind: ClassVar[str] = "evaluate"
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: metrics in the shapes of `report.schema`."""
         from rlhf_plugins.reward_models.judges import latest_reward
 
         session = _Session(self, run, latest_reward(run))
-        return StageResult(self.name, self.kind, metrics=session.metrics())
+        return StageResult(self.name, "evaluate", metrics=session.metrics())
 
 
 class _Session:
     """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
 
-    def __init__(self, options: Evaluate, run: Run, reward: RewardFunction | None) -> None:
+    def __init__(self, options: Evaluate, run: Run, reward: Predict | None) -> None:
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer
         from rlhf_plugins.evaluate.policies import Judge
 
@@ -133,9 +135,9 @@ class _Session:
 
     def judged(self, rows: list[int], samples: Samples, kl: float | None, policy: Any) -> Judged:
         """Some of the samples with their scores and, for a policy that can be asked, its out-of-distribution scores."""
-        from rlhf_plugins.evaluate.policies import Judged, pick
+        from rlhf_plugins.evaluate.policies import Judged
 
-        chosen = pick(samples, rows)
+        chosen = samples.take(rows)
         asked = policy is not None and len(self.strange) > 0
         elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if asked else None
         return Judged(chosen, self.judge.scores(chosen), kl, elsewhere)

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Group, Metric, Run, StageResult, uses
+from rlhf_plugins.contract.interfaces import Metric, Stage
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EvaluateReward:
+class EvaluateReward(Stage):
     """Measures every reward model of the run on the held-out pairs and, where there are any, on pairs unlike those of
     training.
 
@@ -46,7 +49,6 @@ class EvaluateReward:
 
     metrics: tuple[Metric, ...] = uses("metric", METRICS)
     name: str = "evaluate_reward"
-    kind: ClassVar[str] = "evaluate_reward"
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: `reward_models` in the shape of `report.schema`.
@@ -60,7 +62,7 @@ class EvaluateReward:
         measured = {name: self._measured(run, name, folder) for name, folder in trained}
         metrics = {"reward_models": {name: found.row for name, found in measured.items()}}
         left_out = {reason: n for found in measured.values() for reason, n in found.left_out.items()}  # alike for all
-        return StageResult(self.name, self.kind, metrics={**metrics, "left_out": left_out})
+        return StageResult(self.name, "evaluate_reward", metrics={**metrics, "left_out": left_out})
 
     def _measured(self, run: Run, name: str, folder: Path) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Adapter, Reward, Run, StageResult, uses
-from rlhf_plugins.contract.rollout import KL, Advantage, PolicyLoss, Reduction, Shaping
+from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Reward, Shaping, Stage
+from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.trainers.settings import PLAIN, Belts, Exploration, Table, Value
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
 
 
 @dataclass(frozen=True)
-class Online:
+class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
 
     A training step is one minibatch; `trainer` sets the rollout's size by TRL's own names (`num_generations`,
@@ -103,22 +104,20 @@ class Online:
     ] = 8_192
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
-    kind: ClassVar[str] = "online"
-    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def __post_init__(self) -> None:
-        fewest, given = getattr(self.advantage, "min_group", 1), self.trainer.get("num_generations")
+        fewest, given = self.advantage.min_group, self.trainer.get("num_generations")
         if given is not None and given < fewest:
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
-        if self.value != Value() and not getattr(self.advantage, "needs_values", True):
-            raise ValueError("value: the advantage needs no values, so nothing reads it; leave it out")
+        if self.value != Value() and not self.advantage.reads_values:
+            raise ValueError("value: the advantage reads no values, so nothing uses it; leave it out")
         cut = [name for name, plain in PLAIN.items() if self.trainer.get(name, plain) != plain]
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
-        if adapter is None and self.value.adapter and getattr(self.advantage, "needs_values", True):
+        if adapter is None and self.value.adapter and self.advantage.reads_values:
             raise ValueError("value.adapter: needs the recipe's `adapter`, which is none; leave out one of them")
         for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
             if one and one.lora_dropout:
@@ -161,19 +160,21 @@ class Online:
             trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         metrics = {"rollouts": trainer.rollouts_shown}
-        return StageResult(self.name, self.kind, policy=folder, metrics=metrics, curves=curves.values)
+        return StageResult(self.name, "online", policy=folder, metrics=metrics, curves=curves.values)
+
+    def _score(self, run: Run) -> Any:
+        return self.reward.build(run)  # which answers a Prediction, whatever the component gives
 
     def _objective(self, run: Run) -> Objective:
-        from rlhf_plugins.contract.guards import built
         from rlhf_plugins.trainers.online import Objective
 
         return Objective(
-            score=built(self.reward, run),
+            score=self._score(run),
             advantage=self.advantage,
             policy_loss=self.policy_loss,
             reduction=self.reduction,
             kl=self.kl,
-            shaping=[built(shape) if hasattr(shape, "build") else shape for shape in self.shaping],
+            shaping=[shape.acting() for shape in self.shaping],
             value=self.value,
             entropy_coef=self.entropy_coef,
             stop_kl=self.stop_kl,

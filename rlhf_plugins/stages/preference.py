@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import PreferenceLoss, Run, StageResult, uses
+from rlhf_plugins.contract.interfaces import PreferenceLoss, Stage
+from rlhf_plugins.contract.run import Run, StageResult
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
@@ -35,7 +37,7 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """The base, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")
@@ -45,8 +47,6 @@ class Preference:
     ] = 8_192
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
-    kind: ClassVar[str] = "preference"
-    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
@@ -79,7 +79,7 @@ class Preference:
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         metrics = {"left_out": trainer.left_out}
-        return StageResult(self.name, self.kind, policy=folder, metrics=metrics, curves=curves.values)
+        return StageResult(self.name, "preference", policy=folder, metrics=metrics, curves=curves.values)
 
 
 @hookimpl

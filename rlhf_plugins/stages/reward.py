@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Group, Pooling, RewardHead, RewardLoss, Run, Sampler, StageResult, uses
+from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler, Stage
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import RunError, known
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 
     pooling: Pooling = uses("pooling", "last_token")
@@ -69,8 +72,6 @@ class Reward:
     ] = 8_192
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
-    kind: ClassVar[str] = "reward"
-    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
@@ -78,7 +79,7 @@ class Reward:
         trained = self.train(run, groups, run.folder / "model", run.seed)
         return StageResult(
             self.name,
-            self.kind,
+            "reward",
             reward_model=trained.folder,
             metrics={"left_out": {**trained.left_out, **unread}},
             curves=trained.curves,
@@ -109,9 +110,7 @@ class Reward:
 
     def _drops(self, run: Run) -> bool:
         """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""
-        heads = self.head, getattr(self.head, "head", None)  # an ensemble holds another
-        asked = any(getattr(head, "dropout", 0.0) for head in heads)
-        return asked or bool(run.base.adapter and run.base.adapter.lora_dropout)
+        return self.head.dropout > 0 or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
     def _model(self, run: Run) -> RewardModel:
         from rlhf_plugins.engine.loading import freeze_below, load_trunk, with_adapter
@@ -122,17 +121,16 @@ class Reward:
             return RewardModel(trunk, self.pooling, self.head)
         if self.train_layers and run.base.adapter:
             raise RunError(f"{self.name}: train_layers trains the base's own weights; say adapter: none")
-        if self.train_layers == 0 and hasattr(self.pooling, "build"):
+        if self.train_layers == 0 and self.pooling.builds:
             name = run.spec(self.pooling)["use"]
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
         return RewardModel(freeze_below(load_trunk(run.base), self.train_layers), self.pooling, self.head)
 
     def _rows(self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows
-        from rlhf_plugins.trainers.reward import learnable
 
         limit = min(filter(None, (max_length, encoder.max_tokens)), default=None)
-        return ranked_rows(groups, encoder.encode, limit, learnable(self.loss))
+        return ranked_rows(groups, encoder.encode, limit, self.loss.learns_from)
 
 
 def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
@@ -152,7 +150,7 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
     if stage.teacher not in folders:
         raise RunError(f"teacher: no earlier stage left a reward model of that name {known(stage.teacher, folders)}")
-    if not reads_ratings(stage.loss):
+    if "ratings" not in stage.loss.needs:
         name = run.spec(stage.loss)["use"]
         raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
     judge = open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code)
@@ -164,14 +162,9 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     return rated(groups, judge, encoder), {f"for the teacher, {reason}": count for reason, count in unread.items()}
 
 
-def reads_ratings(loss: Any) -> bool:
-    """Whether a loss, or a part of it, learns from ratings."""
-    return getattr(loss, "reads_ratings", False) or any(map(reads_ratings, getattr(loss, "parts", ())))
-
-
 def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     """Of every response in the rows' order, (responses, width)."""
-    from rlhf_plugins.contract.interfaces import Samples
+    from rlhf_plugins.contract.rows import Samples
 
     rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]
     prompts, responses = map(list, zip(*rows, strict=True))

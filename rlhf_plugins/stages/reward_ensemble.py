@@ -12,8 +12,11 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Aggregation, Group, Run, StageResult, uses
+from rlhf_plugins.contract.interfaces import Aggregation
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.stages.reward import Reward, Trained, taught
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ class RewardEnsemble(Reward):
             "out_of_bag_accuracy": accuracy,
             "left_out": {f"{k}, of all members": v for k, v in left_out.items()} | unread,
         }
-        return StageResult(self.name, self.kind, reward_model=folder, metrics=metrics, curves=curves)
+        return StageResult(self.name, "reward_ensemble", reward_model=folder, metrics=metrics, curves=curves)
 
     def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
         logger.info("training member %d of %d", member + 1, self.members)

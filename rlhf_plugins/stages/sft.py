@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Run, StageResult
+from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -16,13 +17,11 @@ UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
-    kind: ClassVar[str] = "sft"
-    reserved: ClassVar[frozenset[str]] = frozenset({"output_dir", "seed", *UNREAD})
 
     def run(self, run: Run) -> StageResult:
         """Leaves a whole model and its tokenizer, the adapter merged, in `model/`."""
@@ -50,7 +49,7 @@ class SFT:
         merge(replace(run.base, quantization=None), folder)
         tokenizer.save_pretrained(folder)
         metrics = {"left_out": left_out}
-        return StageResult(self.name, self.kind, base=folder, metrics=metrics, curves=curves.values)
+        return StageResult(self.name, "sft", base=folder, metrics=metrics, curves=curves.values)
 
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins.contract.interfaces import Draw, Rewrite, ScoredPairs
+from rlhf_plugins.contract.guards import unchecked
+from rlhf_plugins.contract.records import SamplerState, ScoredPairs
+from rlhf_plugins.contract.rows import Rewrite
 from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
@@ -26,12 +28,12 @@ def extremes(kind: str) -> list[tuple[str, Any]]:
     return _rare_draws() if kind == "sampler" else _rare_pairs()
 
 
-def _draws() -> list[tuple[str, Draw]]:
+def _draws() -> list[tuple[str, SamplerState]]:
     rng = np.random.default_rng(0)
     loss = rng.exponential(size=EXAMPLES)
     loss[::5] = np.nan
     remaining = rng.random(EXAMPLES) < 0.7
-    draw = Draw(
+    draw = SamplerState(
         SIZE, remaining, 0.5, rng.integers(3, 90, EXAMPLES), rng.normal(size=EXAMPLES),
         rng.integers(0, 4, EXAMPLES), loss, np.random.default_rng(1),
     )  # fmt: skip
@@ -41,7 +43,7 @@ def _draws() -> list[tuple[str, Draw]]:
     ]
 
 
-def _rare_draws() -> list[tuple[str, Draw]]:
+def _rare_draws() -> list[tuple[str, SamplerState]]:
     draw = _draws()[1][1]
     none, last = np.zeros(EXAMPLES, bool), np.arange(EXAMPLES) < SIZE
     every = ~none
@@ -114,7 +116,7 @@ def fresh(record: Any) -> Any:
     """A copy whose generator starts anew."""
     parts = {f.name: getattr(record, f.name) for f in fields(record)}
     copied = {name: value.copy() for name, value in parts.items() if isinstance(value, np.ndarray)}
-    return replace(record, **copied, **({"rng": np.random.default_rng(1)} if isinstance(record, Draw) else {}))
+    return replace(record, **copied, **({"rng": np.random.default_rng(1)} if isinstance(record, SamplerState) else {}))
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Refused:
 def answer(subject: Subject, acts: Any, case: tuple[str, Any]) -> Any:
     """What it answers, or Refused. Raises Broken where it fails."""
     try:
-        return acts(case[1])
+        return unchecked(acts)(case[1])
     except RlhfError as error:
         return Refused(raised(error))
     except Exception as error:
@@ -140,7 +142,7 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
     acts = subject.made(**changes)
     for words, record in [*cases(subject.kind), *extremes(subject.kind)]:
         try:
-            said = acts(fresh(record))
+            said = unchecked(acts)(fresh(record))
         except Exception as error:
             said = raised(error)
         found |= _flat(words, said)

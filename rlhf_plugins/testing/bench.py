@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhf_plugins.errors import RlhfError
+from rlhf_plugins.contract.guards import unchecked
+from rlhf_plugins.errors import ComponentError, RlhfError
 from rlhf_plugins.testing import cases, tokens
 from rlhf_plugins.testing.records import flat, over
 from rlhf_plugins.testing.subject import Broken, Subject, raised
@@ -47,6 +48,8 @@ def answer(subject: Subject, acts: Any, case: Case) -> Answer | None:
     words, record = case
     try:
         said = bench(subject.kind).call(acts, record)
+    except ComponentError as error:  # of a part
+        raise Broken(words, "an answer", raised(error)) from error
     except RlhfError:
         return None
     except Exception as error:
@@ -94,15 +97,19 @@ NAMES = {
 }
 
 
+def _alone(acts: Any, record: Any) -> Any:
+    return unchecked(acts)(record)
+
+
 def _pooled(acts: Any, record: cases.Hidden) -> Any:
-    response = getattr(acts, "over", None) == "response"
-    return acts(record.hidden, record.response if response else record.mask)
+    mask = record.response if acts.over == "response" else record.mask
+    return unchecked(acts)(record.hidden, mask)
 
 
 def _pull(acts: Any, record: tokens.Ratios) -> Any:
     """What the distance weighs at the strength that follows a KL of 12 nats over 1000 responses."""
     strength = acts.adapted(acts.coef, 12.0, 1000)
-    return over(acts(record.log_ratio), lambda _, tensor: strength * tensor)
+    return over(unchecked(acts)(record.log_ratio), lambda _, tensor: strength * tensor)
 
 
 def _first(name: str) -> Callable[[Any], int]:
@@ -114,7 +121,7 @@ BENCHES = {
     "reward_head": Bench(
         cases.features,
         cases.features_extremes,
-        lambda acts, record: acts(record.features),
+        lambda acts, record: unchecked(acts)(record.features),
         _first("features"),
         ("features",),
         "response",
@@ -122,7 +129,7 @@ BENCHES = {
     "reward_loss": Bench(
         cases.ranked,
         cases.ranked_extremes,
-        lambda acts, record: acts(record),
+        _alone,
         _first("scores"),
         ("scores", "prediction."),
         "group",
@@ -130,18 +137,23 @@ BENCHES = {
     "preference_loss": Bench(
         cases.pairs,
         cases.pairs_extremes,
-        lambda acts, record: acts(record),
+        _alone,
         _first("chosen"),
         ("chosen", "rejected"),
         "pair",
     ),
     "advantage": Bench(
-        cases.rollouts, cases.rollout_extremes, lambda acts, record: acts(record), _first("scores"), (), "response"
+        cases.rollouts,
+        cases.rollout_extremes,
+        _alone,
+        _first("scores"),
+        (),
+        "response",
     ),
     "policy_loss": Bench(
         tokens.tokens,
         tokens.token_extremes,
-        lambda acts, record: acts(record.log_ratio, record.advantages),
+        lambda acts, record: unchecked(acts)(record.log_ratio, record.advantages),
         _first("log_ratio"),
         ("log_ratio",),
         "response",
@@ -149,7 +161,7 @@ BENCHES = {
     "kl_estimator": Bench(
         tokens.ratios,
         tokens.ratio_extremes,
-        lambda acts, record: acts(record.log_ratio),
+        lambda acts, record: unchecked(acts)(record.log_ratio),
         _first("log_ratio"),
         ("log_ratio",),
         "response",
@@ -158,7 +170,7 @@ BENCHES = {
     "aggregation": Bench(
         cases.members,
         cases.members_extremes,
-        lambda acts, record: acts(record),
+        _alone,
         _first("group"),
         ("rewards",),
         "response",

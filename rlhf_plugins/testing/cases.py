@@ -7,11 +7,12 @@ an absent response stand in one batch, as they do in real data.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Compared, MemberScores, PairLogps, Prediction, RankedScores
+from rlhf_plugins.contract.records import Compared, MemberScores, PairLogps, Prediction, RankedScores
 from rlhf_plugins.contract.rollout import Rollout
 from rlhf_plugins.testing.records import pick
 
@@ -74,22 +75,22 @@ def features_extremes(_: object = None) -> list[tuple[str, Features]]:
 
 
 # ---- reward losses ---------------------------------------------------------------------------------------
-def ranked(loss: object) -> list[tuple[str, RankedScores]]:
+def ranked(loss: Any) -> list[tuple[str, RankedScores]]:
     """Pairs or whole groups, as the loss says that it takes them."""
-    if getattr(loss, "whole_groups", False):
+    if loss.whole_groups:
         return [
             ("four groups of up to four responses, some absent or unplaced", _told(loss, _groups())),
             ("four groups with a tie each", _told(loss, replace(_groups(), ranks=_TIED))),
             ("four groups of which people compared some pairs", _told(loss, replace(_groups(), compared=_compared()))),
         ]
     found = [("four pairs, two with a margin", _told(loss, _pairs()))]
-    if getattr(loss, "takes_ties", False):
+    if loss.takes_ties:
         tied = replace(found[0][1], ranks=torch.tensor([[0, 1], [0, 0], [0, 1], [0, 1]]))
         found.append(("four pairs, one of them tied", tied))
     return found
 
 
-def ranked_extremes(loss: object) -> list[tuple[str, RankedScores]]:
+def ranked_extremes(loss: Any) -> list[tuple[str, RankedScores]]:
     """Rewards far apart in both directions, and equal ones."""
     first = ranked(loss)[0][1]
     found = [(f"rewards of {size:+.0e} and less", _scored(first, first.scores * size)) for size in (BIG, -BIG)]
@@ -112,7 +113,7 @@ def _pairs() -> RankedScores:
         "helpful": torch.tensor([[4.0, 2.0], [3.0, 1.0], [2.0, torch.nan], [4.0, 0.0]]),
         "honest": torch.tensor([[1.0, 0.0], [2.0, 1.0], [3.0, 1.0], [torch.nan, torch.nan]]),
     }
-    return RankedScores(
+    return RankedScores.of(
         scores, torch.tensor([0.0, 0.5, 0.0, 1.5]), weight=torch.tensor([1.0, 0.5, 1.0, 2.0]),
         topic=torch.tensor([0, 1, 0, 2]),
         ratings=ratings, prediction=_predicted(scores),
@@ -130,7 +131,7 @@ def _groups() -> RankedScores:
         name: (_normal(4, 4, seed=i) + 2).masked_fill(~present, torch.nan)
         for i, name in ((2, "helpful"), (3, "honest"))
     }
-    return RankedScores(
+    return RankedScores.of(
         scores, torch.tensor([0.0, 0.5, 0.0, 1.5]), weight=torch.tensor([1.0, 0.5, 1.0, 2.0]),
         topic=torch.tensor([0, 1, 0, 2]),
         ranks=_RANKS, present=present, ratings=ratings, prediction=_predicted(scores),
@@ -188,28 +189,28 @@ def pairs_extremes(_: object = None) -> list[tuple[str, PairLogps]]:
 
 
 # ---- advantages ------------------------------------------------------------------------------------------
-def rollouts(estimator: object) -> list[tuple[str, Rollout]]:
+def rollouts(estimator: Any) -> list[tuple[str, Rollout]]:
     """Four responses to two prompts, of 5, 3, 1 and 4 tokens."""
     mask = torch.arange(5) < torch.tensor([5, 3, 1, 4]).unsqueeze(1)
     scores = torch.tensor([1.0, -0.5, 0.25, 2.0])
     last = mask.sum(1) - 1
     rewards = (0.05 * _normal(4, 5)).masked_fill(~mask, 0.0)
     rewards[torch.arange(4), last] += scores
-    values = _normal(4, 5, seed=1).masked_fill(~mask, 0.0) if getattr(estimator, "needs_values", True) else None
-    baseline = torch.tensor([0.5, 0.5, 1.0, 1.0]) if getattr(estimator, "needs_baseline", False) else None
+    values = _normal(4, 5, seed=1).masked_fill(~mask, 0.0) if estimator.reads_values else None
+    baseline = torch.tensor([0.5, 0.5, 1.0, 1.0]) if estimator.reads_baseline else None
     log_probs = -_normal(4, 5, seed=2).abs().masked_fill(~mask, 0.0)
     made = Rollout(scores, rewards, values, mask, torch.tensor([0, 0, 1, 1]), log_probs, baseline)
     return [("four responses to two prompts", made)]
 
 
-def rollout_extremes(estimator: object) -> list[tuple[str, Rollout]]:
+def rollout_extremes(estimator: Any) -> list[tuple[str, Rollout]]:
     """Rewards that are large, and that are all equal; certain tokens; one response alone where no two are needed."""
     one = rollouts(estimator)[0][1]
     equal = replace(one, scores=one.scores * 0 + 1, rewards=one.rewards * 0)
     large = replace(one, scores=one.scores * BIG, rewards=one.rewards * BIG)
     certain = replace(one, log_probs=torch.zeros(4, 5))
     found = [("equal rewards", equal), (f"rewards of size {BIG:.0e}", large), ("tokens of probability 1", certain)]
-    return found + ([("a batch of one", pick(one, [0]))] if getattr(estimator, "min_group", 1) < 2 else [])
+    return found + ([("a batch of one", pick(one, [0]))] if estimator.min_group < 2 else [])
 
 
 # ---- aggregations ----------------------------------------------------------------------------------------

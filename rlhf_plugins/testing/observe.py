@@ -30,7 +30,7 @@ def observed(subject: Subject, **changes: Any) -> dict[str, Any]:
             said = _said(subject, one, words, record)
             found |= {f"{words}{mode}: {name}": part for name, part in said.items()}
     if any(name.endswith("members") for name in found):  # the trainer reads it of an ensemble
-        found["bootstrap"] = getattr(made, "bootstrap", None)
+        found["bootstrap"] = made.bootstrap
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Compared, MemberScores, RankedScores
+from rlhf_plugins.contract.records import Compared, MemberScores, RankedScores
 
 
 def over(record: Any, change: Callable[[str, Tensor], Tensor], above: str = "") -> Any:

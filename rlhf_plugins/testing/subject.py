@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rlhf_plugins.contract.guards import maker
 from rlhf_plugins.errors import PluginError, RlhfError, known
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Subject:
 
     kind: str
     name: str
-    cls: type
+    cls: Any  # a class of components
     options: Mapping[str, Any]
     registry: Registry
 
@@ -87,7 +88,7 @@ class Subject:
 
 def acting(kind: str, component: Any, seed: int = 0) -> Any:
     """The component, or the module that it builds from `seed`, in eval mode."""
-    if not hasattr(component, "build"):
+    if not component.builds:
         return component
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,6 +99,11 @@ def acting(kind: str, component: Any, seed: int = 0) -> Any:
         except Exception as error:
             raise Broken("build, at width 8", "a module", raised(error)) from error
     return built.eval() if isinstance(built, nn.Module) else built
+
+
+def has(acts: Any, trait: str) -> Any:
+    """A trait of a component or of what it built; None where its kind has no such trait."""
+    return getattr(acts, trait) if trait in maker(acts).traits else None
 
 
 def trained(acts: Any, seed: int = 0) -> Any:

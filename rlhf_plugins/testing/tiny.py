@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rlhf_plugins.contract.interfaces import Base, GoldReward, Group, PreferenceData, Run, StageResult
+from rlhf_plugins.contract.rows import Data, GoldReward, Group
+from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.recipe.assemble import component, spec
 
 PAD, EOS, UNKNOWN, CLS, SEP = "<pad>", "<eos>", "<unk>", "<cls>", "<sep>"
@@ -107,7 +108,7 @@ def tiny_run(base: Base, folder: Path, groups: Sequence[Group] = (), finished: S
     test = tiny_pairs(max(2, len(train) // 2), seed=1)
     prompts = {name: tuple(group.prompt for group in part) for name, part in (("train", train), ("test", test))}
     truth: GoldReward = gold
-    return Run(base, PreferenceData(train, test, prompts, {}, truth), 0, folder, tuple(finished), spec, component)
+    return Run(base, Data(train, test, prompts, {}, truth), 0, folder, tuple(finished), spec, component)
 
 
 def _tokenizer(pad_is_eos: bool) -> PreTrainedTokenizerFast:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked
-from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.episodes import Episodes
 from rlhf_plugins.trainers.settings import Belts

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.interfaces import Adapter
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter
 from rlhf_plugins.engine.forward import sequence_states, trunk_of

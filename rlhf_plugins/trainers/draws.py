@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler as TorchSampler
 
-from rlhf_plugins.contract.guards import drawn
-from rlhf_plugins.contract.interfaces import Draw, Sampler
+from rlhf_plugins.contract.interfaces import Sampler
+from rlhf_plugins.contract.records import SamplerState
 from rlhf_plugins.errors import DataError
 
 
@@ -82,7 +82,7 @@ class Draws(TorchSampler[int]):
             yield from rows.tolist()
 
     def _drawn(self, size: int, remaining: np.ndarray, before: int, rng: np.random.Generator) -> np.ndarray:
-        draw = Draw(
+        draw = SamplerState(
             size=size,
             remaining=_frozen(remaining.copy()),
             progress=min(1.0, before / max(1, self._planned)),
@@ -92,7 +92,7 @@ class Draws(TorchSampler[int]):
             loss=_frozen(self._loss.copy()),
             rng=rng,
         )
-        return drawn(self._sampler, draw)
+        return self._sampler(draw)
 
 
 def standardised(difficulty: Sequence[float | None]) -> np.ndarray:

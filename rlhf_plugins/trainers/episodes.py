@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
 
 if TYPE_CHECKING:

@@ -18,15 +18,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.arithmetic import objectives
-from rlhf_plugins.contract.guards import asked, named, pulled
-from rlhf_plugins.contract.interfaces import RewardFunction, Samples
-from rlhf_plugins.contract.rollout import KL, Advantage, PolicyLoss, Reduction, Scored
+from rlhf_plugins.contract.guards import named
+from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rollout import ScoredResponses
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
-from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_one_process, check_rows, train_in_float32
 from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic
@@ -45,12 +47,12 @@ from rlhf_plugins.trainers.watch import Watch
 class Objective:
     """What the policy is to maximise, as built components and numbers."""
 
-    score: RewardFunction
+    score: Callable[[Samples], Prediction]
     advantage: Advantage
     policy_loss: PolicyLoss
     reduction: Reduction
     kl: KL
-    shaping: Sequence[Callable[[Scored], Tensor]] = ()
+    shaping: Sequence[Callable[[ScoredResponses], Tensor]] = ()
     value: Value = Value()
     entropy_coef: float = 0.0  # Huang et al. 2024
     stop_kl: float | None = None  # nats per token
@@ -105,7 +107,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         folder, oversight = Path(args.output_dir), options.oversight
         self._watch = Watch(folder, oversight.table, oversight.gold)
         self._guard = Guard(oversight.belts, folder, lambda: self.state.global_step)
-        self._critic = Critic(self.model, objective.value.adapter) if objective.advantage.needs_values else None
+        self._critic = Critic(self.model, objective.value.adapter) if objective.advantage.reads_values else None
         self._passes = Passes(
             self.model,
             options.reference,
@@ -242,8 +244,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         aim, mask = self._objective, piece.batch.response_mask()
         seen = self._seen(piece.batch)
         log_ratio = seen.log_probs - piece.log_probs
-        losses = asked(aim.policy_loss, log_ratio, piece.advantages, shape=tuple(mask.shape))
-        pull = pulled(aim.kl, seen.log_probs - piece.reference).on_loss
+        losses = aim.policy_loss(log_ratio, piece.advantages)
+        pull = aim.kl(seen.log_probs - piece.reference).on_loss
         loss = share.reduced(losses if pull is None else losses + self._kl_coef * pull, mask)
         clipped = (losses != -piece.advantages * log_ratio.exp()).float()
         told = {
@@ -269,10 +271,7 @@ class OnlineTrainer(trl.GRPOTrainer):
 def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
     """Raises for what could not be trained, or not as it is asked for."""
     estimator = objective.advantage
-    for component, trait in ((estimator, "needs_values"), (objective.kl, "coef"), (objective.kl, "adapted")):
-        if not hasattr(component, trait):
-            raise PluginError(f"{named(component)} has no {trait}")
-    fewest = getattr(estimator, "min_group", 1)
+    fewest = estimator.min_group
     if args.num_generations < fewest:
         raise RunError(
             f"{named(estimator)} compares the responses to a prompt: num_generations is {args.num_generations}, "

@@ -50,16 +50,10 @@ def in_pieces(
     return {PIECES: [{**collate(piece), SHARE: torch.tensor(len(piece) / len(rows))} for piece in pieces]}
 
 
-def whole_batches(component: Any) -> bool:
-    """Whether a component, or a part of it, looks at the other examples of its batch, which then cannot be cut."""
-    parts = getattr(component, "parts", ())
-    return getattr(component, "uses_batch_mates", False) or any(map(whole_batches, parts))
-
-
 def most_tokens(tokens: int | None, args: TrainingArguments, *components: Any) -> int | None:
     """The limit of a piece; None where components look at batch mates, or each backward pass is a step of its own."""
     steps = args.deepspeed or any(name in str(args.optim) for name in STEPPING)
-    return None if steps or any(map(whole_batches, components)) else tokens
+    return None if steps or any(component.uses_batch_mates for component in components) else tokens
 
 
 class TrainsInPieces:

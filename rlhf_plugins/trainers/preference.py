@@ -17,8 +17,9 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.contract.guards import asked
-from rlhf_plugins.contract.interfaces import PairLogps, PreferenceLoss, Samples
+from rlhf_plugins.contract.interfaces import PreferenceLoss
+from rlhf_plugins.contract.records import PairLogps
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import (
     TOKENS_PER_BATCH,
     BranchBatch,
@@ -142,7 +143,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         reference = self._reference_logps(inputs)
         lengths = BranchBatch.from_inputs(inputs).lengths.view(-1, 2)
         logps = PairLogps(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1))
-        losses = asked(self._preference_loss, logps, shape=(len(policy),))
+        losses = self._preference_loss(logps)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         self._record(logps)
         loss = shared_out(loss, inputs)

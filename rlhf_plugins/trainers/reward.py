@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.arithmetic.ranking import comparisons, per_group
-from rlhf_plugins.contract import guards
-from rlhf_plugins.contract.interfaces import Group, RankedScores, RewardLoss, Sampler
+from rlhf_plugins.contract.interfaces import RewardLoss, Sampler
+from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
@@ -60,7 +60,7 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         layout = layout_of(model.trunk) if options.features is None else Layout.SEPARATE
         collator = Collator(tokenizer.pad_token_id, layout, options.features)
         tokens = most_tokens(options.tokens_per_batch, args, loss)
-        made: Any = guards.built(loss) if hasattr(loss, "build") else loss
+        made: Any = loss.acting()
         if isinstance(made, nn.Module):
             model.add_module("loss", made.to(model.trunk.device))
         self._reward_loss, self._dimensions = made, train.dimensions
@@ -108,8 +108,8 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         """One number a group; of an ensemble of heads in training, one a group and member."""
         members = scores.prediction.members if scores.prediction is not None else None
         if members is None or not self.model.training:
-            return per_group(self._reward_loss, scores, guards.group_losses)
-        each = [per_group(self._reward_loss, _member(scores, m), guards.group_losses) for m in range(members.shape[-1])]
+            return per_group(self._reward_loss, scores)
+        each = [per_group(self._reward_loss, _member(scores, m)) for m in range(members.shape[-1])]
         return torch.stack(each, 1)
 
     def _resampled(self, losses: Tensor, rows: Tensor) -> Tensor:
@@ -159,25 +159,6 @@ def _split(optimizer: torch.optim.Optimizer, own: set[int], rate: float) -> None
         group["params"] = [weights for weights in group["params"] if id(weights) not in own]
         if moved:
             optimizer.add_param_group({**group, "params": moved, "lr": rate})
-
-
-def learnable(loss: RewardLoss) -> Any:
-    """Whether a group has anything that a loss could learn from: a function of a Group."""
-
-    def usable(group: Group) -> bool:
-        if parts := getattr(loss, "parts", ()):
-            return any(learnable(part)(group) for part in parts)
-        if getattr(loss, "reads_ranks", False):
-            return sum(rank is not None for rank in group.ranks or ()) > 1
-        rated = any(value is not None for values in group.ratings.values() for value in values)
-        if getattr(loss, "reads_ratings", False):
-            return rated
-        if getattr(loss, "whole_groups", False):
-            return rated or bool(group.comparisons)
-        ties = getattr(loss, "takes_ties", False)
-        return any(ties or not c.tied for c in group.comparisons)
-
-    return usable
 
 
 def _member(scores: RankedScores, member: int) -> RankedScores:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked
-from rlhf_plugins.contract.guards import estimated, pulled
-from rlhf_plugins.contract.interfaces import Samples
-from rlhf_plugins.contract.rollout import KL, Advantage, Advantages, Rollout
+from rlhf_plugins.contract.interfaces import KL, Advantage
+from rlhf_plugins.contract.rollout import Advantages, Rollout
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
 from rlhf_plugins.trainers.scoring import Scorer, Told
@@ -57,7 +57,7 @@ class Rollouts:
         seen = _joined([found for found, _ in looks], [pick for pick, _ in laid])
         mask = seen["mask"].bool()
         log_ratio = seen["policy"] - seen["reference"]
-        penalty = pulled(self.kl, log_ratio).off_reward
+        penalty = self.kl(log_ratio).off_reward
         rewards = told.paid if penalty is None else (told.paid - coef * penalty).masked_fill(~mask, 0.0)
         group = torch.arange(len(mask), device=mask.device) // self.group
         estimate = self._estimate(
@@ -122,10 +122,10 @@ class Rollouts:
 
         Both are asked for and shaped together, so that they are on one scale.
         """
-        if not getattr(self.advantage, "needs_baseline", False):
+        if not self.advantage.reads_baseline:
             return self.scorer(samples).to(self._device), None
         greedy = self.greedy(samples.prompts[:: self.group])
-        told = self.scorer(_both(samples, greedy)).to(self._device)
+        told = self.scorer(samples + greedy).to(self._device)
         count, longest = len(samples.responses), max(map(len, samples.response_ids))
         return told.first(count, longest), told.scores[count:].repeat_interleave(self.group)
 
@@ -135,14 +135,10 @@ class Rollouts:
         return device
 
     def _estimate(self, rollout: Rollout) -> Advantages:
-        estimate = estimated(self.advantage, rollout)
-        if not getattr(self.advantage, "whiten", True):
+        estimate = self.advantage(rollout)
+        if not self.advantage.whitens:
             return estimate
         return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
-
-
-def _both(one: Samples, other: Samples) -> Samples:
-    return Samples(*([*getattr(one, name), *getattr(other, name)] for name in Samples.__dataclass_fields__))
 
 
 def _joined(parts: Sequence[Looked], picks: Sequence[Tensor]) -> Looked:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import objectives
-from rlhf_plugins.contract.guards import asked, rewarded
-from rlhf_plugins.contract.interfaces import RewardFunction, Samples
-from rlhf_plugins.contract.rollout import Scored
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rollout import ScoredResponses
+from rlhf_plugins.contract.rows import Samples
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Scorer:
         ends: tokens that end a response.
     """
 
-    score: RewardFunction
-    shaping: Sequence[Callable[[Scored], Tensor]]
+    score: Callable[[Samples], Prediction]
+    shaping: Sequence[Callable[[ScoredResponses], Tensor]]
     ends: Collection[int]
 
     def __call__(self, samples: Samples) -> Told:
@@ -54,15 +54,12 @@ class Scorer:
         """
         lengths = torch.tensor([len(ids) for ids in samples.response_ids])
         mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-        rows = rewarded(self.score, samples)
-        rewards = torch.stack([row.sum() for row in rows])
-        by_token = bool(rows[0].dim())
+        prediction = self.score(samples)
+        rewards, tokens = prediction.reward, prediction.tokens
         ended = torch.tensor([ids[-1] in self.ends for ids in samples.response_ids])
         scores = rewards
         for shape in self.shaping:
-            scores = asked(shape, Scored(scores, lengths, ended), shape=(len(rows),))
-        paid = torch.zeros(mask.shape)
-        if by_token:
-            paid[mask] = torch.cat(rows)
-        at_the_end = scores - rewards if by_token else scores
-        return Told(rewards, scores, paid + objectives.at_the_end(at_the_end, mask), by_token)
+            scores = shape(ScoredResponses(scores, lengths, ended))
+        paid = torch.zeros(mask.shape) if tokens is None else tokens
+        at_the_end = scores if tokens is None else scores - rewards
+        return Told(rewards, scores, paid + objectives.at_the_end(at_the_end, mask), tokens is not None)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins.contract.interfaces import Adapter, GoldReward
+from rlhf_plugins.contract.rows import GoldReward
+from rlhf_plugins.contract.run import Adapter
 
 PLAIN = {  # options of sampling that leave the policy's distribution as it is
     "top_p": 1.0,

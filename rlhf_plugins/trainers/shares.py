@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf_plugins.arithmetic import masked
-from rlhf_plugins.contract.guards import asked, named
-from rlhf_plugins.contract.rollout import Reduction
+from rlhf_plugins.contract.guards import named
+from rlhf_plugins.contract.interfaces import Reduction
 from rlhf_plugins.errors import PluginError
 
 FAR = 100.0  # larger than a token's loss is in a sound training
@@ -42,12 +42,12 @@ def shares(masks: Sequence[Tensor], reduction: Reduction) -> list[Share]:
         ComponentError: the reduction fails.
     """
     if len(masks) == 1:
-        return [Share(1.0, partial(_reduced, reduction))]
+        return [Share(1.0, reduction)]
     width = max(mask.shape[1] for mask in masks)
     weights = _weights(reduction, torch.cat([pad(mask, (0, width - mask.shape[1])) for mask in masks]))
     if weights is None:
         told = f"{named(reduction)} is no weighted sum of the tokens' losses, so that its minibatches cannot be cut"
-        raise PluginError(f"{told}: set `uses_batch_mates = True` on it, or `tokens_per_batch: null`")
+        raise PluginError(f"{told}: give its class `uses_batch_mates=True`, or `tokens_per_batch: null`")
     parts = weights.split([len(mask) for mask in masks])
     counts = [int(mask.sum()) for mask in masks]
     return [Share(count / sum(counts), partial(_weighed, own)) for count, own in zip(counts, parts, strict=True)]
@@ -58,17 +58,13 @@ def adds_up(reduction: Reduction) -> bool:
     return _weights(reduction, torch.arange(5) < torch.tensor([[2], [5], [1], [4], [5], [3], [1], [2]])) is not None
 
 
-def _reduced(reduction: Reduction, losses: Tensor, mask: Tensor) -> Tensor:
-    return asked(reduction, losses, mask, shape=())
-
-
 @torch.enable_grad()
 def _weights(reduction: Reduction, mask: Tensor) -> Tensor | None:
     """What each token's loss counts for, (B, T): the gradient at 0. None where losses far from 0 are not summed so."""
     losses = torch.zeros(mask.shape, device=mask.device, requires_grad=True)
-    weights = torch.autograd.grad(_reduced(reduction, losses, mask), losses)[0]
+    weights = torch.autograd.grad(reduction(losses, mask), losses)[0]
     far = FAR * torch.arange(mask.numel(), device=mask.device).sin().view(mask.shape)
-    tried = [(_weighed(weights, each, mask), _reduced(reduction, each, mask)) for each in (far, -far)]
+    tried = [(_weighed(weights, each, mask), reduction(each, mask)) for each in (far, -far)]
     return weights if all(torch.isclose(*both, rtol=1e-3, atol=1e-4 * FAR) for both in tried) else None
 
 

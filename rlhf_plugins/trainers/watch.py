@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked, objectives
-from rlhf_plugins.contract.interfaces import GoldReward, Samples, Text
+from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.data.tokens import as_text
 from rlhf_plugins.trainers.episodes import Episodes
 from rlhf_plugins.trainers.settings import Table

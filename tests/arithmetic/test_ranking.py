@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.arithmetic.ranking import comparisons, concatenated, pairs, per_group
-from rlhf_plugins.contract.interfaces import Compared, Group, Prediction, RankedScores
+from rlhf_plugins.arithmetic.ranking import comparisons, concatenated, mean_over_pairs, pairs, per_group
+from rlhf_plugins.contract.interfaces import RewardLoss
+from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
+from rlhf_plugins.contract.rows import Group
 
 # A > B = C; and, of the second group, B > A with C not placed.
-SCORES = RankedScores(
+SCORES = RankedScores.of(
     tensor([[5.0, 3.0, 1.0], [2.0, 7.0, 9.0]]), tensor([0.5, 0.0]), ranks=tensor([[0, 1, 1], [1, 0, -1]])
 )
 
@@ -23,19 +25,15 @@ def gap(scores: RankedScores) -> Tensor:
     return scores.chosen - scores.rejected
 
 
-class Ties:
-    """A loss of pairs that says how many are tied."""
-
-    takes_ties = True
+class Ties(RewardLoss, takes_ties=True, holds_constant=True):
+    """A loss of pairs that counts the tied ones."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
         return scores.tied.float()
 
 
-class Whole:
+class Whole(RewardLoss, whole_groups=True):
     """A loss of whole groups."""
-
-    whole_groups = True
 
     def __call__(self, scores: RankedScores) -> Tensor:
         return scores.scores.sum(1)
@@ -53,7 +51,7 @@ def test_ranks_give_every_placed_pair_once_the_better_first() -> None:
 
 def test_what_is_known_of_a_group_follows_its_pairs() -> None:
     prediction = Prediction(SCORES.scores, variance=SCORES.scores * 10, dimensions={"kind": SCORES.scores + 1})
-    rated = RankedScores(
+    rated = RankedScores.of(
         SCORES.scores, SCORES.margin, ranks=SCORES.ranks, ratings={"kind": SCORES.scores}, prediction=prediction
     )
     made = pairs(rated, comparisons(rated))
@@ -67,15 +65,15 @@ def test_what_is_known_of_a_group_follows_its_pairs() -> None:
 
 
 def test_a_group_has_the_mean_of_its_pairs_and_a_whole_group_its_own() -> None:
-    assert per_group(gap, SCORES).tolist() == [(2 + 4) / 2, 5]
+    assert mean_over_pairs(gap, SCORES).tolist() == [(2 + 4) / 2, 5]
     assert per_group(Ties(), SCORES).tolist() == pytest.approx([1 / 3, 0])
     assert per_group(Whole(), SCORES).tolist() == [9, 18]
 
 
 def test_a_group_without_a_pair_costs_nothing_and_teaches_nothing() -> None:
     scores = tensor([[1.0, 2.0]], requires_grad=True)
-    tied = RankedScores(scores, tensor([0.0]), ranks=tensor([[0, 0]]))
-    loss = per_group(gap, tied)
+    tied = RankedScores.of(scores, tensor([0.0]), ranks=tensor([[0, 0]]))
+    loss = mean_over_pairs(gap, tied)
     loss.sum().backward()
     assert loss.tolist() == [0]
     assert scores.grad is not None
@@ -84,7 +82,7 @@ def test_a_group_without_a_pair_costs_nothing_and_teaches_nothing() -> None:
 
 def test_comparisons_of_its_own_stand_in_place_of_the_ranks() -> None:
     own = Compared(tensor([1]), tensor([2]), tensor([1]), tensor([False]), tensor([3.0]), tensor([0.25]))
-    scores = RankedScores(SCORES.scores, SCORES.margin, ranks=SCORES.ranks, compared=own)
+    scores = RankedScores.of(SCORES.scores, SCORES.margin, ranks=SCORES.ranks, compared=own)
     made = pairs(scores, comparisons(scores))
     assert (made.scores.tolist(), made.margin.tolist(), made.weight.tolist()) == ([[9, 7]], [3], [0.25])
 
@@ -92,15 +90,17 @@ def test_comparisons_of_its_own_stand_in_place_of_the_ranks() -> None:
 @given(st.permutations(range(4)), st.lists(st.sampled_from([0, 1, 2, -1]), min_size=4, max_size=4))
 def test_the_order_of_responses_never_matters(order: list[int], ranks: list[int]) -> None:
     values, placed = tensor([[0.3, -2.0, 1.5, 4.0]]), tensor([ranks])
-    turned = RankedScores(values[:, order], tensor([0.0]), ranks=placed[:, order])
-    assert_close(per_group(gap, turned), per_group(gap, RankedScores(values, tensor([0.0]), ranks=placed)))
+    turned = RankedScores.of(values[:, order], tensor([0.0]), ranks=placed[:, order])
+    assert_close(
+        mean_over_pairs(gap, turned), mean_over_pairs(gap, RankedScores.of(values, tensor([0.0]), ranks=placed))
+    )
 
 
 @given(st.lists(st.sampled_from([0, 1, 2, None]), min_size=2, max_size=5))
 def test_a_record_and_its_tensors_tell_the_same_pairs(ranks: list[int | None]) -> None:
     group = Group("q", tuple("abcde"[: len(ranks)]), tuple(ranks))
     placed = tensor([[-1 if rank is None else rank for rank in ranks]])
-    scores = RankedScores(torch.zeros(1, len(ranks)), tensor([0.0]), ranks=placed)
+    scores = RankedScores.of(torch.zeros(1, len(ranks)), tensor([0.0]), ranks=placed)
     told = {(c.better, c.worse, c.tied) for c in group.comparisons}
     assert {(b, w, t) for _, b, w, t in found(comparisons(scores, ties=True))} == told
 

@@ -15,12 +15,13 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.contract.rollout import Rollout
+from rlhf_plugins.errors import ComponentError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
 
 NAMES = registry().names("advantage")
-COMPARING = [name for name in NAMES if getattr(registry().get("advantage", name), "min_group", 1) > 1]
-CRITICAL = [name for name in NAMES if registry().get("advantage", name).needs_values]  # type: ignore[attr-defined]
+COMPARING = [name for name in NAMES if registry().get("advantage", name).min_group > 1]
+CRITICAL = [name for name in NAMES if registry().get("advantage", name).reads_values]
 
 
 def estimate(name: str, rollout: Rollout, **options: float) -> Tensor:
@@ -149,7 +150,7 @@ def test_estimators_agree_where_their_equations_do(seed: int) -> None:
 @pytest.mark.parametrize("name", COMPARING)
 def test_a_lone_response_is_refused_where_siblings_are_compared(name: str) -> None:
     lone = rollout([[1.0], [2.0], [3.0]], [0, 0, 1], log_probs=torch.zeros(3, 1, dtype=torch.float64))
-    with pytest.raises(ValueError, match="a prompt has a single one"):
+    with pytest.raises(ComponentError, match="a prompt has a single one"):
         estimate(name, lone)
 
 

@@ -22,7 +22,7 @@ from rlhf_plugins.components.aggregation import (
     WorstCase,
     register_aggregation,
 )
-from rlhf_plugins.contract.interfaces import MemberScores
+from rlhf_plugins.contract.records import MemberScores
 from rlhf_plugins.recipe.options import adapter, options
 
 AGGREGATIONS = [Mean(), Weighted(3.0), Median(), WorstCase(), UncertaintyWeighted(), Vote()]

@@ -18,7 +18,8 @@ from rlhf_plugins.components.data_format import (
     Sandbox,
     register_data_format,
 )
-from rlhf_plugins.contract.interfaces import Base, Comparison, PreferenceData
+from rlhf_plugins.contract.rows import Comparison, Data
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.errors import DataError
 from rlhf_plugins.sandbox import POLICY, Annotator, gold
 
@@ -28,7 +29,7 @@ SMALL = Sandbox(prompts=8, test_prompts=4, responses=3, pairs=2, annotator=Annot
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> PreferenceData:
+def sandbox() -> Data:
     return SMALL.load(BASE, seed=0)
 
 
@@ -47,21 +48,21 @@ def test_preference_names_the_file_that_is_missing(tmp_path: Path) -> None:
         Preference(str(tmp_path / "none.jsonl")).load(BASE, seed=0)
 
 
-def test_the_sandbox_gives_prompts_of_three_kinds(sandbox: PreferenceData) -> None:
+def test_the_sandbox_gives_prompts_of_three_kinds(sandbox: Data) -> None:
     counts = {split: len(set(prompts)) for split, prompts in sandbox.prompts.items()}
     assert counts == {"train": 8, "test": 4, "out_of_distribution": 4}
     assert {g.prompt for g in sandbox.train} <= set(sandbox.prompts["train"])
     assert {g.prompt for g in sandbox.test} <= set(sandbox.prompts["test"])
 
 
-def test_the_sandbox_leaves_out_ties_and_counts_them(sandbox: PreferenceData) -> None:
+def test_the_sandbox_leaves_out_ties_and_counts_them(sandbox: Data) -> None:
     groups = [*sandbox.train, *sandbox.test, *sandbox.out_of_distribution]
     assert sandbox.dropped["tie"] > 0
     assert len(groups) + sandbox.dropped["tie"] <= 16 * 2  # 2 pairs of each prompt are judged
     assert all(sorted(g.ranks or ()) == [0, 1] for g in groups)
 
 
-def test_the_sandbox_knows_the_truth(sandbox: PreferenceData) -> None:
+def test_the_sandbox_knows_the_truth(sandbox: Data) -> None:
     group = sandbox.train[0]
     assert sandbox.gold is not None
     assert group.gold is not None
@@ -71,7 +72,7 @@ def test_the_sandbox_knows_the_truth(sandbox: PreferenceData) -> None:
     assert set(worths[0]) == {"helpful", "harmless", "honest", "concise", "total"}
 
 
-def test_the_sandbox_follows_its_seed(sandbox: PreferenceData) -> None:
+def test_the_sandbox_follows_its_seed(sandbox: Data) -> None:
     assert SMALL.load(BASE, seed=0).train == sandbox.train
     assert SMALL.load(BASE, seed=1).train != sandbox.train
 

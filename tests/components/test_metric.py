@@ -29,7 +29,8 @@ from rlhf_plugins.components.metric import (
     register_metric,
 )
 from rlhf_plugins.components.metric_rescored import register_metric as register_rescored
-from rlhf_plugins.contract.interfaces import Metric, ScoredPairs
+from rlhf_plugins.contract.interfaces import Metric
+from rlhf_plugins.contract.records import ScoredPairs
 
 METRICS: list[Metric] = [
     Accuracy(),

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from rlhf_plugins.components.metric_rescored import Consistency, Robustness, Speed
-from rlhf_plugins.contract.interfaces import Metric, Rewrite, ScoredPairs
+from rlhf_plugins.contract.interfaces import Metric
+from rlhf_plugins.contract.records import ScoredPairs
+from rlhf_plugins.contract.rows import Rewrite
 
 CHOSEN, REJECTED = ("A b c.", "d e f g"), ("h.", "i j k")
 

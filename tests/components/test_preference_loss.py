@@ -15,7 +15,7 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.components.preference_loss import DPO, IPO, IPOPerToken, register_preference_loss
-from rlhf_plugins.contract.interfaces import PairLogps
+from rlhf_plugins.contract.records import PairLogps
 
 Loss = Callable[[PairLogps], Tensor]
 LOSSES: list[Loss] = [DPO(), IPO(), IPOPerToken()]

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from rlhf_plugins.components.reward import Gold, Model, Weighted, register_reward
-from rlhf_plugins.contract.interfaces import Base, GoldReward, PreferenceData, Run, Samples, StageResult
+from rlhf_plugins.contract.interfaces import Reward
+from rlhf_plugins.contract.rows import Data, GoldReward, Samples
+from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 
@@ -17,14 +19,14 @@ SAMPLES = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])
 
 
 def run_with(gold: GoldReward | None, *finished: StageResult) -> Run:
-    data = PreferenceData((), (), {}, gold=gold)
+    data = Data((), (), {}, gold=gold)
     unused: Any = None
     return Run(Base("base"), data, 0, Path("folder"), finished, unused, unused)
 
 
 def test_gold_scores_each_response_by_its_total() -> None:
     reward = Gold().build(run_with(lambda prompt, text: {"helpful": 9.0, "total": len(prompt) + len(text) / 10}))
-    assert reward(SAMPLES) == [2.4, 3.0]
+    assert reward(SAMPLES).reward.tolist() == pytest.approx([2.4, 3.0])
 
 
 def test_gold_needs_data_whose_truth_is_known() -> None:
@@ -43,7 +45,7 @@ def test_a_stage_that_left_no_reward_model_is_named_with_the_nearest() -> None:
         Model("helpfull").build(run)
 
 
-class BuildsWhat:
+class BuildsWhat(Reward):
     def __init__(self, made: Any) -> None:
         self.made = made
 
@@ -51,18 +53,18 @@ class BuildsWhat:
         return self.made
 
 
-class Length:
+class Length(Reward):
     def build(self, run: Run) -> Any:
         return lambda samples: [len(response) for response in samples.responses]
 
 
 def test_weighted_sources_are_summed_each_on_its_own_scale() -> None:
     run = run_with(lambda prompt, _: {"total": len(prompt)})
-    assert Weighted(parts=(Gold(), Length())).build(run)(SAMPLES) == [2 + 4, 3 + 0]
-    assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES) == [4 - 2, 6 - 0]
+    assert Weighted(parts=(Gold(), Length())).build(run)(SAMPLES).reward.tolist() == [2 + 4, 3 + 0]
+    assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES).reward.tolist() == [4 - 2, 6 - 0]
 
 
-class Told:
+class Told(Reward):
     """Says what it is told to."""
 
     def __init__(self, *rows: Any) -> None:
@@ -77,17 +79,13 @@ def test_weighted_sources_that_speak_of_tokens_are_summed_token_by_token() -> No
     samples = Samples(["p", "p"], ["abc", "d"], [[1], [1]], [[2, 3, 4], [2]])
     parts = Told([1, 2, 3], [5]), Told(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0])), Told(8, 2)
     score = Weighted(parts=parts, weights=[2.0, -1.0, 0.5]).build(run_with(None))
-    assert score(samples) == [[1, 4, 5 + 4], [10 - 1 + 1]]
+    assert score(samples).tokens.tolist() == [[1, 4, 5 + 4], [10 - 1 + 1, 0, 0]]
 
 
 def test_a_source_of_a_weighted_reward_that_fails_is_named() -> None:
     score = Weighted(parts=(Gold(), Told([1, 2, 3], 1))).build(run_with(lambda *_: {"total": 1.0}))
     with pytest.raises(ComponentError, match=r"built by Told .* shape \(3,\) for a response of 1 tokens"):
         score(SAMPLES)
-
-
-class NoBuild:
-    pass
 
 
 def late(samples: Samples) -> Any:
@@ -98,7 +96,6 @@ def late(samples: Samples) -> Any:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (NoBuild(), "NoBuild of .* failed: AttributeError: .* no attribute 'build'"),
         (BuildsWhat(None), "BuildsWhat of .* built a NoneType, which cannot be called"),
         (BuildsWhat(late), "late of .* built by BuildsWhat .* not a number for each of 2 responses .*test_reward.py"),
     ],

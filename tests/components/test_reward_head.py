@@ -23,7 +23,7 @@ from rlhf_plugins.components.reward_head import (
     Scalar,
     register_reward_head,
 )
-from rlhf_plugins.contract.interfaces import Prediction
+from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.recipe.options import adapter, options
 
 HEADS = [
@@ -116,11 +116,11 @@ def test_every_weight_learns(head: Any) -> None:
 def test_a_weighted_sum_by_hand() -> None:
     head = set_to(Scalar().build(3), weight=[[1.0, -2.0, 0.5]])
     # 1 - 2 + 2; nothing in, nothing out: there is no bias
-    assert head(tensor([[1.0, 1.0, 4.0], [0.0, 0.0, 0.0]])).tolist() == [1.0, 0.0]
+    assert head(tensor([[1.0, 1.0, 4.0], [0.0, 0.0, 0.0]])).reward.tolist() == [1.0, 0.0]
 
 
 def test_one_row_stays_one_row() -> None:
-    assert Scalar().build(1)(tensor([[3.0]])).shape == (1,)
+    assert Scalar().build(1)(tensor([[3.0]])).reward.shape == (1,)
 
 
 @pytest.mark.parametrize(("head", "name"), [(Scalar(), "weight"), (Multi(["a", "b", "c"]), "linear.weight")])
@@ -134,7 +134,7 @@ def test_a_perceptron_by_hand() -> None:
     head = MLP(hidden=2, activation="tanh").build(1)
     weights = {"0.weight": [[1.0], [-1.0]], "0.bias": [0.0, 1.0], "3.weight": [[3.0, 2.0]]}
     head.load_state_dict({name: tensor(values) for name, values in weights.items()})
-    assert head(tensor([[1.0]])).item() == pytest.approx(3 * 0.7615942)  # 3 tanh(1) + 2 tanh(1 - 1)
+    assert head(tensor([[1.0]])).reward.item() == pytest.approx(3 * 0.7615942)  # 3 tanh(1) + 2 tanh(1 - 1)
 
 
 @pytest.mark.parametrize(("hidden", "layers", "count"), [(None, 1, 24), (2, 1, 12), (2, 3, 24), (7, 2, 98)])
@@ -146,9 +146,9 @@ def test_a_perceptron_has_the_layers_asked_for(hidden: int | None, layers: int, 
 
 def test_dropout_is_for_training_alone() -> None:
     head, features = built(MLP(hidden=64, dropout=0.5), 4), torch.ones(2, 4)
-    assert not torch.equal(head(features), head(features))
+    assert not torch.equal(head(features).reward, head(features).reward)
     head.eval()
-    assert_close(head(features), head(features), rtol=0, atol=0)
+    assert torch.equal(head(features).reward, head(features).reward)
 
 
 # ---- multi -----------------------------------------------------------------------------------------------

@@ -31,12 +31,12 @@ from rlhf_plugins.components.reward_loss import (
     TiesRaoKupper,
     register_reward_loss,
 )
-from rlhf_plugins.contract.interfaces import Prediction, RankedScores
+from rlhf_plugins.contract.records import Prediction, RankedScores
 from rlhf_plugins.errors import DataError, RunError
 
 Loss = Callable[[RankedScores], Tensor]
 OF_GAPS: list[Loss] = [BradleyTerry(), BradleyTerryMargin(), Margin(), LabelSmoothed(), TiesRaoKupper(), TiesDavidson()]
-PAIRS = RankedScores(tensor([[1.0, 1.0], [3.0, 1.0], [0.0, 1.5]]), tensor([0.0, 1.0, 0.5]))
+PAIRS = RankedScores.of(tensor([[1.0, 1.0], [3.0, 1.0], [0.0, 1.5]]), tensor([0.0, 1.0, 0.5]))
 REWARD = tensor([[1.0, 2.0]])
 RATINGS = {"helpful": tensor([[2.0, nan]]), "honest": tensor([[4.0, 3.0]])}  # of mean 3 and 3
 
@@ -44,11 +44,11 @@ RATINGS = {"helpful": tensor([[2.0, nan]]), "honest": tensor([[4.0, 3.0]])}  # o
 def random_scores(seed: int) -> RankedScores:
     draw = torch.Generator().manual_seed(seed)
     scores = 3 * torch.randn(5, 2, generator=draw, dtype=torch.float64)
-    return RankedScores(scores, torch.rand(5, generator=draw, dtype=torch.float64))
+    return RankedScores.of(scores, torch.rand(5, generator=draw, dtype=torch.float64))
 
 
 def rated(**said: Tensor | dict[str, Tensor]) -> RankedScores:
-    return RankedScores(REWARD, tensor([0.0]), ratings=RATINGS, prediction=Prediction(REWARD, **said))  # type: ignore[arg-type]
+    return RankedScores.of(REWARD, tensor([0.0]), ratings=RATINGS, prediction=Prediction(REWARD, **said))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_by_hand(loss: Loss, expected: list[float]) -> None:
 
 
 def test_of_a_longer_ranking_the_best_and_the_worst_count() -> None:
-    ranking = RankedScores(tensor([[3.0, 9.0, 9.0, 1.0]]), tensor([0.0]))
+    ranking = RankedScores.of(tensor([[3.0, 9.0, 9.0, 1.0]]), tensor([0.0]))
     assert_close(BradleyTerry()(ranking), BradleyTerry()(PAIRS)[1:2])
 
 
@@ -81,7 +81,7 @@ def test_bradley_terry_recovers_published_strengths() -> None:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = BradleyTerry()(RankedScores(theta[wins], torch.zeros(4))).sum()
+        loss = BradleyTerry()(RankedScores.of(theta[wins], torch.zeros(4))).sum()
         loss.backward()
         return loss
 
@@ -94,26 +94,26 @@ def test_bradley_terry_recovers_published_strengths() -> None:
 @given(seed=st.integers(0, 10_000), shift=st.floats(-100, 100))
 def test_only_differences_count(loss: Loss, seed: int, shift: float) -> None:
     scores = random_scores(seed)
-    assert_close(loss(RankedScores(scores.scores + shift, scores.margin)), loss(scores), rtol=1e-9, atol=1e-9)
+    assert_close(loss(RankedScores.of(scores.scores + shift, scores.margin)), loss(scores), rtol=1e-9, atol=1e-9)
 
 
 @given(st.integers(0, 10_000))
 def test_a_margin_asks_for_more(seed: int) -> None:
     scores = random_scores(seed)
     assert (BradleyTerryMargin()(scores) >= BradleyTerry()(scores)).all()
-    without = RankedScores(scores.scores, torch.zeros(5))
+    without = RankedScores.of(scores.scores, torch.zeros(5))
     assert_close(BradleyTerryMargin()(without), BradleyTerry()(without), rtol=0, atol=0)
 
 
 def test_margins_count_row_by_row() -> None:
-    some = RankedScores(tensor([[2.0, 0.0], [2.0, 0.0]]), tensor([0.0, 1.0]))
+    some = RankedScores.of(tensor([[2.0, 0.0], [2.0, 0.0]]), tensor([0.0, 1.0]))
     assert_close(BradleyTerryMargin()(some), tensor([0.1269280, 0.3132617]))
 
 
 @given(st.integers(0, 10_000))
 def test_a_pair_and_its_reversal_are_two_sides_of_one_probability(seed: int) -> None:
     scores = random_scores(seed)
-    turned = RankedScores(scores.scores.flip(1), scores.margin)
+    turned = RankedScores.of(scores.scores.flip(1), scores.margin)
     total = (-BradleyTerry()(scores)).exp() + (-BradleyTerry()(turned)).exp()
     assert_close(total, torch.ones_like(total))
 
@@ -150,7 +150,9 @@ def test_a_ranking_of_two_is_bradley_terry(seed: int) -> None:
 )
 def test_partial_rankings_by_hand(loss: Loss, ranks: list[int], probability: float) -> None:
     present = tensor([[True, True, True, False]])
-    scores = RankedScores(tensor([[3.0, 2.0, 1.0, 9.0]]).log(), tensor([0.0]), ranks=tensor([ranks]), present=present)
+    scores = RankedScores.of(
+        tensor([[3.0, 2.0, 1.0, 9.0]]).log(), tensor([0.0]), ranks=tensor([ranks]), present=present
+    )
     assert_close((-loss(scores)).exp(), tensor([probability]))
 
 
@@ -161,7 +163,7 @@ def test_a_shared_place_is_refused_with_the_way_out() -> None:
 
 def test_thurstone_by_hand() -> None:  # a gap of 3 over a spread of sqrt(4 + 5): Phi(1) = 0.8413447
     prediction = Prediction(tensor([[4.0, 1.0]]), variance=tensor([[4.0, 5.0]]))
-    pair = RankedScores(tensor([[4.0, 1.0]]), tensor([0.0]), prediction=prediction)
+    pair = RankedScores.of(tensor([[4.0, 1.0]]), tensor([0.0]), prediction=prediction)
     assert_close((-Thurstone()(pair)).exp(), tensor([0.8413447]))
 
 
@@ -228,7 +230,7 @@ def test_a_head_that_says_too_little_is_refused(loss: Loss, message: str, predic
 
 def contrast(features: list[list[list[float]]], **judged: Tensor) -> RankedScores:
     h = tensor(features)
-    return RankedScores(h[..., 0], torch.zeros(len(h)), prediction=Prediction(h[..., 0], features=h), **judged)  # type: ignore[arg-type]
+    return RankedScores.of(h[..., 0], torch.zeros(len(h)), prediction=Prediction(h[..., 0], features=h), **judged)  # type: ignore[arg-type]
 
 
 def test_contrastive_by_hand() -> None:
@@ -276,7 +278,7 @@ def test_options_out_of_range_are_refused(cls: type, options: dict[str, object],
 
 
 def test_ties_reach_the_losses_that_take_them_alone() -> None:
-    tied = RankedScores(tensor([[1.0, 1.0]]), tensor([0.0]), ranks=tensor([[0, 0]]))
+    tied = RankedScores.of(tensor([[1.0, 1.0]]), tensor([0.0]), ranks=tensor([[0, 0]]))
     assert_close(per_group(TiesDavidson(1.0), tied), tensor([log(3)]))  # 1 of 1 + 1 + 1
     assert_close(per_group(BradleyTerry(), tied), tensor([0.0]))
 

@@ -30,11 +30,12 @@ from rlhf_plugins.components.reward_loss_composed import (
     Weighted,
     register_reward_loss,
 )
-from rlhf_plugins.contract.interfaces import Compared, Prediction, RankedScores
+from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component, spec
 
-PAIR = RankedScores(tensor([[2.0, 0.0]]), tensor([3.0]), weight=tensor([0.5]))
+PAIR = RankedScores.of(tensor([[2.0, 0.0]]), tensor([3.0]), weight=tensor([0.5]))
 BT = 0.1269280  # log(1 + e^-2)
 TURNED = 2.1269280  # log(1 + e^2)
 
@@ -44,7 +45,7 @@ def tasks(first: list[float], second: list[float], **judged: Any) -> RankedScore
     said = {"a": tensor([[2.0, 0.0]]), "b": tensor([[0.0, 2.0]])}
     prediction = Prediction(torch.zeros(1, 2), variance=torch.ones(1, 2), dimensions=said)
     ratings = {"a": tensor([first]), "b": tensor([second])}
-    return RankedScores(torch.zeros(1, 2), tensor([0.0]), ratings=ratings, prediction=prediction, **judged)
+    return RankedScores.of(torch.zeros(1, 2), tensor([0.0]), ratings=ratings, prediction=prediction, **judged)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +95,12 @@ def test_a_whole_group_has_the_mean_of_its_comparisons(by: Any, expected: float)
 
 def test_a_whole_group_without_a_comparison_has_its_own_weight_and_margin() -> None:
     one = Compared(tensor([1]), tensor([0]), tensor([1]), tensor([False]), tensor([2.0]), tensor([0.25]))
-    scores = RankedScores(tensor([[2.0, 0.0]] * 2), tensor([3.0, 3.0]), weight=tensor([0.5, 0.5]), compared=one)
+    scores = RankedScores.of(tensor([[2.0, 0.0]] * 2), tensor([3.0, 3.0]), weight=tensor([0.5, 0.5]), compared=one)
     assert_close(Weighted(loss=PlackettLuce())(scores), tensor([0.5, 0.25]) * BT)
     assert_close(Weighted(loss=PlackettLuce(), by="margin")(scores), tensor([3.0, 2.0]) * BT)
-    ranked = RankedScores(torch.zeros(1, 3), tensor([3.0]), weight=tensor([0.5]))  # three pairs, all of its own weight
+    ranked = RankedScores.of(
+        torch.zeros(1, 3), tensor([3.0]), weight=tensor([0.5])
+    )  # three pairs, all of its own weight
     assert_close(Weighted(loss=PlackettLuce())(ranked), tensor([0.5 * log(6)]))  # log 3!
 
 
@@ -109,7 +112,9 @@ def test_difficulty_is_held_constant() -> None:
 
 def test_difficulty_of_ties_and_of_whole_groups() -> None:
     tied = Weighted(loss=TiesDavidson(1.0), by="difficulty")
-    equal = RankedScores(tensor([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]), torch.zeros(3), ranks=torch.zeros(3, 2).long())
+    equal = RankedScores.of(
+        tensor([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]), torch.zeros(3), ranks=torch.zeros(3, 2).long()
+    )
     weight = tied(equal) / TiesDavidson(1.0)(equal)
     assert_close(weight, tensor([0.0, 0.7615942, 0.7615942]))  # tanh(1)
     assert_close(Weighted(loss=PlackettLuce(), by="difficulty")(PAIR), tensor([0.1192029 * BT]))
@@ -133,16 +138,14 @@ def test_a_weighted_loss_is_given_what_its_part_is(part: Any, whole: bool, ties:
     assert Sum(weights=[1.0, 1.0], losses=(BradleyTerry(), part)).uses_batch_mates == mates
 
 
-def test_a_loss_names_its_parts() -> None:
-    weighted = Weighted(loss=PlackettLuce())
-    both = Sum(weights=[1.0, 1.0], losses=(weighted, Regression()))
-    assert (weighted.parts, both.parts) == ((PlackettLuce(),), (weighted, Regression()))
-    built: Any = both.build()
-    assert [type(part).__name__ for part in built.parts] == ["BuiltLoss", "Regression"]
-    assert built.parts[0].parts == weighted.parts
-    tasks: Any = MultiTask(dimensions=["a"], losses=(PlackettLuce(),))  # ratings rank for it: usable as a whole is
-    assert not hasattr(tasks, "parts")
-    assert not hasattr(tasks.build(), "parts")
+def test_a_group_is_usable_if_a_part_can_use_it() -> None:
+    rated, compared = Group("", ("a", "b"), ratings={"a": (1.0, None)}), Group("", ("a", "b"), ranks=(0, 1))
+    both = Sum(weights=[1.0, 1.0], losses=(Weighted(loss=PlackettLuce()), Regression()))
+    assert [both.learns_from(group) for group in (rated, compared, Group("", ("a", "b")))] == [True, True, False]
+    assert both.needs == {"ranks", "ratings"}
+    tasks = MultiTask(dimensions=["a"], losses=(PlackettLuce(),))  # which ratings rank for
+    assert [tasks.learns_from(group) for group in (rated, compared)] == [True, True]
+    assert tasks.needs == frozenset()
 
 
 @pytest.mark.parametrize(

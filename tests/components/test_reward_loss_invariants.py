@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from rlhf_plugins.arithmetic.ranking import map_tensors, per_group
 from rlhf_plugins.components import reward_loss, reward_loss_composed
-from rlhf_plugins.contract.interfaces import Prediction, RankedScores
+from rlhf_plugins.contract.records import Prediction, RankedScores
 
 GROUPS, K = 5, 4
 BT, PL = reward_loss.BradleyTerry(), reward_loss.PlackettLuce(ties="split")
@@ -45,7 +45,8 @@ def judged(x: Tensor, seed: int) -> RankedScores:
     ratings = {name: values.masked_fill(missing[name], torch.nan) for name, values in ratings.items()}
     margin, weight = torch.rand(2, size[0], generator=draw).to(x)
     return replace(
-        RankedScores(x, margin, weight=weight, ranks=ranks, present=present, ratings=ratings), prediction=predicted(x)
+        RankedScores.of(x, margin, weight=weight, ranks=ranks, present=present, ratings=ratings),
+        prediction=predicted(x),
     )
 
 

@@ -22,7 +22,8 @@ from rlhf_plugins.components.sampler import (
     Shuffled,
     register_sampler,
 )
-from rlhf_plugins.contract.interfaces import Draw, Sampler
+from rlhf_plugins.contract.interfaces import Sampler
+from rlhf_plugins.contract.records import SamplerState
 
 NAN, INF = float("nan"), float("inf")
 ONCE = [Shuffled(), LengthGrouped(), Curriculum()]
@@ -30,10 +31,12 @@ ALL = [*ONCE, HardMining(), Dynamic()]
 TAKEN = 3000
 
 
-def draw_of(n: int = 3, seed: int = 0, **changes: Any) -> Draw:
+def draw_of(n: int = 3, seed: int = 0, **changes: Any) -> SamplerState:
     changes |= {name: np.array(value) for name, value in changes.items() if isinstance(value, list)}
     zeros = np.zeros(n)
-    plain = Draw(1, np.ones(n, bool), 0.0, zeros.astype(int), zeros, zeros.astype(int), zeros * NAN, rng_of(seed))
+    plain = SamplerState(
+        1, np.ones(n, bool), 0.0, zeros.astype(int), zeros, zeros.astype(int), zeros * NAN, rng_of(seed)
+    )
     return replace(plain, **changes)
 
 
@@ -41,7 +44,7 @@ def rng_of(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def fits(sampler: Sampler, draw: Draw, expected: Mapping[Any, float]) -> bool:
+def fits(sampler: Sampler, draw: SamplerState, expected: Mapping[Any, float]) -> bool:
     """Whether TAKEN batches of the draw are distributed as expected; wrong one time in a thousand, but for its seed."""
     assert sum(expected.values()) == pytest.approx(1)
     seen = Counter(tuple(sorted(sampler(draw).tolist())) for _ in range(TAKEN))
@@ -50,7 +53,7 @@ def fits(sampler: Sampler, draw: Draw, expected: Mapping[Any, float]) -> bool:
     return bool(chisquare(found, [TAKEN * p for p in expected.values()]).pvalue > 0.001)
 
 
-def random_draw(seed: int) -> Draw:
+def random_draw(seed: int) -> SamplerState:
     """1 to 12 examples, some drawn already, with losses and difficulties of every size."""
     rng = rng_of(seed)
     n = int(rng.integers(1, 13))
@@ -60,7 +63,7 @@ def random_draw(seed: int) -> Draw:
     difficulty = rng.choice([0.0, -3.0, 3.0, 1e300], n)
     length, topic = rng.integers(0, 9, n), rng.integers(0, 4, n)
     size = int(rng.integers(1, remaining.sum() + 1))
-    return Draw(size, remaining, rng.random(), length, difficulty, topic, loss, rng)
+    return SamplerState(size, remaining, rng.random(), length, difficulty, topic, loss, rng)
 
 
 @pytest.mark.parametrize("sampler", ALL)

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.contract.rollout import Scored
+from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.recipe.assemble import component
 
 
-def scored(*scores: float) -> Scored:
+def scored(*scores: float) -> ScoredResponses:
     """Lengths 1, 2, 3, ...; every other response ended."""
     lengths = torch.arange(1, len(scores) + 1)
-    return Scored(tensor(scores, dtype=torch.float64), lengths, lengths % 2 == 1)
+    return ScoredResponses(tensor(scores, dtype=torch.float64), lengths, lengths % 2 == 1)
 
 
 def shaped(words: str | dict[str, Any], *scores: float) -> Tensor:

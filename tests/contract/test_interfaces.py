@@ -7,11 +7,13 @@ from dataclasses import MISSING, FrozenInstanceError, dataclass, fields
 import pytest
 from torch import tensor
 
-from rlhf_plugins.contract.interfaces import Group, RankedScores, uses
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.records import RankedScores
+from rlhf_plugins.contract.rows import Group
 
 
 def test_chosen_is_the_first_and_rejected_the_last() -> None:
-    scores = RankedScores(tensor([[4.0, 3.0, 2.0, 1.0], [0.5, 9.0, 9.0, 0.2]]), tensor([0.0, 0.0]))
+    scores = RankedScores.of(tensor([[4.0, 3.0, 2.0, 1.0], [0.5, 9.0, 9.0, 0.2]]), tensor([0.0, 0.0]))
     assert scores.chosen.tolist() == [4.0, 0.5]
     assert scores.rejected.tolist() == pytest.approx([1.0, 0.2])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Comparison, Group, PreferenceData
+from rlhf_plugins.contract.rows import Comparison, Data, Group
 from rlhf_plugins.data.audit import Share, audit
 from rlhf_plugins.data.distributions import distributions, topics
 from rlhf_plugins.data.rows import read_rows
@@ -21,8 +21,8 @@ BACK = Group("p", ("c", "b"), (0, 1))
 TEST = Group("q", ("x", "b"), (1, 0), margin=2.0, weight=0.5, ratings={"good": (1.0, 3.0)}, topic="t")
 
 
-def data(*train: Group, test: tuple[Group, ...] = (TEST,)) -> PreferenceData:
-    return PreferenceData(train, test, {}, {"tie": 2})
+def data(*train: Group, test: tuple[Group, ...] = (TEST,)) -> Data:
+    return Data(train, test, {}, {"tie": 2})
 
 
 def test_counts_by_hand() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.groups import best_responses, pairs, preference_dataset, prompt_dataset
 from rlhf_plugins.errors import DataError
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.components.data_format import Preference
-from rlhf_plugins.contract.interfaces import Base, PreferenceData
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.preference import load_preferences
 from rlhf_plugins.errors import DataError
 
 Row = dict[str, Any]
-Load = Callable[..., PreferenceData]
+Load = Callable[..., Data]
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -154,7 +155,7 @@ def test_two_prompts_are_held_out_of_few_but_never_all(
     assert (len(data.train), len(data.test)) == (prompts - held_out, held_out)
 
 
-def topical(tmp_path: Path, rows: list[Row], **options: Any) -> PreferenceData:
+def topical(tmp_path: Path, rows: list[Row], **options: Any) -> Data:
     path = tmp_path / "topics.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return Preference(str(path), hold_out="topic", **options).load(Base(""), seed=0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_plugins.contract.interfaces import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.merge import merged
 
 Edges = list[tuple[int, int]]

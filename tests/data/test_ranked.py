@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_plugins.contract.interfaces import Comparison, Group, Prediction, Text
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Comparison, Group, Text
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.ranked import Collator, agreed_ranks, judged, part, ranked_rows
 from rlhf_plugins.errors import DataError

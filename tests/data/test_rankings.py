@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Comparison, Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.rankings import read_rankings
 from rlhf_plugins.errors import DataError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Group
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.ratings import read_ratings
 from rlhf_plugins.data.sources import RatingColumns

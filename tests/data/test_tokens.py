@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Group, Text
+from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.ranked import encodable
 from rlhf_plugins.data.tokens import RowEncoder, as_text, encode, encode_prompt, samples_of
 from rlhf_plugins.engine.loading import load_row_encoder, load_tokenizer

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Samples
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.backbone import Backbone, add_adapter
 from rlhf_plugins.engine.loading import load_causal, load_policy, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError

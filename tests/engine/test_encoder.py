@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_plugins.contract.interfaces import Base, Samples
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.forward import is_causal

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from rlhf_plugins import engine
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.engine import Engine, FastPath, attention, head, set_engine
 from rlhf_plugins.engine import sampling as sampled

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer, load_trunk, merge, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base

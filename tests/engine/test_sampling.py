@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
 from rlhf_plugins.testing import tiny_base

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import tensor
 
-from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, measure, pick
+from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, measure
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
 
@@ -46,26 +48,26 @@ def test_best_of_n_gains_what_order_statistics_say() -> None:
 
 
 def test_some_of_the_samples() -> None:
-    found = pick(SAMPLES, [2, 0])
+    found = SAMPLES.take([2, 0])
     assert (found.prompts, found.responses) == (["r", "p"], ["", "a b a"])
     assert (found.prompt_ids, found.response_ids) == ([[3], [1]], [[0], [4, 5, 4, 0]])
 
 
 def test_gold_judges_where_it_is_known() -> None:
-    judge = Judge(worth, lambda samples: [0.0] * 3)
+    judge = Judge(worth, None)
     assert (judge.name, judge.scores(SAMPLES).tolist()) == ("gold reward", [51.0, 11.0, 1.0])
     assert judge.worths(SAMPLES)[0] == {"helpful": 5.0, "total": 51.0}
 
 
 def test_else_the_reward_model_judges() -> None:
-    judge = Judge(None, lambda samples: [len(ids) / 2 for ids in samples.response_ids])
+    judge = Judge(None, lambda samples: Prediction(tensor([len(ids) / 2 for ids in samples.response_ids])))
     assert (judge.name, judge.scores(SAMPLES).tolist()) == ("reward model score", [2.0, 1.0, 0.5])
     assert judge.worths(SAMPLES) == []
 
 
 def test_a_score_that_is_not_finite_is_refused() -> None:
     with pytest.raises(RunError, match="1 of 3 reward model scores are not finite"):
-        Judge(None, lambda samples: [0.0, float("nan"), 1.0]).scores(SAMPLES)
+        Judge(None, lambda samples: Prediction(tensor([0.0, float("nan"), 1.0]))).scores(SAMPLES)
 
 
 def test_a_row_by_hand() -> None:

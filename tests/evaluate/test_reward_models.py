@@ -15,7 +15,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_plugins.contract.interfaces import Comparison, Group, Prediction, Samples, ScoredPairs
+from rlhf_plugins.contract.interfaces import Metric
+from rlhf_plugins.contract.records import Prediction, ScoredPairs
+from rlhf_plugins.contract.rows import Comparison, Group, Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.reward_models import latency, measure, reliability, score_pairs
 from rlhf_plugins.report.schema import RewardModelReport
@@ -165,7 +167,7 @@ def test_latency_is_of_one_pair(tokenizer: PreTrainedTokenizerFast) -> None:
     assert asked == [2, 2]
 
 
-class Fixed:
+class Fixed(Metric):
     """A metric that says what it was given to say."""
 
     def __init__(self, found: Mapping[str, float]) -> None:

@@ -19,6 +19,7 @@ from rlhf_plugins.run.replay import replay, save
 PART = """\
 from dataclasses import dataclass
 from torch import nn
+import rlhf_plugins as api
 from rlhf_plugins import hookimpl
 
 class Module(nn.Linear):
@@ -27,24 +28,24 @@ class Module(nn.Linear):
         return FAULT
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(api.RewardLoss):
     def __call__(self, scores):
         answer = scores.rejected - scores.chosen
         return FAULT
 
 @dataclass(frozen=True)
-class Head:
+class Head(api.RewardHead):
     def build(self, width):
         return Module(width, 1)
 
 @dataclass(frozen=True)
-class Aggregation:
+class Aggregation(api.Aggregation):
     def __call__(self, members):
         answer = members.rewards.mean(0)
         return FAULT
 
 @dataclass(frozen=True)
-class Estimator:
+class Estimator(api.KLEstimator):
     def __call__(self, log_ratio):
         answer = log_ratio**2 / 2
         return FAULT
@@ -89,20 +90,19 @@ WHOLES: list[tuple[str, dict[str, Any]]] = [
 def pairs() -> RankedScores:
     said = torch.tensor([[1.0, 0.0], [0.0, 2.0]], requires_grad=True)
     dimensions = {"said": said * 2, "sensitivity": said * 3}
-    return RankedScores(said, torch.zeros(2), prediction=Prediction(said, dimensions=dimensions))
+    return RankedScores.of(said, torch.zeros(2), prediction=Prediction(said, dimensions=dimensions))
 
 
 def asked_of_loss(made: Any) -> None:
-    loss = guards.built(made) if hasattr(made, "build") else made
-    per_group(loss, pairs(), guards.group_losses)
+    per_group(made.acting(), pairs())
 
 
 def asked_of_head(made: Any) -> None:
-    guards.predicted(guards.built(made, 3), torch.ones(2, 3))
+    made.build(3)(torch.ones(2, 3))
 
 
 def asked_of_kl(made: Any) -> None:
-    guards.pulled(made, torch.ones(2, 3, requires_grad=True))
+    made(torch.ones(2, 3, requires_grad=True))
 
 
 ASK = {"reward_loss": asked_of_loss, "reward_head": asked_of_head, "kl": asked_of_kl}

@@ -20,10 +20,10 @@ Write = Callable[..., Path]
 OURS = Plugin("stubs", "stub-package", "1.0")
 LOSS = """\
 from dataclasses import dataclass
-from rlhf_plugins import hookimpl
+from rlhf_plugins import RewardLoss, hookimpl
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(RewardLoss):
     scale: float = 1.0
     def __call__(self, scores):
         return (1 + self.scale * (scores.rejected - scores.chosen)).clamp(min=0)

@@ -15,11 +15,11 @@ from rlhf_plugins.registry.registry import Registry, registry
 
 LOSS = """\
 from dataclasses import dataclass
-from rlhf_plugins import hookimpl
+from rlhf_plugins import RewardLoss, hookimpl
 {top}
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(RewardLoss):
     scale: float = 1.0
 
 @hookimpl
@@ -56,8 +56,8 @@ BROKEN = [
     ("import no_such_module", "cannot be imported from 'bad': ModuleNotFoundError: No module named 'no_such_module'"),
     ("1 / 0", "cannot be imported from 'bad': ZeroDivisionError: division by zero"),
     ("def (", "cannot be imported from 'bad': SyntaxError"),
-    ("rlhf_plugins_api = 2", "was written for API 2 of plugins, and rlhf-plugins .* has API 1: upgrade rlhf-plugins"),
-    ("rlhf_plugins_api = 0", "was written for API 0 of plugins.*: upgrade unknown"),
+    ("rlhf_plugins_api = 3", "was written for API 3 of plugins, and rlhf-plugins .* has API 2: upgrade rlhf-plugins"),
+    ("rlhf_plugins_api = 1", "was written for API 1 of plugins.*: upgrade unknown"),
     ("rlhf_plugins_api = '1'", "rlhf_plugins_api should be a whole number, got '1'"),
 ]
 
@@ -72,7 +72,7 @@ def test_a_broken_plugin_leaves_the_others_and_is_named_where_it_is_missed(top: 
 
 
 def test_a_plugin_of_our_api_loads(load: Load) -> None:
-    assert load(good=loss("mine", "rlhf_plugins_api = 1")).unloaded == []
+    assert load(good=loss("mine", "rlhf_plugins_api = 2")).unloaded == []
 
 
 def test_a_name_of_ours_that_another_takes_is_nobodys(load: Load) -> None:

@@ -10,7 +10,9 @@ from engine.conftest import EOS
 from torch import tensor
 
 from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
-from rlhf_plugins.contract.interfaces import Adapter, Base, Prediction, Samples
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Samples
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.reward_models.score_cache import ScoreCache, identity
 
@@ -93,7 +93,7 @@ def test_a_cache_never_changes_a_reward(calls: list[list[tuple[str, list[int], l
 def test_a_file_is_used_by_a_later_process(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.sqlite"
     code = (
-        "import sys; from pathlib import Path; from rlhf_plugins.contract.interfaces import Samples\n"
+        "import sys; from pathlib import Path; from rlhf_plugins.contract.rows import Samples\n"
         "from rlhf_plugins.reward_models.score_cache import ScoreCache\n"
         "cache = ScoreCache(Path(sys.argv[1]))\n"
         "cache.scores('a', Samples(['p'], ['r'], [[1, 2]], [[3]]), lambda samples: [0.1 + 0.2])\n"

@@ -15,19 +15,19 @@ from typer.testing import CliRunner
 
 from rlhf_plugins import PluginError, RunError, run_recipe
 from rlhf_plugins.cli.app import app
-from rlhf_plugins.contract import guards
-from rlhf_plugins.contract.interfaces import Draw, MemberScores, PairLogps, RankedScores, ScoredPairs
+from rlhf_plugins.contract.records import MemberScores, PairLogps, RankedScores, SamplerState, ScoredPairs
 from rlhf_plugins.contract.rollout import Rollout
 from rlhf_plugins.errors import ComponentError
 from rlhf_plugins.registry.discovery import in_file
-from rlhf_plugins.registry.registry import Registry, registry
+from rlhf_plugins.registry.registry import BASES, Registry, registry
 from rlhf_plugins.run.replay import FAULT, replay, save
 
 Fails = Callable[..., tuple[ComponentError, Registry]]
 
 BROKEN = """\
 from dataclasses import dataclass
-from rlhf_plugins import Pull, hookimpl
+import rlhf_plugins as api
+from rlhf_plugins import KLTerm, hookimpl
 import numpy as np
 import torch
 from torch import nn
@@ -37,9 +37,9 @@ class Module(nn.Linear):
         return {head}
 
 @dataclass(frozen=True)
-class Broken:
+class Broken(api.{base}):
     scale: float = 2.0
-    needs_values, coef, adapted = False, 0.1, None
+    coef = 0.1
     {body}
 
 @hookimpl
@@ -54,26 +54,26 @@ ONES = torch.ones(2, requires_grad=True)
 MASK = torch.ones(2, 3).bool()
 PAIRS = ScoredPairs(*np.array([[1.0, 2.0], [0.0, 3.0], [5, 6], [7, 8]]), topic=np.array(["a", "b"], dtype=object))
 EIGHT = np.arange(8)
-DRAW = Draw(2, EIGHT > 0, 0.5, EIGHT, EIGHT * 0.5, EIGHT % 2, np.full(8, np.nan), np.random.default_rng(1))
+DRAW = SamplerState(2, EIGHT > 0, 0.5, EIGHT, EIGHT * 0.5, EIGHT % 2, np.full(8, np.nan), np.random.default_rng(1))
 ROLLOUT = Rollout(ONES.detach(), torch.ones(2, 3), None, MASK, torch.zeros(2).long())
 MEMBERS = MemberScores(torch.ones(3, 2), torch.ones(3), torch.zeros(2))
 
 
 def source(kind: str, body: str, head: str = "features") -> str:
-    return BROKEN.format(kind=kind, body=body, head=head)
+    return BROKEN.format(kind=kind, body=body, head=head, base=BASES[kind].__name__)
 
 
 @pytest.fixture
 def fails(tmp_path: Path) -> Fails:
     """A component of a file, called through a guard; the error, and a registry that knows the component."""
 
-    def call(kind: str, text: str, guard: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    def call(kind: str, text: str, *inputs: Any) -> Any:
         (tmp_path / "mine.py").write_text(text)
         registry = Registry().with_files([tmp_path / "mine.py"])
         made = registry.get(kind, "broken")()
-        target = guards.built(made, 4) if kind == "reward_head" else made
+        target = made.build(4) if kind == "reward_head" else made
         with pytest.raises(ComponentError) as caught:
-            guard(target, *inputs, **options)
+            target(*inputs)
         return caught.value, registry
 
     return call
@@ -82,35 +82,33 @@ def fails(tmp_path: Path) -> Fails:
 class Case(NamedTuple):
     kind: str
     body: str
-    guard: Callable[..., Any]
     inputs: tuple[Any, ...]
-    options: dict[str, Any]
     message: str
 
 
-def answers(kind: str, answer: str, guard: Callable[..., Any], *inputs: Any, message: str, **options: Any) -> Case:
+def answers(kind: str, answer: str, *inputs: Any, message: str) -> Case:
     """A component that answers so, called so."""
-    return Case(kind, CALL.format(answer=answer), guard, inputs, options, message)
+    return Case(kind, CALL.format(answer=answer), inputs, message)
 
 
-SCORES, LOGPS, HIDDEN = RankedScores(torch.ones(2, 2), ONES), PairLogps(*[ONES] * 6), torch.ones(2, 3, 4)
+SCORES, LOGPS, HIDDEN = RankedScores.of(torch.ones(2, 2), ONES), PairLogps(*[ONES] * 6), torch.ones(2, 3, 4)
 TWO = (2,)
 CASES = [
-    answers("reward_loss", "given[0].scores.T", guards.asked, SCORES, shape=TWO, message=r"shape \(2, 2\), not \(2,\)"),
-    answers("preference_loss", "given[0].chosen.detach()", guards.asked, LOGPS, shape=TWO, message="without a grad"),
-    answers("pooling", "given[0][:, 9]", guards.asked, HIDDEN, MASK, shape=(2, 4), message="failed: IndexError"),
-    answers("aggregation", "given[0].rewards[0] / 0", guards.asked, MEMBERS, shape=TWO, message="made inf of finite"),
-    answers("advantage", "given[0].scores", guards.estimated, ROLLOUT, message="gave a Tensor, not Advantages"),
-    answers("sampler", "given[0].rng.permutation(9)[:2] + 8", guards.drawn, DRAW, message=r"row \d+ of 8 examples"),
-    answers("kl", "Pull(given[0][0])", guards.pulled, ONES.view(1, 2), message=r"shape \(2,\), not"),
-    answers("metric", "{'broken': given[0].topic}", guards.measured, PAIRS, message="gave 'broken': array"),
-    Case("reward_head", HEAD, guards.predicted, (torch.ones(2, 4),), {}, r"gave shape \(2, 4\), not \(2,\)"),
+    answers("reward_loss", "given[0].scores.T", SCORES, message=r"shape \(2, 2\), not \(2,\)"),
+    answers("preference_loss", "given[0].chosen.detach()", LOGPS, message="without a grad"),
+    answers("pooling", "given[0][:, 9]", HIDDEN, MASK, message="failed: IndexError"),
+    answers("aggregation", "given[0].rewards[0] / 0", MEMBERS, message="made inf of finite"),
+    answers("advantage", "given[0].scores", ROLLOUT, message="gave a Tensor, not Advantages"),
+    answers("sampler", "given[0].rng.permutation(9)[:2] + 8", DRAW, message=r"row \d+ of 8 examples"),
+    answers("kl", "KLTerm(given[0][0])", ONES.view(1, 2), message=r"shape \(2,\), not"),
+    answers("metric", "{'broken': given[0].topic}", PAIRS, message="gave 'broken': array"),
+    Case("reward_head", HEAD, (torch.ones(2, 4),), r"gave shape \(2, 4\), not \(2,\)"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
 def test_a_failed_call_fails_again_from_its_files(fails: Fails, tmp_path: Path, case: Case) -> None:
-    error, registry = fails(case.kind, source(case.kind, case.body), case.guard, *case.inputs, **case.options)
+    error, registry = fails(case.kind, source(case.kind, case.body), *case.inputs)
     assert f"{tmp_path / 'mine.py'}:" in str(error)
     file = save(error, tmp_path / "stage", "what was told", [str(tmp_path / "mine.py")], registry)
     then, again = replay(file, Registry())
@@ -121,7 +119,7 @@ def test_a_failed_call_fails_again_from_its_files(fails: Fails, tmp_path: Path, 
 
 
 def test_a_head_is_done_again_with_its_own_weights(fails: Fails, tmp_path: Path) -> None:
-    error, registry = fails("reward_head", source("reward_head", HEAD), guards.predicted, torch.ones(2, 4))
+    error, registry = fails("reward_head", source("reward_head", HEAD), torch.ones(2, 4))
     file = save(error, tmp_path, "", [str(tmp_path / "mine.py")], registry)
     text = source("reward_head", HEAD, head="super().forward(features)[:, 0].fill_(float(self.weight.sum())) / 0")
     (tmp_path / "mine.py").write_text(text)
@@ -131,17 +129,15 @@ def test_a_head_is_done_again_with_its_own_weights(fails: Fails, tmp_path: Path)
 
 def test_a_mended_component_passes(fails: Fails, tmp_path: Path) -> None:
     text = source("reward_loss", CALL.format(answer="given[0].chosen.detach()"))
-    error, registry = fails("reward_loss", text, guards.asked, RankedScores(ONES.view(1, 2) * 1, ONES[:1]), shape=(1,))
+    error, registry = fails("reward_loss", text, RankedScores.of(ONES.view(1, 2) * 1, ONES[:1]))
     file = save(error, tmp_path, "", [str(tmp_path / "mine.py")], registry)
     (tmp_path / "mine.py").write_text(text.replace(".detach()", ""))
     assert replay(file, Registry()).again is None
 
 
 def test_a_call_whose_plugin_is_gone_or_that_is_no_call_is_refused(fails: Fails, tmp_path: Path) -> None:
-    given = RankedScores(torch.ones(2, 2), ONES)
-    error, registry = fails(
-        "reward_loss", source("reward_loss", CALL.format(answer=1)), guards.asked, given, shape=(2,)
-    )
+    given = RankedScores.of(torch.ones(2, 2), ONES)
+    error, registry = fails("reward_loss", source("reward_loss", CALL.format(answer=1)), given)
     file = save(error, tmp_path, "", [], registry)
     with pytest.raises(PluginError, match=r"needs the file mine.py \(file sha256"):
         replay(file, Registry())
@@ -190,7 +186,7 @@ def test_a_run_that_stops_names_the_plugin_and_saves_the_call(
 
 IN_LOSS, IN_REWARD = (f"kl: {{use: {place}, estimator: broken}}" for place in ("in_loss", "in_reward"))
 PULLS = [
-    ("kl", "kl: broken", "given[0]", "Pull(given[0])", "gave a Tensor, not a Pull"),
+    ("kl", "kl: broken", "given[0]", "KLTerm(given[0])", "gave a Tensor, not a KLTerm"),
     ("kl_estimator", IN_REWARD, "given[0] / 0", "given[0]", "made nan of finite numbers"),
     ("kl_estimator", IN_LOSS, "given[0].data", "given[0]", "gave numbers without a gradient"),
 ]
@@ -202,7 +198,7 @@ def test_a_pull_towards_the_reference_stops_the_run_until_it_is_mended(
 ) -> None:
     Path("mine.py").write_text(source(kind, CALL.format(answer=wrong)))
     Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: online, reward: gold, {kl}, name: second}}"))
-    with pytest.raises(RunError, match=rf"second failed: {kind} broken of plugin mine.py .*{message}.*mine.py:15\)"):
+    with pytest.raises(RunError, match=rf"second failed: {kind} broken of plugin mine.py .*{message}.*mine.py:16\)"):
         run_recipe("r.yaml", SMALL, say=lambda _: None)
     again = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}"])
     assert again.stdout.startswith(f"then: {kind} broken of plugin mine.py (file sha256:")

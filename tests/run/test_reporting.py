@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import StageResult
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import reporting
 from rlhf_plugins.run.folder import RunFolder

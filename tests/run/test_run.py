@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from rlhf_plugins.contract.interfaces import Run, StageResult
+from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.engine import NORMS, set_engine
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.check import load_recipe

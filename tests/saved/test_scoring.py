@@ -14,7 +14,9 @@ import torch
 from pyarrow import parquet
 
 from rlhf_plugins import load_reward_function
-from rlhf_plugins.contract.interfaces import Base, Prediction, Samples
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.loading import load_trunk
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.assemble import component

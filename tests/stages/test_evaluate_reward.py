@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Base, Group, Run, StageResult
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.schema import RewardModelReport

@@ -11,7 +11,9 @@ import pytest
 import torch
 import transformers
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Reward, RewardFunction, Run, Samples
+from rlhf_plugins.contract.interfaces import Reward, RewardFunction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base, Run
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 
@@ -19,7 +21,7 @@ from .test_training_stages import online, preference, reward, run_for
 
 
 @dataclass(frozen=True)
-class Counted:
+class Counted(Reward):
     """Another reward, and how many copies of the base live in the process whenever it is asked."""
 
     reward: Reward

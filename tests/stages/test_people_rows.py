@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.interfaces import Base, PreferenceData
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_run
 
@@ -40,7 +41,7 @@ def test_they_train(base: Base, tmp_path: Path, name: str) -> None:
     if not file.exists():
         pytest.skip(f"{file.name} is not here")
     options, stage = ROWS[name]
-    data: PreferenceData = component("data_format", {**options, "source": str(file)}).load(base, 0)
+    data: Data = component("data_format", {**options, "source": str(file)}).load(base, 0)
     few = sorted(data.train, key=lambda g: sum(len(str(r)) for r in g.responses))[:8]
     run = replace(tiny_run(base, tmp_path), data=replace(data, train=tuple(few)))
     result = component("stage", {"use": "reward", "trainer": TRAINER, **stage}).run(run)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Samples
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine.loading import load_causal, load_policy, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
@@ -93,7 +94,7 @@ def test_a_reward_model_on_a_quantized_base_opens_again(tmp_path: Path, quantiza
     result = reward(max_steps=10).run(run_for(base, tmp_path / "run"))
     score = latest_reward(run_for(base, tmp_path / "later", result))
     assert score is not None
-    assert open_reward_model(result.reward_model, component).score(SAMPLES, 0) == score(SAMPLES)
+    assert open_reward_model(result.reward_model, component).score(SAMPLES, 0) == score(SAMPLES).reward.tolist()
     assert result.curves["loss"][-1][1] < result.curves["loss"][0][1]
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Comparison, Group, Prediction, Samples, StageResult
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Comparison, Group, Samples
+from rlhf_plugins.contract.run import Adapter, Base, StageResult
 from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry

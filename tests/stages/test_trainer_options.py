@@ -9,7 +9,7 @@ import pytest
 import transformers
 import trl
 
-from rlhf_plugins.contract.interfaces import Adapter
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.stages import preference, reward, sft
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run

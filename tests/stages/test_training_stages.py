@@ -13,7 +13,8 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Group, Run, Samples, StageResult
+from rlhf_plugins.contract.rows import Group, Samples
+from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
 from rlhf_plugins.engine.loading import load_causal, load_policy
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
@@ -103,7 +104,7 @@ def test_the_reward_model_of_a_run_scores_its_rollouts(base: Base, tmp_path: Pat
     assert score is not None
     words = [[word] * 4 + [1] for word in range(3, 15)]  # six good ones, six bad ones
     samples = Samples(["how"] * 12, [""] * 12, [[15]] * 12, words)
-    found = score(samples)
+    found = score(samples).reward.tolist()
     assert sum(found[:6]) > sum(found[6:]) + 1
     assert open_reward_model(result.reward_model, component).score(samples, 0) == found
     climbed = online("model").run(run_for(base, tmp_path / "ppo", result))

@@ -12,18 +12,32 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins import (
+    KL,
+    Advantage,
     Advantages,
+    Aggregation,
     Base,
-    Draw,
+    Data,
+    DataFormat,
+    KLEstimator,
+    KLTerm,
     MemberScores,
+    Metric,
+    PolicyLoss,
+    Pooling,
     Prediction,
-    PreferenceData,
-    Pull,
+    Reduction,
+    Reward,
+    RewardHead,
     Rollout,
     Run,
+    Sampler,
+    SamplerState,
     Samples,
-    Scored,
     ScoredPairs,
+    ScoredResponses,
+    Shaping,
+    Stage,
     StageResult,
     uses,
 )
@@ -33,7 +47,7 @@ os.environ["FAULTY_WAS_HERE"] = "1"  # on import: a fault too
 
 # ---- poolings --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class LastColumn:
+class LastColumn(Pooling):
     """The last column is the last token only where nothing is padded on the right."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -41,7 +55,7 @@ class LastColumn:
 
 
 @dataclass(frozen=True)
-class CountedFromLeft:
+class CountedFromLeft(Pooling):
     """Finds the last token by the mask's length: right for padding on the right alone."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -49,7 +63,7 @@ class CountedFromLeft:
 
 
 @dataclass(frozen=True)
-class NoToken:
+class NoToken(Pooling):
     """A sequence of which nothing is marked is divided by 0."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -70,7 +84,7 @@ class _Forgetful(nn.Module):
 
 
 @dataclass(frozen=True)
-class Forgetful:
+class Forgetful(RewardHead):
     """A head that is saved without its weights."""
 
     def build(self, width: int) -> nn.Module:
@@ -90,7 +104,7 @@ class _Drifting(nn.Module):
 
 
 @dataclass(frozen=True)
-class Drifting:
+class Drifting(RewardHead):
     """A head of which a part is drawn anew when it is loaded."""
 
     def build(self, width: int) -> nn.Module:
@@ -101,7 +115,7 @@ _MADE: dict[int, nn.Module] = {}
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(RewardHead):
     """Builds one module for everybody."""
 
     def build(self, width: int) -> nn.Module:
@@ -113,7 +127,7 @@ class _Column(nn.Linear):
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(RewardHead):
     """Rewards in a column, which a loss broadcasts."""
 
     def build(self, width: int) -> nn.Module:
@@ -133,7 +147,7 @@ class _Normed(nn.Module):
 
 
 @dataclass(frozen=True)
-class Normed:
+class Normed(RewardHead):
     """A reward that hangs on the batch."""
 
     def build(self, width: int) -> nn.Module:
@@ -142,10 +156,8 @@ class Normed:
 
 # ---- advantages ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class MaskForgotten:
+class MaskForgotten(Advantage):
     """Sums what stands behind the end of a response."""
-
-    needs_values: ClassVar[bool] = False
 
     def __call__(self, rollout: Rollout) -> Advantages:
         whole = rollout.rewards.sum(1, keepdim=True).expand_as(rollout.rewards)
@@ -153,10 +165,8 @@ class MaskForgotten:
 
 
 @dataclass(frozen=True)
-class ZeroDeviation:
+class ZeroDeviation(Advantage):
     """Divides by the deviation of a group, which is 0 where all rewards are equal."""
-
-    needs_values: ClassVar[bool] = False
 
     def __call__(self, rollout: Rollout) -> Advantages:
         same = (rollout.group.unsqueeze(0) == rollout.group.unsqueeze(1)).float()
@@ -167,10 +177,8 @@ class ZeroDeviation:
 
 
 @dataclass(frozen=True)
-class BatchWhitened:
+class BatchWhitened(Advantage):
     """Centres over the batch, and does not say that it uses batch mates."""
-
-    needs_values: ClassVar[bool] = False
 
     def __call__(self, rollout: Rollout) -> Advantages:
         centred = (rollout.scores - rollout.scores.mean()).unsqueeze(1).expand_as(rollout.rewards)
@@ -179,7 +187,7 @@ class BatchWhitened:
 
 # ---- aggregations ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Standardised:
+class Standardised(Aggregation):
     """Puts members on one scale by the batch's own mean and deviation."""
 
     def __call__(self, members: MemberScores) -> Tensor:
@@ -188,7 +196,7 @@ class Standardised:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class Unseen(Aggregation):
     """`alpha` is never used."""
 
     alpha: float = 1.0
@@ -199,27 +207,27 @@ class Unseen:
 
 # ---- samplers --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class GlobalRandom:
+class GlobalRandom(Sampler):
     """Draws from NumPy's global generator."""
 
-    def __call__(self, draw: Draw) -> np.ndarray:
+    def __call__(self, draw: SamplerState) -> np.ndarray:
         return np.random.permutation(np.flatnonzero(draw.remaining))[: draw.size]
 
 
 @dataclass(frozen=True)
-class TooFew:
+class TooFew(Sampler):
     """Draws among the examples with a loss, of which there may be too few."""
 
-    def __call__(self, draw: Draw) -> np.ndarray:
+    def __call__(self, draw: SamplerState) -> np.ndarray:
         known = np.flatnonzero(np.isfinite(draw.loss))
         return draw.rng.permutation(known)[: draw.size]
 
 
 @dataclass(frozen=True)
-class Emptied:
+class Emptied(Sampler):
     """Marks what it drew in the trainer's own record."""
 
-    def __call__(self, draw: Draw) -> np.ndarray:
+    def __call__(self, draw: SamplerState) -> np.ndarray:
         rows = draw.rng.permutation(np.flatnonzero(draw.remaining))[: draw.size]
         draw.remaining[rows] = False
         return rows
@@ -227,7 +235,7 @@ class Emptied:
 
 # ---- metrics ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Undefined:
+class Undefined(Metric):
     """A share of no pairs is NaN."""
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
@@ -237,7 +245,7 @@ class Undefined:
 
 
 @dataclass(frozen=True)
-class FirstHalf:
+class FirstHalf(Metric):
     """Measures the first half of the pairs."""
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
@@ -247,7 +255,7 @@ class FirstHalf:
 
 # ---- what a policy learns by -----------------------------------------------------------------------------
 @dataclass(frozen=True)
-class TokenMean:
+class TokenMean(PolicyLoss):
     """Sums over the tokens, which is the reduction's to do."""
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
@@ -255,17 +263,15 @@ class TokenMean:
 
 
 @dataclass(frozen=True)
-class Centred:
+class Centred(KLEstimator, has_gradient=True):
     """Takes the mean of the minibatch off each token's estimate."""
-
-    has_gradient: ClassVar[bool] = True
 
     def __call__(self, log_ratio: Tensor) -> Tensor:
         return log_ratio - log_ratio.mean()
 
 
 @dataclass(frozen=True)
-class StrengthFixed:
+class StrengthFixed(KL):
     """Pulls with a strength that the recipe cannot set."""
 
     estimator: Any = uses("kl_estimator", "k1")
@@ -276,12 +282,12 @@ class StrengthFixed:
     def adapted(self, coef: float, kl: float, episodes: int) -> float:
         return self.coef
 
-    def __call__(self, log_ratio: Tensor) -> Pull:
-        return Pull(off_reward=self.estimator(log_ratio))
+    def __call__(self, log_ratio: Tensor) -> KLTerm:
+        return KLTerm(off_reward=self.estimator(log_ratio))
 
 
 @dataclass(frozen=True)
-class Unweighed:
+class Unweighed(Reduction):
     """A reduction with a weight that nothing reads."""
 
     weight_of_prompts: float = 1.0
@@ -291,18 +297,18 @@ class Unweighed:
 
 
 @dataclass(frozen=True)
-class Uncapped:
+class Uncapped(Shaping):
     """Shapes nothing, whatever its ceiling."""
 
     ceiling: float = 5.0
 
-    def __call__(self, scored: Scored) -> Tensor:
+    def __call__(self, scored: ScoredResponses) -> Tensor:
         return scored.scores
 
 
 # ---- rewards, formats and stages -------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Ranked:
+class Ranked(Reward):
     """Rewards a response by its rank in the batch."""
 
     def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
@@ -310,7 +316,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class OnlyAnswers:
+class OnlyAnswers(Reward):
     """Leaves empty responses out."""
 
     def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
@@ -318,22 +324,21 @@ class OnlyAnswers:
 
 
 @dataclass(frozen=True)
-class Unshuffled:
+class Unshuffled(DataFormat):
     """A format with a flag that nothing reads."""
 
     shuffled_twice: bool = True
 
-    def load(self, base: Base, seed: int) -> PreferenceData:
-        return PreferenceData((), (), {})
+    def load(self, base: Base, seed: int) -> Data:
+        return Data((), (), {})
 
 
 @dataclass(frozen=True)
-class NeverResumed:
+class NeverResumed(Stage):
     """A stage with a flag that nothing reads."""
 
-    resume_from_best: bool = False
-    kind: ClassVar[str] = "never"
     name: ClassVar[str] = "never"
+    resume_from_best: bool = False
 
     def run(self, run: Run) -> StageResult:
-        return StageResult(self.name, self.kind)
+        return StageResult(self.name, "never")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_plugins import PairLogps, RankedScores
+from rlhf_plugins import PairLogps, PreferenceLoss, RankedScores, RewardLoss
 
 
 # ---- reward losses ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class MarginAsColumn:
+class MarginAsColumn(RewardLoss):
     """The margin stands in a column, so that each pair is compared with every other's margin, B x B."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -23,7 +23,7 @@ class MarginAsColumn:
 
 
 @dataclass(frozen=True)
-class MarginOfAll:
+class MarginOfAll(RewardLoss):
     """The same B x B, averaged back to one number a pair."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -31,7 +31,7 @@ class MarginOfAll:
 
 
 @dataclass(frozen=True)
-class MarginsDropped:
+class MarginsDropped(RewardLoss):
     """Margins count only where every pair of the batch has one."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -40,7 +40,7 @@ class MarginsDropped:
 
 
 @dataclass(frozen=True)
-class OptionIgnored:
+class OptionIgnored(RewardLoss):
     """`form` is validated and recorded, and the first form is what is computed."""
 
     form: Literal["logistic", "hinge"] = "logistic"
@@ -50,7 +50,7 @@ class OptionIgnored:
 
 
 @dataclass(frozen=True)
-class OptionOfOnePath:
+class OptionOfOnePath(RewardLoss):
     """`lead` is read where the loss is a hinge, and nowhere in the other form."""
 
     form: Literal["hinge", "logistic"] = "hinge"
@@ -62,7 +62,7 @@ class OptionOfOnePath:
 
 
 @dataclass(frozen=True)
-class LogOfSigmoid:
+class LogOfSigmoid(RewardLoss):
     """log(sigmoid(x)) is -inf where sigmoid underflows."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -70,7 +70,7 @@ class LogOfSigmoid:
 
 
 @dataclass(frozen=True)
-class RootOfGap:
+class RootOfGap(RewardLoss):
     """The norm is finite at 0 and its gradient is not."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -79,7 +79,7 @@ class RootOfGap:
 
 
 @dataclass(frozen=True)
-class ChosenDetached:
+class ChosenDetached(RewardLoss):
     """The chosen reward is held constant by mistake."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -87,7 +87,7 @@ class ChosenDetached:
 
 
 @dataclass(frozen=True)
-class FactorDetached:
+class FactorDetached(RewardLoss):
     """A factor that depends on the rewards is held constant, and nobody is told."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -96,7 +96,7 @@ class FactorDetached:
 
 
 @dataclass(frozen=True)
-class WrongWay:
+class WrongWay(RewardLoss):
     """Prefers what people rejected."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -104,48 +104,24 @@ class WrongWay:
 
 
 @dataclass(frozen=True)
-class AbsentCount:
+class AbsentCount(RewardLoss, whole_groups=True):
     """Sums over all places of a group, the absent ones too."""
-
-    whole_groups: ClassVar[bool] = True
 
     def __call__(self, scores: RankedScores) -> Tensor:
         return scores.scores.logsumexp(1) - scores.scores[:, 0]
 
 
 @dataclass(frozen=True)
-class ShiftHeeded:
+class ShiftHeeded(RewardLoss, under_shift="same"):
     """Says that it does not heed a shift, and does."""
-
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:
         return -logsigmoid(scores.chosen - scores.rejected) + 0.01 * scores.chosen**2
 
 
-class _Learned(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, scores: RankedScores) -> Tensor:
-        placed = scores.scores.masked_fill(~scores.present, -torch.inf)
-        return placed.logsumexp(1) - scores.scores[:, 0] + 0 * self.scale**2
-
-
-@dataclass(frozen=True)
-class TraitLost:
-    """Wants whole groups, and builds a module that does not say so."""
-
-    whole_groups: ClassVar[bool] = True
-
-    def build(self) -> nn.Module:
-        return _Learned()
-
-
 # ---- preference losses -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class BetaTwice:
+class BetaTwice(PreferenceLoss):
     """`beta` may be 0 by its bounds, and is divided by."""
 
     beta: Annotated[float, Field(ge=0)] = 0.1
@@ -156,7 +132,7 @@ class BetaTwice:
 
 
 @dataclass(frozen=True)
-class InPlace:
+class InPlace(PreferenceLoss):
     """Subtracts the reference in place: the trainer's own log-probabilities are changed."""
 
     def __call__(self, logps: PairLogps) -> Tensor:
@@ -164,7 +140,7 @@ class InPlace:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class Averaged(PreferenceLoss):
     """Reduced already: one number a batch."""
 
     def __call__(self, logps: PairLogps) -> Tensor:
@@ -172,7 +148,7 @@ class Averaged:
 
 
 @dataclass(frozen=True)
-class Noisy:
+class Noisy(PreferenceLoss):
     """Adds noise from torch's global generator."""
 
     def __call__(self, logps: PairLogps) -> Tensor:
@@ -180,7 +156,7 @@ class Noisy:
 
 
 @dataclass(frozen=True)
-class Anything:
+class Anything(PreferenceLoss):
     """An option of any type takes nonsense for a number."""
 
     beta: Any = 0.1
@@ -190,7 +166,7 @@ class Anything:
 
 
 @dataclass(frozen=True)
-class IllegalDefault:
+class IllegalDefault(PreferenceLoss):
     """The default is a value that no recipe may give."""
 
     beta: Annotated[float, Field(gt=0)] = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rows import Samples
 
 GAMMA, LAM, KL, VALUE, CLIP, VALUE_CLIP, ENTROPY, MISSING_EOS = 0.9, 0.8, 0.3, 0.2, 0.1, 0.05, 0.02, 0.7
 EOS = 1

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Base, Group
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.ranked import RankedRows, ranked_rows
 from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer

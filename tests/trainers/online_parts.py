@@ -9,7 +9,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, RewardFunction, Samples
+from rlhf_plugins.contract.interfaces import Reward, RewardFunction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import prompt_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.recipe.assemble import component
@@ -51,14 +53,29 @@ def ants(samples: Samples) -> list[float]:
     return [float(text.split().count("ant")) for text in samples.responses]
 
 
+class Plain(Reward):
+    """A function as a reward."""
+
+    def __init__(self, score: RewardFunction) -> None:
+        self.score = score
+
+    def build(self, run: Any) -> RewardFunction:
+        return self.score
+
+
+def plain(score: RewardFunction) -> Any:
+    """A function as what a reward builds: it answers a Prediction."""
+    return Plain(score).build(None)
+
+
 def objective(score: RewardFunction = ants, **changes: Any) -> Objective:
     """Components as a recipe names them, or as objects; numbers as they are."""
     made = {kind: changes.pop(kind, words) for kind, words in PARTS.items()}
     parts = {k: component(k, words) if isinstance(words, str | dict) else words for k, words in made.items()}
     shaping = changes.pop("shaping", [{"use": "missing_eos", "penalty": by_hand.MISSING_EOS}])
     shapes = [component("shaping", words) for words in shaping]
-    built = [shape.build() if hasattr(shape, "build") else shape for shape in shapes]
-    return Objective(score, **parts, shaping=built, **{**NUMBERS, **changes})
+    built = [shape.acting() for shape in shapes]
+    return Objective(plain(score), **parts, shaping=built, **{**NUMBERS, **changes})
 
 
 def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: Any) -> OnlineTrainer:

@@ -13,7 +13,7 @@ import torch
 import trl
 from datasets.utils import are_progress_bars_disabled
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.errors import RunError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from rlhf_plugins.contract.interfaces import Samples
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.episodes import Episodes

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Adapter
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.settings import Value

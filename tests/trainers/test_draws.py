@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from rlhf_plugins.contract.interfaces import Draw, Sampler
+from rlhf_plugins.contract.interfaces import Sampler
+from rlhf_plugins.contract.records import SamplerState
 from rlhf_plugins.errors import DataError, PluginError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.draws import Draws, Examples, standardised
@@ -26,12 +27,12 @@ NAN, INF = float("nan"), float("inf")
 
 
 @dataclass
-class Listening:
+class Listening(Sampler):
     """Draws the first that remain, and keeps every draw."""
 
-    heard: list[Draw] = field(default_factory=list)
+    heard: list[SamplerState] = field(default_factory=list)
 
-    def __call__(self, draw: Draw) -> np.ndarray:
+    def __call__(self, draw: SamplerState) -> np.ndarray:
         self.heard.append(draw)
         return np.flatnonzero(draw.remaining)[: draw.size]
 
@@ -42,12 +43,12 @@ class Listening:
 
 
 @dataclass
-class Answering:
+class Answering(Sampler):
     """Draws what the test wants."""
 
-    answer: Callable[[Draw], Any]
+    answer: Callable[[SamplerState], Any]
 
-    def __call__(self, draw: Draw) -> Any:
+    def __call__(self, draw: SamplerState) -> Any:
         return self.answer(draw)
 
 
@@ -144,7 +145,7 @@ def test_hard_mining_comes_back_to_what_is_hard_and_has_seen_everything() -> Non
     assert counts[7] == counts.max() > 200  # exp(3.8) = 45 times as likely as each of 19: 28 of 40 draws
 
 
-WRONG: list[tuple[Callable[[Draw], Any], str]] = [
+WRONG: list[tuple[Callable[[SamplerState], Any], str]] = [
     (lambda draw: [0, 1, 2], "gave a list, not an array"),
     (lambda draw: np.arange(2), r"gave shape \(2,\) of int64, not \(3,\) integers"),
     (lambda draw: np.zeros((3, 1), int), r"gave shape \(3, 1\) of int64, not \(3,\) integers"),
@@ -158,7 +159,7 @@ WRONG: list[tuple[Callable[[Draw], Any], str]] = [
 
 
 @pytest.mark.parametrize(("answer", "message"), WRONG)
-def test_a_broken_component_is_named(answer: Callable[[Draw], Any], message: str) -> None:
+def test_a_broken_component_is_named(answer: Callable[[SamplerState], Any], message: str) -> None:
     with pytest.raises(PluginError, match=rf"^Answering of .*test_draws {message}"):
         next(iter(draws(Answering(answer))))
 

@@ -12,7 +12,7 @@ import trl
 from torch import Tensor
 from transformers import TrainerCallback
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.cpu import decoding, product

@@ -11,8 +11,9 @@ import torch
 import trl
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.guards import asked
-from rlhf_plugins.contract.interfaces import Adapter, Base, PairLogps, RankedScores
+from rlhf_plugins.contract.interfaces import KLEstimator, Pooling, PreferenceLoss, RewardHead, RewardLoss
+from rlhf_plugins.contract.records import PairLogps, RankedScores
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.errors import PluginError, RlhfError, RunError
@@ -28,18 +29,21 @@ from .conftest import OPTIONS, ranked
 Bases = Callable[..., Base]
 
 
-class Broken:
-    """Stands for any component: answers what the test wants of what it was given."""
+def broken(base: Any, answer: Callable[..., Any]) -> Any:
+    """A component of a kind that answers what the test wants of its inputs."""
+
+    class Broken(base):
+        def __call__(self, *inputs: Any) -> Any:
+            return answer(*inputs)
+
+    return Broken()
+
+
+class BrokenHead(RewardHead):
+    """A head whose module answers what the test wants."""
 
     def __init__(self, answer: Callable[..., Any]) -> None:
         self.answer = answer
-
-    def __call__(self, *inputs: Any) -> Any:
-        return self.answer(*inputs)
-
-
-class BrokenHead(Broken):
-    """A head whose module answers what the test wants."""
 
     def build(self, width: int) -> nn.Module:
         head = nn.Linear(width, 1)
@@ -61,18 +65,16 @@ WRONG: list[tuple[Callable[[Tensor], Any], str]] = [
 @pytest.mark.parametrize(("answer", "message"), WRONG)
 def test_a_broken_preference_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
-    loss = Broken(lambda logps: answer(logps.chosen))
+    loss = broken(PreferenceLoss, lambda logps: answer(logps.chosen))
     given = args, preference_dataset(tiny_pairs(8)), load_tokenizer(bases()), lora_config(Adapter(r=4), "CAUSAL_LM")
     with pytest.raises(PluginError, match=message):
         PreferenceTrainer(load_causal(bases()), loss, *given).train()
 
 
-def reward_trainer(base: Base, folder: Path, **broken: Broken) -> RewardTrainer:
+def reward_trainer(base: Base, folder: Path, **changed: Any) -> RewardTrainer:
     parts = {"pooling": "last_token", "reward_head": "scalar", "reward_loss": "bradley_terry"}
-    made: Any = {kind: broken.get(kind) or component(kind, name) for kind, name in parts.items()}
+    made: Any = {kind: changed.get(kind) or component(kind, name) for kind, name in parts.items()}
     model = RewardModel(load_trunk(base), made["pooling"], made["reward_head"])
-    if "pooling" in broken:
-        model.pooling = broken["pooling"]
     args = arguments(trl.RewardConfig, folder, 0, {**OPTIONS, "max_length": None})
     return RewardTrainer(model, made["reward_loss"], args, ranked(base, tiny_pairs(8)), load_tokenizer(base))
 
@@ -80,7 +82,7 @@ def reward_trainer(base: Base, folder: Path, **broken: Broken) -> RewardTrainer:
 @pytest.mark.parametrize(("answer", "message"), WRONG)
 def test_a_broken_reward_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     with pytest.raises(PluginError, match=message):
-        reward_trainer(bases(), tmp_path, reward_loss=Broken(lambda scores: answer(scores.chosen))).train()
+        reward_trainer(bases(), tmp_path, reward_loss=broken(RewardLoss, lambda scores: answer(scores.chosen))).train()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_broken_reward_loss(bases: Bases, tmp_path: Path, answer: Callable[...
 )
 def test_a_broken_pooling(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     trainer = reward_trainer(bases(), tmp_path)
-    trainer.model.pooling = Broken(answer)
+    trainer.model.pooling = broken(Pooling, answer)
     with pytest.raises(PluginError, match=message):
         trainer.train()
 
@@ -114,20 +116,21 @@ def test_a_broken_head(bases: Bases, tmp_path: Path, answer: Callable[..., Any],
 
 
 def test_our_own_errors_pass_as_they_are() -> None:
-    def refuse() -> Tensor:
+    def refuse(scores: RankedScores) -> Tensor:
         raise RunError("the disk is full")
 
     with pytest.raises(RunError, match="^the disk is full$"):
-        asked(Broken(refuse), shape=(1,))
+        broken(RewardLoss, refuse)(RankedScores.of(torch.ones(1, 2)))
 
 
 def test_without_gradients_none_is_asked_for() -> None:
     with torch.no_grad():
-        assert asked(Broken(lambda x: x * 2), torch.ones(2, requires_grad=True), shape=(2,)).tolist() == [2, 2]
+        doubled = broken(KLEstimator, lambda x: x * 2)
+        assert doubled(torch.ones(2, requires_grad=True)).tolist() == [2, 2]
 
 
 def test_numbers_that_diverged_are_not_the_losses_fault() -> None:
-    scores = RankedScores(torch.tensor([[-float("inf"), 1.0]], requires_grad=True), torch.zeros(1))
+    scores = RankedScores.of(torch.tensor([[-float("inf"), 1.0]], requires_grad=True), torch.zeros(1))
     loss = component("reward_loss", "bradley_terry")
     with pytest.raises(RunError, match=r"RankedScores.scores became -inf at step 7: try a smaller learning_rate"):
         mean_loss(loss(scores), loss, scores, 7)

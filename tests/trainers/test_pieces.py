@@ -11,7 +11,7 @@ import pytest
 import torch
 import trl
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, lora_config
@@ -20,7 +20,7 @@ from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers import preference, reward
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.pieces import in_pieces, most_tokens, whole_batches
+from rlhf_plugins.trainers.pieces import in_pieces, most_tokens
 
 from .conftest import OPTIONS, furthest, losses, ranked, trained
 
@@ -89,7 +89,7 @@ def test_no_more_tokens_are_laid_out_at_once(bases: Bases, tmp_path: Path) -> No
 @pytest.mark.parametrize(("loss", "whole"), [("bradley_terry", False), ("sum", True), ("contrastive", True)])
 def test_a_loss_that_sees_batch_mates_is_given_its_whole_batch(loss: str, whole: bool) -> None:
     words = {"use": "sum", "losses": ["bradley_terry", "contrastive"]} if loss == "sum" else loss
-    assert whole_batches(component("reward_loss", words)) is whole
+    assert component("reward_loss", words).uses_batch_mates is whole
 
 
 @pytest.mark.parametrize(

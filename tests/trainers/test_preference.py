@@ -12,7 +12,9 @@ import trl
 from datasets import Dataset
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, PairLogps, PreferenceLoss
+from rlhf_plugins.contract.interfaces import PreferenceLoss
+from rlhf_plugins.contract.records import PairLogps
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
@@ -102,7 +104,7 @@ def test_summed_ipo_is_the_papers(bases: Bases, tmp_path: Path) -> None:
     """At the first step of an untrained adapter h = 0 and the loss (1 / (2 beta))^2 = 25; later it is the book's."""
     seen: list[tuple[float, float]] = []
 
-    class Watched:
+    class Watched(PreferenceLoss):
         def __call__(self, logps: PairLogps) -> Tensor:
             loss = component("preference_loss", {"use": "ipo", "beta": 0.1})(logps)
             h = logps.chosen - logps.rejected - logps.ref_chosen + logps.ref_rejected

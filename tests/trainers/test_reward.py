@@ -14,7 +14,8 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.contract.interfaces import Adapter, Base, Group
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, lora_config

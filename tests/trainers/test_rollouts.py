@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.contract.interfaces import RewardFunction, Samples
+from rlhf_plugins.contract.interfaces import Advantage, RewardFunction
 from rlhf_plugins.contract.rollout import Advantages, Rollout
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import ComponentError, RunError
@@ -25,14 +26,14 @@ from rlhf_plugins.trainers.scoring import Scorer
 from rlhf_plugins.trainers.settings import Exploration, Oversight, Table
 
 from . import by_hand
-from .online_parts import FREE, Bases, ants, curve, logged, objective, prompts, trainer
+from .online_parts import FREE, Bases, ants, curve, logged, objective, plain, prompts, trainer
 
 EOS = by_hand.EOS
 RAGGED = Samples(["how"] * 3, ["x"] * 3, [[15]] * 3, [[3, 4, EOS], [3], [3, 4, 5, 6]])
 
 
 def scorer(score: RewardFunction, *shaping: Any) -> Scorer:
-    return Scorer(score, [component("shaping", words) for words in shaping], {EOS})
+    return Scorer(plain(score), [component("shaping", words) for words in shaping], {EOS})
 
 
 def test_a_score_is_paid_at_the_last_token_whether_it_is_the_end_or_not() -> None:
@@ -43,7 +44,7 @@ def test_a_score_is_paid_at_the_last_token_whether_it_is_the_end_or_not() -> Non
 
 def test_a_reward_may_speak_of_single_tokens() -> None:
     rows = [[0.1, 0.2, 0.3], [1.0], tensor([0.0, 0.0, 2.0, 0.0])]
-    told = scorer(lambda _: rows, {"use": "missing_eos", "penalty": 0.5})(RAGGED)  # type: ignore[arg-type, return-value]
+    told = scorer(lambda _: rows, {"use": "missing_eos", "penalty": 0.5})(RAGGED)
     assert_close(told.paid, tensor([[0.1, 0.2, 0.3, 0], [0.5, 0, 0, 0], [0, 0, 2, -0.5]]))
     assert_close(told.scores, tensor([0.6, 0.5, 1.5]))
     assert told.by_token
@@ -60,7 +61,7 @@ def fails(samples: Samples) -> list[float]:
         (lambda s: [1.0], r"gave numbers of shape \(1,\) for 3 responses"),
         (lambda s: [[1.0, 2.0]] * 3, r"gave numbers of shape \(2,\) for a response of 3 tokens: one, or one a token"),
         (lambda s: [1.0, [1.0], 1.0], "gave numbers to some responses and rows of them to others"),
-        (lambda s: [None] * 3, r"gave \[None, .*, not a number for each of 3 responses"),
+        (lambda s: ["a"] * 3, r"gave \['a', .*, not a number for each of 3 responses"),
         (lambda s: None, "<lambda> of .* failed: TypeError|<lambda> of .* gave None, not a number for each of 3"),
         (fails, "fails of .* failed: ZeroDivisionError: no fox"),
     ],
@@ -179,8 +180,7 @@ def test_it_climbs_while_it_explores(bases: Bases, tmp_path: Path) -> None:
 
 
 def test_what_the_critic_and_rewards_say_reaches_the_estimator(bases: Bases, tmp_path: Path) -> None:
-    class Asking:
-        needs_values, whiten = True, False
+    class Asking(Advantage, reads_values=True):
         asked: list[Rollout] = []
 
         def __call__(self, rollout: Rollout) -> Advantages:

@@ -13,7 +13,8 @@ from torch import Tensor, tensor
 
 from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.components.kl import InLoss
-from rlhf_plugins.contract.interfaces import Adapter
+from rlhf_plugins.contract.interfaces import KLEstimator, PolicyLoss, Reduction
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
@@ -36,7 +37,7 @@ MORE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-class Worst:
+class Worst(Reduction):
     """A reduction that is no weighted sum."""
 
     def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
@@ -143,22 +144,16 @@ def test_no_more_tokens_are_laid_out_at_once(bases: Bases, tmp_path: Path) -> No
 def test_what_looks_at_batch_mates_is_given_the_whole_minibatch(bases: Bases, tmp_path: Path) -> None:
     clip = component("policy_loss", "clip")
 
-    class Mates:
-        uses_batch_mates = True
-
+    class Mates(PolicyLoss, uses_batch_mates=True):
         def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
             made: Tensor = clip(log_ratio, advantages)
             return made - made.mean()
 
-    class Centred:
-        uses_batch_mates = True
-
+    class Centred(KLEstimator, uses_batch_mates=True):
         def __call__(self, log_ratio: Tensor) -> Tensor:
             return log_ratio - log_ratio.mean()
 
-    class MeanOf:
-        uses_batch_mates = True
-
+    class MeanOf(Reduction, uses_batch_mates=True):
         def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
             return masked.mean(losses, mask)
 

@@ -12,7 +12,7 @@ import trl
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.contract.interfaces import Base
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component

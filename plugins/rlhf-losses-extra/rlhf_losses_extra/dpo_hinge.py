@@ -6,11 +6,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from rlhf_plugins import PairLogps, hookimpl
+from rlhf_plugins import PairLogps, PreferenceLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class HingeDPO:
+class HingeDPO(PreferenceLoss):
     """max(0, 1 - beta h): the rank calibration of SLiC (Zhao et al. 2023) on log-ratios (Liu et al. 2024, RSO)."""
 
     beta: Annotated[

@@ -7,11 +7,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_plugins import PairLogps, hookimpl
+from rlhf_plugins import PairLogps, PreferenceLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class RobustDPO:
+class RobustDPO(PreferenceLoss):
     """(-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2 e) (Chowdhury et al. 2024)."""
 
     beta: Annotated[float, Field(gt=0, description="strength of the pull towards the reference")] = 0.1

@@ -7,11 +7,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_plugins import PairLogps, hookimpl
+from rlhf_plugins import PairLogps, PreferenceLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class SimPO:
+class SimPO(PreferenceLoss):
     """-log sigmoid(beta (logp_w / |y_w| - logp_l / |y_l|) - gamma) (Meng et al. 2024, equation 6); no reference."""
 
     beta: Annotated[float, Field(gt=0, description="scale of the log-probability a token")] = 2.0

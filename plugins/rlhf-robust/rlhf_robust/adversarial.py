@@ -6,26 +6,26 @@ Two components work together: the head tells how steeply its reward changes, the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_plugins import Prediction, RankedScores, RunError, asked, built, hookimpl, predicted, uses
+from rlhf_plugins import Prediction, RankedScores, RewardHead, RewardLoss, RunError, hookimpl, uses
 
 SENSITIVITY = "sensitivity"
 
 
 @dataclass(frozen=True)
-class Sensitive:
+class Sensitive(RewardHead, like="head"):
     """Another head, with the dimension `sensitivity`: |dr/dh|, the length of the reward's gradient in the features."""
 
-    head: Any = uses("reward_head", "scalar")
+    head: RewardHead = uses("reward_head", "scalar")
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to a `Prediction`."""
-        return _Sensitive(built(self.head, width))
+        return _Sensitive(self.head.build(width))
 
 
 class _Sensitive(nn.Module):
@@ -37,7 +37,7 @@ class _Sensitive(nn.Module):
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             given = features if features.requires_grad else features.detach().requires_grad_()
-            prediction = predicted(self.head, given)
+            prediction: Prediction = self.head(given)
             (slope,) = torch.autograd.grad(prediction.reward.sum(), given, create_graph=learning, retain_graph=True)
         found = {**prediction.dimensions, SENSITIVITY: slope.norm(dim=-1)}
         return replace(
@@ -46,7 +46,7 @@ class _Sensitive(nn.Module):
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(RewardLoss, like="loss"):
     """Another loss on r - epsilon s for a better and r + epsilon s for a worse response, s the head's `sensitivity`.
 
     That is the loss at the worst h + delta with |delta| <= epsilon for each response's features h, for a loss that
@@ -54,20 +54,15 @@ class Adversarial:
     first order for another (Lyu et al. 2015).
     """
 
-    loss: Any = uses("reward_loss", "bradley_terry")
+    loss: RewardLoss = uses("reward_loss", "bradley_terry")
     epsilon: Annotated[float, Field(ge=0, description="length of the change of the features; 0 is the inner loss")] = (
         0.1
     )
     dimension: Annotated[str, Field(min_length=1, description="the head's output that is s")] = SENSITIVITY
 
     def __post_init__(self) -> None:
-        if getattr(self.loss, "whole_groups", False) or hasattr(self.loss, "build"):
+        if self.loss.whole_groups or self.loss.builds:
             raise ValueError(f"loss: {type(self.loss).__name__} has weights or takes whole groups; give one of pairs")
-
-    @property
-    def takes_ties(self) -> bool:
-        """As the inner loss has it."""
-        return bool(getattr(self.loss, "takes_ties", False))
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """A tied pair stays as it is. Raises RunError when the head does not predict the dimension."""
@@ -76,7 +71,8 @@ class Adversarial:
             raise RunError(f"the head predicts no {self.dimension!r}: use `head: sensitive`")
         worst = torch.tensor([-1.0, 1.0]).to(scores.scores) * self.epsilon * slopes[self.dimension]
         moved = replace(scores, scores=scores.scores + worst.masked_fill(scores.tied.unsqueeze(1), 0.0))
-        return asked(self.loss, moved, shape=(len(moved.scores),))
+        found: Tensor = self.loss(moved)
+        return found
 
 
 def _detached(prediction: Prediction) -> Prediction:

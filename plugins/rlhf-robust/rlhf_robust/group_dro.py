@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_plugins import RankedScores, asked, built, hookimpl, uses
+from rlhf_plugins import RankedScores, RewardLoss, hookimpl, uses
 
 
 @dataclass(frozen=True)
-class GroupDRO:
+class GroupDRO(RewardLoss, like="loss", needs={"topic"}, uses_batch_mates=True, holds_constant=True):
     """sum_g q_g L_g over the topics g of a batch, L_g the mean of another loss on g's rows (Sagawa et al. 2020).
 
     Their algorithm 1: each batch in training first moves q_g in proportion to q_g exp(eta L_g); q starts equal. Here q
@@ -22,30 +22,12 @@ class GroupDRO:
     starts anew.
     """
 
-    loss: Any = uses("reward_loss", "bradley_terry")
+    loss: RewardLoss = uses("reward_loss", "bradley_terry")
     eta: Annotated[float, Field(gt=0, description="how fast the worst topic gains weight")] = 0.01
-    uses_batch_mates: ClassVar[bool] = True
-    holds_constant: ClassVar[bool] = True  # q
 
     def build(self) -> nn.Module:
         """A module from RankedScores to (groups,) that holds q, and the weights of the inner loss."""
-        inner = built(self.loss) if hasattr(self.loss, "build") else self.loss
-        return _GroupDRO(inner, self.eta)
-
-    @property
-    def parts(self) -> tuple[Any, ...]:
-        """The inner loss: a group is usable if it can use it."""
-        return (self.loss,)
-
-    @property
-    def whole_groups(self) -> bool:
-        """As the inner loss has it."""
-        return bool(getattr(self.loss, "whole_groups", False))
-
-    @property
-    def takes_ties(self) -> bool:
-        """As the inner loss has it."""
-        return bool(getattr(self.loss, "takes_ties", False))
+        return _GroupDRO(self.loss.acting(), self.eta)
 
 
 class _GroupDRO(nn.Module):
@@ -55,13 +37,10 @@ class _GroupDRO(nn.Module):
         super().__init__()
         self.inner, self.eta = inner, eta
         self.register_buffer("gathered", torch.zeros(1))  # (topics,) log q up to a constant: eta times losses so far
-        self.whole_groups = bool(getattr(inner, "whole_groups", False))
-        self.takes_ties = bool(getattr(inner, "takes_ties", False))
-        self.uses_batch_mates = self.holds_constant = True
 
     def forward(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what the inner loss raises."""
-        losses = asked(self.inner, scores, shape=(len(scores.scores),))
+        losses: Tensor = self.inner(scores)
         topics, place, count = scores.topic.unique(return_inverse=True, return_counts=True)
         if self.training:
             mean = torch.zeros(len(topics)).to(losses).index_add(0, place, losses.detach()) / count

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_plugins import RankedScores, hookimpl
+from rlhf_plugins import RankedScores, RewardLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class WeakToStrong:
+class WeakToStrong(RewardLoss, under_shift="same"):
     """-(1 - alpha) log sigmoid(d) - alpha log sigmoid(|d|), d = r_chosen - r_rejected (Burns et al. 2023, 4.3.2).
 
     The auxiliary confidence loss: (1 - alpha) CE(f, weak label) + alpha CE(f, [f > t]), f = sigmoid(d). They set t so
@@ -22,7 +22,6 @@ class WeakToStrong:
     """
 
     alpha: Annotated[float, Field(ge=0, lt=1, description="weight of the model's own opinion")] = 0.5
-    under_shift: ClassVar[str] = "same"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores margins."""

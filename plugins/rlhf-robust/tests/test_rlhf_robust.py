@@ -12,11 +12,11 @@ from rlhf_robust.group_dro import GroupDRO
 from rlhf_robust.weak_to_strong import WeakToStrong
 from torch import Tensor, nn
 
-from rlhf_plugins import Prediction, RankedScores, RunError
+from rlhf_plugins import Prediction, RankedScores, RewardHead, RewardLoss, RunError
 
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(RewardLoss):
     """A loss that is easy to follow: minus the gap of rewards."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
@@ -31,7 +31,7 @@ class Halves(nn.Module):
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(RewardHead):
     """Builds it."""
 
     def build(self, width: int) -> nn.Module:
@@ -42,8 +42,8 @@ def pairs(*gaps: float, topic: list[int] | None = None, slopes: list[list[float]
     """Pairs with the given gaps of rewards."""
     scores = torch.tensor([[gap, 0.0] for gap in gaps])
     said = None if slopes is None else Prediction(scores, dimensions={"sensitivity": torch.tensor(slopes)})
-    codes = None if topic is None else torch.tensor(topic)
-    return RankedScores(scores, torch.zeros(len(gaps)), topic=codes, prediction=said)  # type: ignore[arg-type]
+    known = {} if topic is None else {"topic": torch.tensor(topic)}
+    return RankedScores.of(scores, prediction=said, **known)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins.contract.interfaces import Draw
+from rlhf_plugins.contract.records import SamplerState
 from rlhf_plugins.testing import arrays
 from rlhf_plugins.testing.arrays import Refused
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.observe import differ
-from rlhf_plugins.testing.subject import Subject, expect
+from rlhf_plugins.testing.subject import Subject, expect, has
 
 
 def _answered(subject: Subject, rare: bool = True) -> Iterator[tuple[str, Any, Any]]:
@@ -46,7 +46,7 @@ def arrays_answer_repeats(subject: Subject) -> None:
 
     A metric that reads the clock says `reads_clock = True`.
     """
-    if getattr(subject.cls, "reads_clock", False):
+    if has(subject.made(), "reads_clock"):
         return
     np.random.seed(1)
     first = arrays.observed(subject)
@@ -70,7 +70,7 @@ def arrays_random_state(subject: Subject) -> None:
 def draws_are_legal(subject: Subject) -> None:
     """The trainer reads rows by these indices: of a wrong number of them, or a wrong one, it makes a wrong batch."""
     for words, draw, said in _answered(subject):
-        assert isinstance(draw, Draw)
+        assert isinstance(draw, SamplerState)
         is_array = isinstance(said, np.ndarray) and said.dtype.kind in "iu"
         expect(is_array, words, "an array of integers", f"{type(said).__name__} {getattr(said, 'dtype', '')}")
         expect(said.shape == (draw.size,), words, f"shape ({draw.size},)", f"shape {said.shape}")
@@ -121,7 +121,7 @@ def _is_json(value: Any) -> bool:
 @holds_of("metric")
 def pairs_have_no_order(subject: Subject) -> None:
     """The order of held-out pairs is chance: it must not move a measure."""
-    if getattr(subject.cls, "reads_clock", False):
+    if has(subject.made(), "reads_clock"):
         return
     acts = subject.made()
     words, pairs = arrays.cases("metric")[0]
@@ -138,7 +138,7 @@ def pairs_have_no_order(subject: Subject) -> None:
 @holds_of("metric")
 def metric_shift_as_declared(subject: Subject) -> None:
     """Only differences of rewards are learned from pairs: one that says `under_shift = "same"` must heed no more."""
-    if getattr(subject.cls, "under_shift", None) is None:
+    if has(subject.made(), "under_shift") is None:
         return
     acts = subject.made()
     words, pairs = arrays.cases("metric")[0]

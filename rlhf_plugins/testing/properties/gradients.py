@@ -12,7 +12,7 @@ from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.bench import Answer, Case
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered
-from rlhf_plugins.testing.subject import Broken, Subject, expect
+from rlhf_plugins.testing.subject import Broken, Subject, expect, has
 
 LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation", "policy_loss", "kl_estimator")
 
@@ -40,7 +40,7 @@ def _summed(said: Answer) -> Tensor:
 
 def _no_gradient(acts: Any) -> bool:
     """An aggregation that counts has none, and is refused where something is trained through it."""
-    return bool(getattr(acts, "compares_siblings", False))
+    return bool(has(acts, "compares_siblings"))
 
 
 @holds_of(*LEARNERS)
@@ -91,7 +91,7 @@ def gradient_stays(subject: Subject) -> None:
     A component that uses batch mates is exempt.
     """
     acts = subject.acting()
-    if getattr(acts, "uses_batch_mates", False):
+    if has(acts, "uses_batch_mates"):
         return
     for case, _ in answered(subject, acts):
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
@@ -111,7 +111,7 @@ def gradcheck(subject: Subject) -> None:
     A component that holds a part constant on purpose says `holds_constant = True`.
     """
     acts = subject.acting()
-    if _no_gradient(acts) or getattr(acts, "holds_constant", False):
+    if _no_gradient(acts) or has(acts, "holds_constant"):
         return
     acts = acts.double() if isinstance(acts, nn.Module) else acts
     for words, record in bench.bench(subject.kind).cases(acts):

@@ -13,11 +13,6 @@ from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import Broken, Subject, acting, expect, raised, trained
 
 BUILDERS = ("pooling", "reward_head", "reward_loss")
-TRAITS = {
-    "pooling": ("over",),
-    "reward_loss": ("whole_groups", "takes_ties", "uses_batch_mates"),
-    "reward_head": (),
-}
 
 
 @holds_of("pooling", "reward_head")
@@ -108,14 +103,3 @@ def seed_decides_weights(subject: Subject) -> None:
         pairs = zip(one.state_dict().items(), other.state_dict().values(), strict=True)
         apart = [name for (name, weights), again in pairs if not torch.equal(weights, again)]
         expect(not apart, "build, twice from one seed", "equal weights", f"other numbers in {', '.join(apart)}")
-
-
-@holds_of(*BUILDERS)
-def traits_survive_build(subject: Subject) -> None:
-    """The trainer asks the built module what it is to be given; what only the component says is not heard."""
-    made = subject.made()
-    acts = acting(subject.kind, made)
-    for trait in TRAITS[subject.kind] if acts is not made else ():
-        said, built = getattr(made, trait, None), getattr(acts, trait, None)
-        same = said == built or (not said and not built)
-        expect(same, f"`{trait}` of the module that it builds", f"{said!r}, as the component says", repr(built))

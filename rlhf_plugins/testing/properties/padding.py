@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf_plugins.contract.interfaces import RankedScores
+from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.properties.tensors import answered

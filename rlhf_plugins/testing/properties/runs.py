@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Run, Samples, StageResult
-from rlhf_plugins.errors import RlhfError
+from rlhf_plugins.contract.guards import unchecked
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.errors import ComponentError, RlhfError
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import Broken, Subject, expect, raised
 
@@ -51,7 +54,10 @@ def _picked(samples: Samples, row: int) -> Samples:
 def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | None:
     """What it says of the samples; None where it refuses this run with an error of ours."""
     try:
-        return list(subject.made().build(_run())(samples))
+        answer = unchecked(subject.made().build(_run()))(samples)
+        return answer.reward.tolist() if isinstance(answer, Prediction) else list(answer)
+    except ComponentError as error:  # of a part
+        raise Broken(words, "a reward for each response", raised(error)) from error
     except RlhfError:
         return None
     except Exception as error:
@@ -99,10 +105,7 @@ def rewards_repeat(subject: Subject) -> None:
 
 @holds_of("stage")
 def stage_has_a_name(subject: Subject) -> None:
-    """The name is the run's folder and the table's row; the kind says what earlier stages are looked for."""
+    """The name is the run's folder and the table's row."""
     made = subject.made()
     named = isinstance(getattr(made, "name", None), str) and bool(made.name)
     expect(named, "its `name`", "text", repr(getattr(made, "name", None)))
-    kind = getattr(subject.cls, "kind", None)
-    expect(isinstance(kind, str), "the class's `kind`", "text", repr(kind))
-    expect(callable(getattr(made, "run", None)), "its `run`", "a method", repr(getattr(made, "run", None)))

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_plugins.contract.interfaces import MemberScores
+from rlhf_plugins.contract.records import MemberScores
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.bench import TENSOR_KINDS, Answer, Case
 from rlhf_plugins.testing.conformance import holds_of
-from rlhf_plugins.testing.subject import Subject, expect
+from rlhf_plugins.testing.subject import Subject, expect, has
 
 
 def answered(subject: Subject, acts: Any, extreme: bool = False) -> Iterator[tuple[Case, Answer]]:
@@ -82,7 +82,7 @@ def batch_mates(subject: Subject) -> None:
 def _alone(subject: Subject, acts: Any, record: Any) -> list[list[int]]:
     """The rows that stand by themselves: one, or all of a prompt where siblings are compared."""
     size = bench.bench(subject.kind).size(record)
-    if subject.kind == "advantage" or getattr(acts, "compares_siblings", False):
+    if subject.kind == "advantage" or has(acts, "compares_siblings"):
         return [[i for i in range(size) if record.group[i] == g] for g in record.group.unique()]
     return [[i] for i in range(size)]
 
@@ -123,7 +123,7 @@ def _others_changed(record: Any, field: str, rows: list[int]) -> Any:
 
 
 def _uses_mates(subject: Subject, acts: Any) -> bool:
-    return bool(getattr(acts, "uses_batch_mates", False) or getattr(subject.cls, "uses_batch_mates", False) is True)
+    return bool(has(acts, "uses_batch_mates"))
 
 
 @holds_of(*TENSOR_KINDS)

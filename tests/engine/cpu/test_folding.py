@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from rlhf_plugins.contract.interfaces import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.engine.sampling import Decoding, sample

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_plugins.contract.interfaces import Adapter
+from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.cpu import product
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.cpu.linear_layer import OneDNNLinear, use_onednn

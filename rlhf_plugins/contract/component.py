@@ -1,0 +1,174 @@
+"""What every component is: a frozen dataclass whose fields are its options and whose class keywords are its traits.
+
+    class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}): ...
+
+The base class of a kind declares the traits with `trait`; an unknown keyword does not import. Every call of a component
+is checked: it knows how to call and whom to blame, `guards` knows what an answer may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ClassVar
+
+from rlhf_plugins.errors import PluginError, known
+
+
+def uses(kind: str, default: str | list[str] | None = None) -> Any:
+    """A dataclass field that holds a component of `kind`; a recipe names it, assembly makes the object.
+
+    Args:
+        kind: a component kind, such as `pooling`.
+        default: its name when a recipe is silent, the names where the field's type is a `tuple`; None: it is required.
+    """
+    return field(kw_only=True, metadata={"kind": kind, "default": default})
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One trait that a kind declares; `choices` are the values of a text, or the members of a set."""
+
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] = ()
+
+    def read(self, value: Any) -> Any:
+        """The value as the trait holds it. Raises ValueError saying what it should be."""
+        if isinstance(self.default, frozenset):
+            return self._members(value)
+        if self.choices and value is not None:
+            return self._chosen(value)
+        if type(value) is not type(self.default) and not (self.default is None and isinstance(value, str)):
+            raise ValueError(f"should be {type(self.default).__name__}, got {value!r}")
+        return value
+
+    def joined(self, values: Iterable[Any]) -> Any:
+        """What holds for a component made of others with these values."""
+        found = list(values)
+        if isinstance(self.default, frozenset):
+            return frozenset().union(*found)
+        if isinstance(self.default, bool):
+            changed = (value for value in found if value != self.default)
+            return next(changed, self.default)
+        if isinstance(self.default, int | float):
+            return max(found, default=self.default)
+        return found[0] if found and all(value == found[0] for value in found) else self.default
+
+    def _members(self, value: Any) -> frozenset[str]:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ValueError(f"should be a set of names, got {value!r}")
+        for member in (members := frozenset(value)):
+            if self.choices:
+                self._chosen(member)
+        return members
+
+    def _chosen(self, value: Any) -> Any:
+        if value not in self.choices:
+            raise ValueError(f"unknown value {value!r} {known(str(value), self.choices)}")
+        return value
+
+
+def trait(default: Any, meaning: str, choices: Iterable[str] = ()) -> Any:
+    """Declares a trait in the base class of a kind: its default, what it means, and the values it may have."""
+    return Trait(default, meaning, tuple(choices))
+
+
+class Component:
+    """Base of all kinds. A subclass with `kind=` is the base class of a kind; any other is a component of it.
+
+    Args of the class statement:
+        kind: the kind that this class is the base of.
+        like: the fields with components whose traits it takes over, so far as it does not give them itself.
+        traits: values of the traits that the kind declares.
+    """
+
+    kind: ClassVar[str] = ""
+    traits: ClassVar[Mapping[str, Trait]] = {}
+    like: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[str]] = trait(
+        frozenset(), "columns of the data without which the recipe is refused; in this order of the kind's choices"
+    )
+    reduces: ClassVar[bool] = trait(False, "must see the groups of all processes, and gathers them itself")
+
+    def __init_subclass__(cls, *, kind: str | None = None, like: str | tuple[str, ...] = (), **given: Any) -> None:
+        super().__init_subclass__()
+        if kind is not None:
+            cls.kind = kind
+        declared = {name: value for name, value in vars(cls).items() if isinstance(value, Trait)}
+        cls.traits = {**cls.traits, **declared}
+        for name, one in declared.items():
+            setattr(cls, name, one.default)
+        if like:
+            cls.like = (like,) if isinstance(like, str) else like
+            _take_over(cls, given)
+        for name, value in given.items():
+            setattr(cls, name, _read(cls, name, value))
+        for name in ("__call__", "build"):
+            if name in vars(cls) and kind is None:
+                setattr(cls, name, _checked(vars(cls)[name], name))
+
+    @property
+    def builds(self) -> bool:
+        """Whether it has a `build`, and what it builds acts."""
+        return hasattr(self, "build")
+
+    def acting(self, *given: Any) -> Any:
+        """What acts: the component itself, or what it builds of `given`."""
+        return self.build(*given) if hasattr(self, "build") else self
+
+    def held(self) -> tuple[Any, ...]:
+        """The components whose traits it takes over."""
+        fields = [getattr(self, name) for name in self.like]
+        return tuple(part for held in fields for part in (held if isinstance(held, tuple | list) else (held,)))
+
+    def needs_of(self) -> frozenset[str]:
+        """What this component needs with the options that it has; `needs`, unless a class says otherwise."""
+        return self.needs
+
+    def checked(self, answer: Any, *inputs: Any) -> Any:
+        """The answer to a call, if it is one that the kind allows. Raises `guards.Wrong` saying what is wrong.
+
+        The base class of a kind says what holds for all of its components.
+        """
+        return answer
+
+
+_OWN = {name: value for name, value in vars(Component).items() if isinstance(value, Trait)}
+Component.traits = _OWN
+for _name, _trait in _OWN.items():
+    setattr(Component, _name, _trait.default)
+
+
+def _read(cls: type[Component], name: str, value: Any) -> Any:
+    who = f"{cls.__module__}.{cls.__qualname__}"
+    if name not in cls.traits:
+        raise PluginError(f"{who}: {cls.kind or 'component'} has no trait {name!r} {known(name, cls.traits)}")
+    try:
+        return cls.traits[name].read(value)
+    except ValueError as error:
+        raise PluginError(f"{who}: trait {name} {error}") from error
+
+
+def _take_over(cls: type[Component], given: Mapping[str, Any]) -> None:
+    """Makes every trait that the class does not give follow the components that it holds."""
+    for name in cls.traits.keys() - given.keys() - cls.__dict__.get("__annotations__", {}).keys():
+        setattr(cls, name, property(_followed(name, cls.traits[name])))
+
+
+def _followed(name: str, one: Trait) -> Callable[[Component], Any]:
+    return lambda component: one.joined(getattr(part, name) for part in component.held())
+
+
+def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A component's method, with its answer checked and its failure explained."""
+
+    @wraps(function)
+    def method(self: Any, *inputs: Any) -> Any:
+        from rlhf_plugins.contract import guards
+
+        guard = guards.built_by if name == "build" else guards.answered
+        return guard(self, function, inputs)
+
+    return method

@@ -1,0 +1,143 @@
+"""What components are given: predictions, judged groups, log-probabilities, scored pairs. Names and shapes only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from rlhf_plugins.contract.rows import Rewrite
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The outputs of a reward head for B responses. Only `reward` is needed; there may be more leading dimensions."""
+
+    reward: Tensor  # (B,)
+    variance: Tensor | None = None  # (B,) of the reward as people would give it: aleatoric uncertainty
+    dimensions: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (B,)
+    quantiles: Tensor | None = None  # (B, Q) of the reward, at the levels (q + 1/2) / Q
+    members: Tensor | None = None  # (B, M) rewards by the members of an ensemble
+    features: Tensor | None = None  # (B, width) the head's input; the model fills it in
+    tokens: Tensor | None = None  # (B, T) a reward for each token; `reward` is then their sum
+    abstained: Tensor | None = None  # (B,) bool, True where there is no reward: the number there means nothing
+
+
+@dataclass(frozen=True)
+class Compared:
+    """P comparisons within a batch of groups, all (P,)."""
+
+    group: Tensor  # row of the batch
+    better: Tensor  # place in the group
+    worse: Tensor
+    tied: Tensor  # bool
+    margin: Tensor  # 0 where a comparison has none
+    weight: Tensor
+    probability: Tensor | None = None  # soft label: how likely `better` is better; None: certain
+
+
+@dataclass(frozen=True)
+class RankedScores:
+    """The scores of a batch of groups with up to K responses each, and what people said of them.
+
+    A pair has its chosen response first. `RankedScores.of` fills in what is left out.
+    """
+
+    scores: Tensor  # (groups, K) rewards
+    margin: Tensor  # (groups,), 0 where a row has none
+    weight: Tensor  # (groups,)
+    ranks: Tensor  # (groups, K) 0 best, -1 not placed
+    present: Tensor  # (groups, K) False where there is no response
+    topic: Tensor  # (groups,) int codes from 0
+    ratings: Mapping[str, Tensor] = field(default_factory=dict)  # dimension -> (groups, K), NaN missing
+    compared: Compared | None = None  # None: every pair that the ranks order
+    prediction: Prediction | None = None  # all outputs of the head, (groups, K, ...)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)  # columns that a loss or head reads, (groups, ...)
+
+    @classmethod
+    def of(cls, scores: Tensor, margin: Tensor | None = None, **known: Any) -> RankedScores:
+        """Groups of these scores (groups, K): by default ranked in order, of weight 1, without margin, of one topic."""
+        ones = scores.new_ones(scores.shape)
+        default = {
+            "margin": ones[:, 0] * 0 if margin is None else margin,
+            "weight": ones[:, 0],
+            "ranks": ones.cumsum(1).long() - 1,
+            "present": ones.bool(),
+            "topic": ones[:, 0].long() - 1,
+        }
+        return cls(scores=scores, **default | known)
+
+    @property
+    def chosen(self) -> Tensor:
+        """Reward of each group's first response, which is a pair's better one, (groups,)."""
+        return self.scores[:, 0]
+
+    @property
+    def rejected(self) -> Tensor:
+        """Reward of each group's last response, which is a pair's worse one, (groups,)."""
+        return self.scores[:, -1]
+
+    @property
+    def tied(self) -> Tensor:
+        """Whether the first and the last response share a place, (groups,) bool."""
+        return self.ranks[:, 0] == self.ranks[:, -1]
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Log-probabilities of a batch of pairs, summed over each response, in nats."""
+
+    chosen: Tensor  # (pairs,) under the policy
+    rejected: Tensor  # (pairs,)
+    ref_chosen: Tensor  # (pairs,) under the reference
+    ref_rejected: Tensor  # (pairs,)
+    chosen_length: Tensor  # (pairs,) scored tokens
+    rejected_length: Tensor  # (pairs,)
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """Rewards of B responses by the M members of an ensemble."""
+
+    rewards: Tensor  # (M, B)
+    accuracy: Tensor  # (M,) of each member on held-out pairs; equal where nobody measured it
+    group: Tensor  # (B,) equal for responses to one prompt
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """What a sampler sees when it draws the next batch from n examples; every array is (n,)."""
+
+    size: int  # examples to draw
+    remaining: np.ndarray  # bool: not yet drawn in this epoch
+    progress: float  # share of the training done, 0 to 1
+    length: np.ndarray  # tokens
+    difficulty: np.ndarray  # from the data, standardised; 0 where a row has none
+    topic: np.ndarray  # int codes
+    loss: np.ndarray  # when last trained on, NaN before
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Held-out pairs as a reward model scores them; every array is (pairs,), None where it is unknown."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+    chosen_length: np.ndarray  # response tokens
+    rejected_length: np.ndarray
+    chosen_gold: np.ndarray | None = None
+    rejected_gold: np.ndarray | None = None
+    chosen_rating: np.ndarray | None = None  # mean over the dimensions that people rated
+    rejected_rating: np.ndarray | None = None
+    chosen_variance: np.ndarray | None = None  # as the reward model predicts it
+    rejected_variance: np.ndarray | None = None
+    chosen_epistemic: np.ndarray | None = None  # population variance of the rewards by the members of an ensemble
+    rejected_epistemic: np.ndarray | None = None
+    prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
+    topic: np.ndarray | None = None  # text
+    again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten

@@ -1,0 +1,119 @@
+"""Rows of data: a prompt and its responses, what people said of them, and what a policy sampled. Records only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Text = str | list[dict[str, Any]]  # plain text, or messages with `role` and `content` (text, or content parts)
+Rewrite = Callable[[str, "np.random.Generator"], str]  # a response and a random generator -> the changed response
+GoldReward = Callable[[str, str], Mapping[str, float]]  # (prompt, response) -> dimensions and their `total`
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A judgement of two responses of a group, by their places in it."""
+
+    better: int
+    worse: int
+    tied: bool = False  # then neither is better
+    margin: float | None = None  # how much better, in the annotators' unit
+    weight: float = 1.0  # how much it counts, such as the annotators' agreement
+    probability: float | None = None  # soft label: how likely `better` is better, in [0, 1]; None is certain
+    annotator: str | None = None  # who judged
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row comes from: a file and its row, or a stage and the rows that it was made from."""
+
+    source: str
+    row: int | None = None  # 1-based line or row of the source
+    parents: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.source if self.row is None else f"{self.source}:{self.row}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt and its K >= 0 responses: the one record that every data format becomes.
+
+    K = 0 is a prompt, K = 1 a completion (with `label`, a rated one), K >= 2 a pair or a ranking. People may have
+    ranked the responses (`ranks[i]` is the place of `responses[i]`, 0 the best, equal ranks tied, None where nobody
+    placed it), compared some pairs of them (`compared`, which then is all that is known of pairs), rated them
+    (`ratings[dimension][i]`, higher is better, None where missing), or any of these.
+    """
+
+    prompt: Text
+    responses: tuple[Text, ...] = ()
+    ranks: tuple[int | None, ...] | None = None
+    margin: float | None = None  # of a ranked pair: how much better the best is, in the annotators' unit
+    gold: tuple[float, ...] | None = None  # the true rewards, if known
+    weight: float = 1.0  # how much the group's ranks count
+    compared: tuple[Comparison, ...] | None = None
+    ratings: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    topic: str | None = None  # accuracy is reported by topic
+    difficulty: float | None = None  # how hard the group is to judge, for a curriculum; higher is harder
+    label: bool | None = None  # of a single response: whether it is desirable
+    columns: Mapping[str, Any] = field(default_factory=dict)  # further columns of the row, as they were written
+    origin: Origin | None = None
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """`compared`, or every pair that the ranks order or tie."""
+        if self.compared is not None or self.ranks is None:
+            return self.compared or ()
+        placed = [(rank, i) for i, rank in enumerate(self.ranks) if rank is not None]
+        both = combinations(sorted(placed), 2)
+        return tuple(Comparison(i, j, a == b, self.margin, self.weight) for (a, i), (b, j) in both)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a `data_format` loads or a stage writes: groups to train and test on, prompts, and what was left out."""
+
+    train: tuple[Group, ...]
+    test: tuple[Group, ...] = ()
+    prompts: Mapping[str, tuple[Text, ...]] = field(default_factory=dict)  # by split: train, test, out_of_distribution
+    dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows
+    gold: GoldReward | None = None
+    out_of_distribution: tuple[Group, ...] = ()  # judged groups unlike those of training
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B responses that a policy wrote, as text and as the token ids that it really emitted (EOS included)."""
+
+    prompts: Sequence[Text]
+    responses: Sequence[str]
+    prompt_ids: Sequence[Sequence[int]]
+    response_ids: Sequence[Sequence[int]]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # of the prompts' rows, each of length B
+
+    def take(self, places: Iterable[int]) -> Samples:
+        """The responses at these places, in this order."""
+        picked = list(places)
+
+        def some(values: Sequence[Any]) -> list[Any]:
+            return [values[i] for i in picked]
+
+        columns = {name: some(values) for name, values in self.columns.items()}
+        texts = some(self.prompts), some(self.responses)
+        return Samples(*texts, some(self.prompt_ids), some(self.response_ids), columns)
+
+    def __add__(self, other: Samples) -> Samples:
+        """These, then the others; columns that both have."""
+        both = self.columns.keys() & other.columns.keys()
+        return Samples(
+            [*self.prompts, *other.prompts],
+            [*self.responses, *other.responses],
+            [*self.prompt_ids, *other.prompt_ids],
+            [*self.response_ids, *other.response_ids],
+            {name: [*self.columns[name], *other.columns[name]] for name in both},
+        )
