@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rlhf_plugins.contract.guards import maker
 from rlhf_plugins.errors import PluginError, RlhfError, known
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ def acting(kind: str, component: Any, seed: int = 0) -> Any:
 
 def has(acts: Any, trait: str) -> Any:
     """A trait of a component or of what it built; None where its kind has no such trait."""
+    from rlhf_plugins.contract.guards import maker
+
     return getattr(acts, trait) if trait in maker(acts).traits else None
 
 
