@@ -1,4 +1,4 @@
-"""What a recipe says at its top, and the JSON schema of a whole recipe for editors; it makes no component."""
+"""The top-level options of a recipe, and the JSON schema of a whole recipe for editors; it makes no component."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Recipe:
     data: DataFormat = _tagged("data_format", "format")
     stages: tuple[Stage, ...] = _tagged("stage", "stage")
     plugins: Annotated[
-        list[str], Field(description="Python files of components of your own, as seen from the recipe's folder")
+        list[str], Field(description="Python files with components of your own, relative to the recipe's folder")
     ] = field(default_factory=list)
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of everything random")] = 0
     output_dir: Annotated[Path, Field(description="where the run is kept; runs/<name of the recipe> when left out")]
@@ -56,7 +56,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
 
 
 class _Writer:
-    """Writes schemas; what several of them share goes to `defs`."""
+    """Writes schemas; parts that several of them share go to `defs`."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -109,7 +109,7 @@ class _Writer:
         return {"$ref": f"#/$defs/{key}"}
 
     def config(self, config: str, reserved: frozenset[str]) -> dict[str, Any]:
-        """The options of a TRL config class."""
+        """The options of a TRL configuration class."""
         known, hidden = config_options(config), reserved | SECRETS
         types = {name: self.leaf(hint) for name, hint in known.items() if name not in hidden}
         return {"type": ["object", "null"], "properties": types, "additionalProperties": False}

@@ -1,6 +1,6 @@
-"""What we set on TRL's configurations where a recipe is silent, and the progress and curves of a training.
+"""Our defaults for TRL's configurations, checks of a built trainer, and the progress and curves of a training.
 
-It knows TrainingArguments, not what is trained.
+It knows TrainingArguments, no model and no loss.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from rlhf_plugins.contract.guards import named, tensors
 from rlhf_plugins.errors import PluginError, RunError
 
 Config = TypeVar("Config")
-UNTOLD = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
-UNTOLD |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
-UNTOLD |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
+NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
+NOT_KEPT |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
+NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
 
 
 def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[str, Any]) -> Config:
     """TRL's configuration from a recipe's `trainer:` block, over defaults that run on any machine.
 
-    Where TRL always asks for bfloat16 and gradient checkpointing, we ask for them on a GPU only; nothing is reported
-    to a service and no optimizer state is kept unless the recipe says so.
+    TRL turns bfloat16 and gradient checkpointing on everywhere, we only on a GPU; nothing is reported to a service and
+    no optimizer state is saved unless the recipe sets it.
 
     Raises:
         RunError: the configuration refuses the options.
@@ -56,7 +56,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
 
 
 class Curves(TrainerCallback):
-    """Keeps every number that a trainer logs, by name: `[(step, value), ...]`, and passes it on."""
+    """Keeps every number that a trainer logs, by name: `[(step, value), ...]`, and passes it to `log`."""
 
     def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -64,15 +64,15 @@ class Curves(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""
-        told = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float) and k not in UNTOLD}
-        for name, value in told.items():
+        logged = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float) and k not in NOT_KEPT}
+        for name, value in logged.items():
             self.values[name].append((state.global_step, value))
-        if told:
-            self._log(state.global_step, told)
+        if logged:
+            self._log(state.global_step, logged)
 
 
 class Progress(ProgressCallback):
-    """TRL's bar with the newest loss beside it, and no lines of logged dictionaries."""
+    """TRL's bar with the latest loss beside it, and no lines of logged dictionaries."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""
@@ -82,31 +82,31 @@ class Progress(ProgressCallback):
 
 @contextmanager
 def building(rows: int) -> Iterator[None]:
-    """While a trainer is built: no bars of `datasets` where preparing the rows takes seconds, and no tracebacks.
+    """For the block that builds a trainer: no progress bars of `datasets` for few rows, and errors of one line.
 
     Raises:
-        RunError: TRL or PEFT refuses what it is given, such as an adapter on modules that the model lacks, the chat
-            template refuses a prompt, or a package or file that an option asks for is missing.
+        RunError: TRL or PEFT refuses its arguments, such as an adapter on modules that the model lacks, the chat
+            template refuses a prompt, or a package or file that an option needs is missing.
     """
-    hush = rows <= 10_000 and not are_progress_bars_disabled()
-    if hush:
+    silent = rows <= 10_000 and not are_progress_bars_disabled()
+    if silent:
         disable_progress_bars()
     try:
         yield
     except (ValueError, NotImplementedError, ImportError, OSError, TemplateError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"the trainer cannot be built: {said}") from error
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"the trainer cannot be built: {message}") from error
     finally:
-        if hush:
+        if silent:
             enable_progress_bars()
 
 
 def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curves:
-    """Gives a trainer our progress bar in place of its own, and returns the curves that it will fill.
+    """Replaces a trainer's progress bar by ours, and returns the curves that the training will fill.
 
     Args:
-        trainer: any of transformers' kind.
-        log: is told a step and its numbers, as a `Run` has it.
+        trainer: a `transformers.Trainer`.
+        log: called with each step and its numbers, as `Run.log`.
     """
     curves = Curves(log)
     trainer.remove_callback(ProgressCallback)
@@ -117,11 +117,11 @@ def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curv
 
 
 def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:
-    """Mean of a loss component's numbers, one an example.
+    """Mean of a loss component's losses, one per example.
 
     Raises:
         PluginError: it is not finite although all inputs are.
-        RunError: the inputs are not finite.
+        RunError: an input is not finite.
     """
     mean = losses.mean()
     if torch.isfinite(mean):
@@ -133,7 +133,7 @@ def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:
 
 
 def finite(value: Tensor, step: int, what: str) -> Tensor:
-    """The scalar itself. Raises RunError when it is NaN or infinite, since every later weight would be."""
+    """The scalar itself. Raises RunError if it is NaN or infinite, since all weights would become so."""
     if not torch.isfinite(value):
         raise RunError(f"{what} became {value.item()} at step {step}: try a smaller learning_rate or max_grad_norm")
     return value

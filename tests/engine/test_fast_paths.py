@@ -134,6 +134,13 @@ def test_plain_loading_leaves_every_class_alone(tmp_path: Path, architecture: st
     assert stock.config._attn_implementation == trunk.config._attn_implementation
 
 
+def test_a_model_that_was_loaded_plain_compiles(tmp_path: Path) -> None:
+    with set_engine("plain"):
+        model = load_causal(tiny_base(tmp_path)).eval()
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(IDS, use_cache=False).logits, model(IDS).logits)
+
+
 @pytest.mark.usefixtures("slow_mkl")
 def test_otherwise_every_class_that_can_be_replaced_is(tmp_path: Path) -> None:
     model = with_adapter(load_causal(tiny_base(tmp_path)), ADAPTER, "CAUSAL_LM")

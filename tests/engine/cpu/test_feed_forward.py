@@ -54,7 +54,7 @@ def block(model: Any) -> Any:
     return next(module for module in model.modules() if isinstance(module, LlamaMLP))
 
 
-def told(model: Any, x: Tensor) -> list[Tensor]:
+def output_and_grads(model: Any, x: Tensor) -> list[Tensor]:
     """The output and the gradients of the input and of everything that is trained."""
     x = x.clone().requires_grad_()
     output = model(x)
@@ -82,7 +82,7 @@ def test_output_and_gradients_are_the_models(shape: tuple[int, ...], lora: bool)
     model, x = holder(lora), torch.randn(shape)
     other = ours(model)
     assert isinstance(block(other), FusedGatedBlock)
-    torch.testing.assert_close(told(other, x), told(model, x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output_and_grads(other, x), output_and_grads(model, x), rtol=1e-5, atol=1e-5)
 
 
 class Clamped(LlamaMLP):
@@ -130,9 +130,9 @@ def test_other_adapters_are_pefts(options: dict[str, Any]) -> None:
     model = get_peft_model(holder(), wanted)
     other, x = ours(model), torch.randn(4, WIDTH)
     torch.manual_seed(1)
-    expected = told(model, x)
+    expected = output_and_grads(model, x)
     torch.manual_seed(1)
-    torch.testing.assert_close(told(other, x), expected)
+    torch.testing.assert_close(output_and_grads(other, x), expected)
 
 
 def test_a_hook_on_a_layer_is_called() -> None:
@@ -144,7 +144,7 @@ def test_a_hook_on_a_layer_is_called() -> None:
 
 def test_what_is_not_known_keeps_its_own_way() -> None:
     biased, x = holder(bias=True), torch.randn(4, WIDTH)
-    torch.testing.assert_close(told(ours(biased), x), told(biased, x), rtol=0, atol=0)
+    torch.testing.assert_close(output_and_grads(ours(biased), x), output_and_grads(biased, x), rtol=0, atol=0)
     gelu = Holder(GemmaMLP(config(hidden_act="gelu"))).eval()
     assert type(fuse_gated_blocks(gelu).block) is GemmaMLP
     with torch.autocast("cpu", torch.bfloat16):

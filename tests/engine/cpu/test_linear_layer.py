@@ -23,7 +23,7 @@ def layer(base: nn.Linear | None = None, **options: Any) -> Any:
     return found
 
 
-def told(found: Any, forward: Any, x: Tensor) -> list[Tensor]:
+def output_and_grads(found: Any, forward: Any, x: Tensor) -> list[Tensor]:
     """The output and the gradients of x, A and B."""
     x = x.clone().requires_grad_()
     output = forward(found, x)
@@ -53,7 +53,9 @@ def test_worked_by_hand() -> None:
 def test_output_and_gradients_are_pefts(shape: tuple[int, ...], bias: bool) -> None:
     found, x = layer(nn.Linear(3, 5, bias=bias)), torch.randn(shape)
     assert found._fusable_adapter(x) == "default"
-    torch.testing.assert_close(told(found, Linear.forward, x), told(found, lora.Linear.forward, x))
+    torch.testing.assert_close(
+        output_and_grads(found, Linear.forward, x), output_and_grads(found, lora.Linear.forward, x)
+    )
 
 
 def test_inputs_that_need_no_gradient_get_none() -> None:
@@ -68,9 +70,9 @@ def test_other_adapters_are_pefts(options: dict[str, Any]) -> None:
     found, x = layer(**options), torch.randn(4, 3)
     assert found._fusable_adapter(x) is None
     torch.manual_seed(1)
-    expected = told(found, lora.Linear.forward, x)
+    expected = output_and_grads(found, lora.Linear.forward, x)
     torch.manual_seed(1)
-    torch.testing.assert_close(told(found, Linear.forward, x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(output_and_grads(found, Linear.forward, x), expected, rtol=0, atol=0)
 
 
 def test_other_precisions_and_weights_are_pefts() -> None:

@@ -23,7 +23,7 @@ def norm(kind: Any = LlamaRMSNorm) -> Any:
     return made
 
 
-def told(made: nn.Module, x: Tensor) -> list[Tensor]:
+def output_and_grads(made: nn.Module, x: Tensor) -> list[Tensor]:
     """The output and the gradients of input and weight."""
     x = x.clone().requires_grad_()
     output = made(x)
@@ -48,7 +48,7 @@ def test_output_and_gradients_are_the_models(kind: Any, shape: tuple[int, ...]) 
     x = torch.randn(shape)
     made = fuse_norms(norm(kind))
     assert isinstance(made, FusedRMSNorm)
-    torch.testing.assert_close(told(made, x), told(norm(kind), x))
+    torch.testing.assert_close(output_and_grads(made, x), output_and_grads(norm(kind), x))
 
 
 @pytest.mark.parametrize("rows", [5, 10_000])

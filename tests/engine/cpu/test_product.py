@@ -167,7 +167,7 @@ def test_a_model_and_its_gradients_are_what_they_are_without_onednn(
     for name, weights in made.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weights, std=0.02)
-    ids, told = torch.randint(0, 300, (2, 300)), []
+    ids, results = torch.randint(0, 300, (2, 300)), []
     for on in (True, False):
         made.zero_grad()
         with torch.backends.mkldnn.flags(enabled=on):
@@ -175,9 +175,9 @@ def test_a_model_and_its_gradients_are_what_they_are_without_onednn(
             found = token_logps(made.get_output_embeddings(), hidden, ids.flatten(), Scaling(), entropy=True)
             assert found.entropies is not None
             (found.logps.mean() + 0.3 * found.entropies.mean()).backward()
-        told.append([found.logps.detach(), *(p.grad for p in made.parameters() if p.grad is not None)])
+        results.append([found.logps.detach(), *(p.grad for p in made.parameters() if p.grad is not None)])
     assert slow
-    for one, other in zip(*told, strict=True):
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
     with torch.no_grad(), folded(made):
         folds = made(input_ids=ids).logits

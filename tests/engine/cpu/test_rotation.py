@@ -22,7 +22,7 @@ LLAMA = modeling_llama.apply_rotary_pos_emb
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
-def told(rotate: Any, shapes: tuple[tuple[int, ...], ...] = ((2, 4, 3, 8), (2, 2, 3, 8))) -> list[Tensor]:
+def output_and_grads(rotate: Any, shapes: tuple[tuple[int, ...], ...] = ((2, 4, 3, 8), (2, 2, 3, 8))) -> list[Tensor]:
     """Rotated queries and keys, and the gradients of both."""
     torch.manual_seed(0)
     q, k = (torch.randn(shape, requires_grad=True) for shape in shapes)
@@ -41,7 +41,7 @@ def test_worked_by_hand() -> None:
 
 
 def test_they_are_the_models_gradients_too() -> None:
-    torch.testing.assert_close(told(fused_rotation({NAME: LLAMA})), told(LLAMA))
+    torch.testing.assert_close(output_and_grads(fused_rotation({NAME: LLAMA})), output_and_grads(LLAMA))
 
 
 def test_what_is_not_known_is_the_models() -> None:
