@@ -18,8 +18,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from rlhf_plugins.contract import hookspecs, interfaces
-from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract import hookspecs
 from rlhf_plugins.errors import PluginError, known
 from rlhf_plugins.registry.discovery import DISTRIBUTION, Found, Plugin, disabled, found, in_file
 
@@ -34,7 +33,6 @@ KINDS = tuple(
     for hook in HOOKS
     if hook.startswith(PREFIX) and (name := hook.removeprefix(PREFIX)) not in {COMMANDS, KIND, ELSEWHERE}
 )
-BASES = {cls.kind: cls for cls in vars(interfaces).values() if inspect.isclass(cls) and issubclass(cls, Component)}
 BUILT_IN = ("rlhf_plugins.components", "rlhf_plugins.stages", "rlhf_plugins.lifecycle")
 BUILT_IN_COMMANDS = ("rlhf_plugins.cli",)
 
@@ -69,7 +67,7 @@ class Registry:
     """
 
     def __init__(self, kinds: Sequence[str] = KINDS) -> None:
-        self._bases: dict[str, type | None] = {kind: BASES.get(kind) for kind in kinds}
+        self._bases: dict[str, type | None] = {kind: bases().get(kind) for kind in kinds}
         self._definers: dict[str, Plugin] = {}  # of kinds that are not ours
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
@@ -226,10 +224,12 @@ class Registry:
 
     def _defined(self, module: ModuleType, plugin: Plugin) -> dict[str, type]:
         """The base classes of the kinds that a module defines."""
+        from rlhf_plugins.contract.component import Component
+
         hook = vars(module).get(PREFIX + KIND)
         found = _returned(hook, KIND, plugin) if hook else {}
         for kind, cls in found.items():
-            if other := "rlhf-plugins" if kind in BASES else self._definers.get(kind):
+            if other := DISTRIBUTION if kind in bases() else self._definers.get(kind):
                 raise PluginError(f"plugin {plugin}: kind {kind!r} is defined by {other} already; rename it")
             if not (inspect.isclass(cls) and issubclass(cls, Component) and cls.kind == kind):
                 raise PluginError(
@@ -255,6 +255,16 @@ class Registry:
                 f"{component.plugin}; rename one, uninstall it or `rlhf plugins disable {component.plugin.name}`"
             )
             raise PluginError(self._contested[key])
+
+
+@cache
+def bases() -> dict[str, type]:
+    """The base class of each of our kinds."""
+    from rlhf_plugins.contract import interfaces
+    from rlhf_plugins.contract.component import Component
+
+    classes = [value for value in vars(interfaces).values() if inspect.isclass(value)]
+    return {cls.kind: cls for cls in classes if issubclass(cls, Component)}
 
 
 @cache

@@ -19,7 +19,7 @@ from rlhf_plugins.contract.records import MemberScores, PairLogps, RankedScores,
 from rlhf_plugins.contract.rollout import Rollout
 from rlhf_plugins.errors import ComponentError
 from rlhf_plugins.registry.discovery import in_file
-from rlhf_plugins.registry.registry import BASES, Registry, registry
+from rlhf_plugins.registry.registry import Registry, bases, registry
 from rlhf_plugins.run.replay import FAULT, replay, save
 
 Fails = Callable[..., tuple[ComponentError, Registry]]
@@ -60,7 +60,7 @@ MEMBERS = MemberScores(torch.ones(3, 2), torch.ones(3), torch.zeros(2))
 
 
 def source(kind: str, body: str, head: str = "features") -> str:
-    return BROKEN.format(kind=kind, body=body, head=head, base=BASES[kind].__name__)
+    return BROKEN.format(kind=kind, body=body, head=head, base=bases()[kind].__name__)
 
 
 @pytest.fixture
