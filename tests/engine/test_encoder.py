@@ -35,7 +35,7 @@ def by_transformers(base: Base, model: Any, prompt: str, response: str) -> float
     types = getattr(model.config, "type_vocab_size", 1) > 1
     inputs = tokenizer(prompt, response, return_tensors="pt", return_token_type_ids=types)
     with torch.no_grad():
-        return float(model.head(model.trunk(**inputs).last_hidden_state.mean(1)))
+        return float(model.head(model.trunk(**inputs).last_hidden_state.mean(1)).reward)
 
 
 @pytest.mark.parametrize("architecture", ENCODERS)

@@ -83,6 +83,6 @@ def test_a_token_that_cannot_be_is_never_drawn(rows: int, words: int, seed: int)
 
 
 @pytest.mark.parametrize("scores", [[float("nan"), 1.0], [-torch.inf, -torch.inf]])
-def test_probabilities_that_are_no_numbers_are_told(scores: list[float]) -> None:
+def test_probabilities_that_are_not_finite_are_refused(scores: list[float]) -> None:
     with pytest.raises(RunError, match="no longer finite"):
         draw_tokens(torch.tensor([[0.0, 1.0], scores]))

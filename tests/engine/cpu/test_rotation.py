@@ -62,7 +62,7 @@ def test_what_is_not_known_is_the_models() -> None:
 
 
 @pytest.mark.parametrize("other", [modeling_cohere, modeling_glm], ids=["cohere", "glm"])
-def test_neighbours_that_are_rotated_by_one_another_are_told_apart(other: Any) -> None:
+def test_a_rotation_of_neighbours_by_one_another_is_left_alone(other: Any) -> None:
     assert _agrees(LLAMA)
     assert not _agrees(getattr(other, NAME))
 
