@@ -60,6 +60,7 @@ from rlhf_plugins.registry.registry import registry
 if TYPE_CHECKING:
     from rlhf_plugins.engine import set_engine
     from rlhf_plugins.recipe.check import check_recipe, load_recipe
+    from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.reload import load_reward_function, load_reward_model
@@ -108,6 +109,7 @@ __all__ = [
     "Rollout",
     "Run",
     "RunError",
+    "RunRecord",
     "Sampler",
     "SamplerState",
     "Samples",
@@ -125,6 +127,7 @@ __all__ = [
     "load_recipe",
     "load_reward_function",
     "load_reward_model",
+    "open_run",
     "registry",
     "run_recipe",
     "set_engine",
@@ -133,11 +136,13 @@ __all__ = [
 ]
 
 _LAZY = {
+    "RunRecord": "rlhf_plugins.run.record",
     "check_recipe": "rlhf_plugins.recipe.check",
     "export_reward_model": "rlhf_plugins.saved.interchange",
     "load_recipe": "rlhf_plugins.recipe.check",
     "load_reward_function": "rlhf_plugins.saved.reload",
     "load_reward_model": "rlhf_plugins.saved.reload",
+    "open_run": "rlhf_plugins.run.record",
     "run_recipe": "rlhf_plugins.run.run",
     "set_engine": "rlhf_plugins.engine",
 }

@@ -1,0 +1,218 @@
+"""Reads a run from its folder, finished or still running. It reads files only, so another process may write them.
+
+Rows are plain dictionaries with `stage` and `step`, ready for `pandas.DataFrame(record.metrics())`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from rlhf_plugins.contract.run import Curve, StageResult
+from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rlhf_plugins.report.schema import Report
+
+Row = dict[str, Any]
+Kind = Literal["metrics", "samples", "alarms"]
+KINDS: tuple[Kind, ...] = ("metrics", "samples", "alarms")
+ENDED = ("finished", "failed", "interrupted")
+NOT_FINITE = {"nan", "inf", "-inf"}  # how a number that JSON cannot hold is written
+TEXTS = ("stage", "prompt", "response", "message")
+
+
+class Entry(NamedTuple):
+    """A new row of a run, and what it is a row of."""
+
+    kind: Kind
+    row: Row
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder shows it now; every access reads the files again."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe."""
+        return self._files.recipe()
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `failed` or `interrupted`. A process that was killed leaves `running`."""
+        return str(self._files.status().get("status", "running"))
+
+    @property
+    def message(self) -> str:
+        """Why the run stopped; empty where it did not."""
+        return str(self._files.status().get("message") or "")
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that runs, or where the run stopped."""
+        return self._files.status().get("stage")
+
+    @property
+    def finished(self) -> tuple[StageResult, ...]:
+        """The results of the finished stages, in order. Raises RunError when one cannot be read."""
+        return tuple(self._files.finished())
+
+    @property
+    def report(self) -> Report:
+        """The report. Raises RunError while there is none."""
+        from rlhf_plugins import report
+
+        return report.read(self.folder)
+
+    @property
+    def page(self) -> Path:
+        """Where the report is as HTML, if it has been written."""
+        return self.folder / "report.html"
+
+    def stages(self) -> list[str]:
+        """The stages that have logged or finished, in the order of their folders; nested ones as `outer/name`."""
+        logged = (row["stage"] for _, row in self._rows(KINDS))
+        return list(dict.fromkeys([*(result.name for result in self.finished), *logged]))
+
+    def metrics(self, stage: str | None = None) -> Iterator[Row]:
+        """A row per stage and step with the numbers that were logged; NaN where one was not finite."""
+        return self._of("metrics", stage)
+
+    def samples(self, stage: str | None = None) -> Iterator[Row]:
+        """The responses that were kept while policies were trained, each with its step and its numbers."""
+        return self._of("samples", stage)
+
+    def alarms(self, stage: str | None = None) -> Iterator[Row]:
+        """What monitors found, each with its step, message and evidence."""
+        return self._of("alarms", stage)
+
+    def curves(self, stage: str) -> dict[str, Curve]:
+        """What a stage logged, by name: with units once it has finished, and before that as far as it is."""
+        for result in self.finished:
+            if result.name == stage:
+                return {name: one if isinstance(one, Curve) else Curve(one) for name, one in result.curves.items()}
+        points: dict[str, list[tuple[int, float]]] = {}
+        for row in self.metrics(stage):
+            for name in row.keys() - {"stage", "step"}:
+                points.setdefault(name, []).append((row["step"], row[name]))
+        return {name: Curve(points[name]) for name in sorted(points)}
+
+    def tail(self, poll: float = 0.5, patience: float | None = None) -> Iterator[Entry]:
+        """Every row so far, then each new one as it is written, until the run ends.
+
+        Rows of metrics come once, with values that are new. Samples of a stage that is started again come again.
+
+        Args:
+            poll: seconds between two looks at the files.
+            patience: seconds without a new row after which to stop, for a writer that was killed; None: no limit.
+        """
+        reader, heard = _Reader(self.folder), time.monotonic()
+        while True:
+            ended = self.status in ENDED  # before the files are read, so that no row is missed
+            for entry in reader.news(KINDS):
+                heard = time.monotonic()
+                yield entry
+            if ended or (patience is not None and time.monotonic() - heard > patience):
+                return
+            time.sleep(poll)
+
+    @property
+    def _files(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    def _rows(self, kinds: tuple[Kind, ...]) -> Iterator[Entry]:
+        return _Reader(self.folder).news(kinds)
+
+    def _of(self, kind: Kind, stage: str | None) -> Iterator[Row]:
+        rows = [row for _, row in self._rows((kind,))]
+        if stage is not None and stage not in (names := self.stages()):
+            raise RunError(f"{self.folder}: no stage {stage!r} {known(stage, names)}")
+        return iter([row for row in rows if stage in (None, row["stage"])])
+
+
+def open_run(path: str | Path, wait: float = 0.0) -> RunRecord:
+    """The run in a folder, finished or still running.
+
+    Args:
+        path: the run's folder, its `output_dir`.
+        wait: seconds to wait for a run that another process is about to start.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    folder, until = RunFolder(Path(path)), time.monotonic() + wait
+    while not folder.is_run:
+        if time.monotonic() >= until:
+            raise RunError(f"{path} holds no run: it has no recipe.yaml and status.json of one")
+        time.sleep(0.1)
+    return RunRecord(folder.path)
+
+
+@dataclass
+class _Reader:
+    """Reads what was appended to the run's files since the last look."""
+
+    folder: Path
+    places: dict[Path, tuple[int, int]] = field(default_factory=dict)  # file -> inode, bytes read
+    logged: set[tuple[str, int, str, str]] = field(default_factory=set)  # stage, step, name, value
+
+    def news(self, kinds: tuple[Kind, ...]) -> Iterator[Entry]:
+        for kind in kinds:
+            for file in sorted(self.folder.rglob(f"{kind}.jsonl")):
+                for row in self._appended(file):
+                    row = {"stage": self._stage(file), "step": 0, **row}
+                    if kind != "metrics" or (row := self._unseen(row)):
+                        yield Entry(kind, row)
+
+    def _appended(self, file: Path) -> Iterator[Row]:
+        """The whole lines after the last one read; from the start where the file was replaced."""
+        try:
+            with file.open("rb") as stream:
+                inode, read = self.places.get(file, (0, 0))
+                size = stream.seek(0, 2)
+                now = file.stat().st_ino
+                stream.seek(read if inode == now and size >= read else 0)
+                start = stream.tell()
+                content = stream.read()
+        except FileNotFoundError:  # a stage that is started again
+            return
+        whole = content.rpartition(b"\n")
+        self.places[file] = now, start + len(whole[0]) + len(whole[1])
+        for line in whole[0].split(b"\n"):
+            if row := _row(line):
+                yield row
+
+    def _unseen(self, row: Row) -> Row:
+        """The values of a step that are new; empty where there is none. The file is rewritten when a run ends."""
+        at = row["stage"], row["step"]
+        new = {name: value for name, value in row.items() if (*at, name, repr(value)) not in self.logged}
+        self.logged |= {(*at, name, repr(value)) for name, value in new.items()}
+        return {"stage": at[0], "step": at[1], **new} if new else {}
+
+    def _stage(self, file: Path) -> str:
+        """`improve/r2.sft` for a file in `03-improve/r2.sft`."""
+        return re.sub(r"^\d\d-", "", file.parent.relative_to(self.folder).as_posix())
+
+
+def _row(line: bytes) -> Row | None:
+    """A line as a row; None where a writer that was killed left half of it."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return {name: _number(name, value) for name, value in row.items()} if isinstance(row, dict) else None
+
+
+def _number(name: str, value: Any) -> Any:
+    if name not in TEXTS and (value is None or (isinstance(value, str) and value in NOT_FINITE)):
+        return float(value or "nan")
+    return value
