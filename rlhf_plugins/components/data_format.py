@@ -38,7 +38,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Preference(DataFormat, PairSources, ordered=True):
+class _File(DataFormat, Sources):
+    """Loads the rows that `_read` makes groups of, and says which columns they have."""
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError naming the file and line."""
+        from rlhf_plugins.data.splits import load
+
+        return load(self, self._read(), seed)
+
+    def known_columns(self) -> frozenset[str] | None:
+        """Those of a local file that is not large."""
+        from rlhf_plugins.data.columns import columns_of_file
+
+        return columns_of_file(self, self._read())
+
+    def _read(self) -> Read:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Pairs(_File, PairSources):
+    """The same, with pairs of one prompt as one group where it is asked for."""
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError naming the file and line."""
+        from rlhf_plugins.data.merge import group_prompts
+
+        data = super().load(base, seed)
+        return group_prompts(data, self.max_responses, seed) if self.group_prompts else data
+
+
+@dataclass(frozen=True)
+class Preference(_Pairs, ordered=True):
     """Pairs with TRL's columns `chosen`, `rejected`, and optionally `prompt` and `margin`; text or messages.
 
     Without a `prompt` it is what both responses share at their start.
@@ -51,15 +83,14 @@ class Preference(DataFormat, PairSources, ordered=True):
         """Whether a row with these columns is likely to be of this format."""
         return {"chosen", "rejected"} <= fields.keys()
 
-    def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError naming the file and line."""
+    def _read(self) -> Read:
         from rlhf_plugins.data.preference import read_pairs
 
-        return _pairs(self, partial(read_pairs, columns=self.columns), seed)
+        return partial(read_pairs, columns=self.columns)
 
 
 @dataclass(frozen=True)
-class Comparisons(DataFormat, PairSources):
+class Comparisons(_Pairs):
     """Two responses with a verdict: a label, a strength, or the labels or strengths of several annotators.
 
     Labels are voted: the one with most votes wins and the pair weighs (n_1 - n_2) / n, the winner's votes less those of
@@ -76,15 +107,14 @@ class Comparisons(DataFormat, PairSources):
         """Whether a row with these columns is likely to be of this format."""
         return {"response_a", "response_b"} <= fields.keys()
 
-    def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError naming the file and line."""
+    def _read(self) -> Read:
         from rlhf_plugins.data.comparisons import read_comparisons
 
-        return _pairs(self, partial(read_comparisons, columns=self.columns, labels=self.labels), seed)
+        return partial(read_comparisons, columns=self.columns, labels=self.labels)
 
 
 @dataclass(frozen=True)
-class Ratings(DataFormat, Sources):
+class Ratings(_File):
     """Rated responses, in one or many dimensions: one `response` a row, or a list of `responses`.
 
     Rows of one prompt become one group; several ratings of one response are averaged; a rating may be missing. Two
@@ -109,21 +139,19 @@ class Ratings(DataFormat, Sources):
         listed = fields.get("responses")
         return "response" in fields or (isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict))
 
-    def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError naming the file and line."""
+    def _read(self) -> Read:
         from rlhf_plugins.data.convert import compare_ratings
         from rlhf_plugins.data.ratings import read_ratings
-        from rlhf_plugins.data.splits import load
 
         def read(rows: Iterable[Row], dropped: Dropped) -> Iterator[tuple[str, Group]]:
             for where, group in read_ratings(rows, dropped, self.columns, self.dimensions):
                 yield where, compare_ratings(group, self.gap, self.by or (), self.margins)
 
-        return load(self, read, seed)
+        return read
 
 
 @dataclass(frozen=True)
-class Rankings(DataFormat, Sources):
+class Rankings(_File):
     """K responses in order: numbers of the responses best first, a place for each, or judgements of pairs."""
 
     columns: RankingColumns = RankingColumns()
@@ -133,20 +161,10 @@ class Rankings(DataFormat, Sources):
         """Whether a row with these columns is likely to be of this format."""
         return "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
 
-    def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError naming the file and line."""
+    def _read(self) -> Read:
         from rlhf_plugins.data.rankings import read_rankings
-        from rlhf_plugins.data.splits import load
 
-        return load(self, partial(read_rankings, columns=self.columns), seed)
-
-
-def _pairs(options: PairSources, read: Read, seed: int) -> Data:
-    from rlhf_plugins.data.merge import group_prompts
-    from rlhf_plugins.data.splits import load
-
-    data = load(options, read, seed)
-    return group_prompts(data, options.max_responses, seed) if options.group_prompts else data
+        return partial(read_rankings, columns=self.columns)
 
 
 @dataclass(frozen=True)
@@ -176,6 +194,11 @@ class Sandbox(DataFormat):
         dropped = {"tie": 0 if self.ties else sum(_tied(g) for split in judged for g in split)}
         train, test, strange = (tuple(g for g in split if self.ties or not _tied(g)) for split in judged)
         return Data(train, test, names, dropped, _gold, strange)
+
+    def known_columns(self) -> frozenset[str]:
+        """Strengths of preference as margins, or all ratings; ties where the annotator makes any and they are kept."""
+        ties = {"ties"} if self.annotator.tie_margin and (self.ties or self.pairs is None) else set()
+        return frozenset({"ranks", "ratings" if self.pairs is None else "margin"} | ties)
 
     def _judge(self, base: Base, asked: Sequence[str], seed: int) -> list[Group]:
         written = self._sampled(base, asked, seed) if self.writer == "base" else draft(asked, self.responses, seed)

@@ -139,9 +139,12 @@ class Ensemble(RewardHead, like="head"):
     ] = True  # the trainer reads it
 
     def __post_init__(self) -> None:
+        name = type(self.aggregation).__name__
         if self.aggregation.compares_siblings:
-            name = type(self.aggregation).__name__
             raise ValueError(f"aggregation: {name} compares the responses to a prompt, and a head sees each one alone")
+        if self.aggregation.needs_of():
+            needed = ", ".join(sorted(self.aggregation.needs_of()))
+            raise ValueError(f"aggregation: {name} needs each member's {needed}, which a head does not measure")
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to a `Prediction` with members."""

@@ -40,8 +40,8 @@ class Weighted(RewardLoss, like="loss"):
     by: Annotated[Literal["weight", "margin", "difficulty"], Field(description="what w_i is")] = "weight"
 
     def needs_of(self) -> frozenset[str]:
-        """The column that it weighs by."""
-        return self.needs | ({self.by} - {"difficulty"})
+        """The column that it weighs by, and what the weighted loss needs."""
+        return super().needs_of() | ({self.by} - {"difficulty"})
 
     def build(self) -> nn.Module:
         """The weights of the weighted loss, if it has any."""
@@ -93,6 +93,10 @@ class _Tasks(RewardLoss, like="losses", whole_groups=True, needs=()):
     def build(self) -> nn.Module:
         """The weights of its parts, if they have any."""
         return _Built(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
+
+    def needs_of(self) -> frozenset[str]:
+        """Nothing: a task is judged by the ratings of its dimension, or else by ranks and comparisons."""
+        return frozenset()
 
     def learns_from(self, group: Group) -> bool:
         """Ratings rank for a task, so that any rated or compared group is of use."""

@@ -79,7 +79,7 @@ class HardMining(Sampler):
 
 
 @dataclass(frozen=True)
-class Dynamic(Sampler):
+class Dynamic(Sampler, needs={"topic"}):
     """Topics that the model does badly on come more often: p(topic) proportional to exp(its mean loss / temperature).
 
     The mean is over the losses of the topic's examples when last trained on; a topic without one counts as hard as the

@@ -88,7 +88,7 @@ class Component:
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = trait(
-        frozenset(), "columns of the data without which the recipe is refused; in this order of the kind's choices"
+        frozenset(), "columns that the data must have: a recipe is refused where no row has one"
     )
     reduces: ClassVar[bool] = trait(False, "must see the groups of all processes, and gathers them itself")
 
@@ -124,8 +124,8 @@ class Component:
         return tuple(part for held in fields for part in (held if isinstance(held, tuple | list) else (held,)))
 
     def needs_of(self) -> frozenset[str]:
-        """What this component needs with the options that it has; `needs`, unless a class says otherwise."""
-        return self.needs
+        """What this component needs with the options that it has: `needs`, and what the parts in `like` need."""
+        return self.needs.union(*(part.needs_of() for part in self.held()))
 
     def checked(self, answer: Any, *inputs: Any) -> Any:
         """The answer to a call, if it is one that the kind allows. Raises `guards.Wrong` saying what is wrong.

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 COLUMNS = (
+    "annotator",
     "difficulty",
     "margin",
+    "probability",
     "ranks",
     "ratings",
     "ties",
@@ -368,6 +370,10 @@ class DataFormat(Component, kind="data_format"):
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError when the source cannot be read."""
         raise NotImplementedError
+
+    def known_columns(self) -> frozenset[str] | None:
+        """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
+        return None
 
 
 class Stage(Component, kind="stage"):

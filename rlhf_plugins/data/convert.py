@@ -97,6 +97,19 @@ def dense(ranks: Sequence[float | None]) -> tuple[int | None, ...]:
     return tuple(None if rank is None else order[rank] for rank in ranks)
 
 
+def agreed_ranks(group: Group) -> tuple[int, ...] | None:
+    """The ranks that agree with every comparison; None where a pair is not compared, or comparisons contradict."""
+    size = len(group.responses)
+    if group.compared is None or len(group.compared) != size * (size - 1) // 2:
+        return None
+    lost = [sum(c.worse == i and not c.tied for c in group.compared) for i in range(size)]  # to how many it lost
+    agree = all(
+        (lost[c.better] == lost[c.worse]) if c.tied else (lost[c.better] < lost[c.worse]) for c in group.compared
+    )
+    different = len({frozenset((c.better, c.worse)) for c in group.compared}) == len(group.compared)
+    return tuple(lost) if agree and different else None
+
+
 def pairs(groups: Iterable[Group], ties: bool = False) -> Iterator[Group]:
     """Every strictly ordered pair of responses as a group of two, the better first; and every tie if asked."""
     for group in groups:

@@ -16,6 +16,7 @@ from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_tensors
 from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 from rlhf_plugins.contract.rows import Comparison, Group, Text
 from rlhf_plugins.data.branches import Layout, PromptBranches, collate
+from rlhf_plugins.data.convert import agreed_ranks
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
 
@@ -109,19 +110,6 @@ def part(group: Group, kept: Sequence[int]) -> Group:
         compared=compared,
         ratings={name: tuple(values[i] for i in kept) for name, values in group.ratings.items()},
     )
-
-
-def agreed_ranks(group: Group) -> tuple[int, ...] | None:
-    """The one order that says of every pair what its comparison says; None where some pair has none, or they clash."""
-    size = len(group.responses)
-    if group.compared is None or len(group.compared) != size * (size - 1) // 2:
-        return None
-    lost = [sum(c.worse == i and not c.tied for c in group.compared) for i in range(size)]  # to how many it lost
-    said = all(
-        (lost[c.better] == lost[c.worse]) if c.tied else (lost[c.better] < lost[c.worse]) for c in group.compared
-    )
-    different = len({frozenset((c.better, c.worse)) for c in group.compared}) == len(group.compared)
-    return tuple(lost) if said and different else None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
+from rlhf_plugins.recipe.needs import unmet
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
@@ -122,17 +123,31 @@ def _constructed(values: dict[str, Any], bad: list[Keys], registry: Registry) ->
     """What the components' own constructors refuse, and stages that share a name."""
     sound = [keys for keys in _components(values) if not any(at[: len(keys)] == keys for at in bad)]
     problems, names = [], []
+    made_of: dict[Keys, Any] = {}
     for keys in sound:
         option = options(Recipe)[str(keys[0])]
         spec = values[str(keys[0])] if len(keys) == 1 else values["stages"][keys[1]]
         try:
-            made = named(option, spec, keys, registry)
+            made_of[keys] = made = named(option, spec, keys, registry)
             if option.kind == "stage":
                 _fits(made, keys, values, bad)
                 names.append((_name(made, keys), keys))
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
-    return problems + _clashes(names)
+    return problems + _clashes(names) + _unmet(made_of, registry)
+
+
+def _unmet(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
+    """The components that need a column which the data are known to lack."""
+    columns = made[("data",)].known_columns() if ("data",) in made else None
+    if columns is None:
+        return []
+    return [
+        ((*keys, *inside), message)
+        for keys, stage in made.items()
+        if keys[0] == "stages"
+        for inside, message in unmet(stage, columns, lambda part: registry.find(type(part)).name)
+    ]
 
 
 def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:

@@ -11,6 +11,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss, Stage
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.recipe.needs import refuse_unmet
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
@@ -48,6 +49,10 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 
+    def needs_of(self) -> frozenset[str]:
+        """What the loss needs."""
+        return self.loss.needs_of()
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
@@ -57,6 +62,7 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 
+        refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off where nobody says otherwise
         ours = {"precompute_ref_log_probs": True, "disable_dropout": not dropped}

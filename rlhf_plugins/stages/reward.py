@@ -15,6 +15,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sa
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.recipe.needs import refuse_unmet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,13 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 
+    def needs_of(self) -> frozenset[str]:
+        """What loss and sampler need; a teacher gives ratings."""
+        return (self.loss.needs_of() | self.sampler.needs_of()) - ({"ratings"} if self.teacher else set())
+
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
+        refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         groups, unread = taught(self, run)
         trained = self.train(run, groups, run.folder / "model", run.seed)
         return StageResult(
@@ -150,7 +156,7 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
     if stage.teacher not in folders:
         raise RunError(f"teacher: no earlier stage left a reward model of that name {known(stage.teacher, folders)}")
-    if "ratings" not in stage.loss.needs:
+    if "ratings" not in stage.loss.needs_of():
         name = run.spec(stage.loss)["use"]
         raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
     judge = open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,8 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.needs import refuse_unmet
 from rlhf_plugins.stages.reward import Reward, Trained, taught
 
 logger = logging.getLogger(__name__)
@@ -44,16 +46,29 @@ class RewardEnsemble(Reward):
         bool, Field(description="ask no further member about a prompt whose responses two or more order alike")
     ] = False
     name: str = "reward_ensemble"
-    kind: ClassVar[str] = "reward_ensemble"
+
+    def __post_init__(self) -> None:
+        if "accuracy" in self.aggregation.needs_of() and not self.bootstrap:
+            name = type(self.aggregation).__name__
+            raise ValueError(
+                f"aggregation: {name} needs each member's accuracy, which is measured on what its bootstrap left out; "
+                "say bootstrap: true, or aggregation: mean"
+            )
 
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.reward_models.ensemble import describe
 
+        refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         folder, (groups, unread) = run.folder / "model", taught(self, run)
         members = [self._member(run, member, groups) for member in range(self.members)]
         accuracy = [member.accuracy for member in members]
         known = None not in accuracy
+        if not known and "accuracy" in self.aggregation.needs_of():
+            name = run.spec(self.aggregation)["use"]
+            raise RunError(
+                f"aggregation {name} needs each member's accuracy, and a bootstrap left out no pair: use mean"
+            )
         describe(
             folder,
             [str(member) for member in range(self.members)],

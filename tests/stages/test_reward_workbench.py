@@ -29,8 +29,8 @@ WORDS = Samples(["how"] * 12, [""] * 12, [[15]] * 12, [[word] * 4 + [1] for word
 
 
 def rated(groups: Sequence[Group]) -> list[Group]:
-    """With ratings in two dimensions, of which the second has one missing."""
-    return [replace(g, ratings={"kind": (1.0, -1.0), "true": (0.5, None)}) for g in groups]
+    """With a margin, and ratings in two dimensions, of which the second has one missing."""
+    return [replace(g, margin=1.0, ratings={"kind": (1.0, -1.0), "true": (0.5, None)}) for g in groups]
 
 
 def trained(base: Base, folder: Path, groups: Sequence[Group] = (), **options: Any) -> StageResult:
@@ -324,7 +324,7 @@ def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path:
 @pytest.mark.parametrize(
     ("loss", "counted"),
     [
-        ({"use": "weighted", "loss": "plackett_luce"}, 1),
+        ({"use": "weighted", "loss": "plackett_luce", "by": "difficulty"}, 1),
         ({"use": "sum", "losses": ["plackett_luce"], "weights": [1]}, 1),
         ({"use": "sum", "losses": ["plackett_luce", "bradley_terry"], "weights": [1, 1]}, 0),
         ("regression", 8),

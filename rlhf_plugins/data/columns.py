@@ -1,0 +1,85 @@
+"""Which columns the rows have that a loss or a sampler may need. It reads groups and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.contract.rows import Comparison, Group
+from rlhf_plugins.data.convert import agreed_ranks
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.errors import DataError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.data.sources import Sources
+    from rlhf_plugins.data.splits import Read
+
+MAX_BYTES = 2**22  # of a file that a check of a recipe reads whole
+MEANING = {  # of each column: what at least one row must have for it to change a training
+    "annotator": "the name of an annotator",
+    "difficulty": "two difficulties that differ",
+    "margin": "a margin other than 0",
+    "probability": "a probability (soft label) below 1",
+    "ranks": "two responses with ranks",
+    "ratings": "a rating",
+    "ties": "a tie",
+    "topic": "two topics",
+    "votes": "a pair that was compared twice",
+    "weight": "a weight other than 1",
+}
+
+
+def columns_of(groups: Iterable[Group]) -> frozenset[str]:
+    """The columns, by their names in `contract.interfaces.COLUMNS`, that change something in a training on the groups.
+
+    A weight of 1 in every row, one topic or equal difficulties change nothing, so the groups lack that column.
+    """
+    groups = list(groups)
+    compared = [comparison for group in groups for comparison in group.comparisons]
+    return frozenset(name for name, found in _FOUND.items() if found(groups, compared))
+
+
+def columns_of_file(sources: Sources, read: Read) -> frozenset[str] | None:
+    """The columns of a local file; None for a large file, one that cannot be read, and a data set on the hub."""
+    path = Path(sources.source)
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            return None
+        return columns_of([group for _, group in read(read_rows(sources.source), Dropped())])
+    except (DataError, OSError):
+        return None  # loading the data reports it
+
+
+def lacks(column: str, columns: Iterable[str]) -> str:
+    """Says that no row has a column, and which the rows have, to follow the name of the component that needs it."""
+    has = ", ".join(sorted(columns)) or "none of those that a component may need"
+    return f"needs the column {column!r}, and no row has it ({MEANING.get(column, column)}); the rows have: {has}"
+
+
+def _differ(values: Iterator[object]) -> bool:
+    return len(set(values)) > 1
+
+
+def _repeated(groups: Sequence[Group]) -> bool:
+    pairs = ([frozenset((c.better, c.worse)) for c in group.comparisons] for group in groups)
+    return any(len(set(found)) < len(found) for found in pairs)
+
+
+def _ranked(groups: Sequence[Group]) -> bool:
+    return any(sum(rank is not None for rank in g.ranks or agreed_ranks(g) or ()) > 1 for g in groups)
+
+
+_FOUND: dict[str, Callable[[Sequence[Group], Sequence[Comparison]], bool]] = {
+    "annotator": lambda _, compared: any(c.annotator is not None for c in compared),
+    "difficulty": lambda groups, _: _differ(g.difficulty for g in groups if g.difficulty is not None),
+    "margin": lambda _, compared: any(c.margin for c in compared),
+    "probability": lambda _, compared: any(c.probability not in (None, 1.0) and not c.tied for c in compared),
+    "ranks": lambda groups, _: _ranked(groups),
+    "ratings": lambda groups, _: any(v is not None for g in groups for values in g.ratings.values() for v in values),
+    "ties": lambda _, compared: any(c.tied for c in compared),
+    "topic": lambda groups, _: _differ(g.topic for g in groups),
+    "votes": lambda groups, _: _repeated(groups),
+    "weight": lambda groups, compared: any(c.weight != 1 for c in compared) or any(g.weight != 1 for g in groups),
+}

@@ -1,0 +1,46 @@
+"""Finds the components of a stage that need a column of the data that no row has, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.data.columns import columns_of, lacks
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.source import Keys
+
+Name = Callable[[Component], str]  # what a recipe calls a component
+
+
+def unmet(stage: Component, columns: frozenset[str], name: Name) -> Iterator[tuple[Keys, str]]:
+    """What the stage or a component in it needs and the rows lack: where the component is, and a message."""
+    for column in sorted(stage.needs_of() - columns):
+        keys, component = _that_needs(stage, column)
+        yield keys, f"{component.kind} {name(component)} {lacks(column, columns)}"
+
+
+def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
+    """Raises DataError for the first component of a stage that needs a column that no group has."""
+    if stage.needs_of():
+        for _, message in unmet(stage, columns_of(groups), name):
+            raise DataError(message)
+
+
+def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:
+    """The innermost part of a component that needs a column, and where it is."""
+    for keys, part in _parts(component):
+        if column in part.needs_of():
+            below, found = _that_needs(part, column)
+            return (*keys, *below), found
+    return (), component
+
+
+def _parts(component: Component) -> Iterator[tuple[Keys, Component]]:
+    cls: type = type(component)
+    for name, option in options(cls).items():
+        if option.kind and option.many:
+            yield from (((name, index), part) for index, part in enumerate(getattr(component, name)))
+        elif option.kind:
+            yield (name,), getattr(component, name)
