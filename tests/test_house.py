@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +20,7 @@ BUILT = {"build", "dist", "__pycache__"}
 Rule = Callable[[Source], Iterator[str]]
 
 
+@cache
 def sources(*folders: str) -> list[Source]:
     """Every Python file under the folders; a folder that is not there has none."""
     files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")) if not BUILT & {*file.parts}]

@@ -16,36 +16,38 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 LIBRARIES = [
     *("datasets", "matplotlib.backends.backend_svg", "matplotlib.figure", "matplotlib.style", "pandas", "peft"),
     *("pydantic.json_schema", "pydantic.type_adapter", "pytest", "rich.table", "scipy.stats", "torch"),
-    *("transformers.models.llama.modeling_llama", "trl", "typer"),
+    *("transformers.models.llama.modeling_llama", "typer", "trl:DPOTrainer", "trl:GRPOConfig", "trl:RewardTrainer"),
+    "trl:SFTConfig",
 ]
-OF_TRL = ["DPOConfig", "DPOTrainer", "GRPOConfig", "RewardConfig", "RewardTrainer", "SFTConfig"]
 
 
 class Warm:
     """An interpreter: a call is `python WORDS`, where the first of the words is -m, -c or a file."""
 
-    def __init__(self, python: str | Path = sys.executable, environment: Mapping[str, str] | None = None) -> None:
-        self._python, self._environment = str(python), environment
+    def __init__(self, python: str | Path = sys.executable, libraries: Sequence[str] = LIBRARIES) -> None:
+        self._python, self._libraries = str(python), libraries
         self._process: subprocess.Popen[str] | None = None
 
-    def __call__(self, *words: str, cwd: Path | None = None, path: tuple[Path, ...] = ()) -> Any:
+    def __call__(
+        self, *words: str, cwd: Path | None = None, path: tuple[Path, ...] = (), env: Mapping[str, str] = os.environ
+    ) -> subprocess.CompletedProcess[str]:
         """What came of it; `path` is for PYTHONPATH, before what is there."""
-        environment = dict(self._environment or os.environ)
-        paths = [*map(str, path), *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        paths = [*map(str, path), *filter(None, [env.get("PYTHONPATH")])]
+        environment = {**env, "PYTHONPATH": os.pathsep.join(paths)}
         if not hasattr(os, "fork"):
             command = [self._python, *words]
             return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
         if self._process is None:
             pipe = subprocess.PIPE
-            self._process = subprocess.Popen([self._python, __file__], stdin=pipe, stdout=pipe, text=True)
+            self._process = subprocess.Popen(
+                [self._python, __file__, *self._libraries], stdin=pipe, stdout=pipe, text=True
+            )
         asked, answered = self._process.stdin, self._process.stdout
         assert asked is not None
         assert answered is not None
@@ -62,10 +64,9 @@ class Warm:
 
 def main() -> None:
     """Answers a line of words, folder and environment with a line of exit code and what was printed."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    for name in OF_TRL:
-        getattr(sys.modules["trl"], name)
+    for name in sys.argv[1:]:
+        module, _, attribute = name.partition(":")
+        getattr(importlib.import_module(module), attribute or "__name__")
     gc.collect()
     gc.freeze()
     while line := sys.stdin.readline():
@@ -108,13 +109,15 @@ def _code(words: list[str], cwd: str, environment: dict[str, str]) -> int:
 
 
 def _run(first: str, *words: str) -> None:
-    what, sys.argv = (words[0], list(words)) if first == "-m" else (first, [first, *words])
     if first == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+        sys.argv = list(words)
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     elif first == "-c":
+        sys.argv = [first, *words[1:]]
         exec(words[0], {"__name__": "__main__"})
     else:
-        runpy.run_path(what, run_name="__main__")
+        sys.argv = [first, *words]
+        runpy.run_path(first, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -83,10 +83,14 @@ def _again(modules: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 def _run(modules: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     asked = json.dumps([(name, inspect.getsourcefile(sys.modules[name])) for name in modules])
     environment = _at_start() | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", SCRIPT, asked]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    result: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, dict[str, Any]] = json.loads(_printed(["-c", SCRIPT, asked], environment).splitlines()[-1])
     return result
+
+
+def _printed(words: list[str], environment: dict[str, str]) -> str:
+    """By a new process."""
+    command = [sys.executable, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def _at_start() -> dict[str, str]:

@@ -39,7 +39,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     empty.mkdir()
     off = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "VIRTUAL_ENV": str(own)}
     off |= {"XDG_CONFIG_HOME": str(top / "config"), "PATH": f"{own / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    shell = Shell(Warm(own / "bin" / "python", os.environ | off), empty, os.environ | off)
+    shell = Shell(Warm(own / "bin" / "python"), empty, os.environ | off)
     made = list(shell.follow(PAGE.read_text(encoding="utf-8")))
     shell.warm.close()
     return made
@@ -83,7 +83,7 @@ class Shell:
             self.folder = self.folder / words[0]
             return 0, ""
         if first in MODULES:
-            done = self.warm("-m", MODULES[first], *words, cwd=self.folder)
+            done = self.warm("-m", MODULES[first], *words, cwd=self.folder, env=self.environment)
         else:
             done = subprocess.run(
                 command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True

@@ -182,19 +182,18 @@ def test_padding_without_a_mask_is_refused(base: Base, tmp_path: Path) -> None:
         model(torch.tensor([[5, 6, 1]]), torch.tensor([[0, 0, 0]]))
 
 
-OPEN = "model = AutoModelForSequenceClassification.from_pretrained({out!r}); print(type(model).__name__)"
-ORDERS = {
-    "before": "import rlhf_plugins.auto; from transformers import AutoModelForSequenceClassification; ",
-    "after": "from transformers import AutoModelForSequenceClassification; import rlhf_plugins.auto; ",
-}
+BEFORE = """
+import rlhf_plugins.auto
+from transformers import AutoModelForSequenceClassification
+print(type(AutoModelForSequenceClassification.from_pretrained({out!r})).__name__)
+"""
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_order_of_imports_does_not_matter(base: Base, tmp_path: Path, order: str) -> None:
+def test_the_order_of_imports_does_not_matter(base: Base, tmp_path: Path) -> None:
+    """All other tests of this file import transformers first."""
     export_reward_model(saved(tmp_path / "saved", base), tmp_path / "out")
-    code = (ORDERS[order] + OPEN).format(out=str(tmp_path / "out"))
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", BEFORE.format(out=str(tmp_path / "out"))]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["RewardModelForSequenceClassification"], done.stderr
 
 
