@@ -1,7 +1,8 @@
 """One base in memory with several adapters, of which one at a time is active. It knows adapters, not their purpose.
 
-The policy is the adapter that the model came with, the reference is the base alone. A reward model, each member of an
-ensemble and a value model add their adapters, so that the weights of the base are held once.
+A trained policy is the adapter that the model came with, the reference is the base alone. Further policies, a reward
+model, each member of an ensemble and a value model add their adapters, so that the weights of the base are held once.
+`shared` finds a base that is in memory already.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.loading import lora_config
+from rlhf_plugins.engine.loading import load_causal, lora_config
 from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
@@ -43,6 +45,16 @@ class Backbone:
         self._model = model
 
     @property
+    def model(self) -> Any:
+        """The model as PEFT has it; plain as long as it has no adapter."""
+        return self._model
+
+    @property
+    def inner(self) -> Any:
+        """The model of transformers in which the adapters are."""
+        return self._model.get_base_model() if isinstance(self._model, PeftModel) else self._model
+
+    @property
     def trunk(self) -> Any:
         """The decoder or encoder itself, with the active adapter."""
         return trunk_of(self._model)
@@ -51,8 +63,8 @@ class Backbone:
         """Whether an adapter that was trained on `base` fits: it has the same weights and the same quantization."""
         return (base.path, base.quantization) == (self.base.path, self.base.quantization)
 
-    def load(self, folder: Path) -> str:
-        """Adds a saved adapter, frozen, and returns its name.
+    def load(self, folder: Path, trainable: bool = False) -> str:
+        """Adds a saved adapter and returns its name.
 
         Raises:
             RunError: it does not load, or does not fit the base.
@@ -60,10 +72,25 @@ class Backbone:
         name = _free_name(self._model)
         try:
             with torch.random.fork_rng():  # its weights are initialised at random before they are loaded
-                self._load(folder, name)
+                config = PeftConfig.from_pretrained(str(folder))
+                config.inference_mode = not trainable
+                self._add(config, name)
+                self._copy(name, load_file(folder / WEIGHTS))
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise RunError(f"{folder}: its adapter does not load: {str(error).strip().splitlines()[0]}") from error
         return name
+
+    def add(self, adapter: Adapter, trainable: bool = True) -> str:
+        """Adds an adapter that changes nothing yet, and returns its name."""
+        name, config = _free_name(self._model), lora_config(adapter, "CAUSAL_LM")
+        config.inference_mode = not trainable
+        self._add(config, name)
+        return name
+
+    def layers(self, adapter: str) -> dict[str, Any]:
+        """The layers with this adapter, by their name in the model of transformers."""
+        tuned = {name: module for name, module in self.inner.named_modules() if isinstance(module, BaseTunerLayer)}
+        return {name: layer for name, layer in tuned.items() if adapter in getattr(layer, "lora_A", ())}
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
         """A context in which one adapter, or none, is active; see `active_adapter`."""
@@ -77,15 +104,30 @@ class Backbone:
         """Writes the policy's adapter and no other."""
         self._model.save_pretrained(folder, selected_adapters=[POLICY])
 
-    def _load(self, folder: Path, name: str) -> None:
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = True
+    def save(self, adapter: str, folder: Path) -> None:
+        """Writes an adapter as PEFT does, in the folder itself."""
+        config = self._model.peft_config[adapter]
+        weights = {
+            key: value.detach().cpu().contiguous() for key, value in adapter_weights(self._model, adapter).items()
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / WEIGHTS)
+        config.save_pretrained(str(folder))
+
+    def _add(self, config: PeftConfig, name: str) -> None:
+        """Adds an adapter; which weights of the others are trained does not change, as it would in PEFT."""
+        flags = list[tuple[Tensor, bool]]()
         if isinstance(self._model, PeftModel):
+            flags = [(weights, weights.requires_grad) for weights in self._model.parameters()]
             self._model.add_adapter(name, config)
         else:  # a base without a policy
             self._model = get_peft_model(self._model, config, name)
         fuse_lora(self._model)
-        self._copy(name, load_file(folder / WEIGHTS))
+        for weights, trained in flags:
+            weights.requires_grad_(trained)
+        for key, weights in self._model.named_parameters():
+            if f".{name}." in key:
+                weights.requires_grad_(not config.inference_mode)
 
     def _copy(self, name: str, saved: Mapping[str, Tensor]) -> None:
         """Copies weights in place: PEFT's own loading goes through the state of the whole base, which may round it."""
@@ -97,6 +139,33 @@ class Backbone:
         with torch.no_grad():
             for key, weights in own.items():
                 weights.copy_(names[key])
+
+
+# ---- bases in memory ---------------------------------------------------------------------------------------
+_Key = tuple[str, str | None, bool, bool]
+_IN_MEMORY: WeakValueDictionary[_Key, Backbone] = WeakValueDictionary()
+
+
+def shared(base: Base) -> Backbone:
+    """The base in memory, loaded if it is not there; it is freed when nobody holds it any more."""
+    if (found := in_memory(base)) is None:
+        found = share(Backbone(load_causal(base).eval().requires_grad_(False), base))
+    return found
+
+
+def share(backbone: Backbone) -> Backbone:
+    """The backbone itself, which `shared` and `in_memory` then find as long as somebody holds it."""
+    _IN_MEMORY[_key(backbone.base)] = backbone
+    return backbone
+
+
+def in_memory(base: Base) -> Backbone | None:
+    """A shared causal language model of the base, if it is in memory."""
+    return _IN_MEMORY.get(_key(base))
+
+
+def _key(base: Base) -> _Key:
+    return base.path, base.quantization, base.trust_remote_code, base.adapter is None
 
 
 @contextmanager
@@ -152,8 +221,8 @@ def _prefix(trunk: nn.Module, model: nn.Module) -> str:
 
 
 def _model_key(key: str, prefix: str, name: str) -> str:
-    """The name in the model of a saved weight of the trunk's adapter: `...lora_A.NAME.weight`."""
-    module, matrix, ending = key.removeprefix(SAVED).rsplit(".", 2)
+    """The name in the model of a saved weight of an adapter, of the trunk alone or not: `...lora_A.NAME.weight`."""
+    module, matrix, ending = key.removeprefix(SAVED).removeprefix(prefix).rsplit(".", 2)
     return f"{SAVED}{prefix}{module}.{matrix}.{name}.{ending}"
 
 

@@ -40,6 +40,12 @@ def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, ent
     return ResponseLogps(by_response(tokens.logps, mask), entropies, hidden)
 
 
+def response_logits(model: Any, batch: BranchBatch) -> Tensor:
+    """The model's logits where each response token is predicted, (tokens, vocabulary) in float32 or better."""
+    logits, _ = _logits_at(model, batch, batch.scored()[0], trims=CHUNKED_HEAD.active(trunk_of(model)))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def by_response(values: Tensor, mask: Tensor) -> Tensor:
     """One value per response token, branch by branch (tokens,), as (B, T) with 0 outside the mask."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -22,11 +22,12 @@ from rlhf_plugins.engine.forward import evaluating
 
 @dataclass(frozen=True)
 class Decoding:
-    """The most tokens of a response, the temperature that divides the logits (0 decodes greedily), and the seed."""
+    """How responses are sampled; a temperature of 0 decodes greedily."""
 
     max_new_tokens: int = 64
-    temperature: float = 1.0
+    temperature: float = 1.0  # divides the logits
     seed: int = 0
+    top_p: float = 1.0  # samples from the fewest most likely tokens that together have this probability
 
 
 def sample(
@@ -80,6 +81,7 @@ def _generate(
     batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
     ends = end_tokens(model, tokenizer)
     sampled: dict[str, Any] = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0}
+    sampled |= {"top_p": decoding.top_p} if decoding.top_p < 1 else {}
     out = model.generate(
         **batch,
         **(sampled if decoding.temperature > 0 else {"do_sample": False}),
@@ -88,7 +90,7 @@ def _generate(
         eos_token_id=ends,
         **({"custom_generate": decode} if DECODING.active(model) else {}),
     )
-    return [_up_to_end(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
+    return [up_to_end(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -98,7 +100,7 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({tokenizer.eos_token_id, *(token for token in extra if token is not None)})
 
 
-def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+def up_to_end(ids: list[int], ends: list[int]) -> list[int]:
     """The ids up to and including the first token that ends a response."""
     first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     return ids[: first + 1]

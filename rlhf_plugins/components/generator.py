@@ -1,0 +1,71 @@
+"""What answers prompts: a saved policy, the base, a mixture. It knows the run's base, not what is done with answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Generator
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run import Policy, Run
+
+
+@dataclass(frozen=True)
+class Trained(Generator):
+    """A policy that a stage saved: an adapter on the base, or a whole model."""
+
+    path: Annotated[str, Field(description="the folder that holds it")]
+    trainable: Annotated[bool, Field(description="let its weights be trained further")] = False
+
+    def build(self, run: Run) -> Policy:
+        """Raises RunError when it does not load, or does not fit its base."""
+        from rlhf_plugins.engine.policy import base_of, open_policy
+
+        return open_policy(Path(self.path), base_of(Path(self.path), run.base), self.trainable)
+
+
+@dataclass(frozen=True)
+class BaseModel(Generator):
+    """The run's base without any adapter; where it is trainable, with a new one."""
+
+    trainable: Annotated[bool, Field(description="let it be trained, as the recipe's `adapter` says")] = False
+
+    def build(self, run: Run) -> Policy:
+        """Raises RunError when the base does not load."""
+        from rlhf_plugins.engine.policy import open_policy
+
+        return open_policy(None, run.base, self.trainable)
+
+
+@dataclass(frozen=True)
+class Mixture(Generator):
+    """sum_i w_i of several policies: of their logits for each token, or of their weights (Wortsman et al. 2022)."""
+
+    policies: tuple[Generator, ...] = uses("generator")
+    weights: Annotated[list[float] | None, Field(description="w, one per policy; null is the mean")] = None
+    over: Annotated[Literal["logits", "weights"], Field(description="what is summed")] = "logits"
+
+    def __post_init__(self) -> None:
+        if not self.policies:
+            raise ValueError("policies: at least one")
+        if self.weights is not None and len(self.weights) != len(self.policies):
+            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.policies)} policies")
+
+    def build(self, run: Run) -> Policy:
+        """Raises RunError when a policy does not load, or they do not go together."""
+        from rlhf_plugins.engine.mixture import mix
+
+        weights = self.weights or [1 / len(self.policies)] * len(self.policies)
+        return mix(dict(zip([policy.build(run) for policy in self.policies], weights, strict=True)), self.over)
+
+
+@hookimpl
+def register_generator() -> dict[str, type]:
+    """The bundled generators."""
+    return {"base": BaseModel, "mixture": Mixture, "trained": Trained}

@@ -1,0 +1,334 @@
+"""A policy as a handle: it samples, gives log-probabilities, and chooses. It knows a base and an adapter, no training.
+
+The reference is the base with its adapters off, a trained policy an adapter on the same base. A policy of which all
+weights were trained is a base of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.tokens import RowEncoder, samples_of
+from rlhf_plugins.engine.backbone import Backbone, shared
+from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.loading import load_causal, load_row_encoder
+from rlhf_plugins.engine.log_probs import response_logits, response_logps
+from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.errors import DataError, RunError
+
+DESCRIPTION = "policy.json"  # beside a saved policy: its base
+ADAPTER = "adapter_config.json"
+
+
+class Handle(ABC):
+    """What policies and mixtures of them share: everything that follows from their models and their log-probabilities.
+
+    It is a `contract.run.Policy`.
+    """
+
+    encoder: RowEncoder
+    tokens_per_batch = TOKENS_PER_BATCH
+
+    def __init__(self) -> None:
+        self._entered: list[AbstractContextManager[Any]] = []
+
+    def __enter__(self) -> Handle:
+        self._entered.append(self._active())
+        self._entered[-1].__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
+
+    @property
+    @abstractmethod
+    def module(self) -> Any:
+        """What a trainer or a user of torch is given."""
+
+    @property
+    @abstractmethod
+    def models(self) -> Sequence[Any]:
+        """The models of transformers that it computes with."""
+
+    @abstractmethod
+    def logits(self, batch: BranchBatch) -> Tensor:
+        """Where each response token is predicted, (tokens, vocabulary)."""
+
+    @abstractmethod
+    def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """Logits (B, vocabulary) after the tokens (B, N), and a cache to go on from with the next ones.
+
+        Without a cache the tokens are the whole sequence; with it, those that follow. No token is padding.
+        """
+
+    @abstractmethod
+    def _active(self) -> AbstractContextManager[Any]:
+        """A context in which its adapter is active."""
+
+    @abstractmethod
+    def _logps(self, batch: BranchBatch) -> Tensor:
+        """Log-probabilities of response tokens, (B, T)."""
+
+    @abstractmethod
+    def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
+        """Samples without columns."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of its base."""
+        return self.encoder.tokenizer
+
+    def sample(
+        self,
+        prompts: Sequence[Text],
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Samples:
+        """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
+
+        The same arguments on the same machine give the same samples; torch's own random state does not change.
+
+        Args:
+            prompts: text, or messages.
+            n: responses to each prompt.
+            temperature: divides the logits.
+            top_p: samples from the fewest most likely tokens that together have this probability.
+            max_new_tokens: where a response is cut.
+            seed: of the sampling.
+            columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
+        """
+        _check_sampling(n, temperature, top_p, max_new_tokens)
+        for name, values in (columns or {}).items():
+            if len(values) != len(prompts):
+                raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts")
+        if not prompts:
+            return Samples([], [], [], [], {name: [] for name in columns or ()})
+        found = self._sample(prompts, n, Decoding(max_new_tokens, temperature, seed, top_p))
+        repeated = {name: [v for v in values for _ in range(n)] for name, values in (columns or {}).items()}
+        return Samples(found.prompts, found.responses, found.prompt_ids, found.response_ids, repeated)
+
+    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
+        """Responses that nobody sampled, as tokens: one to each prompt, EOS included.
+
+        Raises:
+            DataError: there are not as many responses as prompts, or the model cannot take one.
+        """
+        if len(prompts) != len(responses):
+            raise DataError(f"{len(responses)} responses for {len(prompts)} prompts")
+        return samples_of((Group(p, (r,)) for p, r in zip(prompts, responses, strict=True)), self.encoder)
+
+    def log_probs(self, samples: Samples, *, grad: bool = False) -> Tensor:
+        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
+
+        Args:
+            samples: responses with T tokens at most.
+            grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
+
+        Raises:
+            RunError: a gradient is wanted and no weight of the policy is trainable.
+        """
+        if grad:
+            self._check_trainable()
+        longest = max(map(len, samples.response_ids), default=0)
+        parts = []
+        with self, self._mode(grad):
+            for batch in self._batches(samples.prompt_ids, samples.response_ids):
+                logps = self._logps(batch)
+                parts.append(torch.nn.functional.pad(logps, (0, longest - logps.shape[1])))
+        return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+    def choose(self, prompts: Sequence[Text], choices: Sequence[str]) -> Tensor:
+        """Log-probabilities of short answers, normalised over them, (B, C); each prompt is computed once.
+
+        An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
+
+        Raises:
+            DataError: there are fewer than two choices, two are equal, or one has no token.
+        """
+        if len(set(choices)) < max(2, len(choices)):
+            raise DataError(f"choices: two or more different ones, got {list(choices)}")
+        rows = [row for prompt in prompts for row in self._choices(prompt, choices)]
+        prompt_ids, choice_ids = [prompt for prompt, _ in rows], [choice for _, choice in rows]
+        found = self.log_probs(Samples([""] * len(rows), [""] * len(rows), prompt_ids, choice_ids))
+        return found.sum(1).view(len(prompts), len(choices)).log_softmax(1)
+
+    def _choices(self, prompt: Text, choices: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of the prompt and of each choice; all have one prompt, also where a choice merges with its end."""
+        as_response = (c if isinstance(prompt, str) else [{"role": "assistant", "content": c}] for c in choices)
+        rows = [self.encoder.encode(prompt, response) for response in as_response]
+        shortest = min(len(ids) for ids, _ in rows)
+        whole = [[*ids[shortest:], *response] for ids, response in rows]
+        bare = [ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids for ids in whole]
+        begins = any(a is not b and b[: len(a)] == a for a in bare for b in bare)
+        return [(rows[0][0][:shortest], ids) for ids in (whole if begins else bare)]
+
+    def _batches(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Iterator[BranchBatch]:
+        layout, pad_id = layout_of(*self.models), int(self.tokenizer.pad_token_id)
+        device = self.models[0].device
+        for groups in within_budget(by_prompt(prompts, responses), self.tokens_per_batch, layout):
+            yield BranchBatch.from_inputs({k: v.to(device) for k, v in collate(groups, pad_id, layout).items()})
+
+    @contextmanager
+    def _mode(self, grad: bool) -> Iterator[None]:
+        """Without gradients and dropout, unless a gradient is wanted."""
+        if grad:
+            with torch.enable_grad():
+                yield
+            return
+        modes = [model.training for model in self.models]
+        with evaluating(self.models[0]):
+            for model in self.models[1:]:
+                model.eval()
+            yield
+        for model, training in zip(self.models, modes, strict=True):
+            model.train(training)
+
+    def _check_trainable(self) -> None:
+        if not any(weights.requires_grad for weights in self._weights()):
+            raise RunError("log_probs(grad=True): the policy is frozen; open it with trainable=True")
+
+    @abstractmethod
+    def _weights(self) -> Iterator[Tensor]:
+        """The policy's own weights: its adapter's, or all."""
+
+
+class ModelPolicy(Handle):
+    """A base, or a base with one of its adapters.
+
+    Args:
+        backbone: the base in memory.
+        adapter: the adapter's name on it; None is the base alone.
+        encoder: renders and tokenizes for the base; None loads it.
+    """
+
+    def __init__(self, backbone: Backbone, adapter: str | None = None, encoder: RowEncoder | None = None) -> None:
+        super().__init__()
+        self.backbone, self.adapter = backbone, adapter
+        self.encoder = encoder or load_row_encoder(backbone.base)
+
+    @property
+    def module(self) -> Any:
+        """The model as PEFT has it; this policy's adapter is active inside `with policy:` only."""
+        return self.backbone.model
+
+    @property
+    def models(self) -> Sequence[Any]:
+        """One."""
+        return (self.backbone.inner,)
+
+    def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """See `Handle`."""
+        with self, self._mode(False):
+            output = self.backbone.inner(input_ids=ids, past_key_values=cache, use_cache=True)
+        return output.logits[:, -1].float(), output.past_key_values
+
+    def logits(self, batch: BranchBatch) -> Tensor:
+        """See `Handle`."""
+        with self:
+            return response_logits(self.backbone.inner, batch)
+
+    def save(self, folder: Path) -> None:
+        """Writes the adapter, or the whole model, with the tokenizer and what base it belongs to."""
+        if self.adapter is None:
+            self.backbone.inner.save_pretrained(folder)
+        else:
+            self.backbone.save(self.adapter, folder)
+        self.tokenizer.save_pretrained(folder)
+        describe(folder, self.backbone.base)
+
+    def _active(self) -> AbstractContextManager[Any]:
+        return self.backbone.using(self.adapter)
+
+    def _logps(self, batch: BranchBatch) -> Tensor:
+        return response_logps(self.backbone.inner, batch).logps
+
+    def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
+        with self:
+            return sample(self.backbone.inner, self.tokenizer, prompts, n, decoding)
+
+    def _weights(self) -> Iterator[Tensor]:
+        marked = None if self.adapter is None else f".{self.adapter}."
+        named = self.backbone.model.named_parameters()
+        return (weights for name, weights in named if marked is None or marked in name)
+
+
+def open_policy(folder: Path | None, base: Base, trainable: bool = False) -> ModelPolicy:
+    """A saved policy; without a folder the base, on which a trainable policy is a new adapter.
+
+    Policies of one base share its weights. One of which all weights are saved, or are to be trained, is a model of its
+    own.
+
+    Raises:
+        RunError: it does not load, or does not fit its base.
+    """
+    if folder is not None and not (folder / ADAPTER).exists():
+        folder, base = None, Base(str(folder), trust_remote_code=base.trust_remote_code)
+    if trainable and folder is None and base.adapter is None:
+        return ModelPolicy(Backbone(load_causal(base).eval(), base))
+    backbone = shared(base)
+    if folder is not None:
+        return ModelPolicy(backbone, backbone.load(folder, trainable))
+    return ModelPolicy(backbone, backbone.add(base.adapter) if trainable and base.adapter else None)
+
+
+def describe(folder: Path, base: Base) -> None:
+    """Writes beside a saved policy which base it belongs to, so that `saved_base` finds it."""
+    known = {name: value for name, value in asdict(base).items() if name != "trust_remote_code"}
+    (folder / DESCRIPTION).write_text(json.dumps({"base": known}, indent=2) + "\n")
+
+
+def base_of(folder: Path, base: Base) -> Base:
+    """The base of a saved policy where it is noted, else this one. Raises RunError as `saved_base` does."""
+    noted = (folder / DESCRIPTION).exists() or not (folder / ADAPTER).exists()
+    return saved_base(folder, base.trust_remote_code) if noted else base
+
+
+def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
+    """The base of a saved policy: the one that was described, else the one that PEFT noted.
+
+    Raises:
+        RunError: the folder holds no policy, or its description cannot be read.
+    """
+    try:
+        if (folder / DESCRIPTION).exists():
+            found = json.loads((folder / DESCRIPTION).read_text())["base"]
+            adapter = found.get("adapter") and Adapter(**found["adapter"])
+            return Base(found["path"], found.get("quantization"), adapter, trust_remote_code)
+        if (folder / ADAPTER).exists():
+            path = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
+            return Base(path, None, Adapter(), trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder}: the base of this policy cannot be read: {error}") from error
+    if not (folder / "config.json").exists():
+        raise RunError(f"{folder}: holds no policy: neither an adapter nor a whole model")
+    return Base(str(folder), trust_remote_code=trust_remote_code)
+
+
+def _check_sampling(n: int, temperature: float, top_p: float, max_new_tokens: int) -> None:
+    for name, value, good in (
+        ("n", n, n >= 1),
+        ("temperature", temperature, temperature >= 0),
+        ("top_p", top_p, 0 < top_p <= 1),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1),
+    ):
+        if not good:
+            raise RunError(f"sample: {name} cannot be {value}")

@@ -1,0 +1,176 @@
+"""Policies as handles: what they sample, how likely it is under them, and that several share one base."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf_plugins.contract.run import Adapter, Base, Policy
+from rlhf_plugins.engine.policy import ModelPolicy, open_policy, saved_base
+from rlhf_plugins.errors import DataError, RunError
+from rlhf_plugins.testing import tiny_base
+
+PROMPTS, RESPONSES = ["how is the\n", "who\n"], ["ant bee cat", "gas"]
+CHAT = "{% for m in messages %}{{ m.content }} {% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
+
+
+def base_in(folder: Path) -> Base:
+    return Base(tiny_base(folder).path, adapter=Adapter(r=2))
+
+
+def saved(base: Base, folder: Path, seed: int) -> Path:
+    """A policy with a random adapter."""
+    policy = open_policy(None, base, trainable=True)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for weights in policy._weights():
+            weights.copy_(0.2 * torch.randn_like(weights))
+    policy.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return base_in(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def policy(base: Base, tmp_path_factory: pytest.TempPathFactory) -> ModelPolicy:
+    return open_policy(saved(base, tmp_path_factory.mktemp("policy"), seed=1), base)
+
+
+@pytest.fixture(scope="module")
+def reference(base: Base, policy: ModelPolicy) -> ModelPolicy:
+    return open_policy(None, base)
+
+
+def by_hand(policy: ModelPolicy, prompt: list[int], response: list[int]) -> Tensor:
+    """One sequence alone, (tokens,)."""
+    with policy as own, torch.no_grad():
+        logits = own.module(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(response).unsqueeze(1)).squeeze(1)
+
+
+def test_a_handle_is_a_policy(policy: ModelPolicy) -> None:
+    assert isinstance(policy, Policy)
+
+
+@pytest.mark.parametrize("which", ["policy", "reference"])
+def test_log_probs_are_those_of_separate_sequences(which: str, request: pytest.FixtureRequest) -> None:
+    policy: ModelPolicy = request.getfixturevalue(which)
+    samples = policy.encode([PROMPTS[0], PROMPTS[0], PROMPTS[1]], [*RESPONSES, "log mud"])
+    found = policy.log_probs(samples)
+    assert found.shape == (3, 4)  # `ant bee cat` and EOS
+    for row, prompt, response in zip(found, samples.prompt_ids, samples.response_ids, strict=True):
+        torch.testing.assert_close(row[: len(response)], by_hand(policy, list(prompt), list(response)))
+        assert not row[len(response) :].any()
+    assert not found.requires_grad
+
+
+def test_policy_and_reference_are_views_of_one_model(policy: ModelPolicy, reference: ModelPolicy) -> None:
+    samples = policy.encode(PROMPTS, RESPONSES)
+    before = policy.log_probs(samples)
+    assert (reference.log_probs(samples) - before).abs().max() > 0.01
+    assert torch.equal(policy.log_probs(samples), before)
+    assert policy.backbone is reference.backbone
+    gc.collect()
+    assert sum(type(thing).__name__ == "LlamaModel" for thing in gc.get_objects()) == 1
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_torch_alone(policy: ModelPolicy) -> None:
+    torch.manual_seed(5)
+    first = policy.sample(PROMPTS, n=4, max_new_tokens=6, seed=3, columns={"user": ["a", "b"]})
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)
+    assert policy.sample(PROMPTS, n=4, max_new_tokens=6, seed=3).response_ids == first.response_ids
+    assert policy.sample(PROMPTS, n=4, max_new_tokens=6, seed=4).response_ids != first.response_ids
+    assert first.prompts == [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4
+    assert first.columns == {"user": ["a"] * 4 + ["b"] * 4}
+
+
+def test_a_small_top_p_samples_the_most_likely_token_alone(policy: ModelPolicy) -> None:
+    greedy = policy.sample(PROMPTS, temperature=0, max_new_tokens=6).response_ids
+    assert policy.sample(PROMPTS, top_p=1e-6, max_new_tokens=6, seed=9).response_ids == greedy
+    assert policy.sample(PROMPTS, n=8, max_new_tokens=6).response_ids != [ids for ids in greedy for _ in range(8)]
+
+
+def test_choices_are_normalised_over_what_may_follow_the_prompt(policy: ModelPolicy) -> None:
+    found = policy.choose(PROMPTS, ["ant", "gas", "log"]).exp()
+    prompt = policy.tokenizer(PROMPTS[0])["input_ids"]
+    ids = [policy.tokenizer(word)["input_ids"][0] for word in ("ant", "gas", "log")]
+    with policy, torch.no_grad():
+        expected = policy.module(torch.tensor([prompt])).logits[0, -1, ids].softmax(-1)
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found.sum(1), torch.ones(2))
+
+
+def test_a_choice_that_begins_another_ends_there(policy: ModelPolicy) -> None:
+    found = policy.choose([PROMPTS[0]], ["ant", "ant bee"])[0]
+    samples = policy.encode([PROMPTS[0]] * 2, ["ant", "ant bee"])  # with EOS
+    torch.testing.assert_close(found, policy.log_probs(samples).sum(1).log_softmax(0))
+
+
+def test_choices_of_a_chat_are_its_next_message(base: Base) -> None:
+    policy = open_policy(None, base)
+    policy.tokenizer.chat_template = CHAT
+    chat: Any = [{"role": "user", "content": "who is the"}]
+    torch.testing.assert_close(policy.choose([chat], ["ant", "gas"]), policy.choose(["who is the "], ["ant", "gas"]))
+
+
+@pytest.mark.parametrize("choices", [["a"], ["a", "a"], []])
+def test_choices_must_differ(policy: ModelPolicy, choices: list[str]) -> None:
+    with pytest.raises(DataError, match="choices: two or more different ones"):
+        policy.choose(PROMPTS, choices)
+
+
+def test_next_logits_go_on_from_a_cache(policy: ModelPolicy) -> None:
+    ids = torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])
+    whole, _ = policy.next_logits(ids)
+    _, cache = policy.next_logits(ids[:, :2])
+    torch.testing.assert_close(policy.next_logits(ids[:, 2:], cache)[0], whole)
+
+
+def test_gradients_reach_the_policys_adapter_alone(base: Base, policy: ModelPolicy, tmp_path: Path) -> None:
+    trained = open_policy(saved(base, tmp_path, seed=2), base, trainable=True)
+    trained.log_probs(trained.encode(PROMPTS, RESPONSES), grad=True).sum().backward()
+    reached = [name for name, weights in trained.module.named_parameters() if weights.grad is not None]
+    assert reached
+    assert all(f".{trained.adapter}." in name for name in reached)
+    with pytest.raises(RunError, match="the policy is frozen; open it with trainable=True"):
+        policy.log_probs(policy.encode(PROMPTS, RESPONSES), grad=True)
+
+
+def test_a_whole_policy_is_a_model_of_its_own(base: Base, policy: ModelPolicy, tmp_path: Path) -> None:
+    whole = open_policy(None, Base(base.path), trainable=True)
+    with torch.no_grad():
+        next(whole._weights()).mul_(2)
+    whole.save(tmp_path)
+    again = open_policy(tmp_path, base)
+    samples = policy.encode(PROMPTS, RESPONSES)
+    torch.testing.assert_close(again.log_probs(samples), whole.log_probs(samples))
+    assert again.backbone is not policy.backbone
+
+
+def test_a_policy_comes_back_from_its_folder_alone(base: Base, policy: ModelPolicy, tmp_path: Path) -> None:
+    policy.save(tmp_path)
+    again = open_policy(tmp_path, saved_base(tmp_path))
+    samples = policy.encode(PROMPTS, RESPONSES)
+    assert torch.equal(again.log_probs(samples), policy.log_probs(samples))
+    assert again.backbone is policy.backbone
+
+
+def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no policy: neither an adapter nor a whole model"):
+        saved_base(tmp_path)
+
+
+@pytest.mark.parametrize("option", [{"n": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"max_new_tokens": 0}])
+def test_options_of_sampling_have_limits(policy: ModelPolicy, option: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=f"sample: {next(iter(option))} cannot be"):
+        policy.sample(PROMPTS, **option)
