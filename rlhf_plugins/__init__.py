@@ -59,7 +59,8 @@ from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine import set_engine
-    from rlhf_plugins.recipe.check import check_recipe, load_recipe
+    from rlhf_plugins.recipe.check import check_recipe
+    from rlhf_plugins.recipe.public import component, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.saved.interchange import export_reward_model
@@ -122,12 +123,13 @@ __all__ = [
     "Step",
     "StopRun",
     "check_recipe",
+    "component",
     "export_reward_model",
     "hookimpl",
-    "load_recipe",
     "load_reward_function",
     "load_reward_model",
     "open_run",
+    "recipe_digest",
     "registry",
     "run_recipe",
     "set_engine",
@@ -138,11 +140,12 @@ __all__ = [
 _LAZY = {
     "RunRecord": "rlhf_plugins.run.record",
     "check_recipe": "rlhf_plugins.recipe.check",
+    "component": "rlhf_plugins.recipe.public",
     "export_reward_model": "rlhf_plugins.saved.interchange",
-    "load_recipe": "rlhf_plugins.recipe.check",
     "load_reward_function": "rlhf_plugins.saved.reload",
     "load_reward_model": "rlhf_plugins.saved.reload",
     "open_run": "rlhf_plugins.run.record",
+    "recipe_digest": "rlhf_plugins.recipe.public",
     "run_recipe": "rlhf_plugins.run.run",
     "set_engine": "rlhf_plugins.engine",
 }

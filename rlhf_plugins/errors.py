@@ -26,12 +26,12 @@ class Fault:
     """One thing that is wrong in a recipe, and where: printed as `file:line: path: what is wrong`."""
 
     file: str
-    line: int
+    line: int  # 0 in a recipe that is a mapping, which has paths only
     path: str
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: "
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         return f"{where}{self.path}: {self.message}" if self.path else where + self.message
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
+from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.needs import unmet
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.resolve import Resolver
@@ -27,14 +28,27 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder
 
 
-def check_recipe(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
-    """The resolved recipe, with every default spelled out. Raises RecipeError holding every fault."""
-    return _checked(path, overrides, registry or installed())[0]
+AnyRecipe = str | Path | Mapping[str, Any]
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:
-    """The recipe as objects, ready to run. Raises RecipeError holding every fault."""
-    return assemble(*_checked(path, overrides, registry or installed()))
+def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
+    """The resolved recipe, with every default spelled out.
+
+    Args:
+        recipe: a YAML file, the name of a bundled recipe, or a recipe as a mapping, whose paths are relative to the
+            working directory.
+        overrides: `a.b=value`, as on the command line.
+        registry: the components by name; None: every installed one.
+
+    Raises:
+        RecipeError: it holds every fault, with its line in a file and its path in a mapping.
+    """
+    return _checked(recipe, overrides, registry or installed())[0]
+
+
+def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:
+    """The recipe as objects, ready to run. Takes and raises what `check_recipe` does."""
+    return assemble(*_checked(recipe, overrides, registry or installed()))
 
 
 def bundled() -> dict[str, Path]:
@@ -56,22 +70,31 @@ def find(path: str | Path) -> Path:
     return Path(path)
 
 
-def _checked(path: str | Path, overrides: Sequence[str], registry: Registry) -> tuple[dict[str, Any], Registry]:
+def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
+    """The values of a recipe, and the folder that its paths are relative to."""
+    if isinstance(recipe, Mapping):
+        source, name, folder = of_mapping(recipe), "recipe", Path()
+    else:
+        file = find(recipe)
+        source, name, folder = read(file), file.stem, file.parent
+    source.values.setdefault("output_dir", f"runs/{name}")
+    return source, folder
+
+
+def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) -> tuple[dict[str, Any], Registry]:
     """The resolved recipe, and the registry with the files that it names."""
-    file = find(path)
-    source = read(file)
-    source.values.setdefault("output_dir", f"runs/{file.stem}")
+    source, folder = _source(recipe)
 
     @cache
     def with_own() -> tuple[Registry, list[tuple[Keys, str]]]:  # which the command line may have taken out
-        return _with_files(source, file.parent, registry)
+        return _with_files(source, folder, registry)
 
     try:
         changed = command_line.apply(source, overrides, lambda stage: _quiet_name(stage, with_own()[0]))
     except RecipeError as error:  # a stage may be missed because its plugin is broken
         own = with_own()[1] if with_own.cache_info().currsize else []
         raise RecipeError([*(source.fault(*fault) for fault in own), *error.faults]) from error
-    found, faults = _with_files(changed, file.parent, registry)
+    found, faults = _with_files(changed, folder, registry)
     return resolved(changed, found, faults), found
 
 

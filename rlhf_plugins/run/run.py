@@ -29,6 +29,7 @@ from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.memory import PeakMemory
 
 if TYPE_CHECKING:
+    from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.report.schema import Report
 
 Say = Callable[[str], None]
@@ -52,23 +53,35 @@ class Finished:
 
 
 def run_recipe(
-    path: str | Path,
+    recipe: AnyRecipe,
     overrides: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
     say: Say = print,
 ) -> Finished:
-    """Checks a recipe and runs it as `run` does; the one that a run keeps is about the folder that it stands in.
+    """Checks a recipe and runs it as `run` does; the recipe that a run keeps runs in the folder that it is in.
 
-    Raises RecipeError too, with every fault of the recipe.
+    Args:
+        recipe: as `check_recipe` takes it: a file, a bundled recipe's name, or a mapping.
+        overrides: `a.b=value`, as on the command line.
+        resume: go on with the run in `output_dir`; finished stages are kept.
+        overwrite: delete the run in `output_dir` first.
+        say: prints a line of progress.
+
+    Raises:
+        RecipeError: it holds every fault of the recipe.
+        RlhfError: as `run` raises it.
     """
     from rlhf_plugins.recipe.check import load_recipe
 
-    folder = RunFolder(Path(path).parent)  # where a run keeps its own recipe
+    if isinstance(recipe, Mapping):
+        return run(load_recipe(recipe, overrides), resume=resume, overwrite=overwrite, say=say)
+    path = Path(recipe)
+    folder = RunFolder(path.parent)  # where a run keeps its own recipe
     if resume and folder.is_run:  # a missing plugin is better said by its name than by what the recipe misses
         provenance.changes((p for p in _recorded(folder) if p.distribution != FILE), installed(), "the run")
-    assembled = load_recipe(path, overrides)
-    if folder.is_run and Path(path).name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
+    assembled = load_recipe(recipe, overrides)
+    if folder.is_run and path.name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
         place = {"output_dir": str(folder.path)}  # wherever the folder was when it was written
         assembled = replace(assembled, output_dir=folder.path, resolved={**assembled.resolved, **place})
     return run(assembled, resume=resume, overwrite=overwrite, say=say)

@@ -1,0 +1,59 @@
+"""Recipes and components for scripts: a digest of what a recipe means, and a component by its name."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract.component import Component
+from rlhf_plugins.recipe import assemble
+from rlhf_plugins.registry.discovery import in_file
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.check import AnyRecipe
+    from rlhf_plugins.registry.registry import Registry
+
+
+def recipe_digest(recipe: AnyRecipe, registry: Registry | None = None) -> str:
+    """A digest of the resolved recipe without `output_dir`, equal for recipes of equal meaning; 16 hexadecimal digits.
+
+    Defaults that are written out, the order of keys, and `1e-5` or `0.00001` make no difference. A file under
+    `plugins:` counts by its content, not its path. TRL's options in `trainer:` count as they are written.
+
+    Raises:
+        RecipeError: the recipe has a fault.
+    """
+    from rlhf_plugins.recipe.check import check_recipe
+
+    values = check_recipe(recipe, registry=registry)
+    del values["output_dir"]
+    values["plugins"] = [in_file(Path(file)).plugin.version for file in values["plugins"]]
+    return sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def component(kind: str, name: str, /, **options: Any) -> Any:
+    """A component by its kind and name, with the options that a recipe would give it.
+
+    An option that holds a component takes its name, its spec `{"use": name, ...}` or a component.
+
+    Raises:
+        PluginError: the kind, the name or an option is unknown or wrong.
+    """
+    return assemble.component(kind, {"use": name, **{key: _spec(value) for key, value in options.items()}})
+
+
+def _canonical(value: Any) -> Any:
+    """One way to write each value: a whole number is an int."""
+    if isinstance(value, dict):
+        return {name: _canonical(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _spec(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_spec(item) for item in value]
+    return assemble.spec(value) if isinstance(value, Component) else value
