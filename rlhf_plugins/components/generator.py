@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained(Generator):
-    """A policy that a stage saved: an adapter on the base, or a whole model."""
+    """A policy that a stage saved: an adapter on its base, or a whole model."""
 
-    path: Annotated[str, Field(description="the folder that holds it")]
+    path: Annotated[str | None, Field(description="the folder that holds it; null is the base alone")] = None
+    base: Annotated[str | None, Field(description="of an adapter; null is the one noted beside it, or the run's")] = (
+        None
+    )
     trainable: Annotated[bool, Field(description="let its weights be trained further")] = False
 
     def build(self, run: Run) -> Policy:
         """Raises RunError when it does not load, or does not fit its base."""
         from rlhf_plugins.engine.policy import base_of, open_policy
 
-        return open_policy(Path(self.path), base_of(Path(self.path), run.base), self.trainable)
+        folder = None if self.path is None else Path(self.path)
+        base = replace(run.base, path=self.base) if self.base else base_of(folder, run.base)
+        return open_policy(folder, base, self.trainable, run.backbone)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class BaseModel(Generator):
         """Raises RunError when the base does not load."""
         from rlhf_plugins.engine.policy import open_policy
 
-        return open_policy(None, run.base, self.trainable)
+        return open_policy(None, run.base, self.trainable, run.backbone)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ model, each member of an ensemble and a value model add their adapters, so that 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
@@ -87,6 +88,12 @@ class Backbone:
         self._add(config, name)
         return name
 
+    def remove(self, adapter: str) -> None:
+        """Takes an adapter off the base."""
+        with _same_flags(self._model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Adapter .* was active which is now deleted")
+            self._model.delete_adapter(adapter)
+
     def layers(self, adapter: str) -> dict[str, Any]:
         """The layers with this adapter, by their name in the model of transformers."""
         tuned = {name: module for name, module in self.inner.named_modules() if isinstance(module, BaseTunerLayer)}
@@ -115,16 +122,13 @@ class Backbone:
         config.save_pretrained(str(folder))
 
     def _add(self, config: PeftConfig, name: str) -> None:
-        """Adds an adapter; which weights of the others are trained does not change, as it would in PEFT."""
-        flags = list[tuple[Tensor, bool]]()
+        """Adds an adapter; which weights of the others are trained does not change."""
         if isinstance(self._model, PeftModel):
-            flags = [(weights, weights.requires_grad) for weights in self._model.parameters()]
-            self._model.add_adapter(name, config)
+            with _same_flags(self._model):
+                self._model.add_adapter(name, config)
         else:  # a base without a policy
             self._model = get_peft_model(self._model, config, name)
         fuse_lora(self._model)
-        for weights, trained in flags:
-            weights.requires_grad_(trained)
         for key, weights in self._model.named_parameters():
             if f".{name}." in key:
                 weights.requires_grad_(not config.inference_mode)
@@ -207,6 +211,15 @@ def adapter_weights(model: PeftModel, name: str) -> dict[str, Tensor]:
     """The weights of an adapter, under the names that PEFT saves."""
     own = {key: weights for key, weights in model.named_parameters() if f".{name}." in key}
     return {key.replace(f".{name}.", "."): weights for key, weights in own.items()}
+
+
+@contextmanager
+def _same_flags(model: nn.Module) -> Iterator[None]:
+    """After the block, the weights that the model had are trained as before it; PEFT changes that."""
+    flags = [(weights, weights.requires_grad) for weights in model.parameters()]
+    yield
+    for weights, trained in flags:
+        weights.requires_grad_(trained)
 
 
 def _free_name(model: Any) -> str:

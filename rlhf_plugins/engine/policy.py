@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -271,11 +272,19 @@ class ModelPolicy(Handle):
         return (weights for name, weights in named if marked is None or marked in name)
 
 
-def open_policy(folder: Path | None, base: Base, trainable: bool = False) -> ModelPolicy:
+def open_policy(
+    folder: Path | None, base: Base, trainable: bool = False, backbone: Backbone | None = None
+) -> ModelPolicy:
     """A saved policy; without a folder the base, on which a trainable policy is a new adapter.
 
     Policies of one base share its weights. One of which all weights are saved, or are to be trained, is a model of its
     own.
+
+    Args:
+        folder: where a stage saved it.
+        base: what an adapter was trained on.
+        trainable: let its weights have gradients.
+        backbone: a base in memory, used where it is this one.
 
     Raises:
         RunError: it does not load, or does not fit its base.
@@ -284,10 +293,14 @@ def open_policy(folder: Path | None, base: Base, trainable: bool = False) -> Mod
         folder, base = None, Base(str(folder), trust_remote_code=base.trust_remote_code)
     if trainable and folder is None and base.adapter is None:
         return ModelPolicy(Backbone(load_causal(base).eval(), base))
-    backbone = shared(base)
-    if folder is not None:
-        return ModelPolicy(backbone, backbone.load(folder, trainable))
-    return ModelPolicy(backbone, backbone.add(base.adapter) if trainable and base.adapter else None)
+    if backbone is None or not backbone.matches(base):
+        backbone = shared(base)
+    if folder is None:
+        return ModelPolicy(backbone, backbone.add(base.adapter) if trainable and base.adapter else None)
+    policy = ModelPolicy(backbone, backbone.load(folder, trainable))
+    if not trainable:  # a trainer may hold the model of a trainable one for longer
+        finalize(policy, backbone.remove, policy.adapter)
+    return policy
 
 
 def describe(folder: Path, base: Base) -> None:
@@ -296,8 +309,10 @@ def describe(folder: Path, base: Base) -> None:
     (folder / DESCRIPTION).write_text(json.dumps({"base": known}, indent=2) + "\n")
 
 
-def base_of(folder: Path, base: Base) -> Base:
+def base_of(folder: Path | None, base: Base) -> Base:
     """The base of a saved policy where it is noted, else this one. Raises RunError as `saved_base` does."""
+    if folder is None:
+        return base
     noted = (folder / DESCRIPTION).exists() or not (folder / ADAPTER).exists()
     return saved_base(folder, base.trust_remote_code) if noted else base
 

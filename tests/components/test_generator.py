@@ -56,9 +56,10 @@ def test_a_trainable_base_has_a_new_adapter(run: Run) -> None:
 
 
 def test_a_mixture_in_a_recipe_and_back() -> None:
+    trained = {"use": "trained", "path": "a", "base": None, "trainable": False}
     words = {
         "use": "mixture",
-        "policies": [{"use": "base", "trainable": False}, {"use": "trained", "path": "a", "trainable": False}],
+        "policies": [{"use": "base", "trainable": False}, trained],
         "weights": [0.5, 0.5],
         "over": "weights",
     }

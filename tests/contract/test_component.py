@@ -47,7 +47,10 @@ class Both(RewardLoss, like=("first", "others"), needs=()):
     [
         ({"whole_group": True}, r"has no trait 'whole_group' \(did you mean whole_groups\? known: columns, "),
         ({"take_ties": True}, r"did you mean takes_ties\?"),
-        ({"needs": {"margins"}}, r"trait needs unknown value 'margins' \(did you mean margin\? known: annotator, difficulty, "),
+        (
+            {"needs": {"margins"}},
+            r"trait needs unknown value 'margins' \(did you mean margin\? known: annotator, difficulty, ",
+        ),
         ({"needs": "margin"}, "trait needs should be a set of names, got 'margin'"),
         ({"whole_groups": 1}, "trait whole_groups should be bool, got 1"),
         ({"under_shift": "sam"}, r"trait under_shift unknown value 'sam' \(did you mean same\?"),

@@ -165,6 +165,18 @@ def test_a_policy_comes_back_from_its_folder_alone(base: Base, policy: ModelPoli
     assert again.backbone is policy.backbone
 
 
+def test_the_adapter_of_a_policy_that_nobody_holds_is_removed(base: Base, policy: ModelPolicy, tmp_path: Path) -> None:
+    samples = policy.encode(PROMPTS, RESPONSES)
+    before = policy.log_probs(samples)
+    other = open_policy(saved(base, tmp_path, seed=4), base)
+    name = other.adapter
+    assert name in policy.module.peft_config
+    del other
+    gc.collect()
+    assert name not in policy.module.peft_config
+    assert torch.equal(policy.log_probs(samples), before)
+
+
 def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no policy: neither an adapter nor a whole model"):
         saved_base(tmp_path)
