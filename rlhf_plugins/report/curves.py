@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from rlhf_plugins.report.schema import ReliabilityBin, RewardModelReport, StageReport
+from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelReport, StageReport
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
 from rlhf_plugins.report.words import number, share
 
@@ -23,6 +23,7 @@ _UNITS = {
     "clip": "share",
     "length": "tokens",
 }
+_ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
 
 def reliability(models: Mapping[str, RewardModelReport]) -> Plot | None:
@@ -80,7 +81,7 @@ def _diagram(above: Axes, below: Axes, bins: Sequence[ReliabilityBin]) -> None:
 
 def stage_curves(stage: StageReport, key: str) -> Plot | None:
     """Small multiples of a stage's curves over its steps; None when no curve holds two points."""
-    found = {name: [y for _, y in points if y is not None] for name, points in stage.curves.items()}
+    found = {name: [y for _, y in curve.points if y is not None] for name, curve in stage.curves.items()}
     curves = {name: values for name, values in found.items() if len(values) > 1}
     if not curves:
         return None
@@ -91,9 +92,9 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         figure.set_layout_engine(ConstrainedLayoutEngine(hspace=0.12, wspace=0.06))
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for panel, name in zip(panels, curves, strict=False):
-            steps, values = zip(*stage.curves[name], strict=True)
+            steps, values = zip(*stage.curves[name].points, strict=True)
             panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4)
-            panel.set_title(_with_unit(name), color=INK)
+            panel.set_title(_titled(name, stage.curves[name]), color=INK)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
         for panel in panels[len(curves) :]:
@@ -101,13 +102,16 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         for panel in panels[max(len(curves) - columns, 0) : len(curves)]:
             panel.set_xlabel("training step")
 
-    said = "; ".join(f"{name} from {number(line[0])} to {number(line[-1])}" for name, line in curves.items())
+    directed = any(stage.curves[name].better for name in curves)
+    caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
+    ends = "; ".join(f"{name} from {number(line[0])} to {number(line[-1])}" for name, line in curves.items())
     title = f"Training curves: {stage.name}"
-    picture = svg(key, f"{title}. {said}.", (WIDTH / 2 * columns, 1.9 * rows + 0.2), draw)
-    return Plot(title, "As logged, without smoothing.", picture)
+    picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.9 * rows + 0.2), draw)
+    return Plot(title, caption, picture)
 
 
-def _with_unit(name: str) -> str:
+def _titled(name: str, curve: CurveReport) -> str:
+    """The name with its unit, as logged or by its words, and an arrow where a direction is better."""
     parts = name.lower().replace("/", "_").split("_")
-    unit = next((unit for word, unit in _UNITS.items() if word in parts), None)
-    return f"{name} ({unit})" if unit else name
+    unit = curve.unit or next((unit for word, unit in _UNITS.items() if word in parts), None)
+    return name + f" ({unit})" * bool(unit) + (f" {_ARROWS[curve.better]}" if curve.better else "")

@@ -1,8 +1,9 @@
-"""The page of a report: which of its parts stand where; plots, table and words come from their own files."""
+"""The page of a report: the order of its parts; plots, tables and words come from their own files."""
 
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,14 +15,22 @@ from rlhf_plugins.report import words
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.reward_table import sections
-from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.schema import CostReport, EvaluationReport, Report
 from rlhf_plugins.report.summary import summary, winner
 from rlhf_plugins.report.svg import Plot
-from rlhf_plugins.report.table import cells, headers
+from rlhf_plugins.report.table import Cell, cells, headers
 
 _HERE = Path(__file__).parent
 # Control characters of a response, other than tab and newline, as their visible pictures.
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
+COSTS: dict[str, Callable[[CostReport], str]] = {
+    "time": lambda cost: words.duration(cost.seconds),
+    "FLOPs": lambda cost: words.flops(cost.flops),
+    "tokens trained": lambda cost: words.count(cost.trained_tokens),
+    "tokens generated": lambda cost: words.count(cost.generated_tokens),
+    "reward calls": lambda cost: words.count(cost.reward_calls),
+    "peak memory": lambda cost: words.memory(cost.peak_bytes),
+}
 
 
 def page(report: Report) -> str:
@@ -35,7 +44,9 @@ def page(report: Report) -> str:
             summary=summary(report),
             winner=winner(report),
             headers=headers(report),
-            rows={name: cells(policy) for name, policy in report.policies.items()},
+            rows=_rows(report),
+            evaluations={name: (headers(one), _rows(one)) for name, one in report.evaluations.items()},
+            costs=_costs(report),
             policy_plots=policy_plots(report),
             reward_models=list(report.measured_reward_models),
             reward_sections=sections(report.measured_reward_models),
@@ -48,6 +59,17 @@ def page(report: Report) -> str:
             script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         )
     )
+
+
+def _rows(judged: Report | EvaluationReport) -> dict[str, list[Cell]]:
+    return {name: cells(policy) for name, policy in judged.policies.items()}
+
+
+def _costs(report: Report) -> dict[str, Callable[[CostReport], str]]:
+    """The columns of costs that hold a number of any stage."""
+    return {
+        header: show for header, show in COSTS.items() if any(show(stage.cost) != words.NONE for stage in report.stages)
+    }
 
 
 def _curves(report: Report) -> list[Plot]:
@@ -64,5 +86,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"words": words}
-    environment.filters |= {"visible": lambda text: text.translate(_PICTURES)}
+    environment.filters |= {"visible": lambda text: str(text).translate(_PICTURES)}
     return environment

@@ -24,6 +24,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
+FORMAT: Literal[2] = 2  # rises when a reader of the format before would misread the file
 Number = Annotated[float | None, BeforeValidator(_finite)]
 Count = Annotated[int, Field(ge=0)]
 # A name labels plots and table rows: printable characters only, since XML cannot hold the others.
@@ -59,9 +60,9 @@ class PolicyReport(Record):
 
     gold: Interval
     n: Count
-    length: Number
-    distinct_1: Number
-    distinct_2: Number
+    length: Number = None
+    distinct_1: Number = None
+    distinct_2: Number = None
     dimensions: dict[Name, Number] = {}
     gain: Interval | None = None
     normalised: Number = None
@@ -141,18 +142,53 @@ class RolloutReport(Record):
     tokens: Count | None = None
 
 
-class StageReport(Record):
-    """One stage of the recipe; `curves` holds (step, value) points under the metric's logged name.
+class CostReport(Record):
+    """What a stage used; FLOPs are of the engine's forward and backward passes, a reward call scores one response."""
 
-    `rollouts` are responses from its beginning and its end, where it trained a policy on its own samples.
+    seconds: Number = None
+    flops: Number = None
+    trained_tokens: Count = 0
+    generated_tokens: Count = 0
+    reward_calls: Count = 0
+    peak_bytes: Count | None = None
+
+
+class CurveReport(Record):
+    """The (step, value) points of a number that a stage logged."""
+
+    points: list[tuple[Count, Number]]
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+
+
+class SectionReport(Record):
+    """A part of the report that a stage writes: a heading, text, and a table where there are rows."""
+
+    title: Name
+    text: str = ""
+    rows: list[dict[str, JsonValue]] = []
+
+    @property
+    def columns(self) -> list[str]:
+        """The keys of all rows, in the order in which they first appear."""
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+
+class StageReport(Record):
+    """One stage of the recipe; `stage` is the registered name of it, `metrics` are further numbers as it left them.
+
+    `rollouts` are responses from its beginning and its end, where it trained a policy on its own samples; `opened` is
+    what it opened of earlier stages, such as `dpo.policies.dpo`.
     """
 
     name: Name
-    kind: Name
-    seconds: Number
-    peak_bytes: Count | None = None
-    curves: dict[Name, list[tuple[Count, Number]]] = {}
+    stage: Name
+    cost: CostReport = CostReport()
+    curves: dict[Name, CurveReport] = {}
     rollouts: list[RolloutReport] = []
+    sections: list[SectionReport] = []
+    metrics: dict[str, JsonValue] = {}
+    opened: list[Name] = []
 
 
 class Response(Record):
@@ -193,13 +229,23 @@ class PluginReport(Record):
     version: str | None
 
 
+class EvaluationReport(Record):
+    """Policies that one stage judged on the same prompts; scores of different judges are not comparable."""
+
+    policies: dict[Name, PolicyReport]
+    reference: Name | None = None
+    score_name: Name = "gold reward"
+
+
 class Report(Record):
     """A whole run. `reference` is the policy that others are measured against; policies keep their order.
 
+    `policies`, `reference` and `score_name` are of the last evaluation, `evaluations` are the earlier ones by stage.
     `reward_model` is the one that the policies were evaluated with; `reward_models` are those that were themselves
     evaluated, by the stage that trained each.
     """
 
+    format: Literal[2] = FORMAT
     title: str
     started: AwareDatetime
     finished: AwareDatetime
@@ -215,7 +261,8 @@ class Report(Record):
     ceiling: Ceiling | None = None
     reward_model: RewardModelReport | None = None
     reward_models: dict[Name, RewardModelReport] = {}
-    score_name: Literal["gold reward", "reward model score"] = "gold reward"
+    score_name: Name = "gold reward"
+    evaluations: dict[Name, EvaluationReport] = {}
     samples: list[Sample] = []
     notes: list[str] = []
 
@@ -224,9 +271,28 @@ class Report(Record):
         """`reward_models` or, where there is none, `reward_model`."""
         return self.reward_models or ({"reward model": self.reward_model} if self.reward_model else {})
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_format(cls, values: Any) -> Any:
+        """Makes a report of format 1, which had no `format`, one of format 2."""
+        if isinstance(values, dict) and "format" not in values:
+            return {**values, "stages": [_from_format_1(stage) for stage in values.get("stages", ())]}
+        if isinstance(values, dict) and values["format"] != FORMAT:
+            raise ValueError(f"it has format {values['format']}, and this version reads {FORMAT}: upgrade rlhf-plugins")
+        return values
+
     @model_validator(mode="after")
     def _reference_is_a_policy(self) -> Report:
         if self.reference is not None and self.reference not in self.policies:
             known = ", ".join(self.policies) or "none"
             raise ValueError(f"reference {self.reference!r} is not a policy (known: {known})")
         return self
+
+
+def _from_format_1(stage: Any) -> Any:
+    if not isinstance(stage, dict) or "kind" not in stage:
+        return stage
+    cost = {name: stage[name] for name in ("seconds", "peak_bytes") if name in stage}
+    curves = {name: {"points": points} for name, points in stage.get("curves", {}).items()}
+    kept = {name: value for name, value in stage.items() if name not in ("kind", *cost)}
+    return {**kept, "stage": stage["kind"], "cost": cost, "curves": curves}

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_plugins.report import words
-from rlhf_plugins.report.schema import Interval, PolicyReport, Report
+from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report
 from rlhf_plugins.report.summary import winner
 
 
@@ -26,7 +26,7 @@ class Cell:
         return f"{self.main} {self.interval}".rstrip()
 
 
-def headers(report: Report) -> list[str]:
+def headers(report: Report | EvaluationReport) -> list[str]:
     """`policy` and one header a column, in the order of `cells`."""
     return ["policy", f"{report.score_name} (mean, 95% CI)", *_COLUMNS]
 

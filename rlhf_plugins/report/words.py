@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 NONE = "-"
@@ -28,6 +29,32 @@ def memory(size: int | None) -> str:
     if size is None:
         return NONE
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
+def count(value: float | None) -> str:
+    """A whole number with its thousands apart; nothing counted is no number."""
+    return f"{value:,.0f}" if value else NONE
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations as a power of ten."""
+    if not value:
+        return NONE
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def cell(value: object) -> str:
+    """A value of a table whose columns are not known before."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value) if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def seconds(value: float | None) -> str:

@@ -45,15 +45,16 @@ def _policy(gold: float, kl: float, wins: float | None, seconds: float, **more: 
     }
 
 
-def _curves(steps: int) -> dict[str, list[tuple[int, float]]]:
+def _curves(steps: int) -> dict[str, Any]:
     points = range(1, steps + 1)
-    return {
+    curves = {
         "loss": [(step, 0.69 * exp(-step / 40) + 0.03 * sin(step)) for step in points],
         "rewards/accuracies": [(step, 0.5 + 0.3 * (1 - exp(-step / 30)) + 0.02 * sin(3 * step)) for step in points],
         "kl": [(step, 0.08 * step + 0.2 * sin(step) ** 2) for step in points],
         "entropy": [(step, 2.1 - 0.008 * step) for step in points],
         "reward": [(step, 0.4 + 0.004 * step) for step in points],
     }
+    return {name: {"points": line, "better": "lower" if name == "loss" else None} for name, line in curves.items()}
 
 
 def _reward_model() -> dict[str, Any]:
@@ -97,6 +98,11 @@ def reward_models() -> dict[str, Any]:
     return {"plain": first, "gaussian": second | {"out_of_distribution": elsewhere}}
 
 
+def _section() -> dict[str, Any]:
+    rows: list[dict[str, Any]] = [{"principle": "brief", "kept": 0.75, "n": 1200}, {"principle": "kind", "gate": True}]
+    return {"title": "Principles", "text": "Of the constitution.\n\nJudged by the policy itself.", "rows": rows}
+
+
 def _fields() -> dict[str, Any]:
     policies = {
         "sft": _policy(0.45, 0.0, None, 41.0, normalised=0.0),
@@ -135,19 +141,18 @@ def _fields() -> dict[str, Any]:
         "stages": [
             {
                 "name": "reward",
-                "kind": "reward",
-                "seconds": 58.3,
-                "peak_bytes": 700 * 2**20,
+                "stage": "reward",
+                "cost": {"seconds": 58.3, "peak_bytes": 700 * 2**20, "flops": 3.2e12, "trained_tokens": 41000},
                 "curves": _curves(120),
             },
             {
                 "name": "ppo",
-                "kind": "online",
-                "seconds": 128.4,
-                "peak_bytes": 900 * 2**20,
+                "stage": "online",
+                "cost": {"seconds": 128.4, "peak_bytes": 900 * 2**20, "generated_tokens": 90000, "reward_calls": 5120},
+                "opened": ["reward.rewards.reward"],
                 "curves": _curves(80),
             },
-            {"name": "evaluate", "kind": "evaluate", "seconds": 44.0},
+            {"name": "evaluate", "stage": "evaluate", "cost": {"seconds": 44.0}, "sections": [_section()]},
         ],
         "policies": policies,
         "reference": "sft",

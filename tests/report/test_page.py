@@ -187,26 +187,27 @@ def test_page_of_one_policy(fields: dict[str, Any], changes: dict[str, Any]) -> 
 def test_what_a_policy_said_in_training_is_shown_with_its_numbers(fields: dict[str, Any]) -> None:
     early = {"step": 0, "prompt": "Hi <b>", "response": "No\x00.", "reward": -0.5, "gold": 1.25, "kl": 0.5, "tokens": 3}
     late = {"step": 76, "prompt": "Hi", "response": " ", "reward": float("nan")}
-    ppo = {"name": "ppo", "kind": "online", "seconds": 1, "rollouts": [early, late]}
+    ppo = {"name": "ppo", "stage": "online", "rollouts": [early, late]}
     html = _page(fields, stages=[fields["stages"][0], ppo], reward_model=None)
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
     start = rows.index(["step", "prompt", "response", "reward", "gold", "KL, nats", "tokens"])
     assert rows[start + 1] == ["0", "Hi &lt;b&gt;", "No\u2400.", "-0.500", "1.250", "0.500", "3"]
     assert rows[start + 2] == ["76", "Hi", " ", "-", "-", "-", "-"]
-    assert re.findall(r"<summary>What (\w+) said while it was trained", html) == ["ppo"]
+    assert re.findall(r"<summary>Responses of (\w+) during training", html) == ["ppo"]
 
 
 def test_an_empty_response_in_training_is_said_to_be_one(fields: dict[str, Any]) -> None:
     rollout = {"step": 0, "prompt": "Hi", "response": "", "reward": 0.0}
-    stage = {"name": "ppo", "kind": "online", "seconds": 1, "rollouts": [rollout]}
+    stage = {"name": "ppo", "stage": "online", "rollouts": [rollout]}
     assert "(empty response)" in _page(fields, stages=[stage], reward_model=None)
 
 
 def test_a_curve_with_gaps_is_drawn_and_one_point_is_not(fields: dict[str, Any]) -> None:
-    curves = {"loss": [(1, 0.5), (2, float("nan")), (3, 0.25)], "kl": [(1, 0.1)]}
+    loss = [(1, 0.5), (2, float("nan")), (3, 0.25)]
+    curves = {"loss": {"points": loss}, "kl": {"points": [(1, 0.1)]}}
     html = _page(
         fields,
-        stages=[{"name": "dpo", "kind": "preference", "seconds": 1, "curves": curves}],
+        stages=[{"name": "dpo", "stage": "preference", "curves": curves}],
         reward_model=None,
     )
     assert _svgs(html)[-1].get("aria-label") == "Training curves: dpo. loss from 0.500 to 0.250."
@@ -220,3 +221,48 @@ def test_an_unfinished_run_says_so(fields: dict[str, Any], html: str, status: st
 
 def test_the_same_report_is_the_same_page(report: Report, html: str) -> None:
     assert page(report) == html
+
+
+def _cells(html: str) -> list[list[str]]:
+    return [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
+
+
+def test_a_section_of_a_stage_shows_its_text_and_table(html: str) -> None:
+    assert '<h2>Principles<span class="tag">evaluate</span></h2>' in html
+    assert html.index('<p class="text" dir="auto">Of the constitution.</p>') < html.index(
+        "Judged by the policy itself.</p>"
+    )
+    rows = _cells(html)
+    start = rows.index(["principle", "kept", "n", "gate"])
+    assert rows[start + 1 : start + 3] == [["brief", "0.750", "1,200", "-"], ["kind", "-", "-", "yes"]]
+
+
+def test_stages_show_their_costs_and_what_they_opened(html: str) -> None:
+    rows = _cells(html)
+    costs = ["time", "FLOPs", "tokens trained", "tokens generated", "reward calls", "peak memory"]
+    start = rows.index(["name", "stage", *costs, "starts from"])
+    assert rows[start + 1] == ["reward", "reward", "58 s", "3.20e12", "41,000", "-", "-", "700 MiB", "-"]
+    last = ["ppo", "online", "2 min 8 s", "-", "-", "90,000", "5,120", "900 MiB", "reward.rewards.reward"]
+    assert rows[start + 2] == last
+
+
+def test_a_cost_that_nothing_counted_has_no_column(fields: dict[str, Any]) -> None:
+    html = _page(fields, stages=[{"name": "a", "stage": "sft", "cost": {"seconds": 1.0}}])
+    assert ["name", "stage", "time", "starts from"] in _cells(html)
+
+
+def test_a_curve_shows_its_unit_and_which_direction_is_better(fields: dict[str, Any]) -> None:
+    points = [(1, 2.0), (2, 3.0)]
+    curves = {"gate": {"points": points, "unit": "pairs", "better": "higher"}, "kl": {"points": points}}
+    html = _page(fields, stages=[{"name": "a", "stage": "b", "curves": curves}])
+    assert "gate (pairs) \u2191" in html
+    assert "kl (nats)<" in html
+    assert "An arrow shows which direction is better." in html
+
+
+def test_an_earlier_evaluation_has_a_table_of_its_own(fields: dict[str, Any]) -> None:
+    judged = {"a": {"gold": {"mean": 1.5, "low": 1.0, "high": 2.0}, "n": 4}}
+    evaluation = {"policies": judged, "reference": "a", "score_name": "judge of round 1"}
+    html = _page(fields, evaluations={"round1": evaluation})
+    assert '<h2>Earlier evaluation<span class="tag">round1</span></h2>' in html
+    assert '<th scope="col">judge of round 1 (mean, 95% CI)</th>' in html

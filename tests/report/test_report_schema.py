@@ -60,7 +60,7 @@ def test_kl_of_best_of_n_is_log_n_less_its_share() -> None:
         (("reference",), "stf", r"not a policy \(known: sft, best_of_16"),
         (("started",), "2025-06-01T09:30:00", "timezone"),
         (("status",), "done", "'finished', 'interrupted' or 'failed'"),
-        (("stages",), [{"name": "a\x00b", "kind": "sft", "seconds": 1}], "match pattern"),
+        (("stages",), [{"name": "a\x00b", "stage": "sft"}], "match pattern"),
         (("ceiling",), {"n": 0, "gold": 1.0}, "greater than or equal to 1"),
     ],
 )
@@ -86,3 +86,17 @@ def test_a_reward_model_out_of_distribution_is_read_back(rewards: Report) -> Non
     assert again == rewards
     assert again.reward_models["gaussian"].out_of_distribution is not None
     assert again.reward_models["gaussian"].out_of_distribution.accuracy == 0.65
+
+
+def test_a_report_of_format_1_is_read(fields: dict[str, Any]) -> None:
+    stage = {"name": "dpo", "kind": "preference", "seconds": 2.0, "peak_bytes": 5, "curves": {"loss": [(1, 0.5)]}}
+    (read,) = Report.model_validate(fields | {"stages": [stage]}).stages
+    assert (read.stage, read.cost.seconds, read.cost.peak_bytes) == ("preference", 2.0, 5)
+    assert read.curves["loss"].points == [(1, 0.5)]
+
+
+def test_a_report_of_a_later_format_is_refused(report: Report) -> None:
+    stored = report.model_dump_json()
+    assert json.loads(stored)["format"] == 2
+    with pytest.raises(ValidationError, match="it has format 3, and this version reads 2: upgrade"):
+        Report.model_validate_json(stored.replace('"format":2', '"format":3'))

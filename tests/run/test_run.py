@@ -104,7 +104,7 @@ def test_the_report_joins_evaluation_stages_and_data(go: Go) -> None:
     report = go().report
     assert report.data.model_dump() == {"train": 2, "test": 1, "dropped": {"tie": 1}}
     assert [stage.name for stage in report.stages] == ["first", "second", "judge"]
-    assert report.policies["first"].seconds == report.stages[0].seconds
+    assert report.policies["first"].seconds == report.stages[0].cost.seconds
     assert report.policies["base"].seconds is None
     assert report.notes == ["a stub"]
     assert [plugin.distribution for plugin in report.plugins] == ["stub-package"]
