@@ -23,6 +23,7 @@ PYPROJECT, GROUP = "pyproject.toml", "rlhf_plugins"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Adds the package's own pyproject.toml where its test folders alone would be collected."""
+    config.addinivalue_line("markers", "slow: takes seconds to minutes, such as the kit's small trainings")
     own = config.rootpath / PYPROJECT
     if config.args_source is config.ArgsSource.TESTPATHS and _registers(own):
         config.args.append(str(own))
@@ -60,7 +61,10 @@ class Package(pytest.File):
         for subject in conformance.subjects(name, said.get("tool", {}).get(GROUP, {}).get("options", {})):
             for one in conformance.properties_of(subject.kind):
                 label = f"{subject.kind}.{subject.name}.{one.name}"
-                yield Holds.from_parent(self, name=label, subject=subject, property_=one)
+                item = Holds.from_parent(self, name=label, subject=subject, property_=one)
+                if one.trains:
+                    item.add_marker("slow")
+                yield item
 
 
 class Loads(pytest.Item):

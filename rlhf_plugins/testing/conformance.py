@@ -43,12 +43,13 @@ class Property:
     kinds: tuple[str, ...]
     matters: str  # the first paragraph of its docstring
     holds: Callable[[Subject], None]
+    trains: bool = False  # runs small trainings, which takes seconds
 
 
 PROPERTIES: dict[str, Property] = {}
 
 
-def holds_of(*kinds: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+def holds_of(*kinds: str, trains: bool = False) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
     """Makes a function from a Subject a property of some kinds, of all where none is named.
 
     Its name is the property's and its docstring says why it matters. It raises Broken through `expect`.
@@ -58,7 +59,7 @@ def holds_of(*kinds: str) -> Callable[[Callable[[Subject], None]], Callable[[Sub
         name = function.__name__
         if name in PROPERTIES:
             raise PluginError(f"the property {name!r} is there already")
-        PROPERTIES[name] = Property(name, kinds or KINDS, _paragraph(function), function)
+        PROPERTIES[name] = Property(name, kinds or KINDS, _paragraph(function), function, trains)
         return function
 
     return add

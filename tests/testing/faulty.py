@@ -185,6 +185,19 @@ class BatchWhitened(Advantage):
         return Advantages(centred.masked_fill(~rollout.mask, 0.0), centred.masked_fill(~rollout.mask, 0.0))
 
 
+@dataclass(frozen=True)
+class Undone(Advantage, whitens=True):
+    """A constant baseline, which whitening takes off again."""
+
+    baseline: float = 0.0
+
+    def __call__(self, rollout: Rollout) -> Advantages:
+        to_go = (
+            rollout.rewards.masked_fill(~rollout.mask, 0.0).flip(1).cumsum(1).flip(1).masked_fill(~rollout.mask, 0.0)
+        )
+        return Advantages((to_go - self.baseline).masked_fill(~rollout.mask, 0.0), to_go)
+
+
 # ---- aggregations ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Standardised(Aggregation):

@@ -42,6 +42,7 @@ FAULTS = [
     ("advantage", other.MaskForgotten, "padding_content", "with other numbers in the padding"),
     ("advantage", other.ZeroDeviation, "finite", "equal rewards"),
     ("advantage", other.BatchWhitened, "batch_mates", "it follows the others' `scores`"),
+    ("advantage", other.Undone, "options_are_felt", "baseline = 1.0, 0.25"),
     ("aggregation", other.Standardised, "batch_mates", "it follows the others' `rewards`"),
     ("aggregation", other.Unseen, "options_are_read", "nothing depends on the option 'alpha'"),
     ("sampler", other.GlobalRandom, "arrays_answer_repeats", "other answers"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-ABOUT = ("options", "tensors", "gradients", "padding", "modules", "behaviour", "arrays", "runs", "loading")
+ABOUT = ("options", "tensors", "gradients", "padding", "modules", "behaviour", "arrays", "runs", "loading", "training")
 
 
 def loaded() -> None:
