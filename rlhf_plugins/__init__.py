@@ -54,17 +54,18 @@ from rlhf_plugins.contract.run import (
     StageResult,
     Step,
 )
-from rlhf_plugins.errors import DataError, PluginError, RecipeError, RlhfError, RunError, StopRun
+from rlhf_plugins.errors import DataError, PluginError, RecipeError, RewardUnavailable, RlhfError, RunError, StopRun
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine import set_engine
+    from rlhf_plugins.engine.mixture import mix
     from rlhf_plugins.recipe.check import check_recipe
     from rlhf_plugins.recipe.public import component, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.saved.interchange import export_reward_model
-    from rlhf_plugins.saved.reload import load_reward_function, load_reward_model
+    from rlhf_plugins.saved.reload import load_policy, load_reward_function, load_reward_model
 
 __all__ = [
     "Adapter",
@@ -106,6 +107,7 @@ __all__ = [
     "RewardHead",
     "RewardLoss",
     "RewardModel",
+    "RewardUnavailable",
     "RlhfError",
     "Rollout",
     "Run",
@@ -126,8 +128,10 @@ __all__ = [
     "component",
     "export_reward_model",
     "hookimpl",
+    "load_policy",
     "load_reward_function",
     "load_reward_model",
+    "mix",
     "open_run",
     "recipe_digest",
     "registry",
@@ -142,8 +146,10 @@ _LAZY = {
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
     "export_reward_model": "rlhf_plugins.saved.interchange",
+    "load_policy": "rlhf_plugins.saved.reload",
     "load_reward_function": "rlhf_plugins.saved.reload",
     "load_reward_model": "rlhf_plugins.saved.reload",
+    "mix": "rlhf_plugins.engine.mixture",
     "open_run": "rlhf_plugins.run.record",
     "recipe_digest": "rlhf_plugins.recipe.public",
     "run_recipe": "rlhf_plugins.run.run",

@@ -5,6 +5,7 @@ RlhfError
 ├── DataError       rows cannot be read as preferences
 ├── PluginError     a plugin or component is broken, unknown or registered twice
 │   └── ComponentError  a component failed, or answered what it may not, while it ran
+├── RewardUnavailable  a reward cannot answer now, and may later
 ├── RunError        a run or its folder is not in the state that was asked for
 └── StopRun         a plugin's hook wants the run to end
 """
@@ -56,6 +57,19 @@ class ComponentError(PluginError):
 
     def __init__(self, message: str, call: Any) -> None:
         self.call = call
+        super().__init__(message)
+
+
+class RewardUnavailable(RlhfError):
+    """A reward cannot answer now, such as a server that is busy; whoever asked it tries again.
+
+    Args:
+        message: why.
+        retry_after: seconds after which it may answer; None where nobody knows.
+    """
+
+    def __init__(self, message: str = "the reward is unavailable", retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
         super().__init__(message)
 
 

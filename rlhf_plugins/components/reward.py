@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import runpy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Reward
+from rlhf_plugins.contract.interfaces import Generator, Reward
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.errors import RunError, known
 
@@ -84,6 +87,80 @@ class Weighted(Reward):
         return score
 
 
+@dataclass(frozen=True)
+class Implicit(Reward):
+    """beta (log pi - log pi_ref) of a response, the reward that a DPO policy implies (Rafailov et al. 2023, section 5).
+
+    It is known up to a number per prompt: responses to one prompt can be compared.
+    """
+
+    policy: Generator = uses("generator")
+    reference: Generator = uses("generator", "base")
+    beta: Annotated[float, Field(gt=0, description="as in the policy's training")] = 0.1
+    by_token: Annotated[bool, Field(description="give each token its own part")] = False
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError when the policy or the reference does not load."""
+        policy, reference = self.policy.build(run), self.reference.build(run)
+
+        def score(samples: Samples) -> Prediction:
+            log_ratio = policy.log_probs(samples) - reference.log_probs(samples)
+            tokens = self.beta * log_ratio.float().cpu()  # (B, T)
+            return Prediction(tokens.sum(1), tokens=tokens if self.by_token else None)
+
+        return score
+
+
+@dataclass(frozen=True)
+class Python(Reward):
+    """A Python function with the signature of TRL's `reward_funcs`.
+
+    It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them, and
+    returns a number per completion, None where it abstains. To messages, a completion is a list with one message.
+    """
+
+    path: Annotated[str, Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
+
+    def __post_init__(self) -> None:
+        module, _, function = self.path.rpartition(":")
+        if not module or not function.isidentifier():
+            raise ValueError(f"path: {self.path!r} is neither FILE.py:FUNCTION nor PACKAGE.MODULE:FUNCTION")
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError when there is no such function, or its module cannot be imported."""
+        function = _function(self.path)
+        takes = inspect.signature(function).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+
+        def score(samples: Samples) -> Sequence[float | None]:
+            given = {**samples.columns, **_as_trl(samples)}
+            found: Sequence[float | None] = function(**{k: v for k, v in given.items() if takes_all or k in takes})
+            return found
+
+        return score
+
+
+def _function(path: str) -> Callable[..., Any]:
+    """The function that a path names."""
+    module, _, name = path.rpartition(":")
+    try:
+        found = runpy.run_path(module) if module.endswith(".py") else vars(import_module(module))
+    except Exception as error:  # its module may raise anything
+        raise RunError(f"reward: {path}: cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(function := found.get(name)):
+        functions = (key for key, value in found.items() if callable(value) and not key.startswith("_"))
+        raise RunError(f"reward: {module} has no function {name!r} {known(name, functions)}")
+    return cast("Callable[..., Any]", function)
+
+
+def _as_trl(samples: Samples) -> dict[str, Any]:
+    """The arguments of TRL's reward functions."""
+    pairs = zip(samples.prompts, samples.responses, strict=True)
+    completions = [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
+    ids = [list(response) for response in samples.response_ids]
+    return {"prompts": list(samples.prompts), "completions": completions, "completion_ids": ids}
+
+
 def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Prediction:
     """sum_i w_i r_i of predictions; it abstains where a part does."""
     import torch
@@ -105,4 +182,4 @@ def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Pr
 @hookimpl
 def register_reward() -> dict[str, type]:
     """The bundled rewards."""
-    return {"gold": Gold, "model": Model, "weighted": Weighted}
+    return {"gold": Gold, "implicit": Implicit, "model": Model, "python": Python, "weighted": Weighted}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
@@ -43,6 +43,16 @@ def samples_of(groups: Iterable[Group], encoder: RowEncoder) -> Samples:
     rows = [(g.prompt, r, *encoder.encode_within_limit(g.prompt, r)) for g in groups for r in g.responses]
     prompts, responses, prompt_ids, response_ids = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
     return Samples(prompts, [as_text(response) for response in responses], prompt_ids, response_ids)
+
+
+def encoded(prompts: Sequence[Text], responses: Sequence[Text], encoder: RowEncoder) -> Samples:
+    """One response to each prompt. Raises DataError as `samples_of` does, and where their numbers differ."""
+    if len(prompts) != len(responses):
+        raise DataError(f"{len(responses)} responses for {len(prompts)} prompts")
+    for prompt, response in zip(prompts, responses, strict=True):
+        if isinstance(prompt, str) != isinstance(response, str):
+            raise DataError("a prompt and its response must both be text or both be messages")
+    return samples_of((Group(p, (r,)) for p, r in zip(prompts, responses, strict=True)), encoder)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:

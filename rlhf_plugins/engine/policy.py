@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
-from rlhf_plugins.data.tokens import RowEncoder, samples_of
+from rlhf_plugins.data.tokens import RowEncoder, encoded
 from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import load_causal, load_row_encoder
@@ -133,9 +133,7 @@ class Handle(ABC):
         Raises:
             DataError: there are not as many responses as prompts, or the model cannot take one.
         """
-        if len(prompts) != len(responses):
-            raise DataError(f"{len(responses)} responses for {len(prompts)} prompts")
-        return samples_of((Group(p, (r,)) for p, r in zip(prompts, responses, strict=True)), self.encoder)
+        return encoded(prompts, responses, self.encoder)
 
     def log_probs(self, samples: Samples, *, grad: bool = False) -> Tensor:
         """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
@@ -297,9 +295,9 @@ def open_policy(
         backbone = shared(base)
     if folder is None:
         return ModelPolicy(backbone, backbone.add(base.adapter) if trainable and base.adapter else None)
-    policy = ModelPolicy(backbone, backbone.load(folder, trainable))
+    policy = ModelPolicy(backbone, adapter := backbone.load(folder, trainable))
     if not trainable:  # a trainer may hold the model of a trainable one for longer
-        finalize(policy, backbone.remove, policy.adapter)
+        finalize(policy, backbone.remove, adapter)
     return policy
 
 

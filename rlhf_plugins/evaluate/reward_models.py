@@ -17,7 +17,8 @@ from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Samples, Text
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins
-from rlhf_plugins.reward_models.ensemble import Judge, epistemic
+from rlhf_plugins.reward_models.ensemble import epistemic
+from rlhf_plugins.reward_models.handle import Predict
 
 Side = tuple[Group, int]  # a response, by its group and its place in it
 
@@ -42,7 +43,7 @@ def strict(groups: Sequence[Group]) -> list[tuple[Group, Comparison]]:
 
 
 def score_pairs(
-    judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0, longest: int | None = None
+    judge: Predict | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0, longest: int | None = None
 ) -> ScoredPairs:
     """What a reward model says of every strictly ordered pair of the groups, beside what people and gold say of it.
 
@@ -83,7 +84,7 @@ def score_pairs(
 class _Asked:
     """What a judge is asked, with what is known whatever it answers."""
 
-    judge: Judge | RewardFunction
+    judge: Predict | RewardFunction
     tokenizer: Any
     texts: Sequence[tuple[Text, Text]]  # distinct prompts and responses
     pairs: np.ndarray  # (2, pairs) which of them are chosen and rejected
@@ -121,7 +122,7 @@ def _cut(samples: Samples, longest: int) -> Samples:
     return replace(samples, response_ids=[ids if len(ids) <= n else [*ids[: n - 1], ids[-1]] for ids, n in responses])
 
 
-def latency(judge: Judge | RewardFunction, groups: Sequence[Group], tokenizer: Any) -> float:
+def latency(judge: Predict | RewardFunction, groups: Sequence[Group], tokenizer: Any) -> float:
     """Median seconds to score one pair alone, tokenisation included, over the first few."""
     seconds = []
     for group, comparison in strict(groups)[:TIMED]:

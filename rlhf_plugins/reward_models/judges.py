@@ -1,4 +1,4 @@
-"""Whatever a reward stage saved, opened as one function of responses. It knows folders, not who asks."""
+"""Opens what a reward stage saved, a reward model or an ensemble. It knows folders, not what scores are used for."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.reward_models import ensemble
-from rlhf_plugins.reward_models.ensemble import Judge, Making, open_ensemble, open_member
+from rlhf_plugins.reward_models.ensemble import Open, open_ensemble, open_member
+from rlhf_plugins.reward_models.handle import Predict, RewardHandle
 from rlhf_plugins.reward_models.reward_model import read_description
 
 
 def open_judge(
-    folder: Path, component: Making, trust_remote_code: bool = False, backbone: Backbone | None = None
-) -> Judge:
-    """A saved reward model or ensemble as a function from responses to a Prediction on the CPU.
+    folder: Path, component: Open, trust_remote_code: bool = False, backbone: Backbone | None = None
+) -> RewardHandle:
+    """A saved reward model or ensemble.
 
     Args:
         folder: where a stage saved it.
         component: makes a component of a kind from a recipe's words.
         trust_remote_code: whether the base may run code of its own.
-        backbone: a base in memory; what was trained as an adapter of the same base stands on it, else on one more.
+        backbone: a base in memory; a model that was trained as an adapter of the same base shares it.
 
     Raises:
         RunError: the folder holds neither, or does not load.
@@ -34,13 +35,13 @@ def open_judge(
     return open_saved(folder, component, trust_remote_code, backbone)
 
 
-def rated(groups: Sequence[Group], judge: Judge, encoder: RowEncoder) -> tuple[Group, ...]:
+def rated(groups: Sequence[Group], judge: Predict, encoder: RowEncoder) -> tuple[Group, ...]:
     """The groups with a judge's rewards as their only ratings, in the dimension `teacher`."""
     rewards = iter(judge(samples_of(groups, encoder)).reward.tolist())
     return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
 
 
-def pair_accuracy(judge: Judge, groups: Sequence[Group], encoder: RowEncoder) -> float | None:
+def pair_accuracy(judge: Predict, groups: Sequence[Group], encoder: RowEncoder) -> float | None:
     """The share of the groups' strictly ordered pairs that a judge orders so, ties one half; None without a pair."""
     rewards = judge(samples_of(groups, encoder)).reward.tolist()
     starts = accumulate((len(group.responses) for group in groups), initial=0)
@@ -54,18 +55,18 @@ def pair_accuracy(judge: Judge, groups: Sequence[Group], encoder: RowEncoder) ->
 
 
 def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
-    """What a saved reward model, or the first member of an ensemble, stands on. Raises RunError as loading does."""
+    """The base of a saved reward model, or of an ensemble's first member. Raises RunError as loading does."""
     members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
     is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
     return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 
-def latest_reward(run: Run) -> Judge | None:
+def latest_reward(run: Run) -> RewardHandle | None:
     """The reward model of a run's latest reward stage; None when there was none."""
     folders = [result.reward_model for result in run.finished if result.reward_model]
     return reward_function(folders[-1], run) if folders else None
 
 
-def reward_function(folder: Path, run: Run) -> Judge:
+def reward_function(folder: Path, run: Run) -> RewardHandle:
     """The reward model that a stage of the run saved, as a function of responses."""
     return open_judge(folder, run.component, run.base.trust_remote_code, run.backbone)

@@ -173,8 +173,8 @@ class Parts(NamedTuple):
     frozen: bool  # the trunk is the base's own
 
     @property
-    def stands(self) -> bool:
-        """Whether it stands on its base, as it is or with an adapter: there is no trunk of its own."""
+    def on_base(self) -> bool:
+        """Whether its trunk is that of its base, as it is or with an adapter."""
         return self.frozen or self.base.adapter is not None
 
 

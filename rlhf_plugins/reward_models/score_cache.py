@@ -1,4 +1,4 @@
-"""Numbers remembered by what was scored and by which model, in memory or in a file: rewards, log-probabilities.
+"""A cache of rewards or log-probabilities, by model and token ids, in memory or in a file.
 
 It knows token ids and weights as bytes, not what a model computes.
 """
@@ -19,16 +19,16 @@ import torch
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import PluginError, RunError
 
-Scoring = Callable[[Samples], Sequence[float]]
-UNTOLD = {"_name_or_path", "transformers_version"}  # of a configuration: the same weights may have other ones
+Score = Callable[[Samples], Sequence[float | None]]
+IGNORED = {"_name_or_path", "transformers_version"}  # of a configuration: the same weights may have other ones
 TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, reward REAL NOT NULL) WITHOUT ROWID"
 
 
 class ScoreCache:
     """Rewards by model, prompt ids and response ids.
 
-    In a file they outlive the process: what `score` answered is written in one transaction, which an interruption at
-    any moment leaves whole or undone. Several processes may use one file. Close it when done (`contextlib.closing`).
+    In a file they outlive the process. The answers of a call are written in one transaction, which an interruption
+    leaves either complete or undone. Several processes may use one file. Close it when done (`contextlib.closing`).
 
     Args:
         path: an SQLite file, made if missing; None remembers until closed.
@@ -52,13 +52,15 @@ class ScoreCache:
             self.close()
             raise
 
-    def scores(self, identity: str, samples: Samples, score: Scoring) -> list[float]:
-        """Rewards of the samples, in their order; `score` is asked once, and only for what is not remembered.
+    def scores(self, identity: str, samples: Samples, score: Score) -> list[float | None]:
+        """Rewards of the samples, in their order; `score` is called once, and only for what is not remembered.
+
+        Where `score` abstains the reward is None; that is not remembered, so that the next call asks again.
 
         Args:
             identity: of the model that scores; another text is another model.
-            samples: the responses, known by their ids.
-            score: that model.
+            samples: the responses, identified by their ids.
+            score: that model, a number per response or None where it abstains.
 
         Raises:
             PluginError: `score` gives too many or too few rewards.
@@ -66,7 +68,7 @@ class ScoreCache:
         """
         pairs = zip(samples.prompt_ids, samples.response_ids, strict=True)
         keys = [_key(identity, prompt, response) for prompt, response in pairs]
-        known = self._read(set(keys))
+        known: dict[bytes, float | None] = {**self._read(set(keys))}
         missing = {key: row for row, key in reversed([*enumerate(keys)]) if key not in known}  # first row of each
         if missing:
             known |= self._scored(missing, samples, score)
@@ -75,20 +77,22 @@ class ScoreCache:
         return [known[key] for key in keys]
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self._connection.close()
 
-    def _scored(self, missing: dict[bytes, int], samples: Samples, score: Scoring) -> dict[bytes, float]:
-        """Asks for the missing in their order, and remembers."""
+    def _scored(self, missing: dict[bytes, int], samples: Samples, score: Score) -> dict[bytes, float | None]:
+        """Scores the missing rows in their order, and remembers the numbers."""
         rows = sorted(missing.values())
-        rewards = [float(reward) for reward in score(samples.take(rows))]
+        rewards = [None if reward is None else float(reward) for reward in score(samples.take(rows))]
         if len(rewards) != len(rows):
             raise PluginError(f"the reward gave {len(rewards)} numbers for {len(rows)} responses")
         by_row = dict(zip(rows, rewards, strict=True))
-        found = {key: by_row[row] for key, row in missing.items() if isfinite(by_row[row])}
+        found = {key: by_row[row] for key, row in missing.items()}
+        numbers = {key: reward for key, reward in found.items() if reward is not None}
+        finite = {key: reward for key, reward in numbers.items() if isfinite(reward)}
         with self._explained(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", found.items())
-        if bad := len(missing) - len(found):
+            self._connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", finite.items())
+        if bad := len(numbers) - len(finite):
             raise RunError(f"{bad} of {len(missing)} rewards are not finite numbers")
         return found
 
@@ -102,7 +106,7 @@ class ScoreCache:
         return found
 
     def _sound(self, reward: object) -> float:
-        """A remembered reward. Raises RunError when it is none: SQLite itself takes anything."""
+        """A remembered reward. Raises RunError when it is not a finite number: SQLite itself stores anything."""
         if isinstance(reward, float) and isfinite(reward):
             return reward
         raise self._damaged(f"it holds the reward {reward!r}")
@@ -119,7 +123,9 @@ class ScoreCache:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> RunError:
-        return RunError(f"{self._path} is no cache of scores, or is damaged: {why}; delete it, and all is scored anew")
+        return RunError(
+            f"{self._path} is no cache of scores, or is damaged: {why}; delete it, and everything is scored again"
+        )
 
 
 def identity(folder: Path) -> str:
@@ -146,7 +152,7 @@ def identity(folder: Path) -> str:
 
 def weights_identity(model: Any, *circumstances: object) -> str:
     """A hash of a model in memory: of its configuration without its name, of its weights, and of the circumstances."""
-    settings = {k: v for k, v in sorted(model.config.to_dict().items()) if k not in UNTOLD}
+    settings = {k: v for k, v in sorted(model.config.to_dict().items()) if k not in IGNORED}
     digest = blake2b(repr((type(model).__name__, settings, circumstances)).encode(), digest_size=16)
     for name, weights in sorted(model.state_dict().items()):
         content = weights.detach().cpu().contiguous().flatten().view(torch.uint8)

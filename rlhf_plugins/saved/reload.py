@@ -6,24 +6,42 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.provenance import opener
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
-    from rlhf_plugins.reward_models.reward_model import RewardModel
+    from rlhf_plugins.engine.policy import ModelPolicy
+    from rlhf_plugins.reward_models.handle import RewardHandle
 
 
-def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> RewardModel:
-    """A reward model as a `reward` stage saved it, such as `runs/quickstart/01-reward/model`.
+def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> RewardHandle:
+    """A reward model or an ensemble as a stage saved it, such as `runs/quickstart/01-reward/model`.
+
+    `predict` scores the samples that `encode` makes, or that a policy of the same base sampled; `module` is the model.
 
     Raises:
-        RunError: the folder holds no reward model, or a part of it is missing.
-        PluginError: a plugin that it was made with is missing; one of another version is warned of.
+        RunError: the folder holds neither, or a part of it is missing.
+        PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
-    from rlhf_plugins.reward_models.reward_model import open_reward_model
+    from rlhf_plugins.reward_models.judges import open_judge
 
-    return open_reward_model(Path(folder), opener(Path(folder)), trust_remote_code)
+    return open_judge(Path(folder), opener(Path(folder)), trust_remote_code)
+
+
+def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: bool = False) -> ModelPolicy:
+    """A policy as a stage saved it, such as `runs/quickstart/02-dpo/model`. Policies of one base share its weights.
+
+    Args:
+        folder: of an adapter or a whole model.
+        trainable: let its weights have gradients, for `log_probs(samples, grad=True)`.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        RunError: the folder holds no policy, or it does not load.
+    """
+    from rlhf_plugins.engine.policy import open_policy, saved_base
+
+    return open_policy(Path(folder), saved_base(Path(folder), trust_remote_code), trainable)
 
 
 def load_reward_function(folder: str | Path, trust_remote_code: bool = False) -> Callable[..., list[float]]:
@@ -35,27 +53,14 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
 
     Raises:
         RunError: the folder holds neither, or a part of it is missing.
-        PluginError: a plugin that it was made with is missing; one of another version is warned of.
+        PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
-    from rlhf_plugins.contract.rows import Group
-    from rlhf_plugins.data.tokens import samples_of
-    from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.judges import open_judge, saved_base
-
     path = Path(folder)
-    judge = open_judge(path, opener(path), trust_remote_code)
-    encoder = load_row_encoder(saved_base(path, trust_remote_code))
+    model = load_reward_model(path, trust_remote_code)
 
     def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:
-        groups = [Group(p, (_alike(p, c),)) for p, c in zip(prompts, completions, strict=True)]
-        return judge(samples_of(groups, encoder)).reward.tolist() if groups else []
+        return model.predict(model.encode(prompts, completions)).reward.tolist()
 
     whole = path.resolve()
     reward.__name__ = whole.parent.name if whole.name == "model" else whole.name
     return reward
-
-
-def _alike(prompt: Text, completion: Text) -> Text:
-    if isinstance(prompt, str) != isinstance(completion, str):
-        raise DataError("a prompt and its completion must both be text or both be messages")
-    return completion

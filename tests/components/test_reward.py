@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlhf_plugins.components.reward import Gold, Model, Weighted, register_reward
-from rlhf_plugins.contract.interfaces import Reward
+from rlhf_plugins.components.reward import Gold, Implicit, Model, Python, Weighted, register_reward
+from rlhf_plugins.contract.interfaces import Generator, Reward
 from rlhf_plugins.contract.rows import Data, GoldReward, Samples
 from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.errors import ComponentError, RunError
@@ -118,5 +119,66 @@ def test_weights_that_do_not_match_the_sources_are_refused(parts: Any, weights: 
         Weighted(parts=parts, weights=weights)
 
 
+class Fixed(Generator):
+    """A policy whose tokens all have one log-probability."""
+
+    def __init__(self, logp: float) -> None:
+        self.logp = logp
+
+    def build(self, run: Run) -> Any:
+        return self
+
+    def log_probs(self, samples: Samples) -> torch.Tensor:
+        lengths = torch.tensor([len(ids) for ids in samples.response_ids])
+        return self.logp * (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).float()
+
+
+def test_the_implicit_reward_is_the_log_ratio_of_a_response() -> None:
+    """beta (log pi - log pi_ref): 0.5 * 3 tokens * (-1 + 3) is 3, of one token 1."""
+    samples = Samples(["p", "p"], ["abc", "d"], [[1], [1]], [[2, 3, 4], [2]])
+    reward = Implicit(policy=Fixed(-1.0), reference=Fixed(-3.0), beta=0.5)
+    assert reward.build(run_with(None))(samples).reward.tolist() == [3.0, 1.0]
+    by_token = replace(reward, by_token=True).build(run_with(None))(samples).tokens
+    assert by_token.tolist() == [[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+FUNCTIONS = """
+def length(completions, **_):
+    return [float(len(c)) for c in completions]
+
+def target(completions, wanted):
+    return [None if w is None else float(c == w) for c, w in zip(completions, wanted)]
+
+def roles(completions, prompts):
+    return [float(c[0]["content"] == "xxxx" and p[0]["role"] == "user") for c, p in zip(completions, prompts)]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "r.py").write_text(FUNCTIONS)
+    return tmp_path / "r.py"
+
+
+def test_a_function_of_a_file_is_called_as_trl_calls_it(file: Path) -> None:
+    def scored(function: str, samples: Samples) -> Any:
+        return Python(f"{file}:{function}").build(run_with(None))(samples)
+
+    assert scored("length", SAMPLES).reward.tolist() == [4, 0]
+    found = scored("target", replace(SAMPLES, columns={"wanted": ["xxxx", None], "user": [1, 2]}))
+    assert (found.reward.tolist(), found.abstained.tolist()) == ([1, 0], [False, True])
+    assert scored("roles", replace(SAMPLES, prompts=[[{"role": "user", "content": "a"}]] * 2)).reward.tolist() == [1, 0]
+
+
+def test_a_function_that_is_not_there_is_named_with_the_nearest(file: Path) -> None:
+    with pytest.raises(RunError, match=r"has no function 'lenght' \(did you mean length\?"):
+        Python(f"{file}:lenght").build(run_with(None))
+    with pytest.raises(RunError, match="missing.py:f: cannot be imported: FileNotFoundError"):
+        Python("missing.py:f").build(run_with(None))
+    with pytest.raises(ValueError, match="path: 'r.py' is neither FILE.py:FUNCTION nor"):
+        Python("r.py")
+
+
 def test_names_of_the_recipe() -> None:
-    assert register_reward() == {"gold": Gold, "model": Model, "weighted": Weighted}
+    names = {"gold": Gold, "implicit": Implicit, "model": Model, "python": Python, "weighted": Weighted}
+    assert register_reward() == names

@@ -209,3 +209,9 @@ def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "open", refuse)  # a mode of 000 stops everybody but root
     with pytest.raises(RunError, match="cannot be read: .*Permission denied: .*head"):
         identity(folder)
+
+
+def test_an_abstention_is_handed_on_and_not_remembered(cache: ScoreCache) -> None:
+    samples = Samples(["p", "p"], ["a", "b"], [[1], [1]], [[2], [3]])
+    assert cache.scores("model", samples, lambda _: [1.0, None]) == [1.0, None]
+    assert cache.scores("model", samples, lambda rest: [float(len(rest.responses))]) == [1.0, 1.0]

@@ -54,7 +54,7 @@ def rewards(folder: Path, base: Base) -> Tensor:
     tokenizer = load_tokenizer(base)
     ids = [encode(tokenizer, p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     samples = Samples(PROMPTS, RESPONSES, [p for p, _ in ids], [r for _, r in ids])
-    return torch.tensor(load_reward_model(folder).score(samples, tokenizer.pad_token_id)).unsqueeze(1)
+    return torch.tensor(load_reward_model(folder).predict(samples).reward.tolist()).unsqueeze(1)
 
 
 @torch.no_grad()

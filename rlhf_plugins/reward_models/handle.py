@@ -1,0 +1,78 @@
+"""A reward as a handle: what scores responses, whatever it is made of. It knows functions, not how they were opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.data.tokens import encoded
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.retries import Retries
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rlhf_plugins.contract.rows import Samples, Text
+    from rlhf_plugins.data.tokens import RowEncoder
+
+Predict = Callable[["Samples"], Prediction]
+
+
+@dataclass(frozen=True)
+class RewardHandle:
+    """A `contract.run.RewardModel`: a saved reward model, an ensemble, or anything that a reward component builds.
+
+    It may be called too, as what a component builds.
+
+    Args:
+        function: scores responses.
+        module: the model, where there is one.
+        encoder: of the model's base, where there is one.
+        retries: how long it is waited for where it is unavailable.
+    """
+
+    function: Predict
+    module: nn.Module | None = None
+    encoder: RowEncoder | None = field(default=None, repr=False)
+    retries: Retries = field(default=Retries(), repr=False)  # noqa: RUF009 (frozen)
+
+    def predict(self, samples: Samples) -> Prediction:
+        """(B,) rewards, with what else is predicted, on the CPU.
+
+        Raises:
+            ComponentError: the reward fails, or gives anything but finite numbers.
+            RunError: it stays unavailable.
+        """
+        if not samples.responses:
+            return Prediction(torch.zeros(0))
+        return self.retries(lambda: self.function(samples))
+
+    __call__ = predict
+
+    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
+        """Responses as the model reads them, one to each prompt.
+
+        Raises:
+            DataError: there are not as many responses as prompts, or the model cannot take one.
+            RunError: there is no model whose tokens they could be.
+        """
+        if self.encoder is None:
+            raise RunError("this reward has no tokenizer: take samples from a policy")
+        return encoded(prompts, responses, self.encoder)
+
+
+def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # noqa: B008 (frozen)
+    """What a reward component built, as a handle."""
+    return RewardHandle(built, getattr(built, "module", None), getattr(built, "encoder", None), retries)
+
+
+def rewards(prediction: Prediction) -> list[float | None]:
+    """One number per response, None where the reward abstained."""
+    numbers: list[float | None] = prediction.reward.tolist()
+    if prediction.abstained is None:
+        return numbers
+    return [None if out else number for number, out in zip(numbers, prediction.abstained.tolist(), strict=True)]

@@ -1,0 +1,72 @@
+"""Rewards as handles: what they predict, and that one which is unavailable is asked again, within a budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_plugins import RewardUnavailable
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import RewardModel
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
+from rlhf_plugins.reward_models.retries import Retries
+
+SAMPLES = Samples(["a", "b"], ["xx", "yyy"], [[1], [1]], [[2], [3]])
+
+
+def lengths(samples: Samples) -> Prediction:
+    return Prediction(torch.tensor([float(len(response)) for response in samples.responses]))
+
+
+class Busy:
+    """A reward that is unavailable a few times, each time with its own `retry_after`."""
+
+    def __init__(self, *waits: float | None) -> None:
+        self.waits = list(waits)
+
+    def __call__(self, samples: Samples) -> Prediction:
+        if self.waits:
+            raise RewardUnavailable("server busy", retry_after=self.waits.pop(0))
+        return lengths(samples)
+
+
+def test_a_handle_is_a_reward_model_and_may_be_called() -> None:
+    handle = RewardHandle(lengths)
+    assert isinstance(handle, RewardModel)
+    assert handle.predict(SAMPLES).reward.tolist() == handle(SAMPLES).reward.tolist() == [2, 3]
+    assert handle.predict(SAMPLES.take([])).reward.tolist() == []
+    assert handle.module is None
+
+
+def test_a_handle_of_a_function_has_no_tokenizer() -> None:
+    with pytest.raises(RunError, match="this reward has no tokenizer: take samples from a policy"):
+        RewardHandle(lengths).encode(["a"], ["b"])
+
+
+def test_an_abstained_reward_is_none() -> None:
+    prediction = Prediction(torch.tensor([1.0, 0.0]), abstained=torch.tensor([False, True]))
+    assert rewards(prediction) == [1.0, None]
+    assert rewards(lengths(SAMPLES)) == [2.0, 3.0]
+
+
+def test_an_unavailable_reward_is_waited_for() -> None:
+    """It says 7 seconds, then nothing: the second wait is the second of the doubling ones, 2."""
+    waited: list[float] = []
+    handle = reward_handle(Busy(7.0, None), Retries(sleep=waited.append))
+    assert handle.predict(SAMPLES).reward.tolist() == [2, 3]
+    assert waited == [7.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "after"),
+    [({"attempts": 3}, "3 of 3 attempts, 3 s of waiting"), ({"seconds": 6.0}, "3 of 8 attempts, 3 s of waiting")],
+)
+def test_a_reward_that_stays_unavailable_ends_the_stage(limits: dict[str, Any], after: str) -> None:
+    """Waits of 1 and 2 seconds, and the next would be 4."""
+    handle = reward_handle(Busy(*[None] * 9), Retries(sleep=lambda _: None, **limits))
+    with pytest.raises(RunError, match=f"the reward stayed unavailable after {after}: server busy"):
+        handle.predict(SAMPLES)
