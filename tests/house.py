@@ -33,7 +33,9 @@ WITHOUT_REGISTRY = {"components", "data", "engine", "reward_models", "trainers"}
 LOADED_BY_NAME = {"components", "lifecycle", "stages"}
 USERS_OF_TRL = {"trainers", "stages"}
 LIGHT = {"__init__", "cli", "errors", "registry"}
-LIGHT_MODULES = {"contract.hookspecs", "contract.interfaces", "contract.rollout"}
+LIGHT_MODULES = {
+    f"contract.{name}" for name in ("component", "hookspecs", "interfaces", "records", "rollout", "rows", "run")
+}
 HEAVY = {
     "accelerate",
     "bitsandbytes",
