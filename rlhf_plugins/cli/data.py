@@ -52,7 +52,7 @@ def check(
 
     made = data_format(file, options, format)
     found = audit(_loaded(made), _tokens(tokenizer) if tokenizer else None, max_length)
-    ordered = getattr(made, "ordered", False)
+    ordered = made.ordered
     typer.echo("\n".join([*_report(found), *([] if ordered else [f"first response wins: {found.first_wins}"])]))
     for warning in _warnings(found, ordered):
         typer.echo(f"warning: {warning}")
@@ -151,10 +151,9 @@ def _guessed(file: str, split: str) -> str:
     from rlhf_plugins.data.rows import read_rows
     from rlhf_plugins.registry.registry import registry
 
-    formats = {name: registry().get("data_format", name) for name in registry().names("data_format")}
+    formats: dict[str, Any] = {name: registry().get("data_format", name) for name in registry().names("data_format")}
     where, fields = next(read_rows(file, split))
-    able = {name: cls for name, cls in formats.items() if hasattr(cls, "recognises")}
-    found = [name for name, cls in able.items() if cls.recognises(fields)]
+    found = [name for name, cls in formats.items() if cls.recognises(fields)]
     if len(found) != 1:
         which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"
         raise DataError(f"{where}: {which}: {', '.join(fields)}; say --format {known('', formats)}")

@@ -156,8 +156,7 @@ class _Built(nn.Module):
     def __init__(self, loss: Any) -> None:
         super().__init__()
         self.acts = loss
-        parts = loss.losses if hasattr(loss, "losses") else [loss.loss]
-        self.built = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.built = nn.ModuleList(part for part in loss.held() if isinstance(part, nn.Module))
 
     def forward(self, scores: RankedScores) -> Tensor:
         """-> (groups,)."""

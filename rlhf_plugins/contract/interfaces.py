@@ -367,6 +367,11 @@ class DataFormat(Component, kind="data_format"):
 
     ordered: ClassVar[bool] = trait(False, "the columns themselves say which response is better")
 
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these fields can only be of this format."""
+        return False
+
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError when the source cannot be read."""
         raise NotImplementedError

@@ -98,7 +98,7 @@ class RewardModelForSequenceClassification(PreTrainedModel):
             if token_type_ids is None:
                 raise ValueError("token_type_ids are needed: tokenize prompt and response as a pair")
             response = mask & token_type_ids.bool()
-            if getattr(self.model.pooling, "over", None) == "response" and not bool(response.any(1).all()):
+            if self.model.pooling.over == "response" and not bool(response.any(1).all()):
                 raise ValueError("token_type_ids mark no response in a row: tokenize prompt and response as a pair")
         places = (~mask).long().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]  # (B, L) tokens first
         numbers = torch.arange(len(mask), device=mask.device)
@@ -149,6 +149,6 @@ def _unsaved(trunk: Any, **parts: Any) -> Iterator[tuple[str, Tensor]]:
     """The buffers that the parts' modules compute and do not save, by name."""
     width = trunk.config.get_text_config().hidden_size
     for name, part in parts.items():
-        module = part.build(width) if hasattr(part, "build") else nn.Module()
+        module = part.build(width) if part.builds else nn.Module()
         saved = module.state_dict()
         yield from ((f"{name}.{key}", buffer) for key, buffer in module.named_buffers() if key not in saved)

@@ -77,7 +77,7 @@ def classifier(
 
     if getattr(model.config, "quantization_config", None) is not None:
         raise RunError("a quantized trunk does not export: open the reward model on its unquantized base")
-    if getattr(model.pooling, "over", None) == "response" and not tells_response(model.trunk):
+    if model.pooling.over == "response" and not tells_response(model.trunk):
         raise RunError(
             f"pooling {pooling['use']} is over the response, and a sequence classifier is not told where that begins; "
             "load_reward_function and `rlhf score` are"
