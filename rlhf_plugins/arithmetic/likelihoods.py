@@ -27,7 +27,7 @@ def plackett_luce(scores: Tensor, ranks: Tensor, running: Tensor) -> Tensor:
     """
     placed = running & (ranks >= 0)
     both = placed.unsqueeze(2) & running.unsqueeze(1)  # (groups, K, K): i is placed, j is running
-    behind = ranks.unsqueeze(1) - ranks.unsqueeze(2)  # by how much j stands behind i
+    behind = ranks.unsqueeze(1) - ranks.unsqueeze(2)  # by how many places j is behind i
     same = both & (behind == 0)
     later = both & ((behind > 0) | (ranks < 0).unsqueeze(1))
     left = 1 - same.tril(-1).sum(2).to(scores.dtype) / same.sum(2).clamp(min=1)  # 1 - l / d

@@ -24,7 +24,7 @@ def larger(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def prompts(pairs: ScoredPairs) -> np.ndarray:
-    """Codes 0, 1, ... of the pairs' prompts; where nobody knows them, each pair has its own."""
+    """Codes 0, 1, ... of the pairs' prompts; where they are unknown, each pair has its own."""
     known = np.arange(len(pairs.chosen)) if pairs.prompt is None else pairs.prompt
     return np.unique(known, return_inverse=True)[1]
 
@@ -32,7 +32,7 @@ def prompts(pairs: ScoredPairs) -> np.ndarray:
 def responses(pairs: ScoredPairs, truth: np.ndarray | None = None) -> np.ndarray:
     """Reward, length and truth of each response, (3, responses), without those whose truth is unknown.
 
-    A response is told from others of its prompt by these numbers, as the pairs do not name it.
+    Responses to one prompt are distinguished by these numbers, since the pairs do not name them.
     """
     reward, length = np.r_[pairs.chosen, pairs.rejected], np.r_[pairs.chosen_length, pairs.rejected_length]
     columns = [np.tile(prompts(pairs), 2), reward, length, np.zeros_like(reward) if truth is None else truth]

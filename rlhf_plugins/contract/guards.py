@@ -1,4 +1,4 @@
-"""What a component may answer when it is called. It knows what to report, not what is computed.
+"""Checks the answer of every call of a component. It knows which answers a kind allows, not what they mean.
 
 Every call of a component, and of what it builds, goes through `answered`; it returns the checked answer or raises
 ComponentError: who, what is wrong, where in whose code, and with the call itself, so that it can be saved and repeated.
@@ -93,7 +93,9 @@ class Built:
         return answered(self, lambda _, *given: self.acts(*given), inputs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["acts"], name)
+        if "acts" not in vars(self):  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.acts, name)
 
 
 def unchecked(acts: Any) -> Callable[..., Any]:

@@ -228,7 +228,7 @@ class PolicyLoss(Component, kind="policy_loss"):
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
-        """(B, T) log of the policy's probability over that of what sampled, and (B, T) -> (B, T)."""
+        """(B, T) log pi - log pi_old, pi_old the policy that sampled, and (B, T) advantages -> (B, T)."""
         raise NotImplementedError
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:

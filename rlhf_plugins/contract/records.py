@@ -42,7 +42,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class RankedScores:
-    """The scores of a batch of groups with up to K responses each, and what people said of them.
+    """The scores of a batch of groups with up to K responses each, and the judgements of people.
 
     A pair has its chosen response first. `RankedScores.of` fills in what is left out.
     """
@@ -104,7 +104,7 @@ class MemberScores:
     """Rewards of B responses by the M members of an ensemble."""
 
     rewards: Tensor  # (M, B)
-    accuracy: Tensor  # (M,) of each member on held-out pairs; equal where nobody measured it
+    accuracy: Tensor  # (M,) of each member on held-out pairs; equal where it was not measured
     group: Tensor  # (B,) equal for responses to one prompt
 
 

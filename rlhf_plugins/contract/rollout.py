@@ -19,7 +19,7 @@ class Rollout:
     mask: Tensor  # (B, T) True at response tokens
     group: Tensor  # (B,) equal for rollouts of one prompt
     log_probs: Tensor | None = None  # (B, T) of each token under the policy, in nats
-    baseline: Tensor | None = None  # (B,) score of the greedy response to the prompt; None unless it is asked for
+    baseline: Tensor | None = None  # (B,) score of the greedy response to the prompt; None unless `reads_baseline`
 
 
 @dataclass(frozen=True)

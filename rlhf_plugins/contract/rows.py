@@ -1,4 +1,4 @@
-"""Rows of data: a prompt and its responses, what people said of them, and what a policy sampled. Records only."""
+"""Rows of data: prompts, responses and the judgements of people, and the samples of a policy. Records only."""
 
 from __future__ import annotations
 

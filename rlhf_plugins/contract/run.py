@@ -152,7 +152,7 @@ class Policy(Protocol):
         ...
 
     def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
-        """Responses that nobody sampled, as tokens: one to each prompt."""
+        """Given responses as tokens, one to each prompt."""
         ...
 
     def log_probs(self, samples: Samples, *, grad: bool = False) -> Tensor:
