@@ -247,7 +247,7 @@ def dispatch(trainer: Any) -> float:
     if loss is None:
         return 0.0
     sums, length = [torch.randn(8, requires_grad=True) for _ in range(4)], torch.full((8,), 64)
-    logps = PairLogps(sums[0], sums[1], sums[2], sums[3], length, length)
+    logps = PairLogps.of(sums[0], sums[1], sums[2], sums[3], length, length)
     spent = []
     bare = unchecked(loss)
     for call in (lambda: bare(logps), lambda: loss(logps)):

@@ -38,6 +38,16 @@ def plackett_luce(scores: Tensor, ranks: Tensor, running: Tensor) -> Tensor:
     return -(gaps + logs).logsumexp(2).masked_fill(~placed, 0.0).sum(1)
 
 
+def cross_entropy(gap: Tensor, probability: Tensor) -> Tensor:
+    """-p log s(d) - (1 - p) log s(-d), s the logistic function: Bradley-Terry with soft labels, least at s(d) = p.
+
+    Args:
+        gap: (pairs,) d, the better response's reward minus the other's.
+        probability: (pairs,) p, how likely the better response is better; at 1 it is -log s(d).
+    """
+    return -probability * logsigmoid(gap) - (1 - probability) * logsigmoid(-gap)
+
+
 def rao_kupper(gap: Tensor, tied: Tensor, threshold: float) -> Tensor:
     """log P of pairs with ties: P(win) = s(d - t), P(tie) = (e^2t - 1) s(d - t) s(-d - t), s the logistic function.
 

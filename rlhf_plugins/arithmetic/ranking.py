@@ -67,6 +67,7 @@ def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
         weight=compared.weight,
         ranks=second,
         topic=scores.topic[compared.group],
+        probability=compared.probability,
         ratings={name: pick(values) for name, values in scores.ratings.items()},
         prediction=None if scores.prediction is None else map_tensors(scores.prediction, pick),
     )
@@ -104,4 +105,6 @@ def _ranked(scores: RankedScores) -> Compared:
     tied = (ranks.unsqueeze(2) == ranks.unsqueeze(1)).triu(1)
     group, first, second = (both & (better | tied)).nonzero(as_tuple=True)
     is_tied = ranks[group, first] == ranks[group, second]
-    return Compared(group, first, second, is_tied, scores.margin[group], scores.weight[group])
+    certain = torch.ones_like(scores.margin[group]).masked_fill(is_tied, 0.5)
+    probability = scores.probability[group].where(~is_tied, certain) if ranks.shape[1] == 2 else certain
+    return Compared(group, first, second, is_tied, scores.margin[group], scores.weight[group], probability)

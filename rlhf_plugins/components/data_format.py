@@ -91,16 +91,21 @@ class Preference(_Pairs, ordered=True):
 
 @dataclass(frozen=True)
 class Comparisons(_Pairs):
-    """Two responses with a verdict: a label, a strength, or the labels or strengths of several annotators.
+    """Two responses with a verdict: a label, a strength, a probability, or those of several annotators.
 
     Labels are voted: the one with most votes wins and the pair weighs (n_1 - n_2) / n, the winner's votes less those of
     the next label, of n in all. Strengths are averaged: the sign is the winner, the size of the mean the margin, and
-    the pair weighs |sum s| / sum |s|. A tie is kept; a pair on which annotators are evenly divided is left out. Rows of
-    one pair by annotators of different names are put together.
+    the pair weighs |sum s| / sum |s|. Probabilities are averaged to a soft label; labels beside them count as 1, 0 or
+    1/2. A tie is kept; a pair on which annotators are evenly divided is left out. Rows of one pair by annotators of
+    different names are put together.
     """
 
     columns: ComparisonColumns = ComparisonColumns()
     labels: Words = field(default_factory=words)
+    votes: Annotated[
+        Literal["together", "apart"],
+        Field(description="one comparison of all votes on a pair, or one for each, for losses that read annotators"),
+    ] = "together"
 
     @staticmethod
     def recognises(fields: Mapping[str, Any]) -> bool:
@@ -110,7 +115,7 @@ class Comparisons(_Pairs):
     def _read(self) -> Read:
         from rlhf_plugins.data.comparisons import read_comparisons
 
-        return partial(read_comparisons, columns=self.columns, labels=self.labels)
+        return partial(read_comparisons, columns=self.columns, labels=self.labels, votes=self.votes)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch.nn.functional import logsigmoid
 
+from rlhf_plugins.arithmetic.likelihoods import cross_entropy
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 
@@ -20,31 +20,37 @@ Beta = Annotated[float, Field(gt=0, description="strength of the pull towards th
 
 
 @dataclass(frozen=True)
-class DPO(PreferenceLoss):
-    """-log sigmoid(beta h), h = log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l) (Rafailov et al. 2023, eq. 7)."""
+class DPO(PreferenceLoss, takes_probabilities=True):
+    """-log sigmoid(beta h), h = log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l) (Rafailov et al. 2023, eq. 7).
+
+    With a soft label p it is the cross-entropy -p log sigmoid(beta h) - (1 - p) log sigmoid(-beta h).
+    """
 
     beta: Beta = 0.1
 
     def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
         """Log-ratios are sums over the response's tokens."""
         h = (logps.chosen - logps.ref_chosen) - (logps.rejected - logps.ref_rejected)
-        return -logsigmoid(self.beta * h)
+        return cross_entropy(self.beta * h, logps.probability)
 
 
 @dataclass(frozen=True)
-class IPO(PreferenceLoss):
-    """(h - 1/(2 beta))^2 with h a difference of summed log-ratios (Azar et al. 2023, eq. 17; beta is their tau)."""
+class IPO(PreferenceLoss, takes_probabilities=True):
+    """(h - c)^2, c = 1/(2 beta), h a difference of summed log-ratios (Azar et al. 2023, eq. 17; beta is their tau).
+
+    With a soft label p it is its mean over the label, p (h - c)^2 + (1 - p) (h + c)^2, least at h = (2 p - 1) c.
+    """
 
     beta: Beta = 0.1
 
     def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
         """Log-ratios are sums over the response's tokens, as in the paper."""
         h = (logps.chosen - logps.ref_chosen) - (logps.rejected - logps.ref_rejected)
-        return (h - 1 / (2 * self.beta)) ** 2
+        return _ipo(h, self.beta, logps.probability)
 
 
 @dataclass(frozen=True)
-class IPOPerToken(PreferenceLoss):
+class IPOPerToken(PreferenceLoss, takes_probabilities=True):
     """IPO with each log-ratio divided by its response's number of tokens, which is TRL's normalisation.
 
     With it beta bounds the change per token, not per response, so its useful values are larger.
@@ -56,7 +62,12 @@ class IPOPerToken(PreferenceLoss):
         """Log-ratios are means over the response's tokens."""
         chosen = (logps.chosen - logps.ref_chosen) / logps.chosen_length.clamp(min=1)
         rejected = (logps.rejected - logps.ref_rejected) / logps.rejected_length.clamp(min=1)
-        return (chosen - rejected - 1 / (2 * self.beta)) ** 2
+        return _ipo(chosen - rejected, self.beta, logps.probability)
+
+
+def _ipo(h: Tensor, beta: float, probability: Tensor) -> Tensor:
+    target = 1 / (2 * beta)
+    return probability * (h - target) ** 2 + (1 - probability) * (h + target) ** 2
 
 
 @hookimpl

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch.nn.functional import logsigmoid, normalize
+from torch.nn.functional import normalize
 
-from rlhf_plugins.arithmetic.likelihoods import davidson, plackett_luce, rao_kupper
+from rlhf_plugins.arithmetic.likelihoods import cross_entropy, davidson, plackett_luce, rao_kupper
 from rlhf_plugins.arithmetic.masked import mean
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons
 from rlhf_plugins.contract.hookspecs import hookimpl
@@ -29,47 +29,58 @@ Rated = Annotated[str | None, Field(description="the rating to predict; none is 
 
 # ---- of pairs --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class BradleyTerry(RewardLoss, under_shift="same"):
-    """-log sigmoid(r_chosen - r_rejected) (Bradley and Terry 1952; Ouyang et al. 2022, equation 1)."""
+class BradleyTerry(RewardLoss, takes_probabilities=True, under_shift="same"):
+    """-log sigmoid(d), d = r_chosen - r_rejected (Bradley and Terry 1952; Ouyang et al. 2022, equation 1).
+
+    With a soft label p it is the cross-entropy -p log sigmoid(d) - (1 - p) log sigmoid(-d).
+    """
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores margins."""
-        return -logsigmoid(scores.chosen - scores.rejected)
+        return cross_entropy(scores.chosen - scores.rejected, scores.probability)
 
 
 @dataclass(frozen=True)
-class BradleyTerryMargin(RewardLoss, needs={"margin"}, under_shift="same"):
-    """-log sigmoid(r_chosen - r_rejected - m) with m the row's own margin (Touvron et al. 2023, equation 2)."""
+class BradleyTerryMargin(RewardLoss, needs={"margin"}, takes_probabilities=True, under_shift="same"):
+    """-log sigmoid(d - m), d = r_chosen - r_rejected, m the row's own margin (Touvron et al. 2023, equation 2).
+
+    With a soft label p it is -p log sigmoid(d - m) - (1 - p) log sigmoid(m - d).
+    """
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """A row without a margin has m = 0."""
-        return -logsigmoid(scores.chosen - scores.rejected - scores.margin)
+        return cross_entropy(scores.chosen - scores.rejected - scores.margin, scores.probability)
 
 
 @dataclass(frozen=True)
-class Margin(RewardLoss, under_shift="same"):
-    """max(0, m - (r_chosen - r_rejected)), the hinge of a support vector machine that ranks (Joachims 2002)."""
+class Margin(RewardLoss, takes_probabilities=True, under_shift="same"):
+    """max(0, m - d), d = r_chosen - r_rejected, the hinge of a support vector machine that ranks (Joachims 2002).
+
+    With a soft label p it is its mean over the label, p max(0, m - d) + (1 - p) max(0, m + d).
+    """
 
     margin: Annotated[float, Field(gt=0, description="m, the gap beyond which a pair costs nothing")] = 1.0
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Ignores the rows' own margins."""
-        return (self.margin - (scores.chosen - scores.rejected)).clamp(min=0)
+        gap, p = scores.chosen - scores.rejected, scores.probability
+        return p * (self.margin - gap).clamp(min=0) + (1 - p) * (self.margin + gap).clamp(min=0)
 
 
 @dataclass(frozen=True)
-class LabelSmoothed(RewardLoss, under_shift="same"):
+class LabelSmoothed(RewardLoss, takes_probabilities=True, under_shift="same"):
     """-(1 - e) log sigmoid(d) - e log sigmoid(-d), d = r_chosen - r_rejected: Bradley-Terry under a share e of flips.
 
-    Szegedy et al. 2016, section 7, for two classes; the loss of cDPO (Mitchell 2023) on rewards.
+    Szegedy et al. 2016, section 7, for two classes; the loss of cDPO (Mitchell 2023) on rewards. A soft label p becomes
+    (1 - e) p + e (1 - p).
     """
 
     epsilon: Annotated[float, Field(ge=0, lt=0.5, description="e, the share of labels taken to be wrong")] = 0.1
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Least where sigmoid(d) = 1 - e."""
-        gap = scores.chosen - scores.rejected
-        return -(1 - self.epsilon) * logsigmoid(gap) - self.epsilon * logsigmoid(-gap)
+        smoothed = self.epsilon + (1 - 2 * self.epsilon) * scores.probability
+        return cross_entropy(scores.chosen - scores.rejected, smoothed)
 
 
 @dataclass(frozen=True)
@@ -103,17 +114,21 @@ class TiesDavidson(RewardLoss, takes_ties=True, under_shift="same"):
 
 
 @dataclass(frozen=True)
-class Thurstone(RewardLoss, under_shift="same"):
-    """-log Phi((mu_chosen - mu_rejected) / sqrt(var_chosen + var_rejected)) (Thurstone 1927, case III)."""
+class Thurstone(RewardLoss, takes_probabilities=True, under_shift="same"):
+    """-log Phi(z), z = (mu_chosen - mu_rejected) / sqrt(var_chosen + var_rejected) (Thurstone 1927, case III).
+
+    With a soft label p it is the cross-entropy -p log Phi(z) - (1 - p) log Phi(-z).
+    """
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance."""
         spread = _said(scores, "variance", "thurstone needs a head that predicts it, such as gaussian").sum(1).sqrt()
-        return -torch.special.log_ndtr((scores.chosen - scores.rejected) / spread)
+        z, p = (scores.chosen - scores.rejected) / spread, scores.probability
+        return -p * torch.special.log_ndtr(z) - (1 - p) * torch.special.log_ndtr(-z)
 
 
 @dataclass(frozen=True)
-class Centering(RewardLoss, takes_ties=True):
+class Centering(RewardLoss, takes_ties=True, takes_probabilities=True):
     """(r_chosen + r_rejected)^2, which holds rewards around 0 (Eisenstein et al. 2023); a term of a `sum`.
 
     Its weight there is TRL's `center_rewards_coefficient`.
@@ -150,7 +165,7 @@ class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}, under_shift="
 
 # ---- of ratings ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Regression(RewardLoss, whole_groups=True, needs={"ratings"}):
+class Regression(RewardLoss, whole_groups=True, takes_probabilities=True, needs={"ratings"}):
     """Mean of (prediction - rating)^2 over a group's responses and dimensions; a missing rating counts for nothing.
 
     Each dimension that the head names is fitted to the rating of that name; the reward of a head that names none to
@@ -169,7 +184,7 @@ class Regression(RewardLoss, whole_groups=True, needs={"ratings"}):
 
 
 @dataclass(frozen=True)
-class GaussianNLL(RewardLoss, whole_groups=True, needs={"ratings"}):
+class GaussianNLL(RewardLoss, whole_groups=True, takes_probabilities=True, needs={"ratings"}):
     """Mean of 1/2 (log var + (rating - mu)^2 / var) over a group's rated responses (Nix and Weigend 1994).
 
     mu is the reward and var the variance that the head predicts; the constant 1/2 log 2 pi is left out.
@@ -186,7 +201,7 @@ class GaussianNLL(RewardLoss, whole_groups=True, needs={"ratings"}):
 
 
 @dataclass(frozen=True)
-class Quantile(RewardLoss, whole_groups=True, needs={"ratings"}):
+class Quantile(RewardLoss, whole_groups=True, takes_probabilities=True, needs={"ratings"}):
     """Mean of max(t u, (t - 1) u), u = rating - quantile, over levels t = (q + 1/2) / Q and a group's rated responses.
 
     The pinball loss (Koenker and Bassett 1978; Dorka 2024 for reward models).

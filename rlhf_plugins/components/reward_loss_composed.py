@@ -31,9 +31,9 @@ class Weighted(RewardLoss, like="loss"):
 
     `weight`: the row's own, such as the annotators' agreement. `margin`: the strength of the preference, 1 where a row
     has none (Wang et al. 2024, HelpSteer2-Preference, scaled Bradley-Terry). `difficulty`: what the model finds
-    unlikely, sigmoid(-d) of a pair and |tanh(d / 2)| of a tied one, held constant in the gradient (the focal weight of
-    Lin et al. 2017 with gamma = 1). A whole group has the mean of its untied comparisons; where it has none, its row's
-    own weight or margin, and a difficulty of 1.
+    unlikely, |p - sigmoid(d)| of a pair with the soft label p (1 where it is certain) and |tanh(d / 2)| of a tied one,
+    held constant in the gradient (the focal weight of Lin et al. 2017 with gamma = 1). A whole group has the mean of
+    its untied comparisons; where it has none, its row's own weight or margin, and a difficulty of 1.
     """
 
     loss: RewardLoss = uses("reward_loss", "bradley_terry")
@@ -185,7 +185,8 @@ def _strength(scores: RankedScores) -> Tensor:  # (groups,)
 
 def _difficulty(scores: RankedScores) -> Tensor:  # (pairs,)
     gap = scores.chosen - scores.rejected
-    return (gap / 2).tanh().abs().where(scores.tied, (-gap).sigmoid())
+    missed = ((-gap).sigmoid() - (1 - scores.probability)).abs()  # exact where p is 1 and sigmoid(d) is near it
+    return (gap / 2).tanh().abs().where(scores.tied, missed)
 
 
 def _has(compared: Compared, scores: RankedScores) -> Tensor:
@@ -219,13 +220,12 @@ def _by_rating(scores: RankedScores, compared: Compared, rating: Tensor) -> tupl
     placed = scores.present & ~rating.isnan()
     above = (rating.unsqueeze(1) > rating.unsqueeze(2)) & placed.unsqueeze(1)  # (groups, K, K): j is above i
     ranks = above.sum(2).masked_fill(~placed, NOT_PLACED)
-    found = comparisons(replace(scores, ranks=ranks, compared=None), ties=True)
+    certain = torch.ones_like(scores.probability)
+    found = comparisons(replace(scores, ranks=ranks, compared=None, probability=certain), ties=True)
     found = replace(found, margin=rating[found.group, found.better] - rating[found.group, found.worse])
     rated = placed.any(1)
     kept = map_tensors(compared, lambda values: values[~rated[compared.group]])
-    both = [(getattr(found, f.name), getattr(kept, f.name)) for f in fields(Compared)]
-    parts: list[Any] = [torch.cat(two) if None not in two else None for two in both]
-    joined = Compared(*parts)
+    joined = Compared(*(torch.cat([getattr(found, f.name), getattr(kept, f.name)]) for f in fields(Compared)))
     return joined, ranks.where(rated.unsqueeze(1), scores.ranks)
 
 

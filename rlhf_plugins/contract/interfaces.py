@@ -27,20 +27,11 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Policy, Run, StageResult, Step
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
-COLUMNS = (
-    "annotator",
-    "difficulty",
-    "margin",
-    "probability",
-    "ranks",
-    "ratings",
-    "ties",
-    "topic",
-    "votes",
-    "weight",
-)  # what a loss may need of rows
+# what a component may need of the rows
+COLUMNS = tuple("annotator difficulty margin probability ranks ratings ties topic votes weight".split())
 SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
 
+SOFT_LABELS = "reads soft labels, or does not depend on which response is better; others are refused soft labels"
 BATCH_MATES = "an example's result depends on the others in its batch, which then is never cut into pieces"
 SHIFT = "`same` where a number added to all rewards changes nothing, `follows` where the answer shifts with it"
 SCALE = "`same` where a factor of all rewards changes nothing, `follows` where the answer scales with it"
@@ -95,6 +86,7 @@ class RewardLoss(Component, kind="reward_loss"):
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
     whole_groups: ClassVar[bool] = trait(False, "is given groups of up to K responses as they are, not pairs")
     takes_ties: ClassVar[bool] = trait(False, "is given tied pairs too")
+    takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS)
     columns: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it is given")
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
@@ -116,7 +108,7 @@ class RewardLoss(Component, kind="reward_loss"):
             return rated
         if self.whole_groups:
             return rated or bool(group.comparisons)
-        return any(self.takes_ties or not compared.tied for compared in group.comparisons)
+        return any(self.takes_ties or not c.tied or c.probability is not None for c in group.comparisons)
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(groups,), finite, with a gradient."""
@@ -186,6 +178,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
     """Loss of a policy on preference pairs, one number per pair."""
 
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
+    takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
 

@@ -37,7 +37,7 @@ class Compared:
     tied: Tensor  # bool
     margin: Tensor  # 0 where a comparison has none
     weight: Tensor
-    probability: Tensor | None = None  # soft label: how likely `better` is better; None: certain
+    probability: Tensor  # soft label: how likely `better` is better; 1 where it is certain, 1/2 where the two tie
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class RankedScores:
     ranks: Tensor  # (groups, K) 0 best, -1 not placed
     present: Tensor  # (groups, K) False where there is no response
     topic: Tensor  # (groups,) int codes from 0
+    probability: Tensor  # (groups,) of pairs: how likely the first is better; 1 where certain, 1/2 where tied
     ratings: Mapping[str, Tensor] = field(default_factory=dict)  # dimension -> (groups, K), NaN missing
     compared: Compared | None = None  # None: every pair that the ranks order
     prediction: Prediction | None = None  # all outputs of the head, (groups, K, ...)
@@ -62,10 +63,12 @@ class RankedScores:
     def of(cls, scores: Tensor, margin: Tensor | None = None, **known: Any) -> RankedScores:
         """Groups of these scores (groups, K): by default ranked in order, of weight 1, without margin, of one topic."""
         ones = scores.new_ones(scores.shape)
+        ranks = known.get("ranks", ones.cumsum(1).long() - 1)
         default = {
             "margin": ones[:, 0] * 0 if margin is None else margin,
             "weight": ones[:, 0],
-            "ranks": ones.cumsum(1).long() - 1,
+            "ranks": ranks,
+            "probability": ones[:, 0].masked_fill(ranks[:, 0] == ranks[:, -1], 0.5),
             "present": ones.bool(),
             "topic": ones[:, 0].long() - 1,
         }
@@ -97,6 +100,13 @@ class PairLogps:
     ref_rejected: Tensor  # (pairs,)
     chosen_length: Tensor  # (pairs,) scored tokens
     rejected_length: Tensor  # (pairs,)
+    probability: Tensor  # (pairs,) soft label: how likely the chosen response is the better one; 1 is certain
+
+    @classmethod
+    def of(cls, chosen: Tensor, *others: Any, probability: Tensor | None = None) -> PairLogps:
+        """The log-probabilities and lengths in the order of the fields; without soft labels every pair is certain."""
+        soft = chosen.detach().new_ones(chosen.shape) if probability is None else probability
+        return cls(*[chosen, *others, soft])
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ _FOUND: dict[str, Callable[[Sequence[Group], Sequence[Comparison]], bool]] = {
     "annotator": lambda _, compared: any(c.annotator is not None for c in compared),
     "difficulty": lambda groups, _: _differ(g.difficulty for g in groups if g.difficulty is not None),
     "margin": lambda _, compared: any(c.margin for c in compared),
-    "probability": lambda _, compared: any(c.probability not in (None, 1.0) and not c.tied for c in compared),
+    "probability": lambda _, compared: any(c.probability not in (None, 1.0) for c in compared),
     "ranks": lambda groups, _: _ranked(groups),
     "ratings": lambda groups, _: any(v is not None for g in groups for values in g.ratings.values() for v in values),
     "ties": lambda _, compared: any(c.tied for c in compared),

@@ -1,15 +1,28 @@
-"""Two responses and what annotators say of them become a group of two. It knows labels and strengths of a row."""
+"""Rows of two responses with the votes of annotators become groups of two. It knows the columns of a row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from math import fsum
+from typing import Any, Literal
 
-from rlhf_plugins.contract.rows import Group, Text
-from rlhf_plugins.data.convert import Judgement, mean_strength, vote
+from rlhf_plugins.contract.rows import Comparison, Group, Text
+from rlhf_plugins.data.convert import Judgement, mean_strength, soft_label, vote
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import averaged, blank, extras, key, number, optional, required, shown, texts
+from rlhf_plugins.data.fields import (
+    annotator,
+    averaged,
+    blank,
+    extras,
+    key,
+    number,
+    optional,
+    probability,
+    required,
+    shown,
+    texts,
+)
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
@@ -21,27 +34,31 @@ RANKS = {1: (0, 1), -1: (1, 0), 0: (0, 0)}
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one annotator says of a pair."""
+class Vote:
+    """The judgement of one annotator on a pair."""
 
     sign: int  # 1 for a, -1 for b, 0 for a tie
     strength: float | None = None
-    count: float = 1.0  # how many votes it is: the weight of its row
+    probability: float | None = None  # that a is better
+    count: float = 1.0  # how many votes it counts as: the weight of its row
+    annotator: str | None = None
 
     @property
-    def turned(self) -> Said:
-        """The same of b and a."""
-        return replace(self, sign=-self.sign, strength=None if self.strength is None else -self.strength)
+    def turned(self) -> Vote:
+        """The same vote on the pair (b, a)."""
+        strength = None if self.strength is None else -self.strength
+        probability = None if self.probability is None else 1 - self.probability
+        return replace(self, sign=-self.sign, strength=strength, probability=probability)
 
 
 @dataclass
 class _Pair:
-    """What annotators say of a pair, in one row or in several."""
+    """The votes on a pair, from one row or from several."""
 
     where: str
     texts: tuple[Text, ...]  # prompt, a, b
-    extras: list[dict[str, Any]]  # a row each
-    said: list[Said]
+    extras: list[dict[str, Any]]  # one for each row
+    votes: list[Vote]
     annotators: set[str] = field(default_factory=set)
 
     @property
@@ -56,12 +73,15 @@ def read_comparisons(
     dropped: Dropped,
     columns: ComparisonColumns = ComparisonColumns(),  # noqa: B008
     labels: Mapping[str, Verdict] | None = None,
+    votes: Literal["together", "apart"] = "together",
 ) -> Iterator[Placed]:
-    """Pairs with a `label`, a strength, or a list of annotations that have either.
+    """Pairs with a `label`, a strength, a probability, or a list of annotations that have one of them.
 
-    Labels are put together by `convert.vote`, strengths by `convert.mean_strength`; ties are kept. Rows of one pair
-    that name different annotators are put together too, each as many votes as its weight. Left out and counted: equal
-    or empty texts, a number or true in the place of a text, pairs without a verdict or with an even vote, weight 0.
+    Labels are combined by `convert.vote`, strengths by `convert.mean_strength`, and where any annotator gives a
+    probability all votes by their mean; ties are kept. Rows of one pair by different annotators are combined too, each
+    with as many votes as its weight; with `apart` a group keeps one comparison for each vote. Left out and counted:
+    equal or empty texts, a number or true in the place of a text, pairs without a verdict or with an even vote,
+    weight 0.
 
     Raises:
         DataError: a column is missing, holds a value of the wrong type, or a label is no known word.
@@ -78,11 +98,11 @@ def read_comparisons(
         if str(named) in first.annotators:
             dropped.add("an annotator judges a pair again", where)
         elif first is not pair:
-            first.said += pair.said if pair.texts == first.texts else [s.turned for s in pair.said]
+            first.votes += pair.votes if pair.texts == first.texts else [one.turned for one in pair.votes]
             first.extras += pair.extras
         first.annotators.add(str(named))
     for pair in pairs.values():
-        group = _group(pair, dropped)
+        group = _apart(pair) if votes == "apart" else _group(pair, dropped)
         if group is not None:
             yield pair.where, group
 
@@ -92,17 +112,17 @@ def _row(
 ) -> _Pair | None:
     names = (columns.prompt, columns.response_a, columns.response_b)
     if any(isinstance(required(where, name, fields), SCALARS) for name in names):
-        dropped.add("a number, true or false stands for a text", where)
+        dropped.add("a number, true or false in the place of a text", where)
         return None
     found = texts(where, fields, names)
     more = extras(where, fields, columns)
-    said = [replace(one, count=more["weight"]) for one in _said(where, fields, columns, meaning)]
-    pair = _Pair(where, found, [more], said)
+    votes = [replace(one, count=more["weight"]) for one in _votes(where, fields, columns, meaning)]
+    pair = _Pair(where, found, [more], votes)
     if any(map(blank, found)):
         reason = "empty prompt or response"
     elif found[1] == found[2]:
         reason = "both responses are equal"
-    elif not pair.said:
+    elif not pair.votes:
         reason = "no annotator gave a verdict"
     elif not more["weight"]:
         reason = "weight 0"
@@ -113,38 +133,76 @@ def _row(
 
 
 def _group(pair: _Pair, dropped: Dropped) -> Group | None:
-    judged = _together(pair.said)
-    if judged is None:
-        dropped.add("annotators are evenly divided", pair.where)
-        return None
+    """One comparison of all votes; None where they are evenly divided."""
     prompt, a, b = pair.texts
     more = averaged(pair.extras)
-    more["weight"] *= judged.weight
-    return Group(prompt, (a, b), RANKS[judged.sign], judged.margin, **more)
+    only = pair.votes[0].annotator if len(pair.votes) == 1 else None
+    if any(vote.probability is not None for vote in pair.votes):
+        judged = replace(soft_label(_mean_probability(pair.votes), weight=more["weight"]), annotator=only)
+        return Group(prompt, (a, b), _ranks(judged), compared=(judged,), **more)
+    combined = _combined(pair.votes)
+    if combined is None:
+        dropped.add("annotators are evenly divided", pair.where)
+        return None
+    more["weight"] *= combined.weight
+    group = Group(prompt, (a, b), RANKS[combined.sign], combined.margin, **more)
+    return group if only is None else replace(group, compared=(replace(group.comparisons[0], annotator=only),))
 
 
-def _together(said: list[Said]) -> Judgement | None:
-    strengths, counts = [s.strength for s in said if s.strength is not None], [s.count for s in said]
-    return mean_strength(strengths, counts) if len(strengths) == len(said) else vote([s.sign for s in said], counts)
+def _apart(pair: _Pair) -> Group:
+    """One comparison for each vote, of the weight of its row."""
+    prompt, a, b = pair.texts
+    found = [replace(_soft(vote), weight=vote.count, annotator=vote.annotator) for vote in pair.votes]
+    return Group(prompt, (a, b), compared=tuple(found), **averaged(pair.extras))
 
 
-def _said(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Said]:
+def _soft(vote: Vote) -> Comparison:
+    if vote.probability is not None:
+        return soft_label(vote.probability)
+    better, worse = (1, 0) if vote.sign < 0 else (0, 1)
+    return Comparison(better, worse, not vote.sign, None if vote.strength is None else abs(vote.strength))
+
+
+def _ranks(judged: Comparison) -> tuple[int, ...]:
+    return (0, 0) if judged.tied else (judged.better, judged.worse)
+
+
+def _mean_probability(votes: list[Vote]) -> float:
+    """Weighted by the votes' counts; a label counts as 1, 0, or 1/2 for a tie."""
+    given = [(1 + vote.sign) / 2 if vote.probability is None else vote.probability for vote in votes]
+    return fsum(p * vote.count for p, vote in zip(given, votes, strict=True)) / fsum(vote.count for vote in votes)
+
+
+def _combined(votes: list[Vote]) -> Judgement | None:
+    strengths, counts = [v.strength for v in votes if v.strength is not None], [v.count for v in votes]
+    return mean_strength(strengths, counts) if len(strengths) == len(votes) else vote([v.sign for v in votes], counts)
+
+
+def _votes(
+    where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]
+) -> Iterator[Vote]:
     if columns.annotations is None or columns.annotations not in fields:
-        yield from _one(where, fields, columns, meaning)
+        yield from _vote(where, fields, columns, meaning)
         return
     annotations = fields[columns.annotations]
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise DataError(f"{where}: {columns.annotations} must be a list of objects, found {shown(annotations)}")
     for number_, annotation in enumerate(annotations):
-        yield from _one(f"{where}: {columns.annotations}[{number_}]", annotation, columns, meaning)
+        yield from _vote(f"{where}: {columns.annotations}[{number_}]", annotation, columns, meaning)
 
 
-def _one(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Said]:
-    """What the fields say, which may be nothing."""
+def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Vote]:
+    """The vote in the fields, if there is one."""
+    who = annotator(where, "annotator", columns.annotator if columns.annotator in fields else None, fields)
+    column = columns.probability if columns.probability in fields else None
+    likely = probability(where, str(column), optional(where, "probability", column, fields))
+    if likely is not None:
+        yield Vote((likely > 0.5) - (likely < 0.5), probability=likely, annotator=who)
+        return
     if columns.strength in fields:
         strength = number(where, columns.strength, fields[columns.strength])
         if strength is not None:
-            yield Said((strength > 0) - (strength < 0), strength)
+            yield Vote((strength > 0) - (strength < 0), strength, annotator=who)
         return
     if columns.label not in fields:
         lacks = f"lacks {columns.label!r} and {columns.strength!r} {known(columns.label, fields)}"
@@ -157,4 +215,4 @@ def _one(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning
         raise DataError(
             f"{where}: {columns.label} is {shown(label)} {known(word, meaning)}; `labels` says what words mean"
         )
-    yield Said(meaning[word])
+    yield Vote(meaning[word], annotator=who)

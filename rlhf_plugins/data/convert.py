@@ -91,6 +91,16 @@ def _by_difference(i: int, j: int, difference: float, gap: float, margins: bool)
     return Comparison(better, worse, tied, (0.0 if tied else abs(difference)) if margins else None)
 
 
+def soft_label(probability: float, margin: float | None = None, weight: float = 1.0) -> Comparison:
+    """The comparison of two responses of which the first is better with this probability; 1/2 is a tie.
+
+    A certain one has no probability of its own: it is as one that was given without.
+    """
+    better, worse = (0, 1) if probability >= 0.5 else (1, 0)
+    likely = max(probability, 1 - probability)
+    return Comparison(better, worse, likely == 0.5, margin, weight, None if likely == 1.0 else likely)
+
+
 def dense(ranks: Sequence[float | None]) -> tuple[int | None, ...]:
     """Places counted from 0 without gaps, equal ones equal: (3, 1, None, 3) becomes (1, 0, None, 1)."""
     order = {rank: place for place, rank in enumerate(sorted({r for r in ranks if r is not None}))}
@@ -111,15 +121,19 @@ def agreed_ranks(group: Group) -> tuple[int, ...] | None:
 
 
 def pairs(groups: Iterable[Group], ties: bool = False) -> Iterator[Group]:
-    """Every strictly ordered pair of responses as a group of two, the better first; and every tie if asked."""
+    """Every ordered pair of responses as a group of two, the better first; and every tie if asked.
+
+    A pair with the soft label 1/2 counts as ordered.
+    """
     for group in groups:
         for comparison in group.comparisons:
-            if ties or not comparison.tied:
+            if ties or not comparison.tied or comparison.probability is not None:
                 yield _pair(group, comparison)
 
 
 def _pair(group: Group, comparison: Comparison) -> Group:
     places = (comparison.better, comparison.worse)
+    has_more = comparison.probability is not None or comparison.annotator is not None
     return replace(
         group,
         responses=tuple(group.responses[i] for i in places),
@@ -127,21 +141,25 @@ def _pair(group: Group, comparison: Comparison) -> Group:
         margin=comparison.margin,
         gold=tuple(group.gold[i] for i in places) if group.gold else None,
         weight=comparison.weight,
-        compared=None,
+        compared=(replace(comparison, better=0, worse=1),) if has_more else None,
         ratings={name: tuple(values[i] for i in places) for name, values in group.ratings.items()},
     )
 
 
 def preference_rows(groups: Iterable[Group]) -> list[Row]:
-    """A row a strictly ordered pair, with TRL's columns `prompt`, `chosen`, `rejected` and `margin`, and our own.
+    """A row for each ordered pair, with TRL's columns `prompt`, `chosen`, `rejected` and `margin`, and our own.
 
-    `weight`, `topic` and `difficulty` follow; a column that no row fills is left out. Ties give no row.
+    `probability`, `annotator`, `weight`, `topic` and `difficulty` follow; a column that no row fills is left out. Ties
+    give no row.
     """
-    rows = [
-        {"prompt": p.prompt, "chosen": p.responses[0], "rejected": p.responses[1], "margin": p.margin, **_extras(p)}
-        for p in pairs(groups)
-    ]
-    return filled(rows)
+    return filled([_preference_row(pair) for pair in pairs(groups)])
+
+
+def _preference_row(pair: Group) -> Row:
+    (comparison,) = pair.comparisons
+    texts = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
+    more = {name: getattr(comparison, name) for name in ("margin", "probability", "annotator")}
+    return {**texts, **more, **_extras(pair)}
 
 
 def rating_rows(groups: Iterable[Group]) -> list[Row]:
@@ -174,7 +192,9 @@ def ranking_rows(groups: Iterable[Group]) -> list[Row]:
 
 def _judgement(c: Comparison) -> Row:
     winner = None if c.tied else c.better
-    return {"i": c.better, "j": c.worse, "winner": winner, "margin": c.margin, "weight": c.weight}
+    said = {"i": c.better, "j": c.worse, "winner": winner, "margin": c.margin, "weight": c.weight}
+    more = {"probability": c.probability, "annotator": c.annotator}
+    return said | {name: value for name, value in more.items() if value is not None}
 
 
 def _extras(group: Group) -> Row:

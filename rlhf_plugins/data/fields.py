@@ -78,6 +78,20 @@ def number(where: str, column: str, value: Any, least: float = -math.inf) -> flo
     return found
 
 
+def probability(where: str, column: str, value: Any) -> float | None:
+    """A number from 0 to 1; None where the field is null or empty. Raises DataError."""
+    found = number(where, column, value, least=0.0)
+    if found is not None and found > 1:
+        raise DataError(f"{where}: {column} must be at most 1, found {found:g}")
+    return found
+
+
+def annotator(where: str, name: str, column: str | None, fields: Mapping[str, Any]) -> str | None:
+    """Who judges, as text; None where it is unknown. Raises DataError."""
+    found = optional(where, name, column, fields)
+    return None if found is None or found == "" else _whole(where, str(column), str(found))
+
+
 def place(where: str, column: str, value: Any, count: int) -> int:
     """The number of one of `count` responses. Raises DataError for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:

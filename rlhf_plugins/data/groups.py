@@ -17,7 +17,9 @@ Row = dict[str, Any]
 
 
 def preference_dataset(groups: Iterable[Group]) -> Dataset:
-    """Pairs with TRL's columns `prompt`, `chosen`, `rejected` and, where any row has one, `margin` (0 where not).
+    """Pairs with TRL's columns `prompt`, `chosen`, `rejected`, and where any row has one `margin` and `probability`.
+
+    A row without a margin then has 0, and a row without a soft label 1.
 
     Raises:
         DataError: no group holds a strictly ordered pair.
@@ -25,9 +27,12 @@ def preference_dataset(groups: Iterable[Group]) -> Dataset:
     rows = [_row(pair) for pair in pairs(groups)]
     if not rows:
         raise DataError("no pair of responses is strictly ordered: there is nothing to learn from")
-    if all(row["margin"] is None for row in rows):
-        return Dataset.from_list([{k: v for k, v in row.items() if k != "margin"} for row in rows])
-    return Dataset.from_list([{**row, "margin": row["margin"] or 0.0} for row in rows])
+    for name, default in (("margin", 0.0), ("probability", 1.0)):
+        known = [row.pop(name) for row in rows]
+        if any(value is not None for value in known):
+            for row, value in zip(rows, known, strict=True):
+                row[name] = default if value is None else value
+    return Dataset.from_list(rows)
 
 
 def prompt_dataset(prompts: Iterable[Text]) -> Dataset:
@@ -62,4 +67,6 @@ def _best(group: Group) -> int:
 
 
 def _row(pair: Group) -> Row:
-    return {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1], "margin": pair.margin}
+    (comparison,) = pair.comparisons
+    texts = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
+    return {**texts, "margin": comparison.margin, "probability": comparison.probability}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from rlhf_plugins.contract.rows import Data, Group, Text
+from rlhf_plugins.contract.rows import Comparison, Data, Group, Text
+from rlhf_plugins.data.convert import soft_label
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import blank, extras, form, number, optional, required, text
+from rlhf_plugins.data.fields import annotator, blank, extras, form, number, optional, probability, required, text
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import PairColumns, Sources
 from rlhf_plugins.data.splits import Placed, load
@@ -20,9 +22,10 @@ def load_preferences(source: str, split: str, test_source: str | None, test_frac
 
 
 def read_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns = PairColumns()) -> Iterator[Placed]:  # noqa: B008
-    """Pairs with the columns `chosen`, `rejected` and, optionally, `prompt`, `margin`, and those of `Columns`.
+    """Pairs with the columns `chosen`, `rejected` and, optionally, the others of `PairColumns`.
 
-    A row whose responses are equal or empty is left out and counted.
+    A `probability` below 1/2 makes the rejected response the better one, and 1/2 a tie. A row whose responses are
+    equal or empty is left out and counted.
 
     Raises:
         DataError: a column is missing or holds a value of the wrong type.
@@ -53,7 +56,19 @@ def _group(where: str, fields: dict[str, Any], dropped: Dropped, columns: PairCo
     if prompt is None or any(map(blank, (prompt, chosen, rejected))):
         dropped.add("empty prompt or response", where)
         return None
-    return Group(prompt, (chosen, rejected), (0, 1), margin, **more)
+    judged = _comparison(where, fields, columns, margin, more["weight"])
+    ranks = (0, 0) if judged.tied else (judged.better, judged.worse)
+    plain = judged.probability is None and judged.annotator is None
+    return Group(prompt, (chosen, rejected), ranks, margin, compared=None if plain else (judged,), **more)
+
+
+def _comparison(
+    where: str, fields: dict[str, Any], columns: PairColumns, margin: float | None, weight: float
+) -> Comparison:
+    given = optional(where, "probability", columns.probability, fields)
+    likely = probability(where, str(columns.probability), given)
+    who = annotator(where, "annotator", columns.annotator, fields)
+    return replace(soft_label(1.0 if likely is None else likely, margin, weight), annotator=who)
 
 
 def _split_prompt(where: str, fields: dict[str, Any], chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:

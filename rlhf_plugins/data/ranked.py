@@ -154,8 +154,8 @@ def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Seq
     present = spread(torch.ones_like(group)).bool()
     whole = map_tensors(prediction, spread)
     ratings = {name: inputs["ratings"][:, :, d] for d, name in enumerate(dimensions)}
-    of_group, better, worse, tied, margin, weight = inputs["compared"].unbind(1)
-    compared = Compared(of_group.long(), better.long(), worse.long(), tied.bool(), margin, weight)
+    of_group, better, worse, tied, *numbers = inputs["compared"].unbind(1)
+    compared = Compared(of_group.long(), better.long(), worse.long(), tied.bool(), *numbers)
     return RankedScores.of(
         whole.reward,
         inputs["margin"],
@@ -208,7 +208,10 @@ def _judgement(group: Group, dimensions: Sequence[str]) -> dict[str, Any]:
 
 
 def _numbers(c: Comparison) -> list[float]:
-    return [c.better, c.worse, float(c.tied), float(c.margin or 0.0), c.weight]
+    """The fields of a `Compared` after its `group`. A tie that a soft label of 1/2 makes is a pair like any other."""
+    certain = 0.5 if c.tied else 1.0
+    probability = certain if c.probability is None else c.probability
+    return [c.better, c.worse, float(c.tied and c.probability is None), float(c.margin or 0.0), c.weight, probability]
 
 
 def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -221,7 +224,7 @@ def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         "ranks": torch.tensor([[*row["ranks"], *[NOT_PLACED] * (most - len(row["ranks"]))] for row in rows]),
         "margin": torch.tensor([row["margin"] for row in rows], dtype=torch.float32),
         "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
-        "compared": torch.tensor(compared, dtype=torch.float32).view(-1, 6),
+        "compared": torch.tensor(compared, dtype=torch.float32).view(-1, 7),
         "ratings": torch.tensor([_filled(row["ratings"], most, dimensions) for row in rows]).view(
             len(rows), most, dimensions
         ),

@@ -8,7 +8,19 @@ from typing import Any
 from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.convert import dense
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import blank, extras, key, number, place, required, responses, shown, text
+from rlhf_plugins.data.fields import (
+    annotator,
+    blank,
+    extras,
+    key,
+    number,
+    place,
+    probability,
+    required,
+    responses,
+    shown,
+    text,
+)
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import RankingColumns
 from rlhf_plugins.data.splits import Placed
@@ -120,4 +132,9 @@ def _comparison(where: str, judgement: Any, count: int, weight: float) -> Compar
     better, worse = (i, j) if winner in (None, i) else (j, i)
     margin = number(where, "margin", judgement.get("margin"))
     own = number(where, "weight", judgement.get("weight"), least=0.0)
-    return Comparison(better, worse, winner is None, margin, weight if own is None else own)
+    likely = probability(where, "probability", judgement.get("probability"))
+    if likely is not None and (likely < 0.5 or (winner is None and likely != 0.5)):
+        raise DataError(f"{where}: probability {likely:g} is that of the winner, so at least 0.5, and 0.5 of a tie")
+    who = annotator(where, "annotator", "annotator", judgement)
+    likely = None if likely == 1.0 else likely
+    return Comparison(better, worse, winner is None, margin, weight if own is None else own, likely, who)

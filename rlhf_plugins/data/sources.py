@@ -58,6 +58,10 @@ class PairColumns(Columns):
     chosen: Column = "chosen"
     rejected: Column = "rejected"
     margin: Annotated[str | None, Field(description="how much better the chosen one is")] = "margin"
+    probability: Annotated[str | None, Field(description="soft label: how likely the chosen one is better, 0 to 1")] = (
+        "probability"
+    )
+    annotator: Annotated[str | None, Field(description="who judges")] = "annotator"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,13 @@ class ComparisonColumns(Columns):
     strength: Annotated[str, Field(description="number in favour of a, 0 a tie; of a row or of each annotation")] = (
         "strength_a_minus_b"
     )
-    annotations: Annotated[str | None, Field(description="list of annotations with label or strength")] = "annotations"
+    probability: Annotated[
+        str | None,
+        Field(description="soft label, in place of a label: how likely a is better, 0 to 1; of a row or an annotation"),
+    ] = "probability"
+    annotations: Annotated[str | None, Field(description="list of annotations with label, strength or probability")] = (
+        "annotations"
+    )
     annotator: Annotated[
         str | None, Field(description="who judges; rows of one pair by several annotators are put together")
     ] = "annotator"
@@ -96,7 +106,10 @@ class RankingColumns(Columns):
         str | None, Field(description="place of each response, the lowest best, equal ones tied, null not placed")
     ] = "ranks"
     pairwise: Annotated[
-        str | None, Field(description="list of {i, j, winner}, winner null for a tie; margin and weight if known")
+        str | None,
+        Field(
+            description="list of {i, j, winner}, winner null for a tie; margin, weight, probability, annotator if known"
+        ),
     ] = "pairwise"
 
 

@@ -11,21 +11,27 @@ from rlhf_plugins.errors import DataError
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.source import Keys
 
+IGNORES = (
+    "ignores soft labels, which the column 'probability' gives: use a loss that reads them, such as bradley_terry or "
+    "dpo, or leave them out with `columns: {probability: null}`"
+)
 Name = Callable[[Component], str]  # what a recipe calls a component
 
 
 def unmet(stage: Component, columns: frozenset[str], name: Name) -> Iterator[tuple[Keys, str]]:
-    """What the stage or a component in it needs and the rows lack: where the component is, and a message."""
+    """The components of a stage that need what the rows lack, or ignore soft labels: where each is, and a message."""
     for column in sorted(stage.needs_of() - columns):
         keys, component = _that_needs(stage, column)
         yield keys, f"{component.kind} {name(component)} {lacks(column, columns)}"
+    if "probability" in columns:
+        for keys, component in _that_ignore_soft_labels(stage):
+            yield keys, f"{component.kind} {name(component)} {IGNORES}"
 
 
 def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
-    """Raises DataError for the first component of a stage that needs a column that no group has."""
-    if stage.needs_of():
-        for _, message in unmet(stage, columns_of(groups), name):
-            raise DataError(message)
+    """Raises DataError for the first component of a stage that needs a column that no group has, or ignores one."""
+    for _, message in unmet(stage, columns_of(groups), name):
+        raise DataError(message)
 
 
 def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:
@@ -35,6 +41,15 @@ def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:
             below, found = _that_needs(part, column)
             return (*keys, *below), found
     return (), component
+
+
+def _that_ignore_soft_labels(component: Component) -> Iterator[tuple[Keys, Component]]:
+    """The losses that are not made of others, and have the trait `takes_probabilities` but do not say it."""
+    parts = list(_parts(component))
+    if not parts and not getattr(component, "takes_probabilities", True):
+        yield (), component
+    for keys, part in parts:
+        yield from (((*keys, *below), found) for below, found in _that_ignore_soft_labels(part))
 
 
 def _parts(component: Component) -> Iterator[tuple[Keys, Component]]:

@@ -116,7 +116,7 @@ def _pairs() -> RankedScores:
     return RankedScores.of(
         scores, torch.tensor([0.0, 0.5, 0.0, 1.5]), weight=torch.tensor([1.0, 0.5, 1.0, 2.0]),
         topic=torch.tensor([0, 1, 0, 2]),
-        ratings=ratings, prediction=_predicted(scores),
+        probability=torch.tensor([1.0, 0.75, 1.0, 0.5]), ratings=ratings, prediction=_predicted(scores),
     )  # fmt: skip
 
 
@@ -144,6 +144,7 @@ def _compared() -> Compared:
         group=torch.tensor([0, 0, 1, 2, 2, 3]), better=torch.tensor([0, 2, 1, 2, 3, 0]),
         worse=torch.tensor([1, 3, 0, 0, 0, 1]), tied=torch.tensor([False, False, False, True, False, False]),
         margin=torch.tensor([0.0, 1.0, 0.5, 0.0, 0.0, 2.0]), weight=torch.tensor([1.0, 1.0, 0.5, 1.0, 1.0, 2.0]),
+        probability=torch.tensor([1.0, 0.75, 1.0, 0.5, 1.0, 1.0]),
     )  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def _scored(record: RankedScores, scores: Tensor) -> RankedScores:
 # ---- preference losses -----------------------------------------------------------------------------------
 def pairs(_: object = None) -> list[tuple[str, PairLogps]]:
     """Four pairs of responses of different lengths."""
-    return [("four pairs of responses of 2 to 40 tokens", PairLogps(
+    return [("four pairs of responses of 2 to 40 tokens", PairLogps.of(
         torch.tensor([-12.0, -30.0, -3.5, -55.0]), torch.tensor([-14.0, -22.0, -9.0, -50.0]),
         torch.tensor([-13.0, -29.0, -4.5, -57.0]), torch.tensor([-13.5, -23.0, -8.0, -51.5]),
         torch.tensor([8, 20, 2, 40]), torch.tensor([11, 14, 6, 33]),
@@ -180,9 +181,9 @@ def pairs_extremes(_: object = None) -> list[tuple[str, PairLogps]]:
     same = replace(record, ref_chosen=record.chosen, ref_rejected=record.rejected)
     return [
         ("a chosen response of probability 1 and a rejected one of log-probability -1e4",
-         PairLogps(zeros, low, low, zeros, ones, ones * 4096)),
+         PairLogps.of(zeros, low, low, zeros, ones, ones * 4096)),
         ("a rejected response of probability 1 and a chosen one of log-probability -1e4",
-         PairLogps(low, zeros, zeros, low, ones * 4096, ones)),
+         PairLogps.of(low, zeros, zeros, low, ones * 4096, ones)),
         ("a policy that equals its reference", same),
         ("a batch of one", pick(record, [0])),
     ]  # fmt: skip

@@ -38,6 +38,7 @@ from rlhf_plugins.trainers.arguments import check_one_process, check_rows, mean_
 from rlhf_plugins.trainers.pieces import PIECES, Row, TrainsInPieces, in_pieces, most_tokens, shared_out
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+NUMBERS = (*REFERENCE, "probability")  # columns of a row that a batch holds as tensors, where the rows have them
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Collator:
     tokens: int | None = None  # most tokens of a piece
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """-> the tensors of a BranchBatch and, where the rows have them, the reference's log-probabilities (pairs,)."""
+        """-> the tensors of a BranchBatch and, where the rows have them, those of `NUMBERS` (pairs,)."""
         return in_pieces(rows, self.groups, self.tokens, self.layout, self._batch)
 
     def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         batch = collate([group for row in rows for group in self.groups(row)], self.pad_id, self.layout)
-        known = {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE if name in rows[0]}
+        known = {name: torch.tensor([row[name] for row in rows]) for name in NUMBERS if name in rows[0]}
         return {**batch, **known}
 
     def groups(self, row: Row) -> list[PromptBranches]:
@@ -142,12 +143,17 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
             policy = self._pair_logps(self.model, inputs)  # (pairs, 2)
         reference = self._reference_logps(inputs)
         lengths = BranchBatch.from_inputs(inputs).lengths.view(-1, 2)
-        logps = PairLogps(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1))
+        parts = (*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1))
+        logps = PairLogps.of(*parts, probability=inputs.get("probability"))
         losses = self._preference_loss(logps)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         self._record(logps)
         loss = shared_out(loss, inputs)
         return (loss, {"logps": policy}) if return_outputs else loss
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns: list[str] = [*{*self._signature_columns, "probability"}]
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The reference's log-probabilities of chosen and rejected, each (pairs,); TRL calls it before training."""

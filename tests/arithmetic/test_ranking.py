@@ -81,10 +81,13 @@ def test_a_group_without_a_pair_costs_nothing_and_teaches_nothing() -> None:
 
 
 def test_comparisons_of_its_own_stand_in_place_of_the_ranks() -> None:
-    own = Compared(tensor([1]), tensor([2]), tensor([1]), tensor([False]), tensor([3.0]), tensor([0.25]))
+    own = Compared(
+        tensor([1]), tensor([2]), tensor([1]), tensor([False]), tensor([3.0]), tensor([0.25]), tensor([0.75])
+    )
     scores = RankedScores.of(SCORES.scores, SCORES.margin, ranks=SCORES.ranks, compared=own)
     made = pairs(scores, comparisons(scores))
     assert (made.scores.tolist(), made.margin.tolist(), made.weight.tolist()) == ([[9, 7]], [3], [0.25])
+    assert made.probability.tolist() == [0.75]
 
 
 @given(st.permutations(range(4)), st.lists(st.sampled_from([0, 1, 2, -1]), min_size=4, max_size=4))

@@ -21,7 +21,7 @@ Loss = Callable[[PairLogps], Tensor]
 LOSSES: list[Loss] = [DPO(), IPO(), IPOPerToken()]
 ONES = torch.ones(3, dtype=torch.long)
 # summed log-probabilities of three pairs (torchtune's tests): h = 0, 10, 20
-SUMMED = PairLogps(
+SUMMED = PairLogps.of(
     tensor([-0.5, -10.0, -1.0]),
     tensor([-0.1, -30.0, -21.0]),
     tensor([-0.5, -10.1, -0.1]),
@@ -35,7 +35,7 @@ def random_pairs(seed: int, scale: float = 1.0) -> PairLogps:
     draw = torch.Generator().manual_seed(seed)
     logps = [-scale * torch.rand(5, generator=draw, dtype=torch.float64) for _ in range(4)]
     lengths = [torch.randint(1, 20, (5,), generator=draw) for _ in range(2)]
-    return PairLogps(*(logps + lengths))
+    return PairLogps.of(*(logps + lengths))
 
 
 def rows(pairs: PairLogps, which: list[int]) -> PairLogps:
@@ -52,7 +52,7 @@ def test_published_ipo_of_summed_log_ratios() -> None:
 
 
 def test_ipo_per_token_by_hand() -> None:
-    pair = PairLogps(*(tensor([x]) for x in (-1.0, -5.0, -3.0, -2.0, 4, 2)))
+    pair = PairLogps.of(*(tensor([x]) for x in (-1.0, -5.0, -3.0, -2.0, 4, 2)))
     # chosen (-1 + 3) / 4 = 1/2, rejected (-5 + 2) / 2 = -3/2: h = 2, and (2 - 1)^2 at beta 1/2
     assert IPOPerToken(beta=0.5)(pair).tolist() == [1.0]
     assert IPO(beta=0.5)(pair).tolist() == [16.0]  # h = 2 + 3 = 5
@@ -82,7 +82,7 @@ def test_what_both_responses_gain_cancels(loss: Loss, seed: int, shift: float) -
 def test_dpo_and_its_reversal_are_two_sides_of_one_probability(seed: int) -> None:
     pairs = random_pairs(seed, scale=30.0)
     fields = (pairs.rejected, pairs.chosen, pairs.ref_rejected, pairs.ref_chosen)
-    reversed_pairs = PairLogps(*fields, pairs.rejected_length, pairs.chosen_length)
+    reversed_pairs = PairLogps.of(*fields, pairs.rejected_length, pairs.chosen_length)
     total = (-DPO()(pairs)).exp() + (-DPO()(reversed_pairs)).exp()
     assert_close(total, torch.ones_like(total))
 
@@ -92,7 +92,7 @@ def test_dpo_and_its_reversal_are_two_sides_of_one_probability(seed: int) -> Non
 def test_large_differences_stay_finite(loss: Loss, gap: float) -> None:
     chosen = tensor([gap], requires_grad=True)
     zero, one = torch.zeros(1), torch.ones(1)
-    value = loss(PairLogps(chosen, zero, zero, zero, one, one))
+    value = loss(PairLogps.of(chosen, zero, zero, zero, one, one))
     value.sum().backward()
     assert chosen.grad is not None
     assert value.isfinite().all()
@@ -123,7 +123,7 @@ def solved(loss: Loss, pairs: list[tuple[int, int]], actions: int) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
         logp = theta.log_softmax(0)
-        value = loss(PairLogps(logp[winner], logp[loser], ref, ref, one, one)).mean()
+        value = loss(PairLogps.of(logp[winner], logp[loser], ref, ref, one, one)).mean()
         value.backward()
         return value
 

@@ -36,6 +36,7 @@ from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component, spec
 
 PAIR = RankedScores.of(tensor([[2.0, 0.0]]), tensor([3.0]), weight=tensor([0.5]))
+ONE = torch.ones(1)
 BT = 0.1269280  # log(1 + e^-2)
 TURNED = 2.1269280  # log(1 + e^2)
 
@@ -72,7 +73,8 @@ def test_a_row_without_a_margin_has_the_weight_one() -> None:
 
 def test_pairs_of_a_group_keep_their_own_weights() -> None:
     one, other = tensor([0, 0]), tensor([False, False])
-    compared = Compared(one, tensor([0, 1]), tensor([1, 0]), other, torch.zeros(2), tensor([0.75, 0.25]))
+    weight, certain = tensor([0.75, 0.25]), torch.ones(2)
+    compared = Compared(one, tensor([0, 1]), tensor([1, 0]), other, torch.zeros(2), weight, certain)
     found = per_group(Weighted(loss=BradleyTerry()), replace(PAIR, compared=compared))
     assert_close(found, tensor([(0.75 * BT + 0.25 * TURNED) / 2]))
 
@@ -87,14 +89,14 @@ def test_pairs_of_a_group_keep_their_own_weights() -> None:
 )
 def test_a_whole_group_has_the_mean_of_its_comparisons(by: Any, expected: float) -> None:
     three, tied = torch.zeros(3).long(), tensor([False, False, True])
-    said = tensor([3.0, 0.0, 9.0]), tensor([0.75, 0.25, 9.0])
-    compared = Compared(three, tensor([0, 1, 0]), tensor([1, 0, 1]), tied, *said)
+    numbers = tensor([3.0, 0.0, 9.0]), tensor([0.75, 0.25, 9.0]), tensor([1.0, 1.0, 0.5])
+    compared = Compared(three, tensor([0, 1, 0]), tensor([1, 0, 1]), tied, *numbers)
     scores = replace(PAIR, weight=tensor([7.0]), margin=tensor([8.0]), compared=compared)
     assert_close(Weighted(loss=PlackettLuce(), by=by)(scores), tensor([expected * BT]))
 
 
 def test_a_whole_group_without_a_comparison_has_its_own_weight_and_margin() -> None:
-    one = Compared(tensor([1]), tensor([0]), tensor([1]), tensor([False]), tensor([2.0]), tensor([0.25]))
+    one = Compared(tensor([1]), tensor([0]), tensor([1]), tensor([False]), tensor([2.0]), tensor([0.25]), ONE)
     scores = RankedScores.of(tensor([[2.0, 0.0]] * 2), tensor([3.0, 3.0]), weight=tensor([0.5, 0.5]), compared=one)
     assert_close(Weighted(loss=PlackettLuce())(scores), tensor([0.5, 0.25]) * BT)
     assert_close(Weighted(loss=PlackettLuce(), by="margin")(scores), tensor([3.0, 2.0]) * BT)
@@ -207,7 +209,7 @@ def test_the_gap_of_the_ratings_is_the_margin() -> None:
 
 
 def test_a_task_without_ratings_keeps_the_comparisons() -> None:
-    said = Compared(tensor([0]), tensor([1]), tensor([0]), tensor([False]), tensor([0.0]), tensor([1.0]))
+    said = Compared(tensor([0]), tensor([1]), tensor([0]), tensor([False]), tensor([0.0]), tensor([1.0]), ONE)
     loss = MultiTask(dimensions=["a", "b"], weights=[1.0, 0.0], losses=(BradleyTerry(),))
     assert_close(loss(replace(tasks([nan, nan], [1.0, 5.0]), compared=said)), tensor([TURNED]))
     assert_close(loss(replace(tasks([nan, nan], [1.0, 5.0]), compared=said, ratings={})), tensor([TURNED]))

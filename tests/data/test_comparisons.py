@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.rows import Comparison, Group
 from rlhf_plugins.data.comparisons import read_comparisons
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.sources import ComparisonColumns
@@ -122,7 +122,7 @@ def test_what_says_nothing_is_counted_with_its_place() -> None:
         "empty prompt or response": 1,
         "no annotator gave a verdict": 3,
         "annotators are evenly divided": 2,
-        "a number, true or false stands for a text": 1,
+        "a number, true or false in the place of a text": 1,
     }
     assert dropped.places["no annotator gave a verdict"] == ["f:3", "f:4", "f:7"]
 
@@ -160,3 +160,29 @@ def test_a_column_named_by_the_user_must_be_there() -> None:
     with pytest.raises(DataError, match=r"lacks the column 'subject'"):
         read(row("a"), columns=ComparisonColumns(topic="subject"))
     assert read(row("a", topic="t"), columns=ComparisonColumns(topic=None))[0].topic is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"probability": 0.75}, Comparison(0, 1, probability=0.75)),
+        ({"probability": 0.25, "annotator": "ann"}, Comparison(1, 0, probability=0.75, annotator="ann")),
+        ({"probability": 0.5}, Comparison(0, 1, tied=True, probability=0.5)),
+        ({"probability": 1, "label": "b"}, Comparison(0, 1)),  # a probability is more than a label
+        ({"probability": None, "label": "b", "annotator": "ann"}, Comparison(1, 0, annotator="ann")),
+        ({"annotations": [{"probability": 0.5}, {"label": "a"}]}, Comparison(0, 1, probability=0.75)),
+    ],
+)
+def test_a_probability_is_a_soft_label(fields: dict[str, Any], expected: Comparison) -> None:
+    row = ("f:1", {"prompt": "p", "response_a": "x", "response_b": "y", **fields})
+    ((_, group),) = read_comparisons([row], Dropped())
+    assert group.comparisons == (expected,)
+
+
+def test_votes_apart_are_one_comparison_each() -> None:
+    rows = [
+        ("f:1", {"prompt": "p", "response_a": "x", "response_b": "y", "label": "a", "annotator": "ann"}),
+        ("f:2", {"prompt": "p", "response_a": "y", "response_b": "x", "label": "a", "annotator": "bob", "weight": 2}),
+    ]
+    ((_, group),) = read_comparisons(rows, Dropped(), votes="apart")
+    assert group.compared == (Comparison(0, 1, annotator="ann"), Comparison(1, 0, weight=2.0, annotator="bob"))

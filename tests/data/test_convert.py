@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from rlhf_plugins.data.convert import (
     preference_rows,
     ranking_rows,
     rating_rows,
+    soft_label,
     vote,
 )
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.rankings import read_rankings
 
 RATED = Group("p", ("x", "y", "z"), weight=2.0, ratings={"true": (1.0, 4.0, None), "clear": (3.0, 2.0, 3.0)}, topic="t")
@@ -128,3 +131,13 @@ def test_rankings_that_are_written_are_read_as_they_were(
     rows: Any = [(f"f:{n}", row) for n, row in enumerate(ranking_rows([group]))]
     found = [g.comparisons for _, g in read_rankings(rows, Dropped())]
     assert found == ([group.comparisons] if group.comparisons else [])
+
+
+@pytest.mark.parametrize("likely", [1.0, 0.75, 0.5])
+def test_soft_labels_and_annotators_survive_being_written_and_read(likely: float) -> None:
+    said = soft_label(likely, 2.0)
+    group = Group("p", ("x", "y"), compared=(replace(said, annotator="ann"),))
+    ((_, found),) = read_pairs([("f:1", preference_rows([group])[0])], Dropped())
+    assert found.comparisons == group.comparisons
+    ((_, found),) = read_rankings([("f:1", ranking_rows([group])[0])], Dropped())
+    assert found.comparisons == group.comparisons

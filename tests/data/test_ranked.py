@@ -35,14 +35,14 @@ def test_a_row_holds_tokens_and_judgement() -> None:
     row = ranked_rows([RANKING], encode, None, everything).dataset[0]
     assert (row["prompt_ids"], row["branch_ids"][1], row["length"]) == ([112], [98], 7)
     assert (row["ranks"], row["weight"], row["difficulty"]) == ([2, 0, -1], 0.5, 1.5)
-    assert row["compared"] == [[1, 0, 0, 0, 0.5]]
+    assert row["compared"] == [[1, 0, 0, 0, 0.5, 1]]
 
 
 def test_a_response_that_is_too_long_goes_alone_and_is_counted() -> None:
     rows = ranked_rows([JUDGED, RANKING], encode, 3, everything)
     assert rows.left_out == {"response longer than max_length": 2}
     first, second = rows.dataset
-    assert first["compared"] == [[0, 1, 1, 0, 1]]  # of b and cc the tie is left
+    assert first["compared"] == [[0, 1, 1, 0, 1, 0.5]]  # of b and cc the tie is left
     assert (second["ranks"], len(second["branch_ids"])) == ([0, -1], 2)
 
 

@@ -91,7 +91,7 @@ def answers(kind: str, answer: str, *inputs: Any, message: str) -> Case:
     return Case(kind, CALL.format(answer=answer), inputs, message)
 
 
-SCORES, LOGPS, HIDDEN = RankedScores.of(torch.ones(2, 2), ONES), PairLogps(*[ONES] * 6), torch.ones(2, 3, 4)
+SCORES, LOGPS, HIDDEN = RankedScores.of(torch.ones(2, 2), ONES), PairLogps.of(*[ONES] * 6), torch.ones(2, 3, 4)
 TWO = (2,)
 CASES = [
     answers("reward_loss", "given[0].scores.T", SCORES, message=r"shape \(2, 2\), not \(2,\)"),

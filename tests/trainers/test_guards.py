@@ -139,6 +139,6 @@ def test_numbers_that_diverged_are_not_the_losses_fault() -> None:
 def test_the_mean_of_a_sound_loss_is_given_back() -> None:
     """h = (3 - 1) - (2 - 2) = 2 of the first pair and 0 of the second: ((2 - 5)^2 + (0 - 5)^2) / 2 = 17."""
     ones = torch.ones(2)
-    logps = PairLogps(torch.tensor([3.0, 1.0], requires_grad=True), 2 * ones, ones, 2 * ones, ones, ones)
+    logps = PairLogps.of(torch.tensor([3.0, 1.0], requires_grad=True), 2 * ones, ones, 2 * ones, ones, ones)
     loss = component("preference_loss", {"use": "ipo", "beta": 0.1})
     assert mean_loss(loss(logps), loss, logps, 0).item() == pytest.approx(17)

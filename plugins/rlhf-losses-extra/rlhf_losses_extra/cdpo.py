@@ -11,15 +11,16 @@ from rlhf_plugins import PairLogps, PreferenceLoss, hookimpl
 
 
 @dataclass(frozen=True)
-class CDPO(PreferenceLoss):
-    """-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h) (Mitchell 2023); least where sigmoid(beta h) = 1 - e."""
+class CDPO(PreferenceLoss, takes_probabilities=True):
+    """-q log sigmoid(beta h) - (1 - q) log sigmoid(-beta h), q = e + (1 - 2e) p, p the soft label (Mitchell 2023)."""
 
     beta: Annotated[float, Field(gt=0, description="strength of the pull towards the reference")] = 0.1
     epsilon: Annotated[float, Field(ge=0, lt=0.5, description="e, the share of labels taken to be wrong")] = 0.1
 
     def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
         h = self.beta * ((logps.chosen - logps.ref_chosen) - (logps.rejected - logps.ref_rejected))
-        return -(1 - self.epsilon) * logsigmoid(h) - self.epsilon * logsigmoid(-h)
+        q = self.epsilon + (1 - 2 * self.epsilon) * logps.probability
+        return -q * logsigmoid(h) - (1 - q) * logsigmoid(-h)
 
 
 @hookimpl

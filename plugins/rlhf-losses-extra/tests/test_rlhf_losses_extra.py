@@ -22,7 +22,7 @@ from rlhf_plugins import PairLogps
 def pairs(*sides: list[float], lengths: tuple[int, int] = (1, 1)) -> PairLogps:
     """Pairs of chosen, rejected and their reference's log-probabilities; all have the same two lengths."""
     counts = (torch.full((len(sides[0]),), length) for length in lengths)
-    return PairLogps(*map(torch.tensor, sides), *counts)
+    return PairLogps.of(*map(torch.tensor, sides), *counts)
 
 
 ONE = pairs([-4.0], [-9.0], [-5.0], [-8.0], lengths=(2, 3))  # log-ratios 1 and -1, h = 2; a token -2 and -3
