@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 # what a component may need of the rows
-COLUMNS = tuple("annotator difficulty margin probability ranks ratings ties topic votes weight".split())
+COLUMNS = (
+    "annotator", "difficulty", "margin", "probability", "ranks", "ratings", "ties", "topic", "votes", "weight",
+)  # fmt: skip
 SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
 
 SOFT_LABELS = "reads soft labels, or does not depend on which response is better; others are refused soft labels"
