@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine import TRIMMED_LAYER
 from rlhf_plugins.engine.attention import NAME, packed_mask
+from rlhf_plugins.engine.cost import count_skipped
 
 Found = TypeVar("Found")
 
@@ -94,6 +95,7 @@ def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes.append(inputs[0].shape)
+        count_skipped(found[1], inputs[0][..., 0].numel() - len(kept))
         return (inputs[0].flatten(0, 1).index_select(0, kept).unsqueeze(0), *inputs[1:])
 
     def scatter(_: nn.Module, __: Any, output: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rlhf_plugins.engine import CHUNKED_HEAD
+from rlhf_plugins.engine.cost import count_head
 from rlhf_plugins.engine.cpu.product import outer_sum, times_transposed, uses_onednn
 
 LOGITS_PER_CHUNK, FEWEST_TOKENS = 2**20, 256  # 4 MiB in float32; enough work for a launch with a large vocabulary
@@ -77,6 +78,7 @@ def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scali
     """
     if type(head) is not nn.Linear or not CHUNKED_HEAD.active(hidden):
         return _at_once(head(hidden), targets, scaling, entropy)
+    count_head(hidden, head.weight)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
     weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)

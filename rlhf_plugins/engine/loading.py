@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
+from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
 from rlhf_plugins.engine.cpu.norm import fuse_norms
@@ -151,8 +152,9 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
-        return prepare_model_for_kbit_training(_without_repacking(model), use_gradient_checkpointing=False)
-    return with_fast_paths(model.to(device()))
+        prepared = prepare_model_for_kbit_training(_without_repacking(model), use_gradient_checkpointing=False)
+        return counted(prepared)
+    return with_fast_paths(counted(model.to(device())))
 
 
 def _without_repacking(model: PreTrainedModel) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.tokens import encode_prompt
+from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.cpu.decoding import draw_tokens
 from rlhf_plugins.engine.loading import load_causal
@@ -110,6 +111,7 @@ class MixedLogits(Handle):
                 found = self._responses([rows[row][1] for row in alike], decoding)
                 for row, response in zip(alike, found, strict=True):
                     responses[row] = response
+        cost.add(generated_tokens=sum(map(len, responses)))
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         return Samples([prompt for prompt, _ in rows], texts, [ids for _, ids in rows], responses)
 

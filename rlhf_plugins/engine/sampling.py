@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.tokens import encode_prompt
-from rlhf_plugins.engine import DECODING
+from rlhf_plugins.engine import DECODING, cost
 from rlhf_plugins.engine.cpu.decoding import decode
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
@@ -55,6 +55,7 @@ def sample(
             ids = [rows[row][1] for row in batch]
             for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):
                 responses[row] = response
+    cost.add(generated_tokens=sum(map(len, responses)))
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     return Samples([prompt for prompt, _ in rows], texts, [ids for _, ids in rows], responses)
 

@@ -10,6 +10,7 @@ import torch
 
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.data.tokens import encoded
+from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
 
@@ -49,7 +50,8 @@ class RewardHandle:
         """
         if not samples.responses:
             return Prediction(torch.zeros(0))
-        return self.retries(lambda: self.function(samples))
+        with scoring(len(samples.responses)):
+            return self.retries(lambda: self.function(samples))
 
     __call__ = predict
 
