@@ -81,7 +81,7 @@ def row(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
 def page(rows: list[dict[str, Any]], reports: list[dict[str, Any]]) -> str:
     """The Markdown page: what was run, where, and the table."""
     hardware, ceilings = reports[0]["hardware"], [report["ceiling"]["gold"] for report in reports]
-    total = [sum(stage["seconds"] or 0 for stage in report["stages"]) for report in reports]
+    total = [sum(stage["cost"]["seconds"] or 0 for stage in report["stages"]) for report in reports]
     accuracy = [report["reward_model"]["accuracy"] for report in reports]
     lines = [
         "# The quickstart over seeds",

@@ -121,7 +121,7 @@ def row(report: dict[str, Any]) -> dict[str, Any]:
         "accuracy": f"{model['accuracy']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})",
         "longer": f"{model['longer_response_accuracy']:.3f}",
         "ece": f"{model['ece']:.3f}",
-        "seconds": sum(stage["seconds"] or 0 for stage in report["stages"]),
+        "seconds": sum(stage["cost"]["seconds"] or 0 for stage in report["stages"]),
     }
 
 

@@ -17,13 +17,13 @@ LEVELS = {
     for level, names in enumerate(
         (
             "errors",
-            "authoring contract arithmetic registry report",
+            "contract arithmetic registry report",
             "data",
             "engine",
             "reward_models sandbox",
             "components trainers evaluate recipe",
             "stages",
-            "run saved testing",
+            "authoring run saved testing",
             "auto lifecycle cli",
         )
     )

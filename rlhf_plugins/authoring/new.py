@@ -7,8 +7,14 @@ from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
+from rlhf_plugins.authoring import generic
 from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.registry.registry import registry as installed
+
+if TYPE_CHECKING:
+    from rlhf_plugins.registry.registry import Registry
 
 TEMPLATES = Path(__file__).parent / "templates"
 MODULE = ".py.txt"
@@ -32,51 +38,59 @@ STAGES = {  # where a recipe names a component of each kind
     "shaping": [f"stage: online, reward: gold, shaping: [$component], {FEW}"],
     "stage": ["stage: $component"],
 }
+RUN = "rlhf run recipe.yaml                  # a few steps in the sandbox"
 ROWS = [f"what is {n} and {n}?\t{n + n}\t{n + n + 1}\n" for n in range(20)]
 
 
-def kinds() -> list[str]:
-    """What a package can be started for."""
-    return sorted(file.name.removesuffix(MODULE) for file in TEMPLATES.glob(f"*{MODULE}") if file.name != "test.py.txt")
+def kinds(registry: Registry) -> list[str]:
+    """The kinds that a package can be started for: ours, and those that other packages define."""
+    return sorted(registry.kinds)
 
 
-def new(package: str, kind: str, where: Path = Path(), taken: Collection[str] = ()) -> list[Path]:
+def new(package: str, kind: str, where: Path = Path(), registry: Registry | None = None) -> list[Path]:
     """Writes the package into a folder of its name, and returns the files.
 
     Args:
-        package: as pip will call it; without a leading `rlhf-` it is what recipes call the component.
+        package: its name for pip; without a leading `rlhf-` it is the name of the component in recipes.
         kind: of the component.
         where: the folder above.
-        taken: what other components of the kind are called.
+        registry: the kinds and the names that are taken; None: every installed one.
 
     Raises:
-        PluginError: the name or the kind will not do or is taken, or the folder is there already.
+        PluginError: the name or the kind is not possible or taken, or the folder exists.
     """
+    registry = registry or installed()
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", package):
         raise PluginError(f"{package!r} is no name of a package: lower-case words and digits with '-' between them")
-    if kind not in kinds():
-        raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds())}")
-    _refuse_clash(package, kind, taken)
+    if kind not in kinds(registry):
+        raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds(registry))}")
+    text = _template(kind, registry)
+    _refuse_clash(package, kind, text, registry.names(kind))
     folder = where / package
     if folder.exists():
-        raise PluginError(f"{folder} is there already; give another name, or remove it")
-    files = {folder / name: text for name, text in _written(package, kind)}
-    for file, text in files.items():
+        raise PluginError(f"{folder} exists; give another name, or remove it")
+    files = {folder / name: content for name, content in _written(package, kind, text, registry)}
+    for file, content in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(content, encoding="utf-8")
     return list(files)
 
 
-def _refuse_clash(package: str, kind: str, taken: Collection[str]) -> None:
+def _template(kind: str, registry: Registry) -> str:
+    """The module of a kind: its own template, or one made of its base class."""
+    file = TEMPLATES / f"{kind}{MODULE}"
+    return file.read_text(encoding="utf-8") if file.exists() else generic.module(kind, registry)
+
+
+def _refuse_clash(package: str, kind: str, template: str, taken: Collection[str]) -> None:
     """Raises PluginError where the package could not be imported, registered or compiled under its name."""
     module, component = _names(package)
     if find_spec(module) is not None:
-        raise PluginError(f"{package!r}: there is a module {module!r} already; give another name")
+        raise PluginError(f"{package!r}: a module {module!r} exists already; give another name")
     if component in taken:
-        raise PluginError(f"{package!r}: there is a {kind} {component!r} already; give another name")
-    template = (TEMPLATES / f"{kind}{MODULE}").read_text(encoding="utf-8")
+        raise PluginError(f"{package!r}: a {kind} {component!r} exists already; give another name")
     if re.search(rf"\b{_class(component)}\b", template):
-        raise PluginError(f"{package!r}: its class {_class(component)!r} would hide what it needs; give another name")
+        raise PluginError(f"{package!r}: its class {_class(component)!r} would hide a name it needs; give another name")
 
 
 def _names(package: str) -> tuple[str, str]:
@@ -88,30 +102,33 @@ def _class(component: str) -> str:
     return "".join(map(str.capitalize, component.split("_")))
 
 
-def _written(package: str, kind: str) -> Iterator[tuple[str, str]]:
+def _written(package: str, kind: str, text: str, registry: Registry) -> Iterator[tuple[str, str]]:
     module, component = _names(package)
-    reads_file = kind == "data_format"
+    reads_file, definer = kind == "data_format", registry.definer(kind)
     words = {
         "package": package,
         "kind": kind,
         "module": module,
         "component": component,
+        "dependencies": "".join(f', "{name}"' for name in ([definer.distribution] if definer else [])),
         "options": ', {"source": "rows.txt"}' if reads_file else "",
         "data": f"{{format: {component}, source: rows.txt}}" if reads_file else SANDBOX,
     }
-    words["stages"] = Template("\n".join(f"  - {{{stage}}}" for stage in STAGES[kind])).substitute(words)
+    stages = STAGES.get(kind) or generic.stages(kind, registry)
+    words["stages"] = Template("\n".join(f"  - {{{stage}}}" for stage in stages)).substitute(words)
+    words["run"] = f"\n{RUN}" * bool(stages)
     yield "pyproject.toml", _filled("pyproject.toml", words)
-    yield f"{module}.py", _component(kind, component)
+    yield f"{module}.py", _component(text, component)
     yield f"tests/test_{module}.py", _filled("test.py", words)
-    yield "recipe.yaml", _filled("recipe.yaml", words)
+    if stages:
+        yield "recipe.yaml", _filled("recipe.yaml", words)
     yield "README.md", _filled("README.md", words)
     if reads_file:
         yield "rows.txt", "".join(ROWS)
 
 
-def _component(kind: str, component: str) -> str:
+def _component(text: str, component: str) -> str:
     """The template with its own names for `Example` and `example`."""
-    text = (TEMPLATES / f"{kind}{MODULE}").read_text(encoding="utf-8")
     text = re.sub(r"\bExample\b", _class(component), text)
     return re.sub(r"\bexample\b", component, text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,17 @@ def show_plugin(kind: str, name: str) -> None:
         typer.echo(f"  {option}")
     if not options(cls):
         typer.echo("  none")
+    if traits := [f"{name} = {getattr(cls, name)!r}" for name in _own_traits(cls)]:
+        typer.echo("\ntraits: " + ", ".join(traits))
     typer.echo(f"\nsource: {getsourcefile(cls)}:{getsourcelines(cls)[1]}")
+
+
+def _own_traits(cls: Any) -> list[str]:
+    """The traits that a component has other than its kind's default, and that do not follow its options."""
+    own = {name: vars(cls).get(name, one.default) for name, one in cls.traits.items()}
+    return [
+        name for name, one in cls.traits.items() if own[name] != one.default and not isinstance(own[name], property)
+    ]
 
 
 @plugins.command()
@@ -56,13 +66,14 @@ def new(
     kind: Annotated[str, typer.Option(help="Of its component, such as reward_loss.")],
 ) -> None:
     """Start a package with one component, in a folder of its name: it installs, passes the kit and runs at once."""
-    from rlhf_plugins.authoring.new import kinds, new
+    from rlhf_plugins.authoring.new import new
     from rlhf_plugins.registry.registry import registry
 
-    taken = registry().names(kind) if kind in kinds() else ()
-    for file in new(name, kind, taken=taken):
+    files = new(name, kind, registry=registry())
+    for file in files:
         typer.echo(str(file))
-    typer.echo(f"next: cd {name}; pip install --editable .; pytest; rlhf run recipe.yaml")
+    runs = "; rlhf run recipe.yaml" * any(file.name == "recipe.yaml" for file in files)
+    typer.echo(f"next: cd {name}; pip install --editable .; pytest{runs}")
 
 
 @plugins.command()

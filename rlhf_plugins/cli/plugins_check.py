@@ -32,7 +32,7 @@ def check(
 
     failed = 0
     for subject in _subjects(name, kind, _read(options or ())):
-        tried = properties_of(subject.kind)
+        tried = properties_of(subject.kind, subject.registry)
         found = [finding for one in tried if (finding := examine(subject, one))]
         failed += len(found)
         typer.echo(f"{subject}: {len(tried) - len(found)} of {len(tried)} properties hold")

@@ -86,6 +86,11 @@ class Registry:
         self._known_kind(kind)
         return self._bases[kind] or object
 
+    def definer(self, kind: str) -> Plugin | None:
+        """The plugin that defines a kind; None for ours. Raises PluginError as `base` does."""
+        self._known_kind(kind)
+        return self._definers.get(kind)
+
     @property
     def plugins(self) -> list[Plugin]:
         """Every plugin that loaded, in the order in which it did."""

@@ -14,7 +14,7 @@ import torch
 
 from rlhf_plugins.errors import PluginError, RlhfError, known
 from rlhf_plugins.registry.discovery import FILE
-from rlhf_plugins.registry.registry import KINDS, registry
+from rlhf_plugins.registry.registry import KINDS, Registry, registry
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
 
@@ -40,17 +40,18 @@ class Property:
     """What must hold of components of some kinds; `holds` raises Broken where it does not."""
 
     name: str
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # none: all, those of other packages too
     matters: str  # the first paragraph of its docstring
     holds: Callable[[Subject], None]
     trains: bool = False  # runs small trainings, which takes seconds
 
 
 PROPERTIES: dict[str, Property] = {}
+OUTSIDE = "outside"  # stands for every kind that another package defines
 
 
 def holds_of(*kinds: str, trains: bool = False) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
-    """Makes a function from a Subject a property of some kinds, of all where none is named.
+    """Makes a function from a Subject a property of some kinds, of all where none is named; OUTSIDE is any of a guest.
 
     Its name is the property's and its docstring says why it matters. It raises Broken through `expect`.
     """
@@ -59,20 +60,30 @@ def holds_of(*kinds: str, trains: bool = False) -> Callable[[Callable[[Subject],
         name = function.__name__
         if name in PROPERTIES:
             raise PluginError(f"the property {name!r} is there already")
-        PROPERTIES[name] = Property(name, kinds or KINDS, _paragraph(function), function, trains)
+        PROPERTIES[name] = Property(name, kinds, _paragraph(function), function, trains)
         return function
 
     return add
 
 
-def properties_of(kind: str) -> list[Property]:
-    """The properties of a kind, in the order of their definition. Raises PluginError for an unknown kind."""
+def properties_of(kind: str, among: Registry | None = None) -> list[Property]:
+    """The properties of a kind, in the order of their definition.
+
+    Args:
+        kind: a kind of ours, or one that a package defines.
+        among: what is registered; None: every installed plugin.
+
+    Raises:
+        PluginError: the kind is unknown.
+    """
     from rlhf_plugins.testing.properties import loaded
 
-    if kind not in KINDS:
-        raise PluginError(f"unknown component kind {kind!r} {known(kind, KINDS)}")
+    kinds = (among or registry()).kinds
+    if kind not in kinds:
+        raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds)}")
     loaded()
-    return [one for one in PROPERTIES.values() if kind in one.kinds]
+    names = {kind} if kind in KINDS else {kind, OUTSIDE}
+    return [one for one in PROPERTIES.values() if not one.kinds or names & set(one.kinds)]
 
 
 def check(component: str | type, kind: str | None = None, options: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -88,7 +99,7 @@ def check(component: str | type, kind: str | None = None, options: Mapping[str, 
         PluginError: the name, the kind or an option is unknown.
     """
     subject = Subject.of(component, kind, options or {})
-    return [found for one in properties_of(subject.kind) if (found := examine(subject, one))]
+    return [found for one in properties_of(subject.kind, subject.registry) if (found := examine(subject, one))]
 
 
 def examine(subject: Subject, one: Property) -> Finding | None:

@@ -55,7 +55,8 @@ class Subject:
         for found in registry().describe():
             if found.cls is component:
                 return Subject(found.kind, found.name, component, options, registry())
-        if kind is None:
+        kind = kind or getattr(component, "kind", None)
+        if not kind:
             raise PluginError(f"{component.__qualname__} is not registered: say of which kind it is")
         return Subject(kind, "under_test", component, options, _with(component, kind))
 
@@ -138,10 +139,10 @@ def _kind_of(name: str) -> str:
 def _with(component: type, kind: str) -> Registry:
     """A registry of what is installed and of one class more, as `under_test`."""
     from rlhf_plugins.contract.hookspecs import hookimpl
-    from rlhf_plugins.registry.registry import PREFIX, Plugin, registry
+    from rlhf_plugins.registry.registry import ELSEWHERE, PREFIX, Plugin, registry
 
     extended: Registry = registry.__wrapped__()
     module = ModuleType("under_test")
-    setattr(module, PREFIX + kind, hookimpl(lambda: {"under_test": component}))
+    setattr(module, PREFIX + ELSEWHERE, hookimpl(lambda: {kind: {"under_test": component}}))
     extended.register(module, Plugin("under test", "unpackaged", "0"))
     return extended
