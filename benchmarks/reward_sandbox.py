@@ -233,7 +233,7 @@ def _three_epochs(groups: Sequence[Group], test: Sequence[Group], how: str) -> R
         seconds = (time.perf_counter() - started) / 3
 
     def judge(samples: Samples) -> Prediction:
-        return model.judge(samples, tokenizer.pad_token_id)
+        return model.predict(samples, tokenizer.pad_token_id)
 
     row = measure(score_pairs(judge, test, tokenizer), [component("metric", "accuracy")])
     return {"seconds_an_epoch": seconds, "seconds_for_features": once, "accuracy": row["accuracy"]}

@@ -1,6 +1,7 @@
-"""Aggregations: one reward made of those that an ensemble's members give. They know numbers, not models.
+"""Aggregations: from the rewards of an ensemble's members to one reward. They know numbers, not models.
 
-None depends on the order of the members, one member alone is believed, and all but `vote` have a gradient.
+None depends on the order of the members, with one member the reward is that member's, and all but `vote` have a
+gradient.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Mean(Aggregation, under_shift="follows", under_scale="follows"):
 class Weighted(Aggregation, needs={"accuracy"}, under_shift="follows", under_scale="follows"):
     """sum_m w_m r_m with w_m proportional to exp(alpha accuracy_m) and of sum 1."""
 
-    alpha: Annotated[float, Field(ge=0, description="0 is the mean; at 10, ten points of accuracy count e-fold")] = 10.0
+    alpha: Annotated[
+        float, Field(ge=0, description="0 is the mean; at 10, 0.1 more accuracy weighs e times as much")
+    ] = 10.0
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
         """Ignores groups."""
@@ -46,7 +49,7 @@ class Median(Aggregation, under_shift="follows", under_scale="follows"):
     """The members' median reward, the mean of the middle two where their number is even."""
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
-        """Ignores accuracies and groups; the gradient reaches the middle members alone."""
+        """Ignores accuracies and groups; only the middle members get a gradient."""
         return members.rewards.quantile(0.5, dim=0)
 
 
@@ -55,7 +58,7 @@ class WorstCase(Aggregation, under_shift="follows", under_scale="follows"):
     """min_m r_m (worst-case optimisation, WCO, of Coste et al. 2024)."""
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)
-        """Ignores accuracies and groups; the gradient reaches the lowest member alone."""
+        """Ignores accuracies and groups; only the lowest member gets a gradient."""
         return members.rewards.amin(0)
 
 
@@ -75,11 +78,11 @@ class UncertaintyWeighted(Aggregation, under_shift="follows"):
 
 @dataclass(frozen=True)
 class Vote(Aggregation, compares_siblings=True, under_shift="same", under_scale="same"):
-    """The mean over members of the share of its siblings that a response beats: Borda's count, between 0 and 1.
+    """Borda count: the share of its siblings that a response beats, averaged over members, between 0 and 1.
 
-    Siblings are the other responses to the prompt; a tie counts one half, and so does a response without siblings. Of a
-    pair it is the share of members that prefer the response. Members count alike however far their scales lie
-    apart. A count has no gradient: it aggregates trained members and trains none.
+    Siblings are the other responses to the prompt. A tie counts one half, and the reward of a response without siblings
+    is one half. For a pair it is the share of members that prefer the response. All members count equally, whatever
+    their scales. A count has no gradient, so it can aggregate trained members but cannot train them.
     """
 
     def __call__(self, members: MemberScores) -> Tensor:  # (B,)

@@ -139,7 +139,7 @@ def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone
     pad_id = int(encoder.tokenizer.pad_token_id)
     if not parts.on_base or backbone is None or not backbone.matches(parts.base):
         alone = open_reward_model(folder, component, trust_remote_code)
-        return RewardHandle(lambda samples: alone.judge(samples, pad_id), alone, encoder)
+        return RewardHandle(lambda samples: alone.predict(samples, pad_id), alone, encoder)
     adapter = None if parts.frozen else backbone.load(folder)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
     with backbone.using(adapter):
@@ -147,6 +147,6 @@ def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone
 
     def predict(samples: Samples) -> Prediction:
         with backbone.using(adapter):
-            return model.judge(samples, pad_id)
+            return model.predict(samples, pad_id)
 
     return RewardHandle(predict, model, encoder)

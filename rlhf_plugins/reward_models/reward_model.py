@@ -1,7 +1,7 @@
-"""A reward model: a trunk, a pooling and a head. It knows how to score and be saved, not how it is trained.
+"""A reward model: a trunk, a pooling and a head. It knows how to score and how it is saved, not how it is trained.
 
-On disk it is a folder: `reward_model.json` (what it is made of, in a recipe's words), `head.safetensors` (the weights
-of head and pooling), and a PEFT adapter or the whole trunk, unless the trunk was frozen.
+On disk it is a folder: `reward_model.json` (its base, and the specs of pooling and head), `head.safetensors` (the
+weights of head and pooling), and a PEFT adapter or the whole trunk, unless the trunk was frozen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
-SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the base's own is meant
+SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the trunk is that of the base
 
 
 class RewardModel(nn.Module):
@@ -41,8 +41,8 @@ class RewardModel(nn.Module):
 
     Args:
         trunk: a decoder without a language-model head or an encoder, plain or PEFT.
-        pooling: how hidden states become a feature vector.
-        head: what is predicted from it.
+        pooling: from hidden states to a feature vector.
+        head: from the feature vector to rewards.
     """
 
     def __init__(self, trunk: Any, pooling: Pooling, head: RewardHead) -> None:
@@ -57,7 +57,7 @@ class RewardModel(nn.Module):
 
     @property
     def own(self) -> nn.ModuleDict:
-        """Pooling and head, so far as they hold weights: what is saved beside the trunk."""
+        """Pooling and head if they hold weights, which are saved beside the trunk."""
         parts = {"pooling": self.pooling, "head": self.head}
         return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
 
@@ -67,17 +67,17 @@ class RewardModel(nn.Module):
         return self.trunk.config
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Passes the trainer's wish to the trunk."""
+        """Enables it in the trunk."""
         self.trunk.gradient_checkpointing_enable(**options)
 
     def add_model_tags(self, tags: list[str]) -> None:
-        """Passes TRL's tags for the hub to the trunk."""
+        """Adds TRL's tags for the hub to the trunk."""
         self.trunk.add_model_tags(tags)
 
     def forward(self, batch: BranchBatch | Tensor) -> Prediction:
-        """What the head says of the batch's branches, or of features (B, width) that `features` gave."""
+        """The head's outputs for the batch's branches, or for features (B, width) as `features` returns them."""
         features = batch if isinstance(batch, Tensor) else self.pooled(batch)
-        with torch.autocast(features.device.type, enabled=False):  # rewards differ by less than bfloat16 can tell
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 is too coarse for rewards
             prediction = self.head(features.to(next(self.head.parameters()).dtype))
         return replace(prediction, features=features)
 
@@ -97,9 +97,9 @@ class RewardModel(nn.Module):
         mask = batch.response if self.pooling.over == "response" else batch.mask
         return self.pooling(states, mask)
 
-    def judge(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
-        """What the model says of responses, in their order, on the CPU; neighbours with one prompt share its work."""
-        return concatenated([map_tensors(said, _to_cpu) for said in self._batched(self, samples, pad_id, bar)])
+    def predict(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
+        """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation."""
+        return concatenated([map_tensors(found, _to_cpu) for found in self._batched(self, samples, pad_id, bar)])
 
     def features(self, samples: Samples, pad_id: int, bar: bool = False) -> Tensor:
         """Feature vectors of responses, in their order, (responses, width) on the model's device."""
@@ -107,7 +107,7 @@ class RewardModel(nn.Module):
 
     def score(self, samples: Samples, pad_id: int) -> list[float]:
         """Rewards of responses, in their order."""
-        return self.judge(samples, pad_id).reward.tolist()
+        return self.predict(samples, pad_id).reward.tolist()
 
     def _batched(self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool) -> list[Any]:
         self.eval()
@@ -122,9 +122,9 @@ class RewardModel(nn.Module):
         return found
 
     def save(self, folder: Path, description: Mapping[str, Any]) -> None:
-        """Writes the folder. `description` holds `base`, and `pooling` and `head` in a recipe's words.
+        """Writes the folder. `description` holds `base`, and the specs of `pooling` and `head`.
 
-        A trunk of which nothing was trained is the base's, and is not written again.
+        A trunk without trained weights is that of the base, and is not written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         trained = any(weights.requires_grad for weights in self.trunk.parameters())
@@ -139,8 +139,8 @@ class RewardModel(nn.Module):
     def export(self, folder: Path) -> None:
         """Writes a standard `...ForSequenceClassification` with one label, adapter merged, that transformers loads.
 
-        The caller sees to it that the pooling is the last token, which is all that such a model can do. This model is
-        merged by it: save it first.
+        The caller makes sure that the pooling is the last token's, the only one that such a model has. The adapter of
+        this model is merged: save it first.
 
         Raises:
             RunError: the head is not one linear output without bias, the decoder is quantized or has no such
@@ -165,7 +165,7 @@ class RewardModel(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What a saved reward model says that it is made of."""
+    """The parts of a saved reward model, as its description names them."""
 
     base: Base
     pooling: dict[str, Any]
@@ -179,7 +179,7 @@ class Parts(NamedTuple):
 
 
 def read_description(folder: Path, trust_remote_code: bool) -> Parts:
-    """What `save` wrote; whether the base's own code may run is the reader's to say, never the file's.
+    """The description that `save` wrote; only the caller decides whether the base may run code of its own.
 
     Raises:
         RunError: the folder holds no reward model of ours.
@@ -205,21 +205,21 @@ def _to_cpu(values: Tensor) -> Tensor:
 def open_reward_model(
     folder: Path, component: Callable[[str, Mapping[str, Any]], Any], trust_remote_code: bool = False
 ) -> RewardModel:
-    """The saved reward model; `component` makes a pooling or head from a recipe's words. Raises as loading does."""
+    """The saved reward model; `component` makes a pooling or head from its spec. Raises as loading does."""
     parts = read_description(folder, trust_remote_code)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
     return load_reward_model(folder, parts.base, pooling, head, load_trunk(parts.base) if parts.frozen else None)
 
 
 def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHead, trunk: Any = None) -> RewardModel:
-    """The saved reward model with its trained head; scores exactly what the saved one scored.
+    """The saved reward model with its trained head; its scores are exactly those of the model that was saved.
 
     Args:
-        folder: what `save` wrote.
-        base: what it was trained from.
+        folder: written by `save`.
+        base: the base of its trunk.
         pooling: as it was trained.
         head: as it was trained.
-        trunk: the trunk that it was trained on, where the folder holds none or it is loaded already.
+        trunk: the trained trunk, if the folder holds none or it is in memory already.
 
     Raises:
         RunError: weights are missing, or do not fit the pooling and the head.

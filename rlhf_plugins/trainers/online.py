@@ -24,6 +24,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
@@ -165,6 +166,7 @@ class OnlineTrainer(trl.GRPOTrainer):
                 prompt_ids, response_ids, _, completions, *_ = self._generate(list(prompts))
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
+        cost.add(generated_tokens=sum(map(len, response_ids)))
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids)
 

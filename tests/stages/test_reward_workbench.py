@@ -83,7 +83,7 @@ def survives(base: Base, folder: Path, pooling: str, head: str, rounding: float 
     object.__setattr__(stage, "_model", lambda run: kept.setdefault("model", type(stage)._model(stage, run)))
     result = stage.run(tiny_run(base, folder / "run", tiny_pairs(8)))
     torch.testing.assert_close(
-        judged(result).reward, kept["model"].judge(SAMPLES, 0).reward, rtol=rounding, atol=rounding
+        judged(result).reward, kept["model"].predict(SAMPLES, 0).reward, rtol=rounding, atol=rounding
     )
 
 
