@@ -25,6 +25,7 @@ import numpy as np
 from rlhf_plugins.contract.interfaces import Reward, RewardFunction
 from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
+from rlhf_plugins.run.stage_run import StageRun
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
@@ -136,14 +137,14 @@ def climbed(seed: int, setting: str, name: str, steps: int, folder: Path) -> Cur
     from rlhf_plugins.recipe.assemble import component
 
     base, data = world(seed, SETTINGS[setting])
-    reward = judges(Run(base, data, seed, folder / "judges", (), *words()), name)
+    reward = judges(StageRun(base, data, seed, folder / "judges"), name)
     watched = Watched(component("reward", "model"), [])
     spec = {"use": "online", "kl": {"coef": 0.0}, "belts": BELTS, "trainer": {**ONLINE, "max_steps": steps}}
     stage = replace(component("stage", spec), reward=watched)
     (folder / name).mkdir(parents=True, exist_ok=True)
     set_seed(seed)
-    result = stage.run(Run(base, data, seed, folder / name, (reward,), *words()))
-    kl = [value for _, value in result.curves["kl"]]
+    result = stage.run(StageRun(base, data, seed, folder / name, (reward,)))
+    kl = [value for _, value in result.curves["kl"].points]
     return [{**point, "kl": value} for point, value in zip(watched.seen, kl, strict=True)]
 
 
@@ -158,14 +159,7 @@ def world(seed: int, setting: Setting) -> tuple[Base, Data]:
     return base, data
 
 
-def words() -> tuple[Any, Any]:
-    """How a run names components, and makes them."""
-    from rlhf_plugins.recipe.assemble import component, spec
-
-    return spec, component
-
-
-def judges(run: Run, name: str) -> StageResult:
+def judges(run: StageRun, name: str) -> StageResult:
     """One reward model, or an ensemble joined by the aggregation `name`; members are trained once a seed."""
     from transformers import set_seed
 
@@ -178,11 +172,11 @@ def judges(run: Run, name: str) -> StageResult:
         stage = component("stage", {"use": "reward_ensemble", "members": MEMBERS, "trainer": {**REWARD}})
         stage.run(replace(run, folder=model.parent))
     if name == "single":
-        return StageResult("reward", "reward", reward_model=model / "0")
+        return StageResult(rewards={"reward": {"use": "saved", "path": str(model / "0")}})
     described = json.loads((model / "reward_ensemble.json").read_text())
     described["aggregation"] = {"use": name}
     (model / "reward_ensemble.json").write_text(json.dumps(described))
-    return StageResult("reward", "reward_ensemble", reward_model=model)
+    return StageResult(rewards={"reward": {"use": "saved", "path": str(model)}})
 
 
 # ---- what the curves say ---------------------------------------------------------------------------------

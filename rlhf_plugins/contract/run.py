@@ -95,33 +95,40 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a finished stage made; saved as JSON in its folder, so that a later process can go on from it."""
+class ReportParts:
+    """What a stage measured for the report, under the report's own names and in the shapes of `report.schema`."""
 
-    name: str
-    kind: str
-    base: Path | None = None  # a whole model that later stages start from
-    policy: Path | None = None  # a trained policy: adapter or whole model
-    reward_model: Path | None = None
-    seconds: float = 0.0
-    peak_bytes: int | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # PolicyReport; scores alone make one too
+    ceiling: Mapping[str, Any] | None = None  # Ceiling
+    reward_model: Mapping[str, Any] | None = None  # RewardModelReport of the judge
+    reward_models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # RewardModelReport by name
+    samples: Sequence[Mapping[str, Any]] = ()  # Sample: a prompt with every policy's response
+    rollouts: Sequence[Mapping[str, Any]] = ()  # RolloutReport: responses during training
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> rows that were not used, or were cut
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a stage is given: the base to start from, the data, its own folder and what earlier stages made."""
+class StageResult:
+    """What a finished stage made; saved as JSON in its folder, so that a later process can go on from it.
 
-    base: Base
-    data: Data
-    seed: int
-    folder: Path
-    finished: tuple[StageResult, ...]
-    spec: Callable[[object], dict[str, Any]]  # component -> {"use": name, **options}, the recipe's own words
-    component: Callable[[str, Mapping[str, Any]], Any]  # (kind, spec) -> component, the inverse
-    log: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, values: None)  # numbers of a step
-    backbone: Any = None  # a loaded base that a reward may stand on, a `models.backbone.Backbone`
+    `policies` and `rewards` are specs, of kind `generator` and `reward`: a folder is one way to open them, a mixture or
+    a server another. Paths in a spec inside the run's folder are saved relative to it.
+    """
+
+    policies: Mapping[str, Spec] = field(default_factory=dict)
+    rewards: Mapping[str, Spec] = field(default_factory=dict)
+    base: Path | None = None  # a whole model that later stages start from
+    data: Data | None = None  # rows for later stages: `data: {format: stage, stage: NAME}`; a gold reward is not kept
+    evaluation: Evaluation | None = None
+    sections: Sequence[Section] = ()
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers of its own, which the report shows as they are
+    report: ReportParts = ReportParts()
+    cost: Cost = Cost()
+    name: str = ""  # the runner fills in this and the next two
+    stage: str = ""  # the registered name of the stage
+    opened: Sequence[str] = ()  # its lineage: what it opened of earlier stages, `dpo.policies.dpo`
 
 
 # ---- handles ---------------------------------------------------------------------------------------------
@@ -212,3 +219,101 @@ class Budget:
 
     flops: Annotated[float, Ge(0)] | None = None
     seconds: Annotated[float, Ge(0)] | None = None
+
+
+class Run(Protocol):
+    """What a stage is given. `session` gives the same to a script."""
+
+    @property
+    def base(self) -> Base: ...
+
+    @property
+    def data(self) -> Data: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def folder(self) -> Path:
+        """The stage's own."""
+        ...
+
+    @property
+    def finished(self) -> tuple[StageResult, ...]:
+        """Earlier stages, in order; then what this stage's own `train` calls made."""
+        ...
+
+    @property
+    def backbone(self) -> Any:
+        """A loaded base that models opened by this run may share, an `engine.backbone.Backbone`; None if each loads."""
+        ...
+
+    def sharing(self, backbone: Any) -> Run:
+        """The same run, in which what is opened shares this loaded base."""
+        ...
+
+    def policy(self, name: str | None = None) -> Policy:
+        """An earlier policy by the name that its stage gave it, or by its stage's; None: what this stage starts from.
+
+        Raises:
+            RunError: there is none of that name; the known names and the nearest are in the message.
+        """
+        ...
+
+    def reference(self) -> Policy:
+        """This stage's reference: what the KL is measured from."""
+        ...
+
+    def reward(self, name: str | None = None) -> RewardModel:
+        """An earlier stage's reward model; None: the latest. Raises RunError as `policy` does."""
+        ...
+
+    def open(self, kind: str, spec: str | Spec) -> Any:
+        """A component in a recipe's words; built for this run where its `build` takes a run alone."""
+        ...
+
+    def spec(self, component: object) -> dict[str, Any]:
+        """A component in a recipe's words, the inverse."""
+        ...
+
+    def train(
+        self,
+        stage: Any,
+        *,
+        name: str,
+        data: Data | None = None,
+        start: str | None = None,
+        carry: frozenset[str] = frozenset(),
+        until: Callable[[Step], bool] | None = None,
+        budget: Budget | None = None,
+    ) -> StageResult:
+        """Runs another stage inside this one, in the folder `<this stage>/<name>`.
+
+        A finished call with the same spec and inputs returns from disk. Hooks see the stage as `outer/name`.
+
+        Args:
+            stage: a stage, or a spec of one.
+            name: of the part; unique within this stage.
+            data: rows instead of the run's.
+            start: the name of the policy to start from; None is this stage's own start.
+            carry: what goes on from the call before: any of `optimizer`, `value`, `kl`.
+            until: ends the part after the step for which it is true.
+            budget: ends the part.
+        """
+        ...
+
+    def fit(self, trainer: Any) -> Mapping[str, Curve]:
+        """Trains a transformers Trainer of the guest's with the run's bar, hooks, monitors, checkpoints and checks."""
+        ...
+
+    def once(self, name: str, make: Callable[[], Json]) -> Json:
+        """What `make` returns, made at most once: written atomically, and read back after a kill."""
+        ...
+
+    def stopped(self) -> bool:
+        """Whether the run was asked to end; a guest's loop looks here."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Reports numbers of a step. Raises StopRun where a hook wants the run to end."""
+        ...

@@ -46,7 +46,7 @@ def _rewrite(folder: Path) -> None:
 def _steps(result: StageResult) -> Iterator[dict[str, Any]]:
     steps: dict[int, dict[str, Any]] = {}
     for name, curve in result.curves.items():
-        for step, value in curve:
+        for step, value in curve.points:
             steps.setdefault(step, {"stage": result.name, "step": step})[name] = value
     yield from (steps[step] for step in sorted(steps))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, is_dataclass, replace
+from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.interfaces import DataFormat, Stage
-from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Base, Run, StageResult
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
@@ -62,21 +61,6 @@ def base(recipe: Recipe) -> Base:
         path = str(POLICY)
     quantization = None if recipe.quantization == "none" else recipe.quantization
     return Base(path, quantization, recipe.adapter, recipe.trust_remote_code)
-
-
-def run_of(assembled: Assembled, data: Data, folder: Path, finished: tuple[StageResult, ...]) -> Run:
-    """What a stage is given that runs in `folder` after others; its log is told to nobody."""
-    bases = [result.base for result in finished if result.base]
-    base = replace(assembled.base, path=str(bases[-1])) if bases else assembled.base
-    return Run(
-        base=base,
-        data=data,
-        seed=assembled.seed,
-        folder=folder,
-        finished=finished,
-        spec=lambda made: spec(made, assembled.registry),
-        component=lambda kind, words: component(kind, words, assembled.registry),
-    )
 
 
 def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | None = None) -> Any:

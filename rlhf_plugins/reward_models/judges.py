@@ -61,12 +61,11 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 
-def latest_reward(run: Run) -> RewardHandle | None:
+def latest_reward(run: Run) -> Predict | None:
     """The reward model of a run's latest reward stage; None when there was none."""
-    folders = [result.reward_model for result in run.finished if result.reward_model]
-    return reward_function(folders[-1], run) if folders else None
+    return run.reward().predict if any(result.rewards for result in run.finished) else None
 
 
 def reward_function(folder: Path, run: Run) -> RewardHandle:
     """The reward model that a stage of the run saved, as a function of responses."""
-    return open_judge(folder, run.component, run.base.trust_remote_code, run.backbone)
+    return open_judge(folder, run.open, run.base.trust_remote_code, run.backbone)

@@ -7,7 +7,6 @@ status.json             how far the run came, and what it runs on
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -21,9 +20,9 @@ from pydantic_core import to_json
 
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.run import results
 
 RECIPE, STATUS, RESULT = "recipe.yaml", "status.json", "result.json"
-PATHS = ("base", "policy", "reward_model")
 
 
 @dataclass(frozen=True)
@@ -85,38 +84,30 @@ class RunFolder:
         folder.mkdir()
         return folder
 
-    def save(self, index: int, result: StageResult) -> StageResult:
-        """Marks a stage as finished, and returns its result as a later process will read it."""
-        values = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
-        values |= {name: self._relative(values[name]) for name in PATHS}
-        folder = self.stage(index, result.name)
-        put(folder / RESULT, _json(values))
-        return self._result(folder / RESULT)
+    def save(self, folder: Path, result: StageResult) -> StageResult:
+        """Marks the stage of a folder as finished, and returns its result as a later process will read it."""
+        if result.data is not None:
+            put(folder / results.DATA, _json(results.data_values(result.data)))
+        put(folder / RESULT, _json(results.to_values(result, self.path)))
+        return self.result(folder)
+
+    def result(self, folder: Path) -> StageResult:
+        """What the stage of a folder made. Raises RunError when it cannot be read."""
+        file = folder / RESULT
+        try:
+            return results.from_values(_read_json(file), folder, self.path)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{file} is not the result of a stage; delete its folder and resume") from error
 
     def finished(self) -> list[StageResult]:
         """The finished stages, in order. Raises RunError when one cannot be read."""
-        return [self._result(file) for file in sorted(self.path.glob(f"[0-9][0-9]-*/{RESULT}"))]
+        return [self.result(file.parent) for file in sorted(self.path.glob(f"[0-9][0-9]-*/{RESULT}"))]
 
     def remove(self) -> None:
         """Deletes the run. Raises RunError when the folder is not recognisably one."""
         if not self.is_run or self.path.is_symlink():
             raise RunError(f"{self.path} is not a run of rlhf, so it is not overwritten; choose another output_dir")
         shutil.rmtree(self.path)
-
-    def _relative(self, path: Path | None) -> str | None:
-        if path is None:
-            return None
-        inside = Path(path).resolve().is_relative_to(self.path.resolve())
-        return str(Path(path).resolve().relative_to(self.path.resolve()) if inside else path)
-
-    def _result(self, file: Path) -> StageResult:
-        values = _read_json(file)
-        try:
-            values |= {name: self.path / values[name] for name in PATHS if values[name] is not None}
-            values["curves"] = {name: [tuple(point) for point in curve] for name, curve in values["curves"].items()}
-            return StageResult(**values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{file} is not the result of a stage; delete its folder and resume") from error
 
 
 def _json(value: Any) -> bytes:
@@ -132,7 +123,10 @@ def _read_json(file: Path) -> Any:
 
 
 def put(file: Path, content: bytes) -> None:
-    """Writes a file that is never half written."""
+    """Writes a file that is never half written, also when the machine stops."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(content)
+    with draft.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     draft.replace(file)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rlhf_plugins.contract import guards, records, rollout, rows
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe import provenance
-from rlhf_plugins.recipe.assemble import component, run_of, spec
+from rlhf_plugins.recipe.assemble import component, spec
 from rlhf_plugins.registry.discovery import Plugin
 
 if TYPE_CHECKING:
@@ -121,11 +121,12 @@ def _run(stage: Path, registry: Registry) -> Run:
     """What the stage of a folder was given, its data loaded anew."""
     from rlhf_plugins.recipe.check import load_recipe
     from rlhf_plugins.run.folder import RECIPE, RunFolder
+    from rlhf_plugins.run.stage_run import stage_run
 
     folder = RunFolder(stage.parent)
     assembled = load_recipe(folder.path / RECIPE, registry=registry)
     data = assembled.data.load(assembled.base, assembled.seed)
-    return run_of(assembled, data, stage, tuple(folder.finished()))
+    return stage_run(assembled, data, stage, tuple(folder.finished()))
 
 
 def _built_of(called: Any) -> list[int | None] | None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from rlhf_plugins import report
-from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.contract.run import Cost, Evaluation, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.run.folder import RunFolder
-
-# What a stage of kind `evaluate` may leave in its metrics, under the report's own names.
-EVALUATED = ("policies", "reference", "ceiling", "reward_model", "samples", "score_name", "notes", "data")
-ROLLOUTS = "rollouts"  # what a stage may leave of what its policy said while it was trained
-REWARD_MODELS = "reward_models"  # what any stage may leave of reward models that it measured, by name
 
 
 def surroundings() -> dict[str, Any]:
@@ -75,29 +71,69 @@ def _files(status: Mapping[str, Any]) -> list[str]:
 
 
 def _stage(result: StageResult) -> dict[str, Any]:
-    own = {name: getattr(result, name) for name in ("name", "kind", "seconds", "peak_bytes", "curves")}
-    return {**own, ROLLOUTS: result.metrics.get(ROLLOUTS, [])}
+    return {
+        "name": result.name,
+        "stage": result.stage or "stage",
+        "cost": asdict(result.cost),
+        "curves": {name: asdict(curve) for name, curve in result.curves.items()},
+        "rollouts": list(result.report.rollouts),
+        "sections": [asdict(section) for section in result.sections],
+        "metrics": dict(result.metrics),
+        "opened": list(result.opened),
+    }
 
 
 def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
-    """What was loaded, with what loading dropped and what each stage left out or cut."""
+    """What was loaded, with the rows that loading dropped and that each stage left out or cut."""
     left_out = {
         f"{result.name}: {reason}": count
         for result in results
-        for reason, count in result.metrics.get("left_out", {}).items()
+        for reason, count in result.report.left_out.items()
         if count
     }
     return {**data, "dropped": {**data["dropped"], **left_out}}
 
 
 def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
-    """What the last evaluation found of each policy and reward model, with the cost of the stage of its name."""
-    metrics = next((result.metrics for result in reversed(results) if result.kind == "evaluate"), {})
-    found = {name: metrics[name] for name in EVALUATED if name in metrics}
-    found[REWARD_MODELS] = {
-        name: values for result in results for name, values in result.metrics.get(REWARD_MODELS, {}).items()
+    """The last evaluation of policies and those before it, and the last of each reward model, with training costs."""
+    costs = {name: result.cost for result in results for name in (result.name, *result.policies, *result.rewards)}
+    models = {name: row for result in results for name, row in result.report.reward_models.items()}
+    found: dict[str, Any] = {"reward_models": _with_costs(models, costs)}
+    judged = [result for result in results if result.evaluation or result.report.policies]
+    if not judged:
+        return found
+    *earlier, last = judged
+    parts = {name: getattr(last.report, name) for name in ("ceiling", "reward_model", "samples", "notes")}
+    before = {result.name: _policies(result, costs) for result in earlier}
+    return {**found, **parts, **_policies(last, costs), "evaluations": before}
+
+
+def _policies(result: StageResult, costs: Mapping[str, Cost]) -> dict[str, Any]:
+    """What one stage found of policies, as `report.schema.EvaluationReport` has it."""
+    judged, rows = result.evaluation, dict(result.report.policies)
+    if judged is None:
+        return {"policies": _with_costs(rows, costs)}
+    rows = {**{name: _row(judged, name) for name in judged.scores}, **rows}
+    return {"policies": _with_costs(rows, costs), "reference": judged.reference, "score_name": judged.judge}
+
+
+def _with_costs(rows: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Cost]) -> dict[str, dict[str, Any]]:
+    """Rows of policies or reward models, each with the cost of the stage that made it."""
+    own = {name: {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes} for name, cost in costs.items()}
+    return {name: {**row, **own.get(name, {})} for name, row in rows.items()}
+
+
+def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    """A policy's row from scores alone, as `report.schema.PolicyReport` has it."""
+    from rlhf_plugins.evaluate.statistics import finite, mean_interval, sign_test, wins
+
+    scores, reference = (finite(evaluation.scores[who], evaluation.judge) for who in (name, evaluation.reference))
+    row = {"gold": mean_interval(scores)._asdict(), "n": len(scores)}
+    if name == evaluation.reference:
+        return row
+    return {
+        **row,
+        "gain": mean_interval(scores - reference)._asdict(),
+        "win_rate": mean_interval(wins(scores, reference))._asdict(),
+        "win_p_value": sign_test(scores, reference),
     }
-    costs = {result.name: {"seconds": result.seconds, "peak_bytes": result.peak_bytes} for result in results}
-    for trained in found.keys() & {"policies", REWARD_MODELS}:
-        found[trained] = {name: {**values, **costs.get(name, {})} for name, values in found[trained].items()}
-    return found

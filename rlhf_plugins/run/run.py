@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,14 @@ from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
 from rlhf_plugins.recipe import provenance
-from rlhf_plugins.recipe.assemble import Assembled, run_of
+from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import blame, reporting
 from rlhf_plugins.run.folder import RECIPE, RunFolder
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.memory import PeakMemory
+from rlhf_plugins.run.stage_run import Services, stage_run
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import AnyRecipe
@@ -249,15 +249,20 @@ class _Staged:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         set_seed(self.assembled.seed)  # a stage runs alike whether it follows another or a resume
-        run = run_of(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
+        registry = self.assembled.registry
+        run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
+        run = replace(run, name=stage.name, services=Services(registry, self.hooks.logged))
         began = time.perf_counter()
         with PeakMemory() as memory:
-            result = stage.run(replace(run, log=partial(self.hooks.logged, stage.name)))
-        seconds = result.seconds or time.perf_counter() - began
-        if result.reward_model:
-            provenance.record(Path(result.reward_model), stage, self.assembled.registry)
-        result = replace(result, name=stage.name, seconds=seconds, peak_bytes=result.peak_bytes or memory.bytes)
-        return self.folder.save(index, result)
+            result = stage.run(run)
+        cost = replace(result.cost, seconds=result.cost.seconds or time.perf_counter() - began)
+        cost = replace(cost, peak_bytes=cost.peak_bytes or memory.bytes)
+        for spec in result.rewards.values():
+            if (folder := Path(str(spec.get("path", "")))).is_relative_to(run.folder):
+                provenance.record(folder, stage, registry)
+        used = registry.find(type(stage)).name
+        result = replace(result, name=stage.name, stage=used, cost=cost, opened=run.opened)
+        return self.folder.save(run.folder, result)
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Notes that the run stopped and returns what the user is told."""
@@ -269,6 +274,7 @@ class _Staged:
 
 
 def _summary(result: StageResult) -> str:
-    memory = f", peak memory {result.peak_bytes / 2**30:.2f} GiB" if result.peak_bytes else ""
-    losses = [value for _, value in result.curves.get("loss", ()) if value is not None]
-    return f"finished in {result.seconds:.1f} s{memory}" + (f", loss {losses[-1]:.4g}" if losses else "")
+    cost, loss = result.cost, result.curves.get("loss")
+    memory = f", peak memory {cost.peak_bytes / 2**30:.2f} GiB" if cost.peak_bytes else ""
+    losses = [value for _, value in loss.points if value is not None] if loss else []
+    return f"finished in {cost.seconds:.1f} s{memory}" + (f", loss {losses[-1]:.4g}" if losses else "")

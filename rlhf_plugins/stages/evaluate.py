@@ -13,7 +13,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric, Stage
 from rlhf_plugins.contract.rows import Samples, Text
-from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -41,11 +41,10 @@ class Evaluate(Stage):
     name: str = "evaluate"
 
     def run(self, run: Run) -> StageResult:
-        """Leaves nothing but its result: metrics in the shapes of `report.schema`."""
+        """Leaves nothing but its result: an evaluation, and parts of the report."""
         from rlhf_plugins.reward_models.judges import latest_reward
 
-        session = _Session(self, run, latest_reward(run))
-        return StageResult(self.name, "evaluate", metrics=session.metrics())
+        return _Session(self, run, latest_reward(run)).result()
 
 
 class _Session:
@@ -64,7 +63,6 @@ class _Session:
         self.strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
         if len(self.prompts) < 2:
             raise RunError("evaluate: fewer than two held-out prompts")
-        _same_base(run)
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
         self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
         self.pool = self.sample(self.reference, self.prompts, self.pool_size)
@@ -74,8 +72,8 @@ class _Session:
         """Whether best-of-n says anything: there is a reward model, and sampling is random."""
         return self.reward is not None and self.options.best_of > 1 and self.options.temperature > 0
 
-    def metrics(self) -> dict[str, Any]:
-        """Everything measured, in the report's shapes."""
+    def result(self) -> StageResult:
+        """Everything measured."""
         from rlhf_plugins.evaluate.policies import best_of, measure
 
         scores = self.judge.scores(self.pool)
@@ -94,19 +92,22 @@ class _Session:
             name: measure(policy, reference, ceiling, self.judge.worths(policy.samples))
             for name, policy in judged.items()
         }
-        return {
-            "policies": rows,
-            "reference": REFERENCE,
-            "ceiling": None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
-            "score_name": self.judge.name,
-            "samples": self.side_by_side(judged),
-            "notes": self.notes(),
-            **self.reward_model(),
-        }
+        of_judge, left_out = self.reward_model()
+        scores_by_name = {name: policy.scores.tolist() for name, policy in judged.items()}
+        return StageResult(
+            evaluation=Evaluation(self.judge.name, REFERENCE, list(self.prompts), scores_by_name),
+            report=ReportParts(
+                policies=rows,
+                ceiling=None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
+                reward_model=of_judge,
+                samples=self.side_by_side(judged),
+                left_out=left_out,
+                notes=self.notes(),
+            ),
+        )
 
     def policies(self) -> Iterator[tuple[str, Judged]]:
         """Each policy's judged samples: the reference, best-of-n of it, then what the run trained, in its order."""
-        from rlhf_plugins.engine.loading import load_policy
         from rlhf_plugins.evaluate.policies import Judge, best_of, best_of_kl
 
         first = [row * self.pool_size for row in range(len(self.prompts))]
@@ -119,9 +120,11 @@ class _Session:
                 self.judged(best_of(rewards, self.pool_size, range(1, n + 1)), self.pool, best_of_kl(n), None),
             )
         for result in self.run.finished:
-            if result.policy:
-                logger.info("evaluating %s", result.name)
-                yield result.name, self.trained(load_policy(self.run.base, result.policy))
+            for name, spec in result.policies.items():
+                if spec.get("path") != self.run.base.path:  # which is the reference
+                    logger.info("evaluating %s", name)
+                    with self.run.policy(name) as policy:
+                        yield name, self.trained(policy.module)
 
     def trained(self, policy: Any) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
@@ -151,28 +154,28 @@ class _Session:
 
     def notes(self) -> list[str]:
         """What a reader of the table must know beside it."""
-        rewards = [result for result in self.run.finished if result.reward_model]
+        rewards = [result for result in self.run.finished if result.rewards]
         judge = (
             [] if self.judge.gold else ["The judge is the run's own reward model: it favours what was trained on it."]
         )
         return judge + [
-            f"Seconds are of a policy's own stage; what uses the reward model also needs the {result.seconds:.0f} s of "
-            f"{result.name}."
+            "Seconds are those of a policy's own stage; one trained with the reward model also needs the "
+            f"{result.cost.seconds:.0f} s of {result.name}."
             for result in rewards[-1:]
         ]
 
-    def reward_model(self) -> dict[str, Any]:
-        """The reward model's row and the metrics' own words; nothing without a reward model or a held-out pair."""
+    def reward_model(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
+        """The row of the judge, if it is a reward model and pairs are held out; and which pairs it cannot read."""
         from rlhf_plugins.data.ranked import encodable
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
 
         test, left_out = encodable(self.run.data.test, load_row_encoder(self.run.base))
         if self.reward is None or not strict(test):
-            return {}
+            return None, {}
         scored = score_pairs(self.reward, test, self.tokenizer)
         counted = {f"held out, {reason}": count for reason, count in left_out.items()}
-        return {"reward_model": measure(scored, self.options.metrics), "left_out": counted}
+        return measure(scored, self.options.metrics), counted
 
     def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         """The first prompts with every policy's response and score."""
@@ -186,15 +189,6 @@ class _Session:
             }
             for row in range(min(SHOWN, len(self.prompts)))
         ]
-
-
-def _same_base(run: Run) -> None:
-    """Raises RunError when a policy was trained on another base than the one that it would be measured against."""
-    policies = [place for place, result in enumerate(run.finished) if result.policy]
-    bases = [place for place, result in enumerate(run.finished) if result.base]
-    if policies and bases and min(policies) < max(bases):
-        policy, base = run.finished[min(policies)].name, run.finished[max(bases)].name
-        raise RunError(f"evaluate: {policy} was trained before {base} changed the base; put {base} first")
 
 
 def _score_key(judge: Judge) -> str:

@@ -6,14 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric, Stage
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -56,23 +55,22 @@ class EvaluateReward(Stage):
         Raises:
             RunError: no reward model was trained before, or no held-out pair is strictly ordered.
         """
-        trained = [(result.name, result.reward_model) for result in run.finished if result.reward_model]
+        trained = [name for result in run.finished for name in result.rewards]
         if not trained:
-            raise RunError("evaluate_reward: there is nothing to measure: no reward stage came before")
-        measured = {name: self._measured(run, name, folder) for name, folder in trained}
-        metrics = {"reward_models": {name: found.row for name, found in measured.items()}}
+            raise RunError("evaluate_reward: there is no reward model to measure: no earlier stage trained one")
+        measured = {name: self._measured(run, name) for name in trained}
+        rows = {name: found.row for name, found in measured.items()}
         left_out = {reason: n for found in measured.values() for reason, n in found.left_out.items()}  # alike for all
-        return StageResult(self.name, "evaluate_reward", metrics={**metrics, "left_out": left_out})
+        return StageResult(report=ReportParts(reward_models=rows, left_out=left_out))
 
-    def _measured(self, run: Run, name: str, folder: Path) -> Measured:
+    def _measured(self, run: Run, name: str) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
         from rlhf_plugins.data.ranked import encodable
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.reward_models import latency, measure, score_pairs, strict
-        from rlhf_plugins.reward_models.judges import open_judge
 
         logger.info("evaluating %s", name)
-        judge, encoder = open_judge(folder, run.component, run.base.trust_remote_code), load_row_encoder(run.base)
+        judge, encoder = run.reward(name).predict, load_row_encoder(run.base)
         (test, left_out), (strange, also) = (
             encodable(groups, encoder) for groups in (run.data.test, run.data.out_of_distribution)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Reward, Shaping, Stage
-from rlhf_plugins.contract.run import Adapter, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.trainers.settings import PLAIN, Belts, Exploration, Table, Value
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
             trainer = OnlineTrainer(
                 model,
-                self._objective(replace(run, backbone=backbone)),
+                self._objective(run.sharing(backbone) if backbone else run),
                 args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),
@@ -159,8 +159,8 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         else:
             trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        metrics = {"rollouts": trainer.rollouts_shown}
-        return StageResult(self.name, "online", policy=folder, metrics=metrics, curves=curves.values)
+        policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
+        return StageResult(policies, report=ReportParts(rollouts=trainer.rollouts_shown), curves=curves.curves)
 
     def _score(self, run: Run) -> Any:
         return self.reward.build(run)  # which answers a Prediction, whatever the component gives

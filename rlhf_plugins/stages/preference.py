@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss, Stage
-from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.recipe.needs import refuse_unmet
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
@@ -84,8 +84,8 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        metrics = {"left_out": trainer.left_out}
-        return StageResult(self.name, "preference", policy=folder, metrics=metrics, curves=curves.values)
+        policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
+        return StageResult(policies, report=ReportParts(left_out=trainer.left_out), curves=curves.curves)
 
 
 @hookimpl

@@ -13,8 +13,8 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler, Stage
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Run, StageResult
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.contract.run import Curve, ReportParts, Run, StageResult
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_unmet
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Trained(NamedTuple):
 
     folder: Path
     left_out: dict[str, int]
-    curves: Mapping[str, Sequence[tuple[int, float]]]
+    curves: Mapping[str, Curve]
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,15 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         """Leaves the reward model in `model/`."""
         refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         groups, unread = taught(self, run)
-        trained = self.train(run, groups, run.folder / "model", run.seed)
+        trained = self.train(run, groups, run.folder / "model")
         return StageResult(
-            self.name,
-            "reward",
-            reward_model=trained.folder,
-            metrics={"left_out": {**trained.left_out, **unread}},
+            rewards={self.name: {"use": "saved", "path": str(trained.folder)}},
+            report=ReportParts(left_out={**trained.left_out, **unread}),
             curves=trained.curves,
         )
 
-    def train(self, run: Run, groups: Sequence[Group], folder: Path, seed: int) -> Trained:
-        """One reward model on `groups`, saved in `folder`."""
+    def train(self, run: Run, groups: Sequence[Group], folder: Path, member: int | None = None) -> Trained:
+        """One reward model on `groups`, saved in `folder`; a member of an ensemble has a seed and curves of its own."""
         import torch
         import trl
 
@@ -100,6 +98,7 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.reward import Options, RewardTrainer
 
+        seed = run.seed + (member or 0)
         torch.manual_seed(seed)  # head and adapter start at random
         args = arguments(trl.RewardConfig, run.folder, seed, {"disable_dropout": not self._drops(run), **self.trainer})
         encoder = load_row_encoder(run.base)
@@ -109,10 +108,11 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             features = row_features(model, train, encoder.tokenizer.pad_token_id) if self.train_layers == 0 else None
             options = Options(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
             trainer = RewardTrainer(model, self.loss, args, train, encoder.tokenizer, options)
-        curves = quiet(trainer, run.log)
+        ending = "" if member is None else f"_{member}"
+        curves = quiet(trainer, lambda step, values: run.log(step, {f"{k}{ending}": v for k, v in values.items()}))
         trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
-        return Trained(folder, dict(train.left_out), curves.values)
+        return Trained(folder, dict(train.left_out), curves.curves)
 
     def _drops(self, run: Run) -> bool:
         """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""
@@ -149,23 +149,21 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     """
     from rlhf_plugins.data.ranked import encodable
     from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.judges import open_judge, rated
+    from rlhf_plugins.reward_models.judges import rated
 
     if stage.teacher is None:
         return run.data.train, {}
-    folders = {result.name: result.reward_model for result in run.finished if result.reward_model}
-    if stage.teacher not in folders:
-        raise RunError(f"teacher: no earlier stage left a reward model of that name {known(stage.teacher, folders)}")
     if "ratings" not in stage.loss.needs_of():
         name = run.spec(stage.loss)["use"]
         raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
-    judge = open_judge(Path(folders[stage.teacher]), run.component, run.base.trust_remote_code)
+    teacher = run.reward(stage.teacher)
     encoder = load_row_encoder(run.base)
     groups, unread = encodable(run.data.train, encoder)
     if not groups:
         told = ", ".join(f"{count} x {reason}" for reason, count in unread.items())
         raise RunError(f"teacher: {stage.teacher} can read no response to rate ({told})")
-    return rated(groups, judge, encoder), {f"for the teacher, {reason}": count for reason, count in unread.items()}
+    counted = {f"for the teacher, {reason}": count for reason, count in unread.items()}
+    return rated(groups, teacher.predict, encoder), counted
 
 
 def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:

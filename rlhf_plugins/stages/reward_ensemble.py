@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -16,7 +16,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_unmet
 from rlhf_plugins.stages.reward import Reward, Trained, taught
@@ -47,14 +47,6 @@ class RewardEnsemble(Reward):
     ] = False
     name: str = "reward_ensemble"
 
-    def __post_init__(self) -> None:
-        if "accuracy" in self.aggregation.needs_of() and not self.bootstrap:
-            name = type(self.aggregation).__name__
-            raise ValueError(
-                f"aggregation: {name} needs each member's accuracy, which is measured on what its bootstrap left out; "
-                "say bootstrap: true, or aggregation: mean"
-            )
-
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.reward_models.ensemble import describe
@@ -80,19 +72,19 @@ class RewardEnsemble(Reward):
         for member in members:
             left_out.update(member.trained.left_out)
         curves = {f"{name}_{i}": points for i, m in enumerate(members) for name, points in m.trained.curves.items()}
-        metrics = {
-            "out_of_bag_accuracy": accuracy,
-            "left_out": {f"{k}, of all members": v for k, v in left_out.items()} | unread,
-        }
-        return StageResult(self.name, "reward_ensemble", reward_model=folder, metrics=metrics, curves=curves)
+        return StageResult(
+            rewards={self.name: {"use": "saved", "path": str(folder)}},
+            metrics={"out_of_bag_accuracy": accuracy},
+            report=ReportParts(left_out={f"{k}, of all members": v for k, v in left_out.items()} | unread),
+            curves=curves,
+        )
 
     def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
         logger.info("training member %d of %d", member + 1, self.members)
         rng = np.random.default_rng([run.seed, member])
         drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
         folder = run.folder / "model" / str(member)
-        own = replace(run, log=lambda step, values: run.log(step, {f"{k}_{member}": v for k, v in values.items()}))
-        trained = self.train(own, [groups[i] for i in drawn], folder, run.seed + member)
+        trained = self.train(run, [groups[i] for i in drawn], folder, member)
         seen = set(drawn.tolist())
         return Member(trained, _accuracy(run, folder, [g for i, g in enumerate(groups) if i not in seen]))
 
@@ -105,7 +97,7 @@ def _accuracy(run: Run, folder: Path, groups: Sequence[Group]) -> float | None:
 
     encoder = load_row_encoder(run.base)
     kept, _ = encodable(groups, encoder)
-    judge = open_judge(folder, run.component, run.base.trust_remote_code)
+    judge = open_judge(folder, run.open, run.base.trust_remote_code)
     return pair_accuracy(judge, kept, encoder) if kept else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Stage
-from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         trainer.model.save_pretrained(folder)
         merge(replace(run.base, quantization=None), folder)
         tokenizer.save_pretrained(folder)
-        metrics = {"left_out": left_out}
-        return StageResult(self.name, "sft", base=folder, metrics=metrics, curves=curves.values)
+        policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
+        return StageResult(policies, base=folder, report=ReportParts(left_out=left_out), curves=curves.curves)
 
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:

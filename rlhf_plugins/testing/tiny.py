@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_plugins.contract.rows import Data, GoldReward, Group
-from rlhf_plugins.contract.run import Base, Run, StageResult
-from rlhf_plugins.recipe.assemble import component, spec
+from rlhf_plugins.contract.run import Base, StageResult
+from rlhf_plugins.run.stage_run import StageRun
 
 PAD, EOS, UNKNOWN, CLS, SEP = "<pad>", "<eos>", "<unk>", "<cls>", "<sep>"
 GOOD, BAD = ("ant", "bee", "cat", "dog", "elk", "fox"), ("gas", "ice", "jam", "key", "log", "mud")
@@ -98,7 +98,7 @@ def gold(prompt: str, response: str) -> dict[str, float]:
     return {"total": sum(word in GOOD for word in words) / max(1, len(words))}
 
 
-def tiny_run(base: Base, folder: Path, groups: Sequence[Group] = (), finished: Sequence[StageResult] = ()) -> Run:
+def tiny_run(base: Base, folder: Path, groups: Sequence[Group] = (), finished: Sequence[StageResult] = ()) -> StageRun:
     """What a stage is given: half as many held-out pairs as training pairs, prompts of both, and a known gold reward.
 
     `folder` is made; a reward or pooling that the stage saves is found again through the registry.
@@ -108,7 +108,7 @@ def tiny_run(base: Base, folder: Path, groups: Sequence[Group] = (), finished: S
     test = tiny_pairs(max(2, len(train) // 2), seed=1)
     prompts = {name: tuple(group.prompt for group in part) for name, part in (("train", train), ("test", test))}
     truth: GoldReward = gold
-    return Run(base, Data(train, test, prompts, {}, truth), 0, folder, tuple(finished), spec, component)
+    return StageRun(base, Data(train, test, prompts, {}, truth), 0, folder, tuple(finished))
 
 
 def _tokenizer(pad_is_eos: bool) -> PreTrainedTokenizerFast:

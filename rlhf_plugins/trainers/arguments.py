@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from rlhf_plugins.contract.guards import named, tensors
+from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.errors import PluginError, RunError
 
 Config = TypeVar("Config")
@@ -61,6 +62,11 @@ class Curves(TrainerCallback):
     def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
         self._log = log
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """The numbers so far, as a stage hands them on."""
+        return {name: Curve(points) for name, points in self.values.items()}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""

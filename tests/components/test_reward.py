@@ -15,14 +15,14 @@ from rlhf_plugins.contract.rows import Data, GoldReward, Samples
 from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.run.stage_run import StageRun
 
 SAMPLES = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])
 
 
 def run_with(gold: GoldReward | None, *finished: StageResult) -> Run:
     data = Data((), (), {}, gold=gold)
-    unused: Any = None
-    return Run(Base("base"), data, 0, Path("folder"), finished, unused, unused)
+    return StageRun(Base("base"), data, 0, Path("folder"), finished)
 
 
 def test_gold_scores_each_response_by_its_total() -> None:
@@ -36,12 +36,12 @@ def test_gold_needs_data_whose_truth_is_known() -> None:
 
 
 def test_model_needs_a_reward_stage() -> None:
-    with pytest.raises(RunError, match="model needs a reward stage before this one"):
+    with pytest.raises(RunError, match="no earlier stage made a reward model"):
         Model().build(run_with(None))
 
 
 def test_a_stage_that_left_no_reward_model_is_named_with_the_nearest() -> None:
-    run = run_with(None, StageResult("helpful", "reward", reward_model=Path("a")), StageResult("sft", "sft"))
+    run = run_with(None, StageResult(rewards={"helpful": {"use": "saved", "path": "a"}}))
     with pytest.raises(RunError, match=r"did you mean helpful\? known: helpful\)"):
         Model("helpfull").build(run)
 

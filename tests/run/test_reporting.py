@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.contract.run import Cost, ReportParts, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import reporting
 from rlhf_plugins.run.folder import RunFolder
@@ -20,18 +20,18 @@ def left(folder: Path, *results: StageResult) -> Any:
     run = RunFolder(folder / "run")
     run.start({"stages": []}, STATUS | {"data": {"train": 2, "test": 1, "dropped": {}}})
     for index, result in enumerate(results):
-        run.stage(index, result.name).mkdir()
-        run.save(index, result)
+        (folder_of_stage := run.stage(index, result.name)).mkdir()
+        run.save(folder_of_stage, result)
     return reporting.build(run)
 
 
 def measured(name: str, **accuracies: float) -> StageResult:
     rows = {model: {"accuracy": accuracy, "ece": 0.1, "n": 4} for model, accuracy in accuracies.items()}
-    return StageResult(name, "evaluate_reward", seconds=1.0, metrics={"reward_models": rows})
+    return StageResult(name=name, cost=Cost(1.0), report=ReportParts(reward_models=rows))
 
 
 def test_reward_models_keep_their_order_and_their_last_numbers(tmp_path: Path) -> None:
-    plain = StageResult("plain", "reward", seconds=7.0, peak_bytes=2**20)
+    plain = StageResult(name="plain", cost=Cost(7.0, peak_bytes=2**20))
     made = left(tmp_path, plain, measured("early", plain=0.5), measured("late", plain=0.6, other=0.7))
     assert {name: model.accuracy for name, model in made.reward_models.items()} == {"plain": 0.6, "other": 0.7}
     assert (made.reward_models["plain"].seconds, made.reward_models["plain"].peak_bytes) == (7.0, 2**20)
@@ -40,7 +40,7 @@ def test_reward_models_keep_their_order_and_their_last_numbers(tmp_path: Path) -
 
 
 def test_a_run_that_measured_no_reward_model_reports_none(tmp_path: Path) -> None:
-    assert left(tmp_path, StageResult("plain", "reward")).reward_models == {}
+    assert left(tmp_path, StageResult(name="plain")).reward_models == {}
 
 
 @pytest.mark.parametrize("status", [{"status": "finished"}, STATUS | {"data": {}}, STATUS | {"data": 3}])

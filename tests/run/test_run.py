@@ -78,8 +78,8 @@ def test_a_run_leaves_its_recipe_results_metrics_and_report(go: Go) -> None:
     result = json.loads(Path("out/01-first/result.json").read_text())
     assert result["base"] == "01-first/model"
     assert result["metrics"] == {"loss": {"use": "scaled", "scale": 2.0, "steps": [1, 2], "inner": {"use": "plain"}}}
-    assert result["seconds"] > 0
-    assert result["peak_bytes"] > 2**20
+    assert result["cost"]["seconds"] > 0
+    assert result["cost"]["peak_bytes"] > 2**20
     assert status()["status"] == "finished"
     assert made.page == Path("out/report.html")
 

@@ -36,7 +36,7 @@ def evaluate(names: str = "accuracy calibration") -> EvaluateReward:
 
 
 def rows(stage: EvaluateReward, run: Run) -> dict[str, Any]:
-    return stage.run(run).metrics["reward_models"]
+    return stage.run(run).report.reward_models
 
 
 def held_out(run: Run, test: Sequence[Group], strange: Sequence[Group] = ()) -> Run:
@@ -78,7 +78,7 @@ def test_the_order_of_people_decides_what_is_right(tmp_path: Path) -> None:
 
 def test_without_a_reward_model_or_a_pair_there_is_nothing_to_measure(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
-    with pytest.raises(RunError, match="evaluate_reward: there is nothing to measure: no reward stage came before"):
+    with pytest.raises(RunError, match="evaluate_reward: there is no reward model to measure"):
         evaluate().run(tiny_run(base, tmp_path / "run"))
     run = tiny_run(base, tmp_path / "later", finished=[trained(base, tmp_path)])
     with pytest.raises(RunError, match="no held-out pair is strictly ordered"):

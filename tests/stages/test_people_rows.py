@@ -45,5 +45,5 @@ def test_they_train(base: Base, tmp_path: Path, name: str) -> None:
     few = sorted(data.train, key=lambda g: sum(len(str(r)) for r in g.responses))[:8]
     run = replace(tiny_run(base, tmp_path), data=replace(data, train=tuple(few)))
     result = component("stage", {"use": "reward", "trainer": TRAINER, **stage}).run(run)
-    assert len(result.curves["loss"]) == 2
-    assert set(result.metrics["left_out"]) <= {"nothing left to compare"}  # ties, under a loss that cannot take them
+    assert len(result.curves["loss"].points) == 2
+    assert set(result.report.left_out) <= {"nothing left to compare"}  # ties, under a loss that cannot take them

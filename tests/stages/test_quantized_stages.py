@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from handed import folder_of
 from safetensors.torch import load_file
 
 from rlhf_plugins.contract.rows import Samples
@@ -62,10 +63,10 @@ def test_packed_groups_equal_separate_rows(tmp_path: Path, quantization: str) ->
 def test_a_policy_on_a_quantized_base_opens_again(tmp_path: Path, quantization: str, stage: Callable[[], Any]) -> None:
     base = quantized(tmp_path / "base", quantization)
     result = stage().run(run_for(base, tmp_path / "run"))
-    first, second = (logits(load_policy(base, result.policy)) for _ in range(2))
+    first, second = (logits(load_policy(base, folder_of(result.policies))) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert (first - logits(load_causal(base))).abs().max() > 0.01
-    adapter = load_file(result.policy / "adapter_model.safetensors")
+    adapter = load_file(folder_of(result.policies) / "adapter_model.safetensors")
     assert {weights.dtype for weights in adapter.values()} == {torch.float32}
 
 
@@ -85,7 +86,8 @@ def test_what_was_trained_is_what_is_saved(tmp_path: Path, quantization: str, mo
     result = preference().run(run_for(base, tmp_path / "run"))
     # Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales anew when such a model is moved or saved.
     rounding = {"nf4": 2e-2, "int8": 1e-5}[quantization] * seen[0].abs().max()
-    torch.testing.assert_close(logits(load_policy(base, result.policy)), seen[0], rtol=0, atol=float(rounding))
+    loaded = logits(load_policy(base, folder_of(result.policies)))
+    torch.testing.assert_close(loaded, seen[0], rtol=0, atol=float(rounding))
 
 
 @QUANTIZATIONS
@@ -94,8 +96,8 @@ def test_a_reward_model_on_a_quantized_base_opens_again(tmp_path: Path, quantiza
     result = reward(max_steps=10).run(run_for(base, tmp_path / "run"))
     score = latest_reward(run_for(base, tmp_path / "later", result))
     assert score is not None
-    assert open_reward_model(result.reward_model, component).score(SAMPLES, 0) == score(SAMPLES).reward.tolist()
-    assert result.curves["loss"][-1][1] < result.curves["loss"][0][1]
+    assert open_reward_model(folder_of(result.rewards), component).score(SAMPLES, 0) == score(SAMPLES).reward.tolist()
+    assert result.curves["loss"].points[-1][1] < result.curves["loss"].points[0][1]
 
 
 @QUANTIZATIONS

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from handed import folder_of
 from safetensors.torch import load_file
 
 from rlhf_plugins.contract.records import Prediction
@@ -40,8 +41,7 @@ def trained(base: Base, folder: Path, groups: Sequence[Group] = (), **options: A
 
 
 def judged(result: StageResult, samples: Samples = SAMPLES) -> Prediction:
-    assert result.reward_model is not None
-    return open_judge(result.reward_model, component)(samples)
+    return open_judge(folder_of(result.rewards), component)(samples)
 
 
 def name_and_needed(name: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def survives(base: Base, folder: Path, pooling: str, head: str, rounding: float 
 )
 def test_every_loss_trains_a_head_that_it_fits(path: str, tmp_path: Path, loss: Any, head: str) -> None:
     result = trained(Base(path), tmp_path, rated(tiny_pairs(16)), loss=loss, head=name_and_needed(head))
-    values = [value for _, value in result.curves["loss"]]
+    values = [value for _, value in result.curves["loss"].points]
     assert len(set(values)) == 3
 
 
@@ -142,7 +142,7 @@ def test_ratings_are_learned(path: str, tmp_path: Path) -> None:
 def test_every_sampler_draws_a_training(path: str, tmp_path: Path, sampler: str) -> None:
     groups = [replace(g, difficulty=float(i), topic="ab"[i % 2]) for i, g in enumerate(tiny_pairs(10))]
     trainer = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "disable_tqdm": True}
-    assert len(trained(Base(path), tmp_path, groups, sampler=sampler, trainer=trainer).curves["loss"]) == 6
+    assert len(trained(Base(path), tmp_path, groups, sampler=sampler, trainer=trainer).curves["loss"].points) == 6
 
 
 def test_an_encoder_with_an_adapter_learns(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_encoder_with_an_adapter_learns(tmp_path: Path) -> None:
     result = trained(
         base, tmp_path / "run", tiny_pairs(64), pooling={"use": "mean", "over": "response"}, trainer=trainer
     )
-    losses = [value for _, value in result.curves["loss"]]
+    losses = [value for _, value in result.curves["loss"].points]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").exists()
 
@@ -169,14 +169,18 @@ def test_a_frozen_trunk_trains_the_head_as_in_the_loop(path: str, tmp_path: Path
 
     object.__setattr__(stage, "_model", unlearning)
     looped = stage.run(tiny_run(Base(path), tmp_path / "loop", tiny_pairs(16)))
-    assert [v for _, v in once.curves["loss"]] == pytest.approx([v for _, v in looped.curves["loss"]], rel=1e-5)
+    assert [v for _, v in once.curves["loss"].points] == pytest.approx(
+        [v for _, v in looped.curves["loss"].points], rel=1e-5
+    )
     torch.testing.assert_close(judged(once).reward, judged(looped).reward, rtol=1e-4, atol=1e-5)
 
 
 def test_a_frozen_trunk_is_not_written_again(path: str, tmp_path: Path) -> None:
     result = trained(Base(path), tmp_path, train_layers=0)
-    assert result.reward_model is not None
-    assert sorted(file.name for file in result.reward_model.iterdir()) == ["head.safetensors", "reward_model.json"]
+    assert sorted(file.name for file in folder_of(result.rewards).iterdir()) == [
+        "head.safetensors",
+        "reward_model.json",
+    ]
 
 
 def test_features_are_not_computed_once_under_a_pooling_that_learns(path: str, tmp_path: Path) -> None:
@@ -216,14 +220,16 @@ def test_a_model_is_distilled_from_an_ensemble(path: str, tmp_path: Path) -> Non
     trainer = {**FEW, "max_steps": 30}
     teacher = component("stage", {"use": "reward_ensemble", "members": 2, "trainer": trainer})
     first = teacher.run(tiny_run(Base(path), tmp_path / "teacher", tiny_pairs(48)))
-    student = component("stage", {"use": "reward", "teacher": first.name, "loss": "regression", "trainer": trainer})
+    student = component(
+        "stage", {"use": "reward", "teacher": "reward_ensemble", "loss": "regression", "trainer": trainer}
+    )
     run = tiny_run(Base(path), tmp_path / "student", tiny_pairs(48), (first,))
     pair = judged(first, WORDS).reward, judged(student.run(run), WORDS).reward
     assert torch.corrcoef(torch.stack(pair))[0, 1] > 0.9
 
 
 def test_a_teacher_that_no_stage_trained_is_refused(path: str, tmp_path: Path) -> None:
-    with pytest.raises(RlhfError, match=r"no earlier stage left a reward model of that name \(known: none\)"):
+    with pytest.raises(RlhfError, match="no earlier stage made a reward model"):
         trained(Base(path), tmp_path, teacher="ensemble", loss="regression")
 
 
@@ -274,11 +280,11 @@ OVERLONG = [*tiny_pairs(8), long_response(300), long_response(251)]  # 251 words
 def test_what_the_model_cannot_read_is_left_out_and_counted(tmp_path: Path, architecture: str) -> None:
     """The tiny encoders have 256 positions, of which RoBERTa leaves out the first; their tokenizers say 254."""
     result = trained(base := tiny_encoder(tmp_path / "base", architecture), tmp_path / "run", OVERLONG)
-    assert result.metrics["left_out"] == {"response longer than max_length": 2, "nothing left to compare": 2}
+    assert result.report.left_out == {"response longer than max_length": 2, "nothing left to compare": 2}
     run = tiny_run(base, tmp_path / "later", tiny_pairs(8), (result,))
     run = replace(run, data=replace(run.data, test=(*run.data.test, long_response(300))))
-    found = component("stage", "evaluate_reward").run(run).metrics
-    assert found["left_out"] == {"held out, response longer than the model takes": 1}
+    found = component("stage", "evaluate_reward").run(run).report
+    assert found.left_out == {"held out, response longer than the model takes": 1}
 
 
 def test_an_ensemble_counts_what_none_of_its_members_could_read(tmp_path: Path) -> None:
@@ -292,7 +298,7 @@ def test_a_rated_group_of_which_nothing_can_be_read_is_left_out(path: str, tmp_p
     groups = [*rated(tiny_pairs(8)), replace(long_response(300), responses=(" ".join(["ant"] * 300),) * 2)]
     groups[-1] = replace(groups[-1], ratings={"kind": (1.0, 2.0)})
     result = trained(Base(path), tmp_path, groups, loss="regression", trainer={**FEW, "max_length": 64})
-    assert result.metrics["left_out"]["nothing left to compare"] == 1
+    assert result.report.left_out["nothing left to compare"] == 1
 
 
 def test_what_a_teacher_cannot_read_is_counted(tmp_path: Path) -> None:
@@ -300,7 +306,7 @@ def test_what_a_teacher_cannot_read_is_counted(tmp_path: Path) -> None:
     first = trained(base, tmp_path / "first", tiny_pairs(8))
     student = component("stage", {"use": "reward", "teacher": "reward", "loss": "regression", "trainer": FEW})
     result = student.run(tiny_run(base, tmp_path / "student", [*tiny_pairs(8), long_response(300)], (first,)))
-    assert result.metrics["left_out"] == {"for the teacher, response longer than the model takes": 1}
+    assert result.report.left_out == {"for the teacher, response longer than the model takes": 1}
 
 
 def test_a_teacher_is_refused_where_the_loss_reads_no_ratings(path: str, tmp_path: Path) -> None:
@@ -317,7 +323,7 @@ def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path:
     """The same seed with and without it gives other losses."""
     heads: list[dict[str, Any]] = [{"use": "mlp", "dropout": rate} for rate in (0.0, 0.5)]
     heads = [{"use": "ensemble", "head": head} for head in heads] if many else heads
-    runs = [trained(Base(path), tmp_path / str(i), head=head).curves["loss"] for i, head in enumerate(heads)]
+    runs = [trained(Base(path), tmp_path / str(i), head=head).curves["loss"].points for i, head in enumerate(heads)]
     assert runs[0] != runs[1]
 
 
@@ -336,7 +342,7 @@ def test_groups_of_which_no_part_of_a_loss_can_use_anything_are_counted(
     circle = tuple(Comparison(i, (i + 1) % 3) for i in range(3))
     odd = Group("how\n", ("ant", "bee", "cat"), compared=circle, ratings={"kind": (1.0, 2.0, 3.0)})
     result = trained(Base(path), tmp_path, [*tiny_pairs(8), odd], loss=loss)
-    assert result.metrics["left_out"].get("nothing left to compare", 0) == counted
+    assert result.report.left_out.get("nothing left to compare", 0) == counted
 
 
 def test_a_teacher_that_can_read_nothing_is_told(tmp_path: Path) -> None:
@@ -352,5 +358,5 @@ def test_what_the_test_and_strange_prompts_leave_out_is_added_up(tmp_path: Path)
     result = trained(base := tiny_encoder(tmp_path / "base"), tmp_path / "run", tiny_pairs(8))
     run = tiny_run(base, tmp_path / "later", tiny_pairs(8), (result,))
     more = replace(run.data, test=(*run.data.test, long_response(300)), out_of_distribution=(long_response(301),))
-    found = component("stage", "evaluate_reward").run(replace(run, data=more)).metrics
-    assert found["left_out"] == {"held out, response longer than the model takes": 2}
+    found = component("stage", "evaluate_reward").run(replace(run, data=more)).report
+    assert found.left_out == {"held out, response longer than the model takes": 2}

@@ -44,6 +44,6 @@ def test_preference_training_honours_the_adapters_dropout(tmp_path: Path) -> Non
         stage.run(tiny_run(replace(base, adapter=adapter), tmp_path / f"{rate}" / "run", tiny_pairs(16), ()))
         for rate, adapter in adapters.items()
     ]
-    first, second = ([value for _, value in result.curves["loss"]] for result in found)
+    first, second = ([value for _, value in result.curves["loss"].points] for result in found)
     assert first[0] == pytest.approx(second[0], abs=1e-5)  # log 2: an untrained adapter changes nothing
     assert first[1:] != second[1:]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from handed import folder_of
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,15 +69,15 @@ def test_a_policy_opens_here_and_elsewhere(
 ) -> None:
     base = replace(base, adapter=adapter)
     result = stage().run(run_for(base, tmp_path / "run"))
-    policy = load_policy(base, result.policy)
+    policy = load_policy(base, folder_of(result.policies))
     logits = policy(IDS).logits
     elsewhere: Any = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
-    plain = elsewhere.from_pretrained(result.policy, dtype=torch.float32).eval()
+    plain = elsewhere.from_pretrained(folder_of(result.policies), dtype=torch.float32).eval()
     torch.testing.assert_close(plain.state_dict(), policy.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(plain(IDS).logits, logits, rtol=1e-5, atol=1e-5)  # norms round in another order
     assert (logits - load_causal(base)(IDS).logits).abs().max() > 0.05
-    assert AutoTokenizer.from_pretrained(result.policy)("how ant")["input_ids"] == [15, 3]
-    assert [step for step, _ in result.curves["loss"]] == [1, 2, 3]
+    assert AutoTokenizer.from_pretrained(folder_of(result.policies))("how ant")["input_ids"] == [15, 3]
+    assert [step for step, _ in result.curves["loss"].points] == [1, 2, 3]
 
 
 @ADAPTERS
@@ -91,9 +92,9 @@ def test_supervised_training_leaves_a_whole_model_that_later_stages_start_from(
     plain = AutoModelForCausalLM.from_pretrained(result.base, dtype=torch.float32)
     torch.testing.assert_close(plain.state_dict(), started.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(plain(IDS).logits, started(IDS).logits, rtol=1e-5, atol=1e-5)
-    assert result.curves["loss"][-1][1] < 0.8 * result.curves["loss"][0][1]
+    assert result.curves["loss"].points[-1][1] < 0.8 * result.curves["loss"].points[0][1]
     after = preference().run(run_for(replace(base, path=str(result.base)), tmp_path / "dpo"))
-    assert after.curves["loss"][0][1] == pytest.approx(0.6931, abs=1e-3)
+    assert after.curves["loss"].points[0][1] == pytest.approx(0.6931, abs=1e-3)
 
 
 @ADAPTERS
@@ -106,13 +107,13 @@ def test_the_reward_model_of_a_run_scores_its_rollouts(base: Base, tmp_path: Pat
     samples = Samples(["how"] * 12, [""] * 12, [[15]] * 12, words)
     found = score(samples).reward.tolist()
     assert sum(found[:6]) > sum(found[6:]) + 1
-    assert open_reward_model(result.reward_model, component).score(samples, 0) == found
+    assert open_reward_model(folder_of(result.rewards), component).score(samples, 0) == found
     climbed = online("model").run(run_for(base, tmp_path / "ppo", result))
-    assert climbed.policy == tmp_path / "ppo" / "model"
+    assert folder_of(climbed.policies) == tmp_path / "ppo" / "model"
 
 
 def test_a_reward_that_no_stage_trained_is_refused(base: Base, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="needs a reward stage before this one"):
+    with pytest.raises(RunError, match="no earlier stage made a reward model"):
         online("model").run(run_for(base, tmp_path / "run"))
 
 
@@ -122,14 +123,14 @@ def test_the_value_head_lies_beside_the_policy(base: Base, tmp_path: Path, adapt
     head = load_file(tmp_path / "run" / "value_head.safetensors")
     assert {name: tuple(p.shape) for name, p in head.items()} == {"weight": (1, 32), "bias": (1,)}
     assert head["weight"].any()
-    weights = next(result.policy.glob("*.safetensors"))
+    weights = next(folder_of(result.policies).glob("*.safetensors"))
     assert not [name for name in load_file(weights) if "value_head" in name]
 
 
 def test_references_computed_beforehand_or_not_are_the_same(base: Base, tmp_path: Path) -> None:
     """The first is our default, and needs no second copy of the weights."""
     found = [
-        preference(precompute_ref_log_probs=early).run(run_for(base, tmp_path / str(early))).curves["loss"]
+        preference(precompute_ref_log_probs=early).run(run_for(base, tmp_path / str(early))).curves["loss"].points
         for early in (True, False)
     ]
     assert [value for _, value in found[0]] == pytest.approx([value for _, value in found[1]], rel=1e-5)
@@ -138,7 +139,7 @@ def test_references_computed_beforehand_or_not_are_the_same(base: Base, tmp_path
 @pytest.mark.parametrize("stage", [sft, reward])
 def test_the_same_seed_gives_the_same_curve(base: Base, tmp_path: Path, stage: Callable[[], Any]) -> None:
     base = replace(base, adapter=Adapter(r=4))
-    first, second = (stage().run(run_for(base, tmp_path / name)).curves["loss"] for name in ("first", "second"))
+    first, second = (stage().run(run_for(base, tmp_path / name)).curves["loss"].points for name in ("first", "second"))
     assert first == second
 
 
@@ -146,9 +147,9 @@ def test_dropout_is_off_in_every_policys_training(tmp_path: Path) -> None:
     """GPT-2's configuration asks for 10%: with it the first step of PPO would be clipped and DPO's not log 2."""
     base = tiny_base(tmp_path / "base", "gpt2")
     ppo = online().run(run_for(base, tmp_path / "ppo"))
-    assert ppo.curves["approx_kl"][0][1] == 0
+    assert ppo.curves["approx_kl"].points[0][1] == 0
     dpo = preference().run(run_for(base, tmp_path / "dpo"))
-    assert dpo.curves["loss"][0][1] == pytest.approx(0.693147, abs=1e-5)
+    assert dpo.curves["loss"].points[0][1] == pytest.approx(0.693147, abs=1e-5)
 
 
 @pytest.mark.parametrize("stage", [sft, reward, preference, online])
@@ -168,7 +169,7 @@ def test_what_a_stage_reserves_is_an_option_of_trl(stage: Any) -> None:
 @pytest.mark.parametrize("stage", [reward, preference, online])
 def test_models_that_cannot_share_rows_train_too(tmp_path: Path, stage: Callable[[], Any], architecture: str) -> None:
     result = stage().run(run_for(tiny_base(tmp_path / "base", architecture), tmp_path / "run"))
-    assert len(result.curves["loss"]) == 3
+    assert len(result.curves["loss"].points) == 3
 
 
 @pytest.mark.parametrize("stage", [sft, reward, preference, online])
@@ -184,7 +185,7 @@ def test_sft_counts_what_it_leaves_out_and_cuts(base: Base, tmp_path: Path) -> N
     full, long = Group(" ".join(["how"] * 16) + "\n", ("ant",)), Group("how is\n", (" ".join(["ant"] * 30),))
     rows = [full, long, *tiny_pairs(4)]
     result = sft(max_length=16).run(tiny_run(base, tmp_path / "run", rows))
-    assert result.metrics["left_out"] == {"prompt that fills max_length": 1, "cut at max_length": 1}
+    assert result.report.left_out == {"prompt that fills max_length": 1, "cut at max_length": 1}
     with pytest.raises(RunError, match="every prompt takes all 2 tokens of max_length"):
         sft(max_length=2).run(tiny_run(base, tmp_path / "none", rows[:1]))
 
@@ -201,7 +202,7 @@ def test_a_chat_template_that_refuses_a_prompt_is_told(base: Base, tmp_path: Pat
 
 def test_a_reward_model_counts_what_its_chat_template_refuses(base: Base, tmp_path: Path) -> None:
     run = run_with_system_role(base, tmp_path)
-    assert reward().run(run).metrics["left_out"] == {"messages cannot be tokenized: no system role": 1}
+    assert reward().run(run).report.left_out == {"messages cannot be tokenized: no system role": 1}
 
 
 def run_with_system_role(base: Base, folder: Path) -> Run:

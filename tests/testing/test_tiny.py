@@ -53,6 +53,6 @@ def test_a_run_has_everything_that_a_stage_reads(tmp_path: Path) -> None:
     run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", tiny_pairs(6))
     assert run.folder.is_dir()
     assert (len(run.data.train), len(run.data.test), len(run.data.prompts["test"])) == (6, 3, 3)
-    assert run.component("pooling", run.spec(run.component("pooling", "mean"))) == run.component("pooling", "mean")
+    assert run.open("pooling", run.spec(run.open("pooling", "mean"))) == run.open("pooling", "mean")
     assert run.data.gold is not None
     assert run.data.gold("how", "ant gas")["total"] == 0.5

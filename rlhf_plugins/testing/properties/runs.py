@@ -35,7 +35,8 @@ def _run() -> Run:
     parts = {"pooling": {"use": "last_token"}, "head": {"use": "scalar"}}
     model = RewardModel(load_trunk(base), component("pooling", "last_token"), component("reward_head", "scalar"))
     model.save(folder / "reward", {"base": {"path": base.path}, **parts})
-    return tiny_run(base, folder / "run", finished=[StageResult("reward", "reward", reward_model=folder / "reward")])
+    rewards = {"reward": {"use": "saved", "path": str(folder / "reward")}}
+    return tiny_run(base, folder / "run", finished=[StageResult(rewards=rewards, name="reward")])
 
 
 def _samples() -> Samples:

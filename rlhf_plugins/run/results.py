@@ -1,0 +1,104 @@
+"""A stage's result as JSON and back. Paths inside the run's folder are saved relative to it, so that it can be moved.
+
+In a spec such a path begins with `run:`, wherever in the spec it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
+from rlhf_plugins.errors import RunError
+
+MARK = "run:"
+DATA = "data.json"
+GROUPS = ("train", "test", "out_of_distribution")
+
+
+def to_values(result: StageResult, root: Path) -> dict[str, Any]:
+    """What `result.json` holds; data is `data.json` beside it.
+
+    Args:
+        result: of a finished stage.
+        root: the run's folder.
+    """
+    values = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
+    base = inside(result.base, root) if result.base else None
+    values["base"] = base or (None if result.base is None else str(result.base))
+    values |= {part: relative(values[part], root) for part in ("policies", "rewards")}
+    values["data"] = None if result.data is None else DATA
+    return values
+
+
+def from_values(values: Mapping[str, Any], folder: Path, root: Path) -> StageResult:
+    """The result that a stage's folder holds. Raises KeyError, TypeError or RunError where it is damaged."""
+    values = dict(values)
+    for part in ("policies", "rewards"):
+        values[part] = absolute(values[part], root)
+    values["base"] = None if values["base"] is None else root / values["base"]
+    values["data"] = None if values["data"] is None else read_data(folder / values["data"])
+    found = values["evaluation"]
+    values["evaluation"] = None if found is None else Evaluation(**found)
+    values["sections"] = tuple(Section(**each) for each in values["sections"])
+    values["curves"] = {name: _curve(each) for name, each in values["curves"].items()}
+    values["report"], values["cost"] = ReportParts(**values["report"]), Cost(**values["cost"])
+    return StageResult(**{**values, "opened": tuple(values["opened"])})
+
+
+def data_values(data: Data) -> dict[str, Any]:
+    """What `data.json` holds: all but the gold reward, which is a function."""
+    return {item.name: getattr(data, item.name) for item in dataclasses.fields(data) if item.name != "gold"}
+
+
+def read_data(file: Path) -> Data:
+    """The rows that a stage wrote. Raises RunError where they cannot be read."""
+    try:
+        values = json.loads(file.read_bytes())
+        groups: dict[str, Any] = {name: _groups().validate_python(values.pop(name)) for name in GROUPS}
+        prompts = {name: tuple(each) for name, each in values.pop("prompts").items()}
+        return Data(**groups, prompts=prompts, **values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def relative(spec: Any, root: Path) -> Any:
+    """A spec in which paths inside the run's folder are relative to it and marked."""
+    return _mapped(spec, lambda text: f"{MARK}{within}" if (within := inside(text, root)) else str(text))
+
+
+def absolute(spec: Any, root: Path) -> Any:
+    """The inverse of `relative`."""
+    return _mapped(spec, lambda text: str(root / text.removeprefix(MARK)) if str(text).startswith(MARK) else text)
+
+
+def inside(path: str | Path, root: Path) -> str | None:
+    """The path relative to the run's folder; None where it is not below it."""
+    for folder in (root, root.resolve()):
+        if folder.parts and Path(path).is_relative_to(folder) and Path(path) != folder:
+            return Path(path).relative_to(folder).as_posix()
+    return None
+
+
+def _mapped(spec: Any, change: Callable[[Any], str]) -> Any:
+    if isinstance(spec, Mapping):
+        return {name: _mapped(value, change) for name, value in spec.items()}
+    if isinstance(spec, list | tuple):
+        return [_mapped(value, change) for value in spec]
+    return change(spec) if isinstance(spec, str | Path) else spec
+
+
+def _curve(values: Mapping[str, Any]) -> Curve:
+    return Curve(**{**values, "points": [tuple(point) for point in values["points"]]})
+
+
+@cache
+def _groups() -> TypeAdapter[tuple[Group, ...]]:
+    return TypeAdapter(tuple[Group, ...])
