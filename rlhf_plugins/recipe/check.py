@@ -215,8 +215,9 @@ def _clashes(names: list[tuple[str, Keys]]) -> list[tuple[Keys, str]]:
 def _quiet_name(stage: Any, registry: Registry) -> str | None:
     resolver, option = Resolver(registry), options(Recipe)["stages"]
     values = resolver.component(option, stage, ())
-    if resolver.problems:
-        return None
+    if resolver.problems:  # the check that follows says what is wrong with the stage of this name
+        written = stage.get("name") if isinstance(stage, dict) else None
+        return written if isinstance(written, str) else None
     try:
         return _name(named(option, values, (), registry), ())
     except Refused:

@@ -73,6 +73,15 @@ def test_a_kind_that_two_stages_share_names_neither(checked: Checked) -> None:
         checked(text, "stages.make.flag=x")
 
 
+def test_a_stage_with_a_fault_is_found_by_its_name(checked: Checked) -> None:
+    text = "base: sandbox\ndata: rows\nstages: [{stage: make, name: a, loss: plane}]\n"
+    with pytest.raises(RecipeError) as caught:
+        checked(text, "stages.a.flag=x")
+    assert [fault.message for fault in caught.value.faults] == [
+        "unknown reward_loss 'plane' (did you mean plain? known: plain, scaled)"
+    ]
+
+
 @pytest.mark.parametrize("written", ["[", "2020-13-45", "[" * 2000])
 def test_what_is_no_yaml_value_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="is not a YAML value"):
