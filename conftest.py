@@ -1,4 +1,4 @@
-"""What every test runs under, no network, telemetry or display and one thread; and `--about`, which selects tests.
+"""What every test runs under: no network, telemetry, display or GPU, one thread; and `--about`, which selects tests.
 
 It imports nothing heavy.
 """
@@ -21,6 +21,9 @@ os.environ |= {
     "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",  # `make test` runs a worker on each core
 }
+
+if not os.environ.get("RLHF_TEST_GPU"):  # most tests expect the layouts and fast paths of a CPU, and its rounding
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 settings.register_profile("house", deadline=None, max_examples=30)  # a deadline fails on a machine that is busy
 settings.load_profile("house")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,17 @@ def _dtype(base: Base) -> torch.dtype:
 
 def _quantization(name: str) -> BitsAndBytesConfig:
     if name == "int8":
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
+
+
+def _is_no_cast(record: logging.LogRecord) -> bool:
+    """False for the line that bitsandbytes logs at every int8 product whose input is not float16."""
+    return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
 
 
 def _first_line(error: Exception) -> str:

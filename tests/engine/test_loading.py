@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -122,3 +124,16 @@ def test_a_quantized_model_learns_the_same_after_it_was_evaluated(tmp_path: Path
             model.eval()(IDS)
     for before, after in zip(*found, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_an_int8_base_logs_no_line_for_each_product(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+    model = load_causal(replace(tiny_base(tmp_path, **sizes), quantization="int8", adapter=Adapter(r=4)))
+    caplog.clear()
+    model(IDS)
+    logging.getLogger("bitsandbytes.autograd._functions").warning("another line")
+    assert [record.getMessage() for record in caplog.records] == ["another line"]
+
+
+def test_no_test_sees_a_gpu_unless_it_is_asked_for() -> None:
+    assert os.environ.get("RLHF_TEST_GPU") or not torch.cuda.is_available()
