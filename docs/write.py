@@ -1,6 +1,6 @@
 """Writes the pages that are made of the code: docs/components/, one a kind, and docs/api.md. `make docs` runs it.
 
-It knows how a page looks; all that a page says stands in the docstrings and fields of what it describes.
+It knows how a page looks; the text comes from the docstrings and fields of the objects.
 """
 
 from __future__ import annotations
@@ -9,18 +9,34 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import rlhf_plugins
 from rlhf_plugins.contract import hookspecs, interfaces, rollout
+from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract.metrics import LOGGED
 from rlhf_plugins.recipe.options import Option, options
 from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, Registered, registry
+from rlhf_plugins.report import schema
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made of the code by `make docs`: change the docstrings, not this file. -->"
 FIELD = re.compile(r"    \w+: ")
 FOREIGN = {"hookimpl": "Marks a function of a plugin's module as a hook; pluggy's `HookimplMarker`, with its options."}
+AUTHORS = "For component authors"
+GROUPS: dict[str, list[str]] = {  # by the modules that the names are from
+    "Errors": [],
+    AUTHORS: ["contract.component", "_decorators", "registry.registry"],
+    "Components": [],
+    "Rows": ["contract.rows"],
+    "Inputs and outputs of components": ["contract.records", "contract.rollout"],
+    "A run": ["contract.run", "run.record"],
+    "Functions for scripts": [],
+}
+KEYS = "Metric keys"
+ABOUT_KEYS = "The names under which `report.json` holds numbers, and those that stages log at a step."
 OUR_FRONT = "What a plugin and a script may import from `rlhf_plugins`; all else may change without notice."
 
 
@@ -88,7 +104,7 @@ def _signature(function: Any) -> str:
 def _protocol(kind: str) -> type:
     hook = getattr(hookspecs, f"register_{kind}")
     name = re.search(r"type\[(?:\w+\.)?(\w+)\]", str(hook.__annotations__["return"]))
-    assert name, f"register_{kind} says of no protocol that it returns classes of it"
+    assert name, f"register_{kind} has no annotation `dict[str, type[...]]`"
     found: type = getattr(interfaces, name[1], None) or getattr(rollout, name[1])
     return found
 
@@ -106,24 +122,95 @@ def _names(kind: str) -> str:
 
 
 def _api() -> str:
-    return _page("Public API", OUR_FRONT, *(_public(name) for name in rlhf_plugins.__all__))
+    groups = [(title, [name for name in rlhf_plugins.__all__ if _group(name) == title]) for title in GROUPS]
+    rows = [f"| {title} | {' '.join(f'[`{name}`](#{name.lower()})' for name in names)} |" for title, names in groups]
+    index = "\n".join(["| | |", "|---|---|", *rows])
+    parts = [part for title, names in groups for part in (f"## {title}", *map(_public, names))]
+    return _page("Public API", OUR_FRONT, index, *parts, f"## {KEYS}", _keys())
+
+
+def _group(name: str) -> str:
+    value = getattr(rlhf_plugins, name)
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return "Errors"
+    if inspect.isclass(value) and issubclass(value, Component):
+        return "Components"
+    home = str(getattr(value, "__module__", ""))
+    found = next((title for title, modules in GROUPS.items() if home.endswith(tuple(modules))), "A run")
+    return found if inspect.isclass(value) or found == AUTHORS else "Functions for scripts"
 
 
 def _public(name: str) -> str:
     value = getattr(rlhf_plugins, name)
-    shown = _fields(value) if dataclasses.is_dataclass(value) else _heading(value)
-    return "\n".join([f"## `{name}`", "", *shown, FOREIGN.get(name) or _doc(value)])
+    about = FOREIGN.get(name) or _doc(value)
+    return "\n\n".join(filter(None, [f"### `{name}`", *_shown(value), about, *_parts(value)]))
+
+
+def _shown(value: Any) -> list[str]:
+    """How it is written: the fields of a record, the signature of a function, the traits of a kind."""
+    if inspect.isclass(value) and issubclass(value, Component):
+        return []
+    lines = _fields(value) if dataclasses.is_dataclass(value) else _heading(value)
+    return ["\n".join(lines).rstrip()] if lines else []
+
+
+def _parts(value: Any) -> list[str]:
+    """The methods of a class, or the traits of a kind and where its components are."""
+    if not inspect.isclass(value) or issubclass(value, Exception):
+        return []
+    if issubclass(value, Component):
+        return _kind_parts(value)
+    methods = [(name, one) for name, one in vars(value).items() if _is_method(name, one)]
+    return ["\n".join(["```python", _signature(_plain(one)), "```", "", _doc(one)]).rstrip() for _, one in methods]
+
+
+def _kind_parts(cls: type[Component]) -> list[str]:
+    own = [(name, one) for name, one in cls.traits.items() if cls is Component or Component.traits.get(name) is not one]
+    rows = [f"| `{name}` | {_value(one.default)} | {_cell(one.meaning)}{_choices(one)} |" for name, one in own]
+    page = [f"Kind: `{cls.kind}`, with its components on [a page of its own](components/{cls.kind}.md)."]
+    table = "\n".join(["| trait | default | |", "|---|---|---|", *rows])
+    return [*(page if cls.kind else []), *([table] if rows else [])]
+
+
+def _value(default: Any) -> str:
+    return "none" if default in (None, frozenset()) else f"`{default}`"
+
+
+def _choices(one: Any) -> str:
+    return f" ({', '.join(f'`{choice}`' for choice in one.choices)})" if one.choices else ""
+
+
+def _is_method(name: str, value: Any) -> bool:
+    wanted = not name.startswith("_") or name in ("__call__", "__enter__", "__add__")
+    return wanted and inspect.isfunction(_plain(value)) and bool(_doc(value))
+
+
+def _plain(value: Any) -> Any:
+    """The function of a property or a class method."""
+    return getattr(value, "fget", None) or getattr(value, "__func__", value)
+
+
+def _keys() -> str:
+    """The names of the numbers in a report, by the record that holds them."""
+    tables = []
+    for record in (schema.PolicyReport, schema.RewardModelReport, schema.CostReport, schema.RolloutReport):
+        names = " ".join(f"`{name}`" for name in record.model_fields)
+        tables.append(f"`{record.__name__}`: {names}\n\n{_doc(record)}")
+    logged = [f"| `{name}` | {one.unit} | {_cell(one.meaning)} |" for name, one in LOGGED.items()]
+    numbers = "\n".join(["| logged by stages | unit | |", "|---|---|---|", *logged])
+    return "\n\n".join([ABOUT_KEYS, *tables, numbers])
 
 
 def _heading(value: Any) -> list[str]:
-    """How a function is called; nothing of an exception or a marker."""
+    """The signature of a function; nothing of an exception or a marker."""
     function = inspect.unwrap(value) if callable(value) else value
     return ["```python", _signature(function), "```", ""] if inspect.isfunction(function) else []
 
 
 def _fields(record: Any) -> list[str]:
     lines = inspect.getsource(record).partition('"""\n')[2].splitlines()
-    own = [line.removeprefix("    ") for line in lines if FIELD.match(line)]
+    body = list(takewhile(lambda line: not line.startswith(("    def ", "    @")), lines))
+    own = [line.removeprefix("    ") for line in body if FIELD.match(line)]
     return ["```python", *own, "```", ""] if own else []
 
 

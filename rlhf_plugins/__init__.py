@@ -38,7 +38,7 @@ from rlhf_plugins.contract.records import (
     ScoredPairs,
 )
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
-from rlhf_plugins.contract.rows import Comparison, Data, Group, Samples
+from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin, Samples
 from rlhf_plugins.contract.run import (
     Adapter,
     Alarm,
@@ -55,7 +55,16 @@ from rlhf_plugins.contract.run import (
     StageResult,
     Step,
 )
-from rlhf_plugins.errors import DataError, PluginError, RecipeError, RewardUnavailable, RlhfError, RunError, StopRun
+from rlhf_plugins.errors import (
+    ComponentError,
+    DataError,
+    PluginError,
+    RecipeError,
+    RewardUnavailable,
+    RlhfError,
+    RunError,
+    StopRun,
+)
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
@@ -79,6 +88,7 @@ __all__ = [
     "Compared",
     "Comparison",
     "Component",
+    "ComponentError",
     "Cost",
     "Curve",
     "Data",
@@ -93,6 +103,7 @@ __all__ = [
     "MemberScores",
     "Metric",
     "Monitor",
+    "Origin",
     "PairLogps",
     "PluginError",
     "Policy",

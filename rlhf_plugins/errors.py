@@ -1,13 +1,13 @@
-"""The exceptions that a user can act on; it knows nothing of where they are raised.
+"""The exceptions that a user can act on.
 
 RlhfError
 ├── RecipeError     a recipe cannot be run as written
 ├── DataError       rows cannot be read as preferences
 ├── PluginError     a plugin or component is broken, unknown or registered twice
-│   └── ComponentError  a component failed, or answered what it may not, while it ran
+│   └── ComponentError  a component failed, or gave a result that its kind does not allow
 ├── RewardUnavailable  a reward cannot answer now, and may later
 ├── RunError        a run or its folder is not in the state that was asked for
-└── StopRun         a plugin's hook wants the run to end
+└── StopRun         a hook of a plugin ends the run
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PluginError(RlhfError):
 
 
 class ComponentError(PluginError):
-    """A component failed, or answered what it may not, while it ran; `call` is what it was asked (`models.guards`)."""
+    """A component failed, or gave a result that its kind does not allow; `call` holds the call with its inputs."""
 
     def __init__(self, message: str, call: Any) -> None:
         self.call = call
@@ -78,7 +78,7 @@ class RunError(RlhfError):
 
 
 class StopRun(RlhfError):
-    """A plugin's hook wants the run to end; its finished stages are kept, and it can be resumed."""
+    """A hook of a plugin ends the run; its finished stages are kept, and it can be resumed."""
 
 
 def known(name: str, names: Iterable[str]) -> str:

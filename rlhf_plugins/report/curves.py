@@ -10,19 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from rlhf_plugins.contract.metrics import LOGGED
 from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelReport, StageReport
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
 from rlhf_plugins.report.words import number, share
 
 _PANELS = 3  # reliability diagrams side by side
-_UNITS = {
-    "kl": "nats",
-    "entropy": "nats",
-    "accuracy": "share",
-    "accuracies": "share",
-    "clip": "share",
-    "length": "tokens",
-}
 _ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
 
@@ -102,7 +95,7 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         for panel in panels[max(len(curves) - columns, 0) : len(curves)]:
             panel.set_xlabel("training step")
 
-    directed = any(stage.curves[name].better for name in curves)
+    directed = any(_titled(name, stage.curves[name])[-1] in _ARROWS.values() for name in curves)
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
     ends = "; ".join(f"{name} from {number(line[0])} to {number(line[-1])}" for name, line in curves.items())
     title = f"Training curves: {stage.name}"
@@ -111,7 +104,7 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
 
 
 def _titled(name: str, curve: CurveReport) -> str:
-    """The name with its unit, as logged or by its words, and an arrow where a direction is better."""
-    parts = name.lower().replace("/", "_").split("_")
-    unit = curve.unit or next((unit for word, unit in _UNITS.items() if word in parts), None)
-    return name + f" ({unit})" * bool(unit) + (f" {_ARROWS[curve.better]}" if curve.better else "")
+    """The name with its unit and an arrow in the better direction, as the stage gave them or as they are known."""
+    known = LOGGED.get(name)
+    unit, better = curve.unit or (known.unit if known else ""), curve.better or (known.better if known else None)
+    return name + f" ({unit})" * bool(unit) + (f" {_ARROWS[better]}" if better else "")

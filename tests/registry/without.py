@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
-from rlhf_plugins import RlhfError, load_recipe, registry
-from rlhf_plugins.recipe.check import bundled
+from rlhf_plugins import RlhfError, registry
+from rlhf_plugins.recipe.check import bundled, load_recipe
 
 recipes: dict[str, str] = {}
 for recipe in bundled():

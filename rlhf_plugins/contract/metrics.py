@@ -1,0 +1,48 @@
+"""The numbers that the bundled trainings log, by name: their units, and which direction is better. Names only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_plugins.contract.run import Curve
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A number that a training logs."""
+
+    unit: str
+    meaning: str
+    better: Literal["higher", "lower"] | None = None
+
+
+LOGGED = {
+    "accuracy": Logged("share", "pairs that are ordered as people ordered them", "higher"),
+    "approx_kl": Logged("nats", "KL from the policy that sampled to the policy now, per token"),
+    "clip_fraction": Logged("share", "tokens whose ratio was clipped"),
+    "entropy": Logged("nats", "of the policy's next token, mean over response tokens"),
+    "explained_variance": Logged("share", "of the returns' variance by the critic", "higher"),
+    "gold_reward": Logged("", "mean true reward of the responses, where the data knows it", "higher"),
+    "grad_norm": Logged("", "norm of the gradient before clipping"),
+    "kl": Logged("nats", "KL to the reference per response token"),
+    "kl_coef": Logged("", "coefficient of the KL term"),
+    "learning_rate": Logged("", "of the optimizer"),
+    "length": Logged("tokens", "mean length of the responses"),
+    "log_ratio_chosen": Logged("nats", "log-probability of chosen responses less that under the reference"),
+    "log_ratio_rejected": Logged("nats", "log-probability of rejected responses less that under the reference"),
+    "loss": Logged("", "that is minimised", "lower"),
+    "policy_loss": Logged("", "the policy's part of the loss"),
+    "reward": Logged("", "mean reward of the responses", "higher"),
+    "reward_margin": Logged("", "mean difference of the rewards of a pair"),
+    "reward_mean": Logged("", "mean reward of the responses that a reward model is trained on"),
+    "shaped_reward": Logged("", "mean reward after shaping"),
+    "value_loss": Logged("", "the critic's part of the loss", "lower"),
+}
+
+
+def curve(name: str, points: Sequence[tuple[int, float]]) -> Curve:
+    """The points of a logged number with its unit and direction; without, where the name is unknown."""
+    known = LOGGED.get(name, Logged("", ""))
+    return Curve(points, known.unit, known.better)
