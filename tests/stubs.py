@@ -58,7 +58,7 @@ class Rows(DataFormat):
         if not self.rows:
             raise DataError("stub.jsonl: no rows")
         pair = Group("p", ("good", "bad"), ranks=(0, 1))
-        return Data((pair,) * self.rows, (pair,), {"train": ("p",), "test": ("p",)}, {"tie": 1})
+        return Data((pair,) * self.rows, (pair,), {"train": (Group("p"),), "test": (Group("p"),)}, {"tie": 1})
 
 
 @dataclass(frozen=True)

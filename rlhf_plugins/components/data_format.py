@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import DataFormat
-from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.rows import Data, Group, Origin
 from rlhf_plugins.data.sources import (
     ComparisonColumns,
     Dimensions,
@@ -30,7 +30,6 @@ from rlhf_plugins.sandbox import pairs as draw_pairs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from rlhf_plugins.contract.rows import Group
     from rlhf_plugins.contract.run import Base
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import Row
@@ -196,9 +195,10 @@ class Sandbox(DataFormat):
         counts = {"train": self.prompts, "test": self.test_prompts, "out_of_distribution": self.test_prompts}
         names = {split: _first(split, count) for split, count in counts.items()}
         judged = [self._judge(base, asked, seed + i) for i, asked in enumerate(names.values())]
+        asked = {split: tuple(Group(prompt) for prompt in texts) for split, texts in names.items()}
         dropped = {"tie": 0 if self.ties else sum(_tied(g) for split in judged for g in split)}
         train, test, strange = (tuple(g for g in split if self.ties or not _tied(g)) for split in judged)
-        return Data(train, test, names, dropped, _gold, strange)
+        return Data(train, test, asked, dropped, _gold, strange)
 
     def known_columns(self) -> frozenset[str]:
         """Strengths of preference as margins, or all ratings; ties where the annotator makes any and they are kept."""
@@ -208,7 +208,8 @@ class Sandbox(DataFormat):
     def _judge(self, base: Base, asked: Sequence[str], seed: int) -> list[Group]:
         written = self._sampled(base, asked, seed) if self.writer == "base" else draft(asked, self.responses, seed)
         groups = annotate(asked, written, [self.annotator], seed)
-        return [group.ranking() for group in groups] if self.pairs is None else draw_pairs(groups, self.pairs, seed)
+        found = [g.ranking() for g in groups] if self.pairs is None else draw_pairs(groups, self.pairs, seed)
+        return [replace(group, origin=Origin("sandbox", row)) for row, group in enumerate(found, 1)]
 
     def _sampled(self, base: Base, asked: Sequence[str], seed: int) -> list[list[str]]:
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer

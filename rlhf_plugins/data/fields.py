@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import fsum
 from typing import Any
 
-from rlhf_plugins.contract.rows import Text
+from rlhf_plugins.contract.rows import Origin, Text
 from rlhf_plugins.data.sources import Columns
 from rlhf_plugins.errors import DataError, known
+
+PLACE = re.compile(r"(?P<source>.*)(?::(?P<line>\d+)|\[(?P<index>\d+)\])", re.DOTALL)
+INNER = {"text"}  # options of `Columns` that name a field of an element, not a column
 
 
 def required(where: str, column: str, fields: Mapping[str, Any]) -> Any:
@@ -99,25 +105,71 @@ def place(where: str, column: str, value: Any, count: int) -> int:
     return value
 
 
-def extras(where: str, fields: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
-    """`weight`, `topic` and `difficulty` as a `Group` takes them. Raises DataError."""
+def extras(where: str, fields: Mapping[str, Any], columns: Columns, read: Iterable[str] = ()) -> dict[str, Any]:
+    """`weight`, `topic`, `difficulty`, `origin` and the further `columns` of a row as a `Group` takes them.
+
+    Args:
+        where: the row's place, as `read_rows` gives it.
+        fields: of the row.
+        columns: what the format's columns are called.
+        read: columns that the format reads beside those.
+
+    Raises:
+        DataError: a column is missing or has a value of the wrong type.
+    """
     found = {name: optional(where, name, getattr(columns, name), fields) for name in ("weight", "topic", "difficulty")}
     weight = number(where, str(columns.weight), found["weight"], least=0.0)
     return {
         "weight": 1.0 if weight is None else weight,
         "topic": _topic(where, str(columns.topic), found["topic"]),
         "difficulty": number(where, str(columns.difficulty), found["difficulty"]),
+        "columns": _further(where, fields, columns, read),
+        "origin": origin(where),
     }
 
 
 def averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What `extras` found in several rows, as one: mean weight, mean of the known difficulties, first topic."""
+    """The `extras` of several rows as one: mean weight and difficulty, the first topic, and the columns that agree."""
     hard = [row["difficulty"] for row in rows if row["difficulty"] is not None]
     return {
         "weight": fsum(row["weight"] for row in rows) / len(rows),
         "topic": rows[0]["topic"],
         "difficulty": fsum(hard) / len(hard) if hard else None,
+        "columns": agreed([row["columns"] for row in rows]),
+        "origin": joined([row["origin"] for row in rows]),
     }
+
+
+def agreed(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns that have the same value in every row."""
+    first, *others = columns
+    return {k: v for k, v in first.items() if all(k in other and other[k] == v for other in others)}
+
+
+def origin(where: str) -> Origin:
+    """The origin of a row from its place, `file:12` (from 1) or `file[11]` (from 0)."""
+    found = PLACE.fullmatch(where)
+    if found is None:
+        return Origin(sys.intern(where))
+    line, index = found["line"], found["index"]
+    return Origin(sys.intern(found["source"]), int(line) if line else int(index) + 1)
+
+
+def joined(origins: Sequence[Origin | None]) -> Origin | None:
+    """The origin of what is made of several rows: the first row's, with all of them as its parents."""
+    known = [one for one in origins if one is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    parents = [parent for one in known for parent in (one.parents or (str(one),))]
+    return replace(known[0], parents=tuple(dict.fromkeys(parents)))
+
+
+def _further(where: str, fields: Mapping[str, Any], columns: Columns, read: Iterable[str]) -> dict[str, Any]:
+    """The columns that the format does not read, or those of them that are to be kept."""
+    if columns.keep is not None:
+        return {name: required(where, name, fields) for name in columns.keep}
+    names = {value for name, value in vars(columns).items() if isinstance(value, str) and name not in INNER}
+    return {name: value for name, value in fields.items() if name not in names and name not in read}
 
 
 def _topic(where: str, column: str, value: Any) -> str | None:

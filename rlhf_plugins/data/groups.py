@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.rows import Group, Text
+from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.data.convert import pairs
 from rlhf_plugins.errors import DataError
 
-__all__ = ["best_responses", "pairs", "preference_dataset", "prompt_dataset"]
+__all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset", "with_columns"]
 
 Row = dict[str, Any]
+COLUMNS = "columns"  # of a data set of prompts: those of the prompt, as JSON
 
 
 def preference_dataset(groups: Iterable[Group]) -> Dataset:
@@ -35,12 +38,37 @@ def preference_dataset(groups: Iterable[Group]) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def prompt_dataset(prompts: Iterable[Text]) -> Dataset:
-    """Prompts with TRL's column `prompt`. Raises DataError when there is none."""
-    rows = [{"prompt": prompt} for prompt in prompts]
-    if not rows:
+def prompt_dataset(prompts: Iterable[Group]) -> Dataset:
+    """Prompts with TRL's column `prompt`, and where any has columns, these as JSON in `COLUMNS`.
+
+    A table would need one type for each column; `batch_columns` reads them.
+
+    Raises:
+        DataError: there is no prompt.
+    """
+    groups = list(prompts)
+    if not groups:
         raise DataError("there are no prompts to generate from")
+    rows: list[Row] = [{"prompt": group.prompt} for group in groups]
+    if any(group.columns for group in groups):
+        for row, group in zip(rows, groups, strict=True):
+            row[COLUMNS] = json.dumps(dict(group.columns), default=str)
     return Dataset.from_list(rows)
+
+
+def batch_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of rows of a `prompt_dataset`, a value for each row; None where a row lacks one."""
+    return _by_name([json.loads(row[COLUMNS]) if row.get(COLUMNS) else {} for row in rows])
+
+
+def with_columns(samples: Samples, prompts: Sequence[Group], per_prompt: int = 1) -> Samples:
+    """The samples with the columns of their prompts, of which each has `per_prompt` responses side by side."""
+    return replace(samples, columns=_by_name([group.columns for group in prompts for _ in range(per_prompt)]))
+
+
+def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def best_responses(groups: Iterable[Group]) -> Dataset:

@@ -8,7 +8,7 @@ from itertools import combinations
 from math import fsum
 
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Text
-from rlhf_plugins.data.fields import key
+from rlhf_plugins.data.fields import agreed, joined, key
 from rlhf_plugins.data.splits import digest
 
 
@@ -26,7 +26,7 @@ def merged(groups: Iterable[Group], max_responses: int | None = None, seed: int 
     A group of more than `max_responses` is cut into blocks of at most so many that hold every comparison once. Its
     responses are dealt by hash (so the order of rows does not matter) into n parts of max_responses // 2, and a block
     is two of the parts: n (n - 1) / 2 blocks, in which a response stands up to n - 1 times. A merged group's difficulty
-    is the mean of its groups'; it has no ratings and no gold rewards.
+    is the mean of its groups', and it has the columns in which they agree; it has no ratings and no gold rewards.
 
     Args:
         groups: pairs, or larger groups.
@@ -57,7 +57,15 @@ def _whole(groups: Sequence[Group]) -> Group:
     hard = [g.difficulty for g in groups if g.difficulty is not None]
     difficulty = fsum(hard) / len(hard) if hard else None
     first = groups[0]
-    return Group(first.prompt, tuple(texts), compared=tuple(compared), topic=first.topic, difficulty=difficulty)
+    return Group(
+        first.prompt,
+        tuple(texts),
+        compared=tuple(compared),
+        topic=first.topic,
+        difficulty=difficulty,
+        columns=agreed([group.columns for group in groups]),
+        origin=joined([group.origin for group in groups]),
+    )
 
 
 def _blocks(group: Group, size: int, seed: int) -> Iterator[Group]:

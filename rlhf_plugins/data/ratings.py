@@ -52,11 +52,12 @@ def read_ratings(
         DataError: a column is missing, a rating is not a finite number, or no row has a rating of some dimension.
     """
     paths = dimensions if isinstance(dimensions, dict) else {name: name for name in dimensions}
+    read = {name for path in paths.values() for name in (path, path.partition(".")[0])}
     groups: dict[str, _Rated] = {}
     missing = dict.fromkeys(paths, "")  # of each dimension that no row has had yet: what the first row has
     for where, fields in rows:
         prompt = text(where, columns.prompt, required(where, columns.prompt, fields))
-        more = extras(where, fields, columns)
+        more = extras(where, fields, columns, read)
         many = columns.responses in fields
         place = where if many else key(prompt, more["topic"] or "")
         rated = list(_rated(where, fields, columns, prompt, paths, missing))

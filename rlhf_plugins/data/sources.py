@@ -43,12 +43,16 @@ class PairSources(Sources):
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns that any format may have. `none` reads none; one of another name than the default must be there."""
+    """Columns that any format may have. `null` reads none; one of another name than the default must be there."""
 
     prompt: Column = "prompt"
     weight: Annotated[str | None, Field(description="how much a row counts, 0 or more")] = "weight"
     topic: Annotated[str | None, Field(description="what accuracy is told apart by and may be held out")] = "topic"
     difficulty: Annotated[str | None, Field(description="how hard a row is to judge")] = "difficulty"
+    keep: Annotated[
+        list[str] | None,
+        Field(description="further columns that rows keep, for rewards, heads and losses; null is all"),
+    ] = None
 
 
 @dataclass(frozen=True)

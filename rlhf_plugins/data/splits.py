@@ -6,9 +6,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from rlhf_plugins.contract.rows import Data, Group, Text
+from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.data.dropped import Dropped, reasons
-from rlhf_plugins.data.fields import form, key
+from rlhf_plugins.data.fields import agreed, form, key
 from rlhf_plugins.data.rows import Row, read_rows
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError
@@ -49,8 +49,7 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
 
 
 def _data(train: Sequence[Group], test: Sequence[Group], dropped: Dropped) -> Data:
-    prompts = {"train": _unique(g.prompt for g in train), "test": _unique(g.prompt for g in test)}
-    return Data(tuple(train), tuple(test), prompts, dropped)
+    return Data(tuple(train), tuple(test), {"train": prompts_of(train), "test": prompts_of(test)}, dropped)
 
 
 def _unit(sources: Sources) -> Callable[[Placed], str]:
@@ -174,5 +173,15 @@ def digest(name: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
 
 
-def _unique(prompts: Iterable[Text]) -> tuple[Text, ...]:
-    return tuple({key(prompt): prompt for prompt in prompts}.values())
+def prompts_of(groups: Iterable[Group]) -> tuple[Group, ...]:
+    """Each prompt once, without responses, with the columns in which its groups agree."""
+    alike: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        alike[key(group.prompt)].append(group)
+    return tuple(_prompt(same) for same in alike.values())
+
+
+def _prompt(groups: Sequence[Group]) -> Group:
+    first = groups[0]
+    columns = agreed([group.columns for group in groups])
+    return Group(first.prompt, topic=first.topic, columns=columns, origin=first.origin)

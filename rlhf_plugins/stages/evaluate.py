@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric, Stage
-from rlhf_plugins.contract.rows import Samples, Text
+from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
@@ -59,13 +59,14 @@ class _Session:
         self.options, self.run, self.reward = options, run, reward
         self.judge: Judge = Judge(run.data.gold, reward)
         self.tokenizer, self.reference = load_tokenizer(run.base), load_causal(run.base).eval()
-        self.prompts = run.data.prompts["test"][: options.prompts]
+        self.asked = run.data.prompts["test"][: options.prompts]
+        self.prompts = [group.prompt for group in self.asked]
         self.strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
         if len(self.prompts) < 2:
             raise RunError("evaluate: fewer than two held-out prompts")
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
         self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
-        self.pool = self.sample(self.reference, self.prompts, self.pool_size)
+        self.pool = self.sample(self.reference, self.asked, self.pool_size)
 
     @property
     def chooses(self) -> bool:
@@ -130,7 +131,7 @@ class _Session:
         """A trained policy's own samples, with its KL to the reference."""
         from rlhf_plugins.evaluate.policies import sequence_kl
 
-        samples = self.sample(policy, self.prompts, 1)
+        samples = self.sample(policy, self.asked, 1)
         temperature, kl = self.options.temperature, None
         if temperature > 0:
             kl = sequence_kl(policy, self.reference, samples, self.tokenizer.pad_token_id, temperature)
@@ -145,12 +146,14 @@ class _Session:
         elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if asked else None
         return Judged(chosen, self.judge.scores(chosen), kl, elsewhere)
 
-    def sample(self, model: Any, prompts: tuple[Text, ...], per_prompt: int) -> Samples:
+    def sample(self, model: Any, prompts: Sequence[Group], per_prompt: int) -> Samples:
         """Responses under the stage's options; the same prompts and model always give the same."""
+        from rlhf_plugins.data.groups import with_columns
         from rlhf_plugins.engine.sampling import Decoding, sample
 
         decoding = Decoding(self.options.max_new_tokens, self.options.temperature, self.run.seed)
-        return sample(model, self.tokenizer, prompts, per_prompt, decoding)
+        samples = sample(model, self.tokenizer, [group.prompt for group in prompts], per_prompt, decoding)
+        return with_columns(samples, prompts, per_prompt)
 
     def notes(self) -> list[str]:
         """What a reader of the table must know beside it."""

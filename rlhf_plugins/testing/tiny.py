@@ -106,7 +106,8 @@ def tiny_run(base: Base, folder: Path, groups: Sequence[Group] = (), finished: S
     folder.mkdir(parents=True, exist_ok=True)
     train = tuple(groups) or tiny_pairs(16)
     test = tiny_pairs(max(2, len(train) // 2), seed=1)
-    prompts = {name: tuple(group.prompt for group in part) for name, part in (("train", train), ("test", test))}
+    asked = {"train": train, "test": test}
+    prompts = {name: tuple(Group(g.prompt, columns=g.columns) for g in part) for name, part in asked.items()}
     truth: GoldReward = gold
     return StageRun(base, Data(train, test, prompts, {}, truth), 0, folder, tuple(finished))
 

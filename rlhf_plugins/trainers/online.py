@@ -24,6 +24,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.groups import COLUMNS, batch_columns
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
@@ -120,6 +121,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         self._rollouts = self._plan(options.tokens_per_batch)
         self._kl_coef = self._next_kl_coef = objective.kl.coef
         self._looked: Seen | None = None  # until it is used
+        self._columns: dict[str, list[Any]] = {}  # of this rollout's prompts, a value for each response
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
         self._skips: list[float] = []  # of each minibatch so far: 1 where it was skipped
 
@@ -168,16 +170,22 @@ class OnlineTrainer(trl.GRPOTrainer):
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
         cost.add(generated_tokens=sum(map(len, response_ids)))
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return Samples(prompts, texts, prompt_ids, response_ids)
+        return Samples(prompts, texts, prompt_ids, response_ids, self._columns)
 
     def _greedy(self, prompts: Sequence[Any]) -> Samples:
         decoding = Decoding(self.max_completion_length, temperature=0.0)
-        return sample(self.model, self._tokenizer, prompts, decoding=decoding)
+        columns = {name: values[:: self.num_generations] for name, values in self._columns.items()}
+        return replace(sample(self.model, self._tokenizer, prompts, decoding=decoding), columns=columns)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns: list[str] = [*{*self._signature_columns, COLUMNS}]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Rolls out once a generation cycle; a minibatch that is to be skipped leaves gradients and weights alone."""
         if self._place() == 0:
             self.model.train()
+            self._columns = batch_columns(inputs)
             self._episodes = self._roll_out([row["prompt"] for row in inputs])
         self._skips.append(float(self._episodes is None))
         self._note(skipped=self._skips[-1])

@@ -39,7 +39,10 @@ def test_preference_reads_a_file_and_its_test_source(tmp_path: Path) -> None:
     test.write_text(json.dumps({"prompt": "r", "chosen": "a", "rejected": "b"}))
     data = Preference(str(train), test_source=str(test)).load(BASE, seed=0)
     assert [(g.prompt, g.responses, g.ranks, g.margin) for g in data.train] == [("q", ("a", "b"), (0, 1), 2.0)]
-    assert data.prompts == {"train": ("q",), "test": ("r",)}
+    assert {split: [g.prompt for g in groups] for split, groups in data.prompts.items()} == {
+        "train": ["q"],
+        "test": ["r"],
+    }
     assert data.gold is None
 
 
@@ -49,10 +52,14 @@ def test_preference_names_the_file_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_sandbox_gives_prompts_of_three_kinds(sandbox: Data) -> None:
-    counts = {split: len(set(prompts)) for split, prompts in sandbox.prompts.items()}
-    assert counts == {"train": 8, "test": 4, "out_of_distribution": 4}
-    assert {g.prompt for g in sandbox.train} <= set(sandbox.prompts["train"])
-    assert {g.prompt for g in sandbox.test} <= set(sandbox.prompts["test"])
+    asked = {split: {g.prompt for g in groups} for split, groups in sandbox.prompts.items()}
+    assert {split: len(prompts) for split, prompts in asked.items()} == {
+        "train": 8,
+        "test": 4,
+        "out_of_distribution": 4,
+    }
+    assert {g.prompt for g in sandbox.train} <= asked["train"]
+    assert {g.prompt for g in sandbox.test} <= asked["test"]
 
 
 def test_the_sandbox_leaves_out_ties_and_counts_them(sandbox: Data) -> None:

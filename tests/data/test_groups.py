@@ -52,7 +52,7 @@ def test_messages_stay_messages() -> None:
 
 
 def test_prompts_and_best_responses() -> None:
-    assert prompt_dataset(["p", "q"]).to_list() == [{"prompt": "p"}, {"prompt": "q"}]
+    assert prompt_dataset([Group("p"), Group("q")]).to_list() == [{"prompt": "p"}, {"prompt": "q"}]
     rows = best_responses([RANKING, PAIR, Group("s", ("only",))]).to_list()
     assert [(row["prompt"], row["completion"]) for row in rows] == [("p", "b"), ("r", "better"), ("s", "only")]
 

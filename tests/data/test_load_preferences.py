@@ -119,7 +119,10 @@ def test_no_prompt_stands_in_both_splits(load: Load) -> None:
     assert (len(data.train) + len(data.test), len(train | test)) == (400, 200)
     assert not train & test
     assert len(test) == 50
-    assert {split: set(prompts) for split, prompts in data.prompts.items()} == {"train": train, "test": test}
+    assert {name: {g.prompt for g in data.prompts[name]} for name in ("train", "test")} == {
+        "train": train,
+        "test": test,
+    }
 
 
 def test_the_split_depends_on_prompts_and_seed_alone(load: Load) -> None:

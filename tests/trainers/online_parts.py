@@ -46,7 +46,7 @@ FREE = {"kl": {"use": "in_reward", "coef": 0.0}, "shaping": []}  # nothing but t
 
 
 def prompts(count: int = 12) -> Dataset:
-    return prompt_dataset(pair.prompt for pair in tiny_pairs(count))
+    return prompt_dataset(tiny_pairs(count))
 
 
 def ants(samples: Samples) -> list[float]:
