@@ -31,4 +31,5 @@ def test_a_python_reward_is_given_the_columns_of_each_prompt(tmp_path: Path, adv
     groups = [replace(group, columns={"answer": str(group.prompt).count("how")}) for group in tiny_pairs(8)]
     run = tiny_run(replace(tiny_base(tmp_path / "base"), adapter=Adapter(r=4)), tmp_path / "run", groups)
     spec = {"use": "online", "reward": {"use": "python", "path": f"{tmp_path}/r.py:score"}, "advantage": advantage}
-    assert component("stage", {**spec, "trainer": {**TRAINER, "disable_tqdm": True}}).run(run).metrics["rollouts"]
+    result = component("stage", {**spec, "trainer": {**TRAINER, "disable_tqdm": True}}).run(run)
+    assert "reward" in result.curves
