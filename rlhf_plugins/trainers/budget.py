@@ -1,0 +1,64 @@
+"""Ends a training at the step at which its budget is spent. It knows a trainer's steps, not what they compute."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rlhf_plugins.contract.run import Budget
+from rlhf_plugins.engine.cost import Counter, counting
+
+logger = logging.getLogger(__name__)
+UNITS = {"flops": "FLOPs", "seconds": "seconds"}
+
+
+class Spending(TrainerCallback):
+    """Compares what a training cost so far with its budget, after each step.
+
+    Args:
+        budget: None ends nothing.
+        counter: of the training.
+    """
+
+    def __init__(self, budget: Budget | None, counter: Counter) -> None:
+        self.ended: dict[str, Any] = {}  # which limit was reached, and at which step; empty while none is
+        self._limits = {} if budget is None else {k: v for k, v in vars(budget).items() if v is not None}
+        self._counter = counter
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer."""
+        for name, limit in self._limits.items():
+            if getattr(self._counter, name) >= limit and not self.ended:
+                self.ended = {"limit": name, "step": state.global_step, "of": state.max_steps}
+                step = f"step {state.global_step} of {state.max_steps}"
+                logger.warning("budget: %.4g %s are spent at %s; the training ends here", limit, UNITS[name], step)
+                control.should_training_stop = True
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What a stage's result says of it."""
+        return {"budget": self.ended} if self.ended else {}
+
+
+@contextmanager
+def spending(trainer: Any, budget: Budget | None) -> Iterator[Spending]:
+    """For the block, the training of a trainer within a budget; the schedule of its learning rate stays as planned."""
+    with counting() as counter:
+        callback = Spending(budget, counter)
+        trainer.add_callback(callback)
+        try:
+            yield callback
+        finally:
+            trainer.remove_callback(callback)
+
+
+def shared_budget(budget: Budget | None, parts: int) -> Budget | None:
+    """The budget of each of several trainings that have one together."""
+    if budget is None:
+        return None
+    return replace(budget, **{name: limit / parts for name, limit in vars(budget).items() if limit is not None})
