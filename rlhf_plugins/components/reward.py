@@ -32,7 +32,7 @@ class Model(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where no earlier stage trained a reward model, or none of that name did."""
-        return run.reward(self.stage).predict
+        return cast("RewardFunction", run.reward(self.stage))  # a handle, which may be called
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,10 @@ class Weighted(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError as its parts do; what it builds raises ComponentError in the name of a part that fails."""
+        from rlhf_plugins.reward_models.handle import reward_handle
+
         weights = self.weights or [1.0] * len(self.parts)
-        parts = [part.build(run) for part in self.parts]
+        parts = [reward_handle(part.build(run)) for part in self.parts]  # each is waited for where it is unavailable
 
         def score(samples: Samples) -> Prediction:
             return _sum(weights, [part(samples) for part in parts], samples)

@@ -7,6 +7,7 @@ weights were trained is a base of its own.
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -301,9 +302,14 @@ def open_policy(
     return policy
 
 
-def describe(folder: Path, base: Base) -> None:
-    """Writes beside a saved policy which base it belongs to, so that `saved_base` finds it."""
+def describe(folder: Path, base: Base, root: Path | None = None) -> None:
+    """Writes beside a saved policy which base it belongs to, so that `saved_base` finds it.
+
+    The path of a base that is below `root` is written relative to the folder: both may be moved together.
+    """
     known = {name: value for name, value in asdict(base).items() if name != "trust_remote_code"}
+    if root is not None and Path(base.path).resolve().is_relative_to(root.resolve()):
+        known["path"] = os.path.relpath(Path(base.path).resolve(), folder.resolve())
     (folder / DESCRIPTION).write_text(json.dumps({"base": known}, indent=2) + "\n")
 
 
@@ -325,7 +331,8 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
         if (folder / DESCRIPTION).exists():
             found = json.loads((folder / DESCRIPTION).read_text())["base"]
             adapter = found.get("adapter") and Adapter(**found["adapter"])
-            return Base(found["path"], found.get("quantization"), adapter, trust_remote_code)
+            path = str(folder / found["path"]) if found["path"].startswith("..") else found["path"]
+            return Base(path, found.get("quantization"), adapter, trust_remote_code)
         if (folder / ADAPTER).exists():
             path = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
             return Base(path, None, Adapter(), trust_remote_code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import shlex
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins import report as reports
 from rlhf_plugins.contract.interfaces import Stage
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.contract.run import Cost, StageResult
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
@@ -245,6 +244,9 @@ class _Staged:
         import torch
         from transformers import set_seed
 
+        from rlhf_plugins.engine.cost import counting
+        from rlhf_plugins.engine.policy import describe
+
         gc.collect()  # what an earlier stage left in cycles would count as this one's memory
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -252,14 +254,15 @@ class _Staged:
         registry = self.assembled.registry
         run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
         run = replace(run, name=stage.name, services=Services(registry, self.hooks.logged))
-        began = time.perf_counter()
-        with PeakMemory() as memory:
+        with PeakMemory() as memory, counting() as counter:
             result = stage.run(run)
-        cost = replace(result.cost, seconds=result.cost.seconds or time.perf_counter() - began)
-        cost = replace(cost, peak_bytes=cost.peak_bytes or memory.bytes)
+        cost = _filled(result.cost, counter.cost(memory.bytes))
         for spec in result.rewards.values():
             if (folder := Path(str(spec.get("path", "")))).is_relative_to(run.folder):
                 provenance.record(folder, stage, registry)
+        for spec in result.policies.values():
+            if (folder := Path(str(spec.get("path", "")))).is_relative_to(run.folder):
+                describe(folder, run.base, self.folder.path)
         used = registry.find(type(stage)).name
         result = replace(result, name=stage.name, stage=used, cost=cost, opened=run.opened)
         return self.folder.save(run.folder, result)
@@ -271,6 +274,11 @@ class _Staged:
         done = ", ".join(result.name for result in self.folder.finished()) or "none"
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
         return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
+
+
+def _filled(given: Cost, counted: Cost) -> Cost:
+    """The cost that a stage gave, and what was counted where it gave none."""
+    return Cost(**{name: getattr(given, name) or value for name, value in vars(counted).items()})
 
 
 def _summary(result: StageResult) -> str:

@@ -248,6 +248,7 @@ def _samples(items: Sequence[Item], tokens: Sequence[Any]) -> Samples:
 def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Said]]]:
     """What the model says of each response; from the cache, where there is one."""
     from rlhf_plugins.recipe.provenance import opener
+    from rlhf_plugins.reward_models.handle import rewards
     from rlhf_plugins.reward_models.judges import open_judge
     from rlhf_plugins.reward_models.score_cache import ScoreCache
 
@@ -257,15 +258,16 @@ def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable
         return
     with closing(ScoreCache(cache)) as scores:
         yield lambda samples: [
-            {"reward": reward} for reward in scores.scores(identity, samples, lambda s: judge(s).reward.tolist())
+            {"reward": reward} for reward in scores.scores(identity, samples, lambda s: rewards(judge(s)))
         ]
 
 
 def _said(prediction: Prediction) -> list[Said]:
     """Of each response; a member that was not asked is null."""
     from rlhf_plugins.reward_models.ensemble import epistemic
+    from rlhf_plugins.reward_models.handle import rewards
 
-    columns: dict[str, list[Any]] = {"reward": prediction.reward.tolist()}
+    columns: dict[str, list[Any]] = {"reward": rewards(prediction)}
     for name in ("variance", "quantiles"):
         if (values := getattr(prediction, name)) is not None:
             columns[name] = values.tolist()

@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Reward, Shaping, Stage
-from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, Budget, ReportParts, Run, StageResult
 from rlhf_plugins.trainers.settings import PLAIN, Belts, Exploration, Table, Value
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         Annotated[int, Field(ge=1)] | None,
         Field(description="tokens in memory at once; a minibatch of more is trained in pieces, to the same result"),
     ] = 8_192
+    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
 
@@ -129,6 +130,7 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.engine.backbone import Backbone
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.online import OnlineTrainer, Options
         from rlhf_plugins.trainers.online_config import OnlineConfig
         from rlhf_plugins.trainers.settings import Oversight
@@ -151,7 +153,8 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 ),
             )
         curves = quiet(trainer, run.log)
-        trainer.train()
+        with spending(trainer, self.budget) as spent:
+            trainer.train()
         folder = run.folder / "model"
         _save_value_head(trainer, run.folder)
         if backbone:
@@ -160,10 +163,13 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
-        return StageResult(policies, report=ReportParts(rollouts=trainer.rollouts_shown), curves=curves.curves)
+        report = ReportParts(rollouts=trainer.rollouts_shown, notes=spent.notes)
+        return StageResult(policies, report=report, curves=curves.curves, metrics=spent.metrics)
 
     def _score(self, run: Run) -> Any:
-        return self.reward.build(run)  # which answers a Prediction, whatever the component gives
+        from rlhf_plugins.reward_models.handle import reward_handle
+
+        return reward_handle(self.reward.build(run)).predict
 
     def _objective(self, run: Run) -> Objective:
         from rlhf_plugins.trainers.online import Objective

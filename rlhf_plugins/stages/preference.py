@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss, Stage
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
 from rlhf_plugins.recipe.needs import refuse_unmet
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
@@ -46,6 +46,7 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         Annotated[int, Field(ge=1)] | None,
         Field(description="tokens in memory at once; a batch of more is trained in pieces, to the same result"),
     ] = 8_192
+    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 
@@ -60,6 +61,7 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.data.groups import preference_dataset
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
 
         refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
@@ -80,12 +82,14 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 options=Options(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
             )
         curves = quiet(trainer, run.log)
-        trainer.train()
+        with spending(trainer, self.budget) as spent:
+            trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
-        return StageResult(policies, report=ReportParts(left_out=trainer.left_out), curves=curves.curves)
+        report = ReportParts(left_out=trainer.left_out, notes=spent.notes)
+        return StageResult(policies, report=report, curves=curves.curves, metrics=spent.metrics)
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler, Stage
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Curve, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Budget, Curve, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_unmet
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.ranked import RankedRows
     from rlhf_plugins.data.tokens import RowEncoder
     from rlhf_plugins.reward_models.reward_model import RewardModel
+    from rlhf_plugins.trainers.budget import Spending
 
 
 UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone would read
@@ -47,6 +48,7 @@ class Trained(NamedTuple):
     folder: Path
     left_out: dict[str, int]
     curves: Mapping[str, Curve]
+    spent: Spending
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         Annotated[int, Field(ge=1)] | None,
         Field(description="tokens in memory at once; a batch of more is trained in pieces, to the same result"),
     ] = 8_192
+    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 
@@ -85,8 +88,9 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         trained = self.train(run, groups, run.folder / "model")
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(trained.folder)}},
-            report=ReportParts(left_out={**trained.left_out, **unread}),
+            report=ReportParts(left_out={**trained.left_out, **unread}, notes=trained.spent.notes),
             curves=trained.curves,
+            metrics=trained.spent.metrics,
         )
 
     def train(self, run: Run, groups: Sequence[Group], folder: Path, member: int | None = None) -> Trained:
@@ -96,6 +100,7 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
 
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.reward import Options, RewardTrainer
 
         seed = run.seed + (member or 0)
@@ -110,9 +115,10 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             trainer = RewardTrainer(model, self.loss, args, train, encoder.tokenizer, options)
         ending = "" if member is None else f"_{member}"
         curves = quiet(trainer, lambda step, values: run.log(step, {f"{k}{ending}": v for k, v in values.items()}))
-        trainer.train()
+        with spending(trainer, self.budget) as spent:
+            trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
-        return Trained(folder, dict(train.left_out), curves.curves)
+        return Trained(folder, dict(train.left_out), curves.curves, spent)
 
     def _drops(self, run: Run) -> bool:
         """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -47,6 +47,14 @@ class RewardEnsemble(Reward):
     ] = False
     name: str = "reward_ensemble"
 
+    def __post_init__(self) -> None:
+        if "accuracy" in self.aggregation.needs_of() and not self.bootstrap:
+            name = type(self.aggregation).__name__
+            raise ValueError(
+                f"aggregation: {name} needs each member's accuracy, which is measured on what its bootstrap left out; "
+                "say bootstrap: true, or aggregation: mean"
+            )
+
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.reward_models.ensemble import describe
@@ -75,16 +83,23 @@ class RewardEnsemble(Reward):
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(folder)}},
             metrics={"out_of_bag_accuracy": accuracy},
-            report=ReportParts(left_out={f"{k}, of all members": v for k, v in left_out.items()} | unread),
+            report=ReportParts(
+                left_out={f"{k}, of all members": v for k, v in left_out.items()} | unread,
+                notes=[f"Member {i}: {note}" for i, m in enumerate(members) for note in m.trained.spent.notes],
+            ),
             curves=curves,
         )
 
     def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
+        from rlhf_plugins.trainers.budget import shared_budget
+
         logger.info("training member %d of %d", member + 1, self.members)
         rng = np.random.default_rng([run.seed, member])
         drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
         folder = run.folder / "model" / str(member)
-        trained = self.train(run, [groups[i] for i in drawn], folder, member)
+        trained = replace(self, budget=shared_budget(self.budget, self.members)).train(
+            run, [groups[i] for i in drawn], folder, member
+        )
         seen = set(drawn.tolist())
         return Member(trained, _accuracy(run, folder, [g for i, g in enumerate(groups) if i not in seen]))
 

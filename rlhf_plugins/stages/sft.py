@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Stage
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint
 class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
+    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
 
@@ -30,6 +33,7 @@ class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.data.groups import best_responses
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, merge
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.budget import spending
 
         tokenizer, adapter = load_tokenizer(run.base), run.base.adapter
         train = best_responses(run.data.train)
@@ -43,13 +47,15 @@ class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             )
         left_out = _left_out(trainer, train)
         curves = quiet(trainer, run.log)
-        trainer.train()
+        with spending(trainer, self.budget) as spent:
+            trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         merge(replace(run.base, quantization=None), folder)
         tokenizer.save_pretrained(folder)
         policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
-        return StageResult(policies, base=folder, report=ReportParts(left_out=left_out), curves=curves.curves)
+        report = ReportParts(left_out=left_out, notes=spent.notes)
+        return StageResult(policies, base=folder, report=report, curves=curves.curves, metrics=spent.metrics)
 
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:

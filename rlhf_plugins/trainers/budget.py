@@ -28,21 +28,27 @@ class Spending(TrainerCallback):
     def __init__(self, budget: Budget | None, counter: Counter) -> None:
         self.ended: dict[str, Any] = {}  # which limit was reached, and at which step; empty while none is
         self._limits = {} if budget is None else {k: v for k, v in vars(budget).items() if v is not None}
-        self._counter = counter
+        self._counter, self._message = counter, ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by the trainer."""
         for name, limit in self._limits.items():
             if getattr(self._counter, name) >= limit and not self.ended:
                 self.ended = {"limit": name, "step": state.global_step, "of": state.max_steps}
-                step = f"step {state.global_step} of {state.max_steps}"
-                logger.warning("budget: %.4g %s are spent at %s; the training ends here", limit, UNITS[name], step)
+                where = f"step {state.global_step} of {state.max_steps}"
+                self._message = f"The budget of {limit:.4g} {UNITS[name]} ended the training at {where}."
+                logger.warning("%s", self._message)
                 control.should_training_stop = True
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What a stage's result says of it."""
+        """For a stage's result."""
         return {"budget": self.ended} if self.ended else {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For a stage's part of the report."""
+        return (self._message,) if self.ended else ()
 
 
 @contextmanager

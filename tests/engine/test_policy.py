@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.run import Adapter, Base, Policy
-from rlhf_plugins.engine.policy import ModelPolicy, open_policy, saved_base
+from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
 
@@ -186,3 +186,13 @@ def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
 def test_options_of_sampling_have_limits(policy: ModelPolicy, option: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=f"sample: {next(iter(option))} cannot be"):
         policy.sample(PROMPTS, **option)
+
+
+def test_a_base_below_the_same_folder_moves_with_its_policy(tmp_path: Path) -> None:
+    base = base_in(tmp_path / "run" / "01-sft" / "model")
+    (tmp_path / "run" / "02-dpo" / "model").mkdir(parents=True)
+    describe(tmp_path / "run" / "02-dpo" / "model", base, tmp_path / "run")
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
+    found = saved_base(moved / "02-dpo" / "model")
+    assert Path(found.path).resolve() == (moved / "01-sft" / "model").resolve()
+    assert found.adapter == base.adapter

@@ -47,7 +47,7 @@ def test_seconds_end_a_training_too(tmp_path: Path, caplog: pytest.LogCaptureFix
     with spending(made, Budget(seconds=0.0)):
         made.train()
     assert made.state.global_step == 1
-    assert "budget: 0 seconds are spent at step 1 of 6; the training ends here" in caplog.text
+    assert "The budget of 0 seconds ended the training at step 1 of 6." in caplog.text
 
 
 @pytest.mark.parametrize("budget", [None, Budget(), Budget(flops=1e18, seconds=1e6)])
