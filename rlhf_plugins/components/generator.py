@@ -36,6 +36,19 @@ class Trained(Generator):
 
 
 @dataclass(frozen=True)
+class Earlier(Generator):
+    """A policy that an earlier stage of the run handed on."""
+
+    name: Annotated[
+        str | None, Field(description="of the policy, or of its stage; null is where this stage starts")
+    ] = None
+
+    def build(self, run: Run) -> Policy:
+        """Raises RunError when there is none of that name."""
+        return run.policy(self.name)
+
+
+@dataclass(frozen=True)
 class BaseModel(Generator):
     """The run's base without any adapter; where it is trainable, with a new one."""
 
@@ -73,4 +86,4 @@ class Mixture(Generator):
 @hookimpl
 def register_generator() -> dict[str, type]:
     """The bundled generators."""
-    return {"base": BaseModel, "mixture": Mixture, "trained": Trained}
+    return {"base": BaseModel, "mixture": Mixture, "policy": Earlier, "trained": Trained}

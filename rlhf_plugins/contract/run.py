@@ -154,8 +154,12 @@ class Policy(Protocol):
         top_p: float = 1.0,
         max_new_tokens: int = 64,
         seed: int = 0,
+        columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> Samples:
-        """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily."""
+        """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
+
+        `columns` of the prompts' rows, one value per prompt, become those of the samples.
+        """
         ...
 
     def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:

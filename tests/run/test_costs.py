@@ -68,3 +68,12 @@ def test_rollouts_and_rewards_are_counted(tmp_path: Path) -> None:
     assert online.cost.reward_calls == 4
     assert 4 <= online.cost.generated_tokens <= 16
     assert online.cost.flops > 1e6
+
+
+def test_a_policy_that_an_earlier_stage_trained_gives_a_reward_online(tmp_path: Path) -> None:
+    options = {"num_generations": 2, "max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 4}
+    reward = {"use": "implicit", "policy": {"use": "policy", "name": "preference"}, "by_token": True}
+    online = stage("online", reward=reward, trainer={**options, "disable_tqdm": True})
+    _, found = results(tmp_path / "run", stage("preference"), online)
+    assert "preference.policies.preference" in found.opened
+    assert found.cost.reward_calls == 4
