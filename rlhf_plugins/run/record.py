@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
 from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.run.folder import RunFolder
@@ -99,12 +100,12 @@ class RunRecord:
         """What a stage logged, by name: with units once it has finished, and before that as far as it is."""
         for result in self.finished:
             if result.name == stage:
-                return {name: one if isinstance(one, Curve) else Curve(one) for name, one in result.curves.items()}
+                return dict(result.curves)
         points: dict[str, list[tuple[int, float]]] = {}
         for row in self.metrics(stage):
             for name in row.keys() - {"stage", "step"}:
                 points.setdefault(name, []).append((row["step"], row[name]))
-        return {name: Curve(points[name]) for name in sorted(points)}
+        return {name: curve(name, points[name]) for name in sorted(points)}
 
     def tail(self, poll: float = 0.5, patience: float | None = None) -> Iterator[Entry]:
         """Every row so far, then each new one as it is written, until the run ends.

@@ -13,7 +13,7 @@ from rlhf_plugins import report
 from rlhf_plugins.contract.run import Cost, Evaluation, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE
-from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.run.folder import RunFolder
 
 
@@ -43,6 +43,7 @@ def build(folder: RunFolder) -> Report:
 def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
     """What a report is made of."""
     values = {
+        "format": FORMAT,
         "title": folder.path.resolve().name,
         "recipe": folder.recipe(),
         "stages": [_stage(result) for result in results],
@@ -103,9 +104,10 @@ def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
     if not judged:
         return found
     *earlier, last = judged
-    parts = {name: getattr(last.report, name) for name in ("ceiling", "reward_model", "samples", "notes")}
+    parts = {name: getattr(last.report, name) for name in ("ceiling", "reward_model", "samples")}
+    notes = dict.fromkeys(note for result in results for note in result.report.notes)
     before = {result.name: _policies(result, costs) for result in earlier}
-    return {**found, **parts, **_policies(last, costs), "evaluations": before}
+    return {**found, **parts, **_policies(last, costs), "evaluations": before, "notes": list(notes)}
 
 
 def _policies(result: StageResult, costs: Mapping[str, Cost]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from rlhf_plugins.contract.guards import named, tensors
+from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.errors import PluginError, RunError
 
@@ -66,7 +67,7 @@ class Curves(TrainerCallback):
     @property
     def curves(self) -> dict[str, Curve]:
         """The numbers so far, as a stage hands them on."""
-        return {name: Curve(points) for name, points in self.values.items()}
+        return {name: curve(name, points) for name, points in self.values.items()}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from rlhf_plugins import Component, Run, Stage, StageResult, hookimpl, trait, uses
+from rlhf_plugins import Component, Run, Section, Stage, StageResult, hookimpl, trait, uses
 
 
 class Principle(Component, kind="principle"):
@@ -52,7 +52,7 @@ class Critique(Stage):
         for principle in self.principles:
             kept = [principle(str(group.prompt), str(r)) for group in run.data.train for r in group.responses]
             rows.append({"principle": type(principle).__name__, "kept": sum(kept) / len(kept)})
-        return StageResult(self.name, "critique", metrics={"principles": rows})
+        return StageResult(sections=[Section("Principles", rows=rows)])
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -105,3 +106,11 @@ def test_a_package_of_the_kind_is_started_with_what_its_base_class_asks_for(rlhf
     assert '"rlhf-principles"]' in (module.parent / "pyproject.toml").read_text()
     assert "stage: critique, principles: [kind_words]" in (module.parent / "recipe.yaml").read_text()
     assert rlhf("plugins", "check", str(module)).returncode == 0
+
+
+def test_a_run_reports_what_they_measured(rlhf: Rlhf, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps(critique("length_band", "on_topic")))
+    done = rlhf("run", "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    (stage,) = json.loads((tmp_path / "runs/recipe/report.json").read_text())["stages"]
+    assert [row["principle"] for row in stage["sections"][0]["rows"]] == ["LengthBand", "OnTopic"]

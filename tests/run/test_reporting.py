@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins.contract.run import Cost, ReportParts, StageResult
+from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import reporting
 from rlhf_plugins.run.folder import RunFolder
@@ -49,3 +49,38 @@ def test_a_damaged_status_is_told(tmp_path: Path, status: dict[str, Any]) -> Non
     run.start({"stages": []}, status)
     with pytest.raises(RunError, match="run: its status is damaged"):
         reporting.build(run)
+
+
+def judged(name: str, judge: str, **scores: list[float]) -> StageResult:
+    evaluation = Evaluation(judge, "base", ["p", "q"], scores)
+    return StageResult(name=name, stage="critique", evaluation=evaluation, report=ReportParts(notes=[name]))
+
+
+def test_an_evaluation_of_any_stage_is_reported_the_last_one_first(tmp_path: Path) -> None:
+    early = judged("early", "judge one", base=[0.0, 0.0], dpo=[1.0, -3.0])
+    late = judged("late", "judge two", base=[1.0, 1.0], dpo=[2.0, 4.0])
+    trained = StageResult(name="train", policies={"dpo": {"use": "policy"}}, cost=Cost(9.0))
+    made = left(tmp_path, trained, early, late)
+    assert (made.score_name, made.reference, made.notes) == ("judge two", "base", ["early", "late"])
+    assert (made.policies["dpo"].gold.mean, made.policies["dpo"].seconds) == (3.0, 9.0)
+    assert made.policies["dpo"].gain is not None
+    assert made.policies["dpo"].gain.mean == 2.0
+    assert made.evaluations["early"].policies["dpo"].gold.mean == -1.0
+    assert made.evaluations["early"].policies["dpo"].win_rate.mean == 0.5
+
+
+def test_sections_costs_units_numbers_and_lineage_of_a_stage_are_reported(tmp_path: Path) -> None:
+    result = StageResult(
+        name="gate",
+        stage="self_improve",
+        sections=[Section("Gate", "Passed.", [{"round": 1, "passed": True}])],
+        curves={"kept": Curve([(1, 0.5)], "share", "higher")},
+        metrics={"rounds": 2},
+        cost=Cost(1.0, 2e9, 3, 4, 5, 6),
+        opened=["sft.policies.sft"],
+    )
+    (stage,) = left(tmp_path, result).stages
+    assert stage.sections[0].rows == [{"round": 1, "passed": True}]
+    assert (stage.curves["kept"].unit, stage.curves["kept"].better) == ("share", "higher")
+    assert list(stage.cost.model_dump().values()) == [1.0, 2e9, 3, 4, 5, 6]
+    assert (stage.stage, stage.metrics, stage.opened) == ("self_improve", {"rounds": 2}, ["sft.policies.sft"])
