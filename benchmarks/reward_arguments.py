@@ -33,7 +33,7 @@ from rlhf_plugins.engine.loading import load_tokenizer
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.machine import hardware
-from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.run.stage_run import StageRun
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -118,7 +118,7 @@ def fold_scores(base: Base, groups: Sequence[Group], held: Sequence[Group], seed
         run = StageRun(base, Data(train, tuple(held), {}), seed, Path(folder))
         result = component("stage", STAGE).run(run)
         (model,) = result.rewards.values()
-        judge = open_judge(Path(model["path"]), component)
+        judge = open_reward(Path(model["path"]), component)
         return score_pairs(judge, held, load_tokenizer(base))
 
 

@@ -35,7 +35,7 @@ from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
 from rlhf_plugins.evaluate.reward_models import measure, score_pairs
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.machine import hardware
-from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.stage_run import StageRun
 from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, draft, prompts
@@ -138,7 +138,7 @@ def trained(groups: Sequence[Group], test: Sequence[Group], seed: int = 0, **opt
         seconds = time.perf_counter() - started
         (model,) = result.rewards.values()
         folder_of_model = Path(model["path"])
-        judge, tokenizer = open_judge(folder_of_model, component), load_tokenizer(BASE)
+        judge, tokenizer = open_reward(folder_of_model, component), load_tokenizer(BASE)
         metrics = [component("metric", name) for name in METRICS]
         row = measure(score_pairs(judge, test, tokenizer), metrics)
         gold = measure(score_pairs(judge, by_gold(test), tokenizer), metrics)

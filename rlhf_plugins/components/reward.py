@@ -43,7 +43,7 @@ class Saved(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where the folder holds none, or it does not load."""
-        from rlhf_plugins.reward_models.judges import reward_function
+        from rlhf_plugins.reward_models.opening import reward_function
 
         return reward_function(Path(self.path), run)
 
@@ -68,12 +68,12 @@ class Gold(Reward):
 class Weighted(Reward):
     """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative.
 
-    Sources that give each token a number are summed token by token, and one number for a response then stands at its
-    last token.
+    If a source gives a number per token, all are summed token by token; a source with one number per response counts at
+    the last token.
     """
 
     parts: tuple[Reward, ...] = uses("reward")
-    weights: Annotated[list[float] | None, Field(description="w, one a part; null is 1 for each")] = None
+    weights: Annotated[list[float] | None, Field(description="w, one per part; null is 1 for each")] = None
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -82,7 +82,7 @@ class Weighted(Reward):
             raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.parts)} parts")
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError as its parts do; what it builds raises ComponentError in the name of a part that fails."""
+        """Raises RunError as its parts do; what it builds raises ComponentError, which names the part that fails."""
         from rlhf_plugins.reward_models.handle import reward_handle
 
         weights = self.weights or [1.0] * len(self.parts)

@@ -109,7 +109,7 @@ def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any
 
 
 def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None) -> RewardHandle:
-    """A saved ensemble, as `open_judge` opens it. Raises RunError when its description or a member does not load."""
+    """A saved ensemble, as `open_reward` opens it. Raises RunError when its description or a member does not load."""
     try:
         described = json.loads((folder / DESCRIPTION).read_text())
         folders = [folder / name for name in described["members"]]
@@ -133,7 +133,7 @@ def _members(
 
 
 def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None) -> RewardHandle:
-    """A saved reward model that is no ensemble, as `open_judge` opens it."""
+    """A saved reward model that is no ensemble, as `open_reward` opens it."""
     parts = read_description(folder, trust_remote_code)
     encoder = load_row_encoder(parts.base)
     pad_id = int(encoder.tokenizer.pad_token_id)

@@ -23,9 +23,9 @@ def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> Re
         RunError: the folder holds neither, or a part of it is missing.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
-    from rlhf_plugins.reward_models.judges import open_judge
+    from rlhf_plugins.reward_models.opening import open_reward
 
-    return open_judge(Path(folder), opener(Path(folder)), trust_remote_code)
+    return open_reward(Path(folder), opener(Path(folder)), trust_remote_code)
 
 
 def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: bool = False) -> ModelPolicy:

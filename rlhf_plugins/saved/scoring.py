@@ -90,7 +90,7 @@ def score_file(
         RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite.
         KeyboardInterrupt: Ctrl-C; says how far it came.
     """
-    from rlhf_plugins.reward_models.judges import saved_base
+    from rlhf_plugins.reward_models.opening import saved_base
     from rlhf_plugins.reward_models.score_cache import identity
 
     base, known_as = saved_base(folder), identity(folder)
@@ -249,10 +249,10 @@ def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable
     """What the model says of each response; from the cache, where there is one."""
     from rlhf_plugins.recipe.provenance import opener
     from rlhf_plugins.reward_models.handle import rewards
-    from rlhf_plugins.reward_models.judges import open_judge
+    from rlhf_plugins.reward_models.opening import open_reward
     from rlhf_plugins.reward_models.score_cache import ScoreCache
 
-    judge = open_judge(folder, opener(folder))
+    judge = open_reward(folder, opener(folder))
     if cache is None:
         yield lambda samples: _said(judge(samples))
         return

@@ -42,7 +42,7 @@ class Evaluate(Stage):
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""
-        from rlhf_plugins.reward_models.judges import latest_reward
+        from rlhf_plugins.reward_models.opening import latest_reward
 
         return _Session(self, run, latest_reward(run)).result()
 

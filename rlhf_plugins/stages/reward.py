@@ -155,7 +155,7 @@ def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     """
     from rlhf_plugins.data.ranked import encodable
     from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.judges import rated
+    from rlhf_plugins.reward_models.opening import rated
 
     if stage.teacher is None:
         return run.data.train, {}

@@ -108,11 +108,11 @@ def _accuracy(run: Run, folder: Path, groups: Sequence[Group]) -> float | None:
     """The share of strictly ordered pairs of the groups that a trained member orders so; None where there is none."""
     from rlhf_plugins.data.ranked import encodable
     from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.judges import open_judge, pair_accuracy
+    from rlhf_plugins.reward_models.opening import open_reward, pair_accuracy
 
     encoder = load_row_encoder(run.base)
     kept, _ = encodable(groups, encoder)
-    judge = open_judge(folder, run.open, run.base.trust_remote_code)
+    judge = open_reward(folder, run.open, run.base.trust_remote_code)
     return pair_accuracy(judge, kept, encoder) if kept else None
 
 

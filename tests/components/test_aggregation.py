@@ -102,17 +102,17 @@ def test_a_reward_that_is_no_number_stays_visible(aggregation: Any) -> None:
 @every
 @given(seed=st.integers(0, 10_000), order=st.permutations(range(5)))
 def test_the_order_of_members_never_counts(aggregation: Any, seed: int, order: list[int]) -> None:
-    said = random_members(seed)
-    shuffled = MemberScores(said.rewards[order], said.accuracy[order], said.group)
-    assert_close(aggregation(shuffled), aggregation(said))
+    members = random_members(seed)
+    shuffled = MemberScores(members.rewards[order], members.accuracy[order], members.group)
+    assert_close(aggregation(shuffled), aggregation(members))
 
 
 @every
 @given(seed=st.integers(0, 10_000), order=st.permutations(range(9)))
 def test_the_order_of_responses_never_counts(aggregation: Any, seed: int, order: list[int]) -> None:
-    said = random_members(seed)
-    shuffled = MemberScores(said.rewards[:, order], said.accuracy, said.group[order])
-    assert_close(aggregation(shuffled), aggregation(said)[order])
+    members = random_members(seed)
+    shuffled = MemberScores(members.rewards[:, order], members.accuracy, members.group[order])
+    assert_close(aggregation(shuffled), aggregation(members)[order])
 
 
 @smooth
@@ -127,26 +127,26 @@ def test_one_member_is_believed_and_so_are_many_that_agree(aggregation: Any, see
 @smooth
 @seeds
 def test_a_shift_of_all_rewards_shifts_the_aggregate(aggregation: Any, seed: int) -> None:
-    said = random_members(seed)
-    shifted = MemberScores(said.rewards + 7, said.accuracy, said.group)
-    assert_close(aggregation(shifted), aggregation(said) + 7)
+    members = random_members(seed)
+    shifted = MemberScores(members.rewards + 7, members.accuracy, members.group)
+    assert_close(aggregation(shifted), aggregation(members) + 7)
 
 
 @seeds
 def test_the_cautious_never_exceed_the_mean(seed: int) -> None:
-    said = random_members(seed)
-    assert (WorstCase()(said) <= Mean()(said)).all()
-    assert (UncertaintyWeighted()(said) <= Mean()(said)).all()
+    members = random_members(seed)
+    assert (WorstCase()(members) <= Mean()(members)).all()
+    assert (UncertaintyWeighted()(members) <= Mean()(members)).all()
 
 
 @seeds
 def test_votes_of_siblings_average_one_half_and_ignore_scales(seed: int) -> None:
-    said = random_members(seed)
-    found = Vote()(said)
-    for group in said.group.unique():
-        assert found[said.group == group].mean().item() == pytest.approx(0.5)
+    members = random_members(seed)
+    found = Vote()(members)
+    for group in members.group.unique():
+        assert found[members.group == group].mean().item() == pytest.approx(0.5)
     scales = torch.arange(1, 6).unsqueeze(1)
-    assert_close(Vote()(MemberScores(said.rewards * scales + scales, said.accuracy, said.group)), found)
+    assert_close(Vote()(MemberScores(members.rewards * scales + scales, members.accuracy, members.group)), found)
 
 
 @smooth

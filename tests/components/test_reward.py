@@ -65,8 +65,8 @@ def test_weighted_sources_are_summed_each_on_its_own_scale() -> None:
     assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES).reward.tolist() == [4 - 2, 6 - 0]
 
 
-class Told(Reward):
-    """Says what it is told to."""
+class Table(Reward):
+    """Always the same rewards."""
 
     def __init__(self, *rows: Any) -> None:
         self.rows = rows
@@ -78,14 +78,14 @@ class Told(Reward):
 def test_weighted_sources_that_speak_of_tokens_are_summed_token_by_token() -> None:
     """2 [1, 2, 3] - [1, 0, 1] is [1, 4, 5]; a number for the whole response, 0.5 * 8, is paid at the last token."""
     samples = Samples(["p", "p"], ["abc", "d"], [[1], [1]], [[2, 3, 4], [2]])
-    parts = Told([1, 2, 3], [5]), Told(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0])), Told(8, 2)
+    parts = Table([1, 2, 3], [5]), Table(torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0])), Table(8, 2)
     score = Weighted(parts=parts, weights=[2.0, -1.0, 0.5]).build(run_with(None))
     assert score(samples).tokens.tolist() == [[1, 4, 5 + 4], [10 - 1 + 1, 0, 0]]
 
 
 def test_a_source_of_a_weighted_reward_that_fails_is_named() -> None:
-    score = Weighted(parts=(Gold(), Told([1, 2, 3], 1))).build(run_with(lambda *_: {"total": 1.0}))
-    with pytest.raises(ComponentError, match=r"built by Told .* shape \(3,\) for a response of 1 tokens"):
+    score = Weighted(parts=(Gold(), Table([1, 2, 3], 1))).build(run_with(lambda *_: {"total": 1.0}))
+    with pytest.raises(ComponentError, match=r"built by Table .* shape \(3,\) for a response of 1 tokens"):
         score(SAMPLES)
 
 

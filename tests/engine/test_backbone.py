@@ -18,7 +18,7 @@ from rlhf_plugins.engine.backbone import Backbone, add_adapter
 from rlhf_plugins.engine.loading import load_causal, load_policy, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base
 
@@ -67,9 +67,9 @@ def logits(model: Any) -> Tensor:
 def test_a_reward_model_on_the_policys_base_scores_as_it_does_alone(tmp_path: Path, quantization: str | None) -> None:
     base = base_in(tmp_path / "base", quantization)
     folder = saved_reward(base, tmp_path / "reward")
-    alone = open_judge(folder, component)(SAMPLES).reward
+    alone = open_reward(folder, component)(SAMPLES).reward
     _, backbone = policy_on(base)
-    beside = open_judge(folder, component, backbone=backbone)
+    beside = open_reward(folder, component, backbone=backbone)
     torch.testing.assert_close(beside(SAMPLES).reward, alone, rtol=1e-5, atol=1e-5)
     assert alone.std() > 0.01
 
@@ -83,7 +83,7 @@ def test_the_policy_is_the_same_beside_a_reward_model(
     folder = saved_reward(base, tmp_path / "reward")
     model, backbone = policy_on(base, target_modules=targets)
     before = logits(model)
-    judge = open_judge(folder, component, backbone=backbone)
+    judge = open_reward(folder, component, backbone=backbone)
     judge(SAMPLES)
     torch.testing.assert_close(logits(model), before, rtol=0, atol=0)
 
@@ -171,7 +171,7 @@ def test_policy_reference_value_and_an_ensemble_hold_one_base(tmp_path: Path) ->
     folders = [saved_reward(base, tmp_path / str(i), seed=i) for i in range(3)]
     assert not list(trunks())
     model, backbone = policy_on(base)
-    judges = [open_judge(folder, component, backbone=backbone) for folder in folders]
+    judges = [open_reward(folder, component, backbone=backbone) for folder in folders]
     add_adapter(model, Adapter(r=2))
     rewards = [judge(SAMPLES).reward for judge in judges]
     assert len({tuple(reward.tolist()) for reward in rewards}) == 3
@@ -182,9 +182,9 @@ def test_policy_reference_value_and_an_ensemble_hold_one_base(tmp_path: Path) ->
 
 def test_a_reward_model_of_another_base_gets_its_own(tmp_path: Path) -> None:
     folder = saved_reward(base_in(tmp_path / "one"), tmp_path / "reward")
-    alone = open_judge(folder, component)(SAMPLES).reward
+    alone = open_reward(folder, component)(SAMPLES).reward
     _, backbone = policy_on(base_in(tmp_path / "two"))
-    assert torch.equal(open_judge(folder, component, backbone=backbone)(SAMPLES).reward, alone)
+    assert torch.equal(open_reward(folder, component, backbone=backbone)(SAMPLES).reward, alone)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rlhf_plugins.engine.loading import load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic
-from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base
 
@@ -36,29 +36,29 @@ class Table:
         return Prediction(reward, None if self.variance is None else torch.full_like(reward, self.variance))
 
 
-def test_members_are_joined_and_their_disagreement_is_told() -> None:
+def test_members_are_joined_and_their_disagreement_is_given() -> None:
     members = Table(1, 0, 4, 0, variance=1.0), Table(3, 0, 0, 0, variance=3.0)
-    said = Ensemble(members, Mean(), (1, 1))(SAMPLES)
-    assert said.reward.tolist() == [2, 0, 2, 0]
-    assert epistemic(said).tolist() == [1, 0, 4, 0]  # ((1 - 2)^2 + (3 - 2)^2) / 2, ((4 - 2)^2 + (0 - 2)^2) / 2
-    assert said.variance is not None
-    assert said.variance.tolist() == [2, 2, 2, 2]
+    found = Ensemble(members, Mean(), (1, 1))(SAMPLES)
+    assert found.reward.tolist() == [2, 0, 2, 0]
+    assert epistemic(found).tolist() == [1, 0, 4, 0]  # ((1 - 2)^2 + (3 - 2)^2) / 2, ((4 - 2)^2 + (0 - 2)^2) / 2
+    assert found.variance is not None
+    assert found.variance.tolist() == [2, 2, 2, 2]
 
 
 def test_a_prompt_that_two_members_order_alike_is_not_shown_to_the_third() -> None:
     members = Table(1, 0, 4, 0), Table(3, 0, -1, 0), Table(9, 9, 6, 0)  # of w and x agreed, of y and z not
-    said = Ensemble(members, WorstCase(), (1, 1, 1), early_exit=True)(SAMPLES)
+    found = Ensemble(members, WorstCase(), (1, 1, 1), early_exit=True)(SAMPLES)
     assert [member.asked for member in members] == [4, 4, 2]
-    assert said.reward.tolist() == [1, 0, -1, 0]
-    assert said.members is not None
-    assert said.members.isnan().sum(1).tolist() == [1, 1, 0, 0]
+    assert found.reward.tolist() == [1, 0, -1, 0]
+    assert found.members is not None
+    assert found.members.isnan().sum(1).tolist() == [1, 1, 0, 0]
 
 
-def test_what_members_predict_of_noise_is_told_though_some_were_not_asked() -> None:
+def test_what_members_predict_of_noise_is_given_though_some_were_not_called() -> None:
     members = tuple(Table(1, 0, 1, 0, variance=0.5) for _ in range(3))
-    said = Ensemble(members, Mean(), (1, 1, 1), early_exit=True)(SAMPLES)
-    assert said.variance is not None
-    assert said.variance.tolist() == [0.5] * 4
+    found = Ensemble(members, Mean(), (1, 1, 1), early_exit=True)(SAMPLES)
+    assert found.variance is not None
+    assert found.variance.tolist() == [0.5] * 4
 
 
 def test_a_vote_on_responses_without_siblings_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -95,10 +95,10 @@ def saved(base: Base, folder: Path, members: int = 3) -> list[list[float]]:
 def test_a_saved_ensemble_scores_as_its_members_did(tmp_path: Path, adapter: Adapter | None) -> None:
     path = tiny_base(tmp_path / "base").path
     expected = saved(Base(path, adapter=adapter), tmp_path / "model")
-    said = open_judge(tmp_path / "model", component)(SAMPLES)
-    assert said.members is not None
-    torch.testing.assert_close(said.members.T, tensor(expected), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(said.reward, tensor(expected).mean(0), rtol=1e-5, atol=1e-6)
+    found = open_reward(tmp_path / "model", component)(SAMPLES)
+    assert found.members is not None
+    torch.testing.assert_close(found.members.T, tensor(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.reward, tensor(expected).mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_adapters_share_one_base_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_adapters_share_one_base_in_memory(tmp_path: Path, monkeypatch: pytest.M
     for module in ("ensemble", "reward_model"):
         place = f"rlhf_plugins.reward_models.{module}.load_trunk"
         monkeypatch.setattr(place, lambda base: loaded.append(base.path) or load_trunk(base))
-    open_judge(tmp_path / "model", component)(SAMPLES)
+    open_reward(tmp_path / "model", component)(SAMPLES)
     assert loaded == [base.path]
 
 
@@ -116,12 +116,12 @@ def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:
     saved(tiny_base(tmp_path / "base"), tmp_path / "model", members=2)
     (tmp_path / "model" / "1" / "head.safetensors").unlink()
     with pytest.raises(RunError, match="lacks head.safetensors"):
-        open_judge(tmp_path / "model", component)
+        open_reward(tmp_path / "model", component)
     (tmp_path / "model" / "reward_ensemble.json").write_text('{"members": ["0"]}')
     with pytest.raises(RunError, match="holds no ensemble"):
-        open_judge(tmp_path / "model", component)
+        open_reward(tmp_path / "model", component)
 
 
-def test_siblings_are_told_by_their_prompt_whatever_tokens_merge_with_a_response() -> None:
+def test_siblings_have_one_prompt_whatever_tokens_merge_with_a_response() -> None:
     merged = Samples(["a", "a"], ["w", "x"], [[5, 6], [5]], [[7], [8]])
     assert Ensemble((Table(1, 0, 0, 0),) * 2, Vote(), (1, 1))(merged).reward.tolist() == [1.0, 0.0]

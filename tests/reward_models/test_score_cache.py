@@ -58,7 +58,7 @@ def test_only_what_is_missing_is_asked_for_and_once(cache: ScoreCache) -> None:
     assert (cache.misses, cache.hits) == (3, 4)
 
 
-def test_another_model_is_asked_anew(cache: ScoreCache) -> None:
+def test_another_model_is_called_again(cache: ScoreCache) -> None:
     assert cache.scores("a", samples_of(FIRST), lambda samples: [1.0]) == [1.0]
     assert cache.scores("b", samples_of(FIRST), lambda samples: [2.0]) == [2.0]
     assert cache.scores("a", samples_of(FIRST), lambda samples: [3.0]) == [1.0]

@@ -20,7 +20,7 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.loading import load_trunk
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models import judges
+from rlhf_plugins.reward_models import opening
 from rlhf_plugins.reward_models.ensemble import describe
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.saved import scoring
@@ -129,16 +129,16 @@ def test_members_that_were_not_asked_are_null(
     model: Path, written: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = Prediction(torch.tensor([1.0]), members=torch.tensor([[0.0, 2.0, float("nan")]]))
-    monkeypatch.setattr(judges, "open_judge", lambda *_: lambda samples: said)
+    monkeypatch.setattr(opening, "open_reward", lambda *_: lambda samples: said)
     (row,) = rows_of(score_file(model, written(ROWS[:1])).out)
     assert (row["members"], row["epistemic"]) == ([0.0, 2.0, None], 1.0)
 
 
 def interrupting(after: int) -> Callable[..., Any]:
-    """`open_judge` whose judge is interrupted at a later call."""
-    opened, calls = judges.open_judge, iter(range(100))
+    """`open_reward` whose judge is interrupted at a later call."""
+    opened, calls = opening.open_reward, iter(range(100))
 
-    def open_judge(*args: Any) -> Any:
+    def open_reward(*args: Any) -> Any:
         judge = opened(*args)
 
         def interrupted(samples: Samples) -> Prediction:
@@ -148,7 +148,7 @@ def interrupting(after: int) -> Callable[..., Any]:
 
         return interrupted
 
-    return open_judge
+    return open_reward
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_an_interrupted_file_becomes_the_uninterrupted_one(
     model: Path, written: Callable[..., str], monkeypatch: pytest.MonkeyPatch, torn: bytes
 ) -> None:
     whole = score_file(model, written(ROWS), Path("whole.jsonl")).out.read_bytes()
-    part, opened = Path("part.jsonl"), judges.open_judge
-    monkeypatch.setattr(judges, "open_judge", interrupting(after=2))
+    part, opened = Path("part.jsonl"), opening.open_reward
+    monkeypatch.setattr(opening, "open_reward", interrupting(after=2))
     with pytest.raises(KeyboardInterrupt, match="part.jsonl: 4 of 7 rows are scored"):
         score_file(model, "rows.jsonl", part)
-    monkeypatch.setattr(judges, "open_judge", opened)
+    monkeypatch.setattr(opening, "open_reward", opened)
     assert part.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
     part.write_bytes(part.read_bytes() + torn)
     assert score_file(model, "rows.jsonl", part) == scoring.Scored(part, 7, 4)
@@ -173,7 +173,7 @@ def test_a_finished_file_is_left_without_opening_the_model(
     model: Path, written: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = score_file(model, written(ROWS))
-    monkeypatch.setattr(judges, "open_judge", None)
+    monkeypatch.setattr(opening, "open_reward", None)
     assert score_file(model, "rows.jsonl") == replace(done, before=7)
 
 
@@ -222,7 +222,7 @@ def test_a_cache_answers_what_was_scored_before(
     model: Path, written: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = score_file(model, written(ROWS), cache=Path("cache")).out.read_bytes()
-    monkeypatch.setattr(judges, "open_judge", interrupting(after=0))
+    monkeypatch.setattr(opening, "open_reward", interrupting(after=0))
     assert score_file(model, "rows.jsonl", Path("again.jsonl"), cache=Path("cache")).out.read_bytes() == first
     with pytest.raises(RunError, match="written of another kind of scores"):
         score_file(model, "rows.jsonl", Path("again.jsonl"))
@@ -270,7 +270,7 @@ def test_a_reward_that_is_not_finite_names_its_row(
     def judge(samples: Samples) -> Prediction:
         return Prediction(torch.tensor([bad if "ant" in response else 0.0 for response in samples.responses]))
 
-    monkeypatch.setattr(judges, "open_judge", lambda *_: judge)
+    monkeypatch.setattr(opening, "open_reward", lambda *_: judge)
     with pytest.raises(RunError, match="^rows.jsonl:4: its reward"):
         score_file(model, written([ROWS[0]] * 3 + [ROWS[1]]))
     assert len(rows_of(Path("rows.jsonl.scored.jsonl"))) == 2

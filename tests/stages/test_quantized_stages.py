@@ -19,7 +19,7 @@ from rlhf_plugins.engine.loading import load_causal, load_policy, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.judges import latest_reward
+from rlhf_plugins.reward_models.opening import latest_reward
 from rlhf_plugins.reward_models.reward_model import open_reward_model
 from rlhf_plugins.testing import tiny_base
 

@@ -19,7 +19,7 @@ from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.reward_models.ensemble import epistemic
-from rlhf_plugins.reward_models.judges import open_judge
+from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
@@ -41,7 +41,7 @@ def trained(base: Base, folder: Path, groups: Sequence[Group] = (), **options: A
 
 
 def judged(result: StageResult, samples: Samples = SAMPLES) -> Prediction:
-    return open_judge(folder_of(result.rewards), component)(samples)
+    return open_reward(folder_of(result.rewards), component)(samples)
 
 
 def name_and_needed(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rlhf_plugins.engine.loading import load_causal, load_policy
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.trainer import config_options
-from rlhf_plugins.reward_models.judges import latest_reward
+from rlhf_plugins.reward_models.opening import latest_reward
 from rlhf_plugins.reward_models.reward_model import open_reward_model
 from rlhf_plugins.stages.online import Online
 from rlhf_plugins.stages.preference import Preference

@@ -129,12 +129,12 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 def _predictions(folder: Path, registry: Registry) -> dict[str, Tensor]:
     """The outputs of a reward model for a few responses; nothing where the folder holds none."""
     from rlhf_plugins.recipe.assemble import component
-    from rlhf_plugins.reward_models.judges import open_judge
+    from rlhf_plugins.reward_models.opening import open_reward
 
     if not (folder / "reward_model.json").exists():
         return {}
     ids = [[3, 4, 1], [9, 10, 11, 1], [5, 1]]
-    judge = open_judge(folder, lambda kind, words: component(kind, words, registry))
+    judge = open_reward(folder, lambda kind, words: component(kind, words, registry))
     return flat(judge(Samples(["how"] * 3, ["x"] * 3, [[15]] * 3, ids)))
 
 

@@ -17,7 +17,7 @@ from rlhf_plugins.reward_models.handle import Predict, RewardHandle
 from rlhf_plugins.reward_models.reward_model import read_description
 
 
-def open_judge(
+def open_reward(
     folder: Path, component: Open, trust_remote_code: bool = False, backbone: Backbone | None = None
 ) -> RewardHandle:
     """A saved reward model or ensemble.
@@ -35,15 +35,15 @@ def open_judge(
     return open_saved(folder, component, trust_remote_code, backbone)
 
 
-def rated(groups: Sequence[Group], judge: Predict, encoder: RowEncoder) -> tuple[Group, ...]:
-    """The groups with a judge's rewards as their only ratings, in the dimension `teacher`."""
-    rewards = iter(judge(samples_of(groups, encoder)).reward.tolist())
+def rated(groups: Sequence[Group], predict: Predict, encoder: RowEncoder) -> tuple[Group, ...]:
+    """The groups with a reward model's rewards as their only ratings, in the dimension `teacher`."""
+    rewards = iter(predict(samples_of(groups, encoder)).reward.tolist())
     return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
 
 
-def pair_accuracy(judge: Predict, groups: Sequence[Group], encoder: RowEncoder) -> float | None:
-    """The share of the groups' strictly ordered pairs that a judge orders so, ties one half; None without a pair."""
-    rewards = judge(samples_of(groups, encoder)).reward.tolist()
+def pair_accuracy(predict: Predict, groups: Sequence[Group], encoder: RowEncoder) -> float | None:
+    """The share of strictly ordered pairs that a reward model orders so, ties one half; None without a pair."""
+    rewards = predict(samples_of(groups, encoder)).reward.tolist()
     starts = accumulate((len(group.responses) for group in groups), initial=0)
     gaps = [
         rewards[start + c.better] - rewards[start + c.worse]
@@ -67,5 +67,5 @@ def latest_reward(run: Run) -> Predict | None:
 
 
 def reward_function(folder: Path, run: Run) -> RewardHandle:
-    """The reward model that a stage of the run saved, as a function of responses."""
-    return open_judge(folder, run.open, run.base.trust_remote_code, run.backbone)
+    """A reward model or ensemble that a stage saved, opened for a run."""
+    return open_reward(folder, run.open, run.base.trust_remote_code, run.backbone)
