@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.recipe.public import component, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
+    from rlhf_plugins.run.session import session
     from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.reload import load_policy, load_reward_function, load_reward_model
 
@@ -149,6 +150,7 @@ __all__ = [
     "recipe_digest",
     "registry",
     "run_recipe",
+    "session",
     "set_engine",
     "trait",
     "uses",
@@ -166,6 +168,7 @@ _LAZY = {
     "open_run": "rlhf_plugins.run.record",
     "recipe_digest": "rlhf_plugins.recipe.public",
     "run_recipe": "rlhf_plugins.run.run",
+    "session": "rlhf_plugins.run.session",
     "set_engine": "rlhf_plugins.engine",
 }
 

@@ -39,7 +39,7 @@ def run_finished(folder: Path, status: str) -> None:
 def _rewrite(folder: Path) -> None:
     from rlhf_plugins.run.folder import RunFolder, put
 
-    lines = (_line(line) for result in RunFolder(folder).finished() for line in _steps(result))
+    lines = (_line(line) for result in RunFolder(folder).every() for line in _steps(result))
     put(folder / METRICS, b"".join(lines))
 
 

@@ -3,6 +3,8 @@
 recipe.yaml             the resolved recipe; with status.json it marks a folder as a run
 status.json             how far the run came, and what it runs on
 <NN>-<stage>/result.json   a finished stage; without it the stage is not finished
+<NN>-<stage>/<part>/       a stage that this stage ran: call.json says how it was called, result.json what it made
+<NN>-<stage>/once/         what the stage made at most once
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
-RECIPE, STATUS, RESULT = "recipe.yaml", "status.json", "result.json"
+RECIPE, STATUS, RESULT, CALL = "recipe.yaml", "status.json", "result.json", "call.json"
+ONCE = "once"
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,8 @@ class RunFolder:
         return self.path / f"{index + 1:02d}-{name}"
 
     def fresh_stage(self, index: int, name: str) -> Path:
-        """The folder of a stage, empty: what an unfinished attempt left is removed."""
-        folder = self.stage(index, name)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        return folder
+        """The folder of a stage, cleared of what an unfinished attempt left."""
+        return cleared(self.stage(index, name))
 
     def save(self, folder: Path, result: StageResult) -> StageResult:
         """Marks the stage of a folder as finished, and returns its result as a later process will read it."""
@@ -103,6 +103,10 @@ class RunFolder:
         """The finished stages, in order. Raises RunError when one cannot be read."""
         return [self.result(file.parent) for file in sorted(self.path.glob(f"[0-9][0-9]-*/{RESULT}"))]
 
+    def every(self) -> list[StageResult]:
+        """The finished stages with their parts, each part before its stage. Raises RunError as `finished` does."""
+        return [self.result(file.parent) for file in sorted(self.path.rglob(RESULT))]
+
     def remove(self) -> None:
         """Deletes the run. Raises RunError when the folder is not recognisably one."""
         if not self.is_run or self.path.is_symlink():
@@ -120,6 +124,19 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
+
+
+def cleared(folder: Path) -> Path:
+    """The folder without what an unfinished attempt left, but for what `once` and `train` made; made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name in (ONCE, CALL) or (path / CALL).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    return folder
 
 
 def put(file: Path, content: bytes) -> None:

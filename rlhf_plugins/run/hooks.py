@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import StopRun
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run import StageResult
 
 
 @dataclass
@@ -28,6 +32,14 @@ class Hooks:
         """A stage logged numbers. Raises StopRun when a plugin wants the run to end."""
         self._call("step_logged", StopRun, stage=stage, step=step, values=dict(values))
 
+    def stage_started(self, folder: Path, stage: str) -> None:
+        """A stage, or a part of one as `outer/name`, begins. Raises StopRun where a plugin does not let it run."""
+        self._call("stage_started", StopRun, folder=folder, stage=stage, total_steps=None)
+
+    def stage_finished(self, folder: Path, result: StageResult) -> None:
+        """A stage finished."""
+        self._call("stage_finished", (), folder=folder, result=result)
+
     def finished(self) -> None:
         """The run ended as its status says."""
         self._call("run_finished", (), status=self.folder.status()["status"])
@@ -35,7 +47,7 @@ class Hooks:
     def _call(self, hook: str, passes: type[Exception] | tuple[()], **given: Any) -> None:
         for plugin, implementation in self.registry.hooks(hook):
             try:
-                implementation(folder=self.folder.path, **given)
+                implementation(**{"folder": self.folder.path, **given})
             except passes:
                 raise
             except Exception as error:

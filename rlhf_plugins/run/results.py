@@ -63,7 +63,7 @@ def read_data(file: Path) -> Data:
     try:
         values = json.loads(file.read_bytes())
         groups: dict[str, Any] = {name: _groups().validate_python(values.pop(name)) for name in GROUPS}
-        prompts = {name: tuple(each) for name, each in values.pop("prompts").items()}
+        prompts = {name: _groups().validate_python(each) for name, each in values.pop("prompts").items()}
         return Data(**groups, prompts=prompts, **values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error

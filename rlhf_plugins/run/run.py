@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins import report as reports
-from rlhf_plugins.contract.interfaces import Stage
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Cost, StageResult
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import blame, reporting
+from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RECIPE, RunFolder
 from rlhf_plugins.run.hooks import Hooks
-from rlhf_plugins.run.memory import PeakMemory
-from rlhf_plugins.run.stage_run import Services, stage_run
+from rlhf_plugins.run.perform import perform
+from rlhf_plugins.run.stage_run import stage_run
+from rlhf_plugins.run.stop import Stop
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Stage
     from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.report.schema import Report
 
@@ -125,7 +126,9 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     hooks = Hooks(assembled.registry, folder, say)
     try:
         hooks.started(assembled.resolved)
-        _Staged(assembled, data, folder, say, hooks).run()
+        staged = _Staged(assembled, data, folder, say, hooks)
+        with staged.stop.listening(say):
+            staged.run()
     except StopRun as stop:
         folder.note(status="failed", message=str(stop), finished=_now())
         raise RunError(f"the run was stopped before its first stage: {stop}") from stop
@@ -149,25 +152,13 @@ def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwr
         raise RunError("--resume goes on with a run and --overwrite deletes it; give one of them")
     if resume and not folder.is_run:
         raise RunError(f"{folder.path} holds no run to resume; leave out --resume")
-    if resume and (difference := _difference(folder.recipe(), resolved)):
-        raise RunError(f"{folder.path} was started with another recipe: {difference}; resume it as it was started")
+    if resume and (changed := difference(folder.recipe(), resolved, ("output_dir", "engine"))):
+        raise RunError(f"{folder.path} was started with another recipe: {changed}; resume it as it was started")
     if resume or folder.is_free or (overwrite and folder.is_run):
         return
     if folder.is_run:
         raise RunError(f"{folder.path} holds a run: add --resume or --overwrite, or give another output_dir=...")
     raise RunError(f"{folder.path} is not empty and not a run of rlhf; give another output_dir=...")
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference of two resolved recipes in words; output_dir and engine may differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name not in ("output_dir", "engine")]
-        pairs = [(name, old.get(name), new.get(name)) for name in names]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
-    else:
-        return "" if old == new else f"{path} was {old!r} and is now {new!r}"
-    return next(filter(None, (_difference(a, b, f"{path}.{name}".lstrip(".")) for name, a, b in pairs)), "")
 
 
 def _recorded(folder: RunFolder) -> list[Plugin]:
@@ -203,6 +194,7 @@ class _Staged:
     folder: RunFolder
     say: Say
     hooks: Hooks
+    stop: Stop = field(default_factory=Stop)
 
     def run(self) -> None:
         results = self.folder.finished()
@@ -241,31 +233,10 @@ class _Staged:
             raise RunError(self._stopped("failed", stage, reason)) from error
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
-        import torch
-        from transformers import set_seed
-
-        from rlhf_plugins.engine.cost import counting
-        from rlhf_plugins.engine.policy import describe
-
-        gc.collect()  # what an earlier stage left in cycles would count as this one's memory
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        set_seed(self.assembled.seed)  # a stage runs alike whether it follows another or a resume
-        registry = self.assembled.registry
+        self.stop.begin()
         run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
-        run = replace(run, name=stage.name, services=Services(registry, self.hooks.logged))
-        with PeakMemory() as memory, counting() as counter:
-            result = stage.run(run)
-        cost = _filled(result.cost, counter.cost(memory.bytes))
-        for spec in result.rewards.values():
-            if (folder := Path(str(spec.get("path", "")))).is_relative_to(run.folder):
-                provenance.record(folder, stage, registry)
-        for spec in result.policies.values():
-            if (folder := Path(str(spec.get("path", "")))).is_relative_to(run.folder):
-                describe(folder, run.base, self.folder.path)
-        used = registry.find(type(stage)).name
-        result = replace(result, name=stage.name, stage=used, cost=cost, opened=run.opened)
-        return self.folder.save(run.folder, result)
+        services = replace(run.services, hooks=self.hooks, stop=self.stop)
+        return perform(replace(run, name=stage.name, services=services), stage)
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Notes that the run stopped and returns what the user is told."""
@@ -274,11 +245,6 @@ class _Staged:
         done = ", ".join(result.name for result in self.folder.finished()) or "none"
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
         return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
-
-
-def _filled(given: Cost, counted: Cost) -> Cost:
-    """The cost that a stage gave, and what was counted where it gave none."""
-    return Cost(**{name: getattr(given, name) or value for name, value in vars(counted).items()})
 
 
 def _summary(result: StageResult) -> str:

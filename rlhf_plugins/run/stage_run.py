@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Base, Budget, Curve, Json, Policy, RewardModel, Spec, StageResult, Step
+from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Policy, RewardModel, Spec, StageResult, Step
+from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
+from rlhf_plugins.run import nested
+from rlhf_plugins.run.folder import ONCE, RunFolder, put
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
+from rlhf_plugins.run.nested import Ending
+from rlhf_plugins.run.stop import Stop
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.registry.registry import Registry
-
-Log = Callable[[str, int, Mapping[str, float]], None]  # a stage's name, a step, its numbers
-
-
-def unheard(stage: str, step: int, values: Mapping[str, float]) -> None:
-    """Takes numbers of a step where nobody wants them."""
+    from rlhf_plugins.run.hooks import Hooks
 
 
 @dataclass(frozen=True)
 class Services:
-    """What all stages of a run share."""
+    """What all stages of a run share. Without hooks nobody is told, without a root each stage is a run of its own."""
 
     registry: Registry = field(default_factory=installed)
-    log: Log = unheard
+    root: Path | None = None
+    hooks: Hooks | None = None
+    stop: Stop = field(default_factory=Stop)
+
+    def files(self, stage: Path) -> RunFolder:
+        """The folder that saved paths are relative to."""
+        return RunFolder(self.root or stage)
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Calls the hook. Raises StopRun where a plugin wants the run to end, and asks for it."""
+        if self.hooks:
+            try:
+                self.hooks.logged(stage, step, values)
+            except StopRun:
+                self.stop.asked = True
+                raise
+
+    def stage_started(self, folder: Path, stage: str) -> None:
+        """Calls the hook. Raises StopRun where a plugin does not let the stage run."""
+        if self.hooks:
+            self.hooks.stage_started(folder, stage)
+
+    def stage_finished(self, folder: Path, result: StageResult) -> None:
+        """Calls the hook."""
+        if self.hooks:
+            self.hooks.stage_finished(folder, result)
 
 
 @dataclass
@@ -38,6 +64,8 @@ class Memory:
 
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
+    names: list[str] = field(default_factory=list)  # of the parts
+    read: list[Cost] = field(default_factory=list)  # of the parts that were finished before
 
 
 @dataclass(frozen=True)
@@ -53,6 +81,7 @@ class StageRun:
     services: Services = field(default_factory=Services)
     backbone: Any = None
     memory: Memory = field(default_factory=Memory)
+    ending: Ending = field(default_factory=Ending)
 
     @property
     def finished(self) -> tuple[StageResult, ...]:
@@ -101,6 +130,7 @@ class StageRun:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Reports numbers of a step."""
         self.services.log(self.name, step, values)
+        self.ending.see(Step(self.name, step, None, dict(values)))
 
     def train(
         self,
@@ -113,20 +143,36 @@ class StageRun:
         until: Callable[[Step], bool] | None = None,
         budget: Budget | None = None,
     ) -> StageResult:
-        """Runs another stage inside this one."""
-        raise NotImplementedError
+        """Runs another stage inside this one, or reads what a finished call made. Raises RunError."""
+        made = self.open("stage", stage) if isinstance(stage, str | Mapping) else stage
+        return nested.train(self, made, nested.Given(name, data, start, frozenset(carry), until, budget))
 
     def fit(self, trainer: Any) -> Mapping[str, Curve]:
-        """Trains a transformers Trainer."""
-        raise NotImplementedError
+        """Trains a transformers Trainer. Raises RunError where it is none, or its loss is not finite."""
+        from rlhf_plugins.run.fitting import fit
+
+        return fit(self, trainer)
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
-        """Makes something at most once."""
-        raise NotImplementedError
+        """The JSON of what `make` returns, made at most once. Raises RunError where it is not JSON."""
+        from rlhf_plugins.recipe.check import STAGE_NAME
+
+        if not STAGE_NAME.fullmatch(name):
+            raise RunError(f"once: the name {name!r} cannot name a file; write letters, digits, '-', '_' and '.'")
+        file = self.folder / ONCE / f"{name}.json"
+        if not file.exists():
+            made = make()
+            try:
+                content = json.dumps(made)
+            except (TypeError, ValueError) as error:
+                raise RunError(f"once: {name!r} should be what JSON can hold: {error}") from error
+            file.parent.mkdir(parents=True, exist_ok=True)
+            put(file, content.encode())
+        return json.loads(file.read_bytes())
 
     def stopped(self) -> bool:
-        """Whether the run was asked to end."""
-        return False
+        """Whether the stage should end: the user asked for it, or its budget is used up."""
+        return self.services.stop.stopped() or self.ending()
 
     def _note(self, kind: str, spec: str | Spec) -> None:
         """Adds to the lineage what earlier stages handed on."""
@@ -139,7 +185,7 @@ def stage_run(assembled: Assembled, data: Data, folder: Path, earlier: tuple[Sta
     """What a stage of a recipe is given that runs in `folder` after others; what it logs goes nowhere."""
     changed = [result for result in earlier if result.base]
     base = replace(assembled.base, path=str(changed[-1].base)) if changed else assembled.base
-    run = StageRun(base, data, assembled.seed, folder, earlier, services=Services(assembled.registry))
+    run = StageRun(base, data, assembled.seed, folder, earlier, services=Services(assembled.registry, folder.parent))
     run.memory.opened |= {f"{result.name}.base": None for result in changed[-1:]}
     return run
 

@@ -152,7 +152,7 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                     oversight=Oversight(self.table, self.belts, run.data.gold),
                 ),
             )
-        curves = quiet(trainer, run.log)
+        curves = quiet(trainer, run.log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"

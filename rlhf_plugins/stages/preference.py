@@ -81,7 +81,7 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 adapter=lora_config(adapter, "CAUSAL_LM") if adapter else None,
                 options=Options(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
             )
-        curves = quiet(trainer, run.log)
+        curves = quiet(trainer, run.log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"

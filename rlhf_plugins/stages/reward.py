@@ -114,7 +114,11 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             options = Options(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
             trainer = RewardTrainer(model, self.loss, args, train, encoder.tokenizer, options)
         ending = "" if member is None else f"_{member}"
-        curves = quiet(trainer, lambda step, values: run.log(step, {f"{k}{ending}": v for k, v in values.items()}))
+
+        def log(step: int, values: Mapping[str, float]) -> None:
+            run.log(step, {f"{name}{ending}": value for name, value in values.items()})
+
+        curves = quiet(trainer, log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})

@@ -46,7 +46,7 @@ class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
             )
         left_out = _left_out(trainer, train)
-        curves = quiet(trainer, run.log)
+        curves = quiet(trainer, run.log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"

@@ -60,9 +60,11 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
 class Curves(TrainerCallback):
     """Keeps every number that a trainer logs, by name: `[(step, value), ...]`, and passes it to `log`."""
 
-    def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
+    def __init__(
+        self, log: Callable[[int, Mapping[str, float]], None], ended: Callable[[], bool] = lambda: False
+    ) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        self._log = log
+        self._log, self._ended = log, ended
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -76,6 +78,12 @@ class Curves(TrainerCallback):
             self.values[name].append((state.global_step, value))
         if logged:
             self._log(state.global_step, logged)
+        self.on_step_end(args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer, which then ends if the run is to."""
+        if self._ended():
+            control.should_training_stop = True
 
 
 class Progress(ProgressCallback):
@@ -108,14 +116,16 @@ def building(rows: int) -> Iterator[None]:
             enable_progress_bars()
 
 
-def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curves:
+def quiet(
+    trainer: Any, log: Callable[[int, Mapping[str, float]], None], ended: Callable[[], bool] = lambda: False
+) -> Curves:
     """Replaces a trainer's progress bar by ours, and returns the curves that the training will fill.
 
     Args:
         trainer: a `transformers.Trainer`.
         log: called with each step and its numbers, as `Run.log`.
     """
-    curves = Curves(log)
+    curves = Curves(log, ended)
     trainer.remove_callback(ProgressCallback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)

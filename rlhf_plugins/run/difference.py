@@ -1,0 +1,19 @@
+"""The first difference of two nested values of JSON, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+def difference(old: Any, new: Any, may_differ: Collection[str] = (), path: str = "") -> str:
+    """As `stages.0.loss was 1 and is now 2`; empty where they are equal, but for the top keys that may differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name not in may_differ]
+        pairs = [(name, old.get(name), new.get(name)) for name in names]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return "" if old == new else f"{path} was {old!r} and is now {new!r}"
+    found = (difference(a, b, may_differ, f"{path}.{name}".lstrip(".")) for name, a, b in pairs)
+    return next(filter(None, found), "")

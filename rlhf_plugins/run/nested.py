@@ -1,0 +1,192 @@
+"""A stage inside a stage: what it starts from, and whether it was finished before with the same inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from rlhf_plugins.contract.run import Base, Budget, StageResult, Step
+from rlhf_plugins.errors import PluginError, RunError, known
+from rlhf_plugins.recipe.options import parts
+from rlhf_plugins.run import results
+from rlhf_plugins.run.difference import difference
+from rlhf_plugins.run.folder import CALL, RESULT, cleared, put
+from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
+from rlhf_plugins.run.perform import perform, random_state_kept
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Stage
+    from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.engine.cost import Counter
+    from rlhf_plugins.run.stage_run import StageRun
+
+CARRIED: frozenset[str] = frozenset()  # what can go on from the call before
+START = "start"  # the folder of a merged policy that a part starts from
+
+
+@dataclass
+class Ending:
+    """When a stage should end before its last step."""
+
+    until: Callable[[Step], bool] | None = None
+    budget: Budget | None = None
+    counter: Counter | None = None  # of what the stage used so far
+    reached: bool = False
+
+    def see(self, step: Step) -> None:
+        """Notes whether this step is the last."""
+        self.reached = self.reached or (self.until is not None and self.until(step))
+
+    def __call__(self) -> bool:
+        """Whether the stage should end now."""
+        limits = vars(self.budget) if self.budget and self.counter else {}
+        spent = (limit is not None and getattr(self.counter, name) >= limit for name, limit in limits.items())
+        return self.reached or any(spent)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of `Run.train`, but for the stage."""
+
+    name: str
+    data: Data | None
+    start: str | None
+    carry: frozenset[str]
+    until: Callable[[Step], bool] | None
+    budget: Budget | None
+
+
+def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
+    """Runs a stage as a part of another, or reads what a finished call made.
+
+    Raises:
+        RunError: an argument is wrong, or another call was made under this name.
+    """
+    _check(given)
+    stage, given = _with_options(stage, given)
+    start = None if given.start is None else find(run.finished, "policies", given.start)
+    folder = run.folder / given.name
+    _same_call(folder, _call(run, stage, given, start))
+    if (folder / RESULT).exists():
+        result = run.services.files(run.folder).result(folder)
+        run.memory.read += [result.cost] * (given.name not in run.memory.names)
+    else:
+        with random_state_kept():
+            result = perform(_inner(run, given, start), stage)
+    run.memory.opened |= {start.lineage: None} if start else {}
+    if given.name not in run.memory.names:
+        run.memory.names.append(given.name)
+        run.memory.parts.append(result)
+    return result
+
+
+def _with_options(stage: Stage, given: Given) -> tuple[Stage, Given]:
+    """The stage with the name and the budget of the call as its own options, where it has such options."""
+    own: Any = stage
+    names = {item.name for item in dataclasses.fields(own)}
+    if "name" in names:
+        own = replace(own, name=given.name)
+    if given.budget and "budget" in names:
+        own, given = replace(own, budget=given.budget), replace(given, budget=None)
+    return own, given
+
+
+def _inner(run: StageRun, given: Given, start: HandedOn | None) -> StageRun:
+    folder = cleared(run.folder / given.name)
+    inner = replace(
+        run,
+        base=run.base if start is None else start_base(run.base, start, folder),
+        data=given.data or run.data,
+        folder=folder,
+        earlier=run.finished,
+        name=f"{run.name}/{given.name}".lstrip("/"),
+        memory=type(run.memory)(),
+        ending=Ending(given.until, given.budget),
+    )
+    inner.memory.opened |= {start.lineage: None} if start else {}
+    return inner
+
+
+def start_base(base: Base, start: HandedOn, folder: Path) -> Base:
+    """A model with the policy's weights; an adapter is merged into its base, in the folder.
+
+    Raises:
+        RunError: the policy is no saved model, such as a mixture.
+    """
+    from shutil import copytree
+
+    from rlhf_plugins.engine.loading import merge
+    from rlhf_plugins.engine.policy import DESCRIPTION, base_of
+
+    if start.spec.get("use") != "trained":
+        raise RunError(f"start: {start.name!r} is a {start.spec.get('use')}, and only a saved policy can be trained on")
+    if (path := start.spec.get("path")) is None:
+        return base
+    if not (Path(path) / "adapter_config.json").exists():
+        return replace(base, path=path)
+    under = start.spec.get("base")
+    copytree(path, folder / START)
+    merge(replace(base, path=under, quantization=None) if under else base_of(Path(path), base), folder / START)
+    (folder / START / DESCRIPTION).unlink(missing_ok=True)
+    return replace(base, path=str(folder / START))
+
+
+def _check(given: Given) -> None:
+    from rlhf_plugins.recipe.check import STAGE_NAME
+
+    if not STAGE_NAME.fullmatch(given.name) or given.name == "once":
+        raise RunError(f"train: the name {given.name!r} cannot name a folder; write letters, digits, '-', '_' and '.'")
+    for name in sorted(set(given.carry) - CARRIED):
+        raise RunError(f"train: {name!r} cannot be carried on from the call before {known(name, CARRIED)}")
+
+
+def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
+    """Notes the call. Raises RunError where another one was made in this folder."""
+    file = folder / CALL
+    if file.exists():
+        if changed := difference(json.loads(file.read_bytes()), call):
+            raise RunError(
+                f"{folder} holds another call of train: {changed}; give this call another name, or delete the folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    put(file, to_json(call, indent=2) + b"\n")
+
+
+def _call(run: StageRun, stage: Stage, given: Given, start: HandedOn | None) -> dict[str, Any]:
+    """The stage and its inputs, as they are compared and saved."""
+    root = run.services.files(run.folder).path
+    takes = frozenset().union(*(getattr(part, "takes", frozenset()) for part in parts(stage)))
+    lookups: Mapping[str, Part] = {"policy": "policies", "reward": "rewards"}
+    opened = [one for name, part in lookups.items() if name in takes for one in handed_on(run.finished, part)]
+    call = {
+        "stage": _spec(run, stage),
+        "data": _digest(given.data or run.data),
+        "base": results.relative(run.base.path, root),
+        "start": None if start is None else results.relative(start.spec, root),
+        "seed": run.seed,
+        "budget": dataclasses.asdict(given.budget) if given.budget else None,
+        "takes": {one.lineage: results.relative(one.spec, root) for one in opened},
+    }
+    return json.loads(to_json(call))
+
+
+def _spec(run: StageRun, stage: Stage) -> dict[str, Any]:
+    """The stage in a recipe's words, or its class and options where no plugin registered it."""
+    try:
+        return run.spec(stage)
+    except PluginError:
+        options = {item.name: repr(getattr(stage, item.name)) for item in dataclasses.fields(stage)}  # type: ignore[arg-type]
+        return {"use": f"{type(stage).__module__}.{type(stage).__qualname__}", **options}
+
+
+def _digest(data: Data) -> str:
+    content = to_json(results.data_values(data), fallback=str)
+    return blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,97 @@
+"""Runs one stage in its folder and saves what it made: a stage of the recipe, or a part of another stage."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.contract.run import Cost, Spec, StageResult
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.run.memory import PeakMemory
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Stage
+    from rlhf_plugins.registry.registry import Registry
+    from rlhf_plugins.run.stage_run import StageRun
+
+
+def perform(run: StageRun, stage: Stage) -> StageResult:
+    """The result of a stage, saved; its cost has those of its parts in it.
+
+    Raises:
+        KeyboardInterrupt: the run was asked to end, so that what the stage made may not be whole; it is not saved.
+        StopRun: a plugin wants the run to end.
+    """
+    import torch
+    from transformers import set_seed
+
+    from rlhf_plugins.engine.cost import counting
+
+    gc.collect()  # what an earlier stage left in cycles would count as this one's memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    set_seed(run.seed)  # a stage runs alike whether it follows another or a resume
+    services = run.services
+    services.stage_started(run.folder, run.name)
+    with PeakMemory() as memory, counting() as counter:
+        run.ending.counter = counter
+        result = stage.run(run)
+    if services.stop.asked:
+        raise KeyboardInterrupt
+    cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))
+    _describe(run, stage, result)
+    used = _registered_name(stage, services.registry)
+    result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened)
+    result = services.files(run.folder).save(run.folder, result)
+    services.stage_finished(run.folder, result)
+    return result
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Afterwards the random state is as before, so that a part that is read from disk makes no difference."""
+    import numpy as np
+    import torch
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (what transformers seeds)
+    with torch.random.fork_rng():
+        yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
+    """Writes beside what the stage itself saved which plugins made a reward model, and which base a policy has."""
+    from rlhf_plugins.engine.policy import describe
+    from rlhf_plugins.recipe import provenance
+
+    for folder in _saved(run, result.rewards):
+        provenance.record(folder, stage, run.services.registry)
+    for folder in _saved(run, result.policies):
+        describe(folder, run.base, run.services.files(run.folder).path)
+
+
+def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:
+    """The folders of specs that are the stage's own, not those of its parts."""
+    for spec in specs.values():
+        folder = Path(str(spec.get("path", "")))
+        if folder.is_relative_to(run.folder) and folder.relative_to(run.folder).parts[0] not in run.memory.names:
+            yield folder
+
+
+def _filled(given: Cost, counted: Cost) -> Cost:
+    """The cost that a stage gave, and what was counted where it gave none."""
+    return Cost(**{name: getattr(given, name) or value for name, value in vars(counted).items()})
+
+
+def _registered_name(stage: Stage, registry: Registry) -> str:
+    """Empty for a class that no plugin registered, such as a script's own."""
+    try:
+        return registry.find(type(stage)).name
+    except PluginError:
+        return ""

@@ -1,0 +1,98 @@
+"""A run for a script or a notebook, without a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.errors import DataError, RunError, known
+from rlhf_plugins.registry.registry import Registry
+from rlhf_plugins.registry.registry import registry as installed
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.hooks import Hooks
+from rlhf_plugins.run.stage_run import Services, StageRun
+
+SANDBOX = "sandbox"
+
+
+def session(
+    base: str | Base,
+    data: Data | Mapping[str, Any] | str | Path,
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    registry: Registry | None = None,
+) -> StageRun:
+    """What a stage is given, for a script: it opens, trains and remembers in `folder`.
+
+    A script that is run again with the same folder goes on: finished `train` and `once` calls are read from disk.
+
+    Args:
+        base: a folder, a hub name, `sandbox`, or a `Base` with its adapter.
+        data: rows, the spec of a data format such as `{"use": "preference", "source": "pairs.jsonl"}`, the name of a
+            format, or the path of a file whose columns say the format.
+        folder: where everything is kept; made if missing.
+        seed: of everything random.
+        registry: the components by name; None: every installed one.
+
+    Raises:
+        DataError: the data cannot be read.
+        PluginError: the spec of the data is wrong.
+        RunError: the folder holds something else.
+    """
+    registry = registry or installed()
+    model = base if isinstance(base, Base) else Base(base)
+    if model.path == SANDBOX:
+        model = _sandbox(model)
+    files = RunFolder(Path(folder))
+    if not files.is_free and not files.is_run:
+        raise RunError(f"{folder} is not empty and not a run of rlhf; give another folder")
+    rows = data if isinstance(data, Data) else _loaded(data, model, seed, registry)
+    if not files.is_run:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        files.start({"base": model.path, "stages": [], "seed": seed}, {"status": "running", "started": started})
+    services = Services(registry, files.path, Hooks(registry, files, print))
+    return StageRun(model, rows, seed, files.path, services=services)
+
+
+def _sandbox(base: Base) -> Base:
+    from rlhf_plugins.sandbox import POLICY
+
+    return replace(base, path=str(POLICY))
+
+
+def _loaded(data: Mapping[str, Any] | str | Path, base: Base, seed: int, registry: Registry) -> Data:
+    from rlhf_plugins.recipe.assemble import component
+
+    found: Data = component("data_format", _spec(data, registry), registry).load(base, seed)
+    return found
+
+
+def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dict[str, Any]:
+    if isinstance(data, Mapping):
+        words = dict(data)
+        return {"use": words.pop("format"), **words} if "format" in words else words
+    if str(data) in registry.names("data_format"):
+        return str(data)
+    if not Path(data).exists():
+        message = f"{data}: no such file, and no data format of that name"
+        raise DataError(f"{message} {known(str(data), registry.names('data_format'))}")
+    return {"use": recognised(str(data), registry), "source": str(data)}
+
+
+def recognised(file: str, registry: Registry) -> str:
+    """The one format that recognises the first row of a file. Raises DataError."""
+    from rlhf_plugins.data.rows import read_rows
+
+    formats: dict[str, Any] = {name: registry.get("data_format", name) for name in registry.names("data_format")}
+    where, fields = next(read_rows(file, "train"))
+    found = [name for name, cls in formats.items() if hasattr(cls, "recognises") and cls.recognises(fields)]
+    if len(found) != 1:
+        which = f"several formats fit ({', '.join(found)})" if found else "no format has these columns"
+        raise DataError(f"{where}: {which}: {', '.join(fields)}; give a spec {known('', formats)}")
+    return found[0]

@@ -1,0 +1,146 @@
+"""Stages inside stages: finished calls are read from disk, other calls are refused, and a killed loop goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stubs
+from guest import SelfImprove
+
+from rlhf_plugins import Adapter, Budget, Run, RunError, session
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.engine.policy import ModelPolicy
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+TALK: Any = stubs.Talk()
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return replace(tiny_base(tmp_path / "base"), adapter=Adapter(r=4))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return tiny_run(Base("base"), tmp_path / "run")
+
+
+class Killed(BaseException):
+    """What a process dies of."""
+
+
+class Dies(stubs.Talk):
+    def run(self, run: Run) -> Any:
+        raise Killed
+
+
+def test_a_finished_call_returns_from_disk(run: Run) -> None:
+    first = run.train(TALK, name="a")
+    again = replace(run, memory=type(run.memory)()).train(stubs.Talk(), name="a")  # type: ignore[attr-defined,type-var]
+    assert again == first
+    assert (run.folder / "a" / "result.json").exists()
+    assert [result.name for result in run.finished] == ["a"]
+
+
+def test_another_call_of_the_same_name_is_refused_with_both(run: Run) -> None:
+    run.train(TALK, name="a")
+    with pytest.raises(RunError, match=r"a holds another call of train: data was '\w+' and is now '\w+'"):
+        run.train(TALK, name="a", data=replace(run.data, train=run.data.train[:1]))
+    with pytest.raises(RunError, match=r"stage.use was 'stubs.Talk' and is now '.*Dies'"):
+        run.train(Dies(), name="a")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"carry": {"optimizer"}}, "'optimizer' cannot be carried on"),
+        ({"name": "a/b"}, "'a/b' cannot name a folder"),
+        ({"start": "dpo"}, "no earlier stage made a policy"),
+    ],
+)
+def test_arguments_that_cannot_be_met_are_refused(run: Run, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        run.train(TALK, **{"name": "a", **given})
+
+
+def test_once_makes_a_thing_once_and_gives_it_as_json(run: Run) -> None:
+    made: Iterator[Any] = iter([{"a": (1, 2)}])
+    assert [run.once("thing", lambda: next(made)) for _ in range(2)] == [{"a": [1, 2]}] * 2
+    with pytest.raises(RunError, match="once: 'other' should be what JSON can hold"):
+        run.once("other", object)
+    assert run.once("other", lambda: 1) == 1
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts samplings."""
+    calls: list[int] = []
+    sample = ModelPolicy._sample
+
+    def counting(self: Any, *given: Any) -> Any:
+        calls.append(1)
+        return sample(self, *given)
+
+    monkeypatch.setattr(ModelPolicy, "_sample", counting)
+    return calls
+
+
+def data(base: Base, tmp_path: Path) -> Any:
+    return tiny_run(base, tmp_path / "unused", tiny_pairs(8)).data
+
+
+@pytest.mark.parametrize("at", ["r0", "r1"])
+def test_a_killed_loop_goes_on_without_sampling_again(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    rows, calls = data(base, tmp_path), counted(monkeypatch)
+    whole = session(base, rows, tmp_path / "whole").train(SelfImprove(), name="improve")
+    expected = len(calls)
+    calls.clear()
+    run = session(base, rows, tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf_plugins.run.perform._describe", dying(at))
+        with pytest.raises(Killed):
+            run.train(SelfImprove(), name="improve")
+    result = session(base, rows, tmp_path / "killed").train(SelfImprove(), name="improve")
+    assert len(calls) == expected == 1 + 2 * 2
+    assert result.evaluation == whole.evaluation
+    assert result.opened == whole.opened
+
+
+def dying(at: str) -> Any:
+    """Dies when the part `at` has been trained and is not saved yet."""
+    from rlhf_plugins.run.perform import _describe as own
+
+    def dies(run: Any, stage: Any, result: Any) -> None:
+        if run.name.endswith(f"/{at}"):
+            raise Killed
+        own(run, stage, result)
+
+    return dies
+
+
+def test_a_loop_hands_on_its_winner_and_its_evaluation(base: Base, tmp_path: Path) -> None:
+    run = session(base, data(base, tmp_path), tmp_path / "run")
+    result = run.train(SelfImprove(), name="improve")
+    saved = json.loads((tmp_path / "run/improve/result.json").read_text())
+    assert set(result.evaluation.scores) == {"start", "r0", "r1"}  # type: ignore[union-attr]
+    assert result.data is not None
+    assert 0.5 <= result.data.train[0].comparisons[0].probability < 1  # type: ignore[operator]
+    if result.policies:
+        assert saved["policies"]["winner"]["path"].startswith("run:improve/r")
+        assert run.policy("winner").sample(["how"], max_new_tokens=2).responses
+
+
+def test_a_part_ends_after_the_step_until_which_it_runs(base: Base, tmp_path: Path) -> None:
+    run = session(base, data(base, tmp_path), tmp_path / "run")
+    options = {"max_steps": 8, "logging_steps": 1, "per_device_train_batch_size": 2, "disable_tqdm": True}
+    dpo = {"use": "preference", "trainer": options}
+    result = run.train(dpo, name="dpo", until=lambda step: step.step == 3)
+    assert [step for step, _ in result.curves["loss"].points] == [1, 2, 3]
+    short = run.train(dpo, name="short", budget=Budget(flops=1))
+    assert [step for step, _ in short.curves["loss"].points] == [1]

@@ -1,0 +1,148 @@
+"""A session gives a script what a stage is given: policies, rewards, trainers and hooks; unknown names are answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stubs
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+
+from rlhf_plugins import Data, DataError, RunError, StageResult, StopRun, hookimpl, session
+from rlhf_plugins.registry.registry import Plugin, Registry
+from rlhf_plugins.run.stop import Stop
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+SPECS = {"a": {"use": "saved", "path": "x"}, "b": {"use": "saved", "path": "y"}}
+
+
+def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    stages = [StageResult(SPECS, name="first"), StageResult({"b": SPECS["b"]}, rewards=SPECS, name="second")]
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", finished=stages)
+    for name, message in (
+        ("aa", r"no earlier stage made a policy 'aa' \(did you mean a\? known: a, b\)"),
+        ("b", "several stages made a policy 'b': give one of first/b, second/b"),
+    ):
+        with pytest.raises(RunError, match=message):
+            run.policy(name)
+    with pytest.raises(RunError, match=r"reward model 'c' \(known: a, b\)"):
+        run.reward("c")
+
+
+def test_a_session_samples_scores_and_goes_on(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    data = tiny_run(base, tmp_path / "x").data
+    run = session(base, data, tmp_path / "session")
+    samples = run.policy().sample(["how is "], 2, max_new_tokens=3)
+    assert run.open("reward", "gold")(samples).reward.shape == (2,)
+    assert run.reference().log_probs(samples).shape[0] == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(RunError, match="other is not empty and not a run"):
+        session(base, data, tmp_path / "other")
+
+
+def test_a_session_reads_a_file_by_its_columns(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_path, by_spec = (
+        session("sandbox", data, tmp_path / str(i)).data
+        for i, data in enumerate((file, {"format": "preference", "source": str(file)}))
+    )
+    assert by_path == by_spec
+    with pytest.raises(DataError, match="no such file, and no data format of that name .*did you mean sandbox"):
+        session("sandbox", "sandbx", tmp_path / "never")
+
+
+class Watcher:
+    """Notes what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    @hookimpl
+    def stage_started(self, folder: Path, stage: str) -> None:
+        self.heard.append((stage, folder.name))
+
+    @hookimpl
+    def step_logged(self, stage: str, step: int) -> None:
+        self.heard.append((stage, step))
+
+    @hookimpl
+    def stage_finished(self, folder: Path, result: StageResult) -> None:
+        self.heard.append((result.name, folder.name, [*result.curves]))
+
+
+class Outer(stubs.Talk):
+    def run(self, run: Any) -> StageResult:
+        return StageResult(curves=run.train(stubs.Talk(), name="inner").curves)
+
+
+def test_hooks_see_a_part_by_both_names(tmp_path: Path) -> None:
+    registry, watcher = Registry(), Watcher()
+    registry.register(watcher, Plugin("watcher", None, None))  # type: ignore[arg-type]
+    run = session("sandbox", Data(()), tmp_path / "run", registry=registry)
+    run.train(Outer(), name="outer")
+    inner = [("outer/inner", "inner"), ("outer/inner", 1), ("outer/inner", 2), ("outer/inner", "inner", ["loss"])]
+    assert watcher.heard == [("outer", "outer"), *inner, ("outer", "outer", ["loss"])]
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.weight, self.factor = torch.nn.Parameter(torch.ones(1)), factor
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.weight * x * self.factor).square().mean()}
+
+
+def trainer(folder: Path, factor: float) -> Trainer:
+    options = {"max_steps": 3, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True}
+    rows = Dataset.from_dict({"x": [1.0] * 8})
+    args = TrainingArguments(str(folder), disable_tqdm=True, **options)  # type: ignore[arg-type]
+    return Trainer(Linear(factor), args, train_dataset=rows)
+
+
+def test_any_trainer_is_fitted_with_curves_and_a_check(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", tiny_pairs(2))
+    assert [step for step, _ in run.fit(trainer(tmp_path / "a", 1.0))["loss"].points] == [1, 2, 3]
+    with pytest.raises(RunError, match="loss became nan at step 1"):
+        run.fit(trainer(tmp_path / "b", float("nan")))
+    with pytest.raises(RunError, match="fit: expected a transformers Trainer, got int"):
+        run.fit(3)
+
+
+def test_an_interrupt_asks_a_stage_that_looks_and_the_second_one_ends_it() -> None:
+    said: list[str] = []
+    stop, own = Stop(), signal.getsignal(signal.SIGINT)
+    with stop.listening(said.append):
+        with pytest.raises(KeyboardInterrupt):  # nobody looks
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.stopped()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.stopped()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert said == ["stopping after this step; interrupt again to stop now"]
+    assert signal.getsignal(signal.SIGINT) is own
+
+
+def test_a_plugin_that_stops_a_part_stops_the_run(tmp_path: Path) -> None:
+    class Stops:
+        @hookimpl
+        def step_logged(self) -> None:
+            raise StopRun("enough")
+
+    registry = Registry()
+    registry.register(Stops(), Plugin("stops", None, None))  # type: ignore[arg-type]
+    run = session("sandbox", Data(()), tmp_path / "run", registry=registry)
+    with pytest.raises(StopRun, match="enough"):
+        run.train(stubs.Talk(), name="talk")
+    assert run.stopped()
