@@ -1,0 +1,295 @@
+"""Run 2 of `gpu_check.py`: how fast is it beside stock TRL on the same rows, and how much memory does it take?"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset
+from gpu_lab import Lab
+from gpu_models import Training, Watch, later, pairs, pairs_on_disk, random_model, text
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rlhf_plugins import run_recipe
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, with_adapter
+from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.trainers.arguments import arguments
+
+LORA = Adapter(r=16)
+TRAINER = {"learning_rate": 1e-4, "logging_steps": 1, "disable_tqdm": True}
+UNBOUNDED = {**TRAINER, "max_length": None}  # pairs are not cut
+REWARD = '''"""A reward that needs no model."""
+
+
+def reward(completion_ids, **_):
+    return [sum(token % 2 for token in ids) / max(1, len(ids)) for ids in completion_ids]
+'''
+
+
+# ---- the machine -----------------------------------------------------------------------------------------
+def machine(lab: Lab) -> None:
+    """What the figures of any program on this machine are bounded by."""
+    lab.point("rates", partial(_rates, lab))
+
+
+def _rates(lab: Lab) -> dict[str, Any]:
+    size, dtype = (8192, torch.bfloat16) if lab.cuda else (256, torch.float32)
+    left, small = torch.randn(size, size, device=lab.device, dtype=dtype), torch.ones(8, device=lab.device)
+    product = _seconds(lab, lambda: left @ left, 5)
+    copy = _seconds(lab, left.clone, 5)
+    launch = _seconds(lab, lambda: [small.add_(1) for _ in range(1000)], 3)
+    moved = 2 * left.numel() * left.element_size()
+    return {"matmul_tflops": 2 * size**3 / product / 1e12, "copy_gb_s": moved / copy / 1e9, "launch_us": launch * 1e3}
+
+
+def _seconds(lab: Lab, work: Callable[[], object], times: int) -> float:
+    """The least of several runs, after one that does not count."""
+    spent = []
+    for _ in range(times + 1):
+        lab.synchronize()
+        began = time.perf_counter()
+        work()
+        lab.synchronize()
+        spent.append(time.perf_counter() - began)
+    return min(spent[1:])
+
+
+# ---- beside stock TRL ------------------------------------------------------------------------------------
+def beside_trl(lab: Lab) -> None:
+    """DPO and reward models: seconds per step and memory of both sides, where their losses agree at every step."""
+    cases = [(16, 8, 4)] if lab.tiny else [(384, 128, 8), (1536, 512, 4)]
+    for prompt, response, count in cases:
+        for stage in ("preference", "reward"):
+            name = f"{stage}, {count} x ({prompt} + 2 x {response})"
+            lab.point(name, partial(_beside, lab, stage, (prompt, response, count)))
+
+
+def _beside(lab: Lab, stage: str, sizes: tuple[int, int, int]) -> dict[str, Any]:
+    """Both sides twice, in turn, since a machine may be uneven; every step trains on all the pairs."""
+    base = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
+    steps = 2 if lab.tiny else 6
+    options = {**UNBOUNDED, "max_steps": steps, "per_device_train_batch_size": sizes[2]}
+    sides: dict[str, list[dict[str, Any]]] = {"ours": [], "stock": []}
+    start: dict[str, torch.Tensor] | None = None
+    for _ in range(1 if lab.tiny else 2):
+        data = pairs_on_disk(lab.scratch / "rows", sizes[2], *sizes[:2])
+        recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}, "data": data}
+        recipe["stages"] = [{"stage": stage, "trainer": options}]
+        start = _measured(lab, sides["ours"], partial(_run, lab, recipe), start).start
+        _measured(lab, sides["stock"], partial(STOCK[stage], lab, base, sizes, options), start)
+    losses = [side[0]["losses"] for side in (sides["ours"], sides["stock"])]
+    worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    found = {side: _medians(runs) for side, runs in sides.items()}
+    ratio = found["stock"]["step_seconds"] / found["ours"]["step_seconds"]
+    equal = worst < (5e-2 if lab.cuda else 2e-3)
+    return {**found, "largest_difference_of_losses": worst, "ratio": ratio if equal else None, "ok": equal}
+
+
+def _measured(
+    lab: Lab, runs: list[dict[str, Any]], work: Callable[[], object], start: dict[str, torch.Tensor] | None = None
+) -> Training:
+    """Runs one training, and adds its figures to `runs`."""
+    lab.tidy()
+    if lab.cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with Watch(lab.synchronize, start=start) as watch:
+        work()
+    training = watch.trainings[-1]
+    seconds = median(later(training.steps))
+    runs.append(
+        {
+            "step_seconds": seconds,
+            "build_seconds": training.build_seconds,
+            "losses": training.losses,
+            "steps": training.steps,
+            **_peak(lab),
+        }
+    )
+    training.trainer = None  # frees the model before the next one is measured
+    return training
+
+
+def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    numbers = [name for name, value in runs[0].items() if isinstance(value, int | float)]
+    return {**{name: median(run[name] for run in runs) for name in numbers}, "losses": runs[0]["losses"]}
+
+
+def _peak(lab: Lab) -> dict[str, int]:
+    """Peaks in MiB since the memory was last reset, which a run does when a stage starts."""
+    if not lab.cuda:
+        return {}
+    found = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return {f"{name}_mib": value // 2**20 for name, value in found.items()}
+
+
+def _run(lab: Lab, recipe: dict[str, Any]) -> None:
+    run_recipe({**recipe, "output_dir": str(lab.scratch / "run")}, overwrite=True, say=lambda _: None)
+
+
+def _stock_preference(lab: Lab, base: Path, sizes: tuple[int, int, int], options: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(lab)).to(lab.device)
+    args = arguments(trl.DPOConfig, lab.scratch / "stock", 0, options)
+    _stock(trl.DPOTrainer, model, args, base, sizes, "CAUSAL_LM").train()
+
+
+def _stock_reward(lab: Lab, base: Path, sizes: tuple[int, int, int], options: dict[str, Any]) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=_dtype(lab)).to(lab.device)
+    args = arguments(trl.RewardConfig, lab.scratch / "stock", 0, options)
+    _stock(trl.RewardTrainer, model, args, base, sizes, "SEQ_CLS").train()
+
+
+def _stock(trainer: Any, model: Any, args: Any, base: Path, sizes: tuple[int, int, int], task: str) -> Any:
+    rows = Dataset.from_list(pairs(sizes[2], *sizes[:2]))
+    words = load_tokenizer(Base(str(base)))
+    return trainer(model, args=args, train_dataset=rows, processing_class=words, peft_config=lora_config(LORA, task))
+
+
+STOCK: dict[str, Callable[..., None]] = {"preference": _stock_preference, "reward": _stock_reward}
+
+
+def _dtype(lab: Lab) -> torch.dtype:
+    return torch.bfloat16 if lab.cuda and torch.cuda.is_bf16_supported() else torch.float32
+
+
+# ---- online ----------------------------------------------------------------------------------------------
+def online(lab: Lab) -> None:
+    """Episodes per second: PPO with a reward model on the same base, and GRPO beside TRL's, both with one function."""
+    lab.point("ppo", partial(_ppo, lab))
+    lab.point("grpo beside TRL", partial(_grpo, lab))
+
+
+def _rollout(lab: Lab, **more: Any) -> dict[str, Any]:
+    """16 episodes of full length in a batch."""
+    length, episodes = (8, 4) if lab.tiny else (128, 16)
+    own = {"per_device_train_batch_size": episodes, "steps_per_generation": 1, "max_completion_length": length}
+    return {**TRAINER, **own, "generation_kwargs": {"min_new_tokens": length}, **more}
+
+
+def _ppo(lab: Lab) -> dict[str, Any]:
+    base = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
+    data = pairs_on_disk(lab.scratch / "prompts", 16, *((16, 8) if lab.tiny else (256, 32)))
+    updates, batches = (1, 2) if lab.tiny else (4, 3)
+    trainer = _rollout(lab, num_generations=1, num_iterations=updates, max_steps=updates * batches)
+    judge = {"stage": "reward", "trainer": {**UNBOUNDED, "max_steps": 1, "per_device_train_batch_size": 4}}
+    recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}, "data": data}
+    recipe["stages"] = [judge, {"stage": "online", "trainer": trainer}]
+    runs: list[dict[str, Any]] = []
+    _measured(lab, runs, partial(_run, lab, recipe))
+    return {**_episodes(runs[0], trainer["per_device_train_batch_size"], updates), "updates_per_batch": updates}
+
+
+def _episodes(run: dict[str, Any], episodes: int, updates: int) -> dict[str, Any]:
+    """Episodes per second, without the first batch."""
+    batches = [sum(run["steps"][i : i + updates]) for i in range(updates, len(run["steps"]), updates)]
+    kept = {name: value for name, value in run.items() if name.endswith("_mib") or name == "build_seconds"}
+    return {"episodes_per_second": episodes / median(batches), "batch_seconds": batches, **kept}
+
+
+def _grpo(lab: Lab) -> dict[str, Any]:
+    """Samples differ, so no loss can be compared: tokens and updates are equal in number."""
+    base = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
+    prompt = 16 if lab.tiny else 256
+    data = pairs_on_disk(lab.scratch / "prompts", 16, prompt, 8 if lab.tiny else 32)
+    trainer = _rollout(lab, num_generations=4, max_steps=2 if lab.tiny else 4)
+    (lab.scratch / "reward.py").write_text(REWARD)
+    path = f"{lab.scratch / 'reward.py'}:reward"
+    stage = {"stage": "online", "advantage": "grpo", "reward": {"use": "python", "path": path}, "trainer": trainer}
+    stage["kl"] = {"use": "in_loss", "coef": 0.05}
+    recipe = {"base": str(base), "adapter": {"r": LORA.r}, "data": data, "stages": [stage]}
+    runs: list[dict[str, Any]] = []
+    for work in (partial(_run, lab, recipe), partial(_stock_grpo, lab, base, prompt, trainer)):
+        _measured(lab, runs, work)
+    found = [_episodes(run, trainer["per_device_train_batch_size"], 1) for run in runs]
+    ratio = found[0]["episodes_per_second"] / found[1]["episodes_per_second"]
+    return {"ours": found[0], "stock": found[1], "ratio": ratio}
+
+
+def _stock_grpo(lab: Lab, base: Path, prompt: int, options: dict[str, Any]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(lab)).to(lab.device)
+    draw, scope = random.Random(0), dict[str, Any]()
+    exec(REWARD, scope)
+    args = arguments(trl.GRPOConfig, lab.scratch / "stock", 0, {**options, "beta": 0.05})
+    trl.GRPOTrainer(
+        model,
+        reward_funcs=scope["reward"],
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": text(draw, prompt) + " "} for _ in range(16)]),
+        processing_class=load_tokenizer(Base(str(base))),
+        peft_config=lora_config(LORA, "CAUSAL_LM"),
+    ).train()
+
+
+# ---- decoding --------------------------------------------------------------------------------------------
+def decoding(lab: Lab) -> None:
+    """Tokens per second of the base, of an adapter beside it, and on quantized bases."""
+    folder = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
+    prompt, tokens = (8, 4) if lab.tiny else (256, 40)
+    for name, quantization in (("base", None), ("adapter", None), ("adapter on nf4", "nf4")):
+        for rows in (4,) if lab.tiny else (16, 64):
+            adapter = LORA if "adapter" in name else None
+            base = Base(str(folder), quantization, adapter or LORA)  # frozen, so in the precision that is trained on
+            lab.point(f"{name}, {rows} rows", partial(_decoded, lab, base, adapter, (rows, prompt, tokens)))
+
+
+def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, int, int]) -> dict[str, Any]:
+    rows, prompt, tokens = sizes
+    model, words = with_adapter(load_causal(base), adapter, "CAUSAL_LM"), load_tokenizer(base)
+    prompts = [text(random.Random(row), prompt) + " " for row in range(rows)]
+    counts: list[int] = []
+
+    def work() -> None:
+        counts.append(sum(map(len, sample(model, words, prompts, 1, Decoding(max_new_tokens=tokens)).response_ids)))
+
+    seconds = _seconds(lab, work, 1 if lab.tiny else 2)
+    return {"tokens_per_second": counts[-1] / seconds, "ms_per_decoded_token": 1e3 * seconds / tokens, **_peak(lab)}
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+def memory(lab: Lab) -> None:
+    """Peaks of two steps on one pair: a prompt of a quarter of the tokens, two responses of three quarters each."""
+    for shape in lab.header["shapes"]:
+        folder = lab.scratch / shape
+        if not lab.point(f"{shape}, made", partial(_made, folder, shape, lab.device)):
+            continue
+        for quantization in (None, "nf4"):
+            for stage, tokens in (("preference", 512), ("reward", 2048), ("preference", 2048), ("reward", 512)):
+                size = 64 if lab.tiny else tokens
+                name = f"{shape}, {stage}, {quantization or 'bf16'}, {size} tokens"
+                lab.point(name, partial(_grid, lab, folder, quantization, stage, size))
+                if lab.tiny:
+                    break
+        if shape != lab.header["shape"]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(folder: Path, shape: str, device: str) -> dict[str, Any]:
+    return {"bytes": sum(file.stat().st_size for file in random_model(folder, shape, device).iterdir())}
+
+
+def _grid(lab: Lab, folder: Path, quantization: str | None, stage: str, tokens: int) -> dict[str, Any]:
+    data = pairs_on_disk(lab.scratch / "one", 1, tokens // 4, 3 * tokens // 4)
+    options = {**UNBOUNDED, "max_steps": 2, "per_device_train_batch_size": 1}
+    recipe: dict[str, Any] = {"base": str(folder), "adapter": {"r": LORA.r}, "data": data}
+    recipe["quantization"] = quantization or "none"
+    recipe["stages"] = [{"stage": stage, "trainer": options}]
+    runs: list[dict[str, Any]] = []
+    _measured(lab, runs, partial(_run, lab, recipe))
+    return {name: value for name, value in runs[0].items() if name not in ("losses", "steps")}
+
+
+SECTIONS = {
+    "machine": (machine, 15.0),
+    "beside_trl": (beside_trl, 110.0),
+    "online": (online, 65.0),
+    "decoding": (decoding, 40.0),
+    "memory": (memory, 70.0),
+}
