@@ -166,8 +166,11 @@ class Policy(Protocol):
         """Given responses as tokens, one to each prompt."""
         ...
 
-    def log_probs(self, samples: Samples, *, grad: bool = False) -> Tensor:
-        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response."""
+    def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
+        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
+
+        The temperature divides the logits, as in sampling.
+        """
         ...
 
     def choose(self, prompts: Sequence[Text], choices: Sequence[str]) -> Tensor:

@@ -95,9 +95,11 @@ class MixedLogits(Handle):
     def _active(self) -> AbstractContextManager[Any]:
         return nullcontext()  # each part is active in its turn
 
-    def _logps(self, batch: BranchBatch) -> Tensor:
+    def _logps(self, batch: BranchBatch, temperature: float) -> Tensor:
         targets = batch.scored()[1].unsqueeze(1)
-        return by_response(self.logits(batch).log_softmax(-1).gather(1, targets).squeeze(1), batch.response_mask())
+        return by_response(
+            (self.logits(batch) / temperature).log_softmax(-1).gather(1, targets).squeeze(1), batch.response_mask()
+        )
 
     def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
         rows = [(prompt, encode_prompt(self.tokenizer, prompt)) for prompt in prompts for _ in range(n)]

@@ -82,7 +82,7 @@ class Handle(ABC):
         """A context in which its adapter is active."""
 
     @abstractmethod
-    def _logps(self, batch: BranchBatch) -> Tensor:
+    def _logps(self, batch: BranchBatch, temperature: float) -> Tensor:
         """Log-probabilities of response tokens, (B, T)."""
 
     @abstractmethod
@@ -136,11 +136,12 @@ class Handle(ABC):
         """
         return encoded(prompts, responses, self.encoder)
 
-    def log_probs(self, samples: Samples, *, grad: bool = False) -> Tensor:
+    def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
         """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
 
         Args:
             samples: responses with T tokens at most.
+            temperature: divides the logits, as in sampling.
             grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
 
         Raises:
@@ -152,7 +153,7 @@ class Handle(ABC):
         parts = []
         with self, self._mode(grad):
             for batch in self._batches(samples.prompt_ids, samples.response_ids):
-                logps = self._logps(batch)
+                logps = self._logps(batch, temperature)
                 parts.append(torch.nn.functional.pad(logps, (0, longest - logps.shape[1])))
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
@@ -258,8 +259,8 @@ class ModelPolicy(Handle):
     def _active(self) -> AbstractContextManager[Any]:
         return self.backbone.using(self.adapter)
 
-    def _logps(self, batch: BranchBatch) -> Tensor:
-        return response_logps(self.backbone.inner, batch).logps
+    def _logps(self, batch: BranchBatch, temperature: float) -> Tensor:
+        return response_logps(self.backbone.inner, batch, temperature).logps
 
     def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
         with self:

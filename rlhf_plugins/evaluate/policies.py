@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import GoldReward, Samples
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
-from rlhf_plugins.engine.log_probs import response_logps
-from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.contract.run import Policy
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
 
 Predict = Callable[[Samples], Prediction]
@@ -65,22 +62,13 @@ def best_of_kl(n: int) -> float:
     return float(np.log(n) - (n - 1) / n)
 
 
-@torch.no_grad()
-def sequence_kl(policy: Any, reference: Any, samples: Samples, pad_id: int, temperature: float = 1.0) -> float:
+def sequence_kl(policy: Policy, reference: Policy, samples: Samples, temperature: float = 1.0) -> float:
     """KL(policy || reference) of whole responses in nats: the mean log-ratio of the policy's own samples.
 
     Both are taken at the temperature that the samples were drawn at.
     """
-    layout, total = layout_of(policy, reference), 0.0
-    for groups in within_budget(by_prompt(samples.prompt_ids, samples.response_ids), TOKENS_PER_BATCH, layout):
-        inputs = {k: v.to(policy.device) for k, v in collate(groups, pad_id, layout).items()}
-        batch = BranchBatch.from_inputs(inputs)
-        total += (_logps(policy, batch, temperature) - _logps(reference, batch, temperature)).sum().item()
-    return total / len(samples.responses)
-
-
-def _logps(model: Any, batch: BranchBatch, temperature: float) -> torch.Tensor:
-    return response_logps(model, batch, temperature).logps
+    own, other = (each.log_probs(samples, temperature=temperature).cpu() for each in (policy, reference))
+    return float((own - other).sum()) / len(samples.responses)
 
 
 def measure(

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric, Stage
 from rlhf_plugins.contract.rows import Group, Samples, Text
-from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Evaluation, Policy, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class _Session:
     """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
 
     def __init__(self, options: Evaluate, run: Run, reward: Predict | None) -> None:
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+        from rlhf_plugins.engine.loading import load_tokenizer
         from rlhf_plugins.evaluate.policies import Judge
 
         if reward is None and run.data.gold is None:
             raise RunError("evaluate: there is nothing to judge with: no reward stage came before, and gold is unknown")
         self.options, self.run, self.reward = options, run, reward
         self.judge: Judge = Judge(run.data.gold, reward)
-        self.tokenizer, self.reference = load_tokenizer(run.base), load_causal(run.base).eval()
+        self.tokenizer, self.reference = load_tokenizer(run.base), run.reference()
         self.asked = run.data.prompts["test"][: options.prompts]
         self.prompts = [group.prompt for group in self.asked]
         self.strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
@@ -124,35 +124,37 @@ class _Session:
             for name, spec in result.policies.items():
                 if spec.get("path") != self.run.base.path:  # which is the reference
                     logger.info("evaluating %s", name)
-                    with self.run.policy(name) as policy:
-                        yield name, self.trained(policy.module)
+                    yield name, self.trained(self.run.policy(name))
 
-    def trained(self, policy: Any) -> Judged:
+    def trained(self, policy: Policy) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
         from rlhf_plugins.evaluate.policies import sequence_kl
 
         samples = self.sample(policy, self.asked, 1)
         temperature, kl = self.options.temperature, None
         if temperature > 0:
-            kl = sequence_kl(policy, self.reference, samples, self.tokenizer.pad_token_id, temperature)
+            kl = sequence_kl(policy, self.reference, samples, temperature)
         return self.judged(list(range(len(self.prompts))), samples, kl, policy)
 
-    def judged(self, rows: list[int], samples: Samples, kl: float | None, policy: Any) -> Judged:
-        """Some of the samples with their scores and, for a policy that can be asked, its out-of-distribution scores."""
+    def judged(self, rows: list[int], samples: Samples, kl: float | None, policy: Policy | None) -> Judged:
+        """Some of the samples with their scores and, for a policy that can sample, its out-of-distribution scores."""
         from rlhf_plugins.evaluate.policies import Judged
 
         chosen = samples.take(rows)
-        asked = policy is not None and len(self.strange) > 0
-        elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if asked else None
+        elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if policy and self.strange else None
         return Judged(chosen, self.judge.scores(chosen), kl, elsewhere)
 
-    def sample(self, model: Any, prompts: Sequence[Group], per_prompt: int) -> Samples:
-        """Responses under the stage's options; the same prompts and model always give the same."""
+    def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int) -> Samples:
+        """Responses under the stage's options; the same prompts and policy always give the same."""
         from rlhf_plugins.data.groups import with_columns
-        from rlhf_plugins.engine.sampling import Decoding, sample
 
-        decoding = Decoding(self.options.max_new_tokens, self.options.temperature, self.run.seed)
-        samples = sample(model, self.tokenizer, [group.prompt for group in prompts], per_prompt, decoding)
+        samples = policy.sample(
+            [group.prompt for group in prompts],
+            per_prompt,
+            temperature=self.options.temperature,
+            max_new_tokens=self.options.max_new_tokens,
+            seed=self.run.seed,
+        )
         return with_columns(samples, prompts, per_prompt)
 
     def notes(self) -> list[str]:

@@ -96,3 +96,12 @@ def test_whole_models_are_summed_weight_by_weight(tmp_path: Path) -> None:
         mix({one: 1.0, other: 1.0}, over="weights")
     with pytest.raises(RunError, match=r"unknown over 'weight' \(did you mean weights\?"):
         mix({one: 1.0}, over="weight")  # type: ignore[arg-type]
+
+
+def test_a_temperature_divides_the_logits(both: tuple[ModelPolicy, ModelPolicy]) -> None:
+    samples = both[0].encode(PROMPTS, RESPONSES)
+    prompt, response = list(samples.prompt_ids[1]), list(samples.response_ids[1])
+    for policy in (both[0], mix({both[0]: 0.5, both[1]: 0.5})):
+        found = policy.log_probs(samples, temperature=0.5)[1]
+        logits = policy.next_logits(torch.tensor([prompt]))[0][0]
+        torch.testing.assert_close(found[0], (logits / 0.5).log_softmax(-1)[response[0]])
