@@ -68,6 +68,7 @@ from rlhf_plugins.errors import (
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
+    from rlhf_plugins.data.store import load_data
     from rlhf_plugins.engine import set_engine
     from rlhf_plugins.engine.mixture import mix
     from rlhf_plugins.recipe.check import check_recipe
@@ -142,6 +143,7 @@ __all__ = [
     "component",
     "export_reward_model",
     "hookimpl",
+    "load_data",
     "load_policy",
     "load_reward_function",
     "load_reward_model",
@@ -161,6 +163,7 @@ _LAZY = {
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
     "export_reward_model": "rlhf_plugins.saved.interchange",
+    "load_data": "rlhf_plugins.data.store",
     "load_policy": "rlhf_plugins.saved.reload",
     "load_reward_function": "rlhf_plugins.saved.reload",
     "load_reward_model": "rlhf_plugins.saved.reload",

@@ -220,6 +220,31 @@ class Sandbox(DataFormat):
         return [list(samples.responses[i * k : (i + 1) * k]) for i in range(len(asked))]
 
 
+@dataclass(frozen=True)
+class StageData(DataFormat):
+    """The rows that a stage of an earlier run handed on, with their splits, soft labels, columns and origins."""
+
+    stage: Annotated[str, Field(min_length=1, description="the stage's name, `outer/name` for one inside another")]
+    run: Annotated[str, Field(min_length=1, description="the folder of its run")]
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError where the stage left no data."""
+        from rlhf_plugins.data.store import load_data, stage_folder
+
+        return load_data(stage_folder(self.run, self.stage))
+
+    def known_columns(self) -> frozenset[str] | None:
+        """Those of the rows, where the run has made them already."""
+        from rlhf_plugins.data.columns import MAX_BYTES, columns_of
+        from rlhf_plugins.data.store import FILE, load_data, stage_folder
+
+        try:
+            folder = stage_folder(self.run, self.stage)
+            return columns_of(load_data(folder).train) if (folder / FILE).stat().st_size <= MAX_BYTES else None
+        except (DataError, OSError):
+            return None
+
+
 def _tied(group: Group) -> bool:
     return group.ranks == (0, 0)
 
@@ -245,4 +270,5 @@ def register_data_format() -> dict[str, type]:
         "ratings": Ratings,
         "rankings": Rankings,
         "sandbox": Sandbox,
+        "stage": StageData,
     }

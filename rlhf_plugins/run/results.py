@@ -6,25 +6,18 @@ In a spec such a path begins with `run:`, wherever in the spec it is.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.data import store
 
 MARK = "run:"
-DATA = "data.json"
-GROUPS = ("train", "test", "out_of_distribution")
 
 
 def to_values(result: StageResult, root: Path) -> dict[str, Any]:
-    """What `result.json` holds; data is `data.json` beside it.
+    """What `result.json` holds; data is `data.jsonl` beside it.
 
     Args:
         result: of a finished stage.
@@ -34,39 +27,23 @@ def to_values(result: StageResult, root: Path) -> dict[str, Any]:
     base = inside(result.base, root) if result.base else None
     values["base"] = base or (None if result.base is None else str(result.base))
     values |= {part: relative(values[part], root) for part in ("policies", "rewards")}
-    values["data"] = None if result.data is None else DATA
+    values["data"] = None if result.data is None else store.FILE
     return values
 
 
 def from_values(values: Mapping[str, Any], folder: Path, root: Path) -> StageResult:
-    """The result that a stage's folder holds. Raises KeyError, TypeError or RunError where it is damaged."""
+    """The result that a stage's folder holds. Raises KeyError, TypeError or DataError where it is damaged."""
     values = dict(values)
     for part in ("policies", "rewards"):
         values[part] = absolute(values[part], root)
     values["base"] = None if values["base"] is None else root / values["base"]
-    values["data"] = None if values["data"] is None else read_data(folder / values["data"])
+    values["data"] = None if values["data"] is None else store.load_data(folder / values["data"])
     found = values["evaluation"]
     values["evaluation"] = None if found is None else Evaluation(**found)
     values["sections"] = tuple(Section(**each) for each in values["sections"])
     values["curves"] = {name: _curve(each) for name, each in values["curves"].items()}
     values["report"], values["cost"] = ReportParts(**values["report"]), Cost(**values["cost"])
     return StageResult(**{**values, "opened": tuple(values["opened"])})
-
-
-def data_values(data: Data) -> dict[str, Any]:
-    """What `data.json` holds: all but the gold reward, which is a function."""
-    return {item.name: getattr(data, item.name) for item in dataclasses.fields(data) if item.name != "gold"}
-
-
-def read_data(file: Path) -> Data:
-    """The rows that a stage wrote. Raises RunError where they cannot be read."""
-    try:
-        values = json.loads(file.read_bytes())
-        groups: dict[str, Any] = {name: _groups().validate_python(values.pop(name)) for name in GROUPS}
-        prompts = {name: _groups().validate_python(each) for name, each in values.pop("prompts").items()}
-        return Data(**groups, prompts=prompts, **values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def relative(spec: Any, root: Path) -> Any:
@@ -97,8 +74,3 @@ def _mapped(spec: Any, change: Callable[[Any], str]) -> Any:
 
 def _curve(values: Mapping[str, Any]) -> Curve:
     return Curve(**{**values, "points": [tuple(point) for point in values["points"]]})
-
-
-@cache
-def _groups() -> TypeAdapter[tuple[Group, ...]]:
-    return TypeAdapter(tuple[Group, ...])
