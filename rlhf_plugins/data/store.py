@@ -31,13 +31,17 @@ def save_data(data: Data, path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("w", encoding="utf-8") as stream:
-            for row in _rows(data):
-                stream.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+            stream.writelines(lines(data))
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def lines(data: Data) -> Iterator[str]:
+    """The lines of its file; equal data has equal lines."""
+    return (json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in _rows(data))
 
 
 def load_data(path: str | Path) -> Data:

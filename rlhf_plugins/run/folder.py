@@ -21,7 +21,6 @@ import yaml
 from pydantic_core import to_json
 
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data import store
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
@@ -88,7 +87,9 @@ class RunFolder:
     def save(self, folder: Path, result: StageResult) -> StageResult:
         """Marks the stage of a folder as finished, and returns its result as a later process will read it."""
         if result.data is not None:
-            store.save_data(result.data, folder / store.FILE)
+            from rlhf_plugins.data.store import save_data
+
+            save_data(result.data, folder / results.DATA)
         put(folder / RESULT, _json(results.to_values(result, self.path)))
         return self.result(folder)
 

@@ -188,5 +188,6 @@ def _spec(run: StageRun, stage: Stage) -> dict[str, Any]:
 
 
 def _digest(data: Data) -> str:
-    content = to_json(results.data_values(data), fallback=str)
-    return blake2b(content, digest_size=16).hexdigest()
+    from rlhf_plugins.data.store import lines
+
+    return blake2b("".join(lines(data)).encode(), digest_size=16).hexdigest()

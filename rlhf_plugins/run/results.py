@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
-from rlhf_plugins.data import store
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.rows import Data
 
 MARK = "run:"
+DATA = "data.jsonl"  # as `data.store` names it
 
 
 def to_values(result: StageResult, root: Path) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def to_values(result: StageResult, root: Path) -> dict[str, Any]:
     base = inside(result.base, root) if result.base else None
     values["base"] = base or (None if result.base is None else str(result.base))
     values |= {part: relative(values[part], root) for part in ("policies", "rewards")}
-    values["data"] = None if result.data is None else store.FILE
+    values["data"] = None if result.data is None else DATA
     return values
 
 
@@ -37,13 +40,19 @@ def from_values(values: Mapping[str, Any], folder: Path, root: Path) -> StageRes
     for part in ("policies", "rewards"):
         values[part] = absolute(values[part], root)
     values["base"] = None if values["base"] is None else root / values["base"]
-    values["data"] = None if values["data"] is None else store.load_data(folder / values["data"])
+    values["data"] = None if values["data"] is None else _read_data(folder / values["data"])
     found = values["evaluation"]
     values["evaluation"] = None if found is None else Evaluation(**found)
     values["sections"] = tuple(Section(**each) for each in values["sections"])
     values["curves"] = {name: _curve(each) for name, each in values["curves"].items()}
     values["report"], values["cost"] = ReportParts(**values["report"]), Cost(**values["cost"])
     return StageResult(**{**values, "opened": tuple(values["opened"])})
+
+
+def _read_data(file: Path) -> Data:
+    from rlhf_plugins.data.store import load_data
+
+    return load_data(file)
 
 
 def relative(spec: Any, root: Path) -> Any:
