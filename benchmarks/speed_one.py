@@ -184,7 +184,7 @@ def our_policy(case: Case, folder: Path) -> Any:
     policy = with_fast_paths(policies(case)[0].eval())
     args = arguments(trl.DPOConfig, folder, 0, {**options(case), "precompute_ref_log_probs": True})
     loss, words = component("preference_loss", OUR_LOSS[case.work]), tokenizer(policy.config.vocab_size)
-    own = preference.Options(None, case.tokens, folder / "reference.sqlite")
+    own = preference.PreferenceOptions(None, case.tokens, folder / "reference.sqlite")
     return preference.PreferenceTrainer(policy, loss, args, Dataset.from_list(case.pairs), words, None, own)
 
 
@@ -210,7 +210,7 @@ def our_reward(case: Case, folder: Path) -> Any:
     words = tokenizer(stock.config.vocab_size)
     args = arguments(trl.RewardConfig, folder, 0, {**options(case), "per_device_train_batch_size": case.batch})
     rows = ranked_rows(case.groups, lambda p, r: encode(words, p, r), None, lambda group: True)
-    own = reward.Options(tokens_per_batch=case.tokens)
+    own = reward.RewardOptions(tokens_per_batch=case.tokens)
     return reward.RewardTrainer(model, component("reward_loss", "bradley_terry"), args, rows, words, own)
 
 

@@ -15,7 +15,17 @@ from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, registry
 
 GUIDES = {
     "reward_models": ["pooling", "reward_head", "reward_loss", "sampler", "aggregation", "metric", "data_format"],
-    "online": ["reward", "shaping", "kl", "kl_estimator", "advantage", "policy_loss", "reduction"],
+    "online": [
+        "reward",
+        "shaping",
+        "kl",
+        "kl_estimator",
+        "advantage",
+        "policy_loss",
+        "reduction",
+        "monitor",
+        "regularizer",
+    ],
 }
 ROW = re.compile(r"^\| `(\w+)`[^|]*\| (.*) \|$", re.MULTILINE)
 ONLINE = (DOCS / "online.md").read_text(encoding="utf-8")

@@ -25,10 +25,11 @@ from rlhf_plugins.contract.records import Prediction, SamplerState
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Alarm
-from rlhf_plugins.errors import ComponentError, RlhfError
+from rlhf_plugins.errors import ComponentError, RlhfError, known
 
 MAKER = "made_by"  # where a built object keeps the component that built it
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
+ACTIONS = ("stop", "scale_lr", "scale_kl")  # of an alarm
 
 
 @dataclass(frozen=True)
@@ -251,10 +252,27 @@ def numbers(answer: Any) -> Mapping[str, float]:
 
 
 def alarm(answer: Any) -> Alarm | None:
-    """An Alarm or None."""
-    if answer is not None and not isinstance(answer, Alarm):
+    """An Alarm whose action can be taken, or None."""
+    if answer is None:
+        return None
+    if not isinstance(answer, Alarm):
         raise Wrong(f"gave a {type(answer).__name__}, not an Alarm or None")
+    if answer.action not in (None, *ACTIONS):
+        raise Wrong(f"gave an alarm with the unknown action {answer.action!r} {known(str(answer.action), ACTIONS)}")
+    if not (isinstance(answer.factor, Real) and isfinite(answer.factor) and answer.factor > 0):
+        raise Wrong(f"gave an alarm with the factor {answer.factor!r}, not a number above 0")
+    rate = answer.false_alarm_rate
+    if rate is not None and not (isinstance(rate, Real) and 0 <= rate <= 1):
+        raise Wrong(f"gave an alarm with the false alarm rate {rate!r}, not a number from 0 to 1")
     return answer
+
+
+def term(component: Any, answer: Any) -> Tensor:
+    """A finite scalar with a gradient, to be added to a loss."""
+    found = _of_shape(answer, ())
+    _learns(found)
+    _finite_if_inputs_are(component, found, ())
+    return found
 
 
 # ---- whom to blame ---------------------------------------------------------------------------------------

@@ -351,10 +351,10 @@ class Regularizer(Component, kind="regularizer"):
         raise NotImplementedError
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
-        """A finite scalar."""
+        """A finite scalar with a gradient."""
         from rlhf_plugins.contract import guards
 
-        return guards.tensor(self, answer, (), inputs)
+        return guards.term(self, answer)
 
 
 class DataFormat(Component, kind="data_format"):

@@ -32,11 +32,12 @@ class Advantages:
 
 @dataclass(frozen=True)
 class ScoredResponses:
-    """B responses with their rewards, which a `shaping` may change before the policy learns from them; all (B,)."""
+    """B responses with their rewards, which a `shaping` may change before the policy learns from them."""
 
-    scores: Tensor
-    lengths: Tensor  # tokens, EOS included
-    ended: Tensor  # bool: by itself, with EOS
+    scores: Tensor  # (B,)
+    lengths: Tensor  # (B,) tokens, EOS included
+    ended: Tensor  # (B,) bool: by itself, with EOS
+    tokens: Tensor | None = None  # (B, T) where the reward or an earlier shaping gave each token a number
 
 
 @dataclass(frozen=True)

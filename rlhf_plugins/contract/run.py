@@ -5,7 +5,7 @@ It knows shapes and names, no library: torch and transformers appear only as ann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
@@ -207,6 +207,21 @@ class Step:
     samples: Samples | None = None
     prediction: Prediction | None = None
     cost: Cost = Cost()
+    responses: Mapping[str, Sequence[float]] = field(default_factory=dict)  # numbers of each response, by name
+
+    def shown(self, places: Iterable[int], most: int = 16) -> list[dict[str, Any]]:
+        """The responses at these places with their numbers, as the evidence of an alarm holds them."""
+        samples, picked = self.samples, list(places)[:most]
+        if samples is None:
+            return []
+        return [
+            {
+                "prompt": samples.prompts[i],
+                "response": samples.responses[i],
+                **{name: float(values[i]) for name, values in self.responses.items()},
+            }
+            for i in picked
+        ]
 
 
 @dataclass(frozen=True)
@@ -323,4 +338,8 @@ class Run(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Reports numbers of a step. Raises StopRun where a hook wants the run to end."""
+        ...
+
+    def log_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Reports responses with their numbers. Raises StopRun as `log` does."""
         ...

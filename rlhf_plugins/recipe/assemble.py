@@ -103,6 +103,8 @@ def named(option: Option, resolved: Mapping[str, Any], keys: Keys, registry: Reg
 
 
 def _value(option: Option, value: Any, keys: Keys, registry: Registry) -> Any:
+    if option.kind and value is None:
+        return None
     if option.many:
         return tuple(named(option, item, (*keys, index), registry) for index, item in enumerate(value))
     if option.kind:
@@ -118,6 +120,8 @@ def _options(block: object, registry: Registry) -> dict[str, Any]:
 
 
 def _word(option: Option, value: Any, registry: Registry) -> Any:
+    if option.kind and value is None:
+        return None
     if option.many:
         return [spec(item, registry) for item in value]
     if option.kind:

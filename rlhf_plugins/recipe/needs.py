@@ -55,7 +55,8 @@ def _that_ignore_soft_labels(component: Component) -> Iterator[tuple[Keys, Compo
 def _parts(component: Component) -> Iterator[tuple[Keys, Component]]:
     cls: type = type(component)
     for name, option in options(cls).items():
-        if option.kind and option.many:
-            yield from (((name, index), part) for index, part in enumerate(getattr(component, name)))
-        elif option.kind:
-            yield (name,), getattr(component, name)
+        held = getattr(component, name) if option.kind else None
+        if held is not None and option.many:
+            yield from (((name, index), part) for index, part in enumerate(held))
+        elif held is not None:
+            yield (name,), held

@@ -34,6 +34,7 @@ class Option:
     kind: str | None = None  # the component kind it holds
     tag: str = "use"  # the key that names the component
     many: bool = False  # a list of components
+    nullable: bool = False  # it may hold no component at all
     block: type | None = None  # a dataclass of further options
     config: str | None = None  # a TRL config class, as `module.Class`
 
@@ -45,7 +46,7 @@ class Option:
     @property
     def optional(self) -> bool:
         """Whether `none` is a value of it."""
-        return NoneType in _members(self.annotation)
+        return self.nullable or NoneType in _members(self.annotation)
 
     @property
     def description(self) -> str:
@@ -57,7 +58,8 @@ class Option:
     def shown_type(self) -> str:
         """Its type in a word or two."""
         if self.kind:
-            return f"list of {self.kind}" if self.many else self.kind
+            one = f"list of {self.kind}" if self.many else self.kind
+            return f"{one} or none" if self.nullable else one
         return f"options of {self.config}" if self.config else _shown_type(self.annotation)
 
     def __str__(self) -> str:
@@ -78,7 +80,7 @@ def parts(component: object) -> Iterator[object]:
     for name, option in options(cls).items():
         if option.kind:
             held = getattr(component, name)
-            for part in held if option.many else (held,):
+            for part in () if held is None else held if option.many else (held,):
                 yield from parts(part)
 
 
@@ -110,9 +112,10 @@ def _option(cls: type, field: Field[Any]) -> Option:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     kind = field.metadata.get("kind")
     if kind:
-        default = field.metadata["default"] or MISSING
+        nullable = field.metadata.get("optional", False)
+        default = MISSING if field.metadata["default"] is None and not nullable else field.metadata["default"]
         many = str(field.type).startswith("tuple[")
-        return Option(field.name, None, default, kind, field.metadata.get("tag", "use"), many)
+        return Option(field.name, None, default, kind, field.metadata.get("tag", "use"), many, nullable)
     annotation = _annotation(cls, field)
     option = Option(field.name, annotation, default, block=_block(annotation), config=field.metadata.get("config"))
     if not option.block:

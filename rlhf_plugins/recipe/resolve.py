@@ -15,6 +15,8 @@ from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
 
+SHARED = ("monitor",)  # kinds of components that the top of a recipe may give to all of its stages
+
 
 @dataclass
 class Resolver:
@@ -22,18 +24,31 @@ class Resolver:
 
     registry: Registry
     problems: list[tuple[Keys, str]] = field(default_factory=list)
+    shared: dict[str, Any] = field(default_factory=dict)  # options of the recipe's top that stages take over, resolved
 
     def block(self, cls: type, values: Mapping[str, Any], keys: Keys, tag: str = "") -> dict[str, Any]:
         """Every option of `cls`, from `values` or by default; `tag` is the key that named the class."""
         known_options = options(cls)
+        renamed: Mapping[str, str] = getattr(cls, "renamed", {})
         for name in values.keys() - known_options.keys() - {tag}:
-            self.problem((*keys, name), f"unknown option {known(name, known_options)}")
+            self.problem((*keys, name), renamed.get(name) or f"unknown option {known(name, known_options)}")
         reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
-        return {
-            name: self.option(option, values, keys, reserved)
-            for name, option in known_options.items()
-            if name in values or not self.missing(option, keys)
-        }
+        found = {}
+        for name, option in known_options.items():
+            if name in values or not self.missing(option, keys):
+                found[name] = self.option(option, self._with_shared(option, values), keys, reserved)
+            if not keys and option.kind in SHARED and found.get(name) is not None and not self._faulty(name):
+                self.shared[name] = found[name]
+        return found
+
+    def _faulty(self, name: str) -> bool:
+        """Whether an option of the top has a problem."""
+        return any(keys[0] == name for keys, _ in self.problems)
+
+    def _with_shared(self, option: Option, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values, with what the top of the recipe gives for this option where they are silent."""
+        taken_over = option.kind in SHARED and option.name not in values and option.name in self.shared
+        return {**values, option.name: self.shared[option.name]} if taken_over else values
 
     def missing(self, option: Option, keys: Keys) -> bool:
         """Whether an option that the recipe is silent about must be given; if so, says so."""
@@ -45,6 +60,8 @@ class Resolver:
     def option(self, option: Option, values: Mapping[str, Any], keys: Keys, reserved: frozenset[str]) -> Any:
         """The value of one option."""
         value, keys = values.get(option.name, option.default), (*keys, option.name)
+        if option.nullable and value in (None, NONE):
+            return None
         if option.kind:
             return self.components(option, value, keys) if option.many else self.component(option, value, keys)
         if option.block:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
-from rlhf_plugins.contract.interfaces import DataFormat, Stage
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Stage
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options
@@ -39,6 +40,7 @@ class Recipe:
         Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),
     ] = "auto"
     data: DataFormat = _tagged("data_format", "format")
+    monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that are silent about theirs
     stages: tuple[Stage, ...] = _tagged("stage", "stage")
     plugins: Annotated[
         list[str], Field(description="Python files with components of your own, relative to the recipe's folder")
@@ -80,7 +82,8 @@ class _Writer:
         """The schema of one option."""
         if option.kind:
             one = self.component(option)
-            return {"type": "array", "items": one, "minItems": int(option.required)} if option.many else one
+            one = {"type": "array", "items": one, "minItems": int(option.required)} if option.many else one
+            return {"anyOf": [one, {"enum": [NONE, None]}]} if option.nullable else one
         if option.block:
             none = [{"enum": [NONE, None]}] if option.optional else []
             about = {"description": option.description} if option.description else {}
@@ -94,7 +97,7 @@ class _Writer:
         """A name, or an object with the tag and the options of that component."""
         kind, names = str(option.kind), self.registry.names(str(option.kind))
         blocks = [self.named(kind, name, option.tag) for name in names]
-        if option.required or option.many:
+        if option.required or option.many or option.nullable:
             return {"anyOf": [{"enum": names}, *blocks]}
         silent = self.block(self.registry.get(kind, option.default), option.tag, option.default)
         silent["required"].remove(option.tag)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,10 @@ class Hooks:
     def logged(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """A stage logged numbers. Raises StopRun when a plugin wants the run to end."""
         self._call("step_logged", StopRun, stage=stage, step=step, values=dict(values))
+
+    def sampled(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A stage wrote responses to its table. Raises StopRun when a plugin wants the run to end."""
+        self._call("samples_logged", StopRun, stage=stage, step=step, rows=[dict(row) for row in rows])
 
     def stage_started(self, folder: Path, stage: str) -> None:
         """A stage, or a part of one as `outer/name`, begins. Raises StopRun where a plugin does not let it run."""

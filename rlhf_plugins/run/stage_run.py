@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,23 @@ class Services:
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Calls the hook. Raises StopRun where a plugin wants the run to end, and asks for it."""
         if self.hooks:
-            try:
+            with self._stopping():
                 self.hooks.logged(stage, step, values)
-            except StopRun:
-                self.stop.asked = True
-                raise
+
+    def log_samples(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Calls the hook. Raises StopRun as `log` does."""
+        if self.hooks:
+            with self._stopping():
+                self.hooks.sampled(stage, step, rows)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Asks for the end of the run where a hook wants it."""
+        try:
+            yield
+        except StopRun:
+            self.stop.asked = True
+            raise
 
     def stage_started(self, folder: Path, stage: str) -> None:
         """Calls the hook. Raises StopRun where a plugin does not let the stage run."""
@@ -131,6 +144,10 @@ class StageRun:
         """Reports numbers of a step."""
         self.services.log(self.name, step, values)
         self.ending.see(Step(self.name, step, None, dict(values)))
+
+    def log_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Reports responses."""
+        self.services.log_samples(self.name, step, rows)
 
     def train(
         self,

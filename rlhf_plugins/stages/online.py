@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Reward, Shaping, Stage
+from rlhf_plugins.contract.interfaces import (
+    KL,
+    Advantage,
+    Monitor,
+    PolicyLoss,
+    Reduction,
+    Regularizer,
+    Reward,
+    Shaping,
+    Stage,
+)
 from rlhf_plugins.contract.run import Adapter, Budget, ReportParts, Run, StageResult
-from rlhf_plugins.trainers.settings import PLAIN, Belts, Exploration, Table, Value
+from rlhf_plugins.trainers.settings import PLAIN, Exploration, Table, Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,15 +106,26 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         ),
     ] = None
     exploration: Annotated[Exploration | None, Field(description="`none` samples from the policy alone")] = None
-    belts: Belts = Belts()
+    monitors: tuple[Monitor, ...] = uses("monitor", ["equal_rewards", "entropy_floor", "kl_limit", "value_divergence"])
+    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
+    abstained: Annotated[
+        Literal["drop", "stop", "fallback"],
+        Field(description="where the reward abstains: leave the response out, stop, or ask the reward `fallback`"),
+    ] = "drop"
+    fallback: Reward | None = uses("reward", optional=True)
     table: Table = Table()
     tokens_per_batch: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(description="tokens in memory at once; a minibatch of more is trained in pieces, to the same result"),
+        Field(description="tokens in memory at once; larger minibatches are cut into micro-batches of equal effect"),
     ] = 8_192
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
+
+    renamed: ClassVar = {
+        "belts": "is now `monitors`: write `monitors: [{use: kl_limit, limit: 5.0}, {use: entropy_floor, share: 0.01}, "
+        "{use: equal_rewards, limit: 10}, {use: value_divergence, limit: 10.0}]`, or leave it out for these limits"
+    }
 
     def __post_init__(self) -> None:
         fewest, given = self.advantage.min_group, self.trainer.get("num_generations")
@@ -112,6 +133,8 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
         if self.value != Value() and not self.advantage.reads_values:
             raise ValueError("value: the advantage reads no values, so nothing uses it; leave it out")
+        if (self.abstained == "fallback") != (self.fallback is not None):
+            raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
         cut = [name for name, plain in PLAIN.items() if self.trainer.get(name, plain) != plain]
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
@@ -131,9 +154,10 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.online import OnlineTrainer, Options
+        from rlhf_plugins.trainers.online import OnlineOptions, OnlineTrainer
         from rlhf_plugins.trainers.online_config import OnlineConfig
         from rlhf_plugins.trainers.settings import Oversight
+        from rlhf_plugins.trainers.supervision import built_monitors, regularize
 
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
@@ -146,12 +170,13 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
                 train=train,
                 tokenizer=load_tokenizer(run.base),
-                options=Options(
+                options=OnlineOptions(
                     reference=None if adapter else load_causal(run.base),
                     tokens_per_batch=self.tokens_per_batch,
-                    oversight=Oversight(self.table, self.belts, run.data.gold),
+                    oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
                 ),
             )
+        regularize(trainer, self, run)
         curves = quiet(trainer, run.log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()
@@ -162,9 +187,18 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         else:
             trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
-        report = ReportParts(rollouts=trainer.rollouts_shown, notes=spent.notes)
-        return StageResult(policies, report=report, curves=curves.curves, metrics=spent.metrics)
+        return StageResult(
+            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
+            report=ReportParts(rollouts=trainer.rollouts_shown, notes=spent.notes),
+            sections=trainer.monitors.sections(),
+            curves=curves.curves,
+            metrics=spent.metrics,
+        )
+
+    def _fallback(self, run: Run) -> Any:
+        from rlhf_plugins.reward_models.handle import reward_handle
+
+        return reward_handle(self.fallback.build(run)).predict if self.fallback else None
 
     def _score(self, run: Run) -> Any:
         from rlhf_plugins.reward_models.handle import reward_handle
@@ -185,6 +219,8 @@ class Online(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             entropy_coef=self.entropy_coef,
             stop_kl=self.stop_kl,
             exploration=self.exploration,
+            abstains=self.abstained != "stop",
+            fallback=self._fallback(run),
         )
 
 

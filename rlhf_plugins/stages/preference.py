@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import PreferenceLoss, Stage
+from rlhf_plugins.contract.interfaces import Monitor, PreferenceLoss, Regularizer, Stage
 from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
 from rlhf_plugins.recipe.needs import refuse_unmet
 
@@ -44,8 +44,10 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     loss: PreferenceLoss = uses("preference_loss", "dpo")
     tokens_per_batch: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(description="tokens in memory at once; a batch of more is trained in pieces, to the same result"),
+        Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
     ] = 8_192
+    monitors: tuple[Monitor, ...] = uses("monitor", [])
+    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
@@ -62,7 +64,8 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.preference import Options, PreferenceTrainer
+        from rlhf_plugins.trainers.preference import PreferenceOptions, PreferenceTrainer
+        from rlhf_plugins.trainers.supervision import supervise
 
         refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         adapter = run.base.adapter
@@ -79,17 +82,21 @@ class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 train,
                 load_tokenizer(run.base),
                 adapter=lora_config(adapter, "CAUSAL_LM") if adapter else None,
-                options=Options(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
+                options=PreferenceOptions(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
             )
-        curves = quiet(trainer, run.log, run.stopped)
+        curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
-        report = ReportParts(left_out=trainer.left_out, notes=spent.notes)
-        return StageResult(policies, report=report, curves=curves.curves, metrics=spent.metrics)
+        return StageResult(
+            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
+            report=ReportParts(left_out=trainer.left_out, notes=spent.notes),
+            sections=monitors.sections(),
+            curves=curves.curves,
+            metrics=spent.metrics,
+        )
 
 
 @hookimpl

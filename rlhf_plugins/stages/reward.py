@@ -11,9 +11,9 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler, Stage
+from rlhf_plugins.contract.interfaces import Monitor, Pooling, Regularizer, RewardHead, RewardLoss, Sampler, Stage
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Budget, Curve, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Budget, Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_unmet
 
@@ -49,6 +49,7 @@ class Trained(NamedTuple):
     left_out: dict[str, int]
     curves: Mapping[str, Curve]
     spent: Spending
+    alarms: Sequence[Section] = ()
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     ] = None
     tokens_per_batch: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(description="tokens in memory at once; a batch of more is trained in pieces, to the same result"),
+        Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
     ] = 8_192
+    monitors: tuple[Monitor, ...] = uses("monitor", [])
+    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "reward"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
@@ -89,6 +92,7 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(trained.folder)}},
             report=ReportParts(left_out={**trained.left_out, **unread}, notes=trained.spent.notes),
+            sections=trained.alarms,
             curves=trained.curves,
             metrics=trained.spent.metrics,
         )
@@ -101,7 +105,8 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.reward import Options, RewardTrainer
+        from rlhf_plugins.trainers.reward import RewardOptions, RewardTrainer
+        from rlhf_plugins.trainers.supervision import supervise
 
         seed = run.seed + (member or 0)
         torch.manual_seed(seed)  # head and adapter start at random
@@ -111,18 +116,18 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
             model = self._model(run)
             train = self._rows(groups, encoder, args.max_length)
             features = row_features(model, train, encoder.tokenizer.pad_token_id) if self.train_layers == 0 else None
-            options = Options(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
+            options = RewardOptions(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
             trainer = RewardTrainer(model, self.loss, args, train, encoder.tokenizer, options)
         ending = "" if member is None else f"_{member}"
 
         def log(step: int, values: Mapping[str, float]) -> None:
             run.log(step, {f"{name}{ending}": value for name, value in values.items()})
 
-        curves = quiet(trainer, log, run.stopped)
+        curves, monitors = quiet(trainer, log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
-        return Trained(folder, dict(train.left_out), curves.curves, spent)
+        return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
 
     def _drops(self, run: Run) -> bool:
         """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""

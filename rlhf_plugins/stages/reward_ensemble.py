@@ -87,6 +87,7 @@ class RewardEnsemble(Reward):
                 left_out={f"{k}, of all members": v for k, v in left_out.items()} | unread,
                 notes=[f"Member {i}: {note}" for i, m in enumerate(members) for note in m.trained.spent.notes],
             ),
+            sections=[section for member in members for section in member.trained.alarms],
             curves=curves,
         )
 

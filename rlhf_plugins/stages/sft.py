@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.contract.interfaces import Monitor, Regularizer, Stage
 from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
@@ -22,6 +23,8 @@ UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint
 class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
+    monitors: tuple[Monitor, ...] = uses("monitor", [])
+    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
@@ -34,6 +37,7 @@ class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, merge
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.supervision import supervise
 
         tokenizer, adapter = load_tokenizer(run.base), run.base.adapter
         train = best_responses(run.data.train)
@@ -46,16 +50,21 @@ class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
                 peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
             )
         left_out = _left_out(trainer, train)
-        curves = quiet(trainer, run.log, run.stopped)
+        curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         merge(replace(run.base, quantization=None), folder)
         tokenizer.save_pretrained(folder)
-        policies = {self.name: {"use": "trained", "path": str(folder), "base": run.base.path}}
-        report = ReportParts(left_out=left_out, notes=spent.notes)
-        return StageResult(policies, base=folder, report=report, curves=curves.curves, metrics=spent.metrics)
+        return StageResult(
+            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
+            base=folder,
+            report=ReportParts(left_out=left_out, notes=spent.notes),
+            sections=monitors.sections(),
+            curves=curves.curves,
+            metrics=spent.metrics,
+        )
 
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:

@@ -157,7 +157,7 @@ def finite(value: Tensor, step: int, what: str) -> Tensor:
 
 
 def check_one_process(trainer: Any) -> None:
-    """Raises RunError in a distributed launch, in which no gradients would be averaged."""
+    """Raises RunError in a distributed launch, in which gradients would not be averaged."""
     if trainer.accelerator.num_processes > 1:
         raise RunError(f"{type(trainer).__name__} runs in one process; it was launched in several")
 

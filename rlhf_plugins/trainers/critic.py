@@ -1,4 +1,4 @@
-"""The value of the state before each sampled token: a head on the policy's decoder or on an adapter of its own.
+"""The critic: the value of the state before each sampled token, by a head on the policy or on an adapter of its own.
 
 It knows no reward.
 """
@@ -19,19 +19,22 @@ from rlhf_plugins.errors import RunError
 
 
 class Critic:
-    """A linear head that starts at 0 and hangs on the policy, so that its optimizer finds it.
+    """A linear head that starts at 0. It is a submodule of the policy, so that the policy's optimizer trains it.
 
     Args:
-        model: the policy, plain or PEFT, already where it computes.
-        adapter: what the base wears for the critic alone, in a pass of its own; None reads the policy's hidden states.
+        model: the policy, plain or PEFT, on its device.
+        adapter: an adapter of the base for the critic only, with a forward pass of its own; None: the head reads the
+            policy's hidden states.
 
     Raises:
-        RunError: an adapter is asked for where all weights of the policy are trained.
+        RunError: there is an adapter, and all weights of the policy are trained.
     """
 
     def __init__(self, model: Any, adapter: Adapter | None = None) -> None:
         if adapter is not None and not hasattr(model, "peft_config"):
-            raise RunError("value: an adapter needs a base that is not trained itself; give the base one, or leave it")
+            raise RunError(
+                "value.adapter needs a base that is not trained itself: give the base an adapter, or leave it out"
+            )
         self._model = model
         head = nn.Linear(trunk_of(model).config.get_text_config().hidden_size, 1)
         nn.init.zeros_(head.weight)
@@ -44,12 +47,12 @@ class Critic:
         if self._adapter is not None:
             with active_adapter(self._model, self._adapter) as trunk:
                 hidden = sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]  # (tokens, width)
-        with torch.autocast(hidden.device.type, enabled=False):  # values move by less than bfloat16 can tell
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round small changes of a value away
             values = self._model.value_head(hidden.float()).squeeze(-1)
         return by_response(values, batch.response_mask())
 
     def take_off(self) -> dict[str, Tensor]:
-        """The weights of the head, which the policy then no longer has, and of the adapter under PEFT's names."""
+        """Removes the head from the policy; returns its weights, and those of the adapter under PEFT's names."""
         head: nn.Linear = self._model.value_head
         del self._model.value_head
         adapter = {} if self._adapter is None else adapter_weights(self._model, self._adapter)

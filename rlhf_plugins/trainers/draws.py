@@ -1,10 +1,10 @@
-"""The order of training as a sampler component draws it, batch by batch. It knows examples by number, no model.
+"""The order of training, drawn batch by batch by a sampler component. It knows examples by number, no model.
 
-What is drawn next may depend on the losses of what was drawn before, so a batch is drawn only when it is asked for.
-A data loader asks early: accelerate's asks for each batch before it hands out the one before, and with gradient
-accumulation the Trainer collects all batches of a step before it trains on the first. So the first batch of a step is
-drawn without the losses of the step before, its other batches with them. Each worker process (`dataloader_num_workers`)
-lets `dataloader_prefetch_factor` more batches be drawn in advance.
+The next batch may depend on the losses of earlier ones, so a batch is drawn only when the data loader asks for it. Data
+loaders ask early: accelerate's asks for a batch before it returns the one before, and with gradient accumulation the
+Trainer collects all batches of a step before it trains on the first. So the first batch of a step is drawn without the
+losses of the step before, its other batches with them. Each worker process (`dataloader_num_workers`) draws
+`dataloader_prefetch_factor` more batches in advance.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rlhf_plugins.errors import DataError
 
 @dataclass(frozen=True)
 class Examples:
-    """What is known of n examples before training, each (n,)."""
+    """n examples as they are known before training, each (n,)."""
 
     length: Sequence[int]  # tokens
-    difficulty: Sequence[float | None]  # None or NaN where nobody told it
+    difficulty: Sequence[float | None]  # None or NaN where it is unknown
     topic: Sequence[Hashable]  # None is a topic of its own
 
 
@@ -36,9 +36,9 @@ class Draws(TorchSampler[int]):
 
     Args:
         sampler: draws each batch.
-        examples: what it may know of them.
+        examples: what the sampler may know of them.
         batch_size: of the data loader, which must not drop the last batch.
-        planned: examples that the whole training will draw, from which its progress is told.
+        planned: examples that the whole training will draw; progress is measured against them.
         seed: of the draws.
 
     Raises:
@@ -61,11 +61,11 @@ class Draws(TorchSampler[int]):
         return len(self._length)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration draws, from 0; the Trainer says so. Without it they follow one another."""
+        """The epoch that the next iteration draws, from 0. The Trainer calls it; otherwise epochs are counted."""
         self._epoch = epoch
 
     def observe(self, rows: Sequence[int], losses: Sequence[float]) -> None:
-        """Remembers the losses of the examples `rows`, in their order; one that is not finite is not remembered."""
+        """Stores the losses of the examples `rows`, in their order, except those that are not finite."""
         values = np.asarray(losses, dtype=float)
         finite = np.isfinite(values)
         self._loss[np.asarray(rows, dtype=int)[finite]] = values[finite]
@@ -104,12 +104,12 @@ def standardised(difficulty: Sequence[float | None]) -> np.ndarray:
     values = np.asarray(difficulty, dtype=float)  # None becomes NaN
     if infinite := np.flatnonzero(np.isinf(values)).tolist():
         raise DataError(f"the difficulty of example {infinite[0]} is {values[infinite[0]]}, not a finite number")
-    told = values[~np.isnan(values)]
-    if not len(told) or told.min() == told.max():
+    known = values[~np.isnan(values)]
+    if not len(known) or known.min() == known.max():
         return np.zeros(len(values))
-    largest = np.abs(told).max()  # divided by, lest a square overflow
-    told, values = told / largest, values / largest
-    return np.nan_to_num((values - told.mean()) / told.std(), nan=0.0)
+    largest = np.abs(known).max()  # divided by first, so that no square overflows
+    known, values = known / largest, values / largest
+    return np.nan_to_num((values - known.mean()) / known.std(), nan=0.0)
 
 
 def _codes(topics: Sequence[Hashable]) -> np.ndarray:
@@ -119,6 +119,6 @@ def _codes(topics: Sequence[Hashable]) -> np.ndarray:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """The array, which a component can then not change."""
+    """The array, made read-only."""
     array.flags.writeable = False
     return array

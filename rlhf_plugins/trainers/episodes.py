@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.branches import BranchBatch
-
 if TYPE_CHECKING:
-    from rlhf_plugins.trainers.passes import Seen
+    from torch import Tensor
+
+    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.data.branches import BranchBatch
+    from rlhf_plugins.trainers.passes import Outputs
+    from rlhf_plugins.trainers.scoring import ResponseRewards
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some of a rollout's responses, as one batch, and what is known of their tokens; all (b, t)."""
+class MicroBatch:
+    """Responses of a rollout that are computed together, and what is known of their tokens; all (b, t)."""
 
     rows: Tensor  # (b,) places in the rollout
     batch: BranchBatch
-    log_probs: Tensor  # of what sampled the tokens, in nats
+    log_probs: Tensor  # under the distribution that sampled the tokens, in nats
     reference: Tensor  # log-probabilities under the reference
     advantages: Tensor
     returns: Tensor
@@ -29,20 +29,31 @@ class Piece:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The responses of one loss, in pieces that are computed one after the other."""
+    """The responses of one loss, in micro-batches that are computed one by one; none where all were left out."""
 
-    pieces: tuple[Piece, ...]
+    micro_batches: tuple[MicroBatch, ...]
+
+
+@dataclass(frozen=True)
+class ScoredSamples:
+    """The responses of a rollout that have a reward, before any model has read them."""
+
+    samples: Samples
+    rewards: ResponseRewards
+    group: Tensor  # (B,) equal for responses to one prompt
+    baseline: Tensor | None  # (B,) scores of greedy responses
+    sampled: int  # responses in all
+    abstained: int  # responses left out because there is no reward
+    too_few: int  # responses left out because too few responses to their prompt have a reward
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """B sampled responses of up to T tokens with all that was found out about them, in the order of sampling."""
+    """B sampled responses of up to T tokens with all that was computed of them, in the order of sampling."""
 
     samples: Samples
-    rewards: Tensor  # (B,) as the reward said
-    scores: Tensor  # (B,) after shaping
-    by_token: bool  # whether the reward spoke of single tokens
-    paid: Tensor  # (B, T) reward of each token, less the KL where it is in the reward
+    rewards: ResponseRewards
+    token_rewards: Tensor  # (B, T) less the KL where it is in the reward
     mask: Tensor  # (B, T) True at response tokens
     log_ratio: Tensor  # (B, T) log pi - log pi_ref, in nats
     entropies: Tensor  # (B, T) of the policy, in nats
@@ -50,4 +61,10 @@ class Episodes:
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T)
     minibatches: tuple[Minibatch, ...]
-    looked: Seen | None = None  # with its graph, where there is one piece in all: its first loss needs no other pass
+    outputs: Outputs | None = None  # with its graph, where there is one micro-batch in all: its first loss uses it
+
+    @property
+    def equal_rewards(self) -> bool:
+        """Whether nothing can be learned, because several responses all have the same score and no token its own."""
+        scores = self.rewards.scores
+        return not self.rewards.by_token and len(scores) > 1 and bool(scores.max() == scores.min())

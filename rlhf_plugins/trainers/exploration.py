@@ -1,4 +1,4 @@
-"""Sampling from a mixture of the policy and of the policy at another temperature. It knows logits, not what for."""
+"""Sampling from a mixture of the policy and of the policy at another temperature. It knows logits only."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def mixed(log_probs: Tensor, other: Tensor, epsilon: float) -> Tensor:
 
 @contextmanager
 def exploring(model: Any, exploration: Exploration | None, temperature: float) -> Iterator[None]:
-    """While the model generates: its logits, divided by `temperature`, are the mixture's. None leaves it as it is.
+    """While the model generates: its logits, divided by `temperature`, are the mixture's. None changes nothing.
 
-    It holds for plain sampling alone: a generation that cuts the distribution (top-p, top-k) samples something else.
+    It is exact for plain sampling only: top-p, top-k and the like sample from another distribution.
     """
     if exploration is None:
         yield

@@ -1,11 +1,12 @@
 """Trains a policy on its own samples: GRPOTrainer with its rollout, forward pass and loss replaced.
 
-TRL keeps the sampling of prompts, the generation and the schedule of minibatches; the arithmetic is the components'.
+TRL samples the prompts, generates, and schedules the minibatches; the arithmetic is in the components.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,31 +24,33 @@ from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reductio
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Alarm, Step
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.groups import COLUMNS, batch_columns
 from rlhf_plugins.engine import cost
+from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_one_process, check_rows, train_in_float32
-from rlhf_plugins.trainers.belts import Guard
 from rlhf_plugins.trainers.critic import Critic
-from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
+from rlhf_plugins.trainers.episodes import Episodes, MicroBatch, Minibatch, ScoredSamples
 from rlhf_plugins.trainers.exploration import exploring
-from rlhf_plugins.trainers.passes import Passes, Seen
-from rlhf_plugins.trainers.pieces import most_tokens
+from rlhf_plugins.trainers.micro_batches import token_limit
+from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
+from rlhf_plugins.trainers.passes import Outputs, Passes
+from rlhf_plugins.trainers.rollout_log import RolloutLog, limits, responses
 from rlhf_plugins.trainers.rollouts import Rollouts
 from rlhf_plugins.trainers.scoring import Scorer
 from rlhf_plugins.trainers.settings import PLAIN, Exploration, Oversight, Value
 from rlhf_plugins.trainers.shares import Share, adds_up, shares
-from rlhf_plugins.trainers.watch import Watch
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What the policy is to maximise, as built components and numbers."""
+    """What the policy maximises, as built components and numbers."""
 
     score: Callable[[Samples], Prediction]
     advantage: Advantage
@@ -59,13 +62,15 @@ class Objective:
     entropy_coef: float = 0.0  # Huang et al. 2024
     stop_kl: float | None = None  # nats per token
     exploration: Exploration | None = None
+    abstains: bool = True  # whether the reward may abstain; the responses are then left out
+    fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a training may be given beside TRL's configuration.
+class OnlineOptions:
+    """Options of a training that TRL's configuration lacks.
 
-    Without a `reference`, it is the policy with its adapters off.
+    Without a `reference`, the policy with its adapters off is the reference.
     """
 
     reference: Any = None  # where all weights are trained
@@ -76,11 +81,12 @@ class Options:
 class OnlineTrainer(trl.GRPOTrainer):
     """GRPOTrainer for an objective, with a critic where its estimator needs one.
 
-    A minibatch of more than `options.tokens_per_batch` tokens is trained in pieces, to the same gradients, unless
-    something needs it whole (`pieces.most_tokens`, `shares.adds_up`).
+    A minibatch of more than `options.tokens_per_batch` tokens is computed in micro-batches, with the same gradients,
+    unless a component needs it whole (`micro_batches.token_limit`, `shares.adds_up`).
 
     Raises:
-        RunError: the options contradict one another, or (while training) a belt closes or a chat template refuses.
+        RunError: the options contradict one another, or (while training) a monitor stops it, the reward abstains and
+            must not, or the chat template refuses a prompt.
         PluginError: a component fails.
     """
 
@@ -91,12 +97,12 @@ class OnlineTrainer(trl.GRPOTrainer):
         args: trl.GRPOConfig,
         train: Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        options: Options = Options(),  # noqa: B008 (frozen)
+        options: OnlineOptions = OnlineOptions(),  # noqa: B008 (frozen)
     ) -> None:
         _refuse(objective, args)
         super().__init__(
             model=model,
-            reward_funcs=lambda **_: [],  # TRL asks for one; `Scorer` calls ours
+            reward_funcs=lambda **_: [],  # TRL needs one; `Scorer` calls the reward
             args=args,
             train_dataset=train,
             processing_class=tokenizer,
@@ -107,46 +113,48 @@ class OnlineTrainer(trl.GRPOTrainer):
         keep_freed_memory_of_process(self.args.device)
         self._objective, self._reference = objective, options.reference
         folder, oversight = Path(args.output_dir), options.oversight
-        self._watch = Watch(folder, oversight.table, oversight.gold)
-        self._guard = Guard(oversight.belts, folder, lambda: self.state.global_step)
+        self._rollout_log = RolloutLog(folder, oversight.table, oversight.gold, oversight.listen)
+        self.monitors = oversight.monitors or Monitors(folder=folder)
         self._critic = Critic(self.model, objective.value.adapter) if objective.advantage.reads_values else None
         self._passes = Passes(
-            self.model,
-            options.reference,
-            self._critic,
-            self._tokenizer.pad_token_id,
-            self.temperature,
-            self.accelerator.autocast,
+            model=self.model,
+            reference=options.reference,
+            critic=self._critic,
+            pad_id=self._tokenizer.pad_token_id,
+            temperature=self.temperature,
+            autocast=self.accelerator.autocast,
         )
         self._rollouts = self._plan(options.tokens_per_batch)
         self._kl_coef = self._next_kl_coef = objective.kl.coef
-        self._looked: Seen | None = None  # until it is used
+        self._outputs: Outputs | None = None  # of the only micro-batch of a rollout, until its first loss used them
         self._columns: dict[str, list[Any]] = {}  # of this rollout's prompts, a value for each response
         self._episodes: Episodes | None = None  # None: the rest of this rollout's minibatches are skipped
         self._skips: list[float] = []  # of each minibatch so far: 1 where it was skipped
+        self._updates: dict[str, list[float]] = defaultdict(list)  # numbers of the minibatches since the last rollout
 
     def take_value_head(self) -> dict[str, Tensor]:
-        """Takes the value head off the policy, which then is a plain model again; empty if no critic was trained."""
+        """Removes the value head from the policy and returns its weights; empty if no critic was trained."""
         return self._critic.take_off() if self._critic else {}
 
     @property
     def rollouts_shown(self) -> list[dict[str, Any]]:
         """Responses from the beginning and the end of the training, with their step and numbers."""
-        return self._watch.shown
+        return self._rollout_log.shown
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains. Raises RunError when asked to go on from a checkpoint, which holds neither rollout nor critic."""
+        """Trains. Raises RunError for a checkpoint to go on from, which holds neither rollout nor critic."""
         if resume_from_checkpoint:
             raise RunError(
                 "a training on a policy's own samples cannot go on from a checkpoint, which holds neither the rollout "
                 "in use, nor the critic, nor what the reward was normalised by; start the stage again"
             )
-        return super().train(None, *args, **kwargs)
+        with counting() as self.monitors.counter:
+            return super().train(None, *args, **kwargs)
 
     def _plan(self, tokens: int | None) -> Rollouts:
         aim = self._objective
-        tokens = most_tokens(tokens, self.args, aim.policy_loss, aim.reduction, aim.kl)
-        scorer = Scorer(aim.score, aim.shaping, frozenset(self.eos_token_ids))
+        tokens = token_limit(tokens, self.args, aim.policy_loss, aim.reduction, aim.kl)
+        scorer = Scorer(aim.score, aim.shaping, frozenset(self.eos_token_ids), aim.abstains, aim.fallback)
         return Rollouts(
             sample=self._sample,
             greedy=self._greedy,
@@ -182,16 +190,18 @@ class OnlineTrainer(trl.GRPOTrainer):
         self._signature_columns: list[str] = [*{*self._signature_columns, COLUMNS}]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Rolls out once a generation cycle; a minibatch that is to be skipped leaves gradients and weights alone."""
+        """Makes a rollout once a generation cycle; a skipped minibatch changes no gradients and no weights."""
         if self._place() == 0:
             self.model.train()
             self._columns = batch_columns(inputs)
             self._episodes = self._roll_out([row["prompt"] for row in inputs])
-        self._skips.append(float(self._episodes is None))
+        trains = self._episodes is not None and bool(self._minibatch(self._episodes).micro_batches)
+        self._skips.append(float(not trains))
         self._note(skipped=self._skips[-1])
-        if self._episodes is not None:
-            step: Tensor = super().training_step(model, inputs, num_items_in_batch)
-            return step
+        if trains:
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            self._updates["loss"].append(loss.item())
+            return loss
         self._step += 1
         return torch.zeros((), device=self.accelerator.device)
 
@@ -210,76 +220,130 @@ class OnlineTrainer(trl.GRPOTrainer):
         return place
 
     def _prepare_inputs(self, inputs: Any) -> Minibatch:
-        """The minibatch whose turn it is; what TRL's loader gives are the prompts of the whole rollout."""
+        """The next minibatch; `inputs`, from TRL's loader, are the prompts of the whole rollout."""
         assert self._episodes is not None
-        return self._episodes.minibatches[self._place() % self.args.steps_per_generation]
+        return self._minibatch(self._episodes)
+
+    def _minibatch(self, episodes: Episodes) -> Minibatch:
+        return episodes.minibatches[self._place() % self.args.steps_per_generation]
 
     def _roll_out(self, prompts: Sequence[Any]) -> Episodes | None:
-        self._kl_coef = self._next_kl_coef
-        seen = self._rollouts.make(prompts, self._kl_coef)
-        numbers = self._watch.rollout(seen, self.state.global_step)
-        self._note(**numbers, kl_coef=self._kl_coef)
-        self._next_kl_coef = self._objective.kl.adapted(self._kl_coef, numbers["kl"], len(seen.scores))
-        trained = self._guard.rollout(seen)
-        self._looked = seen.looked if trained else None
-        return replace(seen, looked=None) if trained else None
+        """A rollout to train on; None where nothing can be learned from it.
 
-    def _seen(self, batch: BranchBatch) -> Seen:
-        """What policy and critic say of a piece, which the rollout that it alone is was told already."""
-        looked, self._looked = self._looked, None
-        return looked or self._passes.policy(batch, entropy=self._objective.entropy_coef > 0)
+        Raises:
+            RunError: a monitor stops the training.
+        """
+        self._kl_coef, step = self._next_kl_coef, self.state.global_step
+        scored = self._rollouts.score(prompts)
+        numbers = {"kl_coef": self._kl_coef, **_missing(scored)}
+        if not scored.samples.responses:
+            self._note(**numbers)
+            self._show(Step("", step, self.state.max_steps, {**numbers, "equal_rewards": 1.0}))
+            return None
+        rollout = self._rollouts.episodes(scored, self._kl_coef)
+        numbers |= self._rollout_log.add(rollout, step)
+        self._note(**numbers)
+        self._next_kl_coef = self._objective.kl.adapted(self._kl_coef, numbers["kl"], len(rollout.mask))
+        self._show(self._step_of(rollout, numbers))
+        if rollout.equal_rewards:
+            return None
+        self._outputs = rollout.outputs
+        return replace(rollout, outputs=None)
+
+    def _step_of(self, rollout: Episodes, numbers: Mapping[str, float]) -> Step:
+        """A rollout as monitors see it: its numbers, and the means of those of the updates since the last rollout."""
+        updates = {name: sum(values) / len(values) for name, values in self._updates.items()}
+        self._updates.clear()
+        return Step(
+            stage="",
+            step=self.state.global_step,
+            total=self.state.max_steps,
+            values={**updates, **numbers, **limits(rollout)},
+            samples=rollout.samples,
+            prediction=rollout.rewards.prediction,
+            responses=responses(rollout),
+        )
+
+    def _show(self, step: Step) -> None:
+        """Shows a rollout to the monitors; what they do to the KL coefficient holds from the next rollout on."""
+
+        def scale_kl(factor: float) -> None:
+            self._next_kl_coef *= factor
+
+        self.monitors.show(step, {"scale_lr": lambda f: scale_learning_rate(self, f), "scale_kl": scale_kl})
+
+    def _policy_outputs(self, batch: BranchBatch) -> Outputs:
+        """Policy and critic outputs for a micro-batch; those of a rollout's only one were computed with the rollout."""
+        outputs, self._outputs = self._outputs, None
+        return outputs or self._passes.policy(batch, entropy=self._objective.entropy_coef > 0)
 
     def _compute_loss(self, model: Any, inputs: Minibatch) -> Tensor:
-        """The minibatch's loss; of one in pieces, the gradients of all but the last are added up here already."""
-        masks = [piece.batch.response_mask() for piece in inputs.pieces]
-        told, loss = list[dict[str, float]](), torch.zeros(())
-        for piece, share in zip(inputs.pieces, shares(masks, self._objective.reduction), strict=True):
+        """The minibatch's loss; gradients of all its micro-batches but the last are accumulated here."""
+        masks = [part.batch.response_mask() for part in inputs.micro_batches]
+        logged, loss = list[dict[str, float]](), torch.zeros(())
+        for part, share in zip(inputs.micro_batches, shares(masks, self._objective.reduction), strict=True):
             if loss.requires_grad:
                 self.accelerator.backward(loss)
-            own, numbers = self._part(piece, share)
+            own, numbers = self._part(part, share)
             loss = own / self.current_gradient_accumulation_steps + loss.detach()
-            told.append(numbers)
-        whole = {name: sum(part[name] for part in told) for name in told[0]}
+            logged.append(numbers)
+        whole = {name: sum(part[name] for part in logged) for name in logged[0]}
         self._note(**whole)
+        for name, value in whole.items():
+            self._updates[name].append(value)
         if self._objective.stop_kl is not None and whole["approx_kl"] > self._objective.stop_kl:
-            self._episodes = None  # the policy moved away: what is left of the rollout is skipped
+            self._episodes = None  # the policy moved too far: the rest of the rollout is skipped
         return loss
 
-    def _part(self, piece: Piece, share: Share) -> tuple[Tensor, dict[str, float]]:
-        """Policy, KL, value and entropy terms of a piece, as its share of the minibatch's, and of what is logged.
+    def _part(self, part: MicroBatch, share: Share) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a micro-batch with its KL, value and entropy terms, and numbers, as parts of the minibatch's.
 
         Raises:
             RunError: the loss is not finite.
         """
-        aim, mask = self._objective, piece.batch.response_mask()
-        seen = self._seen(piece.batch)
-        log_ratio = seen.log_probs - piece.log_probs
-        losses = aim.policy_loss(log_ratio, piece.advantages)
-        pull = aim.kl(seen.log_probs - piece.reference).on_loss
-        loss = share.reduced(losses if pull is None else losses + self._kl_coef * pull, mask)
-        clipped = (losses != -piece.advantages * log_ratio.exp()).float()
-        told = {
+        aim, mask = self._objective, part.batch.response_mask()
+        outputs = self._policy_outputs(part.batch)
+        log_ratio = outputs.log_probs - part.log_probs
+        losses = aim.policy_loss(log_ratio, part.advantages)
+        kl_term = aim.kl(outputs.log_probs - part.reference).on_loss
+        loss = share.reduced(losses if kl_term is None else losses + self._kl_coef * kl_term, mask)
+        clipped = (losses != -part.advantages * log_ratio.exp()).float()
+        numbers = {
             "policy_loss": loss,
             "clip_fraction": share.mean(clipped, mask),
             "approx_kl": share.tokens * objectives.moved(log_ratio.detach(), mask),
         }
-        if aim.entropy_coef and seen.entropies is not None:
-            loss = loss - aim.entropy_coef * share.mean(seen.entropies, mask)
-        if seen.values is not None and piece.values is not None:
-            errors = objectives.clipped_value_loss(seen.values, piece.values, piece.returns, aim.value.clip)
-            told["value_loss"] = share.mean(errors, mask)
-            loss = loss + aim.value.coef * told["value_loss"]
+        if aim.entropy_coef and outputs.entropies is not None:
+            loss = loss - aim.entropy_coef * share.mean(outputs.entropies, mask)
+        if outputs.values is not None and part.values is not None:
+            errors = objectives.clipped_value_loss(outputs.values, part.values, part.returns, aim.value.clip)
+            numbers["value_loss"] = share.mean(errors, mask)
+            loss = loss + aim.value.coef * numbers["value_loss"]
+        if not loss.isfinite():
+            self._stop_at(loss, part)
+        return loss, {name: value.item() for name, value in numbers.items()}
+
+    def _stop_at(self, loss: Tensor, part: MicroBatch) -> None:
+        """Ends the training for a loss that is not finite. Raises RunError."""
         assert self._episodes is not None
-        self._guard.loss(loss, self._episodes, piece.rows.tolist())
-        return loss, {name: value.item() for name, value in told.items()}
+        step = self._step_of(self._episodes, {})
+        message = f"the loss became {loss.item()}: try a smaller learning_rate or max_grad_norm"
+        evidence = {"responses": step.shown(part.rows.tolist())}
+        self.monitors.stop("finite", Alarm(message, evidence, action="stop"), step.step)
 
     def _note(self, **numbers: Tensor | float) -> None:
         for name, value in numbers.items():
             self._metrics["train"][name].append(float(value.detach() if isinstance(value, Tensor) else value))
 
 
+def _missing(scored: ScoredSamples) -> dict[str, float]:
+    """The numbers of responses that are left out, where the reward abstained on any."""
+    left_out = {"abstained": scored.abstained, "too_few_siblings": scored.too_few}
+    return {name: float(count) for name, count in left_out.items() if count}
+
+
 def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
-    """Raises for what could not be trained, or not as it is asked for."""
+    """Raises RunError for options that contradict one another."""
     estimator = objective.advantage
     fewest = estimator.min_group
     if args.num_generations < fewest:
@@ -289,4 +353,6 @@ def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
         )
     cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
     if objective.exploration and cut:
-        raise RunError(f"exploration: with {cut[0]} the mixture would not be what samples; leave {cut[0]} out")
+        raise RunError(
+            f"exploration: with {cut[0]} responses would not be sampled from the mixture; leave {cut[0]} out"
+        )

@@ -9,22 +9,22 @@ import trl
 
 @dataclass
 class OnlineConfig(trl.GRPOConfig):
-    """GRPOConfig without its refusal of `num_generations: 1`, since not every estimator compares siblings.
+    """GRPOConfig that allows `num_generations: 1`, since not every estimator compares responses to one prompt.
 
-    TRL refuses near the end of its checks, after everything else is set; what follows is about vLLM's own
-    log-probabilities, which we do not read.
+    TRL raises near the end of its checks, after everything else is set; the checks after it are about vLLM's own
+    log-probabilities, which are not used here.
     """
 
     def __post_init__(self) -> None:
-        self._sound()
+        self._check()
         try:
             super().__post_init__()
         except ValueError as error:
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
                 raise
 
-    def _sound(self) -> None:
-        """Raises ValueError for a number that TRL would take, and fail on later without naming its option."""
+    def _check(self) -> None:
+        """Raises ValueError for a number that TRL would accept, and fail on later without naming the option."""
         if self.temperature <= 0:
             raise ValueError(f"temperature: {self.temperature}, but responses are sampled; write a number above 0")
         if self.learning_rate < 0:
@@ -35,6 +35,8 @@ class OnlineConfig(trl.GRPOConfig):
             if not left_out and (value is None or value < 1):
                 raise ValueError(f"{name}: {'null' if value is None else value}; write 1 or more")
         if self.neftune_noise_alpha:
-            raise ValueError(f"neftune_noise_alpha: {self.neftune_noise_alpha}, but ratios must start at 1 online")
+            raise ValueError(
+                f"neftune_noise_alpha: {self.neftune_noise_alpha}, but in online training ratios must start at 1"
+            )
         if self.fp16:
-            raise ValueError("fp16: a minibatch that is skipped would upset its gradient scaler; use bf16 or neither")
+            raise ValueError("fp16: its gradient scaler does not allow for skipped minibatches; use bf16 or neither")

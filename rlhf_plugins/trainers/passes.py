@@ -1,4 +1,4 @@
-"""The forward passes of online training: what policy, critic and reference say of tokens. No loss, no reward."""
+"""The forward passes of online training: outputs of policy, critic and reference. It knows no loss and no reward."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.critic import Critic
 
 
-class Seen(NamedTuple):
-    """Of each response token, from the response's start and 0 after its end; all (B, T)."""
+class Outputs(NamedTuple):
+    """Outputs of policy and critic for each response token; all (B, T), 0 after a response's end."""
 
     log_probs: Tensor  # nats, at the sampling temperature
     entropies: Tensor | None  # nats; None unless asked for
-    values: Tensor | None  # None without a critic
+    values: Tensor | None  # None where there is no critic
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Passes:
     Args:
         model: the policy; with its adapter off it is the reference, unless there is one of its own.
         reference: a frozen model where all weights of the policy are trained.
-        critic: None where no value is wanted.
+        critic: None where no values are needed.
         pad_id: token that fills short rows.
         temperature: divides the logits, as sampling did.
-        autocast: the precision of the trainer, as a context.
+        autocast: the trainer's context of mixed precision.
     """
 
     model: Any
@@ -60,20 +60,20 @@ class Passes:
         inputs = collate(groups, self.pad_id, layout)
         return BranchBatch.from_inputs({name: tensor.to(self.model.device) for name, tensor in inputs.items()})
 
-    def policy(self, batch: BranchBatch, entropy: bool = False) -> Seen:
-        """What policy and critic say, in one pass, with gradients where they are on."""
+    def policy(self, batch: BranchBatch, entropy: bool = False) -> Outputs:
+        """Policy and critic outputs for a micro-batch, in one pass, with gradients where they are enabled."""
         with self.autocast():
-            said = response_logps(self.model, batch, self.temperature, entropy)
-            values = self.critic.values(said.hidden, batch) if self.critic else None
-        return Seen(said.logps, said.entropies, values)
+            found = response_logps(self.model, batch, self.temperature, entropy)
+            values = self.critic.values(found.hidden, batch) if self.critic else None
+        return Outputs(found.logps, found.entropies, values)
 
     @torch.no_grad()
     def reference_log_probs(self, batch: BranchBatch) -> Tensor:
-        """What the reference says, (B, T)."""
+        """Log-probabilities under the reference, (B, T)."""
         with self.autocast():
             if self.reference is not None:
                 return response_logps(self.reference, batch, self.temperature).logps
-            with active_adapter(self.model, None):  # PEFT's own way would leave the critic's adapter without a gradient
+            with active_adapter(self.model, None):  # PEFT's own would turn gradients of the critic's adapter off
                 return response_logps(self.model, batch, self.temperature).logps
 
     @torch.no_grad()

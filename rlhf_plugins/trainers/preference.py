@@ -35,18 +35,25 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import ScoreCache, weights_identity
 from rlhf_plugins.trainers.arguments import check_one_process, check_rows, mean_loss, train_in_float32
-from rlhf_plugins.trainers.pieces import PIECES, Row, TrainsInPieces, in_pieces, most_tokens, shared_out
+from rlhf_plugins.trainers.micro_batches import (
+    MICRO_BATCHES,
+    Row,
+    TrainsInMicroBatches,
+    by_share,
+    in_micro_batches,
+    token_limit,
+)
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 NUMBERS = (*REFERENCE, "probability")  # columns of a row that a batch holds as tensors, where the rows have them
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a training may be given beside TRL's configuration.
+class PreferenceOptions:
+    """Options of a training that TRL's configuration lacks.
 
-    Without a `reference`, it is the model as it comes, with its adapter off. `remembered` is a file in which the
-    reference's log-probabilities outlive the process, for other losses and later runs.
+    Without a `reference`, the model with its adapter off is the reference. `remembered` is a file that keeps the
+    reference's log-probabilities for other losses and later runs.
     """
 
     reference: Any = None
@@ -65,11 +72,11 @@ class Collator:
     max_length: int | None
     truncation_mode: str
     layout: Layout
-    tokens: int | None = None  # most tokens of a piece
+    tokens: int | None = None  # most tokens of a micro-batch
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """-> the tensors of a BranchBatch and, where the rows have them, those of `NUMBERS` (pairs,)."""
-        return in_pieces(rows, self.groups, self.tokens, self.layout, self._batch)
+        return in_micro_batches(rows, self.groups, self.tokens, self.layout, self._batch)
 
     def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         batch = collate([group for row in rows for group in self.groups(row)], self.pad_id, self.layout)
@@ -79,7 +86,7 @@ class Collator:
     def groups(self, row: Row) -> list[PromptBranches]:
         """One group of two branches, or two of one where cutting from the start leaves them different prompts.
 
-        Where a response alone is too long, the first token that is left of it is only read, as in TRL.
+        Where a response is too long by itself, the first token that is left of it counts as prompt, as in TRL.
         """
         prompt, branches = row["prompt_ids"], [row["chosen_ids"], row["rejected_ids"]]
         if self.max_length is None or len(prompt) + max(map(len, branches)) <= self.max_length:
@@ -95,11 +102,11 @@ class Collator:
         return PromptBranches(end[:read], [end[read:]])
 
 
-class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
+class PreferenceTrainer(TrainsInMicroBatches, trl.DPOTrainer):
     """DPOTrainer for a preference loss; the prompt is computed once for both responses.
 
-    TRL tokenizes the data set and drops rows whose prompt leaves no room for a response; `left_out` counts these and
-    the cut ones.
+    TRL tokenizes the data set and drops rows whose prompt leaves no room for a response; `left_out` counts these, and
+    the rows that were cut.
     """
 
     def __init__(
@@ -110,10 +117,10 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         train: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         adapter: LoraConfig | None = None,
-        options: Options = Options(),  # noqa: B008 (frozen)
+        options: PreferenceOptions = PreferenceOptions(),  # noqa: B008 (frozen)
     ) -> None:
         layout = layout_of(model, options.reference)
-        tokens = most_tokens(options.tokens_per_batch, args, loss)
+        tokens = token_limit(options.tokens_per_batch, args, loss)
         collator = Collator(tokenizer.pad_token_id, args.max_length, args.truncation_mode, layout, tokens)
         self._preference_loss, self._remembered = loss, options.remembered
         self._reference_identity = ""
@@ -148,7 +155,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         losses = self._preference_loss(logps)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         self._record(logps)
-        loss = shared_out(loss, inputs)
+        loss = by_share(loss, inputs)
         return (loss, {"logps": policy}) if return_outputs else loss
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -158,7 +165,7 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """The reference's log-probabilities of chosen and rejected, each (pairs,); TRL calls it before training."""
         with self._reference() as reference:
-            found = [self._pair_logps(reference, piece) for piece in inputs.get(PIECES, [inputs])]
+            found = [self._pair_logps(reference, part) for part in inputs.get(MICRO_BATCHES, [inputs])]
         return torch.cat(found).unbind(1)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -201,8 +208,8 @@ class PreferenceTrainer(TrainsInPieces, trl.DPOTrainer):
         """The policy with its adapter off, or a model of its own, without gradients and dropout."""
         reference = self.ref_model or self.model
         training = reference.training
-        alone = self.ref_model is None and hasattr(self.model, "disable_adapter")
-        with torch.no_grad(), self.accelerator.autocast(), self.model.disable_adapter() if alone else nullcontext():
+        shared = self.ref_model is None and hasattr(self.model, "disable_adapter")
+        with torch.no_grad(), self.accelerator.autocast(), self.model.disable_adapter() if shared else nullcontext():
             reference.eval()
             try:
                 yield reference

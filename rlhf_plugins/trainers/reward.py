@@ -23,12 +23,12 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, check_rows, mean_loss, train_in_float32
 from rlhf_plugins.trainers.draws import Draws, Examples
-from rlhf_plugins.trainers.pieces import TrainsInPieces, in_pieces, most_tokens, shared_out
+from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, in_micro_batches, token_limit
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a training may be given beside TRL's configuration."""
+class RewardOptions:
+    """Options of a training that TRL's configuration lacks."""
 
     sampler: Sampler | None = None  # draws the batches; None shuffles as transformers does
     features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
@@ -36,16 +36,16 @@ class Options:
     tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
 
 
-class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
+class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
     """RewardTrainer for a RewardModel, any reward loss, and groups in place of pairs.
 
     Args:
-        model: all of it is trained that asks for gradients.
+        model: its weights that require gradients are trained.
         loss: weights of its own are trained beside the model's, and are not saved.
         args: TRL's configuration; a batch is `per_device_train_batch_size` groups.
         train: what `ranked_rows` made.
         tokenizer: pads, and is saved with a checkpoint.
-        options: what TRL's configuration does not have.
+        options: those that TRL's configuration lacks.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         args: trl.RewardConfig,
         train: RankedRows,
         tokenizer: PreTrainedTokenizerBase,
-        options: Options = Options(),  # noqa: B008 (frozen)
+        options: RewardOptions = RewardOptions(),  # noqa: B008 (frozen)
     ) -> None:
         layout = layout_of(model.trunk) if options.features is None else Layout.SEPARATE
         collator = Collator(tokenizer.pad_token_id, layout, options.features)
-        tokens = most_tokens(options.tokens_per_batch, args, loss)
+        tokens = token_limit(options.tokens_per_batch, args, loss)
         made: Any = loss.acting()
         if isinstance(made, nn.Module):
             model.add_module("loss", made.to(model.trunk.device))
@@ -68,7 +68,7 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=lambda rows: in_pieces(rows, collator.groups, tokens, layout, collator),
+            data_collator=lambda rows: in_micro_batches(rows, collator.groups, tokens, layout, collator),
             train_dataset=train.dataset,
             processing_class=tokenizer,
         )
@@ -93,7 +93,7 @@ class RewardTrainer(TrainsInPieces, trl.RewardTrainer):
         losses = self._resampled(losses, inputs["row"])
         loss = mean_loss(losses, self._reward_loss, scores, self.state.global_step)
         self._record(scores)
-        loss = shared_out(loss, inputs)
+        loss = by_share(loss, inputs)
         return (loss, {"scores": scores.scores}) if return_outputs else loss
 
     def create_optimizer(self, *given: Any) -> Any:

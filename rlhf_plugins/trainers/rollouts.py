@@ -1,7 +1,11 @@
-"""From prompts to episodes: sample, look, score, estimate, cut into minibatches. It knows no optimizer, no loss."""
+"""From prompts to episodes: sample, score, compute log-probabilities, estimate advantages, cut into minibatches.
+
+It knows no optimizer and no loss.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,14 +18,14 @@ from rlhf_plugins.contract.interfaces import KL, Advantage
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.trainers.episodes import Episodes, Minibatch, Piece
-from rlhf_plugins.trainers.scoring import Scorer, Told
+from rlhf_plugins.trainers.episodes import Episodes, MicroBatch, Minibatch, ScoredSamples
+from rlhf_plugins.trainers.scoring import ResponseRewards, Scorer
 from rlhf_plugins.trainers.settings import Exploration
 
 if TYPE_CHECKING:
-    from rlhf_plugins.trainers.passes import Passes, Seen
+    from rlhf_plugins.trainers.passes import Outputs, Passes
 
-Looked = dict[str, Tensor]  # by name, each (B, T)
+TokenTensors = dict[str, Tensor]  # by name, each (B, T)
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,12 @@ class Rollouts:
     """Makes the episodes of one training.
 
     Args:
-        sample: from prompts to what the policy answers, those of one prompt side by side.
-        greedy: the same, without chance.
+        sample: from prompts to sampled responses, those to one prompt side by side.
+        greedy: the same with greedy decoding.
         group: responses to a prompt.
         size: responses of a minibatch.
-        tokens: most tokens of one pass, padding included; a response that alone has more is a pass. None is no limit.
+        tokens: most tokens of one forward pass, padding included; a response that alone has more is a pass of its own.
+            None is no limit.
     """
 
     sample: Callable[[Sequence[Any]], Samples]
@@ -47,87 +52,118 @@ class Rollouts:
     size: int
     tokens: int | None = None
 
-    def make(self, prompts: Sequence[Any], coef: float) -> Episodes:
-        """One rollout, with the pull towards the reference at strength `coef`."""
+    def score(self, prompts: Sequence[Any]) -> ScoredSamples:
+        """Responses to the prompts, without those that have no reward, and without groups that are too small then.
+
+        Where the estimator needs a baseline, greedy responses are scored and shaped together with the samples, so that
+        both are on one scale.
+        """
         samples = self.sample(prompts)
-        told, baseline = self._told(samples)
-        minibatches = [self._laid(samples, pick) for pick in self._picks(len(samples.responses))]
-        laid = [piece for pieces in minibatches for piece in pieces]
-        looks = [self._look(batch, keep=len(laid) == 1) for _, batch in laid]
-        seen = _joined([found for found, _ in looks], [pick for pick, _ in laid])
-        mask = seen["mask"].bool()
-        log_ratio = seen["policy"] - seen["reference"]
+        if not self.advantage.reads_baseline:
+            return self._kept(samples, self.scorer(samples))
+        greedy = self.greedy(samples.prompts[:: self.group])
+        return self._kept(samples, self.scorer(samples + greedy))
+
+    def _kept(self, samples: Samples, found: ResponseRewards) -> ScoredSamples:
+        """The responses that can be trained on; `found` has greedy responses, one a prompt, after the samples."""
+        count, scores = len(samples.responses), found.scores.tolist()
+        baseline = {place - count: scores[row] for row, place in enumerate(found.places) if place >= count}
+        own = [row for row, place in enumerate(found.places) if place < count]
+        group = {row: found.places[row] // self.group for row in own}
+        if self.advantage.reads_baseline:
+            group = {row: prompt for row, prompt in group.items() if prompt in baseline}
+        sizes = Counter(group.values())
+        rows = [row for row, prompt in group.items() if sizes[prompt] >= self.advantage.min_group]
+        kept = samples.take([found.places[row] for row in rows])
+        prompts = [group[row] for row in rows]
+        known = [baseline[prompt] for prompt in prompts] if self.advantage.reads_baseline else None
+        return ScoredSamples(
+            samples=kept,
+            rewards=found.take(rows, max(map(len, kept.response_ids), default=0)).to(self._device),
+            group=torch.tensor(prompts, device=self._device),
+            baseline=None if known is None else torch.tensor(known, device=self._device),
+            sampled=count,
+            abstained=count - len(own),
+            too_few=len(own) - len(rows),
+        )
+
+    def episodes(self, scored: ScoredSamples, coef: float) -> Episodes:
+        """What training needs of the responses, with the KL term at this coefficient."""
+        samples, rewards = scored.samples, scored.rewards
+        minibatches = [self._batches(samples, rows) for rows in self._minibatches(scored)]
+        batches = [batch for minibatch in minibatches for batch in minibatch]
+        computed = [self._compute(batch, keep=len(batches) == 1) for _, batch in batches]
+        tensors = _joined([found for found, _ in computed], [rows for rows, _ in batches])
+        mask = tensors["mask"].bool()
+        log_ratio = tensors["policy"] - tensors["reference"]
         penalty = self.kl(log_ratio).off_reward
-        rewards = told.paid if penalty is None else (told.paid - coef * penalty).masked_fill(~mask, 0.0)
-        group = torch.arange(len(mask), device=mask.device) // self.group
+        paid = rewards.token_rewards
+        paid = paid if penalty is None else (paid - coef * penalty).masked_fill(~mask, 0.0)
         estimate = self._estimate(
-            Rollout(told.scores, rewards, seen.get("values"), mask, group, seen["policy"], baseline)
+            Rollout(
+                scores=rewards.scores,
+                rewards=paid,
+                values=tensors.get("values"),
+                mask=mask,
+                group=scored.group,
+                log_probs=tensors["policy"],
+                baseline=scored.baseline,
+            )
         )
-        known = {**seen, "advantages": estimate.advantages, "returns": estimate.returns}
+        known = {**tensors, "advantages": estimate.advantages, "returns": estimate.returns}
         return Episodes(
-            samples,
-            told.rewards,
-            told.scores,
-            told.by_token,
-            rewards,
-            mask,
-            log_ratio,
-            seen["entropies"],
-            seen.get("values"),
-            estimate.advantages,
-            estimate.returns,
-            tuple(Minibatch(tuple(_piece(known, *piece) for piece in pieces)) for pieces in minibatches),
-            looks[0][1] if len(looks) == 1 else None,
+            samples=samples,
+            rewards=rewards,
+            token_rewards=paid,
+            mask=mask,
+            log_ratio=log_ratio,
+            entropies=tensors["entropies"],
+            values=tensors.get("values"),
+            advantages=estimate.advantages,
+            returns=estimate.returns,
+            minibatches=tuple(Minibatch(tuple(_micro_batch(known, *one) for one in each)) for each in minibatches),
+            outputs=computed[0][1] if len(computed) == 1 else None,
         )
 
-    def _picks(self, count: int) -> list[Tensor]:
-        """The places of each minibatch's responses, the prompts' groups in random order and unbroken."""
-        groups = torch.arange(count).split(self.group)
+    def _minibatches(self, scored: ScoredSamples) -> list[Tensor]:
+        """The places of each minibatch's responses: the groups in random order, in parts of nearly equal size."""
+        sizes = Counter(scored.group.tolist())  # in the order of sampling
+        groups = torch.arange(len(scored.group)).split(list(sizes.values()))
         order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
-        return list(order.split(self.size))
+        return list(order.tensor_split(-(-scored.sampled // self.size)))
 
-    def _laid(self, samples: Samples, pick: Tensor) -> list[tuple[Tensor, BranchBatch]]:
-        """A minibatch in pieces: the places of each one's responses, and these as a batch."""
-        prompts, responses = ([ids[i] for i in pick.tolist()] for ids in (samples.prompt_ids, samples.response_ids))
-        batches = self.passes.batches(prompts, responses, self.tokens)
-        return list(zip(pick.split([len(batch.index) for batch in batches]), batches, strict=True))
+    def _batches(self, samples: Samples, rows: Tensor) -> list[tuple[Tensor, BranchBatch]]:
+        """The micro-batches of a minibatch: the places of the responses of each, and these as a batch."""
+        if not len(rows):
+            return []
+        kept = samples.take(rows.tolist())
+        batches = self.passes.batches(kept.prompt_ids, kept.response_ids, self.tokens)
+        return list(zip(rows.split([len(batch.index) for batch in batches]), batches, strict=True))
 
-    def _look(self, batch: BranchBatch, keep: bool) -> tuple[Looked, Seen]:
-        """What the models say of a piece, laid out as it is trained on, so that the first ratios are exactly 1.
+    def _compute(self, batch: BranchBatch, keep: bool) -> tuple[TokenTensors, Outputs]:
+        """Policy, critic and reference outputs for a micro-batch, laid out as in training: first ratios are exactly 1.
 
-        The second is what policy and critic said, with its graph where it is to be kept.
+        The second are the outputs of policy and critic, with their graph where `keep` asks for it.
         """
         reference = self.passes.reference_log_probs(batch)
         with torch.set_grad_enabled(keep):
-            seen = self.passes.policy(batch, entropy=True)
-        assert seen.entropies is not None  # they were asked for
-        log_probs = seen.log_probs.detach()
+            outputs = self.passes.policy(batch, entropy=True)
+        assert outputs.entropies is not None  # they were asked for
+        log_probs = outputs.log_probs.detach()
         found = {
             "mask": batch.response_mask().float(),
             "policy": log_probs,
             "log_probs": self._sampled(batch, log_probs),
             "reference": reference,
-            "entropies": seen.entropies.detach(),
+            "entropies": outputs.entropies.detach(),
         }
-        return found if seen.values is None else {**found, "values": seen.values.detach()}, seen
+        return found if outputs.values is None else {**found, "values": outputs.values.detach()}, outputs
 
     def _sampled(self, batch: BranchBatch, log_probs: Tensor) -> Tensor:
-        """Log-probabilities under what really sampled."""
+        """Log-probabilities under the distribution that sampled."""
         if self.exploration is None:
             return log_probs
         return self.passes.explored_log_probs(batch, log_probs, self.exploration)
-
-    def _told(self, samples: Samples) -> tuple[Told, Tensor | None]:
-        """The rewards and, where the estimator wants them, the scores of greedy responses (B,).
-
-        Both are asked for and shaped together, so that they are on one scale.
-        """
-        if not self.advantage.reads_baseline:
-            return self.scorer(samples).to(self._device), None
-        greedy = self.greedy(samples.prompts[:: self.group])
-        told = self.scorer(samples + greedy).to(self._device)
-        count, longest = len(samples.responses), max(map(len, samples.response_ids))
-        return told.first(count, longest), told.scores[count:].repeat_interleave(self.group)
 
     @property
     def _device(self) -> torch.device:
@@ -141,18 +177,20 @@ class Rollouts:
         return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
 
 
-def _joined(parts: Sequence[Looked], picks: Sequence[Tensor]) -> Looked:
-    """The pieces' tensors as whole ones, in the order of sampling."""
-    shape = sum(map(len, picks)), max(part["mask"].shape[1] for part in parts)
+def _joined(parts: Sequence[TokenTensors], places: Sequence[Tensor]) -> TokenTensors:
+    """The tensors of micro-batches as whole ones, in the order of sampling."""
+    shape = sum(map(len, places)), max(part["mask"].shape[1] for part in parts)
     whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
-    for part, pick in zip(parts, picks, strict=True):
+    for part, rows in zip(parts, places, strict=True):
         for name, tensor in part.items():
-            whole[name][pick.to(tensor.device), : tensor.shape[1]] = tensor
+            whole[name][rows.to(tensor.device), : tensor.shape[1]] = tensor
     return whole
 
 
-def _piece(known: Looked, pick: Tensor, batch: BranchBatch) -> Piece:
+def _micro_batch(known: TokenTensors, places: Tensor, batch: BranchBatch) -> MicroBatch:
     length = int(batch.lengths.max())
-    rows = pick.to(batch.lengths.device)
-    cut = {name: tensor[rows, :length] for name, tensor in known.items()}
-    return Piece(rows, batch, cut["log_probs"], cut["reference"], cut["advantages"], cut["returns"], cut.get("values"))
+    rows = places.to(batch.lengths.device)
+    names = ("log_probs", "reference", "advantages", "returns")
+    cut = {name: known[name][rows, :length] for name in names}
+    values = known["values"][rows, :length] if "values" in known else None
+    return MicroBatch(rows=rows, batch=batch, values=values, **cut)

@@ -1,9 +1,13 @@
-"""What rollouts are paid: the reward asked and checked, shaped, and laid on tokens. It knows no model and no loss."""
+"""Rewards of sampled responses: the reward is called, its answer is shaped and laid out on tokens.
+
+It knows no model and no loss.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,54 +16,144 @@ from rlhf_plugins.arithmetic import objectives
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.errors import RunError
+
+PER_RESPONSE = ("reward", "variance", "quantiles", "members", "features", "tokens", "abstained")  # of a Prediction
 
 
 @dataclass(frozen=True)
-class Told:
-    """The rewards of B responses of up to T tokens."""
+class ResponseRewards:
+    """The rewards of those of some responses for which the reward did not abstain: B of up to T tokens."""
 
-    rewards: Tensor  # (B,) as the reward said, summed over tokens where it said more
+    places: Sequence[int]  # (B,) among all responses
+    rewards: Tensor  # (B,) as the reward gave them, summed over tokens where it gave one per token
     scores: Tensor  # (B,) after shaping
-    paid: Tensor  # (B, T) what each token is paid; a row sums to its score
-    by_token: bool  # whether the reward spoke of single tokens
+    token_rewards: Tensor  # (B, T) after shaping; a row sums to its score
+    by_token: bool = False  # whether the reward or a shaping gave each token a number
+    prediction: Prediction = field(default_factory=lambda: Prediction(torch.zeros(0)))  # all outputs of the reward
 
-    def to(self, device: torch.device) -> Told:
-        """The same elsewhere."""
-        return Told(self.rewards.to(device), self.scores.to(device), self.paid.to(device), self.by_token)
+    def to(self, device: torch.device) -> ResponseRewards:
+        """The same on another device; the prediction stays where it is."""
+        moved = {name: getattr(self, name).to(device) for name in ("rewards", "scores", "token_rewards")}
+        return replace(self, **moved)
 
-    def first(self, count: int, length: int) -> Told:
-        """The first `count` responses, which have up to `length` tokens."""
-        return Told(self.rewards[:count], self.scores[:count], self.paid[:count, :length], self.by_token)
+    def take(self, rows: Sequence[int], length: int) -> ResponseRewards:
+        """Some of the responses, which have up to `length` tokens."""
+        return ResponseRewards(
+            places=[self.places[row] for row in rows],
+            rewards=self.rewards[rows],
+            scores=self.scores[rows],
+            token_rewards=self.token_rewards[rows, :length],
+            by_token=self.by_token,
+            prediction=_taken(self.prediction, rows),
+        )
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Asks a reward.
+    """Calls a reward and shapes its answer.
 
     Args:
-        score: answers B numbers, or B rows with a number for each token of the response.
+        score: from samples to a prediction.
         shaping: built components, in order.
         ends: tokens that end a response.
+        abstains: whether the reward may abstain; responses without a reward are then left out.
+        fallback: scores the responses for which `score` abstains.
     """
 
     score: Callable[[Samples], Prediction]
     shaping: Sequence[Callable[[ScoredResponses], Tensor]]
     ends: Collection[int]
+    abstains: bool = True
+    fallback: Callable[[Samples], Prediction] | None = None
 
-    def __call__(self, samples: Samples) -> Told:
-        """Shaping sees a response's sum; what it changes is paid at the last token.
+    def __call__(self, samples: Samples) -> ResponseRewards:
+        """A shaping sees each response's sum; what it changes in the sum is paid at the last token.
 
         Raises:
             ComponentError: the reward or a shaping fails, or answers anything but finite numbers for these responses.
+            RunError: the reward abstains and must not.
         """
-        lengths = torch.tensor([len(ids) for ids in samples.response_ids])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-        prediction = self.score(samples)
-        rewards, tokens = prediction.reward, prediction.tokens
+        prediction, count = self._predicted(samples), len(samples.responses)
+        places = _answered(prediction)
+        if len(places) < count and not self.abstains:
+            raise RunError(
+                f"the reward abstained on {count - len(places)} of {count} responses; `abstained: drop` trains without "
+                "them, `abstained: fallback` asks a second reward"
+            )
+        if not places:
+            return ResponseRewards([], torch.zeros(0), torch.zeros(0), torch.zeros(0, 0))
+        return self._shaped(_taken(prediction, places), samples.take(places), places)
+
+    def _shaped(self, prediction: Prediction, samples: Samples, places: Sequence[int]) -> ResponseRewards:
+        lengths, mask = _lengths(samples)
         ended = torch.tensor([ids[-1] in self.ends for ids in samples.response_ids])
-        scores = rewards
+        scores, tokens = prediction.reward, prediction.tokens
+        tokens = None if tokens is None else tokens[:, : mask.shape[1]].masked_fill(~mask, 0.0)
         for shape in self.shaping:
-            scores = shape(ScoredResponses(scores, lengths, ended))
-        paid = torch.zeros(mask.shape) if tokens is None else tokens
-        at_the_end = scores if tokens is None else scores - rewards
-        return Told(rewards, scores, paid + objectives.at_the_end(at_the_end, mask), tokens is not None)
+            shaped = shape(ScoredResponses(scores, lengths, ended, tokens))
+            if shaped.dim() == 2:
+                tokens = shaped.masked_fill(~mask, 0.0)
+                scores = tokens.sum(1)
+                continue
+            tokens = None if tokens is None else tokens + objectives.at_the_end(shaped - scores, mask)
+            scores = shaped
+        paid = objectives.at_the_end(scores, mask) if tokens is None else tokens
+        return ResponseRewards(places, prediction.reward, scores, paid, tokens is not None, prediction)
+
+    def _predicted(self, samples: Samples) -> Prediction:
+        """The reward's answer in float32 on the CPU, with the fallback's where it abstains."""
+        found = _on_cpu(self.score(samples))
+        missing = sorted(set(range(len(samples.responses))) - set(_answered(found)))
+        if self.fallback is None or not missing:
+            return found
+        return _filled(found, _on_cpu(self.fallback(samples.take(missing))), missing, samples)
+
+
+def _answered(prediction: Prediction) -> list[int]:
+    """The places of the responses that have a reward."""
+    if prediction.abstained is None:
+        return list(range(len(prediction.reward)))
+    found: list[int] = (~prediction.abstained).nonzero().flatten().tolist()
+    return found
+
+
+def _filled(found: Prediction, other: Prediction, rows: Sequence[int], samples: Samples) -> Prediction:
+    """The rewards and the rewards of tokens of `found`, with those of `other` in these rows."""
+    assert found.abstained is not None
+    reward, abstained = found.reward.masked_fill(found.abstained, 0.0), found.abstained.clone()
+    kept = other.reward if other.abstained is None else other.reward.masked_fill(other.abstained, 0.0)
+    abstained[rows] = torch.zeros(len(rows), dtype=torch.bool) if other.abstained is None else other.abstained
+    if found.tokens is None and other.tokens is None:
+        reward[rows] = kept
+        return Prediction(reward, abstained=abstained)
+    mask = _lengths(samples)[1]
+    tokens = objectives.at_the_end(reward, mask) if found.tokens is None else found.tokens.clone()
+    given = objectives.at_the_end(kept, mask[rows]) if other.tokens is None else other.tokens
+    reward[rows], tokens[rows] = kept, 0.0
+    tokens[rows, : given.shape[1]] = given
+    return Prediction(reward, tokens=tokens, abstained=abstained)
+
+
+def _lengths(samples: Samples) -> tuple[Tensor, Tensor]:
+    """The lengths (B,) of responses in tokens, and the mask (B, T) of these."""
+    lengths = torch.tensor([len(ids) for ids in samples.response_ids])
+    return lengths, torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+
+
+def _taken(prediction: Prediction, rows: Sequence[int]) -> Prediction:
+    """The outputs of the reward for some responses."""
+    parts = {name: getattr(prediction, name) for name in PER_RESPONSE}
+    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in parts.items()}
+    dimensions = {name: values[rows] for name, values in prediction.dimensions.items()}
+    return Prediction(**taken, dimensions=dimensions)
+
+
+def _on_cpu(prediction: Prediction) -> Prediction:
+    """The same without gradients; the reward and the tokens' rewards in float32."""
+    parts = {name: getattr(prediction, name) for name in PER_RESPONSE}
+    moved: dict[str, Any] = {name: None if value is None else value.detach().cpu() for name, value in parts.items()}
+    for name in ("reward", "tokens"):
+        moved[name] = None if moved[name] is None else moved[name].float()
+    dimensions = {name: values.detach().cpu() for name, values in prediction.dimensions.items()}
+    return Prediction(**moved, dimensions=dimensions)

@@ -18,8 +18,8 @@ EOS = 1
 
 
 @dataclass
-class Told:
-    """What one response's tokens were worth when they were sampled; each (tokens,)."""
+class Sampled:
+    """What is computed of a response's tokens when they are sampled; each (tokens,)."""
 
     logps: Tensor
     values: Tensor
@@ -53,7 +53,7 @@ def gae(rewards: list[float], values: list[float]) -> list[float]:
 
 
 @torch.no_grad()
-def told(trainer: Any, samples: Samples, scores: list[float]) -> dict[Any, Told]:
+def rollout(trainer: Any, samples: Samples, scores: list[float]) -> dict[Any, Sampled]:
     """The whole rollout, by sequence; advantages whitened over all its tokens."""
     found = {}
     everyone: list[float] = []
@@ -64,14 +64,14 @@ def told(trainer: Any, samples: Samples, scores: list[float]) -> dict[Any, Told]
         rewards[-1] += score - (MISSING_EOS if response[-1] != EOS else 0.0)
         advantages = gae(rewards, values.tolist())
         everyone += advantages
-        found[ids] = Told(logps, values, torch.tensor(advantages), torch.tensor(advantages) + values)
+        found[ids] = Sampled(logps, values, torch.tensor(advantages), torch.tensor(advantages) + values)
     mean, deviation = torch.tensor(everyone).mean(), torch.tensor(everyone).std(unbiased=False)
     for one in found.values():
         one.advantages = (one.advantages - mean) / deviation
     return found
 
 
-def loss(trainer: Any, rollout: dict[Any, Told], minibatch: list[Any]) -> Tensor:
+def loss(trainer: Any, rollout: dict[Any, Sampled], minibatch: list[Any]) -> Tensor:
     """Means over all tokens of the minibatch's sequences, with gradients, a scalar."""
     policy, value, entropy = [], [], []
     for ids in minibatch:

@@ -17,7 +17,7 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapte
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.online import Objective, OnlineTrainer, Options
+from rlhf_plugins.trainers.online import Objective, OnlineOptions, OnlineTrainer
 from rlhf_plugins.trainers.online_config import OnlineConfig
 from rlhf_plugins.trainers.settings import Value
 
@@ -86,7 +86,7 @@ def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: A
     made: OnlineTrainer = cls(
         with_adapter(load_causal(base), adapter, "CAUSAL_LM"),
         aim or objective(),
-        options=Options(None if adapter else load_causal(base), options.pop("tokens_per_batch", None), *watched),
+        options=OnlineOptions(None if adapter else load_causal(base), options.pop("tokens_per_batch", None), *watched),
         args=arguments(OnlineConfig, folder, 0, {**OPTIONS, **options}),
         train=prompts(),
         tokenizer=load_tokenizer(base),

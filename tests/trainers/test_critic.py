@@ -60,7 +60,7 @@ def test_activations_recomputed_for_the_policy_change_nothing(bases: Bases, tmp_
 
 
 def test_where_all_weights_are_trained_it_is_refused(bases: Bases, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="an adapter needs a base that is not trained itself"):
+    with pytest.raises(RunError, match="value.adapter needs a base that is not trained itself"):
         trainer(bases(), tmp_path, objective(value=Value(adapter=OWN)), adapter=False)
 
 
@@ -69,7 +69,7 @@ def test_values_are_float32_where_the_rest_is_bfloat16(bases: Bases, tmp_path: P
     found = trainer(bases(), tmp_path, objective(value=Value(adapter=adapter)), bf16=True)
     torch.nn.init.normal_(found.model.value_head.weight, std=30.0)
     (batch,) = found._passes.batches([[5, 6]], [[7, 8, 9]], None)
-    seen = found._passes.policy(batch)
-    assert seen.values is not None
-    assert seen.values.dtype == torch.float32
-    assert not torch.equal(seen.values, seen.values.bfloat16().float())
+    outputs = found._passes.policy(batch)
+    assert outputs.values is not None
+    assert outputs.values.dtype == torch.float32
+    assert not torch.equal(outputs.values, outputs.values.bfloat16().float())

@@ -34,7 +34,7 @@ ONE = {**OPTIONS, "max_steps": 1, "max_grad_norm": 0.0}
 def dpo(base: Base, folder: Path, adapter: bool) -> Any:
     args, loss = arguments(trl.DPOConfig, folder, 0, ONE), component("preference_loss", "dpo")
     config = lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None
-    given = preference.Options(None if adapter else load_causal(base))
+    given = preference.PreferenceOptions(None if adapter else load_causal(base))
     return preference.PreferenceTrainer(
         load_causal(base), loss, args, preference_dataset(PAIRS), load_tokenizer(base), config, given
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,17 @@ class Watched(OnlineTrainer):
     pairs: list[tuple[float, float]]
 
     def _roll_out(self, asked: Any) -> Any:
-        seen: Any = super()._roll_out(asked)
-        self.told = by_hand.told(self, seen.samples, seen.rewards.tolist())
-        return seen
+        rollout: Any = super()._roll_out(asked)
+        self.by_hand = by_hand.rollout(self, rollout.samples, rollout.rewards.rewards.tolist())
+        return rollout
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         assert self._episodes is not None
         samples = self._episodes.samples
         loss = super()._compute_loss(model, inputs)
-        rows = [row for piece in inputs.pieces for row in piece.rows]
+        rows = [row for part in inputs.micro_batches for row in part.rows]
         sequences = [(tuple(samples.prompt_ids[i]), tuple(samples.response_ids[i])) for i in rows]
-        self.plain = by_hand.loss(self, self.told, sequences)
+        self.plain = by_hand.loss(self, self.by_hand, sequences)
         self.pairs = [*getattr(self, "pairs", []), (loss.item(), self.plain.item())]
         return loss
 
@@ -55,7 +56,7 @@ class Watched(OnlineTrainer):
         {"num_iterations": 3},
         {"temperature": 0.7},
         {"per_device_train_batch_size": 4, "steps_per_generation": 3},  # does not hold whole groups of 3
-        {"tokens_per_batch": 24},  # some pieces hold a response, some two
+        {"tokens_per_batch": 24},  # some micro-batches hold a response, some two
         {"architecture": "mamba", "adapter": False},  # cannot share rows
         {"architecture": "gemma2"},  # caps its logits
     ],
@@ -86,7 +87,7 @@ class Stepping(Watched):
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("steps", [1, 2])  # at the second the ratios are no longer 1
-@pytest.mark.parametrize("tokens", [None, 24], ids=["whole", "pieces"])
+@pytest.mark.parametrize("tokens", [None, 24], ids=["whole", "micro_batches"])
 def test_a_step_is_the_one_computed_by_hand(
     bases: Bases, tmp_path: Path, adapter: bool, steps: int, tokens: int | None
 ) -> None:
@@ -118,7 +119,7 @@ def test_at_the_first_minibatch_nothing_has_moved(bases: Bases, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("minibatches", "passes"), [(1, 3), (2, 2 + 3 * 2)])
-def test_what_a_rollout_was_told_of_its_only_minibatch_is_not_computed_again(
+def test_outputs_of_the_only_minibatch_are_not_computed_again(
     bases: Bases, tmp_path: Path, minibatches: int, passes: int
 ) -> None:
     sizes = {"steps_per_generation": minibatches, "num_iterations": 3, "max_steps": 3 * minibatches}
@@ -134,16 +135,16 @@ def test_what_a_rollout_was_told_of_its_only_minibatch_is_not_computed_again(
     found.train()
     assert len(asked) == passes
     assert asked.count(True) == 3 * minibatches
-    assert found._looked is None
+    assert found._outputs is None
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("entropy", [0.0, 0.1])
 def test_not_computing_it_again_changes_no_weight(bases: Bases, tmp_path: Path, adapter: bool, entropy: float) -> None:
     class Again(OnlineTrainer):
-        def _seen(self, batch: Any) -> Any:
-            self._looked = None
-            return super()._seen(batch)
+        def _policy_outputs(self, batch: Any) -> Any:
+            self._outputs = None
+            return super()._policy_outputs(batch)
 
     ends = []
     for cls in (OnlineTrainer, Again):
@@ -298,9 +299,10 @@ def test_one_response_a_prompt_is_enough_or_refused(bases: Bases, tmp_path: Path
 def test_remax_is_given_the_greedy_responses_scores(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(advantage="remax"))
     samples = Samples(["how"] * 3 + ["is ant"] * 3, ["x"] * 6, [[15]] * 3 + [[16, 3]] * 3, [[3, 4]] * 6)
-    told, baseline = found._rollouts._told(samples)
-    assert len(told.scores) == 6
-    for prompt, score in zip(["how", "is ant"], baseline.tolist()[::3], strict=True):
+    scored = replace(found._rollouts, sample=lambda prompts: samples).score(samples.prompts)
+    assert len(scored.rewards.scores) == 6
+    assert scored.baseline is not None
+    for prompt, score in zip(["how", "is ant"], scored.baseline.tolist()[::3], strict=True):
         ids = found._tokenizer(prompt, return_tensors="pt")
         written = found.model.generate(**ids, do_sample=False, max_new_tokens=6)[0, ids["input_ids"].shape[1] :]
         text = found._tokenizer.decode(written, skip_special_tokens=True)

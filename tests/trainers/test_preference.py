@@ -21,7 +21,7 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import Collator, Options, PreferenceTrainer
+from rlhf_plugins.trainers.preference import Collator, PreferenceOptions, PreferenceTrainer
 
 from .conftest import OPTIONS, furthest, losses, trained
 
@@ -53,7 +53,7 @@ def stock(base: Base, folder: Path, loss_type: str, **options: Any) -> trl.DPOTr
 def ours(base: Base, folder: Path, loss: PreferenceLoss, **options: Any) -> PreferenceTrainer:
     given = parts(base, folder, **options)
     model, args, adapter, reference = (given[name] for name in ("model", "args", "peft_config", "ref_model"))
-    return PreferenceTrainer(model, loss, args, rows(), load_tokenizer(base), adapter, Options(reference))
+    return PreferenceTrainer(model, loss, args, rows(), load_tokenizer(base), adapter, PreferenceOptions(reference))
 
 
 def assert_equal(base: Base, folder: Path, loss_type: str, **options: Any) -> None:

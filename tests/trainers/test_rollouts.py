@@ -37,17 +37,17 @@ def scorer(score: RewardFunction, *shaping: Any) -> Scorer:
 
 
 def test_a_score_is_paid_at_the_last_token_whether_it_is_the_end_or_not() -> None:
-    told = scorer(lambda _: [1.0, 2.0, 3.0], {"use": "missing_eos", "penalty": 0.5})(RAGGED)
-    assert told.paid.tolist() == [[0, 0, 1, 0], [1.5, 0, 0, 0], [0, 0, 0, 2.5]]
-    assert (told.rewards.tolist(), told.scores.tolist()) == ([1, 2, 3], [1, 1.5, 2.5])
+    found = scorer(lambda _: [1.0, 2.0, 3.0], {"use": "missing_eos", "penalty": 0.5})(RAGGED)
+    assert found.token_rewards.tolist() == [[0, 0, 1, 0], [1.5, 0, 0, 0], [0, 0, 0, 2.5]]
+    assert (found.rewards.tolist(), found.scores.tolist()) == ([1, 2, 3], [1, 1.5, 2.5])
 
 
-def test_a_reward_may_speak_of_single_tokens() -> None:
+def test_a_reward_may_be_given_per_token() -> None:
     rows = [[0.1, 0.2, 0.3], [1.0], tensor([0.0, 0.0, 2.0, 0.0])]
-    told = scorer(lambda _: rows, {"use": "missing_eos", "penalty": 0.5})(RAGGED)
-    assert_close(told.paid, tensor([[0.1, 0.2, 0.3, 0], [0.5, 0, 0, 0], [0, 0, 2, -0.5]]))
-    assert_close(told.scores, tensor([0.6, 0.5, 1.5]))
-    assert told.by_token
+    found = scorer(lambda _: rows, {"use": "missing_eos", "penalty": 0.5})(RAGGED)
+    assert_close(found.token_rewards, tensor([[0.1, 0.2, 0.3, 0], [0.5, 0, 0, 0], [0, 0, 2, -0.5]]))
+    assert_close(found.scores, tensor([0.6, 0.5, 1.5]))
+    assert found.by_token
 
 
 def fails(samples: Samples) -> list[float]:
@@ -86,22 +86,23 @@ def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:
         assert not one[~groups.response_mask()].any()
 
 
-@pytest.mark.parametrize(("tokens", "pieces"), [(None, 1), (24, 3)])
-def test_minibatches_hold_what_the_rollout_says_of_their_rows(
-    bases: Bases, tmp_path: Path, tokens: int | None, pieces: int
+@pytest.mark.parametrize(("tokens", "micro_batches"), [(None, 1), (24, 3)])
+def test_minibatches_hold_the_rollouts_numbers_of_their_rows(
+    bases: Bases, tmp_path: Path, tokens: int | None, micro_batches: int
 ) -> None:
     found = trainer(bases(), tmp_path, tokens_per_batch=tokens)
-    seen = found._rollouts.make([row["prompt"] for row in prompts(4) for _ in range(3)], coef=0.1)
-    parts = [part for minibatch in seen.minibatches for part in minibatch.pieces]
+    scored = found._rollouts.score([row["prompt"] for row in prompts(4) for _ in range(3)])
+    rollout = found._rollouts.episodes(scored, coef=0.1)
+    parts = [part for minibatch in rollout.minibatches for part in minibatch.micro_batches]
     assert sorted(row for part in parts for row in part.rows.tolist()) == list(range(12))
-    assert [sum(len(part.rows) for part in minibatch.pieces) for minibatch in seen.minibatches] == [6, 6]
-    assert len(parts) >= 2 * pieces
+    assert [sum(len(part.rows) for part in minibatch.micro_batches) for minibatch in rollout.minibatches] == [6, 6]
+    assert len(parts) >= 2 * micro_batches
     assert all(part.batch.input_ids.numel() <= (tokens or 1000) for part in parts)
     for part in parts:
         mask = part.batch.response_mask()
-        lengths = [len(seen.samples.response_ids[i]) for i in part.rows]
+        lengths = [len(rollout.samples.response_ids[i]) for i in part.rows]
         assert mask.sum(1).tolist() == lengths
-        assert_close(part.advantages, seen.advantages[part.rows, : mask.shape[1]])
+        assert_close(part.advantages, rollout.advantages[part.rows, : mask.shape[1]])
         assert part.values is not None
         for tensors in (part.log_probs, part.reference, part.values, part.advantages, part.returns):
             assert not tensors[~mask].any()
@@ -154,10 +155,10 @@ def test_generation_samples_the_mixture(bases: Bases, tmp_path: Path) -> None:
 
 def test_the_ratio_is_against_the_mixture_that_sampled(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(exploration=Exploration(0.3, 50.0)), temperature=0.8)
-    seen = found._rollouts.make(["how"] * 3, coef=0.1)
-    ((part,),) = (minibatch.pieces for minibatch in seen.minibatches)
+    rollout = found._rollouts.episodes(found._rollouts.score(["how"] * 3), coef=0.1)
+    ((part,),) = (minibatch.micro_batches for minibatch in rollout.minibatches)
     for row, place in enumerate(part.rows.tolist()):
-        ids = list(seen.samples.response_ids[place])
+        ids = list(rollout.samples.response_ids[place])
         logits = load_causal(bases())(tensor([[15, *ids]])).logits[0, :-1]
         chosen = tensor(ids).unsqueeze(1)
         own, hot = ((logits / t).softmax(-1).gather(1, chosen).squeeze(1) for t in (0.8, 50.0))
@@ -168,7 +169,9 @@ def test_the_ratio_is_against_the_mixture_that_sampled(bases: Bases, tmp_path: P
 def test_exploration_refuses_what_would_sample_something_else(
     bases: Bases, tmp_path: Path, option: dict[str, Any]
 ) -> None:
-    with pytest.raises(RunError, match=f"exploration: with {next(iter(option))} the mixture would not be"):
+    with pytest.raises(
+        RunError, match=f"exploration: with {next(iter(option))} responses would not be sampled from the mixture"
+    ):
         trainer(bases(), tmp_path, objective(exploration=Exploration()), **option)
 
 
@@ -179,7 +182,7 @@ def test_it_climbs_while_it_explores(bases: Bases, tmp_path: Path) -> None:
     assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3]) + 1
 
 
-def test_what_the_critic_and_rewards_say_reaches_the_estimator(bases: Bases, tmp_path: Path) -> None:
+def test_values_and_rewards_reach_the_estimator(bases: Bases, tmp_path: Path) -> None:
     class Asking(Advantage, reads_values=True):
         asked: list[Rollout] = []
 
@@ -210,7 +213,7 @@ def test_the_rest_of_a_rollout_is_skipped_once_the_policy_moved(bases: Bases, tm
 
 @pytest.mark.parametrize("kl", ["in_reward", "in_loss"])
 @pytest.mark.parametrize("adapt", [None, {"target": 0.01, "horizon": 100}])
-def test_the_strength_of_the_pull_follows_its_controller(
+def test_the_kl_coefficient_follows_its_controller(
     bases: Bases, tmp_path: Path, kl: str, adapt: dict[str, Any] | None
 ) -> None:
     found = trainer(bases(), tmp_path, objective(kl={"use": kl, "coef": 0.2, "adapt": adapt}), max_steps=6)
@@ -222,7 +225,7 @@ def test_the_strength_of_the_pull_follows_its_controller(
     assert coefs == pytest.approx(expected)
 
 
-def test_the_strength_that_is_logged_is_the_one_that_was_used(bases: Bases, tmp_path: Path) -> None:
+def test_the_logged_kl_coefficient_is_the_one_that_was_used(bases: Bases, tmp_path: Path) -> None:
     used: list[float] = []
 
     class Noting(OnlineTrainer):
@@ -243,17 +246,17 @@ def test_a_reward_with_a_gradient_is_a_number(bases: Bases, tmp_path: Path) -> N
     assert weight.grad is None
 
 
-def test_the_pull_in_the_loss_holds_the_policy(bases: Bases, tmp_path: Path) -> None:
+def test_a_kl_term_in_the_loss_holds_the_policy(bases: Bases, tmp_path: Path) -> None:
     aims = (objective(kl={"use": "in_loss", "coef": coef}, shaping=[]) for coef in (0.0, 30.0))
     free, held = (curve(trainer(bases(), tmp_path, aim, max_steps=20, learning_rate=3e-3), "kl")[-1] for aim in aims)
     assert abs(held) < 0.3 * abs(free)
 
 
-def test_what_the_base_says_of_generation_changes_no_sample(bases: Bases, tmp_path: Path) -> None:
-    plain, told = (trainer(bases(), tmp_path) for _ in range(2))
-    told.model.get_base_model().generation_config.suppress_tokens = list(range(5, 13))
+def test_the_bases_generation_config_changes_no_sample(bases: Bases, tmp_path: Path) -> None:
+    plain, changed = (trainer(bases(), tmp_path) for _ in range(2))
+    changed.model.get_base_model().generation_config.suppress_tokens = list(range(5, 13))
     sampled = []
-    for found in (plain, told):
+    for found in (plain, changed):
         torch.manual_seed(0)
         sampled.append(found._sample(["how", "ant"] * 8).response_ids)
     assert sampled[0] == sampled[1]
@@ -264,7 +267,7 @@ def test_a_checkpoint_is_refused(bases: Bases, tmp_path: Path) -> None:
         trainer(bases(), tmp_path).train(resume_from_checkpoint=True)
 
 
-def test_what_is_watched_is_logged_and_some_responses_are_kept(bases: Bases, tmp_path: Path) -> None:
+def test_numbers_are_logged_and_some_responses_are_kept(bases: Bases, tmp_path: Path) -> None:
     gold = Oversight(Table(every=2, rows=3), gold=lambda prompt, response: {"total": float(len(response))})
     found = trainer(bases(), tmp_path, max_steps=10, oversight=gold)
     found.train()
@@ -278,7 +281,7 @@ def test_what_is_watched_is_logged_and_some_responses_are_kept(bases: Bases, tmp
     assert len({row["prompt"] for row in kept[:3]}) == 3
 
 
-def test_a_chat_template_that_refuses_is_told_without_a_traceback(bases: Bases, tmp_path: Path) -> None:
+def test_a_chat_template_that_refuses_gives_one_line(bases: Bases, tmp_path: Path) -> None:
     found: Any = trainer(bases(), tmp_path)
     found._tokenizer.chat_template = "{{ raise_exception('only users may begin') }}"
     with pytest.raises(RunError, match="the chat template refuses a prompt of this rollout: only users may begin"):

@@ -1,4 +1,4 @@
-"""A minibatch in pieces is the minibatch: its losses, its gradients, what is logged of it."""
+"""A minibatch in micro-batches trains as the whole one does: losses, gradients, logged numbers."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_worked_by_hand(reduction: Any, parts: list[float]) -> None:
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(1, 3), st.sampled_from(REDUCTIONS))
-def test_pieces_add_up_to_the_minibatch(lengths: list[int], size: int, reduction: Any) -> None:
+def test_micro_batches_add_up_to_the_minibatch(lengths: list[int], size: int, reduction: Any) -> None:
     mask, reduce = torch.arange(4) < tensor(lengths).unsqueeze(1), component("reduction", reduction)
     losses = torch.linspace(-1, 2, mask.numel()).view(mask.shape)
     cut = [part[:, : int(part.sum(1).max())] for part in mask.split(size)]
-    pieces = zip(losses.split(size), cut, shares(cut, reduce), strict=True)
-    found = sum(share.reduced(part[:, : own.shape[1]], own) for part, own, share in pieces)
+    parts = zip(losses.split(size), cut, shares(cut, reduce), strict=True)
+    found = sum(share.reduced(part[:, : own.shape[1]], own) for part, own, share in parts)
     torch.testing.assert_close(found, reduce(losses, mask))
 
 
@@ -91,7 +91,7 @@ def test_what_is_a_weighted_sum() -> None:
     assert not any(map(adds_up, (Worst(), clipped, highest)))
 
 
-def test_what_shows_late_that_it_is_none_is_told() -> None:
+def test_a_reduction_that_proves_late_to_be_none_is_refused() -> None:
     assert adds_up(large)
     masks = [torch.ones(6, 3, dtype=torch.bool)] * 2
     with pytest.raises(PluginError, match=r"no weighted sum .* `tokens_per_batch: null`"):
@@ -109,7 +109,7 @@ def test_what_shows_late_that_it_is_none_is_told() -> None:
     ],
     ids=["tokens", "responses", "constant", "a row a response", *MORE],
 )
-def test_training_in_pieces_is_training(
+def test_training_in_micro_batches_is_training(
     bases: Bases, tmp_path: Path, parts: dict[str, Any], options: dict[str, Any]
 ) -> None:
     base, tokens = bases(options.pop("architecture", "llama")), options.pop("tokens_per_batch", 12)
@@ -117,18 +117,18 @@ def test_training_in_pieces_is_training(
     for count in (None, tokens):
         ran.append(trainer(base, tmp_path, objective(**parts), tokens_per_batch=count, **options))
         ran[-1].train()
-    whole, pieces = ran
-    assert pieces._rollouts.tokens == tokens
-    if pieces._episodes:  # not skipped
-        assert len(pieces._episodes.minibatches[0].pieces) > 2
+    whole, parted = ran
+    assert parted._rollouts.tokens == tokens
+    if parted._episodes:  # not skipped
+        assert len(parted._episodes.minibatches[0].micro_batches) > 2
     names = ["loss", "policy_loss", "clip_fraction", "approx_kl", "kl", "entropy", "reward", "skipped"]
     for name in names + ["value_loss"] * ("advantage" not in parts):
         assert logged(whole, name)
-        assert logged(pieces, name) == pytest.approx(logged(whole, name), rel=1e-3, abs=1e-5), name
-    assert furthest(trained(pieces), trained(whole)) < 1e-4
+        assert logged(parted, name) == pytest.approx(logged(whole, name), rel=1e-3, abs=1e-5), name
+    assert furthest(trained(parted), trained(whole)) < 1e-4
 
 
-def test_no_more_tokens_are_laid_out_at_once(bases: Bases, tmp_path: Path) -> None:
+def test_no_more_tokens_are_in_memory_at_once(bases: Bases, tmp_path: Path) -> None:
     found: Any = trainer(bases(), tmp_path, tokens_per_batch=20)
     sizes, policy = [], found._passes.policy
 
@@ -141,7 +141,7 @@ def test_no_more_tokens_are_laid_out_at_once(bases: Bases, tmp_path: Path) -> No
     assert max(sizes) <= 20
 
 
-def test_what_looks_at_batch_mates_is_given_the_whole_minibatch(bases: Bases, tmp_path: Path) -> None:
+def test_a_component_that_uses_batch_mates_is_given_the_whole_minibatch(bases: Bases, tmp_path: Path) -> None:
     clip = component("policy_loss", "clip")
 
     class Mates(PolicyLoss, uses_batch_mates=True):
@@ -157,14 +157,14 @@ def test_what_looks_at_batch_mates_is_given_the_whole_minibatch(bases: Bases, tm
         def __call__(self, losses: Tensor, mask: Tensor) -> Tensor:
             return masked.mean(losses, mask)
 
-    pull = InLoss(estimator=Centred())
-    for parts in ({"reduction": Worst()}, {"reduction": MeanOf()}, {"policy_loss": Mates()}, {"kl": pull}):
+    kl = InLoss(estimator=Centred())
+    for parts in ({"reduction": Worst()}, {"reduction": MeanOf()}, {"policy_loss": Mates()}, {"kl": kl}):
         found = trainer(bases(), tmp_path, objective(**parts), tokens_per_batch=8)
         assert found._rollouts.tokens is None
     assert trainer(bases(), tmp_path, tokens_per_batch=8)._rollouts.tokens == 8
 
 
-def test_a_minibatch_of_one_piece_is_still_computed_once(bases: Bases, tmp_path: Path) -> None:
+def test_a_minibatch_of_one_micro_batch_is_computed_once(bases: Bases, tmp_path: Path) -> None:
     sizes = {"steps_per_generation": 1, "num_iterations": 2, "max_steps": 2}
 
     def passes(tokens: int) -> int:

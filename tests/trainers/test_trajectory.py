@@ -31,7 +31,7 @@ PAIRS = tiny_pairs(48)
 def policies(base: Base, folder: Path) -> tuple[Any, Any]:
     args = [arguments(trl.DPOConfig, folder, 0, {**STEPS, "precompute_ref_log_probs": mine}) for mine in (True, False)]
     words, rows = load_tokenizer(base), preference_dataset(PAIRS)
-    given = preference.Options(tokens_per_batch=40, remembered=folder / "reference.sqlite")
+    given = preference.PreferenceOptions(tokens_per_batch=40, remembered=folder / "reference.sqlite")
     loss = component("preference_loss", {"use": "dpo", "beta": args[0].beta})
     ours = preference.PreferenceTrainer(load_causal(base), loss, args[0], rows, words, None, given)
     models = {"model": load_causal(base), "ref_model": load_causal(base)}

@@ -1,0 +1,71 @@
+"""A batch cut into micro-batches of at most so many tokens, which are computed one after the other.
+
+It knows groups and shares, no loss: the mean loss of a micro-batch is weighted by its share of the batch's rows, so
+that losses and gradients sum to those of the batch. Memory then depends on the size of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from rlhf_plugins.data.branches import Layout, PromptBranches, size
+
+Row = Mapping[str, Any]
+MICRO_BATCHES, SHARE = "micro_batches", "share"
+STEPPING = ("layerwise", "lomo")  # in the names of optimizers that step within the backward pass
+
+
+def in_micro_batches(
+    rows: Sequence[Row],
+    groups: Callable[[Row], Sequence[PromptBranches]],
+    tokens: int | None,
+    layout: Layout,
+    collate: Callable[[Sequence[Row]], dict[str, Tensor]],
+) -> dict[str, Any]:
+    """The batch that `collate` makes of some rows, or its `micro_batches` with the `share` of each.
+
+    Args:
+        rows: of a data set, in order.
+        groups: the prompts and responses of a row.
+        tokens: most tokens of a micro-batch, padding included; a row that alone has more is a micro-batch of its own.
+            None is no limit.
+        layout: how groups become rows of a batch.
+        collate: makes a batch of rows.
+    """
+    parts: list[list[Row]] = [[]]
+    filled: list[PromptBranches] = []
+    for row in rows:
+        own = groups(row)
+        if tokens is not None and filled and size([*filled, *own], layout) > tokens:
+            parts.append([])
+            filled = []
+        parts[-1].append(row)
+        filled = [*filled, *own]
+    if len(parts) == 1:
+        return collate(rows)
+    return {MICRO_BATCHES: [{**collate(part), SHARE: torch.tensor(len(part) / len(rows))} for part in parts]}
+
+
+def token_limit(tokens: int | None, args: TrainingArguments, *components: Any) -> int | None:
+    """The limit of a micro-batch; None where a component uses batch mates, or each backward pass is a step."""
+    steps = args.deepspeed or any(name in str(args.optim) for name in STEPPING)
+    return None if steps or any(component.uses_batch_mates for component in components) else tokens
+
+
+class TrainsInMicroBatches:
+    """A Trainer whose batches may come as micro-batches; it comes before the Trainer among a class's bases."""
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *given: Any) -> Tensor:
+        """The batch's loss; its gradients are accumulated."""
+        step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
+        return torch.stack([step(model, part, *given) for part in inputs.get(MICRO_BATCHES, [inputs])]).sum()
+
+
+def by_share(loss: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """The mean loss of a micro-batch as its part of the batch's."""
+    return loss * inputs[SHARE] if SHARE in inputs else loss

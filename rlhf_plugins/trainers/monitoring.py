@@ -1,0 +1,119 @@
+"""Shows the steps of a training to its monitors, records their alarms and takes the actions that these ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rlhf_plugins.contract.run import Alarm, Section, Step
+from rlhf_plugins.engine.cost import Counter
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.rollout_log import Row, write
+
+logger = logging.getLogger(__name__)
+ALARMS = "alarms.jsonl"
+Actions = Mapping[str, Callable[[float], None]]  # `scale_lr` and `scale_kl`, where a training has them
+
+
+class Monitors:
+    """The monitors of one training.
+
+    Args:
+        built: what watches each step, by name.
+        stage: the name of the stage.
+        folder: where `alarms.jsonl` is written; None writes none.
+    """
+
+    def __init__(
+        self,
+        built: Mapping[str, Callable[[Step], Alarm | None]] | None = None,
+        stage: str = "",
+        folder: Path | None = None,
+    ) -> None:
+        self._built, self.stage = dict(built or {}), stage
+        self._file = None if folder is None else folder / ALARMS
+        self.counter = Counter()  # of the costs so far; a training replaces it by one that counts
+        self._alarms: list[Row] = []
+
+    @property
+    def alarms(self) -> list[Row]:
+        """All alarms so far, without their evidence."""
+        return [{name: value for name, value in row.items() if name != "evidence"} for row in self._alarms]
+
+    def sections(self) -> list[Section]:
+        """The alarms as a section of a stage's result; none where there was no alarm."""
+        text = f"Their evidence is in `{ALARMS}` of the stage's folder."
+        return [Section(f"Alarms of {self.stage}", text, self.alarms)] if self._alarms else []
+
+    def show(self, step: Step, actions: Actions) -> None:
+        """Shows every monitor a step, and then takes the actions of their alarms.
+
+        Raises:
+            RunError: an alarm stops the training.
+            ComponentError: a monitor fails, or answers anything but an alarm or None.
+        """
+        step = replace(step, stage=self.stage, cost=self.counter.cost())
+        found = {name: watch(step) for name, watch in self._built.items()}
+        alarms = {name: alarm for name, alarm in found.items() if alarm is not None}
+        for name, alarm in alarms.items():
+            self._record(name, alarm, step.step, alarm.action in {None, "stop", *actions})
+        for alarm in alarms.values():
+            if (scale := actions.get(str(alarm.action))) is not None:
+                scale(alarm.factor)
+        for alarm in alarms.values():
+            if alarm.action == "stop":
+                self._stop(alarm, step.step)
+
+    def stop(self, name: str, alarm: Alarm, step: int) -> NoReturn:
+        """Records an alarm of the trainer's own and ends the training. Raises RunError."""
+        self._record(name, alarm, step, True)
+        self._stop(alarm, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the monitors remember, by name."""
+        return {name: watch.state_dict() for name, watch in self._built.items() if hasattr(watch, "state_dict")}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """What `state_dict` gave. Raises RunError where it is not of these monitors."""
+        for name, state in states.items():
+            if not hasattr(self._built.get(name), "load_state_dict"):
+                raise RunError(f"the state of the monitor {name!r} fits none of: {', '.join(self._built) or 'none'}")
+            self._built[name].load_state_dict(state)  # type: ignore[attr-defined]
+
+    def _record(self, name: str, alarm: Alarm, step: int, taken: bool) -> None:
+        row = {
+            "step": step,
+            "stage": self.stage,
+            "monitor": name,
+            "message": alarm.message,
+            "action": alarm.action,
+            "factor": alarm.factor,
+            "taken": taken,
+            "false_alarm_rate": alarm.false_alarm_rate,
+            "evidence": dict(alarm.evidence),
+        }
+        self._alarms.append(row)
+        if self._file is not None:
+            write(self._file, [row])
+        ignored = "" if taken else f" ({alarm.action} is ignored: this training has nothing to scale)"
+        logger.warning("step %d: monitor %s: %s%s", step, name, alarm.message, ignored)
+
+    def _stop(self, alarm: Alarm, step: int) -> NoReturn:
+        what = "responses are" if "responses" in alarm.evidence else "evidence is"
+        where = f"; the {what} in {self._file}" if alarm.evidence and self._file is not None else ""
+        raise RunError(f"step {step}: {alarm.message}{where}")
+
+
+def scale_learning_rate(trainer: Any, factor: float) -> None:
+    """Multiplies the learning rate of a trainer from its next optimizer step on, whatever the schedule does to it."""
+    for group in trainer.optimizer.param_groups:
+        group["lr"] *= factor
+        if "initial_lr" in group:
+            group["initial_lr"] *= factor
+    schedule = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)  # accelerate wraps it
+    for rates in ("base_lrs", "_last_lr"):  # what a schedule multiplies, and what is logged
+        if hasattr(schedule, rates):
+            setattr(schedule, rates, [rate * factor for rate in getattr(schedule, rates)])

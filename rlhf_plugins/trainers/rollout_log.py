@@ -1,0 +1,151 @@
+"""What is written down while a policy trains: numbers of its rollouts, and a table of its responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic_core import to_json
+from torch import Tensor
+
+from rlhf_plugins.arithmetic import masked, objectives
+from rlhf_plugins.contract.rows import GoldReward, Samples, Text
+from rlhf_plugins.data.tokens import as_text
+from rlhf_plugins.trainers.episodes import Episodes
+from rlhf_plugins.trainers.settings import Table
+
+Row = dict[str, Any]
+SAMPLES = "samples.jsonl"
+
+
+def rows(samples: Samples, places: Sequence[int], **numbers: Tensor | None) -> list[Row]:
+    """Some responses as JSON holds them, with a number (B,) of each by name."""
+    columns = {name: values.tolist() for name, values in numbers.items() if values is not None}
+    return [
+        {
+            "prompt": as_text(samples.prompts[i]),
+            "response": samples.responses[i],
+            **{name: values[i] for name, values in columns.items()},
+        }
+        for i in places
+    ]
+
+
+def write(file: Path, entries: Sequence[Row]) -> None:
+    """Appends a line for each entry, all in one write, so that a reader sees whole lines; NaN and infinity as text."""
+    lines = [to_json(entry, inf_nan_mode="strings", fallback=_plain) + b"\n" for entry in entries]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab", buffering=0) as end:
+        end.write(b"".join(lines))
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or array as lists, anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+class RolloutLog:
+    """The numbers and the table of one training.
+
+    Args:
+        folder: where `samples.jsonl` is written.
+        table: how often responses are written, and how many.
+        gold: the true reward, where the data has one; the policy never learns from it.
+        listen: is called with the step and the rows that were written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        table: Table,
+        gold: GoldReward | None = None,
+        listen: Callable[[int, Sequence[Mapping[str, Any]]], None] | None = None,
+    ) -> None:
+        self._file, self._table, self._gold = folder / SAMPLES, table, gold
+        self._listen = listen or (lambda step, rows: None)
+        self._rollouts = 0
+        self._first: list[Row] = []
+        self._newest: list[Row] = []
+
+    @property
+    def shown(self) -> list[Row]:
+        """The first and the newest entries of the table, each row with its step."""
+        return self._first + (self._newest if self._newest is not self._first else [])
+
+    def add(self, rollout: Episodes, step: int) -> dict[str, float]:
+        """The numbers of a rollout; of every so many rollouts, some responses are written to the table."""
+        gold = self._golden(rollout.samples)
+        if self._rollouts % self._table.every == 0:
+            places = _of_different_prompts(rollout.samples.prompts)[: self._table.rows]
+            kl = rollout.log_ratio.masked_fill(~rollout.mask, 0.0).sum(1)  # (B,)
+            columns = {"reward": rollout.rewards.rewards, "gold": gold, "kl": kl, "tokens": rollout.mask.sum(1)}
+            self._newest = [{"step": step, **row} for row in rows(rollout.samples, places, **columns)]
+            self._first = self._first or self._newest
+            write(self._file, self._newest)
+            self._listen(step, self._newest)
+        self._rollouts += 1
+        return _numbers(rollout, gold)
+
+    def _golden(self, samples: Samples) -> Tensor | None:
+        if self._gold is None:
+            return None
+        both = zip(samples.prompts, samples.responses, strict=True)
+        return torch.tensor([self._gold(str(prompt), response)["total"] for prompt, response in both])
+
+
+def _numbers(rollout: Episodes, gold: Tensor | None) -> dict[str, float]:
+    """What is logged of a rollout."""
+    mask, values = rollout.mask, rollout.values
+    found: Mapping[str, Tensor | None] = {
+        "reward": rollout.rewards.rewards.mean(),
+        "shaped_reward": rollout.rewards.scores.mean(),
+        "gold_reward": None if gold is None else gold.mean(),
+        "kl": objectives.kl_estimate(rollout.log_ratio, mask),
+        "entropy": masked.mean(rollout.entropies, mask),
+        "length": mask.sum(1).float().mean(),
+        "explained_variance": None if values is None else explained_variance(values, rollout.returns, mask),
+    }
+    return {name: value.item() for name, value in found.items() if value is not None}
+
+
+def limits(rollout: Episodes) -> dict[str, float]:
+    """Numbers of a rollout that monitors compare with limits, and that are not logged."""
+    to_come = rollout.token_rewards.flip(1).cumsum(1)
+    found = {
+        "kl_per_token": masked.mean(rollout.log_ratio, rollout.mask),
+        "largest_reward_to_come": to_come.abs().max(),
+        "equal_rewards": torch.tensor(float(rollout.equal_rewards)),
+    }
+    if rollout.values is not None:
+        found["largest_value"] = rollout.values.abs().max()
+    return {name: value.item() for name, value in found.items()}
+
+
+def responses(rollout: Episodes) -> dict[str, list[float]]:
+    """Numbers of each response by name, as a monitor sees them."""
+    mask, per_token = rollout.mask, masked.mean(rollout.log_ratio, rollout.mask, dim=1)
+    found = {
+        "reward": rollout.rewards.rewards,
+        "shaped_reward": rollout.rewards.scores,
+        "kl": per_token * mask.sum(1),
+        "kl_per_token": per_token,
+        "entropy": masked.mean(rollout.entropies, mask, dim=1),
+        "tokens": mask.sum(1),
+        "advantage": rollout.advantages.sum(1),
+    }
+    if rollout.values is not None:
+        found["value"] = rollout.values.abs().amax(1)
+    return {name: values.tolist() for name, values in found.items()}
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - var(returns - values) / var(returns): 1 is a perfect critic, 0 one that explains nothing, a scalar."""
+    unexplained = masked.variance(returns - values, mask)
+    return 1 - unexplained / masked.variance(returns, mask).clamp(min=1e-8)
+
+
+def _of_different_prompts(prompts: Sequence[Text]) -> list[int]:
+    """The first response to each prompt."""
+    return list({str(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}.values())[::-1]

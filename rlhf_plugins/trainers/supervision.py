@@ -1,0 +1,116 @@
+"""Adds monitors and regularizers to a built Trainer of any kind; it knows steps and gradients, no batch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.contract.run import Alarm, Run, Step
+from rlhf_plugins.engine.cost import counting
+from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
+
+Terms = Mapping[str, Callable[[], Tensor]]
+
+
+def built_monitors(stage: Any, run: Run) -> Monitors:
+    """The monitors of a stage, under the names that a recipe gives them."""
+    built = {name: each.build(run) for name, each in _by_name(stage.monitors, run).items()}
+    return Monitors(built, stage.name, Path(run.folder))
+
+
+def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
+    """Adds the regularizers and monitors of a stage to a trainer that knows neither. Returns the monitors."""
+    monitors = built_monitors(stage, run)
+    regularize(trainer, stage, run)
+    trainer.__class__ = _with(Monitored, type(trainer))
+    trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
+    return monitors
+
+
+def regularize(trainer: Any, stage: Any, run: Run) -> None:
+    """Adds the regularizers of a stage to a trainer's loss, once per optimizer step."""
+    named = _by_name(stage.regularizers, run)
+    if named:
+        trainer.regularizers = {name: each.build(run, trainer.model) for name, each in named.items()}
+        trainer.__class__ = _with(Regularized, type(trainer))
+
+
+class Regularized:
+    """A Trainer with terms that are added to its loss; a class's first base."""
+
+    regularizers: Terms
+
+    def training_step(self: Any, model: Any, inputs: Any, *given: Any) -> Tensor:
+        """The loss; before an optimizer step that changes anything, with the terms and their gradients.
+
+        Raises:
+            ComponentError: a regularizer fails, or answers anything but a finite scalar with a gradient.
+        """
+        loss: Tensor = super().training_step(model, inputs, *given)  # type: ignore[misc]
+        if not self.accelerator.sync_gradients or all(weights.grad is None for weights in self.model.parameters()):
+            return loss
+        for name, term in self.regularizers.items():
+            value = term()
+            self.accelerator.backward(value)
+            self._metrics["train"][f"regularizer/{name}"].append(value.item())
+            loss = loss + value.detach().to(loss.device)
+        return loss
+
+
+class Monitored:
+    """A Trainer that shows its monitors every optimizer step; a class's first base."""
+
+    monitors: Monitors
+    step_numbers: dict[str, list[float]]  # of the batches since the last optimizer step
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and counts the cost."""
+        with counting() as self.monitors.counter:
+            return super().train(*args, **kwargs)  # type: ignore[misc]
+
+    def training_step(self: Any, model: Any, inputs: Any, *given: Any) -> Tensor:
+        """The loss of a batch, after the monitors have seen the step that it completes.
+
+        Raises:
+            RunError: the loss is not finite, or a monitor stops the training.
+        """
+        metrics = getattr(self, "_metrics", {"train": {}})["train"]
+        before = {name: len(values) for name, values in metrics.items()}
+        loss: Tensor = super().training_step(model, inputs, *given)  # type: ignore[misc]
+        step = self.state.global_step + 1
+        if not torch.isfinite(loss):
+            message = f"the loss became {loss.item()}: try a smaller learning_rate or max_grad_norm"
+            self.monitors.stop("finite", Alarm(message, action="stop"), step)
+        self.step_numbers["loss"].append(loss.item())
+        for name, values in metrics.items():
+            self.step_numbers[name] += map(float, values[before.get(name, 0) :])
+        if self.accelerator.sync_gradients:
+            self._show(step)
+        return loss
+
+    def _show(self: Any, step: int) -> None:
+        numbers = {name: sum(values) / len(values) for name, values in self.step_numbers.items() if values}
+        numbers["loss"] = sum(self.step_numbers["loss"])  # a batch's loss is divided by the number of batches already
+        self.step_numbers.clear()
+        numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        actions = {"scale_lr": lambda factor: scale_learning_rate(self, factor)}
+        self.monitors.show(Step("", step, self.state.max_steps, numbers), actions)
+
+
+def _with(first: type, cls: type) -> type:
+    return type(cls.__name__, (first, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+def _by_name(components: Any, run: Run) -> dict[str, Any]:
+    """Components by their registered names; a second one of a name has its number behind it."""
+    found: dict[str, Any] = {}
+    for each in components:
+        name = run.spec(each)["use"]
+        again = sum(known.partition(" ")[0] == name for known in found)
+        found[f"{name} {again + 1}" if again else name] = each
+    return found
