@@ -55,6 +55,12 @@ class RewardHandle:
 
     __call__ = predict
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the function has, such as the state of one that holds some."""
+        if name.startswith("__") or "function" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self.function, name)
+
     def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
         """Responses as the model reads them, one to each prompt.
 
@@ -69,6 +75,8 @@ class RewardHandle:
 
 def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # noqa: B008 (frozen)
     """What a reward component built, as a handle."""
+    if isinstance(built, RewardHandle):
+        return built
     return RewardHandle(built, getattr(built, "module", None), getattr(built, "encoder", None), retries)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract.interfaces import Reward
 from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Policy, RewardModel, Spec, StageResult, Step
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
@@ -112,8 +113,10 @@ class StageRun:
 
     def policy(self, name: str | None = None) -> Policy:
         """A policy that answers prompts. Raises RunError where there is none of that name."""
+        from rlhf_plugins.engine.policy import open_policy
+
         if name is None:
-            return self.open("generator", {"use": "trained", "path": None})
+            return open_policy(None, self.base, backbone=self.backbone)
         return self.open("generator", find(self.finished, "policies", name).spec)
 
     def reference(self) -> Policy:
@@ -122,17 +125,19 @@ class StageRun:
 
     def reward(self, name: str | None = None) -> RewardModel:
         """A reward model. Raises RunError where there is none of that name."""
-        from rlhf_plugins.reward_models.handle import reward_handle
-
-        return reward_handle(self.open("reward", find(self.finished, "rewards", name).spec))
+        found: RewardModel = self.open("reward", find(self.finished, "rewards", name).spec)
+        return found
 
     def open(self, kind: str, spec: str | Spec) -> Any:
-        """A component, built for this run where its `build` takes a run alone."""
+        """A component, built for this run where its `build` takes a run alone; what a reward builds is a handle."""
         from rlhf_plugins.recipe import assemble
+        from rlhf_plugins.reward_models.handle import reward_handle
 
         self._note(kind, spec)
         made = assemble.component(kind, spec, self.services.registry)
-        return made.build(self) if _is_built_of_a_run(made) else made
+        if not _is_built_of_a_run(made):
+            return made
+        return reward_handle(made.build(self)) if isinstance(made, Reward) else made.build(self)
 
     def spec(self, component: object) -> dict[str, Any]:
         """A component in a recipe's words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -40,6 +41,13 @@ def test_a_handle_is_a_reward_model_and_may_be_called() -> None:
     assert handle.predict(SAMPLES).reward.tolist() == handle(SAMPLES).reward.tolist() == [2, 3]
     assert handle.predict(SAMPLES.take([])).reward.tolist() == []
     assert handle.module is None
+
+
+def test_a_handle_has_the_state_of_its_function() -> None:
+    busy = Busy(1.0)
+    assert reward_handle(busy).waits == [1.0]
+    assert not hasattr(reward_handle(busy), "state_dict")
+    assert copy(reward_handle(busy)) == reward_handle(busy)
 
 
 def test_a_handle_of_a_function_has_no_tokenizer() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins import RecipeError, load_policy, load_reward_model, run_recipe
+from rlhf_plugins import Base, Data, RecipeError, load_policy, load_reward_model, run_recipe, session
 from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.sandbox import POLICY
 
 DATA = {"format": "sandbox", "prompts": 16, "pairs": 16, "test_prompts": 8}
 TRAINER = {"max_steps": 4, "per_device_train_batch_size": 2, "disable_tqdm": True}
@@ -77,3 +79,13 @@ def test_a_policy_that_an_earlier_stage_trained_gives_a_reward_online(tmp_path: 
     _, found = results(tmp_path / "run", stage("preference"), online)
     assert "preference.policies.preference" in found.opened
     assert found.cost.reward_calls == 4
+
+
+def test_a_function_that_a_script_opens_is_a_reward_model(tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("def length(completions):\n    return [float(len(c)) for c in completions]\n")
+    run = session(Base(str(POLICY)), Data(()), tmp_path / "session")
+    reward = run.open("reward", {"use": "python", "path": f"{tmp_path / 'r.py'}:length"})
+    with counting() as counter:
+        samples = run.policy().sample(["how is the tea?"], n=2, max_new_tokens=4)
+        assert reward.predict(samples).reward.tolist() == [len(text) for text in samples.responses]
+    assert counter.reward_calls == 2
