@@ -56,7 +56,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "build/gpu_check")))
     parser.add_argument("--seconds", type=float, default=300.0, help="when the run ends, whatever is left")
     parser.add_argument("--only", nargs="+", choices=names, help="some of the sections")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.6B", "1.7B", "4B", "8B"])
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=SHAPES,
+        default=list(SHAPES)[1:],
+        help="of the section memory; the first is that of all others",
+    )
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch finds no GPU here; a rehearsal is: --device cpu --tiny")

@@ -155,14 +155,16 @@ def _copies(model: Any) -> dict[str, Tensor]:
 
 def frozen_bytes(model: Any) -> dict[str, Tensor]:
     """Copies on the CPU of all frozen weights, and of the scales of quantized ones."""
-    found: dict[str, Tensor] = {}
-    for name, weights in model.named_parameters():
-        if not weights.requires_grad:
-            found[name] = weights.data.cpu().clone()
-            state = getattr(weights, "quant_state", None)
-            scales = getattr(state, "absmax", None) if state is not None else getattr(weights, "SCB", None)
-            if scales is not None:
-                found[f"{name} (scales)"] = scales.cpu().clone()
+    frozen = {name: weights for name, weights in model.named_parameters() if not weights.requires_grad}
+    found = {name: weights.data.cpu().clone() for name, weights in frozen.items()}
+    for name, module in model.named_modules():
+        weights = getattr(module, "weight", None)
+        scales = getattr(getattr(weights, "quant_state", None), "absmax", None)  # of NF4
+        if scales is None:  # of int8, which moves from the weights to the layer at its first product
+            scales = getattr(weights, "SCB", None)
+            scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
+        if isinstance(scales, Tensor):
+            found[f"{name} (scales)"] = scales.cpu().clone()
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -13,9 +15,10 @@ from typing import Any
 
 import torch
 import trl
+import yaml
 from datasets import Dataset
 from gpu_lab import Lab
-from gpu_models import Training, Watch, later, pairs, pairs_on_disk, random_model, text
+from gpu_models import SHAPES, Training, Watch, later, pairs, pairs_on_disk, random_model, text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_plugins import run_recipe
@@ -24,6 +27,7 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.trainers.arguments import arguments
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 LORA = Adapter(r=16)
 TRAINER = {"learning_rate": 1e-4, "logging_steps": 1, "disable_tqdm": True}
 UNBOUNDED = {**TRAINER, "max_length": None}  # pairs are not cut
@@ -99,8 +103,7 @@ def _measured(
 ) -> Training:
     """Runs one training, and adds its figures to `runs`."""
     lab.tidy()
-    if lab.cuda:
-        torch.cuda.reset_peak_memory_stats()
+    _forget_peaks(lab)
     with Watch(lab.synchronize, start=start) as watch:
         work()
     training = watch.trainings[-1]
@@ -121,6 +124,11 @@ def _measured(
 def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = [name for name, value in runs[0].items() if isinstance(value, int | float)]
     return {**{name: median(run[name] for run in runs) for name in numbers}, "losses": runs[0]["losses"]}
+
+
+def _forget_peaks(lab: Lab) -> None:
+    if lab.cuda:
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak(lab: Lab) -> dict[str, int]:
@@ -242,6 +250,7 @@ def decoding(lab: Lab) -> None:
 
 def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, int, int]) -> dict[str, Any]:
     rows, prompt, tokens = sizes
+    _forget_peaks(lab)
     model, words = with_adapter(load_causal(base), adapter, "CAUSAL_LM"), load_tokenizer(base)
     prompts = [text(random.Random(row), prompt) + " " for row in range(rows)]
     counts: list[int] = []
@@ -251,6 +260,46 @@ def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, in
 
     seconds = _seconds(lab, work, 1 if lab.tiny else 2)
     return {"tokens_per_second": counts[-1] / seconds, "ms_per_decoded_token": 1e3 * seconds / tokens, **_peak(lab)}
+
+
+# ---- cards -----------------------------------------------------------------------------------------------
+def cards(lab: Lab) -> None:
+    """Every recipe for a card of so many GB, with no more memory than that: one step of each training."""
+    for recipe in sorted(RECIPES.glob("*gb.yaml")):
+        lab.point(recipe.stem, partial(_on_card, lab, recipe))
+
+
+def _on_card(lab: Lab, file: Path) -> dict[str, Any]:
+    """Peaks of a recipe's last stage on a random model in the shape of its base, and pairs of 1,024 tokens each."""
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    shape = "tiny" if lab.tiny else next((shape for shape in SHAPES if shape in recipe["base"]), None)
+    if shape is None:
+        return {"skipped": f"{recipe['base']} has none of the shapes"}
+    recipe["base"] = str(random_model(lab.scratch / shape, shape, lab.device))
+    recipe["data"] = pairs_on_disk(lab.scratch / "card", 32, *((16, 8) if lab.tiny else (512, 512)))
+    for stage in recipe["stages"]:
+        short = {"max_steps": 1, **({"max_completion_length": 8} if lab.tiny and stage["stage"] == "online" else {})}
+        stage.update({"trainer": {**stage["trainer"], **short}} if "trainer" in stage else {})
+    found = re.search(r"(\d+)gb$", file.stem)
+    assert found is not None
+    with _card_of(lab, int(found[1])):
+        _run(lab, recipe)
+        return _peak(lab)
+
+
+@contextmanager
+def _card_of(lab: Lab, gigabytes: int) -> Iterator[None]:
+    """For the block torch may reserve 95% of so many GB at most; the rest is the context's and the screen's."""
+    if not lab.cuda:
+        yield
+        return
+    lab.tidy()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 0.95 * gigabytes * 2**30 / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------
@@ -288,8 +337,9 @@ def _grid(lab: Lab, folder: Path, quantization: str | None, stage: str, tokens: 
 
 SECTIONS = {
     "machine": (machine, 15.0),
-    "beside_trl": (beside_trl, 110.0),
-    "online": (online, 65.0),
-    "decoding": (decoding, 40.0),
-    "memory": (memory, 70.0),
+    "beside_trl": (beside_trl, 95.0),
+    "online": (online, 55.0),
+    "decoding": (decoding, 35.0),
+    "cards": (cards, 45.0),
+    "memory": (memory, 300.0),  # what is left
 }
