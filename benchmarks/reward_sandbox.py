@@ -40,7 +40,7 @@ from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.stage_run import StageRun
 from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, draft, prompts
 from rlhf_plugins.sandbox.world import TOPICS
-from rlhf_plugins.stages.reward import row_features
+from rlhf_plugins.stages.reward_model import row_features
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.reward import RewardOptions, RewardTrainer
 

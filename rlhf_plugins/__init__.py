@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.component import Component, trait, uses
+from rlhf_plugins.contract.component import Component, Earlier, trait, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
     KL,
@@ -96,6 +96,7 @@ __all__ = [
     "Data",
     "DataError",
     "DataFormat",
+    "Earlier",
     "Evaluation",
     "Generator",
     "Group",

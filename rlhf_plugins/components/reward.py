@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Generator, Reward
 from rlhf_plugins.contract.records import Prediction
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Model(Reward):
+class Model(Reward, takes={"reward"}):
     """A reward model or an ensemble that an earlier stage trained."""
 
-    stage: Annotated[str | None, Field(description="the stage that trained it; null is the latest that did")] = None
+    stage: Annotated[
+        str | None, Field(description="the stage that trained it; null is the latest that did"), Earlier("reward")
+    ] = None
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where no earlier stage trained a reward model, or none of that name did."""

@@ -81,6 +81,17 @@ def trait(default: Any, meaning: str, choices: Iterable[str] = ()) -> Any:
     return Trait(default, meaning, tuple(choices))
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Marks an option that names an earlier stage, for `rlhf check`: `Annotated[str | None, Earlier("reward")]`.
+
+    Args:
+        makes: what that stage makes, as its trait `makes` says.
+    """
+
+    makes: str
+
+
 class Component:
     """Base of all kinds. A subclass with `kind=` is the base class of a kind; any other is a component of it.
 
@@ -95,6 +106,9 @@ class Component:
     like: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = trait(
         frozenset(), "columns that the data must have: a recipe is refused where no row has one"
+    )
+    takes: ClassVar[frozenset[str]] = trait(
+        frozenset(), "what earlier stages must have made", choices=("base", "data", "policy", "reward")
     )
     reduces: ClassVar[bool] = trait(False, "must see the groups of all processes, and gathers them itself")
 

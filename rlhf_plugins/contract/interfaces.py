@@ -379,9 +379,6 @@ class DataFormat(Component, kind="data_format"):
 class Stage(Component, kind="stage"):
     """One block of a recipe's `stages`."""
 
-    takes: ClassVar[frozenset[str]] = trait(
-        frozenset(), "what earlier stages must have made", choices=("base", "data", "policy", "reward")
-    )
     makes: ClassVar[frozenset[str]] = trait(
         frozenset(), "what it hands on", choices=("base", "data", "evaluation", "policy", "reward")
     )

@@ -43,10 +43,21 @@ class Refused(ValueError):
         super().__init__(f"{kind}{error}")
 
 
-def assemble(resolved: dict[str, Any], registry: Registry | None = None) -> Assembled:
-    """The objects of a resolved recipe that has been checked."""
+def assemble(
+    resolved: dict[str, Any], registry: Registry | None = None, made: Mapping[Keys, Any] | None = None
+) -> Assembled:
+    """The objects of a resolved recipe that has been checked; `made` holds data and stages that are made already."""
     registry = registry or installed()
-    recipe = construct(Recipe, resolved, (), registry)
+    if made is None:
+        recipe = construct(Recipe, resolved, (), registry)
+    else:
+        plain = {
+            name: _value(option, resolved[name], (name,), registry)
+            for name, option in options(Recipe).items()
+            if name not in ("data", "stages")
+        }
+        stages = tuple(made["stages", place] for place in range(len(resolved["stages"])))
+        recipe = Recipe(**plain, data=made[("data",)], stages=stages)
     return Assembled(
         base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, recipe.engine, resolved, registry
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.needs import unmet
 from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.order import out_of_order
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
@@ -29,6 +31,15 @@ STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder
 
 
 AnyRecipe = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A recipe without a fault: its resolved values, and what was constructed of them."""
+
+    values: dict[str, Any]
+    registry: Registry
+    made: Mapping[Keys, Any]
 
 
 def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
@@ -43,12 +54,13 @@ def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Reg
     Raises:
         RecipeError: it holds every fault, with its line in a file and its path in a mapping.
     """
-    return _checked(recipe, overrides, registry or installed())[0]
+    return _checked(recipe, overrides, registry or installed()).values
 
 
 def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> Assembled:
     """The recipe as objects, ready to run. Takes and raises what `check_recipe` does."""
-    return assemble(*_checked(recipe, overrides, registry or installed()))
+    checked = _checked(recipe, overrides, registry or installed())
+    return assemble(checked.values, checked.registry, checked.made)
 
 
 def bundled() -> dict[str, Path]:
@@ -81,8 +93,8 @@ def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
     return source, folder
 
 
-def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) -> tuple[dict[str, Any], Registry]:
-    """The resolved recipe, and the registry with the files that it names."""
+def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) -> _Checked:
+    """The recipe resolved and constructed, with the registry that knows the files that it names."""
     source, folder = _source(recipe)
 
     @cache
@@ -95,7 +107,7 @@ def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) ->
         own = with_own()[1] if with_own.cache_info().currsize else []
         raise RecipeError([*(source.fault(*fault) for fault in own), *error.faults]) from error
     found, faults = _with_files(changed, folder, registry)
-    return resolved(changed, found, faults), found
+    return _resolved(changed, found, faults)
 
 
 def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Registry, list[tuple[Keys, str]]]:
@@ -113,15 +125,15 @@ def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Regis
     return registry, faults
 
 
-def resolved(source: Source, registry: Registry, faults: Sequence[tuple[Keys, str]] = ()) -> dict[str, Any]:
-    """The resolved values of a source. Raises RecipeError holding every fault, those that are known already first."""
+def _resolved(source: Source, registry: Registry, faults: Sequence[tuple[Keys, str]]) -> _Checked:
+    """A source that is sound. Raises RecipeError holding every fault, those that are known already first."""
     resolver = Resolver(registry)
     values = resolver.block(Recipe, source.values, ())
     problems = [*faults, *resolver.problems, *_base(values), *_quantization(values)]
-    problems += _constructed(values, [keys for keys, _ in problems], registry)
-    if problems:
-        raise RecipeError(source.fault(keys, message) for keys, message in problems)
-    return values
+    made, refused = _constructed(values, [keys for keys, _ in problems], registry)
+    if problems or refused:
+        raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))
+    return _Checked(values, registry, made)
 
 
 def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
@@ -142,8 +154,10 @@ def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     return [(("quantization",), message)]
 
 
-def _constructed(values: dict[str, Any], bad: list[Keys], registry: Registry) -> list[tuple[Keys, str]]:
-    """What the components' own constructors refuse, and stages that share a name."""
+def _constructed(
+    values: dict[str, Any], bad: list[Keys], registry: Registry
+) -> tuple[dict[Keys, Any], list[tuple[Keys, str]]]:
+    """Data and stages as objects, and their faults: refused options, equal names, a wrong order, missing columns."""
     sound = [keys for keys in _components(values) if not any(at[: len(keys)] == keys for at in bad)]
     problems, names = [], []
     made_of: dict[Keys, Any] = {}
@@ -157,7 +171,20 @@ def _constructed(values: dict[str, Any], bad: list[Keys], registry: Registry) ->
                 names.append((_name(made, keys), keys))
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
-    return problems + _clashes(names) + _unmet(made_of, registry)
+    whole = len(made_of) == len(_components(values))  # else a stage may be missed because it is itself at fault
+    ordered = _out_of_order(made_of, registry) if whole else []
+    return made_of, problems + _clashes(names) + ordered + _unmet(made_of, registry)
+
+
+def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
+    """The stages that need what no stage before them makes."""
+    makers: dict[str, list[str]] = {}
+    for name in registry.names("stage"):
+        cls: Any = registry.get("stage", name)
+        for what in cls.makes:
+            makers.setdefault(what, []).append(name)
+    stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
+    return list(out_of_order(stages, makers, lambda part: registry.find(type(part)).name))
 
 
 def _unmet(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:

@@ -36,7 +36,7 @@ def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
 
 def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:
     """The innermost part of a component that needs a column, and where it is."""
-    for keys, part in _parts(component):
+    for keys, part in parts_of(component):
         if column in part.needs_of():
             below, found = _that_needs(part, column)
             return (*keys, *below), found
@@ -45,14 +45,15 @@ def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:
 
 def _that_ignore_soft_labels(component: Component) -> Iterator[tuple[Keys, Component]]:
     """The losses that are not made of others, and have the trait `takes_probabilities` but do not say it."""
-    parts = list(_parts(component))
+    parts = list(parts_of(component))
     if not parts and not getattr(component, "takes_probabilities", True):
         yield (), component
     for keys, part in parts:
         yield from (((*keys, *below), found) for below, found in _that_ignore_soft_labels(part))
 
 
-def _parts(component: Component) -> Iterator[tuple[Keys, Component]]:
+def parts_of(component: Component) -> Iterator[tuple[Keys, Component]]:
+    """The components that a component holds, and where each is."""
     cls: type = type(component)
     for name, option in options(cls).items():
         held = getattr(component, name) if option.kind else None

@@ -5,8 +5,10 @@ A resolved block spells out every option and is a fixed point: resolving it agai
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from rlhf_plugins.errors import known
@@ -15,6 +17,8 @@ from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
 
+logger = logging.getLogger(__name__)
+RENAMED = {("stage", "reward"): "reward_model"}
 SHARED = ("monitor",)  # kinds of components that the top of a recipe may give to all of its stages
 
 
@@ -92,6 +96,7 @@ class Resolver:
         if not isinstance(value, dict):
             how = f"should be the name of a {kind}, or its options with `{tag}: <name>`"
             return self.problem(keys, f"{how}; got {_got(value)} {known('', names)}")
+        value = _renamed(kind, value, tag)
         value = {tag: option.default, **value} if not option.required and not option.many else value
         if tag not in value:
             return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {known('', names)}")
@@ -126,6 +131,21 @@ class Resolver:
         """Notes a fault, and returns what stands for the value that is not there."""
         self.problems.append((keys, message))
         return None
+
+
+def _renamed(kind: str, value: dict[str, Any], tag: str) -> dict[str, Any]:
+    """A component under its name of today, and what is called by that name called as before."""
+    old = value.get(tag)
+    if not isinstance(old, str) or (kind, old) not in RENAMED:
+        return value
+    _say_renamed(kind, old)
+    return {"name": old, **value, tag: RENAMED[kind, old]}
+
+
+@cache
+def _say_renamed(kind: str, old: str) -> None:
+    """Once per process."""
+    logger.warning("%s %s is now called %s; the old name is accepted for a while", kind, old, RENAMED[kind, old])
 
 
 def _got(value: Any) -> str:

@@ -24,7 +24,7 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
     An adapter is merged into the base, which is loaded unquantized and in float32.
 
     Args:
-        folder: what a `reward` stage saved.
+        folder: what a `reward_model` stage saved.
         out: where to; a new or an empty folder.
         stock: write a classifier of transformers' own, which needs this package no more; the pooling must be the last
             token and the head one output. Otherwise any pooling and head, and `import rlhf_plugins` before opening.

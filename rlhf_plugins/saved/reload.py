@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> RewardHandle:
-    """A reward model or an ensemble as a stage saved it, such as `runs/quickstart/01-reward/model`.
+    """A reward model or an ensemble as a stage saved it, such as `runs/quickstart/01-reward_model/model`.
 
     `predict` scores the samples that `encode` makes, or that a policy of the same base sampled; `module` is the model.
 

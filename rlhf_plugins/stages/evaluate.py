@@ -25,7 +25,7 @@ SHOWN = 8  # prompts whose responses stand side by side in the report
 
 
 @dataclass(frozen=True)
-class Evaluate(Stage):
+class Evaluate(Stage, makes={"evaluation"}):
     """Scores one response of each policy to each held-out prompt against the policy that training started from.
 
     The judge is the gold reward where the data has one, else the reward model, which then judges policies that may

@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EvaluateReward(Stage):
+class EvaluateReward(Stage, takes={"reward"}):
     """Measures every reward model of the run on the held-out pairs and, where there are any, on pairs unlike those of
     training.
 

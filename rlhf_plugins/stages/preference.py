@@ -38,7 +38,7 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 
 @dataclass(frozen=True)
-class Preference(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Preference(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """The base, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")

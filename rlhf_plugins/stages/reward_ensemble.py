@@ -19,7 +19,7 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_unmet
-from rlhf_plugins.stages.reward import Reward, Trained, taught
+from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RewardEnsemble(Reward):
+class RewardEnsemble(RewardModelStage):
     """Reward models that differ in their seed and, with `bootstrap`, in the groups that they were trained on.
 
     With an adapter the members share one base; without one each is a whole model. Each member's accuracy is measured

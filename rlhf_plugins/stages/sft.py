@@ -20,7 +20,7 @@ UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint
 
 
 @dataclass(frozen=True)
-class SFT(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class SFT(Stage, makes={"base", "policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
     monitors: tuple[Monitor, ...] = uses("monitor", [])

@@ -15,7 +15,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.schema import RewardModelReport
 from rlhf_plugins.stages.evaluate_reward import EvaluateReward
-from rlhf_plugins.stages.reward import Reward
+from rlhf_plugins.stages.reward_model import RewardModelStage
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 24, "learning_rate": 1e-2, "logging_steps": 24, "disable_tqdm": True}
@@ -27,7 +27,7 @@ def trained(base: Base, folder: Path, name: str = "reward", **parts: str) -> Sta
     kinds = {"pooling": "pooling", "head": "reward_head", "loss": "reward_loss"}
     made = {part: component(kinds[part], used) for part, used in names.items()}
     shuffled = component("sampler", "shuffled")
-    stage = Reward(**made, sampler=shuffled, name=name, trainer=FEW)
+    stage = RewardModelStage(**made, sampler=shuffled, name=name, trainer=FEW)
     return stage.run(tiny_run(base, folder / name, tiny_pairs(64)))
 
 

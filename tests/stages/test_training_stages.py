@@ -24,7 +24,7 @@ from rlhf_plugins.reward_models.opening import latest_reward
 from rlhf_plugins.reward_models.reward_model import open_reward_model
 from rlhf_plugins.stages.online import Online
 from rlhf_plugins.stages.preference import Preference
-from rlhf_plugins.stages.reward import Reward
+from rlhf_plugins.stages.reward_model import RewardModelStage
 from rlhf_plugins.stages.sft import SFT
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
@@ -38,8 +38,8 @@ def sft(**trainer: Any) -> SFT:
     return SFT(trainer={**FEW, **trainer})
 
 
-def reward(**trainer: Any) -> Reward:
-    made: Reward = component("stage", {"use": "reward", "trainer": {**FEW, **trainer}})
+def reward(**trainer: Any) -> RewardModelStage:
+    made: RewardModelStage = component("stage", {"use": "reward", "trainer": {**FEW, **trainer}})
     return made
 
 
@@ -159,7 +159,7 @@ def test_an_adapter_that_does_not_fit_is_one_line(base: Base, tmp_path: Path, st
         stage().run(run_for(base, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("stage", [SFT, Reward, Preference, Online])
+@pytest.mark.parametrize("stage", [SFT, RewardModelStage, Preference, Online])
 def test_what_a_stage_reserves_is_an_option_of_trl(stage: Any) -> None:
     config = next(f.metadata["config"] for f in fields(stage) if "config" in f.metadata)
     assert stage.reserved <= config_options(config).keys()

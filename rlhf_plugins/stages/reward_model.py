@@ -1,4 +1,4 @@
-"""The stage `reward`: trains a reward model on what people judged."""
+"""The stage `reward_model`: trains a reward model on what people judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Monitor, Pooling, Regularizer, RewardHead, RewardLoss, Sampler, Stage
 from rlhf_plugins.contract.rows import Group
@@ -53,7 +53,7 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class RewardModelStage(Stage, makes={"reward"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 
     pooling: Pooling = uses("pooling", "last_token")
@@ -68,7 +68,9 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         Annotated[float, Field(gt=0)] | None, Field(description="of head and pooling; null is the trainer's")
     ] = None
     teacher: Annotated[
-        str | None, Field(description="an earlier stage whose rewards become the ratings that are learned")
+        str | None,
+        Field(description="an earlier stage whose rewards become the ratings that are learned"),
+        Earlier("reward"),
     ] = None
     tokens_per_batch: Annotated[
         Annotated[int, Field(ge=1)] | None,
@@ -77,7 +79,7 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     monitors: tuple[Monitor, ...] = uses("monitor", [])
     regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
-    name: str = "reward"
+    name: str = "reward_model"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 
     def needs_of(self) -> frozenset[str]:
@@ -154,7 +156,7 @@ class Reward(Stage, reserved=frozenset({"output_dir", "seed", *UNREAD})):
         return ranked_rows(groups, encoder.encode, limit, self.loss.learns_from)
 
 
-def taught(stage: Reward, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
+def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     """The training groups; where there is a teacher, rated by it in the one dimension `teacher` (distillation).
 
     Beside them stands how many responses the teacher cannot read, by reason.
@@ -199,4 +201,4 @@ def _described(run: Run) -> dict[str, Any]:
 @hookimpl
 def register_stage() -> dict[str, type]:
     """The stage of this file."""
-    return {"reward": Reward}
+    return {"reward_model": RewardModelStage}

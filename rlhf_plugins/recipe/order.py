@@ -1,0 +1,71 @@
+"""Finds the stages of a recipe that need what no stage before them makes. Nothing is loaded or built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rlhf_plugins.contract.component import Component, Earlier
+from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.errors import known
+from rlhf_plugins.recipe.needs import Name, parts_of
+from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.source import Keys
+
+WORDS = {"base": "base", "data": "data", "policy": "policy", "reward": "reward model"}
+OURS = "rlhf_plugins."
+
+Placed = tuple[Keys, Stage]
+Fault = tuple[Keys, str]
+
+
+def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: Name) -> Iterator[Fault]:
+    """What each stage needs of those before it and does not find.
+
+    Args:
+        stages: of a recipe, in order, each with its place.
+        makers: what stages make -> the names of the registered stages that make it.
+        name: what a recipe calls a component.
+    """
+    for place, (keys, stage) in enumerate(stages):
+        before, after = [s for _, s in stages[:place]], [s for _, s in stages[place + 1 :]]
+        for inside, part in _all_parts(stage):
+            for option, value, what in _named(part):
+                if message := _unknown(value, what, before, after):
+                    yield (*keys, *inside, option), message
+            needed = set() if any(value for _, value, _ in _named(part)) else set(part.takes)
+            for what in sorted(needed - {made for other in before for made in other.makes}):
+                which = ", ".join(makers.get(what, ())) or "none is installed"
+                message = f"{part.kind} {name(part)} needs a stage before this one that makes a {WORDS[what]} ({which})"
+                yield (*keys, *inside), message
+
+
+def _unknown(value: str, what: str, before: Sequence[Stage], after: Sequence[Stage]) -> str:
+    """What is wrong with the name of an earlier stage; empty where there is one."""
+    names = [stage.name for stage in before if what in stage.makes]
+    if value.partition("/")[0] in names or any(not _is_ours(stage) for stage in before if what in stage.makes):
+        return ""
+    if value in [stage.name for stage in after]:
+        return f"stage {value!r} comes after this one: put it before"
+    return f"no stage before this one makes a {WORDS[what]} of the name {value!r} {known(value, names)}"
+
+
+def _is_ours(stage: Stage) -> bool:
+    """Whether what it makes has its name; a guest may give several names."""
+    return type(stage).__module__.startswith(OURS)
+
+
+def _named(component: Component) -> Iterator[tuple[str, str, str]]:
+    """The options that name an earlier stage: the option, its value, and what that stage makes."""
+    cls: type = type(component)
+    for name, option in options(cls).items():
+        for mark in getattr(option.annotation, "__metadata__", ()):
+            value: Any = getattr(component, name)
+            if isinstance(mark, Earlier) and value is not None:
+                yield name, value, mark.makes
+
+
+def _all_parts(component: Component) -> Iterator[tuple[Keys, Component]]:
+    yield (), component
+    for keys, part in parts_of(component):
+        yield from (((*keys, *below), found) for below, found in _all_parts(part))

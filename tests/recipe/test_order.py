@@ -1,0 +1,80 @@
+"""A stage that needs what no stage before it makes is found before anything is loaded, with its line."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.check import check_recipe, load_recipe
+from rlhf_plugins.recipe.options import options
+
+HEAD = "base: sandbox\ndata: sandbox\nstages:\n"
+REWARD = "- {stage: reward_model, name: judge}"
+MODEL = "reward: {use: model, stage: jugde}"
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (["- online"], "4: stages.0.reward: reward model needs a stage before this one that makes a reward model"),
+        (["- online", REWARD], "(reward_ensemble, reward_model)"),
+        (["- evaluate_reward"], "4: stages.0: stage evaluate_reward needs a stage before this one"),
+        (
+            [REWARD, f"- {{stage: online, {MODEL}}}"],
+            "5: stages.1.reward.stage: no stage before this one makes a reward model of the name 'jugde' "
+            "(did you mean judge? known: judge)",
+        ),
+        (
+            ["- {stage: reward_model, loss: regression, teacher: late}", "- {stage: reward_ensemble, name: late}"],
+            "4: stages.0.teacher: stage 'late' comes after this one: put it before",
+        ),
+        (
+            [REWARD, "- {stage: online, reward: {use: weighted, parts: [gold, " + "{use: model, stage: x}]}}"],
+            "5: stages.1.reward.parts.1.stage: no stage before",
+        ),
+    ],
+)
+def test_a_stage_out_of_order_is_found(stages: list[str], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(HEAD + "\n".join(stages) + "\n")
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(file)
+    assert message in str(caught.value)
+    assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize(
+    "stages", [[REWARD, "- online"], ["- {stage: online, reward: gold}"], [REWARD, "- evaluate_reward"]]
+)
+def test_a_good_order_is_let_through(stages: list[str], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(HEAD + "\n".join(stages) + "\n")
+    check_recipe(tmp_path / "recipe.yaml")
+
+
+def test_the_old_name_of_a_stage_is_accepted_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    from rlhf_plugins.recipe import resolve
+
+    resolve._say_renamed.cache_clear()
+    recipe = {"base": "sandbox", "data": "sandbox", "stages": ["reward", {"stage": "online", "reward": "model"}]}
+    with caplog.at_level(logging.WARNING):
+        stages = check_recipe(recipe)["stages"]
+    assert (stages[0]["stage"], stages[0]["name"]) == ("reward_model", "reward")
+    assert [record.getMessage() for record in caplog.records] == [
+        "stage reward is now called reward_model; the old name is accepted for a while"
+    ]
+
+
+def test_a_component_is_constructed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf_plugins.registry.registry import registry
+
+    cls: Any = registry().get("reward_loss", "bradley_terry")
+    made: list[Any] = []
+    monkeypatch.setattr(cls, "__post_init__", made.append, raising=False)
+    monkeypatch.setattr(cls, "__init__", lambda self, **_: made.append(self))
+    assert not options(cls)
+    load_recipe({"base": "sandbox", "data": "sandbox", "stages": ["reward_model"]})
+    assert len(made) == 1
