@@ -65,8 +65,9 @@ def with_stage(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
     """The stage as it is resolved, in the place of the guide's own."""
     reward, _, evaluate = WHOLE["stages"]
     file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump({**WHOLE, "stages": [reward, stage, evaluate]}))
-    found: dict[str, Any] = check_recipe(file)["stages"][1]
+    judges = [{"stage": "reward_model", "name": name} for name in ("helpful", "safe")]
+    file.write_text(yaml.safe_dump({**WHOLE, "stages": [*judges, reward, stage, evaluate]}))
+    found: dict[str, Any] = check_recipe(file)["stages"][3]
     return found
 
 
