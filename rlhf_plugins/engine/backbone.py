@@ -146,7 +146,7 @@ class Backbone:
 
 
 # ---- bases in memory ---------------------------------------------------------------------------------------
-_Key = tuple[str, str | None, bool, bool]
+_Key = tuple[Any, ...]
 _IN_MEMORY: WeakValueDictionary[_Key, Backbone] = WeakValueDictionary()
 
 
@@ -169,7 +169,10 @@ def in_memory(base: Base) -> Backbone | None:
 
 
 def _key(base: Base) -> _Key:
-    return base.path, base.quantization, base.trust_remote_code, base.adapter is None
+    """What makes two bases the same in memory: also the state of the files, which a later run may overwrite."""
+    files = [file for file in Path(base.path).glob("*") if file.is_file()]
+    state = tuple(sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+    return base.path, base.quantization, base.trust_remote_code, base.adapter is None, state
 
 
 @contextmanager

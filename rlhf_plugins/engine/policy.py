@@ -10,7 +10,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -195,13 +195,10 @@ class Handle(ABC):
             with torch.enable_grad():
                 yield
             return
-        modes = [model.training for model in self.models]
-        with evaluating(self.models[0]):
-            for model in self.models[1:]:
-                model.eval()
+        with ExitStack() as modes:
+            for model in self.models:
+                modes.enter_context(evaluating(model))
             yield
-        for model, training in zip(self.models, modes, strict=True):
-            model.train(training)
 
     def _check_trainable(self) -> None:
         if not any(weights.requires_grad for weights in self._weights()):

@@ -188,6 +188,22 @@ def test_options_of_sampling_have_limits(policy: ModelPolicy, option: dict[str, 
         policy.sample(PROMPTS, **option)
 
 
+def test_a_base_whose_files_changed_is_loaded_again(tmp_path: Path) -> None:
+    first = open_policy(None, Base(tiny_base(tmp_path, seed=1).path))
+    second = open_policy(None, Base(tiny_base(tmp_path, seed=2).path))
+    samples = first.encode(PROMPTS, RESPONSES)
+    assert not torch.equal(first.log_probs(samples), second.log_probs(samples))
+    assert open_policy(None, second.backbone.base).backbone is second.backbone
+
+
+def test_a_failure_leaves_the_model_in_its_mode(base: Base, policy: ModelPolicy) -> None:
+    policy.module.train()
+    with pytest.raises(Exception, match="index out of range"):
+        policy.next_logits(torch.tensor([[10**6]]))
+    assert policy.module.training
+    policy.module.eval()
+
+
 def test_a_base_below_the_same_folder_moves_with_its_policy(tmp_path: Path) -> None:
     base = base_in(tmp_path / "run" / "01-sft" / "model")
     (tmp_path / "run" / "02-dpo" / "model").mkdir(parents=True)
