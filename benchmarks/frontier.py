@@ -52,7 +52,7 @@ def swept(quick: bool = False) -> Recipe:
     middle = [with_coefficient(stages[name], name, value) for name, values in SWEEPS.items() for value in values]
     if quick:
         middle = [{**stage, "trainer": {**stage["trainer"], "max_steps": 4}} for stage in middle]
-    return {**compared, "stages": [stages["reward"], *middle, stages["evaluate"]]}
+    return {**compared, "stages": [stages["reward_model"], *middle, stages["evaluate"]]}
 
 
 def with_coefficient(stage: dict[str, Any], algorithm: str, value: float) -> dict[str, Any]:

@@ -31,9 +31,9 @@ AIM = 0.005  # of a step
 FIRST, LAST = 10, 40  # steps: the clock runs between them
 PARTS = "head: {use: ensemble, members: 5}, loss: {use: sum, losses: [bradley_terry, centering], weights: [1, 0.01]}"
 STAGES = {
-    "reward": "stage: reward",
-    "reward (ensemble of heads, sum of losses)": f"stage: reward, {PARTS}",
-    "reward (frozen trunk)": "stage: reward, train_layers: 0",
+    "reward": "stage: reward_model",
+    "reward (ensemble of heads, sum of losses)": f"stage: reward_model, {PARTS}",
+    "reward (frozen trunk)": "stage: reward_model, train_layers: 0",
     "preference": "stage: preference",
     "online (PPO)": "stage: online, reward: gold",
     "online (GRPO)": "stage: online, reward: gold, advantage: grpo, kl: {use: in_loss}",

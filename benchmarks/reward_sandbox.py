@@ -132,7 +132,7 @@ def trained(groups: Sequence[Group], test: Sequence[Group], seed: int = 0, **opt
     """A reward model's row of numbers on held-out pairs."""
     with TemporaryDirectory() as folder:
         run = StageRun(BASE, Data(tuple(groups), (), {}), seed, Path(folder))
-        block = {"use": "reward", **options, "trainer": {**TRAINER, **options.get("trainer", {})}}
+        block = {"use": "reward_model", **options, "trainer": {**TRAINER, **options.get("trainer", {})}}
         started = time.perf_counter()
         result: StageResult = component("stage", block).run(run)
         seconds = time.perf_counter() - started

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_plugins.run.run import run_recipe
 
-TRAINED = ("reward", "dpo", "ipo", "ppo")
+TRAINED = ("reward_model", "dpo", "ipo", "ppo")
 SMALL = [
     *(f"data.{name}=8" for name in ("prompts", "test_prompts")),
     *(f"stages.{name}.trainer.max_steps=2" for name in TRAINED),
