@@ -68,6 +68,7 @@ def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
         ranks=second,
         topic=scores.topic[compared.group],
         probability=compared.probability,
+        columns={name: values[compared.group] for name, values in scores.columns.items()},
         ratings={name: pick(values) for name, values in scores.ratings.items()},
         prediction=None if scores.prediction is None else map_tensors(scores.prediction, pick),
     )

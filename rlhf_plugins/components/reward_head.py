@@ -7,7 +7,7 @@ ever compared have no bias, for it would cancel; outputs that may be fitted to r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -205,8 +205,8 @@ class _Ensemble(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.aggregation = aggregation
 
-    def forward(self, features: Tensor) -> Prediction:
-        said = [head(features) for head in self.heads]
+    def forward(self, features: Tensor, *columns: Mapping[str, Tensor]) -> Prediction:
+        said = [head(features, *columns) for head in self.heads]
         members = torch.stack([one.reward for one in said])  # (M, batch)
         alone = torch.arange(len(features), device=features.device)
         scores = MemberScores(members, members.new_ones(len(members)), alone)

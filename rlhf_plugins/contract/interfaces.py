@@ -33,6 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
 
+NUMBERS = "numeric columns that every row must have, and which it is given"
 SOFT_LABELS = "reads soft labels, or does not depend on which response is better; others are refused soft labels"
 BATCH_MATES = "an example's result depends on the others in its batch, which then is never cut into pieces"
 SHIFT = "`same` where a number added to all rewards changes nothing, `follows` where the answer shifts with it"
@@ -62,7 +63,7 @@ class RewardHead(Component, kind="reward_head"):
 
     dropout: float = trait(0.0, "probability of dropout in training")
     bootstrap: bool = trait(False, "its members learn from resampled rows")
-    columns: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it is given beside the features")
+    columns: ClassVar[frozenset[str]] = trait(frozenset(), NUMBERS)
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to (batch,) rewards, or to a `Prediction` where it predicts more.
@@ -89,7 +90,7 @@ class RewardLoss(Component, kind="reward_loss"):
     whole_groups: ClassVar[bool] = trait(False, "is given groups of up to K responses as they are, not pairs")
     takes_ties: ClassVar[bool] = trait(False, "is given tied pairs too")
     takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS)
-    columns: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it is given")
+    columns: ClassVar[frozenset[str]] = trait(frozenset(), NUMBERS)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
     under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)

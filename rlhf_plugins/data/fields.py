@@ -146,6 +146,12 @@ def agreed(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in first.items() if all(k in other and other[k] == v for other in others)}
 
 
+def by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of rows, a value for each row; None where a row lacks one."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
 def origin(where: str) -> Origin:
     """The origin of a row from its place, `file:12` (from 1) or `file[11]` (from 0)."""
     found = PLACE.fullmatch(where)

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.data.convert import pairs
+from rlhf_plugins.data.fields import by_name
 from rlhf_plugins.errors import DataError
 
 __all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset", "with_columns"]
@@ -58,17 +59,12 @@ def prompt_dataset(prompts: Iterable[Group]) -> Dataset:
 
 def batch_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The columns of rows of a `prompt_dataset`, a value for each row; None where a row lacks one."""
-    return _by_name([json.loads(row[COLUMNS]) if row.get(COLUMNS) else {} for row in rows])
+    return by_name([json.loads(row[COLUMNS]) if row.get(COLUMNS) else {} for row in rows])
 
 
 def with_columns(samples: Samples, prompts: Sequence[Group], per_prompt: int = 1) -> Samples:
     """The samples with the columns of their prompts, of which each has `per_prompt` responses side by side."""
-    return replace(samples, columns=_by_name([group.columns for group in prompts for _ in range(per_prompt)]))
-
-
-def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return replace(samples, columns=by_name([group.columns for group in prompts for _ in range(per_prompt)]))
 
 
 def best_responses(groups: Iterable[Group]) -> Dataset:

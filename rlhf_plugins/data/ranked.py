@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
@@ -17,6 +17,7 @@ from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
 from rlhf_plugins.contract.rows import Comparison, Group, Text
 from rlhf_plugins.data.branches import Layout, PromptBranches, collate
 from rlhf_plugins.data.convert import agreed_ranks
+from rlhf_plugins.data.numeric import PREFIX, in_batch, numbers_of
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
 
@@ -36,7 +37,11 @@ class RankedRows:
 
 
 def ranked_rows(
-    groups: Iterable[Group], encode: Encode, max_length: int | None, usable: Callable[[Group], bool]
+    groups: Iterable[Group],
+    encode: Encode,
+    max_length: int | None,
+    usable: Callable[[Group], bool],
+    columns: Collection[str] = (),
 ) -> RankedRows:
     """Encodes groups, without the responses that are too long and the groups of which nothing usable is left.
 
@@ -45,16 +50,18 @@ def ranked_rows(
         encode: gives the token ids of a prompt and of a response to it, or raises DataError with the reason.
         max_length: tokens that a prompt and one response may have together; None is no limit.
         usable: whether a loss can learn anything from a group.
+        columns: numeric columns of the groups that a loss or a head reads.
 
     Raises:
-        DataError: no row is left.
+        DataError: no row is left, or a row lacks one of the columns.
     """
     groups, left_out = list(groups), Counter[str]()
+    numbers = numbers_of(groups, columns)
     rows: list[dict[str, Any]] = []
     dimensions = tuple(dict.fromkeys(name for group in groups for name in group.ratings))
     topics: dict[str | None, int] = {}
     responses = 0
-    for group in groups:
+    for place, group in enumerate(groups):
         try:
             ids = [encode(group.prompt, response) for response in group.responses]
         except DataError as error:
@@ -72,8 +79,9 @@ def ranked_rows(
             left_out[NO_TOKEN] += 1
             continue
         topic = topics.setdefault(group.topic, len(topics))
-        place = {"row": len(rows), "first": responses, "topic": topic}
-        rows.append({**place, **_tokens(tokens), **_judgement(group, dimensions)})
+        codes = {"row": len(rows), "first": responses, "topic": topic}
+        further = {PREFIX + name: values[place] for name, values in numbers.items()}
+        rows.append({**codes, **_tokens(tokens), **_judgement(group, dimensions), **further})
         responses += len(kept)
     if not rows:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
@@ -166,6 +174,7 @@ def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Seq
         ratings=ratings,
         compared=compared,
         prediction=whole,
+        columns=in_batch(inputs),
     )
 
 
@@ -228,6 +237,7 @@ def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         "ratings": torch.tensor([_filled(row["ratings"], most, dimensions) for row in rows]).view(
             len(rows), most, dimensions
         ),
+        **{name: torch.tensor([row[name] for row in rows]) for name in rows[0] if name.startswith(PREFIX)},
     }
 
 

@@ -39,10 +39,14 @@ class RowEncoder:
 
 
 def samples_of(groups: Iterable[Group], encoder: RowEncoder) -> Samples:
-    """Every response of the groups in order. Raises DataError for one that the model cannot take."""
+    """Every response of the groups in order, with its group's columns. Raises DataError where one cannot be taken."""
+    from rlhf_plugins.data.fields import by_name
+
+    groups = list(groups)
+    columns = by_name([group.columns for group in groups for _ in group.responses])
     rows = [(g.prompt, r, *encoder.encode_within_limit(g.prompt, r)) for g in groups for r in g.responses]
     prompts, responses, prompt_ids, response_ids = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
-    return Samples(prompts, [as_text(response) for response in responses], prompt_ids, response_ids)
+    return Samples(prompts, [as_text(response) for response in responses], prompt_ids, response_ids, columns)
 
 
 def encoded(prompts: Sequence[Text], responses: Sequence[Text], encoder: RowEncoder) -> Samples:

@@ -63,7 +63,7 @@ def score_pairs(
     if not pairs:
         raise RunError("no held-out pair is strictly ordered: there is nothing to measure a reward model on")
     sides = [(group, place) for group, c in pairs for place in (c.better, c.worse)]
-    keys = [(_key(group.prompt), _key(group.responses[place])) for group, place in sides]
+    keys = [(_key(group.prompt), _key(group.responses[place], group.columns)) for group, place in sides]
     distinct: dict[tuple[str, str], Side] = {}
     for key, side in zip(keys, sides, strict=True):
         distinct.setdefault(key, side)
@@ -72,7 +72,7 @@ def score_pairs(
     return _Asked(
         judge,
         tokenizer,
-        [(group.prompt, group.responses[place]) for group, place in distinct.values()],
+        [Group(g.prompt, (g.responses[place],), columns=g.columns) for g, place in distinct.values()],
         np.array([number[key] for key in keys]).reshape(-1, 2).T,
         {**_told(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
         seed,
@@ -86,7 +86,7 @@ class _Asked:
 
     judge: Predict | RewardFunction
     tokenizer: Any
-    texts: Sequence[tuple[Text, Text]]  # distinct prompts and responses
+    alone: Sequence[Group]  # distinct prompts and responses, one response each
     pairs: np.ndarray  # (2, pairs) which of them are chosen and rejected
     told: Mapping[str, Any]
     seed: int
@@ -95,8 +95,8 @@ class _Asked:
     def scored(self, rewrite: Rewrite | None = None) -> ScoredPairs:
         """The pairs, with every response rewritten if asked."""
         rng = np.random.default_rng(self.seed)
-        said = [r if rewrite is None else _rewritten(r, rewrite, rng) for _, r in self.texts]
-        alone = [Group(prompt, (response,)) for (prompt, _), response in zip(self.texts, said, strict=True)]
+        said = [r if rewrite is None else _rewritten(r, rewrite, rng) for g in self.alone for r in g.responses]
+        alone = [replace(group, responses=(response,)) for group, response in zip(self.alone, said, strict=True)]
         samples = samples_of(alone, RowEncoder(self.tokenizer, None))
         if rewrite is not None and self.longest is not None:
             samples = _cut(samples, self.longest)
@@ -221,5 +221,6 @@ def _rewritten(response: Text, rewrite: Rewrite, rng: np.random.Generator) -> Te
     return [*response[:-1], {**response[-1], "content": rewrite(response[-1]["content"], rng)}]
 
 
-def _key(text: Text) -> str:
-    return text if isinstance(text, str) else repr(text)
+def _key(text: Text, columns: Mapping[str, Any] | None = None) -> str:
+    plain = text if isinstance(text, str) else repr(text)
+    return f"{plain}\0{sorted(columns.items())}" if columns else plain

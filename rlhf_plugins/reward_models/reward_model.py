@@ -27,11 +27,13 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 
+NO_COLUMNS: Mapping[str, Tensor] = {}
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
 SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the trunk is that of the base
 
@@ -51,6 +53,7 @@ class RewardModel(nn.Module):
         self.trunk = trunk
         self.pooling = pooling.acting(width)
         self.head = head.build(width)
+        self.columns = head.columns  # of the rows, which the head reads
         self.bootstrap = head.bootstrap  # whether its members see resampled rows
         self.own.to(trunk.device)
         trunk.config.num_labels = 1  # what RewardTrainer asks of a model
@@ -74,11 +77,18 @@ class RewardModel(nn.Module):
         """Adds TRL's tags for the hub to the trunk."""
         self.trunk.add_model_tags(tags)
 
-    def forward(self, batch: BranchBatch | Tensor) -> Prediction:
-        """The head's outputs for the batch's branches, or for features (B, width) as `features` returns them."""
+    def forward(self, batch: BranchBatch | Tensor, columns: Mapping[str, Tensor] = NO_COLUMNS) -> Prediction:
+        """The head's outputs for the batch's branches, or for features (B, width) as `features` returns them.
+
+        Args:
+            batch: branches or features.
+            columns: by name, (B, ...), of which the head is given those that it reads.
+        """
         features = batch if isinstance(batch, Tensor) else self.pooled(batch)
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 is too coarse for rewards
-            prediction = self.head(features.to(next(self.head.parameters()).dtype))
+            given = features.to(next(self.head.parameters()).dtype)
+            own = {name: columns[name].to(features.device) for name in self.columns}
+            prediction = self.head(given, own) if own else self.head(given)
         return replace(prediction, features=features)
 
     def pooled(self, batch: BranchBatch) -> Tensor:
@@ -99,7 +109,15 @@ class RewardModel(nn.Module):
 
     def predict(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
         """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation."""
-        return concatenated([map_tensors(found, _to_cpu) for found in self._batched(self, samples, pad_id, bar)])
+        columns, done = of_samples(samples.columns, self.columns), 0
+
+        def predicted(batch: BranchBatch) -> Prediction:
+            nonlocal done
+            rows = slice(done, done := done + len(batch.index))
+            found: Prediction = self(batch, {name: values[rows] for name, values in columns.items()})
+            return map_tensors(found, _to_cpu)
+
+        return concatenated(self._batched(predicted, samples, pad_id, bar))
 
     def features(self, samples: Samples, pad_id: int, bar: bool = False) -> Tensor:
         """Feature vectors of responses, in their order, (responses, width) on the model's device."""
@@ -147,7 +165,7 @@ class RewardModel(nn.Module):
                 classifier, or padding is EOS, at which a classifier would score one token early.
         """
         weight = getattr(self.head, "weight", None)
-        if weight is None or weight.shape[0] != 1 or getattr(self.head, "bias", None) is not None:
+        if self.columns or weight is None or weight.shape[0] != 1 or getattr(self.head, "bias", None) is not None:
             raise RunError("only a scalar head exports to a sequence classifier")
         text = self.config.get_text_config()
         if text.pad_token_id in (None, text.eos_token_id):

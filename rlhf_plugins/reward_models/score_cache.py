@@ -5,6 +5,7 @@ It knows token ids and weights as bytes, not what a model computes.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,15 +60,15 @@ class ScoreCache:
 
         Args:
             identity: of the model that scores; another text is another model.
-            samples: the responses, identified by their ids.
+            samples: the responses, identified by their ids and columns.
             score: that model, a number per response or None where it abstains.
 
         Raises:
             PluginError: `score` gives too many or too few rewards.
             RunError: a reward is NaN or infinite; the finite ones are remembered.
         """
-        pairs = zip(samples.prompt_ids, samples.response_ids, strict=True)
-        keys = [_key(identity, prompt, response) for prompt, response in pairs]
+        triples = zip(samples.prompt_ids, samples.response_ids, _columns(samples), strict=True)
+        keys = [_key(f"{identity}{columns}", prompt, response) for prompt, response, columns in triples]
         known: dict[bytes, float | None] = {**self._read(set(keys))}
         missing = {key: row for row, key in reversed([*enumerate(keys)]) if key not in known}  # first row of each
         if missing:
@@ -159,6 +160,14 @@ def weights_identity(model: Any, *circumstances: object) -> str:
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}\0".encode())
         digest.update(content.numpy().data)
     return digest.hexdigest()
+
+
+def _columns(samples: Samples) -> list[str]:
+    """The columns of each response as text, empty where there are none."""
+    if not samples.columns:
+        return [""] * len(samples.responses)
+    rows = zip(*(samples.columns[name] for name in sorted(samples.columns)), strict=True)
+    return [json.dumps([sorted(samples.columns), row], default=str) for row in rows]
 
 
 def _key(identity: str, prompt: Sequence[int], response: Sequence[int]) -> bytes:

@@ -77,6 +77,8 @@ def classifier(
 
     if getattr(model.config, "quantization_config", None) is not None:
         raise RunError("a quantized trunk does not export: open the reward model on its unquantized base")
+    if model.columns:
+        raise RunError(f"head {head['use']} reads columns of the rows, and a sequence classifier is given none")
     if model.pooling.over == "response" and not tells_response(model.trunk):
         raise RunError(
             f"pooling {pooling['use']} is over the response, and a sequence classifier is not told where that begins; "

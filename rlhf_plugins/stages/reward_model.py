@@ -153,7 +153,7 @@ class RewardModelStage(Stage, makes={"reward"}, reserved=frozenset({"output_dir"
         from rlhf_plugins.data.ranked import ranked_rows
 
         limit = min(filter(None, (max_length, encoder.max_tokens)), default=None)
-        return ranked_rows(groups, encoder.encode, limit, self.loss.learns_from)
+        return ranked_rows(groups, encoder.encode, limit, self.loss.learns_from, self.loss.columns | self.head.columns)
 
 
 def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:

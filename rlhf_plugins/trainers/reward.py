@@ -17,6 +17,7 @@ from rlhf_plugins.arithmetic.ranking import comparisons, per_group
 from rlhf_plugins.contract.interfaces import RewardLoss, Sampler
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
+from rlhf_plugins.data.numeric import in_batch
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.probing import layout_of
@@ -86,7 +87,8 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         """Mean loss of the batch's groups."""
         given = inputs["features"] if "features" in inputs else BranchBatch.from_inputs(inputs)
-        scores = judged(model(given), inputs, self._dimensions)
+        columns = {name: values[inputs["group"]] for name, values in in_batch(inputs).items()}  # (branches, ...)
+        scores = judged(model(given, columns), inputs, self._dimensions)
         losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if self._draws is not None and self.model.training:
             self._draws.observe(inputs["row"].tolist(), losses.detach().view(len(losses), -1).mean(1).tolist())

@@ -6,7 +6,7 @@ Two components work together: the head tells how steeply its reward changes, the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -33,11 +33,11 @@ class _Sensitive(nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, features: Tensor) -> Prediction:
+    def forward(self, features: Tensor, *columns: Any) -> Prediction:
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             given = features if features.requires_grad else features.detach().requires_grad_()
-            prediction: Prediction = self.head(given)
+            prediction: Prediction = self.head(given, *columns)
             (slope,) = torch.autograd.grad(prediction.reward.sum(), given, create_graph=learning, retain_graph=True)
         found = {**prediction.dimensions, SENSITIVITY: slope.norm(dim=-1)}
         return replace(
