@@ -128,7 +128,7 @@ class Ratings(_File):
 
     dimensions: Dimensions = field(default_factory=score)
     gap: Annotated[float, Field(ge=0, description="least difference of ratings that is a strict preference")] = 0.0
-    by: Annotated[list[str] | None, Field(min_length=1, description="dimensions to compare by; all unless told")] = None
+    by: Annotated[list[str] | None, Field(min_length=1, description="dimensions to compare by; null is all")] = None
     margins: Annotated[bool, Field(description="keep the difference of ratings as the pair's margin")] = False
     columns: RatingColumns = RatingColumns()
 

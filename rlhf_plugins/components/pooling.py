@@ -1,6 +1,6 @@
 """Poolings: how hidden states become one feature vector. They know a mask, not what it marks.
 
-What stands outside the mask counts for nothing and gets no gradient, and a sequence of which the mask marks nothing
+Positions outside the mask count for nothing and get no gradient, and a sequence of which the mask marks nothing
 pools to 0. Sums are taken in float32 at least, also under autocast: half precision would round them, and overflow.
 """
 
@@ -29,7 +29,7 @@ Over = Annotated[
 
 @dataclass(frozen=True)
 class LastToken(Pooling, reads_last=True):
-    """The hidden state at the last True position, whatever the padding side and whatever token stands there."""
+    """The hidden state at the last True position, whatever the padding side and whatever its token."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
         """h_T with T the last position of the mask."""
@@ -125,11 +125,11 @@ class MultiScale(Pooling):
     The document's feature is the mean of all tokens, the token feature is attention over tokens, the sentence feature
     attention over sentences, each the mean of its tokens (attention as in `attention`; words, then sentences, as in
     Yang et al. 2016; gates as in Peters et al. 2018, equation 1). A pooling sees no text, so that windows of `window`
-    tokens stand for sentences: they begin at the mask's first token, take no heed of punctuation, and the last one may
+    tokens take the place of sentences: they begin at the mask's first token, ignore punctuation, and the last one may
     be shorter. Gates start equal and attentions as means.
     """
 
-    window: Annotated[int, Field(ge=1, description="tokens that stand for a sentence")] = 16
+    window: Annotated[int, Field(ge=1, description="tokens in the place of a sentence")] = 16
     over: Over = "sequence"
 
     def build(self, width: int) -> nn.Module:

@@ -206,15 +206,15 @@ class _Ensemble(nn.Module):
         self.aggregation = aggregation
 
     def forward(self, features: Tensor, *columns: Mapping[str, Tensor]) -> Prediction:
-        said = [head(features, *columns) for head in self.heads]
-        members = torch.stack([one.reward for one in said])  # (M, batch)
+        found = [head(features, *columns) for head in self.heads]
+        members = torch.stack([one.reward for one in found])  # (M, batch)
         alone = torch.arange(len(features), device=features.device)
         scores = MemberScores(members, members.new_ones(len(members)), alone)
         return Prediction(
             self.aggregation(scores),
-            _mean([one.variance for one in said]),
-            {name: _mean([one.dimensions[name] for one in said]) for name in said[0].dimensions},
-            _mean([one.quantiles for one in said]),
+            _mean([one.variance for one in found]),
+            {name: _mean([one.dimensions[name] for one in found]) for name in found[0].dimensions},
+            _mean([one.quantiles for one in found]),
             members.T,
         )
 
@@ -234,7 +234,7 @@ def _positive(numbers: Tensor) -> Tensor:
 
 
 def _mean(parts: list[Any]) -> Any:
-    """The mean of the members' tensors; None where they say nothing."""
+    """The mean of the members' tensors; None where they have none."""
     return None if parts[0] is None else torch.stack(parts).mean(0)
 
 

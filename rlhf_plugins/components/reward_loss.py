@@ -1,6 +1,6 @@
 """Losses of reward models: arithmetic on predictions and judgements of groups, one number a group.
 
-It knows no loss that is made of others; those stand in `reward_loss_composed.py`.
+Losses that are made of others are in `reward_loss_composed.py`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class Thurstone(RewardLoss, takes_probabilities=True, under_shift="same"):
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance."""
-        spread = _said(scores, "variance", "thurstone needs a head that predicts it, such as gaussian").sum(1).sqrt()
+        spread = (
+            _predicted(scores, "variance", "thurstone needs a head that predicts it, such as gaussian").sum(1).sqrt()
+        )
         z, p = (scores.chosen - scores.rejected) / spread, scores.probability
         return -p * torch.special.log_ndtr(z) - (1 - p) * torch.special.log_ndtr(-z)
 
@@ -195,7 +197,7 @@ class GaussianNLL(RewardLoss, whole_groups=True, takes_probabilities=True, needs
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no variance, DataError when the data lack the rating."""
         error, rated = _error(scores, scores.scores, self.dimension)
-        variance = _said(scores, "variance", "gaussian_nll needs a head that predicts it, such as gaussian")
+        variance = _predicted(scores, "variance", "gaussian_nll needs a head that predicts it, such as gaussian")
         variance = variance.masked_fill(~rated, 1.0)
         return mean(0.5 * (variance.log() + error**2 / variance), rated, 1)
 
@@ -211,7 +213,7 @@ class Quantile(RewardLoss, whole_groups=True, takes_probabilities=True, needs={"
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head predicts no quantiles, DataError when the data lack the rating."""
-        quantiles = _said(scores, "quantiles", "quantile needs a head that predicts them, such as quantile")
+        quantiles = _predicted(scores, "quantiles", "quantile needs a head that predicts them, such as quantile")
         error, rated = _error(scores, quantiles.movedim(-1, 0), self.dimension)  # (Q, groups, K)
         level = ((torch.arange(len(error)).to(error) + 0.5) / len(error)).view(-1, 1, 1)
         return mean(torch.maximum(-level * error, (1 - level) * error).mean(0), rated, 1)
@@ -232,7 +234,7 @@ class Contrastive(RewardLoss, whole_groups=True, uses_batch_mates=True):
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """0 for a group of which none is chosen, or whose batch holds no other chosen response."""
         size = scores.scores.shape
-        features = _said(scores, "features", "contrastive compares those of responses")
+        features = _predicted(scores, "features", "contrastive compares those of responses")
         features = features.masked_fill(~scores.present.unsqueeze(2), 1.0)
         unit = normalize(features.flatten(0, 1), dim=1)  # (N, width)
         logits = unit @ unit.T / self.temperature
@@ -247,7 +249,7 @@ class Contrastive(RewardLoss, whole_groups=True, uses_batch_mates=True):
 
 
 # ---- shared ----------------------------------------------------------------------------------------------
-def _said(scores: RankedScores, name: str, why: str) -> Tensor:
+def _predicted(scores: RankedScores, name: str, why: str) -> Tensor:
     """A field of the prediction. Raises RunError where the model leaves it out."""
     value: Tensor | None = getattr(scores.prediction, name, None)
     if value is None:
@@ -291,7 +293,7 @@ def _chosen(scores: RankedScores) -> Tensor:
 
 @hookimpl
 def register_reward_loss() -> dict[str, type]:
-    """The bundled losses of reward models that stand alone."""
+    """The bundled losses of reward models that hold no other loss."""
     return {
         "bradley_terry": BradleyTerry,
         "bradley_terry_margin": BradleyTerryMargin,

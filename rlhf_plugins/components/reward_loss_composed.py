@@ -107,8 +107,8 @@ class _Tasks(RewardLoss, like="losses", whole_groups=True, needs=()):
         """Each task's loss and whether anything is known of it, both (tasks, groups)."""
         pairs = zip(self.dimensions, self._spread("losses", self.losses), strict=True)
         tasks = [(loss, _task(scores, name)) for name, loss in pairs]
-        told = torch.stack([per_group(loss, task) for loss, task in tasks])
-        return told, torch.stack([_judged(task) for _, task in tasks])
+        losses = torch.stack([per_group(loss, task) for loss, task in tasks])
+        return losses, torch.stack([_judged(task) for _, task in tasks])
 
     def _spread(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
         if len(values) not in (1, len(self.dimensions)):
@@ -133,8 +133,8 @@ class MultiTask(_Tasks):
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises RunError when the head lacks a dimension."""
-        told = self.tasks(scores)[0]
-        return told.new_tensor(self._spread("weights", self.weights)) @ told
+        losses = self.tasks(scores)[0]
+        return losses.new_tensor(self._spread("weights", self.weights)) @ losses
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ class _Uncertain(_Built):
         self.log_variance = nn.Parameter(torch.zeros(len(loss.dimensions)))
 
     def forward(self, scores: RankedScores) -> Tensor:
-        told, judged = self.acts.tasks(scores)  # (tasks, groups)
+        losses, judged = self.acts.tasks(scores)  # (tasks, groups)
         s = self.log_variance.unsqueeze(1)
-        return ((-s).exp() * told + s).masked_fill(~judged, 0.0).sum(0)
+        return ((-s).exp() * losses + s).masked_fill(~judged, 0.0).sum(0)
 
 
 # ---- shared ----------------------------------------------------------------------------------------------
@@ -197,16 +197,16 @@ def _has(compared: Compared, scores: RankedScores) -> Tensor:
 
 
 def _task(scores: RankedScores, name: str) -> RankedScores:
-    """One dimension of the head as the reward, with what people said of that dimension.
+    """One dimension of the head as the reward, with the labels of that dimension.
 
-    The prediction keeps the features; variance and quantiles are the reward's and say nothing of one dimension.
+    The prediction keeps the features; variance and quantiles are left out, since they are the reward's.
     """
-    said = scores.prediction
-    if said is None or name not in said.dimensions:
-        names = known(name, said.dimensions if said else ())
+    found = scores.prediction
+    if found is None or name not in found.dimensions:
+        names = known(name, found.dimensions if found else ())
         raise RunError(f"the head predicts no dimension {name!r}: use one that does, such as multi {names}")
-    reward = said.dimensions[name]
-    prediction = Prediction(reward, dimensions={name: reward}, features=said.features)
+    reward = found.dimensions[name]
+    prediction = Prediction(reward, dimensions={name: reward}, features=found.features)
     compared, ranks = comparisons(scores, ties=True), scores.ranks
     rating = scores.ratings.get(name)
     if rating is not None:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Shuffled(Sampler):
     """Uniform, without replacement within an epoch."""
 
-    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
+    def __call__(self, state: SamplerState) -> np.ndarray:  # (size,)
         """Every set of `size` remaining examples is equally likely."""
-        return draw.rng.permutation(np.flatnonzero(draw.remaining))[: draw.size]
+        return state.rng.permutation(np.flatnonzero(state.remaining))[: state.size]
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class LengthGrouped(Sampler):
     Every example comes once an epoch. Ties in length are broken at random.
     """
 
-    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
+    def __call__(self, state: SamplerState) -> np.ndarray:  # (size,)
         """The `size` smallest |length_i - length_j|, with j uniform among the remaining."""
-        rows = draw.rng.permutation(np.flatnonzero(draw.remaining))
-        length = draw.length[rows].astype(float)  # unsigned lengths would wrap below 0
-        return rows[_lowest(np.abs(length - length[0]), draw.size)]
+        rows = state.rng.permutation(np.flatnonzero(state.remaining))
+        length = state.length[rows].astype(float)  # unsigned lengths would wrap below 0
+        return rows[_lowest(np.abs(length - length[0]), state.size)]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Curriculum(Sampler, needs={"difficulty"}):
     start: Annotated[float, Field(description="alpha when training begins; below 0 prefers easy examples")] = -2.0
     end: Annotated[float, Field(description="alpha when training ends; above 0 prefers hard examples")] = 2.0
 
-    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
+    def __call__(self, state: SamplerState) -> np.ndarray:  # (size,)
         """Examples drawn one after the other, each in proportion to p among those that are left."""
-        alpha = (1 - draw.progress) * self.start + draw.progress * self.end
-        return _proportional(alpha * draw.difficulty, draw.remaining, draw)
+        alpha = (1 - state.progress) * self.start + state.progress * self.end
+        return _proportional(alpha * state.difficulty, state.remaining, state)
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class HardMining(Sampler):
 
     temperature: Annotated[float, Field(gt=0, description="loss that makes an example e times as likely")] = 1.0
 
-    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
+    def __call__(self, state: SamplerState) -> np.ndarray:  # (size,)
         """Without replacement within the batch, with replacement from one batch to the next."""
-        return _proportional(_hardness(draw.loss, self.temperature), np.ones(len(draw.loss), dtype=bool), draw)
+        return _proportional(_hardness(state.loss, self.temperature), np.ones(len(state.loss), dtype=bool), state)
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Dynamic(Sampler, needs={"topic"}):
 
     temperature: Annotated[float, Field(gt=0, description="mean loss that makes a topic e times as likely")] = 0.25
 
-    def __call__(self, draw: SamplerState) -> np.ndarray:  # (size,)
+    def __call__(self, state: SamplerState) -> np.ndarray:  # (size,)
         """Without replacement within the batch: a topic of few examples fills only so many places of it."""
-        topic, topics = draw.topic, draw.topic.max() + 1
-        exhausted = np.bincount(topic, draw.remaining, topics) == 0
-        allowed = draw.remaining | exhausted[topic]
-        hardness = _hardness(_topic_means(draw.loss, topic), self.temperature)  # (topics,)
+        topic, topics = state.topic, state.topic.max() + 1
+        exhausted = np.bincount(topic, state.remaining, topics) == 0
+        allowed = state.remaining | exhausted[topic]
+        hardness = _hardness(_topic_means(state.loss, topic), self.temperature)  # (topics,)
         share = np.bincount(topic, allowed, topics)  # examples that a topic's probability is divided among
-        return _proportional(hardness[topic] - np.log(share[topic]), allowed, draw)
+        return _proportional(hardness[topic] - np.log(share[topic]), allowed, state)
 
 
 def _topic_means(loss: np.ndarray, topic: np.ndarray) -> np.ndarray:  # (topics,)
@@ -115,14 +115,14 @@ def _hardness(loss: np.ndarray, temperature: float) -> np.ndarray:
     return hardness
 
 
-def _proportional(logit: np.ndarray, allowed: np.ndarray, draw: SamplerState) -> np.ndarray:  # (size,)
+def _proportional(logit: np.ndarray, allowed: np.ndarray, state: SamplerState) -> np.ndarray:  # (size,)
     """Drawn one after the other in proportion to exp(logit), without replacement (Gumbel-top-k, Kool et al. 2019)."""
     rows = np.flatnonzero(allowed)
-    return rows[_lowest(-logit[rows] - draw.rng.gumbel(size=len(rows)), draw.size)]
+    return rows[_lowest(-logit[rows] - state.rng.gumbel(size=len(rows)), state.size)]
 
 
 def _lowest(values: np.ndarray, size: int) -> np.ndarray:  # (size,)
-    """Where the `size` lowest values stand, in no order."""
+    """The places of the `size` lowest values, in no order."""
     return np.argpartition(values, size - 1)[:size]
 
 

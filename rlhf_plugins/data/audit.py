@@ -27,9 +27,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Audit:
-    """Counts of what was loaded and of what may be wrong with it; pairs are those strictly ordered unless said."""
+    """Counts of what was loaded and of what may be wrong with it; pairs are strictly ordered."""
 
-    rows: int | None  # None where the format does not say
+    rows: int | None  # None where the format does not count them
     prompts: int
     groups: Mapping[str, int]  # by split
     responses: int  # distinct to their prompts
@@ -44,7 +44,7 @@ class Audit:
     shared_prompts: int  # prompts in training and in test groups
     shared_responses: int  # response texts in training and in test groups
     longer_wins: Share  # of pairs that differ in length, in characters
-    first_wins: Share  # of pairs as they stand in their group of two
+    first_wins: Share  # of pairs in the order of their group of two
     too_long: Share | None  # responses that are over the limit with their prompt
 
 

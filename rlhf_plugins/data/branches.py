@@ -1,9 +1,9 @@
 """The one batch: prompts and their branches as token tensors. It knows token ids, not models and not losses.
 
-A group stands in a row as `[prompt | branch 1 | ... | branch K]`: a branch sees the prompt and itself, never a sibling,
-and its positions continue the prompt's. `Layout` says how groups become rows. In every layout `index` tells where in
-the flattened rows each token of each branch's own sequence stands, so that whoever reads hidden states through `index`
-need not know which layout made them.
+A row holds a group as `[prompt | branch 1 | ... | branch K]`: a branch sees the prompt and itself, never a sibling,
+and its positions continue the prompt's. `Layout` is how groups become rows. In every layout `index` is the position
+in the flattened rows of each token of each branch's own sequence, so that a reader of hidden states through `index`
+need not know the layout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 PADDING = -1  # the segment of a token that nobody reads
-TOKENS_PER_BATCH = 8_192  # laid out at once where nobody says otherwise, padding included
+TOKENS_PER_BATCH = 8_192  # laid out at once by default, padding included
 
 Ids = Sequence[int]
 
@@ -44,8 +44,8 @@ class BranchBatch:
 
     input_ids: Tensor  # (R, N)
     position_ids: Tensor  # (R, N)
-    segment: Tensor  # (R, N) PADDING, or the number in its row of the prompt or branch that a token stands in
-    parent: Tensor  # (R, N) PADDING, or the number of the prompt that a token stands in or continues
+    segment: Tensor  # (R, N) PADDING, or the number in its row of the prompt or branch of a token
+    parent: Tensor  # (R, N) PADDING, or the number of the prompt that a token is in or continues
     index: Tensor  # (B, L) position in the flattened rows; 0 where mask is False
     mask: Tensor  # (B, L) bool, True at the tokens of the sequence, from the left
     response: Tensor  # (B, L) bool, True at response tokens
@@ -63,7 +63,7 @@ class BranchBatch:
 
     @property
     def last(self) -> Tensor:
-        """Where in the flattened rows the last token of each branch stands, (B,)."""
+        """Position in the flattened rows of the last token of each branch, (B,)."""
         return self.index.gather(1, self.mask.sum(1, keepdim=True) - 1).squeeze(1)
 
     @property
@@ -86,7 +86,7 @@ class BranchBatch:
 
         Args:
             parts: batches to make of separate rows; a shared row stays with the others.
-            worth: share of the tokens that must be padding, lest the batch is left whole.
+            worth: share of padding below which the batch is left whole.
         """
         lengths = self.mask.sum(1)
         whole = [(torch.arange(len(lengths), device=lengths.device), self)]
@@ -162,7 +162,7 @@ def by_prompt(prompts: Sequence[Ids], branches: Sequence[Ids]) -> list[PromptBra
 
 
 def within_budget(groups: Sequence[PromptBranches], tokens: int, layout: Layout) -> Iterator[list[PromptBranches]]:
-    """Neighbouring groups in batches of at most `tokens` once laid out; a branch that alone has more stands alone.
+    """Neighbouring groups in batches of at most `tokens` once laid out; a branch that alone has more is a batch.
 
     A group with more is cut into groups of fewer branches; the order of branches is kept.
     """
@@ -206,7 +206,7 @@ def _tokens(row: Sequence[PromptBranches]) -> int:
 
 
 def _laid(rows: Sequence[Sequence[PromptBranches]], width: int, pad_id: int) -> dict[str, Tensor]:
-    """The tensors of a batch that are told token by token, (R, N)."""
+    """The tensors of a batch with one value per token, (R, N)."""
     ids, positions, segments, parents = (torch.full((len(rows), width), fill) for fill in (pad_id, 0, PADDING, PADDING))
     for r, row in enumerate(rows):
         start = number = 0
@@ -222,7 +222,7 @@ def _laid(rows: Sequence[Sequence[PromptBranches]], width: int, pad_id: int) -> 
 
 
 def _sequences(row: Sequence[PromptBranches], start: int) -> Iterator[tuple[range, range]]:
-    """Where in the flattened rows the prompt and the response of each branch stand, of a row that begins at `start`."""
+    """Positions in the flattened rows of the prompt and response of each branch, of a row that begins at `start`."""
     for group in row:
         prompt = range(start, start + len(group.prompt))
         start = prompt.stop

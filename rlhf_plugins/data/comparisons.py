@@ -206,13 +206,13 @@ def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meanin
         return
     if columns.label not in fields:
         lacks = f"lacks {columns.label!r} and {columns.strength!r} {known(columns.label, fields)}"
-        raise DataError(f"{where}: {lacks}; say by `columns` what they are called")
+        raise DataError(f"{where}: {lacks}; name them in `columns`")
     label = fields[columns.label]
     if label is None or label == "":
         return
     word = str(label).strip().lower()
     if word not in meaning:
         raise DataError(
-            f"{where}: {columns.label} is {shown(label)} {known(word, meaning)}; `labels` says what words mean"
+            f"{where}: {columns.label} is {shown(label)} {known(word, meaning)}; give its meaning in `labels`"
         )
     yield Vote(meaning[word], annotator=who)

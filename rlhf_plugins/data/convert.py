@@ -17,7 +17,7 @@ DIGITS = 9  # of a difference of ratings; what is smaller is rounding
 
 @dataclass(frozen=True)
 class Judgement:
-    """What several annotators together say of two responses."""
+    """The combined judgement of several annotators on two responses."""
 
     sign: int  # 1 the first is better, -1 the second, 0 a tie
     weight: float  # (0, 1] how far they agree
@@ -28,7 +28,7 @@ def vote(labels: Sequence[int], counts: Sequence[float] = ()) -> Judgement | Non
     """The label with most votes; its weight is the margin of the vote, (n_1 - n_2) / n.
 
     n_1 votes are for the winner, n_2 for the next label, n in all: 1 when all agree, 3:2 gives 0.2. None when no label
-    has more votes than every other: then the annotators say nothing.
+    has more votes than every other: then there is no judgement.
 
     Args:
         labels: at least one of 1 (the first is better), -1 (the second) and 0 (a tie).
@@ -192,9 +192,9 @@ def ranking_rows(groups: Iterable[Group]) -> list[Row]:
 
 def _judgement(c: Comparison) -> Row:
     winner = None if c.tied else c.better
-    said = {"i": c.better, "j": c.worse, "winner": winner, "margin": c.margin, "weight": c.weight}
+    fields = {"i": c.better, "j": c.worse, "winner": winner, "margin": c.margin, "weight": c.weight}
     more = {"probability": c.probability, "annotator": c.annotator}
-    return said | {name: value for name, value in more.items() if value is not None}
+    return fields | {name: value for name, value in more.items() if value is not None}
 
 
 def _extras(group: Group) -> Row:
@@ -202,7 +202,7 @@ def _extras(group: Group) -> Row:
 
 
 def filled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The rows with the same columns each, without those that say nothing: null, or a weight of 1, in every row."""
+    """The rows with the same columns each, without those that are null, or a weight of 1, in every row."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     idle = {"weight": 1.0}
     kept = [name for name in names if any(row.get(name) not in (None, idle.get(name)) for row in rows)]

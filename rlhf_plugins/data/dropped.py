@@ -1,4 +1,4 @@
-"""What a loader leaves out: how many rows, why, and where the first of them stand. It knows no reason by name."""
+"""The rows that a loader leaves out: their number, the reasons, and the first places of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Dropped(dict[str, int]):
         self.rows = 0  # read, whether kept or not
 
     def add(self, reason: str, where: str) -> None:
-        """Counts what stands at `where` as left out."""
+        """Counts the row at `where` as left out."""
         self[reason] = self.get(reason, 0) + 1
         if len(places := self.places.setdefault(reason, [])) < FIRST:
             places.append(where)

@@ -25,7 +25,7 @@ def merged(groups: Iterable[Group], max_responses: int | None = None, seed: int 
 
     A group of more than `max_responses` is cut into blocks of at most so many that hold every comparison once. Its
     responses are dealt by hash (so the order of rows does not matter) into n parts of max_responses // 2, and a block
-    is two of the parts: n (n - 1) / 2 blocks, in which a response stands up to n - 1 times. A merged group's difficulty
+    is two of the parts: n (n - 1) / 2 blocks, and a response is in up to n - 1 of them. A merged group's difficulty
     is the mean of its groups', and it has the columns in which they agree; it has no ratings and no gold rewards.
 
     Args:

@@ -1,4 +1,4 @@
-"""Judged groups become token rows, and rows become batches. It knows token ids and judgements, no model and no loss."""
+"""From groups to rows of tokens, and from rows to batches. It knows token ids and comparisons, no model and no loss."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def part(group: Group, kept: Sequence[int]) -> Group:
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows to the tensors of a branch batch and of what people said of it.
+    """Rows to the tensors of a branch batch, with its ranks, comparisons, ratings and columns.
 
     Args:
         pad_id: token id that fills short rows.
@@ -152,7 +152,7 @@ class Collator:
 
 
 def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Sequence[str]) -> RankedScores:
-    """A prediction of the B branches of a batch, spread over its groups, beside what people said: what a loss sees."""
+    """The input of a loss: a prediction for the B branches of a batch, spread over its groups, with their labels."""
     group, ranks = inputs["group"], inputs["ranks"]
     slot = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)  # place in its group
 

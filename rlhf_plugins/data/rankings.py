@@ -1,4 +1,4 @@
-"""Ranked responses become groups: an order, places, or judgements of pairs. It knows what a ranking may say."""
+"""Ranked responses become groups: an order, places, or judgements of pairs. It knows the forms of a ranking."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _useless(group: Group) -> str | None:
     if blank(group.prompt) or any(map(blank, group.responses)):
         return "empty prompt or response"
     if len({key(response) for response in group.responses}) < len(group.responses):
-        return "a response stands twice"
+        return "a response appears twice"
     return None if group.comparisons else "fewer than two responses are compared"
 
 
@@ -106,18 +106,18 @@ def _from_places(where: str, column: str, value: list[Any], count: int) -> Ranks
 def _compared(
     where: str, column: str, value: list[Any], count: int, dropped: Dropped, weight: float
 ) -> tuple[Comparison, ...]:
-    said: dict[frozenset[int], Comparison] = {}
+    first_of: dict[frozenset[int], Comparison] = {}
     disagreed: set[frozenset[int]] = set()
     for number_, judgement in enumerate(value):
         found = _comparison(f"{where}: {column}[{number_}]", judgement, count, weight)
         pair = frozenset((found.better, found.worse))
-        first = said.setdefault(pair, found)
+        first = first_of.setdefault(pair, found)
         if first is found:
             continue
         if first.tied != found.tied or (first.better != found.better and not found.tied):
             disagreed.add(pair)
         dropped.add("a pair is judged again in its row", where)
-    return tuple(c for pair, c in said.items() if pair not in disagreed)
+    return tuple(c for pair, c in first_of.items() if pair not in disagreed)
 
 
 def _comparison(where: str, judgement: Any, count: int, weight: float) -> Comparison:

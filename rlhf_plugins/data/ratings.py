@@ -99,7 +99,7 @@ def _rated(
 
 
 def _beside(where: str, fields: dict[str, Any], path: str, index: int, count: int) -> Any:
-    """The rating of a response that stands as bare text: the one with its number in a list beside the responses."""
+    """The rating of a response without fields: the one at its index in a list beside the responses."""
     values: Any = fields
     for name in [path] if path in fields else path.split("."):
         values = required(where, name, values if isinstance(values, dict) else {})
@@ -119,7 +119,7 @@ def _values(where: str, fields: dict[str, Any], path: str, name: str, missing: d
 
 
 def _leaves(value: Any, path: str) -> Iterator[Any]:
-    """What stands at the end of a dotted path; a list on the way is walked through."""
+    """The values at the end of a dotted path; of a list on the way, those of every element."""
     if isinstance(value, list):
         for element in value:
             yield from _leaves(element, path)
@@ -145,7 +145,7 @@ def _paths(value: Any, above: str = "") -> Iterator[str]:
 def _all_found(missing: Mapping[str, str], groups: Mapping[str, _Rated]) -> None:
     for message in missing.values():
         if message and groups:
-            raise DataError(f"{message}; `dimensions` says where ratings stand")
+            raise DataError(f"{message}; name the paths of ratings in `dimensions`")
 
 
 def _group(rated: _Rated, dimensions: Sequence[str]) -> Group:

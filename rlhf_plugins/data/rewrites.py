@@ -1,4 +1,4 @@
-"""Responses said a little differently. It knows text and chance, not who reads it."""
+"""Small rewrites of responses. It knows text and random numbers, not how responses are scored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def swapped(text: str, rng: np.random.Generator, rate: float) -> str:
 
 
 def doubled(text: str, rng: np.random.Generator, rate: float) -> str:
-    """With some words said twice, each with probability `rate`."""
+    """With some words repeated, each with probability `rate`."""
     words = text.split()
     hits = rng.random(len(words)) < rate
     return " ".join(f"{word} {word}" if hit else word for word, hit in zip(words, hits, strict=True))

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf_plugins.errors import DataError, known
 
-Row = tuple[str, dict[str, Any]]  # where it stands, its fields
+Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 

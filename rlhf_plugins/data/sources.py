@@ -1,4 +1,4 @@
-"""The options that formats share: where rows stand, what is held out, and what columns are called. No reading."""
+"""The options that formats share: the source of the rows, what is held out, and the names of columns. No reading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Column = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where rows stand and which of them are held out."""
+    """The source of the rows, and which of them are held out."""
 
     source: Annotated[
         str,
@@ -33,7 +33,7 @@ class PairSources(Sources):
     """`Sources` whose rows are pairs, which may be put together again by prompt."""
 
     group_prompts: Annotated[
-        bool, Field(description="one group a prompt: a response that stands in several pairs is computed once")
+        bool, Field(description="one group a prompt: a response in several pairs is computed once")
     ] = False
     max_responses: Annotated[
         int | None,
@@ -47,7 +47,7 @@ class Columns:
 
     prompt: Column = "prompt"
     weight: Annotated[str | None, Field(description="how much a row counts, 0 or more")] = "weight"
-    topic: Annotated[str | None, Field(description="what accuracy is told apart by and may be held out")] = "topic"
+    topic: Annotated[str | None, Field(description="accuracy is reported by it; it may be held out whole")] = "topic"
     difficulty: Annotated[str | None, Field(description="how hard a row is to judge")] = "difficulty"
     keep: Annotated[
         list[str] | None,
@@ -70,7 +70,7 @@ class PairColumns(Columns):
 
 @dataclass(frozen=True)
 class ComparisonColumns(Columns):
-    """Columns of two responses and what one or several annotators say of them."""
+    """Columns of two responses and the judgements of one or several annotators."""
 
     response_a: Column = "response_a"
     response_b: Column = "response_b"
@@ -122,7 +122,7 @@ Words = Annotated[dict[str, Verdict], Field(min_length=1, description="what each
 
 
 def words() -> dict[str, Verdict]:
-    """The words that a label may be unless told otherwise."""
+    """The default words of a label."""
     return {
         "a": "a",
         "a1": "a",

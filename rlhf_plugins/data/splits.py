@@ -13,15 +13,15 @@ from rlhf_plugins.data.rows import Row, read_rows
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError
 
-Placed = tuple[str, Group]  # where a group stands
+Placed = tuple[str, Group]  # its place, such as `file:12`
 Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to groups, useless rows counted
 
 
 def load(sources: Sources, read: Read, seed: int) -> Data:
-    """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) stands in both.
+    """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) is in both.
 
     Repeated rows, rows of weight 0 and pairs that another row judges otherwise are left out and counted, and so are
-    training rows whose prompt (or topic) stands in `test_source`. Without a `test_source`, `test_fraction` of the
+    training rows whose prompt (or topic) is in `test_source`. Without a `test_source`, `test_fraction` of the
     prompts or topics is held out by hash, so that the order of rows does not matter.
 
     Raises:
@@ -43,7 +43,7 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
     train = list(_unseen(placed, test, apart, unit, dropped, (sources.hold_out, elsewhere)))
     if not train:
         raise DataError(
-            f"{sources.source}: every {sources.hold_out} stands in {elsewhere} too, so none is left to train on"
+            f"{sources.source}: every {sources.hold_out} is in {elsewhere} too, so none is left to train on"
         )
     return _data([group for _, group in train], [group for _, group in test], dropped)
 
@@ -77,9 +77,9 @@ def _unseen(
     asked = {key(group.prompt) for _, group in test}
     for item in placed:
         if unit(item) in apart:
-            dropped.add(f"{name} stands in {elsewhere} too", item[0])
+            dropped.add(f"{name} is in {elsewhere} too", item[0])
         elif key(item[1].prompt) in asked:
-            dropped.add(f"prompt stands in {elsewhere} too", item[0])
+            dropped.add(f"prompt is in {elsewhere} too", item[0])
         else:
             yield item
 
@@ -113,16 +113,16 @@ def _alike(placed: Iterable[Placed]) -> Iterator[Placed]:
 
 
 def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
-    judged: dict[str, set[str]] = defaultdict(set)  # of each pair: what is said of it
+    judged: dict[str, set[str]] = defaultdict(set)  # of each pair: its judgements
     for _, group in placed:
         if _is_pair(group) and group.weight:
-            judged[_asked(group)].add(_said(group))
+            judged[_texts(group)].add(_judgements(group))
     seen: set[str] = set()
     for where, group in placed:
-        whole = _asked(group) + _said(group)
+        whole = _texts(group) + _judgements(group)
         if not group.weight:
             dropped.add("weight 0", where)
-        elif _is_pair(group) and len(judged[_asked(group)]) > 1:
+        elif _is_pair(group) and len(judged[_texts(group)]) > 1:
             dropped.add("contradicted by another row", where)
         elif whole in seen:
             dropped.add("repeated row", where)
@@ -135,20 +135,20 @@ def _is_pair(group: Group) -> bool:
     return len(group.responses) == 2 and not group.ratings
 
 
-def _asked(group: Group) -> str:
+def _texts(group: Group) -> str:
     return key(group.prompt) + key(*sorted(group.responses, key=key))
 
 
-def _said(group: Group) -> str:
-    """Equal for groups in which the same is said of the same responses, in whichever order they stand."""
-    said = []
+def _judgements(group: Group) -> str:
+    """Equal for groups with the same judgements of the same responses, in any order."""
+    found = []
     for c in group.comparisons:
         sides = [key(group.responses[c.better]), key(group.responses[c.worse])]
-        said.append((sorted(sides) if c.tied else sides, c.tied))
+        found.append((sorted(sides) if c.tied else sides, c.tied))
     rated = [
         (name, sorted(zip(map(key, group.responses), map(str, v), strict=True))) for name, v in group.ratings.items()
     ]
-    return repr((sorted(said), rated))
+    return repr((sorted(found), rated))
 
 
 def _says_something(groups: Sequence[Group]) -> bool:

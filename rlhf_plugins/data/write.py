@@ -1,4 +1,4 @@
-"""Rows go to a file whose ending says the format. It knows JSON lines, CSV and Parquet, not what the rows mean."""
+"""Writes rows to a file in the format of its ending: JSON lines, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], overwrite: bool = Fal
     if ending is None:
         raise DataError(f"{path}: unknown file ending {path.suffix!r} {known(path.suffix, ENDINGS)}")
     if path.exists() and not overwrite:
-        raise DataError(f"{path}: exists already; write it anew with --overwrite")
+        raise DataError(f"{path}: exists already; replace it with --overwrite")
     encode = {".csv": _csv, ".parquet": _parquet}.get(ending, _json_lines)
     content = encode(path, rows)
     try:

@@ -136,7 +136,7 @@ def test_columns_of_other_names() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (row("c"), r"f:1: label is 'c' \(known: a, a1, .*`labels` says what words mean"),
+        (row("c"), r"f:1: label is 'c' \(known: a, a1, .*give its meaning in `labels`"),
         (
             row("a", annotations=[{"label": "a"}, {"label": "eqal"}]),
             r"annotations\[1\]: label is 'eqal' \(did you mean eq",

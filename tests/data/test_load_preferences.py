@@ -177,7 +177,7 @@ def test_a_prompt_of_a_held_out_topic_is_not_trained_on(tmp_path: Path) -> None:
     more = [row(f"prompt {i}", topic=f"topic {i}") for i in range(4)]
     data = topical(tmp_path, rows + more)
     assert (len(data.train), len(data.test)) == (2, 4)
-    assert data.dropped == {"prompt stands in a held-out topic too": 2}
+    assert data.dropped == {"prompt is in a held-out topic too": 2}
 
 
 def test_topics_of_the_test_source_are_not_trained_on(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_topics_of_the_test_source_are_not_trained_on(tmp_path: Path) -> None:
     data = topical(tmp_path, rows, test_source=str(tmp_path / "test.jsonl"))
     assert [group.prompt for group in data.train] == ["b"]
     assert data.dropped == {
-        "topic stands in the test source too": 1,
-        "prompt stands in the test source too": 1,
+        "topic is in the test source too": 1,
+        "prompt is in the test source too": 1,
     }
 
 

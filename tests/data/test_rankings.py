@@ -70,7 +70,7 @@ def test_rows_without_use_are_counted() -> None:
     same, blank = row(ranking=[0, 1, 2]) | {"responses": ["x", "y", "x"]}, row(ranking=[0, 1, 2], prompt="\n")
     assert read(same, blank, row(ranks=[None, 1, None]), row(pairwise=[]), dropped=dropped) == []
     assert dropped == {
-        "a response stands twice": 1,
+        "a response appears twice": 1,
         "empty prompt or response": 1,
         "fewer than two responses are compared": 2,
     }
