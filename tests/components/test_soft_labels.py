@@ -90,7 +90,7 @@ def test_a_soft_label_changes_a_training(base: Base, tmp_path: Path, stage: str)
     losses = []
     for p in (1.0, 0.75, 0.5):
         run = tiny_run(base, tmp_path / str(p), softened(tiny_pairs(8), p))
-        losses.append(component("stage", {"use": stage, "trainer": FEW}).run(run).curves["loss"][-1][1])
+        losses.append(component("stage", {"use": stage, "trainer": FEW}).run(run).curves["loss"].points[-1][1])
     assert len(set(losses)) == 3
 
 
