@@ -35,7 +35,8 @@ def rows(samples: Samples, places: Sequence[int], **numbers: Tensor | None) -> l
 
 def write(file: Path, entries: Sequence[Row]) -> None:
     """Appends a line for each entry, all in one write, so that a reader sees whole lines; NaN and infinity as text."""
-    lines = [to_json(entry, inf_nan_mode="strings", fallback=_plain) + b"\n" for entry in entries]
+    shown = [{k: str(v) if isinstance(v, float) and v - v != 0 else v for k, v in entry.items()} for entry in entries]
+    lines = [to_json(entry, inf_nan_mode="strings", fallback=_plain) + b"\n" for entry in shown]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab", buffering=0) as end:
         end.write(b"".join(lines))
