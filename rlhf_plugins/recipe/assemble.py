@@ -59,7 +59,14 @@ def assemble(
         stages = tuple(made["stages", place] for place in range(len(resolved["stages"])))
         recipe = Recipe(**plain, data=made[("data",)], stages=stages)
     return Assembled(
-        base(recipe), recipe.data, recipe.stages, recipe.seed, recipe.output_dir, recipe.engine, resolved, registry
+        base=base(recipe),
+        data=recipe.data,
+        stages=recipe.stages,
+        seed=recipe.seed,
+        output_dir=recipe.output_dir,
+        engine=recipe.engine,
+        resolved=resolved,
+        registry=registry,
     )
 
 

@@ -115,7 +115,7 @@ def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Regis
     paths = source.values.get("plugins")
     faults: list[tuple[Keys, str]] = []
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        return registry, []  # silent, or refused with its place later
+        return registry, []  # absent, or refused with its place later
     source.values["plugins"] = [str((folder / path).resolve()) for path in paths]
     for index, path in enumerate(source.values["plugins"]):
         try:

@@ -115,7 +115,8 @@ def _option(cls: type, field: Field[Any]) -> Option:
         nullable = field.metadata.get("optional", False)
         default = MISSING if field.metadata["default"] is None and not nullable else field.metadata["default"]
         many = str(field.type).startswith("tuple[")
-        return Option(field.name, None, default, kind, field.metadata.get("tag", "use"), many, nullable)
+        tag = field.metadata.get("tag", "use")
+        return Option(field.name, None, default, kind=kind, tag=tag, many=many, nullable=nullable)
     annotation = _annotation(cls, field)
     option = Option(field.name, annotation, default, block=_block(annotation), config=field.metadata.get("config"))
     if not option.block:

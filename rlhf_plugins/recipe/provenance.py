@@ -74,7 +74,7 @@ def changes(needed: Iterable[Plugin], registry: Registry, who: str) -> list[str]
 
 
 def _here(plugin: Plugin, registry: Registry, who: str) -> Plugin:
-    """What stands for a plugin here: itself, or where it moved within its distribution."""
+    """The installed plugin for a recorded one: the same, or where it moved within its distribution."""
     alike = [each for each in registry.plugins if each.distribution == plugin.distribution]
     if named := [each for each in alike if each.name == plugin.name]:
         return named[0]

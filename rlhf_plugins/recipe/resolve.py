@@ -50,12 +50,12 @@ class Resolver:
         return any(keys[0] == name for keys, _ in self.problems)
 
     def _with_shared(self, option: Option, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values, with what the top of the recipe gives for this option where they are silent."""
+        """The values, with the recipe's own value for this option where they give none."""
         taken_over = option.kind in SHARED and option.name not in values and option.name in self.shared
         return {**values, option.name: self.shared[option.name]} if taken_over else values
 
     def missing(self, option: Option, keys: Keys) -> bool:
-        """Whether an option that the recipe is silent about must be given; if so, says so."""
+        """Whether an option that is left out is required; if so, a problem is recorded."""
         if option.required:
             what = f": {names}" if option.kind and (names := ", ".join(self.registry.names(option.kind))) else ""
             self.problem((*keys, option.name), f"is required{what}")
@@ -128,7 +128,7 @@ class Resolver:
         return result
 
     def problem(self, keys: Keys, message: str) -> Any:
-        """Notes a fault, and returns what stands for the value that is not there."""
+        """Records a fault, and returns a placeholder for the value."""
         self.problems.append((keys, message))
         return None
 

@@ -40,7 +40,7 @@ class Recipe:
         Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),
     ] = "auto"
     data: DataFormat = _tagged("data_format", "format")
-    monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that are silent about theirs
+    monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that do not name their own
     stages: tuple[Stage, ...] = _tagged("stage", "stage")
     plugins: Annotated[
         list[str], Field(description="Python files with components of your own, relative to the recipe's folder")

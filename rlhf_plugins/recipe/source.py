@@ -33,13 +33,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """Plain values and where each stands; a value of an alias stands where it is used first."""
+    """Plain values and the place of each; the value of an alias has the place of its first use."""
 
     values: dict[str, Any]
     places: Mapping[Keys, Place]
 
     def fault(self, keys: Keys, message: str) -> Fault:
-        """A fault at `keys`, or where their nearest written ancestor stands."""
+        """A fault at `keys`, or at the nearest ancestor that is written in the file."""
         at = next(place for n in range(len(keys), -1, -1) if (place := self.places.get(keys[:n])))
         return Fault(at.file, at.line, dotted(keys), message + at.note)
 
@@ -101,10 +101,10 @@ class _Reader:
     def value(self, node: yaml.Node, keys: Keys) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            outer = [*self.open, node][1]  # the value at the recipe's top; an inner one may stand anywhere
+            outer = [*self.open, node][1]  # the value at the recipe's top; an inner one may be anywhere
             raise self.error(outer, f"holds more than {MAX_NODES:,} values once aliases are expanded")
         if any(node is above for above in self.open):
-            raise self.error(node, "an alias stands inside the value that it names")
+            raise self.error(node, "an alias is inside the value that it names")
         self.places.setdefault(keys, Place(self.file, _line(node)))
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)

@@ -80,7 +80,7 @@ def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:
         warnings.simplefilter("ignore")  # the run itself shows them
         try:
             _load(config)(**{**base, **values})
-        except Exception as error:  # whatever it raises, it refuses
+        except Exception as error:  # any exception is a refusal
             yield None, f"{config} refuses these options: {' '.join(str(error).split())}"
 
 

@@ -1,4 +1,4 @@
-"""Whose fault a failure is: the plugin, its distribution and version, and the line; it saves the call that failed."""
+"""Finds the plugin that caused a failure, its version and the line, and saves the failed call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def of_component(error: ComponentError, folder: Path, assembled: Assembled) -> str:
-    """What the user is told when a component failed; the call is saved in the folder, if it can be made again."""
+    """The message for a failed component; its call is saved in the folder if it can be repeated."""
     from rlhf_plugins.contract.guards import maker
     from rlhf_plugins.run.replay import save
 
@@ -24,12 +24,12 @@ def of_component(error: ComponentError, folder: Path, assembled: Assembled) -> s
         found = registry.find(type(culprit))
     except PluginError:  # a class that no plugin registered, such as a script's own
         return str(error)
-    told = f"{found.kind} {found.name} of plugin {found.plugin}: {error}"
+    message = f"{found.kind} {found.name} of plugin {found.plugin}: {error}"
     within = innermost(error.__cause__, registry)
     if within and within[0] != found.plugin:
-        told += f"; it happened in plugin {within[0]} ({within[1]})"
-    file = save(error, folder, told, list(assembled.resolved.get("plugins", ())), registry)
-    return f"{told}; do it again with: rlhf plugins replay {file}"
+        message += f"; it happened in plugin {within[0]} ({within[1]})"
+    file = save(error, folder, message, list(assembled.resolved.get("plugins", ())), registry)
+    return f"{message}; do it again with: rlhf plugins replay {file}"
 
 
 def of_plugin(error: BaseException, registry: Registry) -> str:

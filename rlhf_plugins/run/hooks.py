@@ -1,4 +1,4 @@
-"""Calls the hooks of a run's life, plugin by plugin: one that fails is told by its name and harms no other."""
+"""Calls the hooks of a run, plugin by plugin. A hook that fails is reported with its plugin, and the others go on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Hooks:
     failed: list[str] = field(default_factory=list)
 
     def started(self, recipe: Mapping[str, Any]) -> None:
-        """The run begins or goes on. Raises StopRun when a plugin will not have it."""
+        """The run begins or goes on. Raises StopRun when a plugin refuses it."""
         self._call("run_started", StopRun, recipe=dict(recipe))
 
     def logged(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -58,7 +58,7 @@ class Hooks:
                 self._tell(f"plugin {plugin}: {hook} failed: {type(error).__name__}: {error}")
 
     def _tell(self, what: str) -> None:
-        """Once, however often it happens; the run's report has it too."""
+        """Reports a failure once, on the console and in the run's report."""
         if what not in self.failed:
             self.failed.append(what)
             self.say(f"warning: {what}")

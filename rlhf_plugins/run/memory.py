@@ -1,4 +1,4 @@
-"""The most memory that a piece of work held: of the GPU where there is one, else of this process."""
+"""Peak memory of a block of work: of the GPU if there is one, else of this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 import psutil
 
-INTERVAL = 0.05  # seconds between two looks at the process
+INTERVAL = 0.05  # seconds between two samples
 
 
 class PeakMemory:

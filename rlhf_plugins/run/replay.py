@@ -1,4 +1,4 @@
-"""A call of a component that failed, written to two files and done again; no pickle: JSON and safetensors.
+"""Saves a failed call of a component to two files and repeats it; JSON and safetensors, no pickle.
 
 fault.json          which component, with its options, what was wrong, and how its inputs are put together
 fault.safetensors   their tensors and arrays and, of a component that holds some, its weights
@@ -38,7 +38,7 @@ RECORDS: dict[str, Any] = {
 
 
 class Replayed(NamedTuple):
-    """What was wrong then and is now; `again` is None where nothing is any more."""
+    """The error of the first time and of now; `again` is None where the call succeeds."""
 
     then: str
     again: ComponentError | None
@@ -50,7 +50,7 @@ def save(error: ComponentError, folder: Path, message: str, files: list[str], re
     Args:
         error: what a guard raised.
         folder: where to.
-        message: what the user was told.
+        message: the error message.
         files: plugins that the recipe names by their files.
         registry: knows the component.
 
@@ -81,7 +81,7 @@ def save(error: ComponentError, folder: Path, message: str, files: list[str], re
 
 
 def replay(file: Path, registry: Registry) -> Replayed:
-    """Does a saved call again, with the component as it is installed now.
+    """Repeats a saved call with the component that is installed now.
 
     Raises:
         PluginError: its plugin is missing.
@@ -103,7 +103,7 @@ def replay(file: Path, registry: Registry) -> Replayed:
 
 
 def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Callable[[], Run]) -> Any:
-    """What is to be called: the component, or what it builds with the weights that it had."""
+    """The component, or the object that it builds, with the weights of that time."""
     given = fault["built_of"]
     if given is None:
         return made
@@ -118,7 +118,7 @@ def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], 
 
 
 def _run(stage: Path, registry: Registry) -> Run:
-    """What the stage of a folder was given, its data loaded anew."""
+    """The run that the stage of a folder was given, with its data loaded again."""
     from rlhf_plugins.recipe.check import load_recipe
     from rlhf_plugins.run.folder import RECIPE, RunFolder
     from rlhf_plugins.run.stage_run import stage_run

@@ -1,4 +1,4 @@
-"""A run's folder -> its report: joins what the stages left with what the run ran on; it measures nothing."""
+"""Builds the report of a run from its folder: results of stages, versions and hardware. It measures nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlhf_plugins.run.folder import RunFolder
 
 
 def surroundings() -> dict[str, Any]:
-    """What a run runs on: package versions and hardware."""
+    """Package versions and hardware."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -41,7 +41,7 @@ def build(folder: RunFolder) -> Report:
 
 
 def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
-    """What a report is made of."""
+    """The values of a report."""
     values = {
         "format": FORMAT,
         "title": folder.path.resolve().name,
@@ -53,7 +53,7 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
         **_evaluated(results),
     }
     values["notes"] = [*values.get("notes", ()), *_files(status), *status.get("hook_faults", ())]
-    if values["status"] == "running":  # a process that was killed said nothing more
+    if values["status"] == "running":  # a process that was killed could not write its status
         values["status"] = "interrupted"
     return values
 
@@ -64,7 +64,7 @@ def write(folder: RunFolder, made: Report) -> Path:
 
 
 def _files(status: Mapping[str, Any]) -> list[str]:
-    """A sentence on each plugin that is no package."""
+    """A sentence for each plugin that is a file."""
     files = [plugin for plugin in status.get("plugins", ()) if plugin["distribution"] == FILE]
     return [
         f"{plugin['name']} is a file that the recipe names, not a package: {plugin['version']}." for plugin in files

@@ -1,4 +1,4 @@
-"""Runs the stages of an assembled recipe in order and keeps what they finish; it knows no stage by name."""
+"""Runs the stages of an assembled recipe in order and saves their results; it knows no stage by name."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run_recipe(
         return run(load_recipe(recipe, overrides), resume=resume, overwrite=overwrite, say=say)
     path = Path(recipe)
     folder = RunFolder(path.parent)  # where a run keeps its own recipe
-    if resume and folder.is_run:  # a missing plugin is better said by its name than by what the recipe misses
+    if resume and folder.is_run:  # an error that names a missing plugin helps more than one about the recipe
         provenance.changes((p for p in _recorded(folder) if p.distribution != FILE), installed(), "the run")
     assembled = load_recipe(recipe, overrides)
     if folder.is_run and path.name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
@@ -93,7 +93,7 @@ def run(
     overwrite: bool = False,
     say: Say = print,
 ) -> Finished:
-    """Runs every stage that is not finished, in order, and tells the plugins that watch a run.
+    """Runs every stage that is not finished, in order, and calls the hooks of plugins.
 
     Raises:
         DataError: the data cannot be read; nothing has been written.
@@ -220,8 +220,8 @@ class _Staged:
             message = self._stopped("interrupted", stage, "interrupted by the user")
             raise KeyboardInterrupt(message) from None
         except ComponentError as error:
-            told = blame.of_component(error, self.folder.stage(index, stage.name), self.assembled)
-            raise RunError(self._stopped("failed", stage, told)) from error
+            message = blame.of_component(error, self.folder.stage(index, stage.name), self.assembled)
+            raise RunError(self._stopped("failed", stage, message)) from error
         except RlhfError as error:
             raise RunError(self._stopped("failed", stage, str(error))) from error
         except Exception as error:
@@ -239,7 +239,7 @@ class _Staged:
         return perform(replace(run, name=stage.name, services=services), stage)
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
-        """Notes that the run stopped and returns what the user is told."""
+        """Records that the run stopped, and returns the error message."""
         reason = " ".join(reason.split())
         self.folder.note(status=status, stage=stage.name, message=reason, finished=_now())
         done = ", ".join(result.name for result in self.folder.finished()) or "none"

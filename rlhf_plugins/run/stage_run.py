@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """What all stages of a run share. Without hooks nobody is told, without a root each stage is a run of its own."""
+    """What all stages of a run share. Without hooks no plugin is called; without a root each stage is its own run."""
 
     registry: Registry = field(default_factory=installed)
     root: Path | None = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 REFERENCE = "supervised"
-SHOWN = 8  # prompts whose responses stand side by side in the report
+SHOWN = 8  # prompts whose responses the report shows side by side
 
 
 @dataclass(frozen=True)

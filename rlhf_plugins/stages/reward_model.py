@@ -43,7 +43,7 @@ UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone wo
 
 
 class Trained(NamedTuple):
-    """What training one reward model left."""
+    """The result of training one reward model."""
 
     folder: Path
     left_out: dict[str, int]
@@ -159,7 +159,7 @@ class RewardModelStage(Stage, makes={"reward"}, reserved=frozenset({"output_dir"
 def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
     """The training groups; where there is a teacher, rated by it in the one dimension `teacher` (distillation).
 
-    Beside them stands how many responses the teacher cannot read, by reason.
+    The second value counts the responses that the teacher cannot read, by reason.
 
     Raises:
         RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
@@ -177,8 +177,8 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
     encoder = load_row_encoder(run.base)
     groups, unread = encodable(run.data.train, encoder)
     if not groups:
-        told = ", ".join(f"{count} x {reason}" for reason, count in unread.items())
-        raise RunError(f"teacher: {stage.teacher} can read no response to rate ({told})")
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in unread.items())
+        raise RunError(f"teacher: {stage.teacher} cannot read any response ({reasons})")
     counted = {f"for the teacher, {reason}": count for reason, count in unread.items()}
     return rated(groups, teacher.predict, encoder), counted
 
@@ -194,7 +194,7 @@ def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
 
 
 def _described(run: Run) -> dict[str, Any]:
-    """What the reward model stands on, in words that `open_reward_model` reads."""
+    """The base of the reward model, as `open_reward_model` reads it."""
     return {"base": {name: value for name, value in asdict(run.base).items() if name != "trust_remote_code"}}
 
 

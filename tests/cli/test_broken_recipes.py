@@ -35,7 +35,7 @@ BROKEN = {
         "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n",
         "4: holds more than 10,000 values",
     ),
-    "recursion": (f"{TOP}stages: &s [*s]\n", "3: an alias stands inside the value that it names"),
+    "recursion": (f"{TOP}stages: &s [*s]\n", "3: an alias is inside the value that it names"),
     # the top
     "no base": (f"data: sandbox\n{STAGES}", "1: base: is required"),
     "no data": (

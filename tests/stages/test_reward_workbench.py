@@ -350,7 +350,7 @@ def test_a_teacher_that_can_read_nothing_is_told(tmp_path: Path) -> None:
     first = trained(base, tmp_path / "first", tiny_pairs(8))
     student = component("stage", {"use": "reward", "teacher": "reward", "loss": "regression", "trainer": FEW})
     unread = [replace(long_response(300), responses=(" ".join(["ant"] * 300), " ".join(["gas"] * 300)))]
-    with pytest.raises(RlhfError, match="teacher: reward can read no response to rate .2 x response longer"):
+    with pytest.raises(RlhfError, match="teacher: reward cannot read any response .2 x response longer"):
         student.run(tiny_run(base, tmp_path / "student", unread, (first,)))
 
 
