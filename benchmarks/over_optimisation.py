@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
 ADAPTER = Adapter(r=16, lora_alpha=32, target_modules=["o_proj", "down_proj"])
 DATA = {"use": "sandbox", "test_prompts": 64, "responses": 4, "pairs": 6}
-BELTS = {"max_kl": 100.0, "min_entropy": 0.0}  # too far is where this is to go
+MONITORS = ["equal_rewards", {"use": "kl_limit", "limit": 100.0}, "value_divergence"]  # too far is where this is to go
 MEMBERS = 4
 JOINED = ("single", "mean", "uncertainty_weighted", "worst_case")
 REWARD = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 2}
@@ -139,7 +139,7 @@ def climbed(seed: int, setting: str, name: str, steps: int, folder: Path) -> Cur
     base, data = world(seed, SETTINGS[setting])
     reward = judges(StageRun(base, data, seed, folder / "judges"), name)
     watched = Watched(component("reward", "model"), [])
-    spec = {"use": "online", "kl": {"coef": 0.0}, "belts": BELTS, "trainer": {**ONLINE, "max_steps": steps}}
+    spec = {"use": "online", "kl": {"coef": 0.0}, "monitors": MONITORS, "trainer": {**ONLINE, "max_steps": steps}}
     stage = replace(component("stage", spec), reward=watched)
     (folder / name).mkdir(parents=True, exist_ok=True)
     set_seed(seed)

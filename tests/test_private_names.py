@@ -79,6 +79,7 @@ PARAMETERS: list[tuple[Any, set[str], str]] = [
 ]
 
 IN_THE_SOURCE: list[tuple[Any, str, str]] = [
+    (torch.optim.lr_scheduler.LRScheduler.get_last_lr, "self._last_lr", "an alarm scales the rate that is logged"),
     (trl.DPOTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),
     (trl.DPOTrainer.__init__, "self.ref_model = ", "compute_ref_log_probs reads it"),
     (trl.DPOTrainer._precompute_ref_logps, "self.compute_ref_log_probs(model, padded_batch)", "ours must be called"),

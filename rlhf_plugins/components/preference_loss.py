@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rlhf_plugins.contract.records import PairLogps
 
-Beta = Annotated[float, Field(gt=0, description="strength of the pull towards the reference")]
+Beta = Annotated[float, Field(gt=0, description="strength of the KL term towards the reference")]
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def register_reduction() -> dict[str, type[interfaces.Reduction]]:
 
 @hookspec
 def register_kl() -> dict[str, type[interfaces.KL]]:
-    """Where the pull towards the reference acts, and how strongly."""
+    """Where the KL term towards the reference enters, and how strong it is."""
     return {}
 
 
