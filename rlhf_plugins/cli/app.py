@@ -81,7 +81,7 @@ def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run; finished stages are kept.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Delete the run in the way first.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Delete the existing run first.")] = False,
 ) -> None:
     """Run a recipe and write its report."""
     from rlhf_plugins.run.run import run_recipe
@@ -124,7 +124,7 @@ def schema() -> None:
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Write a run's report anew and print its table."""
+    """Write a run's report again and print its table."""
     from rlhf_plugins import report as reports
     from rlhf_plugins.run import reporting
     from rlhf_plugins.run.folder import RunFolder
@@ -147,12 +147,12 @@ def _show(made: Report, page: Path) -> None:
 
 
 def _attach() -> None:
-    """Adds the commands of plugins, ours among them; one that cannot be added is told and harms no other."""
+    """Adds the commands of plugins and ours; one that cannot be added is reported and skipped."""
     from rlhf_plugins.registry.registry import COMMANDS, commands
 
     try:
         found = commands()
-    except PluginError as error:  # what is disabled is not known, so nothing may load
+    except PluginError as error:  # the list of disabled plugins is unreadable, so nothing may load
         typer.echo(str(error), err=True)
         raise SystemExit(BAD_INPUT) from error
     taken = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}

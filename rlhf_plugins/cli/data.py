@@ -42,7 +42,7 @@ def check(
         int | None, typer.Option(min=1, help="Tokens that a prompt with a response may have; needs --tokenizer.")
     ] = None,
 ) -> None:
-    """Load a file as training would, and count what is left out and what is suspicious.
+    """Load a file as training would, and count rows that are left out or suspicious.
 
     Exit code 0 where the file can be trained on, 2 where it cannot.
     """
@@ -109,14 +109,14 @@ def _groups(file: str, words: Sequence[str] | None, name: str | None) -> list[Gr
 
 
 def _loaded(made: DataFormat) -> Data:
-    """What a recipe that is silent about the seed would load; a file needs no model."""
+    """The data that a recipe with the default seed loads; a file needs no model."""
     from rlhf_plugins.contract.run import Base
 
     return made.load(Base(path=""), seed=0)
 
 
 def data_format(file: str, words: Sequence[str] | None, name: str | None) -> DataFormat:
-    """The format that is to read the file; says which one was guessed, and raises RlhfError."""
+    """The format that reads the file; prints a guessed one. Raises RlhfError."""
     from rlhf_plugins.recipe.assemble import component
 
     options = _options(words or ())
@@ -156,7 +156,7 @@ def _guessed(file: str, split: str) -> str:
     found = [name for name, cls in formats.items() if cls.recognises(fields)]
     if len(found) != 1:
         which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"
-        raise DataError(f"{where}: {which}: {', '.join(fields)}; say --format {known('', formats)}")
+        raise DataError(f"{where}: {which}: {', '.join(fields)}; give --format {known('', formats)}")
     return found[0]
 
 
@@ -201,7 +201,7 @@ def _warnings(found: Audit, ordered: bool) -> list[str]:
     return [
         *(["the same place wins every pair: is the label a constant?"] if one_class else []),
         *(["no group is held out, so nothing can be measured"] if not found.groups["test"] else []),
-        *(["what stands in train and test makes the test easier than it looks"] if shared else []),
+        *(["train and test overlap: scores are optimistic"] if shared else []),
     ]
 
 

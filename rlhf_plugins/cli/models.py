@@ -1,4 +1,4 @@
-"""`rlhf export` and `rlhf score`: what can be done with a saved reward model. It parses and prints."""
+"""`rlhf export` and `rlhf score`: commands for a saved reward model. They parse and print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_plugins.cli.data import FileArgument, Options, data_format
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="What a reward stage saved: RUN/STAGE/model.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A saved reward model: RUN/STAGE/model.")]
 
 
 def export(
@@ -32,10 +32,10 @@ def score(
     model: ModelArgument,
     file: FileArgument,
     options: Options = None,
-    out: Annotated[Path | None, typer.Option(help="Where to; FILE.scored.jsonl if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; FILE.scored.jsonl if not given.")] = None,
     format: Annotated[str | None, typer.Option("--format", help="A data_format component that reads the rows.")] = None,
     cache: Annotated[Path | None, typer.Option(help="A file of rewards scored before; writes rewards alone.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write OUT anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Write the rows of a file with their rewards as JSON lines; run it again to go on after an interruption.
 

@@ -1,4 +1,4 @@
-"""`rlhf plugins`: what is installed and where it comes from. It parses and prints; `registry` knows."""
+"""`rlhf plugins`: the installed components and their sources. It parses and prints; the work is in `registry`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 
-plugins = typer.Typer(help="What is installed, and what you add to it.", no_args_is_help=True)
+plugins = typer.Typer(help="List, show, check, write, disable and enable plugins.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="As `rlhf plugins list` has it.")]
 
@@ -80,9 +80,9 @@ def new(
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The fault.json that a failed stage left.")],
 ) -> None:
-    """Do a component's failed call again, on the batch that it failed on, with the component as it is now.
+    """Repeat a component's failed call on the same batch, with the component as it is now.
 
-    Exit code 0 where nothing is wrong any more, 2 where something still is.
+    Exit code 0 where it succeeds, 2 where it fails again.
     """
     import traceback
 
@@ -92,7 +92,7 @@ def replay(
     then, again = replay(file, registry())
     typer.echo(f"then: {then}")
     if again is None:
-        typer.echo("now: its answer is as it should be")
+        typer.echo("now: the call succeeds")
         return
     if again.__cause__:
         typer.echo("".join(traceback.format_exception(again.__cause__)), err=True)
@@ -118,7 +118,7 @@ def enable(name: NameArgument) -> None:
 
 
 def _names() -> list[str]:
-    """Of every plugin that is there, without importing one; our own commands stay, or none could bring them back."""
+    """The names of all plugins, without importing one; our own commands cannot be disabled."""
     from rlhf_plugins.contract.hookspecs import COMMANDS, PROJECT
     from rlhf_plugins.registry.discovery import found
     from rlhf_plugins.registry.registry import BUILT_IN

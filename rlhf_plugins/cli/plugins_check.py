@@ -1,4 +1,4 @@
-"""`rlhf plugins check`: the conformance kit from the command line. It parses and prints; `testing` knows."""
+"""`rlhf plugins check`: the conformance kit from the command line. It parses and prints; the work is in `testing`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOUND = 1  # exit code
 Name = Annotated[str, typer.Argument(help="A component; or a distribution or a .py file, for all of its components.")]
 Options = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[OPTION=VALUE]...", help="What to try the component with, such as source=rows.jsonl."),
+    typer.Argument(metavar="[OPTION=VALUE]...", help="Options of the component under test, such as source=rows.jsonl."),
 ]
 
 
@@ -27,7 +27,7 @@ def check(
     options: Options = None,
     kind: Annotated[str | None, typer.Option(help="Of the component, where two kinds share the name.")] = None,
 ) -> None:
-    """Try what must hold of a component: shapes, gradients, masks, options, state and more."""
+    """Test the properties of a component: shapes, gradients, masks, options, state and more."""
     from rlhf_plugins.testing import examine, properties_of
 
     failed = 0
@@ -51,7 +51,7 @@ def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[
 
 
 def _read(options: Sequence[str]) -> dict[str, Any]:
-    """Values as YAML has them. Raises PluginError for a word that is no option."""
+    """The options with their YAML values. Raises PluginError for a word that is not `key=value`."""
     from rlhf_plugins.recipe.overrides import parsed
 
     found = {}

@@ -22,7 +22,7 @@ from rlhf_plugins.reward_models.handle import Predict
 
 Side = tuple[Group, int]  # a response, by its group and its place in it
 
-# Which number of a report's row is which metric's; all others stand there under their own names.
+# The metric behind each field of a report's row; all other metrics keep their own names.
 FIELDS = {
     "ece": "calibration_ece",
     "mce": "calibration_mce",
@@ -45,19 +45,19 @@ def strict(groups: Sequence[Group]) -> list[tuple[Group, Comparison]]:
 def score_pairs(
     judge: Predict | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0, longest: int | None = None
 ) -> ScoredPairs:
-    """What a reward model says of every strictly ordered pair of the groups, beside what people and gold say of it.
+    """The scores of every strictly ordered pair of the groups, with people's ratings and the gold reward.
 
     A response is scored once, however many pairs it is in.
 
     Args:
-        judge: gives rewards, or a whole `Prediction`, of samples.
+        judge: a function from samples to rewards or a `Prediction`.
         groups: judged responses to held-out prompts.
         tokenizer: of the reward model's base.
         seed: of rewrites that are random.
         longest: the most tokens that the model takes, at which a rewritten response is cut before its last.
 
     Raises:
-        RunError: no pair is strictly ordered, or the judge leaves out a response, or says NaN or infinity of one.
+        RunError: no pair is strictly ordered, or the judge leaves out a response, or gives NaN or infinity.
     """
     pairs = strict(groups)
     if not pairs:
@@ -69,34 +69,34 @@ def score_pairs(
         distinct.setdefault(key, side)
     number = {key: i for i, key in enumerate(distinct)}
     code = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in keys))}
-    return _Asked(
+    return _Pairs(
         judge,
         tokenizer,
         [Group(g.prompt, (g.responses[place],), columns=g.columns) for g, place in distinct.values()],
         np.array([number[key] for key in keys]).reshape(-1, 2).T,
-        {**_told(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
+        {**_known(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
         seed,
         longest,
     ).scored()
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a judge is asked, with what is known whatever it answers."""
+class _Pairs:
+    """Pairs to score, with what is known of them before."""
 
     judge: Predict | RewardFunction
     tokenizer: Any
     alone: Sequence[Group]  # distinct prompts and responses, one response each
     pairs: np.ndarray  # (2, pairs) which of them are chosen and rejected
-    told: Mapping[str, Any]
+    known: Mapping[str, Any]
     seed: int
     longest: int | None
 
     def scored(self, rewrite: Rewrite | None = None) -> ScoredPairs:
-        """The pairs, with every response rewritten if asked."""
+        """The pairs, with every response rewritten where `rewrite` is given."""
         rng = np.random.default_rng(self.seed)
-        said = [r if rewrite is None else _rewritten(r, rewrite, rng) for g in self.alone for r in g.responses]
-        alone = [replace(group, responses=(response,)) for group, response in zip(self.alone, said, strict=True)]
+        texts = [r if rewrite is None else _rewritten(r, rewrite, rng) for g in self.alone for r in g.responses]
+        alone = [replace(group, responses=(response,)) for group, response in zip(self.alone, texts, strict=True)]
         samples = samples_of(alone, RowEncoder(self.tokenizer, None))
         if rewrite is not None and self.longest is not None:
             samples = _cut(samples, self.longest)
@@ -111,12 +111,12 @@ class _Asked:
             rejected_length=length[rejected],
             **{f"{side}_{name}": doubt[which] for name, doubt in doubts.items() for side, which in sides},
             again=self.scored if rewrite is None else None,
-            **self.told,
+            **self.known,
         )
 
 
 def _cut(samples: Samples, longest: int) -> Samples:
-    """The samples, in which a response that does not fit beside its prompt lacks what stands before its last token."""
+    """The samples, with responses that are too long cut before their last token."""
     rooms = [longest - len(ids) for ids in samples.prompt_ids]
     responses = zip(samples.response_ids, rooms, strict=True)
     return replace(samples, response_ids=[ids if len(ids) <= n else [*ids[: n - 1], ids[-1]] for ids, n in responses])
@@ -175,8 +175,8 @@ def reliability(scored: ScoredPairs, bins: int = 10) -> list[dict[str, float]]:
     ]
 
 
-def _told(sides: Sequence[Side]) -> dict[str, Any]:
-    """Gold, ratings and topic of the pairs, whose sides stand one after the other; None where nobody knows."""
+def _known(sides: Sequence[Side]) -> dict[str, Any]:
+    """Gold rewards, ratings and topics of the pairs, given as alternating sides; None where unknown."""
     gold = [group.gold[place] for group, place in sides if group.gold]
     rated = [_rating(group, place) for group, place in sides]
     topics = [group.topic or "" for group, _ in sides[::2]]
@@ -184,12 +184,12 @@ def _told(sides: Sequence[Side]) -> dict[str, Any]:
         "gold": np.array(gold, dtype=float) if len(gold) == len(sides) else None,
         "rating": None if np.isnan(rated).all() else np.array(rated),
     }
-    told = {
+    sides_of = {
         f"{side}_{name}": None if values is None else values[start::2]
         for name, values in found.items()
         for start, side in enumerate(("chosen", "rejected"))
     }
-    return {**told, "topic": np.array(topics, dtype=object) if any(topics) else None}
+    return {**sides_of, "topic": np.array(topics, dtype=object) if any(topics) else None}
 
 
 def _rating(group: Group, place: int) -> float:

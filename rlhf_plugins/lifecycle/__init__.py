@@ -1,1 +1,1 @@
-"""Plugins that act when a run begins, logs and ends, one a file; who runs calls the hooks and knows none of them."""
+"""Bundled plugins with hooks of a run, one per file; the runner calls the hooks and knows none of them."""

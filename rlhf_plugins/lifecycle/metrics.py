@@ -1,4 +1,4 @@
-"""`metrics.jsonl` in a run's folder: one line a stage and step, as it is logged. It knows no meaning of a number."""
+"""`metrics.jsonl` in a run's folder: one line per stage and step, as it is logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = "metrics.jsonl"
 
 @hookimpl
 def run_started(folder: Path) -> None:
-    """Keeps the lines of finished stages; an attempt that stopped is made anew."""
+    """Keeps the lines of finished stages; a stage that stopped runs again."""
     _rewrite(folder)
 
 

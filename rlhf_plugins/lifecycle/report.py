@@ -1,4 +1,4 @@
-"""`report.json` and `report.html` of a run, however it ended. It knows when they are written, not what is in them."""
+"""`report.json` and `report.html` of a run, however it ended. It knows when they are written, not their content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 
 @hookimpl(trylast=True)
 def run_finished(folder: Path) -> None:
-    """Late, so that what others leave is told too; one that is registered later and says `trylast` finds the report."""
+    """Runs late, so that it reports faults of other hooks; a later hook with `trylast` finds the report."""
     from rlhf_plugins.run import reporting
     from rlhf_plugins.run.folder import RunFolder
 

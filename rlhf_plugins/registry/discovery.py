@@ -1,6 +1,6 @@
-"""Which plugins there are, where each comes from and whether it may load; it knows no component.
+"""Finds plugins, where each comes from and whether it may load; it knows no component.
 
-A plugin is a module. Ours stand in a package of this distribution; third parties name theirs with an entry point; a
+A plugin is a module. Ours are in packages of this distribution; third parties name theirs with an entry point; a
 file is loaded only where a recipe names it. What is disabled is never imported.
 """
 
@@ -22,8 +22,8 @@ from rlhf_plugins.contract.hookspecs import API_VERSION
 from rlhf_plugins.errors import PluginError, known
 
 DISTRIBUTION = "rlhf-plugins"
-FILE = "file"  # what stands for the distribution of a plugin that a recipe names by its file
-DECLARED = "rlhf_plugins_api"  # what a plugin may say to be refused by a version that it was not written for
+FILE = "file"  # the distribution of a plugin that a recipe names by its file
+DECLARED = "rlhf_plugins_api"  # the name in which a plugin may declare its API version
 DISABLED = "RLHF_PLUGINS_DISABLED"  # names with commas between them, beside those of the file
 
 
@@ -52,10 +52,10 @@ class Found:
         try:
             module = self.bring()
         except (Exception, SystemExit) as error:
-            cure = "" if self.plugin.distribution == FILE else f" or `pip uninstall {self.plugin.distribution}`"
+            cure = "" if self.plugin.distribution == FILE else " or uninstall"
             raise PluginError(
                 f"plugin {self.plugin} cannot be imported from {self.where!r}: {type(error).__name__}: {error}; "
-                f"mend it{cure}"
+                f"fix{cure} it"
             ) from error
         _fits(module, self.plugin)
         return module
@@ -83,7 +83,7 @@ def in_file(path: Path) -> Found:
 
 
 def disabled() -> dict[str, str]:
-    """The plugins that must not load, each with what says so."""
+    """The plugins that must not load, each with the file or variable that disables it."""
     by_variable = os.environ.get(DISABLED, "").replace(",", " ").split()
     return dict.fromkeys(_written(), str(disabled_file())) | dict.fromkeys(by_variable, DISABLED)
 
@@ -116,7 +116,7 @@ def _written() -> set[str]:
     try:
         return set(file.read_text(encoding="utf-8").split()) if file.exists() else set()
     except (OSError, UnicodeDecodeError) as error:
-        raise PluginError(f"{file}: which plugins are disabled cannot be read: {error}; mend or remove it") from error
+        raise PluginError(f"{file}: the list of disabled plugins cannot be read: {error}; fix or remove it") from error
 
 
 def _write(names: set[str]) -> None:
@@ -159,7 +159,7 @@ def _executed(path: Path, digest: str) -> ModuleType:
 
 
 def _fits(module: ModuleType, plugin: Plugin) -> None:
-    """Raises PluginError when the plugin says that it was written for another API than ours."""
+    """Raises PluginError when the plugin declares another API version."""
     declared = getattr(module, DECLARED, API_VERSION)
     if declared == API_VERSION:
         return

@@ -1,7 +1,7 @@
-"""Knows, for every component name, the class and the plugin that it came from; how plugins are found is `discovery`'s.
+"""The class and the plugin behind every component name; `discovery` finds plugins.
 
-Bundled components are registered through the same hooks as everybody's. Everything is loaded at the first question,
-once. A plugin that is broken or disabled adds nothing, and is named where a name is missed.
+Bundled components are registered through the same hooks as others. Everything is loaded once, at the first use.
+A plugin that is broken or disabled adds nothing, and is named where a name is missing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class Unloaded:
-    """A plugin that is there and adds nothing, and why."""
+    """A plugin that was found and not loaded, and why."""
 
     plugin: Plugin
     status: Literal["broken", "disabled"]
@@ -63,7 +63,7 @@ class Registry:
     """Registered classes by kind and name, and the hooks of a run's life.
 
     Args:
-        kinds: what is registered here; a module that registers anything else is refused.
+        kinds: the kinds of this registry; a module that registers another is refused.
     """
 
     def __init__(self, kinds: Sequence[str] = KINDS) -> None:
@@ -72,7 +72,7 @@ class Registry:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._components: dict[tuple[str, str], Registered] = {}
-        self._contested: dict[tuple[str, str], str] = {}  # why a name is nobody's
+        self._contested: dict[tuple[str, str], str] = {}  # why a name cannot be used
         self._modules: list[tuple[ModuleType, Plugin]] = []
         self.unloaded: list[Unloaded] = []
 
@@ -149,7 +149,7 @@ class Registry:
             self.unloaded.append(Unloaded(plugin, "broken", _without_name(error, plugin)))
 
     def with_files(self, paths: Sequence[Path]) -> Registry:
-        """A registry that holds these files' components too. Raises PluginError when a file is no sound plugin."""
+        """A registry that holds these files' components too. Raises PluginError when a file is not a valid plugin."""
         fresh = [file for file in map(in_file, paths) if file.plugin not in self.plugins]
         if not fresh:
             return self

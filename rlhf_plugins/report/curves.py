@@ -1,4 +1,4 @@
-"""The plots of training and of reward models; it knows what each shows, and leaves the theme to `svg`."""
+"""The plots of training and of reward models; the theme is in `svg`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def reliability(models: Mapping[str, RewardModelReport]) -> Plot | None:
             panels[2 * (spare // columns), spare % columns].set_visible(False)
             panels[2 * (spare // columns) + 1, spare % columns].set_visible(False)
 
-    said = "; ".join(f"{_of(name, binned)}{_said(bins)}" for name, bins in binned.items())
+    values = "; ".join(f"{_of(name, binned)}{_in_words(bins)}" for name, bins in binned.items())
     title = "Reliability of the reward model" + "s" * (len(binned) > 1)
-    caption = "On the dashed line a probability means what it says; below it the model is overconfident."
+    caption = "On the dashed line the model is calibrated; below it the model is overconfident."
     size = (WIDTH if columns == 1 else WIDTH * columns / 2, (4.2 if columns == 1 else 3.2) * rows)
-    return Plot(title, caption, svg("plot-reliability", f"{title}: {said}.", size, draw))
+    return Plot(title, caption, svg("plot-reliability", f"{title}: {values}.", size, draw))
 
 
 def _bins(model: RewardModelReport) -> list[ReliabilityBin]:
@@ -55,7 +55,7 @@ def _of(name: str, among: Mapping[str, object]) -> str:
     return f"{name}, " if len(among) > 1 else ""
 
 
-def _said(bins: Sequence[ReliabilityBin]) -> str:
+def _in_words(bins: Sequence[ReliabilityBin]) -> str:
     return "; ".join(f"{share(group.confidence)} predicted, {share(group.accuracy)} right" for group in bins)
 
 

@@ -56,7 +56,7 @@ def _version(name: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The CPU's model name; Linux tells it only in /proc, and not on every architecture."""
+    """The CPU's model name, which Linux gives only in /proc, and not on every architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The plots of policies; it knows what each shows and says in words, and leaves theme and SVG to `svg`."""
+"""The plots of policies; theme and SVG are in `svg`."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _scores(report: Report, names: list[str]) -> Plot:
 
     colours, lines = _colours(report), _lines(report)
     title = f"{report.score_name.capitalize()} by policy"
-    said = ", ".join(f"{name} {number(report.policies[name].gold.mean)}" for name in names)
-    picture = svg("plot-scores", f"{title}: {said}.", (WIDTH, 1.4 + 0.48 * len(names)), draw)
+    values = ", ".join(f"{name} {number(report.policies[name].gold.mean)}" for name in names)
+    picture = svg("plot-scores", f"{title}: {values}.", (WIDTH, 1.4 + 0.48 * len(names)), draw)
     caption = "Dots are means, bars 95% confidence intervals."
     return Plot(title, caption + (f" Dashed: {' and '.join(lines)}." if lines else ""), picture)
 
@@ -89,8 +89,8 @@ def _frontier(report: Report, names: list[str]) -> Plot:
     ceiling = {} if best is None or best.gold is None else {f"best of {best.n} by gold": (best.kl, best.gold)}
     colours = _colours(report)
     title = f"{report.score_name.capitalize()} against KL"
-    said = ", ".join(f"{name} {number(mean)} at {number(kl, 1)} nats" for name, (kl, mean) in points.items())
-    picture = svg("plot-frontier", f"{title}: {said}.", (WIDTH, 3.8), draw)
+    values = ", ".join(f"{name} {number(mean)} at {number(kl, 1)} nats" for name, (kl, mean) in points.items())
+    picture = svg("plot-frontier", f"{title}: {values}.", (WIDTH, 3.8), draw)
     caption = "More reward for less KL is better: up and to the left."
     if ceiling:
         caption += " The diamond is best-of-n by gold, at its analytic KL, log n \u2212 (n \u2212 1)/n."
@@ -119,9 +119,9 @@ def _dimensions(report: Report, names: list[str]) -> Plot:
 
     colours = _colours(report)
     columns = {key: (f"{name} {number(grades.get(key))}" for name, grades in graded.items()) for key in axis}
-    said = "; ".join(f"{key}: {', '.join(column)}" for key, column in columns.items())
-    picture = svg("plot-dimensions", f"Gold dimensions by policy. {said}.", (WIDTH, 3.8), draw)
-    return Plot("Gold dimensions by policy", "Bars of a group stand in the order of the legend.", picture)
+    values = "; ".join(f"{key}: {', '.join(column)}" for key, column in columns.items())
+    picture = svg("plot-dimensions", f"Gold dimensions by policy. {values}.", (WIDTH, 3.8), draw)
+    return Plot("Gold dimensions by policy", "Bars of a group are in the order of the legend.", picture)
 
 
 def _colours(report: Report) -> dict[str, str]:

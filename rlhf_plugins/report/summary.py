@@ -1,4 +1,4 @@
-"""Which policy or reward model won, by how much, and whether the run can tell: a report in a few sentences."""
+"""A report in a few sentences: which policy or reward model won, by how much, and whether intervals overlap."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def _of_reward_models(models: Mapping[str, RewardModelReport]) -> list[str]:
         return []
     best = models[order[0]]
     verb = "orders" if len(order) == 1 else "is the most accurate reward model: it orders"
-    said = [f"{order[0]} {verb} {_accuracy(best)} of {best.n} held-out pairs as people did."]
+    sentences = [f"{order[0]} {verb} {_accuracy(best)} of {best.n} held-out pairs as people did."]
     if best.longer_response_accuracy is not None:
-        said.append(f"Always preferring the longer response is right on {share(best.longer_response_accuracy)}.")
+        sentences.append(f"Always preferring the longer response is right on {share(best.longer_response_accuracy)}.")
     if len(order) > 1:
         second = models[order[1]]
         apart = _clear(order[0], best.accuracy_interval, second.accuracy_interval)
-        said.append(f"Next is {order[1]}, {_accuracy(second)}{apart}.")
-    return said
+        sentences.append(f"Next is {order[1]}, {_accuracy(second)}{apart}.")
+    return sentences
 
 
 def _accuracy(model: RewardModelReport) -> str:

@@ -16,7 +16,7 @@ from rlhf_plugins.report.summary import winner
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, its interval apart, and the number that it sorts by."""
+    """The text of a cell, its interval, and the number that it sorts by."""
 
     main: str
     interval: str = ""
@@ -32,7 +32,7 @@ def headers(report: Report | EvaluationReport) -> list[str]:
 
 
 def cells(policy: PolicyReport) -> list[Cell]:
-    """The cells of a policy after its name; `-` stands where a number does not exist."""
+    """The cells of a policy after its name; `-` where there is no number."""
     return [_score(policy.gold), *(column(policy) for column in _COLUMNS.values())]
 
 

@@ -32,7 +32,7 @@ def memory(size: int | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with its thousands apart; nothing counted is no number."""
+    """A whole number with separated thousands; `-` for zero."""
     return f"{value:,.0f}" if value else NONE
 
 
@@ -58,7 +58,7 @@ def cell(value: object) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds as a plain number, with a decimal only where it says something."""
+    """Seconds as a plain number, with a decimal below 10."""
     return NONE if value is None else f"{value:.{0 if value >= 10 else 1}f}"
 
 

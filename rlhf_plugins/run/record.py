@@ -113,7 +113,7 @@ class RunRecord:
         Rows of metrics come once, with values that are new. Samples of a stage that is started again come again.
 
         Args:
-            poll: seconds between two looks at the files.
+            poll: seconds between two reads of the files.
             patience: seconds without a new row after which to stop, for a writer that was killed; None: no limit.
         """
         reader, heard = _Reader(self.folder), time.monotonic()
@@ -160,7 +160,7 @@ def open_run(path: str | Path, wait: float = 0.0) -> RunRecord:
 
 @dataclass
 class _Reader:
-    """Reads what was appended to the run's files since the last look."""
+    """Reads the rows that were appended to the run's files since the last read."""
 
     folder: Path
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)  # file -> inode, bytes read

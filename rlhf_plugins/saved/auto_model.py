@@ -22,7 +22,7 @@ from rlhf_plugins.saved.auto_config import RewardModelConfig
 class RewardModelForSequenceClassification(PreTrainedModel):
     """A `RewardModel` behind transformers' interface of a classifier with one label.
 
-    Pooling and head are kept in float32 whatever the precision that is asked for.
+    Pooling and head are kept in float32 at any requested precision.
 
     Raises:
         PluginError: no installed plugin registers the pooling or the head.
@@ -62,7 +62,7 @@ class RewardModelForSequenceClassification(PreTrainedModel):
             return_dict: False gives a tuple.
 
         Raises:
-            ValueError: a row has no token, padding has no mask, or an encoder cannot tell prompt from response.
+            ValueError: a row has no token, padding has no mask, or an encoder has no mark of where the response begins.
         """
         batch = self._rows(input_ids, self._mask(input_ids, attention_mask), token_type_ids)
         learning = torch.is_grad_enabled() and any(weights.requires_grad for weights in self.parameters())
@@ -112,7 +112,7 @@ class RewardModelForSequenceClassification(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Puts back what is not saved. Weights are the component's own to start, and loading finds them all."""
+        """Restores buffers that are not saved. Components initialise their own weights, and loading fills them in."""
         for name, value in self._constants.items():
             owner, _, buffer = name.rpartition(".")
             if self.model.get_submodule(owner) is module:
@@ -120,7 +120,7 @@ class RewardModelForSequenceClassification(PreTrainedModel):
 
 
 def tells_response(trunk: Any) -> bool:
-    """Whether the trunk is an encoder that is told by `token_type_ids` which tokens are the response's."""
+    """Whether the trunk is an encoder in which `token_type_ids` mark the response."""
     return getattr(trunk.config, "type_vocab_size", 1) > 1 and not is_causal(trunk)
 
 

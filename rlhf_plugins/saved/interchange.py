@@ -68,7 +68,7 @@ def classifier(
 
     Raises:
         RunError: the trunk is quantized or runs code of its own, or the pooling needs to know the response where the
-            trunk cannot tell it.
+            trunk has no mark of it.
     """
     import torch
 
@@ -81,8 +81,8 @@ def classifier(
         raise RunError(f"head {head['use']} reads columns of the rows, and a sequence classifier is given none")
     if model.pooling.over == "response" and not tells_response(model.trunk):
         raise RunError(
-            f"pooling {pooling['use']} is over the response, and a sequence classifier is not told where that begins; "
-            "load_reward_function and `rlhf score` are"
+            f"pooling {pooling['use']} is over the response, and a sequence classifier has no mark of it; "
+            "use load_reward_function or `rlhf score`"
         )
     trunk = _merged(model.trunk)
     if type(trunk).__module__.startswith("transformers_modules."):
@@ -105,7 +105,7 @@ def _ask_for_token_types(tokenizer: Any, model: RewardModelForSequenceClassifica
 
     if tells_response(model.model.trunk) and "token_type_ids" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # as saved
 
 
 def _export_stock(model: RewardModel, parts: Parts, out: Path) -> None:
@@ -146,7 +146,7 @@ def _single(folder: Path) -> None:
 
 
 def _empty(out: Path) -> None:
-    """Raises RunError where something stands in the way."""
+    """Raises RunError unless the folder is new or empty."""
     try:
         blocked = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:

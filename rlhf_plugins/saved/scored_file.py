@@ -10,16 +10,16 @@ from typing import Any
 
 from rlhf_plugins.errors import RunError
 
-NOTE = ".note.json"  # what the lines belong to stands in a file of this ending beside them
+NOTE = ".note.json"  # ending of the file beside the lines that records what they belong to
 
 
 @dataclass(frozen=True)
 class ScoredFile:
-    """Lines, and a note beside them of what they belong to.
+    """Lines of a file, and a note beside them that records what they belong to.
 
     Args:
         path: of the lines.
-        note: what they belong to, by name; with another, the lines are not gone on with.
+        note: what they belong to, by name; lines with another note are not continued.
         starts: how each of the lines begins.
         chunk: lines that are written at once; an interruption leaves a multiple of it, once `reopen` has cut the rest.
     """
@@ -30,7 +30,7 @@ class ScoredFile:
     chunk: int
 
     def reopen(self, overwrite: bool) -> int:
-        """How many lines stand there that are to be kept; what an interruption left of a chunk is cut off.
+        """The number of lines to keep; a chunk that an interruption left incomplete is cut off.
 
         Raises:
             RunError: the lines belong to something else, are not as they were written, or cannot be read.
@@ -72,7 +72,7 @@ class ScoredFile:
             found = json.loads(self._note_path.read_text(encoding="utf-8"))
             different = [name for name, value in self.note.items() if found.get(name) != value]
         except (OSError, ValueError, AttributeError) as error:
-            raise self._refused(f"exists, and no {self._note_path.name} says what it belongs to") from error
+            raise self._refused(f"exists, and no {self._note_path.name} records what it belongs to") from error
         if different:
             raise self._refused(f"exists, and was written of another {' and another '.join(different)}")
 
@@ -83,11 +83,11 @@ class ScoredFile:
             if not line.endswith(b"\n"):
                 break
             if count == len(self.starts) or not line.startswith(self.starts[count].encode()):
-                raise self._refused(f"line {count + 1} is not of the row that belongs there")
+                raise self._refused(f"line {count + 1} does not belong to the row of that place")
             count, size = count + 1, size + len(line)
             if count % self.chunk == 0 or count == len(self.starts):
                 kept, kept_size = count, size
         return kept, kept_size
 
     def _refused(self, why: str) -> RunError:
-        return RunError(f"{self.path}: {why}; name another file with --out, or write it anew with --overwrite")
+        return RunError(f"{self.path}: {why}; name another file with --out, or replace it with --overwrite")

@@ -1,4 +1,4 @@
-"""Scores the rows of a file with a saved reward model. It knows rows and what a model says, not how lines are kept."""
+"""Scores the rows of a file with a saved reward model. It knows rows and scores, not how lines are kept."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK = 64  # rows; an interruption loses no more
 WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")
-FORMS = ("response", "responses", "chosen")  # the columns that tell the forms of a row apart
-Said = dict[str, Any]  # what is written of one response
+FORMS = ("response", "responses", "chosen")  # each form of a row has one of these columns
+Scores = dict[str, Any]  # of one response, as they are written
 Ids = Callable[[str, Text, Text], tuple[Sequence[int], Sequence[int]]]  # where, prompt, response -> tokens
 
 
@@ -40,22 +40,22 @@ class Item:
     line: str  # the row as JSON without the closing brace
     prompt: Text
     responses: Sequence[Text]
-    listed: bool  # a list is written, though there be one response
+    listed: bool  # a list is written, even for one response
 
-    def ending(self, said: Sequence[Said]) -> str:
+    def ending(self, scores: Sequence[Scores]) -> str:
         """The rest of its line. Raises RunError where a score is not a finite number."""
-        together = {name: [one[name] for one in said] for name in said[0]} if self.listed else dict(said[0])
+        together = {name: [one[name] for one in scores] for name in scores[0]} if self.listed else dict(scores[0])
         if self.listed:
             together = {"rewards": together.pop("reward"), **together}
         try:
             return ", " + json.dumps(together, allow_nan=False)[1:]
         except ValueError as error:
-            raise RunError(f"{self.where}: its reward, or what else the model says, is no finite number") from error
+            raise RunError(f"{self.where}: its reward, or another output of the model, is not finite") from error
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a call left: rows in all, and how many of them stood there before."""
+class ScoredRows:
+    """The result of a call: all rows, and how many of them were scored before."""
 
     out: Path
     rows: int
@@ -69,26 +69,26 @@ def score_file(
     read: DataFormat | None = None,
     cache: Path | None = None,
     overwrite: bool = False,
-) -> Scored:
+) -> ScoredRows:
     """Writes the rows of a file with their scores as JSON lines, and goes on where an earlier call stopped.
 
     A row has a `prompt` and a `response`, or a list of `responses`, or `chosen` and `rejected`, whose prompt may be
     what they share; each text or messages. It gets a `reward`, or `rewards` in the order of its responses; and
-    `variance`, `quantiles`, `dimensions`, `members` and `epistemic` (the members' variance) where the model says so.
-    Responses that an ensemble is to compare stand in one row.
+    `variance`, `quantiles`, `dimensions`, `members` and `epistemic` (the members' variance) where the model has them.
+    Responses that an ensemble compares must be in one row.
 
     Args:
         folder: a saved reward model or ensemble.
         source: a file or a data set on the hub, as `read_rows` takes it.
-        out: where to; if not said, a file beside the source of its name and `.scored.jsonl`.
-        read: reads the source in its stead; a line is then a group's prompt, responses and rewards.
+        out: the file to write; None: the source's name with `.scored.jsonl`, beside it.
+        read: reads the source; a line is then a group's prompt, responses and rewards.
         cache: a file of rewards scored before; lines then hold rewards alone.
-        overwrite: delete what stands at `out`.
+        overwrite: replace `out`.
 
     Raises:
         DataError: a row cannot be read, or has no or too many tokens; nothing is written then.
         RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite.
-        KeyboardInterrupt: Ctrl-C; says how far it came.
+        KeyboardInterrupt: Ctrl-C; the message gives the number of rows scored.
     """
     from rlhf_plugins.reward_models.opening import saved_base
     from rlhf_plugins.reward_models.score_cache import identity
@@ -105,19 +105,19 @@ def score_file(
     before = file.reopen(overwrite)
     if before < len(items):
         _score(file, before, items, tokens, (folder, known_as, cache))
-    return Scored(out, len(items), before)
+    return ScoredRows(out, len(items), before)
 
 
 def _score(
     file: ScoredFile, before: int, items: Sequence[Item], tokens: Sequence[Any], model: tuple[Path, str, Path | None]
 ) -> None:
-    with _model(*model) as said:
+    with _model(*model) as score:
         reached = before
 
         def ends(first: int) -> list[str]:
             nonlocal reached
             reached, chunk = first, slice(first, first + CHUNK)
-            answers = iter(said(_samples(items[chunk], tokens[chunk])))
+            answers = iter(score(_samples(items[chunk], tokens[chunk])))
             return [item.ending([next(answers) for _ in item.responses]) for item in items[chunk]]
 
         try:
@@ -167,7 +167,7 @@ def _pair(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
     dropped = Dropped()
     for _, group in read_pairs([(where, dict(fields))], dropped):
         return group.prompt, group.responses
-    raise DataError(f"{where}: {', '.join(dropped)}, so that no prompt can be told; give it a `prompt`")
+    raise DataError(f"{where}: {', '.join(dropped)}, so the prompt is unknown; give it a `prompt`")
 
 
 def _of_format(source: str, read: DataFormat, base: Base) -> Iterator[Item]:
@@ -192,7 +192,7 @@ def _json(where: str, fields: Mapping[str, Any]) -> str:
 
 
 def _nulls(value: Any) -> Any:
-    """The value with null for what is no number, since JSON has no NaN."""
+    """The value with null for NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: _nulls(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -245,8 +245,8 @@ def _samples(items: Sequence[Item], tokens: Sequence[Any]) -> Samples:
 
 
 @contextmanager
-def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Said]]]:
-    """What the model says of each response; from the cache, where there is one."""
+def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Scores]]]:
+    """A function from samples to the scores of each response, from the cache where there is one."""
     from rlhf_plugins.recipe.provenance import opener
     from rlhf_plugins.reward_models.handle import rewards
     from rlhf_plugins.reward_models.opening import open_reward
@@ -254,7 +254,7 @@ def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable
 
     judge = open_reward(folder, opener(folder))
     if cache is None:
-        yield lambda samples: _said(judge(samples))
+        yield lambda samples: _scores(judge(samples))
         return
     with closing(ScoreCache(cache)) as scores:
         yield lambda samples: [
@@ -262,8 +262,8 @@ def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable
         ]
 
 
-def _said(prediction: Prediction) -> list[Said]:
-    """Of each response; a member that was not asked is null."""
+def _scores(prediction: Prediction) -> list[Scores]:
+    """The scores of each response; null for a member that did not score it."""
     from rlhf_plugins.reward_models.ensemble import epistemic
     from rlhf_plugins.reward_models.handle import rewards
 

@@ -18,6 +18,7 @@ from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugins.md"
+pytestmark = pytest.mark.timeout(900)  # of the fixture, which runs every command of the page
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODULES = {"rlhf": "rlhf_plugins.cli", "pytest": "pytest"}
@@ -82,7 +83,9 @@ class Shell:
         if first == "cd":
             self.folder = self.folder / words[0]
             return 0, ""
-        if first in MODULES:
+        if first == "python":
+            done = self.warm(*words, cwd=self.folder)
+        elif first in MODULES:
             done = self.warm("-m", MODULES[first], *words, cwd=self.folder, env=self.environment)
         else:
             done = subprocess.run(

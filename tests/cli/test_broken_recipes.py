@@ -118,7 +118,7 @@ BROKEN = {
     "a stop_kl below 0": (stage("{stage: online, stop_kl: -1}"), "4: stages.0.stop_kl: should be greater than 0"),
     "a value that nothing reads": (
         stage("{stage: online, advantage: rloo, value: {coef: 1}}"),
-        "4: stages.0: value: the advantage needs no values",
+        "4: stages.0: value: the advantage reads no values",
     ),
     "exploration with top_k": (
         stage("{stage: online, exploration: {}, trainer: {top_k: 5}}"),

@@ -63,7 +63,7 @@ def test_check_warns_of_what_spoils_a_measurement(rlhf: Rlhf) -> None:
     assert "first response wins: 1.000 (n=2)\n" in out
     assert "warning: the same place wins every pair: is the label a constant?\n" in out
     assert "in train and test: 0 prompts, 1 responses\n" in out
-    assert "warning: what stands in train and test" in out
+    assert "warning: train and test overlap: scores are optimistic" in out
     write("b.jsonl", rows[0])
     assert "warning: no group is held out" in rlhf("data", "check", "b.jsonl").stdout
 
@@ -124,7 +124,7 @@ def test_ties_are_counted_where_pairs_cannot_hold_them(rlhf: Rlhf) -> None:
     ("words", "message"),
     [
         (["check", "none.jsonl"], "none.jsonl: no such file"),
-        (["check", "odd.jsonl"], "odd.jsonl:1: no format is known by these columns: q; say --format (known: "),
+        (["check", "odd.jsonl"], "odd.jsonl:1: no format is known by these columns: q; give --format (known: "),
         (["check", "a.jsonl", "--format", "rating"], "unknown data_format 'rating' (did you mean ratings?"),
         (["check", "a.jsonl", "gapp=1"], "data_format.gapp: unknown option (did you mean gap?"),
         (["check", "a.jsonl", "gap=-1"], "data_format.gap: should be greater than or equal to 0, got -1"),

@@ -78,9 +78,9 @@ REFUSED = [
     (("score", "model", "rows.jsonl", "--format", "rating"), "did you mean ratings?"),
     (
         ("score", "model", "rows.jsonl", "--out", "empty.jsonl"),
-        "empty.jsonl: exists, and no empty.jsonl.note.json says",
+        "empty.jsonl: exists, and no empty.jsonl.note.json records",
     ),
-    (("score", "model", "rows.jsonl", "--out", "model"), "model: exists, and no model.note.json says"),
+    (("score", "model", "rows.jsonl", "--out", "model"), "model: exists, and no model.note.json records"),
     (("export", "nowhere", "out"), "nowhere: holds no reward model"),
     (("export", "model", "model"), "model: exists and is not an empty folder"),
 ]

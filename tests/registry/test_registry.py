@@ -168,5 +168,5 @@ def test_a_list_of_disabled_plugins_that_cannot_be_read_is_named(
 ) -> None:
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
     monkeypatch.setattr(discovery, "disabled_file", lambda: tmp_path / "list.txt")
-    with pytest.raises(PluginError, match="list.txt: which plugins are disabled cannot be read"):
+    with pytest.raises(PluginError, match="list.txt: the list of disabled plugins cannot be read"):
         discovery.disabled()

@@ -68,7 +68,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 def test_a_row_keeps_its_fields_and_gets_its_reward(model: Path, written: Callable[..., str]) -> None:
     done = score_file(model, written(ROWS))
     expected = load_reward_function(model)([row["prompt"] for row in ROWS], [row["response"] for row in ROWS])
-    assert done == scoring.Scored(Path("rows.jsonl.scored.jsonl"), 7, 0)
+    assert done == scoring.ScoredRows(Path("rows.jsonl.scored.jsonl"), 7, 0)
     found = rows_of(done.out)
     assert [list(row) for row in found] == [["id", "prompt", "response", "reward"]] * 7
     assert [row["reward"] for row in found] == pytest.approx(expected, abs=1e-6)
@@ -165,7 +165,7 @@ def test_an_interrupted_file_becomes_the_uninterrupted_one(
     monkeypatch.setattr(opening, "open_reward", opened)
     assert part.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
     part.write_bytes(part.read_bytes() + torn)
-    assert score_file(model, "rows.jsonl", part) == scoring.Scored(part, 7, 4)
+    assert score_file(model, "rows.jsonl", part) == scoring.ScoredRows(part, 7, 4)
     assert part.read_bytes() == whole
 
 
@@ -200,8 +200,8 @@ def with_a_line_edited(model: Path, base: Base) -> Path:
 CHANGES: list[tuple[Callable[[Path, Base], Path], str]] = [
     (of_another_model, "written of another model;"),
     (with_another_row, "written of another set of rows;"),
-    (without_its_note, "no rows.jsonl.scored.jsonl.note.json says what it belongs to"),
-    (with_a_line_edited, "line 4 is not of the row that belongs there"),
+    (without_its_note, "no rows.jsonl.scored.jsonl.note.json records what it belongs to"),
+    (with_a_line_edited, "line 4 does not belong to the row of that place"),
 ]
 
 
@@ -247,7 +247,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**GOOD, "prompt": ""}, "rows.jsonl:2: its prompt has no token"),
     ({**GOOD, "response": "ant " * 300}, "rows.jsonl:2: has 302 tokens, and the model takes 256"),
     ({"prompt": "why ", "responses": []}, "rows.jsonl:2: responses must be a list of responses"),
-    ({"chosen": "ant", "rejected": "ant"}, "rows.jsonl:2: chosen equals rejected, so that no prompt can be told"),
+    ({"chosen": "ant", "rejected": "ant"}, "rows.jsonl:2: chosen equals rejected, so the prompt is unknown"),
     ({**GOOD, "note": "\ud83d"}, "rows.jsonl:2: cannot be written as JSON"),
     ({"prompt": [{"role": "user", "content": "why"}], "response": [{"role": "assistant", "content": "ant"}]},
      "rows.jsonl:2: its messages cannot be tokenized: .*chat_template"),
