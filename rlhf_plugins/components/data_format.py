@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import Earlier
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import DataFormat
 from rlhf_plugins.contract.rows import Data, Group, Origin
@@ -30,7 +31,7 @@ from rlhf_plugins.sandbox import pairs as draw_pairs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from rlhf_plugins.contract.run import Base
+    from rlhf_plugins.contract.run import Base, Run
     from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import Row
     from rlhf_plugins.data.splits import Read
@@ -222,10 +223,32 @@ class Sandbox(DataFormat):
 
 @dataclass(frozen=True)
 class StageData(DataFormat):
+    """The rows that an earlier stage of this run handed on; the `data` of a stage, not of a whole recipe."""
+
+    stage: Annotated[str, Earlier("data"), Field(min_length=1, description="the stage's name")]
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError: without a run there is no earlier stage."""
+        raise DataError(f"format stage: write this as the `data` of a stage that comes after {self.stage}")
+
+    def load_in(self, run: Run) -> Data:
+        """Raises DataError where no stage of that name handed on data."""
+        made = {result.name: result.data for result in run.finished if result.data is not None}
+        if self.stage not in made:
+            raise DataError(f"format stage: no earlier stage {self.stage!r} made data {known(self.stage, made)}")
+        return made[self.stage]
+
+    def known_columns(self) -> frozenset[str] | None:
+        """None: the stage has not run."""
+        return None
+
+
+@dataclass(frozen=True)
+class StageOfRun(DataFormat):
     """The rows that a stage of an earlier run handed on, with their splits, soft labels, columns and origins."""
 
+    run: Annotated[str, Field(min_length=1, description="the folder of the run")]
     stage: Annotated[str, Field(min_length=1, description="the stage's name, `outer/name` for one inside another")]
-    run: Annotated[str, Field(min_length=1, description="the folder of its run")]
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError where the stage left no data."""
@@ -271,4 +294,5 @@ def register_data_format() -> dict[str, type]:
         "rankings": Rankings,
         "sandbox": Sandbox,
         "stage": StageData,
+        "stage_of_run": StageOfRun,
     }

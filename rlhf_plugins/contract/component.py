@@ -16,15 +16,17 @@ from typing import Any, ClassVar
 from rlhf_plugins.errors import PluginError, known
 
 
-def uses(kind: str, default: str | list[str] | None = None, optional: bool = False) -> Any:
+def uses(kind: str, default: str | list[str] | None = None, optional: bool = False, tag: str = "use") -> Any:
     """A dataclass field that holds a component of `kind`; a recipe names it, assembly makes the object.
 
     Args:
         kind: a component kind, such as `pooling`.
         default: its name when a recipe is silent, the names where the field's type is a `tuple`; None: it is required.
         optional: the field may hold None, which a recipe writes as `none`, and does where a recipe is silent.
+        tag: the key of a recipe that names the component.
     """
     metadata = {"kind": kind, "default": default, **({"optional": True} if optional else {})}
+    metadata |= {} if tag == "use" else {"tag": tag}
     if optional and default is None:
         return field(kw_only=True, default=None, metadata=metadata)
     return (

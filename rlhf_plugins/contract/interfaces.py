@@ -40,6 +40,12 @@ SHIFT = "`same` where a number added to all rewards changes nothing, `follows` w
 SCALE = "`same` where a factor of all rewards changes nothing, `follows` where the answer scales with it"
 
 
+def _guards() -> Any:
+    from rlhf_plugins.contract import guards  # which imports torch
+
+    return guards
+
+
 # ---- reward models ---------------------------------------------------------------------------------------
 class Pooling(Component, kind="pooling"):
     """Turns the hidden states of a sequence into one feature vector; with `build(width)` where it has weights."""
@@ -53,9 +59,7 @@ class Pooling(Component, kind="pooling"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(batch, width), finite."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
+        return _guards().tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
 
 
 class RewardHead(Component, kind="reward_head"):
@@ -74,9 +78,7 @@ class RewardHead(Component, kind="reward_head"):
 
     def checked(self, answer: Any, *inputs: Any) -> Prediction:
         """A Prediction with one row a response."""
-        from rlhf_plugins.contract import guards
-
-        return guards.prediction(self, answer, inputs)
+        return _guards().prediction(self, answer, inputs)
 
 
 class RewardLoss(Component, kind="reward_loss"):
@@ -115,9 +117,7 @@ class RewardLoss(Component, kind="reward_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(groups,), finite, with a gradient."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, (len(inputs[0].scores),), inputs)
+        return _guards().tensor(self, answer, (len(inputs[0].scores),), inputs)
 
 
 class Sampler(Component, kind="sampler"):
@@ -131,9 +131,7 @@ class Sampler(Component, kind="sampler"):
 
     def checked(self, answer: Any, *inputs: Any) -> np.ndarray:
         """state.size indices of examples."""
-        from rlhf_plugins.contract import guards
-
-        return guards.indices(answer, inputs[0])
+        return _guards().indices(answer, inputs[0])
 
 
 class Aggregation(Component, kind="aggregation"):
@@ -154,9 +152,7 @@ class Aggregation(Component, kind="aggregation"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B,), finite."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
+        return _guards().tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
 
 
 class Metric(Component, kind="metric"):
@@ -171,9 +167,7 @@ class Metric(Component, kind="metric"):
 
     def checked(self, answer: Any, *inputs: Any) -> Mapping[str, float]:
         """Numbers by name."""
-        from rlhf_plugins.contract import guards
-
-        return guards.numbers(answer)
+        return _guards().numbers(answer)
 
 
 # ---- policies --------------------------------------------------------------------------------------------
@@ -191,9 +185,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(pairs,), finite, with a gradient."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
+        return _guards().tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
 
 
 class Advantage(Component, kind="advantage"):
@@ -213,9 +205,7 @@ class Advantage(Component, kind="advantage"):
 
     def checked(self, answer: Any, *inputs: Any) -> Advantages:
         """Advantages and returns, both (B, T), finite."""
-        from rlhf_plugins.contract import guards
-
-        return guards.advantages(self, answer, inputs[0])
+        return _guards().advantages(self, answer, inputs[0])
 
 
 class PolicyLoss(Component, kind="policy_loss"):
@@ -229,9 +219,7 @@ class PolicyLoss(Component, kind="policy_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B, T), finite, with a gradient."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, tuple(inputs[0].shape), inputs)
+        return _guards().tensor(self, answer, tuple(inputs[0].shape), inputs)
 
 
 class Reduction(Component, kind="reduction"):
@@ -247,9 +235,7 @@ class Reduction(Component, kind="reduction"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """A finite scalar."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, (), inputs)
+        return _guards().tensor(self, answer, (), inputs)
 
 
 class KLEstimator(Component, kind="kl_estimator"):
@@ -264,9 +250,7 @@ class KLEstimator(Component, kind="kl_estimator"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B, T), finite."""
-        from rlhf_plugins.contract import guards
-
-        return guards.tensor(self, answer, tuple(inputs[0].shape), inputs)
+        return _guards().tensor(self, answer, tuple(inputs[0].shape), inputs)
 
 
 class KL(Component, kind="kl"):
@@ -285,9 +269,7 @@ class KL(Component, kind="kl"):
 
     def checked(self, answer: Any, *inputs: Any) -> KLTerm:
         """(B, T) where it enters."""
-        from rlhf_plugins.contract import guards
-
-        return guards.kl_term(self, answer, inputs[0])
+        return _guards().kl_term(self, answer, inputs[0])
 
 
 class Shaping(Component, kind="shaping"):
@@ -299,9 +281,7 @@ class Shaping(Component, kind="shaping"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B,) or (B, T), finite."""
-        from rlhf_plugins.contract import guards
-
-        return guards.shaped(self, answer, inputs[0])
+        return _guards().shaped(self, answer, inputs[0])
 
 
 # ---- what a run is made of -------------------------------------------------------------------------------
@@ -317,9 +297,7 @@ class Reward(Component, kind="reward"):
 
     def checked(self, answer: Any, *inputs: Any) -> Prediction:
         """A Prediction of B rewards."""
-        from rlhf_plugins.contract import guards
-
-        return guards.rewards(answer, inputs[0])
+        return _guards().rewards(answer, inputs[0])
 
 
 class Generator(Component, kind="generator"):
@@ -339,9 +317,7 @@ class Monitor(Component, kind="monitor"):
 
     def checked(self, answer: Any, *inputs: Any) -> Alarm | None:
         """An Alarm, or None."""
-        from rlhf_plugins.contract import guards
-
-        return guards.alarm(answer)
+        return _guards().alarm(answer)
 
 
 class Regularizer(Component, kind="regularizer"):
@@ -353,9 +329,7 @@ class Regularizer(Component, kind="regularizer"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """A finite scalar with a gradient."""
-        from rlhf_plugins.contract import guards
-
-        return guards.term(self, answer)
+        return _guards().term(self, answer)
 
 
 class DataFormat(Component, kind="data_format"):
@@ -371,6 +345,10 @@ class DataFormat(Component, kind="data_format"):
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError when the source cannot be read."""
         raise NotImplementedError
+
+    def load_in(self, run: Run) -> Data:
+        """The rows of a stage that has `data` of its own. Raises DataError as `load` does."""
+        return self.load(run.base, run.seed)
 
     def known_columns(self) -> frozenset[str] | None:
         """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
@@ -388,6 +366,7 @@ class Stage(Component, kind="stage"):
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
 
     name: str
+    data: DataFormat | None = None  # rows of its own; None: the run's
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""

@@ -19,7 +19,7 @@ from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.needs import unmet
 from rlhf_plugins.recipe.options import options
-from rlhf_plugins.recipe.order import out_of_order
+from rlhf_plugins.recipe.order import named_stages, out_of_order
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
@@ -40,6 +40,9 @@ class _Checked:
     values: dict[str, Any]
     registry: Registry
     made: Mapping[Keys, Any]
+
+
+BEFORE = "no stage runs before the recipe's data is read: write it as the `data` of a stage"
 
 
 def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
@@ -184,30 +187,29 @@ def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys,
         for what in cls.makes:
             makers.setdefault(what, []).append(name)
     stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
-    return list(out_of_order(stages, makers, lambda part: registry.find(type(part)).name))
+    early = ((("data", option), BEFORE) for option, _, _ in named_stages(made[("data",)])) if ("data",) in made else ()
+    return [*early, *out_of_order(stages, makers, lambda part: registry.find(type(part)).name)]
 
 
 def _unmet(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
     """The components that need a column which the data are known to lack."""
-    columns = made[("data",)].known_columns() if ("data",) in made else None
-    if columns is None:
-        return []
-    return [
-        ((*keys, *inside), message)
-        for keys, stage in made.items()
-        if keys[0] == "stages"
-        for inside, message in unmet(stage, columns, lambda part: registry.find(type(part)).name)
-    ]
+    whole, found = made.get(("data",)), list[tuple[Keys, str]]()
+    for keys, stage in made.items():
+        source = whole if keys[0] == "data" or stage.data is None else stage.data
+        columns = source.known_columns() if source is not None and keys[0] == "stages" else None
+        if columns is not None:
+            faults = unmet(stage, columns, lambda part: registry.find(type(part)).name)
+            found += [((*keys, *inside), message) for inside, message in faults]
+    return found
 
 
 def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:
     """Raises Refused with what a stage has against the recipe's adapter, where it says."""
-    fits = getattr(stage, "fits", None)
-    if fits is None or any(at[:1] == ("adapter",) for at in bad):
+    if any(at[:1] == ("adapter",) for at in bad):
         return
     options = values.get("adapter")
     try:
-        fits(Adapter(**options) if options else None)
+        stage.fits(Adapter(**options) if options else None)
     except ValueError as error:
         raise Refused(keys, error) from error
 

@@ -30,10 +30,10 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
     for place, (keys, stage) in enumerate(stages):
         before, after = [s for _, s in stages[:place]], [s for _, s in stages[place + 1 :]]
         for inside, part in _all_parts(stage):
-            for option, value, what in _named(part):
+            for option, value, what in named_stages(part):
                 if message := _unknown(value, what, before, after):
                     yield (*keys, *inside, option), message
-            needed = set() if any(value for _, value, _ in _named(part)) else set(part.takes)
+            needed = set() if any(value for _, value, _ in named_stages(part)) else set(part.takes)
             for what in sorted(needed - {made for other in before for made in other.makes}):
                 which = ", ".join(makers.get(what, ())) or "none is installed"
                 message = f"{part.kind} {name(part)} needs a stage before this one that makes a {WORDS[what]} ({which})"
@@ -43,7 +43,8 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
 def _unknown(value: str, what: str, before: Sequence[Stage], after: Sequence[Stage]) -> str:
     """What is wrong with the name of an earlier stage; empty where there is one."""
     names = [stage.name for stage in before if what in stage.makes]
-    if value.partition("/")[0] in names or any(not _is_ours(stage) for stage in before if what in stage.makes):
+    renamed = what != "data" and any(not _is_ours(stage) for stage in before if what in stage.makes)
+    if value.partition("/")[0] in names or renamed:
         return ""
     if value in [stage.name for stage in after]:
         return f"stage {value!r} comes after this one: put it before"
@@ -55,7 +56,7 @@ def _is_ours(stage: Stage) -> bool:
     return type(stage).__module__.startswith(OURS)
 
 
-def _named(component: Component) -> Iterator[tuple[str, str, str]]:
+def named_stages(component: Component) -> Iterator[tuple[str, str, str]]:
     """The options that name an earlier stage: the option, its value, and what that stage makes."""
     cls: type = type(component)
     for name, option in options(cls).items():

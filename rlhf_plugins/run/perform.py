@@ -40,7 +40,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     services.stage_started(run.folder, run.name)
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
-        result = stage.run(run)
+        result = stage.run(run if stage.data is None else replace(run, data=stage.data.load_in(run)))
     if services.stop.asked:
         raise KeyboardInterrupt
     cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))

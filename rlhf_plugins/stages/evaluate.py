@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Metric, Stage
+from rlhf_plugins.contract.interfaces import DataFormat, Metric, Stage
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Evaluation, Policy, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
@@ -38,6 +38,7 @@ class Evaluate(Stage, makes={"evaluation"}):
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
     metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "evaluate"
 
     def run(self, run: Run) -> StageResult:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Metric, Stage
+from rlhf_plugins.contract.interfaces import DataFormat, Metric, Stage
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
@@ -47,6 +47,7 @@ class EvaluateReward(Stage, takes={"reward"}):
     """
 
     metrics: tuple[Metric, ...] = uses("metric", METRICS)
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "evaluate_reward"
 
     def run(self, run: Run) -> StageResult:

@@ -12,6 +12,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
     KL,
     Advantage,
+    DataFormat,
     Monitor,
     PolicyLoss,
     Reduction,
@@ -119,6 +120,7 @@ class Online(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         Field(description="tokens in memory at once; larger minibatches are cut into micro-batches of equal effect"),
     ] = 8_192
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
 

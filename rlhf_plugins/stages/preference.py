@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Monitor, PreferenceLoss, Regularizer, Stage
+from rlhf_plugins.contract.interfaces import DataFormat, Monitor, PreferenceLoss, Regularizer, Stage
 from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
 from rlhf_plugins.recipe.needs import refuse_unmet
 
@@ -49,6 +49,7 @@ class Preference(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "see
     monitors: tuple[Monitor, ...] = uses("monitor", [])
     regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 

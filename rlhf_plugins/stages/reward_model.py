@@ -11,7 +11,16 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Monitor, Pooling, Regularizer, RewardHead, RewardLoss, Sampler, Stage
+from rlhf_plugins.contract.interfaces import (
+    DataFormat,
+    Monitor,
+    Pooling,
+    Regularizer,
+    RewardHead,
+    RewardLoss,
+    Sampler,
+    Stage,
+)
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Budget, Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.errors import RunError
@@ -79,6 +88,7 @@ class RewardModelStage(Stage, makes={"reward"}, reserved=frozenset({"output_dir"
     monitors: tuple[Monitor, ...] = uses("monitor", [])
     regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "reward_model"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 

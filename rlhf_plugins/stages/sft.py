@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Monitor, Regularizer, Stage
+from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Regularizer, Stage
 from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
@@ -26,6 +26,7 @@ class SFT(Stage, makes={"base", "policy"}, reserved=frozenset({"output_dir", "se
     monitors: tuple[Monitor, ...] = uses("monitor", [])
     regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
 

@@ -78,10 +78,10 @@ def test_a_later_run_trains_on_what_a_stage_left(tmp_path: Path) -> None:
         (tmp_path / place).mkdir(parents=True)
         save_data(DATA, tmp_path / place / FILE)
     for stage in ("critique", "loop/r2.pairs"):
-        made = component("data_format", {"use": "stage", "run": str(tmp_path), "stage": stage})
+        made = component("data_format", {"use": "stage_of_run", "run": str(tmp_path), "stage": stage})
         assert made.load(Base("none"), 0).train == DATA.train
         assert made.known_columns() >= {"probability", "annotator"}
-    missing = component("data_format", {"use": "stage", "run": str(tmp_path), "stage": "critic"})
+    missing = component("data_format", {"use": "stage_of_run", "run": str(tmp_path), "stage": "critic"})
     with pytest.raises(DataError, match=r"no stage 'critic' of this run left data \(did you mean critique"):
         missing.load(Base("none"), 0)
     assert missing.known_columns() is None

@@ -1,0 +1,83 @@
+"""A stage trains on the rows that an earlier stage of its run handed on, and the check knows the order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import RecipeError, check_recipe, open_run, run_recipe
+
+WRITER = """
+from dataclasses import dataclass, replace
+from rlhf_plugins import Data, Run, Stage, StageResult, hookimpl
+
+@dataclass(frozen=True)
+class Flip(Stage, makes={"data"}):
+    name: str = "flip"
+
+    def run(self, run: Run) -> StageResult:
+        train = tuple(replace(g, ranks=g.ranks[::-1]) for g in run.data.train if g.ranks)[:6]
+        return StageResult(data=Data(train, prompts=run.data.prompts))
+
+@hookimpl
+def register_stage():
+    return {"flip": Flip}
+"""
+RECIPE: dict[str, Any] = {
+    "base": "sandbox",
+    "plugins": ["./flip.py"],
+    "data": {"format": "sandbox", "prompts": 16, "test_prompts": 8},
+    "stages": [
+        {"stage": "flip"},
+        {
+            "stage": "reward_model",
+            "data": {"format": "stage", "stage": "flip"},
+            "train_layers": 0,
+            "trainer": {"max_steps": 1},
+        },
+    ],
+    "adapter": "none",
+    "output_dir": "out",
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    monkeypatch.chdir(tmp_path)
+    Path("flip.py").write_text(WRITER)
+
+    def made(**second: Any) -> dict[str, Any]:
+        return {**RECIPE, "stages": [RECIPE["stages"][0], {**RECIPE["stages"][1], **second}]}
+
+    return made
+
+
+def test_a_stage_trains_on_what_an_earlier_one_wrote(recipe: Callable[..., dict[str, Any]]) -> None:
+    run_recipe(recipe(), say=lambda _: None)
+    flip, reward = open_run("out").finished
+    assert flip.data is not None
+    assert len(flip.data.train) == 6
+    assert "reward_model" in reward.rewards
+    run_recipe(recipe(), resume=True, say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"format": "stage", "stage": "filp"}, r"did you mean flip\?"),
+        ({"format": "stage"}, "is required"),
+        ({"format": "stag", "stage": "flip"}, r"did you mean stage\?"),
+    ],
+)
+def test_a_wrong_source_is_one_line(recipe: Callable[..., dict[str, Any]], data: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_recipe(recipe(data=data))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_whole_recipe_cannot_read_what_a_stage_will_write(recipe: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(RecipeError, match="no stage runs before the recipe's data is read"):
+        check_recipe({**recipe(), "data": {"format": "stage", "stage": "flip"}})
