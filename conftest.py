@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,7 @@ settings.register_profile("house", deadline=None, max_examples=30)  # a deadline
 settings.load_profile("house")
 
 ROOT = Path(__file__).parent
+_imported = 0  # modules, when objects were last frozen
 KIT = ROOT / "tests/testing/test_no_false_alarm.py"  # the conformance kit on every component
 
 
@@ -75,7 +77,10 @@ def _files() -> tuple[Path, ...]:
     return tuple(file for folder in ("tests", "plugins") for file in (ROOT / folder).rglob("test_*.py"))
 
 
-def pytest_collection_finish() -> None:
-    """Keeps what the imports made out of garbage collection: each training ends with one, which would take 0.3 s."""
-    gc.collect()
-    gc.freeze()
+def pytest_runtest_setup() -> None:
+    """Keeps what imports made out of garbage collection: each training ends with one, which would take 0.3 s."""
+    global _imported
+    if len(sys.modules) > _imported + 100:
+        _imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()

@@ -6,7 +6,7 @@ import faulty as other
 import faulty_losses as loss
 import pytest
 
-from rlhf_plugins.testing import check
+from rlhf_plugins.testing import Subject, examine, properties_of
 
 FAULTS = [
     # what was tried must name the place, what came the fault
@@ -69,9 +69,10 @@ BUILT_OF_A_RUN = {"generator", "monitor", "regularizer"}
     ("kind", "component", "name", "words"), FAULTS, ids=lambda value: getattr(value, "__name__", value)
 )
 def test_a_planted_fault_is_found_and_named(kind: str, component: type, name: str, words: str) -> None:
-    found = {finding.property: str(finding) for finding in check(component, kind)}
-    assert words in found.get(name, ""), found
-    assert f"{kind} {component.__name__}: {name}" in found[name]
+    (one,) = [each for each in properties_of(kind) if each.name == name]
+    found = str(examine(Subject.of(component, kind, {}), one))
+    assert words in found
+    assert f"{kind} {component.__name__}: {name}" in found
 
 
 def test_the_faults_are_many_and_of_every_kind() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.registry.registry import Registry
 
 ROUNDING = 1e-5  # what differs by less is felt by nobody
+Weights = dict[str, Tensor]
 TRIED = 6  # other values of an option, until one of them changes the training
 QUIET = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "bf16": False}
 SHORT = {**QUIET, "optim": "sgd", "learning_rate": 0.5, "gradient_checkpointing": False}  # Adam magnifies rounding
@@ -81,28 +82,30 @@ PLACES: dict[str, tuple[Place, ...]] = {  # a component is felt if it is in one 
 @holds_of(*PLACES, trains=True)
 def options_are_felt(subject: Subject) -> None:
     """An option that a training undoes, as whitening undoes a constant baseline, is tuned and reported for nothing."""
-    for option in options(subject.cls).values():
+    own = options(subject.cls).values()
+    places = [(place, _trained(subject, place)) for place in PLACES[subject.kind] if own]
+    for option in own:
         tried: list[Any] = []
-        felt = any(_is_felt(subject, option, place, tried) for place in PLACES[subject.kind])
+        felt = any(_is_felt(subject, option, place, before, tried) for place, before in places)
         values = ", ".join(dict.fromkeys(map(str, tried)))
         words = f"{option.name} = {values}, a training of a few steps each"
         expect(felt or not tried, words, "other weights or outputs somewhere", f"the same, to within {ROUNDING}")
 
 
-def _is_felt(subject: Subject, option: Option, place: Place, tried: list[Any]) -> bool:
+def _is_felt(subject: Subject, option: Option, place: Place, before: Weights | None, tried: list[Any]) -> bool:
     """Whether one of a few other values changes the training; those that could be tried are noted."""
-    before = _trained(subject, place)
+    if before is None:
+        return False
     now = subject.required.get(option.name, option.default)
     for value, _ in zip(others(option, now, subject.registry), range(TRIED), strict=False):
-        after = _trained(subject, place, **{option.name: value})
-        if before is not None and after is not None:
+        if (after := _trained(subject, place, **{option.name: value})) is not None:
             tried.append(value)
             if _differ(before, after):
                 return True
     return False
 
 
-def _trained(subject: Subject, place: Place, **changes: Any) -> dict[str, Tensor] | None:
+def _trained(subject: Subject, place: Place, **changes: Any) -> Weights | None:
     """The weights after a small training; None where the stage refuses the component, its options or these rows."""
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.testing.tiny import tiny_run
@@ -119,14 +122,14 @@ def _trained(subject: Subject, place: Place, **changes: Any) -> dict[str, Tensor
         return {**_weights(Path(folder) / "run"), **_predictions(Path(folder) / "run" / "model", subject.registry)}
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def _weights(folder: Path) -> Weights:
     from safetensors.torch import load_file
 
     files = sorted(folder.rglob("*.safetensors"))
     return {f"{file.relative_to(folder)}:{name}": value for file in files for name, value in load_file(file).items()}
 
 
-def _predictions(folder: Path, registry: Registry) -> dict[str, Tensor]:
+def _predictions(folder: Path, registry: Registry) -> Weights:
     """The outputs of a reward model for a few responses; nothing where the folder holds none."""
     from rlhf_plugins.recipe.assemble import component
     from rlhf_plugins.reward_models.opening import open_reward
@@ -138,7 +141,7 @@ def _predictions(folder: Path, registry: Registry) -> dict[str, Tensor]:
     return flat(judge(Samples(["how"] * 3, ["x"] * 3, [[15]] * 3, ids)))
 
 
-def _differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+def _differ(one: Weights, other: Weights) -> bool:
     return one.keys() != other.keys() or any(_apart(one[name], other[name]) for name in one)
 
 
