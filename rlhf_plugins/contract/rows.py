@@ -27,6 +27,14 @@ class Comparison:
     probability: float | None = None  # soft label: how likely `better` is better, in [0, 1]; None is certain
     annotator: str | None = None  # who judged
 
+    def __post_init__(self) -> None:
+        """Raises DataError for a judgement that nothing can be learned from."""
+        if self.better == self.worse:
+            _refuse(f"a comparison of response {self.better} with itself")
+        if self.probability is not None and not 0 <= self.probability <= 1:
+            _refuse(f"probability should be between 0 and 1, got {self.probability}")
+        _check_numbers(self.weight, self.margin)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -64,6 +72,19 @@ class Group:
     columns: Mapping[str, Any] = field(default_factory=dict)  # further columns of the row, as they were written
     origin: Origin | None = None
 
+    def __post_init__(self) -> None:
+        """Raises DataError where a field does not fit the responses."""
+        count = len(self.responses)
+        each = {"ranks": self.ranks, "gold": self.gold, **{f"ratings of {k!r}": v for k, v in self.ratings.items()}}
+        for name, values in each.items():
+            if values is not None and len(values) != count:
+                _refuse(f"{name} should have {count} values, one per response, got {len(values)}")
+        if wrong := [c for c in self.compared or () if not (0 <= c.better < count and 0 <= c.worse < count)]:
+            _refuse(f"a comparison of responses {wrong[0].better} and {wrong[0].worse} of {count}")
+        if wrong_type := [text for text in self.responses if not isinstance(text, str | list)]:
+            _refuse(f"a response should be text or messages, got {type(wrong_type[0]).__name__}")
+        _check_numbers(self.weight, self.margin)
+
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """`compared`, or every pair that the ranks order or tie."""
@@ -72,6 +93,19 @@ class Group:
         placed = [(rank, i) for i, rank in enumerate(self.ranks) if rank is not None]
         both = combinations(sorted(placed), 2)
         return tuple(Comparison(i, j, a == b, self.margin, self.weight) for (a, i), (b, j) in both)
+
+
+def _check_numbers(weight: float, margin: float | None) -> None:
+    if not 0 <= weight < float("inf"):
+        _refuse(f"weight should be a finite number of at least 0, got {weight}")
+    if margin is not None and not abs(margin) < float("inf"):
+        _refuse(f"margin should be a finite number, got {margin}")
+
+
+def _refuse(message: str) -> None:
+    from rlhf_plugins.errors import DataError
+
+    raise DataError(message)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rlhf_plugins.contract.records import Prediction
-    from rlhf_plugins.contract.rows import Data, Samples, Text
+    from rlhf_plugins.contract.rows import Data, Group, Samples, Text
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
 Json = Any  # what `json.loads` returns
@@ -93,6 +93,16 @@ class Evaluation:
     prompts: Sequence[Text]
     scores: Mapping[str, Sequence[float]]
 
+    def __post_init__(self) -> None:
+        """Raises RunError where the reference has no scores, or a policy not one score per prompt."""
+        from rlhf_plugins.errors import RunError, known
+
+        if self.reference not in self.scores:
+            raise RunError(f"evaluation: no scores of the reference {known(self.reference, self.scores)}")
+        for name, scores in self.scores.items():
+            if len(scores) != len(self.prompts):
+                raise RunError(f"evaluation: {len(scores)} scores of {name} for {len(self.prompts)} prompts")
+
 
 @dataclass(frozen=True)
 class ReportParts:
@@ -147,7 +157,7 @@ class Policy(Protocol):
 
     def sample(
         self,
-        prompts: Sequence[Text],
+        prompts: Sequence[Text | Group],
         n: int = 1,
         *,
         temperature: float = 1.0,
@@ -158,11 +168,12 @@ class Policy(Protocol):
     ) -> Samples:
         """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
 
-        `columns` of the prompts' rows, one value per prompt, become those of the samples.
+        Of groups the prompts are taken, with the columns that all of them have. `columns`, one value per prompt, become
+        those of the samples too.
         """
         ...
 
-    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
+    def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
         """Given responses as tokens, one to each prompt."""
         ...
 
@@ -173,7 +184,7 @@ class Policy(Protocol):
         """
         ...
 
-    def choose(self, prompts: Sequence[Text], choices: Sequence[str]) -> Tensor:
+    def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
         """Log-probabilities of short answers, normalised over them, (B, C): a judge in one forward pass."""
         ...
 
@@ -318,7 +329,7 @@ class Run(Protocol):
             name: of the part; unique within this stage.
             data: rows instead of the run's.
             start: the name of the policy to start from; None is this stage's own start.
-            carry: what goes on from the call before: any of `optimizer`, `value`, `kl`.
+            carry: what goes on from the call before; no stage can carry anything yet, so that every name is refused.
             until: ends the part after the step for which it is true.
             budget: ends the part.
         """

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_plugins.contract.rows import Samples, Text
+from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.tokens import RowEncoder, encoded
@@ -96,7 +96,7 @@ class Handle(ABC):
 
     def sample(
         self,
-        prompts: Sequence[Text],
+        prompts: Sequence[Text | Group],
         n: int = 1,
         *,
         temperature: float = 1.0,
@@ -110,7 +110,7 @@ class Handle(ABC):
         The same arguments on the same machine give the same samples; torch's own random state does not change.
 
         Args:
-            prompts: text, or messages.
+            prompts: text, messages, or groups, whose prompt is taken, with the columns that all of them have.
             n: responses to each prompt.
             temperature: divides the logits.
             top_p: samples from the fewest most likely tokens that together have this probability.
@@ -119,22 +119,23 @@ class Handle(ABC):
             columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
         """
         _check_sampling(n, temperature, top_p, max_new_tokens)
-        for name, values in (columns or {}).items():
+        known = {**_shared_columns(prompts), **(columns or {})}
+        for name, values in known.items():
             if len(values) != len(prompts):
                 raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts")
         if not prompts:
-            return Samples([], [], [], [], {name: [] for name in columns or ()})
-        found = self._sample(prompts, n, Decoding(max_new_tokens, temperature, seed, top_p))
-        repeated = {name: [v for v in values for _ in range(n)] for name, values in (columns or {}).items()}
+            return Samples([], [], [], [], {name: [] for name in known})
+        found = self._sample(_texts(prompts), n, Decoding(max_new_tokens, temperature, seed, top_p))
+        repeated = {name: [v for v in values for _ in range(n)] for name, values in known.items()}
         return Samples(found.prompts, found.responses, found.prompt_ids, found.response_ids, repeated)
 
-    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
-        """Responses that nobody sampled, as tokens: one to each prompt, EOS included.
+    def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
+        """Given responses as tokens: one to each prompt, EOS included.
 
         Raises:
             DataError: there are not as many responses as prompts, or the model cannot take one.
         """
-        return encoded(prompts, responses, self.encoder)
+        return encoded(_texts(prompts), responses, self.encoder)
 
     def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
         """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
@@ -157,7 +158,7 @@ class Handle(ABC):
                 parts.append(torch.nn.functional.pad(logps, (0, longest - logps.shape[1])))
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
-    def choose(self, prompts: Sequence[Text], choices: Sequence[str]) -> Tensor:
+    def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
         """Log-probabilities of short answers, normalised over them, (B, C); each prompt is computed once.
 
         An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
@@ -167,7 +168,7 @@ class Handle(ABC):
         """
         if len(set(choices)) < max(2, len(choices)):
             raise DataError(f"choices: two or more different ones, got {list(choices)}")
-        rows = [row for prompt in prompts for row in self._choices(prompt, choices)]
+        rows = [row for prompt in _texts(prompts) for row in self._choices(prompt, choices)]
         prompt_ids, choice_ids = [prompt for prompt, _ in rows], [choice for _, choice in rows]
         found = self.log_probs(Samples([""] * len(rows), [""] * len(rows), prompt_ids, choice_ids))
         return found.sum(1).view(len(prompts), len(choices)).log_softmax(1)
@@ -339,6 +340,19 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     if not (folder / "config.json").exists():
         raise RunError(f"{folder}: holds no policy: neither an adapter nor a whole model")
     return Base(str(folder), trust_remote_code=trust_remote_code)
+
+
+def _texts(prompts: Sequence[Text | Group]) -> list[Text]:
+    return [one.prompt if isinstance(one, Group) else one for one in prompts]
+
+
+def _shared_columns(prompts: Sequence[Text | Group]) -> dict[str, list[Any]]:
+    """The columns that all of these groups have; none where a prompt is no group."""
+    groups = [one for one in prompts if isinstance(one, Group)]
+    if not groups or len(groups) < len(prompts):
+        return {}
+    names = set.intersection(*(set(group.columns) for group in groups))
+    return {name: [group.columns[name] for group in groups] for name in sorted(names)}
 
 
 def _check_sampling(n: int, temperature: float, top_p: float, max_new_tokens: int) -> None:

@@ -97,7 +97,7 @@ class Resolver:
             how = f"should be the name of a {kind}, or its options with `{tag}: <name>`"
             return self.problem(keys, f"{how}; got {_got(value)} {known('', names)}")
         value = _renamed(kind, value, tag)
-        value = {tag: option.default, **value} if not option.required and not option.many else value
+        value = {tag: option.default, **value} if isinstance(option.default, str) else value
         if tag not in value:
             return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {known('', names)}")
         if fault := self.registry.fault(kind, value[tag]):

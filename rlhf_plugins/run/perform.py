@@ -43,6 +43,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         result = stage.run(run if stage.data is None else replace(run, data=stage.data.load_in(run)))
     if services.stop.asked:
         raise KeyboardInterrupt
+    _check_specs(run, result)
     cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))
     _describe(run, stage, result)
     used = _registered_name(stage, services.registry)
@@ -63,6 +64,15 @@ def random_state_kept() -> Iterator[None]:
         yield
     random.setstate(of_python)
     np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def _check_specs(run: StageRun, result: StageResult) -> None:
+    """Raises PluginError for a policy or reward that no later stage could open."""
+    from rlhf_plugins.recipe.assemble import component
+
+    for kind, specs in (("generator", result.policies), ("reward", result.rewards)):
+        for spec in specs.values():
+            component(kind, spec, run.services.registry)
 
 
 def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:

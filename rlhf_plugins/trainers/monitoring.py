@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rlhf_plugins.contract.named import Named
 from rlhf_plugins.contract.run import Alarm, Section, Step
 from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.errors import RunError
@@ -55,7 +56,8 @@ class Monitors:
             RunError: an alarm stops the training.
             ComponentError: a monitor fails, or answers anything but an alarm or None.
         """
-        step = replace(step, stage=self.stage, cost=self.counter.cost())
+        values = Named("metric of a step", step.values)
+        step = replace(step, stage=self.stage, values=values, cost=self.counter.cost())
         found = {name: watch(step) for name, watch in self._built.items()}
         alarms = {name: alarm for name, alarm in found.items() if alarm is not None}
         for name, alarm in alarms.items():

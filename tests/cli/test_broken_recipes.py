@@ -112,9 +112,12 @@ BROKEN = {
     ),
     "noise that moves ratios": (
         stage("{stage: online, trainer: {neftune_noise_alpha: 5.0}}"),
-        f"{REFUSED}neftune_noise_alpha: 5.0, but ratios must start at 1 online",
+        f"{REFUSED}neftune_noise_alpha: 5.0, but in online training ratios must start at 1",
     ),
-    "fp16 online": (stage("{stage: online, trainer: {fp16: true}}"), f"{REFUSED}fp16: a minibatch that is skipped"),
+    "fp16 online": (
+        stage("{stage: online, trainer: {fp16: true}}"),
+        f"{REFUSED}fp16: its gradient scaler does not allow for skipped minibatches",
+    ),
     "a stop_kl below 0": (stage("{stage: online, stop_kl: -1}"), "4: stages.0.stop_kl: should be greater than 0"),
     "a value that nothing reads": (
         stage("{stage: online, advantage: rloo, value: {coef: 1}}"),
@@ -125,15 +128,18 @@ BROKEN = {
         "4: stages.0: exploration: with trainer.top_k something else is sampled",
     ),
     "a value's adapter without one": (
-        stage("{stage: online, value: {adapter: {}}}") + "adapter: none\n",
+        stage("{stage: online, reward: gold, value: {adapter: {}}}") + "adapter: none\n",
         "4: stages.0: value.adapter: needs the recipe's `adapter`",
     ),
     "dropout online": (
-        stage("{stage: online}") + "adapter: {lora_dropout: 0.1}\n",
+        stage("{stage: online, reward: gold}") + "adapter: {lora_dropout: 0.1}\n",
         "4: stages.0: adapter.lora_dropout: 0.1, but ratios must start at 1",
     ),
     # stages and their components
-    "an unknown stage": (stage("{stage: rewrd}"), "4: stages.0: unknown stage 'rewrd' (did you mean reward?"),
+    "an unknown stage": (
+        stage("{stage: prefrence}"),
+        "4: stages.0: unknown stage 'prefrence' (did you mean preference?",
+    ),
     "a stage without its name": (stage("{loss: dpo}"), "4: stages.0: needs `stage: <name of a stage>`"),
     "a stage of numbers": (stage("3"), "4: stages.0: should be the name of a stage"),
     "a misspelt stage option": (

@@ -16,6 +16,8 @@ from rlhf_plugins.components.data_format import (
     Rankings,
     Ratings,
     Sandbox,
+    StageData,
+    StageOfRun,
     register_data_format,
 )
 from rlhf_plugins.contract.rows import Comparison, Data
@@ -117,6 +119,8 @@ def test_names_of_the_recipe() -> None:
         "ratings": Ratings,
         "rankings": Rankings,
         "sandbox": Sandbox,
+        "stage": StageData,
+        "stage_of_run": StageOfRun,
     }
 
 

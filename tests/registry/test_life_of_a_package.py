@@ -15,7 +15,7 @@ from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 OFF = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
-SMALL = ["stages.reward.train_layers=0", "adapter=none", "data.prompts=8", "data.test_prompts=8"]
+SMALL = ["stages.reward_model.train_layers=0", "adapter=none", "data.prompts=8", "data.test_prompts=8"]
 OURS = "base: sandbox\ndata: sandbox\nstages: [reward]\n"
 
 

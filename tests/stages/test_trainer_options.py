@@ -11,7 +11,7 @@ import trl
 
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.stages import preference, reward, sft
+from rlhf_plugins.stages import preference, reward_model, sft
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 COMMON = {"activation_offloading", "dataset_num_proc", "max_length"}
@@ -26,7 +26,7 @@ READ = {
     | {"assistant_only_loss", "completion_only_loss", "dataset_kwargs", "dataset_text_field", "loss_type"}
     | {"packing_strategy", "router_aux_loss_coef", "shuffle_dataset", "truncation_mode"},
 }
-UNREAD = {trl.DPOConfig: preference.UNREAD, trl.RewardConfig: reward.UNREAD, trl.SFTConfig: sft.UNREAD}
+UNREAD = {trl.DPOConfig: preference.UNREAD, trl.RewardConfig: reward_model.UNREAD, trl.SFTConfig: sft.UNREAD}
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
 
 

@@ -112,7 +112,7 @@ def test_a_monitor_that_answers_anything_else_is_named(tmp_path: Path, answer: A
 
 
 def test_a_monitor_that_raises_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ComponentError, match=r"Calling of .* failed: KeyError: 'perplexity'"):
+    with pytest.raises(ComponentError, match=r"Calling of .* failed: UnknownName: unknown metric .* 'perplexity'"):
         monitors(tmp_path, lambda step: step.values["perplexity"]).show(Step("", 0, 1, {}), {})
 
 

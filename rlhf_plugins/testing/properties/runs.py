@@ -72,8 +72,8 @@ def one_reward_each(subject: Subject) -> None:
     said = _scores(subject, words, _samples())
     if said is not None:
         expect(len(said) == 4, words, "4 rewards", str(len(said)))
-        plain = all(isinstance(one, float | int) and math.isfinite(one) for one in said)
-        expect(plain, words, "finite numbers of Python", str(said))
+        plain = all(one is None or (isinstance(one, float | int) and math.isfinite(one)) for one in said)
+        expect(plain, words, "finite numbers of Python, or None where it abstains", str(said))
 
 
 @holds_of("reward")
@@ -84,8 +84,14 @@ def rewards_stand_alone(subject: Subject) -> None:
     said = _scores(subject, words, samples)
     for row, reward in enumerate(said or []):
         alone = _scores(subject, words, _picked(samples, row)) or []
-        same = len(alone) == 1 and math.isclose(alone[0], reward, rel_tol=1e-3, abs_tol=1e-4)
-        expect(same, words, f"{reward:.6g} for number {row + 1} both times", f"{alone} alone")
+        same = len(alone) == 1 and _close(alone[0], reward)
+        expect(same, words, f"{reward} for number {row + 1} both times", f"{alone} alone")
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-4)
 
 
 @holds_of("reward")

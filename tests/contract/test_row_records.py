@@ -1,0 +1,45 @@
+"""Rows made in Python are checked when they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import Comparison, DataError, Evaluation, Group, RunError
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"ranks": (0,)}, "ranks should have 2 values, one per response, got 1"),
+    ({"ratings": {"helpful": (1.0,)}}, "ratings of 'helpful' should have 2 values"),
+    ({"weight": float("nan")}, "weight should be a finite number of at least 0, got nan"),
+    ({"margin": float("inf")}, "margin should be a finite number, got inf"),
+    ({"compared": (Comparison(0, 2),)}, "a comparison of responses 0 and 2 of 2"),
+    ({"responses": ("a", 1)}, "a response should be text or messages, got int"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD)
+def test_a_field_that_does_not_fit_the_responses_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Group(**{"prompt": "p", "responses": ("a", "b"), **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"worse": 0}, "a comparison of response 0 with itself"),
+        ({"probability": 1.5}, "probability should be between 0 and 1, got 1.5"),
+        ({"probability": float("nan")}, "probability should be between 0 and 1, got nan"),
+        ({"weight": -1.0}, "weight should be a finite number of at least 0"),
+    ],
+)
+def test_a_judgement_that_teaches_nothing_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Comparison(**{"better": 0, "worse": 1, **fields})
+
+
+def test_an_evaluation_has_scores_of_every_policy_for_every_prompt() -> None:
+    with pytest.raises(RunError, match=r"no scores of the reference \(did you mean start\?"):
+        Evaluation("gold", "strat", ["a"], {"start": [1.0]})
+    with pytest.raises(RunError, match="evaluation: 2 scores of start for 1 prompts"):
+        Evaluation("gold", "start", ["a"], {"start": [1.0, 2.0]})
