@@ -337,7 +337,8 @@ def test_reversed_pairs_are_complementary(seed: int) -> None:
 def test_the_order_of_pairs_never_counts(metric: Metric, seed: int, order: list[int]) -> None:
     pairs = random_pairs(seed)
     known = {name: values[order] for name, values in vars(pairs).items() if values is not None}
-    assert metric(ScoredPairs(**known)) == pytest.approx(dict(metric(pairs)), rel=1e-6, abs=1e-9)
+    rounding = 1e-4 if isinstance(metric, TemperatureScaling) else 1e-6  # its search ends within 1e-5 of log T
+    assert metric(ScoredPairs(**known)) == pytest.approx(dict(metric(pairs)), rel=rounding, abs=1e-9)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30))
