@@ -114,7 +114,9 @@ class Data:
 
     train: tuple[Group, ...]
     test: tuple[Group, ...] = ()
-    prompts: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)  # by split, without responses (K = 0)
+    prompts: Mapping[str, tuple[Group, ...]] = field(
+        default_factory=dict
+    )  # K = 0, by split: train, test, out_of_distribution
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows
     gold: GoldReward | None = None
     out_of_distribution: tuple[Group, ...] = ()  # judged groups unlike those of training

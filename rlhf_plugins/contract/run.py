@@ -258,13 +258,19 @@ class Run(Protocol):
     """What a stage is given. `session` gives the same to a script."""
 
     @property
-    def base(self) -> Base: ...
+    def base(self) -> Base:
+        """The model that this stage starts from."""
+        ...
 
     @property
-    def data(self) -> Data: ...
+    def data(self) -> Data:
+        """The recipe's rows, or those of this stage's own `data`."""
+        ...
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of everything random in the run."""
+        ...
 
     @property
     def folder(self) -> Path:
@@ -340,7 +346,10 @@ class Run(Protocol):
         ...
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
-        """What `make` returns, made at most once: written atomically, and read back after a kill."""
+        """What `make` returns, made at most once: written atomically, and read back after a kill.
+
+        The name alone is the key, within this stage: letters, digits, `-`, `_` and `.`.
+        """
         ...
 
     def stopped(self) -> bool:
