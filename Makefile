@@ -62,7 +62,7 @@ $(READY): pyproject.toml constraints.txt $(PLUGINS)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(PLUGINS:%/pyproject.toml=--editable ./%)
 	@touch $@
 
-constraints:  ## write constraints.txt anew: the newest versions that pyproject.toml allows
+constraints:  ## write constraints.txt again: the newest versions that pyproject.toml allows
 	rm -rf build/constraints
 	@$(FIND_PYTHON); set -ex; $$python -m venv build/constraints
 	build/constraints/bin/python -m pip install --quiet torch==$(TORCH) '.[dev]'

@@ -20,7 +20,7 @@ def plackett_luce(scores: Tensor, ranks: Tensor, running: Tensor) -> Tensor:
     Args:
         scores: (groups, K) rewards.
         ranks: (groups, K), 0 the best; negative is not placed.
-        running: (groups, K) True where a response is in the sums; one that is not placed stands behind all others.
+        running: (groups, K) True where a response is in the sums; one that is not placed is behind all others.
 
     Returns:
         (groups,) in nats; 0 where fewer than two responses are running.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
     """Each response's score (B,) at its last token, 0 elsewhere, (B, T).
 
-    The mask (B, T) is True at response tokens, which stand first in each row; at least one a row.
+    The mask (B, T) is True at response tokens, which come first in each row; at least one per row.
     """
     last = mask.sum(1, keepdim=True) - 1  # (B, 1)
     return scores.new_zeros(mask.shape).scatter(1, last, scores.unsqueeze(1))

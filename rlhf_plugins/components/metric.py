@@ -30,7 +30,7 @@ class Accuracy(Metric, under_shift="same"):
 
     Its 95% interval is a bootstrap (Efron 1987, BCa; of more than 2000 prompts the percentiles) that draws prompts, not
     pairs: pairs of one prompt share responses, so they say less than as many pairs of different prompts (Field and
-    Welsh 2007, the cluster bootstrap). Beside it stands what always preferring the longer response would score.
+    Welsh 2007, the cluster bootstrap). The accuracy of always preferring the longer response is reported beside it.
     """
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
@@ -206,7 +206,7 @@ class LengthBias(Metric, under_shift="same"):
 
     Spearman's rho of reward with length over all held-out responses, each once; accuracy on the pairs whose lengths
     differ by less than a tenth of the longer, where length cannot help; and accuracy on the pairs whose chosen response
-    is the shorter, where it misleads. Each accuracy stands beside the number of its pairs.
+    is the shorter, where it misleads. Each accuracy is reported with the number of its pairs.
     """
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
@@ -237,7 +237,7 @@ class Uncertainty(Metric):
     equal rewards are left out. Where people rated the responses, a response's own predicted variance is also asked to
     find those whose reward is farther from the rating than the median.
 
-    Beside it stand the means of both variances over the held-out responses, each once, in squared units of the reward:
+    The means of both variances over the held-out responses are reported too, in squared units of the reward:
     the predicted (aleatoric: what people disagree about) and the members' (epistemic: what more data could settle;
     Kendall and Gal 2017).
     """

@@ -112,7 +112,6 @@ class Component:
     takes: ClassVar[frozenset[str]] = trait(
         frozenset(), "what earlier stages must have made", choices=("base", "data", "policy", "reward")
     )
-    reduces: ClassVar[bool] = trait(False, "must see the groups of all processes, and gathers them itself")
 
     def __init_subclass__(cls, *, kind: str | None = None, like: str | tuple[str, ...] = (), **given: Any) -> None:
         super().__init_subclass__()

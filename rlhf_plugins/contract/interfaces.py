@@ -361,8 +361,9 @@ class Stage(Component, kind="stage"):
     makes: ClassVar[frozenset[str]] = trait(
         frozenset(), "what it hands on", choices=("base", "data", "evaluation", "policy", "reward")
     )
-    writes: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the data that it makes", choices=COLUMNS)
-    processes: ClassVar[str] = trait("any", "`one` where it runs in a single process only", choices=("any", "one"))
+    writes: ClassVar[frozenset[str]] = trait(
+        frozenset(), "all columns of the data that it makes; none: unknown", choices=COLUMNS
+    )
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
 
     name: str

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.contract.interfaces import DataFormat, Stage
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
 from rlhf_plugins.recipe import overrides as command_line
@@ -194,13 +194,21 @@ def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys,
 def _unmet(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
     """The components that need a column which the data are known to lack."""
     whole, found = made.get(("data",)), list[tuple[Keys, str]]()
-    for keys, stage in made.items():
-        source = whole if keys[0] == "data" or stage.data is None else stage.data
-        columns = source.known_columns() if source is not None and keys[0] == "stages" else None
+    stages = {keys: stage for keys, stage in made.items() if keys[0] == "stages"}
+    writers = {stage.name: stage.writes for stage in stages.values() if stage.writes}
+    for keys, stage in stages.items():
+        columns = _known_columns(stage.data or whole, writers)
         if columns is not None:
             faults = unmet(stage, columns, lambda part: registry.find(type(part)).name)
             found += [((*keys, *inside), message) for inside, message in faults]
     return found
+
+
+def _known_columns(source: DataFormat | None, writers: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
+    """Those of the data, or of the stage that will write them; None where they are unknown."""
+    if source is None:
+        return None
+    return next((writers[name] for _, name, _ in named_stages(source) if name in writers), source.known_columns())
 
 
 def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import matplotlib.style
 from matplotlib.figure import Figure
 
-WIDTH = 6.0  # inches: two plots stand side by side on a page
+WIDTH = 6.0  # inches: two plots fit side by side on a page
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"

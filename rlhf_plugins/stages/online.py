@@ -12,16 +12,14 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
     KL,
     Advantage,
-    DataFormat,
     Monitor,
     PolicyLoss,
     Reduction,
-    Regularizer,
     Reward,
     Shaping,
-    Stage,
 )
-from rlhf_plugins.contract.run import Adapter, Budget, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.stages._training import TokensPerBatch, Training
 from rlhf_plugins.trainers.settings import PLAIN, Exploration, Table, Value
 
 if TYPE_CHECKING:
@@ -85,7 +83,7 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
 
 
 @dataclass(frozen=True)
-class Online(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Online(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
 
     A training step is one minibatch; `trainer` sets the rollout's size by TRL's own names (`num_generations`,
@@ -108,19 +106,13 @@ class Online(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
     ] = None
     exploration: Annotated[Exploration | None, Field(description="`none` samples from the policy alone")] = None
     monitors: tuple[Monitor, ...] = uses("monitor", ["equal_rewards", "entropy_floor", "kl_limit", "value_divergence"])
-    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     abstained: Annotated[
         Literal["drop", "stop", "fallback"],
         Field(description="where the reward abstains: leave the response out, stop, or ask the reward `fallback`"),
     ] = "drop"
     fallback: Reward | None = uses("reward", optional=True)
     table: Table = Table()
-    tokens_per_batch: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        Field(description="tokens in memory at once; larger minibatches are cut into micro-batches of equal effect"),
-    ] = 8_192
-    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
-    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    tokens_per_batch: TokensPerBatch = 8_192
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
 

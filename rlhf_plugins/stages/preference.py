@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import DataFormat, Monitor, PreferenceLoss, Regularizer, Stage
-from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
+from rlhf_plugins.contract.interfaces import PreferenceLoss
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.recipe.needs import refuse_unmet
+from rlhf_plugins.stages._training import TokensPerBatch, Training
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
@@ -38,18 +37,11 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 
 @dataclass(frozen=True)
-class Preference(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """The base, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")
-    tokens_per_batch: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
-    ] = 8_192
-    monitors: tuple[Monitor, ...] = uses("monitor", [])
-    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
-    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
-    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    tokens_per_batch: TokensPerBatch = 8_192
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 

@@ -12,19 +12,16 @@ from pydantic import Field
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
-    DataFormat,
-    Monitor,
     Pooling,
-    Regularizer,
     RewardHead,
     RewardLoss,
     Sampler,
-    Stage,
 )
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Budget, Curve, ReportParts, Run, Section, StageResult
+from rlhf_plugins.contract.run import Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_unmet
+from rlhf_plugins.stages._training import TokensPerBatch, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +59,7 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RewardModelStage(Stage, makes={"reward"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 
     pooling: Pooling = uses("pooling", "last_token")
@@ -81,14 +78,7 @@ class RewardModelStage(Stage, makes={"reward"}, reserved=frozenset({"output_dir"
         Field(description="an earlier stage whose rewards become the ratings that are learned"),
         Earlier("reward"),
     ] = None
-    tokens_per_batch: Annotated[
-        Annotated[int, Field(ge=1)] | None,
-        Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
-    ] = 8_192
-    monitors: tuple[Monitor, ...] = uses("monitor", [])
-    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
-    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
-    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    tokens_per_batch: TokensPerBatch = 8_192
     name: str = "reward_model"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 

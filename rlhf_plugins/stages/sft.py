@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Regularizer, Stage
-from rlhf_plugins.contract.run import Budget, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.stages._training import Training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,13 +17,9 @@ UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint
 
 
 @dataclass(frozen=True)
-class SFT(Stage, makes={"base", "policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class SFT(Training, makes={"base", "policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
-    monitors: tuple[Monitor, ...] = uses("monitor", [])
-    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
-    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
-    data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
 

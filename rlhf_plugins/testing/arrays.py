@@ -74,7 +74,7 @@ def _pairs() -> list[tuple[str, ScoredPairs]]:
 
 
 def _again(pairs: ScoredPairs) -> Any:
-    """Scores the pairs anew: a rewritten response is worth less by what was changed of it."""
+    """Scores the pairs again: a rewritten response is worth less, by the share of it that was changed."""
     words = [f"Word number {i} of a response; it says, for example, one thing or another." for i in range(PAIRS)]
 
     def again(rewrite: Rewrite) -> ScoredPairs:
@@ -113,7 +113,7 @@ def take(pairs: ScoredPairs, rows: np.ndarray) -> ScoredPairs:
 
 
 def fresh(record: Any) -> Any:
-    """A copy whose generator starts anew."""
+    """A copy whose generator starts again."""
     parts = {f.name: getattr(record, f.name) for f in fields(record)}
     copied = {name: value.copy() for name, value in parts.items() if isinstance(value, np.ndarray)}
     return replace(record, **copied, **({"rng": np.random.default_rng(1)} if isinstance(record, SamplerState) else {}))

@@ -1,6 +1,6 @@
 """The conformance kit: what must hold of a component, tried out, and what is said where it does not.
 
-It knows what a property and a finding are; the properties themselves stand in `properties`, one function each.
+It knows what a property and a finding are; the properties are in `properties`, one function each.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Property:
 
 
 PROPERTIES: dict[str, Property] = {}
-OUTSIDE = "outside"  # stands for every kind that another package defines
+OUTSIDE = "outside"  # means every kind that another package defines
 
 
 def holds_of(*kinds: str, trains: bool = False) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:

@@ -1,4 +1,4 @@
-"""All that can be seen of a component from outside, so that two settings of it can be told apart."""
+"""All outputs of a component on the kit's inputs, so that two settings of it can be compared."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def reads(cls: type, name: str) -> bool:
 
 
 def _files(module: str) -> list[Path]:
-    """The files of the package that a module stands in, or its own."""
+    """The files of the package that contains a module, or the module's own file."""
     for name in (module.partition(".")[0], module):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file:

@@ -121,7 +121,7 @@ def _number(annotation: Any) -> bool:
 
 
 def _notes(annotation: Any) -> Iterator[Any]:
-    """Bounds stand as notes of `Annotated`, or in the metadata of a pydantic Field there."""
+    """Bounds are notes of `Annotated`, or in the metadata of a pydantic Field there."""
     if get_origin(annotation) is Annotated:
         inner, *notes = get_args(annotation)
         for note in notes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from rlhf_plugins import Data, Run, Stage, StageResult, hookimpl
 
 @dataclass(frozen=True)
-class Flip(Stage, makes={"data"}):
+class Flip(Stage, makes={"data"}, writes={"ranks"}):
     name: str = "flip"
 
     def run(self, run: Run) -> StageResult:
@@ -81,3 +81,9 @@ def test_a_wrong_source_is_one_line(recipe: Callable[..., dict[str, Any]], data:
 def test_a_whole_recipe_cannot_read_what_a_stage_will_write(recipe: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(RecipeError, match="no stage runs before the recipe's data is read"):
         check_recipe({**recipe(), "data": {"format": "stage", "stage": "flip"}})
+
+
+def test_the_check_knows_what_columns_a_stage_writes(recipe: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(RecipeError, match="bradley_terry_margin.* needs .*margin") as caught:
+        check_recipe(recipe(loss="bradley_terry_margin"))
+    assert len(str(caught.value).splitlines()) == 1

@@ -96,6 +96,7 @@ def _failures(junit: Path) -> Iterator[str]:
 def _uses(file: str) -> re.Pattern[str]:
     """A test uses a file if its name or its failure names the file or, in quotes, one of its components."""
     stem = file.removesuffix(".py")
-    names = [re.escape(c.name) for c in registry().describe() if c.plugin.name == f"components.{stem}"]
+    made = [c for c in registry().describe() if c.plugin.name == f"components.{stem}"]
+    names, pages = [re.escape(c.name) for c in made], "|".join(sorted({stem, *(c.kind for c in made)}))
     quoted = f"""['"`]({"|".join([stem, *names])})['"`]"""
-    return re.compile(rf"\btest_{stem}\b|\[[^]]*\b{stem}\b|components[./]{stem}\b|{quoted}")
+    return re.compile(rf"\btest_{stem}\b|\[[^]]*\b{stem}\b|components[./]({pages})\b|{quoted}")

@@ -19,7 +19,7 @@ class GroupDRO(RewardLoss, like="loss", needs={"topic"}, uses_batch_mates=True, 
     Their algorithm 1: each batch in training first moves q_g in proportion to q_g exp(eta L_g); q starts equal. Here q
     sums to 1 over the topics that a batch has, where theirs does over all. For the mean of a batch's N numbers to be
     that sum, a row's number is N q_g / n_g times its loss, n_g being its topic's rows. q is not saved: a resumed run
-    starts anew.
+    starts again from equal q.
     """
 
     loss: RewardLoss = uses("reward_loss", "bradley_terry")

@@ -137,7 +137,7 @@ def pairs_have_no_order(subject: Subject) -> None:
 
 @holds_of("metric")
 def metric_shift_as_declared(subject: Subject) -> None:
-    """Only differences of rewards are learned from pairs: one that says `under_shift = "same"` must heed no more."""
+    """Pairs teach differences of rewards alone: a metric that declares `under_shift="same"` must depend on no more."""
     if has(subject.made(), "under_shift") is None:
         return
     acts = subject.made()

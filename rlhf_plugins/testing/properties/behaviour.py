@@ -1,4 +1,4 @@
-"""What holds of the meaning of a component: what it prefers, and what it says it does not heed."""
+"""Properties of the meaning of a component: what it prefers, and the symmetries that it declares."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _leaning(record: Any, sign: float) -> Any:
 
 @holds_of("reward_loss", "aggregation")
 def shift_as_declared(subject: Subject) -> None:
-    """A reward has no natural zero: what says that it does not heed one (`under_shift`) must not."""
+    """A reward has no natural zero: a component that declares `under_shift` must not depend on one."""
     _as_declared(subject, "under_shift", "3 added to every reward", lambda x: x + 3.0)
 
 
 @holds_of("reward_loss", "aggregation", "advantage")
 def scale_as_declared(subject: Subject) -> None:
-    """A reward has no natural unit: what says that it does not heed one (`under_scale`) must not."""
+    """A reward has no natural unit: a component that declares `under_scale` must not depend on one."""
     _as_declared(subject, "under_scale", "every reward doubled", lambda x: x * 2.0)
 
 

@@ -1,4 +1,4 @@
-"""What holds of padding: it may stand on either side, be of any amount and hold anything, and counts for nothing."""
+"""Properties of padding: whatever its side, amount and content, it changes no result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GARBAGE = 1234.5
 
 @holds_of(*PADDED)
 def padding_content(subject: Subject) -> None:
-    """What stands where nothing is, is left over from something else: it must not be read."""
+    """Padding holds values left over from something else: they must not be read."""
     _unmoved(subject, "with other numbers in the padding", _refilled)
 
 
@@ -118,6 +118,6 @@ def _keeping_compared(record: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _left(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Rows rolled so that their padding stands on the left."""
+    """Rows rolled so that their padding is on the left."""
     shifts = (mask.shape[1] - mask.sum(1)).tolist()
     return torch.stack([row.roll(shift, 0) for row, shift in zip(tensor, shifts, strict=True)])

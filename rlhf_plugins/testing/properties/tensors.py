@@ -80,7 +80,7 @@ def batch_mates(subject: Subject) -> None:
 
 
 def _alone(subject: Subject, acts: Any, record: Any) -> list[list[int]]:
-    """The rows that stand by themselves: one, or all of a prompt where siblings are compared."""
+    """The smallest independent set of rows: one, or all of a prompt where siblings are compared."""
     size = bench.bench(subject.kind).size(record)
     if subject.kind == "advantage" or has(acts, "compares_siblings"):
         return [[i for i in range(size) if record.group[i] == g] for g in record.group.unique()]

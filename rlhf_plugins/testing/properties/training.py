@@ -43,7 +43,7 @@ ROLLOUTS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a component of a kind stands in a recipe."""
+    """Where a recipe has a component of a kind."""
 
     stage: str
     key: str

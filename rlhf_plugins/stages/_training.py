@@ -1,0 +1,27 @@
+"""The options that all stages that train have in common; it is no stage itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Regularizer, Stage
+from rlhf_plugins.contract.run import Budget
+
+TokensPerBatch = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
+]
+
+
+@dataclass(frozen=True)
+class Training(Stage):
+    """A stage that trains."""
+
+    monitors: tuple[Monitor, ...] = uses("monitor", [])
+    regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
+    budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
