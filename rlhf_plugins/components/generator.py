@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Generator
 
@@ -36,11 +36,13 @@ class Trained(Generator):
 
 
 @dataclass(frozen=True)
-class Earlier(Generator):
+class EarlierPolicy(Generator):
     """A policy that an earlier stage of the run handed on."""
 
     name: Annotated[
-        str | None, Field(description="of the policy, or of its stage; null is where this stage starts")
+        str | None,
+        Field(description="of the policy, or of its stage; null is where this stage starts"),
+        Earlier("policy"),
     ] = None
 
     def build(self, run: Run) -> Policy:
@@ -86,4 +88,4 @@ class Mixture(Generator):
 @hookimpl
 def register_generator() -> dict[str, type]:
     """The bundled generators."""
-    return {"base": BaseModel, "mixture": Mixture, "policy": Earlier, "trained": Trained}
+    return {"base": BaseModel, "mixture": Mixture, "policy": EarlierPolicy, "trained": Trained}

@@ -1,6 +1,6 @@
 """The bundled monitors: limits on rewards, entropy, KL and values, beyond which a training stops.
 
-They read the numbers of a rollout, and raise no alarm in a training that has none. Each names the responses at fault.
+They read the numbers of rollouts. Each names the responses at fault.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Watch = Callable[["Step"], "Alarm | None"]
 
 
 @dataclass(frozen=True)
-class EqualRewards(Monitor):
+class EqualRewards(Monitor, reads_rollouts=True):
     """Stops after more than `limit` rollouts in a row of which nothing can be learned: their rewards are all equal."""
 
     limit: Annotated[int, Field(ge=0, description="rollouts in a row that may be skipped")] = 10
@@ -59,7 +59,7 @@ class _EqualRewards:
 
 
 @dataclass(frozen=True)
-class EntropyFloor(Monitor):
+class EntropyFloor(Monitor, reads_rollouts=True):
     """Stops when the policy's entropy per token falls below a share of that of the first rollout."""
 
     share: Annotated[float, Field(ge=0, lt=1, description="of the first rollout's entropy")] = 0.01
@@ -96,7 +96,7 @@ class _EntropyFloor:
 
 
 @dataclass(frozen=True)
-class KLLimit(Monitor):
+class KLLimit(Monitor, reads_rollouts=True):
     """Stops when the KL to the reference exceeds a limit."""
 
     limit: Annotated[float, Field(gt=0, description="nats per token")] = 5.0
@@ -118,7 +118,7 @@ class KLLimit(Monitor):
 
 
 @dataclass(frozen=True)
-class ValueDivergence(Monitor):
+class ValueDivergence(Monitor, reads_rollouts=True):
     """Stops when a value is much larger than every sum of rewards to come has been.
 
     An estimator's returns may grow with the values, so these are compared with the rewards themselves.

@@ -311,6 +311,8 @@ class Generator(Component, kind="generator"):
 class Monitor(Component, kind="monitor"):
     """Watches a training; `build` binds it to the run."""
 
+    reads_rollouts: ClassVar[bool] = trait(False, "reads numbers of rollouts; refused in a stage that makes none")
+
     def build(self, run: Run) -> Callable[[Step], Alarm | None]:
         """A function that is called after every step, and may raise an alarm that stops or slows the training."""
         raise NotImplementedError
@@ -365,6 +367,7 @@ class Stage(Component, kind="stage"):
         frozenset(), "all columns of the data that it makes; none: unknown", choices=COLUMNS
     )
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
+    makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
 
     name: str
     data: DataFormat | None = None  # rows of its own; None: the run's

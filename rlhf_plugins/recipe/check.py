@@ -17,7 +17,7 @@ from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
-from rlhf_plugins.recipe.needs import unmet
+from rlhf_plugins.recipe.needs import unmet, useless_monitors
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.order import named_stages, out_of_order
 from rlhf_plugins.recipe.resolve import Resolver
@@ -176,7 +176,8 @@ def _constructed(
             problems.append((refused.keys, str(refused)))
     whole = len(made_of) == len(_components(values))  # else a stage may be missed because it is itself at fault
     ordered = _out_of_order(made_of, registry) if whole else []
-    return made_of, problems + _clashes(names) + ordered + _unmet(made_of, registry)
+    useless = _useless_monitors(made_of, registry)
+    return made_of, problems + _clashes(names) + ordered + useless + _unmet(made_of, registry)
 
 
 def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
@@ -189,6 +190,16 @@ def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys,
     stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
     early = ((("data", option), BEFORE) for option, _, _ in named_stages(made[("data",)])) if ("data",) in made else ()
     return [*early, *out_of_order(stages, makers, lambda part: registry.find(type(part)).name)]
+
+
+def _useless_monitors(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
+    """The monitors that read rollouts in stages that make none."""
+    stages = {keys: stage for keys, stage in made.items() if keys[0] == "stages"}
+    return [
+        ((*keys, *inside), message)
+        for keys, stage in stages.items()
+        for inside, message in useless_monitors(stage, lambda part: registry.find(type(part)).name)
+    ]
 
 
 def _unmet(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:

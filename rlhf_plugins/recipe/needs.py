@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.columns import columns_of, lacks
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.source import Keys
 
@@ -15,6 +15,7 @@ IGNORES = (
     "ignores soft labels, which the column 'probability' gives: use a loss that reads them, such as bradley_terry or "
     "dpo, or leave them out with `columns: {probability: null}`"
 )
+READS_ROLLOUTS = "reads rollouts, and stage {} makes none, so that it would never raise an alarm: leave it out"
 Name = Callable[[Component], str]  # what a recipe calls a component
 
 
@@ -32,6 +33,21 @@ def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
     """Raises DataError for the first component of a stage that needs a column that no group has, or ignores one."""
     for _, message in unmet(stage, columns_of(groups), name):
         raise DataError(message)
+
+
+def useless_monitors(stage: Component, name: Name) -> Iterator[tuple[Keys, str]]:
+    """The monitors that read rollouts in stages that make none: where each is, and a message."""
+    for keys, part in parts_of(stage):
+        if part.kind == "stage":
+            yield from (((*keys, *below), message) for below, message in useless_monitors(part, name))
+        elif getattr(part, "reads_rollouts", False) and not getattr(stage, "makes_rollouts", True):
+            yield keys, f"monitor {name(part)} {READS_ROLLOUTS.format(name(stage))}"
+
+
+def refuse_useless_monitors(stage: Component, name: Name) -> None:
+    """Raises RunError for the first monitor of a stage that reads rollouts where the stage makes none."""
+    for _, message in useless_monitors(stage, name):
+        raise RunError(message)
 
 
 def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:

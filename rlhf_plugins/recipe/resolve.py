@@ -40,7 +40,7 @@ class Resolver:
         found = {}
         for name, option in known_options.items():
             if name in values or not self.missing(option, keys):
-                found[name] = self.option(option, self._with_shared(option, values), keys, reserved)
+                found[name] = self.option(option, self._with_shared(cls, option, values), keys, reserved)
             if not keys and option.kind in SHARED and found.get(name) is not None and not self._faulty(name):
                 self.shared[name] = found[name]
         return found
@@ -49,10 +49,19 @@ class Resolver:
         """Whether an option of the top has a problem."""
         return any(keys[0] == name for keys, _ in self.problems)
 
-    def _with_shared(self, option: Option, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values, with the recipe's own value for this option where they give none."""
-        taken_over = option.kind in SHARED and option.name not in values and option.name in self.shared
-        return {**values, option.name: self.shared[option.name]} if taken_over else values
+    def _with_shared(self, cls: type, option: Option, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values, with those of the recipe's own components that are of use to `cls` where they give none."""
+        if option.kind not in SHARED or option.name in values or option.name not in self.shared:
+            return values
+        useless = [one[option.tag] for one in self.shared[option.name] if self._useless(cls, option, one)]
+        if useless:
+            _say_left_out(option.name, tuple(useless))
+        return {**values, option.name: [one for one in self.shared[option.name] if one[option.tag] not in useless]}
+
+    def _useless(self, cls: type, option: Option, one: Mapping[str, Any]) -> bool:
+        """Whether a component reads rollouts, and a stage of this class makes none."""
+        found = self.registry.get(str(option.kind), one[option.tag])
+        return getattr(found, "reads_rollouts", False) and not getattr(cls, "makes_rollouts", True)
 
     def missing(self, option: Option, keys: Keys) -> bool:
         """Whether an option that is left out is required; if so, a problem is recorded."""
@@ -146,6 +155,12 @@ def _renamed(kind: str, value: dict[str, Any], tag: str) -> dict[str, Any]:
 def _say_renamed(kind: str, old: str) -> None:
     """Once per process."""
     logger.warning("%s %s is now called %s; the old name is accepted for a while", kind, old, RENAMED[kind, old])
+
+
+@cache
+def _say_left_out(option: str, names: tuple[str, ...]) -> None:
+    """Once per process."""
+    logger.warning("%s: %s read rollouts, and are left out of stages that make none", option, ", ".join(names))
 
 
 def _got(value: Any) -> str:

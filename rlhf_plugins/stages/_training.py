@@ -18,8 +18,8 @@ TokensPerBatch = Annotated[
 
 
 @dataclass(frozen=True)
-class Training(Stage):
-    """A stage that trains."""
+class Training(Stage, makes_rollouts=False):
+    """A stage that trains; on rows, unless it gives the trait itself."""
 
     monitors: tuple[Monitor, ...] = uses("monitor", [])
     regularizers: tuple[Regularizer, ...] = uses("regularizer", [])

@@ -83,7 +83,7 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
 
 
 @dataclass(frozen=True)
-class Online(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
 
     A training step is one minibatch; `trainer` sets the rollout's size by TRL's own names (`num_generations`,

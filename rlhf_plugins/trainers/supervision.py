@@ -12,13 +12,15 @@ from torch import Tensor
 
 from rlhf_plugins.contract.run import Alarm, Run, Step
 from rlhf_plugins.engine.cost import counting
+from rlhf_plugins.recipe.needs import refuse_useless_monitors
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 
 Terms = Mapping[str, Callable[[], Tensor]]
 
 
 def built_monitors(stage: Any, run: Run) -> Monitors:
-    """The monitors of a stage, under the names that a recipe gives them."""
+    """The monitors of a stage, under the names that a recipe gives them. Raises RunError for one that is of no use."""
+    refuse_useless_monitors(stage, lambda part: run.spec(part)["use"])
     built = {name: each.build(run) for name, each in _by_name(stage.monitors, run).items()}
     return Monitors(built, stage.name, Path(run.folder))
 

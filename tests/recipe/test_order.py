@@ -36,6 +36,11 @@ MODEL = "reward: {use: model, stage: jugde}"
             [REWARD, "- {stage: online, reward: {use: weighted, parts: [gold, " + "{use: model, stage: x}]}}"],
             "5: stages.1.reward.parts.1.stage: no stage before",
         ),
+        (
+            ["- sft", "- {stage: online, reward: {use: implicit, policy: {use: policy, name: stf}}}"],
+            "5: stages.1.reward.policy.name: no stage before this one makes a policy of the name 'stf' "
+            "(did you mean sft?",
+        ),
     ],
 )
 def test_a_stage_out_of_order_is_found(stages: list[str], message: str, tmp_path: Path) -> None:
