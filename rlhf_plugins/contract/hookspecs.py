@@ -159,7 +159,7 @@ def run_started(folder: Path, recipe: dict[str, Any]) -> None:
 
 
 @hookspec
-def stage_started(folder: Path, stage: str, total_steps: int | None) -> None:
+def stage_started(folder: Path, stage: str) -> None:
     """A stage begins; `folder` is the stage's. StopRun keeps it from doing so."""
 
 

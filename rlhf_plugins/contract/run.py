@@ -322,27 +322,26 @@ class Run(Protocol):
         name: str,
         data: Data | None = None,
         start: str | None = None,
-        carry: frozenset[str] = frozenset(),
         until: Callable[[Step], bool] | None = None,
         budget: Budget | None = None,
     ) -> StageResult:
         """Runs another stage inside this one, in the folder `<this stage>/<name>`.
 
-        A finished call with the same spec and inputs returns from disk. Hooks see the stage as `outer/name`.
+        A finished call with the same spec and inputs returns from disk. Hooks see the stage as `outer/name`. The
+        optimizer, the critic and the KL coefficient start again in every part.
 
         Args:
             stage: a stage, or a spec of one.
             name: of the part; unique within this stage.
-            data: rows instead of the run's.
+            data: rows instead of the run's, for a stage without `data` of its own.
             start: the name of the policy to start from; None is this stage's own start.
-            carry: what goes on from the call before; no stage can carry anything yet, so that every name is refused.
-            until: ends the part after the step for which it is true.
+            until: ends the training after the step for which it is true; it sees the steps that the part logs.
             budget: ends the part.
         """
         ...
 
     def fit(self, trainer: Any) -> Mapping[str, Curve]:
-        """Trains a transformers Trainer of the guest's with the run's bar, hooks, monitors, checkpoints and checks."""
+        """Trains the guest's transformers Trainer with the run's progress bar, hooks and checks of the loss."""
         ...
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:

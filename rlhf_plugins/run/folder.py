@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ class RunFolder:
     def finished(self) -> list[StageResult]:
         """The finished stages, in order. Raises RunError when one cannot be read."""
         return [self.result(file.parent) for file in sorted(self.path.glob(f"[0-9][0-9]-*/{RESULT}"))]
+
+    def kept(self, names: Sequence[str]) -> list[StageResult]:
+        """The finished of these stages, up to the first that is not finished. Raises RunError as `finished` does."""
+        found = {result.name: result for result in self.finished()}
+        return [found[name] for name in takewhile(found.__contains__, names)]
 
     def every(self) -> list[StageResult]:
         """The finished stages with their parts, each part before its stage. Raises RunError as `finished` does."""

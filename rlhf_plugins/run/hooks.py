@@ -38,7 +38,7 @@ class Hooks:
 
     def stage_started(self, folder: Path, stage: str) -> None:
         """A stage, or a part of one as `outer/name`, begins. Raises StopRun where a plugin does not let it run."""
-        self._call("stage_started", StopRun, folder=folder, stage=stage, total_steps=None)
+        self._call("stage_started", StopRun, folder=folder, stage=stage)
 
     def stage_finished(self, folder: Path, result: StageResult) -> None:
         """A stage finished."""
@@ -62,4 +62,5 @@ class Hooks:
         if what not in self.failed:
             self.failed.append(what)
             self.say(f"warning: {what}")
-            self.folder.note(hook_faults=self.failed)
+            noted = self.folder.status().get("hook_faults", ())  # also of the process before a resume
+            self.folder.note(hook_faults=[*dict.fromkeys([*noted, what])])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from rlhf_plugins.contract.run import Base, Budget, StageResult, Step
-from rlhf_plugins.errors import PluginError, RunError, known
+from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run import results
 from rlhf_plugins.run.difference import difference
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.engine.cost import Counter
     from rlhf_plugins.run.stage_run import StageRun
 
-CARRIED: frozenset[str] = frozenset()  # what can go on from the call before
 START = "start"  # the folder of a merged policy that a part starts from
 
 
@@ -58,7 +56,6 @@ class Given:
     name: str
     data: Data | None
     start: str | None
-    carry: frozenset[str]
     until: Callable[[Step], bool] | None
     budget: Budget | None
 
@@ -69,7 +66,7 @@ def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
     Raises:
         RunError: an argument is wrong, or another call was made under this name.
     """
-    _check(given)
+    _check(stage, given)
     stage, given = _with_options(stage, given)
     start = None if given.start is None else find(run.finished, "policies", given.start)
     folder = run.folder / given.name
@@ -93,7 +90,7 @@ def _with_options(stage: Stage, given: Given) -> tuple[Stage, Given]:
     names = {item.name for item in dataclasses.fields(own)}
     if "name" in names:
         own = replace(own, name=given.name)
-    if given.budget and "budget" in names:
+    if given.budget is not None and "budget" in names:
         own, given = replace(own, budget=given.budget), replace(given, budget=None)
     return own, given
 
@@ -125,7 +122,7 @@ def start_base(base: Base, start: HandedOn, folder: Path) -> Base:
     from rlhf_plugins.engine.loading import merge
     from rlhf_plugins.engine.policy import DESCRIPTION, base_of
 
-    if start.spec.get("use") != "trained":
+    if "path" not in start.spec:
         raise RunError(f"start: {start.name!r} is a {start.spec.get('use')}, and only a saved policy can be trained on")
     if (path := start.spec.get("path")) is None:
         return base
@@ -138,13 +135,14 @@ def start_base(base: Base, start: HandedOn, folder: Path) -> Base:
     return replace(base, path=str(folder / START))
 
 
-def _check(given: Given) -> None:
+def _check(stage: Stage, given: Given) -> None:
     from rlhf_plugins.recipe.check import STAGE_NAME
 
     if not STAGE_NAME.fullmatch(given.name) or given.name == "once":
         raise RunError(f"train: the name {given.name!r} cannot name a folder; write letters, digits, '-', '_' and '.'")
-    for name in sorted(set(given.carry) - CARRIED):
-        raise RunError(f"train: {name!r} cannot be carried on from the call before {known(name, CARRIED)}")
+    for name in ("data", "budget"):
+        if getattr(given, name) is not None and getattr(stage, name, None) is not None:
+            raise RunError(f"train: the stage has `{name}` of its own, and the call gives another; leave one out")
 
 
 def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
@@ -162,13 +160,17 @@ def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
 
 def _call(run: StageRun, stage: Stage, given: Given, start: HandedOn | None) -> dict[str, Any]:
     """The stage and its inputs, as they are compared and saved."""
+    from rlhf_plugins.data.store import digest
+
     root = run.services.files(run.folder).path
-    takes = frozenset().union(*(getattr(part, "takes", frozenset()) for part in parts(stage)))
+    held: Iterator[Any] = parts(stage)
+    takes = frozenset().union(*(part.takes for part in held))
     lookups: Mapping[str, Part] = {"policy": "policies", "reward": "rewards"}
     opened = [one for name, part in lookups.items() if name in takes for one in handed_on(run.finished, part)]
+    rows = given.data or run.data if stage.data is None else stage.data.load_in(run)
     call = {
         "stage": _spec(run, stage),
-        "data": _digest(given.data or run.data),
+        "data": digest(rows),
         "base": results.relative(run.base.path, root),
         "start": None if start is None else results.relative(start.spec, root),
         "seed": run.seed,
@@ -185,9 +187,3 @@ def _spec(run: StageRun, stage: Stage) -> dict[str, Any]:
     except PluginError:
         options = {item.name: repr(getattr(stage, item.name)) for item in dataclasses.fields(stage)}  # type: ignore[arg-type]
         return {"use": f"{type(stage).__module__}.{type(stage).__qualname__}", **options}
-
-
-def _digest(data: Data) -> str:
-    from rlhf_plugins.data.store import lines
-
-    return blake2b("".join(lines(data)).encode(), digest_size=16).hexdigest()

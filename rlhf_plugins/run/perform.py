@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Cost, Spec, StageResult
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.run.memory import PeakMemory
@@ -47,7 +48,9 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))
     _describe(run, stage, result)
     used = _registered_name(stage, services.registry)
-    result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened)
+    curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.logged.items()}
+    curves |= result.curves
+    result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
     result = services.files(run.folder).save(run.folder, result)
     services.stage_finished(run.folder, result)
     return result

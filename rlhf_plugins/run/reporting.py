@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from rlhf_plugins import report
+from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Cost, Evaluation, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.registry.discovery import FILE
+from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.run.folder import RunFolder
+
+DIGEST = "digest"  # of the rows, in the status alone
 
 
 def surroundings() -> dict[str, Any]:
@@ -23,6 +27,30 @@ def surroundings() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"versions": report.versions(), "hardware": report.hardware(gpu).model_dump()}
+
+
+def birth(data: Data, plugins: Iterable[Plugin]) -> dict[str, Any]:
+    """The first status of a run."""
+    return {
+        "status": "running",
+        "started": now(),
+        **surroundings(),
+        "plugins": [vars(plugin) for plugin in plugins],
+        "data": counted(data),
+    }
+
+
+def counted(data: Data) -> dict[str, Any]:
+    """How many rows were loaded, and which."""
+    from rlhf_plugins.data.store import digest
+
+    counts = {"train": len(data.train), "test": len(data.test), "dropped": dict(data.dropped)}
+    return {**counts, DIGEST: digest(data)}
+
+
+def now() -> str:
+    """The time, as the status holds it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def build(folder: RunFolder) -> Report:
@@ -52,7 +80,7 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
         "finished": status.get("finished", status.get("started")),
         **_evaluated(results),
     }
-    values["notes"] = [*values.get("notes", ()), *_files(status), *status.get("hook_faults", ())]
+    values["notes"] = [*values["notes"], *_files(status), *status.get("hook_faults", ())]
     if values["status"] == "running":  # a process that was killed could not write its status
         values["status"] = "interrupted"
     return values
@@ -92,22 +120,23 @@ def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]
         for reason, count in result.report.left_out.items()
         if count
     }
-    return {**data, "dropped": {**data["dropped"], **left_out}}
+    shown = {name: value for name, value in data.items() if name != DIGEST}
+    return {**shown, "dropped": {**data["dropped"], **left_out}}
 
 
 def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
     """The last evaluation of policies and those before it, and the last of each reward model, with training costs."""
     costs = {name: result.cost for result in results for name in (result.name, *result.policies, *result.rewards)}
     models = {name: row for result in results for name, row in result.report.reward_models.items()}
-    found: dict[str, Any] = {"reward_models": _with_costs(models, costs)}
+    notes = dict.fromkeys(note for result in results for note in result.report.notes)
+    found: dict[str, Any] = {"reward_models": _with_costs(models, costs), "notes": list(notes)}
     judged = [result for result in results if result.evaluation or result.report.policies]
     if not judged:
         return found
     *earlier, last = judged
     parts = {name: getattr(last.report, name) for name in ("ceiling", "reward_model", "samples")}
-    notes = dict.fromkeys(note for result in results for note in result.report.notes)
     before = {result.name: _policies(result, costs) for result in earlier}
-    return {**found, **parts, **_policies(last, costs), "evaluations": before, "notes": list(notes)}
+    return {**found, **parts, **_policies(last, costs), "evaluations": before}
 
 
 def _policies(result: StageResult, costs: Mapping[str, Cost]) -> dict[str, Any]:

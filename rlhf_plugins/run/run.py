@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,19 +119,24 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
+    if resume:
+        _refuse_other_rows(folder, data)
     if overwrite and not folder.is_free:
         folder.remove()
     if not resume:
-        folder.start(assembled.resolved, _birth(assembled, data))
+        used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
+        folder.start(assembled.resolved, reporting.birth(data, used))
     hooks = Hooks(assembled.registry, folder, say)
+    staged = _Staged(assembled, data, folder, say, hooks)
+    staged.discard()
     try:
         hooks.started(assembled.resolved)
-        staged = _Staged(assembled, data, folder, say, hooks)
         with staged.stop.listening(say):
             staged.run()
     except StopRun as stop:
-        folder.note(status="failed", message=str(stop), finished=_now())
-        raise RunError(f"the run was stopped before its first stage: {stop}") from stop
+        folder.note(status="failed", message=str(stop), finished=reporting.now())
+        when = "it went on" if resume else "its first stage"
+        raise RunError(f"the run was stopped before {when}: {stop}") from stop
     finally:
         hooks.finished()
     return Finished(folder.path)
@@ -169,20 +174,14 @@ def _recorded(folder: RunFolder) -> list[Plugin]:
         raise RunError(f"{folder.path}: its status says no plugins that can be read: {error}") from error
 
 
-def _birth(assembled: Assembled, data: Data) -> dict[str, Any]:
-    """What the status says of a run that begins."""
-    used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
-    return {
-        "status": "running",
-        "started": _now(),
-        **reporting.surroundings(),
-        "plugins": [vars(plugin) for plugin in used],
-        "data": {"train": len(data.train), "test": len(data.test), "dropped": dict(data.dropped)},
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _refuse_other_rows(folder: RunFolder, data: Data) -> None:
+    """Raises RunError where a run was started with other rows; an older version noted no digest of them."""
+    noted = folder.status().get("data")
+    if not isinstance(noted, dict) or reporting.DIGEST not in noted:
+        return
+    if changed := difference(noted, reporting.counted(data)):
+        hint = "give the old rows back, or another output_dir"
+        raise RunError(f"{folder.path} was started with other rows: {changed}; {hint}")
 
 
 @dataclass
@@ -196,18 +195,29 @@ class _Staged:
     hooks: Hooks
     stop: Stop = field(default_factory=Stop)
 
+    def kept(self) -> list[StageResult]:
+        """The finished stages up to the first that is not finished."""
+        return self.folder.kept([stage.name for stage in self.assembled.stages])
+
+    def discard(self) -> None:
+        """Deletes the stages after the first that is not finished: they were made from what it will make again."""
+        after = len(self.kept()) + 1
+        for index, stage in enumerate(self.assembled.stages[after:], after):
+            if (old := self.folder.stage(index, stage.name)).exists():
+                self.say(f"{self._place(index)}: deleted, since an earlier stage is not finished")
+                shutil.rmtree(old)
+
     def run(self) -> None:
-        results = self.folder.finished()
-        done = {result.name for result in results}
+        results = self.kept()
         for index, stage in enumerate(self.assembled.stages):
-            if stage.name in done:
+            if index < len(results):
                 self.say(f"{self._place(index)}: finished before")
                 continue
             self.folder.note(status="running", stage=stage.name, message="")
             self.say(f"{self._place(index)}: running")
             results.append(self._guarded(index, stage, tuple(results)))
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
-        self.folder.note(status="finished", stage=None, message="", finished=_now())
+        self.folder.note(status="finished", stage=None, message="", finished=reporting.now())
 
     def _place(self, index: int) -> str:
         return f"[{index + 1}/{len(self.assembled.stages)}] {self.assembled.stages[index].name}"
@@ -241,8 +251,8 @@ class _Staged:
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Records that the run stopped, and returns the error message."""
         reason = " ".join(reason.split())
-        self.folder.note(status=status, stage=stage.name, message=reason, finished=_now())
-        done = ", ".join(result.name for result in self.folder.finished()) or "none"
+        self.folder.note(status=status, stage=stage.name, message=reason, finished=reporting.now())
+        done = ", ".join(result.name for result in self.kept()) or "none"
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
         return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
 

@@ -79,6 +79,7 @@ class Memory:
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
     names: list[str] = field(default_factory=list)  # of the parts
+    logged: dict[str, dict[int, float]] = field(default_factory=dict)  # name -> step -> number
     read: list[Cost] = field(default_factory=list)  # of the parts that were finished before
 
 
@@ -147,6 +148,8 @@ class StageRun:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Reports numbers of a step."""
+        for name, value in values.items():
+            self.memory.logged.setdefault(name, {})[step] = value
         self.services.log(self.name, step, values)
         self.ending.see(Step(self.name, step, None, dict(values)))
 
@@ -161,13 +164,12 @@ class StageRun:
         name: str,
         data: Data | None = None,
         start: str | None = None,
-        carry: frozenset[str] = frozenset(),
         until: Callable[[Step], bool] | None = None,
         budget: Budget | None = None,
     ) -> StageResult:
         """Runs another stage inside this one, or reads what a finished call made. Raises RunError."""
         made = self.open("stage", stage) if isinstance(stage, str | Mapping) else stage
-        return nested.train(self, made, nested.Given(name, data, start, frozenset(carry), until, budget))
+        return nested.train(self, made, nested.Given(name, data, start, until, budget))
 
     def fit(self, trainer: Any) -> Mapping[str, Curve]:
         """Trains a transformers Trainer. Raises RunError where it is none, or its loss is not finite."""

@@ -106,6 +106,14 @@ def test_a_hook_may_keep_a_run_from_starting(go: Go) -> None:
     assert json.loads(Path("out/report.json").read_text())["status"] == "failed"
 
 
+def test_a_hook_that_failed_before_a_resume_stays_in_the_report(go: Go) -> None:
+    go(plugin(run_started=raising(KeyError("token"))))
+    again = go(plugin(run_finished=raising(KeyError("disk"))), resume=True)
+    assert [note.partition("failed: ")[2] for note in again.report.notes] == ["KeyError: 'token'", "KeyError: 'disk'"]
+    with pytest.raises(RunError, match="stopped before it went on: no budget left"):
+        go(plugin(run_started=raising(StopRun("no budget left"))), resume=True)
+
+
 def test_a_hook_may_stop_a_run_which_then_can_be_resumed(go: Go) -> None:
     with pytest.raises(RunError, match="stage first failed: the loss is as low as it gets"):
         go(plugin(step_logged=raising(StopRun("the loss is as low as it gets"))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 import stubs
 from guest import SelfImprove
 
-from rlhf_plugins import Adapter, Budget, Run, RunError, session
+from rlhf_plugins import Adapter, Budget, Curve, DataFormat, Run, RunError, StageResult, session, uses
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.policy import ModelPolicy
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 TALK: Any = stubs.Talk()
@@ -39,6 +40,18 @@ class Dies(stubs.Talk):
         raise Killed
 
 
+@dataclass(frozen=True)
+class Reads(stubs.Talk):
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+
+
+class Logs(stubs.Talk):
+    def run(self, run: Run) -> StageResult:
+        run.log(1, {"loss": 9.0})  # the stage's own curve is another one
+        run.log(3, {"reward": 0.5})
+        return StageResult(curves={"loss": Curve([(1, 2.0), (2, 1.0)])})
+
+
 def test_a_finished_call_returns_from_disk(run: Run) -> None:
     first = run.train(TALK, name="a")
     again = replace(run, memory=type(run.memory)()).train(stubs.Talk(), name="a")  # type: ignore[attr-defined,type-var]
@@ -58,7 +71,6 @@ def test_another_call_of_the_same_name_is_refused_with_both(run: Run) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"carry": {"optimizer"}}, "'optimizer' cannot be carried on"),
         ({"name": "a/b"}, "'a/b' cannot name a folder"),
         ({"start": "dpo"}, "no earlier stage made a policy"),
     ],
@@ -66,6 +78,32 @@ def test_another_call_of_the_same_name_is_refused_with_both(run: Run) -> None:
 def test_arguments_that_cannot_be_met_are_refused(run: Run, given: dict[str, Any], message: str) -> None:
     with pytest.raises(RunError, match=message):
         run.train(TALK, **{"name": "a", **given})
+
+
+def test_data_and_budget_are_given_once(run: Run) -> None:
+    rows, budget = component("data_format", "sandbox"), Budget(flops=1)
+    for own, given in (({"data": rows}, {"data": run.data}), ({"budget": budget}, {"budget": budget})):
+        stage = replace(component("stage", "sft"), **own)
+        with pytest.raises(RunError, match=f"the stage has `{next(iter(own))}` of its own, and the call gives another"):
+            run.train(stage, name="a", **given)  # type: ignore[arg-type]
+
+
+def test_a_call_is_known_by_the_rows_that_its_stage_uses(run: Run) -> None:
+    def rows(*prompts: str) -> Any:
+        pairs = [json.dumps({"prompt": prompt, "chosen": "a", "rejected": "b"}) for prompt in prompts]
+        (run.folder / "rows.jsonl").write_text("\n".join(pairs))
+        return component("data_format", {"use": "preference", "source": f"{run.folder}/rows.jsonl"})
+
+    first = run.train(Reads(data=rows("p", "q")), name="a")
+    assert run.train(Reads(data=rows("p", "q")), name="a") == first
+    with pytest.raises(RunError, match="a holds another call of train: data was"):
+        run.train(Reads(data=rows("p", "q", "r")), name="a")
+
+
+def test_numbers_that_a_part_logs_are_in_its_curves(run: Run) -> None:
+    result = run.train(Logs(), name="a")
+    assert result.curves["loss"].points == [(1, 2.0), (2, 1.0)]
+    assert (result.curves["reward"].points, result.curves["reward"].better) == ([(3, 0.5)], "higher")
 
 
 def test_once_makes_a_thing_once_and_gives_it_as_json(run: Run) -> None:

@@ -43,6 +43,10 @@ def test_a_run_that_measured_no_reward_model_reports_none(tmp_path: Path) -> Non
     assert left(tmp_path, StageResult(name="plain")).reward_models == {}
 
 
+def test_notes_are_reported_without_an_evaluation(tmp_path: Path) -> None:
+    assert left(tmp_path, StageResult(name="plain", report=ReportParts(notes=["ended early"]))).notes == ["ended early"]
+
+
 @pytest.mark.parametrize("status", [{"status": "finished"}, STATUS | {"data": {}}, STATUS | {"data": 3}])
 def test_a_damaged_status_is_told(tmp_path: Path, status: dict[str, Any]) -> None:
     run = RunFolder(tmp_path / "run")

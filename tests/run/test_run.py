@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,28 @@ def test_an_error_keeps_finished_stages_and_a_resume_skips_them(go: Go, stopped:
     assert Path("out/01-first/result.json").stat().st_mtime_ns == before
     assert not Path("out/02-second/traceback.txt").exists()
     assert status()["status"] == "finished"
+
+
+def test_a_stage_that_is_lost_is_made_again_with_those_after_it(go: Go) -> None:
+    go()
+    shutil.rmtree("out/01-first")
+    Path("out/02-second/once").mkdir()
+    go(resume=True)
+    assert Path("out/02-second/model").read_text() == "made from model after ['first']"
+    assert not Path("out/02-second/once").exists()
+
+
+def test_a_resume_with_other_rows_is_refused(go: Go, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    go()
+    rows: Any = registry.get("data_format", "rows")
+    own = rows.load
+    monkeypatch.setattr(rows, "load", lambda *given: replace(own(*given), test=()))
+    with pytest.raises(RunError, match="out was started with other rows: test was 1 and is now 0; give the old rows"):
+        go(resume=True)
+    noted = status()
+    del noted["data"]["digest"]  # as an older version left it
+    Path("out/status.json").write_text(json.dumps(noted))
+    assert go(resume=True).report.data.test == 1
 
 
 def test_an_error_of_ours_needs_no_traceback(stopped: Callable[..., str]) -> None:
