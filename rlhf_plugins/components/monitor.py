@@ -5,7 +5,7 @@ They read the numbers of rollouts. Each names the responses at fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,10 +44,10 @@ class _EqualRewards:
         if self._count <= self._limit:
             return None
         rewards = step.responses.get("shaped_reward", ())
-        found = f"all {len(rewards)} rewards are {rewards[0]:.4g}" if len(rewards) else "the reward abstained on all"
         message = (
-            f"{found}, for {self._count} rollouts in a row: nothing can be learned from them; look at the reward, or "
-            "sample at a higher temperature (`limit` of the monitor equal_rewards allows more)"
+            f"{_equal(rewards)}, for {self._count} rollout{'s' * (self._count > 1)} in a row: nothing can be learned "
+            "from them; look at the reward, or sample at a higher temperature (`limit` of the monitor equal_rewards "
+            "allows more)"
         )
         return _stop(message, step, range(len(rewards)))
 
@@ -154,6 +154,14 @@ class _ValueDivergence:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._largest = state["largest"]
+
+
+def _equal(rewards: Sequence[float]) -> str:
+    if not len(rewards):
+        return "the reward abstained on all"
+    if len(set(rewards)) > 1:
+        return f"all {len(rewards)} rewards are those of the greedy responses"
+    return f"all {len(rewards)} rewards are {rewards[0]:.4g}"
 
 
 def _sorted(step: Step, name: str) -> list[int]:

@@ -19,6 +19,7 @@ class Logged:
 
 
 LOGGED = {
+    "abstained": Logged("responses", "left out of a rollout because the reward abstained"),
     "accuracy": Logged("share", "pairs that are ordered as people ordered them", "higher"),
     "approx_kl": Logged("nats", "KL from the policy that sampled to the policy now, per token"),
     "clip_fraction": Logged("share", "tokens whose ratio was clipped"),
@@ -38,7 +39,9 @@ LOGGED = {
     "reward_margin": Logged("", "mean difference of the rewards of a pair"),
     "reward_mean": Logged("", "mean reward of the responses that a reward model is trained on"),
     "shaped_reward": Logged("", "mean reward after shaping"),
+    "too_few_siblings": Logged("responses", "left out because too few responses to their prompt have a reward"),
     "value_loss": Logged("", "the critic's part of the loss", "lower"),
+    "without_baseline": Logged("responses", "left out because the greedy response to their prompt has no reward"),
 }
 
 

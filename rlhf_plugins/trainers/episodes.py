@@ -44,6 +44,7 @@ class ScoredSamples:
     baseline: Tensor | None  # (B,) scores of greedy responses
     sampled: int  # responses in all
     abstained: int  # responses left out because there is no reward
+    without_baseline: int  # responses left out because the greedy response to their prompt has no reward
     too_few: int  # responses left out because too few responses to their prompt have a reward
 
 
@@ -61,10 +62,15 @@ class Episodes:
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T)
     minibatches: tuple[Minibatch, ...]
+    baseline: Tensor | None = None  # (B,) scores of greedy responses
     outputs: Outputs | None = None  # with its graph, where there is one micro-batch in all: its first loss uses it
 
     @property
     def equal_rewards(self) -> bool:
-        """Whether nothing can be learned, because several responses all have the same score and no token its own."""
+        """Whether nothing can be learned, because several responses all have the same score and no token its own.
+
+        With a baseline, each score is compared with its own.
+        """
         scores = self.rewards.scores
-        return not self.rewards.by_token and len(scores) > 1 and bool(scores.max() == scores.min())
+        equal = scores.max() == scores.min() if self.baseline is None else (scores == self.baseline).all()
+        return not self.rewards.by_token and len(scores) > 1 and bool(equal)

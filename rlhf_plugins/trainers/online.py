@@ -200,7 +200,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         self._note(skipped=self._skips[-1])
         if trains:
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-            self._updates["loss"].append(loss.item())
+            self._updates["loss"].append(loss.item() * self.current_gradient_accumulation_steps)
             return loss
         self._step += 1
         return torch.zeros((), device=self.accelerator.device)
@@ -238,7 +238,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         numbers = {"kl_coef": self._kl_coef, **_missing(scored)}
         if not scored.samples.responses:
             self._note(**numbers)
-            self._show(Step("", step, self.state.max_steps, {**numbers, "equal_rewards": 1.0}))
+            values = {**numbers, "equal_rewards": 1.0, "learning_rate": self._learning_rate}
+            self._show(Step("", step, self.state.max_steps, values))
             return None
         rollout = self._rollouts.episodes(scored, self._kl_coef)
         numbers |= self._rollout_log.add(rollout, step)
@@ -254,11 +255,13 @@ class OnlineTrainer(trl.GRPOTrainer):
         """A rollout as monitors see it: its numbers, and the means of those of the updates since the last rollout."""
         updates = {name: sum(values) / len(values) for name, values in self._updates.items()}
         self._updates.clear()
+        if "loss" in updates:
+            updates["loss"] += sum(value for name, value in updates.items() if name.startswith("regularizer/"))
         return Step(
             stage="",
             step=self.state.global_step,
             total=self.state.max_steps,
-            values={**updates, **numbers, **limits(rollout)},
+            values={**updates, **numbers, **limits(rollout), "learning_rate": self._learning_rate},
             samples=rollout.samples,
             prediction=rollout.rewards.prediction,
             responses=responses(rollout),
@@ -288,9 +291,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             loss = own / self.current_gradient_accumulation_steps + loss.detach()
             logged.append(numbers)
         whole = {name: sum(part[name] for part in logged) for name in logged[0]}
-        self._note(**whole)
-        for name, value in whole.items():
-            self._updates[name].append(value)
+        self.note_update(whole)
         if self._objective.stop_kl is not None and whole["approx_kl"] > self._objective.stop_kl:
             self._episodes = None  # the policy moved too far: the rest of the rollout is skipped
         return loss
@@ -331,6 +332,18 @@ class OnlineTrainer(trl.GRPOTrainer):
         evidence = {"responses": step.shown(part.rows.tolist())}
         self.monitors.stop("finite", Alarm(message, evidence, action="stop"), step.step)
 
+    def note_update(self, numbers: Mapping[str, float]) -> None:
+        """Logs numbers of an update, and keeps them for the monitors."""
+        self._note(**numbers)
+        for name, value in numbers.items():
+            self._updates[name].append(value)
+
+    @property
+    def _learning_rate(self) -> float:
+        """Of the next optimizer step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
     def _note(self, **numbers: Tensor | float) -> None:
         for name, value in numbers.items():
             self._metrics["train"][name].append(float(value.detach() if isinstance(value, Tensor) else value))
@@ -338,7 +351,11 @@ class OnlineTrainer(trl.GRPOTrainer):
 
 def _missing(scored: ScoredSamples) -> dict[str, float]:
     """The numbers of responses that are left out, where the reward abstained on any."""
-    left_out = {"abstained": scored.abstained, "too_few_siblings": scored.too_few}
+    left_out = {
+        "abstained": scored.abstained,
+        "without_baseline": scored.without_baseline,
+        "too_few_siblings": scored.too_few,
+    }
     return {name: float(count) for name, count in left_out.items() if count}
 
 

@@ -72,6 +72,7 @@ class Rollouts:
         group = {row: found.places[row] // self.group for row in own}
         if self.advantage.reads_baseline:
             group = {row: prompt for row, prompt in group.items() if prompt in baseline}
+        paired = len(group)
         sizes = Counter(group.values())
         rows = [row for row, prompt in group.items() if sizes[prompt] >= self.advantage.min_group]
         kept = samples.take([found.places[row] for row in rows])
@@ -84,7 +85,8 @@ class Rollouts:
             baseline=None if known is None else torch.tensor(known, device=self._device),
             sampled=count,
             abstained=count - len(own),
-            too_few=len(own) - len(rows),
+            without_baseline=len(own) - paired,
+            too_few=paired - len(rows),
         )
 
     def episodes(self, scored: ScoredSamples, coef: float) -> Episodes:
@@ -122,6 +124,7 @@ class Rollouts:
             advantages=estimate.advantages,
             returns=estimate.returns,
             minibatches=tuple(Minibatch(tuple(_micro_batch(known, *one) for one in each)) for each in minibatches),
+            baseline=scored.baseline,
             outputs=computed[0][1] if len(computed) == 1 else None,
         )
 

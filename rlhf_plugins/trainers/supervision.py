@@ -39,6 +39,8 @@ def regularize(trainer: Any, stage: Any, run: Run) -> None:
     named = _by_name(stage.regularizers, run)
     if named:
         trainer.regularizers = {name: each.build(run, trainer.model) for name, each in named.items()}
+        if not hasattr(trainer, "note_update"):
+            trainer.note_update = lambda numbers: _log_later(trainer, numbers)
         trainer.__class__ = _with(Regularized, type(trainer))
 
 
@@ -46,6 +48,7 @@ class Regularized:
     """A Trainer with terms that are added to its loss; a class's first base."""
 
     regularizers: Terms
+    note_update: Callable[[Mapping[str, float]], None]  # logs numbers of an update
 
     def training_step(self: Any, model: Any, inputs: Any, *given: Any) -> Tensor:
         """The loss; before an optimizer step that changes anything, with the terms and their gradients.
@@ -59,7 +62,7 @@ class Regularized:
         for name, term in self.regularizers.items():
             value = term()
             self.accelerator.backward(value)
-            self._metrics["train"][f"regularizer/{name}"].append(value.item())
+            self.note_update({f"regularizer/{name}": value.item()})
             loss = loss + value.detach().to(loss.device)
         return loss
 
@@ -102,6 +105,11 @@ class Monitored:
         numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         actions = {"scale_lr": lambda factor: scale_learning_rate(self, factor)}
         self.monitors.show(Step("", step, self.state.max_steps, numbers), actions)
+
+
+def _log_later(trainer: Any, numbers: Mapping[str, float]) -> None:
+    for name, value in numbers.items():
+        trainer._metrics["train"][name].append(value)
 
 
 def _with(first: type, cls: type) -> type:

@@ -79,10 +79,12 @@ def test_responses_without_a_reward_are_left_out_and_counted(bases: Bases, tmp_p
     )
     before = trained(found)
     assert curve(found, "abstained") == [4.0, 4.0]
-    left = 0 if advantage == "remax" else 8  # of remax one greedy response in three is without a reward
+    assert logged(found, "without_baseline") == ([4.0, 4.0] if advantage == "remax" else [])  # of 4 greedy ones, 2
+    assert not logged(found, "too_few_siblings")
+    assert len(steps) == 2
     for step in steps:
         assert step.samples is not None
-        assert len(step.samples.responses) == len(step.responses["reward"]) == (left or len(step.samples.responses))
+        assert len(step.samples.responses) == len(step.responses["reward"]) == (4 if advantage == "remax" else 8)
     assert furthest(trained(found), before) > 0
 
 

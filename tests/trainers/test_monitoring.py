@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.monitoring import Monitors
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.settings import Oversight
+from rlhf_plugins.trainers.supervision import regularize
 
 from .conftest import furthest, trained
 from .online_parts import Bases, ants, curve, logged, objective, trainer
@@ -61,6 +63,19 @@ def test_a_monitor_sees_every_whole_rollout(bases: Bases, tmp_path: Path) -> Non
         assert {len(values) for values in step.responses.values()} == {12}
         assert step.cost.seconds > 0
     assert not (tmp_path / "alarms.jsonl").exists()
+
+
+def test_a_monitor_of_a_rollout_sees_the_loss_and_the_rates_that_are_logged(bases: Bases, tmp_path: Path) -> None:
+    """Each rollout is two minibatches, and one optimizer step."""
+    steps: list[Step] = []
+    found = watched(bases(), tmp_path, lambda step: steps.append(step), gradient_accumulation_steps=2, max_steps=3)
+    stage = SimpleNamespace(regularizers=(component("regularizer", {"use": "l2_sp", "strength": 10.0}),))
+    regularize(found, stage, SimpleNamespace(spec=lambda _: {"use": "l2_sp"}))  # type: ignore[arg-type]
+    found.train()
+    assert [step.values["learning_rate"] for step in steps] == pytest.approx(logged(found, "learning_rate"))
+    for name in ("loss", "regularizer/l2_sp"):
+        assert [step.values[name] for step in steps[1:]] == pytest.approx(logged(found, name)[:2], rel=1e-3)
+    assert steps[2].values["regularizer/l2_sp"] > 0
 
 
 def test_an_alarm_stops_a_training_and_leaves_its_evidence(bases: Bases, tmp_path: Path) -> None:

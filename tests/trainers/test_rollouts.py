@@ -71,6 +71,19 @@ def test_a_bad_reward_is_named(score: RewardFunction, message: str) -> None:
         scorer(score)(RAGGED)
 
 
+@pytest.mark.parametrize(("sampled", "greedy", "equal"), [(1.0, 0.0, False), (1.0, 1.0, True)])
+def test_equal_scores_are_a_signal_where_they_differ_from_their_baseline(
+    bases: Bases, tmp_path: Path, sampled: float, greedy: float, equal: bool
+) -> None:
+    """All samples at 1 and all greedy responses at 0 give A = 1 - 0 = 1 at every token."""
+    score = lambda samples: [sampled] * 12 + [greedy] * 4  # noqa: E731
+    found = trainer(bases(), tmp_path, objective(score, advantage="remax", **FREE))
+    rollouts = found._rollouts
+    rollout = rollouts.episodes(rollouts.score([row["prompt"] for row in prompts(4) for _ in range(3)]), coef=0.0)
+    assert rollout.advantages[rollout.mask].unique().tolist() == [sampled - greedy]
+    assert rollout.equal_rewards == equal
+
+
 def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:
     """Another token in the padding, and other rows beside it, leave what is seen of a response as it was."""
     found = trainer(bases(), tmp_path)
