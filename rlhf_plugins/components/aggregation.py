@@ -31,7 +31,7 @@ class Mean(Aggregation, under_shift="follows", under_scale="follows"):
 
 
 @dataclass(frozen=True)
-class Weighted(Aggregation, needs={"accuracy"}, under_shift="follows", under_scale="follows"):
+class Weighted(Aggregation, reads_accuracy=True, under_shift="follows", under_scale="follows"):
     """sum_m w_m r_m with w_m proportional to exp(alpha accuracy_m) and of sum 1."""
 
     alpha: Annotated[

@@ -142,9 +142,8 @@ class Ensemble(RewardHead, like="head"):
         name = type(self.aggregation).__name__
         if self.aggregation.compares_siblings:
             raise ValueError(f"aggregation: {name} compares the responses to a prompt, and a head sees each one alone")
-        if self.aggregation.needs_of():
-            needed = ", ".join(sorted(self.aggregation.needs_of()))
-            raise ValueError(f"aggregation: {name} needs each member's {needed}, which a head does not measure")
+        if self.aggregation.reads_accuracy:
+            raise ValueError(f"aggregation: {name} needs each member's accuracy, which a head does not measure")
 
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) to a `Prediction` with members."""

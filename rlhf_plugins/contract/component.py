@@ -3,14 +3,15 @@
     class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}): ...
 
 The base class of a kind declares the traits with `trait`; an unknown keyword does not import. Every call of a component
-is checked: it knows how to call and whom to blame, `guards` knows what an answer may be.
+is checked: this module wraps the calls, `answers` says what an answer may be, `guards` whom to blame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
+from inspect import signature
 from typing import Any, ClassVar
 
 from rlhf_plugins.errors import PluginError, known
@@ -22,16 +23,17 @@ def uses(kind: str, default: str | list[str] | None = None, optional: bool = Fal
     Args:
         kind: a component kind, such as `pooling`.
         default: its name when a recipe is silent, the names where the field's type is a `tuple`; None: it is required.
-        optional: the field may hold None, which a recipe writes as `none`, and does where a recipe is silent.
+        optional: the field may hold None, written `none` in a recipe; without a default it is None where a recipe is
+            silent.
         tag: the key of a recipe that names the component.
     """
     metadata = {"kind": kind, "default": default, **({"optional": True} if optional else {})}
     metadata |= {} if tag == "use" else {"tag": tag}
     if optional and default is None:
         return field(kw_only=True, default=None, metadata=metadata)
-    return (
-        field(kw_only=True, metadata=metadata) if default != [] else field(kw_only=True, default=(), metadata=metadata)
-    )
+    if default == []:
+        return field(kw_only=True, default=(), metadata=metadata)
+    return field(kw_only=True, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Trait:
     default: Any
     meaning: str
     choices: tuple[str, ...] = ()
+    join: Callable[[Iterable[bool]], bool] = any  # of the values of a component's parts, where they are bools
 
     def read(self, value: Any) -> Any:
         """The value as the trait holds it. Raises ValueError saying what it should be."""
@@ -58,8 +61,7 @@ class Trait:
         if isinstance(self.default, frozenset):
             return frozenset().union(*found)
         if isinstance(self.default, bool):
-            changed = (value for value in found if value != self.default)
-            return next(changed, self.default)
+            return self.join(found) if found else self.default
         if isinstance(self.default, int | float):
             return max(found, default=self.default)
         return found[0] if found and all(value == found[0] for value in found) else self.default
@@ -78,9 +80,15 @@ class Trait:
         return value
 
 
-def trait(default: Any, meaning: str, choices: Iterable[str] = ()) -> Any:
-    """Declares a trait in the base class of a kind: its default, what it means, and the values it may have."""
-    return Trait(default, meaning, tuple(choices))
+def trait(default: Any, meaning: str, choices: Iterable[str] = (), join: Callable[[Iterable[bool]], bool] = any) -> Any:
+    """Declares a trait in the base class of a kind: its default, what it means, and the values it may have.
+
+    A component made of others has a bool trait if any of its parts has it, or all with `join=all`.
+    """
+    return Trait(default, meaning, tuple(choices), join)
+
+
+MADE = ("base", "data", "evaluation", "policy", "reward")  # what a stage may make
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,11 @@ class Earlier:
     """
 
     makes: str
+
+    def __post_init__(self) -> None:
+        """Raises PluginError where no stage can make it."""
+        if self.makes not in MADE:
+            raise PluginError(f"Earlier: unknown {self.makes!r} {known(self.makes, MADE)}")
 
 
 class Component:
@@ -106,12 +119,12 @@ class Component:
     kind: ClassVar[str] = ""
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[Mapping[str, str]] = {}  # old option -> what to write instead
+    _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(
         frozenset(), "columns that the data must have: a recipe is refused where no row has one"
     )
-    takes: ClassVar[frozenset[str]] = trait(
-        frozenset(), "what earlier stages must have made", choices=("base", "data", "policy", "reward")
-    )
+    takes: ClassVar[frozenset[str]] = trait(frozenset(), "what earlier stages must have made", choices=MADE)
 
     def __init_subclass__(cls, *, kind: str | None = None, like: str | tuple[str, ...] = (), **given: Any) -> None:
         super().__init_subclass__()
@@ -121,9 +134,10 @@ class Component:
         cls.traits = {**cls.traits, **declared}
         for name, one in declared.items():
             setattr(cls, name, one.default)
+        cls._given = cls._given | given.keys()
         if like:
             cls.like = (like,) if isinstance(like, str) else like
-            _take_over(cls, given)
+            _take_over(cls)
         for name, value in given.items():
             setattr(cls, name, _read(cls, name, value))
         for name in ("__call__", "build"):
@@ -141,19 +155,26 @@ class Component:
 
     def held(self) -> tuple[Any, ...]:
         """The components whose traits it takes over."""
-        fields = [getattr(self, name) for name in self.like]
-        return tuple(part for held in fields for part in (held if isinstance(held, tuple | list) else (held,)))
+        return tuple(_parts(getattr(self, name) for name in self.like))
 
     def needs_of(self) -> frozenset[str]:
-        """What this component needs with the options that it has: `needs`, and what the parts in `like` need."""
-        return self.needs.union(*(part.needs_of() for part in self.held()))
+        """What this component needs with the options that it has: `needs`, and what its parts need."""
+        held = [getattr(self, each.name) for each in _fields(self) if "kind" in each.metadata]
+        return self.needs.union(*(part.needs_of() for part in _parts(held)))
 
     def checked(self, answer: Any, *inputs: Any) -> Any:
-        """The answer to a call, if it is one that the kind allows. Raises `guards.Wrong` saying what is wrong.
+        """The answer to a call, if it is one that the kind allows. Raises `answers.Wrong` saying what is wrong.
 
         The base class of a kind says what holds for all of its components.
         """
         return answer
+
+    def check_built(self, made: Any) -> None:
+        """Raises `answers.Wrong` where what `build` made is not what the kind asks for."""
+        if not callable(made) and type(self).checked is not Component.checked:
+            from rlhf_plugins.contract.answers import Wrong
+
+            raise Wrong(f"built a {type(made).__name__}, which cannot be called")
 
 
 _OWN = {name: value for name, value in vars(Component).items() if isinstance(value, Trait)}
@@ -172,9 +193,19 @@ def _read(cls: type[Component], name: str, value: Any) -> Any:
         raise PluginError(f"{who}: trait {name} {error}") from error
 
 
-def _take_over(cls: type[Component], given: Mapping[str, Any]) -> None:
-    """Makes every trait that the class does not give follow the components that it holds."""
-    for name in cls.traits.keys() - given.keys() - cls.__dict__.get("__annotations__", {}).keys():
+def _fields(component: Any) -> tuple[Any, ...]:
+    return fields(component) if is_dataclass(component) else ()
+
+
+def _parts(held: Iterable[Any]) -> Iterator[Any]:
+    """The components in fields that hold one, several or None."""
+    for one in held:
+        yield from one if isinstance(one, tuple | list) else () if one is None else (one,)
+
+
+def _take_over(cls: type[Component]) -> None:
+    """Makes every trait that neither the class nor a base gives follow the components that it holds."""
+    for name in cls.traits.keys() - cls._given - cls.__dict__.get("__annotations__", {}).keys():
         setattr(cls, name, property(_followed(name, cls.traits[name])))
 
 
@@ -185,10 +216,16 @@ def _followed(name: str, one: Trait) -> Callable[[Component], Any]:
 def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A component's method, with its answer checked and its failure explained."""
 
+    parameters = signature(function)
+
     @wraps(function)
-    def method(self: Any, *inputs: Any) -> Any:
+    def method(self: Any, *inputs: Any, **named: Any) -> Any:
         from rlhf_plugins.contract import guards
 
+        if named:  # guards know inputs by their places
+            bound = parameters.bind(self, *inputs, **named)
+            bound.apply_defaults()
+            inputs = bound.args[1:]
         guard = guards.built_by if name == "build" else guards.answered
         return guard(self, function, inputs)
 

@@ -137,7 +137,7 @@ def register_regularizer() -> dict[str, type[interfaces.Regularizer]]:
 
 @hookspec
 def register_kind() -> dict[str, type[Component]]:
-    """New kinds by name: the base class of each, a direct subclass of `Component` with `kind=`."""
+    """New kinds by name: the base class of each, `class Principle(Component, kind="principle")`."""
     return {}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlhf_plugins.contract.component import Component, trait
+from rlhf_plugins.contract.component import MADE, Component, trait
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,10 +40,10 @@ SHIFT = "`same` where a number added to all rewards changes nothing, `follows` w
 SCALE = "`same` where a factor of all rewards changes nothing, `follows` where the answer scales with it"
 
 
-def _guards() -> Any:
-    from rlhf_plugins.contract import guards  # which imports torch
+def _answers() -> Any:
+    from rlhf_plugins.contract import answers  # which imports torch
 
-    return guards
+    return answers
 
 
 # ---- reward models ---------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ class Pooling(Component, kind="pooling"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(batch, width), finite."""
-        return _guards().tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
+        return _answers().tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
 
 
 class RewardHead(Component, kind="reward_head"):
@@ -78,7 +78,7 @@ class RewardHead(Component, kind="reward_head"):
 
     def checked(self, answer: Any, *inputs: Any) -> Prediction:
         """A Prediction with one row a response."""
-        return _guards().prediction(self, answer, inputs)
+        return _answers().prediction(self, answer, inputs)
 
 
 class RewardLoss(Component, kind="reward_loss"):
@@ -91,7 +91,7 @@ class RewardLoss(Component, kind="reward_loss"):
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
     whole_groups: ClassVar[bool] = trait(False, "is given groups of up to K responses as they are, not pairs")
     takes_ties: ClassVar[bool] = trait(False, "is given tied pairs too")
-    takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS)
+    takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
     columns: ClassVar[frozenset[str]] = trait(frozenset(), NUMBERS)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
@@ -117,7 +117,7 @@ class RewardLoss(Component, kind="reward_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(groups,), finite, with a gradient."""
-        return _guards().tensor(self, answer, (len(inputs[0].scores),), inputs)
+        return _answers().tensor(self, answer, (len(inputs[0].scores),), inputs)
 
 
 class Sampler(Component, kind="sampler"):
@@ -131,14 +131,14 @@ class Sampler(Component, kind="sampler"):
 
     def checked(self, answer: Any, *inputs: Any) -> np.ndarray:
         """state.size indices of examples."""
-        return _guards().indices(answer, inputs[0])
+        return _answers().indices(answer, inputs[0])
 
 
 class Aggregation(Component, kind="aggregation"):
     """Makes one reward of the rewards of an ensemble's members."""
 
-    needs: ClassVar[frozenset[str]] = trait(
-        frozenset(), "`accuracy`: of each member, measured on what its bootstrap left out", choices=("accuracy",)
+    reads_accuracy: ClassVar[bool] = trait(
+        False, "reads each member's accuracy, measured on what its bootstrap left out"
     )
     compares_siblings: ClassVar[bool] = trait(
         False, "compares a prompt's responses; a head, which sees each alone, refuses it"
@@ -152,7 +152,7 @@ class Aggregation(Component, kind="aggregation"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B,), finite."""
-        return _guards().tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
+        return _answers().tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
 
 
 class Metric(Component, kind="metric"):
@@ -167,7 +167,7 @@ class Metric(Component, kind="metric"):
 
     def checked(self, answer: Any, *inputs: Any) -> Mapping[str, float]:
         """Numbers by name."""
-        return _guards().numbers(answer)
+        return _answers().numbers(answer)
 
 
 # ---- policies --------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
     """Loss of a policy on preference pairs, one number per pair."""
 
     needs: ClassVar[frozenset[str]] = trait(frozenset(), Component.traits["needs"].meaning, choices=COLUMNS)
-    takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS)
+    takes_probabilities: ClassVar[bool] = trait(False, SOFT_LABELS, join=all)
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
     holds_constant: ClassVar[bool] = trait(False, "a part of it has no gradient on purpose")
 
@@ -185,7 +185,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(pairs,), finite, with a gradient."""
-        return _guards().tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
+        return _answers().tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
 
 
 class Advantage(Component, kind="advantage"):
@@ -205,7 +205,7 @@ class Advantage(Component, kind="advantage"):
 
     def checked(self, answer: Any, *inputs: Any) -> Advantages:
         """Advantages and returns, both (B, T), finite."""
-        return _guards().advantages(self, answer, inputs[0])
+        return _answers().advantages(self, answer, inputs[0])
 
 
 class PolicyLoss(Component, kind="policy_loss"):
@@ -219,7 +219,7 @@ class PolicyLoss(Component, kind="policy_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B, T), finite, with a gradient."""
-        return _guards().tensor(self, answer, tuple(inputs[0].shape), inputs)
+        return _answers().tensor(self, answer, tuple(inputs[0].shape), inputs)
 
 
 class Reduction(Component, kind="reduction"):
@@ -235,7 +235,7 @@ class Reduction(Component, kind="reduction"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """A finite scalar."""
-        return _guards().tensor(self, answer, (), inputs)
+        return _answers().tensor(self, answer, (), inputs)
 
 
 class KLEstimator(Component, kind="kl_estimator"):
@@ -250,7 +250,7 @@ class KLEstimator(Component, kind="kl_estimator"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B, T), finite."""
-        return _guards().tensor(self, answer, tuple(inputs[0].shape), inputs)
+        return _answers().tensor(self, answer, tuple(inputs[0].shape), inputs)
 
 
 class KL(Component, kind="kl"):
@@ -269,7 +269,7 @@ class KL(Component, kind="kl"):
 
     def checked(self, answer: Any, *inputs: Any) -> KLTerm:
         """(B, T) where it enters."""
-        return _guards().kl_term(self, answer, inputs[0])
+        return _answers().kl_term(self, answer, inputs[0])
 
 
 class Shaping(Component, kind="shaping"):
@@ -281,7 +281,7 @@ class Shaping(Component, kind="shaping"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B,) or (B, T), finite."""
-        return _guards().shaped(self, answer, inputs[0])
+        return _answers().shaped(self, answer, inputs[0])
 
 
 # ---- what a run is made of -------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ class Reward(Component, kind="reward"):
 
     def checked(self, answer: Any, *inputs: Any) -> Prediction:
         """A Prediction of B rewards."""
-        return _guards().rewards(answer, inputs[0])
+        return _answers().rewards(answer, inputs[0])
 
 
 class Generator(Component, kind="generator"):
@@ -306,6 +306,10 @@ class Generator(Component, kind="generator"):
     def build(self, run: Run) -> Policy:
         """A policy."""
         raise NotImplementedError
+
+    def check_built(self, made: Any) -> None:
+        """A policy answers prompts."""
+        _answers().policy(made)
 
 
 class Monitor(Component, kind="monitor"):
@@ -319,7 +323,7 @@ class Monitor(Component, kind="monitor"):
 
     def checked(self, answer: Any, *inputs: Any) -> Alarm | None:
         """An Alarm, or None."""
-        return _guards().alarm(answer)
+        return _answers().alarm(answer)
 
 
 class Regularizer(Component, kind="regularizer"):
@@ -331,7 +335,7 @@ class Regularizer(Component, kind="regularizer"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """A finite scalar with a gradient."""
-        return _guards().term(self, answer)
+        return _answers().term(self, answer)
 
 
 class DataFormat(Component, kind="data_format"):
@@ -360,11 +364,11 @@ class DataFormat(Component, kind="data_format"):
 class Stage(Component, kind="stage"):
     """One block of a recipe's `stages`."""
 
-    makes: ClassVar[frozenset[str]] = trait(
-        frozenset(), "what it hands on", choices=("base", "data", "evaluation", "policy", "reward")
-    )
+    makes: ClassVar[frozenset[str]] = trait(frozenset(), "what it hands on", choices=MADE)
     writes: ClassVar[frozenset[str]] = trait(
-        frozenset(), "all columns of the data that it makes; none: unknown", choices=COLUMNS
+        frozenset(),
+        "every column of the data that it makes, `ranks` too; empty: not known, so nothing is checked",
+        choices=COLUMNS,
     )
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")

@@ -79,6 +79,11 @@ class Group:
         for name, values in each.items():
             if values is not None and len(values) != count:
                 _refuse(f"{name} should have {count} values, one per response, got {len(values)}")
+        if any(rank is not None and rank < 0 for rank in self.ranks or ()):
+            _refuse(f"ranks should be None or at least 0, got {list(self.ranks or ())}")
+        for name, values in each.items():
+            if any(value is not None and not abs(value) < float("inf") for value in values or ()):
+                _refuse(f"{name} should be finite numbers, None where one is missing")
         if wrong := [c for c in self.compared or () if not (0 <= c.better < count and 0 <= c.worse < count)]:
             _refuse(f"a comparison of responses {wrong[0].better} and {wrong[0].worse} of {count}")
         if wrong_type := [text for text in self.responses if not isinstance(text, str | list)]:
@@ -131,6 +136,13 @@ class Samples:
     prompt_ids: Sequence[Sequence[int]]
     response_ids: Sequence[Sequence[int]]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # of the prompts' rows, each of length B
+
+    def __post_init__(self) -> None:
+        """Raises DataError where the parts differ in length."""
+        parts = {name: getattr(self, name) for name in ("prompts", "prompt_ids", "response_ids")}
+        for name, values in {**parts, **self.columns}.items():
+            if len(values) != len(self.responses):
+                _refuse(f"{name} should have {len(self.responses)} values, one per response, got {len(values)}")
 
     def take(self, places: Iterable[int]) -> Samples:
         """The responses at these places, in this order."""

@@ -219,7 +219,10 @@ def _known_columns(source: DataFormat | None, writers: Mapping[str, frozenset[st
     """Those of the data, or of the stage that will write them; None where they are unknown."""
     if source is None:
         return None
-    return next((writers[name] for _, name, _ in named_stages(source) if name in writers), source.known_columns())
+    return next(
+        (writers[name] for _, name, what in named_stages(source) if what == "data" and name in writers),
+        source.known_columns(),
+    )
 
 
 def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.rows import Group
@@ -59,10 +60,10 @@ def _that_needs(component: Component, column: str) -> tuple[Keys, Component]:
     return (), component
 
 
-def _that_ignore_soft_labels(component: Component) -> Iterator[tuple[Keys, Component]]:
+def _that_ignore_soft_labels(component: Any) -> Iterator[tuple[Keys, Component]]:
     """The losses that are not made of others, and have the trait `takes_probabilities` but do not say it."""
     parts = list(parts_of(component))
-    if not parts and not getattr(component, "takes_probabilities", True):
+    if not parts and "takes_probabilities" in component.traits and not component.takes_probabilities:
         yield (), component
     for keys, part in parts:
         yield from (((*keys, *below), found) for below, found in _that_ignore_soft_labels(part))

@@ -12,7 +12,7 @@ from rlhf_plugins.recipe.needs import Name, parts_of
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.source import Keys
 
-WORDS = {"base": "base", "data": "data", "policy": "policy", "reward": "reward model"}
+WORDS = {"base": "base", "data": "data", "evaluation": "evaluation", "policy": "policy", "reward": "reward model"}
 OURS = "rlhf_plugins."
 
 Placed = tuple[Keys, Stage]
@@ -33,7 +33,7 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
             for option, value, what in named_stages(part):
                 if message := _unknown(value, what, before, after):
                     yield (*keys, *inside, option), message
-            needed = set() if any(value for _, value, _ in named_stages(part)) else set(part.takes)
+            needed = part.takes - {what for _, _, what in named_stages(part)}
             for what in sorted(needed - {made for other in before for made in other.makes}):
                 which = ", ".join(makers.get(what, ())) or "none is installed"
                 message = f"{part.kind} {name(part)} needs a stage before this one that makes a {WORDS[what]} ({which})"

@@ -22,11 +22,6 @@ SANDBOX = "sandbox"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def _tagged(kind: str, tag: str) -> Any:
-    """As `interfaces.uses`, for a component that a recipe names by another key than `use`."""
-    return field(metadata={"kind": kind, "default": None, "tag": tag})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The top of a recipe."""
@@ -39,9 +34,9 @@ class Recipe:
         Literal["auto", "plain"],
         Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),
     ] = "auto"
-    data: DataFormat = _tagged("data_format", "format")
+    data: DataFormat = uses("data_format", tag="format")
     monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that do not name their own
-    stages: tuple[Stage, ...] = _tagged("stage", "stage")
+    stages: tuple[Stage, ...] = uses("stage", tag="stage")
     plugins: Annotated[
         list[str], Field(description="Python files with components of your own, relative to the recipe's folder")
     ] = field(default_factory=list)

@@ -25,6 +25,7 @@ from rlhf_plugins.registry.discovery import DISTRIBUTION, Found, Plugin, disable
 __all__ = ["DISTRIBUTION", "KINDS", "Plugin", "Registered", "Registry", "Unloaded", "commands", "registry"]
 
 PREFIX = "register_"
+NAME = "[a-z][a-z0-9_]*"
 COMMANDS = "commands"  # not components: functions or typer apps, in modules of their own
 HOOKS = tuple(name for name, spec in vars(hookspecs).items() if hasattr(spec, f"{hookspecs.PROJECT}_spec"))
 KIND, ELSEWHERE = "kind", "components"  # hooks for kinds of other packages, and for components of such kinds
@@ -114,8 +115,8 @@ class Registry:
             self._check_hooks(module, plugin)
             defined = self._defined(module, plugin)
             made = list(self._made(module, plugin, {**self._bases, **defined}))
-            for component in made:
-                self._refuse_clash(component)
+            for place, component in enumerate(made):
+                self._refuse_clash(component, made[:place])
         except PluginError:
             self._manager.unregister(module)
             raise
@@ -136,10 +137,23 @@ class Registry:
                 continue
             with self._noting(each.plugin):
                 loaded.append((each.load(), each.plugin))
-        for module, plugin in sorted(loaded, key=lambda one: PREFIX + KIND not in vars(one[0])):  # kinds first
+        self._register_all(loaded)
+        return self
+
+    def _register_all(self, loaded: Sequence[tuple[ModuleType, Plugin]]) -> None:
+        """Registers modules in an order in which each finds the kinds that it needs, whichever defines them."""
+        failed = []
+        for module, plugin in loaded:
+            try:
+                self.register(module, plugin)
+            except PluginError:
+                failed.append((module, plugin))
+        if len(failed) < len(loaded):
+            return self._register_all(failed)
+        for module, plugin in failed:
             with self._noting(plugin):
                 self.register(module, plugin)
-        return self
+        return None
 
     @contextmanager
     def _noting(self, plugin: Plugin) -> Iterator[None]:
@@ -234,6 +248,8 @@ class Registry:
         hook = vars(module).get(PREFIX + KIND)
         found = _returned(hook, KIND, plugin) if hook else {}
         for kind, cls in found.items():
+            if not re.fullmatch(NAME, str(kind)) or kind in {COMMANDS, KIND, ELSEWHERE}:
+                raise PluginError(f"plugin {plugin}: {kind!r} cannot name a kind")
             if other := DISTRIBUTION if kind in bases() else self._definers.get(kind):
                 raise PluginError(f"plugin {plugin}: kind {kind!r} is defined by {other} already; rename it")
             if not (inspect.isclass(cls) and issubclass(cls, Component) and cls.kind == kind):
@@ -252,8 +268,10 @@ class Registry:
                     raise PluginError(f"plugin {plugin}: unknown component kind {kind!r} {known(str(kind), bases)}")
                 yield from _components(kind, named, plugin, bases)
 
-    def _refuse_clash(self, component: Registered) -> None:
+    def _refuse_clash(self, component: Registered, before: Sequence[Registered]) -> None:
         key = component.kind, component.name
+        if key in [(one.kind, one.name) for one in before]:
+            raise PluginError(f"plugin {component.plugin}: {key[0]} {key[1]!r} is registered twice by this plugin")
         if other := self._components.get(key):
             self._contested[key] = (
                 f"{component.kind} {component.name!r} is registered twice: by {other.plugin} and by "
@@ -313,7 +331,7 @@ def _components(
 
 def _check(component: Registered, base: type | None) -> None:
     who = f"plugin {component.plugin}: {component.kind} {component.name!r}"
-    if not isinstance(component.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", component.name):
+    if not isinstance(component.name, str) or not re.fullmatch(NAME, component.name):
         raise PluginError(f"{who}: a name is lower-case letters, digits and underscores")
     if component.kind == COMMANDS:
         if not callable(component.cls):
@@ -327,6 +345,10 @@ def _check(component: Registered, base: type | None) -> None:
             f"{who}: {cls} must derive from {needed}: write `class {cls}({needed})`, its traits as keywords of the "
             "class (docs/plugins.md: from API 1 to API 2)"
         )
+    if stranger := next(
+        (n for n in getattr(component.cls, "like", ()) if n not in component.cls.__dataclass_fields__), ""
+    ):
+        raise PluginError(f"{who}: like={stranger!r} is no field {known(stranger, component.cls.__dataclass_fields__)}")
     if not component.cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise PluginError(f"{who}: {component.cls.__name__} must be a frozen dataclass")
 

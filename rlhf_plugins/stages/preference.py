@@ -45,10 +45,6 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
 
-    def needs_of(self) -> frozenset[str]:
-        """What the loss needs."""
-        return self.loss.needs_of()
-
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl

@@ -48,7 +48,7 @@ class RewardEnsemble(RewardModelStage):
     name: str = "reward_ensemble"
 
     def __post_init__(self) -> None:
-        if "accuracy" in self.aggregation.needs_of() and not self.bootstrap:
+        if self.aggregation.reads_accuracy and not self.bootstrap:
             name = type(self.aggregation).__name__
             raise ValueError(
                 f"aggregation: {name} needs each member's accuracy, which is measured on what its bootstrap left out; "
@@ -64,7 +64,7 @@ class RewardEnsemble(RewardModelStage):
         members = [self._member(run, member, groups) for member in range(self.members)]
         accuracy = [member.accuracy for member in members]
         known = None not in accuracy
-        if not known and "accuracy" in self.aggregation.needs_of():
+        if not known and self.aggregation.reads_accuracy:
             name = run.spec(self.aggregation)["use"]
             raise RunError(
                 f"aggregation {name} needs each member's accuracy, and a bootstrap left out no pair: use mean"

@@ -83,8 +83,8 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 
     def needs_of(self) -> frozenset[str]:
-        """What loss and sampler need; a teacher gives ratings."""
-        return (self.loss.needs_of() | self.sampler.needs_of()) - ({"ratings"} if self.teacher else set())
+        """What its parts need; a teacher gives ratings."""
+        return super().needs_of() - ({"ratings"} if self.teacher else set())
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from rlhf_plugins.contract.guards import named, tensors
+from rlhf_plugins.contract.answers import tensors
+from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.errors import PluginError, RunError

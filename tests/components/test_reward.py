@@ -128,6 +128,9 @@ class Fixed(Generator):
     def build(self, run: Run) -> Any:
         return self
 
+    def sample(self, prompts: Any, **options: Any) -> Samples:
+        raise AssertionError("an implicit reward samples nothing")
+
     def log_probs(self, samples: Samples) -> torch.Tensor:
         lengths = torch.tensor([len(ids) for ids in samples.response_ids])
         return self.logp * (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).float()

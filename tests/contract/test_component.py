@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins import Component, PluginError, RankedScores, RewardHead, RewardLoss, trait, uses
+from rlhf_plugins import Component, Earlier, Generator, PluginError, RankedScores, RewardHead, RewardLoss, trait, uses
+from rlhf_plugins.components.reward_loss import BradleyTerry
 from rlhf_plugins.errors import ComponentError
 
 PAIRS = RankedScores.of(torch.tensor([[1.0, 0.0]], requires_grad=True))
@@ -130,3 +131,44 @@ def test_a_kind_declares_its_own_traits() -> None:
     assert (Safety.kind, Safety.level, Principle.level) == ("principle", "base", "rule")
     with pytest.raises(PluginError, match=r"principle has no trait 'levle' \(did you mean level\?"):
         type("Typo", (Principle,), {}, levle="base")
+
+
+def test_soft_labels_are_taken_where_all_parts_take_them() -> None:
+    known = {"bradley_terry": BradleyTerry(), "gap": Gap()}
+    assert Both(first=known["bradley_terry"], others=(known["bradley_terry"],)).takes_probabilities
+    assert not Both(first=known["bradley_terry"], others=(known["gap"],)).takes_probabilities
+
+
+def test_a_field_may_hold_several_or_none() -> None:
+    assert Both(first=Gap(), others=(Listwise(), Gap())).held() == (Gap(), Listwise(), Gap())
+    assert Both(first=Gap(), others=None).held() == (Gap(),)
+
+
+def test_what_a_component_needs_is_what_all_of_its_parts_need() -> None:
+    assert Both(first=Listwise(), others=(Doubled(loss=Gap()),)).needs_of() == {"margin"}
+
+
+def test_a_call_by_keyword_is_checked_like_any_other() -> None:
+    @dataclass(frozen=True)
+    class OfAnyShape(RewardLoss):
+        def __call__(self, scores: RankedScores, scale: float = 1.0) -> Tensor:
+            return scale * scores.scores
+
+    with pytest.raises(ComponentError, match=r"gave shape \(1, 2\), not \(1,\)"):
+        OfAnyShape()(scores=PAIRS)
+    assert torch.equal(Gap()(scores=PAIRS), Gap()(PAIRS))
+
+
+def test_an_option_names_what_a_stage_can_make() -> None:
+    with pytest.raises(PluginError, match=r"Earlier: unknown 'rewards' \(did you mean reward\?"):
+        Earlier("rewards")
+
+
+def test_what_a_generator_builds_answers_prompts() -> None:
+    @dataclass(frozen=True)
+    class Nothing(Generator):
+        def build(self, run: Any) -> Any:
+            return None
+
+    with pytest.raises(ComponentError, match="built a NoneType, which is no Policy: it has no `sample`"):
+        Nothing().build(None)

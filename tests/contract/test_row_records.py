@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins import Comparison, DataError, Evaluation, Group, RunError
+from rlhf_plugins import Comparison, DataError, Evaluation, Group, RunError, Samples
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"ranks": (0,)}, "ranks should have 2 values, one per response, got 1"),
@@ -14,6 +14,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"weight": float("nan")}, "weight should be a finite number of at least 0, got nan"),
     ({"margin": float("inf")}, "margin should be a finite number, got inf"),
     ({"compared": (Comparison(0, 2),)}, "a comparison of responses 0 and 2 of 2"),
+    ({"ranks": (0, -1)}, r"ranks should be None or at least 0, got \[0, -1\]"),
+    ({"gold": (float("nan"), 1.0)}, "gold should be finite numbers, None where one is missing"),
+    ({"ratings": {"helpful": (1.0, float("inf"))}}, "ratings of 'helpful' should be finite numbers"),
     ({"responses": ("a", 1)}, "a response should be text or messages, got int"),
 ]
 
@@ -43,3 +46,10 @@ def test_an_evaluation_has_scores_of_every_policy_for_every_prompt() -> None:
         Evaluation("gold", "strat", ["a"], {"start": [1.0]})
     with pytest.raises(RunError, match="evaluation: 2 scores of start for 1 prompts"):
         Evaluation("gold", "start", ["a"], {"start": [1.0, 2.0]})
+
+
+def test_samples_have_as_much_of_each_as_responses() -> None:
+    with pytest.raises(DataError, match="prompt_ids should have 2 values, one per response, got 1"):
+        Samples(["p", "p"], ["a", "b"], [[1]], [[2], [3]])
+    with pytest.raises(DataError, match="truth should have 1 values, one per response, got 2"):
+        Samples(["p"], ["a"], [[1]], [[2]], {"truth": [4, 5]})

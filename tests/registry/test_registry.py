@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from rlhf_plugins import PluginError, Pooling, RewardLoss, hookimpl
+from rlhf_plugins import Component, PluginError, Pooling, RewardLoss, hookimpl
 from rlhf_plugins.registry import discovery
 from rlhf_plugins.registry.registry import KINDS, Plugin, Registry, registry
 
@@ -31,6 +31,20 @@ class Other(RewardLoss): ...
 class Mean(Pooling): ...
 
 
+class Tone(Component, kind="tone"): ...
+
+
+@dataclass(frozen=True)
+class Warm(Tone): ...
+
+
+class Pace(Component, kind="pace"): ...
+
+
+@dataclass(frozen=True)
+class Slow(Pace): ...
+
+
 @dataclass
 class Thawed(RewardLoss): ...
 
@@ -48,6 +62,13 @@ def module(hook: Callable[[], object], name: str = "register_reward_loss", marke
 def holding(names: object) -> ModuleType:
     """A plugin module whose hook returns `names`."""
     return module(lambda: names)
+
+
+def both() -> ModuleType:
+    """A plugin module that registers one name through two hooks."""
+    made = holding({"loss": Loss})
+    vars(made)["register_components"] = hookimpl(lambda: {"reward_loss": {"loss": Loss}})
+    return made
 
 
 def test_a_component_is_found_by_name_and_by_class() -> None:
@@ -105,6 +126,10 @@ def fails() -> object:
     raise RuntimeError("no such file")
 
 
+@dataclass(frozen=True)
+class Astray(RewardLoss, like="los"): ...
+
+
 BROKEN = [
     (module(fails), "register_reward_loss raised RuntimeError: no such file"),
     (holding(["loss"]), "register_reward_loss returned list, not a dict"),
@@ -114,6 +139,10 @@ BROKEN = [
     (holding({"Loss": Loss}), "'Loss': a name is lower-case letters, digits and underscores"),
     (holding({"my-loss": Loss}), "a name is lower-case letters"),
     (holding({3: Loss}), "a name is lower-case letters"),
+    (holding({"loss": Astray}), r"like='los' is no field"),
+    (module(lambda: {"Tone": Tone}, "register_kind"), "'Tone' cannot name a kind"),
+    (module(lambda: {"components": Tone}, "register_kind"), "'components' cannot name a kind"),
+    (both(), "reward_loss 'loss' is registered twice by this plugin"),
 ]
 
 
@@ -151,6 +180,20 @@ def test_a_hook_that_asks_for_what_it_is_not_given_is_broken_and_harms_no_other(
         made.register(odd, ONE)
     made.register(holding({"loss": Loss}), ONE)
     assert made.names("reward_loss") == ["loss"]
+
+
+def test_a_kind_may_be_defined_by_a_plugin_that_is_found_later() -> None:
+    """Each of the two defines a kind, and has a component of the other's."""
+    mutual = module(lambda: {"tone": Tone}, "register_kind")
+    vars(mutual)["register_components"] = hookimpl(lambda: {"pace": {"slow": Slow}})
+    other = module(lambda: {"tone": {"warm": Warm}}, "register_components")
+    third = module(lambda: {"pace": Pace}, "register_kind")
+    found = [
+        discovery.Found(Plugin(name, name, "1"), name, lambda made=made: made)  # type: ignore[misc]
+        for name, made in [("other", other), ("mutual", mutual), ("third", third)]
+    ]
+    made = Registry().admit(found)
+    assert (made.unloaded, made.names("tone"), made.names("pace")) == ([], ["warm"], ["slow"])
 
 
 def test_a_plugin_that_exits_is_broken_and_harms_no_other() -> None:
