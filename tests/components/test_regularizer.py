@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_plugins.components.regularizer import L2SP
 from rlhf_plugins.contract.interfaces import Regularizer
@@ -35,22 +35,48 @@ def test_l2_sp_by_hand() -> None:
     assert model.weight.grad.tolist() == [[0.0, 1.5]]  # type: ignore[union-attr]
 
 
+def curves(name: str, accumulation: int, strength: float, folder: Path) -> Any:
+    """What a training with L2-SP logs of it, by step."""
+    words = {**STAGES[name], "regularizers": [{"use": "l2_sp", "strength": strength}]}
+    words["trainer"] = {**words["trainer"], "gradient_accumulation_steps": accumulation}  # type: ignore[dict-item]
+    if name == "online":
+        words["trainer"] |= {"steps_per_generation": accumulation, "max_completion_length": 6}
+    stage = component("stage", {"use": name, **words})
+    run = tiny_run(tiny_base(folder / "base"), folder / f"run{strength}", tiny_pairs(32))
+    return dict(stage.run(run).curves["regularizer/l2_sp"].points)
+
+
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_every_training_adds_it_once_per_step_and_logs_it(tmp_path: Path, name: str, accumulation: int) -> None:
-    def curves(strength: float) -> Any:
-        words = {**STAGES[name], "regularizers": [{"use": "l2_sp", "strength": strength}]}
-        words["trainer"] = {**words["trainer"], "gradient_accumulation_steps": accumulation}  # type: ignore[dict-item]
-        if name == "online":
-            words["trainer"] |= {"steps_per_generation": accumulation, "max_completion_length": 6}
-        stage = component("stage", {"use": name, **words})
-        base = tiny_base(tmp_path / "base")
-        return stage.run(tiny_run(base, tmp_path / f"run{strength}", tiny_pairs(32))).curves
-
-    weak, strong = (dict(curves(strength)["regularizer/l2_sp"].points) for strength in (1e-6, 100.0))
+def test_every_training_logs_it_and_holds_its_weights(tmp_path: Path, name: str, accumulation: int) -> None:
+    weak, strong = (curves(name, accumulation, strength, tmp_path) for strength in (1e-6, 100.0))
     assert list(weak) == [1, 2, 3]
     assert weak[1] == strong[1] == 0  # where the weights start
     assert 0 < strong[3] / 100.0 < 0.9 * weak[3] / 1e-6  # it holds them there
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_every_training_adds_its_gradient_once_per_step(
+    tmp_path: Path, name: str, accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight's gradient grows with every micro-batch, and then by strength (theta - theta_0)."""
+    grads, moved, build = list[Tensor](), list[Tensor](), L2SP.build
+
+    def watched(self: L2SP, run: Any, model: nn.Module) -> Any:
+        penalty = build(self, run, model)
+        weights = [each for each in model.parameters() if each.requires_grad][-1]
+        start = weights.detach().clone()
+        weights.register_post_accumulate_grad_hook(lambda now: grads.append(now.grad.clone()))  # type: ignore[union-attr]
+        return lambda: moved.append(weights.detach() - start) or penalty()  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(L2SP, "build", watched)
+    curves(name, accumulation, 2.0, tmp_path)
+    assert (len(moved), len(grads)) == (3, 3 * (accumulation + 1))
+    steps = range(accumulation, len(grads), accumulation + 1)
+    for place, change in zip(steps, moved, strict=True):
+        torch.testing.assert_close(grads[place] - grads[place - 1], 2.0 * change, rtol=1e-3, atol=1e-6)
+    assert moved[-1].any()
 
 
 class Constant(Regularizer):
