@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 Weights = list[Annotated[float, Field(ge=0)]]
 
 
+class _Composed(RewardLoss):
+    """A loss of the losses in the fields that it takes its traits from."""
+
+    def build(self) -> nn.Module:
+        """The weights of its parts, if they have any."""
+        return _Built(_acting(self))
+
+
 @dataclass(frozen=True)
-class Weighted(RewardLoss, like="loss"):
+class Weighted(_Composed, like="loss"):
     """w_i times another loss. A group of pairs has the mean of its weighted pairs; weights are not normalised.
 
     `weight`: the row's own, such as the annotators' agreement. `margin`: the strength of the preference, 1 where a row
@@ -43,10 +51,6 @@ class Weighted(RewardLoss, like="loss"):
         """The column that it weighs by, and what the weighted loss needs."""
         return super().needs_of() | ({self.by} - {"difficulty"})
 
-    def build(self) -> nn.Module:
-        """The weights of the weighted loss, if it has any."""
-        return _Built(replace(self, loss=self.loss.acting()))
-
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Pairs or whole groups, as the weighted loss has it."""
         return self._weights(scores).detach() * self.loss(scores)
@@ -60,7 +64,7 @@ class Weighted(RewardLoss, like="loss"):
 
 
 @dataclass(frozen=True)
-class Sum(RewardLoss, like="losses", whole_groups=True):
+class Sum(_Composed, like="losses", whole_groups=True):
     """sum_k w_k L_k, each part seeing the group as it would alone."""
 
     losses: tuple[RewardLoss, ...] = uses("reward_loss", ["bradley_terry", "centering"])
@@ -70,10 +74,6 @@ class Sum(RewardLoss, like="losses", whole_groups=True):
         if len(self.weights) != len(self.losses) or not self.losses:
             raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
 
-    def build(self) -> nn.Module:
-        """The weights of its parts, if they have any."""
-        return _Built(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
-
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """Raises what its parts raise."""
         parts = zip(self.weights, self.losses, strict=True)
@@ -81,7 +81,7 @@ class Sum(RewardLoss, like="losses", whole_groups=True):
 
 
 @dataclass(frozen=True)
-class _Tasks(RewardLoss, like="losses", whole_groups=True, needs=()):
+class _Tasks(_Composed, like="losses", whole_groups=True, needs=()):
     dimensions: Annotated[list[str], Field(description="outputs of the head, one a task")]
     losses: tuple[RewardLoss, ...] = uses("reward_loss", ["bradley_terry"])
 
@@ -89,10 +89,6 @@ class _Tasks(RewardLoss, like="losses", whole_groups=True, needs=()):
         if not self.dimensions or len(set(self.dimensions)) != len(self.dimensions):
             raise ValueError(f"dimensions should name at least one, each once; got {self.dimensions}")
         self._spread("losses", self.losses)
-
-    def build(self) -> nn.Module:
-        """The weights of its parts, if they have any."""
-        return _Built(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
 
     def needs_of(self) -> frozenset[str]:
         """Nothing: a task is judged by the ratings of its dimension, or else by ranks and comparisons."""
@@ -147,7 +143,7 @@ class MultiTaskUncertainty(_Tasks):
 
     def build(self) -> nn.Module:
         """A module from RankedScores to (groups,) that holds s."""
-        return _Uncertain(replace(self, losses=tuple(loss.acting() for loss in self.losses)))
+        return _Uncertain(_acting(self))
 
 
 class _Built(nn.Module):
@@ -175,6 +171,13 @@ class _Uncertain(_Built):
 
 
 # ---- shared ----------------------------------------------------------------------------------------------
+def _acting(loss: Any) -> Any:
+    """The loss with its parts built."""
+    parts = {name: getattr(loss, name) for name in loss.like}
+    acting = {k: tuple(one.acting() for one in v) if isinstance(v, tuple) else v.acting() for k, v in parts.items()}
+    return replace(loss, **acting)
+
+
 def _weight(scores: RankedScores) -> Tensor:  # (groups,)
     return scores.weight
 

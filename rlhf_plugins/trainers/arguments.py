@@ -23,6 +23,7 @@ from rlhf_plugins.contract.answers import tensors
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve
+from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.errors import PluginError, RunError
 
 Config = TypeVar("Config")
@@ -153,8 +154,25 @@ def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:
 def finite(value: Tensor, step: int, what: str) -> Tensor:
     """The scalar itself. Raises RunError if it is NaN or infinite, since all weights would become so."""
     if not torch.isfinite(value):
-        raise RunError(f"{what} became {value.item()} at step {step}: try a smaller learning_rate or max_grad_norm")
+        raise RunError(not_finite(what, value, f" at step {step}"))
     return value
+
+
+def not_finite(what: str, value: Tensor, where: str = "") -> str:
+    """The message about a scalar that is NaN or infinite."""
+    return f"{what} became {value.item()}{where}: try a smaller learning_rate or max_grad_norm"
+
+
+def prepare(trainer: Any) -> None:
+    """Checks a trainer that was just built, and makes its model and process ready for training.
+
+    Raises:
+        RunError: it was launched in several processes, or has too few rows for a batch.
+    """
+    check_one_process(trainer)
+    check_rows(trainer)
+    train_in_float32(trainer.model)
+    keep_freed_memory_of_process(trainer.args.device)
 
 
 def check_one_process(trainer: Any) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,9 @@ from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
-from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.arguments import check_one_process, check_rows, train_in_float32
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.trainers.arguments import not_finite, prepare
 from rlhf_plugins.trainers.critic import Critic
 from rlhf_plugins.trainers.episodes import Episodes, MicroBatch, Minibatch, ScoredSamples
 from rlhf_plugins.trainers.exploration import exploring
@@ -107,10 +108,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             train_dataset=train,
             processing_class=tokenizer,
         )
-        check_one_process(self)
-        check_rows(self)
-        train_in_float32(self.model)
-        keep_freed_memory_of_process(self.args.device)
+        prepare(self)
         self._objective, self._reference = objective, options.reference
         folder, oversight = Path(args.output_dir), options.oversight
         self._rollout_log = RolloutLog(folder, oversight.table, oversight.gold, oversight.listen)
@@ -244,7 +242,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         rollout = self._rollouts.episodes(scored, self._kl_coef)
         numbers |= self._rollout_log.add(rollout, step)
         self._note(**numbers)
-        self._next_kl_coef = self._objective.kl.adapted(self._kl_coef, numbers["kl"], len(rollout.mask))
+        self._next_kl_coef = _adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
         self._show(self._step_of(rollout, numbers))
         if rollout.equal_rewards:
             return None
@@ -328,7 +326,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         """Ends the training for a loss that is not finite. Raises RunError."""
         assert self._episodes is not None
         step = self._step_of(self._episodes, {})
-        message = f"the loss became {loss.item()}: try a smaller learning_rate or max_grad_norm"
+        message = not_finite("the loss", loss)
         evidence = {"responses": step.shown(part.rows.tolist())}
         self.monitors.stop("finite", Alarm(message, evidence, action="stop"), step.step)
 
@@ -347,6 +345,14 @@ class OnlineTrainer(trl.GRPOTrainer):
     def _note(self, **numbers: Tensor | float) -> None:
         for name, value in numbers.items():
             self._metrics["train"][name].append(float(value.detach() if isinstance(value, Tensor) else value))
+
+
+def _adapted(term: KL, coef: float, kl: float, episodes: int) -> float:
+    """The next coefficient. Raises PluginError if it is no finite number of 0 or more."""
+    found = term.adapted(coef, kl, episodes)
+    if not (isinstance(found, Real) and 0 <= found < inf):
+        raise PluginError(f"{named(term)} adapted its coefficient to {found!r}, not to a finite number of 0 or more")
+    return float(found)
 
 
 def _missing(scored: ScoredSamples) -> dict[str, float]:

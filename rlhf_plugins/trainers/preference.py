@@ -29,12 +29,11 @@ from rlhf_plugins.data.branches import (
     collate,
     within_budget,
 )
-from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import ScoreCache, weights_identity
-from rlhf_plugins.trainers.arguments import check_one_process, check_rows, mean_loss, train_in_float32
+from rlhf_plugins.trainers.arguments import mean_loss, prepare
 from rlhf_plugins.trainers.micro_batches import (
     MICRO_BATCHES,
     Row,
@@ -135,10 +134,7 @@ class PreferenceTrainer(TrainsInMicroBatches, trl.DPOTrainer):
             processing_class=tokenizer,
             peft_config=adapter,
         )
-        check_one_process(self)
-        check_rows(self)
-        train_in_float32(self.model)
-        keep_freed_memory_of_process(self.args.device)
+        prepare(self)
         self.left_out = {
             "prompt fills max_length": len(train) - len(self.train_dataset),
             "cut at max_length": sum(map(self._is_cut, self.train_dataset)),

@@ -19,10 +19,9 @@ from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.numeric import in_batch
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
-from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.trainers.arguments import check_one_process, check_rows, mean_loss, train_in_float32
+from rlhf_plugins.trainers.arguments import mean_loss, prepare
 from rlhf_plugins.trainers.draws import Draws, Examples
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, in_micro_batches, token_limit
 
@@ -73,10 +72,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
             train_dataset=train.dataset,
             processing_class=tokenizer,
         )
-        check_one_process(self)
-        check_rows(self)
-        train_in_float32(self.model)
-        keep_freed_memory_of_process(self.args.device)
+        prepare(self)
         self._bootstrap = model.bootstrap
         self._head_learning_rate = options.head_learning_rate
         self._repeats: Tensor | None = None

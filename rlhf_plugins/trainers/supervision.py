@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_plugins.contract.run import Alarm, Run, Step
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
+from rlhf_plugins.trainers.arguments import not_finite
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 
 Terms = Mapping[str, Callable[[], Tensor]]
@@ -89,7 +90,7 @@ class Monitored:
         loss: Tensor = super().training_step(model, inputs, *given)  # type: ignore[misc]
         step = self.state.global_step + 1
         if not torch.isfinite(loss):
-            message = f"the loss became {loss.item()}: try a smaller learning_rate or max_grad_norm"
+            message = not_finite("the loss", loss)
             self.monitors.stop("finite", Alarm(message, action="stop"), step)
         self.step_numbers["loss"].append(loss.item())
         for name, values in metrics.items():

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
+from rlhf_plugins.components.kl import InLoss
 from rlhf_plugins.contract.interfaces import Advantage, RewardFunction
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.loading import load_causal
-from rlhf_plugins.errors import ComponentError, RunError
+from rlhf_plugins.errors import ComponentError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.exploration import exploring, mixed
 from rlhf_plugins.trainers.online import OnlineTrainer
@@ -250,6 +251,16 @@ def test_the_logged_kl_coefficient_is_the_one_that_was_used(bases: Bases, tmp_pa
     logs = curve(trainer(bases(), tmp_path, objective(kl=kl), cls=Noting, max_steps=6), "kl_coef")
     assert used == [coef for coef in logs for _ in range(2)]
     assert len(set(used)) == 3
+
+
+@pytest.mark.parametrize("next_coef", [-0.1, float("nan"), float("inf"), None])
+def test_a_controller_that_gives_no_coefficient_is_named(bases: Bases, tmp_path: Path, next_coef: Any) -> None:
+    class Broken(InLoss):
+        def adapted(self, coef: float, kl: float, episodes: int) -> float:
+            return next_coef  # type: ignore[no-any-return]
+
+    with pytest.raises(PluginError, match=f"Broken of .* adapted its coefficient to {next_coef}, not to a finite"):
+        trainer(bases(), tmp_path, objective(kl=Broken(estimator=component("kl_estimator", "k3")))).train()
 
 
 def test_a_reward_with_a_gradient_is_a_number(bases: Bases, tmp_path: Path) -> None:
