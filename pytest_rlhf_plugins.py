@@ -1,7 +1,7 @@
 """Makes `pytest` run the conformance kit for the components of the package under test.
 
 A `pyproject.toml` that registers plugins of ours is collected like a test file: one item for each component and
-property. In every other run it reads nothing but the `pyproject.toml` files on pytest's way; it stands outside the
+property. In every other run it reads nothing but the `pyproject.toml` files on pytest's way; it is outside the
 package `rlhf_plugins`, so that nothing of ours is imported there.
 """
 

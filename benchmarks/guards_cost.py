@@ -108,7 +108,7 @@ def main() -> None:
     for turn in range(turns):
         for name, stage in STAGES.items():
             found[name].append(trained(stage, clock))
-            print(f"{turn + 1}/{turns} {name}: {told(found[name][-1])}", flush=True)
+            print(f"{turn + 1}/{turns} {name}: {line(found[name][-1])}", flush=True)
     rows = {name: row(runs) for name, runs in found.items()}
     (OUT / "guards_cost.json").write_text(
         json.dumps({"machine": machine(), "rows": rows, "runs": found}, indent=1) + "\n"
@@ -143,7 +143,7 @@ def trained(stage: str, clock: Clock) -> dict[str, Any]:
     return clock.found()
 
 
-def told(run: dict[str, Any]) -> str:
+def line(run: dict[str, Any]) -> str:
     """One training in words."""
     spent = sum(kind["seconds"] for kind in run["kinds"].values())
     return f"{1000 * run['step']:.1f} ms a step, of which guards {1e6 * spent:.0f} us"

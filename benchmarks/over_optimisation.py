@@ -59,7 +59,7 @@ class Setting:
     length_bias: float  # what an annotator likes each word by, in units of gold
 
     @property
-    def told(self) -> str:
+    def about(self) -> str:
         """As the page says it."""
         return f"{self.prompts} prompts, annotators who like each word by {self.length_bias}"
 
@@ -258,7 +258,7 @@ def section(setting: str, found: dict[str, Any]) -> list[str]:
     """What happened in one setting, how the joinings stand to the single model, and the fits."""
     return [
         "",
-        f"## {SETTINGS[setting].title}: {SETTINGS[setting].told}",
+        f"## {SETTINGS[setting].title}: {SETTINGS[setting].about}",
         "",
         f"![gold and proxy reward against sqrt(KL)](over_optimisation_{setting}.png)",
         "",
@@ -295,9 +295,9 @@ def fit_line(name: str, fit: dict[str, float]) -> str:
 def beside(name: str, each: dict[str, Any], single: dict[str, Any]) -> str:
     """Differences from the single model, and how much later gold turns down."""
     gains = [np.subtract(each[key], single[key]) for key in ("gold_peak", "gold_end")]
-    told = [f"{gain.mean():+.2f} ± {error(gain):.2f}" for gain in gains]
+    shown = [f"{gain.mean():+.2f} ± {error(gain):.2f}" for gain in gains]
     later = np.divide(each["kl_fit"], single["kl_fit"])
-    return f"| {name} | {' | '.join(told)} | {np.median(later):.2f}, later in {(later > 1).sum()} of {len(later)} |"
+    return f"| {name} | {' | '.join(shown)} | {np.median(later):.2f}, later in {(later > 1).sum()} of {len(later)} |"
 
 
 def error(values: Any) -> float:

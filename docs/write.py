@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -123,10 +124,18 @@ def _names(kind: str) -> str:
 
 def _api() -> str:
     groups = [(title, [name for name in rlhf_plugins.__all__ if _group(name) == title]) for title in GROUPS]
-    rows = [f"| {title} | {' '.join(f'[`{name}`](#{name.lower()})' for name in names)} |" for title, names in groups]
+    seen = Counter[str]()
+    rows = [f"| {title} | {' '.join(_link(name, seen) for name in names)} |" for title, names in groups]
     index = "\n".join(["| | |", "|---|---|", *rows])
     parts = [part for title, names in groups for part in (f"## {title}", *map(_public, names))]
     return _page("Public API", OUR_FRONT, index, *parts, f"## {KEYS}", _keys())
+
+
+def _link(name: str, seen: Counter[str]) -> str:
+    """A link to a heading of the page; of headings that differ in case alone, the second anchor ends in -1."""
+    anchor = name.lower()
+    seen[anchor] += 1
+    return f"[`{name}`](#{anchor}{f'-{seen[anchor] - 1}' if seen[anchor] > 1 else ''})"
 
 
 def _group(name: str) -> str:

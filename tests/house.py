@@ -87,7 +87,7 @@ class Source:
 
     @cached_property
     def package(self) -> str | None:
-        """The part of the package it stands in: `models`, `errors`, `__init__`; None outside the package."""
+        """The part of the package it is in: `models`, `errors`, `__init__`; None outside the package."""
         parts = self.path.removesuffix(".py").split("/")
         return parts[1] if parts[0] == PACKAGE else None
 
@@ -175,7 +175,7 @@ def wrong_direction(source: Source) -> Iterator[str]:
     if here is None or here == "__init__":
         return
     if here not in LEVELS:
-        yield source.at(1, f"{here} stands on no level: add it to LEVELS in tests/house.py")
+        yield source.at(1, f"{here} is on no level: add it to LEVELS in tests/house.py")
         return
     for found in source.imports:
         if found.package and found.package not in LEVELS:

@@ -47,7 +47,7 @@ def test_the_pages_made_of_the_code_are_not_stale() -> None:
         str(file.relative_to(DOCS)) for file, text in made.items() if not file.exists() or file.read_text() != text
     ]
     left = {file.name for file in (DOCS / "components").iterdir()} - {file.name for file in made}
-    assert not stale, f"run `make docs`, which writes {', '.join(stale)} anew"
+    assert not stale, f"run `make docs`, which writes {', '.join(stale)} again"
     assert not left, f"no kind is called so: delete {', '.join(left)}"
 
 

@@ -1,4 +1,4 @@
-"""Holds the code to the budgets and the import directions; what they are stands in house.py."""
+"""Holds the code to the budgets and the import directions; house.py lists them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ BAD = [
         house.wrong_direction,
         "novel/a.py",
         "",
-        "1: novel stands on no level: add it to LEVELS in tests/house.py",
+        "1: novel is on no level: add it to LEVELS in tests/house.py",
     ),
     (
         house.wrong_direction,

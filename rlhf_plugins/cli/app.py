@@ -63,7 +63,7 @@ def main() -> None:
 def root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    engine: Annotated[str, typer.Option(help="plain: no fast path, as `engine: plain` in a recipe.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, or plain: without our fast paths.")] = "auto",
 ) -> None:
     if engine != "auto":
         from rlhf_plugins.engine import set_engine

@@ -21,7 +21,7 @@ def export(
         bool, typer.Option("--stock", help="A classifier of transformers' own: a scalar head on the last token.")
     ] = False,
 ) -> None:
-    """Write a reward model for AutoModelForSequenceClassification; without --stock, import rlhf_plugins to open it."""
+    """Write a reward model for AutoModelForSequenceClassification, to be opened after `import rlhf_plugins.auto`."""
     from rlhf_plugins.saved.interchange import export_reward_model
 
     export_reward_model(model, out, stock)

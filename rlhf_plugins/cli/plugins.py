@@ -11,7 +11,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 
 plugins = typer.Typer(help="List, show, check, write, disable and enable plugins.", no_args_is_help=True)
 
-NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="As `rlhf plugins list` has it.")]
+NameArgument = Annotated[str, typer.Argument(metavar="PLUGIN", help="Its name in the output of `rlhf plugins list`.")]
 
 
 @plugins.command("list")

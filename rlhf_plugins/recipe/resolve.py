@@ -143,7 +143,7 @@ class Resolver:
 
 
 def _renamed(kind: str, value: dict[str, Any], tag: str) -> dict[str, Any]:
-    """A component under its name of today, and what is called by that name called as before."""
+    """A component under its present name; the old one stays its `name`, which references use."""
     old = value.get(tag)
     if not isinstance(old, str) or (kind, old) not in RENAMED:
         return value
@@ -154,7 +154,12 @@ def _renamed(kind: str, value: dict[str, Any], tag: str) -> dict[str, Any]:
 @cache
 def _say_renamed(kind: str, old: str) -> None:
     """Once per process."""
-    logger.warning("%s %s is now called %s; the old name is accepted for a while", kind, old, RENAMED[kind, old])
+    logger.warning(
+        "%s %s is now called %s; write that, a later version refuses the old name",
+        kind,
+        old,
+        RENAMED[kind, old],
+    )
 
 
 @cache

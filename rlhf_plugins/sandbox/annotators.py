@@ -78,7 +78,7 @@ class Annotator:
         return tuple(places)
 
     def strength(self, difference: float) -> int:
-        """How strong a preference is said to be: 0 a tie, then 1 to 1 + the number of `strength_cuts`."""
+        """The strength that the annotator gives a preference: 0, a tie, or 1 to 1 + the number of `strength_cuts`."""
         if abs(difference) < self.tie_margin:
             return 0
         return 1 + sum(abs(difference) >= cut for cut in self.strength_cuts)

@@ -20,7 +20,7 @@ from rlhf_plugins.sandbox.writer import write
 
 @dataclass(frozen=True)
 class AnnotatedGroup:
-    """A prompt, its K responses, their true worth, and what one annotator said of them."""
+    """A prompt, its K responses, their gold rewards, and one annotator's judgement."""
 
     prompt: str
     responses: tuple[str, ...]

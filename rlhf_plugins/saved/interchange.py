@@ -27,7 +27,7 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
         folder: what a `reward_model` stage saved.
         out: where to; a new or an empty folder.
         stock: write a classifier of transformers' own, which needs this package no more; the pooling must be the last
-            token and the head one output. Otherwise any pooling and head, and `import rlhf_plugins` before opening.
+            token and the head one output. Otherwise any pooling and head; `import rlhf_plugins.auto` opens it.
 
     Raises:
         RunError: the folder holds no single reward model, `out` is not empty, or the form cannot hold the model.

@@ -56,7 +56,7 @@ class _Session:
         from rlhf_plugins.evaluate.policies import Judge
 
         if reward is None and run.data.gold is None:
-            raise RunError("evaluate: there is nothing to judge with: no reward stage came before, and gold is unknown")
+            raise RunError("evaluate: no earlier stage made a reward model, and these prompts have no gold reward")
         self.options, self.run, self.reward = options, run, reward
         self.judge: Judge = Judge(run.data.gold, reward)
         self.tokenizer, self.reference = load_tokenizer(run.base), run.reference()

@@ -79,11 +79,11 @@ def ranked(loss: Any) -> list[tuple[str, RankedScores]]:
     """Pairs or whole groups, as the loss says that it takes them."""
     if loss.whole_groups:
         return [
-            ("four groups of up to four responses, some absent or unplaced", _told(loss, _groups())),
-            ("four groups with a tie each", _told(loss, replace(_groups(), ranks=_TIED))),
-            ("four groups of which people compared some pairs", _told(loss, replace(_groups(), compared=_compared()))),
+            ("four groups of up to four responses, some absent or unplaced", _rated(loss, _groups())),
+            ("four groups with a tie each", _rated(loss, replace(_groups(), ranks=_TIED))),
+            ("four groups of which people compared some pairs", _rated(loss, replace(_groups(), compared=_compared()))),
         ]
-    found = [("four pairs, two with a margin", _told(loss, _pairs()))]
+    found = [("four pairs, two with a margin", _rated(loss, _pairs()))]
     if loss.takes_ties:
         tied = replace(found[0][1], ranks=torch.tensor([[0, 1], [0, 0], [0, 1], [0, 1]]))
         found.append(("four pairs, one of them tied", tied))
@@ -95,10 +95,10 @@ def ranked_extremes(loss: Any) -> list[tuple[str, RankedScores]]:
     first = ranked(loss)[0][1]
     found = [(f"rewards of {size:+.0e} and less", _scored(first, first.scores * size)) for size in (BIG, -BIG)]
     found.append(("equal rewards", _scored(first, first.scores * 0)))
-    return [*((name, _told(loss, record)) for name, record in found), ("a batch of one", pick(first, [0]))]
+    return [*((name, _rated(loss, record)) for name, record in found), ("a batch of one", pick(first, [0]))]
 
 
-def _told(loss: object, record: RankedScores) -> RankedScores:
+def _rated(loss: object, record: RankedScores) -> RankedScores:
     """The record with a head that predicts what the loss's option `dimension` names, where it has one."""
     name, said = getattr(loss, "dimension", None), record.prediction
     if not isinstance(name, str) or said is None or name in said.dimensions:

@@ -1,4 +1,4 @@
-"""The conformance kit: what must hold of a component, tried out, and what is said where it does not.
+"""The conformance kit: properties that every component of a kind must have, and findings where it lacks one.
 
 It knows what a property and a finding are; the properties are in `properties`, one function each.
 """
@@ -59,7 +59,7 @@ def holds_of(*kinds: str, trains: bool = False) -> Callable[[Callable[[Subject],
     def add(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
         name = function.__name__
         if name in PROPERTIES:
-            raise PluginError(f"the property {name!r} is there already")
+            raise PluginError(f"the property {name!r} is registered already")
         PROPERTIES[name] = Property(name, kinds, _paragraph(function), function, trains)
         return function
 

@@ -104,8 +104,8 @@ def test_a_record_and_its_tensors_tell_the_same_pairs(ranks: list[int | None]) -
     group = Group("q", tuple("abcde"[: len(ranks)]), tuple(ranks))
     placed = tensor([[-1 if rank is None else rank for rank in ranks]])
     scores = RankedScores.of(torch.zeros(1, len(ranks)), tensor([0.0]), ranks=placed)
-    told = {(c.better, c.worse, c.tied) for c in group.comparisons}
-    assert {(b, w, t) for _, b, w, t in found(comparisons(scores, ties=True))} == told
+    expected = {(c.better, c.worse, c.tied) for c in group.comparisons}
+    assert {(b, w, t) for _, b, w, t in found(comparisons(scores, ties=True))} == expected
 
 
 def test_predictions_are_joined_field_by_field() -> None:

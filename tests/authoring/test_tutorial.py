@@ -26,7 +26,7 @@ PIP = f'exec "{sys.executable}" -m pip --python "$VIRTUAL_ENV/bin/python" "$@"\n
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def transcript(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What came of each command, in a fresh virtual environment that sees the packages of this one."""
     pytest.importorskip("hatchling")
     top = tmp_path_factory.mktemp("tutorial")
@@ -95,8 +95,8 @@ class Shell:
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=COMMANDS.__getitem__)
-def test_a_command_of_the_tutorial_prints_what_the_page_shows(number: int, told: list[dict[str, Any]]) -> None:
-    one = told[number]
+def test_a_command_of_the_tutorial_prints_what_the_page_shows(number: int, transcript: list[dict[str, Any]]) -> None:
+    one = transcript[number]
     assert one["command"] == COMMANDS[number]
     assert one["code"] == one["should"], one["printed"]
     shown = ".*?".join(map(re.escape, one["expected"].strip().split("...")))

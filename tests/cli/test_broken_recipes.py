@@ -16,7 +16,7 @@ REFUSED = "4: stages.0.trainer: rlhf_plugins.trainers.online_config.OnlineConfig
 
 
 def stage(block: str) -> str:
-    """A recipe whose one stage stands on line 4."""
+    """A recipe whose one stage is on line 4."""
     return f"{TOP}stages:\n- {block}\n"
 
 

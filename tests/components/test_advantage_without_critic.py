@@ -164,5 +164,5 @@ def test_equal_rewards_give_no_advantage(name: str) -> None:
 @pytest.mark.parametrize(("size", "reward"), [(3, 100.3), (6, 1000.1), (7, 9.7), (7, 1e5 + 0.1)])
 def test_equal_rewards_say_nothing_whatever_their_mean_rounds_to(name: str, size: int, reward: float) -> None:
     equal = torch.full((size, 1), reward)
-    told = Rollout(equal.squeeze(1), equal, None, torch.ones(size, 1, dtype=torch.bool), torch.zeros(size))
-    assert estimate(name, told).abs().max() == 0
+    rollout = Rollout(equal.squeeze(1), equal, None, torch.ones(size, 1, dtype=torch.bool), torch.zeros(size))
+    assert estimate(name, rollout).abs().max() == 0

@@ -63,9 +63,9 @@ def scored(
 def random_pairs(seed: int, n: int = 12) -> ScoredPairs:
     draw = np.random.default_rng(seed)
     lengths, gold, variances = draw.integers(1, 50, (2, n)), draw.normal(size=(2, n)), draw.random((4, n))
-    told = {"prompt": draw.integers(0, 5, n), "topic": draw.choice(["a", "b", ""], n)}
+    columns = {"prompt": draw.integers(0, 5, n), "topic": draw.choice(["a", "b", ""], n)}
     known = dict(zip(VARIANCES, variances, strict=True))
-    return ScoredPairs(*draw.normal(size=(2, n)), *lengths, *gold, **told, **known)
+    return ScoredPairs(*draw.normal(size=(2, n)), *lengths, *gold, **columns, **known)
 
 
 def turned(pairs: ScoredPairs) -> ScoredPairs:

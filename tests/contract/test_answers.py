@@ -17,7 +17,7 @@ SAMPLES = Samples(["p", "p"], ["a b", "c"], [[1], [1]], [[2, 3], [4]])
 
 @dataclass(frozen=True)
 class Fixed(Reward):
-    """Answers what it is told to."""
+    """Answers what the test gives it."""
 
     said: Any
 

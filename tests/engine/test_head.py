@@ -85,7 +85,7 @@ def test_below_a_frozen_head_gradients_are_those_of_the_whole(scaling: Scaling, 
     head, hidden, targets = given()
     head.requires_grad_(False)
     found, expected = token_logps(head, hidden, targets, scaling, True), plain(head, hidden, targets, scaling)
-    one, other = (torch.autograd.grad(sum(told[i].cos().sum() for i in used), hidden) for told in (found, expected))
+    one, other = (torch.autograd.grad(sum(each[i].cos().sum() for i in used), hidden) for each in (found, expected))
     torch.testing.assert_close(one, other)
 
 

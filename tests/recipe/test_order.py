@@ -69,7 +69,7 @@ def test_the_old_name_of_a_stage_is_accepted_with_a_line(caplog: pytest.LogCaptu
         stages = check_recipe(recipe)["stages"]
     assert (stages[0]["stage"], stages[0]["name"]) == ("reward_model", "reward")
     assert [record.getMessage() for record in caplog.records] == [
-        "stage reward is now called reward_model; the old name is accepted for a while"
+        "stage reward is now called reward_model; write that, a later version refuses the old name"
     ]
 
 

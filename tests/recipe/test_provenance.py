@@ -1,4 +1,4 @@
-"""A run and a saved model say which plugins they need; one that is missing is named, one that changed is told."""
+"""A run and a saved model say which plugins they need; one that is missing is named, one that changed is warned of."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_plugin_of_the_same_version_is_no_news(registry: Registry) -> None:
 
 
 def test_another_version_is_told(registry: Registry) -> None:
-    told = changes([Plugin("stubs", "stub-package", "0.9")], registry, "the run")
-    assert told == ["the run was made with stub-package 0.9; here it is 1.0"]
+    messages = changes([Plugin("stubs", "stub-package", "0.9")], registry, "the run")
+    assert messages == ["the run was made with stub-package 0.9; here it is 1.0"]
 
 
 def test_a_plugin_that_moved_within_its_package_is_found(registry: Registry) -> None:

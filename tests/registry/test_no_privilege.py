@@ -30,7 +30,7 @@ def without(python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     """What a copy of the package without this file can still do."""
 
     @cache
-    def told(file: str) -> dict[str, Any]:
+    def described(file: str) -> dict[str, Any]:
         copy = tmp_path_factory.mktemp(file)
         for folder in ("rlhf_plugins", "recipes"):
             shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -40,7 +40,7 @@ def without(python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    return told
+    return described
 
 
 @pytest.fixture(scope="module")

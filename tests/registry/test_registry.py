@@ -154,7 +154,7 @@ def test_a_broken_plugin_is_refused_by_name(plugin: ModuleType, message: str) ->
 
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
-    """Loads the registry anew with given entry points."""
+    """Loads a new registry with given entry points."""
 
     def load(*points: EntryPoint) -> Registry:
         monkeypatch.setattr(discovery, "entry_points", lambda group: points)

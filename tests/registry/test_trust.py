@@ -32,7 +32,7 @@ Load = Callable[..., Registry]
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """The registry anew, with plugins of which the sources are given by name; nothing is disabled."""
+    """A new registry, with plugins of which the sources are given by name; nothing is disabled."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv(discovery.DISABLED, raising=False)
     monkeypatch.syspath_prepend(tmp_path)

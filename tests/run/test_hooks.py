@@ -1,4 +1,4 @@
-"""Plugins are told when a run begins, logs and ends; one that fails is named and harms no other, unless it asks to."""
+"""Plugins hear when a run begins, logs and ends; one that fails is named and harms no other, unless it asks to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECIPE = "base: sandbox\ndata: rows\noutput_dir: out\nstages: [{stage: talk, nam
 
 
 def plugin(**hooks: Callable[..., Any]) -> ModuleType:
-    """A module that implements some hooks; `order` of a hook is what hookimpl is told."""
+    """A module that implements some hooks; `order` of a hook is given to hookimpl."""
     made = ModuleType("watcher")
     for name, hook in hooks.items():
         setattr(made, name, hookimpl(**getattr(hook, "order", {}))(hook))
@@ -57,34 +57,34 @@ def go(write: Write, said: list[str]) -> Go:
 
 
 def test_a_run_tells_its_beginning_its_numbers_and_its_end(go: Go) -> None:
-    told: list[Any] = []
+    calls: list[Any] = []
 
     def started(folder: Path, recipe: dict[str, Any]) -> None:
-        told.append((folder, recipe["base"], (folder / "status.json").exists()))
+        calls.append((folder, recipe["base"], (folder / "status.json").exists()))
 
     def logged(stage: str, step: int, values: dict[str, float]) -> None:
-        told.append((stage, step, values))
+        calls.append((stage, step, values))
 
     def finished(folder: Path, status: str) -> None:
-        told.append((status, (folder / "01-first/result.json").exists()))
+        calls.append((status, (folder / "01-first/result.json").exists()))
 
     go(plugin(run_started=started, step_logged=logged, run_finished=finished))
     steps = [("first", 1, {"loss": 2.0}), ("first", 2, {"loss": 1.0})]
-    assert told == [(Path("out"), "sandbox", True), *steps, ("finished", True)]
+    assert calls == [(Path("out"), "sandbox", True), *steps, ("finished", True)]
 
 
 def test_an_order_may_be_asked_for_and_the_report_is_there_for_who_comes_last(go: Go) -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
     def watcher(name: str, **order: bool) -> ModuleType:
         def hook(folder: Path) -> None:
-            told.append(name + ("+" if (folder / "report.json").exists() else ""))
+            calls.append(name + ("+" if (folder / "report.json").exists() else ""))
 
         hook.order = order  # type: ignore[attr-defined]
         return plugin(run_finished=hook)
 
     go(watcher("one"), watcher("last", trylast=True), watcher("two"), watcher("first", tryfirst=True))
-    assert told == ["first", "two", "one", "last+"]
+    assert calls == ["first", "two", "one", "last+"]
 
 
 @pytest.mark.parametrize("hook", ["run_started", "step_logged", "run_finished"])

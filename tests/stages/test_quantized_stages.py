@@ -54,7 +54,7 @@ def test_packed_groups_equal_separate_rows(tmp_path: Path, quantization: str) ->
         pulled = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
         found.append((logps.detach(), pulled))
     for packed, separate in zip(*found, strict=True):
-        rounding = 1e-5 if quantization == "nf4" else 0.1  # int8 rounds a token by what stands in its batch
+        rounding = 1e-5 if quantization == "nf4" else 0.1  # int8 rounds a token by the others in its batch
         assert (packed - separate).abs().max() < rounding * separate.abs().max()
 
 
@@ -84,7 +84,7 @@ def test_what_was_trained_is_what_is_saved(tmp_path: Path, quantization: str, mo
 
     monkeypatch.setattr(PeftModel, "save_pretrained", watched)
     result = preference().run(run_for(base, tmp_path / "run"))
-    # Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales anew when such a model is moved or saved.
+    # Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales again when such a model is moved or saved.
     rounding = {"nf4": 2e-2, "int8": 1e-5}[quantization] * seen[0].abs().max()
     loaded = logits(load_policy(base, folder_of(result.policies)))
     torch.testing.assert_close(loaded, seen[0], rtol=0, atol=float(rounding))

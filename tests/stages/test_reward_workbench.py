@@ -71,7 +71,7 @@ def test_every_head_on_every_pooling_survives_saving(
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 @pytest.mark.parametrize(("pooling", "head"), [("multi_scale", "ensemble"), ("attention", "gaussian")])
 def test_so_they_do_on_a_quantized_base(wide: str, tmp_path: Path, pooling: str, head: str, quantization: str) -> None:
-    """Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales anew when such a model is opened."""
+    """Some CPUs run NF4 in bfloat16, and bitsandbytes rounds its scales again when such a model is opened."""
     rounding = {"nf4": 5e-2, "int8": 0.0}[quantization]
     survives(Base(wide, quantization, Adapter(r=4)), tmp_path, pooling, head, rounding)
 

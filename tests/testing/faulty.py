@@ -105,7 +105,7 @@ class _Drifting(nn.Module):
 
 @dataclass(frozen=True)
 class Drifting(RewardHead):
-    """A head of which a part is drawn anew when it is loaded."""
+    """A head of which a part is drawn again when it is loaded."""
 
     def build(self, width: int) -> nn.Module:
         return _Drifting(width)

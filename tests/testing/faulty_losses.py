@@ -16,7 +16,7 @@ from rlhf_plugins import PairLogps, PreferenceLoss, RankedScores, RewardLoss
 # ---- reward losses ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class MarginAsColumn(RewardLoss):
-    """The margin stands in a column, so that each pair is compared with every other's margin, B x B."""
+    """The margin has the shape of a column, so that each pair is compared with every other's margin, B x B."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
         return -logsigmoid(scores.chosen - scores.rejected - scores.margin.unsqueeze(1))
@@ -88,7 +88,7 @@ class ChosenDetached(RewardLoss):
 
 @dataclass(frozen=True)
 class FactorDetached(RewardLoss):
-    """A factor that depends on the rewards is held constant, and nobody is told."""
+    """A factor that depends on the rewards is held constant, without a warning."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
         gap = scores.chosen - scores.rejected
@@ -113,7 +113,7 @@ class AbsentCount(RewardLoss, whole_groups=True):
 
 @dataclass(frozen=True)
 class ShiftHeeded(RewardLoss, under_shift="same"):
-    """Says that it does not heed a shift, and does."""
+    """Says that it ignores a shift, and does."""
 
     def __call__(self, scores: RankedScores) -> Tensor:
         return -logsigmoid(scores.chosen - scores.rejected) + 0.01 * scores.chosen**2

@@ -17,7 +17,7 @@ FAULTS = [
     ("reward_loss", loss.OptionOfOnePath, "options_are_read", "of 1.0 with form = logistic, on every case"),
     ("reward_loss", loss.LogOfSigmoid, "finite", "rewards of"),
     ("reward_loss", loss.RootOfGap, "gradient_is_finite", "equal rewards"),
-    ("reward_loss", loss.ChosenDetached, "gradient_reaches", "a gradient for what is said of first responses"),
+    ("reward_loss", loss.ChosenDetached, "gradient_reaches", "a gradient for the first responses' outputs"),
     ("reward_loss", loss.FactorDetached, "gradcheck", "another gradient of `scores`"),
     ("reward_loss", loss.WrongWay, "direction", "for one that disagrees"),
     ("reward_loss", loss.AbsentCount, "padding_content", "with other numbers in the padding"),

@@ -36,7 +36,7 @@ def every_third(samples: Samples) -> list[float | None]:
 
 
 def test_shaping_and_means_see_no_abstention() -> None:
-    """Quantiles of (5, 7) are those of 1/4 and 3/4, whatever stands in the second row."""
+    """Quantiles of (5, 7) are those of 1/4 and 3/4, whatever the second row holds."""
     found = scorer(lambda _: Prediction(tensor([5.0, torch.nan, 7.0]), abstained=tensor([False, True, False])))(RAGGED)
     assert (list(found.places), found.rewards.tolist()) == ([0, 2], [5.0, 7.0])
     assert found.token_rewards.tolist() == [[0, 0, 5], [7, 0, 0]]

@@ -184,7 +184,7 @@ def test_difficulties_by_hand(difficulty: list[float | None], expected: list[flo
     assert standardised(difficulty).tolist() == pytest.approx(expected)
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2).filter(lambda told: max(told) - min(told) > 1e-3))
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2).filter(lambda values: max(values) - min(values) > 1e-3))
 def test_difficulties_have_mean_0_and_deviation_1(difficulty: list[float]) -> None:
     made = standardised(difficulty)
     assert made.mean() == pytest.approx(0, abs=1e-6)

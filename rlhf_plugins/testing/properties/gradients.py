@@ -70,12 +70,12 @@ def _places(subject: Subject, record: Any, grads: dict[str, Tensor]) -> dict[str
         return {f"`{name}`": grad.abs().sum() for name, grad in grads.items()}
     size = record.scores.shape
     each = torch.stack([grad.abs().reshape(*size, -1).sum(-1) for grad in grads.values()]).sum(0)
-    return {"what is said of first responses": each[:, 0].sum(), "what is said of other responses": each[:, 1:].sum()}
+    return {"the first responses' outputs": each[:, 0].sum(), "the other responses' outputs": each[:, 1:].sum()}
 
 
 @holds_of(*LEARNERS)
 def gradient_is_finite(subject: Subject) -> None:
-    """A loss may be finite where its gradient is not: sqrt at 0, a norm of zeros, log of what has underflown."""
+    """A loss may be finite where its gradient is not: sqrt at 0, a norm of zeros, log of an underflow."""
     acts = subject.acting()
     for case in bench.bench(subject.kind).extremes(acts):
         if _no_gradient(acts) or (found := gradients(subject, acts, case)) is None:

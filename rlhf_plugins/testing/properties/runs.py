@@ -116,3 +116,19 @@ def stage_has_a_name(subject: Subject) -> None:
     made = subject.made()
     named = isinstance(getattr(made, "name", None), str) and bool(made.name)
     expect(named, "its `name`", "text", repr(getattr(made, "name", None)))
+
+
+@holds_of("monitor", "generator")
+def it_builds(subject: Subject) -> None:
+    """What is built is what a training or a stage calls; one that cannot be built fails in the middle of a run."""
+    words = "a run over a tiny base, of which a stage has left a reward model"
+    try:
+        made = subject.made().build(_run())
+    except ComponentError as error:
+        raise Broken(words, "something to call", raised(error)) from error
+    except RlhfError:  # it refuses this run
+        return
+    except Exception as error:
+        raise Broken(words, "something to call", raised(error)) from error
+    if subject.kind == "monitor":
+        expect(callable(made), words, "a function of each step", f"a {type(made).__name__}")

@@ -59,16 +59,16 @@ class Place:
 _REWARD = {"trainer": PAIRS}
 _ONLINE = {"trainer": ROLLOUTS, "reward": {"use": "weighted", "parts": ["gold"], "weights": [40.0]}}
 PLACES: dict[str, tuple[Place, ...]] = {  # a component is felt if it is in one of them
-    "pooling": (Place("reward", "pooling", _REWARD),),
+    "pooling": (Place("reward_model", "pooling", _REWARD),),
     "reward_head": (
-        Place("reward", "head", _REWARD),
-        Place("reward", "head", {**_REWARD, "loss": "thurstone"}),  # which trains a variance
+        Place("reward_model", "head", _REWARD),
+        Place("reward_model", "head", {**_REWARD, "loss": "thurstone"}),  # which trains a variance
     ),
     "reward_loss": (
-        Place("reward", "loss", {**_REWARD, "head": {"use": "multi", "dimensions": ["helpful", "honest"]}}),
-        Place("reward", "loss", {**_REWARD, "head": "quantile"}),
+        Place("reward_model", "loss", {**_REWARD, "head": {"use": "multi", "dimensions": ["helpful", "honest"]}}),
+        Place("reward_model", "loss", {**_REWARD, "head": "quantile"}),
     ),
-    "sampler": (Place("reward", "sampler", _REWARD),),
+    "sampler": (Place("reward_model", "sampler", _REWARD),),
     "preference_loss": (Place("preference", "loss", _REWARD),),
     "advantage": (Place("online", "advantage", _ONLINE),),
     "policy_loss": (Place("online", "policy_loss", _ONLINE),),
