@@ -118,10 +118,12 @@ def _loaded(made: DataFormat) -> Data:
 def data_format(file: str, words: Sequence[str] | None, name: str | None) -> DataFormat:
     """The format that reads the file; prints a guessed one. Raises RlhfError."""
     from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.registry.registry import registry
+    from rlhf_plugins.run.session import recognised
 
     options = _options(words or ())
     if name is None:
-        name = _guessed(file, options.get("split", "train"))
+        name = recognised(file, registry(), "give --format", options.get("split", "train"))
         typer.echo(f"format: {name} (guessed from the columns)", err=True)
     made: DataFormat = component("data_format", {"use": name, "source": file, **options})
     return made
@@ -144,20 +146,6 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
                 raise DataError(f"{word}: {name} has a value already and no options")
         here[last] = value
     return options
-
-
-def _guessed(file: str, split: str) -> str:
-    """The one format that recognises the first row."""
-    from rlhf_plugins.data.rows import read_rows
-    from rlhf_plugins.registry.registry import registry
-
-    formats: dict[str, Any] = {name: registry().get("data_format", name) for name in registry().names("data_format")}
-    where, fields = next(read_rows(file, split))
-    found = [name for name, cls in formats.items() if cls.recognises(fields)]
-    if len(found) != 1:
-        which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"
-        raise DataError(f"{where}: {which}: {', '.join(fields)}; give --format {known('', formats)}")
-    return found[0]
 
 
 def _tokens(path: str) -> Tokens:

@@ -40,7 +40,14 @@ def _rewrite(folder: Path) -> None:
     from rlhf_plugins.run.folder import RunFolder, put
 
     lines = (_line(line) for result in RunFolder(folder).every() for line in _steps(result))
-    put(folder / METRICS, b"".join(lines))
+    put(folder / METRICS, b"".join([*_of_session(folder / METRICS), *lines]))
+
+
+def _of_session(file: Path) -> Iterator[bytes]:
+    """The lines that a session logged itself, outside of every stage."""
+    if file.exists():
+        lines = file.read_bytes().splitlines(keepends=True)
+        yield from (line for line in lines if line.startswith(b'{"stage":"",') and line.endswith(b"\n"))
 
 
 def _steps(result: StageResult) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,12 @@ def unmet(stage: Component, columns: frozenset[str], name: Name) -> Iterator[tup
 
 
 def refuse_unmet(stage: Component, groups: Iterable[Group], name: Name) -> None:
-    """Raises DataError for the first component of a stage that needs a column that no group has, or ignores one."""
+    """Raises DataError for the first component of a stage that needs a column that no group has, or ignores one.
+
+    A stage that runs others may give them rows of its own, so it is not checked; they are when they run.
+    """
+    if any(part.kind == "stage" for _, part in parts_of(stage)):
+        return
     for _, message in unmet(stage, columns_of(groups), name):
         raise DataError(message)
 

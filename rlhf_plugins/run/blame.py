@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def of_component(error: ComponentError, folder: Path, assembled: Assembled) -> str:
     """The message for a failed component; its call is saved in the folder if it can be repeated."""
     from rlhf_plugins.contract.guards import maker
-    from rlhf_plugins.run.replay import save
+    from rlhf_plugins.run.replay import repeatable, save
 
     registry, culprit = assembled.registry, maker(error.call.component)
     try:
@@ -28,8 +28,11 @@ def of_component(error: ComponentError, folder: Path, assembled: Assembled) -> s
     within = innermost(error.__cause__, registry)
     if within and within[0] != found.plugin:
         message += f"; it happened in plugin {within[0]} ({within[1]})"
-    file = save(error, folder, message, list(assembled.resolved.get("plugins", ())), registry)
-    return f"{message}; do it again with: rlhf plugins replay {file}"
+    try:
+        file = save(error, folder, message, list(assembled.resolved.get("plugins", ())), registry)
+        return f"{message}; do it again with: rlhf plugins replay {file}" if repeatable(file) else message
+    except Exception as failure:  # whatever it is, it must not hide the first one
+        return f"{message}; the call could not be saved: {type(failure).__name__}: {failure}"
 
 
 def of_plugin(error: BaseException, registry: Registry) -> str:

@@ -1,10 +1,10 @@
-"""A run's folder: what is in it, and how it is written so that a crash at any moment leaves it readable.
+"""A run's folder: its files, written so that a crash at any moment leaves it readable.
 
 recipe.yaml             the resolved recipe; with status.json it marks a folder as a run
-status.json             how far the run came, and what it runs on
+status.json             whether the run has finished, where it stopped, the data, versions and hardware
 <NN>-<stage>/result.json   a finished stage; without it the stage is not finished
-<NN>-<stage>/<part>/       a stage that this stage ran: call.json says how it was called, result.json what it made
-<NN>-<stage>/once/         what the stage made at most once
+<NN>-<stage>/<part>/       a stage that this stage ran: call.json holds the stage and its inputs, result.json its result
+<NN>-<stage>/once/         the results of `Run.once`
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
@@ -27,6 +27,7 @@ from rlhf_plugins.run import results
 
 RECIPE, STATUS, RESULT, CALL = "recipe.yaml", "status.json", "result.json", "call.json"
 ONCE = "once"
+LAST = "\uffff"  # sorts after every name
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class RunFolder:
         return recipe if isinstance(recipe, dict) else {}
 
     def status(self) -> dict[str, Any]:
-        """How far the run came. Raises RunError when it says nothing."""
+        """The status of the run. Raises RunError when it cannot be read."""
         status = _read_json(self.path / STATUS)
         return status if isinstance(status, dict) else {}
 
     def start(self, recipe: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Makes the folder and says what will run in it. Raises RunError when it cannot be written."""
+        """Makes the folder and writes the recipe and the status. Raises RunError when it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
@@ -82,7 +83,7 @@ class RunFolder:
         return self.path / f"{index + 1:02d}-{name}"
 
     def fresh_stage(self, index: int, name: str) -> Path:
-        """The folder of a stage, cleared of what an unfinished attempt left."""
+        """The folder of a stage, without the files of an unfinished attempt."""
         return cleared(self.stage(index, name))
 
     def save(self, folder: Path, result: StageResult) -> StageResult:
@@ -95,7 +96,7 @@ class RunFolder:
         return self.result(folder)
 
     def result(self, folder: Path) -> StageResult:
-        """What the stage of a folder made. Raises RunError when it cannot be read."""
+        """The result of the stage in a folder. Raises RunError when it cannot be read."""
         file = folder / RESULT
         try:
             return results.from_values(_read_json(file), folder, self.path)
@@ -104,7 +105,7 @@ class RunFolder:
 
     def finished(self) -> list[StageResult]:
         """The finished stages, in order. Raises RunError when one cannot be read."""
-        return [self.result(file.parent) for file in sorted(self.path.glob(f"[0-9][0-9]-*/{RESULT}"))]
+        return [self.result(file.parent) for file in self._of_stages()]
 
     def kept(self, names: Sequence[str]) -> list[StageResult]:
         """The finished of these stages, up to the first that is not finished. Raises RunError as `finished` does."""
@@ -113,7 +114,16 @@ class RunFolder:
 
     def every(self) -> list[StageResult]:
         """The finished stages with their parts, each part before its stage. Raises RunError as `finished` does."""
-        return [self.result(file.parent) for file in sorted(self.path.rglob(RESULT))]
+        stages = self._of_stages()
+        found = [file.parent for file in self.path.rglob(RESULT) if file in stages or (file.parent / CALL).exists()]
+        return [self.result(folder) for folder in sorted(found, key=lambda folder: (*folder.parts, LAST))]
+
+    def _of_stages(self) -> list[Path]:
+        """The results of a recipe's stages, in its order; of a session's parts, in the order that they finished."""
+        found = sorted(self.path.glob(f"*/{RESULT}"))
+        parts = [file for file in found if (file.parent / CALL).exists()]
+        of_recipe = [file for file in found if file not in parts and file.match(f"[0-9][0-9]-*/{RESULT}")]
+        return of_recipe or sorted(parts, key=lambda file: file.stat().st_mtime_ns)
 
     def remove(self) -> None:
         """Deletes the run. Raises RunError when the folder is not recognisably one."""
@@ -123,8 +133,18 @@ class RunFolder:
 
 
 def _json(value: Any) -> bytes:
-    """JSON in which NaN is null and arrays are lists."""
-    return to_json(value, indent=2, inf_nan_mode="null", fallback=lambda array: array.tolist()) + b"\n"
+    """JSON in which NaN is null and arrays are lists. Raises RunError for a value that JSON cannot hold."""
+    try:
+        return to_json(value, indent=2, inf_nan_mode="null", fallback=_listed) + b"\n"
+    except PydanticSerializationError as error:
+        raise RunError(f"the result cannot be saved: {error}") from error
+
+
+def _listed(value: Any) -> Any:
+    """An array as lists. Raises TypeError for anything else."""
+    if isinstance(value, type) or not hasattr(value, "tolist"):
+        raise TypeError(f"JSON cannot hold {value!r:.80}, a {type(value).__name__}: leave it out, or write it as text")
+    return value.tolist()
 
 
 def _read_json(file: Path) -> Any:
@@ -135,7 +155,7 @@ def _read_json(file: Path) -> Any:
 
 
 def cleared(folder: Path) -> Path:
-    """The folder without what an unfinished attempt left, but for what `once` and `train` made; made if missing."""
+    """The folder without the files of an unfinished attempt, except those of `once` and `train`; made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name in (ONCE, CALL) or (path / CALL).exists():

@@ -45,7 +45,7 @@ class Hooks:
         self._call("stage_finished", (), folder=folder, result=result)
 
     def finished(self) -> None:
-        """The run ended as its status says."""
+        """The run ended, with the status in its folder."""
         self._call("run_finished", (), status=self.folder.status()["status"])
 
     def _call(self, hook: str, passes: type[Exception] | tuple[()], **given: Any) -> None:
@@ -55,12 +55,12 @@ class Hooks:
             except passes:
                 raise
             except Exception as error:
-                self._tell(f"plugin {plugin}: {hook} failed: {type(error).__name__}: {error}")
+                self._report(f"plugin {plugin}: {hook} failed: {type(error).__name__}: {error}")
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         """Reports a failure once, on the console and in the run's report."""
         if what not in self.failed:
             self.failed.append(what)
             self.say(f"warning: {what}")
-            noted = self.folder.status().get("hook_faults", ())  # also of the process before a resume
+            noted = self.folder.status().get("hook_faults", ())  # with those of earlier processes of this run
             self.folder.note(hook_faults=[*dict.fromkeys([*noted, what])])

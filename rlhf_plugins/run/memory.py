@@ -8,6 +8,7 @@ from types import TracebackType
 import psutil
 
 INTERVAL = 0.05  # seconds between two samples
+_OPEN: list[PeakMemory] = []  # CUDA counts one peak, so nested contexts share it
 
 
 class PeakMemory:
@@ -26,7 +27,9 @@ class PeakMemory:
 
         self._cuda = torch.cuda.is_available()
         if self._cuda:
+            _note_peak()  # the reset below would lose it for the outer contexts
             torch.cuda.reset_peak_memory_stats()
+            _OPEN.append(self)
         else:
             self._watcher.start()
         return self
@@ -34,10 +37,9 @@ class PeakMemory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import torch
-
         if self._cuda:
-            self.bytes = int(torch.cuda.max_memory_allocated())
+            _note_peak()
+            _OPEN.remove(self)
         else:
             self._done.set()
             self._watcher.join()
@@ -48,3 +50,12 @@ class PeakMemory:
             self.bytes = max(self.bytes, process.memory_info().rss)
             if self._done.wait(INTERVAL):
                 return
+
+
+def _note_peak() -> None:
+    """Notes the peak since the last reset in every open context."""
+    import torch
+
+    peak = int(torch.cuda.max_memory_allocated())
+    for each in _OPEN:
+        each.bytes = max(each.bytes, peak)

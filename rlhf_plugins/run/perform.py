@@ -1,4 +1,4 @@
-"""Runs one stage in its folder and saves what it made: a stage of the recipe, or a part of another stage."""
+"""Runs one stage in its folder and saves its result: a stage of the recipe, or a part of another stage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rlhf_plugins.errors import PluginError
 from rlhf_plugins.run.memory import PeakMemory
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.component import Component
     from rlhf_plugins.contract.interfaces import Stage
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.stage_run import StageRun
@@ -25,6 +26,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     """The result of a stage, saved; its cost has those of its parts in it.
 
     Raises:
+        DataError: a component of the stage needs a column that no row has.
         KeyboardInterrupt: the run was asked to end, so that what the stage made may not be whole; it is not saved.
         StopRun: a plugin wants the run to end.
     """
@@ -32,22 +34,25 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from transformers import set_seed
 
     from rlhf_plugins.engine.cost import counting
+    from rlhf_plugins.recipe.needs import refuse_unmet
 
-    gc.collect()  # what an earlier stage left in cycles would count as this one's memory
+    gc.collect()  # cyclic garbage of an earlier stage would count as this one's memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     set_seed(run.seed)  # a stage runs alike whether it follows another or a resume
-    services = run.services
+    services, registry = run.services, run.services.registry
     services.stage_started(run.folder, run.name)
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
-        result = stage.run(run if stage.data is None else replace(run, data=stage.data.load_in(run)))
+        given = run if stage.data is None else replace(run, data=stage.data.load_in(run))
+        refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
+        result = stage.run(given)
     if services.stop.asked:
         raise KeyboardInterrupt
     _check_specs(run, result)
     cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))
     _describe(run, stage, result)
-    used = _registered_name(stage, services.registry)
+    used = _registered_name(stage, registry)
     curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.logged.items()}
     curves |= result.curves
     result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
@@ -79,7 +84,7 @@ def _check_specs(run: StageRun, result: StageResult) -> None:
 
 
 def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
-    """Writes beside what the stage itself saved which plugins made a reward model, and which base a policy has."""
+    """Writes into the folders that the stage itself saved: the plugins of a reward model, the base of a policy."""
     from rlhf_plugins.engine.policy import describe
     from rlhf_plugins.recipe import provenance
 
@@ -93,18 +98,19 @@ def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:
     """The folders of specs that are the stage's own, not those of its parts."""
     for spec in specs.values():
         folder = Path(str(spec.get("path", "")))
-        if folder.is_relative_to(run.folder) and folder.relative_to(run.folder).parts[0] not in run.memory.names:
+        of_part = any(folder.is_relative_to(run.folder / part) for part in run.memory.names)
+        if folder.is_relative_to(run.folder) and not of_part:
             yield folder
 
 
 def _filled(given: Cost, counted: Cost) -> Cost:
-    """The cost that a stage gave, and what was counted where it gave none."""
+    """The cost that a stage gave; where it gave none, the one that was counted."""
     return Cost(**{name: getattr(given, name) or value for name, value in vars(counted).items()})
 
 
-def _registered_name(stage: Stage, registry: Registry) -> str:
+def _registered_name(part: Component, registry: Registry) -> str:
     """Empty for a class that no plugin registered, such as a script's own."""
     try:
-        return registry.find(type(stage)).name
+        return registry.find(type(part)).name
     except PluginError:
         return ""

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_plugins.contract import guards, records, rollout, rows
+from rlhf_plugins.contract.run import Cost, Step
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import component, spec
@@ -34,7 +35,7 @@ RECORDS: dict[str, Any] = {
     for module in (records, rollout, rows)
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls)
-}
+} | {"Step": Step, "Cost": Cost}
 
 
 class Replayed(NamedTuple):
@@ -80,6 +81,13 @@ def save(error: ComponentError, folder: Path, message: str, files: list[str], re
     return folder / FAULT
 
 
+def repeatable(file: Path) -> bool:
+    """Whether all inputs of a saved call could be saved, and its component is built of numbers or of a run alone."""
+    fault, _ = _read(file)
+    given = fault["built_of"] or []
+    return (None not in given or given == [None]) and not any(map(_left_out, fault["inputs"]))
+
+
 def replay(file: Path, registry: Registry) -> Replayed:
     """Repeats a saved call with the component that is installed now.
 
@@ -107,7 +115,7 @@ def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], 
     given = fault["built_of"]
     if given is None:
         return made
-    if None in given:  # what is built of a run is a reward
+    if None in given:  # a reward, which is built of a run
         given = [run()]
     target = made.build(*given)
     if isinstance(target, nn.Module):
@@ -160,6 +168,12 @@ def _packed(value: Any, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def _each(values: Mapping[str, Any], key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {name: _packed(value, f"{key}.{name}", tensors) for name, value in values.items()}
+
+
+def _left_out(packed: Mapping[str, Any]) -> bool:
+    """Whether a value, or an item of it, could not be saved; in a record only optional fields are such."""
+    items = [*packed.get("list", ()), *packed.get("mapping", {}).values()]
+    return "left_out" in packed or any(map(_left_out, items))
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import sys
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Base
+from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
+from rlhf_plugins.run import reporting
+from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.stage_run import Services, StageRun
@@ -27,15 +30,16 @@ def session(
     *,
     seed: int = 0,
     registry: Registry | None = None,
-) -> StageRun:
-    """What a stage is given, for a script: it opens, trains and remembers in `folder`.
+) -> Run:
+    """A run for a script: it opens and trains models, and keeps results in `folder`.
 
     A script that is run again with the same folder goes on: finished `train` and `once` calls are read from disk.
+    The run ends when the process does, and its report is written then.
 
     Args:
         base: a folder, a hub name, `sandbox`, or a `Base` with its adapter.
         data: rows, the spec of a data format such as `{"use": "preference", "source": "pairs.jsonl"}`, the name of a
-            format, or the path of a file whose columns say the format.
+            format, or the path of a file whose format is found from its columns.
         folder: where everything is kept; made if missing.
         seed: of everything random.
         registry: the components by name; None: every installed one.
@@ -43,7 +47,8 @@ def session(
     Raises:
         DataError: the data cannot be read.
         PluginError: the spec of the data is wrong.
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, such as a session with another base or seed.
+        StopRun: a plugin refuses the run.
     """
     registry = registry or installed()
     model = base if isinstance(base, Base) else Base(base)
@@ -52,12 +57,33 @@ def session(
     files = RunFolder(Path(folder))
     if not files.is_free and not files.is_run:
         raise RunError(f"{folder} is not empty and not a run of rlhf; give another folder")
+    recipe = {**_described(model), "stages": [], "seed": seed}
+    if files.is_run and (changed := difference(files.recipe(), recipe)):
+        raise RunError(f"{folder} holds another run: {changed}; give another folder")
     rows = data if isinstance(data, Data) else _loaded(data, model, seed, registry)
     if not files.is_run:
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        files.start({"base": model.path, "stages": [], "seed": seed}, {"status": "running", "started": started})
-    services = Services(registry, files.path, Hooks(registry, files, print))
-    return StageRun(model, rows, seed, files.path, services=services)
+        files.start(recipe, reporting.birth(rows, ()))
+    files.note(status="running", message="", data=reporting.counted(rows))
+    hooks = Hooks(registry, RunFolder(files.path.absolute()), print)
+    atexit.register(_ended, hooks)
+    hooks.started(files.recipe())
+    return StageRun(model, rows, seed, files.path, services=Services(registry, files.path, hooks))
+
+
+def _described(base: Base) -> dict[str, Any]:
+    """The base in a recipe's words."""
+    return {"base": base.path, "quantization": base.quantization, "adapter": base.adapter and asdict(base.adapter)}
+
+
+def _ended(hooks: Hooks) -> None:
+    """Writes how the process of a session ended into the status, and calls the hook; a killed process does neither."""
+    if not hooks.folder.is_run:  # deleted since
+        return
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)  # in a notebook, that of any cell
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed" if error else "finished"
+    message = f"{type(error).__name__}: {error}" if error else ""
+    hooks.folder.note(status=status, message=message, finished=reporting.now())
+    hooks.finished()
 
 
 def _sandbox(base: Base) -> Base:
@@ -82,17 +108,17 @@ def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dic
     if not Path(data).exists():
         message = f"{data}: no such file, and no data format of that name"
         raise DataError(f"{message} {known(str(data), registry.names('data_format'))}")
-    return {"use": recognised(str(data), registry), "source": str(data)}
+    return {"use": recognised(str(data), registry, "give a spec"), "source": str(data)}
 
 
-def recognised(file: str, registry: Registry) -> str:
-    """The one format that recognises the first row of a file. Raises DataError."""
+def recognised(file: str, registry: Registry, advice: str, split: str = "train") -> str:
+    """The one format that recognises the first row of a file. Raises DataError, with advice."""
     from rlhf_plugins.data.rows import read_rows
 
     formats: dict[str, Any] = {name: registry.get("data_format", name) for name in registry.names("data_format")}
-    where, fields = next(read_rows(file, "train"))
-    found = [name for name, cls in formats.items() if hasattr(cls, "recognises") and cls.recognises(fields)]
+    where, fields = next(read_rows(file, split))
+    found = [name for name, cls in formats.items() if cls.recognises(fields)]
     if len(found) != 1:
-        which = f"several formats fit ({', '.join(found)})" if found else "no format has these columns"
-        raise DataError(f"{where}: {which}: {', '.join(fields)}; give a spec {known('', formats)}")
+        which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"
+        raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {known('', formats)}")
     return found[0]

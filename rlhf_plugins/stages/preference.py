@@ -9,7 +9,6 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
-from rlhf_plugins.recipe.needs import refuse_unmet
 from rlhf_plugins.stages._training import TokensPerBatch, Training
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
@@ -56,9 +55,8 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         from rlhf_plugins.trainers.preference import PreferenceOptions, PreferenceTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
-        refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         adapter = run.base.adapter
-        dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off where nobody says otherwise
+        dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
         ours = {"precompute_ref_log_probs": True, "disable_dropout": not dropped}
         args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
         train = preference_dataset(run.data.train)

@@ -18,14 +18,13 @@ from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe.needs import refuse_unmet
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
 
 logger = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
-    """One trained member, and its accuracy on what its bootstrap left out; None where nothing was."""
+    """One trained member, and its accuracy on the groups that its bootstrap left out; None where it left out none."""
 
     trained: Trained
     accuracy: float | None
@@ -52,14 +51,13 @@ class RewardEnsemble(RewardModelStage):
             name = type(self.aggregation).__name__
             raise ValueError(
                 f"aggregation: {name} needs each member's accuracy, which is measured on what its bootstrap left out; "
-                "say bootstrap: true, or aggregation: mean"
+                "write bootstrap: true, or aggregation: mean"
             )
 
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.reward_models.ensemble import describe
 
-        refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         folder, (groups, unread) = run.folder / "model", taught(self, run)
         members = [self._member(run, member, groups) for member in range(self.members)]
         accuracy = [member.accuracy for member in members]

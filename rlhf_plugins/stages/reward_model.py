@@ -1,4 +1,4 @@
-"""The stage `reward_model`: trains a reward model on what people judged."""
+"""The stage `reward_model`: trains a reward model on human judgements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from rlhf_plugins.contract.interfaces import (
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.recipe.needs import refuse_unmet
 from rlhf_plugins.stages._training import TokensPerBatch, Training
 
 if TYPE_CHECKING:
@@ -83,12 +82,11 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 
     def needs_of(self) -> frozenset[str]:
-        """What its parts need; a teacher gives ratings."""
+        """The columns that its parts need, without those that a teacher gives."""
         return super().needs_of() - ({"ratings"} if self.teacher else set())
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
-        refuse_unmet(self, run.data.train, lambda part: run.spec(part)["use"])
         groups, unread = taught(self, run)
         trained = self.train(run, groups, run.folder / "model")
         return StageResult(
@@ -132,7 +130,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
 
     def _drops(self, run: Run) -> bool:
-        """Whether the recipe asks for dropout, which TRL's trainer switches off where nobody says otherwise."""
+        """Whether the recipe asks for dropout, which TRL's trainer switches off by default."""
         return self.head.dropout > 0 or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
     def _model(self, run: Run) -> RewardModel:
@@ -143,7 +141,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
             trunk = with_adapter(load_trunk(run.base), run.base.adapter, "FEATURE_EXTRACTION")
             return RewardModel(trunk, self.pooling, self.head)
         if self.train_layers and run.base.adapter:
-            raise RunError(f"{self.name}: train_layers trains the base's own weights; say adapter: none")
+            raise RunError(f"{self.name}: train_layers trains the base's own weights; write adapter: none")
         if self.train_layers == 0 and self.pooling.builds:
             name = run.spec(self.pooling)["use"]
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")

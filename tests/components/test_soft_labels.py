@@ -105,7 +105,7 @@ def test_a_soft_label_changes_a_training(base: Base, tmp_path: Path, stage: str)
 def test_a_loss_that_ignores_them_is_refused(tmp_path: Path, stage: dict[str, Any], message: str) -> None:
     run = tiny_run(Base("none"), tmp_path, [*softened(tiny_pairs(1), 0.75), *tiny_pairs(2)])
     with pytest.raises(DataError, match=message):
-        component("stage", stage).run(run)
+        run.train(stage, name="refused")
 
 
 def test_the_check_of_a_recipe_finds_a_loss_that_ignores_them(tmp_path: Path) -> None:

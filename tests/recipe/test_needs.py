@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stubs
 
-from rlhf_plugins import Base, Comparison, DataError, Group, PluginError, RecipeError, check_recipe
+from rlhf_plugins import Base, Comparison, DataError, Group, PluginError, RecipeError, check_recipe, uses
 from rlhf_plugins.data.columns import columns_of
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_run
@@ -57,7 +58,17 @@ def test_a_stage_refuses_to_train_without_the_column(
     tmp_path: Path, name: str, stage: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        component("stage", {"use": name, **stage}).run(tiny_run(Base("none"), tmp_path, [PAIR]))
+        tiny_run(Base("none"), tmp_path, [PAIR]).train({"use": name, **stage}, name="refused")
+
+
+@dataclass(frozen=True)
+class Rates(stubs.Talk):
+    inner: Any = uses("stage", "reward")
+
+
+def test_a_stage_may_give_rows_of_its_own_to_the_stages_that_it_runs(tmp_path: Path) -> None:
+    rates = Rates(inner=component("stage", {"use": "reward", "loss": "regression"}))
+    assert tiny_run(Base("none"), tmp_path, [PAIR]).train(rates, name="rates").curves
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rlhf_plugins import Adapter, Budget, Curve, DataFormat, Run, RunError, Stag
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.policy import ModelPolicy
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 TALK: Any = stubs.Talk()
@@ -104,6 +105,27 @@ def test_numbers_that_a_part_logs_are_in_its_curves(run: Run) -> None:
     result = run.train(Logs(), name="a")
     assert result.curves["loss"].points == [(1, 2.0), (2, 1.0)]
     assert (result.curves["reward"].points, result.curves["reward"].better) == ([(3, 0.5)], "higher")
+
+
+class Leaves(stubs.Talk):
+    def run(self, run: Run) -> StageResult:
+        return StageResult({"own": {"use": "trained", "path": str(run.folder)}}, metrics={"model": stubs.Decay})
+
+
+def test_metrics_that_json_cannot_hold_are_named(run: Run) -> None:
+    with pytest.raises(RunError, match="JSON cannot hold <class 'stubs.Decay'>, a type: leave it out"):
+        run.train(Leaves(), name="a")
+
+
+def test_the_parts_of_a_stage_come_before_it(run: Run) -> None:
+    class Outer(stubs.Talk):
+        def run(self, run: Run) -> StageResult:
+            (run.folder / "mine").mkdir()
+            (run.folder / "mine" / "result.json").write_text("my own file")
+            return run.train(stubs.Talk(), name="z")
+
+    run.train(Outer(), name="a")
+    assert [result.name for result in RunFolder(run.folder).every()] == ["a/z", "a"]
 
 
 def test_once_makes_a_thing_once_and_gives_it_as_json(run: Run) -> None:

@@ -162,6 +162,7 @@ SUM = "{use: sum, losses: [bradley_terry, broken], weights: [1, 1]}"
 RUNS = [
     ("reward_loss", CALL.format(answer="given[0].chosen.detach()"), f"reward, loss: broken, {TINY}", "without a grad"),
     ("sampler", CALL.format(answer="1 / 0"), f"reward, sampler: broken, {TINY}", "failed: ZeroDivisionError"),
+    ("monitor", REWARD.format(answer="1 / 0"), f"reward, monitors: [broken], {TINY}", "failed: ZeroDivisionError"),
     ("metric", CALL.format(answer="[]"), "evaluate_reward, metrics: [broken]", "gave a list, not numbers by name"),
     ("reward_loss", CALL.format(answer="given[0].chosen[:1]"), f"reward, loss: {SUM}, {TINY}", r"shape \(1,\), not"),
     ("reward", REWARD.format(answer="[run.seed]"), "online, reward: broken", r"gave numbers of shape \(1,\)"),
@@ -182,6 +183,29 @@ def test_a_run_that_stops_names_the_plugin_and_saves_the_call(
     assert json.loads(file.read_text())["component"] == {"use": "broken", "scale": 2.0}
     with pytest.raises(ComponentError, match=message):
         raise replay(file, registry()).again or AssertionError
+
+
+BUILT = "def build(self, run, model): return lambda: 1 / 0"
+PLACED = "def build(self, run): return 1 / 0"
+
+
+@pytest.mark.parametrize(("kind", "body"), [("regularizer", BUILT), ("monitor", PLACED)])
+def test_a_call_that_cannot_be_repeated_is_not_offered(kind: str, body: str, folder: Path) -> None:
+    Path("mine.py").write_text(source(kind, body))
+    Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: reward, {kind}s: [broken], {TINY}, name: second}}"))
+    with pytest.raises(RunError, match=r"failed: ZeroDivisionError(?s:(?!plugins replay).)*$"):
+        run_recipe("r.yaml", say=lambda _: None)
+
+
+def test_a_call_that_cannot_be_saved_does_not_hide_the_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("rlhf_plugins.run.replay.save_file", full)
+    Path("mine.py").write_text(source("sampler", CALL.format(answer="1 / 0")))
+    Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: reward, sampler: broken, {TINY}, name: second}}"))
+    with pytest.raises(RunError, match="failed: ZeroDivisionError.*; the call could not be saved: OSError: No space"):
+        run_recipe("r.yaml", say=lambda _: None)
 
 
 IN_LOSS, IN_REWARD = (f"kl: {{use: {place}, estimator: broken}}" for place in ("in_loss", "in_reward"))

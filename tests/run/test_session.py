@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
-from rlhf_plugins import Data, DataError, RunError, StageResult, StopRun, hookimpl, session
+from rlhf_plugins import Adapter, Base, Data, DataError, RunError, StageResult, StopRun, hookimpl, open_run, session
 from rlhf_plugins.registry.registry import Plugin, Registry
 from rlhf_plugins.run.stop import Stop
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
@@ -46,6 +48,31 @@ def test_a_session_samples_scores_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(RunError, match="other is not empty and not a run"):
         session(base, data, tmp_path / "other")
+
+
+def test_a_session_goes_on_with_its_own_base_and_seed(tmp_path: Path) -> None:
+    session("sandbox", Data(()), tmp_path / "run", seed=1)
+    for base, seed, changed in (
+        ("sandbox", 0, "seed was 1 and is now 0"),
+        ("gpt2", 1, "base was '.*' and is now"),
+        (Base("sandbox", adapter=Adapter()), 1, "adapter was None and is now"),
+    ):
+        with pytest.raises(RunError, match=f"run holds another run: {changed}"):
+            session(base, Data(()), tmp_path / "run", seed=seed)
+
+
+@pytest.mark.parametrize(("end", "status"), [("", "finished"), ("1 / 0", "failed")])
+def test_a_session_has_a_report_and_says_how_it_ended(end: str, status: str, tmp_path: Path) -> None:
+    script = f"""import sys, stubs
+from rlhf_plugins import Data, session
+run = session("sandbox", Data(()), sys.argv[1])
+run.log(1, {{"own": 2.0}})
+run.train(stubs.Talk(), name="talk")
+{end}"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=not end, cwd=Path(stubs.__file__).parent)
+    report = open_run(tmp_path).report
+    assert (report.status, report.data.train, [stage.name for stage in report.stages]) == (status, 0, ["talk"])
+    assert next(open_run(tmp_path).metrics("")) == {"stage": "", "step": 1, "own": 2.0}
 
 
 def test_a_session_reads_a_file_by_its_columns(tmp_path: Path) -> None:
