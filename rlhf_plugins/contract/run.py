@@ -168,28 +168,51 @@ class Policy(Protocol):
     ) -> Samples:
         """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
 
-        Of groups the prompts are taken, with the columns that all of them have. `columns`, one value per prompt, become
-        those of the samples too.
+        The same arguments on the same machine give the same samples; torch's own random state does not change.
+
+        Args:
+            prompts: text, messages, or groups, whose prompt is taken, with the columns that all of them have.
+            n: responses to each prompt.
+            temperature: divides the logits.
+            top_p: samples from the fewest most likely tokens that together have this probability.
+            max_new_tokens: where a response is cut.
+            seed: of the sampling.
+            columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
         """
         ...
 
     def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
-        """Given responses as tokens, one to each prompt."""
+        """Given responses as tokens, one to each prompt, EOS included. Raises DataError where one cannot be read."""
         ...
 
     def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
         """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
 
-        The temperature divides the logits, as in sampling.
+        Args:
+            samples: responses with T tokens at most.
+            temperature: divides the logits, as in sampling.
+            grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
+
+        Raises:
+            RunError: a gradient is wanted and no weight of the policy is trainable.
         """
         ...
 
     def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
-        """Log-probabilities of short answers, normalised over them, (B, C): a judge in one forward pass."""
+        """Log-probabilities of short answers, normalised over them, (B, C): a judge in one forward pass.
+
+        An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
+
+        Raises:
+            DataError: there are fewer than two choices, two are equal, or one has no token.
+        """
         ...
 
     def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, vocabulary) after the tokens (B, N), and a cache to go on from with the next ones."""
+        """Logits (B, vocabulary) after the tokens (B, N), and a cache to go on from with the next ones.
+
+        Without a cache the tokens are the whole sequence; with it, those that follow. No token is padding.
+        """
         ...
 
 
@@ -288,7 +311,7 @@ class Run(Protocol):
         ...
 
     def sharing(self, backbone: Any) -> Run:
-        """The same run, in which what is opened shares this loaded base."""
+        """The same run, except that models it opens share this loaded base."""
         ...
 
     def policy(self, name: str | None = None) -> Policy:
@@ -300,7 +323,7 @@ class Run(Protocol):
         ...
 
     def reference(self) -> Policy:
-        """This stage's reference: what the KL is measured from."""
+        """The policy that this stage starts from, to which its KL is measured."""
         ...
 
     def reward(self, name: str | None = None) -> RewardModel:
@@ -337,22 +360,32 @@ class Run(Protocol):
             start: the name of the policy to start from; None is this stage's own start.
             until: ends the training after the step for which it is true; it sees the steps that the part logs.
             budget: ends the part.
+
+        Raises:
+            RunError: an argument is wrong, or another call was made under this name.
         """
         ...
 
     def fit(self, trainer: Any) -> Mapping[str, Curve]:
-        """Trains the guest's transformers Trainer with the run's progress bar, hooks and checks of the loss."""
+        """Trains the guest's transformers Trainer with the run's progress bar, hooks and checks of the loss.
+
+        It attaches no monitors and no regularizers, since it does not know the stage's options.
+
+        Raises:
+            RunError: it is no Trainer, or the loss or the norm of a gradient is not finite.
+        """
         ...
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
         """What `make` returns, made at most once: written atomically, and read back after a kill.
 
-        The name alone is the key, within this stage: letters, digits, `-`, `_` and `.`.
+        The name alone is the key, within this stage: letters, digits, `-`, `_` and `.`. Raises RunError for another
+        name, and where the value is not JSON.
         """
         ...
 
     def stopped(self) -> bool:
-        """Whether the run was asked to end; a guest's loop looks here."""
+        """Whether the stage should end: the user asked for it, or its budget is used up; for the loop of a guest."""
         ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

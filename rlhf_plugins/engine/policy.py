@@ -39,7 +39,7 @@ ADAPTER = "adapter_config.json"
 class Handle(ABC):
     """What policies and mixtures of them share: everything that follows from their models and their log-probabilities.
 
-    It is a `contract.run.Policy`.
+    It is a `contract.run.Policy`, whose docstrings hold here too.
     """
 
     encoder: RowEncoder
@@ -59,7 +59,7 @@ class Handle(ABC):
     @property
     @abstractmethod
     def module(self) -> Any:
-        """What a trainer or a user of torch is given."""
+        """See `Policy`."""
 
     @property
     @abstractmethod
@@ -72,10 +72,7 @@ class Handle(ABC):
 
     @abstractmethod
     def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, vocabulary) after the tokens (B, N), and a cache to go on from with the next ones.
-
-        Without a cache the tokens are the whole sequence; with it, those that follow. No token is padding.
-        """
+        """See `Policy`."""
 
     @abstractmethod
     def _active(self) -> AbstractContextManager[Any]:
@@ -105,19 +102,7 @@ class Handle(ABC):
         seed: int = 0,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> Samples:
-        """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
-
-        The same arguments on the same machine give the same samples; torch's own random state does not change.
-
-        Args:
-            prompts: text, messages, or groups, whose prompt is taken, with the columns that all of them have.
-            n: responses to each prompt.
-            temperature: divides the logits.
-            top_p: samples from the fewest most likely tokens that together have this probability.
-            max_new_tokens: where a response is cut.
-            seed: of the sampling.
-            columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
-        """
+        """See `Policy`."""
         _check_sampling(n, temperature, top_p, max_new_tokens)
         known = {**_shared_columns(prompts), **(columns or {})}
         for name, values in known.items():
@@ -130,24 +115,11 @@ class Handle(ABC):
         return Samples(found.prompts, found.responses, found.prompt_ids, found.response_ids, repeated)
 
     def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
-        """Given responses as tokens: one to each prompt, EOS included.
-
-        Raises:
-            DataError: there are not as many responses as prompts, or the model cannot take one.
-        """
+        """See `Policy`."""
         return encoded(_texts(prompts), responses, self.encoder)
 
     def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
-        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
-
-        Args:
-            samples: responses with T tokens at most.
-            temperature: divides the logits, as in sampling.
-            grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
-
-        Raises:
-            RunError: a gradient is wanted and no weight of the policy is trainable.
-        """
+        """See `Policy`."""
         if grad:
             self._check_trainable()
         longest = max(map(len, samples.response_ids), default=0)
@@ -159,13 +131,7 @@ class Handle(ABC):
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
     def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
-        """Log-probabilities of short answers, normalised over them, (B, C); each prompt is computed once.
-
-        An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
-
-        Raises:
-            DataError: there are fewer than two choices, two are equal, or one has no token.
-        """
+        """See `Policy`."""
         if len(set(choices)) < max(2, len(choices)):
             raise DataError(f"choices: two or more different ones, got {list(choices)}")
         rows = [row for prompt in _texts(prompts) for row in self._choices(prompt, choices)]

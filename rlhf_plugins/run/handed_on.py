@@ -41,7 +41,7 @@ def handed_on(results: Sequence[StageResult], part: Part) -> Iterator[HandedOn]:
 
 
 def find(results: Sequence[StageResult], part: Part, name: str | None) -> HandedOn:
-    """What a name means: that of a policy or reward model, `stage/name`, or a stage that made one; None is the latest.
+    """The policy or reward model of a name: its own, `stage/name`, or that of the stage that made it; None: the latest.
 
     Raises:
         RunError: there is none, or several stages gave that name.

@@ -93,11 +93,11 @@ class RunRecord:
         return self._of("samples", stage)
 
     def alarms(self, stage: str | None = None) -> Iterator[Row]:
-        """What monitors found, each with its step, message and evidence."""
+        """The alarms of monitors, each with its step, message and evidence."""
         return self._of("alarms", stage)
 
     def curves(self, stage: str) -> dict[str, Curve]:
-        """What a stage logged, by name: with units once it has finished, and before that as far as it is."""
+        """The numbers that a stage logged, by name; units are known once it has finished."""
         for result in self.finished:
             if result.name == stage:
                 return dict(result.curves)
@@ -116,13 +116,13 @@ class RunRecord:
             poll: seconds between two reads of the files.
             patience: seconds without a new row after which to stop, for a writer that was killed; None: no limit.
         """
-        reader, heard = _Reader(self.folder), time.monotonic()
+        reader, latest = _Reader(self.folder), time.monotonic()
         while True:
             ended = self.status in ENDED  # before the files are read, so that no row is missed
             for entry in reader.news(KINDS):
-                heard = time.monotonic()
+                latest = time.monotonic()
                 yield entry
-            if ended or (patience is not None and time.monotonic() - heard > patience):
+            if ended or (patience is not None and time.monotonic() - latest > patience):
                 return
             time.sleep(poll)
 

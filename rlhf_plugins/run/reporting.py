@@ -113,7 +113,7 @@ def _stage(result: StageResult) -> dict[str, Any]:
 
 
 def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
-    """What was loaded, with the rows that loading dropped and that each stage left out or cut."""
+    """Counts of the rows that were loaded and dropped, and of those that each stage left out or cut."""
     left_out = {
         f"{result.name}: {reason}": count
         for result in results
@@ -140,7 +140,7 @@ def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
 
 
 def _policies(result: StageResult, costs: Mapping[str, Cost]) -> dict[str, Any]:
-    """What one stage found of policies, as `report.schema.EvaluationReport` has it."""
+    """The policies that one stage measured, in the shape of `report.schema.EvaluationReport`."""
     judged, rows = result.evaluation, dict(result.report.policies)
     if judged is None:
         return {"policies": _with_costs(rows, costs)}

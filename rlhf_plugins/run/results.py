@@ -20,7 +20,7 @@ DATA = "data.jsonl"  # as `data.store` names it
 
 
 def to_values(result: StageResult, root: Path) -> dict[str, Any]:
-    """What `result.json` holds; data is `data.jsonl` beside it.
+    """The values in `result.json`; data is `data.jsonl` beside it.
 
     Args:
         result: of a finished stage.

@@ -99,7 +99,7 @@ def run(
         DataError: the data cannot be read; nothing has been written.
         PluginError: the run is to go on without a plugin that it was started with.
         RunError: the folder is not in the state that was asked for, or a stage failed.
-        KeyboardInterrupt: the user stopped the run; the message says what is finished and how to go on.
+        KeyboardInterrupt: the user stopped the run; the message lists the finished stages and the command that goes on.
     """
     from rlhf_plugins.engine import set_engine
 
@@ -171,7 +171,7 @@ def _recorded(folder: RunFolder) -> list[Plugin]:
     try:
         return [Plugin(**each) for each in folder.status().get("plugins", ())]
     except TypeError as error:
-        raise RunError(f"{folder.path}: its status says no plugins that can be read: {error}") from error
+        raise RunError(f"{folder.path}: the plugins in its status cannot be read: {error}") from error
 
 
 def _refuse_other_rows(folder: RunFolder, data: Data) -> None:
@@ -223,7 +223,7 @@ class _Staged:
         return f"[{index + 1}/{len(self.assembled.stages)}] {self.assembled.stages[index].name}"
 
     def _guarded(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
-        """The stage's result, saved; when it stops, the status says why and the error says how to go on."""
+        """The stage's result, saved; when it stops, the status has the reason, the error also the command to go on."""
         try:
             return self._run(index, stage, finished)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What a stage is given: the implementation of `contract.run.Run`, for runs, tests and scripts alike."""
+"""The implementation of `contract.run.Run`, for runs, tests and scripts alike."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Services:
 
 @dataclass
 class Memory:
-    """What a stage did so far."""
+    """A record of the calls that a stage made so far."""
 
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
@@ -85,7 +85,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class StageRun:
-    """A stage's view of its run."""
+    """A `contract.run.Run`, whose docstrings hold here too."""
 
     base: Base
     data: Data
@@ -100,7 +100,7 @@ class StageRun:
 
     @property
     def finished(self) -> tuple[StageResult, ...]:
-        """Earlier stages, then the parts of this one."""
+        """See `Run`."""
         return (*self.earlier, *self.memory.parts)
 
     @property
@@ -109,11 +109,11 @@ class StageRun:
         return tuple(self.memory.opened)
 
     def sharing(self, backbone: Any) -> StageRun:
-        """The same run, in which what is opened shares a loaded base."""
+        """See `Run`."""
         return replace(self, backbone=backbone)
 
     def policy(self, name: str | None = None) -> Policy:
-        """A policy that answers prompts. Raises RunError where there is none of that name."""
+        """See `Run`."""
         from rlhf_plugins.engine.policy import open_policy
 
         if name is None:
@@ -121,16 +121,16 @@ class StageRun:
         return self.open("generator", find(self.finished, "policies", name).spec)
 
     def reference(self) -> Policy:
-        """What the KL is measured from: what this stage starts from."""
+        """See `Run`."""
         return self.policy()
 
     def reward(self, name: str | None = None) -> RewardModel:
-        """A reward model. Raises RunError where there is none of that name."""
+        """See `Run`."""
         found: RewardModel = self.open("reward", find(self.finished, "rewards", name).spec)
         return found
 
     def open(self, kind: str, spec: str | Spec) -> Any:
-        """A component, built for this run where its `build` takes a run alone; what a reward builds is a handle."""
+        """See `Run`."""
         from rlhf_plugins.recipe import assemble
         from rlhf_plugins.reward_models.handle import reward_handle
 
@@ -141,20 +141,20 @@ class StageRun:
         return reward_handle(made.build(self)) if isinstance(made, Reward) else made.build(self)
 
     def spec(self, component: object) -> dict[str, Any]:
-        """A component in a recipe's words."""
+        """See `Run`."""
         from rlhf_plugins.recipe import assemble
 
         return assemble.spec(component, self.services.registry)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Reports numbers of a step."""
+        """See `Run`."""
         for name, value in values.items():
             self.memory.logged.setdefault(name, {})[step] = value
         self.services.log(self.name, step, values)
         self.ending.see(Step(self.name, step, None, dict(values)))
 
     def log_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Reports responses."""
+        """See `Run`."""
         self.services.log_samples(self.name, step, rows)
 
     def train(
@@ -167,18 +167,18 @@ class StageRun:
         until: Callable[[Step], bool] | None = None,
         budget: Budget | None = None,
     ) -> StageResult:
-        """Runs another stage inside this one, or reads what a finished call made. Raises RunError."""
+        """See `Run`."""
         made = self.open("stage", stage) if isinstance(stage, str | Mapping) else stage
         return nested.train(self, made, nested.Given(name, data, start, until, budget))
 
     def fit(self, trainer: Any) -> Mapping[str, Curve]:
-        """Trains a transformers Trainer. Raises RunError where it is none, or its loss is not finite."""
+        """See `Run`."""
         from rlhf_plugins.run.fitting import fit
 
         return fit(self, trainer)
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
-        """The JSON of what `make` returns, made at most once. Raises RunError where it is not JSON."""
+        """See `Run`."""
         from rlhf_plugins.recipe.check import STAGE_NAME
 
         if not STAGE_NAME.fullmatch(name):
@@ -195,18 +195,18 @@ class StageRun:
         return json.loads(file.read_bytes())
 
     def stopped(self) -> bool:
-        """Whether the stage should end: the user asked for it, or its budget is used up."""
+        """See `Run`."""
         return self.services.stop.stopped() or self.ending()
 
     def _note(self, kind: str, spec: str | Spec) -> None:
-        """Adds to the lineage what earlier stages handed on."""
+        """Adds a spec that an earlier stage handed on to the lineage."""
         parts: Mapping[str, Part] = {"generator": "policies", "reward": "rewards"}
         found: list[HandedOn] = list(handed_on(self.finished, parts[kind])) if kind in parts else []
         self.memory.opened |= {one.lineage: None for one in found if one.spec == spec}
 
 
 def stage_run(assembled: Assembled, data: Data, folder: Path, earlier: tuple[StageResult, ...]) -> StageRun:
-    """What a stage of a recipe is given that runs in `folder` after others; what it logs goes nowhere."""
+    """The run of a recipe's stage in `folder`, after others; no hook is called."""
     changed = [result for result in earlier if result.base]
     base = replace(assembled.base, path=str(changed[-1].base)) if changed else assembled.base
     run = StageRun(base, data, assembled.seed, folder, earlier, services=Services(assembled.registry, folder.parent))

@@ -1,4 +1,4 @@
-"""Asks a run to end: by an interrupt of the user, or by a plugin. A stage that looks ends by itself."""
+"""Asks a run to end: by an interrupt of the user, or by a plugin. A stage that calls `Stop.stopped` ends by itself."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Stop:
     """
 
     asked: bool = False
-    looks: bool = False  # whether the stage that runs has called `stopped`
+    polled: bool = False  # whether the stage that runs has called `stopped`
 
     def begin(self) -> None:
         """Another stage begins."""
-        self.looks = False
+        self.polled = False
 
     def stopped(self) -> bool:
         """Whether the stage should end; a stage that calls this is trusted to do so."""
-        self.looks = True
+        self.polled = True
         return self.asked
 
     @contextmanager
@@ -39,7 +39,7 @@ class Stop:
             return
 
         def interrupted(number: int, frame: FrameType | None) -> None:
-            if self.asked or not self.looks:
+            if self.asked or not self.polled:
                 raise KeyboardInterrupt
             self.asked = True
             say("stopping after this step; interrupt again to stop now")

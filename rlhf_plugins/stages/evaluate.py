@@ -29,7 +29,7 @@ class Evaluate(Stage, makes={"evaluation"}):
     """Scores one response of each policy to each held-out prompt against the policy that training started from.
 
     The judge is the gold reward where the data has one, else the reward model, which then judges policies that may
-    have been trained against it: the report says which.
+    have been trained against it; the report names the judge.
     """
 
     prompts: Annotated[int, Field(ge=2, description="held-out prompts of each kind")] = 256
@@ -71,7 +71,7 @@ class _Session:
 
     @property
     def chooses(self) -> bool:
-        """Whether best-of-n says anything: there is a reward model, and sampling is random."""
+        """Whether best-of-n can be measured: there is a reward model, and sampling is random."""
         return self.reward is not None and self.options.best_of > 1 and self.options.temperature > 0
 
     def result(self) -> StageResult:
@@ -159,7 +159,7 @@ class _Session:
         return with_columns(samples, prompts, per_prompt)
 
     def notes(self) -> list[str]:
-        """What a reader of the table must know beside it."""
+        """Notes for the reader of the table."""
         rewards = [result for result in self.run.finished if result.rewards]
         judge = (
             [] if self.judge.gold else ["The judge is the run's own reward model: it favours what was trained on it."]
