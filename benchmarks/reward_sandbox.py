@@ -42,7 +42,7 @@ from rlhf_plugins.sandbox import POLICY, AnnotatedGroup, Annotator, annotate, dr
 from rlhf_plugins.sandbox.world import TOPICS
 from rlhf_plugins.stages.reward_model import row_features
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import RewardOptions, RewardTrainer
+from rlhf_plugins.trainers.reward import RewardTrainer
 
 OUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 BASE = Base(str(POLICY))
@@ -230,7 +230,9 @@ def _three_epochs(groups: Sequence[Group], test: Sequence[Group], how: str) -> R
     with TemporaryDirectory() as folder:
         rate = 1e-3 if how == "whole model" else 3e-2
         args = arguments(trl.RewardConfig, Path(folder), 0, {**TRAINER, "num_train_epochs": 3, "learning_rate": rate})
-        trainer = RewardTrainer(model, loss, args, rows, tokenizer, RewardOptions(features=features))
+        trainer = RewardTrainer(
+            model, args, train_dataset=rows, processing_class=tokenizer, loss=loss, features=features
+        )
         started = time.perf_counter()
         trainer.train()
         seconds = (time.perf_counter() - started) / 3

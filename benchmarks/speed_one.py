@@ -210,8 +210,8 @@ def our_reward(case: Case, folder: Path) -> Any:
     words = tokenizer(stock.config.vocab_size)
     args = arguments(trl.RewardConfig, folder, 0, {**options(case), "per_device_train_batch_size": case.batch})
     rows = ranked_rows(case.groups, lambda p, r: encode(words, p, r), None, lambda group: True)
-    own = reward.RewardOptions(tokens_per_batch=case.tokens)
-    return reward.RewardTrainer(model, component("reward_loss", "bradley_terry"), args, rows, words, own)
+    own = {"loss": component("reward_loss", "bradley_terry"), "tokens_per_batch": case.tokens}
+    return reward.RewardTrainer(model, args, train_dataset=rows, processing_class=words, **own)
 
 
 MAKERS: dict[tuple[str, bool], Callable[[Case, Path], Any]] = {

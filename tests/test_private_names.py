@@ -35,7 +35,11 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.DPOTrainer, "_precompute_ref_logps", "it calls our compute_ref_log_probs with our collator's batches"),
     (trl.DPOTrainer, "_prepare_dataset", "it makes prompt_ids, chosen_ids, rejected_ids"),
     (trl.RewardTrainer, "compute_loss", "RewardTrainer replaces it"),
-    (trl.RewardTrainer, "_prepare_dataset", "RewardTrainer replaces it, since its rows are tokens already"),
+    (
+        trl.RewardTrainer,
+        "_prepare_dataset",
+        "it makes chosen_ids, rejected_ids; RewardTrainer skips it for ranked rows",
+    ),
     (trl.RewardTrainer, "_set_signature_columns_if_needed", "RewardTrainer replaces it, to keep all columns"),
     (trl.GRPOTrainer, "_prepare_inputs", "OnlineTrainer rolls out in its place"),
     (trl.GRPOTrainer, "_compute_loss", "OnlineTrainer replaces it"),

@@ -137,18 +137,23 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """-> the tensors of a BranchBatch, or `features` and `group`; and those that `judged` reads."""
-        return {**self._inputs(rows), **_judged(rows)}
+        return {**_judged(rows), **self._inputs(rows)}  # `row` first: Trainer counts rows by it
 
     def groups(self, row: Mapping[str, Any]) -> list[PromptBranches]:
-        """What a row lays out."""
-        return [PromptBranches(row["prompt_ids"], row["branch_ids"])] if self.features is None else []
+        """What a row lays out; responses that share no token have the first of each in the place of a prompt."""
+        if self.features is not None:
+            return []
+        if row["prompt_ids"]:
+            return [PromptBranches(row["prompt_ids"], row["branch_ids"])]
+        return [PromptBranches(ids[:1], [ids[1:]]) for ids in row["branch_ids"]]
 
     def _inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        group = torch.tensor([number for number, row in enumerate(rows) for _ in row["ranks"]])
         if self.features is None:
-            return collate([group for row in rows for group in self.groups(row)], self.pad_id, self.layout)
+            laid = collate([group for row in rows for group in self.groups(row)], self.pad_id, self.layout)
+            return {**laid, "group": group}
         places = [place for row in rows for place in range(row["first"], row["first"] + len(row["ranks"]))]
-        group = [number for number, row in enumerate(rows) for _ in row["ranks"]]
-        return {"features": self.features[places], "group": torch.tensor(group)}
+        return {"features": self.features[places], "group": group}
 
 
 def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Sequence[str]) -> RankedScores:

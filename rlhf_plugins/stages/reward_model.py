@@ -105,7 +105,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.reward import RewardOptions, RewardTrainer
+        from rlhf_plugins.trainers.reward import RewardTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
         seed = run.seed + (member or 0)
@@ -116,8 +116,17 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
             model = self._model(run)
             train = self._rows(groups, encoder, args.max_length)
             features = row_features(model, train, encoder.tokenizer.pad_token_id) if self.train_layers == 0 else None
-            options = RewardOptions(self.sampler, features, self.head_learning_rate, self.tokens_per_batch)
-            trainer = RewardTrainer(model, self.loss, args, train, encoder.tokenizer, options)
+            trainer = RewardTrainer(
+                model,
+                args,
+                train_dataset=train,
+                processing_class=encoder.tokenizer,
+                loss=self.loss,
+                sampler=self.sampler,
+                tokens_per_batch=self.tokens_per_batch,
+                head_learning_rate=self.head_learning_rate,
+                features=features,
+            )
         ending = "" if member is None else f"_{member}"
 
         def log(step: int, values: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ import torch
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from jinja2 import TemplateError
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from rlhf_plugins.contract.answers import tensors
@@ -171,7 +171,8 @@ def prepare(trainer: Any) -> None:
     """
     check_one_process(trainer)
     check_rows(trainer)
-    train_in_float32(trainer.model)
+    if not isinstance(trainer.model, PreTrainedModel):  # which a script loaded in the precision that it wants
+        train_in_float32(trainer.model)
     keep_freed_memory_of_process(trainer.args.device)
 
 
@@ -182,7 +183,9 @@ def check_one_process(trainer: Any) -> None:
 
 
 def check_rows(trainer: Any) -> None:
-    """Raises RunError if a trainer has too few rows for one batch."""
+    """Raises RunError if a trainer has too few rows for one batch; rows that are streamed cannot be counted."""
+    if not hasattr(trainer.train_dataset, "__len__"):
+        return
     rows = len(trainer.train_dataset)
     if rows == 0 or len(trainer.get_train_dataloader()) == 0:
         raise RunError(_too_few(trainer, rows))

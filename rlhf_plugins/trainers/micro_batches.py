@@ -65,6 +65,20 @@ class TrainsInMicroBatches:
         step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
         return torch.stack([step(model, part, *given) for part in inputs.get(MICRO_BATCHES, [inputs])]).sum()
 
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **options: Any) -> tuple[Any, ...]:
+        """The batch's loss, outputs and labels; outputs and labels are None where only the loss is asked.
+
+        Outputs of micro-batches are joined as TRL's are laid out: those of all chosen responses, then of all rejected.
+        """
+        step: Callable[..., tuple[Any, ...]] = super().prediction_step  # type: ignore[misc]
+        parts = [step(model, part, *given, **options) for part in inputs.get(MICRO_BATCHES, [inputs])]
+        if len(parts) == 1:
+            return parts[0]
+        losses, outputs, labels = zip(*parts, strict=True)
+        halves = zip(*(each.chunk(2) for each in outputs if each is not None), strict=True)
+        joined = torch.cat([torch.cat(half) for half in halves]) if outputs[0] is not None else None
+        return torch.stack(losses).sum(), joined, labels[0]
+
 
 def by_share(loss: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """The mean loss of a micro-batch as its part of the batch's."""

@@ -1,7 +1,8 @@
-"""Trains a reward model with any loss on judged groups: RewardTrainer with its rows, batch and loss replaced."""
+"""Trains a reward model with any loss on pairs or judged groups: TRL's RewardTrainer, computed by the engine."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -9,97 +10,132 @@ from typing import Any
 import numpy as np
 import torch
 import trl
-from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rlhf_plugins.arithmetic.ranking import comparisons, per_group
-from rlhf_plugins.contract.interfaces import RewardLoss, Sampler
+from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.numeric import in_batch
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
-from rlhf_plugins.trainers.arguments import mean_loss, prepare
-from rlhf_plugins.trainers.draws import Draws, Examples
+from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
+from rlhf_plugins.trainers.classifier import scored_by, why_not
+from rlhf_plugins.trainers.constructor import sorted_out, with_own
+from rlhf_plugins.trainers.draws import Draws
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, in_micro_batches, token_limit
+from rlhf_plugins.trainers.pairs import COLUMNS, Pairs, examples
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """Options of a training that TRL's configuration lacks."""
+    """The arguments that TRL's constructor lacks; a component is made with `component(kind, name, ...)`."""
 
+    loss: RewardLoss | None = None  # None is TRL's: Bradley-Terry, less the margin where a row has one
+    head: RewardHead | None = None  # takes the place of the classifier's score
+    pooling: Pooling | None = None  # None reads the last token
     sampler: Sampler | None = None  # draws the batches; None shuffles as transformers does
-    features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
-    head_learning_rate: float | None = None  # of head and pooling; None is the trainer's
     tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
+    head_learning_rate: float | None = None  # of head and pooling; None is the trainer's
+    features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
 
 
 class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
-    """RewardTrainer for a RewardModel, any reward loss, and groups in place of pairs.
+    """TRL's RewardTrainer for any reward loss, head and pooling; a prompt is computed once for all its responses.
 
-    Args:
-        model: its weights that require gradients are trained.
-        loss: weights of its own are trained beside the model's, and are not saved.
-        args: TRL's configuration; a batch is `per_device_train_batch_size` groups.
-        train: what `ranked_rows` made.
-        tokenizer: pads, and is saved with a checkpoint.
-        options: those that TRL's configuration lacks.
+    It takes TRL's arguments in TRL's order, TRL's rows, and the fields of `RewardOptions` by keyword. `model` may also
+    be a `RewardModel`, and a data set what `ranked_rows` made. Where the engine cannot help, it goes TRL's own way, and
+    logs why; so it does for a `data_collator`.
+
+    Raises:
+        RunError: an argument of ours asks for the engine where it cannot help.
     """
 
-    def __init__(
-        self,
-        model: RewardModel,
-        loss: RewardLoss,
-        args: trl.RewardConfig,
-        train: RankedRows,
-        tokenizer: PreTrainedTokenizerBase,
-        options: RewardOptions = RewardOptions(),  # noqa: B008 (frozen)
-    ) -> None:
-        layout = layout_of(model.trunk) if options.features is None else Layout.SEPARATE
-        collator = Collator(tokenizer.pad_token_id, layout, options.features)
-        tokens = token_limit(options.tokens_per_batch, args, loss)
+    __signature__ = with_own(trl.RewardTrainer, RewardOptions)
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        theirs, own = sorted_out(trl.RewardTrainer, RewardOptions, given, named)
+        rows = theirs.get("train_dataset")
+        self._dimensions = rows.dimensions if isinstance(rows, RankedRows) else ()
+        for name in ("train_dataset", "eval_dataset"):
+            if isinstance(theirs.get(name), RankedRows):
+                theirs[name] = theirs[name].dataset
+        self._draws: Draws | None = None
+        self._repeats: Tensor | None = None
+        self._parts: list[tuple[Tensor, Tensor]] = []  # rewards and gaps of the parts of the batch so far
+        self._scorer: RewardModel | None = None  # None goes TRL's way
+        self._head_learning_rate = own.head_learning_rate
+        super().__init__(**theirs)
+        reason = self._why_not(theirs.get("data_collator") is not None)
+        if reason is None:
+            self._use_engine(own)
+        elif asked := [name for name, value in vars(own).items() if value is not None]:
+            raise RunError(f"{asked[0]} needs our engine, and this training goes TRL's way: {reason}")
+        else:
+            logger.warning("RewardTrainer goes TRL's way: %s", reason)
+
+    def _why_not(self, own_collator: bool) -> str | None:
+        """Why TRL computes the losses; None where the engine does. A `RewardModel` has no other way."""
+        if isinstance(self.model, RewardModel):
+            check_one_process(self)
+            return None
+        return why_not(self.model, self.args, self.accelerator.num_processes, own_collator)
+
+    def _use_engine(self, own: RewardOptions) -> None:
+        """What the engine needs beside what TRL's constructor made."""
+        from rlhf_plugins.recipe.public import component
+
+        if isinstance(self.model, RewardModel):
+            self._scorer = self.model
+        else:
+            self._scorer = scored_by(self.model, own.pooling, own.head)
+        loss = own.loss or component("reward_loss", "bradley_terry_margin")
         made: Any = loss.acting()
         if isinstance(made, nn.Module):
-            model.add_module("loss", made.to(model.trunk.device))
-        self._reward_loss, self._dimensions = made, train.dimensions
-        self._draws: Draws | None = None
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=lambda rows: in_micro_batches(rows, collator.groups, tokens, layout, collator),
-            train_dataset=train.dataset,
-            processing_class=tokenizer,
+            self.model.add_module("loss", made.to(self.args.device))
+        self._reward_loss = made
+        layout = layout_of(self._scorer.trunk) if own.features is None else Layout.SEPARATE
+        collator = Collator(self.processing_class.pad_token_id, layout, own.features)
+        tokens = token_limit(own.tokens_per_batch, self.args, loss)
+        pairs = Pairs(own.loss is not None, loss.columns | self._scorer.columns)
+        self.data_collator = lambda rows: in_micro_batches(
+            list(map(pairs, rows)), collator.groups, tokens, layout, collator
         )
         prepare(self)
-        self._bootstrap = model.bootstrap
-        self._head_learning_rate = options.head_learning_rate
-        self._repeats: Tensor | None = None
-        if options.sampler is not None:
-            known = Examples(*(train.dataset[name][:] for name in ("length", "difficulty", "topic")))
-            self._draws = Draws(options.sampler, known, self._train_batch_size, self._planned(), args.seed)
+        if own.sampler is not None:
+            known = examples(self.train_dataset)
+            self._draws = Draws(own.sampler, known, self._train_batch_size, self._planned(), self.args.seed)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's groups."""
+        if self._scorer is None:
+            return super().compute_loss(model, inputs, return_outputs, **more)
         given = inputs["features"] if "features" in inputs else BranchBatch.from_inputs(inputs)
         columns = {name: values[inputs["group"]] for name, values in in_batch(inputs).items()}  # (branches, ...)
-        scores = judged(model(given, columns), inputs, self._dimensions)
+        with self.accelerator.autocast():
+            prediction = (model if self._scorer is self.model else self._scorer)(given, columns)
+        scores = judged(prediction, inputs, self._dimensions)
         losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if self._draws is not None and self.model.training:
             self._draws.observe(inputs["row"].tolist(), losses.detach().view(len(losses), -1).mean(1).tolist())
-        losses = self._resampled(losses, inputs["row"])
+        losses = self._resampled(losses, inputs["row"]) if self._scorer.bootstrap else losses
         loss = mean_loss(losses, self._reward_loss, scores, self.state.global_step)
-        self._record(scores)
+        self._scored(scores, int(given.mask.sum()) if isinstance(given, BranchBatch) else 0)
         loss = by_share(loss, inputs)
-        return (loss, {"scores": scores.scores}) if return_outputs else loss
+        logits = scores.scores.t().reshape(-1, 1)  # chosen responses, then rejected ones
+        return (loss, SequenceClassifierOutput(logits=logits)) if return_outputs else loss
 
     def create_optimizer(self, *given: Any) -> Any:
         """As the trainer's, with head and pooling at a rate of their own where the options say so."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*given)
-        if fresh and self._head_learning_rate is not None:
-            _split(optimizer, _own(self.model), self._head_learning_rate)
+        if fresh and self._scorer is not None and self._head_learning_rate is not None:
+            _split(optimizer, _own(self._scorer), self._head_learning_rate)
         return optimizer
 
     def _losses(self, scores: RankedScores) -> Tensor:
@@ -112,18 +148,18 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
 
     def _resampled(self, losses: Tensor, rows: Tensor) -> Tensor:
         """Members' losses (groups, M), each as often as its bootstrap drew the row."""
-        if losses.dim() == 1 or not self._bootstrap:
+        if losses.dim() == 1:
             return losses
         if self._repeats is None:
             self._repeats = _repeats(len(self.train_dataset), losses.shape[1], self.args.seed).to(losses.device)
         return losses * self._repeats[rows]
 
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """The rows are tokens already."""
-        return dataset
+    def _prepare_dataset(self, dataset: Any, *given: Any) -> Any:
+        """TRL's tokens; rows that `ranked_rows` made are tokens already."""
+        return dataset if "branch_ids" in (dataset.column_names or ()) else super()._prepare_dataset(dataset, *given)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = self.train_dataset.column_names
+        self._signature_columns = [*COLUMNS, *(self.train_dataset.column_names or ())]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._draws is None else self._draws
@@ -133,15 +169,46 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         batch, count = self._train_batch_size * self.args.gradient_accumulation_steps, len(self.train_dataset)
         return self.args.max_steps * batch if self.args.max_steps > 0 else ceil(self.args.num_train_epochs * count)
 
-    @torch.no_grad()
-    def _record(self, scores: RankedScores) -> None:
+    def training_step(self, *given: Any) -> Tensor:
+        """The batch's loss; its gradients are accumulated, and what it scored is noted for the log."""
+        loss = super().training_step(*given)
+        self._note_batch()
+        return loss
+
+    def prediction_step(self, *given: Any, **options: Any) -> Any:
+        """The batch's loss, and its rewards (2 pairs, 1) if they are asked: chosen ones, then rejected ones."""
+        found = super().prediction_step(*given, **options)
+        self._note_batch()
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the numbers that were noted since the last log, under TRL's names."""
         metrics = self._metrics["train" if self.model.training else "eval"]
+        if self._scorer is not None and metrics:
+            metrics["num_tokens"] = [self._total_train_tokens]
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def _scored(self, scores: RankedScores, tokens: int) -> None:
+        """Keeps what a part of a batch scored."""
         pairs = comparisons(scores)
-        metrics["reward_mean"] += scores.scores[scores.present].tolist()
-        if len(pairs.group):
-            gap = scores.scores[pairs.group, pairs.better] - scores.scores[pairs.group, pairs.worse]
-            metrics["accuracy"] += (gap > 0).float().tolist()
-            metrics["reward_margin"] += gap.tolist()
+        gaps = scores.scores[pairs.group, pairs.better] - scores.scores[pairs.group, pairs.worse]
+        self._parts.append((scores.scores[scores.present].detach(), gaps.detach()))
+        self._total_train_tokens += tokens if self.model.training else 0
+
+    def _note_batch(self) -> None:
+        """Notes what all parts of a batch scored: the range of its rewards once, the others reward by reward."""
+        if not self._parts:
+            return
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        rewards, gaps = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        self._parts.clear()
+        metrics["min_reward"].append(rewards.min().item())
+        metrics["max_reward"].append(rewards.max().item())
+        metrics["mean_reward"] += rewards.tolist()
+        if len(gaps):
+            metrics["accuracy"] += (gaps > 0).float().tolist()
+            metrics["margin"] += gaps.tolist()
 
 
 def _own(model: RewardModel) -> set[int]:

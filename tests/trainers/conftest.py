@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from rlhf_plugins import RewardTrainer
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.ranked import RankedRows, ranked_rows
@@ -29,6 +30,11 @@ def ranked(base: Base, groups: Iterable[Group], max_length: int | None = None) -
     """Groups as the rows that a reward trainer takes, whatever can be learned from them."""
     tokenizer = load_tokenizer(base)
     return ranked_rows(groups, lambda p, r: encode(tokenizer, p, r), max_length, lambda g: len(g.responses) > 1)
+
+
+def reward_trainer(model: Any, loss: Any, args: Any, rows: Any, tokenizer: Any, **own: Any) -> RewardTrainer:
+    """Our trainer of a `RewardModel` on ranked rows."""
+    return RewardTrainer(model, args, train_dataset=rows, processing_class=tokenizer, loss=loss, **own)
 
 
 def losses(trainer: Any) -> list[float]:

@@ -20,10 +20,10 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk,
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers import preference, reward
+from rlhf_plugins.trainers import preference
 from rlhf_plugins.trainers.arguments import arguments
 
-from .conftest import OPTIONS, ranked
+from .conftest import OPTIONS, ranked, reward_trainer
 from .online_parts import trainer as online
 
 Bases = Callable[..., Base]
@@ -44,7 +44,7 @@ def rewards(base: Base, folder: Path, adapter: bool) -> Any:
     trunk = with_adapter(load_trunk(base), Adapter(r=4) if adapter else None, "FEATURE_EXTRACTION")
     model = RewardModel(trunk, component("pooling", "last_token"), component("reward_head", "scalar"))
     args, loss = arguments(trl.RewardConfig, folder, 0, ONE), component("reward_loss", "bradley_terry")
-    return reward.RewardTrainer(model, loss, args, ranked(base, PAIRS), load_tokenizer(base))
+    return reward_trainer(model, loss, args, ranked(base, PAIRS), load_tokenizer(base))
 
 
 def ppo(base: Base, folder: Path, adapter: bool) -> Any:

@@ -22,9 +22,8 @@ from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments, mean_loss
 from rlhf_plugins.trainers.preference import PreferenceTrainer
-from rlhf_plugins.trainers.reward import RewardTrainer
 
-from .conftest import OPTIONS, ranked
+from .conftest import OPTIONS, ranked, reward_trainer
 
 Bases = Callable[..., Base]
 
@@ -71,18 +70,18 @@ def test_a_broken_preference_loss(bases: Bases, tmp_path: Path, answer: Callable
         PreferenceTrainer(load_causal(bases()), loss, *given).train()
 
 
-def reward_trainer(base: Base, folder: Path, **changed: Any) -> RewardTrainer:
+def trainer_of(base: Base, folder: Path, **changed: Any) -> Any:
     parts = {"pooling": "last_token", "reward_head": "scalar", "reward_loss": "bradley_terry"}
     made: Any = {kind: changed.get(kind) or component(kind, name) for kind, name in parts.items()}
     model = RewardModel(load_trunk(base), made["pooling"], made["reward_head"])
     args = arguments(trl.RewardConfig, folder, 0, {**OPTIONS, "max_length": None})
-    return RewardTrainer(model, made["reward_loss"], args, ranked(base, tiny_pairs(8)), load_tokenizer(base))
+    return reward_trainer(model, made["reward_loss"], args, ranked(base, tiny_pairs(8)), load_tokenizer(base))
 
 
 @pytest.mark.parametrize(("answer", "message"), WRONG)
 def test_a_broken_reward_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     with pytest.raises(PluginError, match=message):
-        reward_trainer(bases(), tmp_path, reward_loss=broken(RewardLoss, lambda scores: answer(scores.chosen))).train()
+        trainer_of(bases(), tmp_path, reward_loss=broken(RewardLoss, lambda scores: answer(scores.chosen))).train()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_a_broken_reward_loss(bases: Bases, tmp_path: Path, answer: Callable[...
     ],
 )
 def test_a_broken_pooling(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
-    trainer = reward_trainer(bases(), tmp_path)
+    trainer = trainer_of(bases(), tmp_path)
     trainer.model.pooling = broken(Pooling, answer)
     with pytest.raises(PluginError, match=message):
         trainer.train()
@@ -112,7 +111,7 @@ def test_a_broken_pooling(bases: Bases, tmp_path: Path, answer: Callable[..., An
 )
 def test_a_broken_head(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     with pytest.raises(RlhfError, match=message):
-        reward_trainer(bases(), tmp_path, reward_head=BrokenHead(answer)).train()
+        trainer_of(bases(), tmp_path, reward_head=BrokenHead(answer)).train()
 
 
 def test_our_own_errors_pass_as_they_are() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import trl
 
+from rlhf_plugins import RewardTrainer
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout, PromptBranches
 from rlhf_plugins.data.groups import preference_dataset
@@ -18,11 +19,11 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk,
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers import preference, reward
+from rlhf_plugins.trainers import preference
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.micro_batches import in_micro_batches, token_limit
 
-from .conftest import OPTIONS, furthest, losses, ranked, trained
+from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 
 Bases = Callable[..., Base]
 
@@ -54,12 +55,14 @@ def dpo(base: Base, folder: Path, tokens: int | None, **options: Any) -> prefere
     return preference.PreferenceTrainer(load_causal(base), loss, args, data, load_tokenizer(base), adapter, given)
 
 
-def rewards(base: Base, folder: Path, tokens: int | None, loss: str = "bradley_terry") -> reward.RewardTrainer:
+def rewards(base: Base, folder: Path, tokens: int | None, loss: str = "bradley_terry") -> RewardTrainer:
     torch.manual_seed(0)
     model = RewardModel(load_trunk(base), component("pooling", "last_token"), component("reward_head", "scalar"))
     args = arguments(trl.RewardConfig, folder, 0, OPTIONS)
-    rows, given = ranked(base, tiny_pairs(24)), reward.RewardOptions(tokens_per_batch=tokens)
-    return reward.RewardTrainer(model, component("reward_loss", loss), args, rows, load_tokenizer(base), given)
+    rows = ranked(base, tiny_pairs(24))
+    return reward_trainer(
+        model, component("reward_loss", loss), args, rows, load_tokenizer(base), tokens_per_batch=tokens
+    )
 
 
 @pytest.mark.parametrize("make", [dpo, rewards])

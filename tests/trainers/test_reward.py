@@ -23,9 +23,8 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.reward import RewardTrainer
 
-from .conftest import OPTIONS, furthest, losses, ranked, trained
+from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 
 Bases = Callable[..., Base]
 PAIRS = tiny_pairs(24)
@@ -68,7 +67,7 @@ def pair_of_trainers(
     model = twin(base, stock, adapter)
     configs = [arguments(trl.RewardConfig, folder, 0, args) for _ in range(2)]
     given = {"train_dataset": preference_dataset(groups), "processing_class": load_tokenizer(base)}
-    mine = RewardTrainer(model, component("reward_loss", loss), configs[0], rows, load_tokenizer(base))
+    mine = reward_trainer(model, component("reward_loss", loss), configs[0], rows, load_tokenizer(base))
     return [trl.RewardTrainer(model=stock, args=configs[1], **given), mine]
 
 
@@ -103,7 +102,7 @@ def test_rows_without_a_margin_leave_the_others_theirs(bases: Bases, tmp_path: P
     model = twin(bases(), classifier(bases(), adapter=False), adapter=False)
     loss = component("reward_loss", "bradley_terry_margin")
     args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "max_steps": 1})
-    trainer = RewardTrainer(model, loss, args, ranked(bases(), groups), load_tokenizer(bases()))
+    trainer = reward_trainer(model, loss, args, ranked(bases(), groups), load_tokenizer(bases()))
     batch = trainer.data_collator(list(trainer.train_dataset))
     gap = model(BranchBatch.from_inputs(batch)).reward.detach().view(-1, 2) @ torch.tensor([1.0, -1.0])
     assert batch["margin"].tolist() == [0, 2, 0, 0.5]
@@ -119,5 +118,5 @@ def test_it_learns_to_tell_good_from_bad(bases: Bases, tmp_path: Path, architect
     model = RewardModel(load_trunk(base), component("pooling", pooling), component("reward_head", "scalar"))
     args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "max_steps": 30, "per_device_train_batch_size": 8})
     loss = component("reward_loss", "bradley_terry")
-    logged = losses(RewardTrainer(model, loss, args, ranked(base, tiny_pairs(64)), load_tokenizer(base)))
+    logged = losses(reward_trainer(model, loss, args, ranked(base, tiny_pairs(64)), load_tokenizer(base)))
     assert sum(logged[-5:]) < 0.7 * sum(logged[:5])

@@ -18,10 +18,10 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
-from rlhf_plugins.trainers import preference, reward
+from rlhf_plugins.trainers import preference
 from rlhf_plugins.trainers.arguments import arguments
 
-from .conftest import OPTIONS, furthest, losses, ranked, trained
+from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 
 Bases = Callable[..., Base]
 STEPS = {**OPTIONS, "max_steps": 50, "learning_rate": 1e-3}
@@ -45,7 +45,7 @@ def rewards(base: Base, folder: Path) -> tuple[Any, Any]:
     model = RewardModel(load_causal(base).model, component("pooling", "last_token"), component("reward_head", "scalar"))
     model.head.load_state_dict(stock.score.state_dict())
     words, loss = load_tokenizer(base), component("reward_loss", "bradley_terry")
-    ours = reward.RewardTrainer(model, loss, args[0], ranked(base, PAIRS), words)
+    ours = reward_trainer(model, loss, args[0], ranked(base, PAIRS), words)
     given = {"train_dataset": preference_dataset(PAIRS), "processing_class": words}
     return ours, trl.RewardTrainer(model=stock, args=args[1], **given)
 

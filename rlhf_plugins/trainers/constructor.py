@@ -1,0 +1,39 @@
+"""A trainer's constructor with TRL's arguments in TRL's order, and ours by keyword. It knows signatures, no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from inspect import Parameter, Signature, signature
+from typing import Any, TypeVar
+
+from rlhf_plugins.errors import PluginError, known
+
+Own = TypeVar("Own")
+
+
+def with_own(trainer: type, own: type) -> Signature:
+    """The signature of TRL's trainer with the fields of a dataclass behind it, by keyword alone."""
+    theirs = list(signature(trainer).parameters.values())
+    ours = [Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(own)]
+    return Signature([*theirs, *ours])
+
+
+def sorted_out(
+    trainer: type, own: type[Own], given: Sequence[Any], named: Mapping[str, Any]
+) -> tuple[dict[str, Any], Own]:
+    """What a constructor was given: TRL's arguments by name, without those left out, and ours.
+
+    Raises:
+        PluginError: a component of ours is given by its name alone.
+        TypeError: an argument is unknown, missing or given twice.
+    """
+    form = with_own(trainer, own)
+    if unknown := [name for name in named if name not in form.parameters]:
+        raise TypeError(f"no argument is called {unknown[0]!r} {known(unknown[0], form.parameters)}")
+    bound = form.bind(*given, **named).arguments
+    ours = {f.name: bound.pop(f.name) for f in fields(own) if f.name in bound}  # type: ignore[arg-type]
+    for name, value in ours.items():
+        if isinstance(value, str):
+            raise PluginError(f"{name} is a component, not a name: write component(kind, {value!r}) for {name}")
+    return dict(bound), own(**ours)
