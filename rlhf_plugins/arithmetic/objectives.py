@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_plugins.arithmetic import masked
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,13 +35,3 @@ def kl_estimate(log_ratio: Tensor, mask: Tensor) -> Tensor:
         mask: (B, T) True at response tokens.
     """
     return log_ratio.masked_fill(~mask, 0.0).sum(1).mean()
-
-
-def moved(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """KL(pi_old || pi) in nats per token, from tokens that pi_old sampled: mean of exp(x) - 1 - x, a scalar.
-
-    Args:
-        log_ratio: (B, T) x = log pi - log pi_old (k3 of Schulman 2020).
-        mask: (B, T) True at response tokens.
-    """
-    return masked.mean(log_ratio.expm1() - log_ratio, mask)

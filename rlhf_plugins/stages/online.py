@@ -20,14 +20,22 @@ from rlhf_plugins.contract.interfaces import (
 )
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.stages._training import TokensPerBatch, Training
-from rlhf_plugins.trainers.settings import PLAIN, Exploration, Table, Value
+from rlhf_plugins.trainers.ppo.options import (
+    PLAIN,
+    Exploration,
+    Objective,
+    OnlineOptions,
+    Oversight,
+    Table,
+    Value,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rlhf_plugins.trainers.online import Objective, OnlineTrainer
+    from rlhf_plugins.trainers.online import OnlineTrainer
 
-CONFIG = "rlhf_plugins.trainers.online_config.OnlineConfig"
+CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
 UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, tools and tables alone would read
     {
         "beta",
@@ -148,9 +156,8 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.online import OnlineOptions, OnlineTrainer
-        from rlhf_plugins.trainers.online_config import OnlineConfig
-        from rlhf_plugins.trainers.settings import Oversight
+        from rlhf_plugins.trainers.online import OnlineTrainer
+        from rlhf_plugins.trainers.ppo.config import OnlineConfig
         from rlhf_plugins.trainers.supervision import built_monitors, regularize
 
         adapter = run.base.adapter
@@ -192,16 +199,14 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
     def _fallback(self, run: Run) -> Any:
         from rlhf_plugins.reward_models.handle import reward_handle
 
-        return reward_handle(self.fallback.build(run)).predict if self.fallback else None
+        return reward_handle(self.fallback.build(run)) if self.fallback else None
 
     def _score(self, run: Run) -> Any:
         from rlhf_plugins.reward_models.handle import reward_handle
 
-        return reward_handle(self.reward.build(run)).predict
+        return reward_handle(self.reward.build(run))
 
     def _objective(self, run: Run) -> Objective:
-        from rlhf_plugins.trainers.online import Objective
-
         return Objective(
             score=self._score(run),
             advantage=self.advantage,

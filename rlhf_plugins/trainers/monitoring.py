@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
+
+from pydantic_core import to_json
 
 from rlhf_plugins.contract.named import Named
 from rlhf_plugins.contract.run import Alarm, Section, Step
 from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.rollout_log import Row, write
 
 logger = logging.getLogger(__name__)
 ALARMS = "alarms.jsonl"
-Actions = Mapping[str, Callable[[float], None]]  # `scale_lr` and `scale_kl`, where a training has them
+Row = dict[str, Any]
+
+
+def write(file: Path, entries: Sequence[Row]) -> None:
+    """Appends a line for each entry, all in one write, so that a reader sees whole lines; NaN and infinity as text."""
+    shown = [{k: str(v) if isinstance(v, float) and v - v != 0 else v for k, v in entry.items()} for entry in entries]
+    lines = [to_json(entry, inf_nan_mode="strings", fallback=_plain) + b"\n" for entry in shown]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab", buffering=0) as end:
+        end.write(b"".join(lines))
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or array as lists, anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 class Monitors:
@@ -49,8 +65,11 @@ class Monitors:
         text = f"Their evidence is in `{ALARMS}` of the stage's folder."
         return [Section(f"Alarms of {self.stage}", text, self.alarms)] if self._alarms else []
 
-    def show(self, step: Step, actions: Actions) -> None:
-        """Shows every monitor a step, and then takes the actions of their alarms.
+    def show(self, step: Step, scales: Collection[str] = ()) -> dict[str, float]:
+        """Shows every monitor a step; returns the factors by which their alarms scale what the training can scale.
+
+        Args:
+            scales: `scale_lr` and `scale_kl`, where a training has them.
 
         Raises:
             RunError: an alarm stops the training.
@@ -61,13 +80,11 @@ class Monitors:
         found = {name: watch(step) for name, watch in self._built.items()}
         alarms = {name: alarm for name, alarm in found.items() if alarm is not None}
         for name, alarm in alarms.items():
-            self._record(name, alarm, step.step, alarm.action in {None, "stop", *actions})
-        for alarm in alarms.values():
-            if (scale := actions.get(str(alarm.action))) is not None:
-                scale(alarm.factor)
+            self._record(name, alarm, step.step, alarm.action in {None, "stop", *scales})
         for alarm in alarms.values():
             if alarm.action == "stop":
                 self._stop(alarm, step.step)
+        return {name: prod(a.factor for a in alarms.values() if a.action == name) for name in scales}
 
     def stop(self, name: str, alarm: Alarm, step: int) -> NoReturn:
         """Records an alarm of the trainer's own and ends the training. Raises RunError."""

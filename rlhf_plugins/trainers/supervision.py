@@ -104,8 +104,8 @@ class Monitored:
         numbers["loss"] = sum(self.step_numbers["loss"])  # a batch's loss is divided by the number of batches already
         self.step_numbers.clear()
         numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        actions = {"scale_lr": lambda factor: scale_learning_rate(self, factor)}
-        self.monitors.show(Step("", step, self.state.max_steps, numbers), actions)
+        factors = self.monitors.show(Step("", step, self.state.max_steps, numbers), {"scale_lr"})
+        scale_learning_rate(self, factors["scale_lr"])
 
 
 def _log_later(trainer: Any, numbers: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.arithmetic.objectives import at_the_end, clipped_value_loss, kl_estimate, moved
+from rlhf_plugins.arithmetic.objectives import at_the_end, clipped_value_loss, kl_estimate
 
 
 def test_the_score_falls_on_each_rows_last_token() -> None:
@@ -53,10 +53,3 @@ def test_kl_estimate_is_the_kl_of_the_distributions() -> None:
     # KL([.98 .01 .01] || [.01 .01 .98]) = .97 log 98 = 4.4474 (same source), drawn exactly in proportion
     log_ratio = tensor([[log(98.0)]] * 98 + [[0.0]] + [[-log(98.0)]])
     assert kl_estimate(log_ratio, torch.ones(100, 1, dtype=torch.bool)).item() == pytest.approx(4.4474, abs=1e-4)
-
-
-def test_how_far_a_policy_moved_by_hand() -> None:
-    """exp(x) - 1 - x at log 2, 0 and log 1/2: 1 - log 2, 0, log 2 - 1/2; a masked token does not count."""
-    log_ratio = tensor([[log(2.0), 0.0, 9.0], [-log(2.0), 9.0, 9.0]])
-    mask = tensor([[True, True, False], [True, False, False]])
-    assert moved(log_ratio, mask).item() == pytest.approx((1 - log(2) + log(2) - 0.5) / 3)

@@ -12,7 +12,7 @@ Rlhf = Callable[..., Result]
 
 TOP = "base: sandbox\ndata: {format: sandbox, prompts: 8}\n"
 STAGES = "stages:\n- {stage: reward}\n- {stage: online}\n"
-REFUSED = "4: stages.0.trainer: rlhf_plugins.trainers.online_config.OnlineConfig refuses these options: "
+REFUSED = "4: stages.0.trainer: rlhf_plugins.trainers.ppo.config.OnlineConfig refuses these options: "
 
 
 def stage(block: str) -> str:

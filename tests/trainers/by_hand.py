@@ -39,8 +39,8 @@ def read(trainer: Any, model: Any, ids: tuple[tuple[int, ...], tuple[int, ...]])
 
 
 def reference(trainer: Any, ids: Any) -> Tensor:
-    if trainer._reference is not None:
-        return read(trainer, trainer._reference, ids)[0]
+    if trainer._models.reference is not None:
+        return read(trainer, trainer._models.reference, ids)[0]
     with trainer.model.disable_adapter():
         return read(trainer, trainer.model, ids)[0]
 

@@ -17,9 +17,10 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapte
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.online import Objective, OnlineOptions, OnlineTrainer
-from rlhf_plugins.trainers.online_config import OnlineConfig
-from rlhf_plugins.trainers.settings import Value
+from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.ppo.config import OnlineConfig
+from rlhf_plugins.trainers.ppo.options import Objective, OnlineOptions, Value
+from rlhf_plugins.trainers.ppo.rollout import Experience, Scored
 
 from . import by_hand
 
@@ -92,6 +93,22 @@ def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: A
         tokenizer=load_tokenizer(base),
     )
     return made
+
+
+def samples_of(found: OnlineTrainer, prompts: list[Any]) -> Samples:
+    """What a trainer samples for prompts."""
+    return found._rollouts.sample(found, prompts, {})
+
+
+def scored(found: OnlineTrainer, prompts: list[Any]) -> Scored:
+    """What a trainer samples for prompts, and scores."""
+    samples = samples_of(found, prompts)
+    return found._rollouts.score(samples, found._rollouts.greedy(found, samples))
+
+
+def rolled_out(found: OnlineTrainer, prompts: list[Any], kl_coef: float = 0.1) -> Experience:
+    """A rollout of a trainer."""
+    return found._rollouts.experience(scored(found, prompts), kl_coef)
 
 
 def logged(found: OnlineTrainer, name: str) -> list[float]:

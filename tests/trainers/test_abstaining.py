@@ -17,11 +17,11 @@ from rlhf_plugins.contract.run import Step
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.monitoring import Monitors
-from rlhf_plugins.trainers.scoring import Scorer
-from rlhf_plugins.trainers.settings import Oversight
+from rlhf_plugins.trainers.ppo.options import Oversight
+from rlhf_plugins.trainers.ppo.scoring import Scorer
 
 from .conftest import furthest, trained
-from .online_parts import Bases, curve, logged, objective, plain, trainer
+from .online_parts import Bases, curve, logged, objective, plain, scored, trainer
 
 RAGGED = Samples(["how"] * 3, ["x", "y", "z"], [[15]] * 3, [[3, 4, 1], [3, 4, 5, 6], [3]])
 
@@ -93,11 +93,11 @@ def test_groups_that_are_too_small_for_the_estimator_are_left_out(bases: Bases, 
         return [None if i in (0, 1, 4) else float(i) for i in range(len(samples.responses))]
 
     found = trainer(bases(), tmp_path, objective(score, advantage="rloo"), max_steps=2)
-    scored = found._rollouts.score([f"how{' ant' * (i // 3)}" for i in range(12)])
-    assert (scored.abstained, scored.too_few, scored.sampled) == (3, 1, 12)
-    assert scored.group.tolist() == [1, 1, 2, 2, 2, 3, 3, 3]
-    sizes = [sum(len(m.rows) for m in mini.micro_batches) for mini in found._rollouts.episodes(scored, 0.1).minibatches]
-    assert sizes == [4, 4]
+    kept = scored(found, [f"how{' ant' * (i // 3)}" for i in range(12)])
+    assert (kept.sampled, kept.left_out) == (12, {"abstained": 3, "without_baseline": 0, "too_few_siblings": 1})
+    assert kept.group.tolist() == [1, 1, 2, 2, 2, 3, 3, 3]
+    parts = found._rollouts.experience(kept, 0.1).parts
+    assert [sum(len(each.rows) for each in part) for part in parts] == [4, 4]
     assert curve(found, "too_few_siblings") == [1.0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.online import OnlineTrainer
-from rlhf_plugins.trainers.settings import Value
+from rlhf_plugins.trainers.ppo.options import Value
 
 from .online_parts import Bases, objective, trainer
 
@@ -68,8 +68,8 @@ def test_where_all_weights_are_trained_it_is_refused(bases: Bases, tmp_path: Pat
 def test_values_are_float32_where_the_rest_is_bfloat16(bases: Bases, tmp_path: Path, adapter: Any) -> None:
     found = trainer(bases(), tmp_path, objective(value=Value(adapter=adapter)), bf16=True)
     torch.nn.init.normal_(found.model.value_head.weight, std=30.0)
-    (batch,) = found._passes.batches([[5, 6]], [[7, 8, 9]], None)
-    outputs = found._passes.policy(batch)
+    (batch,) = found._models.batches([[5, 6]], [[7, 8, 9]], None)
+    outputs = found._models.outputs(batch)
     assert outputs.values is not None
     assert outputs.values.dtype == torch.float32
     assert not torch.equal(outputs.values, outputs.values.bfloat16().float())

@@ -18,7 +18,7 @@ from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.monitoring import Monitors
 from rlhf_plugins.trainers.online import OnlineTrainer
-from rlhf_plugins.trainers.settings import Oversight
+from rlhf_plugins.trainers.ppo.options import Oversight
 from rlhf_plugins.trainers.supervision import regularize
 
 from .conftest import furthest, trained
@@ -123,18 +123,18 @@ def test_an_alarm_scales_the_learning_rate_whatever_the_schedule(bases: Bases, t
 )
 def test_a_monitor_that_answers_anything_else_is_named(tmp_path: Path, answer: Any, message: str) -> None:
     with pytest.raises(ComponentError, match=f"Calling of .*{message}"):
-        monitors(tmp_path, lambda step: answer).show(Step("", 0, 1, {}), {})
+        monitors(tmp_path, lambda step: answer).show(Step("", 0, 1, {}))
 
 
 def test_a_monitor_that_raises_is_named(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match=r"Calling of .* failed: UnknownName: unknown metric .* 'perplexity'"):
-        monitors(tmp_path, lambda step: step.values["perplexity"]).show(Step("", 0, 1, {}), {})
+        monitors(tmp_path, lambda step: step.values["perplexity"]).show(Step("", 0, 1, {}))
 
 
 def test_every_alarm_is_recorded_before_one_stops(tmp_path: Path) -> None:
     both = monitors(tmp_path, lambda s: Alarm("first", action="stop"), lambda s: Alarm("second", action="scale_kl"))
     with pytest.raises(RunError, match=r"^step 4: first$"):
-        both.show(Step("", 4, 9, {}), {})
+        both.show(Step("", 4, 9, {}))
     assert [(row["message"], row["taken"]) for row in saved(tmp_path)] == [("first", True), ("second", False)]
 
 
@@ -143,7 +143,7 @@ def test_monitors_go_on_from_their_state(tmp_path: Path) -> None:
         return Monitors({"equal_rewards": component("monitor", "equal_rewards").build(None)})
 
     first, second = made(), made()
-    first.show(Step("", 0, 1, {"equal_rewards": 1.0}), {})
+    first.show(Step("", 0, 1, {"equal_rewards": 1.0}))
     second.load_state_dict(first.state_dict())
     assert second.state_dict() == {"equal_rewards": {"count": 1}}
     with pytest.raises(RunError, match="the state of the monitor 'kl' fits none of: equal_rewards"):
@@ -186,7 +186,7 @@ def test_weights_that_become_infinite_stop_a_training_in_its_step(bases: Bases, 
 
 
 class Diverging(OnlineTrainer):
-    def _part(self, part: Any, share: Any) -> Any:
+    def _outputs(self, part: Any) -> Any:
         self._stop_at(torch.tensor(float("nan")), part)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.trainers.arguments import quiet
 from rlhf_plugins.trainers.online import OnlineTrainer
-from rlhf_plugins.trainers.settings import Oversight
+from rlhf_plugins.trainers.ppo.options import Oversight
 
 from . import by_hand
 from .conftest import furthest, losses, trained
-from .online_parts import FREE, Bases, curve, logged, objective, prompts, trainer
+from .online_parts import FREE, Bases, curve, logged, objective, prompts, samples_of, trainer
 
 
 class Watched(OnlineTrainer):
@@ -32,16 +31,16 @@ class Watched(OnlineTrainer):
 
     pairs: list[tuple[float, float]]
 
-    def _roll_out(self, asked: Any) -> Any:
-        rollout: Any = super()._roll_out(asked)
+    def _roll_out(self, prompts: Any, columns: Any) -> Any:
+        rollout: Any = super()._roll_out(prompts, columns)
         self.by_hand = by_hand.rollout(self, rollout.samples, rollout.rewards.rewards.tolist())
         return rollout
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        assert self._episodes is not None
-        samples = self._episodes.samples
+        assert self._experience is not None
+        samples = self._experience.samples
         loss = super()._compute_loss(model, inputs)
-        rows = [row for part in inputs.micro_batches for row in part.rows]
+        rows = [row for part in inputs for row in part.rows]
         sequences = [(tuple(samples.prompt_ids[i]), tuple(samples.response_ids[i])) for i in rows]
         self.plain = by_hand.loss(self, self.by_hand, sequences)
         self.pairs = [*getattr(self, "pairs", []), (loss.item(), self.plain.item())]
@@ -99,13 +98,6 @@ def test_a_step_is_the_one_computed_by_hand(
     assert furthest(trained(found), found.start) > 1e-2
 
 
-def test_accumulation_divides_the_loss(bases: Bases, tmp_path: Path) -> None:
-    options = {"gradient_accumulation_steps": 2, "max_steps": 2, "tokens_per_batch": 30}
-    watched: Any = trainer(bases(), tmp_path, cls=Watched, **options)
-    watched.train()
-    assert [mine for mine, _ in watched.pairs] == pytest.approx([plain / 2 for _, plain in watched.pairs], rel=1e-4)
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_at_the_first_minibatch_nothing_has_moved(bases: Bases, tmp_path: Path, architecture: str) -> None:
     """Ratios of exactly 1 at the first minibatch of each rollout, values and KL 0 at the first rollout."""
@@ -125,26 +117,26 @@ def test_outputs_of_the_only_minibatch_are_not_computed_again(
     sizes = {"steps_per_generation": minibatches, "num_iterations": 3, "max_steps": 3 * minibatches}
     found: Any = trainer(bases(), tmp_path, **sizes)
     asked: list[bool] = []
-    policy = type(found._passes).policy
+    outputs = found._models.outputs
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         asked.append(torch.is_grad_enabled())
-        return policy(found._passes, *args, **kwargs)
+        return outputs(*args, **kwargs)
 
-    object.__setattr__(found._passes, "policy", counted)
+    object.__setattr__(found._models, "outputs", counted)
     found.train()
     assert len(asked) == passes
     assert asked.count(True) == 3 * minibatches
-    assert found._outputs is None
+    assert found._experience.first is None
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("entropy", [0.0, 0.1])
 def test_not_computing_it_again_changes_no_weight(bases: Bases, tmp_path: Path, adapter: bool, entropy: float) -> None:
     class Again(OnlineTrainer):
-        def _policy_outputs(self, batch: Any) -> Any:
-            self._outputs = None
-            return super()._policy_outputs(batch)
+        def _outputs(self, part: Any) -> Any:
+            self._experience.first = None  # type: ignore[union-attr]
+            return super()._outputs(part)
 
     ends = []
     for cls in (OnlineTrainer, Again):
@@ -172,7 +164,7 @@ def test_the_value_head_is_trained_and_taken_off(bases: Bases, tmp_path: Path) -
 def test_the_reference_is_untouched(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     found = trainer(bases(), tmp_path, adapter=adapter)
     found.train()
-    frozen = found.model.get_base_model() if adapter else found._reference
+    frozen = found.model.get_base_model() if adapter else found._models.reference
     base = load_causal(bases()).state_dict()
     kept = {name.replace(".base_layer", ""): p for name, p in frozen.named_parameters() if "lora_" not in name}
     assert all(torch.equal(p, base[name]) for name, p in kept.items())
@@ -209,7 +201,7 @@ def test_the_same_seed_gives_the_same_curve(bases: Bases, tmp_path: Path) -> Non
 def test_every_end_token_of_the_model_ends_a_response(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(pad_is_eos=True), tmp_path)
     assert found.eos_token_ids == [by_hand.EOS]
-    samples = found._sample([row["prompt"] for row in prompts()])
+    samples = samples_of(found, [row["prompt"] for row in prompts()])
     assert all(by_hand.EOS not in ids[:-1] for ids in samples.response_ids)
     assert any(ids[-1] == by_hand.EOS for ids in samples.response_ids)
 
@@ -301,7 +293,7 @@ def test_one_response_a_prompt_is_enough_or_refused(bases: Bases, tmp_path: Path
 def test_remax_is_given_the_greedy_responses_scores(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(advantage="remax"))
     samples = Samples(["how"] * 3 + ["is ant"] * 3, ["x"] * 6, [[15]] * 3 + [[16, 3]] * 3, [[3, 4]] * 6)
-    scored = replace(found._rollouts, sample=lambda prompts: samples).score(samples.prompts)
+    scored = found._rollouts.score(samples, found._rollouts.greedy(found, samples))
     assert len(scored.rewards.scores) == 6
     assert scored.baseline is not None
     for prompt, score in zip(["how", "is ant"], scored.baseline.tolist()[::3], strict=True):

@@ -13,6 +13,7 @@ import trl
 
 from rlhf_plugins.stages.online import UNREAD
 from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.ppo.rollout import Rollouts
 
 GRPO, MADE = trl.GRPOTrainer, trl.GRPOTrainer.__init__
 SAMPLED = GRPO._generate_single_turn
@@ -23,7 +24,7 @@ READ: dict[str, tuple[Callable[..., Any], str]] = {  # by what, in which words
     "ds3_gather_for_generation": (SAMPLED, "self.args.ds3_gather_for_generation"),
     "generation_batch_size": (GRPO._get_train_sampler, "self.args.generation_batch_size"),
     "generation_kwargs": (MADE, "generation_kwargs.update(args.generation_kwargs)"),
-    "max_completion_length": (OnlineTrainer._greedy, "self.max_completion_length"),
+    "max_completion_length": (Rollouts.greedy, "trainer.max_completion_length"),
     "min_p": (MADE, '"min_p": self.min_p'),
     "num_generations": (GRPO._get_train_sampler, "self.num_generations"),
     "num_iterations": (OnlineTrainer._place, "self.num_iterations"),
@@ -31,7 +32,7 @@ READ: dict[str, tuple[Callable[..., Any], str]] = {  # by what, in which words
     "repetition_penalty": (MADE, '"repetition_penalty": self.repetition_penalty'),
     "shuffle_dataset": (GRPO._get_train_sampler, "self.shuffle_dataset"),
     "steps_per_generation": (OnlineTrainer._place, "self.args.steps_per_generation"),
-    "temperature": (OnlineTrainer._sample, "self.temperature"),
+    "temperature": (OnlineTrainer.__init__, "temperature=self.temperature"),
     "top_k": (MADE, '"top_k": self.top_k'),
     "top_p": (MADE, '"top_p": self.top_p'),
     "trust_remote_code": (MADE, "trust_remote_code=args.trust_remote_code,"),  # by vLLM's engine

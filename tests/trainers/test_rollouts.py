@@ -21,13 +21,25 @@ from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import ComponentError, PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.trainers.exploration import exploring, mixed
 from rlhf_plugins.trainers.online import OnlineTrainer
-from rlhf_plugins.trainers.scoring import Scorer
-from rlhf_plugins.trainers.settings import Exploration, Oversight, Table
+from rlhf_plugins.trainers.ppo.models import mixed
+from rlhf_plugins.trainers.ppo.options import Exploration, Oversight, Table
+from rlhf_plugins.trainers.ppo.scoring import Scorer
 
 from . import by_hand
-from .online_parts import FREE, Bases, ants, curve, logged, objective, plain, prompts, trainer
+from .online_parts import (
+    FREE,
+    Bases,
+    ants,
+    curve,
+    logged,
+    objective,
+    plain,
+    prompts,
+    rolled_out,
+    samples_of,
+    trainer,
+)
 
 EOS = by_hand.EOS
 RAGGED = Samples(["how"] * 3, ["x"] * 3, [[15]] * 3, [[3, 4, EOS], [3], [3, 4, 5, 6]])
@@ -79,8 +91,7 @@ def test_equal_scores_are_a_signal_where_they_differ_from_their_baseline(
     """All samples at 1 and all greedy responses at 0 give A = 1 - 0 = 1 at every token."""
     score = lambda samples: [sampled] * 12 + [greedy] * 4  # noqa: E731
     found = trainer(bases(), tmp_path, objective(score, advantage="remax", **FREE))
-    rollouts = found._rollouts
-    rollout = rollouts.episodes(rollouts.score([row["prompt"] for row in prompts(4) for _ in range(3)]), coef=0.0)
+    rollout = rolled_out(found, [row["prompt"] for row in prompts(4) for _ in range(3)])
     assert rollout.advantages[rollout.mask].unique().tolist() == [sampled - greedy]
     assert rollout.equal_rewards == equal
 
@@ -88,12 +99,12 @@ def test_equal_scores_are_a_signal_where_they_differ_from_their_baseline(
 def test_padding_changes_nothing(bases: Bases, tmp_path: Path) -> None:
     """Another token in the padding, and other rows beside it, leave what is seen of a response as it was."""
     found = trainer(bases(), tmp_path)
-    (groups,) = found._passes.batches(RAGGED.prompt_ids, RAGGED.response_ids, None)
+    (groups,) = found._models.batches(RAGGED.prompt_ids, RAGGED.response_ids, None)
     dirty = BranchBatch(**{**vars(groups), "input_ids": groups.input_ids.masked_fill(groups.segment == -1, 9)})
     with torch.no_grad():
-        clean, other = (found._passes.policy(batch, entropy=True) for batch in (groups, dirty))
-        (first,) = found._passes.batches(RAGGED.prompt_ids[:1], RAGGED.response_ids[:1], None)
-        alone = found._passes.policy(first, True)
+        clean, other = (found._models.outputs(batch, entropy=True) for batch in (groups, dirty))
+        (first,) = found._models.batches(RAGGED.prompt_ids[:1], RAGGED.response_ids[:1], None)
+        alone = found._models.outputs(first, True)
     for one, same, lone in zip(clean, other, alone, strict=True):
         assert_close(one, same, rtol=0, atol=0)
         assert_close(one[:1, :3], lone)
@@ -105,34 +116,33 @@ def test_minibatches_hold_the_rollouts_numbers_of_their_rows(
     bases: Bases, tmp_path: Path, tokens: int | None, micro_batches: int
 ) -> None:
     found = trainer(bases(), tmp_path, tokens_per_batch=tokens)
-    scored = found._rollouts.score([row["prompt"] for row in prompts(4) for _ in range(3)])
-    rollout = found._rollouts.episodes(scored, coef=0.1)
-    parts = [part for minibatch in rollout.minibatches for part in minibatch.micro_batches]
+    rollout = rolled_out(found, [row["prompt"] for row in prompts(4) for _ in range(3)])
+    parts = [part for step in rollout.parts for part in step]
     assert sorted(row for part in parts for row in part.rows.tolist()) == list(range(12))
-    assert [sum(len(part.rows) for part in minibatch.micro_batches) for minibatch in rollout.minibatches] == [6, 6]
+    assert [sum(len(part.rows) for part in step) for step in rollout.parts] == [6, 6]
     assert len(parts) >= 2 * micro_batches
     assert all(part.batch.input_ids.numel() <= (tokens or 1000) for part in parts)
     for part in parts:
         mask = part.batch.response_mask()
         lengths = [len(rollout.samples.response_ids[i]) for i in part.rows]
         assert mask.sum(1).tolist() == lengths
-        assert_close(part.advantages, rollout.advantages[part.rows, : mask.shape[1]])
-        assert part.values is not None
-        for tensors in (part.log_probs, part.reference, part.values, part.advantages, part.returns):
-            assert not tensors[~mask].any()
+        assert torch.equal(mask, rollout.mask[part.rows, : mask.shape[1]])
+    assert rollout.values is not None
+    for tensors in (rollout.log_probs, rollout.reference, rollout.values, rollout.advantages, rollout.returns):
+        assert not tensors[~rollout.mask].any()
 
 
 def test_the_adapter_off_is_a_separate_frozen_model(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path)
     found.train()
-    (batch,) = found._passes.batches(RAGGED.prompt_ids, RAGGED.response_ids, None)
+    (batch,) = found._models.batches(RAGGED.prompt_ids, RAGGED.response_ids, None)
     frozen = load_causal(bases())
     for row, ids in enumerate(RAGGED.response_ids):
         logits = frozen(tensor([[15, *ids]])).logits[0, :-1].log_softmax(-1)
         expected = logits.gather(1, tensor(ids).unsqueeze(1)).squeeze(1)
-        assert_close(found._passes.reference_log_probs(batch)[row, : len(ids)], expected, rtol=1e-5, atol=1e-5)
+        assert_close(found._models.reference_log_probs(batch)[row, : len(ids)], expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        assert (found._passes.policy(batch).log_probs - found._passes.reference_log_probs(batch)).abs().max() > 0.01
+        assert (found._models.outputs(batch).log_probs - found._models.reference_log_probs(batch)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("adapter", "advantage"), [(True, "gae"), (True, "rloo"), (False, "gae")])
@@ -144,7 +154,7 @@ def test_policy_and_critic_learn_and_nothing_else(bases: Bases, tmp_path: Path, 
     policy = {name for name in before if ("lora_" in name if adapter else "value_head" not in name)}
     assert moved == policy | ({"value_head.weight", "value_head.bias"} if advantage == "gae" else set())
     if not adapter:
-        assert not any(p.requires_grad for p in found._reference.parameters() if p.grad is not None)
+        assert not any(p.requires_grad for p in found._models.reference.parameters() if p.grad is not None)
 
 
 def test_the_mixture_by_hand() -> None:
@@ -155,13 +165,13 @@ def test_the_mixture_by_hand() -> None:
 def test_generation_samples_the_mixture(bases: Bases, tmp_path: Path) -> None:
     """First tokens of many responses, against the mixture of both distributions computed from plain logits."""
     found, explore = trainer(bases(), tmp_path, objective(exploration=Exploration(0.3, 50.0))), Exploration(0.3, 50.0)
-    samples = Counter(ids[0] for _ in range(4) for ids in found._sample(["how"] * 600).response_ids)
+    samples = Counter(ids[0] for _ in range(4) for ids in samples_of(found, ["how"] * 600).response_ids)
     logits = load_causal(bases())(tensor([[15]])).logits[0, -1]
     expected = 0.7 * logits.softmax(-1) + 0.3 * (logits / 50).softmax(-1)
     for token in range(len(expected)):
         p = expected[token].item()
         assert abs(samples[token] / 2400 - p) < 5 * (p * (1 - p) / 2400) ** 0.5 + 1e-9
-    with exploring(found.model, explore, 1.0):
+    with found._models.exploring(explore):
         mixture = found.model(input_ids=tensor([[15]])).logits[0, -1].softmax(-1)
     assert_close(mixture, expected)
     assert_close(found.model(input_ids=tensor([[15]])).logits[0, -1], logits)  # and afterwards nothing is left of it
@@ -169,14 +179,12 @@ def test_generation_samples_the_mixture(bases: Bases, tmp_path: Path) -> None:
 
 def test_the_ratio_is_against_the_mixture_that_sampled(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(exploration=Exploration(0.3, 50.0)), temperature=0.8)
-    rollout = found._rollouts.episodes(found._rollouts.score(["how"] * 3), coef=0.1)
-    ((part,),) = (minibatch.micro_batches for minibatch in rollout.minibatches)
-    for row, place in enumerate(part.rows.tolist()):
-        ids = list(rollout.samples.response_ids[place])
+    rollout = rolled_out(found, ["how"] * 3)
+    for row, ids in enumerate(map(list, rollout.samples.response_ids)):
         logits = load_causal(bases())(tensor([[15, *ids]])).logits[0, :-1]
         chosen = tensor(ids).unsqueeze(1)
         own, hot = ((logits / t).softmax(-1).gather(1, chosen).squeeze(1) for t in (0.8, 50.0))
-        assert_close(part.log_probs[row, : len(ids)], (0.7 * own + 0.3 * hot).log(), rtol=1e-4, atol=1e-4)
+        assert_close(rollout.log_probs[row, : len(ids)], (0.7 * own + 0.3 * hot).log(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("option", [{"top_p": 0.9}, {"top_k": 5}, {"repetition_penalty": 1.1}])
@@ -244,7 +252,7 @@ def test_the_logged_kl_coefficient_is_the_one_that_was_used(bases: Bases, tmp_pa
 
     class Noting(OnlineTrainer):
         def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-            used.append(self._kl_coef)
+            used.append(self._experience.kl_coef)  # type: ignore[union-attr]
             return super()._compute_loss(model, inputs)
 
     kl = {"use": "in_loss", "coef": 0.2, "adapt": {"target": 0.01, "horizon": 100}}
@@ -282,7 +290,7 @@ def test_the_bases_generation_config_changes_no_sample(bases: Bases, tmp_path: P
     sampled = []
     for found in (plain, changed):
         torch.manual_seed(0)
-        sampled.append(found._sample(["how", "ant"] * 8).response_ids)
+        sampled.append(samples_of(found, ["how", "ant"] * 8).response_ids)
     assert sampled[0] == sampled[1]
 
 
@@ -309,4 +317,4 @@ def test_a_chat_template_that_refuses_gives_one_line(bases: Bases, tmp_path: Pat
     found: Any = trainer(bases(), tmp_path)
     found._tokenizer.chat_template = "{{ raise_exception('only users may begin') }}"
     with pytest.raises(RunError, match="the chat template refuses a prompt of this rollout: only users may begin"):
-        found._sample([[{"role": "system", "content": "hello"}]] * 3)
+        samples_of(found, [[{"role": "system", "content": "hello"}]] * 3)

@@ -1,4 +1,4 @@
-"""Options of online training that are no components: numbers and their limits, no arithmetic."""
+"""What a training on own samples is made of: its objective, and options that are no components. No arithmetic."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from rlhf_plugins.contract.rows import GoldReward
 from rlhf_plugins.contract.run import Adapter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction
+    from rlhf_plugins.contract.records import Prediction
+    from rlhf_plugins.contract.rollout import ScoredResponses
+    from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.trainers.monitoring import Monitors
 
 PLAIN = {  # options of sampling that leave the policy's distribution as it is
@@ -62,3 +68,33 @@ class Oversight:
     gold: GoldReward | None = None  # the true reward, where the data has one
     monitors: Monitors | None = None
     listen: Callable[[int, Sequence[Mapping[str, Any]]], None] | None = None  # called with the rows of the table
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the policy maximises, as built components and numbers."""
+
+    score: Callable[[Samples], Prediction]
+    advantage: Advantage
+    policy_loss: PolicyLoss
+    reduction: Reduction
+    kl: KL
+    shaping: Sequence[Callable[[ScoredResponses], Tensor]] = ()
+    value: Value = Value()
+    entropy_coef: float = 0.0  # Huang et al. 2024
+    stop_kl: float | None = None  # nats per token
+    exploration: Exploration | None = None
+    abstains: bool = True  # whether the reward may abstain; the responses are then left out
+    fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
+
+
+@dataclass(frozen=True)
+class OnlineOptions:
+    """Options of a training that TRL's configuration lacks.
+
+    Without a `reference`, the policy with its adapters off is the reference.
+    """
+
+    reference: Any = None  # where all weights are trained
+    tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
+    oversight: Oversight = Oversight()

@@ -1,22 +1,24 @@
-"""What is written down while a policy trains: numbers of its rollouts, and a table of its responses."""
+"""What is shown of a training: numbers of its rollouts, a table of its responses, and what monitors see of both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic_core import to_json
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked, objectives
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
+from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.tokens import as_text
-from rlhf_plugins.trainers.episodes import Episodes
-from rlhf_plugins.trainers.settings import Table
+from rlhf_plugins.trainers.monitoring import Row, write
+from rlhf_plugins.trainers.ppo.options import Table
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.rollout import Experience
+
 SAMPLES = "samples.jsonl"
 
 
@@ -31,20 +33,6 @@ def rows(samples: Samples, places: Sequence[int], **numbers: Tensor | None) -> l
         }
         for i in places
     ]
-
-
-def write(file: Path, entries: Sequence[Row]) -> None:
-    """Appends a line for each entry, all in one write, so that a reader sees whole lines; NaN and infinity as text."""
-    shown = [{k: str(v) if isinstance(v, float) and v - v != 0 else v for k, v in entry.items()} for entry in entries]
-    lines = [to_json(entry, inf_nan_mode="strings", fallback=_plain) + b"\n" for entry in shown]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab", buffering=0) as end:
-        end.write(b"".join(lines))
-
-
-def _plain(value: Any) -> Any:
-    """A tensor or array as lists, anything else as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 class RolloutLog:
@@ -75,7 +63,7 @@ class RolloutLog:
         """The first and the newest entries of the table, each row with its step."""
         return self._first + (self._newest if self._newest is not self._first else [])
 
-    def add(self, rollout: Episodes, step: int) -> dict[str, float]:
+    def add(self, rollout: Experience, step: int) -> dict[str, float]:
         """The numbers of a rollout; of every so many rollouts, some responses are written to the table."""
         gold = self._golden(rollout.samples)
         if self._rollouts % self._table.every == 0:
@@ -96,7 +84,7 @@ class RolloutLog:
         return torch.tensor([self._gold(str(prompt), response)["total"] for prompt, response in both])
 
 
-def _numbers(rollout: Episodes, gold: Tensor | None) -> dict[str, float]:
+def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
     """What is logged of a rollout."""
     mask, values = rollout.mask, rollout.values
     found: Mapping[str, Tensor | None] = {
@@ -111,7 +99,33 @@ def _numbers(rollout: Episodes, gold: Tensor | None) -> dict[str, float]:
     return {name: value.item() for name, value in found.items() if value is not None}
 
 
-def limits(rollout: Episodes) -> dict[str, float]:
+def step_of(rollout: Experience, updates: Mapping[str, Sequence[float]], numbers: Mapping[str, float]) -> Step:
+    """A rollout as monitors see it; the trainer says at which step.
+
+    Args:
+        updates: numbers of each update since the last rollout, of which monitors see the mean.
+        numbers: of the rollout, and of the trainer.
+    """
+    return Step(
+        stage="",
+        step=0,
+        total=None,
+        values={**means(updates), **numbers, **limits(rollout)},
+        samples=rollout.samples,
+        prediction=rollout.rewards.prediction,
+        responses=responses(rollout),
+    )
+
+
+def means(updates: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The mean of each number; of the loss with the regularizers, as it is logged."""
+    found = {name: sum(values) / len(values) for name, values in updates.items()}
+    if "loss" in found:
+        found["loss"] += sum(value for name, value in found.items() if name.startswith("regularizer/"))
+    return found
+
+
+def limits(rollout: Experience) -> dict[str, float]:
     """Numbers of a rollout that monitors compare with limits, and that are not logged."""
     to_come = rollout.token_rewards.flip(1).cumsum(1)
     found = {
@@ -124,7 +138,7 @@ def limits(rollout: Episodes) -> dict[str, float]:
     return {name: value.item() for name, value in found.items()}
 
 
-def responses(rollout: Episodes) -> dict[str, list[float]]:
+def responses(rollout: Experience) -> dict[str, list[float]]:
     """Numbers of each response by name, as a monitor sees them."""
     mask, per_token = rollout.mask, masked.mean(rollout.log_ratio, rollout.mask, dim=1)
     found = {

@@ -22,6 +22,11 @@ class OnlineConfig(trl.GRPOConfig):
         except ValueError as error:
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
                 raise
+        if self.steps_per_generation % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps: {self.gradient_accumulation_steps} does not divide "
+                f"steps_per_generation: {self.steps_per_generation}, but an optimizer step learns from one rollout"
+            )
 
     def _check(self) -> None:
         """Raises ValueError for a number that TRL would accept, and fail on later without naming the option."""

@@ -1,0 +1,109 @@
+"""The models of online training: outputs of policy, critic and reference, and the mixture that explores. No loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.data.branches import BranchBatch, Ids, by_prompt, collate, within_budget
+from rlhf_plugins.engine.backbone import active_adapter
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.trainers.ppo.options import Exploration
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.critic import Critic
+
+
+class Outputs(NamedTuple):
+    """Outputs of policy and critic for each response token; all (B, T), 0 after a response's end."""
+
+    log_probs: Tensor  # nats, at the sampling temperature
+    entropies: Tensor | None  # nats; None unless asked for
+    values: Tensor | None  # None where there is no critic
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of one training.
+
+    Args:
+        policy: with its adapter off it is the reference, unless there is one of its own.
+        reference: a frozen model where all weights of the policy are trained.
+        critic: None where no values are needed.
+        pad_id: token that fills short rows.
+        temperature: divides the logits, as sampling did.
+        accelerator: the trainer's, which knows the mixed precision.
+    """
+
+    policy: Any
+    reference: Any
+    critic: Critic | None
+    pad_id: int
+    temperature: float
+    accelerator: Any
+
+    def batches(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], tokens: int | None) -> list[BranchBatch]:
+        """The samples in order, in batches of at most so many tokens; neighbours with the same prompt share it."""
+        layout = layout_of(self.policy, self.reference)
+        groups = by_prompt(prompt_ids, response_ids)
+        parts = [groups] if tokens is None else within_budget(groups, tokens, layout)
+        inputs = [collate(part, self.pad_id, layout) for part in parts]
+        return [BranchBatch.from_inputs({k: v.to(self.policy.device) for k, v in one.items()}) for one in inputs]
+
+    def outputs(self, batch: BranchBatch, entropy: bool = False) -> Outputs:
+        """Policy and critic outputs for a micro-batch, in one pass, with gradients where they are enabled."""
+        with self.accelerator.autocast():
+            found = response_logps(self.policy, batch, self.temperature, entropy)
+            values = self.critic.values(found.hidden, batch) if self.critic else None
+        return Outputs(found.logps, found.entropies, values)
+
+    @torch.no_grad()
+    def reference_log_probs(self, batch: BranchBatch) -> Tensor:
+        """Log-probabilities under the reference, (B, T)."""
+        with self.accelerator.autocast():
+            if self.reference is not None:
+                return response_logps(self.reference, batch, self.temperature).logps
+            with active_adapter(self.policy, None):  # PEFT's own would turn gradients of the critic's adapter off
+                return response_logps(self.policy, batch, self.temperature).logps
+
+    @torch.no_grad()
+    def explored_log_probs(self, batch: BranchBatch, log_probs: Tensor, exploration: Exploration) -> Tensor:
+        """log((1 - epsilon) pi + epsilon pi') of tokens whose log pi is known, (B, T)."""
+        with self.accelerator.autocast():
+            hot = response_logps(self.policy, batch, exploration.temperature).logps
+        return mixed(log_probs, hot, exploration.epsilon).masked_fill(~batch.response_mask(), 0.0)
+
+    @contextmanager
+    def exploring(self, exploration: Exploration | None) -> Iterator[None]:
+        """While the policy generates: its logits, divided by the temperature, are the mixture's. None changes nothing.
+
+        It is exact for plain sampling only: top-p, top-k and the like sample from another distribution.
+        """
+        if exploration is None:
+            yield
+            return
+
+        def mix(_: Any, __: Any, output: Any) -> Any:
+            logits = output.logits.float()
+            own, hot = ((logits / t).log_softmax(-1) for t in (self.temperature, exploration.temperature))
+            output.logits = self.temperature * mixed(own, hot, exploration.epsilon)
+            return output
+
+        inner = self.policy.get_base_model() if hasattr(self.policy, "get_base_model") else self.policy
+        hook = inner.register_forward_hook(mix)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def mixed(log_probs: Tensor, other: Tensor, epsilon: float) -> Tensor:
+    """log((1 - epsilon) exp(log_probs) + epsilon exp(other)), elementwise."""
+    weights = log_probs.new_tensor([1 - epsilon, epsilon]).log()
+    return torch.logaddexp(log_probs + weights[0], other + weights[1])

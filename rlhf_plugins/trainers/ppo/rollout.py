@@ -1,0 +1,283 @@
+"""A rollout from top to bottom: sample -> score -> outputs of the models -> advantages -> minibatches.
+
+What is learned from a minibatch is in `step`, what is shown of a rollout in `oversight`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+
+from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.contract.rollout import Advantages, Rollout
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.engine import cost
+from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
+from rlhf_plugins.engine.cpu.folding import folded
+from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.ppo.options import Objective
+from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
+from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.models import Models, Outputs
+
+TokenTensors = dict[str, Tensor]  # by name, each (B, T)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The responses of a rollout that have a reward, before any model has read them."""
+
+    samples: Samples
+    rewards: ResponseRewards
+    group: Tensor  # (B,) equal for responses to one prompt
+    baseline: Tensor | None  # (B,) scores of greedy responses
+    sampled: int  # responses in all
+    left_out: Mapping[str, int]  # how many were left out, by reason
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Responses that are computed together."""
+
+    rows: Tensor  # (b,) places in the rollout
+    batch: BranchBatch
+
+
+@dataclass
+class Experience:
+    """The whole state of a rollout: B sampled responses of up to T tokens and all that was computed of them.
+
+    Log-probabilities and entropies are in nats; what is (B, T) is 0 after a response's end.
+    """
+
+    samples: Samples
+    rewards: ResponseRewards
+    group: Tensor  # (B,) equal for responses to one prompt
+    baseline: Tensor | None  # (B,) scores of greedy responses
+    kl_coef: float
+    mask: Tensor  # (B, T) True at response tokens
+    policy: Tensor  # (B, T) log-probabilities under the policy at the time of sampling
+    log_probs: Tensor  # (B, T) under what sampled: the policy, or the mixture that explores
+    reference: Tensor  # (B, T) under the reference
+    entropies: Tensor  # (B, T) of the policy
+    values: Tensor | None  # (B, T) of the state before each token
+    token_rewards: Tensor  # (B, T) less the KL where it is in the reward
+    advantages: Tensor  # (B, T)
+    returns: Tensor  # (B, T) what values are trained to predict
+    token_weights: Tensor  # (B, T) of each token in the mean over its minibatch
+    loss_weights: Tensor | None  # (B, T) the same in the reduction; None where it is no weighted sum
+    parts: tuple[tuple[MicroBatch, ...], ...]  # what each training step of an epoch computes
+    first: Outputs | None = None  # of the only micro-batch, with their graph, until its first loss used them
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log pi - log pi_ref, (B, T)."""
+        return self.policy - self.reference
+
+    @property
+    def equal_rewards(self) -> bool:
+        """Whether nothing can be learned, because several responses all have the same score and no token its own.
+
+        With a baseline, each score is compared with its own.
+        """
+        scores = self.rewards.scores
+        equal = scores.max() == scores.min() if self.baseline is None else (scores == self.baseline).all()
+        return not self.rewards.by_token and len(scores) > 1 and bool(equal)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a rollout is cut into minibatches, one for each optimizer step, and these into training steps.
+
+    Args:
+        size: responses of a training step.
+        accumulation: training steps of an optimizer step.
+        tokens: most tokens of one forward pass, padding included; a response that alone has more is a pass of its own.
+            None is no limit.
+        whole: whether a component needs each minibatch in one pass.
+    """
+
+    size: int
+    accumulation: int = 1
+    tokens: int | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Makes the rollouts of one training.
+
+    Args:
+        ends: tokens that end a response.
+        group: responses to a prompt.
+    """
+
+    objective: Objective
+    models: Models
+    ends: frozenset[int]
+    group: int
+    cut: Cut
+
+    # ---- sample ------------------------------------------------------------------------------------------
+    def sample(self, trainer: Any, prompts: Sequence[Any], columns: Mapping[str, list[Any]]) -> Samples:
+        """Responses to the prompts as TRL's trainer generates them, those to one prompt side by side.
+
+        Args:
+            columns: of the prompts' rows, a value for each response.
+
+        Raises:
+            RunError: the chat template refuses a prompt.
+        """
+        model = trainer.model
+        explores = self.models.exploring(self.objective.exploration)
+        try:
+            with folded(model), without_generation_defaults(model), own_decoding_loop(model), explores:
+                prompt_ids, response_ids, _, completions, *_ = trainer._generate(list(prompts))
+        except TemplateError as error:
+            raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
+        cost.add(generated_tokens=sum(map(len, response_ids)))
+        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        return Samples(prompts, texts, prompt_ids, response_ids, columns)
+
+    def greedy(self, trainer: Any, samples: Samples) -> Samples | None:
+        """A greedy response to each prompt, where the estimator needs a baseline."""
+        if not self.objective.advantage.reads_baseline:
+            return None
+        decoding = Decoding(trainer.max_completion_length, temperature=0.0)
+        columns = {name: values[:: self.group] for name, values in samples.columns.items()}
+        found = sample(trainer.model, trainer._tokenizer, samples.prompts[:: self.group], decoding=decoding)
+        return replace(found, columns=columns)
+
+    # ---- score -------------------------------------------------------------------------------------------
+    def score(self, samples: Samples, greedy: Samples | None = None) -> Scored:
+        """The responses that can be trained on: those that have a reward, in groups that are not too small then.
+
+        Greedy responses are scored and shaped together with the samples, so that both are on one scale.
+        """
+        aim, count = self.objective, len(samples.responses)
+        found = Scorer(aim.score, aim.shaping, self.ends, aim.abstains, aim.fallback)(
+            samples if greedy is None else samples + greedy
+        )
+        scores = found.scores.tolist()
+        baseline = {place - count: scores[row] for row, place in enumerate(found.places) if place >= count}
+        prompt = {row: place // self.group for row, place in enumerate(found.places) if place < count}
+        paired = prompt if greedy is None else {row: i for row, i in prompt.items() if i in baseline}
+        sizes = Counter(paired.values())
+        kept = {row: i for row, i in paired.items() if sizes[i] >= aim.advantage.min_group}
+        taken, device = samples.take([found.places[row] for row in kept]), self.models.policy.device
+        return Scored(
+            samples=taken,
+            rewards=found.take(list(kept), max(map(len, taken.response_ids), default=0)).to(device),
+            group=torch.tensor(list(kept.values()), device=device),
+            baseline=None if greedy is None else torch.tensor([baseline[i] for i in kept.values()], device=device),
+            sampled=count,
+            left_out={
+                "abstained": count - len(prompt),
+                "without_baseline": len(prompt) - len(paired),
+                "too_few_siblings": len(paired) - len(kept),
+            },
+        )
+
+    # ---- outputs, advantages, minibatches ----------------------------------------------------------------
+    def experience(self, scored: Scored, kl_coef: float) -> Experience:
+        """What training needs of the responses, with the KL term at this coefficient."""
+        aim, rewards = self.objective, scored.rewards
+        minibatches = self._minibatches(scored)
+        parts = [part for rows in minibatches for part in self._parts(scored.samples, rows)]
+        batches = [batch for part in parts for batch in part]
+        computed = [self._compute(each.batch, keep=len(batches) == 1) for each in batches]
+        tokens = _joined([each.rows for each in batches], [found for found, _ in computed])
+        mask, values = tokens["mask"].bool(), tokens.get("values")
+        paid, penalty = rewards.token_rewards, aim.kl(tokens["policy"] - tokens["reference"]).off_reward
+        if penalty is not None:
+            paid = (paid - kl_coef * penalty).masked_fill(~mask, 0.0)
+        estimate = self._advantages(
+            Rollout(rewards.scores, paid, values, mask, scored.group, tokens["policy"], scored.baseline)
+        )
+        return Experience(
+            samples=scored.samples,
+            rewards=rewards,
+            group=scored.group,
+            baseline=scored.baseline,
+            kl_coef=kl_coef,
+            mask=mask,
+            policy=tokens["policy"],
+            log_probs=tokens["log_probs"],
+            reference=tokens["reference"],
+            entropies=tokens["entropies"],
+            values=values,
+            token_rewards=paid,
+            advantages=estimate.advantages,
+            returns=estimate.returns,
+            token_weights=token_weights(minibatches, mask),
+            loss_weights=None if self.cut.whole else loss_weights(minibatches, mask, aim.reduction),
+            parts=tuple(parts),
+            first=computed[0][1] if len(computed) == 1 else None,
+        )
+
+    def _minibatches(self, scored: Scored) -> list[Tensor]:
+        """The rows of each optimizer step's minibatch: the groups in random order, in parts of nearly equal size."""
+        sizes = Counter(scored.group.tolist())  # in the order of sampling
+        groups = torch.arange(len(scored.group)).split(list(sizes.values()))
+        order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
+        return list(order.tensor_split(-(-scored.sampled // (self.cut.size * self.cut.accumulation))))
+
+    def _parts(self, samples: Samples, minibatch: Tensor) -> list[tuple[MicroBatch, ...]]:
+        """The micro-batches of each training step of a minibatch; a training step without responses has none."""
+        count = self.cut.accumulation
+        rows = [minibatch, *[minibatch[:0]] * (count - 1)] if self.cut.whole else minibatch.tensor_split(count)
+        return [tuple(self._micro_batches(samples, each)) for each in rows]
+
+    def _micro_batches(self, samples: Samples, rows: Tensor) -> list[MicroBatch]:
+        if not len(rows):
+            return []
+        taken = samples.take(rows.tolist())
+        batches = self.models.batches(taken.prompt_ids, taken.response_ids, self.cut.tokens)
+        each = rows.to(self.models.policy.device).split([len(batch.index) for batch in batches])
+        return [MicroBatch(*both) for both in zip(each, batches, strict=True)]
+
+    def _compute(self, batch: BranchBatch, keep: bool) -> tuple[TokenTensors, Outputs]:
+        """Policy, critic and reference outputs for a micro-batch, laid out as in training: first ratios are exactly 1.
+
+        The second are the outputs of policy and critic, with their graph where `keep` asks for it.
+        """
+        explore = self.objective.exploration
+        reference = self.models.reference_log_probs(batch)
+        with torch.set_grad_enabled(keep):
+            outputs = self.models.outputs(batch, entropy=True)
+        assert outputs.entropies is not None  # they were asked for
+        policy = outputs.log_probs.detach()
+        found = {
+            "mask": batch.response_mask().float(),
+            "policy": policy,
+            "log_probs": policy if explore is None else self.models.explored_log_probs(batch, policy, explore),
+            "reference": reference,
+            "entropies": outputs.entropies.detach(),
+        }
+        return found if outputs.values is None else {**found, "values": outputs.values.detach()}, outputs
+
+    def _advantages(self, rollout: Rollout) -> Advantages:
+        estimate = self.objective.advantage(rollout)
+        if not self.objective.advantage.whitens:
+            return estimate
+        return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
+
+
+def _joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors]) -> TokenTensors:
+    """The tensors of micro-batches as whole ones, in the order of sampling."""
+    shape = sum(map(len, rows)), max(part["mask"].shape[1] for part in parts)
+    whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
+    for own, part in zip(rows, parts, strict=True):
+        for name, tensor in part.items():
+            whole[name][own, : tensor.shape[1]] = tensor
+    return whole

@@ -1,0 +1,114 @@
+"""The PPO loss of a micro-batch, so that micro-batches sum to the loss of their minibatch.
+
+A minibatch is all that one optimizer step learns from. Its means are sums over tokens with weights that know the whole
+minibatch, so that it may be computed in parts of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.arithmetic import objectives
+from rlhf_plugins.contract.guards import named
+from rlhf_plugins.contract.interfaces import Reduction
+from rlhf_plugins.errors import PluginError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.models import Outputs
+    from rlhf_plugins.trainers.ppo.options import Objective
+    from rlhf_plugins.trainers.ppo.rollout import Experience, MicroBatch
+
+FAR = 100.0  # larger than losses of tokens usually are
+
+
+def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective) -> tuple[Tensor, dict[str, float]]:
+    """What a micro-batch adds to the loss of its minibatch, and to the numbers that are logged of it.
+
+    policy loss (+ coef KL, where it is in the loss) - entropy_coef entropy + value.coef value loss
+    """
+    mask = part.batch.response_mask()  # (b, t)
+
+    def known(tokens: Tensor) -> Tensor:  # (B, T) of the rollout -> (b, t)
+        return tokens[part.rows, : mask.shape[1]]
+
+    def mean(tokens: Tensor) -> Tensor:  # over the minibatch's tokens, its part here
+        return (tokens.masked_fill(~mask, 0.0) * known(rollout.token_weights)).sum()
+
+    log_ratio, advantages = outputs.log_probs - known(rollout.log_probs), known(rollout.advantages)
+    losses = aim.policy_loss(log_ratio, advantages)  # (b, t)
+    cut_off = without_gradient(losses, log_ratio) & (advantages != 0)
+    kl = aim.kl(outputs.log_probs - known(rollout.reference)).on_loss
+    if kl is not None:
+        losses = losses + rollout.kl_coef * kl
+    if rollout.loss_weights is None:
+        policy_loss = aim.reduction(losses, mask)
+    else:
+        policy_loss = (losses.masked_fill(~mask, 0.0) * known(rollout.loss_weights)).sum()
+    terms = {"policy_loss": policy_loss}
+    total = policy_loss
+    if outputs.values is not None and rollout.values is not None:
+        errors = objectives.clipped_value_loss(
+            outputs.values, known(rollout.values), known(rollout.returns), aim.value.clip
+        )
+        terms["value_loss"] = mean(errors)
+        total = total + aim.value.coef * terms["value_loss"]
+    if aim.entropy_coef and outputs.entropies is not None:
+        total = total - aim.entropy_coef * mean(outputs.entropies)
+    terms["clip_fraction"] = mean(cut_off.float())
+    terms["approx_kl"] = mean((log_ratio.expm1() - log_ratio).detach())  # KL(pi_old || pi), k3 of Schulman 2020
+    return total, {name: value.item() for name, value in terms.items()}
+
+
+def without_gradient(losses: Tensor, log_ratio: Tensor) -> Tensor:
+    """The tokens from which the policy loss learns nothing, such as those beyond its clip, (b, t) bool."""
+    (slopes,) = torch.autograd.grad(losses.sum(), log_ratio, retain_graph=True)
+    return slopes == 0
+
+
+def token_weights(minibatches: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """1 / number of tokens in its minibatch at each token, (B, T): a sum with them is the mean over the minibatch.
+
+    Args:
+        minibatches: the rows (b,) of each.
+        mask: (B, T) True at response tokens.
+    """
+    weights = torch.zeros(mask.shape, device=mask.device)
+    for rows in minibatches:
+        weights[rows] = mask[rows] / mask[rows].sum()
+    return weights
+
+
+def loss_weights(minibatches: Sequence[Tensor], mask: Tensor, reduction: Reduction) -> Tensor:
+    """The weight of each token's loss in the reduction of its minibatch, (B, T), 0 outside the mask.
+
+    Raises:
+        PluginError: the reduction is no weighted sum of the losses.
+        ComponentError: the reduction fails.
+    """
+    weights = torch.zeros(mask.shape, device=mask.device)
+    for rows in minibatches:
+        found = _weights(reduction, mask[rows])
+        if found is None:
+            what = f"{named(reduction)} is no weighted sum of the tokens' losses, so that no minibatch of it can be cut"
+            raise PluginError(f"{what}: give its class `uses_batch_mates=True`")
+        weights[rows] = found
+    return weights
+
+
+def adds_up(reduction: Reduction) -> bool:
+    """Whether a reduction is a weighted sum of the losses, by one trial. Raises ComponentError if it fails."""
+    return _weights(reduction, torch.arange(5) < torch.tensor([[2], [5], [1], [4], [5], [3], [1], [2]])) is not None
+
+
+@torch.enable_grad()
+def _weights(reduction: Reduction, mask: Tensor) -> Tensor | None:
+    """The weight of each token's loss, (b, T): the gradient at 0. None where losses far from 0 have other weights."""
+    losses = torch.zeros(mask.shape, device=mask.device, requires_grad=True)
+    weights = torch.autograd.grad(reduction(losses, mask), losses)[0].masked_fill(~mask, 0.0)
+    far = FAR * torch.arange(mask.numel(), device=mask.device).sin().view(mask.shape)
+    tried = [((each * weights).sum(), reduction(each, mask)) for each in (far, -far)]
+    return weights if all(torch.isclose(*both, rtol=1e-3, atol=1e-4 * FAR) for both in tried) else None
