@@ -38,7 +38,7 @@ from rlhf_plugins.engine.loading import with_fast_paths
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.memory import PeakMemory
-from rlhf_plugins.trainers import preference, reward
+from rlhf_plugins.trainers import preference, preference_reference, reward
 from rlhf_plugins.trainers.arguments import arguments, quiet
 
 MODELS: dict[str, dict[str, int]] = {
@@ -119,7 +119,7 @@ class Clock(TrainerCallback):
             return timed
 
         with ExitStack() as patched:
-            for trainer in (trl.DPOTrainer, preference.PreferenceTrainer):
+            for trainer in (trl.DPOTrainer, preference_reference.ReadsReference):
                 own = noted(vars(trainer)["_precompute_ref_logps"])
                 patched.enter_context(patch.object(trainer, "_precompute_ref_logps", own))
             yield
@@ -184,8 +184,9 @@ def our_policy(case: Case, folder: Path) -> Any:
     policy = with_fast_paths(policies(case)[0].eval())
     args = arguments(trl.DPOConfig, folder, 0, {**options(case), "precompute_ref_log_probs": True})
     loss, words = component("preference_loss", OUR_LOSS[case.work]), tokenizer(policy.config.vocab_size)
-    own = preference.PreferenceOptions(None, case.tokens, folder / "reference.sqlite")
-    return preference.PreferenceTrainer(policy, loss, args, Dataset.from_list(case.pairs), words, None, own)
+    given = {"train_dataset": Dataset.from_list(case.pairs), "processing_class": words, "loss": loss}
+    own: dict[str, Any] = {"tokens_per_batch": case.tokens, "reference_cache": folder / "reference.sqlite"}
+    return preference.PreferenceTrainer(policy, None, args, **given, **own)
 
 
 def classifier(case: Case) -> LlamaForSequenceClassification:

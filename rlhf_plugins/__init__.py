@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.session import session
     from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.reload import load_policy, load_reward_function, load_reward_model
+    from rlhf_plugins.trainers.preference import PreferenceTrainer
     from rlhf_plugins.trainers.reward import RewardTrainer
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "Pooling",
     "Prediction",
     "PreferenceLoss",
+    "PreferenceTrainer",
     "RankedScores",
     "RecipeError",
     "Reduction",
@@ -163,6 +165,7 @@ __all__ = [
 
 _LAZY = {
     "RewardTrainer": "rlhf_plugins.trainers.reward",
+    "PreferenceTrainer": "rlhf_plugins.trainers.preference",
     "RunRecord": "rlhf_plugins.run.record",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import bitsandbytes
+import peft.utils.other
 import pytest
 import torch
 import transformers
 import trl
+import trl.trainer.utils
 from peft import LoraConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
@@ -46,6 +48,10 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.GRPOTrainer, "_generate", "OnlineTrainer samples with it"),
     (trl.GRPOTrainer, "get_train_dataloader", "it gives _prepare_inputs a whole generation batch"),
     (ProgressCallback, "on_log", "our progress bar prints no dictionaries"),
+    (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),
+    (peft.utils.other, "AuxiliaryTrainingWrapper", "`base_weights` leaves out what it adds to a model"),
+    (BaseTunerLayer, "adapter_layer_names", "`base_weights` leaves out what it adds to a model"),
+    (BaseTunerLayer, "other_param_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "_active_adapter", "`active_adapter` sets it"),
     (BaseTunerLayer, "_disable_adapters", "`active_adapter` sets it"),
     (GenerationMixin, "_update_model_kwargs_for_generation", "our decoding loop calls it after each token"),
@@ -86,6 +92,16 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (torch.optim.lr_scheduler.LRScheduler.get_last_lr, "self._last_lr", "an alarm scales the rate that is logged"),
     (trl.DPOTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),
     (trl.DPOTrainer.__init__, "self.ref_model = ", "compute_ref_log_probs reads it"),
+    (trl.DPOTrainer.__init__, "self._is_vlm = ", "models of images go TRL's way"),
+    (trl.DPOTrainer.__init__, "self.aux_loss_enabled = ", "mixtures of experts with a loss of their own go TRL's way"),
+    (trl.DPOTrainer.__init__, 'model.add_adapter("ref"', "the reference of a model with an adapter is that adapter"),
+    (trl.DPOTrainer.__init__, "self._total_train_tokens = 0", "we count on for `num_tokens`"),
+    (
+        trl.DPOTrainer.__init__,
+        "self._precompute_ref_logps(",
+        "it runs before the engine has taken over, and is put off",
+    ),
+    (trl.DPOTrainer.evaluate, "self._precompute_ref_logps(", "ours fills in the columns of such a data set"),
     (trl.DPOTrainer._precompute_ref_logps, "self.compute_ref_log_probs(model, padded_batch)", "ours must be called"),
     (trl.DPOTrainer._precompute_ref_logps, '"ref_chosen_logps"', "our collator passes these columns on"),
     (trl.DPOTrainer._set_signature_columns_if_needed, '"prompt_ids"', "these columns must reach our collator"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from rlhf_plugins.arithmetic.likelihoods import cross_entropy
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.records import PairLogps
 
 Beta = Annotated[float, Field(gt=0, description="strength of the KL term towards the reference")]
+Weights = list[Annotated[float, Field(ge=0)]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ class IPOPerToken(PreferenceLoss, takes_probabilities=True):
         return _ipo(chosen - rejected, self.beta, logps.probability)
 
 
+@dataclass(frozen=True)
+class Sum(PreferenceLoss, like="losses"):
+    """sum_k w_k L_k of other losses, such as TRL's lists of losses with weights."""
+
+    losses: tuple[PreferenceLoss, ...] = uses("preference_loss", ["dpo", "ipo_per_token"])
+    weights: Annotated[Weights, Field(description="w, one for each loss")] = field(default_factory=lambda: [1.0, 1.0])
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.losses) or not self.losses:
+            raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        """Each part sees the pairs as it would alone."""
+        first, *others = (weight * loss(logps) for weight, loss in zip(self.weights, self.losses, strict=True))
+        return sum(others, first)
+
+
 def _ipo(h: Tensor, beta: float, probability: Tensor) -> Tensor:
     target = 1 / (2 * beta)
     return probability * (h - target) ** 2 + (1 - probability) * (h + target) ** 2
@@ -73,4 +92,4 @@ def _ipo(h: Tensor, beta: float, probability: Tensor) -> Tensor:
 @hookimpl
 def register_preference_loss() -> dict[str, type]:
     """The bundled preference losses."""
-    return {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken}
+    return {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken, "sum": Sum}

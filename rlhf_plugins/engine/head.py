@@ -26,10 +26,12 @@ Grads = tuple[Tensor | None, ...]
 
 
 class TokenLogps(NamedTuple):
-    """Log-probability of each token and, if requested, entropy of its distribution; both (tokens,), in nats."""
+    """Log-probability of each token and, where requested, numbers of its distribution; all (tokens,)."""
 
-    logps: Tensor
-    entropies: Tensor | None
+    logps: Tensor  # nats
+    entropies: Tensor | None  # nats, with a gradient if they are not merely observed
+    means: Tensor | None = None  # of the logits over the vocabulary
+    likeliest: Tensor | None = None  # bool, whether no token of the vocabulary is likelier
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def configured_scaling(config: Any) -> Scaling:
     return Scaling(1 / (divisor or 1.0) if scale is None else scale, next(filter(None, caps), None))
 
 
-def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, entropy: bool) -> TokenLogps:
+def token_logps(
+    head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, entropy: bool, observe: bool = False
+) -> TokenLogps:
     """Log-probability of each target under the head's distribution at its hidden state.
 
     Args:
@@ -75,21 +79,34 @@ def token_logps(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scali
         targets: (tokens,) ids.
         scaling: from the head's output to logits.
         entropy: also return the distributions' entropies.
+        observe: also return, without gradients, their entropies, the means of their logits, and whether the targets are
+            their likeliest tokens.
     """
     if type(head) is not nn.Linear or not CHUNKED_HEAD.active(hidden):
-        return _at_once(head(hidden), targets, scaling, entropy)
+        return _at_once(head(hidden), targets, scaling, entropy, observe)
     count_head(hidden, head.weight)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
     weight, bias = head.weight.to(dtype), None if head.bias is None else head.bias.to(dtype)
-    logps, entropies = _ChunkedLogps.apply(hidden.to(dtype), weight, bias, targets, scaling, entropy)
-    return TokenLogps(logps, entropies if entropy else None)
+    logps, entropies, *observed = _ChunkedLogps.apply(
+        hidden.to(dtype), weight, bias, targets, scaling, (entropy, observe)
+    )
+    return TokenLogps(logps, entropies if entropy or observe else None, *(observed if observe else ()))
 
 
-def _at_once(output: Tensor, targets: Tensor, scaling: Scaling, entropy: bool) -> TokenLogps:
-    log_probs = scaling(output).log_softmax(-1)
-    entropies = -(log_probs.exp() * log_probs).sum(-1) if entropy else None
-    return TokenLogps(log_probs.gather(1, targets.unsqueeze(1)).squeeze(1), entropies)
+def _at_once(output: Tensor, targets: Tensor, scaling: Scaling, entropy: bool, observe: bool = False) -> TokenLogps:
+    logits = scaling(output)
+    log_probs = logits.log_softmax(-1)
+    with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
+        entropies = -(log_probs.exp() * log_probs).sum(-1) if entropy or observe else None
+    logps = log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return TokenLogps(logps, entropies, *(_observed(logits, log_probs, logps) if observe else ()))
+
+
+@torch.no_grad()
+def _observed(logits: Tensor, log_probs: Tensor, logps: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of logits over the vocabulary, and whether targets of these log-probabilities are the likeliest tokens."""
+    return logits.mean(-1), logps >= log_probs.amax(-1)
 
 
 def chunks_agree(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scaling, rows: int = 1024) -> bool:
@@ -108,7 +125,7 @@ def chunks_agree(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scal
 def _chunks_agree(hidden: Tensor, weight: Tensor, targets: Tensor, scaling: Scaling) -> bool:
     hidden, rounding = hidden.requires_grad_(), torch.finfo(weight.dtype).eps ** 0.5
     wanted = [hidden, weight] if weight.requires_grad else [hidden]
-    chunked = _ChunkedLogps.apply(hidden, weight, None, targets, scaling, False)[0]
+    chunked = _ChunkedLogps.apply(hidden, weight, None, targets, scaling, (False, False))[0]
     whole = _at_once(nn.functional.linear(hidden, weight), targets, scaling, entropy=False).logps
     one, other = ([logps.detach(), *torch.autograd.grad(logps.sum(), wanted)] for logps in (chunked, whole))
     pairs = [(a.float(), b.float()) for a, b in zip(one, other, strict=True)]
@@ -116,33 +133,37 @@ def _chunks_agree(hidden: Tensor, weight: Tensor, targets: Tensor, scaling: Scal
 
 
 class _ChunkedLogps(torch.autograd.Function):
-    """Log-probabilities and entropies of linear logits; saves its inputs and one number per token.
+    """Log-probabilities and other numbers of linear logits; saves its inputs and one number per token.
 
     For a frozen head it also saves the gradient of each log-probability, (tokens, width).
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        hidden, weight, bias, targets, scaling, entropy = inputs
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        hidden, weight, bias, targets, scaling, (entropy, observe) = inputs
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[:3] == (True, False, False) else None
-        logps, entropies = [], []
+        logps, entropies, means, likeliest = [], [], [], []
         for at, states, ids in _chunks(hidden, weight, targets):
             logits = scaling(_head_output(states, weight, bias))
             log_probs = logits.log_softmax(-1)
             logps.append(log_probs.gather(1, ids.unsqueeze(1)).squeeze(1))
-            if entropy:
+            if entropy or observe:
                 entropies.append(-(log_probs.exp() * log_probs).sum(-1))
+            if observe:
+                mean, highest = _observed(logits, log_probs, logps[-1])
+                means.append(mean)
+                likeliest.append(highest)
             if slopes is not None:
                 grad = _logit_grads(log_probs, ids, (torch.ones_like(logps[-1]), None))
                 slopes[at] = times_transposed(scaling.backward(grad, logits).to(weight.dtype), weight.t())
         all_logps = torch.cat(logps)
-        all_entropies = torch.cat(entropies) if entropy else torch.zeros_like(all_logps)
+        all_entropies = torch.cat(entropies) if entropies else torch.zeros_like(all_logps)
         ctx.save_for_backward(hidden, weight, bias, targets, all_entropies, slopes)
         ctx.scaling = scaling
-        if not entropy:
-            ctx.mark_non_differentiable(all_entropies)
+        observed = (torch.cat(means), torch.cat(likeliest)) if observe else ()
+        ctx.mark_non_differentiable(*observed, *(() if entropy else (all_entropies,)))
         ctx.set_materialize_grads(False)
-        return all_logps, all_entropies
+        return all_logps, all_entropies, *observed
 
     @staticmethod
     @once_differentiable
@@ -157,7 +178,7 @@ class _ChunkedLogps(torch.autograd.Function):
         bias_grad = torch.zeros_like(bias) if needed[2] else None
         for at, states, ids in _chunks(hidden, weight, targets):
             logits = ctx.scaling(_head_output(states, weight, bias))
-            own = tuple(None if grad is None else grad[at] for grad in grads)
+            own = tuple(None if grad is None else grad[at] for grad in grads[:2])
             grad = _logit_grads(logits.log_softmax(-1), ids, own, entropies[at])
             grad = ctx.scaling.backward(grad, logits).to(weight.dtype)
             if hidden_grad is not None:

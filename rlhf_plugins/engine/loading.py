@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -115,6 +117,19 @@ def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         return loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{folder}: its adapter does not load: {_first_line(error)}") from error
+
+
+def base_weights(model: Any) -> dict[str, Tensor]:
+    """The weights of a plain or PEFT model without its adapters, by the names that they have in the plain model."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    added: list[str] = []
+    for name, module in inner.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            added += [f"{name}.{own}." for own in (*module.adapter_layer_names, *module.other_param_names)]
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            added += [f"{name}.{own}." for own in module.adapter_layer_names]
+    kept = {name: each for name, each in inner.state_dict().items() if not name.startswith(tuple(added))}
+    return {name.replace(".base_layer.", ".").replace(".original_module.", "."): each for name, each in kept.items()}
 
 
 def load_policy(base: Base, folder: Path) -> Any:

@@ -22,9 +22,13 @@ class ResponseLogps(NamedTuple):
     logps: Tensor  # (B, T) nats
     entropies: Tensor | None  # (B, T) nats
     hidden: Tensor  # (tokens, width) hidden states that predict the response tokens, branch by branch
+    means: Tensor | None = None  # (B, T) of the logits over the vocabulary, if requested
+    likeliest: Tensor | None = None  # (B, T) bool, whether no token was likelier, if requested
 
 
-def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, entropy: bool = False) -> ResponseLogps:
+def response_logps(
+    model: Any, batch: BranchBatch, temperature: float = 1.0, entropy: bool = False, observe: bool = False
+) -> ResponseLogps:
     """Log-probability of every response token; the head is applied only where one is predicted.
 
     Args:
@@ -32,12 +36,15 @@ def response_logps(model: Any, batch: BranchBatch, temperature: float = 1.0, ent
         batch: G groups with B branches, in a layout that the model takes.
         temperature: divides the logits, as in sampling.
         entropy: also return the entropy of each predicting distribution.
+        observe: also return, without gradients, its entropy, the mean of its logits, and whether the token is its
+            likeliest.
     """
     places, targets = batch.scored()  # (tokens,), (tokens,)
-    tokens, hidden = _token_logps(model, batch, (places, targets), temperature, entropy)
+    tokens, hidden = _token_logps(model, batch, (places, targets), temperature, (entropy, observe))
     mask = batch.response_mask()
-    entropies = None if tokens.entropies is None else by_response(tokens.entropies, mask)
-    return ResponseLogps(by_response(tokens.logps, mask), entropies, hidden)
+    logps, entropies, *observed = (None if each is None else by_response(each, mask) for each in tokens)
+    assert logps is not None
+    return ResponseLogps(logps, entropies, hidden, *observed)
 
 
 def response_logits(model: Any, batch: BranchBatch) -> Tensor:
@@ -52,7 +59,7 @@ def by_response(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _token_logps(
-    model: Any, batch: BranchBatch, scored: tuple[Tensor, Tensor], temperature: float, entropy: bool
+    model: Any, batch: BranchBatch, scored: tuple[Tensor, Tensor], temperature: float, wanted: tuple[bool, bool]
 ) -> tuple[TokenLogps, Tensor]:
     """Log-probabilities of the scored (places, targets), and the hidden states there, (tokens, width)."""
     places, targets = scored
@@ -60,10 +67,10 @@ def _token_logps(
     scaling = logit_scaling(model) if CHUNKED_HEAD.active(trunk) else None
     if scaling is None:
         logits, hidden = _logits_at(model, batch, places, trims=CHUNKED_HEAD.active(trunk))
-        return token_logps(nn.Identity(), logits, targets, Scaling(temperature=temperature), entropy), hidden
+        return token_logps(nn.Identity(), logits, targets, Scaling(temperature=temperature), *wanted), hidden
     hidden = states_at(trunk, batch, places)
     scaling = Scaling(scaling.scale, scaling.cap, temperature)
-    return token_logps(model.get_output_embeddings(), hidden, targets, scaling, entropy), hidden
+    return token_logps(model.get_output_embeddings(), hidden, targets, scaling, *wanted), hidden
 
 
 def logit_scaling(model: Any) -> Scaling | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest
 from math import isfinite
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import PluginError, RunError
@@ -151,13 +152,19 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_identity(model: Any, *circumstances: object) -> str:
-    """A hash of a model in memory: of its configuration without its name, of its weights, and of the circumstances."""
+def weights_identity(model: Any, *circumstances: object, weights: Mapping[str, Tensor] | None = None) -> str:
+    """A hash of a model in memory: of its configuration without its name, of its weights, and of the circumstances.
+
+    Args:
+        model: the model.
+        circumstances: what else its outputs depend on.
+        weights: those that count; None are all of the model.
+    """
     settings = {k: v for k, v in sorted(model.config.to_dict().items()) if k not in IGNORED}
     digest = blake2b(repr((type(model).__name__, settings, circumstances)).encode(), digest_size=16)
-    for name, weights in sorted(model.state_dict().items()):
-        content = weights.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}\0".encode())
+    for name, tensor in sorted((model.state_dict() if weights is None else weights).items()):
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(content.numpy().data)
     return digest.hexdigest()
 

@@ -52,7 +52,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.preference import PreferenceOptions, PreferenceTrainer
+        from rlhf_plugins.trainers.preference import PreferenceTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
         adapter = run.base.adapter
@@ -64,12 +64,14 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         with building(len(train)):
             trainer = PreferenceTrainer(
                 load_causal(run.base),
-                self.loss,
+                reference,
                 args,
-                train,
-                load_tokenizer(run.base),
-                adapter=lora_config(adapter, "CAUSAL_LM") if adapter else None,
-                options=PreferenceOptions(reference, self.tokens_per_batch, run.folder.parent / "reference.sqlite"),
+                train_dataset=train,
+                processing_class=load_tokenizer(run.base),
+                peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
+                loss=self.loss,
+                tokens_per_batch=self.tokens_per_batch,
+                reference_cache=run.folder.parent / "reference.sqlite" if args.precompute_ref_log_probs else None,
             )
         curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
@@ -79,7 +81,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         trainer.processing_class.save_pretrained(folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out=trainer.left_out, notes=spent.notes),
+            report=ReportParts(left_out=trainer.left_out(len(train)), notes=spent.notes),
             sections=monitors.sections(),
             curves=curves.curves,
             metrics=spent.metrics,

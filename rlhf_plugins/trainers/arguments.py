@@ -28,6 +28,15 @@ from rlhf_plugins.errors import PluginError, RunError
 
 Config = TypeVar("Config")
 NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
+COMPUTED_BY_TRANSFORMERS: dict[
+    str, Any
+] = {  # options that reach the forward pass or the batch, and their value where they do nothing
+    "torch_compile": False,
+    "neftune_noise_alpha": None,
+    "use_liger_kernel": False,
+    "include_num_input_tokens_seen": "no",
+    "include_for_metrics": [],
+}
 NOT_KEPT |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
 NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
 
@@ -180,6 +189,18 @@ def check_one_process(trainer: Any) -> None:
     """Raises RunError in a distributed launch, in which gradients would not be averaged."""
     if trainer.accelerator.num_processes > 1:
         raise RunError(f"{type(trainer).__name__} runs in one process; it was launched in several")
+
+
+def unusual_launch(trainer: Any) -> Iterator[str]:
+    """What of a trainer's launch and of transformers' own options our engine does not compute, in words."""
+    accelerator, args = trainer.accelerator, trainer.args
+    if accelerator.num_processes > 1 or accelerator.parallelism_config is not None:
+        yield "several processes"
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        yield "DeepSpeed or FSDP"
+    for name, off in COMPUTED_BY_TRANSFORMERS.items():
+        if getattr(args, name) not in (off, None):
+            yield f"{name}={getattr(args, name)!r}"
 
 
 def check_rows(trainer: Any) -> None:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.components.preference_loss import DPO, IPO, IPOPerToken, register_preference_loss
+from rlhf_plugins.components.preference_loss import DPO, IPO, IPOPerToken, Sum, register_preference_loss
 from rlhf_plugins.contract.records import PairLogps
 
 Loss = Callable[[PairLogps], Tensor]
@@ -163,4 +163,16 @@ def test_beta_must_be_positive(cls: type, beta: object) -> None:
 
 
 def test_names_of_the_recipe() -> None:
-    assert register_preference_loss() == {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken}
+    assert register_preference_loss() == {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken, "sum": Sum}
+
+
+def test_a_sum_is_of_weighted_losses_by_hand() -> None:
+    """Of the pairs h = 0, 10, 20 and beta 1: log 2 = 0.6931 and (0 - 0.5)^2 = 0.25, so 2 * 0.6931 + 0.5 * 0.25."""
+    found = Sum(losses=(DPO(1.0), IPO(1.0)), weights=[2.0, 0.5])(SUMMED)
+    assert_close(found[0], tensor(2 * 0.6931472 + 0.5 * 0.25))
+    assert_close(found, 2 * DPO(1.0)(SUMMED) + 0.5 * IPO(1.0)(SUMMED))
+
+
+def test_a_sum_without_a_weight_for_each_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 losses and 2 weights"):
+        Sum(losses=(DPO(),), weights=[1.0, 1.0])

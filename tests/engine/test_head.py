@@ -66,8 +66,20 @@ def test_a_head_of_another_kind_is_computed_at_once() -> None:
     head, hidden, targets = given()
     wrapped = nn.Sequential(head)  # as an adapter wraps it
     found = token_logps(wrapped, hidden, targets, SCALINGS[2], True)
-    for one, other in zip(found, plain(head, hidden, targets, SCALINGS[2]), strict=True):
+    for one, other in zip(found[:2], plain(head, hidden, targets, SCALINGS[2]), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("wrap", [lambda head: head, nn.Sequential], ids=["chunks", "at once"])
+def test_observed_numbers_are_the_distributions_and_have_no_gradient(wrap: Any) -> None:
+    head, hidden, targets = given()
+    scaling = SCALINGS[2]
+    found = token_logps(wrap(head), hidden, targets, scaling, entropy=False, observe=True)
+    logits = 3.0 * torch.tanh(2.0 * head(hidden) / 3.0) / 0.7
+    _, entropies = plain(head, hidden, targets, scaling)
+    for one, other in zip(found[1:], (entropies, logits.mean(1), logits.argmax(1) == targets), strict=True):
+        torch.testing.assert_close(one, other.detach())
+    assert [each.requires_grad for each in found] == [True, False, False, False]
 
 
 def test_nothing_as_large_as_the_logits_is_kept() -> None:

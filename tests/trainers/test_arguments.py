@@ -31,7 +31,8 @@ def trainer(base: Base, folder: Path, adapter: Adapter | None = None, **options:
     args = arguments(trl.DPOConfig, folder, 0, {**OPTIONS, **options})
     config = lora_config(adapter or Adapter(r=4), "CAUSAL_LM")
     rows, loss = preference_dataset(tiny_pairs(8)), component("preference_loss", "dpo")
-    return PreferenceTrainer(load_causal(base), loss, args, rows, load_tokenizer(base), config)
+    given = {"train_dataset": rows, "processing_class": load_tokenizer(base), "peft_config": config}
+    return PreferenceTrainer(load_causal(base), None, args, **given, loss=loss)
 
 
 def test_a_recipes_word_is_the_last() -> None:
@@ -86,7 +87,7 @@ def test_curves_hold_every_step(bases: Bases, tmp_path: Path) -> None:
     curves = quiet(found, lambda _, __: None)
     found.train()
     assert [step for step, _ in curves.values["loss"]] == [1, 2, 3]
-    assert {"accuracy", "log_ratio_chosen", "log_ratio_rejected", "learning_rate"} <= curves.values.keys()
+    assert {"rewards/accuracies", "rewards/chosen", "rewards/rejected", "learning_rate"} <= curves.values.keys()
     assert "epoch" not in curves.values
 
 

@@ -34,10 +34,9 @@ ONE = {**OPTIONS, "max_steps": 1, "max_grad_norm": 0.0}
 def dpo(base: Base, folder: Path, adapter: bool) -> Any:
     args, loss = arguments(trl.DPOConfig, folder, 0, ONE), component("preference_loss", "dpo")
     config = lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None
-    given = preference.PreferenceOptions(None if adapter else load_causal(base))
-    return preference.PreferenceTrainer(
-        load_causal(base), loss, args, preference_dataset(PAIRS), load_tokenizer(base), config, given
-    )
+    given = {"train_dataset": preference_dataset(PAIRS), "processing_class": load_tokenizer(base)}
+    models = load_causal(base), None if adapter else load_causal(base)
+    return preference.PreferenceTrainer(*models, args, **given, peft_config=config, loss=loss)
 
 
 def rewards(base: Base, folder: Path, adapter: bool) -> Any:

@@ -65,9 +65,10 @@ WRONG: list[tuple[Callable[[Tensor], Any], str]] = [
 def test_a_broken_preference_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
     loss = broken(PreferenceLoss, lambda logps: answer(logps.chosen))
-    given = args, preference_dataset(tiny_pairs(8)), load_tokenizer(bases()), lora_config(Adapter(r=4), "CAUSAL_LM")
+    given = {"train_dataset": preference_dataset(tiny_pairs(8)), "processing_class": load_tokenizer(bases())}
+    adapter = lora_config(Adapter(r=4), "CAUSAL_LM")
     with pytest.raises(PluginError, match=message):
-        PreferenceTrainer(load_causal(bases()), loss, *given).train()
+        PreferenceTrainer(load_causal(bases()), None, args, **given, peft_config=adapter, loss=loss).train()
 
 
 def trainer_of(base: Base, folder: Path, **changed: Any) -> Any:

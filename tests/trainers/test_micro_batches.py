@@ -49,10 +49,10 @@ def test_micro_batches_by_hand() -> None:
 
 def dpo(base: Base, folder: Path, tokens: int | None, **options: Any) -> preference.PreferenceTrainer:
     args = arguments(trl.DPOConfig, folder, 0, {**OPTIONS, **options})
-    given = preference.PreferenceOptions(tokens_per_batch=tokens)
-    loss = component("preference_loss", "dpo")
-    data, adapter = preference_dataset(tiny_pairs(24)), lora_config(Adapter(r=4), "CAUSAL_LM")
-    return preference.PreferenceTrainer(load_causal(base), loss, args, data, load_tokenizer(base), adapter, given)
+    own = {"loss": component("preference_loss", "dpo"), "tokens_per_batch": tokens}
+    given = {"train_dataset": preference_dataset(tiny_pairs(24)), "processing_class": load_tokenizer(base)}
+    adapter = lora_config(Adapter(r=4), "CAUSAL_LM")
+    return preference.PreferenceTrainer(load_causal(base), None, args, **given, peft_config=adapter, **own)
 
 
 def rewards(base: Base, folder: Path, tokens: int | None, loss: str = "bradley_terry") -> RewardTrainer:

@@ -21,7 +21,8 @@ from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import Collator, PreferenceOptions, PreferenceTrainer
+from rlhf_plugins.trainers.preference import PreferenceTrainer
+from rlhf_plugins.trainers.preference_batch import Collator
 
 from .conftest import OPTIONS, furthest, losses, trained
 
@@ -52,8 +53,7 @@ def stock(base: Base, folder: Path, loss_type: str, **options: Any) -> trl.DPOTr
 
 def ours(base: Base, folder: Path, loss: PreferenceLoss, **options: Any) -> PreferenceTrainer:
     given = parts(base, folder, **options)
-    model, args, adapter, reference = (given[name] for name in ("model", "args", "peft_config", "ref_model"))
-    return PreferenceTrainer(model, loss, args, rows(), load_tokenizer(base), adapter, PreferenceOptions(reference))
+    return PreferenceTrainer(**given, train_dataset=rows(), processing_class=load_tokenizer(base), loss=loss)
 
 
 def assert_equal(base: Base, folder: Path, loss_type: str, **options: Any) -> None:
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_curve(bases: Bases, tmp_path: Path) -> Non
 def test_what_is_left_out_is_counted(bases: Bases, tmp_path: Path) -> None:
     """Prompts have 1 to 7 words; 5 tokens leave those of 5 and more no room."""
     loss, prompts = component("preference_loss", "dpo"), [len(row["prompt"].split()) for row in rows()]
-    left_out = ours(bases(), tmp_path, loss, max_length=5).left_out
+    left_out = ours(bases(), tmp_path, loss, max_length=5).left_out(len(prompts))
     assert left_out["prompt fills max_length"] == sum(length >= 5 for length in prompts) > 0
     assert left_out["cut at max_length"] > 0
 

@@ -17,7 +17,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.score_cache import weights_identity
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
-from rlhf_plugins.trainers.preference import PreferenceOptions, PreferenceTrainer
+from rlhf_plugins.trainers.preference import PreferenceTrainer
 
 from .conftest import OPTIONS, losses
 
@@ -27,8 +27,9 @@ Bases = Callable[..., Base]
 def trainer(base: Base, folder: Path, loss: str = "dpo", adapter: bool = True, **options: Any) -> PreferenceTrainer:
     args = arguments(trl.DPOConfig, folder / "run", 0, {**OPTIONS, "precompute_ref_log_probs": True, **options})
     data, config = preference_dataset(tiny_pairs(24)), lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None
-    given = (component("preference_loss", loss), args, data, load_tokenizer(base), config)
-    return PreferenceTrainer(load_causal(base), *given, PreferenceOptions(remembered=folder / "reference.sqlite"))
+    own = {"loss": component("preference_loss", loss), "reference_cache": folder / "reference.sqlite"}
+    given = {"train_dataset": data, "processing_class": load_tokenizer(base), "peft_config": config}
+    return PreferenceTrainer(load_causal(base), None, args, **given, **own)
 
 
 @pytest.fixture

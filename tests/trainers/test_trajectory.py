@@ -31,11 +31,10 @@ PAIRS = tiny_pairs(48)
 def policies(base: Base, folder: Path) -> tuple[Any, Any]:
     args = [arguments(trl.DPOConfig, folder, 0, {**STEPS, "precompute_ref_log_probs": mine}) for mine in (True, False)]
     words, rows = load_tokenizer(base), preference_dataset(PAIRS)
-    given = preference.PreferenceOptions(tokens_per_batch=40, remembered=folder / "reference.sqlite")
-    loss = component("preference_loss", {"use": "dpo", "beta": args[0].beta})
-    ours = preference.PreferenceTrainer(load_causal(base), loss, args[0], rows, words, None, given)
-    models = {"model": load_causal(base), "ref_model": load_causal(base)}
-    return ours, trl.DPOTrainer(**models, args=args[1], train_dataset=rows, processing_class=words)
+    given = {"train_dataset": rows, "processing_class": words}
+    own = {"tokens_per_batch": 40, "reference_cache": folder / "reference.sqlite"}
+    ours = preference.PreferenceTrainer(load_causal(base), None, args[0], **given, **own)
+    return ours, trl.DPOTrainer(load_causal(base), load_causal(base), args[1], **given)
 
 
 def rewards(base: Base, folder: Path) -> tuple[Any, Any]:

@@ -1,0 +1,66 @@
+"""What a training on preferences logs, under TRL's names. It knows log-probabilities, no model and no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rlhf_plugins.contract.records import PairLogps
+from rlhf_plugins.engine.log_probs import ResponseLogps
+
+Sums = Mapping[str, tuple[Tensor, Tensor]]  # name -> a sum and the count that it is divided by
+
+
+class Means:
+    """Means over a batch whose micro-batches come one after the other; they reach the host once per batch."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, sums: Sums) -> None:
+        """Adds the sums of a micro-batch."""
+        for name, (total, count) in sums.items():
+            both = torch.stack([total.detach().double(), count.double()])
+            self._sums[name] = self._sums[name] + both if name in self._sums else both
+
+    def take(self) -> dict[str, float]:
+        """The means so far; the next batch starts from nothing."""
+        names, sums = list(self._sums), list(self._sums.values())
+        self._sums = {}
+        if not names:
+            return {}
+        totals, counts = torch.stack(sums, 1)
+        return dict(zip(names, (totals / counts.clamp(min=1)).tolist(), strict=True))
+
+
+@torch.no_grad()
+def pair_sums(logps: PairLogps, beta: float) -> Sums:
+    """What the pairs of a batch say: rewards are beta (log pi - log pi_ref) of a whole response."""
+    chosen = beta * (logps.chosen - logps.ref_chosen)
+    rejected = beta * (logps.rejected - logps.ref_rejected)
+    numbers = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": chosen > rejected,
+        "rewards/margins": chosen - rejected,
+        "logps/chosen": logps.chosen,
+        "logps/rejected": logps.rejected,
+    }
+    return {name: (values.sum(), torch.ones_like(values).sum()) for name, values in numbers.items()}
+
+
+@torch.no_grad()
+def token_sums(found: ResponseLogps, scored: Tensor) -> Sums:
+    """What the tokens of a batch say: `scored` (2 pairs, T) are those that count, chosen and rejected in turn."""
+    assert found.entropies is not None
+    assert found.means is not None
+    assert found.likeliest is not None
+    chosen, rejected = scored[::2], scored[1::2]
+    return {
+        "entropy": (found.entropies[scored].sum(), scored.sum()),
+        "logits/chosen": (found.means[::2][chosen].sum(), chosen.sum()),
+        "logits/rejected": (found.means[1::2][rejected].sum(), rejected.sum()),
+        "mean_token_accuracy": (found.likeliest[::2][chosen].sum(), chosen.sum()),
+    }

@@ -1,0 +1,142 @@
+"""The reference of a training on preferences: its log-probabilities, at each batch or once before training.
+
+It knows DPOTrainer's reference (a model, an adapter, or the model without its adapter), no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from trl.trainer.utils import use_adapter
+
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.engine.loading import base_weights
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.score_cache import ScoreCache, weights_identity
+from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
+from rlhf_plugins.trainers.preference_batch import REFERENCE, Collator
+
+
+class ReadsReference(trl.DPOTrainer):
+    """A DPOTrainer whose reference the engine computes, if there is no `obstacle`.
+
+    TRL's constructor fills in the columns of the reference before anything is known about the engine. So they are
+    filled in later, by `fill_in_reference`.
+    """
+
+    data_collator: Collator
+    train_dataset: Any
+    eval_dataset: Any
+    obstacle: str | None = None  # why this training goes TRL's own way; None where the engine computes it
+    settled = False  # whether `obstacle` is known, which needs the built model
+    reference_cache: Path | None = None
+    _reference_identity = ""
+
+    def fill_in_reference(self) -> None:
+        """The columns of all data sets, if the configuration asks for them."""
+        if not self.args.precompute_ref_log_probs or self.is_fsdp_enabled:
+            return
+        if self.reference_cache is not None:
+            own = None if self.ref_model is not None or self._adapter() is not None else base_weights(self.model)
+            precision = (self.args.bf16, self.args.fp16)
+            self._reference_identity = weights_identity(self.ref_model or self.model, *precision, weights=own)
+        size, sizes = self.args.precompute_ref_batch_size, self.args
+        train, rest = size or sizes.per_device_train_batch_size, size or sizes.per_device_eval_batch_size
+        self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", train)
+        if isinstance(self.eval_dataset, dict):
+            given = self.eval_dataset.items()
+            self.eval_dataset = {name: self._precompute_ref_logps(each, name, rest) for name, each in given}
+        elif self.eval_dataset is not None:
+            self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "eval", rest)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """The data set with the reference's log-probabilities as columns; remembered ones are not computed again."""
+        if not self.settled and not self.is_fsdp_enabled:
+            return dataset
+        if isinstance(dataset, IterableDataset) or self.obstacle is not None:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        if len(dataset) == 0:
+            raise RunError(f"every prompt fills max_length ({self.args.max_length}): write a larger one, or null")
+        if self.reference_cache is None:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        for column, values in zip(REFERENCE, self._remembered(self.reference_cache, dataset), strict=True):
+            dataset = dataset.add_column(column, values)
+        return dataset
+
+    def _remembered(self, file: Path, dataset: Dataset) -> tuple[list[float], list[float]]:
+        """The reference's log-probabilities of chosen and rejected responses, from a file or computed."""
+        sides = [side for row in dataset for side in self.data_collator.sides(row)]
+        prompts, responses = [list(side.prompt) for side in sides], [list(side.response) for side in sides]
+        samples = Samples([""] * len(sides), [""] * len(sides), prompts, responses)
+        with closing(ScoreCache(file)) as cache:
+            found = cache.scores(self._reference_identity, samples, self._summed)
+        kept = [value if side.scored and value is not None else 0.0 for value, side in zip(found, sides, strict=True)]
+        return kept[::2], kept[1::2]
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The reference's log-probabilities of chosen and rejected, each (pairs,); TRL calls it before training."""
+        if self.obstacle is not None:
+            theirs: tuple[Tensor, ...] = super().compute_ref_log_probs(model, inputs)
+            return theirs
+        with self._reference() as reference:
+            found = [self._pair_logps(reference, part) for part in inputs.get(MICRO_BATCHES, [inputs])]
+        return torch.cat(found).unbind(1)
+
+    def _reference_logps(self, inputs: dict[str, Any]) -> Tensor:
+        """(pairs, 2), as the batch has them or computed."""
+        known = [inputs[name] for name in REFERENCE if name in inputs]
+        return torch.stack(known or list(self.compute_ref_log_probs(self.model, inputs)), dim=1)
+
+    def _summed(self, samples: Samples) -> list[float]:
+        """The reference's log-probabilities of responses, in their order."""
+        layout, pad_id = self.data_collator.layout, self.data_collator.pad_id
+        batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), TOKENS_PER_BATCH, layout))
+        found: list[float] = []
+        with self._reference() as reference:
+            for batch in track(
+                batches, "reference", console=Console(stderr=True), transient=True, disable=len(batches) < 3
+            ):
+                inputs = self._prepare_inputs(collate(batch, pad_id, layout))
+                found += response_logps(reference, BranchBatch.from_inputs(inputs)).logps.sum(1).tolist()
+        return found
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The model that is the reference, without gradients and dropout."""
+        reference = self.ref_model or self.model
+        training = reference.training
+        shared = self.ref_model is None and isinstance(self.model, PeftModel)
+        adapter = use_adapter(self.model, self._adapter()) if shared else nullcontext()
+        with torch.no_grad(), self.accelerator.autocast(), adapter:
+            reference.eval()
+            try:
+                yield reference
+            finally:
+                reference.train(training)
+
+    def _adapter(self) -> str | None:
+        """The adapter that TRL copied as the reference; None where the model without adapters is the reference."""
+        return "ref" if "ref" in getattr(self.model, "peft_config", {}) else None
+
+    @staticmethod
+    def _pair_logps(model: Any, inputs: dict[str, Any]) -> Tensor:
+        """(pairs, 2)"""
+        found = response_logps(model, BranchBatch.from_inputs(inputs))
+        return pair_sums_of(found.logps, inputs)
+
+
+def pair_sums_of(logps: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Log-probabilities of tokens (2 pairs, T) summed over each response, (pairs, 2); of a filler 0."""
+    return logps.sum(1).masked_fill(~inputs["scored"], 0.0).view(-1, 2)

@@ -1,0 +1,77 @@
+"""Whether the engine computes a training on preferences, or TRL; and TRL's losses as components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import trl
+
+from rlhf_plugins.contract.interfaces import PreferenceLoss
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.arguments import unusual_launch
+
+LOSSES = {"sigmoid": "dpo", "ipo": "ipo_per_token"}  # TRL's name -> ours, of those that are equal
+
+
+@dataclass(frozen=True)
+class PreferenceOptions:
+    """What a PreferenceTrainer takes besides DPOTrainer's arguments."""
+
+    loss: PreferenceLoss | None = None  # a component; None: what `args.loss_type` names
+    tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
+    reference_cache: str | PathLike[str] | None = None  # a file that keeps the reference's log-probabilities
+
+
+def check(own: PreferenceOptions, args: trl.DPOConfig | None) -> None:
+    """Raises RunError for options of ours that contradict the configuration, or are of no use with it."""
+    loss = own.loss
+    if loss is not None and not isinstance(loss, PreferenceLoss):
+        raise RunError(f"loss= takes a component of the kind preference_loss, not a {type(loss).__name__}")
+    if loss is not None and args is not None and (args.loss_type != ["sigmoid"] or args.loss_weights):
+        raise RunError(f"both loss= and args.loss_type={args.loss_type} name a loss: leave one of them out")
+    if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
+        raise RunError("reference_cache= keeps what args.precompute_ref_log_probs computes: set that to True")
+
+
+def loss_of(args: trl.DPOConfig) -> PreferenceLoss | None:
+    """The losses that the configuration names, as one component; None where we have no equal."""
+    from rlhf_plugins.recipe.public import component
+
+    weights = args.loss_weights or [1.0] * len(args.loss_type)
+    if set(args.loss_type) - LOSSES.keys() or min(weights) < 0 or args.beta <= 0:
+        return None
+    losses = [component("preference_loss", LOSSES[name], beta=args.beta) for name in args.loss_type]
+    single = weights == [1.0]
+    found: PreferenceLoss = (
+        losses[0] if single else component("preference_loss", "sum", losses=losses, weights=list(weights))
+    )
+    return found
+
+
+def obstacle_of(trainer: Any, given: Mapping[str, Any], loss: PreferenceLoss | None) -> str | None:
+    """The first thing about a trainer, built with these arguments, that the engine does not compute; None if none."""
+    unknown = f"loss_type={trainer.args.loss_type} (it has {', '.join(LOSSES)} with beta > 0)"
+    return next(_obstacles(trainer, given), unknown if loss is None else None)
+
+
+def _obstacles(trainer: Any, given: Mapping[str, Any]) -> Iterator[str]:
+    args = trainer.args
+    if given.get("data_collator") is not None:
+        yield "data_collator="
+    if trainer._is_vlm:
+        yield "a processor of images"
+    if getattr(getattr(trainer.model, "active_peft_config", None), "is_prompt_learning", False):
+        yield "an adapter that learns a prompt"
+    if trainer.aux_loss_enabled:
+        yield "the auxiliary loss of a mixture of experts"
+    if args.ld_alpha is not None:
+        yield f"ld_alpha={args.ld_alpha}"
+    if args.use_weighting:
+        yield "use_weighting=True"
+    if args.f_divergence_type != "reverse_kl":
+        yield f"f_divergence_type={args.f_divergence_type!r}"
+    yield from unusual_launch(trainer)

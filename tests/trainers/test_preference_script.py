@@ -1,0 +1,79 @@
+"""A script for trl.DPOTrainer runs with our trainer after one changed import, and trains and logs the same."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+from datasets import Dataset
+
+import rlhf_plugins
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.groups import preference_dataset
+from rlhf_plugins.engine.loading import lora_config
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs, tiny_run
+
+Bases = Callable[..., Base]
+OURS, STOCK = rlhf_plugins.PreferenceTrainer, trl.DPOTrainer
+PLAIN = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True}
+SHORT = {"max_steps": 4, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 3e-3}
+UNEQUAL = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "step"}
+UNEQUAL |= {f"eval_{each}" for each in ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")}
+
+
+def rows(count: int = 16, seed: int = 0) -> Dataset:
+    return preference_dataset(tiny_pairs(count, seed))
+
+
+def config(folder: Path, **options: Any) -> trl.DPOConfig:
+    return trl.DPOConfig(str(folder), **{**PLAIN, **SHORT, **options})
+
+
+def script(cls: Any, base: Base, folder: Path, options: dict[str, Any], **given: Any) -> Any:
+    """What a script does: a model by its name, and rows as TRL has them."""
+    return cls(base.path, args=config(folder, **options), train_dataset=given.pop("train", rows()), **given)
+
+
+def logged(trainer: Any) -> list[dict[str, float]]:
+    """Everything that a training logs, but for times."""
+    trainer.train()
+    return [{k: v for k, v in line.items() if k not in UNEQUAL} for line in trainer.state.log_history]
+
+
+def assert_equal(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_the_constructor_is_trls_with_three_keywords_more() -> None:
+    found, theirs = (list(inspect.signature(cls).parameters) for cls in (OURS, STOCK))
+    assert found == [*theirs, "loss", "tokens_per_batch", "reference_cache"]
+
+
+@pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path, loss: str, adapter: Adapter | None) -> None:
+    given = {"peft_config": lora_config(adapter, "CAUSAL_LM") if adapter else None}
+    options = {"loss_type": [loss], "beta": 0.3}
+    found, expected = (logged(script(cls, bases(), tmp_path, options, **given)) for cls in (OURS, STOCK))
+    assert_equal(found, expected)
+    assert {"rewards/margins", "logps/chosen", "logits/rejected", "entropy", "mean_token_accuracy"} <= found[0].keys()
+
+
+@pytest.mark.parametrize(("loss_type", "loss"), [("sigmoid", "dpo"), ("ipo", "ipo_per_token")])
+def test_a_recipes_stage_trains_and_logs_as_the_script(bases: Bases, tmp_path: Path, loss_type: str, loss: str) -> None:
+    base = replace(bases(), adapter=Adapter(r=4))
+    stage = component("stage", {"use": "preference", "loss": loss, "trainer": {**SHORT, "disable_tqdm": True}})
+    curves = stage.run(tiny_run(base, tmp_path / "run", tiny_pairs(16))).curves
+    adapter = lora_config(Adapter(r=4), "CAUSAL_LM")
+    lines = logged(script(OURS, base, tmp_path, {"loss_type": [loss_type], "seed": 0}, peft_config=adapter))
+    for name in ("loss", "rewards/margins", "logps/rejected", "entropy", "grad_norm"):
+        found = [value for _, value in curves[name].points]
+        assert found == pytest.approx([line[name] for line in lines if name in line], rel=1e-4, abs=1e-5)
