@@ -26,6 +26,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
 RECIPE, STATUS, RESULT, CALL = "recipe.yaml", "status.json", "result.json", "call.json"
+LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
 LAST = "\uffff"  # sorts after every name
 
@@ -47,7 +48,7 @@ class RunFolder:
     @property
     def is_free(self) -> bool:
         """Whether a new run may be written here: nothing is there, or an empty folder."""
-        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        return not self.path.exists() or (self.path.is_dir() and not self._content())
 
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe that the run was started with. Raises RunError when there is none."""
@@ -126,10 +127,14 @@ class RunFolder:
         return of_recipe or sorted(parts, key=lambda file: file.stat().st_mtime_ns)
 
     def remove(self) -> None:
-        """Deletes the run. Raises RunError when the folder is not recognisably one."""
+        """Deletes what the folder holds. Raises RunError when the folder is not recognisably one."""
         if not self.is_run or self.path.is_symlink():
             raise RunError(f"{self.path} is not a run of rlhf, so it is not overwritten; choose another output_dir")
-        shutil.rmtree(self.path)
+        for path in sorted(self._content(), key=lambda path: path.name in (RECIPE, STATUS)):
+            _delete(path)  # a run that is half deleted is still one
+
+    def _content(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if path.name != LOCK]
 
 
 def _json(value: Any) -> bytes:
@@ -158,13 +163,16 @@ def cleared(folder: Path) -> Path:
     """The folder without the files of an unfinished attempt, except those of `once` and `train`; made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if path.name in (ONCE, CALL) or (path / CALL).exists():
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+        if path.name not in (ONCE, CALL) and not (path / CALL).exists():
+            _delete(path)
     return folder
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def put(file: Path, content: bytes) -> None:

@@ -23,6 +23,7 @@ from rlhf_plugins.run import blame, reporting
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RECIPE, RunFolder
 from rlhf_plugins.run.hooks import Hooks
+from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.perform import perform
 from rlhf_plugins.run.stage_run import stage_run
 from rlhf_plugins.run.stop import Stop
@@ -103,7 +104,7 @@ def run(
     """
     from rlhf_plugins.engine import set_engine
 
-    with set_engine("plain") if assembled.engine == "plain" else nullcontext():
+    with set_engine("plain") if assembled.engine == "plain" else nullcontext(), locked(assembled.output_dir):
         return _run(assembled, resume, overwrite, say)
 
 

@@ -18,6 +18,7 @@ from rlhf_plugins.run import reporting
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.hooks import Hooks
+from rlhf_plugins.run.lock import acquire, release
 from rlhf_plugins.run.stage_run import Services, StageRun
 
 SANDBOX = "sandbox"
@@ -47,7 +48,7 @@ def session(
     Raises:
         DataError: the data cannot be read.
         PluginError: the spec of the data is wrong.
-        RunError: the folder holds something else, such as a session with another base or seed.
+        RunError: the folder holds something else, such as a session with another base or seed, or is in use.
         StopRun: a plugin refuses the run.
     """
     registry = registry or installed()
@@ -55,6 +56,8 @@ def session(
     if model.path == SANDBOX:
         model = _sandbox(model)
     files = RunFolder(Path(folder))
+    if files.path.is_dir():
+        acquire(files.path, again=True)
     if not files.is_free and not files.is_run:
         raise RunError(f"{folder} is not empty and not a run of rlhf; give another folder")
     recipe = {**_described(model), "stages": [], "seed": seed}
@@ -62,6 +65,8 @@ def session(
         raise RunError(f"{folder} holds another run: {changed}; give another folder")
     rows = data if isinstance(data, Data) else _loaded(data, model, seed, registry)
     if not files.is_run:
+        files.path.mkdir(parents=True, exist_ok=True)
+        acquire(files.path, again=True)
         files.start(recipe, reporting.birth(rows, ()))
     files.note(status="running", message="", data=reporting.counted(rows))
     hooks = Hooks(registry, RunFolder(files.path.absolute()), print)
@@ -84,6 +89,7 @@ def _ended(hooks: Hooks) -> None:
     message = f"{type(error).__name__}: {error}" if error else ""
     hooks.folder.note(status=status, message=message, finished=reporting.now())
     hooks.finished()
+    release(hooks.folder.path)
 
 
 def _sandbox(base: Base) -> Base:

@@ -1,0 +1,57 @@
+"""Two runs in one folder: the second is refused, and names the process of the first; a lock dies with its holder."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.run.lock import locked
+
+RECIPE = """\
+base: sandbox
+data: rows
+stages:
+  - {stage: make, name: first}
+  - {stage: make, name: second, flag: flag, stop: wait}
+"""
+
+
+@pytest.fixture
+def waiting(shell: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run that waits in its second stage."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "flag").touch()
+    process = shell("run", "r.yaml")
+    assert process.stdout is not None
+    while process.stdout.readline() != "waiting\n":
+        assert process.poll() is None
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_is_refused_until_the_first_is_dead(
+    waiting: subprocess.Popen[str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    for words in (("r.yaml",), ("--overwrite", "r.yaml"), ("--resume", "r.yaml")):
+        done = command("run", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"runs/r is in use by process {waiting.pid} on ")
+    waiting.kill()
+    waiting.wait()
+    (tmp_path / "flag").unlink()
+    assert command("run", "--resume", "r.yaml").returncode == 0
+    assert not (tmp_path / "runs/r/.lock").exists()
+
+
+def test_one_process_has_one_run_in_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        with pytest.raises(RunError, match="in use by another run of this process"), locked(tmp_path / "out"):
+            pass
+        assert (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
