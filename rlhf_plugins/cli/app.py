@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # rich costs half of the time that `rlhf --help` has
 )
 plugins.command("check")(check_plugins)
@@ -56,6 +58,9 @@ def main() -> None:
     """The console script."""
     # It warns of a kernel that it can do without, at every import on a CPU.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # PEFT reads a name that transformers is about to drop, and warns where a run was moved together with its base.
+    warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed", UserWarning)
     app(prog_name="rlhf")
 
 

@@ -9,9 +9,12 @@ import typer
 
 from rlhf_plugins.cli.data import FileArgument, Options, data_format
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.errors import DataError, RunError
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A saved reward model: RUN/STAGE/model.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A reward model: RUN[#STAGE], the last one if none is given, or its folder."),
+]
 
 
 def export(
@@ -24,7 +27,7 @@ def export(
     """Write a reward model for AutoModelForSequenceClassification, to be opened after `import rlhf_plugins.auto`."""
     from rlhf_plugins.saved.interchange import export_reward_model
 
-    export_reward_model(model, out, stock)
+    export_reward_model(_folder(model), out, stock)
     typer.echo(str(out))
 
 
@@ -46,8 +49,18 @@ def score(
     if options and format is None:
         raise DataError(f"{options[0]}: is an option of a format, so --format must name one")
     read = data_format(file, options, format) if format else None
-    done = score_file(model, file, out, read, cache, overwrite)
+    done = score_file(_folder(model), file, out, read, cache, overwrite)
     typer.echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
+
+
+def _folder(model: str) -> Path:
+    """Where a reward model is saved. Raises RunError where it is not one in a folder."""
+    from rlhf_plugins.saved.made import made
+
+    found = made(model, "rewards")
+    if found.folder is None:
+        raise RunError(f"{found.label}: is not saved as a model in a folder, but made of other rewards: {found.spec}")
+    return found.folder
 
 
 @hookimpl

@@ -26,6 +26,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import load_causal, lora_config
+from rlhf_plugins.engine.noted import whole_path
 from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
@@ -62,7 +63,8 @@ class Backbone:
 
     def matches(self, base: Base) -> bool:
         """Whether an adapter that was trained on `base` fits: it has the same weights and the same quantization."""
-        return (base.path, base.quantization) == (self.base.path, self.base.quantization)
+        own, other = whole_path(self.base.path), whole_path(base.path)
+        return (other, base.quantization) == (own, self.base.quantization)
 
     def load(self, folder: Path, trainable: bool = False) -> str:
         """Adds a saved adapter and returns its name.
@@ -172,7 +174,7 @@ def _key(base: Base) -> _Key:
     """What makes two bases the same in memory: also the state of the files, which a later run may overwrite."""
     files = [file for file in Path(base.path).glob("*") if file.is_file()]
     state = tuple(sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-    return base.path, base.quantization, base.trust_remote_code, base.adapter is None, state
+    return whole_path(base.path), base.quantization, base.trust_remote_code, base.adapter is None, state
 
 
 @contextmanager

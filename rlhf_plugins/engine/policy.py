@@ -7,7 +7,6 @@ weights were trained is a base of its own.
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -28,6 +27,7 @@ from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import load_causal, load_row_encoder
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
+from rlhf_plugins.engine.noted import noted_path, path_to_note
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import DataError, RunError
@@ -270,11 +270,10 @@ def open_policy(
 def describe(folder: Path, base: Base, root: Path | None = None) -> None:
     """Writes beside a saved policy which base it belongs to, so that `saved_base` finds it.
 
-    The path of a base that is below `root` is written relative to the folder: both may be moved together.
+    The path of a base in the same run, or below `root`, is written relative to the folder: both may be moved together.
     """
     known = {name: value for name, value in asdict(base).items() if name != "trust_remote_code"}
-    if root is not None and Path(base.path).resolve().is_relative_to(root.resolve()):
-        known["path"] = os.path.relpath(Path(base.path).resolve(), folder.resolve())
+    known["path"] = path_to_note(base.path, folder, root)
     (folder / DESCRIPTION).write_text(json.dumps({"base": known}, indent=2) + "\n")
 
 
@@ -296,7 +295,7 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
         if (folder / DESCRIPTION).exists():
             found = json.loads((folder / DESCRIPTION).read_text())["base"]
             adapter = found.get("adapter") and Adapter(**found["adapter"])
-            path = str(folder / found["path"]) if found["path"].startswith("..") else found["path"]
+            path = noted_path(found["path"], folder)
             return Base(path, found.get("quantization"), adapter, trust_remote_code)
         if (folder / ADAPTER).exists():
             path = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]

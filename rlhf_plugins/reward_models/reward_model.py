@@ -30,6 +30,7 @@ from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt,
 from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
+from rlhf_plugins.engine.noted import noted_path, path_to_note
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 
@@ -150,9 +151,9 @@ class RewardModel(nn.Module):
             self.trunk.save_pretrained(folder)
         weights = {name: weights.detach().cpu().contiguous() for name, weights in self.own.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
-        (folder / DESCRIPTION).write_text(
-            json.dumps({**description, "trunk": SAVED if trained else FROZEN}, indent=2) + "\n"
-        )
+        base = {**description["base"], "path": path_to_note(description["base"]["path"], folder)}
+        whole = {**description, "base": base, "trunk": SAVED if trained else FROZEN}
+        (folder / DESCRIPTION).write_text(json.dumps(whole, indent=2) + "\n")
 
     def export(self, folder: Path) -> None:
         """Writes a standard `...ForSequenceClassification` with one label, adapter merged, that transformers loads.
@@ -206,7 +207,7 @@ def read_description(folder: Path, trust_remote_code: bool) -> Parts:
         described = json.loads((folder / DESCRIPTION).read_text())
         adapter = described["base"].get("adapter")
         base = Base(
-            described["base"]["path"],
+            noted_path(described["base"]["path"], folder),
             described["base"].get("quantization"),
             adapter and Adapter(**adapter),
             trust_remote_code,

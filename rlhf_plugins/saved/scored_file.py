@@ -22,12 +22,14 @@ class ScoredFile:
         note: what they belong to, by name; lines with another note are not continued.
         starts: how each of the lines begins.
         chunk: lines that are written at once; an interruption leaves a multiple of it, once `reopen` has cut the rest.
+        cure: what to do where the lines belong to something else.
     """
 
     path: Path
     note: Mapping[str, Any]
     starts: Sequence[str]
     chunk: int
+    cure: str = "name another file with --out, or replace it with --overwrite"
 
     def reopen(self, overwrite: bool) -> int:
         """The number of lines to keep; a chunk that an interruption left incomplete is cut off.
@@ -90,4 +92,4 @@ class ScoredFile:
         return kept, kept_size
 
     def _refused(self, why: str) -> RunError:
-        return RunError(f"{self.path}: {why}; name another file with --out, or replace it with --overwrite")
+        return RunError(f"{self.path}: {why}; {self.cure}")

@@ -96,7 +96,7 @@ def score_file(
     base, known_as = saved_base(folder), identity(folder)
     items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
     encode = _encoder(base)
-    tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in _shown(items)]
+    tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in shown(items)]
     out = _beside(source) if out is None else out
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise RunError(f"{out}: is the file to score; name another with --out")
@@ -121,13 +121,14 @@ def _score(
             return [item.ending([next(answers) for _ in item.responses]) for item in items[chunk]]
 
         try:
-            file.extend(before, _shown(range(before, len(items), CHUNK), "scoring"), ends)
+            file.extend(before, shown(range(before, len(items), CHUNK), "scoring"), ends)
         except KeyboardInterrupt as stop:
             how = "the same command goes on from there"
             raise KeyboardInterrupt(f"{file.path}: {reached} of {len(items)} rows are scored; {how}") from stop
 
 
-def _shown(steps: Any, what: str = "reading") -> Any:
+def shown(steps: Any, what: str = "reading") -> Any:
+    """The steps, with a bar where there is a terminal."""
     from rich.console import Console
     from rich.progress import track
 
@@ -147,7 +148,7 @@ def _item(where: str, fields: Mapping[str, Any]) -> Item:
     if len(found) > 1:
         raise DataError(f"{where}: has {' and '.join(map(repr, found))}, and only one can be scored")
     read = {"response": _one, "responses": _several, "chosen": _pair}[found[0]]
-    return Item(where, _json(where, fields), *read(where, fields), listed=found[0] != "response")
+    return Item(where, as_json(where, fields), *read(where, fields), listed=found[0] != "response")
 
 
 def _one(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
@@ -179,10 +180,11 @@ def _of_format(source: str, read: DataFormat, base: Base) -> Iterator[Item]:
     for number, group in enumerate((*data.train, *data.test)):
         where = f"{source}: group {number}"
         fields = {"prompt": group.prompt, "responses": list(group.responses)}
-        yield Item(where, _json(where, fields), group.prompt, group.responses, listed=True)
+        yield Item(where, as_json(where, fields), group.prompt, group.responses, listed=True)
 
 
-def _json(where: str, fields: Mapping[str, Any]) -> str:
+def as_json(where: str, fields: Mapping[str, Any]) -> str:
+    """A row as JSON without the closing brace. Raises DataError where JSON cannot hold it."""
     try:
         line = json.dumps(_nulls(fields), ensure_ascii=False, allow_nan=False, default=_word)
         line.encode()

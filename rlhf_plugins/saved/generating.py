@@ -1,0 +1,213 @@
+"""Writes a policy's responses to the prompts of a file. It knows rows and responses, not how lines are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract.rows import Text
+from rlhf_plugins.data.fields import text
+from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.errors import DataError, RunError
+from rlhf_plugins.saved.made import Made, made
+from rlhf_plugins.saved.scored_file import ScoredFile
+from rlhf_plugins.saved.scoring import as_json, shown
+
+if TYPE_CHECKING:
+    from rlhf_plugins.engine.policy import Handle
+    from rlhf_plugins.engine.sampling import Decoding
+
+CHUNK = 16  # prompts; an interruption loses no more
+ANSWERS = frozenset({"response", "responses", "chosen", "rejected"})  # columns of a row that are not kept
+PLAIN = ".txt"  # a prompt a line
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row: where it is, how its line begins, and its prompt."""
+
+    where: str
+    line: str  # as JSON without the closing brace
+    prompt: Text
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The result of a call: the file, its prompts, those answered before, and the responses cut in this call."""
+
+    out: Path
+    rows: int
+    before: int
+    cut: int
+
+
+def generate_file(model: str | Path, source: str, out: Path | None, n: int, decoding: Decoding) -> Responses:
+    """Writes the prompts of a file with `n` responses each as JSON lines, and goes on where an earlier call stopped.
+
+    A row with a `prompt`, text or messages, keeps its other columns but for responses that it has. Of rows in another
+    data format, each different prompt is answered once; of a `.txt` file, each line that is not blank. A line has a
+    `response`, or with n > 1 the list `responses`, so that `rlhf score` reads it.
+
+    Args:
+        model: a policy, as `made` takes it.
+        source: a file or a data set on the hub.
+        out: the file to write; None: the source's name with `.responses.jsonl`.
+        n: responses to a prompt.
+        decoding: how they are sampled; the same arguments give the same file, interrupted or not.
+
+    Raises:
+        DataError: a row cannot be read, or has too many tokens; nothing is written then.
+        RunError: the model does not open, or `out` belongs to other prompts, another model or another sampling.
+        KeyboardInterrupt: Ctrl-C; the message gives the number of prompts answered.
+    """
+    found = made(str(model), "policies")
+    asked = list(_asked(source))
+    out = _beside(source) if out is None else out
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise RunError(f"{out}: is the file of prompts; name another with --out")
+    note = {
+        "model": _identity(found),
+        "set of prompts": _digest(asked),
+        **{name.replace("_", " "): value for name, value in vars(decoding).items()},
+        "n": n,
+    }
+    file = ScoredFile(out, note, [one.line for one in asked], CHUNK, "name another file with --out, or delete it")
+    before = file.reopen(False)
+    cut = _answer(file, before, asked, found.policy(), (n, decoding)) if before < len(asked) else 0
+    return Responses(out, len(asked), before, cut)
+
+
+def _answer(file: ScoredFile, before: int, asked: Sequence[Asked], policy: Handle, how: tuple[int, Decoding]) -> int:
+    n, decoding = how
+    _check_room(policy, asked, decoding.max_new_tokens)
+    reached, cut = before, 0
+
+    def ends(first: int) -> list[str]:
+        nonlocal reached, cut
+        reached, chunk = first, asked[first : first + CHUNK]
+        samples = policy.sample(
+            [one.prompt for one in chunk],
+            n,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            max_new_tokens=decoding.max_new_tokens,
+            seed=decoding.seed + first,
+        )
+        cut += sum(len(ids) >= decoding.max_new_tokens and not _ended(policy, ids) for ids in samples.response_ids)
+        return [_ending(one.prompt, samples.responses[place * n : (place + 1) * n]) for place, one in enumerate(chunk)]
+
+    try:
+        file.extend(before, shown(range(before, len(asked), CHUNK), "generating"), ends)
+    except KeyboardInterrupt as stop:
+        how_on = "the same command goes on from there"
+        raise KeyboardInterrupt(f"{file.path}: {reached} of {len(asked)} prompts are answered; {how_on}") from stop
+    return cut
+
+
+def _ended(policy: Handle, ids: Sequence[int]) -> bool:
+    from rlhf_plugins.engine.sampling import end_tokens
+
+    return bool(ids) and ids[-1] in end_tokens(policy.models[0], policy.tokenizer)
+
+
+def _ending(prompt: Text, responses: Sequence[str]) -> str:
+    """The rest of a line; messages are answered with messages."""
+    written = [r if isinstance(prompt, str) else [{"role": "assistant", "content": r}] for r in responses]
+    added = {"responses": written} if len(written) > 1 else {"response": written[0]}
+    return ", " + json.dumps(added, ensure_ascii=False)[1:]
+
+
+def _check_room(policy: Handle, asked: Sequence[Asked], wanted: int) -> None:
+    """Raises DataError for the first prompt that cannot be tokenized, or leaves too few tokens for a response."""
+    from jinja2 import TemplateError
+
+    from rlhf_plugins.data.tokens import encode_prompt
+    from rlhf_plugins.engine.streaming import room
+
+    for one in asked:
+        try:
+            ids = encode_prompt(policy.tokenizer, one.prompt)
+        except (ValueError, TemplateError) as error:
+            raise DataError(f"{one.where}: its messages cannot be tokenized: {str(error).splitlines()[0]}") from error
+        try:
+            left = room(policy, ids, wanted)
+        except DataError as error:
+            raise DataError(f"{one.where}: {error}") from error
+        if left < wanted:
+            raise DataError(f"{one.where}: its prompt leaves {left} tokens: give --max-new-tokens {left} at most")
+
+
+# ---- rows ------------------------------------------------------------------------------------------------
+def _asked(source: str) -> Iterator[Asked]:
+    if Path(source).suffix == PLAIN:
+        yield from _plain(Path(source))
+        return
+    rows = read_rows(source)
+    where, fields = next(rows)
+    if "prompt" not in fields:
+        yield from _of_format(source)
+        return
+    yield _with_prompt(where, fields)
+    yield from (_with_prompt(where, fields) for where, fields in rows)
+
+
+def _plain(path: Path) -> Iterator[Asked]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    asked = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not asked:
+        raise DataError(f"{path}: holds no prompt")
+    yield from (Asked(where, as_json(where, {"prompt": line}), line) for where, line in asked)
+
+
+def _with_prompt(where: str, fields: Mapping[str, Any]) -> Asked:
+    from rlhf_plugins.data.fields import required
+
+    prompt = text(where, "prompt", required(where, "prompt", fields))
+    kept = {name: value for name, value in fields.items() if name not in ANSWERS}
+    return Asked(where, as_json(where, kept), prompt)
+
+
+def _of_format(source: str) -> Iterator[Asked]:
+    """The different prompts of rows that a data format recognises by their columns."""
+    from rlhf_plugins.contract.run import Base
+    from rlhf_plugins.recipe.assemble import component
+    from rlhf_plugins.registry.registry import registry
+    from rlhf_plugins.run.session import recognised
+
+    words = {"use": recognised(source, registry()), "source": source}
+    data = component("data_format", words).load(Base(path=""), 0)
+    prompts = {json.dumps(group.prompt): group.prompt for group in (*data.train, *data.test)}
+    for number, prompt in enumerate(prompts.values()):
+        where = f"{source}: prompt {number}"
+        yield Asked(where, as_json(where, {"prompt": prompt}), prompt)
+
+
+def _digest(asked: Sequence[Asked]) -> str:
+    digest = blake2b(digest_size=16)
+    for one in asked:
+        digest.update(json.dumps([one.line, one.prompt]).encode())
+    return digest.hexdigest()
+
+
+def _identity(found: Made) -> str:
+    """Of a saved policy its files, of any other its words."""
+    from rlhf_plugins.reward_models.score_cache import identity
+
+    if found.folder:
+        return identity(found.folder)
+    base = "" if found.run is None else str(found.run.recipe().get("base"))
+    return blake2b(json.dumps([dict(found.spec), base], sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _beside(source: str) -> Path:
+    path = Path(source)
+    return path.with_name(path.name + ".responses.jsonl") if path.exists() else Path(path.name + ".responses.jsonl")

@@ -1,0 +1,184 @@
+"""What a run made, by a reference: `RUN`, `RUN#STAGE`, or the folder of a saved model. It knows folders, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract.run import Adapter, Base, StageResult
+from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.handed_on import WORDS, HandedOn, Part, find, handed_on
+
+if TYPE_CHECKING:
+    from rlhf_plugins.engine.policy import Handle
+    from rlhf_plugins.reward_models.handle import RewardHandle
+
+BASE = "base"  # as a stage: the model that the run started from
+SANDBOX = "sandbox"
+PARTS: tuple[Part, ...] = ("policies", "rewards")
+FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter too, so that it comes first
+    "rewards": ("reward_model.json", "reward_ensemble.json"),
+    "policies": ("policy.json", "adapter_config.json", "config.json"),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A policy or a reward model that a run made, or that a folder holds."""
+
+    label: str  # as messages call it, `runs/a#dpo`
+    part: Part
+    spec: Mapping[str, Any]
+    run: RunFolder | None = None
+    stage: str = ""  # which made it; empty where no run is known, `base` for the run's base
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is saved; None where it is not a saved model but made of others, or the base."""
+        path = self.spec.get("path")
+        return Path(path) if path and Path(path).is_dir() else None
+
+    def policy(self) -> Handle:
+        """Opened. Raises RunError where it does not load."""
+        from rlhf_plugins.saved.reload import load_policy
+
+        _quiet()
+        found: Handle = load_policy(self.folder) if self.folder else self._open("generator")
+        return found
+
+    def reward(self) -> RewardHandle:
+        """Opened. Raises RunError where it does not load."""
+        from rlhf_plugins.saved.reload import load_reward_model
+
+        _quiet()
+        found: RewardHandle = load_reward_model(self.folder) if self.folder else self._open("reward")
+        return found
+
+    def _open(self, kind: str) -> Any:
+        from rlhf_plugins.contract.rows import Data
+        from rlhf_plugins.run.stage_run import Services, StageRun
+
+        assert self.run is not None  # only a run makes what is not a folder
+        services = Services(root=self.run.path)
+        earlier = tuple(self.run.finished())
+        return StageRun(base_of_run(self.run), Data(()), 0, self.run.path, earlier, services=services).open(
+            kind, self.spec
+        )
+
+
+def made(words: str, part: Part | None = None) -> Made:
+    """What a reference means; of a run without a stage, the latest policy or, failing that, the latest reward model.
+
+    Args:
+        words: `RUN`, `RUN#STAGE`, `RUN#STAGE/NAME` where a stage made several, `RUN#base`, or a saved model's folder.
+        part: which of the two is needed; None takes either.
+
+    Raises:
+        RunError: it is not there; the message names the known stages and the nearest.
+    """
+    wanted = _wanted(part)
+    path, mark, stage = (words, "", "") if "#" not in words or Path(words).exists() else words.rpartition("#")
+    folder, files = Path(path), RunFolder(Path(path))
+    if not folder.is_dir():
+        raise RunError(f"{path}: holds no {wanted}: there is no such folder {known(path, _runs_near(folder))}")
+    if not files.is_run:
+        if mark:
+            raise RunError(f"{path}: is no run, so it has no stage {stage!r} {known(path, _runs_near(folder))}")
+        return _saved(folder, part)
+    if mark and not stage:
+        raise RunError(f"{words}: name a stage after the # {known('', _stages(files, part))}")
+    return _of_run(files, stage, part)
+
+
+def base_of_run(run: RunFolder) -> Base:
+    """The model that a run started from, as its recipe has it."""
+    recipe = run.recipe()
+    path, quantization = str(recipe.get("base")), recipe.get("quantization")
+    if path == SANDBOX:
+        from rlhf_plugins.sandbox import POLICY
+
+        path = str(POLICY)
+    adapter = recipe.get("adapter") and Adapter(**recipe["adapter"])
+    return Base(path, None if quantization == "none" else quantization, adapter)
+
+
+def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:
+    results = run.finished()
+    every = [one for each in ([part] if part else PARTS) for one in handed_on(results, each)]
+    if not stage:
+        if not every:
+            raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {known('', _stages(run, part))}")
+        return _handed_on(run, find(results, every[0].part, None))
+    if stage == BASE and part != "rewards" and BASE not in {one.stage for one in every}:
+        return Made(f"{run.path}#{BASE}", "policies", {"use": "base"}, run, BASE)
+    for among in (results, run.every()):  # also what a part of a stage made, `improve/r2.sft`
+        found = [one for each in ([part] if part else PARTS) for one in _named(among, each, stage)]
+        if len(found) == 1:
+            return _handed_on(run, found[0])
+        if found:
+            names = ", ".join(f"{run.path}#{one.qualified}" for one in found)
+            raise RunError(f"{run.path}#{stage}: that stage made several: give one of {names}")
+    raise RunError(f"{run.path}#{stage}: {_why(run, stage, part, results)} {known(stage, _stages(run, part))}")
+
+
+def _named(results: Sequence[StageResult], part: Part, name: str) -> list[HandedOn]:
+    """All that a name means, by the first that fits: what it is called, with its stage or without, or its stage."""
+    every = list(handed_on(results, part))
+    for label in ("qualified", "name", "stage"):
+        if found := [one for one in every if getattr(one, label) == name]:
+            return found
+    return []
+
+
+def _why(run: RunFolder, stage: str, part: Part | None, results: Sequence[StageResult]) -> str:
+    if any(result.name == stage for result in results):
+        return f"that stage made no {_wanted(part)}"
+    if any(each.get("name") == stage for each in run.recipe()["stages"] if isinstance(each, Mapping)):
+        return "that stage has not finished"
+    return f"the run has no stage {stage!r} that made a {_wanted(part)}"
+
+
+def _stages(run: RunFolder, part: Part | None) -> list[str]:
+    """What may be written after the #, one name each."""
+    own = [] if part == "rewards" else [BASE]
+    every = [one for each in ([part] if part else PARTS) for one in handed_on(run.finished(), each)]
+    several = {one.stage for one in every if sum(other.stage == one.stage for other in every) > 1}
+    return [*own, *(one.qualified if one.stage in several else one.stage for one in every)]
+
+
+def _handed_on(run: RunFolder, one: HandedOn) -> Made:
+    return Made(f"{run.path}#{one.stage}", one.part, one.spec, run, one.stage)
+
+
+def _saved(folder: Path, part: Part | None) -> Made:
+    """A model by its own folder, with the run that it is in, where it still is in it."""
+    found = next((each for each, files in FILES.items() if any((folder / file).exists() for file in files)), None)
+    if found is None:
+        raise RunError(f"{folder}: holds no {_wanted(part)}, and no run")
+    if part not in (None, found):
+        raise RunError(f"{folder}: holds a {WORDS[found]}, and a {_wanted(part)} is needed")
+    for run in (RunFolder(above) for above in folder.resolve().parents):
+        if run.is_run:
+            for one in handed_on(run.every(), found):
+                if Path(str(one.spec.get("path", ""))).resolve() == folder.resolve():
+                    return Made(str(folder), found, one.spec, run, one.stage)
+    return Made(str(folder), found, {"use": "saved" if found == "rewards" else "trained", "path": str(folder)})
+
+
+def _runs_near(folder: Path) -> list[str]:
+    """The runs beside a folder and below `runs`, as one would write them."""
+    places = {folder.parent, Path("runs")}
+    return [str(path) for place in places if place.is_dir() for path in place.iterdir() if RunFolder(path).is_run]
+
+
+def _wanted(part: Part | None) -> str:
+    return WORDS[part] if part else "policy or reward model"
+
+
+def _quiet() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of weights that load in a moment

@@ -1,0 +1,58 @@
+"""What a run made, used from the shell: each command takes `RUN#STAGE`, and refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from finished import finished_run
+
+Rlhf = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("using") / "run").path
+
+
+@pytest.fixture
+def run(source: Path, tmp_path: Path) -> Path:
+    """A copy of the run in the working folder, which another test cannot have changed."""
+    shutil.copytree(source, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_responses_are_written_and_scored(rlhf: Rlhf, run: Path) -> None:
+    Path("p.txt").write_text("how \nwhy \n")
+    words = ("--n", "2", "--max-new-tokens", "3", "--out", "r.jsonl")
+    done = rlhf("generate", "run#sft", "p.txt", *words)
+    assert done.stdout.startswith("r.jsonl: 2 prompts")
+    assert rlhf("score", "run#judge", "r.jsonl").stdout == "r.jsonl.scored.jsonl: 2 rows\n"
+    (row, _) = map(json.loads, Path("r.jsonl.scored.jsonl").read_text().splitlines())
+    assert (len(row["responses"]), len(row["rewards"])) == (2, 2)
+    assert rlhf("generate", "run#sft", "p.txt", *words).stdout == "r.jsonl: 2 prompts, 2 of them answered before\n"
+
+
+REFUSED = [
+    (("generate", "run#dop", "p.txt"), "did you mean dpo?"),
+    (("generate", "rum", "p.txt"), "did you mean run?"),
+    (("generate", "run", "nowhere.txt"), "nowhere.txt: no such file"),
+    (("score", "run#dpo", "p.txt"), "run#dpo: that stage made no reward model (known: judge)"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_a_refusal_is_one_line(rlhf: Rlhf, run: Path, words: tuple[str, ...], message: str) -> None:
+    Path("p.txt").write_text("how \n")
+    result = rlhf(*words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("data", "check"), ("generate",)], ids=" ".join)
+def test_h_is_help_everywhere(rlhf: Rlhf, words: tuple[str, ...]) -> None:
+    assert rlhf(*words, "-h").stdout == rlhf(*words, "--help").stdout != ""

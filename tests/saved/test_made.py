@@ -1,0 +1,68 @@
+"""A reference finds what a stage made, wherever the run is now, and a wrong one names the nearest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finished import finished_run
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.saved.made import made
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return finished_run(tmp_path_factory.mktemp("made") / "a")
+
+
+def test_a_reference_is_a_run_a_stage_or_a_folder(run: RunFolder) -> None:
+    words = ("", "#sft", "#sft/sft", "#base", "#judge", "/02-dpo/model")
+    found = [made(f"{run.path}{word}") for word in words]
+    assert [one.stage for one in found] == ["dpo", "sft", "sft", "base", "judge", "dpo"]
+    assert [one.part for one in found] == [*["policies"] * 4, "rewards", "policies"]
+    assert made(str(run.path), "rewards").stage == "judge"
+
+
+def test_the_base_of_a_run_is_what_it_started_from(run: RunFolder) -> None:
+    handle = made(f"{run.path}#base").policy()
+    assert (handle.backbone.base.path, handle.adapter) == (run.recipe()["base"], None)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def moved(run: RunFolder, tmp_path: Path) -> Iterator[Path]:
+    """The run in another folder, and none where it was."""
+    shutil.move(run.path, tmp_path / "b")
+    yield tmp_path / "b"
+    shutil.move(tmp_path / "b", run.path)
+
+
+def test_a_moved_run_opens_what_it_holds(run: RunFolder, moved: Path) -> None:
+    assert not run.path.exists()
+    answer = made(f"{moved}#dpo").policy().sample(["how "], max_new_tokens=4)
+    judge = made(f"{moved}#judge").reward()
+    assert judge.predict(judge.encode(answer.prompts, answer.responses)).reward.shape == (1,)
+
+
+WRONG = [
+    ("a#dop", None, r"a#dop: the run has no stage 'dop' that made a policy or reward model \(did you mean dpo\?"),
+    ("a#judge", "policies", r"that stage made no policy \(known: base, dpo, sft\)"),
+    ("a#late", None, "a#late: that stage has not finished"),
+    ("a#", "rewards", r"name a stage after the # \(known: judge\)"),
+    ("aa#dpo", None, r"aa: holds no policy or reward model: there is no such folder \(did you mean a\?"),
+    ("a/02-dpo#dpo", None, "is no run, so it has no stage 'dpo'"),
+    ("a/02-dpo", "policies", "holds no policy, and no run"),
+    ("a/03-judge/model", "policies", "holds a reward model, and a policy is needed"),
+]
+
+
+@pytest.mark.parametrize(("words", "part", "message"), WRONG)
+def test_a_wrong_reference_is_one_line(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, words: str, part: str | None, message: str
+) -> None:
+    monkeypatch.chdir(run.path.parent)
+    with pytest.raises(RunError, match=message):
+        made(words, part)  # type: ignore[arg-type]
