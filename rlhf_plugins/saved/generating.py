@@ -183,7 +183,7 @@ def _of_format(source: str) -> Iterator[Asked]:
     from rlhf_plugins.registry.registry import registry
     from rlhf_plugins.run.session import recognised
 
-    words = {"use": recognised(source, registry()), "source": source}
+    words = {"use": recognised(source, registry(), "name the column of prompts prompt"), "source": source}
     data = component("data_format", words).load(Base(path=""), 0)
     prompts = {json.dumps(group.prompt): group.prompt for group in (*data.train, *data.test)}
     for number, prompt in enumerate(prompts.values()):
