@@ -106,6 +106,13 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (trl.DPOTrainer._precompute_ref_logps, '"ref_chosen_logps"', "our collator passes these columns on"),
     (trl.DPOTrainer._set_signature_columns_if_needed, '"prompt_ids"', "these columns must reach our collator"),
     (trl.RewardTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),
+    (
+        transformers.Trainer._run_epoch,
+        "self._get_grad_norm(model, grad_norm=grad_norm)\n\n                    "
+        "self.control = self.callback_handler.on_pre_optimizer_step(",
+        "max_grad_value clips what the norm has unscaled",
+    ),
+    (transformers.Trainer._get_grad_norm, 'clip_grad_norm_(model.parameters(), float("inf"))', "the same"),
     (trl.RewardTrainer.__init__, "num_labels", "RewardModel sets it to 1 because TRL asks for it"),
     (trl.GRPOTrainer.__init__, "self._step = 0", "_prepare_inputs counts minibatches by it"),
     (trl.GRPOTrainer.training_step, "self._step += 1", "_prepare_inputs counts minibatches by it"),

@@ -18,7 +18,7 @@ from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
 
 logger = logging.getLogger(__name__)
-RENAMED = {("stage", "reward"): "reward_model"}
+RENAMED = {("stage", "reward"): "reward_model", ("advantage", "optimal_baseline"): "weighted_rloo"}
 SHARED = ("monitor",)  # kinds of components that the top of a recipe may give to all of its stages
 
 
@@ -143,12 +143,13 @@ class Resolver:
 
 
 def _renamed(kind: str, value: dict[str, Any], tag: str) -> dict[str, Any]:
-    """A component under its present name; the old one stays its `name`, which references use."""
+    """A component under its present name; of a stage the old one stays its `name`, which references use."""
     old = value.get(tag)
     if not isinstance(old, str) or (kind, old) not in RENAMED:
         return value
     _say_renamed(kind, old)
-    return {"name": old, **value, tag: RENAMED[kind, old]}
+    name = {"name": old} if kind == "stage" else {}
+    return {**name, **value, tag: RENAMED[kind, old]}
 
 
 @cache

@@ -24,4 +24,8 @@ class Training(Stage, makes_rollouts=False):
     monitors: tuple[Monitor, ...] = uses("monitor", [])
     regularizers: tuple[Regularizer, ...] = uses("regularizer", [])
     budget: Annotated[Budget | None, Field(description="the training ends at the first step that reaches it")] = None
+    max_grad_value: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Field(description="limit of each component of the gradient, after `trainer.max_grad_norm`; `none` is no limit"),
+    ] = None
     data: DataFormat | None = uses("data_format", optional=True, tag="format")

@@ -158,7 +158,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.online import OnlineTrainer
         from rlhf_plugins.trainers.ppo.config import OnlineConfig
-        from rlhf_plugins.trainers.supervision import built_monitors, regularize
+        from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, regularize
 
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
@@ -178,6 +178,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
                 ),
             )
         regularize(trainer, self, run)
+        clip_by_value(trainer, self.max_grad_value)
         curves = quiet(trainer, run.log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()

@@ -53,8 +53,13 @@ def in_micro_batches(
 
 def token_limit(tokens: int | None, args: TrainingArguments, *components: Any) -> int | None:
     """The limit of a micro-batch; None where a component uses batch mates, or each backward pass is a step."""
-    steps = args.deepspeed or any(name in str(args.optim) for name in STEPPING)
-    return None if steps or any(component.uses_batch_mates for component in components) else tokens
+    whole = steps_in_backward(args) or any(component.uses_batch_mates for component in components)
+    return None if whole else tokens
+
+
+def steps_in_backward(args: TrainingArguments) -> bool:
+    """Whether each backward pass is a step, so that gradients are not there to be added to or clipped."""
+    return bool(args.deepspeed) or any(name in str(args.optim) for name in STEPPING)
 
 
 class TrainsInMicroBatches:

@@ -31,7 +31,7 @@ from rlhf_plugins.trainers.micro_batches import token_limit
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.ppo import oversight, step
 from rlhf_plugins.trainers.ppo.critic import Critic
-from rlhf_plugins.trainers.ppo.models import Models, Outputs
+from rlhf_plugins.trainers.ppo.models import Models, Outputs, without_dropout
 from rlhf_plugins.trainers.ppo.options import PLAIN, Objective, OnlineOptions
 from rlhf_plugins.trainers.ppo.rollout import Cut, Experience, MicroBatch, Rollouts
 
@@ -69,6 +69,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             processing_class=tokenizer,
         )
         prepare(self)
+        without_dropout(self.model, args.disable_dropout)
         watch, folder = options.oversight, Path(args.output_dir)
         self.monitors = watch.monitors or Monitors(folder=folder)
         self._objective, self._kl_coef = objective, objective.kl.coef  # of the next rollout

@@ -1,4 +1,4 @@
-"""Adds monitors and regularizers to a built Trainer of any kind; it knows steps and gradients, no batch."""
+"""Adds monitors, regularizers and a clip by value to a built Trainer of any kind; it knows gradients, no batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from rlhf_plugins.contract.run import Alarm, Run, Step
 from rlhf_plugins.engine.cost import counting
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
 from rlhf_plugins.trainers.arguments import not_finite
+from rlhf_plugins.trainers.micro_batches import steps_in_backward
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 
 Terms = Mapping[str, Callable[[], Tensor]]
@@ -27,9 +30,10 @@ def built_monitors(stage: Any, run: Run) -> Monitors:
 
 
 def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
-    """Adds the regularizers and monitors of a stage to a trainer that knows neither. Returns the monitors."""
+    """Adds what a stage says of steps and gradients to a trainer that knows none of it. Returns the monitors."""
     monitors = built_monitors(stage, run)
     regularize(trainer, stage, run)
+    clip_by_value(trainer, stage.max_grad_value)
     trainer.__class__ = _with(Monitored, type(trainer))
     trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
     return monitors
@@ -43,6 +47,31 @@ def regularize(trainer: Any, stage: Any, run: Run) -> None:
         if not hasattr(trainer, "note_update"):
             trainer.note_update = lambda numbers: _log_later(trainer, numbers)
         trainer.__class__ = _with(Regularized, type(trainer))
+
+
+def clip_by_value(trainer: Any, limit: float | None) -> None:
+    """Holds each component of a trainer's gradients within a limit, at every optimizer step; None is no limit.
+
+    Raises:
+        RunError: its optimizer steps within the backward pass.
+    """
+    if limit is None:
+        return
+    if steps_in_backward(trainer.args):
+        how = "DeepSpeed" if trainer.args.deepspeed else f"optim: {trainer.args.optim}"
+        raise RunError(f"max_grad_value: {how} steps within the backward pass, where no gradient can be clipped")
+    trainer.add_callback(ClipByValue(limit))
+
+
+class ClipByValue(TrainerCallback):
+    """Clips gradients by value, after the Trainer has unscaled them and clipped their norm."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Called by the trainer."""
+        torch.nn.utils.clip_grad_value_(model.parameters(), self._limit)
 
 
 class Regularized:

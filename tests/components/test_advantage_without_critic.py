@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
-from math import log, nan, sqrt
+from itertools import combinations_with_replacement, product
+from math import factorial, log, nan, prod, sqrt
 from typing import Any
 
 import pytest
@@ -36,7 +36,7 @@ def rollout(rewards: list[list[float]], group: list[int], **more: Any) -> Rollou
 
 
 def test_every_estimator_is_here() -> None:
-    assert set(COMPARING) == {"dr_grpo", "grpo", "optimal_baseline", "rloo"}
+    assert set(COMPARING) == {"dr_grpo", "grpo", "weighted_rloo", "rloo"}
     assert CRITICAL == ["gae", "td"]
     assert {*NAMES} - {*COMPARING, *CRITICAL} == {"monte_carlo", "reinforce_baseline", "reinforce_plus_plus", "remax"}
 
@@ -62,10 +62,10 @@ def test_numbers_by_hand(name: str, options: dict[str, float], expected: list[li
     assert_close(estimate(name, FOUR, **options), tensor(expected, dtype=torch.float64))
 
 
-def test_the_optimal_baseline_by_hand() -> None:
+def test_the_weighted_rloo_by_hand() -> None:
     """Probabilities 1/2, 3/4, 1/4 weigh 1/4, 1/16, 9/16; rewards 1, 2, 4 give baselines 3.8, 2.5/.8125 and 1.2."""
     three = rollout([[1], [2], [4]], [0, 0, 0], log_probs=tensor([[0.5], [0.75], [0.25]], dtype=torch.float64).log())
-    found = estimate("optimal_baseline", three).squeeze(1)
+    found = estimate("weighted_rloo", three).squeeze(1)
     assert found.tolist() == pytest.approx([1 - 3.8, 2 - 2.5 / 0.8125, 4 - 1.2])
 
 
@@ -78,7 +78,7 @@ def true_gradient(logits: Tensor, rewards: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    [("monte_carlo", 1), ("remax", 1), ("rloo", 1), ("optimal_baseline", 1), ("dr_grpo", 2 / 3)]
+    [("monte_carlo", 1), ("remax", 1), ("rloo", 1), ("weighted_rloo", 1), ("dr_grpo", 2 / 3)]
     + [("reinforce_baseline", 2 / 3)],
 )
 def test_the_expected_gradient_is_the_policys(name: str, share: float) -> None:
@@ -92,6 +92,26 @@ def test_the_expected_gradient_is_the_policys(name: str, share: float) -> None:
         scores = torch.eye(3, dtype=torch.float64)[list(draw)] - probabilities  # grad log pi, (3 draws, 3 logits)
         total += chosen.prod() * (advantages @ scores) / 3
     assert_close(total, share * true_gradient(logits, rewards))
+
+
+def variance(name: str, size: int) -> float:
+    """Of the gradient that `size` draws from a softmax over 3 actions give: each outcome, by how likely it is."""
+    logits, rewards = tensor([2.0, 0.0, -1.0], dtype=torch.float64), tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+    mean, square, logps = torch.zeros(3, dtype=torch.float64), 0.0, logits.log_softmax(0)
+    for draw in combinations_with_replacement(range(3), size):
+        orders = factorial(size) / prod(factorial(draw.count(action)) for action in range(3))
+        likely = orders * float(logps[list(draw)].sum().exp())
+        drawn = rollout([[rewards[a].item()] for a in draw], [0] * size, log_probs=logps[list(draw)].unsqueeze(1))
+        scores = torch.eye(3, dtype=torch.float64)[list(draw)] - logps.exp()
+        gradient = estimate(name, drawn).squeeze(1) @ scores / size
+        mean, square = mean + likely * gradient, square + likely * float(gradient @ gradient)
+    return square - float(mean @ mean)
+
+
+@pytest.mark.parametrize(("size", "share"), [(2, 1.0), (4, 1.150), (8, 1.002), (16, 0.687)])
+def test_the_variance_of_weighted_rloo_beside_rloos(size: int, share: float) -> None:
+    """Its weights are better than equal ones only where enough responses make their mean certain."""
+    assert variance("weighted_rloo", size) / variance("rloo", size) == pytest.approx(share, abs=1e-3)
 
 
 def random_rollout(seed: int) -> Rollout:
@@ -138,7 +158,7 @@ def test_a_reward_that_all_get_changes_nothing(name: str, seed: int, shift: floa
 def test_estimators_agree_where_their_equations_do(seed: int) -> None:
     some = random_rollout(seed)
     even = replace(some, log_probs=torch.full((8, 5), log(0.3)), mask=some.mask | True)  # equal norms
-    assert_close(estimate("optimal_baseline", even), estimate("rloo", even))
+    assert_close(estimate("weighted_rloo", even), estimate("rloo", even))
     size = (some.group.unsqueeze(1) == some.group).sum(1, keepdim=True)
     assert_close(estimate("dr_grpo", some) * size / (size - 1), estimate("rloo", some))
     worthless = replace(some, values=torch.zeros_like(some.rewards), baseline=torch.zeros(8))
@@ -154,7 +174,7 @@ def test_a_lone_response_is_refused_where_siblings_are_compared(name: str) -> No
         estimate(name, lone)
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "dr_grpo", "optimal_baseline"])
+@pytest.mark.parametrize("name", ["grpo", "rloo", "dr_grpo", "weighted_rloo"])
 def test_equal_rewards_give_no_advantage(name: str) -> None:
     certain = rollout([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]], [4, 4, 4], log_probs=torch.zeros(3, 2))
     assert not estimate(name, certain).any()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe, load_recipe
 from rlhf_plugins.recipe.options import options
 
@@ -71,6 +72,13 @@ def test_the_old_name_of_a_stage_is_accepted_with_a_line(caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records] == [
         "stage reward is now called reward_model; write that, a later version refuses the old name"
     ]
+
+
+def test_the_old_name_of_an_advantage_is_accepted_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = component("advantage", "optimal_baseline")
+    assert found == component("advantage", "weighted_rloo")
+    assert "advantage optimal_baseline is now called weighted_rloo; write that" in caplog.text
 
 
 def test_a_component_is_constructed_once(monkeypatch: pytest.MonkeyPatch) -> None:

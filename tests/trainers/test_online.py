@@ -110,6 +110,15 @@ def test_at_the_first_minibatch_nothing_has_moved(bases: Bases, tmp_path: Path, 
     assert kl[1] != pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_dropout_is_disabled_or_refused(bases: Bases, tmp_path: Path, architecture: str) -> None:
+    """Llama keeps the dropout of its attention as a number, which `disable_dropout` of TRL leaves on."""
+    base = bases(architecture, attention_dropout=0.3) if architecture == "llama" else bases(architecture)
+    assert curve(trainer(base, tmp_path, max_steps=1), "approx_kl") == [0]
+    with pytest.raises(RunError, match=r"drop\w* is 0\.\d, but without dropout ratios start at 1 online: write"):
+        trainer(base, tmp_path, disable_dropout=False)
+
+
 @pytest.mark.parametrize(("minibatches", "passes"), [(1, 3), (2, 2 + 3 * 2)])
 def test_outputs_of_the_only_minibatch_are_not_computed_again(
     bases: Bases, tmp_path: Path, minibatches: int, passes: int
