@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections import Counter
+from copy import copy
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 import trl
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rlhf_plugins.arithmetic.ranking import comparisons, per_group
-from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.numeric import in_batch
@@ -23,26 +25,14 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
-from rlhf_plugins.trainers.classifier import scored_by, why_not
+from rlhf_plugins.trainers.classifier import install, saving_head, scored_by, why_not
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.draws import Draws
-from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, in_micro_batches, token_limit
-from rlhf_plugins.trainers.pairs import COLUMNS, Pairs, examples
+from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
+from rlhf_plugins.trainers.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
+from rlhf_plugins.trainers.reward_options import RewardOptions, refuse_at_odds
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RewardOptions:
-    """The arguments that TRL's constructor lacks; a component is made with `component(kind, name, ...)`."""
-
-    loss: RewardLoss | None = None  # None is TRL's: Bradley-Terry, less the margin where a row has one
-    head: RewardHead | None = None  # takes the place of the classifier's score
-    pooling: Pooling | None = None  # None reads the last token
-    sampler: Sampler | None = None  # draws the batches; None shuffles as transformers does
-    tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
-    head_learning_rate: float | None = None  # of head and pooling; None is the trainer's
-    features: Tensor | None = None  # of every response in the rows' order, (responses, width): the trunk is frozen
 
 
 class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
@@ -56,10 +46,14 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         RunError: an argument of ours asks for the engine where it cannot help.
     """
 
+    train_dataset: Any
     __signature__ = with_own(trl.RewardTrainer, RewardOptions)
 
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = sorted_out(trl.RewardTrainer, RewardOptions, given, named)
+        refuse_at_odds(theirs, own)
+        if theirs.get("peft_config") is not None:
+            theirs["peft_config"] = saving_head(theirs["peft_config"])
         rows = theirs.get("train_dataset")
         self._dimensions = rows.dimensions if isinstance(rows, RankedRows) else ()
         for name in ("train_dataset", "eval_dataset"):
@@ -70,6 +64,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._parts: list[tuple[Tensor, Tensor]] = []  # rewards and gaps of the parts of the batch so far
         self._scorer: RewardModel | None = None  # None goes TRL's way
         self._head_learning_rate = own.head_learning_rate
+        self.left_out: Counter[str] = Counter()  # pairs of TRL's rows, by reason
         super().__init__(**theirs)
         reason = self._why_not(theirs.get("data_collator") is not None)
         if reason is None:
@@ -97,19 +92,32 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         loss = own.loss or component("reward_loss", "bradley_terry_margin")
         made: Any = loss.acting()
         if isinstance(made, nn.Module):
-            self.model.add_module("loss", made.to(self.args.device))
+            made = install(self.model, "loss", made.to(self.args.device))
         self._reward_loss = made
         layout = layout_of(self._scorer.trunk) if own.features is None else Layout.SEPARATE
         collator = Collator(self.processing_class.pad_token_id, layout, own.features)
         tokens = token_limit(own.tokens_per_batch, self.args, loss)
-        pairs = Pairs(own.loss is not None, loss.columns | self._scorer.columns)
-        self.data_collator = lambda rows: in_micro_batches(
-            list(map(pairs, rows)), collator.groups, tokens, layout, collator
-        )
+        self.data_collator = Pairs(collator, tokens, own.loss is not None, loss.columns | self._scorer.columns)
+        self._read_rows(own)
         prepare(self)
         if own.sampler is not None:
             known = examples(self.train_dataset)
             self._draws = Draws(own.sampler, known, self._train_batch_size, self._planned(), self.args.seed)
+
+    def _read_rows(self, own: RewardOptions) -> None:
+        """Checks that TRL's rows have what components read of them, and numbers them where they must be told apart."""
+        assert self._scorer is not None
+        names = columns_of(self.train_dataset)
+        if "branch_ids" in names:
+            return
+        parts = [part for part in (own.loss, own.head, own.sampler) if part is not None]
+        refuse_unread(parts, own.loss is None or own.loss.takes_probabilities, names)
+        self._signature_columns = [*COLUMNS, *self.data_collator.columns]
+        if own.sampler is None and not self._scorer.bootstrap:
+            return
+        if not hasattr(self.train_dataset, "__len__"):
+            raise RunError("a sampler, and a head whose members see resampled rows, need rows that are not streamed")
+        self.train_dataset = self.train_dataset.add_column(ROW, list(range(len(self.train_dataset))))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's groups."""
@@ -121,6 +129,9 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
             prediction = (model if self._scorer is self.model else self._scorer)(given, columns)
         scores = judged(prediction, inputs, self._dimensions)
         losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
+        if (coefficient := self.args.center_rewards_coefficient) is not None:
+            centre = (scores.chosen + scores.rejected) ** 2  # (groups,)
+            losses = losses + coefficient * centre.view(-1, *[1] * (losses.dim() - 1))
         if self._draws is not None and self.model.training:
             self._draws.observe(inputs["row"].tolist(), losses.detach().view(len(losses), -1).mean(1).tolist())
         losses = self._resampled(losses, inputs["row"]) if self._scorer.bootstrap else losses
@@ -154,12 +165,20 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
             self._repeats = _repeats(len(self.train_dataset), losses.shape[1], self.args.seed).to(losses.device)
         return losses * self._repeats[rows]
 
-    def _prepare_dataset(self, dataset: Any, *given: Any) -> Any:
-        """TRL's tokens; rows that `ranked_rows` made are tokens already."""
-        return dataset if "branch_ids" in (dataset.column_names or ()) else super()._prepare_dataset(dataset, *given)
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """TRL's tokens, without pairs that do not fit, which are counted; what `ranked_rows` made stays as it is."""
+        if "branch_ids" in columns_of(dataset):
+            return dataset
+        whole = copy(args)
+        whole.max_length = None
+        tokens = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        fitting = Fitting(args.max_length, self.left_out, dataset_name)
+        return fitting.of(tokens) if isinstance(tokens, Dataset) else tokens.filter(fitting)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [*COLUMNS, *(self.train_dataset.column_names or ())]
+        super()._set_signature_columns_if_needed()
+        if "branch_ids" in (names := columns_of(self.train_dataset)):
+            self._signature_columns = names
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._draws is None else self._draws

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from copy import copy, deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trl
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, TrainerCallback
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from rlhf_plugins import RewardTrainer, component
+from rlhf_plugins import DataError, PluginError, RewardTrainer, RunError, component
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_tokenizer
@@ -24,7 +30,7 @@ from rlhf_plugins.trainers.arguments import arguments
 from .conftest import OPTIONS, furthest, losses, trained
 
 Bases = Callable[..., Base]
-Rows = Sequence[dict[str, Any]]
+Rows = list[dict[str, Any]]
 PAIRS = tiny_pairs(24)
 TEXTS: Rows = list(preference_dataset(PAIRS))
 KINDS = [trl.RewardTrainer, RewardTrainer]
@@ -38,10 +44,9 @@ def script(kind: Any, base: Base, folder: Path, rows: Any = TEXTS, **given: Any)
     return kind(given.pop("model"), args, train_dataset=data, **given)
 
 
-def logged(trainer: Any) -> list[dict[str, float]]:
-    """The numbers of every log, without times and FLOPs, which are of the tokens as they are laid out."""
-    left_out = re.compile("runtime|per_second|flos")
-    return [{k: v for k, v in entry.items() if not left_out.search(k)} for entry in trainer.state.log_history]
+def numbers(entry: Any) -> dict[str, float]:
+    """What was logged, without times and FLOPs, which are of the tokens as they are laid out."""
+    return {name: value for name, value in entry.items() if not re.search("time|per_second|flos", name)}
 
 
 def test_the_constructor_is_trls_with_ours_behind() -> None:
@@ -54,7 +59,8 @@ def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path) -> N
     stock, ours = (script(kind, bases(), tmp_path / kind.__module__) for kind in KINDS)
     assert losses(ours) == pytest.approx(losses(stock), rel=1e-5, abs=1e-6)
     assert furthest(trained(ours), trained(stock)) < 1e-4
-    assert [pytest.approx(entry, rel=1e-3, abs=1e-5) for entry in logged(stock)] == logged(ours)
+    for entry, expected in zip(ours.state.log_history, stock.state.log_history, strict=True):
+        assert numbers(entry) == pytest.approx(numbers(expected), rel=1e-3, abs=1e-5)
 
 
 def test_a_checkpoint_has_the_files_and_weights_of_trls(bases: Bases, tmp_path: Path) -> None:
@@ -77,3 +83,187 @@ def test_a_recipe_trains_as_a_script_that_asks_for_its_head_and_sampler(bases: B
     stage = component("stage", "reward_model", trainer=options)
     result = stage.run(tiny_run(bases(), tmp_path / "stage", PAIRS))
     assert losses(ours) == pytest.approx([value for _, value in result.curves["loss"].points], rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+def test_evaluation_is_trls_and_metrics_get_its_blocks(bases: Bases, tmp_path: Path, batch: int) -> None:
+    seen, given = [], {"eval_dataset": Dataset.from_list(TEXTS[:8]), "args": {"per_device_eval_batch_size": batch}}
+    metric = lambda of: seen.append(of.predictions) or {"spread": float(of.predictions.std())}  # noqa: E731
+    stock = script(trl.RewardTrainer, bases(), tmp_path, compute_metrics=metric, **given)
+    ours = script(RewardTrainer, bases(), tmp_path, compute_metrics=metric, tokens_per_batch=30, **given)
+    expected, found = stock.evaluate(), ours.evaluate()
+    assert numbers(found) == pytest.approx(numbers(expected), rel=1e-4)
+    assert seen[0].shape == seen[1].shape == (16, 1)
+    assert seen[1] == pytest.approx(seen[0], rel=1e-4)
+    assert {"eval_loss", "eval_spread", "eval_margin", "eval_min_reward"} <= found.keys()
+
+
+def test_a_set_that_evaluate_is_given_is_tokenised_first(bases: Bases, tmp_path: Path) -> None:
+    stock, ours = (script(kind, bases(), tmp_path).evaluate(Dataset.from_list(TEXTS[:8])) for kind in KINDS)
+    assert numbers(ours) == pytest.approx(numbers(stock), rel=1e-4)
+
+
+@pytest.mark.parametrize("config", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["score"]}])
+def test_an_adapter_trains_and_is_saved_with_its_head_as_with_trl(bases: Bases, tmp_path: Path, config: Any) -> None:
+    saved = []
+    for kind in KINDS:
+        adapter = LoraConfig(r=4, target_modules="all-linear", **config)
+        trainer = script(kind, bases(), tmp_path, peft_config=adapter)
+        saved.append((losses(trainer), trained(trainer)))
+        trainer.save_model(str(tmp_path / kind.__module__))
+    assert saved[1][0] == pytest.approx(saved[0][0], rel=1e-5, abs=1e-6)
+    assert furthest(saved[1][1], saved[0][1]) < 1e-4
+    stock, ours = (load_file(tmp_path / kind.__module__ / "adapter_model.safetensors") for kind in KINDS)
+    assert furthest(ours, stock) < 1e-4
+    assert any("score" in name for name in ours)
+
+
+def test_an_adapter_that_forgets_the_head_saves_it_all_the_same(bases: Bases, tmp_path: Path) -> None:
+    """TRL freezes the head where it starts, at random, and leaves it out of the file."""
+    for kind in KINDS:
+        config = LoraConfig(r=4, target_modules="all-linear")
+        script(kind, bases(), tmp_path, peft_config=config).save_model(str(tmp_path / kind.__module__))
+        assert config.modules_to_save is None
+    stock, ours = (load_file(tmp_path / kind.__module__ / "adapter_model.safetensors") for kind in KINDS)
+    assert [any(name.endswith("score.weight") for name in found) for found in (stock, ours)] == [False, True]
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+def test_a_training_that_was_cut_goes_on_as_if_it_had_not_been(bases: Bases, tmp_path: Path, adapter: bool) -> None:
+    config = {"peft_config": LoraConfig(r=4, task_type="SEQ_CLS")} if adapter else {}
+    args = {"save_strategy": "steps", "save_steps": 3}
+    whole = script(RewardTrainer, bases(), tmp_path, args=args, **config)
+    expected = losses(whole)
+    again = script(RewardTrainer, bases(), tmp_path, args=args, **config)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [e["loss"] for e in again.state.log_history if "loss" in e] == pytest.approx(expected)
+    assert furthest(trained(again), trained(whole)) < 1e-6
+
+
+def test_a_model_may_be_an_object_and_a_callback_sees_every_step(bases: Bases, tmp_path: Path) -> None:
+    seen, model = [], AutoModelForSequenceClassification.from_pretrained(bases().path, num_labels=1)
+    watch = type("Watch", (TrainerCallback,), {"on_step_end": lambda *_, model, **__: seen.append(model)})()
+    trainer = script(RewardTrainer, bases(), tmp_path, model=model, callbacks=[watch])
+    stock = script(trl.RewardTrainer, bases(), tmp_path, model=deepcopy(model))
+    assert losses(trainer) == pytest.approx(losses(stock), rel=1e-5)
+    assert trainer.model is model
+    assert seen == [model] * 5
+
+
+def messages(rows: Rows) -> Rows:
+    """The rows as conversations."""
+    said = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    return [{name: [{"role": role, "content": row[name]}] for name, role in said.items()} for row in rows]
+
+
+def implicit(rows: Rows) -> Rows:
+    """The rows with the prompt at the start of both responses."""
+    return [{name: row["prompt"] + row[name] for name in ("chosen", "rejected")} for row in rows]
+
+
+def tokens(rows: Rows) -> Rows:
+    """The rows as token ids, of which some pairs share none."""
+    return [{"chosen_ids": [3 + i % 5, 4, 5, 6][: 2 + i % 3], "rejected_ids": [3, 4, 7]} for i, _ in enumerate(rows)]
+
+
+def streamed(rows: Rows) -> IterableDataset:
+    """The rows as a stream that does not say its columns."""
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
+@pytest.mark.parametrize("form", [messages, implicit, tokens, streamed])
+def test_every_form_of_trls_rows_trains_as_with_trl(bases: Bases, tmp_path: Path, form: Callable[..., Any]) -> None:
+    words = load_tokenizer(bases())
+    words.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}"
+    stock, ours = (script(kind, bases(), tmp_path, form(TEXTS), processing_class=words) for kind in KINDS)
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-5, abs=1e-6)
+
+
+def test_a_centred_loss_is_trls(bases: Bases, tmp_path: Path) -> None:
+    rows = [{**row, "margin": 0.5} for row in TEXTS]
+    args = {"center_rewards_coefficient": 0.3}
+    stock, ours = (script(kind, bases(), tmp_path, rows, args=args) for kind in KINDS)
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-5, abs=1e-6)
+
+
+def test_a_margin_that_the_first_row_lacks_counts_in_the_others(bases: Bases, tmp_path: Path) -> None:
+    """TRL's collator looks at the first row: it ignores the margins of the others, or fails at theirs."""
+    rows = [{**row, "margin": margin} for row, margin in zip(TEXTS, (None, 2.0, None, 0.5), strict=False)]
+    ours = script(RewardTrainer, bases(), tmp_path, rows, args={"max_steps": 1})
+    zeros = script(RewardTrainer, bases(), tmp_path, [{**row, "margin": row["margin"] or 0.0} for row in rows])
+    assert losses(ours)[0] == pytest.approx(losses(zeros)[0])
+    assert losses(ours)[0] != pytest.approx(losses(script(RewardTrainer, bases(), tmp_path, TEXTS[:4]))[0], rel=0.05)
+
+
+@pytest.mark.parametrize("form", [Dataset.from_list, streamed])
+def test_pairs_that_are_too_long_are_left_out_and_counted(
+    bases: Bases, tmp_path: Path, form: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TRL leaves them out too, and tells nobody."""
+    args = {"max_length": 10, "max_steps": 3, "per_device_train_batch_size": 1}
+    stock, ours = (script(kind, bases(), tmp_path, form(TEXTS), args=args) for kind in KINDS)
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-4)
+    assert ours.left_out["longer than max_length"] > 2
+    assert "longer than max_length" in caplog.text
+
+
+def test_where_padding_is_eos_the_last_token_is_scored(
+    bases: Bases, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TRL scores the token before; a script is warned that a classifier that it saves does so too."""
+    base, rows = bases(pad_is_eos=True), TEXTS[:1]
+    stock, ours = (script(kind, base, tmp_path, rows, args={"max_steps": 1}) for kind in KINDS)
+    ids = ours.train_dataset[0]
+    last = [ours.model.model(torch.tensor([ids[n]])).last_hidden_state[0, -1] for n in ("chosen_ids", "rejected_ids")]
+    gap = float(ours.model.score(last[0] - last[1]))
+    assert losses(ours) == [pytest.approx(math.log1p(math.exp(-gap)), rel=1e-5)]
+    assert losses(stock) != pytest.approx(losses(ours), rel=0.01)
+    assert "padding is EOS" in caplog.text
+
+
+def collate(rows: Rows) -> dict[str, torch.Tensor]:
+    """A collator of a user's own."""
+    return DataCollatorForPreference(pad_token_id=0)(rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"data_collator": collate}, "it was given a data_collator"),
+        ({"args": {"pad_to_multiple_of": 8}}, "pad_to_multiple_of is set"),
+        ({"args": {"neftune_noise_alpha": 1.0}}, "neftune_noise_alpha is set"),
+        ({"peft_config": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)}, "the adapter learns a prompt"),
+    ],
+)
+def test_trls_own_way_is_trls(
+    bases: Bases, tmp_path: Path, given: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stock, ours = (losses(script(kind, bases(), tmp_path, **{k: copy(v) for k, v in given.items()})) for kind in KINDS)
+    assert ours == stock
+    assert f"RewardTrainer goes TRL's way: {reason}" in caplog.text
+    with pytest.raises(RunError, match=f"tokens_per_batch needs our engine, .* goes TRL's way: {reason}"):
+        script(RewardTrainer, bases(), tmp_path, tokens_per_batch=9, **given)
+
+
+BT = component("reward_loss", "bradley_terry")
+ADAM = (torch.optim.AdamW([torch.ones(1, requires_grad=True)]), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"loss": "focal"}, PluginError, "loss is a component, not a name: write component"),
+        ({"los": BT}, TypeError, "no argument is called 'los' .did you mean loss"),
+        ({"args": {"label_smoothing_factor": 0.1}}, RunError, "label_smoothing_factor: TRL's RewardTrainer ignores it"),
+        ({"optimizers": ADAM, "head": component("reward_head", "mlp")}, RunError, "head: the optimizer in"),
+        ({"features": torch.ones(1, 2)}, RunError, "features are those of a RewardModel"),
+        ({"rows": streamed(TEXTS), "sampler": component("sampler", "shuffled")}, RunError, "not streamed"),
+        ({"loss": component("reward_loss", "bradley_terry_margin")}, DataError, "needs the column 'margin'"),
+        ({"loss": component("reward_loss", "regression")}, DataError, "needs the column 'ratings'"),
+    ],
+)  # fmt: skip
+def test_what_would_have_no_effect_is_refused(
+    bases: Bases, tmp_path: Path, given: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        script(RewardTrainer, bases(), tmp_path, **given)
