@@ -24,7 +24,7 @@ def rlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
     from rlhf_plugins.cli.app import app
 
     monkeypatch.chdir(tmp_path)
-    return lambda *words: CliRunner().invoke(app, list(words))
+    return lambda *words, **options: CliRunner().invoke(app, list(words), **options)
 
 
 @pytest.fixture

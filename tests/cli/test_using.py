@@ -37,7 +37,27 @@ def test_responses_are_written_and_scored(rlhf: Rlhf, run: Path) -> None:
     assert rlhf("generate", "run#sft", "p.txt", *words).stdout == "r.jsonl: 2 prompts, 2 of them answered before\n"
 
 
+LINES = "how is\n/reward\n/better 1\n/beter 1\n/again x\n\n/reset\n/reward\n/help\n/quit\nnever read\n"
+
+
+def test_a_conversation_comes_from_a_pipe(rlhf: Rlhf, run: Path) -> None:
+    words = ("chat", "run#dpo", "--beside", "run#base", "--max-new-tokens", "3", "--temperature", "0")
+    done = rlhf(*words, input=LINES)
+    out, err = done.stdout.splitlines(), done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in out[:4]] == ["[1] run#dpo", "[2] run#base"] * 2
+    assert out[4] == "preferences.jsonl: run#dpo is better than run#base"
+    assert [line.split()[0] for line in out[5:]] == ["/again", "/better", "/reward", "/reset", "/help", "/quit"]
+    assert err[0] == "run#dpo and run#base; /help lists the commands"
+    assert [*err[2:4], err[4][:17]] == [ALIKE, "/again takes no 'x'", "there is no answe"]
+    assert json.loads(Path("preferences.jsonl").read_text())["prompt"] == "how is"
+
+
+ALIKE = "unknown command /beter (did you mean /better? known: /again, /better, /help, /quit, /reset, /reward)"
+
 REFUSED = [
+    (("chat", "run#judge"), "run#judge: that stage made no policy (known: base, dpo, sft)"),
+    (("chat", "run", "--beside", "run#spt"), "did you mean sft?"),
+    (("chat", "run", "--reward", "run#sft"), "that stage made no reward model (known: judge)"),
     (("generate", "run#dop", "p.txt"), "did you mean dpo?"),
     (("generate", "rum", "p.txt"), "did you mean run?"),
     (("generate", "run", "nowhere.txt"), "nowhere.txt: no such file"),

@@ -1,0 +1,153 @@
+"""`rlhf chat`: a conversation with a trained policy, or with two. It parses and prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_plugins.cli.policies import MaxNewTokens, PolicyArgument, Seed, Temperature
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.errors import RlhfError, RunError, known
+
+if TYPE_CHECKING:
+    from rlhf_plugins.saved.conversation import Conversation
+
+HELP = {
+    "/again": "another answer to the last line; of one policy it is compared with the one before",
+    "/better 1|2": "write that answer as the better of the two, and go on from it",
+    "/reward": "the reward model's score of each answer",
+    "/reset": "forget what was said",
+    "/help": "this list",
+    "/quit": "end; so does the end of the input",
+}
+
+
+def chat(
+    model: PolicyArgument,
+    beside: Annotated[str | None, typer.Option(metavar="RUN#STAGE", help="A second policy that answers too.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(metavar="RUN#STAGE", help="The reward model of /reward; the run's last if not given.")
+    ] = None,
+    preferences: Annotated[Path, typer.Option(help="The file that /better adds to.")] = Path("preferences.jsonl"),
+    temperature: Temperature = 0.7,
+    max_new_tokens: MaxNewTokens = 512,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
+    from rlhf_plugins.engine.sampling import Decoding
+    from rlhf_plugins.saved.conversation import Conversation, judge_of
+    from rlhf_plugins.saved.made import made
+
+    found = [made(words, "policies") for words in (model, beside) if words]
+    judge = judge_of(found[0], reward)
+    opened = [(one.label, one.policy()) for one in found]
+    chat = _Chat(Conversation(opened, Decoding(max_new_tokens, temperature, seed), judge, preferences))
+    chat.greet()
+    for line in _lines():
+        if not chat.take(line.strip()):
+            return
+
+
+def _lines() -> Iterator[str]:
+    """Lines of a terminal, which can be edited, or of a pipe."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401  # `input` edits lines with it
+
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            return
+
+
+@dataclass
+class _Chat:
+    talk: Conversation
+
+    def greet(self) -> None:
+        names = " and ".join(name for name, _ in self.talk.policies)
+        typer.echo(f"{names}; /help lists the commands", err=True)
+        if not self.talk.remembers:
+            typer.echo(
+                "the base has no chat template: each line is a prompt of its own, \\n a new line in it", err=True
+            )
+
+    def take(self, line: str) -> bool:
+        """Does a command, or lets the policies answer a line; False ends the conversation."""
+        if not line:
+            return True
+        try:
+            if line.startswith("/"):
+                return self._command(*line.split())
+            self.talk.ask(line)
+            self._answer()
+        except RlhfError as error:
+            typer.echo(str(error), err=True)
+        return True
+
+    def _command(self, word: str, *rest: str) -> bool:
+        commands: dict[str, Callable[..., None]] = {
+            "/again": self._again,
+            "/better": self._better,
+            "/reward": self._reward,
+            "/reset": self.talk.reset,
+            "/help": self._help,
+        }
+        if word == "/quit":
+            return False
+        if word not in commands:
+            raise RunError(f"unknown command {word} {known(word, [*commands, '/quit'])}")
+        if rest and word != "/better":
+            raise RunError(f"{word} takes no {rest[0]!r}")
+        commands[word](*rest)
+        return True
+
+    def _help(self) -> None:
+        for usage, about in HELP.items():
+            typer.echo(f"{usage:<12} {about}")
+
+    def _again(self) -> None:
+        self.talk.again()
+        self._answer()
+
+    def _answer(self) -> None:
+        """One answer of each policy as it is sampled; Ctrl-C cuts the answer short."""
+        talk = self.talk
+        numbered = len(talk.policies) > 1 or bool(talk.answers)
+        for name, policy in talk.policies:
+            if numbered:
+                typer.echo(f"[{len(talk.answers) + 1}] {name}: ", nl=False)
+            pieces = talk.answer(name, policy)
+            try:
+                for piece in pieces:
+                    typer.echo(piece, nl=False)
+                    sys.stdout.flush()
+                cut = "" if talk.answers and talk.answers[-1].ended else " [cut at --max-new-tokens]"
+            except KeyboardInterrupt:
+                pieces.close()  # type: ignore[attr-defined]
+                cut = " [stopped]"
+            typer.echo(cut)
+
+    def _better(self, *words: str) -> None:
+        if len(words) != 1 or not words[0].isdigit():
+            raise RunError("/better 1 or /better 2: which of the two answers is better")
+        row = self.talk.prefer(int(words[0]))
+        typer.echo(f"{self.talk.file}: {row['chosen_by']} is better than {row['rejected_by']}")
+
+    def _reward(self) -> None:
+        for number, (answer, reward) in enumerate(zip(self.talk.answers, self.talk.rewards(), strict=True), start=1):
+            typer.echo(f"[{number}] {answer.by}: {reward:.4g}")
+
+
+@hookimpl
+def register_commands() -> dict[str, Any]:
+    """The command of this file."""
+    return {"chat": chat}

@@ -1,0 +1,109 @@
+"""A conversation is answered as its policies sample, and a better answer becomes a row that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finished import finished_run
+
+from rlhf_plugins.engine.sampling import Decoding
+from rlhf_plugins.engine.streaming import draw, stream
+from rlhf_plugins.errors import DataError, RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.saved.conversation import Conversation, judge_of
+from rlhf_plugins.saved.made import made
+
+GREEDY = Decoding(6, 0.0)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "chat"])
+def run(request: Any, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return finished_run(tmp_path_factory.mktemp("talk") / "run", chat=request.param)
+
+
+def talk_of(run: RunFolder, folder: Path, *stages: str, decoding: Decoding = GREEDY) -> Conversation:
+    found = [made(f"{run.path}#{stage}", "policies") for stage in stages]
+    judge = judge_of(found[0], None)
+    return Conversation([(one.stage, one.policy()) for one in found], decoding, judge, folder / "better.jsonl")
+
+
+def said(talk: Conversation, line: str) -> list[str]:
+    talk.ask(line)
+    return ["".join(talk.answer(*one)) for one in talk.policies]
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "base"])
+def test_a_greedy_stream_is_the_greedy_sample(run: RunFolder, stage: str) -> None:
+    policy = made(f"{run.path}#{stage}").policy()
+    for prompt in ("how is the ", "why who "):
+        streamed = "".join(stream(policy, prompt, GREEDY))
+        assert [streamed] == policy.sample([prompt], temperature=0, max_new_tokens=6).responses
+
+
+def test_top_p_leaves_the_fewest_likely_tokens_that_reach_it() -> None:
+    logits, generator = torch.tensor([0.2, 0.5, 0.3]).log(), torch.Generator().manual_seed(0)
+    for top_p, left in ((0.4, {1}), (0.6, {1, 2}), (1.0, {0, 1, 2})):
+        assert {draw(logits, Decoding(top_p=top_p), generator) for _ in range(200)} == left
+    assert draw(logits, Decoding(temperature=0.0), generator) == 1
+
+
+def test_a_conversation_goes_on_from_the_better_answer(run: RunFolder, tmp_path: Path) -> None:
+    talk = talk_of(run, tmp_path, "dpo", "base")
+    first, second = said(talk, "how is")
+    row = talk.prefer(2)
+    assert (row["chosen_by"], row["rejected_by"]) == ("base", "dpo")
+    said(talk, "why")
+    roles = [("user", "how is"), ("assistant", second), ("user", "why")] if talk.remembers else []
+    assert [(m["role"], m["content"]) for m in talk.messages] == roles
+    assert first != second
+
+
+def test_a_better_answer_is_a_row_of_trl(run: RunFolder, tmp_path: Path) -> None:
+    talk = talk_of(run, tmp_path, "dpo", "base")
+    answers = said(talk, "how is")
+    talk.prefer(1)
+    (group,) = (
+        component("data_format", {"use": "preference", "source": str(talk.file), "test_source": str(talk.file)})
+        .load(None, 0)
+        .train
+    )
+    written = [r if isinstance(r, str) else r[0]["content"] for r in group.responses]
+    assert (written, group.ranks, group.columns["chosen_by"]) == (answers, (0, 1), "dpo")
+
+
+def test_one_policy_answers_again(run: RunFolder, tmp_path: Path) -> None:
+    talk = talk_of(run, tmp_path, "dpo", decoding=Decoding(6, 3.0, seed=1))
+    said(talk, "how is")
+    with pytest.raises(RunError, match="ask for one more with /again"):
+        talk.prefer(1)
+    talk.again()
+    list(talk.answer(*talk.policies[0]))
+    talk.prefer(2)
+    assert len(talk.answers) == len({answer.text for answer in talk.answers}) == 2
+
+
+def test_rewards_are_the_reward_models(run: RunFolder, tmp_path: Path) -> None:
+    talk = talk_of(run, tmp_path, "dpo", "base")
+    answers = said(talk, "how is")
+    judge = made(str(run.path), "rewards").reward()
+    prompt: Any = [{"role": "user", "content": "how is"}] if talk.remembers else "how is"
+    written: Any = [[{"role": "assistant", "content": a}] if talk.remembers else a for a in answers]
+    expected = judge.predict(judge.encode([prompt] * 2, written)).reward.tolist()
+    assert talk.rewards() == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_cannot_be_done_is_said(run: RunFolder, tmp_path: Path) -> None:
+    talk = talk_of(run, tmp_path, "dpo", "dpo")
+    with pytest.raises(RunError, match="no answer to score yet"):
+        talk.rewards()
+    with pytest.raises(DataError, match="the prompt has 30[02] tokens, and the model takes 256"):
+        said(talk, "how " * 300)
+    said(talk, "how is")
+    assert len(talk.messages) == talk.remembers
+    with pytest.raises(RunError, match="the two answers are equal"):
+        talk.prefer(1)
+    assert not talk.file.exists()
