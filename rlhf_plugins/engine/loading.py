@@ -31,6 +31,7 @@ from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
 from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
+from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.errors import RunError
 
 UNUSED = "pooler."  # an encoder's weights above its last hidden states
@@ -80,6 +81,15 @@ def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
     """The model, in evaluation mode, with the layers of `engine/cpu` that are active here and agree with its own."""
     fused: PreTrainedModel = fuse_rotations(fuse_norms(fuse_gated_blocks(use_onednn(model))))
     return fused
+
+
+def use_fast_paths(model: Any) -> None:
+    """Gives a plain or PEFT model that a script loaded the layers that a recipe's would have, where they are active."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if getattr(inner.config, "quantization_config", None) is None:
+        with evaluating(model):
+            with_fast_paths(inner)
+    fuse_lora(model)
 
 
 def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:

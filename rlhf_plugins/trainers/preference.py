@@ -15,6 +15,7 @@ from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
+from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
@@ -69,6 +70,9 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         logger.info("%s trains on the engine", type(self).__name__)
         args = self.args
         self._preference_loss, self._beta = loss, vars(loss).get("beta", args.beta)
+        for own in (self.model, self.ref_model):
+            if own is not None:
+                use_fast_paths(own)
         layout, limit = layout_of(self.model, self.ref_model), token_limit(tokens, args, loss)
         pad_id = self.processing_class.pad_token_id
         self.data_collator = Collator(pad_id, args.max_length, args.truncation_mode, layout, limit)
