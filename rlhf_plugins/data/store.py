@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin
+from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, known
 
@@ -61,10 +62,12 @@ def load_data(path: str | Path) -> Data:
 
     Raises:
         DataError: there are none, or a line cannot be read; names the file and line.
+        RunError: they are not as the stage left them.
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise DataError(f"{path}: holds no data of a stage ({FILE})")
+    refuse_changed(file)
     groups: dict[str, list[Group]] = {split: [] for split in SPLITS}
     prompts: dict[str, list[Group]] = defaultdict(list)
     dropped: dict[str, int] = {}

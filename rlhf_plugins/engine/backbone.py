@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import load_causal, lora_config
@@ -72,6 +73,7 @@ class Backbone:
         Raises:
             RunError: it does not load, or does not fit the base.
         """
+        refuse_changed(folder)
         name = _free_name(self._model)
         try:
             with torch.random.fork_rng():  # its weights are initialised at random before they are loaded

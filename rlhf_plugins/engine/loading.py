@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
@@ -122,6 +124,7 @@ def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | No
 
 def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with an adapter that a stage saved. Raises RunError if it does not load or does not fit."""
+    refuse_changed(folder)
     try:
         loaded: PeftModel = fuse_lora(PeftModel.from_pretrained(model, str(folder)))
         return loaded
@@ -164,6 +167,8 @@ def device() -> torch.device:
 
 
 def _load(cls: Any, base: Base) -> PreTrainedModel:
+    if os.path.isdir(base.path):
+        refuse_changed(Path(base.path))
     options: dict[str, Any] = {"trust_remote_code": base.trust_remote_code, "dtype": _dtype(base)}
     if base.quantization:
         options |= {"quantization_config": _quantization(base.quantization), "device_map": {"": device()}}

@@ -215,6 +215,11 @@ class Registry:
         own = {loaded.__name__: plugin for loaded, plugin in self._modules}
         return next((own[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in own), None)
 
+    def files(self, plugins: Sequence[Plugin]) -> dict[str, Path]:
+        """The file of each of these plugins by its name; those of our own distribution are left out."""
+        others = [(module, plugin) for module, plugin in self._modules if plugin.distribution != DISTRIBUTION]
+        return {p.name: Path(str(m.__file__)) for m, p in others if p in plugins and getattr(m, "__file__", None)}
+
     def describe(self) -> list[Registered]:
         """Every component, sorted by kind and name."""
         return [self._components[key] for key in sorted(self._components)]

@@ -27,6 +27,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
@@ -243,6 +244,7 @@ def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHe
     Raises:
         RunError: weights are missing, or do not fit the pooling and the head.
     """
+    refuse_changed(folder)
     model = RewardModel(_saved_trunk(folder, base) if trunk is None else trunk, pooling, head)
     try:
         weights = load_file(folder / WEIGHTS, device=str(model.trunk.device))

@@ -2,7 +2,7 @@
 
 recipe.yaml             the resolved recipe; with status.json it marks a folder as a run
 status.json             whether the run has finished, where it stopped, the data, versions and hardware
-<NN>-<stage>/result.json   a finished stage; without it the stage is not finished
+<NN>-<stage>/result.json   a finished stage, with digests of its files; without it the stage is not finished
 <NN>-<stage>/<part>/       a stage that this stage ran: call.json holds the stage and its inputs, result.json its result
 <NN>-<stage>/once/         the results of `Run.once`
 """
@@ -22,10 +22,11 @@ import yaml
 from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.data.digests import FILES, RESULT, of_folder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
-RECIPE, STATUS, RESULT, CALL = "recipe.yaml", "status.json", "result.json", "call.json"
+RECIPE, STATUS, CALL = "recipe.yaml", "status.json", "call.json"
 LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
 LAST = "\uffff"  # sorts after every name
@@ -93,14 +94,15 @@ class RunFolder:
             from rlhf_plugins.data.store import save_data
 
             save_data(result.data, folder / results.DATA)
-        put(folder / RESULT, _json(results.to_values(result, self.path)))
+        put(folder / RESULT, _json({**results.to_values(result, self.path), FILES: of_folder(folder)}))
         return self.result(folder)
 
     def result(self, folder: Path) -> StageResult:
         """The result of the stage in a folder. Raises RunError when it cannot be read."""
         file = folder / RESULT
         try:
-            return results.from_values(_read_json(file), folder, self.path)
+            values = {name: value for name, value in _read_json(file).items() if name != FILES}
+            return results.from_values(values, folder, self.path)
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{file} is not the result of a stage; delete its folder and resume") from error
 

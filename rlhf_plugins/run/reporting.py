@@ -19,6 +19,7 @@ from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.run.folder import RunFolder
 
 DIGEST = "digest"  # of the rows, in the status alone
+WENT_ON = "went_on"  # in the status: what had another version when the run went on
 
 
 def surroundings() -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
         "finished": status.get("finished", status.get("started")),
         **_evaluated(results),
     }
-    values["notes"] = [*values["notes"], *_files(status), *status.get("hook_faults", ())]
+    values["notes"] = [*values["notes"], *_files(status), *status.get(WENT_ON, ()), *status.get("hook_faults", ())]
     if values["status"] == "running":  # a process that was killed could not write its status
         values["status"] = "interrupted"
     return values

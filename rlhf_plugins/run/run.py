@@ -17,9 +17,9 @@ from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
-from rlhf_plugins.registry.discovery import FILE, Plugin
+from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.run import blame, reporting
+from rlhf_plugins.run import blame, origin, reporting
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RECIPE, RunFolder
 from rlhf_plugins.run.hooks import Hooks
@@ -80,7 +80,7 @@ def run_recipe(
     path = Path(recipe)
     folder = RunFolder(path.parent)  # where a run keeps its own recipe
     if resume and folder.is_run:  # an error that names a missing plugin helps more than one about the recipe
-        provenance.changes((p for p in _recorded(folder) if p.distribution != FILE), installed(), "the run")
+        provenance.changes((p for p in origin.recorded(folder) if p.distribution != FILE), installed(), "the run")
     assembled = load_recipe(recipe, overrides)
     if folder.is_run and path.name == RECIPE and not any(word.startswith("output_dir=") for word in overrides):
         place = {"output_dir": str(folder.path)}  # wherever the folder was when it was written
@@ -114,19 +114,21 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
     folder = RunFolder(assembled.output_dir)
     _refuse(folder, assembled.resolved, resume, overwrite)
-    for warning in provenance.changes(_recorded(folder), assembled.registry, "the run") if resume else ():
+    if resume:
+        origin.refuse_other_base(folder, assembled.base.path)
+    for warning in origin.other_versions(folder, assembled.registry) if resume else ():
         say(f"warning: {warning}")
     say("data: loading")
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
     if resume:
-        _refuse_other_rows(folder, data)
+        origin.refuse_other_rows(folder, assembled, data)
     if overwrite and not folder.is_free:
         folder.remove()
     if not resume:
         used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
-        folder.start(assembled.resolved, reporting.birth(data, used))
+        folder.start(assembled.resolved, reporting.birth(data, used) | origin.noted(assembled, used))
     hooks = Hooks(assembled.registry, folder, say)
     staged = _Staged(assembled, data, folder, say, hooks)
     staged.discard()
@@ -167,24 +169,6 @@ def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwr
     raise RunError(f"{folder.path} is not empty and not a run of rlhf; give another output_dir=...")
 
 
-def _recorded(folder: RunFolder) -> list[Plugin]:
-    """The plugins that a run was started with."""
-    try:
-        return [Plugin(**each) for each in folder.status().get("plugins", ())]
-    except TypeError as error:
-        raise RunError(f"{folder.path}: the plugins in its status cannot be read: {error}") from error
-
-
-def _refuse_other_rows(folder: RunFolder, data: Data) -> None:
-    """Raises RunError where a run was started with other rows; an older version noted no digest of them."""
-    noted = folder.status().get("data")
-    if not isinstance(noted, dict) or reporting.DIGEST not in noted:
-        return
-    if changed := difference(noted, reporting.counted(data)):
-        hint = "give the old rows back, or another output_dir"
-        raise RunError(f"{folder.path} was started with other rows: {changed}; {hint}")
-
-
 @dataclass
 class _Staged:
     """The stages of one run, in one process."""
@@ -217,6 +201,7 @@ class _Staged:
             self.folder.note(status="running", stage=stage.name, message="")
             self.say(f"{self._place(index)}: running")
             results.append(self._guarded(index, stage, tuple(results)))
+            origin.note_base(self.folder, self.assembled.base.path)
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
         self.folder.note(status="finished", stage=None, message="", finished=reporting.now())
 

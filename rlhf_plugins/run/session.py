@@ -11,10 +11,11 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Base, Run
+from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.run import reporting
+from rlhf_plugins.run import origin, reporting
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.hooks import Hooks
@@ -63,11 +64,13 @@ def session(
     recipe = {**_described(model), "stages": [], "seed": seed}
     if files.is_run and (changed := difference(files.recipe(), recipe)):
         raise RunError(f"{folder} holds another run: {changed}; give another folder")
+    if files.is_run:
+        origin.refuse_other_base(files, model.path)
     rows = data if isinstance(data, Data) else _loaded(data, model, seed, registry)
     if not files.is_run:
         files.path.mkdir(parents=True, exist_ok=True)
         acquire(files.path, again=True)
-        files.start(recipe, reporting.birth(rows, ()))
+        files.start(recipe, {**reporting.birth(rows, ()), origin.BASE: of_base(model.path)})
     files.note(status="running", message="", data=reporting.counted(rows))
     hooks = Hooks(registry, RunFolder(files.path.absolute()), print)
     atexit.register(_ended, hooks)

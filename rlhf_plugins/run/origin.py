@@ -1,0 +1,138 @@
+"""What a run was started with, as its status holds it, and whether it is the same now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins import report
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.data import digests
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe import provenance
+from rlhf_plugins.registry.discovery import Plugin
+from rlhf_plugins.run import reporting
+from rlhf_plugins.run.difference import difference
+from rlhf_plugins.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.assemble import Assembled
+    from rlhf_plugins.registry.registry import Registry
+
+BASE, READ, CODE = "base", "read", "code"  # entries of the status: digests of the base, of data files, of plugins
+OTHER = "or give another output_dir"
+
+
+def noted(assembled: Assembled, used: list[Plugin]) -> dict[str, Any]:
+    """The digests of what the recipe names; None for a base that is not on this machine yet."""
+    return {
+        BASE: digests.of_base(assembled.base.path),
+        READ: {name: digests.digest(Path(name)) for name in _files(assembled.resolved)},
+        CODE: _code(used, assembled.registry),
+    }
+
+
+def note_base(folder: RunFolder, path: str) -> None:
+    """Notes the base where it was downloaded since the run was started."""
+    if BASE in (status := folder.status()) and status[BASE] is None:
+        folder.note(**{BASE: digests.of_base(path)})
+
+
+def refuse_other_base(folder: RunFolder, path: str) -> None:
+    """Raises RunError where the files of the base are not those that the run was started with."""
+    old, new = folder.status().get(BASE), digests.of_base(path)
+    if isinstance(old, dict) and new is not None and (what := digests.changed(old, new)):
+        raise RunError(f"{folder.path} was started with another base: {Path(path) / what}; give it back, {OTHER}")
+
+
+def refuse_other_rows(folder: RunFolder, assembled: Assembled, data: Data) -> None:
+    """Raises RunError where the rows or the files of a stage's data changed; older versions noted no digest of them."""
+    status = folder.status()
+    old, files = _dict(status.get("data")), _changed_files(_dict(status.get(READ)))
+    if reporting.DIGEST in old and (what := difference(old, reporting.counted(data))):
+        words = [f"{name} has changed" for name in files] + [what] * (not what.startswith(reporting.DIGEST))
+        said = ", ".join(words) or "they are not the same"
+        raise RunError(f"{folder.path} was started with other rows: {said}; give the old rows back, {OTHER}")
+    own = set(_files({"data": assembled.resolved.get("data")}))
+    if changed := [name for name in files if name not in own]:
+        raise RunError(f"{folder.path} was started with another {changed[0]}; give the old file back, {OTHER}")
+
+
+def recorded(folder: RunFolder) -> list[Plugin]:
+    """The plugins that a run was started with."""
+    try:
+        return [Plugin(**each) for each in folder.status().get("plugins", ())]
+    except TypeError as error:
+        raise RunError(f"{folder.path}: the plugins in its status cannot be read: {error}") from error
+
+
+def other_versions(folder: RunFolder, registry: Registry) -> list[str]:
+    """What has another version or other code than at the start, a sentence each; noted for the report.
+
+    Raises:
+        PluginError: a plugin is missing.
+    """
+    status, used = folder.status(), recorded(folder)
+    found = provenance.changes(used, registry, "the run")
+    old, new = _dict(status.get("versions")), report.versions()
+    for name in sorted({*old, *new}) if old else ():
+        if old.get(name) != new.get(name):
+            found.append(f"the run was started with {name} {old.get(name, '-')}; here it is {new.get(name, '-')}")
+    code = _dict(status.get(CODE))
+    for name, now in _code(used, registry).items():
+        if code.get(name, now) != now:
+            found.append(f"the code of plugin {name} is not what the run was started with")
+    if found:
+        said = [f"Went on at {reporting.now()}: {sentence}." for sentence in found]
+        folder.note(**{reporting.WENT_ON: [*status.get(reporting.WENT_ON, ()), *said]})
+    return found
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _code(used: list[Plugin], registry: Registry) -> dict[str, str]:
+    """The digest of the file of each plugin that is not ours."""
+    files = registry.files(used)
+    return {name: digests.digest(file) for name, file in files.items() if file.is_file()}
+
+
+def _changed_files(read: Mapping[str, str]) -> list[str]:
+    now = {name: digests.digest(Path(name)) for name in read if os.path.isfile(name)}
+    return [name for name, was in read.items() if now.get(name) != was]
+
+
+def _files(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """The files that a recipe's `data` blocks name."""
+    for name, value in _blocks(recipe):
+        if name == "data":
+            yield from (text for text in _texts(value) if _is_file(text))
+
+
+def _blocks(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    yield name, value
+    if isinstance(value, Mapping) and name != "data":
+        for key, inner in value.items():
+            yield from _blocks(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _blocks(inner)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _is_file(text: str) -> bool:
+    """Whether it is the path of a file, not a word that happens to name one."""
+    return bool(Path(text).suffix or os.sep in text) and os.path.isfile(text)
