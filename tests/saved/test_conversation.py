@@ -9,10 +9,12 @@ import pytest
 import torch
 from finished import finished_run
 
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.engine.streaming import draw, stream
 from rlhf_plugins.errors import DataError, RunError
-from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.saved.conversation import Conversation, judge_of
 from rlhf_plugins.saved.made import made
@@ -66,11 +68,7 @@ def test_a_better_answer_is_a_row_of_trl(run: RunFolder, tmp_path: Path) -> None
     talk = talk_of(run, tmp_path, "dpo", "base")
     answers = said(talk, "how is")
     talk.prefer(1)
-    (group,) = (
-        component("data_format", {"use": "preference", "source": str(talk.file), "test_source": str(talk.file)})
-        .load(None, 0)
-        .train
-    )
+    ((_, group),) = read_pairs(read_rows(str(talk.file)), Dropped())
     written = [r if isinstance(r, str) else r[0]["content"] for r in group.responses]
     assert (written, group.ranks, group.columns["chosen_by"]) == (answers, (0, 1), "dpo")
 
