@@ -264,7 +264,7 @@ def test_generation_returns_what_we_unpack() -> None:
     returned = inspect.getsource(trl.GRPOTrainer._generate).rstrip().rpartition("return ")[2]
     first = [name.strip() for name in returned.split(",")][:4]
     assert first == ["prompt_ids", "completion_ids", "tool_mask", "completions"], (
-        f"GRPOTrainer._generate returns {first}..., but OnlineTrainer unpacks prompts, responses, a mask and texts"
+        f"GRPOTrainer._generate returns {first}..., but `ppo.rollout` unpacks prompts, responses, a mask and texts"
     )
 
 

@@ -101,6 +101,21 @@ def test_groups_that_are_too_small_for_the_estimator_are_left_out(bases: Bases, 
     assert curve(found, "too_few_siblings") == [1.0]
 
 
+@pytest.mark.parametrize("reduction", ["tokens", "responses", {"use": "constant", "length": 6}])
+def test_a_minibatch_without_any_response_is_skipped(bases: Bases, tmp_path: Path, reduction: Any) -> None:
+    """Of 12 responses one has a reward, and so the first of two optimizer steps learns from one response."""
+
+    def one(samples: Samples) -> list[float | None]:
+        return [1.0] + [None] * (len(samples.responses) - 1)
+
+    found = trainer(bases(), tmp_path, objective(one, reduction=reduction), max_steps=4)
+    assert curve(found, "skipped") == [0.0, 1.0, 0.0, 1.0]
+    halves = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "steps_per_generation": 4}
+    other = trainer(bases(), tmp_path, objective(one, reduction=reduction), max_steps=4, **halves)
+    assert curve(other, "skipped") == [0.0, 1.0, 0.0, 1.0]
+    assert logged(other, "grad_norm")[0] == pytest.approx(logged(found, "grad_norm")[0], rel=1e-3)
+
+
 def test_a_rollout_without_any_reward_is_skipped(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(lambda s: [None] * len(s.responses)))
     before = trained(found)

@@ -18,8 +18,6 @@ from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
 
-PER_RESPONSE = ("reward", "variance", "quantiles", "members", "features", "tokens", "abstained")  # of a Prediction
-
 
 @dataclass(frozen=True)
 class ResponseRewards:
@@ -143,17 +141,16 @@ def _lengths(samples: Samples) -> tuple[Tensor, Tensor]:
 
 def _taken(prediction: Prediction, rows: Sequence[int]) -> Prediction:
     """The outputs of the reward for some responses."""
-    parts = {name: getattr(prediction, name) for name in PER_RESPONSE}
-    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in parts.items()}
-    dimensions = {name: values[rows] for name, values in prediction.dimensions.items()}
-    return Prediction(**taken, dimensions=dimensions)
+    return _changed(prediction, lambda part: part[rows])
 
 
 def _on_cpu(prediction: Prediction) -> Prediction:
-    """The same without gradients; the reward and the tokens' rewards in float32."""
-    parts = {name: getattr(prediction, name) for name in PER_RESPONSE}
-    moved: dict[str, Any] = {name: None if value is None else value.detach().cpu() for name, value in parts.items()}
-    for name in ("reward", "tokens"):
-        moved[name] = None if moved[name] is None else moved[name].float()
-    dimensions = {name: values.detach().cpu() for name, values in prediction.dimensions.items()}
-    return Prediction(**moved, dimensions=dimensions)
+    """The same without gradients, numbers in float32."""
+    return _changed(prediction, lambda part: (part.float() if part.is_floating_point() else part).detach().cpu())
+
+
+def _changed(prediction: Prediction, change: Callable[[Tensor], Tensor]) -> Prediction:
+    """A prediction with each of its tensors changed."""
+    parts: dict[str, Any] = {k: change(part) for k, part in vars(prediction).items() if isinstance(part, Tensor)}
+    dimensions = {name: change(values) for name, values in prediction.dimensions.items()}
+    return replace(prediction, **parts, dimensions=dimensions)

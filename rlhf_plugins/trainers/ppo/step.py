@@ -65,7 +65,7 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
 
 def without_gradient(losses: Tensor, log_ratio: Tensor) -> Tensor:
     """The tokens from which the policy loss learns nothing, such as those beyond its clip, (b, t) bool."""
-    (slopes,) = torch.autograd.grad(losses.sum(), log_ratio, retain_graph=True)
+    (slopes,) = torch.autograd.grad(losses.sum(), log_ratio, retain_graph=True, materialize_grads=True)
     return slopes == 0
 
 
@@ -77,7 +77,7 @@ def token_weights(minibatches: Sequence[Tensor], mask: Tensor) -> Tensor:
         mask: (B, T) True at response tokens.
     """
     weights = torch.zeros(mask.shape, device=mask.device)
-    for rows in minibatches:
+    for rows in filter(len, minibatches):
         weights[rows] = mask[rows] / mask[rows].sum()
     return weights
 
@@ -90,7 +90,7 @@ def loss_weights(minibatches: Sequence[Tensor], mask: Tensor, reduction: Reducti
         ComponentError: the reduction fails.
     """
     weights = torch.zeros(mask.shape, device=mask.device)
-    for rows in minibatches:
+    for rows in filter(len, minibatches):
         found = _weights(reduction, mask[rows])
         if found is None:
             what = f"{named(reduction)} is no weighted sum of the tokens' losses, so that no minibatch of it can be cut"
