@@ -100,7 +100,7 @@ def saving_head(config: Any) -> Any:
     return config
 
 
-def why_not(model: Any, args: Any, processes: int, own_collator: bool) -> str | None:
+def obstacle_of(model: Any, args: Any, processes: int, own_collator: bool) -> str | None:
     """Why a training goes TRL's way; None where the engine computes it."""
     if own_collator:
         return "it was given a data_collator"

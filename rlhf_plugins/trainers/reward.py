@@ -25,7 +25,7 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
-from rlhf_plugins.trainers.classifier import install, saving_head, scored_by, why_not
+from rlhf_plugins.trainers.classifier import install, obstacle_of, saving_head, scored_by
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.draws import Draws
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
@@ -66,20 +66,21 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._head_learning_rate = own.head_learning_rate
         self.left_out: Counter[str] = Counter()  # pairs of TRL's rows, by reason
         super().__init__(**theirs)
-        reason = self._why_not(theirs.get("data_collator") is not None)
-        if reason is None:
+        self.obstacle = self._obstacle(theirs.get("data_collator") is not None)
+        if self.obstacle is None:
+            logger.info("%s trains on the engine", type(self).__name__)
             self._use_engine(own)
         elif asked := [name for name, value in vars(own).items() if value is not None]:
-            raise RunError(f"{asked[0]} needs our engine, and this training goes TRL's way: {reason}")
+            raise RunError(f"{asked[0]}= needs the engine, and this training goes TRL's own way: {self.obstacle}")
         else:
-            logger.warning("RewardTrainer goes TRL's way: %s", reason)
+            logger.warning("%s goes TRL's own way: %s", type(self).__name__, self.obstacle)
 
-    def _why_not(self, own_collator: bool) -> str | None:
+    def _obstacle(self, own_collator: bool) -> str | None:
         """Why TRL computes the losses; None where the engine does. A `RewardModel` has no other way."""
         if isinstance(self.model, RewardModel):
             check_one_process(self)
             return None
-        return why_not(self.model, self.args, self.accelerator.num_processes, own_collator)
+        return obstacle_of(self.model, self.args, self.accelerator.num_processes, own_collator)
 
     def _use_engine(self, own: RewardOptions) -> None:
         """What the engine needs beside what TRL's constructor made."""
@@ -200,6 +201,20 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._note_batch()
         return found
 
+    @property
+    def gather_function(self) -> Any:
+        """What Trainer gathers losses and rewards with; of the last batch it keeps as many numbers as there are rows.
+
+        Rewards are two a row, and so are kept whole, where TRL loses some.
+        """
+        if self._scorer is None:
+            return self._gather
+        return lambda values, **options: values if rewards(values) else self._gather(values, **options)
+
+    @gather_function.setter
+    def gather_function(self, function: Any) -> None:
+        self._gather = function
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the numbers that were noted since the last log, under TRL's names."""
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -228,6 +243,11 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         if len(gaps):
             metrics["accuracy"] += (gaps > 0).float().tolist()
             metrics["margin"] += gaps.tolist()
+
+
+def rewards(values: Any) -> bool:
+    """Whether they are rewards of responses (2 pairs, 1), not losses of pairs."""
+    return isinstance(values, Tensor) and values.dim() > 1
 
 
 def _own(model: RewardModel) -> set[int]:

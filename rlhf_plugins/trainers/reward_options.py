@@ -55,3 +55,5 @@ def _of_args(args: Any, own: RewardOptions) -> Iterator[str]:
         yield f"label_smoothing_factor: TRL's RewardTrainer ignores it; write {instead}"
     if args is not None and own.sampler is not None and args.train_sampling_strategy != "random":
         yield "train_sampling_strategy: the sampler draws the batches"
+    if args is not None and own.sampler is not None and args.dataloader_drop_last:
+        yield "dataloader_drop_last: the sampler draws every row of an epoch"

@@ -98,6 +98,16 @@ def test_evaluation_is_trls_and_metrics_get_its_blocks(bases: Bases, tmp_path: P
     assert {"eval_loss", "eval_spread", "eval_margin", "eval_min_reward"} <= found.keys()
 
 
+def test_a_metric_gets_the_whole_of_a_last_batch_that_is_smaller(bases: Bases, tmp_path: Path) -> None:
+    """Of three pairs in batches of two, TRL loses the rejected response of the last, and so gives five rewards."""
+    found: list[int] = []
+    given = {"eval_dataset": Dataset.from_list(TEXTS[:3]), "args": {"per_device_eval_batch_size": 2}}
+    metric = lambda of: found.append(len(of.predictions)) or {}  # noqa: E731
+    stock, ours = (script(kind, bases(), tmp_path, compute_metrics=metric, **given).evaluate() for kind in KINDS)
+    assert found == [5, 6]
+    assert ours["eval_loss"] == pytest.approx(stock["eval_loss"], rel=1e-5)
+
+
 def test_a_set_that_evaluate_is_given_is_tokenised_first(bases: Bases, tmp_path: Path) -> None:
     stock, ours = (script(kind, bases(), tmp_path).evaluate(Dataset.from_list(TEXTS[:8])) for kind in KINDS)
     assert numbers(ours) == pytest.approx(numbers(stock), rel=1e-4)
@@ -240,8 +250,8 @@ def test_trls_own_way_is_trls(
 ) -> None:
     stock, ours = (losses(script(kind, bases(), tmp_path, **{k: copy(v) for k, v in given.items()})) for kind in KINDS)
     assert ours == stock
-    assert f"RewardTrainer goes TRL's way: {reason}" in caplog.text
-    with pytest.raises(RunError, match=f"tokens_per_batch needs our engine, .* goes TRL's way: {reason}"):
+    assert f"RewardTrainer goes TRL's own way: {reason}" in caplog.text
+    with pytest.raises(RunError, match=f"tokens_per_batch= needs the engine, .* own way: {reason}"):
         script(RewardTrainer, bases(), tmp_path, tokens_per_batch=9, **given)
 
 
