@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
@@ -70,3 +72,26 @@ def test_it_is_refused_where_there_is_no_gradient_to_clip(optim: str, deepspeed:
     trainer = SimpleNamespace(args=SimpleNamespace(optim=optim, deepspeed=deepspeed))
     with pytest.raises(RunError, match="max_grad_value: (optim: galore.*|DeepSpeed) steps within the backward pass"):
         clip_by_value(trainer, 1.0)
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.weight * x).sum()}
+
+
+def test_scaled_gradients_are_unscaled_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient of (0.5, -4, 0.01), which is scaled by 64 until the step, is held within 0.1."""
+    args = {"use_cpu": True, "bf16": False, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "report_to": "none"}
+    options = TrainingArguments(str(tmp_path), **{**TRAINER, "learning_rate": 1.0, **args})
+    found = Trainer(model=Line(), args=options, train_dataset=[{"x": torch.tensor([0.5, -4.0, 0.01])}])
+    accelerator = found.accelerator
+    monkeypatch.setitem(accelerator.state._shared_state, "_mixed_precision", "fp16")
+    accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=64.0), True
+    accelerator.autocast = nullcontext  # a CPU has no float16
+    clip_by_value(found, 0.1)
+    found.train()
+    assert found.model.weight.tolist() == pytest.approx([0.9, 1.1, 0.99])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from rlhf_plugins.trainers.ppo.options import Exploration, Oversight, Table
 from rlhf_plugins.trainers.ppo.scoring import Scorer
 
 from . import by_hand
+from .conftest import furthest, trained
 from .online_parts import (
     FREE,
     Bases,
@@ -130,6 +133,24 @@ def test_minibatches_hold_the_rollouts_numbers_of_their_rows(
     assert rollout.values is not None
     for tensors in (rollout.log_probs, rollout.reference, rollout.values, rollout.advantages, rollout.returns):
         assert not tensors[~rollout.mask].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_per_generation": 1}, {"tokens_per_batch": 24}])
+def test_the_record_of_a_rollout_is_all_that_its_steps_need(bases: Bases, tmp_path: Path, options: Any) -> None:
+    """As a resume will have it: each training step goes on from a copy of the record, without any graph."""
+
+    class Copying(OnlineTrainer):
+        def training_step(self, *given: Any) -> Tensor:
+            if self._experience is not None:
+                self._experience = deepcopy(replace(self._experience, first=None))
+            return super().training_step(*given)
+
+    ends = []
+    for cls in (OnlineTrainer, Copying):
+        found = trainer(bases(), tmp_path, cls=cls, num_iterations=2, **options)
+        found.train()
+        ends.append(trained(found))
+    assert furthest(*ends) < 1e-6
 
 
 def test_the_adapter_off_is_a_separate_frozen_model(bases: Bases, tmp_path: Path) -> None:

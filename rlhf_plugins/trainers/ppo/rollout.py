@@ -198,11 +198,11 @@ class Rollouts:
         computed = [self._compute(each.batch, keep=len(batches) == 1) for each in batches]
         tokens = _joined([each.rows for each in batches], [found for found, _ in computed])
         mask, values = tokens["mask"].bool(), tokens.get("values")
-        paid, penalty = rewards.token_rewards, aim.kl(tokens["policy"] - tokens["reference"]).off_reward
+        token_rewards, penalty = rewards.token_rewards, aim.kl(tokens["policy"] - tokens["reference"]).off_reward
         if penalty is not None:
-            paid = (paid - kl_coef * penalty).masked_fill(~mask, 0.0)
+            token_rewards = (token_rewards - kl_coef * penalty).masked_fill(~mask, 0.0)
         estimate = self._advantages(
-            Rollout(rewards.scores, paid, values, mask, scored.group, tokens["policy"], scored.baseline)
+            Rollout(rewards.scores, token_rewards, values, mask, scored.group, tokens["policy"], scored.baseline)
         )
         return Experience(
             samples=scored.samples,
@@ -216,7 +216,7 @@ class Rollouts:
             reference=tokens["reference"],
             entropies=tokens["entropies"],
             values=values,
-            token_rewards=paid,
+            token_rewards=token_rewards,
             advantages=estimate.advantages,
             returns=estimate.returns,
             token_weights=token_weights(minibatches, mask),
