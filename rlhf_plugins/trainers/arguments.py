@@ -35,7 +35,9 @@ COMPUTED_BY_TRANSFORMERS: dict[
     "neftune_noise_alpha": None,
     "use_liger_kernel": False,
     "include_num_input_tokens_seen": "no",
-    "include_for_metrics": [],
+    "fp16_full_eval": False,
+    "bf16_full_eval": False,
+    "debug": [],
 }
 NOT_KEPT |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
 NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
@@ -201,6 +203,8 @@ def unusual_launch(trainer: Any) -> Iterator[str]:
     for name, off in COMPUTED_BY_TRANSFORMERS.items():
         if getattr(args, name) not in (off, None):
             yield f"{name}={getattr(args, name)!r}"
+    if "inputs" in args.include_for_metrics:
+        yield f"include_for_metrics={args.include_for_metrics!r}"
 
 
 def check_rows(trainer: Any) -> None:

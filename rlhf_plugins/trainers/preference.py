@@ -48,7 +48,7 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         arguments, own = sorted_out(trl.DPOTrainer, PreferenceOptions, given, named)
-        check(own, arguments.get("args"))
+        check(own, arguments)
         self._means, self._reads_soft_labels = Means(), own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)
         super().__init__(**arguments)

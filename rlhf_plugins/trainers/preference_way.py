@@ -26,13 +26,16 @@ class PreferenceOptions:
     reference_cache: str | PathLike[str] | None = None  # a file that keeps the reference's log-probabilities
 
 
-def check(own: PreferenceOptions, args: trl.DPOConfig | None) -> None:
-    """Raises RunError for options of ours that contradict the configuration, or are of no use with it."""
-    loss = own.loss
+def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
+    """Raises RunError for options of ours that contradict DPOTrainer's arguments, or are of no use with them."""
+    loss, args, rows = own.loss, given.get("args"), given.get("train_dataset")
     if loss is not None and not isinstance(loss, PreferenceLoss):
         raise RunError(f"loss= takes a component of the kind preference_loss, not a {type(loss).__name__}")
     if loss is not None and args is not None and (args.loss_type != ["sigmoid"] or args.loss_weights):
         raise RunError(f"both loss= and args.loss_type={args.loss_type} name a loss: leave one of them out")
+    columns = getattr(rows, "column_names", None) or ()
+    if loss is not None and not loss.takes_probabilities and "probability" in columns:
+        raise RunError("the loss ignores soft labels, which the column 'probability' gives: leave the column out")
     if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
         raise RunError("reference_cache= keeps what args.precompute_ref_log_probs computes: set that to True")
 

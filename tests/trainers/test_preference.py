@@ -22,7 +22,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.preference import PreferenceTrainer
-from rlhf_plugins.trainers.preference_batch import Collator
+from rlhf_plugins.trainers.preference_batch import Collator, separate
 
 from .conftest import OPTIONS, furthest, losses, trained
 
@@ -147,6 +147,26 @@ def test_rows_are_cut_as_trl_cuts_them(mode: str, longest: int, kept: list[tuple
     read, scored = batch["mask"] & ~batch["response"], batch["response"]
     ids = batch["input_ids"].flatten()[batch["index"]]
     assert [(ids[i][read[i]].tolist(), ids[i][scored[i]].tolist()) for i in range(2)] == kept
+
+
+@pytest.mark.parametrize(
+    ("row", "sequences", "lengths", "scored"),
+    [
+        (([1], [], [2]), [[1, 0], [1, 2]], [0, 1], [False, True]),  # 0 is the padding, which is not scored
+        (([], [3, 4], [3, 5]), [[3, 4], [3, 5]], [2, 2], [True, True]),  # nothing predicts the first token
+        (([], [3, 4], [5]), [[3, 4], [5, 0]], [2, 1], [True, False]),
+    ],
+)
+def test_a_row_without_a_prompt_or_a_response_has_one_token_of_each(
+    row: tuple[list[int], ...], sequences: list[list[int]], lengths: list[int], scored: list[bool]
+) -> None:
+    batch = Collator(0, None, "keep_start", Layout.PACKED)([dict(zip(ROW, row, strict=True))])
+    assert batch["input_ids"].flatten()[batch["index"]].tolist() == sequences
+    assert (batch["lengths"].tolist(), batch["scored"].tolist()) == (lengths, scored)
+    plain = separate([batch], pad_id=9)
+    assert [r[m.bool()].tolist() for r, m in zip(*plain.values(), strict=True)] == [
+        [*row[0], *response] for response in row[1:]
+    ]
 
 
 def test_known_reference_log_probabilities_reach_the_loss() -> None:

@@ -1,0 +1,156 @@
+"""Who computes which argument is decided once and said; docs/trainers.md has them all, and is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trl
+from peft import PromptTuningConfig
+from transformers import TrainingArguments
+
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.trainers.arguments import unusual_launch
+
+from .test_preference_script import OURS, STOCK, assert_equal, config, logged, rows, script
+from .test_tables import ways
+
+Bases = Callable[..., Base]
+WAYS = ways("PreferenceTrainer")  # of each argument and field, by docs/trainers.md
+
+TRLS_ALONE: dict[str, dict[str, Any]] = {  # of DPOConfig's own fields: what makes each go TRL's way
+    "ld_alpha": {"ld_alpha": 0.5},
+    "use_weighting": {"use_weighting": True},
+    "f_divergence_type": {"f_divergence_type": "js_divergence"},
+    "f_alpha_divergence_coef": {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3},
+    "label_smoothing": {"loss_type": ["robust"], "label_smoothing": 0.1},
+    "discopop_tau": {"loss_type": ["discopop"], "discopop_tau": 0.1},
+}
+LAUNCHED = {  # options of transformers that the engine does not compute
+    "torch_compile": True,
+    "neftune_noise_alpha": 5.0,
+    "use_liger_kernel": True,
+    "include_num_input_tokens_seen": "all",
+    "include_for_metrics": ["inputs"],
+    "fp16_full_eval": True,
+    "bf16_full_eval": True,
+    "debug": ["underflow_overflow"],
+}
+
+
+def test_the_page_has_each_argument_and_each_field_once() -> None:
+    fields = {field.name for field in dataclasses.fields(trl.DPOConfig)}
+    assert WAYS.keys() == fields | set(inspect.signature(STOCK).parameters)
+
+
+def test_the_page_names_what_goes_trls_way() -> None:
+    own = {f.name for f in dataclasses.fields(trl.DPOConfig)} - {f.name for f in dataclasses.fields(TrainingArguments)}
+    theirs = {name for name, way in WAYS.items() if way == "TRL's way"}
+    assert theirs & own == TRLS_ALONE.keys() | {"router_aux_loss_coef"}
+    assert theirs >= LAUNCHED.keys() | {"data_collator", "deepspeed", "fsdp", "parallelism_config"}
+
+
+@pytest.mark.parametrize("options", TRLS_ALONE.values(), ids=TRLS_ALONE)
+def test_what_trl_alone_computes_is_trls_training(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
+    ours = script(OURS, bases(), tmp_path, {**options, "max_steps": 2})
+    assert ours.obstacle is not None
+    assert logged(ours) == logged(script(STOCK, bases(), tmp_path, {**options, "max_steps": 2}))
+
+
+def launched(**options: Any) -> SimpleNamespace:
+    """A trainer as far as `unusual_launch` reads it."""
+    accelerator = SimpleNamespace(num_processes=options.pop("processes", 1), parallelism_config=None)
+    deepspeed = options.pop("deepspeed", False)
+    args = SimpleNamespace(**{**vars(config(Path("here"))), **options})
+    return SimpleNamespace(accelerator=accelerator, args=args, is_deepspeed_enabled=deepspeed, is_fsdp_enabled=False)
+
+
+@pytest.mark.parametrize(("name", "value"), LAUNCHED.items())
+def test_an_option_that_reaches_the_forward_pass_goes_trls_way(name: str, value: Any) -> None:
+    assert list(unusual_launch(launched())) == []
+    assert list(unusual_launch(launched(**{name: value}))) == [f"{name}={value!r}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"processes": 2}, "several processes"), ({"deepspeed": True}, "DeepSpeed or FSDP")]
+)
+def test_a_launch_that_shares_the_work_goes_trls_way(options: dict[str, Any], said: str) -> None:
+    assert list(unusual_launch(launched(**options))) == [said]
+
+
+def test_a_collator_of_the_scripts_is_used(bases: Bases, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    collator = trl.trainer.dpo_trainer.DataCollatorForPreference(pad_token_id=0, max_length=7)
+    with caplog.at_level(logging.WARNING, "rlhf_plugins"):
+        found, expected = (script(cls, bases(), tmp_path, {}, data_collator=collator) for cls in (OURS, STOCK))
+    assert [each.getMessage() for each in caplog.records] == ["PreferenceTrainer goes TRL's own way: data_collator="]
+    assert logged(found) == logged(expected)
+
+
+def test_an_adapter_that_learns_a_prompt_is_trls(bases: Bases, tmp_path: Path) -> None:
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    found, expected = (script(cls, bases(), tmp_path, {}, peft_config=prompt) for cls in (OURS, STOCK))
+    assert found.obstacle == "an adapter that learns a prompt"
+    assert logged(found) == logged(expected)
+
+
+@pytest.mark.parametrize(("coef", "engine"), [(None, False), (0.0, True)])
+def test_a_mixture_of_experts_without_its_loss_is_on_the_engine(
+    bases: Bases, tmp_path: Path, coef: float | None, engine: bool
+) -> None:
+    base = bases("mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
+    found, expected = (script(cls, base, tmp_path, {"router_aux_loss_coef": coef}) for cls in (OURS, STOCK))
+    assert (found.obstacle is None) is engine
+    assert_equal(logged(found), logged(expected))
+
+
+def test_lists_of_losses_with_weights_are_trls(bases: Bases, tmp_path: Path) -> None:
+    options = {"loss_type": ["sigmoid", "ipo"], "loss_weights": [0.8, 0.2]}
+    found, expected = (script(cls, bases(), tmp_path, options) for cls in (OURS, STOCK))
+    assert found.obstacle is None
+    assert_equal(logged(found), logged(expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({"ld_alpha": 0.5}, {"loss": "dpo"}, r"^loss= needs the engine, which does not compute ld_alpha=0.5$"),
+        ({"loss_type": ["ipo"]}, {"loss": "dpo"}, r"both loss= and args.loss_type=\['ipo'\] name a loss"),
+        ({}, {"reference_cache": "a.sqlite"}, "set that to True"),
+        (
+            {"loss_type": ["hinge"], "precompute_ref_log_probs": True},
+            {"reference_cache": "a.sqlite"},
+            r"^reference_cache= needs the engine, which does not compute loss_type=\['hinge'\] \(it has sigmoid, ipo",
+        ),
+    ],
+)
+def test_what_contradicts_is_refused(
+    bases: Bases, tmp_path: Path, options: dict[str, Any], given: dict[str, str], message: str
+) -> None:
+    own: dict[str, Any] = {
+        k: component("preference_loss", v) if k == "loss" else tmp_path / v for k, v in given.items()
+    }
+    with pytest.raises(RunError, match=message):
+        script(OURS, bases(), tmp_path, options, **own)
+
+
+def test_a_wrong_word_names_the_nearest(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"no argument is called 'referense_cache' \(did you mean reference_cache"):
+        script(OURS, bases(), tmp_path, {}, referense_cache="a")
+    with pytest.raises(PluginError, match=r"loss is a component, not a name: write component\(kind, 'dpo'\) for loss"):
+        script(OURS, bases(), tmp_path, {}, loss="dpo")
+
+
+def test_soft_labels_are_read_where_a_loss_is_given(bases: Bases, tmp_path: Path) -> None:
+    soft = rows().add_column("probability", [0.5] * 16)
+    theirs = logged(script(OURS, bases(), tmp_path, {}, train=soft))
+    assert_equal(theirs, logged(script(STOCK, bases(), tmp_path, {}, train=soft)))
+    ours = logged(script(OURS, bases(), tmp_path, {}, train=soft, loss=component("preference_loss", "dpo")))
+    assert ours[0]["grad_norm"] < 1e-4 < theirs[0]["grad_norm"]  # both labels pull alike, so nothing is learned
