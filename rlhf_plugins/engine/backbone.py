@@ -25,14 +25,15 @@ from torch import Tensor, nn
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
+from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, misfit, refuse_pickled, shapes
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.loading import load_causal, lora_config
+from rlhf_plugins.engine.loading import load_causal, lora_config, reason
 from rlhf_plugins.engine.noted import whole_path
 from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
-SAVED, WEIGHTS = "base_model.model.", "adapter_model.safetensors"  # PEFT's prefix of saved weights, and its file
+SAVED = "base_model.model."  # PEFT's prefix of saved weights
 
 
 class Backbone:
@@ -76,13 +77,14 @@ class Backbone:
         refuse_changed(folder)
         name = _free_name(self._model)
         try:
+            refuse_pickled(folder)
             with torch.random.fork_rng():  # its weights are initialised at random before they are loaded
                 config = PeftConfig.from_pretrained(str(folder))
                 config.inference_mode = not trainable
                 self._add(config, name)
-                self._copy(name, load_file(folder / WEIGHTS))
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise RunError(f"{folder}: its adapter does not load: {str(error).strip().splitlines()[0]}") from error
+                self._copy(name, load_file(folder / ADAPTER_WEIGHTS))
+        except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+            raise RunError(f"{folder}: its adapter does not load: {reason(error)}") from error
         return name
 
     def add(self, adapter: Adapter, trainable: bool = True) -> str:
@@ -122,7 +124,7 @@ class Backbone:
             key: value.detach().cpu().contiguous() for key, value in adapter_weights(self._model, adapter).items()
         }
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, folder / WEIGHTS)
+        save_file(weights, folder / ADAPTER_WEIGHTS)
         config.save_pretrained(str(folder))
 
     def _add(self, config: PeftConfig, name: str) -> None:
@@ -142,8 +144,8 @@ class Backbone:
         prefix = _prefix(self.trunk, self._model.get_base_model())
         own = {key: weights for key, weights in self._model.named_parameters() if f".{name}." in key}
         names = {_model_key(key, prefix, name): weights for key, weights in saved.items()}
-        if wrong := sorted(own.keys() ^ names.keys()):
-            raise ValueError(f"only one of it and the base has {wrong[0]}")
+        if wrong := misfit(shapes(own), shapes(names)):
+            raise ValueError(wrong)
         with torch.no_grad():
             for key, weights in own.items():
                 weights.copy_(names[key])
@@ -242,7 +244,9 @@ def _prefix(trunk: nn.Module, model: nn.Module) -> str:
 
 def _model_key(key: str, prefix: str, name: str) -> str:
     """The name in the model of a saved weight of an adapter, of the trunk alone or not: `...lora_A.NAME.weight`."""
-    module, matrix, ending = key.removeprefix(SAVED).removeprefix(prefix).rsplit(".", 2)
+    module, matrix, ending = ([""] * 3 + key.removeprefix(SAVED).removeprefix(prefix).rsplit(".", 2))[-3:]
+    if not module:  # no weight of a layer
+        return key
     return f"{SAVED}{prefix}{module}.{matrix}.{name}.{ending}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
 from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
+from rlhf_plugins.engine.fitting import refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.errors import RunError
 
+PICKLES = "its weights are pickled, and a pickle can run code; save them as safetensors"
 UNUSED = "pooler."  # an encoder's weights above its last hidden states
 
 
@@ -48,7 +51,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise RunError(f"base {base.path}: its tokenizer does not load: {_first_line(error)}") from error
+        raise RunError(f"base {base.path}: its tokenizer does not load: {reason(error)}") from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
@@ -126,10 +129,15 @@ def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with an adapter that a stage saved. Raises RunError if it does not load or does not fit."""
     refuse_changed(folder)
     try:
-        loaded: PeftModel = fuse_lora(PeftModel.from_pretrained(model, str(folder)))
-        return loaded
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"{folder}: its adapter does not load: {_first_line(error)}") from error
+        refuse_pickled(folder)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+            loaded: PeftModel = PeftModel.from_pretrained(model, str(folder))
+        refuse_misfit(loaded, folder)
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        raise RunError(f"{folder}: its adapter does not load: {reason(error)}") from error
+    fused: PeftModel = fuse_lora(loaded)
+    return fused
 
 
 def base_weights(model: Any) -> dict[str, Tensor]:
@@ -170,6 +178,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     if os.path.isdir(base.path):
         refuse_changed(Path(base.path))
     options: dict[str, Any] = {"trust_remote_code": base.trust_remote_code, "dtype": _dtype(base)}
+    options["use_safetensors"] = True  # a pickle can run code
     if base.quantization:
         options |= {"quantization_config": _quantization(base.quantization), "device_map": {"": device()}}
     loud = transformers_logging.get_verbosity()
@@ -177,7 +186,8 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     try:
         model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise RunError(f"base {base.path}: does not load: {_first_line(error)}") from error
+        why = PICKLES if _is_pickled(Path(base.path)) else reason(error)
+        raise RunError(f"base {base.path}: does not load: {why}") from error
     finally:
         transformers_logging.set_verbosity(loud)
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
@@ -186,6 +196,10 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         prepared = prepare_model_for_kbit_training(_without_repacking(model), use_gradient_checkpointing=False)
         return counted(prepared)
     return with_fast_paths(counted(model.to(device())))
+
+
+def _is_pickled(folder: Path) -> bool:
+    return any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("model*.safetensors"))
 
 
 def _without_repacking(model: PreTrainedModel) -> PreTrainedModel:
@@ -220,5 +234,8 @@ def _is_no_cast(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def reason(error: Exception) -> str:
+    """Why something does not load, in one line; torch has the name of a tensor of another size in its second."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    sizes = [line for line in lines if line.startswith("size mismatch")]
+    return (sizes or lines)[0]

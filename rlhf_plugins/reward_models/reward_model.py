@@ -29,6 +29,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.numeric import of_samples
+from rlhf_plugins.engine.fitting import misfit, shapes
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_path, path_to_note
@@ -250,13 +251,9 @@ def load_reward_model(folder: Path, base: Base, pooling: Pooling, head: RewardHe
         weights = load_file(folder / WEIGHTS, device=str(model.trunk.device))
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder}: lacks {WEIGHTS}, and a reward model without its head scores at random") from error
-    own = model.own.state_dict().keys()
-    if own != set(weights):
-        raise RunError(f"{folder}: {WEIGHTS} holds {sorted(weights)}, the model needs {sorted(own)}")
-    try:
-        model.own.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RunError(f"{folder}: {WEIGHTS} does not fit the model: {error}") from error
+    if wrong := misfit(shapes(model.own.state_dict()), shapes(weights)):
+        raise RunError(f"{folder}: {WEIGHTS} does not fit the pooling and the head: it {wrong}")
+    model.own.load_state_dict(weights)
     return model.eval()
 
 

@@ -130,17 +130,23 @@ def undescribed(folder: Path) -> None:
     (folder / "reward_model.json").write_text('{"base": {"path": 1, "stranger": 2}}')
 
 
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
 def without_decoder(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
 DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (without_head, "lacks head.safetensors"),
-    (with_a_stranger, r"holds \['head.weight', 'pooling.query'\], the model needs \['head.weight'\]"),
-    (with_another_width, "head.safetensors does not fit the model"),
+    (with_a_stranger, "head.safetensors does not fit the pooling and the head: it has no use for pooling.query"),
+    (with_another_width, r"head: it has other sizes head.weight \(1, 5\) for \(1, 32\)"),
     (cut_short, "lacks head.safetensors|head.safetensors does not load"),
     (undescribed, "holds no reward model"),
     (without_decoder, "does not load"),
+    (pickled, "its weights are pickled, and a pickle can run code; save them as safetensors"),
 ]
 
 
