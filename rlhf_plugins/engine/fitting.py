@@ -1,7 +1,8 @@
-"""Whether saved weights are those of a model, name by name and shape by shape. It knows names, no model."""
+"""Whether saved weights are those of a model, name by name and shape by shape. It knows files and names."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+SETS = ("target_modules", "exclude_modules")
 PICKLED = "adapter_model.bin"
 SHOWN = 3
 
@@ -48,6 +51,16 @@ def refuse_misfit(loaded: PeftModel, folder: Path) -> None:
     whole = loaded.state_dict()  # PEFT saves embeddings beside an adapter that trained them
     if wrong := misfit(needed, {name: shape for name, shape in saved.items() if name in needed or name not in whole}):
         raise ValueError(wrong)
+
+
+def in_order(folder: Path) -> None:
+    """Sorts the modules in the configurations of adapters below a folder, which PEFT writes in the order of a set."""
+    for file in folder.rglob(CONFIG):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in config.items():
+            if name in SETS and isinstance(value, list):
+                config[name] = sorted(value)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _some(names: list[str]) -> str:

@@ -84,7 +84,8 @@ def _check_specs(run: StageRun, result: StageResult) -> None:
 
 
 def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
-    """Writes into the folders that the stage itself saved: the plugins of a reward model, the base of a policy."""
+    """Completes the folders that the stage saved: plugins of a reward model, base of a policy, order of modules."""
+    from rlhf_plugins.engine.fitting import in_order
     from rlhf_plugins.engine.policy import describe
     from rlhf_plugins.recipe import provenance
 
@@ -92,6 +93,8 @@ def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
         provenance.record(folder, stage, run.services.registry)
     for folder in _saved(run, result.policies):
         describe(folder, run.base, run.services.files(run.folder).path)
+    for folder in (*_saved(run, result.policies), *_saved(run, result.rewards)):
+        in_order(folder)
 
 
 def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:
