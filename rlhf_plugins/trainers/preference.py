@@ -123,6 +123,20 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
             outputs, ids = self._outputs(parts)
         return loss, outputs.logits, ids
 
+    @property
+    def gather_function(self) -> Any:
+        """What Trainer gathers losses, logits and ids with; of a last batch it keeps one number per pair.
+
+        Logits and ids are two rows per pair, and so are kept whole, where TRL loses some.
+        """
+        if self.obstacle is not None:
+            return self._gather
+        return lambda values, **options: values if values.dim() > 1 else self._gather(values, **options)
+
+    @gather_function.setter
+    def gather_function(self, function: Any) -> None:
+        self._gather = function
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """The trainer's estimate, of the tokens that are computed."""
         return sum(trl.DPOTrainer.floating_point_ops(self, part) for part in inputs.get(MICRO_BATCHES, [inputs]))

@@ -59,8 +59,13 @@ def token_sums(found: ResponseLogps, scored: Tensor) -> Sums:
     assert found.likeliest is not None
     chosen, rejected = scored[::2], scored[1::2]
     return {
-        "entropy": (found.entropies[scored].sum(), scored.sum()),
-        "logits/chosen": (found.means[::2][chosen].sum(), chosen.sum()),
-        "logits/rejected": (found.means[1::2][rejected].sum(), rejected.sum()),
-        "mean_token_accuracy": (found.likeliest[::2][chosen].sum(), chosen.sum()),
+        "entropy": (_sum(found.entropies, scored), scored.sum()),
+        "logits/chosen": (_sum(found.means[::2], chosen), chosen.sum()),
+        "logits/rejected": (_sum(found.means[1::2], rejected), rejected.sum()),
+        "mean_token_accuracy": (_sum(found.likeliest[::2], chosen), chosen.sum()),
     }
+
+
+def _sum(values: Tensor, where: Tensor) -> Tensor:
+    """Without a selection, for whose size a GPU would have to wait."""
+    return values.masked_fill(~where, 0).sum()

@@ -49,9 +49,7 @@ class ReadsReference(trl.DPOTrainer):
         if not self.args.precompute_ref_log_probs or self.is_fsdp_enabled:
             return
         if self.reference_cache is not None:
-            own = None if self.ref_model is not None or self._adapter() is not None else base_weights(self.model)
-            precision = (self.args.bf16, self.args.fp16)
-            self._reference_identity = weights_identity(self.ref_model or self.model, *precision, weights=own)
+            self._reference_identity = self._identity()
         size, sizes = self.args.precompute_ref_batch_size, self.args
         train, rest = size or sizes.per_device_train_batch_size, size or sizes.per_device_eval_batch_size
         self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", train)
@@ -60,6 +58,13 @@ class ReadsReference(trl.DPOTrainer):
             self.eval_dataset = {name: self._precompute_ref_logps(each, name, rest) for name, each in given}
         elif self.eval_dataset is not None:
             self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "eval", rest)
+
+    def _identity(self) -> str:
+        """A hash of the reference. It must be taken before training, which may change the weights that it is of."""
+        model, weights = self.ref_model or self.model, None
+        if model is self.model and isinstance(model, PeftModel) and self._adapter() is None:
+            model, weights = model.get_base_model(), base_weights(model)
+        return weights_identity(model, self.args.bf16, self.args.fp16, weights=weights)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """The data set with the reference's log-probabilities as columns; remembered ones are not computed again."""

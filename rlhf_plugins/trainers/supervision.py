@@ -15,7 +15,7 @@ from rlhf_plugins.contract.run import Alarm, Run, Step
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
-from rlhf_plugins.trainers.arguments import not_finite
+from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
 from rlhf_plugins.trainers.micro_batches import steps_in_backward
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 
@@ -123,6 +123,8 @@ class Monitored:
             self.monitors.stop("finite", Alarm(message, action="stop"), step)
         self.step_numbers["loss"].append(loss.item())
         for name, values in metrics.items():
+            if name in NOT_KEPT:
+                continue
             self.step_numbers[name] += map(float, values[before.get(name, 0) :])
         if self.accelerator.sync_gradients:
             self._show(step)

@@ -29,10 +29,24 @@ def token_metrics(found: EvalPrediction) -> dict[str, float]:
 
 
 def test_evaluation_while_training_is_trls(bases: Bases, tmp_path: Path) -> None:
-    given = {"eval_dataset": rows(10, 1), "compute_metrics": token_metrics}
+    given = {"eval_dataset": rows(8, 1), "compute_metrics": token_metrics}
     found, expected = (logged(script(cls, bases(), tmp_path, EVERY_2, **given)) for cls in (OURS, STOCK))
     assert_equal(found, expected)
     assert {"eval_loss", "eval_rewards/margins", "eval_entropy", "eval_logits", "eval_ids"} <= found[2].keys()
+
+
+def test_a_metric_gets_the_whole_of_a_last_batch_that_is_smaller(bases: Bases, tmp_path: Path) -> None:
+    """Of three pairs in batches of two, TRL loses the rejected response of the last."""
+    seen: list[int] = []
+
+    def count(found: EvalPrediction) -> dict[str, float]:
+        seen.append(len(found.predictions))
+        return {}
+
+    given = {"eval_dataset": rows(3, 1), "compute_metrics": count}
+    ours, stock = (script(c, bases(), tmp_path, {"per_device_eval_batch_size": 2}, **given) for c in (OURS, STOCK))
+    assert ours.evaluate()["eval_loss"] == pytest.approx(stock.evaluate()["eval_loss"], rel=1e-5)
+    assert seen == [6, 5]
 
 
 def test_micro_batches_evaluate_as_whole_batches(bases: Bases, tmp_path: Path) -> None:

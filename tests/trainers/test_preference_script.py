@@ -72,6 +72,29 @@ def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path, loss
     assert {"rewards/margins", "logps/chosen", "logits/rejected", "entropy", "mean_token_accuracy"} <= found[0].keys()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_checkpointing": True},
+        {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
+        {"max_length": 4, "truncation_mode": "keep_end", "loss_type": ["ipo"]},
+        {"dataloader_num_workers": 1},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_so_it_does_under_transformers_options(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
+    given = {"peft_config": lora_config(Adapter(r=4), "CAUSAL_LM")}
+    assert_equal(*(logged(script(cls, bases(), tmp_path, options, **given)) for cls in (OURS, STOCK)))
+
+
+def test_trls_default_precision_trains_as_with_trl(bases: Bases, tmp_path: Path) -> None:
+    """bfloat16 and gradient checkpointing; they differ by rounding."""
+    options = {"bf16": True, "gradient_checkpointing": True}
+    found, expected = (logged(script(cls, bases(), tmp_path, options)) for cls in (OURS, STOCK))
+    for one, other in zip(found[:-1], expected[:-1], strict=True):
+        assert (one["loss"], one["grad_norm"]) == pytest.approx((other["loss"], other["grad_norm"]), rel=0.02)
+
+
 @pytest.mark.parametrize(("loss_type", "loss"), [("sigmoid", "dpo"), ("ipo", "ipo_per_token")])
 def test_a_recipes_stage_trains_and_logs_as_the_script(bases: Bases, tmp_path: Path, loss_type: str, loss: str) -> None:
     base = replace(bases(), adapter=Adapter(r=4))

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 import trl
+from peft import LoraConfig, get_peft_model
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.engine.loading import base_weights, load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.score_cache import weights_identity
 from rlhf_plugins.testing import tiny_pairs
@@ -78,3 +79,17 @@ def test_weights_are_known_by_their_bytes_not_their_name(bases: Bases, tmp_path:
     with torch.no_grad():
         next(again.parameters()).view(-1)[0] += 1e-6
     assert weights_identity(model) != weights_identity(again)
+
+
+def test_weights_below_an_adapter_are_known_as_those_without_one(bases: Bases) -> None:
+    plain = base_weights(load_causal(bases()))
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], modules_to_save=["embed_tokens"], use_dora=True)
+    below = base_weights(get_peft_model(load_causal(bases()), config))
+    assert below.keys() == plain.keys()
+    assert all(torch.equal(below[name], weights) for name, weights in plain.items())
+
+
+def test_the_same_base_without_an_adapter_computes_none(bases: Bases, tmp_path: Path, passes: list[int]) -> None:
+    trainer(bases(), tmp_path)
+    trainer(bases(), tmp_path, adapter=False)
+    assert passes == [48]
