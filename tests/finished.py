@@ -13,7 +13,7 @@ from rlhf_plugins.contract.run import Adapter, Base, Evaluation, StageResult
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.policy import describe
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.report import versions
+from rlhf_plugins.report import hardware, versions
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.testing import tiny_base
@@ -44,7 +44,8 @@ def finished_run(folder: Path, chat: bool = False, adapter: Adapter = ADAPTER, *
         tokenizer.chat_template = TEMPLATE
         tokenizer.save_pretrained(base.path)
     run = RunFolder(folder)
-    surroundings = {"started": "2026-01-01T00:00:00+00:00", "versions": versions(), "plugins": []}
+    surroundings: dict[str, Any] = {"started": "2026-01-01T00:00:00+00:00", "versions": versions(), "plugins": []}
+    surroundings["hardware"] = hardware().model_dump()
     data = {"train": 8, "test": 4, "dropped": {}, "digest": folder.name}
     recipe = {"base": base.path, "adapter": asdict(adapter), "quantization": "none", "seed": 0, "stages": STAGES}
     recipe["data"] = {"format": "preference", "source": "pairs.jsonl"}

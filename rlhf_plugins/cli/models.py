@@ -1,15 +1,18 @@
-"""`rlhf export` and `rlhf score`: commands for a saved reward model. They parse and print."""
+"""`rlhf export` and `rlhf score`: commands for saved models. They parse and print."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_plugins.cli.data import FileArgument, Options, data_format
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.saved.made import Made
 
 ModelArgument = Annotated[
     str,
@@ -18,17 +21,45 @@ ModelArgument = Annotated[
 
 
 def export(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN[#STAGE]", help="A policy or a reward model of a run, or a saved model's folder."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new or an empty folder.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Write a policy's adapter and its base as one model.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="bf16, fp16 or fp32; that of the base if not given, of a reward model fp32.")
+    ] = None,
     stock: Annotated[
-        bool, typer.Option("--stock", help="A classifier of transformers' own: a scalar head on the last token.")
+        bool, typer.Option("--stock", help="Of a reward model, a classifier of transformers' own: a scalar head.")
     ] = False,
 ) -> None:
-    """Write a reward model for AutoModelForSequenceClassification, to be opened after `import rlhf_plugins.auto`."""
-    from rlhf_plugins.saved.interchange import export_reward_model
+    """Write a trained model for transformers, PEFT and what reads them, with its tokenizer and a filled-in card.
 
-    export_reward_model(_folder(model), out, stock)
+    A reward model becomes one for AutoModelForSequenceClassification, merged, to be opened after
+    `import rlhf_plugins.auto`, or with --stock without it.
+    """
+    from rlhf_plugins.saved.interchange import export_reward_model
+    from rlhf_plugins.saved.made import made
+
+    found = made(model)
+    if found.part == "rewards":
+        export_reward_model(model, out, stock, dtype)
+    else:
+        _export_policy(found, out, stock, merge, dtype)
     typer.echo(str(out))
+
+
+def _export_policy(found: Made, out: Path, stock: bool, merge: bool, dtype: str | None) -> None:
+    from rlhf_plugins.saved.policy_export import export_policy
+
+    if stock:
+        raise RunError(f"--stock is a form of reward models, and {found.label} is a policy: leave it out")
+    done = export_policy(found, out, merge, dtype)
+    if done.needs and Path(done.needs).is_dir():
+        typer.echo(f"the adapter needs its base {done.needs}; --merge writes a model that needs nothing", err=True)
+    for line in (*([str(done.rounding)] if done.rounding else []), *done.notes):
+        typer.echo(line, err=True)
 
 
 def score(

@@ -7,53 +7,68 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.recipe.provenance import opener
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
+    import torch
+
     from rlhf_plugins.reward_models.reward_model import Parts, RewardModel
     from rlhf_plugins.saved.auto_model import RewardModelForSequenceClassification
+    from rlhf_plugins.saved.made import Made
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
-def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False) -> None:
-    """Writes a saved reward model with its tokenizer as one that `AutoModelForSequenceClassification` opens.
+def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False, dtype: str | None = None) -> None:
+    """Writes a saved reward model as one that `AutoModelForSequenceClassification` opens, with tokenizer and card.
 
     An adapter is merged into the base, which is loaded unquantized and in float32.
 
     Args:
-        folder: what a `reward_model` stage saved.
+        folder: what a `reward_model` stage saved, or `RUN#STAGE`.
         out: where to; a new or an empty folder.
         stock: write a classifier of transformers' own, which needs this package no more; the pooling must be the last
             token and the head one output. Otherwise any pooling and head; `import rlhf_plugins.auto` opens it.
+        dtype: `bf16`, `fp16` or `fp32` of the trunk; None is float32. Of a classifier that is not stock, pooling and
+            head stay in float32.
 
     Raises:
         RunError: the folder holds no single reward model, `out` is not empty, or the form cannot hold the model.
         PluginError: no installed plugin registers the pooling or the head.
     """
+    from rlhf_plugins.data.tokens import encodes_pairs
     from rlhf_plugins.engine.loading import load_tokenizer
     from rlhf_plugins.reward_models.reward_model import read_description
+    from rlhf_plugins.saved.card import Form, write_card
+    from rlhf_plugins.saved.made import made
 
-    folder, out = Path(folder), Path(out)
-    _single(folder)
-    _empty(out)
+    found, out = made(str(folder), "rewards"), Path(out)
+    folder = _single(found)
+    precision = dtype_of(dtype)
+    empty_folder(out)
     parts = read_description(folder, trust_remote_code=False)
     model = _unquantized(folder, parts)
     tokenizer = load_tokenizer(parts.base)
+    if precision:
+        model.trunk = _merged(model.trunk).to(precision)
     try:
         if stock:
             model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
             _export_stock(model, parts, out)
         else:
-            made = classifier(model, parts.pooling, parts.head)
-            made.config.pad_token_id, made.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-            made.save_pretrained(out)
-            _ask_for_token_types(tokenizer, made)
+            made_of = classifier(model, parts.pooling, parts.head)
+            made_of.config.pad_token_id, made_of.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+            made_of.save_pretrained(out)
+            _ask_for_token_types(tokenizer, made_of)
         tokenizer.save_pretrained(out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
+    pairs, chat = encodes_pairs(tokenizer), bool(tokenizer.chat_template)
+    write_card(found, out, Form("classifier", parts.base.path, chat, auto=not stock, pairs=pairs))
 
 
 def classifier(
@@ -136,16 +151,32 @@ def _merged(trunk: Any) -> Any:
     return trunk.merge_and_unload() if isinstance(trunk, PeftModel) else trunk
 
 
-def _single(folder: Path) -> None:
-    """Raises RunError for an ensemble."""
+def _single(found: Made) -> Path:
+    """The folder of a reward model. Raises RunError for an ensemble, and where it is not a model in a folder."""
     from rlhf_plugins.reward_models.ensemble import DESCRIPTION
 
+    folder = found.folder
+    if folder is None:
+        raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
     if (folder / DESCRIPTION).exists():
         members = sorted(path.parent.name for path in folder.glob("*/reward_model.json"))
         raise RunError(f"{folder}: is an ensemble; export one of its members: {', '.join(members)}")
+    return folder
 
 
-def _empty(out: Path) -> None:
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """`bf16`, `fp16` or `fp32` as torch has it. Raises RunError for another."""
+    import torch
+
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise RunError(f"--dtype: unknown precision {name!r} {known(name, DTYPES)}")
+    found: torch.dtype = getattr(torch, DTYPES[name])
+    return found
+
+
+def empty_folder(out: Path) -> None:
     """Raises RunError unless the folder is new or empty."""
     try:
         blocked = out.exists() and (not out.is_dir() or any(out.iterdir()))

@@ -34,6 +34,7 @@ class Made:
     spec: Mapping[str, Any]
     run: RunFolder | None = None
     stage: str = ""  # which made it; empty where no run is known, `base` for the run's base
+    name: str = ""  # that the stage gave it
 
     @property
     def folder(self) -> Path | None:
@@ -113,7 +114,7 @@ def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:
             raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {known('', _stages(run, part))}")
         return _handed_on(run, find(results, every[0].part, None))
     if stage == BASE and part != "rewards" and BASE not in {one.stage for one in every}:
-        return Made(f"{run.path}#{BASE}", "policies", {"use": "base"}, run, BASE)
+        return Made(f"{run.path}#{BASE}", "policies", {"use": "base"}, run, BASE, BASE)
     for among in (results, run.every()):  # also what a part of a stage made, `improve/r2.sft`
         found = [one for each in ([part] if part else PARTS) for one in _named(among, each, stage)]
         if len(found) == 1:
@@ -150,7 +151,7 @@ def _stages(run: RunFolder, part: Part | None) -> list[str]:
 
 
 def _handed_on(run: RunFolder, one: HandedOn) -> Made:
-    return Made(f"{run.path}#{one.stage}", one.part, one.spec, run, one.stage)
+    return Made(f"{run.path}#{one.stage}", one.part, one.spec, run, one.stage, one.name)
 
 
 def _saved(folder: Path, part: Part | None) -> Made:
@@ -164,7 +165,7 @@ def _saved(folder: Path, part: Part | None) -> Made:
         if run.is_run:
             for one in handed_on(run.every(), found):
                 if Path(str(one.spec.get("path", ""))).resolve() == folder.resolve():
-                    return Made(str(folder), found, one.spec, run, one.stage)
+                    return Made(str(folder), found, one.spec, run, one.stage, one.name)
     return Made(str(folder), found, {"use": "saved" if found == "rewards" else "trained", "path": str(folder)})
 
 

@@ -81,7 +81,7 @@ REFUSED = [
         "empty.jsonl: exists, and no empty.jsonl.note.json records",
     ),
     (("score", "model", "rows.jsonl", "--out", "model"), "model: exists, and no model.note.json records"),
-    (("export", "nowhere", "out"), "nowhere: holds no reward model"),
+    (("export", "nowhere", "out"), "nowhere: holds no policy or reward model"),
     (("export", "model", "model"), "model: exists and is not an empty folder"),
 ]
 

@@ -37,6 +37,15 @@ def test_responses_are_written_and_scored(rlhf: Rlhf, run: Path) -> None:
     assert rlhf("generate", "run#sft", "p.txt", *words).stdout == "r.jsonl: 2 prompts, 2 of them answered before\n"
 
 
+def test_a_policy_is_exported_with_the_error_of_merging(rlhf: Rlhf, run: Path) -> None:
+    done = rlhf("export", "run#dpo", "out", "--merge", "--dtype", "fp32")
+    assert (done.exit_code, done.stdout) == (0, "out\n")
+    assert done.stderr.startswith("logits differ by ")
+    assert Path("out/model.safetensors").exists()
+    assert "the adapter needs its base" in rlhf("export", "run", "adapter").stderr
+    assert rlhf("export", "run#judge", "judge", "--stock").stdout == "judge\n"
+
+
 LINES = "how is\n/reward\n/better 1\n/beter 1\n/again x\n\n/reset\n/reward\n/help\n/quit\nnever read\n"
 
 
@@ -55,6 +64,10 @@ def test_a_conversation_comes_from_a_pipe(rlhf: Rlhf, run: Path) -> None:
 ALIKE = "unknown command /beter (did you mean /better? known: /again, /better, /help, /quit, /reset, /reward)"
 
 REFUSED = [
+    (("export", "run#base", "out"), "run#base: is not saved as a model in a folder"),
+    (("export", "run#dpo", "out", "--stock"), "--stock is a form of reward models, and run#dpo is a policy"),
+    (("export", "run#dpo", "run"), "run: exists and is not an empty folder; name another"),
+    (("export", "run#judge", "out", "--dtype", "fp23"), "did you mean fp32?"),
     (("chat", "run#judge"), "run#judge: that stage made no policy (known: base, dpo, sft)"),
     (("chat", "run", "--beside", "run#spt"), "did you mean sft?"),
     (("chat", "run", "--reward", "run#sft"), "that stage made no reward model (known: judge)"),

@@ -1,0 +1,209 @@
+"""The card of an exported model, filled in from its run: recipe, data, scores, versions, and code that runs.
+
+It knows what a run wrote, and nothing of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.report.words import number, share
+from rlhf_plugins.saved.made import Made
+
+if TYPE_CHECKING:
+    from rlhf_plugins.report.schema import Interval, Report
+
+NAMED = {"gae": "ppo"}  # an algorithm by the component that makes it so, where the two have different names
+DECIDING = ("loss", "advantage")  # options of a stage whose components name an algorithm
+SHOWN = ("torch", "transformers", "trl", "peft", "rlhf-plugins")
+
+CODE = {
+    "model": """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+{inputs}
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))
+""",
+    "adapter": """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model, tokenizer = AutoPeftModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+{inputs}
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))
+""",
+    "classifier": """\
+{auto}from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model, tokenizer = AutoModelForSequenceClassification.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+{inputs}
+print(model(**inputs).logits)
+""",
+}
+MESSAGES = '[{"role": "user", "content": "Hello"}]'
+ANSWERED = '[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]'
+
+
+@dataclass(frozen=True)
+class Form:
+    """What was written, as far as the code of its card depends on it."""
+
+    kind: Literal["model", "adapter", "classifier"]
+    base: str
+    chat: bool  # it has a chat template
+    auto: bool = False  # it is opened after `import rlhf_plugins.auto`
+    pairs: bool = False  # its tokenizer separates prompt and response
+
+    def code(self, name: str) -> str:
+        """Python that opens it from the folder above."""
+        auto = "import rlhf_plugins.auto  # noqa: F401\n" if self.auto else ""
+        inputs = self._judged() if self.kind == "classifier" else self._asked()
+        return CODE[self.kind].format(name=name, inputs=inputs, auto=auto)
+
+    def _asked(self) -> str:
+        if self.chat:
+            options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+            return f"inputs = tokenizer.apply_chat_template({MESSAGES}, {options})"
+        return 'inputs = tokenizer("Hello", return_tensors="pt", return_token_type_ids=False)'
+
+    def _judged(self) -> str:
+        """A response as the model was trained to read it: nothing follows EOS."""
+        if self.pairs:
+            return 'inputs = tokenizer("Hello", "Hi", return_tensors="pt")'
+        options = 'return_tensors="pt", return_token_type_ids=False'
+        if self.chat:
+            text = f"text = tokenizer.apply_chat_template({ANSWERED}, tokenize=False)"
+            cut = 'text = "".join(text.rpartition(tokenizer.eos_token)[:2]) or text  # nothing after the last EOS'
+            return f"{text}\n{cut}\ninputs = tokenizer(text, add_special_tokens=False, {options})"
+        return f'inputs = tokenizer("Hello Hi" + tokenizer.eos_token, {options})'
+
+
+def write_card(found: Made, out: Path, form: Form, notes: Sequence[str] = ()) -> None:
+    """Writes README.md. Raises RunError where it cannot be written."""
+    stage, report = _stage(found), _report(found)
+    parts = [
+        _head(found, form, stage),
+        f"# {_title(found, out)}\n\n{_about(found, form, stage)}",
+        *(f"{note}" for note in notes),
+        f"## Use\n\n```python\n{form.code(out.name)}```\n\nRun it in the folder that holds `{out.name}`.",
+        *_training(found, stage),
+        *_scores(found, report),
+        *_versions(found),
+    ]
+    try:
+        (out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error}") from error
+
+
+def algorithms(stage: Mapping[str, Any]) -> list[str]:
+    """The tags of a stage of a resolved recipe: its kind, and the components that decide what it trains by."""
+    used = [stage[name]["use"] for name in DECIDING if isinstance(stage.get(name), Mapping)]
+    return list(dict.fromkeys([str(stage["stage"]), *(NAMED.get(name, name) for name in used)])) if stage else []
+
+
+def _head(found: Made, form: Form, stage: Mapping[str, Any]) -> str:
+    library = "peft" if form.kind == "adapter" else "transformers"
+    task = "text-generation" if found.part == "policies" else "text-classification"
+    kind: list[str] = [] if found.part == "policies" else ["reward-model"]
+    lora: list[str] = ["lora"] if form.kind == "adapter" else []
+    used = [name.replace("_", "-") for name in algorithms(stage)]
+    tags: list[str] = ["rlhf-plugins", *kind, *used, *lora]
+    values: dict[str, Any] = {"library_name": library, "pipeline_tag": task, "tags": list(dict.fromkeys(tags))}
+    if not Path(form.base).is_absolute():  # a hub name, which a folder of this machine is not
+        values["base_model"] = form.base
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+
+
+def _title(found: Made, out: Path) -> str:
+    return f"{found.run.path.resolve().name}: {found.stage}" if found.run else out.name
+
+
+def _about(found: Made, form: Form, stage: Mapping[str, Any]) -> str:
+    what = {"model": "A language model", "adapter": "A LoRA adapter", "classifier": "A reward model"}[form.kind]
+    base = form.base if not Path(form.base).is_absolute() else f"the folder `{Path(form.base).name}`"
+    if not stage:
+        return f"{what}, trained from {base}."
+    how = ", ".join(f"`{name}`" for name in algorithms(stage))
+    return f"{what}, trained from {base} by the stage `{found.stage}` ({how}) of a run of rlhf-plugins."
+
+
+def _training(found: Made, stage: Mapping[str, Any]) -> list[str]:
+    """The stage as the recipe has it, with every default, and the data."""
+    if found.run is None:
+        return []
+    recipe, counts = found.run.recipe(), found.run.status().get("data") or {}
+    kept = {name: recipe[name] for name in ("quantization", "adapter", "data", "seed") if name in recipe}
+    text = yaml.safe_dump({**kept, "stages": [dict(stage)]}, sort_keys=False, allow_unicode=True)
+    rows = f"{counts.get('train', 0)} groups of rows to train on, {counts.get('test', 0)} held out."
+    return [f"## Training\n\n{rows}\n\n```yaml\n{text}```"]
+
+
+def _scores(found: Made, report: Report | None) -> list[str]:
+    if report is None:
+        return []
+    rows = _of_rewards(found, report) if found.part == "rewards" else _of_policies(found, report)
+    return [f"## Scores\n\nIntervals are of 95%.\n\n{rows}"] if rows else ["## Scores\n\nIt was not evaluated."]
+
+
+def _of_policies(found: Made, report: Report) -> str:
+    """The policy beside the reference."""
+    names = [name for name in (report.reference, found.name) if name in report.policies]
+    if found.name not in names:
+        return ""
+    head = f"| policy | {report.score_name} | gain | win rate | KL | prompts |\n|---|---|---|---|---|---|\n"
+    lines = []
+    for name in dict.fromkeys(names):
+        row = report.policies[str(name)]
+        cells = (_interval(row.gold), _interval(row.gain), _interval(row.win_rate), number(row.kl, 2), str(row.n))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return head + "\n".join(lines)
+
+
+def _of_rewards(found: Made, report: Report) -> str:
+    from rlhf_plugins.run.handed_on import handed_on
+
+    assert found.run is not None  # it has a report
+    alone = len(list(handed_on(found.run.finished(), "rewards"))) == 1
+    row = report.reward_models.get(found.name) or (report.reward_model if alone else None)
+    if row is None:
+        return ""
+    interval = row.accuracy_interval
+    within = f" ({share(interval.low)} to {share(interval.high)})" if interval else ""
+    longer = f"Always preferring the longer response: {share(row.longer_response_accuracy)}."
+    return f"It orders {share(row.accuracy)}{within} of {row.n} held-out pairs as people did. {longer}"
+
+
+def _interval(value: Interval | None) -> str:
+    if value is None:
+        return "-"
+    within = f" ({number(value.low)} to {number(value.high)})" if value.low is not None else ""
+    return f"{number(value.mean)}{within}"
+
+
+def _versions(found: Made) -> list[str]:
+    made_with = (found.run.status().get("versions") or {}) if found.run else {}
+    named = ", ".join(f"{name} {made_with[name]}" for name in SHOWN if name in made_with)
+    return [f"## Versions\n\n{named}"] if named else []
+
+
+def _stage(found: Made) -> Mapping[str, Any]:
+    """The stage as the resolved recipe has it; empty where no run is known, or for a part of a stage."""
+    stages = found.run.recipe().get("stages", []) if found.run else []
+    return next((one for one in stages if isinstance(one, Mapping) and one.get("name") == found.stage), {})
+
+
+def _report(found: Made) -> Report | None:
+    from rlhf_plugins.run import reporting
+
+    try:
+        return reporting.build(found.run) if found.run else None
+    except RunError:  # what a run lacks of a report, its card lacks too
+        return None
