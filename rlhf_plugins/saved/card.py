@@ -139,7 +139,8 @@ def _training(found: Made, stage: Mapping[str, Any]) -> list[str]:
     """The stage as the recipe has it, with every default, and the data."""
     if found.run is None:
         return []
-    recipe, counts = found.run.recipe(), found.run.status().get("data") or {}
+    recipe = found.run.recipe()
+    counts: Mapping[str, Any] = found.run.status().get("data") or {}
     kept = {name: recipe[name] for name in ("quantization", "adapter", "data", "seed") if name in recipe}
     text = yaml.safe_dump({**kept, "stages": [dict(stage)]}, sort_keys=False, allow_unicode=True)
     rows = f"{counts.get('train', 0)} groups of rows to train on, {counts.get('test', 0)} held out."
