@@ -141,8 +141,11 @@ def _training(found: Made, stage: Mapping[str, Any]) -> list[str]:
         return []
     recipe = found.run.recipe()
     counts: Mapping[str, Any] = found.run.status().get("data") or {}
-    kept = {name: recipe[name] for name in ("quantization", "adapter", "data", "seed") if name in recipe}
-    text = yaml.safe_dump({**kept, "stages": [dict(stage)]}, sort_keys=False, allow_unicode=True)
+    kept: dict[str, Any] = {
+        name: recipe[name] for name in ("quantization", "adapter", "data", "seed") if name in recipe
+    }
+    kept["stages"] = [{**stage}]
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
     rows = f"{counts.get('train', 0)} groups of rows to train on, {counts.get('test', 0)} held out."
     return [f"## Training\n\n{rows}\n\n```yaml\n{text}```"]
 
