@@ -7,20 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.recipe.provenance import opener
 from rlhf_plugins.registry.registry import registry
+from rlhf_plugins.saved.written import dtype_of, empty_folder
 
 if TYPE_CHECKING:
-    import torch
-
     from rlhf_plugins.reward_models.reward_model import Parts, RewardModel
     from rlhf_plugins.saved.auto_model import RewardModelForSequenceClassification
     from rlhf_plugins.saved.made import Made
-
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False, dtype: str | None = None) -> None:
@@ -162,25 +159,3 @@ def _single(found: Made) -> Path:
         members = sorted(path.parent.name for path in folder.glob("*/reward_model.json"))
         raise RunError(f"{folder}: is an ensemble; export one of its members: {', '.join(members)}")
     return folder
-
-
-def dtype_of(name: str | None) -> torch.dtype | None:
-    """`bf16`, `fp16` or `fp32` as torch has it. Raises RunError for another."""
-    import torch
-
-    if name is None:
-        return None
-    if name not in DTYPES:
-        raise RunError(f"--dtype: unknown precision {name!r} {known(name, DTYPES)}")
-    found: torch.dtype = getattr(torch, DTYPES[name])
-    return found
-
-
-def empty_folder(out: Path) -> None:
-    """Raises RunError unless the folder is new or empty."""
-    try:
-        blocked = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error}") from error
-    if blocked:
-        raise RunError(f"{out}: exists and is not an empty folder; name another")

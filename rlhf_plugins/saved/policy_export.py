@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
-from rlhf_plugins.saved.interchange import dtype_of, empty_folder
 from rlhf_plugins.saved.made import Made
+from rlhf_plugins.saved.written import dtype_of, empty_folder
 
 if TYPE_CHECKING:
     import torch
