@@ -171,7 +171,7 @@ class Policy(Protocol):
         The same arguments on the same machine give the same samples; torch's own random state does not change.
 
         Args:
-            prompts: text, messages, or groups, whose prompt is taken, with the columns that all of them have.
+            prompts: text, messages, or groups, whose prompt is taken with its columns; None where one lacks a column.
             n: responses to each prompt.
             temperature: divides the logits.
             top_p: samples from the fewest most likely tokens that together have this probability.
@@ -204,7 +204,8 @@ class Policy(Protocol):
         An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
 
         Raises:
-            DataError: there are fewer than two choices, two are equal, or one has no token.
+            DataError: there are fewer than two choices, two are equal, one has no token, or the model cannot take a
+                prompt with a choice.
         """
         ...
 

@@ -27,12 +27,12 @@ from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, misfit, refuse_pickled, shapes
 from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
 from rlhf_plugins.engine.loading import load_causal, lora_config, reason
 from rlhf_plugins.engine.noted import whole_path
 from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
-CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
 SAVED = "base_model.model."  # PEFT's prefix of saved weights
 
 
@@ -69,7 +69,7 @@ class Backbone:
         return (other, base.quantization) == (own, self.base.quantization)
 
     def load(self, folder: Path, trainable: bool = False) -> str:
-        """Adds a saved adapter and returns its name.
+        """Adds a saved adapter and returns its name; one that does not load leaves nothing on the base.
 
         Raises:
             RunError: it does not load, or does not fit the base.
@@ -84,6 +84,8 @@ class Backbone:
                 self._add(config, name)
                 self._copy(name, load_file(folder / ADAPTER_WEIGHTS))
         except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+            if name in getattr(self._model, "peft_config", {}):
+                self.remove(name)
             raise RunError(f"{folder}: its adapter does not load: {reason(error)}") from error
         return name
 
@@ -95,10 +97,14 @@ class Backbone:
         return name
 
     def remove(self, adapter: str) -> None:
-        """Takes an adapter off the base."""
+        """Takes an adapter off the base; a base without any is plain again."""
         with _same_flags(self._model), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"Adapter .* was active which is now deleted")
             self._model.delete_adapter(adapter)
+        if not self._model.peft_config:
+            self._model = self._model.unload()
+        else:  # PEFT takes the name from its first layer, which may have none of those that are left
+            self._model.active_adapter = self._model.base_model.active_adapter = next(iter(self._model.peft_config))
 
     def layers(self, adapter: str) -> dict[str, Any]:
         """The layers with this adapter, by their name in the model of transformers."""
@@ -128,12 +134,17 @@ class Backbone:
         config.save_pretrained(str(folder))
 
     def _add(self, config: PeftConfig, name: str) -> None:
-        """Adds an adapter; which weights of the others are trained does not change."""
+        """Adds an adapter; which weights of the others are trained, and which adapter is active, does not change."""
+        before = {id(layer): (layer.active_adapter, layer.disable_adapters) for layer in _tuned(self._model)}
         if isinstance(self._model, PeftModel):
             with _same_flags(self._model):
                 self._model.add_adapter(name, config)
         else:  # a base without a policy
             self._model = get_peft_model(self._model, config, name)
+        has_policy = POLICY in self._model.peft_config
+        for layer in _tuned(self._model):
+            new = (POLICY, False) if has_policy else (layer.active_adapter, True)
+            _activate(layer, *before.get(id(layer), new))
         fuse_lora(self._model)
         for key, weights in self._model.named_parameters():
             if f".{name}." in key:
@@ -158,20 +169,9 @@ _IN_MEMORY: WeakValueDictionary[_Key, Backbone] = WeakValueDictionary()
 
 def shared(base: Base) -> Backbone:
     """The base in memory, loaded if it is not there; it is freed when nobody holds it any more."""
-    if (found := in_memory(base)) is None:
-        found = share(Backbone(load_causal(base).eval().requires_grad_(False), base))
+    if (found := _IN_MEMORY.get(_key(base))) is None:
+        found = _IN_MEMORY[_key(base)] = Backbone(load_causal(base).eval().requires_grad_(False), base)
     return found
-
-
-def share(backbone: Backbone) -> Backbone:
-    """The backbone itself, which `shared` and `in_memory` then find as long as somebody holds it."""
-    _IN_MEMORY[_key(backbone.base)] = backbone
-    return backbone
-
-
-def in_memory(base: Base) -> Backbone | None:
-    """A shared causal language model of the base, if it is in memory."""
-    return _IN_MEMORY.get(_key(base))
 
 
 def _key(base: Base) -> _Key:
@@ -188,14 +188,13 @@ def active_adapter(model: Any, adapter: str | None) -> Iterator[Any]:
     Gradient flags do not change, and training modes are restored. In the block no activation is recomputed (gradient
     checkpointing), since the backward pass would recompute it with the adapter that is active then.
     """
-    modules = list(model.modules())
-    layers = [(m, m.active_adapter, m.disable_adapters) for m in modules if isinstance(m, BaseTunerLayer)]
-    modes = [(module, module.training) for module in modules]
-    checkpointing = [module for module in modules if vars(module).get(CHECKPOINTING)]
+    layers = [(layer, layer.active_adapter, layer.disable_adapters) for layer in _tuned(model)]
+    modes = [(module, module.training) for module in model.modules()]
+    recomputed = checkpointing(model)
     try:
         for layer, _, _ in layers:
             _activate(layer, adapter or POLICY, adapter is None)
-        for module in checkpointing:
+        for module in recomputed:
             setattr(module, CHECKPOINTING, False)
         yield trunk_of(model)
     finally:
@@ -204,7 +203,7 @@ def active_adapter(model: Any, adapter: str | None) -> Iterator[Any]:
         for module, training in modes:
             if module.training != training:
                 module.training = training
-        for module in checkpointing:
+        for module in recomputed:
             setattr(module, CHECKPOINTING, True)
 
 
@@ -248,6 +247,11 @@ def _model_key(key: str, prefix: str, name: str) -> str:
     if not module:  # no weight of a layer
         return key
     return f"{SAVED}{prefix}{module}.{matrix}.{name}.{ending}"
+
+
+def _tuned(model: nn.Module) -> list[BaseTunerLayer]:
+    """The layers that have adapters."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def _activate(layer: BaseTunerLayer, adapters: str | list[str], disabled: bool) -> None:

@@ -9,8 +9,8 @@ FLOPs are counted from the shapes of each forward pass, 2 for a multiply-accumul
                     each is needed; of attention twice its forward; with gradient checkpointing one more forward pass
 
 Norms, activations, embeddings, routers, the optimizer, the layers of state space models and models under
-`torch.compile` are not counted. Whoever wants a cost opens `counting`; counters that are open at once, such as those of
-a stage and of the stage around it, all count.
+`torch.compile` are not counted. `counting` opens a counter; counters that are open at once, such as those of a stage
+and of the stage around it, all count.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+
+from rlhf_plugins.engine.layers import SLIDING, attention_types, checkpointing, decoder_layers
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Cost
@@ -119,11 +121,19 @@ def count_head(hidden: Tensor, weight: Tensor) -> None:
         add(flops=forward * (1 + learns + trained))
 
 
-def count_skipped(block: nn.Module, tokens: int) -> None:
-    """Takes off the linear layers of a block at tokens for which it is not computed, forward and backward."""
+def count_skipped(trunk: Any, block: nn.Module, tokens: int, learns: bool) -> None:
+    """Takes off the linear layers of a trunk's block at tokens for which it is not computed, forward and backward.
+
+    Args:
+        trunk: whose forward pass was counted whole.
+        block: one of its modules.
+        tokens: for which the block is not computed.
+        learns: whether the input of the block has a gradient.
+    """
     if _OPEN.get():
-        found = _Linear()
-        found.walk(block, torch.is_grad_enabled() and any(weights.requires_grad for weights in block.parameters()))
+        found = _Linear(_experts(trunk), learns)
+        trained = torch.is_grad_enabled() and any(weights.requires_grad for weights in block.parameters())
+        found.walk(block, learns or trained)
         add(flops=-2.0 * tokens * (found.forward + found.backward))
 
 
@@ -147,7 +157,7 @@ def _count_trunk(trunk: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -
     cache = options.get("past_key_values")
     past = int(cache.get_seq_length()) if cache is not None else 0
     attention = layers.macs(rows, width, past, getattr(mask, "packed", None))
-    again = learns and trunk.training and _is_checkpointing(trunk)
+    again = learns and trunk.training and bool(checkpointing(trunk))
     passes = linear.forward * (1 + again) + linear.backward
     share = linear.trained_layers / layers.count if learns else 0.0
     flops = 2.0 * (rows * width * passes + attention * (1 + again + 2 * share))
@@ -163,10 +173,6 @@ def _tokens(mask: Any, every: int) -> int | Tensor:
     return mask.sum() if isinstance(mask, Tensor) and mask.dim() == 2 else every
 
 
-def _is_checkpointing(trunk: Any) -> bool:
-    return any(vars(module).get("gradient_checkpointing") for module in trunk.modules())
-
-
 @dataclass(frozen=True)
 class _Attention:
     """The attention of a model: its width over all heads, and the sliding window of each layer, None without one."""
@@ -179,9 +185,9 @@ class _Attention:
         config = config.get_text_config()
         heads = getattr(config, "num_attention_heads", 0)
         width = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
-        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         window = getattr(config, "sliding_window", None)
-        windows = tuple(window if kind == "sliding_attention" else None for kind in kinds if "attention" in kind)
+        kinds = (kind for kind in attention_types(config) if "attention" in kind)
+        windows = tuple(window if kind == SLIDING else None for kind in kinds)
         return cls(heads * width, windows)
 
     @property
@@ -210,11 +216,11 @@ def _packed_pairs(packed: Any) -> int:
 class _Linear:
     """Multiply-accumulates of linear layers per token, and the layers of the decoder that have a backward pass."""
 
-    def __init__(self, experts: int = 1) -> None:
+    def __init__(self, experts: int = 1, learns: bool = False) -> None:
         self.forward = self.backward = 0
         self.trained_layers = 0
         self._experts = experts  # that a token goes through
-        self._learns = False  # whether a weight so far is trained, so that what follows passes gradients on
+        self._learns = learns  # whether a weight so far is trained, so that what follows passes gradients on
 
     def walk(self, module: Any, learns: bool, layers: Any = None) -> _Linear:
         """Counts a module and its children, in order."""
@@ -269,9 +275,10 @@ def _linear(trunk: Any, learns: bool) -> _Linear:
     adapters = tuned and (tuple(tuned.active_adapters), tuned.disable_adapters, tuple(tuned.merged_adapters))
     trained = sum(weights.requires_grad for weights in trunk.parameters()) if learns else 0
     if (key := (adapters, trained)) not in known:
-        config = trunk.config.get_text_config()
-        lists = (module for module in trunk.modules() if isinstance(module, nn.ModuleList))
-        layers = next((each for each in lists if len(each) == config.num_hidden_layers), None)
-        experts = getattr(config, "num_experts_per_tok", None) or 1
-        known[key] = _Linear(experts).walk(trunk, learns, layers)
+        known[key] = _Linear(_experts(trunk)).walk(trunk, learns, decoder_layers(trunk))
     return known[key]
+
+
+def _experts(trunk: Any) -> int:
+    """Of a layer, that a token goes through."""
+    return getattr(trunk.config.get_text_config(), "num_experts_per_tok", None) or 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine import TRIMMED_LAYER
 from rlhf_plugins.engine.attention import NAME, packed_mask
-from rlhf_plugins.engine.cost import count_skipped
+from rlhf_plugins.engine.layers import checkpointing, decoder_layers
 
 Found = TypeVar("Found")
 
@@ -39,15 +39,16 @@ def states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
     The last layer's feed-forward block computes these places alone, if a trial in `probing` allowed it, and unless
     gradient checkpointing would compute the layer a second time, when nothing restricts it to these places.
     """
-    if TRIMMED_LAYER.active(trunk) and earlier_result(trunk, TRIMS) and not _checkpoints(trunk):
+    if TRIMMED_LAYER.active(trunk) and earlier_result(trunk, TRIMS) and not (trunk.training and checkpointing(trunk)):
         return trimmed_states_at(trunk, batch, places)
     return trunk(**model_inputs(trunk, batch)).last_hidden_state.flatten(0, 1).index_select(0, places)
 
 
 def trimmed_states_at(trunk: Any, batch: BranchBatch, places: Tensor) -> Tensor:
     """As `states_at`, with the last layer's feed-forward block at these places alone; the trunk must have one."""
+    inputs = model_inputs(trunk, batch)  # runs the trunk, the first time
     with _trimmed_last_layer(trunk, places):
-        states = trunk(**model_inputs(trunk, batch)).last_hidden_state
+        states = trunk(**inputs).last_hidden_state
     return states.flatten(0, 1).index_select(0, places)
 
 
@@ -79,15 +80,11 @@ def last_feed_forward(trunk: Any) -> tuple[nn.Module, nn.Module] | None:
     return None if norm is None or block is None else (norm, block)
 
 
-def decoder_layers(trunk: Any) -> nn.ModuleList | None:
-    """The trunk's stack of layers; None if there is no list of as many modules as the configuration has layers."""
-    count = trunk.config.get_text_config().num_hidden_layers
-    return next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
-
-
 @contextmanager
 def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
     """For the block, the last layer's feed-forward block computes these places alone, and adds 0 at all others."""
+    from rlhf_plugins.engine.cost import count_skipped
+
     found = last_feed_forward(trunk)
     assert found is not None
     kept = places.unique()
@@ -95,7 +92,7 @@ def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         shapes.append(inputs[0].shape)
-        count_skipped(found[1], inputs[0][..., 0].numel() - len(kept))
+        count_skipped(trunk, found[1], inputs[0][..., 0].numel() - len(kept), inputs[0].requires_grad)
         return (inputs[0].flatten(0, 1).index_select(0, kept).unsqueeze(0), *inputs[1:])
 
     def scatter(_: nn.Module, __: Any, output: Any) -> Any:
@@ -109,13 +106,6 @@ def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _checkpoints(trunk: Any) -> bool:
-    """Whether the trunk or its last layer uses gradient checkpointing."""
-    layers = decoder_layers(trunk)
-    modules = (trunk, *([] if layers is None else layers[-1:]))
-    return trunk.training and any(getattr(module, "gradient_checkpointing", False) for module in modules)
 
 
 # ---- trials ----------------------------------------------------------------------------------------------------

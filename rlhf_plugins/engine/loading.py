@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -36,6 +36,7 @@ from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.errors import RunError
 
 PICKLES = "its weights are pickled, and a pickle can run code; save them as safetensors"
@@ -105,11 +106,10 @@ def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
     """
     if layers == 0:
         return trunk.requires_grad_(False)
-    count = trunk.config.get_text_config().num_hidden_layers
-    stack = next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
-    if stack is None or layers > count:
-        raise RunError(f"train_layers: {layers} of {type(trunk).__name__}, which has {count if stack else 'no'} layers")
-    kept = {id(weights) for layer in stack[count - layers :] for weights in layer.parameters()}
+    stack = decoder_layers(trunk)
+    if stack is None or layers > len(stack):
+        raise RunError(f"train_layers: {layers} of {type(trunk).__name__}, which has {len(stack or ()) or 'no'} layers")
+    kept = {id(weights) for layer in stack[len(stack) - layers :] for weights in layer.parameters()}
     for weights in trunk.parameters():
         weights.requires_grad_(id(weights) in kept)
     return trunk

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import isclose
 from typing import Any, Literal, get_args
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ from rlhf_plugins.data.tokens import encode_prompt
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.cpu.decoding import draw_tokens
-from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.loading import base_weights, load_causal
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.engine.policy import Handle, ModelPolicy
-from rlhf_plugins.engine.sampling import Decoding, end_tokens, up_to_end
+from rlhf_plugins.engine.sampling import AT_ONCE, Decoding, end_tokens, up_to_end
 from rlhf_plugins.errors import RunError, known
 
 Over = Literal["logits", "weights"]
@@ -109,9 +110,9 @@ class MixedLogits(Handle):
         responses: list[list[int]] = [[] for _ in rows]
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(decoding.seed)
-            for alike in by_length.values():  # no row is padded
-                found = self._responses([rows[row][1] for row in alike], decoding)
-                for row, response in zip(alike, found, strict=True):
+            for batch in _batches(by_length.values()):  # no row is padded
+                found = self._responses([rows[row][1] for row in batch], decoding)
+                for row, response in zip(batch, found, strict=True):
                     responses[row] = response
         cost.add(generated_tokens=sum(map(len, responses)))
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
@@ -131,6 +132,12 @@ class MixedLogits(Handle):
 
     def _weights(self) -> Iterator[Tensor]:
         return (weights for part in self.parts for weights in part._weights())
+
+
+def _batches(lists: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+    """Each list in parts of `AT_ONCE` at most."""
+    for rows in lists:
+        yield from (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
 
 
 def _drawn(logits: Tensor, decoding: Decoding) -> Tensor:
@@ -162,7 +169,9 @@ def _mixed_adapters(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> M
                     low[start:end] = part.lora_A[own].weight
                     high[:, start:end] = weight * part.scaling[own] * part.lora_B[own].weight
                     start = end
-    return ModelPolicy(backbone, adapter, parts[0].encoder)
+    policy = ModelPolicy(backbone, adapter, parts[0].encoder)
+    finalize(policy, backbone.remove, adapter)
+    return policy
 
 
 def _mixed_models(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> ModelPolicy:
@@ -174,7 +183,7 @@ def _mixed_models(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> Mod
         )
     if any(policy.backbone.base.quantization for policy in parts):
         raise RunError("mix: weights that are quantized cannot be summed; mix over logits")
-    states = [_plain_state(policy.backbone) for policy in parts]
+    states = [base_weights(policy.backbone.inner) for policy in parts]
     if any(state.keys() != states[0].keys() for state in states):
         raise RunError("mix: the policies have different architectures")
     model = load_causal(base).eval().requires_grad_(False)
@@ -183,9 +192,3 @@ def _mixed_models(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> Mod
             if own.is_floating_point():
                 own.copy_(sum(w * state[name].to(own.device) for w, state in zip(weights, states, strict=True)))
     return ModelPolicy(Backbone(model, base), None, parts[0].encoder)
-
-
-def _plain_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights of the base without its adapters, under the names of transformers."""
-    state = backbone.inner.state_dict()
-    return {name.replace(".base_layer.", "."): own for name, own in state.items() if ".lora_" not in name}

@@ -22,10 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.fields import by_name
 from rlhf_plugins.data.tokens import RowEncoder, encoded
 from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
-from rlhf_plugins.engine.loading import load_causal, load_row_encoder
+from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.noted import noted_path, path_to_note
 from rlhf_plugins.engine.probing import layout_of
@@ -104,7 +105,7 @@ class Handle(ABC):
     ) -> Samples:
         """See `Policy`."""
         _check_sampling(n, temperature, top_p, max_new_tokens)
-        known = {**_shared_columns(prompts), **(columns or {})}
+        known = {**_columns(prompts), **(columns or {})}
         for name, values in known.items():
             if len(values) != len(prompts):
                 raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts")
@@ -142,10 +143,12 @@ class Handle(ABC):
     def _choices(self, prompt: Text, choices: Sequence[str]) -> list[tuple[list[int], list[int]]]:
         """Token ids of the prompt and of each choice; all have one prompt, also where a choice merges with its end."""
         as_response = (c if isinstance(prompt, str) else [{"role": "assistant", "content": c}] for c in choices)
-        rows = [self.encoder.encode(prompt, response) for response in as_response]
+        rows = [self.encoder.encode_within_limit(prompt, response) for response in as_response]
         shortest = min(len(ids) for ids, _ in rows)
         whole = [[*ids[shortest:], *response] for ids, response in rows]
         bare = [ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids for ids in whole]
+        if not all(bare):
+            raise DataError(f"choices: one has no token, got {list(choices)}")
         begins = any(a is not b and b[: len(a)] == a for a in bare for b in bare)
         return [(rows[0][0][:shortest], ids) for ids in (whole if begins else bare)]
 
@@ -214,7 +217,7 @@ class ModelPolicy(Handle):
     def save(self, folder: Path) -> None:
         """Writes the adapter, or the whole model, with the tokenizer and what base it belongs to."""
         if self.adapter is None:
-            self.backbone.inner.save_pretrained(folder)
+            self.backbone.inner.save_pretrained(folder, state_dict=base_weights(self.backbone.inner))
         else:
             self.backbone.save(self.adapter, folder)
         self.tokenizer.save_pretrained(folder)
@@ -311,13 +314,9 @@ def _texts(prompts: Sequence[Text | Group]) -> list[Text]:
     return [one.prompt if isinstance(one, Group) else one for one in prompts]
 
 
-def _shared_columns(prompts: Sequence[Text | Group]) -> dict[str, list[Any]]:
-    """The columns that all of these groups have; none where a prompt is no group."""
-    groups = [one for one in prompts if isinstance(one, Group)]
-    if not groups or len(groups) < len(prompts):
-        return {}
-    names = set.intersection(*(set(group.columns) for group in groups))
-    return {name: [group.columns[name] for group in groups] for name in sorted(names)}
+def _columns(prompts: Sequence[Text | Group]) -> dict[str, list[Any]]:
+    """The columns of those that are groups, a value for each prompt; None where it lacks one."""
+    return by_name([one.columns if isinstance(one, Group) else {} for one in prompts])
 
 
 def _check_sampling(n: int, temperature: float, top_p: float, max_new_tokens: int) -> None:

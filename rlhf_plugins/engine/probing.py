@@ -24,6 +24,7 @@ from rlhf_plugins.engine.forward import (
     trimmed_states_at,
     trunk_of,
 )
+from rlhf_plugins.engine.layers import FULL, SLIDING, attention_types
 
 logger = logging.getLogger(__name__)
 DESCRIPTIONS = {
@@ -31,7 +32,6 @@ DESCRIPTIONS = {
     Layout.ROWS: "one row per group, under a mask",
     Layout.SEPARATE: "prompts are computed once per response",
 }
-FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def layout_of(model: Any, *others: Any) -> Layout:
@@ -60,7 +60,7 @@ def _best(trunk: Any) -> tuple[Layout, str | None]:
     """The best layout that passes, and why a better one does not."""
     if not is_causal(trunk):
         return Layout.SEPARATE, "its attention is bidirectional"
-    kinds = _attention_types(trunk)
+    kinds = attention_types(trunk.config)
     if others := set(kinds) - {FULL, SLIDING}:
         return Layout.SEPARATE, f"it has layers of type {', '.join(sorted(others))}"
     untested = f"attention by spans was not tested in {trunk.dtype} on a device of type {trunk.device.type}"
@@ -70,15 +70,6 @@ def _best(trunk: Any) -> tuple[Layout, str | None]:
     if SLIDING in kinds:
         return Layout.SEPARATE, reason
     return (Layout.ROWS, reason) if (worse := _failure(trunk, Layout.ROWS)) is None else (Layout.SEPARATE, worse)
-
-
-def _attention_types(trunk: Any) -> list[str]:
-    """The type of each layer's attention, in the words of transformers."""
-    config = trunk.config.get_text_config()
-    if kinds := getattr(config, "layer_types", None):
-        return list(kinds)
-    window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return [SLIDING if window else FULL] * config.num_hidden_layers
 
 
 def _failure(trunk: Any, layout: Layout) -> str | None:
@@ -133,7 +124,7 @@ def _disagreement(trunk: Any, layout: Layout) -> tuple[float, str | None]:
             flat: Tensor = trunk(**given).last_hidden_state.flatten(0, 1)
             states.append(flat[rows.index].float().masked_fill(~rows.mask.unsqueeze(-1), 0.0))
     error = float((states[0] - states[1]).abs().max() / states[1].abs().max())
-    return error, None if packed is None else _unsupported_option(packed, _attention_types(trunk))
+    return error, None if packed is None else _unsupported_option(packed, attention_types(trunk.config))
 
 
 def _unsupported_option(packed: attention.PackedRow, kinds: list[str]) -> str | None:

@@ -19,6 +19,8 @@ from rlhf_plugins.engine.cpu.decoding import decode
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
 
+AT_ONCE = 512  # responses that are generated at once
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -36,7 +38,7 @@ def sample(
     prompts: Sequence[Text],
     per_prompt: int = 1,
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
-    batch_size: int = 512,
+    batch_size: int = AT_ONCE,
 ) -> Samples:
     """`per_prompt` responses to each prompt, in the prompts' order, the responses to one prompt side by side.
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -140,10 +142,14 @@ def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone
     if not parts.on_base or backbone is None or not backbone.matches(parts.base):
         alone = open_reward_model(folder, component, trust_remote_code)
         return RewardHandle(lambda samples: alone.predict(samples, pad_id), alone, encoder)
-    adapter = None if parts.frozen else backbone.load(folder)
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
-    with backbone.using(adapter):
-        model = load_reward_model(folder, parts.base, pooling, head, backbone.trunk)
+    adapter = None if parts.frozen else backbone.load(folder)
+    with ExitStack() as failed:
+        if adapter is not None:
+            failed.callback(backbone.remove, adapter)
+        with backbone.using(adapter):
+            model = load_reward_model(folder, parts.base, pooling, head, backbone.trunk)
+        finalize(model, failed.pop_all().close)
 
     def predict(samples: Samples) -> Prediction:
         with backbone.using(adapter):

@@ -33,7 +33,7 @@ class RewardHandle:
         function: scores responses.
         module: the model, where there is one.
         encoder: of the model's base, where there is one.
-        retries: how long it is waited for where it is unavailable.
+        retries: when and how often it is asked again while it is unavailable.
     """
 
     function: Predict

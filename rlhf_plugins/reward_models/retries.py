@@ -1,4 +1,4 @@
-"""Asks a reward again that is unavailable for a while. It knows no reward."""
+"""Retries a reward that is temporarily unavailable. It knows no reward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Retries:
-    """How long a reward is waited for. A failure never becomes a number: when the budget is spent, the stage ends.
+    """How often, and for how long, an unavailable reward is asked again.
+
+    A failure never becomes a number: when the budget is spent, the stage ends.
 
     Args:
         attempts: calls in all.

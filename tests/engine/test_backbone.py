@@ -15,7 +15,7 @@ from torch import Tensor, tensor
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.backbone import Backbone, add_adapter
-from rlhf_plugins.engine.loading import load_causal, load_policy, load_trunk, with_adapter
+from rlhf_plugins.engine.loading import base_weights, load_causal, load_policy, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward
@@ -204,3 +204,59 @@ def test_loading_draws_no_random_number(tmp_path: Path) -> None:
     backbone.load(folder)
     assert torch.equal(torch.rand(2), expected)
     assert not torch.equal(expected, tensor([0.0, 0.0]))
+
+
+def test_an_adapter_of_a_plain_base_is_active_in_its_view_alone(tmp_path: Path) -> None:
+    base = base_in(tmp_path / "base")
+    backbone = Backbone(load_causal(base), base)
+    plain = logits(backbone.inner)
+    adapters = [backbone.load(saved_reward(base, tmp_path / str(seed), seed)) for seed in (1, 2)]
+    found = []
+    for adapter in adapters:
+        with backbone.using(adapter):
+            found.append(logits(backbone.inner))
+        assert torch.equal(logits(backbone.inner), plain)
+    assert (found[0] - found[1]).abs().max() > 0.01
+    assert (found[0] - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("damage", ["missing", "other base"])
+def test_an_adapter_that_does_not_load_leaves_nothing(tmp_path: Path, damage: str) -> None:
+    base = base_in(tmp_path / "base")
+    narrow = Base(tiny_base(tmp_path / "narrow").path, None, Adapter(r=4))
+    good, bad = saved_reward(base, tmp_path / "good"), saved_reward(narrow, tmp_path / "bad")
+    if damage == "missing":
+        (bad / "adapter_model.safetensors").unlink()
+    backbone = Backbone(load_causal(base), base)
+    plain = logits(backbone.inner)
+    with pytest.raises(RunError, match="its adapter does not load"):
+        backbone.load(bad)
+    assert not getattr(backbone.model, "peft_config", {})
+    assert backbone.layers(backbone.load(good))
+    assert torch.equal(logits(backbone.inner), plain)
+
+
+def test_the_weights_of_the_base_have_their_names_whatever_adapters_it_has(tmp_path: Path) -> None:
+    base = base_in(tmp_path / "base")
+    backbone = Backbone(load_causal(base), base)
+    before = {name: weights.clone() for name, weights in base_weights(backbone.inner).items()}
+    backbone.load(saved_reward(base, tmp_path / "reward"))
+    after = base_weights(backbone.inner)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weights, after[name]) for name, weights in before.items())
+
+
+@QUANTIZATIONS
+def test_a_base_without_adapters_is_plain_again(tmp_path: Path, quantization: str | None) -> None:
+    base = base_in(tmp_path / "base", quantization)
+    folder = saved_reward(base, tmp_path / "reward")
+    backbone = Backbone(load_causal(base), base)
+    plain, names = logits(backbone.inner), backbone.inner.state_dict().keys()
+    first, second = backbone.load(folder), backbone.add(Adapter(r=2, target_modules=["q_proj"]))
+    backbone.remove(first)
+    third = backbone.load(folder)
+    for adapter in (second, third):
+        backbone.remove(adapter)
+    assert backbone.inner.state_dict().keys() == names
+    assert torch.equal(logits(backbone.model), plain)
+    assert backbone.layers(backbone.load(folder))

@@ -14,7 +14,8 @@ from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.engine import set_engine
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.cost import add, counting, scoring
-from rlhf_plugins.engine.loading import load_causal, with_adapter
+from rlhf_plugins.engine.forward import is_causal, trimmed_states_at, trunk_of
+from rlhf_plugins.engine.loading import freeze_below, load_causal, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.policy import ModelPolicy
 from rlhf_plugins.testing import tiny_base
@@ -91,6 +92,38 @@ def test_the_head_costs_only_where_a_token_is_predicted(tmp_path: Path) -> None:
         with counting() as counter, FlopCounterMode(display=False) as expected, torch.no_grad():
             response_logps(model, batch)
     assert counter.flops == pytest.approx(expected.get_total_flops(), rel=0.01)
+
+
+def saved_by_trimming(trunk: Any) -> tuple[float, float, int]:
+    """FLOPs that the last layer saves at all but the last tokens, ours and torch's, and the tokens that it skips."""
+    batch, costs = batch_of(ragged(), Layout.SEPARATE), []
+    assert is_causal(trunk)  # a trial, which is counted where it runs first
+    for places in (torch.arange(batch.input_ids.numel()), batch.last):
+        with counting() as counter, FlopCounterMode(display=False) as expected:
+            states = trimmed_states_at(trunk, batch, places).sum()
+            if states.requires_grad:
+                states.backward()
+        costs.append((counter.flops, expected.get_total_flops()))
+    (ours, theirs), (our_few, their_few) = costs
+    return ours - our_few, theirs - their_few, batch.input_ids.numel() - len(batch.last)
+
+
+@pytest.mark.parametrize("trained", ["all", "last layer", "lora", "lora of the last block", "none"])
+def test_a_trimmed_last_layer_saves_what_torch_counts(tmp_path: Path, trained: str) -> None:
+    targets = ["model.layers.3.mlp.down_proj"] if trained == "lora of the last block" else "all-linear"
+    with set_engine("plain"):
+        trunk = trunk_of(loaded(tmp_path, Adapter(r=4, target_modules=targets) if "lora" in trained else None)).train()
+        if trained in ("last layer", "none"):
+            freeze_below(trunk, int(trained == "last layer"))
+        ours, theirs, _ = saved_by_trimming(trunk)
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_experts_that_are_skipped_cost_nothing(tmp_path: Path) -> None:
+    """A token that is skipped saves 2 experts of 3 * 32 * 64, forward and twice backward."""
+    trunk = trunk_of(load_causal(tiny_base(tmp_path, "mixtral", num_local_experts=4, num_experts_per_tok=2))).train()
+    saved, _, skipped = saved_by_trimming(trunk)
+    assert saved == skipped * 2 * 3 * (2 * 3 * 32 * 64)
 
 
 def test_generated_tokens_and_their_passes_are_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,23 @@ def test_a_temperature_divides_the_logits(both: tuple[ModelPolicy, ModelPolicy])
         found = policy.log_probs(samples, temperature=0.5)[1]
         logits = policy.next_logits(torch.tensor([prompt]))[0][0]
         torch.testing.assert_close(found[0], (logits / 0.5).log_softmax(-1)[response[0]])
+
+
+def test_a_mixture_that_nobody_holds_leaves_the_base(both: tuple[ModelPolicy, ModelPolicy]) -> None:
+    before = set(both[0].module.peft_config)
+    mixed = mix({both[0]: 0.5, both[1]: 0.5}, over="weights")
+    assert isinstance(mixed, ModelPolicy)
+    assert set(both[0].module.peft_config) == before | {mixed.adapter}
+    del mixed
+    gc.collect()
+    assert set(both[0].module.peft_config) == before
+
+
+def test_many_responses_of_a_mixture_are_generated_in_parts(
+    both: tuple[ModelPolicy, ModelPolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed, sizes = mix({both[0]: 0.5, both[1]: 0.5}), list[int]()
+    own = mixed.next_logits
+    monkeypatch.setattr(mixed, "next_logits", lambda ids, cache=None: sizes.append(len(ids)) or own(ids, cache))
+    samples = mixed.sample(PROMPTS[:1], n=600, max_new_tokens=1)
+    assert (sizes, len(samples.responses)) == ([512, 88], 600)

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Policy
+from rlhf_plugins.engine.loading import load_policy
 from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
 
 PROMPTS, RESPONSES = ["how is the\n", "who\n"], ["ant bee cat", "gas"]
+IDS = torch.tensor([[5, 6, 7, 8]])
 CHAT = "{% for m in messages %}{{ m.content }} {% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
 
 
@@ -94,6 +97,14 @@ def test_sampling_repeats_with_its_seed_and_leaves_torch_alone(policy: ModelPoli
     assert first.columns == {"user": ["a"] * 4 + ["b"] * 4}
 
 
+def test_samples_have_the_columns_of_their_groups(policy: ModelPolicy) -> None:
+    prompts = [Group(PROMPTS[0], columns={"user": 7}), PROMPTS[1], Group(PROMPTS[1], columns={"answer": "x"})]
+    found = policy.sample(prompts, n=2, max_new_tokens=2, columns={"day": [1, 2, 3]}).columns
+    assert found["user"] == [7, 7, None, None, None, None]
+    assert found["answer"] == [None, None, None, None, "x", "x"]
+    assert found["day"] == [1, 1, 2, 2, 3, 3]
+
+
 def test_a_small_top_p_samples_the_most_likely_token_alone(policy: ModelPolicy) -> None:
     greedy = policy.sample(PROMPTS, temperature=0, max_new_tokens=6).response_ids
     assert policy.sample(PROMPTS, top_p=1e-6, max_new_tokens=6, seed=9).response_ids == greedy
@@ -114,6 +125,21 @@ def test_a_choice_that_begins_another_ends_there(policy: ModelPolicy) -> None:
     found = policy.choose([PROMPTS[0]], ["ant", "ant bee"])[0]
     samples = policy.encode([PROMPTS[0]] * 2, ["ant", "ant bee"])  # with EOS
     torch.testing.assert_close(found, policy.log_probs(samples).sum(1).log_softmax(0))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices", "message"),
+    [
+        ("how is the\n", ["ant", ""], "choices: one has no token"),
+        ("", ["ant", "gas"], "its prompt has no token"),
+        ("ant " * 600, ["ant", "gas"], "tokens, and the model takes"),
+    ],
+)
+def test_a_choice_that_the_model_cannot_take_is_refused(
+    policy: ModelPolicy, prompt: str, choices: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        policy.choose([prompt], choices)
 
 
 def test_choices_of_a_chat_are_its_next_message(base: Base) -> None:
@@ -155,6 +181,16 @@ def test_a_whole_policy_is_a_model_of_its_own(base: Base, policy: ModelPolicy, t
     samples = policy.encode(PROMPTS, RESPONSES)
     torch.testing.assert_close(again.log_probs(samples), whole.log_probs(samples))
     assert again.backbone is not policy.backbone
+
+
+def test_a_base_is_saved_without_the_adapters_that_it_has(base: Base, tmp_path: Path) -> None:
+    whole = open_policy(None, Base(tiny_base(tmp_path / "base").path))
+    samples = whole.encode(PROMPTS, RESPONSES)
+    before = whole.log_probs(samples)
+    whole.backbone.add(Adapter(r=2))
+    whole.save(tmp_path / "saved")
+    assert torch.equal(load_policy(base, tmp_path / "saved")(IDS).logits, whole.module(IDS).logits)
+    assert torch.equal(open_policy(tmp_path / "saved", base).log_probs(samples), before)
 
 
 def test_a_policy_comes_back_from_its_folder_alone(base: Base, policy: ModelPolicy, tmp_path: Path) -> None:

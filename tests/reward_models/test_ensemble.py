@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
 from engine.conftest import EOS
+from peft import PeftModel
 from torch import tensor
 
 from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import load_trunk, with_adapter
+from rlhf_plugins.engine.backbone import Backbone
+from rlhf_plugins.engine.loading import load_causal, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic
@@ -110,6 +113,22 @@ def test_adapters_share_one_base_in_memory(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(place, lambda base: loaded.append(base.path) or load_trunk(base))
     open_reward(tmp_path / "model", component)(SAMPLES)
     assert loaded == [base.path]
+
+
+def test_members_that_nobody_holds_leave_the_base(tmp_path: Path) -> None:
+    base = Base(tiny_base(tmp_path / "base").path, adapter=Adapter(r=4))
+    saved(base, tmp_path / "model")
+    backbone = Backbone(load_causal(base), base)
+    handle = open_reward(tmp_path / "model", component, backbone=backbone)
+    assert len(backbone.model.peft_config) == 3
+    del handle
+    gc.collect()
+    assert not isinstance(backbone.model, PeftModel)
+    (tmp_path / "model" / "1" / "head.safetensors").unlink()
+    with pytest.raises(RunError, match=r"lacks head\.safetensors"):
+        open_reward(tmp_path / "model", component, backbone=backbone)
+    gc.collect()
+    assert not isinstance(backbone.model, PeftModel)
 
 
 def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:

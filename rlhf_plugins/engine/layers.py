@@ -1,0 +1,30 @@
+"""What a decoder says of its layers: their stack, their attention, and whether their activations are recomputed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def decoder_layers(trunk: Any) -> nn.ModuleList | None:
+    """The trunk's stack of layers; None if there is no list of as many modules as the configuration has layers."""
+    count = trunk.config.get_text_config().num_hidden_layers
+    return next((m for m in trunk.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
+
+
+def attention_types(config: Any) -> list[str]:
+    """The type of each layer's attention, in the words of transformers."""
+    config = config.get_text_config()
+    if kinds := getattr(config, "layer_types", None):
+        return list(kinds)
+    window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return [SLIDING if window else FULL] * config.num_hidden_layers
+
+
+def checkpointing(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model that use gradient checkpointing."""
+    return [module for module in model.modules() if vars(module).get(CHECKPOINTING)]
