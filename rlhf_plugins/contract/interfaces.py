@@ -33,7 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
 
-NUMBERS = "numeric columns that every row must have, and which it is given"
+NUMBERS = "numeric columns that every row must have, and which it is given as float32"
 SOFT_LABELS = "reads soft labels, or does not depend on which response is better; others are refused soft labels"
 BATCH_MATES = "an example's result depends on the others in its batch, which then is never cut into pieces"
 SHIFT = "`same` where a number added to all rewards changes nothing, `follows` where the answer shifts with it"

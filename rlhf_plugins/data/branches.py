@@ -26,8 +26,8 @@ class Layout(Enum):
     """How groups become rows."""
 
     PACKED = "packed"  # one row for all groups, without padding
-    ROWS = "rows"  # a row a group
-    SEPARATE = "separate"  # a row a branch, its prompt before it
+    ROWS = "rows"  # one row per group
+    SEPARATE = "separate"  # one row per branch, after its prompt
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, Literal
@@ -92,8 +92,8 @@ def read_comparisons(
         pair = _row(where, fields, dropped, columns, meaning)
         if pair is None:
             continue
-        named = optional(where, "annotator", columns.annotator, fields)
-        place = where if named is None else pair.key
+        named = fields.get(columns.annotator) if columns.annotator else None
+        place = where if named in (None, "") else pair.key
         first = pairs.setdefault(place, pair)
         if str(named) in first.annotators:
             dropped.add("an annotator judges a pair again", where)
@@ -181,14 +181,25 @@ def _combined(votes: list[Vote]) -> Judgement | None:
 def _votes(
     where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]
 ) -> Iterator[Vote]:
-    if columns.annotations is None or columns.annotations not in fields:
+    annotations = optional(where, "annotations", columns.annotations, fields)
+    if annotations is None:
+        _check_names(where, fields, columns)
         yield from _vote(where, fields, columns, meaning)
         return
-    annotations = fields[columns.annotations]
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise DataError(f"{where}: {columns.annotations} must be a list of objects, found {shown(annotations)}")
+    if annotations:
+        _check_names(where, fields.keys() | set().union(*annotations), columns)
     for number_, annotation in enumerate(annotations):
         yield from _vote(f"{where}: {columns.annotations}[{number_}]", annotation, columns, meaning)
+
+
+def _check_names(where: str, found: Collection[str], columns: ComparisonColumns) -> None:
+    """Raises DataError where the user named a column that neither the row nor any of its annotations has."""
+    for name in ("label", "strength", "probability", "annotator"):
+        column = getattr(columns, name)
+        if column not in found and column not in (None, getattr(ComparisonColumns, name)):
+            raise DataError(f"{where}: lacks the column {column!r} {known(column, found)}")
 
 
 def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Vote]:

@@ -94,7 +94,7 @@ def _by_difference(i: int, j: int, difference: float, gap: float, margins: bool)
 def soft_label(probability: float, margin: float | None = None, weight: float = 1.0) -> Comparison:
     """The comparison of two responses of which the first is better with this probability; 1/2 is a tie.
 
-    A certain one has no probability of its own: it is as one that was given without.
+    A probability of 0 or 1 is stored as None, as if none had been given.
     """
     better, worse = (0, 1) if probability >= 0.5 else (1, 0)
     likely = max(probability, 1 - probability)
@@ -149,8 +149,8 @@ def _pair(group: Group, comparison: Comparison) -> Group:
 def preference_rows(groups: Iterable[Group]) -> list[Row]:
     """A row for each ordered pair, with TRL's columns `prompt`, `chosen`, `rejected` and `margin`, and our own.
 
-    `probability`, `annotator`, `weight`, `topic` and `difficulty` follow; a column that no row fills is left out. Ties
-    give no row.
+    `probability`, `annotator`, `weight`, `topic`, `difficulty` and the further columns follow; a column that no row
+    fills is left out. Ties give no row.
     """
     return filled([_preference_row(pair) for pair in pairs(groups)])
 
@@ -159,18 +159,15 @@ def _preference_row(pair: Group) -> Row:
     (comparison,) = pair.comparisons
     texts = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
     more = {name: getattr(comparison, name) for name in ("margin", "probability", "annotator")}
-    return {**texts, **more, **_extras(pair)}
+    return _with_extras({**texts, **more}, pair)
 
 
 def rating_rows(groups: Iterable[Group]) -> list[Row]:
-    """A row a response, with `prompt`, `response` and a column for each dimension; groups without ratings have none."""
+    """One row per response, with `prompt`, `response` and each dimension; groups without ratings have none."""
     rows = [
-        {
-            "prompt": g.prompt,
-            "response": response,
-            **{name: values[i] for name, values in g.ratings.items()},
-            **_extras(g),
-        }
+        _with_extras(
+            {"prompt": g.prompt, "response": response, **{name: values[i] for name, values in g.ratings.items()}}, g
+        )
         for g in groups
         if g.ratings
         for i, response in enumerate(g.responses)
@@ -179,14 +176,14 @@ def rating_rows(groups: Iterable[Group]) -> list[Row]:
 
 
 def ranking_rows(groups: Iterable[Group]) -> list[Row]:
-    """A row a group, with `prompt`, `responses` and their `ranks`, or `pairwise` where pairs were compared apart."""
+    """One row per group, with `prompt`, `responses` and `ranks`, or `pairwise` where pairs were compared apart."""
     rows = []
     for g in groups:
         how: Row = {"ranks": None if g.ranks is None else list(g.ranks), "pairwise": None}
         if g.compared is not None or g.margin is not None:
             how = {"ranks": None, "pairwise": [_judgement(c) for c in g.comparisons]}
         if g.comparisons:
-            rows.append({"prompt": g.prompt, "responses": list(g.responses), **how, **_extras(g)})
+            rows.append(_with_extras({"prompt": g.prompt, "responses": list(g.responses), **how}, g))
     return filled(rows)
 
 
@@ -197,8 +194,11 @@ def _judgement(c: Comparison) -> Row:
     return fields | {name: value for name, value in more.items() if value is not None}
 
 
-def _extras(group: Group) -> Row:
-    return {"weight": group.weight, "topic": group.topic, "difficulty": group.difficulty}
+def _with_extras(row: Row, group: Group) -> Row:
+    """A row of a format with the group's own columns after it; of two columns of one name the format's stays."""
+    own = {"weight": group.weight, "topic": group.topic, "difficulty": group.difficulty}
+    further = {name: value for name, value in group.columns.items() if name not in own}
+    return {**row, **own, **further, **row}
 
 
 def filled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:

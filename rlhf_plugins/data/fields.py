@@ -207,6 +207,13 @@ def key(*texts: Text) -> str:
     return json.dumps(texts)
 
 
+def plain(value: Any) -> Any:
+    """A value that JSON has no form for: arrays and their numbers as lists and numbers, anything else as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return dict(value) if isinstance(value, Mapping) else str(value)
+
+
 def content(text: Text) -> str:
     """What a reader sees of a text or of messages."""
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.rows import Group, Samples
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.convert import pairs
-from rlhf_plugins.data.fields import by_name
+from rlhf_plugins.data.fields import by_name, plain
 from rlhf_plugins.errors import DataError
 
-__all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset", "with_columns"]
+__all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset"]
 
 Row = dict[str, Any]
 COLUMNS = "columns"  # of a data set of prompts: those of the prompt, as JSON
@@ -53,18 +52,13 @@ def prompt_dataset(prompts: Iterable[Group]) -> Dataset:
     rows: list[Row] = [{"prompt": group.prompt} for group in groups]
     if any(group.columns for group in groups):
         for row, group in zip(rows, groups, strict=True):
-            row[COLUMNS] = json.dumps(dict(group.columns), default=str)
+            row[COLUMNS] = json.dumps(dict(group.columns), default=plain)
     return Dataset.from_list(rows)
 
 
 def batch_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The columns of rows of a `prompt_dataset`, a value for each row; None where a row lacks one."""
     return by_name([json.loads(row[COLUMNS]) if row.get(COLUMNS) else {} for row in rows])
-
-
-def with_columns(samples: Samples, prompts: Sequence[Group], per_prompt: int = 1) -> Samples:
-    """The samples with the columns of their prompts, of which each has `per_prompt` responses side by side."""
-    return replace(samples, columns=by_name([group.columns for group in prompts for _ in range(per_prompt)]))
 
 
 def best_responses(groups: Iterable[Group]) -> Dataset:

@@ -17,7 +17,9 @@ PREFIX = "column "  # of a column's name among the tensors of a batch
 
 
 def column_tensor(name: str, values: Sequence[Any]) -> Tensor:
-    """A column's numbers, or lists of numbers of one shape, (rows, ...): whole numbers as int64, others as float32.
+    """A column's numbers, or lists of numbers of one shape, (rows, ...), float32; what reads ids calls `.long()`.
+
+    float32 holds whole numbers exactly up to 2**24.
 
     Raises:
         DataError: a row has none, or anything but finite numbers, or the shapes differ.
@@ -25,9 +27,8 @@ def column_tensor(name: str, values: Sequence[Any]) -> Tensor:
     for row, value in enumerate(values):
         if not _numeric(value):
             raise DataError(f"column {name!r} is {str(value)[:40]!r} in row {row}: a head or loss reads finite numbers")
-    whole = all(_whole(value) for value in values)
     try:
-        return torch.tensor(list(values), dtype=torch.int64 if whole else torch.float32)
+        return torch.tensor(list(values), dtype=torch.float32)
     except (ValueError, TypeError) as error:
         raise DataError(f"column {name!r} has lists of different lengths: {error}") from error
 
@@ -63,7 +64,3 @@ def _numeric(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return bool(value) and all(map(_numeric, value))
     return isinstance(value, Real) and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return all(map(_whole, value)) if isinstance(value, list | tuple) else isinstance(value, int)

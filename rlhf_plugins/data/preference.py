@@ -28,7 +28,8 @@ def read_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns = Pai
     equal or empty is left out and counted.
 
     Raises:
-        DataError: a column is missing or holds a value of the wrong type.
+        DataError: a column is missing or holds a value of the wrong type, or a row has a margin and a probability
+            below 1/2.
     """
     for where, fields in rows:
         group = _group(where, fields, dropped, columns)
@@ -67,6 +68,11 @@ def _comparison(
 ) -> Comparison:
     given = optional(where, "probability", columns.probability, fields)
     likely = probability(where, str(columns.probability), given)
+    if likely is not None and likely < 0.5 and margin:
+        raise DataError(
+            f"{where}: {columns.probability} is {likely:g}, so the rejected response is the better one, and "
+            f"{columns.margin} is {margin:g}, by how much the chosen one is; leave out one of the two"
+        )
     who = annotator(where, "annotator", columns.annotator, fields)
     return replace(soft_label(1.0 if likely is None else likely, margin, weight), annotator=who)
 

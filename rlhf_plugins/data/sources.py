@@ -33,7 +33,7 @@ class PairSources(Sources):
     """`Sources` whose rows are pairs, which may be put together again by prompt."""
 
     group_prompts: Annotated[
-        bool, Field(description="one group a prompt: a response in several pairs is computed once")
+        bool, Field(description="one group per prompt: a response in several pairs is computed once")
     ] = False
     max_responses: Annotated[
         int | None,

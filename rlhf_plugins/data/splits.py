@@ -20,9 +20,9 @@ Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to
 def load(sources: Sources, read: Read, seed: int) -> Data:
     """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) is in both.
 
-    Repeated rows, rows of weight 0 and pairs that another row judges otherwise are left out and counted, and so are
-    training rows whose prompt (or topic) is in `test_source`. Without a `test_source`, `test_fraction` of the
-    prompts or topics is held out by hash, so that the order of rows does not matter.
+    Repeated rows, rows of weight 0 and pairs that another row of the same annotator judges otherwise are left out and
+    counted, and so are training rows whose prompt (or topic) is in `test_source`. Without a `test_source`,
+    `test_fraction` of the prompts or topics is held out by hash, so that the order of rows does not matter.
 
     Raises:
         DataError: a source cannot be read, lacks a column, or holds a value of the wrong type; no row is useful;
@@ -116,13 +116,13 @@ def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
     judged: dict[str, set[str]] = defaultdict(set)  # of each pair: its judgements
     for _, group in placed:
         if _is_pair(group) and group.weight:
-            judged[_texts(group)].add(_judgements(group))
+            judged[_asked(group)].add(_judgements(group))
     seen: set[str] = set()
     for where, group in placed:
-        whole = _texts(group) + _judgements(group)
+        whole = _asked(group) + _judgements(group)
         if not group.weight:
             dropped.add("weight 0", where)
-        elif _is_pair(group) and len(judged[_texts(group)]) > 1:
+        elif _is_pair(group) and len(judged[_asked(group)]) > 1:
             dropped.add("contradicted by another row", where)
         elif whole in seen:
             dropped.add("repeated row", where)
@@ -135,16 +135,21 @@ def _is_pair(group: Group) -> bool:
     return len(group.responses) == 2 and not group.ratings
 
 
+def _asked(group: Group) -> str:
+    """Equal for groups in which the same annotators, or unknown ones, judge the same texts."""
+    return _texts(group) + repr(sorted({str(comparison.annotator) for comparison in group.comparisons}))
+
+
 def _texts(group: Group) -> str:
     return key(group.prompt) + key(*sorted(group.responses, key=key))
 
 
 def _judgements(group: Group) -> str:
-    """Equal for groups with the same judgements of the same responses, in any order."""
+    """Equal for groups with the same judgements of the same responses by the same annotators, in any order."""
     found = []
     for c in group.comparisons:
         sides = [key(group.responses[c.better]), key(group.responses[c.worse])]
-        found.append((sorted(sides) if c.tied else sides, c.tied))
+        found.append((sorted(sides) if c.tied else sides, c.tied, str(c.annotator)))
     rated = [
         (name, sorted(zip(map(key, group.responses), map(str, v), strict=True))) for name, v in group.ratings.items()
     ]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin
 from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.fields import plain
+from rlhf_plugins.data.files import put
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, known
 
@@ -30,13 +31,8 @@ SPLIT, PROMPT, DROPPED = "in", "prompt of", "dropped"
 
 def save_data(data: Data, path: Path) -> None:
     """Writes a file that is never half written, also when the machine stops. Raises DataError where it cannot be."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.writelines(lines(data))
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        put(path, (line.encode() for line in lines(data)))
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -119,10 +115,8 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for: a record of ours, and text of anything else in a column, such as a date."""
-    if isinstance(value, Comparison | Origin):
-        return _fields(value)
-    return dict(value) if isinstance(value, Mapping) else str(value)
+    """What JSON has no form for: a record of ours, or a value of a column."""
+    return _fields(value) if isinstance(value, Comparison | Origin) else plain(value)
 
 
 def _split(where: str, row: dict[str, Any]) -> str:

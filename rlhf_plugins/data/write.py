@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.data.fields import plain
 from rlhf_plugins.errors import DataError, known
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
@@ -35,7 +36,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], overwrite: bool = Fal
 
 
 def _json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, ensure_ascii=False, default=plain) + "\n" for row in rows).encode()
 
 
 def _csv(path: Path, rows: Sequence[dict[str, Any]]) -> bytes:

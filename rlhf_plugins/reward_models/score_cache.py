@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.fields import plain
 from rlhf_plugins.errors import PluginError, RunError
 
 Score = Callable[[Samples], Sequence[float | None]]
@@ -174,7 +175,7 @@ def _columns(samples: Samples) -> list[str]:
     if not samples.columns:
         return [""] * len(samples.responses)
     rows = zip(*(samples.columns[name] for name in sorted(samples.columns)), strict=True)
-    return [json.dumps([sorted(samples.columns), row], default=str) for row in rows]
+    return [json.dumps([sorted(samples.columns), row], default=plain) for row in rows]
 
 
 def _key(identity: str, prompt: Sequence[int], response: Sequence[int]) -> bytes:

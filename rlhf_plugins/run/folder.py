@@ -10,7 +10,6 @@ status.json             whether the run has finished, where it stopped, the data
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.digests import FILES, RESULT, of_folder
+from rlhf_plugins.data.files import put
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
@@ -175,13 +175,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink()
-
-
-def put(file: Path, content: bytes) -> None:
-    """Writes a file that is never half written, also when the machine stops."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)

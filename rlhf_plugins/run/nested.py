@@ -13,11 +13,12 @@ from pydantic_core import to_json
 
 from rlhf_plugins.contract.run import Base, Budget, StageResult, Step
 from rlhf_plugins.data.digests import RESULT
+from rlhf_plugins.data.files import put
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run import results
 from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import CALL, cleared, put
+from rlhf_plugins.run.folder import CALL, cleared
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.run.perform import perform, random_state_kept
 

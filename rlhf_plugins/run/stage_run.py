@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.interfaces import Reward
 from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Policy, RewardModel, Spec, StageResult, Step
+from rlhf_plugins.data.files import put
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import nested
-from rlhf_plugins.run.folder import ONCE, RunFolder, put
+from rlhf_plugins.run.folder import ONCE, RunFolder
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.stop import Stop

@@ -147,16 +147,13 @@ class _Session:
 
     def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int) -> Samples:
         """Responses under the stage's options; the same prompts and policy always give the same."""
-        from rlhf_plugins.data.groups import with_columns
-
-        samples = policy.sample(
-            [group.prompt for group in prompts],
+        return policy.sample(
+            prompts,
             per_prompt,
             temperature=self.options.temperature,
             max_new_tokens=self.options.max_new_tokens,
             seed=self.run.seed,
         )
-        return with_columns(samples, prompts, per_prompt)
 
     def notes(self) -> list[str]:
         """Notes for the reader of the table."""

@@ -187,7 +187,7 @@ REVIEWS = {name: f"reviews.{name}-rating" for name in ("correctness", "selection
 REAL: list[tuple[type, str, dict[str, Any], tuple[int, int, int, int]]] = [
     (Comparisons, "arguments_crowd", {"hold_out": "topic"}, (9934, 9934, 1497, 1933)),
     (Comparisons, "instructions_three_annotators", {}, (837, 837, 77, 162)),
-    (Comparisons, "instructions_preference_strength", {}, (941, 941, 268, 55)),
+    (Comparisons, "instructions_preference_strength", {}, (944, 944, 269, 52)),
     (Rankings, "answers_four_way", {}, (500, 3000, 384, 0)),
     (Ratings, "summaries_rated", {"dimensions": REVIEWS, "gap": 10.0}, (100, 300, 40, 0)),
     (Preference, "arguments_pairs", {"group_prompts": True}, (23, 8142, 0, 58)),

@@ -13,7 +13,7 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from rlhf_plugins import DataError, Group, RankedScores, RunError, Samples
+from rlhf_plugins import Base, DataError, Group, RankedScores, RunError, Samples, StageResult
 from rlhf_plugins.arithmetic.ranking import per_group
 from rlhf_plugins.contract.rows import Origin
 from rlhf_plugins.data.numeric import column_tensor
@@ -51,8 +51,8 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(2, width) / width)
 
     def forward(self, features, columns):
-        assert (columns["user"].dtype, columns["user"].shape) == (torch.int64, features.shape[:1])
-        return (features * self.weight[columns["user"]]).sum(1)
+        assert (columns["user"].dtype, columns["user"].shape) == (torch.float32, features.shape[:1])
+        return (features * self.weight[columns["user"].long()]).sum(1)
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,9 @@ def test_rows_without_a_number_are_refused_before_training(columns: dict[str, An
 
 
 def test_numbers_become_tensors_of_one_type() -> None:
-    assert column_tensor("c", [1, 2**40]).tolist() == [1, 2**40]
-    assert column_tensor("c", [1, 0.5]).dtype == torch.float32
+    for values in ([1, 2**24], [1, 0.5], [True, False]):
+        found = column_tensor("c", values)
+        assert (found.dtype, found.tolist()) == (torch.float32, values)
     assert column_tensor("c", [[1, 2.0], [3, 4]]).shape == (2, 2)
     for wrong in ([1, "x"], [float("nan")], [[1], [1, 2]], [[]]):
         with pytest.raises(DataError, match="column 'c'"):
@@ -161,3 +162,19 @@ def test_a_pair_has_the_columns_of_its_group(component: Make) -> None:
     scores = RankedScores.of(tensor([[2.0, 0.0, 1.0]]), ranks=tensor([[0, 2, 1]]), columns={"cost": tensor([2.0])})
     losses = [0.1269280, 0.3132617, 0.3132617]  # log(1 + e^-d), d = 2, 1, 1
     assert per_group(component("reward_loss", "costly"), scores).item() == pytest.approx(2 * sum(losses) / 3)
+
+
+def test_an_evaluation_gives_a_reward_the_columns_of_each_prompt(
+    guests: Registry, folder: Path, component: Make, tmp_path: Path
+) -> None:
+    base = Base(str(folder.parents[1] / "base"))
+    reward = StageResult(name="reward", rewards={"reward": {"use": "saved", "path": str(folder)}})
+    run = tiny_run(base, tmp_path / "run", finished=[reward])
+    test = tuple(of_two_users(tiny_pairs(2)))
+    data = replace(
+        run.data, test=test, prompts={"test": tuple(Group(g.prompt, columns=g.columns) for g in test)}, gold=None
+    )
+    run = replace(run, data=data, services=Services(registry=guests))
+    options = {"best_of": 1, "ceiling": 2, "max_new_tokens": 2, "metrics": []}
+    scores = component("stage", {"use": "evaluate", **options}).run(run).evaluation.scores["supervised"]
+    assert len(scores) == 4

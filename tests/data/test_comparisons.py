@@ -162,6 +162,25 @@ def test_a_column_named_by_the_user_must_be_there() -> None:
     assert read(row("a", topic="t"), columns=ComparisonColumns(topic=None))[0].topic is None
 
 
+@pytest.mark.parametrize("name", ["label", "strength", "probability", "annotator", "annotations"])
+@pytest.mark.parametrize("given", [row("a", annotator="ann"), row("a", annotations=[{"label": "a", "who": "ann"}])])
+def test_a_misspelled_column_of_a_judgement_is_refused(given: Row, name: str) -> None:
+    columns = ComparisonColumns(**{name: "labels"})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"f:1: lacks the column 'labels' \(did you mean label\?"):
+        read(given, columns=columns)
+
+
+def test_a_column_of_another_name_may_be_in_the_annotations_alone() -> None:
+    columns = ComparisonColumns(label="verdict", annotator="who")
+    given = [{**row(annotations=[{"verdict": "b", "who": "ann"}]), "prompt": "p"}, row(annotations=[])]
+    (group,) = read(*given, columns=columns)
+    assert group.comparisons == (Comparison(1, 0, annotator="ann"),)
+
+
+def test_rows_with_an_empty_annotator_stay_apart() -> None:
+    assert len(read(row("a", annotator=""), row("a", annotator=""))) == 2
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

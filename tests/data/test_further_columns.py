@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rlhf_plugins import Base, Data, DataError, Group, Samples
+from rlhf_plugins import Base, Data, DataError, Group
 from rlhf_plugins.contract.rows import Origin
-from rlhf_plugins.data.convert import pairs
+from rlhf_plugins.data.convert import pairs, preference_rows, ranking_rows, rating_rows
 from rlhf_plugins.data.fields import origin
-from rlhf_plugins.data.groups import batch_columns, prompt_dataset, with_columns
+from rlhf_plugins.data.groups import batch_columns, prompt_dataset
 from rlhf_plugins.data.ranked import part
+from rlhf_plugins.data.write import write_rows
 from rlhf_plugins.recipe.assemble import component
 
 TEXTS = {"prompt": "p", "response_a": "x", "response_b": "y"}
@@ -85,6 +89,25 @@ def test_a_batch_has_a_value_for_each_row() -> None:
     groups = [Group("p", columns=MORE), Group("q", columns={"user": "x", "answer": 1.5})]
     columns = batch_columns(list(prompt_dataset(groups)))
     assert columns == {"user": [7, "x"], "tags": [MORE["tags"], None], "answer": [None, 1.5]}
-    samples = Samples(["p"] * 4, ["r"] * 4, [[0]] * 4, [[1]] * 4)
-    assert with_columns(samples, groups, 2).columns["user"] == [7, 7, "x", "x"]
     assert batch_columns(list(prompt_dataset([Group("p")]))) == {}
+
+
+def test_arrays_reach_a_batch_as_lists() -> None:
+    group = Group("p", columns={"vector": np.array([0.5, 1.5]), "id": np.int64(3), "day": date(2024, 5, 1)})
+    found = batch_columns(list(prompt_dataset([group])))
+    assert found == {"vector": [[0.5, 1.5]], "id": [3], "day": ["2024-05-01"]}
+
+
+def test_converted_rows_with_dates_are_written(tmp_path: Path) -> None:
+    group = Group("p", ("x", "y"), (0, 1), columns={"day": date(2024, 5, 1)})
+    write_rows(tmp_path / "rows.jsonl", preference_rows([group]))
+    assert json.loads((tmp_path / "rows.jsonl").read_text())["day"] == "2024-05-01"
+
+
+@pytest.mark.parametrize("written", [preference_rows, rating_rows, ranking_rows])
+def test_converted_rows_keep_them_after_their_own_columns(written: Callable[..., list[dict[str, Any]]]) -> None:
+    more = {**MORE, "prompt": "other", "weight": 9.0}
+    group = Group("p", ("x", "y"), (0, 1), weight=0.5, ratings={"score": (2.0, 1.0)}, columns=more)
+    row = written([group])[0]
+    assert (row["user"], row["tags"], row["prompt"], row["weight"]) == (7, MORE["tags"], "p", 0.5)
+    assert list(row)[-3:] == ["weight", "user", "tags"]

@@ -231,6 +231,22 @@ def test_preferences_of_people(name: str, rows: int, prompts: int, dropped: dict
     assert (len(train) + len(test), len(test)) == (prompts, round(prompts / 10))
 
 
+def test_annotators_may_disagree_but_none_with_himself(load: Load) -> None:
+    ann, bob = ([row("p", *pair, annotator=who) for pair in (("x", "y"), ("y", "x"))] for who in ("ann", "bob"))
+    assert [group.comparisons[0].annotator for group in load([ann[0], bob[1]]).train] == ["ann", "bob"]
+    assert [group.comparisons[0].annotator for group in load([ann[0], bob[0]]).train] == ["ann", "bob"]
+    found = load([*ann, bob[0], bob[0]])
+    assert [group.comparisons[0].annotator for group in found.train] == ["bob"]
+    assert dict(found.dropped) == {"contradicted by another row": 2, "repeated row": 1}
+
+
+def test_a_margin_of_the_response_that_is_likely_worse_is_refused(load: Load) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:1: probability is 0.25, so the rejected response is the better"):
+        load([row(probability=0.25, margin=1.5)])
+    (group,) = load([row(probability=0.25, margin=0)]).train
+    assert (group.comparisons[0].better, group.margin) == (1, 0.0)
+
+
 def test_a_row_of_weight_0_contradicts_nobody(load: Load) -> None:
     found = load([row("p", "x", "y"), row("p", "y", "x", weight=0), row("q", "x", "y")])
     assert len(found.train) + len(found.test) == 2

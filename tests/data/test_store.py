@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlhf_plugins import Base, Comparison, Data, DataError, Group, load_data
@@ -47,9 +48,11 @@ def test_data_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_line_holds_only_what_was_given(tmp_path: Path) -> None:
-    save_data(Data((Group("p", ("x",), columns={"on": Path("a")}),)), tmp_path / FILE)
+    columns = {"on": Path("a"), "vector": np.array([1.5]), "id": np.int64(3)}
+    save_data(Data((Group("p", ("x",), columns=columns),)), tmp_path / FILE)
     lines = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
-    assert lines == [{"dropped": {}}, {"in": "train", "prompt": "p", "responses": ["x"], "columns": {"on": "a"}}]
+    plain = {"on": "a", "vector": [1.5], "id": 3}
+    assert lines == [{"dropped": {}}, {"in": "train", "prompt": "p", "responses": ["x"], "columns": plain}]
 
 
 @pytest.mark.parametrize(

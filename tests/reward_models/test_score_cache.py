@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,12 @@ def test_another_model_is_called_again(cache: ScoreCache) -> None:
     assert cache.scores("a", samples_of(FIRST), lambda samples: [1.0]) == [1.0]
     assert cache.scores("b", samples_of(FIRST), lambda samples: [2.0]) == [2.0]
     assert cache.scores("a", samples_of(FIRST), lambda samples: [3.0]) == [1.0]
+
+
+def test_long_arrays_of_columns_that_differ_are_other_responses(cache: ScoreCache) -> None:
+    vectors = [np.zeros(2000), np.r_[np.zeros(1000), 1.0, np.zeros(999)]]  # the same text, which numpy shortens
+    samples = replace(samples_of(FIRST, FIRST), columns={"vector": vectors})
+    assert cache.scores("a", samples, lambda samples: [v.sum() for v in samples.columns["vector"]]) == [0.0, 1.0]
 
 
 def test_nothing_is_asked_of_nothing(cache: ScoreCache) -> None:
