@@ -109,16 +109,6 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def recipes() -> None:
-    """List the bundled recipes."""
-    from rlhf_plugins.recipe.check import bundled
-
-    for name, file in bundled().items():
-        first = file.read_text(encoding="utf-8").partition("\n")[0]
-        typer.echo(f"{name:<28} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
-
-
-@app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from rlhf_plugins.recipe.schema import json_schema
