@@ -7,6 +7,7 @@ RlhfError
 │   └── ComponentError  a component failed, or gave a result that its kind does not allow
 ├── RewardUnavailable  a reward cannot answer now, and may later
 ├── RunError        a run or its folder is not in the state that was asked for
+│   └── ReportError     a report cannot be written; the run is as it was
 └── StopRun         a hook of a plugin ends the run
 """
 
@@ -75,6 +76,10 @@ class RewardUnavailable(RlhfError):
 
 class RunError(RlhfError):
     """A run or its folder is not in the state that was asked for."""
+
+
+class ReportError(RunError):
+    """A report cannot be written; the run is as it was, and `rlhf report` writes it later."""
 
 
 class StopRun(RlhfError):

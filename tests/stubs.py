@@ -5,6 +5,7 @@ It registers through the public hooks, so a test can also install it as a third-
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Make(Stage, reserved={"output_dir", "seed", "max_length"}):
     loss: Any = uses("reward_loss", "plain")
     decay: Decay | None = None
     flag: str = ""
-    stop: Annotated[str, Field(pattern="^(error|known|interrupt|wait)$")] = "error"
+    stop: Annotated[str, Field(pattern="^(error|known|interrupt|wait|exit)$")] = "error"
     name: str = "make"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
 
@@ -91,6 +92,8 @@ class Make(Stage, reserved={"output_dir", "seed", "max_length"}):
     def _stop(self) -> None:
         if self.stop == "known":
             raise RunError("the loss became nan")
+        if self.stop == "exit":
+            sys.exit(0)
         if self.stop == "interrupt":
             raise KeyboardInterrupt
         if self.stop == "wait":

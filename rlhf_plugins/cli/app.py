@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import signal
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +15,13 @@ from typer.core import TyperGroup
 
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
-from rlhf_plugins.errors import PluginError, RlhfError
+from rlhf_plugins.errors import PluginError, ReportError, RlhfError
 
 if TYPE_CHECKING:
     from rlhf_plugins.report.schema import Report
 
-BAD_INPUT, STOPPED = 2, 130  # exit codes
+BAD_INPUT, NO_REPORT = 2, 3  # exit codes
+BY_SIGNAL = 128  # and the number of the signal that ended the command: 130 for Ctrl-C
 
 
 class Commands(TyperGroup):
@@ -28,12 +31,15 @@ class Commands(TyperGroup):
         """Runs the command."""
         try:
             return super().invoke(ctx)
+        except ReportError as error:
+            typer.echo(str(error), err=True)
+            ctx.exit(NO_REPORT)
         except RlhfError as error:
             typer.echo(str(error), err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt as stop:
             typer.echo(f"\n{str(stop) or 'interrupted'}", err=True)
-            ctx.exit(STOPPED)
+            ctx.exit(BY_SIGNAL + getattr(stop, "number", signal.SIGINT))
 
 
 app = typer.Typer(
@@ -92,6 +98,9 @@ def run(
     from rlhf_plugins.run.run import run_recipe
 
     finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=typer.echo)
+    if finished.unreported:
+        again = f"write it with: rlhf report {shlex.quote(str(finished.folder))}"
+        raise ReportError(f"the run is finished, without its report: {finished.unreported}\n{again}")
     if finished.page.exists():
         _show(finished.report, finished.page)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import ReportError, RunError
 from rlhf_plugins.report.schema import Report
 
 _JSON, PAGE = "report.json", "report.html"
@@ -16,7 +16,7 @@ _JSON, PAGE = "report.json", "report.html"
 def write(folder: Path, report: Report) -> Path:
     """Write `report.json`, then `report.html` beside it, and return the page's path.
 
-    Raises RunError when a file cannot be written; a file of the same name is then as it was.
+    Raises ReportError when a file cannot be written; a file of the same name is then as it was.
     """
     # Imported here because it brings matplotlib, which reading a report does not need.
     from rlhf_plugins.report.page import page
@@ -24,7 +24,7 @@ def write(folder: Path, report: Report) -> Path:
     try:
         text = report.model_dump_json(indent=2) + "\n"
     except ValueError as error:  # a lone surrogate in the recipe, which UTF-8 cannot hold
-        raise RunError(f"{folder / _JSON}: the report cannot be written as JSON: {error}") from error
+        raise ReportError(f"{folder / _JSON}: the report cannot be written as JSON: {error}") from error
     _replace(folder / _JSON, text)
     _replace(folder / PAGE, page(report))
     return folder / PAGE
@@ -54,7 +54,7 @@ def _replace(path: Path, text: str) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+        raise ReportError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _faults(error: ValidationError) -> list[str]:

@@ -78,7 +78,7 @@ class RunFolder:
         """Changes entries of the status."""
         path = self.path / STATUS
         status = self.status() if path.exists() else {}
-        put(path, _json(status | changes))
+        _put(path, _json(status | changes))
 
     def stage(self, index: int, name: str) -> Path:
         """The folder of a stage."""
@@ -94,7 +94,7 @@ class RunFolder:
             from rlhf_plugins.data.store import save_data
 
             save_data(result.data, folder / results.DATA)
-        put(folder / RESULT, _json({**results.to_values(result, self.path), FILES: of_folder(folder)}))
+        _put(folder / RESULT, _json({**results.to_values(result, self.path), FILES: of_folder(folder)}))
         return self.result(folder)
 
     def result(self, folder: Path) -> StageResult:
@@ -175,3 +175,10 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink()
+
+
+def _put(file: Path, content: bytes) -> None:
+    try:
+        put(file, content)
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.errors import StopRun
+from rlhf_plugins.errors import ReportError, RunError, StopRun
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.run.folder import RunFolder
 
@@ -23,6 +24,7 @@ class Hooks:
     folder: RunFolder
     say: Callable[[str], None]
     failed: list[str] = field(default_factory=list)
+    unreported: str = ""  # why the report could not be written
 
     def started(self, recipe: Mapping[str, Any]) -> None:
         """The run begins or goes on. Raises StopRun when a plugin refuses it."""
@@ -54,13 +56,18 @@ class Hooks:
                 implementation(**{"folder": self.folder.path, **given})
             except passes:
                 raise
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # also a plugin that ends the process
                 self._report(f"plugin {plugin}: {hook} failed: {type(error).__name__}: {error}")
+                if isinstance(error, ReportError):
+                    self.unreported = str(error)
 
     def _report(self, what: str) -> None:
         """Reports a failure once, on the console and in the run's report."""
         if what not in self.failed:
             self.failed.append(what)
             self.say(f"warning: {what}")
-            noted = self.folder.status().get("hook_faults", ())  # with those of earlier processes of this run
-            self.folder.note(hook_faults=[*dict.fromkeys([*noted, what])])
+            with suppress(RunError):  # it is on the console, where the disk is full
+                noted = self.folder.status().get("hook_faults", ())  # with those of earlier processes of this run
+                self.folder.note(hook_faults=[*dict.fromkeys([*noted, what])])

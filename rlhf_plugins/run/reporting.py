@@ -88,7 +88,7 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
 
 
 def write(folder: RunFolder, made: Report) -> Path:
-    """Writes report.json and report.html, and returns the page's path. Raises RunError."""
+    """Writes report.json and report.html, and returns the page's path. Raises ReportError."""
     return report.write(folder.path, made)
 
 

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.perform import perform
 from rlhf_plugins.run.stage_run import stage_run
-from rlhf_plugins.run.stop import Stop
+from rlhf_plugins.run.stop import Ended, Stop
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.interfaces import Stage
@@ -41,6 +41,7 @@ class Finished:
     """A finished run: its folder, with the report and the page that a plugin left there."""
 
     folder: Path
+    unreported: str = ""  # why the report could not be written
 
     @property
     def report(self) -> Report:
@@ -100,7 +101,7 @@ def run(
         DataError: the data cannot be read; nothing has been written.
         PluginError: the run is to go on without a plugin that it was started with.
         RunError: the folder is not in the state that was asked for, or a stage failed.
-        KeyboardInterrupt: the user stopped the run; the message lists the finished stages and the command that goes on.
+        KeyboardInterrupt: a signal ended the run; the message lists the finished stages and the command that goes on.
     """
     from rlhf_plugins.engine import set_engine
 
@@ -132,17 +133,17 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     hooks = Hooks(assembled.registry, folder, say)
     staged = _Staged(assembled, data, folder, say, hooks)
     staged.discard()
-    try:
-        hooks.started(assembled.resolved)
-        with staged.stop.listening(say):
+    with staged.stop.listening(say):
+        try:
+            hooks.started(assembled.resolved)
             staged.run()
-    except StopRun as stop:
-        folder.note(status="failed", message=str(stop), finished=reporting.now())
-        when = "it went on" if resume else "its first stage"
-        raise RunError(f"the run was stopped before {when}: {stop}") from stop
-    finally:
-        hooks.finished()
-    return Finished(folder.path)
+        except StopRun as stop:
+            folder.note(status="failed", message=str(stop), finished=reporting.now())
+            when = "it went on" if resume else "its first stage"
+            raise RunError(f"the run was stopped before {when}: {stop}") from stop
+        finally:
+            staged.finish()
+    return Finished(folder.path, hooks.unreported)
 
 
 def _loaded(assembled: Assembled) -> Data:
@@ -150,7 +151,9 @@ def _loaded(assembled: Assembled) -> Data:
         return assembled.data.load(assembled.base, assembled.seed)
     except RlhfError:
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also a plugin that ends the process
         where = blame.of_plugin(error, assembled.registry)
         raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
 
@@ -205,6 +208,16 @@ class _Staged:
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
         self.folder.note(status="finished", stage=None, message="", finished=reporting.now())
 
+    def finish(self) -> None:
+        """Calls the hooks of the end, which write the report. A signal in between leaves the rest of them out."""
+        self.stop.reporting = True
+        try:
+            self.hooks.finished()
+        except KeyboardInterrupt:
+            self.hooks.unreported = self.stop.why
+        finally:
+            self.stop.reporting = False
+
     def _place(self, index: int) -> str:
         return f"[{index + 1}/{len(self.assembled.stages)}] {self.assembled.stages[index].name}"
 
@@ -213,19 +226,21 @@ class _Staged:
         try:
             return self._run(index, stage, finished)
         except KeyboardInterrupt:
-            message = self._stopped("interrupted", stage, "interrupted by the user")
-            raise KeyboardInterrupt(message) from None
+            message = self._stopped("interrupted", stage, self.stop.why)
+            raise Ended(message, self.stop.number) from None
         except ComponentError as error:
             message = blame.of_component(error, self.folder.stage(index, stage.name), self.assembled)
             raise RunError(self._stopped("failed", stage, message)) from error
         except RlhfError as error:
             raise RunError(self._stopped("failed", stage, str(error))) from error
-        except Exception as error:
+        except BaseException as error:  # also a plugin that ends the process
             trace = self.folder.stage(index, stage.name) / "traceback.txt"
-            trace.parent.mkdir(exist_ok=True)
-            trace.write_text(traceback.format_exc(), encoding="utf-8")
+            with suppress(OSError):  # a full disk must not hide the error
+                trace.parent.mkdir(exist_ok=True)
+                trace.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
             where = blame.of_plugin(error, self.assembled.registry)
-            reason = f"{type(error).__name__}: {error}{where} (traceback in {trace})"
+            kept = f" (traceback in {trace})" if trace.exists() else ""
+            reason = f"{type(error).__name__}: {error}{where}{kept}"
             raise RunError(self._stopped("failed", stage, reason)) from error
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
@@ -236,8 +251,11 @@ class _Staged:
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Records that the run stopped, and returns the error message."""
-        reason = " ".join(reason.split())
-        self.folder.note(status=status, stage=stage.name, message=reason, finished=reporting.now())
+        self.stop.reporting, reason = True, " ".join(reason.split())
+        try:
+            self.folder.note(status=status, stage=stage.name, message=reason, finished=reporting.now())
+        except RunError as error:
+            reason = f"{reason}; and {error}"
         done = ", ".join(result.name for result in self.kept()) or "none"
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
         return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"

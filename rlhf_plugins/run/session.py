@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rlhf_plugins.contract.rows import Data
@@ -23,6 +27,7 @@ from rlhf_plugins.run.lock import acquire, release
 from rlhf_plugins.run.stage_run import Services, StageRun
 
 SANDBOX = "sandbox"
+_OPEN: list[Hooks] = []  # of the sessions of this process
 
 
 def session(
@@ -74,6 +79,8 @@ def session(
     files.note(status="running", message="", data=reporting.counted(rows))
     hooks = Hooks(registry, RunFolder(files.path.absolute()), print)
     atexit.register(_ended, hooks)
+    _OPEN.append(hooks)
+    _end_by_signals()
     hooks.started(files.recipe())
     return StageRun(model, rows, seed, files.path, services=Services(registry, files.path, hooks))
 
@@ -83,13 +90,29 @@ def _described(base: Base) -> dict[str, Any]:
     return {"base": base.path, "quantization": base.quantization, "adapter": base.adapter and asdict(base.adapter)}
 
 
-def _ended(hooks: Hooks) -> None:
+def _end_by_signals() -> None:
+    """Has a signal that ends the process by default first do what its end does."""
+    own = os.getpid()
+
+    def received(number: int, frame: FrameType | None) -> None:
+        for hooks in _OPEN if os.getpid() == own else ():  # not in a child that a data loader forked
+            _ended(hooks, f"ended by {signal.Signals(number).name}")
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, received)
+
+
+def _ended(hooks: Hooks, by: str = "") -> None:
     """Writes how the process of a session ended into the status, and calls the hook; a killed process does neither."""
     if not hooks.folder.is_run:  # deleted since
         return
     error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)  # in a notebook, that of any cell
-    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed" if error else "finished"
-    message = f"{type(error).__name__}: {error}" if error else ""
+    status = "interrupted" if by or isinstance(error, KeyboardInterrupt) else "failed" if error else "finished"
+    message = by or (f"{type(error).__name__}: {error}" if error else "")
     hooks.folder.note(status=status, message=message, finished=reporting.now())
     hooks.finished()
     release(hooks.folder.path)

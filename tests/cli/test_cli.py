@@ -100,22 +100,40 @@ def test_a_run_prints_each_stage_and_its_page(command: Command, tmp_path: Path) 
     assert command("report", "runs/r").stdout.splitlines()[-1] == "runs/r/report.html"
 
 
-def test_ctrl_c_keeps_finished_stages_and_says_how_to_go_on(shell: Shell, command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_keeps_finished_stages_and_says_how_to_go_on(
+    name: str, code: int, shell: Shell, command: Command, tmp_path: Path
+) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     (tmp_path / "flag").touch()
     process = shell("run", "r.yaml")
     assert process.stdout is not None
     while process.stdout.readline() != "waiting\n":
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in err
     assert err.endswith("finished stages: first\ngo on with: rlhf run --resume runs/r/recipe.yaml\n")
     assert json.loads((tmp_path / "runs/r/status.json").read_text())["status"] == "interrupted"
+    assert json.loads((tmp_path / "runs/r/report.json").read_text())["status"] == "interrupted"
     (tmp_path / "flag").unlink()
     out = command("run", "--resume", "runs/r/recipe.yaml").stdout
     assert "\n[1/2] first: finished before\n[2/2] second: running\n" in out
+
+
+def test_a_report_that_cannot_be_written_has_a_code_of_its_own(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    command("run", "r.yaml")
+    (tmp_path / "runs/r/report.json").unlink()
+    (tmp_path / "runs/r/report.json").mkdir()
+    done = command("run", "--resume", "r.yaml")
+    assert done.returncode == 3
+    assert "the run is finished, without its report: runs/r/report.json: cannot be written: Is a dir" in done.stderr
+    assert done.stderr.endswith("write it with: rlhf report runs/r\n")
+    assert command("report", "runs/r").returncode == 3
+    (tmp_path / "runs/r/report.json").rmdir()
+    assert command("report", "runs/r").returncode == 0
 
 
 def test_a_closed_pipe_is_no_traceback(shell: Shell) -> None:

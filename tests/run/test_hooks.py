@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -146,8 +148,29 @@ def test_a_run_whose_report_fails_is_finished_all_the_same(go: Go, said: list[st
 
     made = go(plugin(run_finished=block))
     assert any("lifecycle.report" in line and "cannot be written" in line for line in said)
+    assert made.unreported == "out/report.json: cannot be written: Is a directory"
     with pytest.raises(RunError):
         _ = made.report
+
+
+def test_a_hook_that_ends_the_process_is_reported(go: Go, said: list[str]) -> None:
+    def leave() -> None:
+        raise SystemExit(0)
+
+    assert go(plugin(step_logged=leave)).report.status == "finished"
+    assert "warning: plugin watcher0 (rlhf-watch 2.0): step_logged failed: SystemExit: 0" in said
+
+
+def test_ctrl_c_while_the_report_is_written_is_asked_back_once(go: Go, said: list[str]) -> None:
+    def interrupt() -> None:
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    times = 1
+    assert go(plugin(run_finished=interrupt)).report.status == "finished"
+    assert said[-1] == "writing the report; once more leaves it out"
+    times = 2
+    assert go(plugin(run_finished=interrupt), overwrite=True).unreported == "interrupted by the user"
 
 
 def test_a_wrapper_is_refused() -> None:

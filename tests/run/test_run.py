@@ -132,6 +132,12 @@ def test_an_error_keeps_finished_stages_and_a_resume_skips_them(go: Go, stopped:
     assert status()["status"] == "finished"
 
 
+def test_a_plugin_that_ends_the_process_fails_its_stage(stopped: Callable[..., str]) -> None:
+    message = stopped("exit", RunError)
+    assert "stage second failed: SystemExit: 0 in plugin stubs (stub-package 1.0), " in message
+    assert (status()["status"], status()["stage"]) == ("failed", "second")
+
+
 def test_a_stage_that_is_lost_is_made_again_with_those_after_it(go: Go) -> None:
     go()
     shutil.rmtree("out/01-first")

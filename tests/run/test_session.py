@@ -23,6 +23,8 @@ from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 SPECS = {"a": {"use": "saved", "path": "x"}, "b": {"use": "saved", "path": "y"}}
 
+TERMINATED = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+
 
 def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
     stages = [StageResult(SPECS, name="first"), StageResult({"b": SPECS["b"]}, rewards=SPECS, name="second")]
@@ -61,7 +63,7 @@ def test_a_session_goes_on_with_its_own_base_and_seed(tmp_path: Path) -> None:
             session(base, Data(()), tmp_path / "run", seed=seed)
 
 
-@pytest.mark.parametrize(("end", "status"), [("", "finished"), ("1 / 0", "failed")])
+@pytest.mark.parametrize(("end", "status"), [("", "finished"), ("1 / 0", "failed"), (TERMINATED, "interrupted")])
 def test_a_session_has_a_report_and_says_how_it_ended(end: str, status: str, tmp_path: Path) -> None:
     script = f"""import sys, stubs
 from rlhf_plugins import Data, session
