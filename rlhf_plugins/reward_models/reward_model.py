@@ -151,10 +151,14 @@ class RewardModel(nn.Module):
         trained = any(weights.requires_grad for weights in self.trunk.parameters())
         if trained:
             self.trunk.save_pretrained(folder)
+        self.save_own(folder, {**description, "trunk": SAVED if trained else FROZEN})
+
+    def save_own(self, folder: Path, description: Mapping[str, Any]) -> None:
+        """Writes pooling, head and the description, which also says under `trunk` where the trunk is."""
         weights = {name: weights.detach().cpu().contiguous() for name, weights in self.own.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
         base = {**description["base"], "path": path_to_note(description["base"]["path"], folder)}
-        whole = {**description, "base": base, "trunk": SAVED if trained else FROZEN}
+        whole = {**description, "base": base}
         (folder / DESCRIPTION).write_text(json.dumps(whole, indent=2) + "\n")
 
     def export(self, folder: Path) -> None:

@@ -7,6 +7,7 @@ the place of where a script asks for one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,13 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
-from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
-from rlhf_plugins.engine.forward import evaluating, is_causal, trunk_of
-from rlhf_plugins.engine.loading import with_fast_paths
+from rlhf_plugins.engine.forward import is_causal, trunk_of
+from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.trainers.arguments import unusual_launch
 
 logger = logging.getLogger(__name__)
 HEADS = {"score", "classifier"}  # names of the head of a classifier in PEFT
-THEIRS_ALONE = ("torch_compile", "use_liger_kernel", "neftune_noise_alpha", "pad_to_multiple_of", "deepspeed", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def scored_by(model: Any, pooling: Pooling | None, head: RewardHead | None) -> R
     """A classifier's decoder with its own score, or with a pooling and a head in its place, which join its weights."""
     from rlhf_plugins.recipe.public import component
 
-    score = sped_up(model).score
+    use_fast_paths(model)
+    score = whole(model).score
     scorer = RewardModel(model, pooling or component("pooling", "last_token"), head or Score(score))
     if head is not None:
         scorer.head = install(model, "score", scorer.head)
@@ -62,20 +63,14 @@ def scored_by(model: Any, pooling: Pooling | None, head: RewardHead | None) -> R
         logger.warning("the classifier's score is not trained, and not saved with an adapter")
     if isinstance(scorer.pooling, nn.Module):
         scorer.pooling = install(model, "pooling", scorer.pooling)
-    text, asked = model.config.get_text_config(), head is not None or pooling is not None
-    if text.pad_token_id == text.eos_token_id and not asked:
+    text = model.config.get_text_config()
+    if head is not None or pooling is not None:
+        logger.warning(
+            "no classifier opens checkpoints with this pooling and head; save_reward_model writes one of ours"
+        )
+    elif text.pad_token_id == text.eos_token_id:
         logger.warning("padding is EOS: training scores the last token, a saved classifier one token before an EOS")
     return scorer
-
-
-def sped_up(model: Any) -> Any:
-    """The classifier, its decoder and adapters with the fast paths that agree with their own layers."""
-    inner = whole(model)
-    if getattr(inner.config, "quantization_config", None) is None:
-        with evaluating(model):
-            with_fast_paths(inner)
-    fuse_lora(model)
-    return inner
 
 
 def install(model: Any, name: str, module: nn.Module) -> nn.Module:
@@ -100,21 +95,22 @@ def saving_head(config: Any) -> Any:
     return config
 
 
-def obstacle_of(model: Any, args: Any, processes: int, own_collator: bool) -> str | None:
-    """Why a training goes TRL's way; None where the engine computes it."""
+def obstacle_of(trainer: Any, own_collator: bool) -> str | None:
+    """The first thing about a trainer that the engine does not compute; None if there is none."""
+    return next(_obstacles(trainer, own_collator), None)
+
+
+def _obstacles(trainer: Any, own_collator: bool) -> Iterator[str]:
+    model, args = trainer.model, trainer.args
     if own_collator:
-        return "it was given a data_collator"
-    if processes > 1:
-        return "it runs in several processes"
-    if asked := [name for name in THEIRS_ALONE if getattr(args, name)]:
-        return f"{asked[0]} is set"
-    if "inputs" in args.include_for_metrics or args.include_num_input_tokens_seen != "no":
-        return "it counts or shows input_ids as TRL lays them out"
-    if args.parallelism_config is not None or getattr(model, "_tp_size", None):
-        return "the model is split over devices"
-    if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
-        return "the adapter learns a prompt"
+        yield "data_collator="
+    yield from unusual_launch(trainer)
+    if args.pad_to_multiple_of is not None:
+        yield f"pad_to_multiple_of={args.pad_to_multiple_of}"
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        yield "an adapter that learns a prompt"
     inner = whole(model)
     if not isinstance(getattr(inner, "score", None), nn.Module) or trunk_of(model) is inner:
-        return f"{type(inner).__name__} is no decoder with a score"
-    return None if is_causal(trunk_of(model)) else f"the attention of {type(inner).__name__} is bidirectional"
+        yield f"{type(inner).__name__}, which is no decoder with a score"
+    elif not is_causal(trunk_of(model)):
+        yield f"the bidirectional attention of {type(inner).__name__}"

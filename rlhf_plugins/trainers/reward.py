@@ -7,6 +7,7 @@ from collections import Counter
 from copy import copy
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
 from rlhf_plugins.trainers.classifier import install, obstacle_of, saving_head, scored_by
+from rlhf_plugins.trainers.classifier_saved import save_as_ours
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.draws import Draws
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
@@ -64,6 +66,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._parts: list[tuple[Tensor, Tensor]] = []  # rewards and gaps of the parts of the batch so far
         self._scorer: RewardModel | None = None  # None goes TRL's way
         self._head_learning_rate = own.head_learning_rate
+        self._parts_asked = own.pooling, own.head
         self.left_out: Counter[str] = Counter()  # pairs of TRL's rows, by reason
         super().__init__(**theirs)
         self.obstacle = self._obstacle(theirs.get("data_collator") is not None)
@@ -71,7 +74,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
             logger.info("%s trains on the engine", type(self).__name__)
             self._use_engine(own)
         elif asked := [name for name, value in vars(own).items() if value is not None]:
-            raise RunError(f"{asked[0]}= needs the engine, and this training goes TRL's own way: {self.obstacle}")
+            raise RunError(f"{asked[0]}= needs the engine, which does not compute {self.obstacle}")
         else:
             logger.warning("%s goes TRL's own way: %s", type(self).__name__, self.obstacle)
 
@@ -80,7 +83,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         if isinstance(self.model, RewardModel):
             check_one_process(self)
             return None
-        return obstacle_of(self.model, self.args, self.accelerator.num_processes, own_collator)
+        return obstacle_of(self, own_collator)
 
     def _use_engine(self, own: RewardOptions) -> None:
         """What the engine needs beside what TRL's constructor made."""
@@ -188,6 +191,16 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         """Examples that the whole training will draw."""
         batch, count = self._train_batch_size * self.args.gradient_accumulation_steps, len(self.train_dataset)
         return self.args.max_steps * batch if self.args.max_steps > 0 else ceil(self.args.num_train_epochs * count)
+
+    def save_reward_model(self, folder: str | Path) -> None:
+        """Writes the reward model as a stage does: `load_reward_model` opens it, and a recipe's reward `saved`.
+
+        Raises:
+            RunError: the training goes TRL's own way, or the folder cannot hold such a model.
+        """
+        if self._scorer is None or isinstance(self.model, RewardModel):
+            raise RunError("save_reward_model writes a classifier that the engine trains; use save_model")
+        save_as_ours(self._scorer, self._parts_asked, Path(folder))
 
     def training_step(self, *given: Any) -> Tensor:
         """The batch's loss; its gradients are accumulated, and what it scored is noted for the log."""

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from rlhf_plugins import DataError, PluginError, RewardTrainer, RunError, component
+from rlhf_plugins import DataError, PluginError, RewardLoss, RewardTrainer, RunError, component, load_reward_model
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import load_tokenizer
@@ -160,6 +160,49 @@ def test_a_model_may_be_an_object_and_a_callback_sees_every_step(bases: Bases, t
     assert seen == [model] * 5
 
 
+class Scaled(RewardLoss):
+    """Bradley-Terry on s d, with s learned."""
+
+    def build(self) -> torch.nn.Module:
+        return Scale(1, 1, bias=False)
+
+
+class Scale(torch.nn.Linear):
+    def forward(self, scores: Any) -> torch.Tensor:
+        return -torch.nn.functional.logsigmoid(super().forward((scores.chosen - scores.rejected).unsqueeze(1))[:, 0])
+
+
+OWN = {"head": component("reward_head", "mlp"), "pooling": component("pooling", "attention")}
+
+
+@pytest.mark.parametrize("own", [{}, OWN], ids=["score", "own"])
+@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4, target_modules="all-linear")], ids=["full", "lora"])
+def test_a_reward_model_of_a_script_opens_as_a_stages(bases: Bases, tmp_path: Path, own: Any, adapter: Any) -> None:
+    trainer = script(RewardTrainer, bases(), tmp_path, peft_config=adapter, **own)
+    trainer.train()
+    trainer.save_reward_model(tmp_path / "model")
+    opened = load_reward_model(tmp_path / "model")
+    samples = opened.encode([row["prompt"] for row in TEXTS], [row["chosen"] for row in TEXTS])
+    expected = trainer._scorer.predict(samples, trainer.processing_class.pad_token_id).reward
+    assert opened.predict(samples).reward.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4)], ids=["full", "lora"])
+def test_a_head_of_ones_own_is_trained_and_resumed(bases: Bases, tmp_path: Path, adapter: Any) -> None:
+    args = {"save_strategy": "steps", "save_steps": 3}
+    own = {**OWN, "loss": Scaled()}
+    whole = script(RewardTrainer, bases(), tmp_path, args=args, peft_config=adapter, **own)
+    before = trained(whole)
+    expected = losses(whole)
+    again = script(RewardTrainer, bases(), tmp_path, args=args, peft_config=adapter, **own)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [e["loss"] for e in again.state.log_history if "loss" in e] == pytest.approx(expected)
+    assert furthest(trained(again), trained(whole)) < 1e-6
+    moved = {name for name, values in trained(whole).items() if not torch.equal(values, before[name])}
+    assert all(any(part in name for name in moved) for part in ("score", "pooling", "loss"))
+
+
 def messages(rows: Rows) -> Rows:
     """The rows as conversations."""
     said = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
@@ -236,13 +279,19 @@ def collate(rows: Rows) -> dict[str, torch.Tensor]:
     return DataCollatorForPreference(pad_token_id=0)(rows)
 
 
+PROMPT = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"data_collator": collate}, "it was given a data_collator"),
-        ({"args": {"pad_to_multiple_of": 8}}, "pad_to_multiple_of is set"),
-        ({"args": {"neftune_noise_alpha": 1.0}}, "neftune_noise_alpha is set"),
-        ({"peft_config": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)}, "the adapter learns a prompt"),
+        ({"data_collator": collate}, "data_collator="),
+        ({"args": {"pad_to_multiple_of": 8}}, "pad_to_multiple_of=8"),
+        ({"args": {"neftune_noise_alpha": 1.0}}, "neftune_noise_alpha=1.0"),
+        (
+            {"peft_config": PROMPT},
+            "an adapter that learns a prompt",
+        ),
     ],
 )
 def test_trls_own_way_is_trls(
@@ -251,7 +300,7 @@ def test_trls_own_way_is_trls(
     stock, ours = (losses(script(kind, bases(), tmp_path, **{k: copy(v) for k, v in given.items()})) for kind in KINDS)
     assert ours == stock
     assert f"RewardTrainer goes TRL's own way: {reason}" in caplog.text
-    with pytest.raises(RunError, match=f"tokens_per_batch= needs the engine, .* own way: {reason}"):
+    with pytest.raises(RunError, match=f"tokens_per_batch= needs the engine, which does not compute {reason}"):
         script(RewardTrainer, bases(), tmp_path, tokens_per_batch=9, **given)
 
 

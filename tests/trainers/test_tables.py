@@ -49,4 +49,7 @@ def test_what_goes_trls_way_is_an_obstacle(name: str) -> None:
     """torch_compile_backend and torch_compile_mode set torch_compile, as TrainingArguments does."""
     asked = "torch_compile" if name.startswith("torch_compile") else name
     args = SimpleNamespace(**{**vars(PLAIN), asked: VALUES.get(asked, True)})
-    assert obstacle_of(None, args, processes=1, own_collator=False) is not None
+    launch = SimpleNamespace(num_processes=1, parallelism_config=args.parallelism_config)
+    used = {f"is_{which}_enabled": bool(getattr(args, which)) for which in ("deepspeed", "fsdp")}
+    trainer = SimpleNamespace(args=args, model=None, accelerator=launch, **used)
+    assert re.search(f"{asked}|processes|DeepSpeed or FSDP", str(obstacle_of(trainer, own_collator=False)))
