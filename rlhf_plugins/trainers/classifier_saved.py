@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.engine.backbone import SAVED, WEIGHTS, adapter_weights
+from rlhf_plugins.engine.backbone import SAVED, adapter_weights
+from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import SAVED as IN_THE_FOLDER
@@ -70,7 +71,7 @@ def _save_adapter(model: Any, folder: Path) -> None:
         for key, value in adapter_weights(model, name).items()
         if key.startswith(prefix)
     }
-    save_file(weights, folder / WEIGHTS)
+    save_file(weights, folder / ADAPTER_WEIGHTS)
     config = copy(model.peft_config[name])
     config.task_type, config.modules_to_save = "FEATURE_EXTRACTION", None
     config.target_modules = _of_trunk(config.target_modules, f"{_inside(model)}.")
