@@ -27,7 +27,6 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.trainers.arguments import check_one_process, mean_loss, prepare
 from rlhf_plugins.trainers.classifier import install, obstacle_of, saving_head, scored_by
-from rlhf_plugins.trainers.classifier_saved import save_as_ours
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.draws import Draws
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
@@ -198,6 +197,8 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         Raises:
             RunError: the training goes TRL's own way, or the folder cannot hold such a model.
         """
+        from rlhf_plugins.trainers.classifier_saved import save_as_ours
+
         if self._scorer is None or isinstance(self.model, RewardModel):
             raise RunError("save_reward_model writes a classifier that the engine trains; use save_model")
         save_as_ours(self._scorer, self._parts_asked, Path(folder))
