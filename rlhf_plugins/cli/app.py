@@ -127,15 +127,33 @@ def schema() -> None:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Write a run's report again and print its table."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder; several are compared.")],
+) -> None:
+    """Write a run's report again and print its table; of several runs, print one table of all."""
     from rlhf_plugins import report as reports
     from rlhf_plugins.run import reporting
     from rlhf_plugins.run.folder import RunFolder
 
-    folder = RunFolder(run)
-    made = reporting.build(folder) if folder.is_run else reports.read(run)
-    _show(made, reporting.write(folder, made))
+    built = {run: reporting.build(RunFolder(run)) if RunFolder(run).is_run else reports.read(run) for run in runs}
+    if len(built) > 1:
+        _compare({str(run): made for run, made in built.items()})
+        return
+    for run, made in built.items():
+        _show(made, reporting.write(RunFolder(run), made))
+
+
+def _compare(reports: dict[str, Report]) -> None:
+    from rich.console import Console
+
+    from rlhf_plugins.report.compare import compared, compared_reward_models, obstacles
+
+    if any(made.policies for made in reports.values()):
+        Console().print(compared(reports))
+    if any(made.measured_reward_models for made in reports.values()):
+        Console().print(compared_reward_models(reports))
+    for sentence in obstacles(reports):
+        typer.echo(sentence)
 
 
 def _show(made: Report, page: Path) -> None:

@@ -107,7 +107,7 @@ def base_of_run(run: RunFolder) -> Base:
 
 
 def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:
-    results = run.finished()
+    results = run.finished() or run.every()  # a session numbers no stage
     every = [one for each in ([part] if part else PARTS) for one in handed_on(results, each)]
     if not stage:
         if not every:

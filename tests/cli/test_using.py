@@ -46,6 +46,25 @@ def test_a_policy_is_exported_with_the_error_of_merging(rlhf: Rlhf, run: Path) -
     assert rlhf("export", "run#judge", "judge", "--stock").stdout == "judge\n"
 
 
+def test_runs_are_listed_shown_and_compared(rlhf: Rlhf, run: Path) -> None:
+    shutil.copytree(run, run.with_name("other"))
+    assert [line.split()[:3] for line in rlhf("runs", "list", ".").stdout.splitlines()] == [
+        [name, "finished", "4/5"] for name in ("other", "run")
+    ]
+    assert "    policy run#dpo\n" in rlhf("runs", "show", "run").stdout
+    assert rlhf("runs", "diff", "run", "other").stdout == "no difference\n"
+    compared = rlhf("report", "run", "other").stdout.splitlines()
+    assert [line.split()[:2] for line in compared[3:]] == [[r, p] for r in ("run", "other") for p in ("base", "dpo")]
+
+
+def test_pruning_asks_first(rlhf: Rlhf, run: Path) -> None:
+    (run / "02-dpo/checkpoint-1").mkdir()
+    assert rlhf("runs", "prune", "run").stdout.splitlines()[-1].endswith("could be deleted: add --yes")
+    assert (run / "02-dpo/checkpoint-1").exists()
+    assert rlhf("runs", "prune", "run", "--yes").exit_code == 0
+    assert not (run / "02-dpo/checkpoint-1").exists()
+
+
 LINES = "how is\n/reward\n/better 1\n/beter 1\n/again x\n\n/reset\n/reward\n/help\n/quit\nnever read\n"
 
 
@@ -64,6 +83,8 @@ def test_a_conversation_comes_from_a_pipe(rlhf: Rlhf, run: Path) -> None:
 ALIKE = "unknown command /beter (did you mean /better? known: /again, /better, /help, /quit, /reset, /reward)"
 
 REFUSED = [
+    (("runs", "show", "rum"), "rum: holds no run (did you mean run?"),
+    (("runs", "list", "nowhere"), "nowhere: no such folder"),
     (("export", "run#base", "out"), "run#base: is not saved as a model in a folder"),
     (("export", "run#dpo", "out", "--stock"), "--stock is a form of reward models, and run#dpo is a policy"),
     (("export", "run#dpo", "run"), "run: exists and is not an empty folder; name another"),

@@ -1,0 +1,71 @@
+"""Several reports in one table, and what keeps their numbers from being compared; it knows reports, not runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.table import cells, headers
+from rlhf_plugins.report.words import number, share
+
+KEPT = ("KL to reference", "win rate vs reference", "seconds")  # of the columns of one report, after the score
+
+
+def compared(reports: Mapping[str, Report]) -> Table:
+    """A row for each policy of each report, by the reports' names."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for header in ("run", "policy"):
+        table.add_column(header, overflow="fold")
+    for header in ("score", *(name.replace(" vs ", "\nvs ").replace(" to ", "\nto ") for name in KEPT)):
+        table.add_column(header, justify="right")
+    for run, report in reports.items():
+        places = [headers(report).index(name) - 1 for name in KEPT]
+        for name, policy in report.policies.items():
+            found = cells(policy)
+            chosen = [found[0], *(found[place] for place in places)]
+            words = (f"{cell.main} {cell.interval.replace(' ', '')}".rstrip() for cell in chosen)
+            table.add_row(*map(Text, (run, name, *words)))
+    return table
+
+
+def compared_reward_models(reports: Mapping[str, Report]) -> Table:
+    """A row for each measured reward model of each report."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for header in ("run", "reward model", "accuracy", "held-out pairs", "calibration error"):
+        table.add_column(header, justify="left" if header in ("run", "reward model") else "right")
+    for run, report in reports.items():
+        for name, model in report.measured_reward_models.items():
+            interval = model.accuracy_interval
+            within = f" [{share(interval.low)},{share(interval.high)}]" if interval else ""
+            row = (run, name, f"{share(model.accuracy)}{within}", str(model.n), number(model.ece))
+            table.add_row(*map(Text, row))
+    return table
+
+
+def obstacles(reports: Mapping[str, Report]) -> list[str]:
+    """Sentences on what differs between the reports so that their scores are not on one scale."""
+    judged = {run: report for run, report in reports.items() if report.policies}
+    found = [f"{run}: no policy was evaluated." for run in reports if run not in judged]
+    asked = {
+        "The scores are by different judges": {run: report.score_name for run, report in judged.items()},
+        "The references differ": {run: report.reference or "none" for run, report in judged.items()},
+        "The numbers of prompts differ": {
+            run: str(max(policy.n for policy in report.policies.values())) for run, report in judged.items()
+        },
+        "The bases differ": {run: str(report.recipe.get("base")) for run, report in judged.items()},
+        "The data differ": {run: _data(report) for run, report in judged.items()},
+    }
+    for what, values in asked.items():
+        if len(set(values.values())) > 1:
+            found.append(f"{what}: {', '.join(f'{run} {value}' for run, value in values.items())}.")
+    return found
+
+
+def _data(report: Report) -> str:
+    data = report.recipe.get("data")
+    words = data.get("source") or data.get("format") if isinstance(data, dict) else data
+    return f"{words} ({report.data.train} and {report.data.test} groups)"

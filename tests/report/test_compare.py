@@ -1,0 +1,52 @@
+"""Several reports in one table, and what keeps them from being compared in words."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from finished import finished_run
+from rich.console import Console
+
+from rlhf_plugins.report.compare import compared, compared_reward_models, obstacles
+from rlhf_plugins.report.schema import Report
+from rlhf_plugins.run import reporting
+
+
+def report_of(folder: Path) -> Report:
+    return reporting.build(finished_run(folder))
+
+
+def printed(table: Any) -> list[str]:
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(table)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def test_a_row_is_a_policy_of_a_run(tmp_path: Path) -> None:
+    reports = {name: report_of(tmp_path / name / "run") for name in ("a", "b")}
+    lines = printed(compared(reports))
+    rows = [line.split()[:3] for line in lines[3:]]
+    assert rows == [[run, *row] for run in ("a", "b") for row in (["base", "0.500"], ["dpo", "1.625"])]
+    assert max(map(len, lines)) <= 80
+
+
+def test_what_is_not_on_one_scale_is_said(tmp_path: Path) -> None:
+    one = report_of(tmp_path / "a" / "run")
+    two = one.model_copy(update={"score_name": "judge", "recipe": {**one.recipe, "base": "other"}})
+    empty = one.model_copy(update={"policies": {}, "reference": None})
+    assert obstacles({"a": one, "b": one}) == []
+    assert obstacles({"a": one, "b": two, "c": empty}) == [
+        "c: no policy was evaluated.",
+        "The scores are by different judges: a gold reward, b judge.",
+        f"The bases differ: a {one.recipe['base']}, b other.",
+    ]
+
+
+def test_reward_models_have_a_table(tmp_path: Path) -> None:
+    one = report_of(tmp_path / "run")
+    model = {"accuracy": 0.75, "ece": 0.1, "n": 8, "accuracy_interval": {"mean": 0.75, "low": 0.5, "high": 1.0}}
+    values = {**one.model_dump(), "reward_models": {"judge": model}}
+    *_, row = printed(compared_reward_models({"a": Report.model_validate(values)}))
+    assert row.split() == ["a", "judge", "75.0%", "[50.0%,100.0%]", "8", "0.100"]

@@ -1,0 +1,79 @@
+"""Runs are listed, shown and compared from their folders, and only what nothing reads is deleted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from finished import finished_run
+
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.run import catalogue
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.lock import locked
+from rlhf_plugins.saved.made import made
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return finished_run(tmp_path / "runs/a")
+
+
+def test_a_run_is_a_line(run: RunFolder) -> None:
+    (line,) = catalogue.listed(run.path.parent)  # the base beside it is no run
+    assert (line.path, line.status, line.finished, line.stages) == (run.path, "finished", 4, 5)
+    assert line.bytes == sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    run.note(status="running")
+    assert catalogue.listed(run.path.parent)[0].status == "interrupted"  # no process holds it
+    with locked(run.path):
+        assert catalogue.listed(run.path.parent)[0].status == "running"
+
+
+def test_what_a_stage_made_is_written_as_commands_take_it(run: RunFolder) -> None:
+    lines = catalogue.stages(run)
+    assert [(line.name, line.finished) for line in lines] == [
+        ("sft", True), ("dpo", True), ("judge", True), ("evaluate", True), ("late", False),
+    ]  # fmt: skip
+    assert [line.made for line in lines[1:4]] == [(f"policy {run.path}#dpo",), (f"reward model {run.path}#judge",), ()]
+    assert made(lines[1].made[0].removeprefix("policy ")).stage == "dpo"
+
+
+def test_a_difference_is_found_by_the_stages_name(run: RunFolder, tmp_path: Path) -> None:
+    other = finished_run(tmp_path / "runs/b")
+    assert [key for key, *_ in catalogue.differences(run, other)] == ["rows.digest"]
+    recipe = other.recipe()
+    recipe["stages"] = [*recipe["stages"][1:], recipe["stages"][0]]
+    recipe["stages"][0]["loss"]["beta"] = 0.5
+    other.start(recipe, {"versions": {"torch": "1"}})
+    found = {key: both for key, *both in catalogue.differences(run, other)}
+    assert found["stages.dpo.loss.beta"] == ["0.1", "0.5"]
+    assert "stages.sft.stage" not in found
+    assert found["versions.torch"][1] == "1"
+
+
+def test_pruning_keeps_what_is_read(run: RunFolder) -> None:
+    for name in ("02-dpo/checkpoint-2", "05-late/checkpoint-1"):
+        (run.path / name).mkdir(parents=True)
+        (run.path / name / "optimizer.pt").write_bytes(b"0" * 10)
+    (run.path / "reference.sqlite").touch()
+    found = catalogue.prunable(run)
+    assert [path.name for path in found] == ["checkpoint-2", "reference.sqlite"]  # `late` has not finished
+    with locked(run.path), pytest.raises(RunError, match="is in use by another run"):
+        catalogue.prune(run, found)
+    catalogue.prune(run, found)
+    assert catalogue.prunable(run) == []
+    assert made(f"{run.path}#dpo").policy().sample(["how "], max_new_tokens=2).responses
+
+
+def test_a_folder_without_a_run_names_those_near(run: RunFolder) -> None:
+    with pytest.raises(RunError, match=r"runs/aa: holds no run \(did you mean .*runs/a\?"):
+        catalogue.find(run.path.parent / "aa")
+    with pytest.raises(RunError, match="nowhere: no such folder"):
+        catalogue.listed(Path("nowhere"))
+
+
+def test_an_old_status_says_what_it_knows(run: RunFolder) -> None:
+    (run.path / "status.json").write_text(json.dumps({"status": "failed"}))
+    assert catalogue.listed(run.path.parent)[0].started == ""
+    assert catalogue.differences(run, run) == []
