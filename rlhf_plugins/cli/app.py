@@ -18,6 +18,7 @@ from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.errors import PluginError, ReportError, RlhfError
 
 if TYPE_CHECKING:
+    from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.report.schema import Report
 
 BAD_INPUT, NO_REPORT = 2, 3  # exit codes
@@ -182,13 +183,35 @@ def _attach() -> None:
         command: Any = found.get(COMMANDS, name)
         if name in taken:
             typer.echo(f"command {name!r} of a plugin is left out: rlhf has one of its own", err=True)
-        elif isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+        elif fault := _fault(found, name, command):
+            typer.echo(f"warning: {fault}", err=True)
         else:
-            app.command(name)(command)
+            _add(app, name, command)
     for left_out in found.unloaded:
         if left_out.status == "broken":
             typer.echo(f"warning: {left_out}", err=True)
+
+
+def _fault(found: Registry, name: str, command: Any) -> str:
+    """Why typer cannot read a command of another package; it would end every command."""
+    from rlhf_plugins.registry.registry import DISTRIBUTION
+
+    plugin = next(one.plugin for one in found.describe() if one.name == name)
+    if plugin.distribution == DISTRIBUTION:
+        return ""
+    try:
+        _add(alone := typer.Typer(), name, command)
+        typer.main.get_command(alone)
+    except Exception as error:  # whatever its annotations hold
+        return f"command {name!r} of plugin {plugin} is left out: {type(error).__name__}: {error}"
+    return ""
+
+
+def _add(to: typer.Typer, name: str, command: Any) -> None:
+    if isinstance(command, typer.Typer):
+        to.add_typer(command, name=name)
+    else:
+        to.command(name)(command)
 
 
 _attach()

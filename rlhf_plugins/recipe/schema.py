@@ -12,6 +12,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Stage
 from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options
 
@@ -103,7 +104,10 @@ class _Writer:
         key = f"{kind}.{name}" if tag == "use" else f"{kind}.{name}.{tag}"
         if key not in self.defs:
             self.defs[key] = {}  # stops a component that holds its own kind
-            self.defs[key] = self.block(self.registry.get(kind, name), tag, name)
+            try:
+                self.defs[key] = self.block(self.registry.get(kind, name), tag, name)
+            except PluginError as error:  # its options cannot be read; the others' can
+                self.defs[key] = {"type": "object", "properties": {tag: {"const": name}}, "description": str(error)}
         return {"$ref": f"#/$defs/{key}"}
 
     def config(self, config: str, reserved: frozenset[str]) -> dict[str, Any]:

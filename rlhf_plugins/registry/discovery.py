@@ -10,10 +10,12 @@ import importlib
 import os
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, distributions, entry_points, version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,7 @@ from rlhf_plugins.errors import PluginError, known
 DISTRIBUTION = "rlhf-plugins"
 FILE = "file"  # the distribution of a plugin that a recipe names by its file
 DECLARED = "rlhf_plugins_api"  # the name in which a plugin may declare its API version
+SLOW = 10  # seconds of an import after which it is named
 DISABLED = "RLHF_PLUGINS_DISABLED"  # names with commas between them, beside those of the file
 
 
@@ -50,13 +53,18 @@ class Found:
     def load(self) -> ModuleType:
         """Its module. Raises PluginError when it cannot be imported or was written for another API."""
         try:
-            module = self.bring()
-        except (Exception, SystemExit) as error:
+            with _watched(self.plugin):
+                module = self.bring()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module may end the process, or skip itself as a test does
             cure = "" if self.plugin.distribution == FILE else " or uninstall"
             raise PluginError(
                 f"plugin {self.plugin} cannot be imported from {self.where!r}: {type(error).__name__}: {error}; "
                 f"fix{cure} it"
             ) from error
+        if not isinstance(module, ModuleType):
+            raise PluginError(f"plugin {self.plugin}: {self.where!r} is a {type(module).__name__}, not a module")
         _fits(module, self.plugin)
         return module
 
@@ -70,7 +78,7 @@ def found(packages: tuple[str, ...], group: str) -> Iterator[Found]:
     """
     for package in packages:
         yield from _built_in(package)
-    yield from map(_installed, sorted(entry_points(group=group), key=lambda entry: entry.name))
+    yield from map(_installed, sorted(_entries(group), key=lambda entry: entry.name))
 
 
 def in_file(path: Path) -> Found:
@@ -121,8 +129,14 @@ def _written() -> set[str]:
 
 def _write(names: set[str]) -> None:
     file = disabled_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+    except OSError as error:
+        hint = f"set {DISABLED} instead"
+        raise PluginError(
+            f"{file}: the list of disabled plugins cannot be written: {error.strerror}; {hint}"
+        ) from error
 
 
 def _built_in(package: str) -> Iterator[Found]:
@@ -132,6 +146,41 @@ def _built_in(package: str) -> Iterator[Found]:
         plugin = Plugin(name.removeprefix("rlhf_plugins."), DISTRIBUTION, ours)
         if not info.name.startswith("_"):
             yield Found(plugin, name, lambda name=name: importlib.import_module(name))  # type: ignore[misc]
+
+
+def _entries(group: str) -> list[EntryPoint]:
+    """The entry points of a group, without those of a package whose files cannot be read."""
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # whatever its files hold
+        return list(_readable_entries(group))
+
+
+def _readable_entries(group: str) -> Iterator[EntryPoint]:
+    seen: set[str] = set()
+    for dist in distributions():
+        try:
+            name, entries = dist.name, dist.entry_points.select(group=group)
+        except Exception as error:
+            print(f"warning: a package in {dist.locate_file('')} is left out: {type(error).__name__}", file=sys.stderr)
+            continue
+        if name not in seen:
+            seen.add(name)
+            yield from entries
+
+
+@contextmanager
+def _watched(plugin: Plugin) -> Iterator[None]:
+    """For an import: what it prints is no output of a command, and one that takes long is named."""
+    said = f"plugin {plugin} has been importing for {SLOW} s; `rlhf plugins disable {plugin.name}` leaves it out"
+    timer = threading.Timer(SLOW, lambda: print(said, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        timer.cancel()
 
 
 def _installed(entry: EntryPoint) -> Found:

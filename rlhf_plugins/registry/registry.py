@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -317,8 +318,11 @@ def _elsewhere(hook: str) -> str:
 
 def _returned(hook: Callable[[], object], kind: str, plugin: Plugin) -> dict[str, Any]:
     try:
-        returned = hook()
-    except (Exception, SystemExit) as error:
+        with redirect_stdout(sys.stderr):
+            returned = hook()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise PluginError(f"plugin {plugin}: {PREFIX}{kind} raised {type(error).__name__}: {error}") from error
     if not isinstance(returned, dict):
         raise PluginError(f"plugin {plugin}: {PREFIX}{kind} returned {type(returned).__name__}, not a dict")
