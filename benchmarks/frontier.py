@@ -87,7 +87,7 @@ def measured(algorithm: str, runs: Sequence[Ran]) -> list[dict[str, Any]]:
 def page(points: Sequence[dict[str, Any]], runs: Sequence[Ran]) -> str:
     """What was run, where, and the table."""
     hardware = runs[0].report["hardware"]
-    supervised = [run.report["policies"]["supervised"]["gold"]["mean"] for run in runs]
+    supervised = [run.report["policies"]["base"]["gold"]["mean"] for run in runs]
     lines = [
         "# Gold reward against KL",
         "",
@@ -119,7 +119,7 @@ def draw(points: Sequence[dict[str, Any]], runs: Sequence[Ran], file: Path) -> N
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    supervised = float(np.mean([run.report["policies"]["supervised"]["gold"]["mean"] for run in runs]))
+    supervised = float(np.mean([run.report["policies"]["base"]["gold"]["mean"] for run in runs]))
     axes.axhline(supervised, color="gray", linestyle=":", label="supervised")
     for number, algorithm in enumerate(SWEEPS):
         mine = [point for point in points if point["algorithm"] == algorithm and point["gold"]]

@@ -37,7 +37,7 @@ def main() -> None:
     runs: list[Ran] = []
     for seed in range(1, (1 if options.quick else options.seeds) + 1):
         runs.append(ran({**recipe, "seed": seed}, options.runs / f"{'quick_' if options.quick else ''}{seed}"))
-        rows = [row(name, runs) for name in ("supervised", *trained(recipe))]
+        rows = [row(name, runs) for name in ("base", *trained(recipe))]
         if not options.quick:
             OUT.mkdir(parents=True, exist_ok=True)
             (OUT / "online.json").write_text(
@@ -61,7 +61,7 @@ def trained(recipe: dict[str, Any]) -> list[str]:
 def row(name: str, runs: Sequence[Ran]) -> dict[str, Any]:
     """One policy over all seeds; lists are by seed, without those in which it stopped."""
     found = [run.report["policies"][name] for run in runs if name not in run.stopped]
-    below = [run.report["policies"]["supervised"]["gold"]["mean"] for run in runs if name not in run.stopped]
+    below = [run.report["policies"]["base"]["gold"]["mean"] for run in runs if name not in run.stopped]
     kl = [policy["kl"] for policy in found]
     return {
         "policy": name,
@@ -103,7 +103,7 @@ def page(rows: Sequence[dict[str, Any]], runs: Sequence[Ran]) -> str:
 
 def line(found: dict[str, Any]) -> str:
     """One row of the table."""
-    is_reference = found["policy"] == "supervised"
+    is_reference = found["policy"] == "base"
     counts = (
         ("-", "-") if is_reference else (f"{found[k]} of {found['seeds']}" for k in ("above_supervised", "diverged"))
     )

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.component import Component, Earlier, trait, uses
+from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
     KL,
@@ -47,13 +48,12 @@ from rlhf_plugins.contract.run import (
     Cost,
     Curve,
     Evaluation,
-    Policy,
     ReportParts,
-    RewardModel,
     Run,
     Section,
     StageResult,
     Step,
+    Weights,
 )
 from rlhf_plugins.errors import (
     ComponentError,
@@ -144,6 +144,7 @@ __all__ = [
     "StageResult",
     "Step",
     "StopRun",
+    "Weights",
     "check_recipe",
     "component",
     "export_reward_model",

@@ -11,9 +11,11 @@ from pydantic import Field
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Generator
+from rlhf_plugins.contract.run import Weights
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.run import Policy, Run
+    from rlhf_plugins.contract.handles import Policy
+    from rlhf_plugins.contract.run import Base, Run
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,25 @@ class Trained(Generator):
 
     def build(self, run: Run) -> Policy:
         """Raises RunError when it does not load, or does not fit its base."""
-        from rlhf_plugins.engine.policy import base_of, open_policy
+        from rlhf_plugins.engine.policy import open_policy
 
         folder = None if self.path is None else Path(self.path)
-        base = replace(run.base, path=self.base) if self.base else base_of(folder, run.base)
-        return open_policy(folder, base, self.trainable, run.backbone)
+        return open_policy(folder, self._base(run.base), self.trainable, run.backbone)
+
+    def saved_at(self, base: Base) -> Weights:
+        """An adapter on its base, or a whole model."""
+        from rlhf_plugins.engine.policy import ADAPTER
+
+        if self.path is None:
+            return Weights("", self._base(base))
+        if (Path(self.path) / ADAPTER).exists():
+            return Weights("", self._base(base), Path(self.path))
+        return Weights("", replace(base, path=self.path))
+
+    def _base(self, base: Base) -> Base:
+        from rlhf_plugins.engine.policy import base_of
+
+        return replace(base, path=self.base) if self.base else base_of(Path(self.path) if self.path else None, base)
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,11 @@ class BaseModel(Generator):
         """Raises RunError when the base does not load."""
         from rlhf_plugins.engine.policy import open_policy
 
-        return open_policy(None, run.base, self.trainable, run.backbone)
+        return open_policy(None, run.weights("base").base, self.trainable, run.backbone)
+
+    def saved_at(self, base: Base) -> Weights:
+        """The base's."""
+        return Weights("", base)
 
 
 @dataclass(frozen=True)

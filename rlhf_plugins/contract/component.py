@@ -97,9 +97,11 @@ class Earlier:
 
     Args:
         makes: what that stage makes, as its trait `makes` says.
+        words: other values of the option, which name no stage.
     """
 
     makes: str
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PluginError where no stage can make it."""

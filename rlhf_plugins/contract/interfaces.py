@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.records import (
         MemberScores,
         PairLogps,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     )
     from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
     from rlhf_plugins.contract.rows import Data, Group, Samples
-    from rlhf_plugins.contract.run import Adapter, Alarm, Base, Policy, Run, StageResult, Step
+    from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 # what a component may need of the rows
@@ -307,6 +308,10 @@ class Generator(Component, kind="generator"):
         """A policy."""
         raise NotImplementedError
 
+    def saved_at(self, base: Base) -> Weights | None:
+        """Where its weights are, given the run's base; None where it is no saved model, which no stage can train."""
+        return None
+
     def check_built(self, made: Any) -> None:
         """A policy answers prompts."""
         _answers().policy(made)
@@ -375,6 +380,8 @@ class Stage(Component, kind="stage"):
 
     name: str
     data: DataFormat | None = None  # rows of its own; None: the run's
+    from_: str = "previous"  # the policy that it starts from: `base`, `previous`, or the name of an earlier one
+    reference: str = "start"  # the policy that its KL is measured to: `base`, `start`, or the name of an earlier one
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""

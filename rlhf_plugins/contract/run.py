@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Lt
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
+    from rlhf_plugins.contract.handles import Policy, RewardModel
     from rlhf_plugins.contract.records import Prediction
-    from rlhf_plugins.contract.rows import Data, Group, Samples, Text
+    from rlhf_plugins.contract.rows import Data, Samples, Text
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
 Json = Any  # what `json.loads` returns
@@ -34,12 +33,21 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that every stage starts from."""
+    """The model whose weights, or adapters on it, are trained."""
 
     path: str  # a folder or a hub name
     quantization: str | None = None  # nf4 or int8
     adapter: Adapter | None = None  # None trains all weights
     trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a policy are: a whole model, or an adapter saved on one."""
+
+    name: str  # `base`, or the policy's
+    base: Base  # the whole model
+    folder: Path | None = None  # of the adapter; None is the whole model alone
 
 
 # ---- what a stage hands on -------------------------------------------------------------------------------
@@ -136,99 +144,11 @@ class StageResult:
     metrics: Mapping[str, Any] = field(default_factory=dict)  # numbers of its own, which the report shows as they are
     report: ReportParts = ReportParts()
     cost: Cost = Cost()
-    name: str = ""  # the runner fills in this and the next two
+    name: str = ""  # the runner fills in this and what follows
     stage: str = ""  # the registered name of the stage
     opened: Sequence[str] = ()  # its lineage: what it opened of earlier stages, `dpo.policies.dpo`
-
-
-# ---- handles ---------------------------------------------------------------------------------------------
-@runtime_checkable
-class Policy(Protocol):
-    """A causal language model that answers prompts. What it returns has no gradient unless it is asked for."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The model, with this policy's adapter active inside `with policy:` only."""
-        ...
-
-    def __enter__(self) -> Policy: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def sample(
-        self,
-        prompts: Sequence[Text | Group],
-        n: int = 1,
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 64,
-        seed: int = 0,
-        columns: Mapping[str, Sequence[Any]] | None = None,
-    ) -> Samples:
-        """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
-
-        The same arguments on the same machine give the same samples; torch's own random state does not change.
-
-        Args:
-            prompts: text, messages, or groups, whose prompt is taken with its columns; None where one lacks a column.
-            n: responses to each prompt.
-            temperature: divides the logits.
-            top_p: samples from the fewest most likely tokens that together have this probability.
-            max_new_tokens: where a response is cut.
-            seed: of the sampling.
-            columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
-        """
-        ...
-
-    def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
-        """Given responses as tokens, one to each prompt, EOS included. Raises DataError where one cannot be read."""
-        ...
-
-    def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
-        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
-
-        Args:
-            samples: responses with T tokens at most.
-            temperature: divides the logits, as in sampling.
-            grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
-
-        Raises:
-            RunError: a gradient is wanted and no weight of the policy is trainable.
-        """
-        ...
-
-    def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
-        """Log-probabilities of short answers, normalised over them, (B, C): a judge in one forward pass.
-
-        An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
-
-        Raises:
-            DataError: there are fewer than two choices, two are equal, one has no token, or the model cannot take a
-                prompt with a choice.
-        """
-        ...
-
-    def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-        """Logits (B, vocabulary) after the tokens (B, N), and a cache to go on from with the next ones.
-
-        Without a cache the tokens are the whole sequence; with it, those that follow. No token is padding.
-        """
-        ...
-
-
-@runtime_checkable
-class RewardModel(Protocol):
-    """What scores responses."""
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The model; None where there is none, as for a function."""
-        ...
-
-    def predict(self, samples: Samples) -> Prediction:
-        """(B,) rewards, with what else the model predicts."""
-        ...
+    start: str = ""  # the name of the policy that it started from, where it has the option `from`
+    reference: str = ""  # the name of the policy to which its KL is measured, where it has the option `reference`
 
 
 @dataclass(frozen=True)
@@ -283,7 +203,7 @@ class Run(Protocol):
 
     @property
     def base(self) -> Base:
-        """The model that this stage starts from."""
+        """The whole model that this stage starts from, or on which the adapter is that it starts from."""
         ...
 
     @property
@@ -324,7 +244,15 @@ class Run(Protocol):
         ...
 
     def reference(self) -> Policy:
-        """The policy that this stage starts from, to which its KL is measured."""
+        """The policy to which this stage's KL is measured, as its option `reference` says; else what it starts from."""
+        ...
+
+    def weights(self, name: str) -> Weights:
+        """Where the weights of `start`, `reference`, `base` (the run's own) or an earlier policy are.
+
+        Raises:
+            RunError: as `policy` does, and where the policy is no saved model, such as a mixture.
+        """
         ...
 
     def reward(self, name: str | None = None) -> RewardModel:

@@ -8,7 +8,7 @@ model, each member of an ensemble and a value model add their adapters, so that 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -82,7 +82,7 @@ class Backbone:
                 config = PeftConfig.from_pretrained(str(folder))
                 config.inference_mode = not trainable
                 self._add(config, name)
-                self._copy(name, load_file(folder / ADAPTER_WEIGHTS))
+                copy_adapter(self._model, name, folder)
         except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
             if name in getattr(self._model, "peft_config", {}):
                 self.remove(name)
@@ -150,17 +150,6 @@ class Backbone:
             if f".{name}." in key:
                 weights.requires_grad_(not config.inference_mode)
 
-    def _copy(self, name: str, saved: Mapping[str, Tensor]) -> None:
-        """Copies weights in place: PEFT's own loading goes through the state of the whole base, which may round it."""
-        prefix = _prefix(self.trunk, self._model.get_base_model())
-        own = {key: weights for key, weights in self._model.named_parameters() if f".{name}." in key}
-        names = {_model_key(key, prefix, name): weights for key, weights in saved.items()}
-        if wrong := misfit(shapes(own), shapes(names)):
-            raise ValueError(wrong)
-        with torch.no_grad():
-            for key, weights in own.items():
-                weights.copy_(names[key])
-
 
 # ---- bases in memory ---------------------------------------------------------------------------------------
 _Key = tuple[Any, ...]
@@ -219,6 +208,28 @@ def adapter_weights(model: PeftModel, name: str) -> dict[str, Tensor]:
     """The weights of an adapter, under the names that PEFT saves."""
     own = {key: weights for key, weights in model.named_parameters() if f".{name}." in key}
     return {key.replace(f".{name}.", "."): weights for key, weights in own.items()}
+
+
+def copy_adapter(model: PeftModel, name: str, folder: Path) -> None:
+    """Copies the weights of a saved adapter into one of the model: PEFT's own loading may round those of the base.
+
+    A trunk without a language-model head takes those of its own modules.
+
+    Raises:
+        ValueError: the two are adapters of other modules, or of another rank.
+    """
+    trunk, inner = trunk_of(model), model.get_base_model()
+    prefix, saved = _prefix(trunk, inner), load_file(folder / ADAPTER_WEIGHTS)
+    own = {key: weights for key, weights in model.named_parameters() if f".{name}." in key}
+    names = {_model_key(key, prefix, name): weights for key, weights in saved.items()}
+    if trunk is inner and not own.keys() & names.keys():  # saved with the head, whose module holds the trunk
+        within = {SAVED + key.removeprefix(SAVED).partition(".")[2]: weights for key, weights in names.items()}
+        names = {key: weights for key, weights in within.items() if key in own}
+    if wrong := misfit(shapes(own), shapes(names)):
+        raise ValueError(wrong)
+    with torch.no_grad():
+        for key, weights in own.items():
+            weights.copy_(names[key])
 
 
 @contextmanager

@@ -160,15 +160,6 @@ def load_policy(base: Base, folder: Path) -> Any:
     return load_causal(Base(str(folder), trust_remote_code=base.trust_remote_code)).eval()
 
 
-def merge(base: Base, folder: Path) -> None:
-    """Merges a saved adapter into the unquantized base, and saves the whole model in its place; a whole model stays."""
-    if (folder / "adapter_config.json").exists():
-        whole = load_policy(Base(base.path, trust_remote_code=base.trust_remote_code), folder).merge_and_unload()
-        for leftover in [*folder.glob("adapter_*"), folder / "README.md"]:
-            leftover.unlink(missing_ok=True)
-        whole.save_pretrained(folder)
-
-
 def device() -> torch.device:
     """The device of models: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

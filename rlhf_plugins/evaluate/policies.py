@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import GoldReward, Samples
-from rlhf_plugins.contract.run import Policy
 from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
 
 Predict = Callable[[Samples], Prediction]

@@ -108,7 +108,10 @@ def spec(component: object, registry: Registry | None = None) -> dict[str, Any]:
 
 def construct(cls: type, resolved: Mapping[str, Any], keys: Keys, registry: Registry) -> Any:
     """A dataclass made of resolved options. Raises Refused when its constructor refuses them."""
-    made = {name: _value(option, resolved[name], (*keys, name), registry) for name, option in options(cls).items()}
+    made = {
+        option.field or name: _value(option, resolved[name], (*keys, name), registry)
+        for name, option in options(cls).items()
+    }
     try:
         return cls(**made)
     except Exception as error:  # a constructor may raise anything, and a recipe's author can act on all of it
@@ -134,7 +137,7 @@ def _value(option: Option, value: Any, keys: Keys, registry: Registry) -> Any:
 
 def _options(block: object, registry: Registry) -> dict[str, Any]:
     cls: type = type(block)
-    return {name: _word(option, getattr(block, name), registry) for name, option in options(cls).items()}
+    return {name: _word(option, option.of(block), registry) for name, option in options(cls).items()}
 
 
 def _word(option: Option, value: Any, registry: Registry) -> Any:

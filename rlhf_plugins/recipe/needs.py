@@ -78,7 +78,7 @@ def parts_of(component: Component) -> Iterator[tuple[Keys, Component]]:
     """The components that a component holds, and where each is."""
     cls: type = type(component)
     for name, option in options(cls).items():
-        held = getattr(component, name) if option.kind else None
+        held = option.of(component) if option.kind else None
         if held is not None and option.many:
             yield from (((name, index), part) for index, part in enumerate(held))
         elif held is not None:

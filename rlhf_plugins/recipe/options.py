@@ -37,6 +37,11 @@ class Option:
     nullable: bool = False  # it may hold no component at all
     block: type | None = None  # a dataclass of further options
     config: str | None = None  # a TRL config class, as `module.Class`
+    field: str = ""  # the field of the dataclass, where its name is another one
+
+    def of(self, holder: Any) -> Any:
+        """Its value in a component or block."""
+        return getattr(holder, self.field or self.name)
 
     @property
     def required(self) -> bool:
@@ -69,17 +74,21 @@ class Option:
 
 @cache
 def options(cls: type) -> Mapping[str, Option]:
-    """The options of a dataclass, in order. Raises PluginError for an annotation that cannot be read."""
-    return {field.name: _option(cls, field) for field in fields(cls) if field.init}
+    """The options of a dataclass, in order. Raises PluginError for an annotation that cannot be read.
+
+    A field `from_`, whose name Python keeps for itself without the underscore, is the option `from`.
+    """
+    found = (_option(cls, field) for field in fields(cls) if field.init)
+    return {option.name: option for option in found}
 
 
 def parts(component: object) -> Iterator[object]:
     """A component and those that it holds."""
     yield component
     cls: type = type(component)
-    for name, option in options(cls).items():
+    for option in options(cls).values():
         if option.kind:
-            held = getattr(component, name)
+            held = option.of(component)
             for part in () if held is None else held if option.many else (held,):
                 yield from parts(part)
 
@@ -118,7 +127,8 @@ def _option(cls: type, field: Field[Any]) -> Option:
         tag = field.metadata.get("tag", "use")
         return Option(field.name, None, default, kind=kind, tag=tag, many=many, nullable=nullable)
     annotation = _annotation(cls, field)
-    option = Option(field.name, annotation, default, block=_block(annotation), config=field.metadata.get("config"))
+    name, config = field.name.removesuffix("_"), field.metadata.get("config")
+    option = Option(name, annotation, default, block=_block(annotation), config=config, field=field.name)
     if not option.block:
         _readable(cls, option)
     return option

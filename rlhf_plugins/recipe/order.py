@@ -61,8 +61,8 @@ def named_stages(component: Component) -> Iterator[tuple[str, str, str]]:
     cls: type = type(component)
     for name, option in options(cls).items():
         for mark in getattr(option.annotation, "__metadata__", ()):
-            value: Any = getattr(component, name)
-            if isinstance(mark, Earlier) and value is not None:
+            value: Any = option.of(component)
+            if isinstance(mark, Earlier) and value is not None and value not in mark.words:
                 yield name, value, mark.makes
 
 

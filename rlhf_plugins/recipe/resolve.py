@@ -119,7 +119,7 @@ class Resolver:
         if option.optional and value in (None, NONE):
             return None
         if isinstance(value, option.block):  # the default of the field
-            value = {name: getattr(value, name) for name in options(option.block)}
+            value = {name: each.of(value) for name, each in options(option.block).items()}
         if not isinstance(value, dict):
             none = f" or `{NONE}`" if option.optional else ""
             return self.problem(keys, f"should be a mapping of options{none}, got {_got(value)}")

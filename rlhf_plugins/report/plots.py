@@ -80,7 +80,7 @@ def _frontier(report: Report, names: list[str]) -> Plot:
         left, right = axes.get_xlim()
         axes.set_xlim(left, right + 0.3 * (right - left))
         _name_points(axes, points | ceiling)
-        axes.set_xlabel("KL to the reference (nats per response)")
+        axes.set_xlabel(f"KL to {report.reference or 'the reference'} (nats per response)")
         axes.set_ylabel(f"{report.score_name} per response")
 
     measured = {name: report.policies[name] for name in names}

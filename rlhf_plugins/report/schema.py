@@ -178,7 +178,8 @@ class StageReport(Record):
     """One stage of the recipe; `stage` is the registered name of it, `metrics` are further numbers as it left them.
 
     `rollouts` are responses from its beginning and its end, where it trained a policy on its own samples; `opened` is
-    what it opened of earlier stages, such as `dpo.policies.dpo`.
+    what it opened of earlier stages, such as `dpo.policies.dpo`. `start` is the policy that it started from, and
+    `reference` the one that its KL is measured to, as far as it has them.
     """
 
     name: Name
@@ -189,6 +190,8 @@ class StageReport(Record):
     sections: list[SectionReport] = []
     metrics: dict[str, JsonValue] = {}
     opened: list[Name] = []
+    start: str = ""
+    reference: str = ""
 
 
 class Response(Record):

@@ -13,6 +13,8 @@ from rlhf_plugins.report import words
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report
 from rlhf_plugins.report.summary import winner
 
+REFERENCE = "reference"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -28,7 +30,9 @@ class Cell:
 
 def headers(report: Report | EvaluationReport) -> list[str]:
     """`policy` and one header a column, in the order of `cells`."""
-    return ["policy", f"{report.score_name} (mean, 95% CI)", *_COLUMNS]
+    named = report.reference or ""
+    short = named if 0 < len(named) <= len(REFERENCE) else REFERENCE  # a longer name would not fit 80 columns
+    return ["policy", f"{report.score_name} (mean, 95% CI)", *(one.replace(REFERENCE, short) for one in _COLUMNS)]
 
 
 def cells(policy: PolicyReport) -> list[Cell]:
@@ -42,9 +46,9 @@ def rich_table(report: Report) -> Table:
     name_header, score_header, *rest = headers(report)
     table.add_column(name_header, overflow="fold")
     table.add_column(score_header.replace(" (", "\n("), justify="right")
-    for header in rest:
+    for header, column in zip(rest, _COLUMNS.values(), strict=True):
         # Its last word on a line of its own; only a column of intervals gives way to a narrow terminal.
-        table.add_column("\n".join(header.rsplit(" ", 1)), justify="right", no_wrap=_COLUMNS[header] is not _wins)
+        table.add_column("\n".join(header.rsplit(" ", 1)), justify="right", no_wrap=column is not _wins)
     for name, policy in report.policies.items():
         row = [name, *map(_unspaced, cells(policy))]
         table.add_row(*map(Text, row), style="bold" if name == winner(report) else "")
@@ -86,8 +90,8 @@ def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
 
 _COLUMNS: dict[str, Callable[[PolicyReport], Cell]] = {
     "score 0-100": lambda policy: Cell(words.number(policy.normalised, 1), value=policy.normalised),
-    "KL to reference": lambda policy: Cell(words.number(policy.kl, 2), value=policy.kl),
-    "win rate vs reference": _wins,
+    f"KL to {REFERENCE}": lambda policy: Cell(words.number(policy.kl, 2), value=policy.kl),
+    f"win rate vs {REFERENCE}": _wins,
     "length": lambda policy: Cell(words.number(policy.length, 1), value=policy.length),
     "seconds": lambda policy: Cell(words.seconds(policy.seconds), value=policy.seconds),
     "peak memory": lambda policy: Cell(words.memory(policy.peak_bytes), value=policy.peak_bytes),

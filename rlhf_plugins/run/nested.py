@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from rlhf_plugins.contract.run import Base, Budget, StageResult, Step
+from rlhf_plugins.contract.run import Budget, StageResult, Step
 from rlhf_plugins.data.digests import RESULT
 from rlhf_plugins.data.files import put
 from rlhf_plugins.errors import PluginError, RunError
@@ -21,14 +21,13 @@ from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import CALL, cleared
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.run.perform import perform, random_state_kept
+from rlhf_plugins.run.starts import PREVIOUS, Places, places
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.interfaces import Stage
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.engine.cost import Counter
     from rlhf_plugins.run.stage_run import StageRun
-
-START = "start"  # the folder of a merged policy that a part starts from
 
 
 @dataclass
@@ -71,15 +70,15 @@ def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
     _check(stage, given)
     stage, given = _with_options(stage, given)
     start = None if given.start is None else find(run.finished, "policies", given.start)
-    folder = run.folder / given.name
-    _same_call(folder, _call(run, stage, given, start))
+    folder, begins = run.folder / given.name, _begins(run, stage, start)
+    _same_call(folder, _call(run, stage, given, begins))
     if (folder / RESULT).exists():
         result = run.services.files(run.folder).result(folder)
         run.memory.read += [result.cost] * (given.name not in run.memory.names)
     else:
         with random_state_kept():
-            result = perform(_inner(run, given, start), stage)
-    run.memory.opened |= {start.lineage: None} if start else {}
+            result = perform(_inner(run, given, begins), stage)
+    run.memory.opened |= dict.fromkeys(begins.lineage)
     if given.name not in run.memory.names:
         run.memory.names.append(given.name)
         run.memory.parts.append(result)
@@ -97,11 +96,21 @@ def _with_options(stage: Stage, given: Given) -> tuple[Stage, Given]:
     return own, given
 
 
-def _inner(run: StageRun, given: Given, start: HandedOn | None) -> StageRun:
+def _begins(run: StageRun, stage: Stage, start: HandedOn | None) -> Places:
+    """Where a part begins: at the policy that the call names, that its own `from` names, or where this stage does."""
+    if start is None:
+        return places(stage, run.policies, run.places, chains=False)
+    if stage.from_ != PREVIOUS:
+        raise RunError(f"train: the stage has `from: {stage.from_}`, and the call gives start={start.name!r}")
+    begins, lineage = run.policies.named(start.qualified)
+    found = places(stage, run.policies, replace(run.places, start=begins), chains=False)
+    return replace(found, lineage=(lineage, *found.lineage))
+
+
+def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
     folder = cleared(run.folder / given.name)
     inner = replace(
         run,
-        base=run.base if start is None else start_base(run.base, start, folder),
         data=given.data or run.data,
         folder=folder,
         earlier=run.finished,
@@ -109,32 +118,7 @@ def _inner(run: StageRun, given: Given, start: HandedOn | None) -> StageRun:
         memory=type(run.memory)(),
         ending=Ending(given.until, given.budget),
     )
-    inner.memory.opened |= {start.lineage: None} if start else {}
-    return inner
-
-
-def start_base(base: Base, start: HandedOn, folder: Path) -> Base:
-    """A model with the policy's weights; an adapter is merged into its base, in the folder.
-
-    Raises:
-        RunError: the policy is no saved model, such as a mixture.
-    """
-    from shutil import copytree
-
-    from rlhf_plugins.engine.loading import merge
-    from rlhf_plugins.engine.policy import DESCRIPTION, base_of
-
-    if "path" not in start.spec:
-        raise RunError(f"start: {start.name!r} is a {start.spec.get('use')}, and only a saved policy can be trained on")
-    if (path := start.spec.get("path")) is None:
-        return base
-    if not (Path(path) / "adapter_config.json").exists():
-        return replace(base, path=path)
-    under = start.spec.get("base")
-    copytree(path, folder / START)
-    merge(replace(base, path=under, quantization=None) if under else base_of(Path(path), base), folder / START)
-    (folder / START / DESCRIPTION).unlink(missing_ok=True)
-    return replace(base, path=str(folder / START))
+    return inner.beginning(begins)
 
 
 def _check(stage: Stage, given: Given) -> None:
@@ -160,7 +144,7 @@ def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
     put(file, to_json(call, indent=2) + b"\n")
 
 
-def _call(run: StageRun, stage: Stage, given: Given, start: HandedOn | None) -> dict[str, Any]:
+def _call(run: StageRun, stage: Stage, given: Given, begins: Places) -> dict[str, Any]:
     """The stage and its inputs, as they are compared and saved."""
     from rlhf_plugins.data.store import digest
 
@@ -173,8 +157,9 @@ def _call(run: StageRun, stage: Stage, given: Given, start: HandedOn | None) -> 
     call = {
         "stage": _spec(run, stage),
         "data": digest(rows),
-        "base": results.relative(run.base.path, root),
-        "start": None if start is None else results.relative(start.spec, root),
+        "base": results.relative(begins.start.base.path, root),
+        "start": None if begins.start.folder is None else results.relative(begins.start.folder, root),
+        "reference": results.relative(begins.reference.folder or begins.reference.base.path, root),
         "seed": run.seed,
         "budget": dataclasses.asdict(given.budget) if given.budget else None,
         "takes": {one.lineage: results.relative(one.spec, root) for one in opened},

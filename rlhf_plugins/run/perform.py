@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Cost, Spec, StageResult
@@ -35,6 +35,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
 
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet
+    from rlhf_plugins.run.starts import names
 
     gc.collect()  # cyclic garbage of an earlier stage would count as this one's memory
     if torch.cuda.is_available():
@@ -56,6 +57,8 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.logged.items()}
     curves |= result.curves
     result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
+    begins: dict[str, Any] = names(stage, run.places)
+    result = replace(result, **begins)
     result = services.files(run.folder).save(run.folder, result)
     services.stage_finished(run.folder, result)
     return result

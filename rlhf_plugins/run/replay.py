@@ -134,7 +134,8 @@ def _run(stage: Path, registry: Registry) -> Run:
     folder = RunFolder(stage.parent)
     assembled = load_recipe(folder.path / RECIPE, registry=registry)
     data = assembled.data.load(assembled.base, assembled.seed)
-    return stage_run(assembled, data, stage, tuple(folder.finished()))
+    own = next(each for index, each in enumerate(assembled.stages) if folder.stage(index, each.name) == stage)
+    return stage_run(assembled, data, stage, tuple(folder.finished()), own)
 
 
 def _built_of(called: Any) -> list[int | None] | None:

@@ -110,6 +110,8 @@ def _stage(result: StageResult) -> dict[str, Any]:
         "sections": [asdict(section) for section in result.sections],
         "metrics": dict(result.metrics),
         "opened": list(result.opened),
+        "start": result.start,
+        "reference": result.reference,
     }
 
 

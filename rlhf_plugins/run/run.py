@@ -19,7 +19,7 @@ from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.run import blame, origin, reporting
+from rlhf_plugins.run import blame, origin, reporting, starts
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RECIPE, RunFolder
 from rlhf_plugins.run.hooks import Hooks
@@ -202,7 +202,6 @@ class _Staged:
                 self.say(f"{self._place(index)}: finished before")
                 continue
             self.folder.note(status="running", stage=stage.name, message="")
-            self.say(f"{self._place(index)}: running")
             results.append(self._guarded(index, stage, tuple(results)))
             origin.note_base(self.folder, self.assembled.base.path)
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
@@ -245,7 +244,9 @@ class _Staged:
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
         self.stop.begin()
-        run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished)
+        run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished, stage)
+        begins = starts.in_words(stage, run.places)
+        self.say(f"{self._place(index)}: running{begins and ', '}{begins}")
         services = replace(run.services, hooks=self.hooks, stop=self.stop)
         return perform(replace(run, name=stage.name, services=services), stage)
 

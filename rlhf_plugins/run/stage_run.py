@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.interfaces import Reward
-from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Policy, RewardModel, Spec, StageResult, Step
+from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Spec, StageResult, Step, Weights
 from rlhf_plugins.data.files import put
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
@@ -19,9 +20,11 @@ from rlhf_plugins.run import nested
 from rlhf_plugins.run.folder import ONCE, RunFolder
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
 from rlhf_plugins.run.nested import Ending
+from rlhf_plugins.run.starts import BASE, Places, Policies, at, base_after, places
 from rlhf_plugins.run.stop import Stop
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Stage
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.registry.registry import Registry
@@ -98,6 +101,22 @@ class StageRun:
     backbone: Any = None
     memory: Memory = field(default_factory=Memory)
     ending: Ending = field(default_factory=Ending)
+    begins: Places | None = None  # None: at the base, which is also the reference
+
+    @property
+    def places(self) -> Places:
+        """The weights that the stage knows by a word."""
+        return self.begins or at(Weights(BASE, self.base))
+
+    @property
+    def policies(self) -> Policies:
+        """Those of earlier stages and parts, as weights."""
+        return Policies(self.finished, self.services.registry, self.places.base.base)
+
+    def beginning(self, places: Places) -> StageRun:
+        """The run of a stage that starts at these places."""
+        self.memory.opened |= dict.fromkeys(places.lineage)
+        return replace(self, base=places.start.base, begins=places)
 
     @property
     def finished(self) -> tuple[StageResult, ...]:
@@ -118,12 +137,23 @@ class StageRun:
         from rlhf_plugins.engine.policy import open_policy
 
         if name is None:
-            return open_policy(None, self.base, backbone=self.backbone)
+            start = self.places.start
+            return open_policy(start.folder, start.base, backbone=self.backbone)
         return self.open("generator", find(self.finished, "policies", name).spec)
 
     def reference(self) -> Policy:
         """See `Run`."""
-        return self.policy()
+        from rlhf_plugins.engine.policy import open_policy
+
+        weights = self.places.reference
+        return open_policy(weights.folder, weights.base, backbone=self.backbone)
+
+    def weights(self, name: str) -> Weights:
+        """See `Run`."""
+        if name in ("start", "reference", BASE):
+            known: Weights = getattr(self.places, name)
+            return known
+        return self.policies.named(name)[0]
 
     def reward(self, name: str | None = None) -> RewardModel:
         """See `Run`."""
@@ -206,13 +236,16 @@ class StageRun:
         self.memory.opened |= {one.lineage: None for one in found if one.spec == spec}
 
 
-def stage_run(assembled: Assembled, data: Data, folder: Path, earlier: tuple[StageResult, ...]) -> StageRun:
+def stage_run(
+    assembled: Assembled, data: Data, folder: Path, earlier: tuple[StageResult, ...], stage: Stage
+) -> StageRun:
     """The run of a recipe's stage in `folder`, after others; no hook is called."""
-    changed = [result for result in earlier if result.base]
-    base = replace(assembled.base, path=str(changed[-1].base)) if changed else assembled.base
+    base = base_after(assembled.base, earlier)
+    begins = places(stage, Policies(earlier, assembled.registry, base), at(Weights(BASE, base)))
     run = StageRun(base, data, assembled.seed, folder, earlier, services=Services(assembled.registry, folder.parent))
-    run.memory.opened |= {f"{result.name}.base": None for result in changed[-1:]}
-    return run
+    if begins.start.name == BASE:
+        run.memory.opened |= {f"{result.name}.base": None for result in earlier if result.base == Path(base.path)}
+    return run.beginning(begins)
 
 
 def _is_built_of_a_run(component: Any) -> bool:

@@ -7,13 +7,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Regularizer, Stage
 from rlhf_plugins.contract.run import Budget
 
 TokensPerBatch = Annotated[
     Annotated[int, Field(ge=1)] | None,
     Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
+]
+
+From = Annotated[
+    Annotated[str, Field(description="`base`, `previous` (the last stage that made a policy), or an earlier policy")],
+    Earlier("policy", ("base", "previous")),
+]
+Reference = Annotated[
+    Annotated[str, Field(description="of the KL: `base`, `start` (what it starts from), or an earlier policy")],
+    Earlier("policy", ("base", "start")),
 ]
 
 

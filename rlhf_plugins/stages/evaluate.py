@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import DataFormat, Metric, Stage
 from rlhf_plugins.contract.rows import Group, Samples, Text
-from rlhf_plugins.contract.run import Evaluation, Policy, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.evaluate.policies import Judge, Judged, Predict
 
 logger = logging.getLogger(__name__)
-REFERENCE = "supervised"
 SHOWN = 8  # prompts whose responses the report shows side by side
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage, makes={"evaluation"}):
-    """Scores one response of each policy to each held-out prompt against the policy that training started from.
+    """Scores one response of each policy to each held-out prompt against one that they are all compared with.
 
     The judge is the gold reward where the data has one, else the reward model, which then judges policies that may
     have been trained against it; the report names the judge.
@@ -39,6 +39,10 @@ class Evaluate(Stage, makes={"evaluation"}):
     temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
     metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    reference: Annotated[
+        Annotated[str, Field(description="what scores and KL are compared with: `base`, or an earlier policy")],
+        Earlier("policy", ("base",)),
+    ] = "base"
     name: str = "evaluate"
 
     def run(self, run: Run) -> StageResult:
@@ -60,6 +64,7 @@ class _Session:
         self.options, self.run, self.reward = options, run, reward
         self.judge: Judge = Judge(run.data.gold, reward)
         self.tokenizer, self.reference = load_tokenizer(run.base), run.reference()
+        self.weights = run.weights("reference")
         self.asked = run.data.prompts["test"][: options.prompts]
         self.prompts = [group.prompt for group in self.asked]
         self.strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
@@ -89,7 +94,7 @@ class _Session:
             if name in judged:
                 raise RunError(f"evaluate: two policies are called {name}; give the stage another `name:`")
             judged[name] = policy
-        reference = judged[REFERENCE]
+        reference = judged[self.weights.name]
         rows = {
             name: measure(policy, reference, ceiling, self.judge.worths(policy.samples))
             for name, policy in judged.items()
@@ -97,7 +102,7 @@ class _Session:
         of_judge, left_out = self.reward_model()
         scores_by_name = {name: policy.scores.tolist() for name, policy in judged.items()}
         return StageResult(
-            evaluation=Evaluation(self.judge.name, REFERENCE, list(self.prompts), scores_by_name),
+            evaluation=Evaluation(self.judge.name, self.weights.name, list(self.prompts), scores_by_name),
             report=ReportParts(
                 policies=rows,
                 ceiling=None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
@@ -113,7 +118,7 @@ class _Session:
         from rlhf_plugins.evaluate.policies import Judge, best_of, best_of_kl
 
         first = [row * self.pool_size for row in range(len(self.prompts))]
-        yield REFERENCE, self.judged(first, self.pool, 0.0, self.reference)
+        yield self.weights.name, self.judged(first, self.pool, 0.0, self.reference)
         if self.chooses:
             n = self.options.best_of
             rewards = Judge(None, self.reward).scores(self.pool)
@@ -121,9 +126,10 @@ class _Session:
                 f"best-of-{n}",
                 self.judged(best_of(rewards, self.pool_size, range(1, n + 1)), self.pool, best_of_kl(n), None),
             )
+        own = str(self.weights.folder or self.weights.base.path)
         for result in self.run.finished:
             for name, spec in result.policies.items():
-                if spec.get("path") != self.run.base.path:  # which is the reference
+                if spec.get("path") != own:
                     logger.info("evaluating %s", name)
                     yield name, self.trained(self.run.policy(name))
 

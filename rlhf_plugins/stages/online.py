@@ -19,7 +19,7 @@ from rlhf_plugins.contract.interfaces import (
     Shaping,
 )
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
-from rlhf_plugins.stages._training import TokensPerBatch, Training
+from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
@@ -33,6 +33,8 @@ from rlhf_plugins.trainers.ppo.options import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rlhf_plugins.contract.run import Weights
+    from rlhf_plugins.engine.backbone import Backbone
     from rlhf_plugins.trainers.online import OnlineTrainer
 
 CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
@@ -120,6 +122,8 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
     ] = "drop"
     fallback: Reward | None = uses("reward", optional=True)
     table: Table = Table()
+    from_: From = "previous"
+    reference: Reference = "start"
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
@@ -153,7 +157,8 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""
         from rlhf_plugins.data.groups import prompt_dataset
         from rlhf_plugins.engine.backbone import Backbone
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
+        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.engine.starting import load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.online import OnlineTrainer
@@ -163,7 +168,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
         with building(len(train)):
-            model = with_adapter(load_causal(run.base), adapter, "CAUSAL_LM")
+            model = load_start(run.weights("start"))
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
             trainer = OnlineTrainer(
                 model,
@@ -172,7 +177,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
                 train=train,
                 tokenizer=load_tokenizer(run.base),
                 options=OnlineOptions(
-                    reference=None if adapter else load_causal(run.base),
+                    reference=_reference(run.weights("reference"), backbone),
                     tokens_per_batch=self.tokens_per_batch,
                     oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
                 ),
@@ -222,6 +227,15 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
             abstains=self.abstained != "stop",
             fallback=self._fallback(run),
         )
+
+
+def _reference(weights: Weights, backbone: Backbone | None) -> Any:
+    """A model, the name of an adapter beside the policy's, or None for their base alone."""
+    from rlhf_plugins.engine.starting import load_frozen
+
+    if backbone is None or not backbone.matches(weights.base):
+        return load_frozen(weights)
+    return weights.folder and backbone.load(weights.folder)
 
 
 def _save_value_head(trainer: OnlineTrainer, folder: Path) -> None:

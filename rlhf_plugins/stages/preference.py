@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
-from rlhf_plugins.stages._training import TokensPerBatch, Training
+from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run import Weights
 
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
@@ -37,9 +40,11 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 @dataclass(frozen=True)
 class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
-    """The base, pulled towards chosen and away from rejected responses by a preference loss."""
+    """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")
+    from_: From = "previous"
+    reference: Reference = "start"
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
@@ -49,7 +54,8 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         import trl
 
         from rlhf_plugins.data.groups import preference_dataset
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.engine.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.preference import PreferenceTrainer
@@ -60,24 +66,27 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         ours = {"precompute_ref_log_probs": True, "disable_dropout": not dropped}
         args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
         train = preference_dataset(run.data.train)
-        reference = None if adapter or args.precompute_ref_log_probs else load_causal(run.base)
+        start, reference = run.weights("start"), run.weights("reference")
         with building(len(train)):
+            models = _models(start, reference, args.precompute_ref_log_probs)
             trainer = PreferenceTrainer(
-                load_causal(run.base),
-                reference,
+                models.policy,
+                models.reference,
                 args,
                 train_dataset=train,
                 processing_class=load_tokenizer(run.base),
-                peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
+                peft_config=models.adapter,
                 loss=self.loss,
                 tokens_per_batch=self.tokens_per_batch,
                 reference_cache=run.folder.parent / "reference.sqlite" if args.precompute_ref_log_probs else None,
             )
+            if models.moves:  # the reference is read by now
+                copy_start(trainer.model, start)
         curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"
-        trainer.model.save_pretrained(folder)
+        trainer.model.save_pretrained(folder, **({"selected_adapters": ["default"]} if adapter else {}))
         trainer.processing_class.save_pretrained(folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
@@ -86,6 +95,30 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
             curves=curves.curves,
             metrics=spent.metrics,
         )
+
+
+class _Models(NamedTuple):
+    """What TRL's trainer is given. Without a reference, it is the policy as it is given, or with its adapter off."""
+
+    policy: Any
+    reference: Any = None
+    adapter: Any = None  # PEFT's configuration of a new one
+    moves: bool = False  # the policy is given as the reference is, and gets the weights of its start afterwards
+
+
+def _models(start: Weights, reference: Weights, precomputed: bool) -> _Models:
+    """The policy and its reference, on one base in memory where that is possible."""
+    from rlhf_plugins.engine.loading import load_causal
+    from rlhf_plugins.engine.starting import config_of, load_frozen, load_start, same_base
+
+    if start.base.adapter is None:
+        shared = precomputed and reference == start
+        return _Models(load_start(start), None if shared else load_frozen(reference))
+    if same_base(start, reference) and reference.folder is None:
+        return _Models(load_causal(start.base), None, config_of(start), moves=start.folder is not None)
+    if same_base(start, reference) and start.folder is not None:  # TRL keeps a copy of the adapter as the reference
+        return _Models(load_start(reference), moves=reference != start)
+    return _Models(load_start(start), load_frozen(reference))
 
 
 @hookimpl

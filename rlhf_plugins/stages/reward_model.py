@@ -20,7 +20,7 @@ from rlhf_plugins.contract.interfaces import (
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import TokensPerBatch, Training
+from rlhf_plugins.stages._training import From, TokensPerBatch, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         Field(description="an earlier stage whose rewards become the ratings that are learned"),
         Earlier("reward"),
     ] = None
+    from_: From = "previous"
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "reward_model"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
@@ -143,12 +144,18 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         return self.head.dropout > 0 or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
     def _model(self, run: Run) -> RewardModel:
-        from rlhf_plugins.engine.loading import freeze_below, load_trunk, with_adapter
+        from rlhf_plugins.engine.loading import freeze_below, load_trunk
+        from rlhf_plugins.engine.starting import load_trunk_start
         from rlhf_plugins.reward_models.reward_model import RewardModel
 
+        start = run.weights("start")
         if self.train_layers is None:
-            trunk = with_adapter(load_trunk(run.base), run.base.adapter, "FEATURE_EXTRACTION")
-            return RewardModel(trunk, self.pooling, self.head)
+            return RewardModel(load_trunk_start(start), self.pooling, self.head)
+        if start.folder is not None:
+            raise RunError(
+                f"{self.name}: train_layers trains layers of a whole model, and it starts from {start.name}, an "
+                "adapter; write `from: base`, or put a stage `merge` before"
+            )
         if self.train_layers and run.base.adapter:
             raise RunError(f"{self.name}: train_layers trains the base's own weights; write adapter: none")
         if self.train_layers == 0 and self.pooling.builds:

@@ -1,14 +1,14 @@
-"""The stage `sft`: imitates the best responses with TRL's SFTTrainer as it is; later stages start from the result."""
+"""The stage `sft`: imitates the best responses with TRL's SFTTrainer as it is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import Training
+from rlhf_plugins.stages._training import From, Training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,43 +17,45 @@ UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint
 
 
 @dataclass(frozen=True)
-class SFT(Training, makes={"base", "policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
+    from_: From = "previous"
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
 
     def run(self, run: Run) -> StageResult:
-        """Leaves a whole model and its tokenizer, the adapter merged, in `model/`."""
+        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
         from rlhf_plugins.data.groups import best_responses
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, merge
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+        from rlhf_plugins.engine.starting import config_of, load_start
+        from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.supervision import supervise
 
-        tokenizer, adapter = load_tokenizer(run.base), run.base.adapter
+        tokenizer, start = load_tokenizer(run.base), run.weights("start")
+        new = start.folder is None
         train = best_responses(run.data.train)
         with building(len(train)):
             trainer = trl.SFTTrainer(
-                model=load_causal(run.base),
+                model=load_causal(start.base) if new else load_start(start),
                 args=arguments(trl.SFTConfig, run.folder, run.seed, self.trainer),
                 train_dataset=train,
                 processing_class=tokenizer,
-                peft_config=lora_config(adapter, "CAUSAL_LM") if adapter else None,
+                peft_config=config_of(start) if new else None,
             )
+        train_in_float32(trainer.model)
         left_out = _left_out(trainer, train)
         curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
-        merge(replace(run.base, quantization=None), folder)
         tokenizer.save_pretrained(folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            base=folder,
             report=ReportParts(left_out=left_out, notes=spent.notes),
             sections=monitors.sections(),
             curves=curves.curves,

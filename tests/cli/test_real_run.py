@@ -29,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_has_every_policy_and_the_reward_model(whole: Path) -> None:
     report = json.loads((whole / "report.json").read_text())
-    assert list(report["policies"]) == ["supervised", "best-of-4", "dpo", "ipo", "ppo"]
+    assert list(report["policies"]) == ["base", "best-of-4", "dpo", "ipo", "ppo"]
     assert all(report["policies"][name]["peak_bytes"] > 0 for name in ("dpo", "ipo", "ppo"))
     assert 0 <= report["reward_model"]["accuracy"] <= 1
     assert [stage["name"] for stage in report["stages"]] == [*TRAINED, "evaluate"]

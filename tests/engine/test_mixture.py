@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_plugins.contract.run import Base, Policy
+from rlhf_plugins.contract.handles import Policy
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.mixture import mix
 from rlhf_plugins.engine.policy import ModelPolicy, open_policy
 from rlhf_plugins.errors import RunError

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Adapter, Base, Policy
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_policy
 from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
 from rlhf_plugins.errors import DataError, RunError

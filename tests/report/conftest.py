@@ -150,6 +150,8 @@ def _fields() -> dict[str, Any]:
                 "stage": "online",
                 "cost": {"seconds": 128.4, "peak_bytes": 900 * 2**20, "generated_tokens": 90000, "reward_calls": 5120},
                 "opened": ["reward.rewards.reward"],
+                "start": "sft",
+                "reference": "base",
                 "curves": _curves(80),
             },
             {"name": "evaluate", "stage": "evaluate", "cost": {"seconds": 44.0}, "sections": [_section()]},

@@ -240,15 +240,27 @@ def test_a_section_of_a_stage_shows_its_text_and_table(html: str) -> None:
 def test_stages_show_their_costs_and_what_they_opened(html: str) -> None:
     rows = _cells(html)
     costs = ["time", "FLOPs", "tokens trained", "tokens generated", "reward calls", "peak memory"]
-    start = rows.index(["name", "stage", *costs, "starts from"])
-    assert rows[start + 1] == ["reward", "reward", "58 s", "3.20e12", "41,000", "-", "-", "700 MiB", "-"]
-    last = ["ppo", "online", "2 min 8 s", "-", "-", "90,000", "5,120", "900 MiB", "reward.rewards.reward"]
+    start = rows.index(["name", "stage", *costs, "starts from", "KL to", "opened"])
+    assert rows[start + 1] == ["reward", "reward", "58 s", "3.20e12", "41,000", "-", "-", "700 MiB", "-", "-", "-"]
+    last = [
+        "ppo",
+        "online",
+        "2 min 8 s",
+        "-",
+        "-",
+        "90,000",
+        "5,120",
+        "900 MiB",
+        "sft",
+        "base",
+        "reward.rewards.reward",
+    ]
     assert rows[start + 2] == last
 
 
 def test_a_cost_that_nothing_counted_has_no_column(fields: dict[str, Any]) -> None:
     html = _page(fields, stages=[{"name": "a", "stage": "sft", "cost": {"seconds": 1.0}}])
-    assert ["name", "stage", "time", "starts from"] in _cells(html)
+    assert ["name", "stage", "time", "starts from", "KL to", "opened"] in _cells(html)
 
 
 def test_a_curve_shows_its_unit_and_which_direction_is_better(fields: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rlhf_plugins.report import markdown_table, rich_table, words
 from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.table import headers
 
 
 def _printed(report: Report, width: int) -> str:
@@ -21,7 +22,7 @@ def _printed(report: Report, width: int) -> str:
 def test_markdown_rows_are_the_worked_numbers(report: Report) -> None:
     header, _, sft, _, dpo, *_ = markdown_table(report).splitlines()
     assert header == (
-        "| policy | gold reward (mean, 95% CI) | score 0-100 | KL to reference | win rate vs reference "
+        "| policy | gold reward (mean, 95% CI) | score 0-100 | KL to sft | win rate vs sft "
         "| length | seconds | peak memory |"
     )
     # 30 + 10 * 0.45 = 34.5 tokens; 100 * (0.68 - 0.45) / (0.85 - 0.45) = 57.5
@@ -52,10 +53,16 @@ def test_terminal_table_keeps_every_number_whole(report: Report, width: int) -> 
         "128",
         "900 MiB",
         "best_of_16",
-        "reference",
         "seconds",
     ):
         assert word in printed
+
+
+def test_a_long_name_of_the_reference_is_not_in_the_header(fields: dict[str, Any]) -> None:
+    name = "x" * 30
+    policies = {**fields["policies"], name: fields["policies"]["sft"]}
+    long = Report.model_validate(fields | {"policies": policies, "reference": name})
+    assert headers(long)[3] == "KL to reference"
 
 
 def test_terminal_table_is_one_line_a_policy_at_100_columns(report: Report) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rlhf_plugins import RewardUnavailable
+from rlhf_plugins.contract.handles import RewardModel
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.contract.run import RewardModel
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
 from rlhf_plugins.reward_models.retries import Retries

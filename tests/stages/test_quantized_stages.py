@@ -21,10 +21,11 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import latest_reward
 from rlhf_plugins.reward_models.reward_model import open_reward_model
-from rlhf_plugins.testing import tiny_base
+from rlhf_plugins.testing import tiny_base, tiny_run
 
 from .test_training_stages import IDS, online, preference, reward, run_for, sft
 
+ADAPTER = "adapter_model.safetensors"
 QUANTIZATIONS = pytest.mark.parametrize("quantization", ["nf4", "int8"])
 SAMPLES = Samples(["how"] * 2, ["ant", "gas"], [[15], [15]], [[3, 4, 5, 1], [9, 10, 11, 1]])
 
@@ -101,10 +102,13 @@ def test_a_reward_model_on_a_quantized_base_opens_again(tmp_path: Path, quantiza
 
 
 @QUANTIZATIONS
-def test_supervised_training_of_a_quantized_base_leaves_a_whole_model(tmp_path: Path, quantization: str) -> None:
+def test_supervised_training_of_a_quantized_base_is_merged_into_the_plain_one(
+    tmp_path: Path, quantization: str
+) -> None:
     base = quantized(tmp_path / "base", quantization)
     result = sft().run(run_for(base, tmp_path / "run"))
-    whole = load_causal(Base(str(result.base)))
-    assert {p.dtype for p in whole.parameters()} == {torch.float32}
-    moved = logits(whole) - logits(load_causal(Base(base.path)))
+    assert {weights.dtype for weights in load_file(folder_of(result.policies) / ADAPTER).values()} == {torch.float32}
+    run = tiny_run(base, tmp_path / "outer", finished=[replace(result, name="sft")])
+    merged = run.train(component("stage", {"use": "merge", "from": "sft"}), name="merged")
+    moved = logits(load_causal(Base(str(merged.base)))) - logits(load_causal(Base(base.path)))
     assert 0.01 < moved.abs().max() < 10

@@ -34,8 +34,8 @@ class Models:
     """The models of one training.
 
     Args:
-        policy: with its adapter off it is the reference, unless there is one of its own.
-        reference: a frozen model where all weights of the policy are trained.
+        policy: with another adapter, or none, it is the reference, unless there is a model for that.
+        reference: a frozen model, as where all weights of the policy are trained; else the adapter's name, or None.
         critic: None where no values are needed.
         pad_id: token that fills short rows.
         temperature: divides the logits, as sampling did.
@@ -51,7 +51,7 @@ class Models:
 
     def batches(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], tokens: int | None) -> list[BranchBatch]:
         """The samples in order, in batches of at most so many tokens; neighbours with the same prompt share it."""
-        layout = layout_of(self.policy, self.reference)
+        layout = layout_of(self.policy, None if isinstance(self.reference, str) else self.reference)
         groups = by_prompt(prompt_ids, response_ids)
         parts = [groups] if tokens is None else within_budget(groups, tokens, layout)
         inputs = [collate(part, self.pad_id, layout) for part in parts]
@@ -68,9 +68,9 @@ class Models:
     def reference_log_probs(self, batch: BranchBatch) -> Tensor:
         """Log-probabilities under the reference, (B, T)."""
         with self.accelerator.autocast():
-            if self.reference is not None:
+            if not isinstance(self.reference, str | None):
                 return response_logps(self.reference, batch, self.temperature).logps
-            with active_adapter(self.policy, None):  # PEFT's own would turn gradients of the critic's adapter off
+            with active_adapter(self.policy, self.reference):  # PEFT's own would freeze the critic's adapter
                 return response_logps(self.policy, batch, self.temperature).logps
 
     @torch.no_grad()

@@ -95,6 +95,6 @@ class OnlineOptions:
     Without a `reference`, the policy with its adapters off is the reference.
     """
 
-    reference: Any = None  # where all weights are trained
+    reference: Any = None  # a model, as where all weights are trained, or the name of an adapter of the policy
     tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
     oversight: Oversight = Oversight()

@@ -1,0 +1,104 @@
+"""Models as stages and guests use them: a policy that answers prompts, and a reward model that scores responses.
+
+It knows shapes, no library: torch appears only as annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rlhf_plugins.contract.records import Prediction
+    from rlhf_plugins.contract.rows import Group, Samples, Text
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A causal language model that answers prompts. What it returns has no gradient unless it is asked for."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, with this policy's adapter active inside `with policy:` only."""
+        ...
+
+    def __enter__(self) -> Policy: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def sample(
+        self,
+        prompts: Sequence[Text | Group],
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Samples:
+        """`n` responses to each prompt, those of one prompt side by side; temperature 0 decodes greedily.
+
+        The same arguments on the same machine give the same samples; torch's own random state does not change.
+
+        Args:
+            prompts: text, messages, or groups, whose prompt is taken with its columns; None where one lacks a column.
+            n: responses to each prompt.
+            temperature: divides the logits.
+            top_p: samples from the fewest most likely tokens that together have this probability.
+            max_new_tokens: where a response is cut.
+            seed: of the sampling.
+            columns: of the prompts' rows, one value per prompt; each response gets those of its prompt.
+        """
+        ...
+
+    def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
+        """Given responses as tokens, one to each prompt, EOS included. Raises DataError where one cannot be read."""
+        ...
+
+    def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:
+        """Of each response token given what precedes it, in nats, (B, T), 0 outside the response.
+
+        Args:
+            samples: responses with T tokens at most.
+            temperature: divides the logits, as in sampling.
+            grad: with the gradient of the policy's weights, in the mode (training or not) that the model is in.
+
+        Raises:
+            RunError: a gradient is wanted and no weight of the policy is trainable.
+        """
+        ...
+
+    def choose(self, prompts: Sequence[Text | Group], choices: Sequence[str]) -> Tensor:
+        """Log-probabilities of short answers, normalised over them, (B, C): a judge in one forward pass.
+
+        An answer need not end there: EOS counts only where one choice begins another, such as `1` and `10`.
+
+        Raises:
+            DataError: there are fewer than two choices, two are equal, one has no token, or the model cannot take a
+                prompt with a choice.
+        """
+        ...
+
+    def next_logits(self, ids: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+        """Logits (B, vocabulary) after the tokens (B, N), and a cache to go on from with the next ones.
+
+        Without a cache the tokens are the whole sequence; with it, those that follow. No token is padding.
+        """
+        ...
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """What scores responses."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model; None where there is none, as for a function."""
+        ...
+
+    def predict(self, samples: Samples) -> Prediction:
+        """(B,) rewards, with what else the model predicts."""
+        ...

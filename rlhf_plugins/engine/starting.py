@@ -1,0 +1,114 @@
+"""The model that a stage trains, at the weights that it starts from. It knows adapters and bases, no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from rlhf_plugins.contract.run import Weights
+from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.engine.backbone import POLICY, copy_adapter
+from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
+from rlhf_plugins.engine.fitting import refuse_pickled
+from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.loading import (
+    load_causal,
+    load_trunk,
+    lora_config,
+    reason,
+    with_adapter,
+    with_saved_adapter,
+)
+from rlhf_plugins.engine.noted import whole_path
+from rlhf_plugins.errors import RunError
+
+
+def load_start(weights: Weights) -> Any:
+    """A language model to train: the base with a new or the saved adapter, or all weights with the adapter merged.
+
+    Raises:
+        RunError: the base or the adapter does not load, or they do not fit.
+    """
+    base = weights.base
+    if weights.folder is None:
+        return with_adapter(load_causal(base), base.adapter, "CAUSAL_LM")
+    if base.adapter is None:
+        return load_whole(weights)
+    model = load_causal(base)
+    with torch.random.fork_rng():
+        made: PeftModel = fuse_lora(get_peft_model(model, config_of(weights), POLICY))
+    copy_start(made, weights)
+    return made
+
+
+def load_trunk_start(weights: Weights) -> Any:
+    """As `load_start`, without the head of the language model. Raises RunError as it does."""
+    base = weights.base
+    if weights.folder is None:
+        return with_adapter(load_trunk(base), base.adapter, "FEATURE_EXTRACTION")
+    if base.adapter is None:
+        return trunk_of(load_whole(weights))
+    with torch.random.fork_rng():  # its weights are initialised at random before they are copied
+        model = with_adapter(load_trunk(base), base.adapter, "FEATURE_EXTRACTION")
+    copy_start(model, weights)
+    return model
+
+
+def load_whole(weights: Weights) -> PreTrainedModel:
+    """A language model without an adapter; a saved one is merged in memory. Raises RunError as `load_start` does."""
+    base = replace(weights.base, adapter=None)
+    if weights.folder is None:
+        return load_causal(base)
+    if base.quantization:
+        raise RunError(f"{weights.folder}: its adapter is on a quantized base, so all weights cannot be trained")
+    merged: PreTrainedModel = with_saved_adapter(load_causal(base), weights.folder).merge_and_unload()
+    return merged.requires_grad_(True)
+
+
+def load_frozen(weights: Weights) -> Any:
+    """A language model that is not trained further. Raises RunError as `load_start` does."""
+    model = load_causal(weights.base)
+    found = model if weights.folder is None else with_saved_adapter(model, weights.folder)
+    return found.eval().requires_grad_(False)
+
+
+def config_of(weights: Weights) -> PeftConfig | None:
+    """PEFT's configuration of the adapter to train: the saved one, or a new one; None where all weights are trained."""
+    if weights.base.adapter is None:
+        return None
+    if weights.folder is None:
+        return lora_config(weights.base.adapter, "CAUSAL_LM")
+    with _loading(weights):
+        config = PeftConfig.from_pretrained(str(weights.folder))
+    config.inference_mode = False
+    return config
+
+
+def same_base(one: Weights, other: Weights) -> bool:
+    """Whether adapters on one of them fit the other."""
+    paths = [whole_path(each.base.path) for each in (one, other)]
+    return paths[0] == paths[1] and one.base.quantization == other.base.quantization
+
+
+def copy_start(model: PeftModel, weights: Weights) -> None:
+    """Gives the policy's adapter the saved weights. Raises RunError where it has other modules or another rank."""
+    assert weights.folder is not None
+    refuse_changed(weights.folder)
+    with _loading(weights):
+        refuse_pickled(weights.folder)
+        copy_adapter(model, POLICY, weights.folder)
+
+
+@contextmanager
+def _loading(weights: Weights) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        raise RunError(f"{weights.folder}: its adapter does not load: {reason(error)}") from error
