@@ -176,5 +176,5 @@ def test_an_evaluation_gives_a_reward_the_columns_of_each_prompt(
     )
     run = replace(run, data=data, services=Services(registry=guests))
     options = {"best_of": 1, "ceiling": 2, "max_new_tokens": 2, "metrics": []}
-    scores = component("stage", {"use": "evaluate", **options}).run(run).evaluation.scores["supervised"]
+    scores = component("stage", {"use": "evaluate", **options}).run(run).evaluation.scores["base"]
     assert len(scores) == 4
