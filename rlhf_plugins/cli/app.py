@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shlex
@@ -37,6 +38,12 @@ class Commands(TyperGroup):
             ctx.exit(NO_REPORT)
         except RlhfError as error:
             typer.echo(str(error), err=True)
+            ctx.exit(BAD_INPUT)
+        except OSError as error:  # a disk, a permission or a name that no command could foresee
+            if error.errno == errno.EPIPE:  # which click ends quietly
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"{where}{error.strerror or error}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt as stop:
             typer.echo(f"\n{str(stop) or 'interrupted'}", err=True)

@@ -42,6 +42,8 @@ class _Checked:
     made: Mapping[Keys, Any]
 
 
+LONGEST = 255  # bytes of a name
+UNNAMEABLE = "no file or folder can have this name: it is too long, or holds a character that none may have"
 BEFORE = "no stage runs before the recipe's data is read: write it as the `data` of a stage"
 
 
@@ -119,6 +121,8 @@ def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Regis
     faults: list[tuple[Keys, str]] = []
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         return registry, []  # absent, or refused with its place later
+    if unnameable := [index for index, path in enumerate(paths) if not _nameable(path)]:
+        return registry, [(("plugins", index), UNNAMEABLE) for index in unnameable]
     source.values["plugins"] = [str((folder / path).resolve()) for path in paths]
     for index, path in enumerate(source.values["plugins"]):
         try:
@@ -132,11 +136,32 @@ def _resolved(source: Source, registry: Registry, faults: Sequence[tuple[Keys, s
     """A source that is sound. Raises RecipeError holding every fault, those that are known already first."""
     resolver = Resolver(registry)
     values = resolver.block(Recipe, source.values, ())
-    problems = [*faults, *resolver.problems, *_base(values), *_quantization(values)]
+    problems = [*faults, *resolver.problems, *_output(values), *_base(values), *_quantization(values)]
     made, refused = _constructed(values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))
     return _Checked(values, registry, made)
+
+
+def _output(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    """What is wrong with the folder's name; `~` becomes the home folder."""
+    name = values.get("output_dir")
+    if not isinstance(name, str | Path):
+        return []
+    whole = os.path.expanduser(name)
+    if not _nameable(whole):
+        return [(("output_dir",), UNNAMEABLE)]
+    if whole.startswith("~"):
+        return [(("output_dir",), f"{whole!r} begins with ~, and there is no such user; write the whole path")]
+    values["output_dir"] = whole
+    return []
+
+
+def _nameable(path: str) -> bool:
+    try:
+        return "\0" not in path and all(len(os.fsencode(part)) <= LONGEST for part in path.split(os.sep))
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:

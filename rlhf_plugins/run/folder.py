@@ -162,11 +162,28 @@ def _read_json(file: Path) -> Any:
 
 
 def cleared(folder: Path) -> Path:
-    """The folder without the files of an unfinished attempt, except those of `once` and `train`; made if missing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The folder without the files of an unfinished attempt, except those of `once` and `train`; made if missing.
+
+    Raises:
+        RunError: a file or a link is in its place, or it cannot be made.
+    """
+    own(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     for path in folder.iterdir():
         if path.name not in (ONCE, CALL) and not (path / CALL).exists():
             _delete(path)
+    return folder
+
+
+def own(folder: Path) -> Path:
+    """The folder. Raises RunError where a link or a file is in its place: nothing is written or deleted through it."""
+    if folder.is_symlink():
+        raise RunError(f"{folder} is a link, and a run writes into folders of its own; remove it")
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file where a run needs a folder; remove it")
     return folder
 
 

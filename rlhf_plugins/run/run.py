@@ -21,7 +21,7 @@ from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import blame, origin, reporting, starts
 from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RECIPE, RunFolder
+from rlhf_plugins.run.folder import RECIPE, RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.perform import perform
@@ -193,7 +193,7 @@ class _Staged:
         for index, stage in enumerate(self.assembled.stages[after:], after):
             if (old := self.folder.stage(index, stage.name)).exists():
                 self.say(f"{self._place(index)}: deleted, since an earlier stage is not finished")
-                shutil.rmtree(old)
+                shutil.rmtree(own(old))
 
     def run(self) -> None:
         results = self.kept()

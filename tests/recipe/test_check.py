@@ -28,6 +28,9 @@ stages:
 """
 
 
+SHORT = "base: sandbox\ndata: rows\nstages: [make]\n"
+
+
 def faults(checked: Checked, text: str, *overrides: str) -> list[str]:
     """Each fault as a line of text."""
     with pytest.raises(RecipeError) as caught:
@@ -120,6 +123,22 @@ def test_trl_names_and_refuses_its_own_options(checked: Checked) -> None:
 def test_a_recipe_with_a_name_too_long_for_a_file_is_no_traceback() -> None:
     with pytest.raises(RecipeError, match="no such file, nor a bundled recipe of that name"):
         find("x" * 5000)
+
+
+@pytest.mark.parametrize("name", ['"a\\0b"', "a" * 300, "x/" + "a" * 300, '"\\uD800"'])
+def test_a_name_that_no_file_can_have_is_a_fault(name: str, checked: Checked) -> None:
+    for key, value in (("output_dir", name), ("plugins", f"[{name}]")):
+        with pytest.raises(
+            RecipeError, match=rf"{key}.*no file or folder can have this name|which YAML does not allow"
+        ):
+            checked(f"{SHORT}{key}: {value}\n")
+
+
+def test_a_home_folder_is_written_out(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert checked(f"{SHORT}output_dir: ~/runs\n")["output_dir"] == "/home/me/runs"
+    with pytest.raises(RecipeError, match=r"output_dir: '~nobody-here/runs' begins with ~, and there is no such user"):
+        checked(f"{SHORT}output_dir: ~nobody-here/runs\n")
 
 
 def test_the_name_of_a_recipe_is_its_file_or_a_bundled_one(registry: Registry) -> None:

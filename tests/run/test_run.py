@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -232,6 +234,38 @@ def test_a_place_that_cannot_be_written_is_a_run_error(go: Go) -> None:
     for place in ("file", "file/out"):
         with pytest.raises(RunError, match="file"):
             go(f"output_dir={place}")
+
+
+def test_nothing_is_written_or_deleted_through_a_link(go: Go) -> None:
+    go()
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").touch()
+    for stage in ("01-first", "02-second"):
+        shutil.rmtree(f"out/{stage}")
+        Path(f"out/{stage}").symlink_to(Path("mine").absolute())
+        with pytest.raises(RunError, match=f"out/{stage} is a link, and a run writes into folders of its own"):
+            go(resume=True)
+        assert Path("mine/thesis.tex").exists()
+        Path(f"out/{stage}").unlink()
+        Path(f"out/{stage}").touch()
+        with pytest.raises(RunError, match=f"out/{stage} is a file where a run needs a folder"):
+            go(resume=True)
+        Path(f"out/{stage}").unlink()
+        go(resume=True)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_draft(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        if (Path("out/02-second") / "model").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    failed = r"stage second failed: out/02-second/result.json: cannot be written: No space"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=failed):
+            go()
+    assert [file for file in Path("out").rglob(".*") if file.is_file()] == []
+    assert go(resume=True).report.status == "finished"
 
 
 def test_a_damaged_result_is_named(go: Go) -> None:
