@@ -92,6 +92,7 @@ def with_fast_paths(model: PreTrainedModel) -> PreTrainedModel:
 def use_fast_paths(model: Any) -> None:
     """Gives a plain or PEFT model that a script loaded the layers that a recipe's would have, where they are active."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    without_repacking(inner)
     if getattr(inner.config, "quantization_config", None) is None:
         with evaluating(model):
             with_fast_paths(inner)
@@ -184,7 +185,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if base.quantization:
-        prepared = prepare_model_for_kbit_training(_without_repacking(model), use_gradient_checkpointing=False)
+        prepared = prepare_model_for_kbit_training(without_repacking(model), use_gradient_checkpointing=False)
         return counted(prepared)
     return with_fast_paths(counted(model.to(device())))
 
@@ -193,7 +194,7 @@ def _is_pickled(folder: Path) -> bool:
     return any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("model*.safetensors"))
 
 
-def _without_repacking(model: PreTrainedModel) -> PreTrainedModel:
+def without_repacking(model: PreTrainedModel) -> PreTrainedModel:
     """The model, without the repacking that bitsandbytes does in evaluation on a CPU that computes in bfloat16.
 
     It would never undo it, and later training would silently pass no gradient through the 4-bit weights.

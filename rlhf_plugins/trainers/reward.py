@@ -22,6 +22,7 @@ from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.numeric import in_batch
 from rlhf_plugins.data.ranked import Collator, RankedRows, judged
+from rlhf_plugins.engine.loading import without_repacking
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -68,6 +69,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._parts_asked = own.pooling, own.head
         self.left_out: Counter[str] = Counter()  # pairs of TRL's rows, by reason
         super().__init__(**theirs)
+        without_repacking(self.model)  # before any trial of the model
         self.obstacle = self._obstacle(theirs.get("data_collator") is not None)
         if self.obstacle is None:
             logger.info("%s trains on the engine", type(self).__name__)

@@ -17,14 +17,15 @@ import trl
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, TrainerCallback
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf_plugins import DataError, PluginError, RewardLoss, RewardTrainer, RunError, component, load_reward_model
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.loading import load_tokenizer
-from rlhf_plugins.testing import tiny_pairs, tiny_run
+from rlhf_plugins.engine.loading import load_tokenizer, load_trunk
+from rlhf_plugins.reward_models.reward_model import RewardModel
+from rlhf_plugins.testing import tiny_encoder, tiny_pairs, tiny_run
 from rlhf_plugins.trainers.arguments import arguments
 
 from .conftest import OPTIONS, furthest, losses, trained
@@ -188,6 +189,21 @@ def test_a_reward_model_of_a_script_opens_as_a_stages(bases: Bases, tmp_path: Pa
     assert expected.std() > 0.1
 
 
+@pytest.mark.filterwarnings("error:bitsandbytes")
+def test_a_script_trains_through_quantized_weights_and_its_model_opens_on_them(bases: Bases, tmp_path: Path) -> None:
+    """In evaluation bitsandbytes would repack them, and later pass no gradient; TRL also rounds the adapter."""
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    base, adapter = bases(hidden_size=64, head_dim=16), LoraConfig(r=4, task_type="SEQ_CLS")
+    trainer = script(RewardTrainer, base, tmp_path, peft_config=adapter, quantization_config=nf4)
+    trainer.train()
+    assert {weights.dtype for weights in trained(trainer).values()} == {torch.float32}
+    trainer.save_reward_model(tmp_path / "model")
+    opened = load_reward_model(tmp_path / "model")
+    samples = opened.encode([row["prompt"] for row in TEXTS], [row["chosen"] for row in TEXTS])
+    expected = trainer._scorer.predict(samples, trainer.processing_class.pad_token_id).reward
+    assert opened.predict(samples).reward.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 @pytest.mark.parametrize("adapter", [None, LoraConfig(r=4)], ids=["full", "lora"])
 def test_a_head_of_ones_own_is_trained_and_resumed(bases: Bases, tmp_path: Path, adapter: Any) -> None:
     args = {"save_strategy": "steps", "save_steps": 3}
@@ -302,6 +318,24 @@ def test_trls_own_way_is_trls(
     assert f"RewardTrainer goes TRL's own way: {reason}" in caplog.text
     with pytest.raises(RunError, match=f"tokens_per_batch= needs the engine, which does not compute {reason}"):
         script(RewardTrainer, bases(), tmp_path, tokens_per_batch=9, **given)
+
+
+def test_an_encoder_goes_trls_way(tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "bert")
+    stock, ours = (losses(script(kind, base, tmp_path)) for kind in KINDS)
+    assert ours == stock
+
+
+def test_a_reward_model_of_ours_takes_trls_rows(bases: Bases, tmp_path: Path) -> None:
+    ours = script(RewardTrainer, bases(), tmp_path, args={"max_steps": 1})
+    parts = component("pooling", "last_token"), component("reward_head", "scalar")
+    model = RewardModel(load_trunk(bases()), *parts)
+    model.head.load_state_dict(ours.model.score.state_dict())
+    assert losses(script(RewardTrainer, bases(), tmp_path, model=model)) == pytest.approx(
+        losses(script(RewardTrainer, bases(), tmp_path)), rel=1e-5
+    )
+    with pytest.raises(RunError, match="head: a RewardModel has trunk, pooling and head already"):
+        script(RewardTrainer, bases(), tmp_path, model=model, head=parts[1])
 
 
 BT = component("reward_loss", "bradley_terry")
