@@ -111,6 +111,12 @@ def test_a_mixture_of_experts_without_its_loss_is_on_the_engine(
     assert_equal(logged(found), logged(expected))
 
 
+def test_a_component_trains_and_logs_in_units_of_its_own_beta(bases: Bases, tmp_path: Path) -> None:
+    loss = component("preference_loss", {"use": "dpo", "beta": 0.3})
+    found = logged(script(OURS, bases(), tmp_path, {}, loss=loss))
+    assert_equal(found, logged(script(STOCK, bases(), tmp_path, {"beta": 0.3})))
+
+
 def test_lists_of_losses_with_weights_are_trls(bases: Bases, tmp_path: Path) -> None:
     options = {"loss_type": ["sigmoid", "ipo"], "loss_weights": [0.8, 0.2]}
     found, expected = (script(cls, bases(), tmp_path, options) for cls in (OURS, STOCK))
