@@ -20,6 +20,7 @@ import trl.trainer.utils
 from peft import LoraConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import GenerationConfig, StoppingCriteriaList, activations, cache_utils, generation, masking_utils
 from transformers.generation.utils import GenerationMixin
@@ -113,6 +114,18 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
         "max_grad_value clips what the norm has unscaled",
     ),
     (transformers.Trainer._get_grad_norm, 'clip_grad_norm_(model.parameters(), float("inf"))', "the same"),
+    (trl.RewardTrainer.__init__, "self._total_train_tokens = 0", "we count tokens in it"),
+    (
+        trl.RewardTrainer._prepare_dataset,
+        "if args.max_length is not None",
+        "ours has TRL keep all and counts what is long",
+    ),
+    (
+        transformers.Trainer.evaluation_loop,
+        "logits = self.gather_function(logits)",
+        "ours keeps all rewards of a batch",
+    ),
+    (ModulesToSaveWrapper.update, "self.modules_to_save[adapter_name] = copy", "ours trains the copy of a head"),
     (trl.RewardTrainer.__init__, "num_labels", "RewardModel sets it to 1 because TRL asks for it"),
     (trl.GRPOTrainer.__init__, "self._step = 0", "_prepare_inputs counts minibatches by it"),
     (trl.GRPOTrainer.training_step, "self._step += 1", "_prepare_inputs counts minibatches by it"),
