@@ -118,12 +118,12 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (
         trl.RewardTrainer._prepare_dataset,
         "if args.max_length is not None",
-        "ours has TRL keep all and counts what is long",
+        "ours counts what is too long",
     ),
     (
         transformers.Trainer.evaluation_loop,
         "logits = self.gather_function(logits)",
-        "ours keeps all rewards of a batch",
+        "ours keeps all rewards",
     ),
     (ModulesToSaveWrapper.update, "self.modules_to_save[adapter_name] = copy", "ours trains the copy of a head"),
     (trl.RewardTrainer.__init__, "num_labels", "RewardModel sets it to 1 because TRL asks for it"),
