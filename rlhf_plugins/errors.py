@@ -13,6 +13,7 @@ RlhfError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +22,9 @@ from typing import Any
 
 class RlhfError(Exception):
     """Everything this package raises on purpose; the command line prints it without a traceback."""
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(shown(one) if isinstance(one, str) else one for one in said))
 
 
 @dataclass(frozen=True, order=True)
@@ -84,6 +88,24 @@ class ReportError(RunError):
 
 class StopRun(RlhfError):
     """A hook of a plugin ends the run; its finished stages are kept, and it can be resumed."""
+
+
+# C0 but for tab and newline, C1, marks of direction, separators of lines, halves of characters.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST_LINE, LONGEST = 4_000, 200_000  # characters that are shown
+
+
+def shown(text: str) -> str:
+    """Text as a terminal, a log and a page may hold it: nothing hidden, long lines without their middle."""
+    if len(text) > LONGEST_LINE:
+        text = "\n".join(_cut(line, LONGEST_LINE) for line in _cut(text, LONGEST).split("\n"))
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _cut(text: str, most: int) -> str:
+    left_out = len(text) - most
+    half = most // 2
+    return text if left_out <= 0 else f"{text[:half]} ... {left_out:,} characters ... {text[-half:]}"
 
 
 def known(name: str, names: Iterable[str]) -> str:

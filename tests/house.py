@@ -49,6 +49,7 @@ HEAVY = {
     "transformers",
     "trl",
 }
+PRINTERS = {"click.echo", "print", "typer.echo", "Console().print"}
 PICKLES = {"cloudpickle", "dill", "joblib", "pickle", "shelve"}
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 80, 7
 
@@ -224,6 +225,14 @@ def pickling(source: Source) -> Iterator[str]:
             yield source.at(node.lineno, f"uses {ast.unparse(node)}; weights go through safetensors")
 
 
+def printing(source: Source) -> Iterator[str]:
+    """Commands print through `cli.echo`, which writes out what text hides."""
+    if source.package == "cli" and not source.path.endswith("/echo.py"):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTERS:
+                yield source.at(node.lineno, f"calls {ast.unparse(node.func)}; print with rlhf_plugins.cli.echo")
+
+
 RULES = (
     file_too_long,
     function_too_long,
@@ -234,6 +243,7 @@ RULES = (
     private_import,
     heavy_import,
     pickling,
+    printing,
 )
 
 

@@ -169,6 +169,12 @@ BAD = [
         "from torch import save",
         "1: imports torch.save; weights go through safetensors",
     ),
+    (
+        house.printing,
+        "cli/a.py",
+        "import typer\ntyper.echo(name)",
+        "2: calls typer.echo; print with rlhf_plugins.cli.echo",
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rlhf_plugins.cli.echo import echo, echo_table, echo_whole, encodable
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.errors import PluginError, ReportError, RlhfError
@@ -34,19 +35,19 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ReportError as error:
-            typer.echo(str(error), err=True)
+            echo(str(error), err=True)
             ctx.exit(NO_REPORT)
         except RlhfError as error:
-            typer.echo(str(error), err=True)
+            echo(str(error), err=True)
             ctx.exit(BAD_INPUT)
         except OSError as error:  # a disk, a permission or a name that no command could foresee
             if error.errno == errno.EPIPE:  # which click ends quietly
                 raise
             where = f"{error.filename}: " if error.filename else ""
-            typer.echo(f"{where}{error.strerror or error}", err=True)
+            echo(f"{where}{error.strerror or error}", err=True)
             ctx.exit(BAD_INPUT)
         except KeyboardInterrupt as stop:
-            typer.echo(f"\n{str(stop) or 'interrupted'}", err=True)
+            echo(f"\n{str(stop) or 'interrupted'}", err=True)
             ctx.exit(BY_SIGNAL + getattr(stop, "number", signal.SIGINT))
 
 
@@ -75,6 +76,7 @@ def main() -> None:
     # PEFT reads a name that transformers is about to drop, and warns where a run was moved together with its base.
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed", UserWarning)
+    encodable()
     app(prog_name="rlhf")
 
 
@@ -91,7 +93,7 @@ def root(
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(f"rlhf-plugins {installed('rlhf-plugins')}")
+        echo(f"rlhf-plugins {installed('rlhf-plugins')}")
         raise typer.Exit
 
 
@@ -105,14 +107,14 @@ def run(
     """Run a recipe and write its report."""
     from rlhf_plugins.run.run import run_recipe
 
-    finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=typer.echo)
+    finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=echo)
     if finished.unreported:
         again = f"write it with: rlhf report {shlex.quote(str(finished.folder))}"
         raise ReportError(f"the run is finished, without its report: {finished.unreported}\n{again}")
     if finished.page.exists():
         _show(finished.report, finished.page)
     else:
-        typer.echo(str(finished.folder))
+        echo(str(finished.folder))
 
 
 @app.command()
@@ -122,7 +124,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     stages = load_recipe(recipe, overrides or ()).stages
     count = "1 stage" if len(stages) == 1 else f"{len(stages)} stages"
-    typer.echo(f"{recipe}: ok, {count}: {', '.join(stage.name for stage in stages)}")
+    echo(f"{recipe}: ok, {count}: {', '.join(stage.name for stage in stages)}")
 
 
 @app.command()
@@ -131,7 +133,7 @@ def schema() -> None:
     from rlhf_plugins.recipe.schema import json_schema
     from rlhf_plugins.registry.registry import registry
 
-    typer.echo(json.dumps(json_schema(registry()), indent=2, ensure_ascii=False))
+    echo_whole(json.dumps(json_schema(registry()), indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -152,28 +154,24 @@ def report(
 
 
 def _compare(reports: dict[str, Report]) -> None:
-    from rich.console import Console
-
     from rlhf_plugins.report.compare import compared, compared_reward_models, obstacles
 
     if any(made.policies for made in reports.values()):
-        Console().print(compared(reports))
+        echo_table(compared(reports))
     if any(made.measured_reward_models for made in reports.values()):
-        Console().print(compared_reward_models(reports))
+        echo_table(compared_reward_models(reports))
     for sentence in obstacles(reports):
-        typer.echo(sentence)
+        echo(sentence)
 
 
 def _show(made: Report, page: Path) -> None:
-    from rich.console import Console
-
     from rlhf_plugins.report import reward_table, rich_table, summary
 
     if made.policies:
-        Console().print(rich_table(made))
+        echo_table(rich_table(made))
     if made.reward_models:
-        Console().print(reward_table(made))
-    typer.echo("\n".join([*summary(made), str(page)]))
+        echo_table(reward_table(made))
+    echo("\n".join([*summary(made), str(page)]))
 
 
 def _attach() -> None:
@@ -183,20 +181,20 @@ def _attach() -> None:
     try:
         found = commands()
     except PluginError as error:  # the list of disabled plugins is unreadable, so nothing may load
-        typer.echo(str(error), err=True)
+        echo(str(error), err=True)
         raise SystemExit(BAD_INPUT) from error
     taken = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
     for name in found.names(COMMANDS):
         command: Any = found.get(COMMANDS, name)
         if name in taken:
-            typer.echo(f"command {name!r} of a plugin is left out: rlhf has one of its own", err=True)
+            echo(f"command {name!r} of a plugin is left out: rlhf has one of its own", err=True)
         elif fault := _fault(found, name, command):
-            typer.echo(f"warning: {fault}", err=True)
+            echo(f"warning: {fault}", err=True)
         else:
             _add(app, name, command)
     for left_out in found.unloaded:
         if left_out.status == "broken":
-            typer.echo(f"warning: {left_out}", err=True)
+            echo(f"warning: {left_out}", err=True)
 
 
 def _fault(found: Registry, name: str, command: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.cli.policies import MaxNewTokens, PolicyArgument, Seed, Temperature
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import RlhfError, RunError, known
@@ -64,7 +65,7 @@ def _lines() -> Iterator[str]:
         try:
             yield input("> ")
         except (EOFError, KeyboardInterrupt):
-            typer.echo()
+            echo()
             return
 
 
@@ -74,11 +75,9 @@ class _Chat:
 
     def greet(self) -> None:
         names = " and ".join(name for name, _ in self.talk.policies)
-        typer.echo(f"{names}; /help lists the commands", err=True)
+        echo(f"{names}; /help lists the commands", err=True)
         if not self.talk.remembers:
-            typer.echo(
-                "the base has no chat template: each line is a prompt of its own, \\n a new line in it", err=True
-            )
+            echo("the base has no chat template: each line is a prompt of its own, \\n a new line in it", err=True)
 
     def take(self, line: str) -> bool:
         """Does a command, or lets the policies answer a line; False ends the conversation."""
@@ -90,7 +89,7 @@ class _Chat:
             self.talk.ask(line)
             self._answer()
         except RlhfError as error:
-            typer.echo(str(error), err=True)
+            echo(str(error), err=True)
         return True
 
     def _command(self, word: str, *rest: str) -> bool:
@@ -112,7 +111,7 @@ class _Chat:
 
     def _help(self) -> None:
         for usage, about in HELP.items():
-            typer.echo(f"{usage:<12} {about}")
+            echo(f"{usage:<12} {about}")
 
     def _again(self) -> None:
         self.talk.again()
@@ -124,27 +123,27 @@ class _Chat:
         numbered = len(talk.policies) > 1 or bool(talk.answers)
         for name, policy in talk.policies:
             if numbered:
-                typer.echo(f"[{len(talk.answers) + 1}] {name}: ", nl=False)
+                echo(f"[{len(talk.answers) + 1}] {name}: ", nl=False)
             pieces = talk.answer(name, policy)
             try:
                 for piece in pieces:
-                    typer.echo(piece, nl=False)
+                    echo(piece, nl=False)
                     sys.stdout.flush()
                 cut = "" if talk.answers and talk.answers[-1].ended else " [cut at --max-new-tokens]"
             except KeyboardInterrupt:
                 pieces.close()  # type: ignore[attr-defined]
                 cut = " [stopped]"
-            typer.echo(cut)
+            echo(cut)
 
     def _better(self, *words: str) -> None:
         if len(words) != 1 or not words[0].isdigit():
             raise RunError("/better 1 or /better 2: which of the two answers is better")
         row = self.talk.prefer(int(words[0]))
-        typer.echo(f"{self.talk.file}: {row['chosen_by']} is better than {row['rejected_by']}")
+        echo(f"{self.talk.file}: {row['chosen_by']} is better than {row['rejected_by']}")
 
     def _reward(self) -> None:
         for number, (answer, reward) in enumerate(zip(self.talk.answers, self.talk.rewards(), strict=True), start=1):
-            typer.echo(f"[{number}] {answer.by}: {reward:.4g}")
+            echo(f"[{number}] {answer.by}: {reward:.4g}")
 
 
 @hookimpl

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_plugins.cli.echo import echo, echo_table
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, known
 
@@ -53,29 +54,30 @@ def check(
     made = data_format(file, options, format)
     found = audit(_loaded(made), _tokens(tokenizer) if tokenizer else None, max_length)
     ordered = made.ordered
-    typer.echo("\n".join([*_report(found), *([] if ordered else [f"first response wins: {found.first_wins}"])]))
+    echo("\n".join([*_report(found), *([] if ordered else [f"first response wins: {found.first_wins}"])]))
     for warning in _warnings(found, ordered):
-        typer.echo(f"warning: {warning}")
+        echo(f"warning: {warning}")
 
 
 @data.command()
 def stats(file: FileArgument, options: Options = None, format: FormatOption = None) -> None:
     """Print how sizes, lengths, margins, weights and ratings are distributed, and how many groups a topic has."""
-    from rich.console import Console
     from rich.table import Table
 
     from rlhf_plugins.data.distributions import distributions, topics
+    from rlhf_plugins.report.table import verbatim
 
     groups = _groups(file, options, format)
     table = Table("quantity", *("n", "mean", "sd", "min", "25%", "50%", "75%", "max"))
     for d in distributions(groups):
-        table.add_row(d.name, str(d.count), *(f"{value:.4g}" for value in (d.mean, d.deviation, *d.quartiles)))
-    Console().print(table)
+        numbers = (f"{value:.4g}" for value in (d.mean, d.deviation, *d.quartiles))
+        table.add_row(verbatim(d.name), str(d.count), *numbers)
+    echo_table(table)
     if named := topics(groups):
         table = Table("topic", "groups")
         for topic, count in named:
-            table.add_row(topic, str(count))
-        Console().print(table)
+            table.add_row(verbatim(topic), str(count))
+        echo_table(table)
 
 
 @data.command()
@@ -100,7 +102,7 @@ def convert(
         raise DataError(f"{file}: holds nothing that could be written as {to}")
     write_rows(out, rows, overwrite)
     ties = sum(c.tied for g in groups for c in g.comparisons) if to == "pairs" else 0
-    typer.echo(f"{out}: {len(rows)} rows" + f", {ties} ties left out" * bool(ties))
+    echo(f"{out}: {len(rows)} rows" + f", {ties} ties left out" * bool(ties))
 
 
 def _groups(file: str, words: Sequence[str] | None, name: str | None) -> list[Group]:
@@ -124,7 +126,7 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
     options = _options(words or ())
     if name is None:
         name = recognised(file, registry(), "give --format", options.get("split", "train"))
-        typer.echo(f"format: {name} (guessed from the columns)", err=True)
+        echo(f"format: {name} (guessed from the columns)", err=True)
     made: DataFormat = component("data_format", {"use": name, "source": file, **options})
     return made
 

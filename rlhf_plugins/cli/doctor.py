@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 
 FOUND = 1  # exit code
@@ -20,9 +21,9 @@ def doctor() -> None:
 
     checks = examine()
     for check in checks:
-        typer.echo(str(check))
+        echo(str(check))
     missing = [check.what for check in checks if check.state == "missing"]
-    typer.echo(f"\nmissing: {', '.join(missing)}" if missing else "\nnothing that a run needs is missing")
+    echo(f"\nmissing: {', '.join(missing)}" if missing else "\nnothing that a run needs is missing")
     if missing:
         raise typer.Exit(FOUND)
 

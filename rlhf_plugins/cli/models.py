@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_plugins.cli.data import FileArgument, Options, data_format
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, RunError
 
@@ -47,7 +48,7 @@ def export(
         export_reward_model(model, out, stock, dtype)
     else:
         _export_policy(found, out, stock, merge, dtype)
-    typer.echo(str(out))
+    echo(str(out))
 
 
 def _export_policy(found: Made, out: Path, stock: bool, merge: bool, dtype: str | None) -> None:
@@ -57,9 +58,9 @@ def _export_policy(found: Made, out: Path, stock: bool, merge: bool, dtype: str 
         raise RunError(f"--stock is a form of reward models, and {found.label} is a policy: leave it out")
     done = export_policy(found, out, merge, dtype)
     if done.needs and Path(done.needs).is_dir():
-        typer.echo(f"the adapter needs its base {done.needs}; --merge writes a model that needs nothing", err=True)
+        echo(f"the adapter needs its base {done.needs}; --merge writes a model that needs nothing", err=True)
     for line in (*([str(done.rounding)] if done.rounding else []), *done.notes):
-        typer.echo(line, err=True)
+        echo(line, err=True)
 
 
 def score(
@@ -81,7 +82,7 @@ def score(
         raise DataError(f"{options[0]}: is an option of a format, so --format must name one")
     read = data_format(file, options, format) if format else None
     done = score_file(_folder(model), file, out, read, cache, overwrite)
-    typer.echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
+    echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
 
 
 def _folder(model: str) -> Path:

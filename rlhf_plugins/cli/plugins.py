@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 
 plugins = typer.Typer(help="List, show, check, write, disable and enable plugins.", no_args_is_help=True)
@@ -27,10 +28,10 @@ def list_plugins(kind: Annotated[str | None, typer.Option(help="Only components 
             if names is None or key in names:
                 status = "ok" if found.fault(*key) is None else "registered twice"
                 where = f"{component.plugin.distribution} {component.plugin.version}"
-                typer.echo(f"{component.kind:<16} {component.name:<24} {component.plugin.name:<34} {where}  {status}")
+                echo(f"{component.kind:<16} {component.name:<24} {component.plugin.name:<34} {where}  {status}")
     for found in both:
         for left_out in found.unloaded:
-            typer.echo(f"{'-':<16} {'-':<24} {left_out}")
+            echo(f"{'-':<16} {'-':<24} {left_out}")
 
 
 @plugins.command("show")
@@ -42,14 +43,14 @@ def show_plugin(kind: str, name: str) -> None:
     from rlhf_plugins.registry.registry import registry
 
     cls = registry().get(kind, name)
-    typer.echo(f"{kind} {name}, from {registry().find(cls).plugin}\n\n{getdoc(cls)}\n\noptions:")
+    echo(f"{kind} {name}, from {registry().find(cls).plugin}\n\n{getdoc(cls)}\n\noptions:")
     for option in options(cls).values():
-        typer.echo(f"  {option}")
+        echo(f"  {option}")
     if not options(cls):
-        typer.echo("  none")
+        echo("  none")
     if traits := [f"{name} = {getattr(cls, name)!r}" for name in _own_traits(cls)]:
-        typer.echo("\ntraits: " + ", ".join(traits))
-    typer.echo(f"\nsource: {getsourcefile(cls)}:{getsourcelines(cls)[1]}")
+        echo("\ntraits: " + ", ".join(traits))
+    echo(f"\nsource: {getsourcefile(cls)}:{getsourcelines(cls)[1]}")
 
 
 def _own_traits(cls: Any) -> list[str]:
@@ -71,9 +72,9 @@ def new(
 
     files = new(name, kind, registry=registry())
     for file in files:
-        typer.echo(str(file))
+        echo(str(file))
     runs = "; rlhf run recipe.yaml" * any(file.name == "recipe.yaml" for file in files)
-    typer.echo(f"next: cd {name}; pip install --editable .; pytest{runs}")
+    echo(f"next: cd {name}; pip install --editable .; pytest{runs}")
 
 
 @plugins.command()
@@ -90,12 +91,12 @@ def replay(
     from rlhf_plugins.run.replay import replay
 
     then, again = replay(file, registry())
-    typer.echo(f"then: {then}")
+    echo(f"then: {then}")
     if again is None:
-        typer.echo("now: the call succeeds")
+        echo("now: the call succeeds")
         return
     if again.__cause__:
-        typer.echo("".join(traceback.format_exception(again.__cause__)), err=True)
+        echo("".join(traceback.format_exception(again.__cause__)), err=True)
     raise again
 
 
@@ -105,7 +106,7 @@ def disable(name: NameArgument) -> None:
     from rlhf_plugins.registry import discovery
 
     discovery.disable(name, _names())
-    typer.echo(f"{name}: disabled, by {discovery.disabled_file()}")
+    echo(f"{name}: disabled, by {discovery.disabled_file()}")
 
 
 @plugins.command()
@@ -114,7 +115,7 @@ def enable(name: NameArgument) -> None:
     from rlhf_plugins.registry import discovery
 
     discovery.enable(name, _names())
-    typer.echo(f"{name}: enabled")
+    echo(f"{name}: enabled")
 
 
 def _names() -> list[str]:

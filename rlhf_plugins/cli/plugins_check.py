@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.errors import PluginError
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def check(
         tried = properties_of(subject.kind, subject.registry)
         found = [finding for one in tried if (finding := examine(subject, one))]
         failed += len(found)
-        typer.echo(f"{subject}: {len(tried) - len(found)} of {len(tried)} properties hold")
+        echo(f"{subject}: {len(tried) - len(found)} of {len(tried)} properties hold")
         for finding in found:
-            typer.echo(f"\n{finding}\n")
+            echo(f"\n{finding}\n")
     if failed:
         raise typer.Exit(FOUND)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 
 PolicyArgument = Annotated[
@@ -42,7 +43,7 @@ def generate(
     done = generate_file(model, file, out, n, Decoding(max_new_tokens, temperature, seed))
     before = f", {done.before} of them answered before" * bool(done.before)
     cut = f", {done.cut} responses cut at {max_new_tokens} tokens" * bool(done.cut)
-    typer.echo(f"{done.out}: {done.rows} prompts{before}{cut}")
+    echo(f"{done.out}: {done.rows} prompts{before}{cut}")
 
 
 @hookimpl

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import RunError, known
 
@@ -22,7 +23,7 @@ def list_recipes(ctx: typer.Context) -> None:
         return
     for name, file in bundled().items():
         first = file.read_text(encoding="utf-8").partition("\n")[0]
-        typer.echo(f"{name:<28} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
+        echo(f"{name:<28} {first.removeprefix('#').strip() if first.startswith('#') else ''}".rstrip())
 
 
 @recipes.command()
@@ -44,7 +45,7 @@ def copy(
         raise RunError(f"{file}: exists; name another file") from None
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
-    typer.echo(f"{file}: run it with `rlhf run {file}`")
+    echo(f"{file}: run it with `rlhf run {file}`")
 
 
 @hookimpl

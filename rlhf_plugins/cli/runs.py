@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 
 runs = typer.Typer(help="List runs, show one, compare two, and free disk space.", no_args_is_help=True)
@@ -27,9 +28,9 @@ def list_runs(
     for one in found:
         done, started = f"{one.finished}/{one.stages} stages", one.started[:16].replace("T", " ")
         used = f"{one.seconds:>8.0f} s {memory(one.bytes):>9}"
-        typer.echo(f"{one.path!s:<{width}}  {one.status:<11} {done:<12} {started:<16} {used}")
+        echo(f"{one.path!s:<{width}}  {one.status:<11} {done:<12} {started:<16} {used}")
     if not found:
-        typer.echo(f"{folder}: holds no run")
+        echo(f"{folder}: holds no run")
 
 
 @runs.command()
@@ -40,18 +41,18 @@ def show(run: RunArgument) -> None:
 
     found = catalogue.find(run)
     status, recipe = found.status(), found.recipe()
-    typer.echo(f"{run}: {catalogue.state(found)}, started {status.get('started', '-')}, {memory(catalogue.size(run))}")
+    echo(f"{run}: {catalogue.state(found)}, started {status.get('started', '-')}, {memory(catalogue.size(run))}")
     if status.get("message"):
-        typer.echo(f"  {status['message']}")
+        echo(f"  {status['message']}")
     rows = status.get("data") or {}
-    typer.echo(f"base {recipe['base']}, {rows.get('train', 0)} groups to train on, {rows.get('test', 0)} held out")
+    echo(f"base {recipe['base']}, {rows.get('train', 0)} groups to train on, {rows.get('test', 0)} held out")
     for one in catalogue.stages(found):
         loss = "" if one.loss is None else f", loss {one.loss:.4g}"
-        typer.echo(f"  {one.name} ({one.stage}): " + (f"{one.seconds:.1f} s{loss}" if one.finished else "not finished"))
+        echo(f"  {one.name} ({one.stage}): " + (f"{one.seconds:.1f} s{loss}" if one.finished else "not finished"))
         for made in one.made:
-            typer.echo(f"    {made}")
+            echo(f"    {made}")
     if (page := run / "report.html").exists():
-        typer.echo(f"report {page}")
+        echo(f"report {page}")
 
 
 @runs.command()
@@ -61,9 +62,9 @@ def diff(old: RunArgument, new: RunArgument) -> None:
 
     found = catalogue.differences(catalogue.find(old), catalogue.find(new))
     for key, ours, theirs in found:
-        typer.echo(f"{key}: {ours} -> {theirs}")
+        echo(f"{key}: {ours} -> {theirs}")
     if not found:
-        typer.echo("no difference")
+        echo("no difference")
 
 
 @runs.command()
@@ -80,11 +81,11 @@ def prune(
         paths = catalogue.prunable(found)
         for path in paths:
             total += (size := catalogue.size(path))
-            typer.echo(f"{path}: {memory(size)}")
+            echo(f"{path}: {memory(size)}")
         if yes:
             catalogue.prune(found, paths)
     said = "deleted" if yes else "could be deleted: add --yes"
-    typer.echo(f"{memory(total)} {said}")
+    echo(f"{memory(total)} {said}")
 
 
 @hookimpl

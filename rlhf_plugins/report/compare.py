@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from rlhf_plugins.report.schema import Report
-from rlhf_plugins.report.table import cells, headers
+from rlhf_plugins.report.table import cells, headers, verbatim
 from rlhf_plugins.report.words import number, share
 
 KEPT = ("KL to reference", "win rate vs reference", "seconds")  # of the columns of one report, after the score
@@ -28,7 +27,7 @@ def compared(reports: Mapping[str, Report]) -> Table:
             found = cells(policy)
             chosen = [found[0], *(found[place] for place in places)]
             words = (f"{cell.main} {cell.interval.replace(' ', '')}".rstrip() for cell in chosen)
-            table.add_row(*map(Text, (run, name, *words)))
+            table.add_row(*map(verbatim, (run, name, *words)))
     return table
 
 
@@ -42,7 +41,7 @@ def compared_reward_models(reports: Mapping[str, Report]) -> Table:
             interval = model.accuracy_interval
             within = f" [{share(interval.low)},{share(interval.high)}]" if interval else ""
             row = (run, name, f"{share(model.accuracy)}{within}", str(model.n), number(model.ece))
-            table.add_row(*map(Text, row))
+            table.add_row(*map(verbatim, row))
     return table
 
 

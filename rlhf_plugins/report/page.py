@@ -11,6 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.plots import policy_plots
@@ -21,7 +22,7 @@ from rlhf_plugins.report.svg import Plot
 from rlhf_plugins.report.table import Cell, cells, headers
 
 _HERE = Path(__file__).parent
-# Control characters of a response, other than tab and newline, as their visible pictures.
+# Control characters of a response, other than tab and newline, as their visible pictures; `shown` writes out others.
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
 COSTS: dict[str, Callable[[CostReport], str]] = {
     "time": lambda cost: words.duration(cost.seconds),
@@ -84,6 +85,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: shown(value) if type(value) is str else value,
     )
     environment.globals |= {"words": words}
     environment.filters |= {"visible": lambda text: str(text).translate(_PICTURES)}

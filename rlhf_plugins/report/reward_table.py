@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from rlhf_plugins.report import words
 from rlhf_plugins.report.schema import Report, RewardModelReport
+from rlhf_plugins.report.table import verbatim
 
 Models = Mapping[str, RewardModelReport]
 BY_TOPIC = "accuracy_by_topic/"
@@ -48,7 +48,7 @@ def reward_table(report: Report) -> Table:
     for row in shown:
         table.add_column(_TERMINAL.get(row.label, row.label), justify="right", no_wrap=True)
     for index, name in enumerate(models):
-        table.add_row(*map(Text, [name, *(row.cells[index] for row in shown)]))
+        table.add_row(*map(verbatim, [name, *(row.cells[index] for row in shown)]))
     return table
 
 

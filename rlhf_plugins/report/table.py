@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report
 from rlhf_plugins.report.summary import winner
@@ -45,14 +46,19 @@ def rich_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     name_header, score_header, *rest = headers(report)
     table.add_column(name_header, overflow="fold")
-    table.add_column(score_header.replace(" (", "\n("), justify="right")
+    table.add_column(verbatim(score_header.replace(" (", "\n(")), justify="right")
     for header, column in zip(rest, _COLUMNS.values(), strict=True):
         # Its last word on a line of its own; only a column of intervals gives way to a narrow terminal.
-        table.add_column("\n".join(header.rsplit(" ", 1)), justify="right", no_wrap=column is not _wins)
+        table.add_column(verbatim("\n".join(header.rsplit(" ", 1))), justify="right", no_wrap=column is not _wins)
     for name, policy in report.policies.items():
         row = [name, *map(_unspaced, cells(policy))]
-        table.add_row(*map(Text, row), style="bold" if name == winner(report) else "")
+        table.add_row(*map(verbatim, row), style="bold" if name == winner(report) else "")
     return table
+
+
+def verbatim(text: str) -> Text:
+    """The text of a cell for a terminal, in which square brackets are no markup."""
+    return Text(shown(text))
 
 
 def _unspaced(cell: Cell) -> str:
@@ -63,7 +69,7 @@ def _unspaced(cell: Cell) -> str:
 def markdown_table(report: Report) -> str:
     """The same table as GitHub Markdown, with a newline at its end."""
     rule = ["---"] + ["---:"] * (len(_COLUMNS) + 1)
-    rows = [[_escaped(name), *map(str, cells(policy))] for name, policy in report.policies.items()]
+    rows = [[_escaped(shown(name)), *map(str, cells(policy))] for name, policy in report.policies.items()]
     return "".join(f"| {' | '.join(row)} |\n" for row in [headers(report), rule, *rows])
 
 

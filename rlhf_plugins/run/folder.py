@@ -72,6 +72,8 @@ class RunFolder:
             put(self.path / RECIPE, text.encode())
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {error.strerror}") from error
+        except UnicodeEncodeError as error:
+            raise RunError(f"{self.path / RECIPE} cannot be written: the recipe holds half a character") from error
         self.note(**status)
 
     def note(self, **changes: Any) -> None:

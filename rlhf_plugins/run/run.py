@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins import report as reports
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun
+from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.registry.discovery import FILE
@@ -252,7 +252,7 @@ class _Staged:
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Records that the run stopped, and returns the error message."""
-        self.stop.reporting, reason = True, " ".join(reason.split())
+        self.stop.reporting, reason = True, shown(" ".join(reason.split()))
         try:
             self.folder.note(status=status, stage=stage.name, message=reason, finished=reporting.now())
         except RunError as error:

@@ -1,0 +1,37 @@
+"""Prints: the one way from a command to the terminal, so that no text of anybody's can steer it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from rlhf_plugins.errors import shown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def echo(text: object = "", err: bool = False, nl: bool = True) -> None:
+    """Prints text, with what it hides written out."""
+    typer.echo(shown(str(text)), err=err, nl=nl)
+
+
+def echo_whole(text: str) -> None:
+    """Prints what another program reads, such as a schema: nothing is cut."""
+    typer.echo(text)
+
+
+def echo_table(table: Table) -> None:
+    """Prints a table, whose cells are `verbatim`."""
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def encodable() -> None:
+    """Has a terminal that cannot show a character show its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
