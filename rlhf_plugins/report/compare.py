@@ -8,10 +8,10 @@ from rich import box
 from rich.table import Table
 
 from rlhf_plugins.report.schema import Report
-from rlhf_plugins.report.table import cells, headers, verbatim
+from rlhf_plugins.report.table import COLUMNS, REFERENCE, cells, verbatim
 from rlhf_plugins.report.words import number, share
 
-KEPT = ("KL to reference", "win rate vs reference", "seconds")  # of the columns of one report, after the score
+KEPT = (f"KL to {REFERENCE}", f"win rate vs {REFERENCE}", "seconds")  # of the columns of one report, after the score
 
 
 def compared(reports: Mapping[str, Report]) -> Table:
@@ -22,7 +22,7 @@ def compared(reports: Mapping[str, Report]) -> Table:
     for header in ("score", *(name.replace(" vs ", "\nvs ").replace(" to ", "\nto ") for name in KEPT)):
         table.add_column(header, justify="right")
     for run, report in reports.items():
-        places = [headers(report).index(name) - 1 for name in KEPT]
+        places = [1 + [*COLUMNS].index(name) for name in KEPT]
         for name, policy in report.policies.items():
             found = cells(policy)
             chosen = [found[0], *(found[place] for place in places)]

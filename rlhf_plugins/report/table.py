@@ -33,12 +33,12 @@ def headers(report: Report | EvaluationReport) -> list[str]:
     """`policy` and one header a column, in the order of `cells`."""
     named = report.reference or ""
     short = named if 0 < len(named) <= len(REFERENCE) else REFERENCE  # a longer name would not fit 80 columns
-    return ["policy", f"{report.score_name} (mean, 95% CI)", *(one.replace(REFERENCE, short) for one in _COLUMNS)]
+    return ["policy", f"{report.score_name} (mean, 95% CI)", *(one.replace(REFERENCE, short) for one in COLUMNS)]
 
 
 def cells(policy: PolicyReport) -> list[Cell]:
     """The cells of a policy after its name; `-` where there is no number."""
-    return [_score(policy.gold), *(column(policy) for column in _COLUMNS.values())]
+    return [_score(policy.gold), *(column(policy) for column in COLUMNS.values())]
 
 
 def rich_table(report: Report) -> Table:
@@ -47,7 +47,7 @@ def rich_table(report: Report) -> Table:
     name_header, score_header, *rest = headers(report)
     table.add_column(name_header, overflow="fold")
     table.add_column(verbatim(score_header.replace(" (", "\n(")), justify="right")
-    for header, column in zip(rest, _COLUMNS.values(), strict=True):
+    for header, column in zip(rest, COLUMNS.values(), strict=True):
         # Its last word on a line of its own; only a column of intervals gives way to a narrow terminal.
         table.add_column(verbatim("\n".join(header.rsplit(" ", 1))), justify="right", no_wrap=column is not _wins)
     for name, policy in report.policies.items():
@@ -68,7 +68,7 @@ def _unspaced(cell: Cell) -> str:
 
 def markdown_table(report: Report) -> str:
     """The same table as GitHub Markdown, with a newline at its end."""
-    rule = ["---"] + ["---:"] * (len(_COLUMNS) + 1)
+    rule = ["---"] + ["---:"] * (len(COLUMNS) + 1)
     rows = [[_escaped(shown(name)), *map(str, cells(policy))] for name, policy in report.policies.items()]
     return "".join(f"| {' | '.join(row)} |\n" for row in [headers(report), rule, *rows])
 
@@ -94,7 +94,7 @@ def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
     return f"[{say(interval.low)}, {say(interval.high)}]"
 
 
-_COLUMNS: dict[str, Callable[[PolicyReport], Cell]] = {
+COLUMNS: dict[str, Callable[[PolicyReport], Cell]] = {
     "score 0-100": lambda policy: Cell(words.number(policy.normalised, 1), value=policy.normalised),
     f"KL to {REFERENCE}": lambda policy: Cell(words.number(policy.kl, 2), value=policy.kl),
     f"win rate vs {REFERENCE}": _wins,
