@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +26,11 @@ def variance(values: Tensor, mask: Tensor) -> Tensor:
     return mean((values - mean(values, mask)) ** 2, mask)
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Shifts and scales to mean 0 and variance 1 over the mask; 0 outside it. Same shape as `values`."""
-    white = (values - mean(values, mask)) * (variance(values, mask) + epsilon).rsqrt()
+def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-10) -> Tensor:
+    """Shifts and scales to mean 0 and variance 1 over the mask; 0 outside it. Same shape as `values`.
+
+    Epsilon, a share of the mean square, keeps rounding errors of equal values small; it has no unit.
+    """
+    spread = variance(values, mask) + epsilon * mean(values**2, mask)
+    white = (values - mean(values, mask)) * spread.clamp(min=torch.finfo(values.dtype).tiny).rsqrt()
     return white.masked_fill(~mask, 0.0)

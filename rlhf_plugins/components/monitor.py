@@ -124,9 +124,9 @@ class ValueDivergence(Monitor, reads_rollouts=True):
     An estimator's returns may grow with the values, so these are compared with the rewards themselves.
     """
 
-    limit: Annotated[
-        float, Field(gt=0, description="largest value over the largest sum of rewards to come so far (or 1)")
-    ] = 10.0
+    limit: Annotated[float, Field(gt=0, description="largest value over the largest sum of rewards to come so far")] = (
+        10.0
+    )
 
     def build(self, run: Run) -> Watch:
         """It remembers the largest sum of rewards."""
@@ -135,7 +135,7 @@ class ValueDivergence(Monitor, reads_rollouts=True):
 
 class _ValueDivergence:
     def __init__(self, limit: float) -> None:
-        self._limit, self._largest = limit, 1.0
+        self._limit, self._largest = limit, 0.0
 
     def __call__(self, step: Step) -> Alarm | None:
         self._largest = max(self._largest, step.values.get("largest_reward_to_come", 0.0))
@@ -144,8 +144,8 @@ class _ValueDivergence:
             return None
         message = (
             f"a value is {value:.3g} where no sum of rewards to come was larger than {self._largest:.3g}: the critic "
-            "diverges; try a smaller value.coef or learning_rate, or shaping: [running] (`limit` of the monitor "
-            "value_divergence allows more)"
+            "diverges; try a smaller learning_rate or value.clip, or a critic of its own (value.adapter) "
+            "(`limit` of the monitor value_divergence allows more)"
         )
         return _stop(message, step, _sorted(step, "value")[::-1])
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 
+from rlhf_plugins.arithmetic.moments import Moments
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Shaping
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class MissingEOS(Shaping):
     """s - penalty where the response did not end by itself (Huang et al. 2024, "EOS trick")."""
 
-    penalty: Annotated[float, Field(ge=0, description="taken off the reward")] = 1.0
+    penalty: Annotated[float, Field(ge=0, description="in the reward's unit; deviations, after `running`")] = 1.0
 
     def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         """Ignores lengths."""
@@ -36,7 +37,9 @@ class MissingEOS(Shaping):
 class LengthPenalty(Shaping):
     """s - rate max(0, length - free)."""
 
-    rate: Annotated[float, Field(ge=0, description="reward per token")] = 0.01
+    rate: Annotated[float, Field(ge=0, description="per token, in the reward's unit; deviations, after `running`")] = (
+        0.01
+    )
     free: Annotated[int, Field(ge=0, description="tokens that cost nothing")] = 0
 
     def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
@@ -75,7 +78,7 @@ class Quantile(Shaping):
 class Running(Shaping):
     """(s - mean) / deviation with both of every reward that the training has seen, this rollout's included.
 
-    Welford's update by batches (Chan et al. 1979); Engstrom et al. 2020 on why rewards are normalised so.
+    Engstrom et al. 2020 on why rewards are normalised so.
     """
 
     def build(self) -> Callable[[ScoredResponses], Tensor]:
@@ -85,17 +88,11 @@ class Running(Shaping):
 
 class _Running:
     def __init__(self) -> None:
-        self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._seen = Moments()
 
     def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
-        scores = scored.scores.double()
-        count, mean = len(scores), float(scores.mean())
-        total, gap = self._count + count, mean - self._mean
-        self._squares += float(((scores - mean) ** 2).sum()) + gap**2 * self._count * count / total
-        self._mean += gap * count / total
-        self._count = total
-        deviation = (self._squares / total) ** 0.5
-        return (scored.scores - self._mean) / (deviation + 1e-8)
+        self._seen = self._seen.including(scored.scores)
+        return (scored.scores - self._seen.mean) / (self._seen.deviation + 1e-8)
 
 
 @hookimpl

@@ -49,7 +49,7 @@ LOGGED = {
     "rewards/rejected": Logged("", "beta times the log-ratio to the reference, of rejected responses"),
     "shaped_reward": Logged("", "mean reward after shaping"),
     "too_few_siblings": Logged("responses", "left out because too few responses to their prompt have a reward"),
-    "value_loss": Logged("", "the critic's part of the loss", "lower"),
+    "value_loss": Logged("deviations²", "the critic's part of the loss, in deviations of the returns", "lower"),
     "without_baseline": Logged("responses", "left out because the greedy response to their prompt has no reward"),
 }
 

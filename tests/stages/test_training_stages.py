@@ -117,7 +117,8 @@ def test_a_reward_that_no_stage_trained_is_refused(base: Base, tmp_path: Path) -
 def test_the_value_head_lies_beside_the_policy(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
     result = online().run(run_for(replace(base, adapter=adapter), tmp_path / "run"))
     head = load_file(tmp_path / "run" / "value_head.safetensors")
-    assert {name: tuple(p.shape) for name, p in head.items()} == {"weight": (1, 32), "bias": (1,)}
+    moments = dict.fromkeys(["count", "mean", "deviation"], ())
+    assert {name: tuple(p.shape) for name, p in head.items()} == {"weight": (1, 32), "bias": (1,), **moments}
     assert head["weight"].any()
     weights = next(folder_of(result.policies).glob("*.safetensors"))
     assert not [name for name in load_file(weights) if "value_head" in name]

@@ -22,9 +22,10 @@ class Sampled:
     """What is computed of a response's tokens when they are sampled; each (tokens,)."""
 
     logps: Tensor
-    values: Tensor
+    values: Tensor  # in the reward's unit
     advantages: Tensor
     returns: Tensor
+    unit: tuple[float, float]  # mean and deviation of all returns since the training's start
 
 
 def read(trainer: Any, model: Any, ids: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +34,8 @@ def read(trainer: Any, model: Any, ids: tuple[tuple[int, ...], tuple[int, ...]])
     out = model(torch.tensor([[*prompt, *response]]), output_hidden_states=True)
     before = slice(len(prompt) - 1, -1)
     logps = (out.logits[0, before] / trainer.temperature).log_softmax(-1)
-    values = trainer.model.value_head(out.hidden_states[-1][0, before]).squeeze(-1)
+    head, hidden = trainer.model.value_head, out.hidden_states[-1][0, before]
+    values = head.mean.float() + head.deviation.float() * (hidden @ head.weight[0] + head.bias)
     chosen = torch.stack([logps[t, token] for t, token in enumerate(response)])
     return chosen, -(logps.exp() * logps).sum(-1), values
 
@@ -53,21 +55,31 @@ def gae(rewards: list[float], values: list[float]) -> list[float]:
 
 
 @torch.no_grad()
-def rollout(trainer: Any, samples: Samples, scores: list[float]) -> dict[Any, Sampled]:
-    """The whole rollout, by sequence; advantages whitened over all its tokens."""
+def rollout(trainer: Any, samples: Samples, scores: list[float], seen: list[float]) -> dict[Any, Sampled]:
+    """The whole rollout, by sequence; advantages whitened over all its tokens.
+
+    Args:
+        seen: the returns of earlier rollouts, to which its own are added. Where there are none, values are 0.
+    """
+    started = bool(seen)
     found = {}
     everyone: list[float] = []
     for prompt, response, score in zip(samples.prompt_ids, samples.response_ids, scores, strict=True):
         ids = tuple(prompt), tuple(response)
         logps, _, values = read(trainer, trainer.model, ids)
+        values = values if started else 0 * values
         rewards = (-KL * (logps - reference(trainer, ids))).tolist()
         rewards[-1] += score - (MISSING_EOS if response[-1] != EOS else 0.0)
         advantages = gae(rewards, values.tolist())
         everyone += advantages
-        found[ids] = Sampled(logps, values, torch.tensor(advantages), torch.tensor(advantages) + values)
+        returns = torch.tensor(advantages) + values
+        seen += returns.tolist()
+        found[ids] = Sampled(logps, values, torch.tensor(advantages), returns, (0.0, 1.0))
     mean, deviation = torch.tensor(everyone).mean(), torch.tensor(everyone).std(unbiased=False)
+    unit = torch.tensor(seen).mean().item(), torch.tensor(seen).std(unbiased=False).item()
     for one in found.values():
         one.advantages = (one.advantages - mean) / deviation
+        one.unit, one.values = unit, one.values if started else 0 * one.values + unit[0]
     return found
 
 
@@ -81,8 +93,10 @@ def loss(trainer: Any, rollout: dict[Any, Sampled], minibatch: list[Any]) -> Ten
             ratio = (logps[t] - old.logps[t]).exp()
             kept = min(max(ratio.item(), 1 - CLIP), 1 + CLIP)
             policy.append(max(-ratio * old.advantages[t], -kept * old.advantages[t]))
-            near = min(max(values[t].item(), old.values[t].item() - VALUE_CLIP), old.values[t].item() + VALUE_CLIP)
-            aim = old.returns[t]
-            value.append(0.5 * max((values[t] - aim) ** 2, (near - aim) ** 2))
+            mean, deviation = old.unit
+            own, before = (values[t] - mean) / deviation, (old.values[t].item() - mean) / deviation
+            near = min(max(own.item(), before - VALUE_CLIP), before + VALUE_CLIP)
+            aim = (old.returns[t] - mean) / deviation
+            value.append(0.5 * max((own - aim) ** 2, (near - aim) ** 2))
             entropy.append(entropies[t])
     return torch.stack(policy).mean() + VALUE * torch.stack(value).mean() - ENTROPY * torch.stack(entropy).mean()

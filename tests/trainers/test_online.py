@@ -33,7 +33,8 @@ class Watched(OnlineTrainer):
 
     def _roll_out(self, prompts: Any, columns: Any) -> Any:
         rollout: Any = super()._roll_out(prompts, columns)
-        self.by_hand = by_hand.rollout(self, rollout.samples, rollout.rewards.rewards.tolist())
+        self.seen: list[float] = getattr(self, "seen", [])
+        self.by_hand = by_hand.rollout(self, rollout.samples, rollout.rewards.rewards.tolist(), self.seen)
         return rollout
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
@@ -165,7 +166,7 @@ def test_the_value_head_is_trained_and_taken_off(bases: Bases, tmp_path: Path) -
     head = list(found.model.value_head.parameters())
     assert {id(p) for p in head} <= optimized
     assert all(p.any() for p in head)
-    assert found.take_value_head().keys() == {"weight", "bias"}
+    assert found.take_value_head().keys() == {"weight", "bias", "count", "mean", "deviation"}
     assert not hasattr(found.model, "value_head")
 
 

@@ -20,6 +20,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.ppo.critic import Unit
 from rlhf_plugins.trainers.ppo.models import Outputs
 from rlhf_plugins.trainers.ppo.options import Exploration, Value
 from rlhf_plugins.trainers.ppo.step import adds_up, loss, loss_weights, token_weights, without_gradient
@@ -57,6 +58,7 @@ def test_the_loss_by_hand() -> None:
     mask, ones = tensor([[True, True], [True, False]]), torch.ones(2, 2)
     known = {"log_probs": 0 * ones, "reference": 0 * ones, "values": 0 * ones, "returns": ones, "kl_coef": 0.1}
     rollout: Any = SimpleNamespace(advantages=tensor([[1.0, 1], [-1, 0]]), **known)
+    rollout.value_unit = Unit(0.5, 2.0)
     rollout.token_weights = token_weights([tensor([0, 1])], mask)
     rollout.loss_weights = loss_weights([tensor([0, 1])], mask, component("reduction", "responses"))
     found = Outputs(tensor([[log(2), 0], [-log(2), 9]], requires_grad=True), 3 * ones, 0.4 * ones)
@@ -64,7 +66,7 @@ def test_the_loss_by_hand() -> None:
     total, numbers = loss(found, micro_batch([0, 1], mask), rollout, aim)
     k3 = [(0.5 - 1 + log(2) + 0) / 2, 2 - 1 - log(2)]  # means of the responses
     policy_loss = ((-1.5 - 1) / 2 + 0.5 + 0.1 * (k3[0] + k3[1])) / 2
-    value_loss = 0.5 * (1 - by_hand.VALUE_CLIP) ** 2  # a value may move by so much
+    value_loss = 0.5 * ((1 - 0) / 2 - by_hand.VALUE_CLIP) ** 2  # a value may move by so many deviations
     kl = (2 - 1 - log(2) + 0.5 - 1 + log(2)) / 3
     expected = {"policy_loss": policy_loss, "value_loss": value_loss, "clip_fraction": 1 / 3, "approx_kl": kl}
     assert numbers == pytest.approx(expected)
@@ -213,7 +215,7 @@ def test_accumulation_does_not_change_the_gradient(bases: Bases, tmp_path: Path,
     for name in names:
         assert len(logged(one, name)) >= 2
         assert logged(parted, name) == pytest.approx(logged(one, name), rel=1e-3, abs=1e-5), name
-    assert furthest(trained(parted), trained(one)) < 1e-4
+    assert furthest(trained(parted), trained(one)) < 3e-4
 
 
 def test_the_rest_of_a_rollout_is_skipped_by_whole_optimizer_steps(bases: Bases, tmp_path: Path) -> None:

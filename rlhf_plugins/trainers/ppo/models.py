@@ -26,7 +26,8 @@ class Outputs(NamedTuple):
 
     log_probs: Tensor  # nats, at the sampling temperature
     entropies: Tensor | None  # nats; None unless asked for
-    values: Tensor | None  # None where there is no critic
+    values: Tensor | None  # in the reward's unit; None where there is no critic
+    states: Tensor | None = None  # (tokens, width) what the value head read; None where there is no critic
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,16 @@ class Models:
         """Policy and critic outputs for a micro-batch, in one pass, with gradients where they are enabled."""
         with self.accelerator.autocast():
             found = response_logps(self.policy, batch, self.temperature, entropy)
-            values = self.critic.values(found.hidden, batch) if self.critic else None
-        return Outputs(found.logps, found.entropies, values)
+            if self.critic is None:
+                return Outputs(found.logps, found.entropies, values=None)
+            states = self.critic.states(found.hidden, batch)
+        return Outputs(found.logps, found.entropies, self.critic.values(states, batch), states)
+
+    def valued_again(self, outputs: Outputs, batch: BranchBatch) -> Outputs:
+        """The outputs with the values of the head as it is now, whose graph holds nothing of what it was."""
+        if self.critic is None or outputs.states is None:
+            return outputs
+        return outputs._replace(values=self.critic.values(outputs.states, batch))
 
     @torch.no_grad()
     def reference_log_probs(self, batch: BranchBatch) -> Tensor:

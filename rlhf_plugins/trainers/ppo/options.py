@@ -35,7 +35,9 @@ class Value:
     """How the value head is trained, where an estimator needs one."""
 
     coef: Annotated[float, Field(ge=0, description="weight of the value loss")] = 0.1  # Huang et al. 2024
-    clip: Annotated[float, Field(gt=0, description="how far a value may move from its old one")] = 0.2  # the same
+    clip: Annotated[float, Field(gt=0, description="how far a value may move, in deviations of returns")] = (
+        0.2  # the same
+    )
     adapter: Annotated[
         Adapter | None,
         Field(description="on the base, for the value only; `none`: the head reads the policy's hidden states"),

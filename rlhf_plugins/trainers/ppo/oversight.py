@@ -157,8 +157,8 @@ def responses(rollout: Experience) -> dict[str, list[float]]:
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - var(returns - values) / var(returns): 1 is a perfect critic, 0 one that explains nothing, a scalar."""
-    unexplained = masked.variance(returns - values, mask)
-    return 1 - unexplained / masked.variance(returns, mask).clamp(min=1e-8)
+    unexplained, least = masked.variance(returns - values, mask), 1e-8 * masked.mean(returns**2, mask)
+    return 1 - unexplained / masked.variance(returns, mask).maximum(least).clamp(min=torch.finfo(returns.dtype).tiny)
 
 
 def _of_different_prompts(prompts: Sequence[Text]) -> list[int]:

@@ -28,6 +28,7 @@ from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
 from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights
 
 if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.critic import Unit
     from rlhf_plugins.trainers.ppo.models import Models, Outputs
 
 TokenTensors = dict[str, Tensor]  # by name, each (B, T)
@@ -43,6 +44,16 @@ class Scored:
     baseline: Tensor | None  # (B,) scores of greedy responses
     sampled: int  # responses in all
     left_out: Mapping[str, int]  # how many were left out, by reason
+
+    @property
+    def equal_rewards(self) -> bool:
+        """Whether nothing can be learned, because several responses all have the same score and no token its own.
+
+        With a baseline, each score is compared with its own.
+        """
+        scores = self.rewards.scores
+        equal = scores.max() == scores.min() if self.baseline is None else (scores == self.baseline).all()
+        return not self.rewards.by_token and len(scores) > 1 and bool(equal)
 
 
 @dataclass(frozen=True)
@@ -63,14 +74,15 @@ class Experience:
     samples: Samples
     rewards: ResponseRewards
     group: Tensor  # (B,) equal for responses to one prompt
-    baseline: Tensor | None  # (B,) scores of greedy responses
+    equal_rewards: bool  # so that nothing can be learned
     kl_coef: float
     mask: Tensor  # (B, T) True at response tokens
     policy: Tensor  # (B, T) log-probabilities under the policy at the time of sampling
     log_probs: Tensor  # (B, T) under what sampled: the policy, or the mixture that explores
     reference: Tensor  # (B, T) under the reference
     entropies: Tensor  # (B, T) of the policy
-    values: Tensor | None  # (B, T) of the state before each token
+    values: Tensor | None  # (B, T) of the state before each token, in the reward's unit
+    value_unit: Unit | None  # of all returns so far, these included; None where there is no critic
     token_rewards: Tensor  # (B, T) less the KL where it is in the reward
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T) what values are trained to predict
@@ -83,16 +95,6 @@ class Experience:
     def log_ratio(self) -> Tensor:
         """log pi - log pi_ref, (B, T)."""
         return self.policy - self.reference
-
-    @property
-    def equal_rewards(self) -> bool:
-        """Whether nothing can be learned, because several responses all have the same score and no token its own.
-
-        With a baseline, each score is compared with its own.
-        """
-        scores = self.rewards.scores
-        equal = scores.max() == scores.min() if self.baseline is None else (scores == self.baseline).all()
-        return not self.rewards.by_token and len(scores) > 1 and bool(equal)
 
 
 @dataclass(frozen=True)
@@ -204,11 +206,15 @@ class Rollouts:
         estimate = self._advantages(
             Rollout(rewards.scores, token_rewards, values, mask, scored.group, tokens["policy"], scored.baseline)
         )
+        first = computed[0][1]
+        if self.models.critic and values is not None and not scored.equal_rewards:
+            values = self.models.critic.learn(values, estimate.returns, mask)
+            first = first and self.models.valued_again(first, batches[0].batch)
         return Experience(
             samples=scored.samples,
             rewards=rewards,
             group=scored.group,
-            baseline=scored.baseline,
+            equal_rewards=scored.equal_rewards,
             kl_coef=kl_coef,
             mask=mask,
             policy=tokens["policy"],
@@ -216,13 +222,14 @@ class Rollouts:
             reference=tokens["reference"],
             entropies=tokens["entropies"],
             values=values,
+            value_unit=self.models.critic.head.unit if self.models.critic else None,
             token_rewards=token_rewards,
             advantages=estimate.advantages,
             returns=estimate.returns,
             token_weights=token_weights(minibatches, mask),
             loss_weights=None if self.cut.whole else loss_weights(minibatches, mask, aim.reduction),
             parts=tuple(parts),
-            first=computed[0][1] if len(computed) == 1 else None,
+            first=first,
         )
 
     def _minibatches(self, scored: Scored) -> list[Tensor]:
@@ -246,10 +253,10 @@ class Rollouts:
         each = rows.to(self.models.policy.device).split([len(batch.index) for batch in batches])
         return [MicroBatch(*both) for both in zip(each, batches, strict=True)]
 
-    def _compute(self, batch: BranchBatch, keep: bool) -> tuple[TokenTensors, Outputs]:
+    def _compute(self, batch: BranchBatch, keep: bool) -> tuple[TokenTensors, Outputs | None]:
         """Policy, critic and reference outputs for a micro-batch, laid out as in training: first ratios are exactly 1.
 
-        The second are the outputs of policy and critic, with their graph where `keep` asks for it.
+        The second are the outputs of policy and critic with their graph, where `keep` asks for them.
         """
         explore = self.objective.exploration
         reference = self.models.reference_log_probs(batch)
@@ -264,7 +271,9 @@ class Rollouts:
             "reference": reference,
             "entropies": outputs.entropies.detach(),
         }
-        return found if outputs.values is None else {**found, "values": outputs.values.detach()}, outputs
+        if outputs.values is not None:
+            found["values"] = outputs.values.detach()
+        return found, outputs if keep else None
 
     def _advantages(self, rollout: Rollout) -> Advantages:
         estimate = self.objective.advantage(rollout)

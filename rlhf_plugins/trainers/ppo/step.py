@@ -28,7 +28,8 @@ FAR = 100.0  # larger than losses of tokens usually are
 def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective) -> tuple[Tensor, dict[str, float]]:
     """What a micro-batch adds to the loss of its minibatch, and to the numbers that are logged of it.
 
-    policy loss (+ coef KL, where it is in the loss) - entropy_coef entropy + value.coef value loss
+    policy loss (+ coef KL, where it is in the loss) - entropy_coef entropy + value.coef value loss, whose values and
+    returns are in deviations of all returns so far: the loss has the same gradient whatever the reward's unit.
     """
     mask = part.batch.response_mask()  # (b, t)
 
@@ -50,11 +51,10 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
         policy_loss = (losses.masked_fill(~mask, 0.0) * known(rollout.loss_weights)).sum()
     terms = {"policy_loss": policy_loss}
     total = policy_loss
-    if outputs.values is not None and rollout.values is not None:
-        errors = objectives.clipped_value_loss(
-            outputs.values, known(rollout.values), known(rollout.returns), aim.value.clip
-        )
-        terms["value_loss"] = mean(errors)
+    if outputs.values is not None and rollout.values is not None and rollout.value_unit is not None:
+        three = outputs.values, known(rollout.values), known(rollout.returns)
+        own, old, returns = map(rollout.value_unit.without, three)
+        terms["value_loss"] = mean(objectives.clipped_value_loss(own, old, returns, aim.value.clip))
         total = total + aim.value.coef * terms["value_loss"]
     if aim.entropy_coef and outputs.entropies is not None:
         total = total - aim.entropy_coef * mean(outputs.entropies)
