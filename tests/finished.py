@@ -29,13 +29,16 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% if m['role'] == 'assist
 ADAPTER = Adapter(r=4, lora_alpha=8)
 
 
-def finished_run(folder: Path, chat: bool = False, adapter: Adapter = ADAPTER, **config: Any) -> RunFolder:
+def finished_run(
+    folder: Path, chat: bool = False, adapter: Adapter = ADAPTER, on_base: bool = False, **config: Any
+) -> RunFolder:
     """The run in `folder`; its base is `base` beside it.
 
     Args:
         folder: where to.
         chat: give the base a chat template.
         adapter: of `dpo`.
+        on_base: train `dpo` on the base, not on what `sft` made.
         config: of the base's architecture.
     """
     base = replace(tiny_base(folder.parent / "base", **config), adapter=adapter)
@@ -52,7 +55,7 @@ def finished_run(folder: Path, chat: bool = False, adapter: Adapter = ADAPTER, *
     run.start(recipe, {"status": "finished", "data": data, **surroundings})
     torch.manual_seed(7)
     whole = _sft(run, base)
-    _dpo(run, replace(base, path=str(whole)))
+    _dpo(run, base if on_base else replace(base, path=str(whole)))
     _judge(run, replace(base, path=str(whole)))
     _evaluate(run)
     return run

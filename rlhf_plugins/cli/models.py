@@ -92,6 +92,7 @@ def _folder(model: str) -> Path:
     found = made(model, "rewards")
     if found.folder is None:
         raise RunError(f"{found.label}: is not saved as a model in a folder, but made of other rewards: {found.spec}")
+    found.check()
     return found.folder
 
 

@@ -117,9 +117,15 @@ def _head(found: Made, form: Form, stage: Mapping[str, Any]) -> str:
     used = [name.replace("_", "-") for name in algorithms(stage)]
     tags: list[str] = ["rlhf-plugins", *kind, *used, *lora]
     values: dict[str, Any] = {"library_name": library, "pipeline_tag": task, "tags": list(dict.fromkeys(tags))}
-    if not Path(form.base).is_absolute():  # a hub name, which a folder of this machine is not
-        values["base_model"] = form.base
+    origin = str(found.run.recipe().get("base")) if found.run and _within(found, form) else form.base
+    if "/" in origin and not Path(origin).is_dir():  # a hub name, which a folder of this machine is not
+        values["base_model"] = origin
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+
+
+def _within(found: Made, form: Form) -> bool:
+    """Whether the base was made by the run itself."""
+    return found.run is not None and Path(form.base).resolve().is_relative_to(found.run.path.resolve())
 
 
 def _title(found: Made, out: Path) -> str:
@@ -128,11 +134,15 @@ def _title(found: Made, out: Path) -> str:
 
 def _about(found: Made, form: Form, stage: Mapping[str, Any]) -> str:
     what = {"model": "A language model", "adapter": "A LoRA adapter", "classifier": "A reward model"}[form.kind]
-    base = form.base if not Path(form.base).is_absolute() else f"the folder `{Path(form.base).name}`"
+    base = f"the folder `{Path(form.base).name}`" if Path(form.base).is_dir() else form.base
+    if _within(found, form):
+        base = "what an earlier stage of the run made"
     if not stage:
         return f"{what}, trained from {base}."
     how = ", ".join(f"`{name}`" for name in algorithms(stage))
-    return f"{what}, trained from {base} by the stage `{found.stage}` ({how}) of a run of rlhf-plugins."
+    starts = [one.start for one in found.run.finished() if one.name == found.stage] if found.run else []
+    after = "".join(f" It went on from the policy `{start}`." for start in starts if start)
+    return f"{what}, trained from {base} by the stage `{found.stage}` ({how}) of a run of rlhf-plugins.{after}"
 
 
 def _training(found: Made, stage: Mapping[str, Any]) -> list[str]:

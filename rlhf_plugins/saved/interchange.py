@@ -46,6 +46,7 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
     found, out = made(str(folder), "rewards"), Path(out)
     folder = _single(found)
     precision = dtype_of(dtype)
+    found.check()
     empty_folder(out)
     parts = read_description(folder, trust_remote_code=False)
     model = _unquantized(folder, parts)

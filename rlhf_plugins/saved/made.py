@@ -46,7 +46,7 @@ class Made:
         """Opened. Raises RunError where it does not load."""
         from rlhf_plugins.saved.reload import load_policy
 
-        _quiet()
+        self.check()
         found: Handle = load_policy(self.folder) if self.folder else self._open("generator")
         return found
 
@@ -54,9 +54,36 @@ class Made:
         """Opened. Raises RunError where it does not load."""
         from rlhf_plugins.saved.reload import load_reward_model
 
-        _quiet()
+        self.check()
         found: RewardHandle = load_reward_model(self.folder) if self.folder else self._open("reward")
         return found
+
+    def check(self) -> None:
+        """Before it is loaded: raises RunError where its base, outside the run, has other files than at the start."""
+        from transformers.utils.logging import disable_progress_bar
+
+        from rlhf_plugins.data.digests import changed, of_base
+        from rlhf_plugins.engine.noted import whole_path
+        from rlhf_plugins.run.origin import BASE as DIGESTS
+
+        disable_progress_bar()  # of weights that load in a moment
+        path = self._base()
+        if path is None or self.run is None or whole_path(path) != whole_path(base_of_run(self.run).path):
+            return
+        noted, now = self.run.status().get(DIGESTS), of_base(path)
+        if isinstance(noted, dict) and now is not None and (what := changed(noted, now)):
+            raise RunError(f"{self.label} was trained on another base: {Path(path) / what}; put that one back")
+
+    def _base(self) -> str | None:
+        """The path of the base that is needed to open it; None of a whole policy, which has everything itself."""
+        from rlhf_plugins.engine import policy
+        from rlhf_plugins.reward_models import opening
+
+        if self.folder is None:
+            return base_of_run(self.run).path if self.run else None
+        if self.part == "rewards":
+            return opening.saved_base(self.folder).path
+        return policy.saved_base(self.folder).path if (self.folder / policy.ADAPTER).exists() else None
 
     def _open(self, kind: str) -> Any:
         from rlhf_plugins.contract.rows import Data
@@ -177,9 +204,3 @@ def _runs_near(folder: Path) -> list[str]:
 
 def _wanted(part: Part | None) -> str:
     return WORDS[part] if part else "policy or reward model"
-
-
-def _quiet() -> None:
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # of weights that load in a moment

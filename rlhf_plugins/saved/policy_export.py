@@ -57,6 +57,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     if found.folder is None:
         raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
     precision = dtype_of(dtype)
+    found.check()
     empty_folder(out)
     base, folder = saved_base(found.folder), found.folder
     own = replace(base, path=str(folder)) if (folder / "tokenizer_config.json").exists() else base

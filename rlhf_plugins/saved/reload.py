@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.provenance import opener
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
     from rlhf_plugins.engine.policy import ModelPolicy
     from rlhf_plugins.reward_models.handle import RewardHandle
+    from rlhf_plugins.run.handed_on import Part
 
 
 def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> RewardHandle:
-    """A reward model or an ensemble as a stage saved it, such as `runs/quickstart/01-reward_model/model`.
+    """A reward model or an ensemble as a stage saved it, such as `runs/quickstart#reward_model` or its folder.
 
     `predict` scores the samples that `encode` makes, or that a policy of the same base sampled; `module` is the model.
 
@@ -25,14 +27,15 @@ def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> Re
     """
     from rlhf_plugins.reward_models.opening import open_reward
 
-    return open_reward(Path(folder), opener(Path(folder)), trust_remote_code)
+    place = _place(folder, "rewards")
+    return open_reward(place, opener(place), trust_remote_code)
 
 
 def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: bool = False) -> ModelPolicy:
-    """A policy as a stage saved it, such as `runs/quickstart/02-dpo/model`. Policies of one base share its weights.
+    """A policy as a stage saved it, such as `runs/quickstart#dpo`. Policies of one base share its weights.
 
     Args:
-        folder: of an adapter or a whole model.
+        folder: of an adapter or a whole model, or `RUN#STAGE`.
         trainable: let its weights have gradients, for `log_probs(samples, grad=True)`.
         trust_remote_code: whether the base may run code of its own.
 
@@ -41,11 +44,12 @@ def load_policy(folder: str | Path, trainable: bool = False, trust_remote_code: 
     """
     from rlhf_plugins.engine.policy import open_policy, saved_base
 
-    return open_policy(Path(folder), saved_base(Path(folder), trust_remote_code), trainable)
+    place = _place(folder, "policies")
+    return open_policy(place, saved_base(place, trust_remote_code), trainable)
 
 
 def load_reward_function(folder: str | Path, trust_remote_code: bool = False) -> Callable[..., list[float]]:
-    """A saved reward model or ensemble as one of the `reward_funcs` of TRL's trainers.
+    """A saved reward model or ensemble, or `RUN#STAGE`, as one of the `reward_funcs` of TRL's trainers.
 
     The function takes `prompts` and `completions`, both text or both messages, and gives a reward each. It reads them
     as the model was trained to: with the chat template of its base, or with EOS after a text. Its name, which TRL logs
@@ -55,7 +59,7 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
         RunError: the folder holds neither, or a part of it is missing.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
-    path = Path(folder)
+    path = _place(folder, "rewards")
     model = load_reward_model(path, trust_remote_code)
 
     def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:
@@ -64,3 +68,16 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
     whole = path.resolve()
     reward.__name__ = whole.parent.name if whole.name == "model" else whole.name
     return reward
+
+
+def _place(folder: str | Path, part: Part) -> Path:
+    """The folder of a saved model that may be referred to as `RUN#STAGE`. Raises RunError where it is none."""
+    from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.saved.made import made
+
+    if "#" not in str(folder) and not RunFolder(Path(folder)).is_run:
+        return Path(folder)
+    found = made(str(folder), part)
+    if found.folder is None:
+        raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
+    return found.folder

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from finished import finished_run
 
+from rlhf_plugins import load_policy, load_reward_function
+from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.saved.made import made
+from rlhf_plugins.testing import tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,26 @@ def test_a_moved_run_opens_what_it_holds(run: RunFolder, moved: Path) -> None:
     answer = made(f"{moved}#dpo").policy().sample(["how "], max_new_tokens=4)
     judge = made(f"{moved}#judge").reward()
     assert judge.predict(judge.encode(answer.prompts, answer.responses)).reward.shape == (1,)
+
+
+def test_scripts_take_references_too(run: RunFolder) -> None:
+    assert load_policy(f"{run.path}#dpo").backbone.base.path == str(run.path / "01-sft/model")
+    assert load_reward_function(run.path).__name__ == "03-judge"
+    with pytest.raises(RunError, match="#base: is not saved as a model in a folder"):
+        load_policy(f"{run.path}#base")
+
+
+def test_another_base_in_its_place_is_refused(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", on_base=True)
+    run.note(base=of_base(run.recipe()["base"]))
+    assert made(f"{run.path}#dpo").policy()
+    tiny_base(Path(run.recipe()["base"]), seed=5)
+    for stage in ("dpo", "base"):
+        with pytest.raises(
+            RunError, match=f"{stage} was trained on another base: .*base/model.safetensors has changed"
+        ):
+            made(f"{run.path}#{stage}").policy()
+    assert made(f"{run.path}#sft").policy()  # a whole model needs no base
 
 
 WRONG = [

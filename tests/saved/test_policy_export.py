@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_plugins import export_reward_model, load_reward_function
 from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.engine.policy import describe, saved_base
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.saved.made import made
@@ -68,6 +69,7 @@ def test_a_merged_policy_opens_in_transformers_alone(run: RunFolder, tmp_path: P
 def test_a_merged_weight_is_rounded_once(run: RunFolder, tmp_path: Path) -> None:
     """W + alpha / r B A, with alpha 8 and r 4."""
     in_bfloat16(run.path / "01-sft/model")
+    describe(run.path / "02-dpo/model", saved_base(run.path / "02-dpo/model"))
     export_policy(made(f"{run.path}#dpo"), tmp_path / "out", merge=True)
     name, lora = "model.layers.1.self_attn.q_proj", load_file(run.path / "02-dpo/model/adapter_model.safetensors")
     a, b = (lora[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
