@@ -35,15 +35,15 @@ class Trained(Generator):
         folder = None if self.path is None else Path(self.path)
         return open_policy(folder, self._base(run.base), self.trainable, run.backbone)
 
-    def saved_at(self, base: Base) -> Weights:
+    def saved_at(self, base: Weights) -> Weights:
         """An adapter on its base, or a whole model."""
         from rlhf_plugins.engine.policy import ADAPTER
 
         if self.path is None:
-            return Weights("", self._base(base))
+            return Weights("", self._base(base.base))
         if (Path(self.path) / ADAPTER).exists():
-            return Weights("", self._base(base), Path(self.path))
-        return Weights("", replace(base, path=self.path))
+            return Weights("", self._base(base.base), Path(self.path))
+        return Weights("", replace(base.base, path=self.path))
 
     def _base(self, base: Base) -> Base:
         from rlhf_plugins.engine.policy import base_of
@@ -68,7 +68,7 @@ class EarlierPolicy(Generator):
 
 @dataclass(frozen=True)
 class BaseModel(Generator):
-    """The run's base without any adapter; where it is trainable, with a new one."""
+    """The run's base; where it is trainable, with a new adapter, or the one that the run went on from."""
 
     trainable: Annotated[bool, Field(description="let it be trained, as the recipe's `adapter` says")] = False
 
@@ -76,11 +76,12 @@ class BaseModel(Generator):
         """Raises RunError when the base does not load."""
         from rlhf_plugins.engine.policy import open_policy
 
-        return open_policy(None, run.weights("base").base, self.trainable, run.backbone)
+        weights = run.weights("base")
+        return open_policy(weights.folder, weights.base, self.trainable, run.backbone)
 
-    def saved_at(self, base: Base) -> Weights:
+    def saved_at(self, base: Weights) -> Weights:
         """The base's."""
-        return Weights("", base)
+        return base
 
 
 @dataclass(frozen=True)

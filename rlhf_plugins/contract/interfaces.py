@@ -308,7 +308,7 @@ class Generator(Component, kind="generator"):
         """A policy."""
         raise NotImplementedError
 
-    def saved_at(self, base: Base) -> Weights | None:
+    def saved_at(self, base: Weights) -> Weights | None:
         """Where its weights are, given the run's base; None where it is no saved model, which no stage can train."""
         return None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.interfaces import DataFormat, Stage
-from rlhf_plugins.contract.run import Base
+from rlhf_plugins.contract.run import Base, Weights
 from rlhf_plugins.errors import PluginError
+from rlhf_plugins.recipe import based
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import SANDBOX, Recipe
@@ -25,6 +26,7 @@ class Assembled:
     """A recipe as objects, ready to run, with the values that made it."""
 
     base: Base
+    adapter: Path | None  # saved on the base, with which the run starts
     data: DataFormat
     stages: tuple[Stage, ...]
     seed: int
@@ -58,8 +60,10 @@ def assemble(
         }
         stages = tuple(made["stages", place] for place in range(len(resolved["stages"])))
         recipe = Recipe(**plain, data=made[("data",)], stages=stages)
+    found = weights(recipe)
     return Assembled(
-        base=base(recipe),
+        base=found.base,
+        adapter=found.folder,
         data=recipe.data,
         stages=recipe.stages,
         seed=recipe.seed,
@@ -70,15 +74,15 @@ def assemble(
     )
 
 
-def base(recipe: Recipe) -> Base:
-    """The model that the first stage starts from."""
+def weights(recipe: Recipe) -> Weights:
+    """What the first stage starts from. Raises RunError where a base that is a policy cannot be."""
     path = recipe.base
     if path == SANDBOX:
         from rlhf_plugins.sandbox import POLICY
 
         path = str(POLICY)
     quantization = None if recipe.quantization == "none" else recipe.quantization
-    return Base(path, quantization, recipe.adapter, recipe.trust_remote_code)
+    return based.weights(Base(path, quantization, recipe.adapter, recipe.trust_remote_code))
 
 
 def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | None = None) -> Any:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.interfaces import DataFormat, Stage
-from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
+from rlhf_plugins.recipe import based
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
@@ -166,6 +167,8 @@ def _nameable(path: str) -> bool:
 
 def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     path = values.get("base")
+    if path and based.is_policy(path):
+        return _of_another_run(values)
     if not path or path == SANDBOX or os.path.isfile(os.path.join(path, "config.json")):
         return []
     if os.path.exists(path):
@@ -173,6 +176,17 @@ def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     if HUB_NAME.fullmatch(path):
         return []
     return [(("base",), f"no folder {path!r}, and that is not a hub name such as `owner/model`")]
+
+
+def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    """What is wrong with a base that is a policy."""
+    adapter, quantization = values.get("adapter"), values.get("quantization")
+    asked = Base(values["base"], None if quantization == "none" else quantization, adapter and Adapter(**adapter))
+    try:
+        based.weights(asked)
+    except RunError as error:
+        return [(("base",), str(error))]
+    return []
 
 
 def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:

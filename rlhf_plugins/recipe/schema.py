@@ -27,7 +27,10 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 class Recipe:
     """The top of a recipe."""
 
-    base: Annotated[str, Field(min_length=1, description="a local folder, a hub name, or `sandbox`")]
+    base: Annotated[
+        str,
+        Field(min_length=1, description="a folder, a hub name, `sandbox`, or another run's policy: `runs/a#dpo`"),
+    ]
     quantization: Annotated[Literal["none", "nf4", "int8"], Field(description="of the base; needs an adapter")] = "none"
     adapter: Annotated[Adapter | None, Field(description="LoRA options; `none` fine-tunes all weights")] = Adapter()
     trust_remote_code: Annotated[bool, Field(description="whether the base may run code of its own")] = False

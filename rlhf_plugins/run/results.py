@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
+from rlhf_plugins.recipe.based import MARK
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
 
-MARK = "run:"
 DATA = "data.jsonl"  # as `data.store` names it
 
 

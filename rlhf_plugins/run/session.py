@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Base, Run
+from rlhf_plugins.contract.run import Adapter, Base, Run
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import DataError, RunError, known
+from rlhf_plugins.recipe import based
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import origin, reporting
@@ -25,6 +26,7 @@ from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.lock import acquire, release
 from rlhf_plugins.run.stage_run import Services, StageRun
+from rlhf_plugins.run.starts import at
 
 SANDBOX = "sandbox"
 _OPEN: list[Hooks] = []  # of the sessions of this process
@@ -44,7 +46,7 @@ def session(
     The run ends when the process does, and its report is written then.
 
     Args:
-        base: a folder, a hub name, `sandbox`, or a `Base` with its adapter.
+        base: a folder, a hub name, `sandbox`, or a `Base` with its adapter; `runs/a#dpo` goes on from another run.
         data: rows, the spec of a data format such as `{"use": "preference", "source": "pairs.jsonl"}`, the name of a
             format, or the path of a file whose format is found from its columns.
         folder: where everything is kept; made if missing.
@@ -58,9 +60,10 @@ def session(
         StopRun: a plugin refuses the run.
     """
     registry = registry or installed()
-    model = base if isinstance(base, Base) else Base(base)
+    model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if based.is_policy(base) else None)
     if model.path == SANDBOX:
         model = _sandbox(model)
+    start = based.weights(model)
     files = RunFolder(Path(folder))
     if files.path.is_dir():
         acquire(files.path, again=True)
@@ -70,19 +73,20 @@ def session(
     if files.is_run and (changed := difference(files.recipe(), recipe)):
         raise RunError(f"{folder} holds another run: {changed}; give another folder")
     if files.is_run:
-        origin.refuse_other_base(files, model.path)
-    rows = data if isinstance(data, Data) else _loaded(data, model, seed, registry)
+        origin.refuse_other_base(files, start.base.path)
+    rows = data if isinstance(data, Data) else _loaded(data, start.base, seed, registry)
     if not files.is_run:
         files.path.mkdir(parents=True, exist_ok=True)
         acquire(files.path, again=True)
-        files.start(recipe, {**reporting.birth(rows, ()), origin.BASE: of_base(model.path)})
+        files.start(recipe, {**reporting.birth(rows, ()), origin.BASE: of_base(start.base.path)})
     files.note(status="running", message="", data=reporting.counted(rows))
     hooks = Hooks(registry, RunFolder(files.path.absolute()), print)
     atexit.register(_ended, hooks)
     _OPEN.append(hooks)
     _end_by_signals()
     hooks.started(files.recipe())
-    return StageRun(model, rows, seed, files.path, services=Services(registry, files.path, hooks))
+    services = Services(registry, files.path, hooks)
+    return StageRun(start.base, rows, seed, files.path, services=services, begins=at(start))
 
 
 def _described(base: Base) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class StageRun:
     @property
     def policies(self) -> Policies:
         """Those of earlier stages and parts, as weights."""
-        return Policies(self.finished, self.services.registry, self.places.base.base)
+        return Policies(self.finished, self.services.registry, self.places.base)
 
     def beginning(self, places: Places) -> StageRun:
         """The run of a stage that starts at these places."""
@@ -240,8 +240,8 @@ def stage_run(
     assembled: Assembled, data: Data, folder: Path, earlier: tuple[StageResult, ...], stage: Stage
 ) -> StageRun:
     """The run of a recipe's stage in `folder`, after others; no hook is called."""
-    base = base_after(assembled.base, earlier)
-    begins = places(stage, Policies(earlier, assembled.registry, base), at(Weights(BASE, base)))
+    root = base_after(Weights(BASE, assembled.base, assembled.adapter), earlier)
+    begins, base = places(stage, Policies(earlier, assembled.registry, root), at(root)), root.base
     run = StageRun(base, data, assembled.seed, folder, earlier, services=Services(assembled.registry, folder.parent))
     if begins.start.name == BASE:
         run.memory.opened |= {f"{result.name}.base": None for result in earlier if result.base == Path(base.path)}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlhf_plugins.contract.run import Base, StageResult, Weights
+from rlhf_plugins.contract.run import StageResult, Weights
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.options import options
 
@@ -39,7 +39,7 @@ class Policies:
 
     earlier: Sequence[StageResult]
     registry: Registry
-    base: Base
+    base: Weights
 
     def named(self, name: str) -> tuple[Weights, str]:
         """With the lineage. Raises RunError where there is none of that name, or it is no saved model."""
@@ -116,7 +116,7 @@ def in_words(stage: Stage, places: Places) -> str:
     return ", ".join(f"{words[key]} {name}" for key, name in names(stage, places).items())
 
 
-def base_after(base: Base, earlier: Sequence[StageResult]) -> Base:
+def base_after(base: Weights, earlier: Sequence[StageResult]) -> Weights:
     """The base of a run after stages of which some made another one."""
     made = [result.base for result in earlier if result.base]
-    return replace(base, path=str(made[-1])) if made else base
+    return Weights(BASE, replace(base.base, path=str(made[-1]))) if made else base

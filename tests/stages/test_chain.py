@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,15 @@ def test_parts_that_go_on_from_an_adapter_write_no_copy_of_the_base(run: Run) ->
         run.train({"use": "preference", "trainer": FEW}, name=f"r{round}", start=start)
     assert not list(run.folder.rglob("model.safetensors"))
     assert not list(run.folder.rglob("ref"))
+
+
+@pytest.mark.parametrize("words", ["{run}#one", "{run}", "{run}/one/model"])
+def test_a_run_goes_on_from_another_one(run: Run, tmp_path: Path, words: str) -> None:
+    first = dpo(run, "one")
+    again = session(words.format(run=run.folder), run.data, tmp_path / "again")
+    second = dpo(again, "two")
+    assert losses(second)[0] == pytest.approx(0.6931, abs=1e-3)
+    samples = run.policy("one").encode(["how "], ["ant bee"])
+    torch.testing.assert_close(again.reference().log_probs(samples), run.policy("one").log_probs(samples))
+    assert (second.start, second.reference, losses(first)[-1] < 0.6) == ("base", "base", True)
+    assert json.loads((folder_of(second.policies) / "policy.json").read_text())["base"]["path"] == run.base.path
