@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Samples, Text
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
+MARK = "run:"  # begins a path in a saved spec that is relative to the folder of its run
 Json = Any  # what `json.loads` returns
 
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.run import Adapter, Base, Weights
+from rlhf_plugins.contract.run import MARK, Adapter, Base, Weights
 from rlhf_plugins.data.digests import RESULT
 from rlhf_plugins.errors import RunError, known
 
 RUN = ("recipe.yaml", "status.json")  # a folder with both is a run's
-MARK = "run:"  # begins a path that is relative to the folder of its run
 NAME = "base"  # of these weights, as `from` and `reference` call them
 
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Cost, Curve, Evaluation, ReportParts, Section, StageResult
-from rlhf_plugins.recipe.based import MARK
+from rlhf_plugins.contract.run import MARK, Cost, Curve, Evaluation, ReportParts, Section, StageResult
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
