@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.session import session
     from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.reload import load_policy, load_reward_function, load_reward_model
+    from rlhf_plugins.trainers.online import OnlineTrainer
     from rlhf_plugins.trainers.preference import PreferenceTrainer
     from rlhf_plugins.trainers.reward import RewardTrainer
 
@@ -108,6 +109,7 @@ __all__ = [
     "MemberScores",
     "Metric",
     "Monitor",
+    "OnlineTrainer",
     "Origin",
     "PairLogps",
     "PluginError",
@@ -166,6 +168,7 @@ __all__ = [
 
 _LAZY = {
     "RewardTrainer": "rlhf_plugins.trainers.reward",
+    "OnlineTrainer": "rlhf_plugins.trainers.online",
     "PreferenceTrainer": "rlhf_plugins.trainers.preference",
     "RunRecord": "rlhf_plugins.run.record",
     "check_recipe": "rlhf_plugins.recipe.check",

@@ -16,7 +16,7 @@ from rlhf_plugins.errors import DataError
 __all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset"]
 
 Row = dict[str, Any]
-COLUMNS = "columns"  # of a data set of prompts: those of the prompt, as JSON
+COLUMNS = "rlhf_columns"  # of a data set of prompts: those of the prompt, as JSON
 
 
 def preference_dataset(groups: Iterable[Group]) -> Dataset:

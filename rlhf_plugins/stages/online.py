@@ -23,8 +23,6 @@ from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Train
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
-    Objective,
-    OnlineOptions,
     Oversight,
     Table,
     Value,
@@ -38,6 +36,17 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.online import OnlineTrainer
 
 CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
+AS_THEY_ARE = (
+    "advantage",
+    "policy_loss",
+    "reduction",
+    "kl",
+    "shaping",
+    "stop_kl",
+    "exploration",
+    "abstained",
+    "tokens_per_batch",
+)
 UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, tools and tables alone would read
     {
         "beta",
@@ -170,17 +179,15 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         with building(len(train)):
             model = load_start(run.weights("start"))
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
+            own = {"disable_dropout": True, "entropy_coef": self.entropy_coef}
             trainer = OnlineTrainer(
                 model,
-                self._objective(run.sharing(backbone) if backbone else run),
-                args=arguments(OnlineConfig, run.folder, run.seed, {"disable_dropout": True, **self.trainer}),
-                train=train,
-                tokenizer=load_tokenizer(run.base),
-                options=OnlineOptions(
-                    reference=_reference(run.weights("reference"), backbone),
-                    tokens_per_batch=self.tokens_per_batch,
-                    oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
-                ),
+                args=arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer}),
+                train_dataset=train,
+                processing_class=load_tokenizer(run.base),
+                reference=_reference(run.weights("reference"), backbone),
+                oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
+                **self._parts(run.sharing(backbone) if backbone else run),
             )
         regularize(trainer, self, run)
         clip_by_value(trainer, self.max_grad_value)
@@ -202,31 +209,18 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
             metrics=spent.metrics,
         )
 
-    def _fallback(self, run: Run) -> Any:
+    def _parts(self, run: Run) -> dict[str, Any]:
+        """The options that OnlineTrainer takes as they are, and the rewards as built for the run."""
         from rlhf_plugins.reward_models.handle import reward_handle
 
-        return reward_handle(self.fallback.build(run)) if self.fallback else None
-
-    def _score(self, run: Run) -> Any:
-        from rlhf_plugins.reward_models.handle import reward_handle
-
-        return reward_handle(self.reward.build(run))
-
-    def _objective(self, run: Run) -> Objective:
-        return Objective(
-            score=self._score(run),
-            advantage=self.advantage,
-            policy_loss=self.policy_loss,
-            reduction=self.reduction,
-            kl=self.kl,
-            shaping=[shape.acting() for shape in self.shaping],
-            value=self.value,
-            entropy_coef=self.entropy_coef,
-            stop_kl=self.stop_kl,
-            exploration=self.exploration,
-            abstains=self.abstained != "stop",
-            fallback=self._fallback(run),
-        )
+        return {
+            **{name: getattr(self, name) for name in AS_THEY_ARE},
+            "reward": reward_handle(self.reward.build(run)),
+            "value": self.value if self.advantage.reads_values else None,
+            "fallback": reward_handle(self.fallback.build(run)) if self.fallback else None,
+            "keep_groups": True,
+            "skip_equal": True,
+        }
 
 
 def _reference(weights: Weights, backbone: Backbone | None) -> Any:

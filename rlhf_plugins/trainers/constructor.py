@@ -33,7 +33,8 @@ def sorted_out(
         raise TypeError(f"no argument is called {unknown[0]!r} {known(unknown[0], form.parameters)}")
     bound = form.bind(*given, **named).arguments
     ours = {f.name: bound.pop(f.name) for f in fields(own) if f.name in bound}  # type: ignore[arg-type]
+    words = {f.name for f in fields(own) if "str |" in str(f.type) or "Literal" in str(f.type)}  # type: ignore[arg-type]
     for name, value in ours.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and name not in words:
             raise PluginError(f"{name} is a component, not a name: write component(kind, {value!r}) for {name}")
     return dict(bound), own(**ours)

@@ -1,4 +1,4 @@
-"""Trains a policy on its own samples: GRPOTrainer with its rollout, forward pass and loss replaced.
+"""Trains a policy on its own samples: TRL's GRPOTrainer with its rollout, forward pass and loss replaced.
 
 TRL samples the prompts, generates, and schedules the training steps; `ppo` makes rollouts and computes losses, and the
 arithmetic is in the components.
@@ -6,6 +6,7 @@ arithmetic is in the components.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,91 +17,133 @@ from typing import Any
 
 import torch
 import trl
-from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Alarm, Step
-from rlhf_plugins.data.groups import COLUMNS, batch_columns
+from rlhf_plugins.data.groups import COLUMNS
 from rlhf_plugins.engine.cost import counting
+from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import not_finite, prepare
+from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.micro_batches import token_limit
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
+from rlhf_plugins.trainers.online_metrics import Updates, note_completions, spread, take_logged
+from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, handle_of, name_of
+from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import oversight, step
 from rlhf_plugins.trainers.ppo.critic import Critic
 from rlhf_plugins.trainers.ppo.models import Models, Outputs, without_dropout
-from rlhf_plugins.trainers.ppo.options import PLAIN, Objective, OnlineOptions
 from rlhf_plugins.trainers.ppo.rollout import Cut, Experience, MicroBatch, Rollouts
 
+logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
 class OnlineTrainer(trl.GRPOTrainer):
-    """GRPOTrainer for an objective, with a critic where its estimator needs one.
+    """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
+
+    It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
+    configuration says. What the engine does not compute goes TRL's own way, and one line of the log says so; `obstacle`
+    then names the reason. Evaluation is TRL's.
 
     A minibatch is what one optimizer step learns from: `gradient_accumulation_steps` training steps, each of which is
-    computed in micro-batches of at most `options.tokens_per_batch` tokens. Neither changes the gradient; where a
-    component needs a minibatch whole, its first training step computes all of it.
+    computed in micro-batches of at most `tokens_per_batch` tokens. Neither changes the gradient; where a component
+    needs a minibatch whole, its first training step computes all of it.
+
+    Args:
+        given: GRPOTrainer's arguments, in its order.
+        named: GRPOTrainer's arguments by name, and ours.
 
     Raises:
-        RunError: the options contradict one another, or (while training) a monitor stops it, the reward abstains and
-            must not, or the chat template refuses a prompt.
+        RunError: the options contradict one another, ours ask for the engine where it cannot help, or (while training)
+            a monitor stops it, the reward abstains and must not, or the chat template refuses a prompt.
         PluginError: a component fails.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        objective: Objective,
-        args: trl.GRPOConfig,
-        train: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        options: OnlineOptions = OnlineOptions(),  # noqa: B008 (frozen)
-    ) -> None:
-        _refuse(objective, args)
-        super().__init__(
-            model=model,
-            reward_funcs=lambda **_: [],  # TRL needs one; `ppo.scoring` calls the reward
-            args=args,
-            train_dataset=train,
-            processing_class=tokenizer,
-        )
+    __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
+        check(own, theirs)
+        reward = None if own.reward is None else handle_of(own.reward)
+        if reward is not None:
+            theirs["reward_funcs"] = ForTRL(reward, name_of(own.reward), lambda: self._prompt_ids)
+        self._prompt_ids: list[list[int]] = []  # of what was generated last
+        super().__init__(**theirs)
+        self.obstacle = obstacle_of(self, theirs, own)
+        if self.obstacle is None:
+            logger.info("%s trains on the engine", type(self).__name__)
+            self._take_over(own, reward)
+        elif own.asked:
+            raise RunError(f"{own.asked[0]}= needs the engine, which does not compute {self.obstacle}")
+        else:
+            logger.warning("%s goes TRL's own way: %s", type(self).__name__, self.obstacle)
+
+    def _take_over(self, own: OnlineOptions, reward: RewardHandle | None) -> None:
+        """Makes the engine compute this training."""
+        args, watch = self.args, own.oversight
+        without_dropout(self.model)
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                use_fast_paths(model)
         prepare(self)
-        without_dropout(self.model, args.disable_dropout)
-        watch, folder = options.oversight, Path(args.output_dir)
+        folder = Path(args.output_dir)
         self.monitors = watch.monitors or Monitors(folder=folder)
-        self._objective, self._kl_coef = objective, objective.kl.coef  # of the next rollout
+        self._asked = RewardFunctions(self) if reward is None else OneReward(reward)
+        fallback = None if own.fallback is None else handle_of(own.fallback)
+        aim = self._objective = objective_of(args, own, self._asked, fallback)
+        self._kl_coef = aim.kl.coef if aim.kl else 0.0  # of the next rollout
+        self._own_parts = bool(own.asked)  # whether GRPOConfig does not say all of the objective
+        clip = None if own.policy_loss else (self.epsilon_low, self.epsilon_high)
+        self._theirs = Updates(clip, kl=own.kl is None)
         self._log = oversight.RolloutLog(folder, watch.table, watch.gold, watch.listen)
-        self._critic = Critic(self.model, objective.value.adapter) if objective.advantage.reads_values else None
+        self._critic = Critic(self.model, aim.value.adapter) if aim.advantage.reads_values else None
         self._models = Models(
             policy=self.model,
-            reference=options.reference,
+            reference=self._reference_of(own),
             critic=self._critic,
             pad_id=self._tokenizer.pad_token_id,
             temperature=self.temperature,
             accelerator=self.accelerator,
         )
-        ends = frozenset(self.eos_token_ids)
-        self._rollouts = Rollouts(objective, self._models, ends, self.num_generations, self._cut(options))
+        self._rollouts = Rollouts(
+            aim, self._models, frozenset(self.eos_token_ids), self.num_generations, self._cut(own)
+        )
+        self._skips_equal = own.skip_equal or aim.advantage.reads_values
         self._experience: Experience | None = None  # None: the rest of the rollout's training steps are skipped
         self._trains = False  # whether this optimizer step has anything to learn from
         self._step_numbers: dict[str, float] = defaultdict(float)  # sums over this optimizer step so far
         self._updates: dict[str, list[float]] = defaultdict(list)  # numbers of the updates since the last rollout
         self._skips: list[float] = []  # of each optimizer step so far: 1 where it was skipped
 
-    def _cut(self, options: OnlineOptions) -> Cut:
+    def _reference_of(self, own: OnlineOptions) -> Any:
+        """The reference: a model, the adapter that TRL copied, or None for the policy with its adapters off.
+
+        Raises:
+            RunError: a KL needs one, and there is none.
+        """
+        if own.reference is not None:
+            return own.reference
+        copied = "ref" if "ref" in getattr(self.model, "peft_config", {}) else None
+        if own.kl is not None and not hasattr(self.model, "peft_config"):
+            raise RunError("kl= needs reference=, the frozen model that the policy is to stay near, or an adapter")
+        return self.ref_model or copied
+
+    def _cut(self, own: OnlineOptions) -> Cut:
         aim, args = self._objective, self.args
-        parts = aim.policy_loss, aim.reduction, aim.kl
+        parts = [part for part in (aim.policy_loss, aim.reduction, aim.kl) if part is not None]
         whole = any(part.uses_batch_mates for part in parts) or not step.adds_up(aim.reduction)
-        tokens = None if whole else token_limit(options.tokens_per_batch, args)
-        return Cut(args.per_device_train_batch_size, args.gradient_accumulation_steps, tokens, whole)
+        tokens = None if whole else token_limit(own.tokens_per_batch, args)
+        return Cut(args.per_device_train_batch_size, args.gradient_accumulation_steps, tokens, whole, own.keep_groups)
 
     def take_value_head(self) -> dict[str, Tensor]:
         """Removes the value head from the policy and returns its weights; empty if no critic was trained."""
-        return self._critic.take_off() if self._critic else {}
+        return self._critic.take_off() if self.obstacle is None and self._critic else {}
 
     @property
     def rollouts_shown(self) -> list[dict[str, Any]]:
@@ -109,6 +152,8 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains. Raises RunError for a checkpoint to go on from, which holds neither rollout nor critic."""
+        if self.obstacle is not None:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         if resume_from_checkpoint:
             raise RunError(
                 "a training on a policy's own samples cannot go on from a checkpoint, which holds neither the rollout "
@@ -122,10 +167,13 @@ class OnlineTrainer(trl.GRPOTrainer):
 
         A skipped minibatch changes no gradients and no weights.
         """
+        if self.obstacle is not None:
+            theirs: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return theirs
         place, steps = self._place(), self.args.gradient_accumulation_steps
         if place == 0:
             self.model.train()
-            self._experience = self._roll_out([row["prompt"] for row in inputs], batch_columns(inputs))
+            self._experience = self._roll_out([row["prompt"] for row in inputs], columns_of(inputs))
         if place % steps == 0:
             self._trains = any(self._part(each) for each in range(place, place + steps))
             self._skips.append(float(not self._trains))
@@ -148,9 +196,21 @@ class OnlineTrainer(trl.GRPOTrainer):
         """The micro-batches of a training step of the generation cycle; none where it is skipped."""
         return self._experience.parts[place % self.args.steps_per_generation] if self._experience else ()
 
-    def _prepare_inputs(self, inputs: Any) -> tuple[MicroBatch, ...]:
+    def _prepare_inputs(self, inputs: Any) -> Any:
         """The micro-batches of this training step; TRL's loader gives the prompts of the whole rollout as `inputs`."""
+        if self.obstacle is not None or not self.model.training:
+            return super()._prepare_inputs(inputs)
         return self._part(self._place())
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        found = super()._generate(prompts)
+        self._prompt_ids = found[0]
+        return found
+
+    def prediction_step(self, *given: Any, **options: Any) -> tuple[Any, Any, Any]:
+        """TRL's evaluation of a batch; where components say what is maximised, TRL's loss would be another one."""
+        theirs: tuple[Any, Any, Any] = super().prediction_step(*given, **options)
+        return theirs if self.obstacle is not None or not self._own_parts else (None, None, None)
 
     def _roll_out(self, prompts: Sequence[Any], columns: Mapping[str, list[Any]]) -> Experience | None:
         """A rollout to train on; None where nothing can be learned from it.
@@ -160,31 +220,47 @@ class OnlineTrainer(trl.GRPOTrainer):
         """
         samples = self._rollouts.sample(self, prompts, dict(columns))
         scored = self._rollouts.score(samples, self._rollouts.greedy(self, samples))
-        numbers = {"kl_coef": self._kl_coef, **{name: float(n) for name, n in scored.left_out.items() if n}}
+        numbers = {name: float(n) for name, n in scored.left_out.items() if n}
+        if self._objective.kl is not None:
+            numbers["kl_coef"] = self._kl_coef
+        self._note(**self._rewards_of(samples))
         if not scored.samples.responses:
             self._note(**numbers)
             self._show(Step("", 0, None, {**numbers, "equal_rewards": 1.0}))
             return None
         rollout = self._rollouts.experience(scored, self._kl_coef)
         numbers |= self._log.add(rollout, self.state.global_step)
-        self._note(**numbers)
-        self._kl_coef = _adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
+        self._note(**self._theirs.without_kl(numbers))
+        note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
+        if self._objective.kl is not None:
+            self._kl_coef = _adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
         self._show(oversight.step_of(rollout, self._updates, numbers))
         self._updates.clear()
-        return None if rollout.equal_rewards else rollout
+        return None if self._skips_equal and rollout.equal_rewards else rollout
 
-    def _compute_loss(self, model: Any, inputs: Sequence[MicroBatch]) -> Tensor:
+    def _rewards_of(self, samples: Samples) -> dict[str, float]:
+        """TRL's numbers of the rewards of a rollout, and what reward functions logged."""
+        each = self._asked.each[: len(samples.responses)]
+        total = (each * self.reward_weights).nansum(1).masked_fill(each.isnan().all(1), torch.nan)
+        return spread(each, self.reward_func_names, total, self.num_generations) | take_logged(self)
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         """What a training step adds to the loss; gradients of its micro-batches but the last are accumulated here.
 
         Raises:
             RunError: the loss is not finite.
         """
+        if self.obstacle is not None or not self.model.training:
+            theirs: Tensor = super()._compute_loss(model, inputs)
+            return theirs
         assert self._experience is not None
         loss = torch.zeros(())
         for part in inputs:
             if loss.requires_grad:
                 self.accelerator.backward(loss)
-            own, numbers = step.loss(self._outputs(part), part, self._experience, self._objective)
+            outputs = self._outputs(part)
+            own, numbers = step.loss(outputs, part, self._experience, self._objective)
+            self._theirs.add(outputs, part, self._experience)
             if not own.isfinite():
                 self._stop_at(own, part)
             for name, value in {**numbers, "loss": own.item()}.items():
@@ -196,13 +272,14 @@ class OnlineTrainer(trl.GRPOTrainer):
         """Policy and critic outputs for a micro-batch; those of a rollout's only one were computed with the rollout."""
         assert self._experience is not None
         first, self._experience.first = self._experience.first, None
-        return first or self._models.outputs(part.batch, entropy=self._objective.entropy_coef > 0)
+        return first or self._models.outputs(part.batch, entropy=self._objective.entropy_coef != 0)
 
     def _end_step(self) -> None:
         """Logs the numbers of an optimizer step, and skips the rest of a rollout once the policy moved too far."""
         numbers = dict(self._step_numbers)
         self._step_numbers.clear()
         self._updates["loss"].append(numbers.pop("loss"))
+        self._note(**self._theirs.take())
         self.note_update(numbers)
         if self._objective.stop_kl is not None and numbers["approx_kl"] > self._objective.stop_kl:
             self._experience = None
@@ -234,6 +311,9 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; a loss is the mean over the optimizer steps that trained, and left out where there was none."""
+        if self.obstacle is not None:
+            super().log(logs, start_time)
+            return
         for name, skips in (("loss", self._metrics["train"].get("skipped", [])), ("train_loss", self._skips)):
             trained = skips.count(0.0)
             if name in logs and trained < len(skips):
@@ -252,19 +332,3 @@ def _adapted(term: KL, coef: float, kl: float, episodes: int) -> float:
     if not (isinstance(found, Real) and 0 <= found < inf):
         raise PluginError(f"{named(term)} adapted its coefficient to {found!r}, not to a finite number of 0 or more")
     return float(found)
-
-
-def _refuse(objective: Objective, args: trl.GRPOConfig) -> None:
-    """Raises RunError for options that contradict one another."""
-    estimator = objective.advantage
-    fewest = estimator.min_group
-    if args.num_generations < fewest:
-        raise RunError(
-            f"{named(estimator)} compares the responses to a prompt: num_generations is {args.num_generations}, "
-            f"and it needs {fewest} or more"
-        )
-    cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
-    if objective.exploration and cut:
-        raise RunError(
-            f"exploration: with {cut[0]} responses would not be sampled from the mixture; leave {cut[0]} out"
-        )

@@ -19,7 +19,7 @@ from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.ppo.config import OnlineConfig
-from rlhf_plugins.trainers.ppo.options import Objective, OnlineOptions, Value
+from rlhf_plugins.trainers.ppo.options import Objective, Oversight, Value
 from rlhf_plugins.trainers.ppo.rollout import Experience, Scored
 
 from . import by_hand
@@ -81,18 +81,34 @@ def objective(score: RewardFunction = ants, **changes: Any) -> Objective:
 
 def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: Any) -> OnlineTrainer:
     """Options are TRL's, and `adapter`, `cls`, `oversight`, `tokens_per_batch`."""
-    watched = [options.pop("oversight")] if "oversight" in options else []
+    own = {"tokens_per_batch": options.pop("tokens_per_batch", None)}
+    own |= {"oversight": options.pop("oversight")} if "oversight" in options else {"oversight": Oversight()}
     adapter, cls = Adapter(r=4) if options.pop("adapter", True) else None, options.pop("cls", OnlineTrainer)
+    aim = aim or objective()
     set_seed(0)  # as a run does before a stage
     made: OnlineTrainer = cls(
         with_adapter(load_causal(base), adapter, "CAUSAL_LM"),
-        aim or objective(),
-        options=OnlineOptions(None if adapter else load_causal(base), options.pop("tokens_per_batch", None), *watched),
-        args=arguments(OnlineConfig, folder, 0, {**OPTIONS, **options}),
-        train=prompts(),
-        tokenizer=load_tokenizer(base),
+        args=arguments(OnlineConfig, folder, 0, {"entropy_coef": aim.entropy_coef, **OPTIONS, **options}),
+        train_dataset=prompts(),
+        processing_class=load_tokenizer(base),
+        reference=None if adapter else load_causal(base),
+        **words(aim),
+        **own,
     )
     return made
+
+
+def words(aim: Objective) -> dict[str, Any]:
+    """An objective as the keywords of the trainer, which the stage gives it too."""
+    same = ("advantage", "policy_loss", "reduction", "kl", "shaping", "stop_kl", "exploration", "fallback")
+    return {
+        **{name: getattr(aim, name) for name in same},
+        "reward": aim.score,
+        "value": aim.value if aim.advantage.reads_values else None,
+        "abstained": "drop" if aim.abstains else "stop",
+        "keep_groups": True,
+        "skip_equal": True,
+    }
 
 
 def samples_of(found: OnlineTrainer, prompts: list[Any]) -> Samples:

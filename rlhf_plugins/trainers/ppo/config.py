@@ -15,6 +15,8 @@ class OnlineConfig(trl.GRPOConfig):
     log-probabilities, which are not used here.
     """
 
+    vllm_importance_sampling_correction: bool = False  # log-probabilities are the policy's own
+
     def __post_init__(self) -> None:
         self._check()
         try:

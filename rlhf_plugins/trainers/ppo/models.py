@@ -14,7 +14,6 @@ from rlhf_plugins.data.branches import BranchBatch, Ids, by_prompt, collate, wit
 from rlhf_plugins.engine.backbone import active_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.probing import layout_of
-from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.options import Exploration
 
 if TYPE_CHECKING:
@@ -113,22 +112,23 @@ class Models:
             hook.remove()
 
 
-def without_dropout(model: Any, disable: bool) -> None:
-    """Disables all dropout of a model, also what modules keep as a number, which TRL's `disable_dropout` leaves on.
+def dropout(model: Any) -> str | None:
+    """Where a model has dropout, and how much; None where it has none."""
+    return next((f"{name}.{at}".removesuffix(".p") + f" is {share}" for name, _, at, share in _dropouts(model)), None)
 
-    Raises:
-        RunError: there is some, and it must not be disabled.
-    """
+
+def without_dropout(model: Any) -> None:
+    """Disables all dropout of a model, also what modules keep as a number, which TRL's `disable_dropout` leaves on."""
+    for _, module, option, _ in list(_dropouts(model)):
+        setattr(module, option, 0.0)
+
+
+def _dropouts(model: Any) -> Iterator[tuple[str, Any, str, float]]:
     for name, module in model.named_modules():
         for option, share in vars(module).items():
             drops = "drop" in option or (option == "p" and "Dropout" in type(module).__name__)
             if drops and isinstance(share, float) and share > 0:
-                if not disable:
-                    where = f"{name}.{option}".removesuffix(".p")
-                    raise RunError(
-                        f"{where} is {share}, but without dropout ratios start at 1 online: write disable_dropout: true"
-                    )
-                setattr(module, option, 0.0)
+                yield name, module, option, share
 
 
 def mixed(log_probs: Tensor, other: Tensor, epsilon: float) -> Tensor:

@@ -80,7 +80,7 @@ class Objective:
     advantage: Advantage
     policy_loss: PolicyLoss
     reduction: Reduction
-    kl: KL
+    kl: KL | None = None  # None: there is no reference
     shaping: Sequence[Callable[[ScoredResponses], Tensor]] = ()
     value: Value = Value()
     entropy_coef: float = 0.0  # Huang et al. 2024
@@ -88,15 +88,5 @@ class Objective:
     exploration: Exploration | None = None
     abstains: bool = True  # whether the reward may abstain; the responses are then left out
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
-
-
-@dataclass(frozen=True)
-class OnlineOptions:
-    """Options of a training that TRL's configuration lacks.
-
-    Without a `reference`, the policy with its adapters off is the reference.
-    """
-
-    reference: Any = None  # a model, as where all weights are trained, or the name of an adapter of the policy
-    tokens_per_batch: int | None = None  # most tokens in memory at once, padding included
-    oversight: Oversight = Oversight()
+    weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
+    alike: bool = False  # tokens weigh alike in all minibatches of a rollout: 1 / their mean number in a minibatch

@@ -66,9 +66,9 @@ class RolloutLog:
     def add(self, rollout: Experience, step: int) -> dict[str, float]:
         """The numbers of a rollout; of every so many rollouts, some responses are written to the table."""
         gold = self._golden(rollout.samples)
-        if self._rollouts % self._table.every == 0:
+        if self._table.rows and self._rollouts % self._table.every == 0:
             places = _of_different_prompts(rollout.samples.prompts)[: self._table.rows]
-            kl = rollout.log_ratio.masked_fill(~rollout.mask, 0.0).sum(1)  # (B,)
+            kl = None if rollout.log_ratio is None else rollout.log_ratio.masked_fill(~rollout.mask, 0.0).sum(1)  # (B,)
             columns = {"reward": rollout.rewards.rewards, "gold": gold, "kl": kl, "tokens": rollout.mask.sum(1)}
             self._newest = [{"step": step, **row} for row in rows(rollout.samples, places, **columns)]
             self._first = self._first or self._newest
@@ -86,12 +86,12 @@ class RolloutLog:
 
 def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
     """What is logged of a rollout."""
-    mask, values = rollout.mask, rollout.values
+    mask, values, log_ratio = rollout.mask, rollout.values, rollout.log_ratio
     found: Mapping[str, Tensor | None] = {
         "reward": rollout.rewards.rewards.mean(),
         "shaped_reward": rollout.rewards.scores.mean(),
         "gold_reward": None if gold is None else gold.mean(),
-        "kl": objectives.kl_estimate(rollout.log_ratio, mask),
+        "kl": None if log_ratio is None else objectives.kl_estimate(log_ratio, mask),
         "entropy": masked.mean(rollout.entropies, mask),
         "length": mask.sum(1).float().mean(),
         "explained_variance": None if values is None else explained_variance(values, rollout.returns, mask),
@@ -129,10 +129,11 @@ def limits(rollout: Experience) -> dict[str, float]:
     """Numbers of a rollout that monitors compare with limits, and that are not logged."""
     to_come = rollout.token_rewards.flip(1).cumsum(1)
     found = {
-        "kl_per_token": masked.mean(rollout.log_ratio, rollout.mask),
         "largest_reward_to_come": to_come.abs().max(),
         "equal_rewards": torch.tensor(float(rollout.equal_rewards)),
     }
+    if rollout.log_ratio is not None:
+        found["kl_per_token"] = masked.mean(rollout.log_ratio, rollout.mask)
     if rollout.values is not None:
         found["largest_value"] = rollout.values.abs().max()
     return {name: value.item() for name, value in found.items()}
@@ -140,16 +141,17 @@ def limits(rollout: Experience) -> dict[str, float]:
 
 def responses(rollout: Experience) -> dict[str, list[float]]:
     """Numbers of each response by name, as a monitor sees them."""
-    mask, per_token = rollout.mask, masked.mean(rollout.log_ratio, rollout.mask, dim=1)
+    mask = rollout.mask
     found = {
         "reward": rollout.rewards.rewards,
         "shaped_reward": rollout.rewards.scores,
-        "kl": per_token * mask.sum(1),
-        "kl_per_token": per_token,
         "entropy": masked.mean(rollout.entropies, mask, dim=1),
         "tokens": mask.sum(1),
         "advantage": rollout.advantages.sum(1),
     }
+    if rollout.log_ratio is not None:
+        per_token = masked.mean(rollout.log_ratio, mask, dim=1)
+        found |= {"kl": per_token * mask.sum(1), "kl_per_token": per_token}
     if rollout.values is not None:
         found["value"] = rollout.values.abs().amax(1)
     return {name: values.tolist() for name, values in found.items()}

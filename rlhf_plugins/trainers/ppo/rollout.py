@@ -25,7 +25,7 @@ from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_de
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
-from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights
+from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights, weights_alike
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.critic import Unit
@@ -79,7 +79,7 @@ class Experience:
     mask: Tensor  # (B, T) True at response tokens
     policy: Tensor  # (B, T) log-probabilities under the policy at the time of sampling
     log_probs: Tensor  # (B, T) under what sampled: the policy, or the mixture that explores
-    reference: Tensor  # (B, T) under the reference
+    reference: Tensor | None  # (B, T) under the reference, where there is one
     entropies: Tensor  # (B, T) of the policy
     values: Tensor | None  # (B, T) of the state before each token, in the reward's unit
     value_unit: Unit | None  # of all returns so far, these included; None where there is no critic
@@ -92,9 +92,9 @@ class Experience:
     first: Outputs | None = None  # of the only micro-batch, with their graph, until its first loss used them
 
     @property
-    def log_ratio(self) -> Tensor:
+    def log_ratio(self) -> Tensor | None:
         """log pi - log pi_ref, (B, T)."""
-        return self.policy - self.reference
+        return None if self.reference is None else self.policy - self.reference
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,14 @@ class Cut:
         tokens: most tokens of one forward pass, padding included; a response that alone has more is a pass of its own.
             None is no limit.
         whole: whether a component needs each minibatch in one pass.
+        keeps_groups: whether responses to a prompt are in one minibatch, as far as its size allows.
     """
 
     size: int
     accumulation: int = 1
     tokens: int | None = None
     whole: bool = False
+    keeps_groups: bool = True
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,10 @@ class Rollouts:
         batches = [batch for part in parts for batch in part]
         computed = [self._compute(each.batch, keep=len(batches) == 1) for each in batches]
         tokens = _joined([each.rows for each in batches], [found for found, _ in computed])
-        mask, values = tokens["mask"].bool(), tokens.get("values")
-        token_rewards, penalty = rewards.token_rewards, aim.kl(tokens["policy"] - tokens["reference"]).off_reward
+        mask, values, reference = tokens["mask"].bool(), tokens.get("values"), tokens.get("reference")
+        token_rewards, penalty = rewards.token_rewards, None
+        if aim.kl is not None and reference is not None:
+            penalty = aim.kl(tokens["policy"] - reference).off_reward
         if penalty is not None:
             token_rewards = (token_rewards - kl_coef * penalty).masked_fill(~mask, 0.0)
         estimate = self._advantages(
@@ -219,7 +223,7 @@ class Rollouts:
             mask=mask,
             policy=tokens["policy"],
             log_probs=tokens["log_probs"],
-            reference=tokens["reference"],
+            reference=reference,
             entropies=tokens["entropies"],
             values=values,
             value_unit=self.models.critic.head.unit if self.models.critic else None,
@@ -227,17 +231,25 @@ class Rollouts:
             advantages=estimate.advantages,
             returns=estimate.returns,
             token_weights=token_weights(minibatches, mask),
-            loss_weights=None if self.cut.whole else loss_weights(minibatches, mask, aim.reduction),
+            loss_weights=self._loss_weights(minibatches, mask),
             parts=tuple(parts),
             first=first,
         )
 
+    def _loss_weights(self, minibatches: Sequence[Tensor], mask: Tensor) -> Tensor | None:
+        if self.objective.alike:
+            return weights_alike(minibatches, mask)
+        return None if self.cut.whole else loss_weights(minibatches, mask, self.objective.reduction)
+
     def _minibatches(self, scored: Scored) -> list[Tensor]:
-        """The rows of each optimizer step's minibatch: the groups in random order, in parts of nearly equal size."""
+        """The rows of each optimizer step's minibatch: groups or rows in random order, in nearly equal parts."""
+        count = -(-scored.sampled // (self.cut.size * self.cut.accumulation))
+        if not self.cut.keeps_groups:  # with the random numbers that TRL draws
+            return [rows.sort().values for rows in torch.randperm(len(scored.group)).tensor_split(count)]
         sizes = Counter(scored.group.tolist())  # in the order of sampling
         groups = torch.arange(len(scored.group)).split(list(sizes.values()))
         order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
-        return list(order.tensor_split(-(-scored.sampled // (self.cut.size * self.cut.accumulation))))
+        return list(order.tensor_split(count))
 
     def _parts(self, samples: Samples, minibatch: Tensor) -> list[tuple[MicroBatch, ...]]:
         """The micro-batches of each training step of a minibatch; a training step without responses has none."""
@@ -259,7 +271,7 @@ class Rollouts:
         The second are the outputs of policy and critic with their graph, where `keep` asks for them.
         """
         explore = self.objective.exploration
-        reference = self.models.reference_log_probs(batch)
+        reference = None if self.objective.kl is None else self.models.reference_log_probs(batch)
         with torch.set_grad_enabled(keep):
             outputs = self.models.outputs(batch, entropy=True)
         assert outputs.entropies is not None  # they were asked for
@@ -268,12 +280,12 @@ class Rollouts:
             "mask": batch.response_mask().float(),
             "policy": policy,
             "log_probs": policy if explore is None else self.models.explored_log_probs(batch, policy, explore),
-            "reference": reference,
             "entropies": outputs.entropies.detach(),
         }
-        if outputs.values is not None:
-            found["values"] = outputs.values.detach()
-        return found, outputs if keep else None
+        values = None if outputs.values is None else outputs.values.detach()
+        more = {"reference": reference, "values": values}
+        known = {name: tensor for name, tensor in more.items() if tensor is not None}
+        return found | known, outputs if keep else None
 
     def _advantages(self, rollout: Rollout) -> Advantages:
         estimate = self.objective.advantage(rollout)

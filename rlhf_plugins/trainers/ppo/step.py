@@ -42,8 +42,11 @@ def loss(outputs: Outputs, part: MicroBatch, rollout: Experience, aim: Objective
     log_ratio, advantages = outputs.log_probs - known(rollout.log_probs), known(rollout.advantages)
     losses = aim.policy_loss(log_ratio, advantages)  # (b, t)
     cut_off = without_gradient(losses, log_ratio) & (advantages != 0)
-    kl = aim.kl(outputs.log_probs - known(rollout.reference)).on_loss
+    kl = None
+    if aim.kl is not None and rollout.reference is not None:
+        kl = aim.kl(outputs.log_probs - known(rollout.reference)).on_loss
     if kl is not None:
+        kl = kl * log_ratio.exp() if aim.weighs_kl else kl
         losses = losses + rollout.kl_coef * kl
     if rollout.loss_weights is None:
         policy_loss = aim.reduction(losses, mask)
@@ -97,6 +100,12 @@ def loss_weights(minibatches: Sequence[Tensor], mask: Tensor, reduction: Reducti
             raise PluginError(f"{what}: give its class `uses_batch_mates=True`")
         weights[rows] = found
     return weights
+
+
+def weights_alike(minibatches: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """The same weight for each token of a rollout, (B, T), 0 outside the mask: the weights of a minibatch sum to 1 on
+    average (TRL's `dapo`)."""
+    return mask * (sum(map(bool, map(len, minibatches))) / mask.sum())
 
 
 def adds_up(reduction: Reduction) -> bool:

@@ -1,0 +1,105 @@
+"""What TRL logs of a training on own samples, under its names; what we log besides is in `ppo.oversight`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.trainer.utils import nanstd
+
+from rlhf_plugins.trainers.online_rewards import completions
+from rlhf_plugins.trainers.ppo.models import Outputs
+from rlhf_plugins.trainers.ppo.rollout import Experience, MicroBatch
+
+
+class Updates:
+    """Numbers of one optimizer step, summed over its micro-batches.
+
+    Args:
+        clip: epsilon below and above, where the policy loss is TRL's.
+        kl: whether KL towards the reference is logged as TRL does: k3, a mean over tokens.
+    """
+
+    def __init__(self, clip: tuple[float, float] | None, kl: bool) -> None:
+        self._clip, self._kl = clip, kl
+        self._sums: dict[str, float] = {}
+        self._by_response: list[Tensor] = []  # (2, b) shares of tokens that are clipped below and above
+
+    @torch.no_grad()
+    def add(self, outputs: Outputs, part: MicroBatch, rollout: Experience) -> None:
+        """Adds a micro-batch of the step."""
+        mask = part.batch.response_mask()  # (b, t)
+        length = mask.shape[1]
+        weights = rollout.token_weights[part.rows, :length] * mask
+        if self._kl and rollout.reference is not None:
+            away = (rollout.reference[part.rows, :length] - outputs.log_probs).masked_fill(~mask, 0.0)
+            self._add("kl", (away.expm1() - away) * weights)
+        if self._clip is None:
+            return
+        ratio = (outputs.log_probs - rollout.log_probs[part.rows, :length]).exp()
+        gain = rollout.advantages[part.rows, :length]
+        low, high = (ratio < 1 - self._clip[0]) & (gain < 0), (ratio > 1 + self._clip[1]) & (gain > 0)
+        self._add("clip_ratio/low_mean", low * weights)
+        self._add("clip_ratio/high_mean", high * weights)
+        self._add("clip_ratio/region_mean", (low | high) * weights)
+        self._by_response.append(torch.stack([(each & mask).sum(1) / mask.sum(1) for each in (low, high)]))
+
+    def _add(self, name: str, tokens: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + tokens.sum().item()
+
+    def without_kl(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Numbers of a rollout without its KL, where `kl` is TRL's."""
+        return {name: value for name, value in numbers.items() if not (self._kl and name == "kl")}
+
+    def take(self) -> dict[str, float]:
+        """The numbers of the step, which are then forgotten."""
+        found = dict(self._sums)
+        if self._by_response:
+            low, high = torch.cat(self._by_response, 1)
+            found |= {"clip_ratio/low_min": low.min().item(), "clip_ratio/high_max": high.max().item()}
+        self._sums.clear()
+        self._by_response.clear()
+        return found
+
+
+def spread(each: Tensor, names: Sequence[str], total: Tensor, group: int) -> dict[str, float]:
+    """Means and deviations of the rewards of one generation batch.
+
+    Args:
+        each: (B, F) of each function, NaN where it did not answer.
+        names: of the functions.
+        total: (B,) their weighted sum, NaN where none answered.
+        group: responses to a prompt, which are neighbours.
+    """
+    found: dict[str, float] = {}
+    for name, rewards in zip(names, each.unbind(1), strict=True):
+        found |= {f"rewards/{name}/mean": rewards.nanmean().item(), f"rewards/{name}/std": nanstd(rewards).item()}
+    deviations = nanstd(total.view(-1, group), dim=1) if group > 1 else torch.zeros(len(total))
+    same = torch.isclose(deviations, torch.zeros_like(deviations)).float().mean()
+    return found | {"reward_std": nanstd(total).item(), "frac_reward_zero_std": same.item()}
+
+
+def note_completions(trainer: Any, rollout: Experience, each: Tensor, names: Sequence[str]) -> None:
+    """Keeps a rollout for the table that `log_completions` writes, with what reward functions logged themselves.
+
+    Args:
+        each: (B, F) rewards of its responses by each function, NaN where it did not answer.
+    """
+    logs: Mapping[str, Any] = trainer._logs
+    logs["prompt"].extend(rollout.samples.prompts)
+    logs["completion"].extend(completions(rollout.samples))
+    for name, rewards in zip(names, each.unbind(1), strict=True):
+        logs["rewards"][name].extend(rewards.tolist())
+    logs["advantages"].extend((rollout.advantages.sum(1) / rollout.mask.sum(1)).tolist())
+
+
+def take_logged(trainer: Any) -> dict[str, float]:
+    """What reward functions logged themselves: the means of their numbers; their columns go to the table."""
+    found = {name: sum(values) / len(values) for name, values in trainer._pending_metrics.items()}
+    for name, values in trainer._pending_extra_logs.items():
+        trainer._logs["extra"][name].extend(values)
+    trainer._pending_metrics.clear()
+    trainer._pending_extra_logs.clear()
+    return found

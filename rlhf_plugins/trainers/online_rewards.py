@@ -1,0 +1,127 @@
+"""Rewards in TRL's form as ours, and ours in TRL's form. It knows how rewards are asked for, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from rlhf_plugins.contract.interfaces import Reward, RewardFunction
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.groups import COLUMNS, batch_columns
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
+
+TRAINERS = {"trainer_state", "log_extra", "log_metric", "environments"}  # what TRL passes beside columns
+
+
+class _NoRun:
+    """Stands for the run of a recipe where there is none."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RunError(
+            f"reward= reads `{name}` of a recipe's run, and a script has none: give a function of samples, such as "
+            "load_reward_function() opens"
+        )
+
+
+class _Given(Reward):
+    """A function as a component, so that what it answers is checked."""
+
+    def __init__(self, function: RewardFunction) -> None:
+        self._function = function
+
+    def build(self, run: Any) -> RewardFunction:
+        return self._function
+
+
+def handle_of(reward: Any) -> RewardHandle:
+    """A component or a function of samples as what a rollout asks. Raises RunError for anything else."""
+    if isinstance(reward, RewardHandle):
+        return reward
+    if not isinstance(reward, Reward) and not callable(reward):
+        raise RunError(f"reward= takes a component of the kind reward or a function, not a {type(reward).__name__}")
+    return reward_handle((reward if isinstance(reward, Reward) else _Given(reward)).build(_NoRun()))
+
+
+class OneReward:
+    """A reward, and what it answered last."""
+
+    def __init__(self, reward: RewardHandle) -> None:
+        self._reward = reward
+        self.each = torch.zeros(0, 1)  # (B, 1) NaN where it abstained
+
+    def __call__(self, samples: Samples) -> Prediction:
+        """The reward's answer."""
+        found = self._reward(samples)
+        numbers = [float("nan") if number is None else number for number in rewards(found)]
+        self.each = torch.tensor(numbers).unsqueeze(1)
+        return found
+
+
+class RewardFunctions:
+    """TRL's reward functions and models as a reward: the sum with `reward_weights` of those that answer.
+
+    Args:
+        trainer: GRPOTrainer, which calls them.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self.each = torch.zeros(0, 0)  # (B, F) what each answered last, NaN where it did not
+
+    def __call__(self, samples: Samples) -> Prediction:
+        """It abstains where none of them answers."""
+        rows = [{"prompt": prompt} for prompt in samples.prompts]
+        for name, values in samples.columns.items():
+            for row, value in zip(rows, values, strict=True):
+                row[name] = value
+        ids = [list(response) for response in samples.response_ids]
+        found = self._trainer._calculate_rewards(rows, list(samples.prompts), completions(samples), ids)
+        self.each = found.float().cpu()
+        reward = (self.each * self._trainer.reward_weights.cpu()).nansum(1)
+        return Prediction(reward, abstained=self.each.isnan().all(1))
+
+
+class ForTRL:
+    """A reward of ours in the form of TRL's reward functions, for evaluation.
+
+    Args:
+        reward: what is asked.
+        name: of its metrics.
+        prompt_ids: gives the prompts' tokens of the batch.
+    """
+
+    def __init__(self, reward: RewardHandle, name: str, prompt_ids: Callable[[], Sequence[Any]]) -> None:
+        self._reward, self.__name__, self._prompt_ids = reward, name, prompt_ids
+
+    def __call__(self, prompts: Any, completions: Any, completion_ids: Any, **named: Any) -> list[float | None]:
+        """A number for each completion, None where it abstains."""
+        texts = [each if isinstance(each, str) else each[0]["content"] for each in completions]
+        columns = {name: values for name, values in named.items() if name not in TRAINERS}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        samples = Samples(prompts, texts, self._prompt_ids(), completion_ids, columns_of(rows))
+        return rewards(self._reward(samples))
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of prompts beside `prompt`: a script's as they are, a recipe's read from their one column."""
+    if rows and COLUMNS in rows[0]:
+        return batch_columns(rows)
+    names = [name for name in (rows[0] if rows else ()) if name not in ("prompt", "completion", "completion_ids")]
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def completions(samples: Samples) -> list[Any]:
+    """Responses as TRL has them: to messages, a list with one message."""
+    pairs = zip(samples.prompts, samples.responses, strict=True)
+    return [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
+
+
+def name_of(reward: Any) -> str:
+    """How metrics call a reward."""
+    if isinstance(reward, RewardHandle):
+        return "reward"
+    return type(reward).__name__.lower() if isinstance(reward, Reward) else getattr(reward, "__name__", "reward")

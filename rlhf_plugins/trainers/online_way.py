@@ -1,0 +1,178 @@
+"""Whether the engine computes a training on own samples, or TRL; and what GRPOConfig's options are as components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import trl
+
+from rlhf_plugins.contract.guards import named
+from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Reward, Shaping
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.arguments import unusual_launch
+from rlhf_plugins.trainers.ppo.models import dropout
+from rlhf_plugins.trainers.ppo.options import PLAIN, Exploration, Objective, Oversight, Table, Value
+
+REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
+ADVANTAGES = {"group": "grpo", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
+KINDS = {"advantage": Advantage, "policy_loss": PolicyLoss, "reduction": Reduction, "kl": KL}
+INSTEAD_OF: dict[
+    str, dict[str, Any]
+] = {  # of our arguments: the options of TRL's that say the same, with their defaults
+    "advantage": {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"},
+    "policy_loss": {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": None, "delta": None},
+    "reduction": {"loss_type": "dapo"},
+    "kl": {"beta": 0.0},
+    "reward": {"reward_weights": None},
+}
+THEIRS_ALONE = {  # options that the engine does not compute, and their value where they do nothing
+    "importance_sampling_level": "token",
+    "mask_truncated_completions": False,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "off_policy_mask_threshold": None,
+    "top_entropy_quantile": 1.0,
+    "use_adaptive_entropy": False,
+    "use_transformers_continuous_batching": False,
+    "cast_lm_head_to_fp32": False,
+    "fp16": False,
+}
+
+
+@dataclass(frozen=True)
+class OnlineOptions:
+    """What an OnlineTrainer takes besides GRPOTrainer's arguments; a component replaces options of its config."""
+
+    reward: Reward | Callable[[Any], Any] | None = None  # a component, or a function of `Samples`; or `reward_funcs`
+    advantage: Advantage | None = None
+    policy_loss: PolicyLoss | None = None
+    reduction: Reduction | None = None
+    kl: KL | None = None
+    shaping: Sequence[Shaping] = ()
+    value: Value | None = None  # of the critic, where the advantage reads values
+    reference: str | Any = None  # of `kl`: a frozen model, or an adapter's name; None: the policy with adapters off
+    stop_kl: float | None = None  # nats per token; beyond it the rest of a rollout is skipped
+    exploration: Exploration | None = None
+    abstained: Literal["drop", "stop", "fallback"] = "drop"
+    fallback: Reward | Callable[[Any], Any] | None = None
+    tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
+    keep_groups: bool = False  # minibatches hold the responses to a prompt together, as far as they divide; TRL mixes
+    skip_equal: bool = False  # a rollout of equal rewards changes no weight; TRL steps with gradients of 0
+    oversight: Oversight = Oversight(Table(rows=0))
+
+    @property
+    def asked(self) -> list[str]:
+        """The arguments that were given and have no meaning without the engine."""
+        given = {f.name for f in fields(self) if getattr(self, f.name) is not f.default}
+        return sorted(given - {"tokens_per_batch"})
+
+
+def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:
+    """Raises RunError for options of ours that contradict GRPOTrainer's arguments or one another."""
+    args = given.get("args")
+    for name, kind in KINDS.items():
+        if not isinstance(getattr(own, name), kind | None):
+            raise RunError(f"{name}= takes a component of the kind {name}, not a {type(getattr(own, name)).__name__}")
+    for name, instead in INSTEAD_OF.items():
+        for option, default in instead.items() if args is not None and getattr(own, name) is not None else ():
+            if getattr(args, option) != default:
+                raise RunError(f"both {name}= and args.{option}={getattr(args, option)!r} say the same: leave one out")
+    if own.reward is not None and given.get("reward_funcs") is not None:
+        raise RunError("both reward= and reward_funcs give rewards: leave one of them out")
+    if (own.abstained == "fallback") != (own.fallback is not None):
+        raise RunError("fallback= is a second reward, and goes with abstained='fallback': give both or neither")
+    if own.value is not None and not (own.advantage and own.advantage.reads_values):
+        raise RunError("value= is of a critic, and the advantage reads no values: leave it out")
+    if args is not None:
+        _check_sampling(own, args)
+
+
+def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
+    fewest = own.advantage.min_group if own.advantage is not None else 2
+    if args.num_generations < fewest:
+        raise RunError(
+            f"{named(own.advantage) if own.advantage else 'grpo'} compares the responses to a prompt: "
+            f"num_generations is {args.num_generations}, and it needs {fewest} or more"
+        )
+    cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
+    if own.exploration and cut:
+        raise RunError(
+            f"exploration: with {cut[0]} responses would not be sampled from the mixture; leave {cut[0]} out"
+        )
+
+
+def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback: Any) -> Objective:
+    """What the policy maximises: our components where they are given, what the configuration says elsewhere."""
+    from rlhf_plugins.recipe.public import component
+
+    length = {"length": args.max_completion_length} if args.loss_type == "dr_grpo" else {}
+    term = component("kl", "in_loss", coef=args.beta) if args.beta else None
+    return Objective(
+        score=score,
+        advantage=own.advantage or component("advantage", ADVANTAGES[args.scale_rewards]),
+        policy_loss=own.policy_loss or _clip(args),
+        reduction=own.reduction or component("reduction", REDUCTIONS[args.loss_type], **length),
+        alike=own.reduction is None and args.loss_type == "dapo",
+        kl=own.kl or term,
+        weighs_kl=own.kl is None and args.use_bias_correction_kl,
+        shaping=[shape.acting() for shape in own.shaping],
+        value=own.value or Value(),
+        entropy_coef=args.entropy_coef,
+        stop_kl=own.stop_kl,
+        exploration=own.exploration,
+        abstains=own.abstained != "stop",
+        fallback=fallback,
+    )
+
+
+def _clip(args: trl.GRPOConfig) -> PolicyLoss:
+    from rlhf_plugins.recipe.public import component
+
+    limit = {} if args.delta is None else {"limit": args.delta}
+    found: PolicyLoss = component("policy_loss", "dual_clip" if limit else "clip", epsilon=args.epsilon, **limit)
+    return found
+
+
+def obstacle_of(trainer: Any, given: Mapping[str, Any], own: OnlineOptions) -> str | None:
+    """The first thing about a trainer, built with these arguments, that the engine does not compute; None if none."""
+    return next(_obstacles(trainer, given, own), None)
+
+
+def _obstacles(trainer: Any, given: Mapping[str, Any], own: OnlineOptions) -> Iterator[str]:
+    args = trainer.args
+    yield from (f"{name}=" for name in ("tools", "rollout_func", "environment_factory") if given.get(name))
+    if trainer._is_vlm:
+        yield "a processor of images"
+    if any(getattr(trainer._tokenizer, name, None) for name in ("response_template", "response_schema")):
+        yield "a tokenizer that parses responses"
+    if any(config.is_prompt_learning for config in getattr(trainer.model, "peft_config", {}).values()):
+        yield "an adapter that learns a prompt"
+    if trainer.aux_loss_enabled:
+        yield "the auxiliary loss of a mixture of experts"
+    yield from _of_the_loss(args, own)
+    yield from (f"{k}={getattr(args, k)!r}" for k, off in THEIRS_ALONE.items() if getattr(args, k) not in (off, None))
+    if args.use_vllm and args.vllm_importance_sampling_correction:
+        yield "vllm_importance_sampling_correction=True"
+    if args.steps_per_generation % args.gradient_accumulation_steps:
+        yield "an optimizer step that learns from several rollouts"
+    yield from unusual_launch(trainer)
+    if (place := dropout(trainer.model)) and not args.disable_dropout:
+        yield f"dropout: {place}, but without dropout ratios start at 1 online: write disable_dropout: true"
+
+
+def _of_the_loss(args: trl.GRPOConfig, own: OnlineOptions) -> Iterator[str]:
+    if own.advantage is None and args.scale_rewards not in ADVANTAGES:
+        yield f"scale_rewards={args.scale_rewards!r}"
+    if not (own.policy_loss and own.reduction) and args.loss_type not in REDUCTIONS:
+        yield f"loss_type={args.loss_type!r} (it has {', '.join(REDUCTIONS)})"
+    if own.policy_loss is None:
+        if not 0 < args.epsilon < 1:
+            yield f"epsilon={args.epsilon}"
+        if args.epsilon_high not in (None, args.epsilon):
+            yield f"epsilon_high={args.epsilon_high}"
+        if args.delta is not None and args.delta <= 1 + args.epsilon:
+            yield f"delta={args.delta}, within the clip"
+    if args.beta < 0:
+        yield f"beta={args.beta}"
