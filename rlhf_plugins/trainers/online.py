@@ -242,7 +242,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         """TRL's numbers of the rewards of a rollout, and what reward functions logged."""
         each = self._asked.each[: len(samples.responses)]
         total = (each * self.reward_weights).nansum(1).masked_fill(each.isnan().all(1), torch.nan)
-        return spread(each, self.reward_func_names, total, self.num_generations) | take_logged(self)
+        names = self.reward_func_names if isinstance(self._asked, RewardFunctions) else []
+        return spread(each, names, total, self.num_generations) | take_logged(self)
 
     def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
         """What a training step adds to the loss; gradients of its micro-batches but the last are accumulated here.

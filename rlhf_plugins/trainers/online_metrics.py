@@ -69,12 +69,12 @@ def spread(each: Tensor, names: Sequence[str], total: Tensor, group: int) -> dic
 
     Args:
         each: (B, F) of each function, NaN where it did not answer.
-        names: of the functions.
+        names: of the functions; none where there is but one, which `reward` is of.
         total: (B,) their weighted sum, NaN where none answered.
         group: responses to a prompt, which are neighbours.
     """
     found: dict[str, float] = {}
-    for name, rewards in zip(names, each.unbind(1), strict=True):
+    for name, rewards in zip(names, each.unbind(1), strict=False):
         found |= {f"rewards/{name}/mean": rewards.nanmean().item(), f"rewards/{name}/std": nanstd(rewards).item()}
     deviations = nanstd(total.view(-1, group), dim=1) if group > 1 else torch.zeros(len(total))
     same = torch.isclose(deviations, torch.zeros_like(deviations)).float().mean()

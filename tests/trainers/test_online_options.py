@@ -32,7 +32,7 @@ READ: dict[str, tuple[Callable[..., Any], str]] = {  # by what, in which words
     "repetition_penalty": (MADE, '"repetition_penalty": self.repetition_penalty'),
     "shuffle_dataset": (GRPO._get_train_sampler, "self.shuffle_dataset"),
     "steps_per_generation": (OnlineTrainer._place, "self.args.steps_per_generation"),
-    "temperature": (OnlineTrainer.__init__, "temperature=self.temperature"),
+    "temperature": (OnlineTrainer._take_over, "temperature=self.temperature"),
     "top_k": (MADE, '"top_k": self.top_k'),
     "top_p": (MADE, '"top_p": self.top_p'),
     "trust_remote_code": (MADE, "trust_remote_code=args.trust_remote_code,"),  # by vLLM's engine
