@@ -37,7 +37,8 @@ from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFuncti
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import oversight, step
 from rlhf_plugins.trainers.ppo.critic import Critic
-from rlhf_plugins.trainers.ppo.models import Models, Outputs, without_dropout
+from rlhf_plugins.trainers.ppo.dropout import without_dropout
+from rlhf_plugins.trainers.ppo.models import Models, Outputs
 from rlhf_plugins.trainers.ppo.rollout import Cut, Experience, MicroBatch, Rollouts
 
 logger = logging.getLogger(__name__)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from trl.trainer.utils import nanstd
 
 from rlhf_plugins.trainers.online_rewards import completions
-from rlhf_plugins.trainers.ppo.models import Outputs
-from rlhf_plugins.trainers.ppo.rollout import Experience, MicroBatch
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.models import Outputs
+    from rlhf_plugins.trainers.ppo.rollout import Experience, MicroBatch
 
 
 class Updates:

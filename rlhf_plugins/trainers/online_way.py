@@ -13,7 +13,7 @@ from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reductio
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
-from rlhf_plugins.trainers.ppo.models import dropout
+from rlhf_plugins.trainers.ppo.dropout import dropout
 from rlhf_plugins.trainers.ppo.options import PLAIN, Exploration, Objective, Oversight, Table, Value
 
 REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
