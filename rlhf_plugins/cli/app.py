@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shlex
 import signal
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,7 +79,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", r"The PEFT config's `base_model_name_or_path` was renamed", UserWarning)
     encodable()
-    app(prog_name="rlhf")
+    try:
+        app(prog_name="rlhf")
+    except OSError as error:  # the output cannot be written
+        echo(f"the output cannot be written: {error.strerror or error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or its flush would fail once more
+        raise SystemExit(BAD_INPUT) from None
 
 
 @app.callback(invoke_without_command=True)

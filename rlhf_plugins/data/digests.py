@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
 
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
 RESULT, FILES = "result.json", "files"  # a finished stage's file, and its entry of the digests
-MOST = 200_000_000  # bytes of a `result.json`
 DEPTH = 4  # folders from a model up to its stage
 LEFT_OUT = ("README.md", RESULT)
 
@@ -109,9 +108,8 @@ def _compare(stage: Path, folder: Path) -> None:
 
 def _noted(file: Path) -> dict[str, str]:
     try:
-        with file.open("rb") as stream:
-            values = json.loads(stream.read(MOST + 1))
-    except (OSError, ValueError, RecursionError):
+        values = read_json(file)
+    except (OSError, ValueError):
         return {}  # whoever reads the result says so
     found = values.get(FILES) if isinstance(values, dict) else None
     return {str(name): str(was) for name, was in found.items()} if isinstance(found, dict) else {}

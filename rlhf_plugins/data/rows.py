@@ -16,6 +16,9 @@ from typing import Any
 from rlhf_plugins.errors import DataError, known
 
 Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
+MOST = 8 * 2**30  # bytes of a file, which is read whole
+SMALL, TIMES = 2**24, 200  # bytes that any file may unpack to, and how much larger than itself a larger one may be
+LONGEST_NAME = 200  # characters of a source in a message
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -35,6 +38,10 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
         return
     if path.is_dir():
         raise DataError(f"{source}: is a folder; name a file {known('', ENDINGS)}")
+    if not path.is_file():
+        raise DataError(f"{source}: is a pipe or a device; name a file {known('', ENDINGS)}")
+    if path.stat().st_size > MOST:
+        raise DataError(f"{source}: is over {MOST // 2**30} GiB; split it, or give it as a data set of the hub's")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in ENDINGS:
         raise DataError(f"{source}: unknown file ending {suffix!r} {known(suffix, ENDINGS)}")
@@ -49,13 +56,24 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+        return (_unpacked(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{line}: is not UTF-8 (byte {error.start})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzipped file. Raises DataError where it is far larger than the file, as rows are not."""
+    most, parts, size = max(SMALL, TIMES * path.stat().st_size), list[bytes](), 0
+    with gzip.open(path) as stream:
+        while part := stream.read(SMALL):
+            size += len(part)
+            if size > most:
+                raise DataError(f"{path}: unpacks to over {TIMES} times its size; unpack it first if that is right")
+            parts.append(part)
+    return b"".join(parts)
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -140,6 +158,7 @@ def _hub(source: str, split: str) -> Iterator[Row]:
         dataset = load_dataset(source, split=split)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{source}: is neither a file here nor a data set that the hub gave: {first}") from error
+        named = source if len(source) <= LONGEST_NAME else f"{source[:LONGEST_NAME]}..."
+        raise DataError(f"{named}: is neither a file here nor a data set that the hub gave: {first}") from error
     for number, fields in enumerate(dataset):
         yield f"{source}[{number}]", fields

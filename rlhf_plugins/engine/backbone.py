@@ -18,14 +18,13 @@ from weakref import WeakValueDictionary
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
-from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, misfit, refuse_pickled, shapes
+from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, UNLOADABLE, misfit, refuse_pickled, shapes
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
 from rlhf_plugins.engine.loading import load_causal, lora_config, reason
@@ -83,7 +82,7 @@ class Backbone:
                 config.inference_mode = not trainable
                 self._add(config, name)
                 copy_adapter(self._model, name, folder)
-        except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        except UNLOADABLE as error:
             if name in getattr(self._model, "peft_config", {}):
                 self.remove(name)
             raise RunError(f"{folder}: its adapter does not load: {reason(error)}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -17,6 +17,10 @@ CONFIG = "adapter_config.json"
 SETS = ("target_modules", "exclude_modules")
 PICKLED = "adapter_model.bin"
 SHOWN = 3
+UNLOADABLE: tuple[type[Exception], ...] = (  # what PEFT raises on a damaged adapter
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError),
+    SafetensorError,
+)
 
 
 def shapes(weights: Mapping[str, Tensor]) -> Shapes:

@@ -34,7 +34,7 @@ from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
 from rlhf_plugins.engine.cpu.norm import fuse_norms
 from rlhf_plugins.engine.cpu.rotation import fuse_rotations
-from rlhf_plugins.engine.fitting import refuse_misfit, refuse_pickled
+from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.errors import RunError
@@ -135,7 +135,7 @@ def with_saved_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             loaded: PeftModel = PeftModel.from_pretrained(model, str(folder))
         refuse_misfit(loaded, folder)
-    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+    except UNLOADABLE as error:
         raise RunError(f"{folder}: its adapter does not load: {reason(error)}") from error
     fused: PeftModel = fuse_lora(loaded)
     return fused

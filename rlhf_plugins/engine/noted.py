@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.contract.run import Adapter, Base
 
 MARKS = ("recipe.yaml", "status.json")  # a folder with both is a run's
 
@@ -29,6 +32,16 @@ def noted_path(path: str, folder: Path) -> str:
 def whole_path(path: str) -> str:
     """A folder's path from the root of the file system, so that it is found from anywhere; a hub name as it is."""
     return os.path.abspath(path) if os.path.isdir(path) else path
+
+
+def noted_base(noted: Any, folder: Path, trust_remote_code: bool) -> Base:
+    """The base in a description. Raises ValueError, TypeError, KeyError or AttributeError where it is damaged."""
+    path, quantization, adapter = noted["path"], noted.get("quantization"), noted.get("adapter")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"base.path should be text, got {path!r}")
+    if quantization is not None and not isinstance(quantization, str):
+        raise ValueError(f"base.quantization should be text, got {quantization!r}")
+    return Base(noted_path(path, folder), quantization, adapter and Adapter(**adapter), trust_remote_code)
 
 
 def _is_run(folder: Path) -> bool:

@@ -23,12 +23,13 @@ from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.fields import by_name
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.tokens import RowEncoder, encoded
 from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
-from rlhf_plugins.engine.noted import noted_path, path_to_note
+from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import DataError, RunError
@@ -296,12 +297,9 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     """
     try:
         if (folder / DESCRIPTION).exists():
-            found = json.loads((folder / DESCRIPTION).read_text())["base"]
-            adapter = found.get("adapter") and Adapter(**found["adapter"])
-            path = noted_path(found["path"], folder)
-            return Base(path, found.get("quantization"), adapter, trust_remote_code)
+            return noted_base(read_json(folder / DESCRIPTION)["base"], folder, trust_remote_code)
         if (folder / ADAPTER).exists():
-            path = json.loads((folder / ADAPTER).read_text())["base_model_name_or_path"]
+            path = read_json(folder / ADAPTER)["base_model_name_or_path"]
             return Base(path, None, Adapter(), trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: the base of this policy cannot be read: {error}") from error

@@ -47,7 +47,7 @@ def parsed(text: str, what: str = "an override") -> tuple[list[str], Any]:
         raise ValueError(f"{what} is written key=value or a.b=value")
     try:
         return keys, yaml.safe_load(written)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{written!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
 
 

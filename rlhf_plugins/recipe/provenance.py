@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.registry.discovery import FILE, Plugin
@@ -94,7 +95,7 @@ def _recorded(folder: Path) -> dict[str, Plugin]:
     for file in (folder / RECORD, folder.parent / RECORD):
         if file.exists():
             try:
-                return {key: Plugin(**entry) for key, entry in json.loads(file.read_text()).items()}
+                return {key: Plugin(**entry) for key, entry in read_json(file).items()}
             except (ValueError, TypeError, AttributeError) as error:
                 raise PluginError(f"{file} cannot be read: {error}") from error
     return {}

@@ -120,6 +120,8 @@ class _Reader:
             raise self.error(node, f"unknown tag {node.tag!r}; a recipe holds plain values only") from error
         except (ValueError, OverflowError) as error:
             raise self.error(node, f"{node.value[:40]!r} cannot be read: {error}") from error
+        except (LookupError, TypeError, AttributeError) as error:  # PyYAML trips over it
+            raise self.error(node, f"{node.value[:40]!r} is no value of tag {node.tag!r}") from error
 
     def sequence(self, node: yaml.Node, keys: Keys) -> list[Any]:
         self.plain(node, SEQ_TAG)

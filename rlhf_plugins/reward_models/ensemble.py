@@ -23,6 +23,7 @@ from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.records import MemberScores, Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.fields import key
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_row_encoder, load_trunk
 from rlhf_plugins.errors import RunError
@@ -113,7 +114,7 @@ def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any
 def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None) -> RewardHandle:
     """A saved ensemble, as `open_reward` opens it. Raises RunError when its description or a member does not load."""
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
+        described = read_json(folder / DESCRIPTION)
         folders = [folder / name for name in described["members"]]
         aggregation = component("aggregation", described["aggregation"])
         accuracy, early_exit = tuple(described["accuracy"]), bool(described["early_exit"])

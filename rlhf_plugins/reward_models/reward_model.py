@@ -25,14 +25,15 @@ from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.fitting import misfit, shapes
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
-from rlhf_plugins.engine.noted import noted_path, path_to_note
+from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 
@@ -210,14 +211,11 @@ def read_description(folder: Path, trust_remote_code: bool) -> Parts:
         RunError: the folder holds no reward model of ours.
     """
     try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        adapter = described["base"].get("adapter")
-        base = Base(
-            noted_path(described["base"]["path"], folder),
-            described["base"].get("quantization"),
-            adapter and Adapter(**adapter),
-            trust_remote_code,
-        )
+        described = read_json(folder / DESCRIPTION)
+        base = noted_base(described["base"], folder, trust_remote_code)
+        for part in ("pooling", "head"):
+            if not isinstance(described[part]["use"], str):
+                raise ValueError(f"{part}.use should be a name, got {described[part]['use']!r}")
         return Parts(base, described["pooling"], described["head"], described.get("trunk") == FROZEN)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: holds no reward model ({DESCRIPTION}: {error})") from error

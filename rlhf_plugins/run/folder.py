@@ -9,7 +9,6 @@ status.json             whether the run has finished, where it stopped, the data
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.digests import FILES, RESULT, of_folder
-from rlhf_plugins.data.files import put
+from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
@@ -105,7 +104,7 @@ class RunFolder:
         try:
             values = {name: value for name, value in _read_json(file).items() if name != FILES}
             return results.from_values(values, folder, self.path)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{file} is not the result of a stage; delete its folder and resume") from error
 
     def finished(self) -> list[StageResult]:
@@ -158,7 +157,7 @@ def _listed(value: Any) -> Any:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes())
+        return read_json(file)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
 

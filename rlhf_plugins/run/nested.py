@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from rlhf_plugins.contract.run import Budget, StageResult, Step
 from rlhf_plugins.data.digests import RESULT
-from rlhf_plugins.data.files import put
+from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run import results
@@ -135,7 +135,7 @@ def _same_call(folder: Path, call: Mapping[str, Any]) -> None:
     """Notes the call. Raises RunError where another one was made in this folder."""
     file = folder / CALL
     if file.exists():
-        if changed := difference(json.loads(file.read_bytes()), call):
+        if changed := difference(read_json(file), call):
             raise RunError(
                 f"{folder} holds another call of train: {changed}; give this call another name, or delete the folder"
             )

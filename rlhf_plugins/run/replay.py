@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract import guards, records, rollout, rows
 from rlhf_plugins.contract.run import Cost, Step
-from rlhf_plugins.errors import ComponentError, RunError
+from rlhf_plugins.data.files import read_json
+from rlhf_plugins.errors import ComponentError, RlhfError, RunError
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import component, spec
 from rlhf_plugins.registry.discovery import Plugin
@@ -96,18 +97,30 @@ def replay(file: Path, registry: Registry) -> Replayed:
         RunError: the files cannot be read.
     """
     fault, tensors = _read(file)
+    try:
+        call = _call(file, fault, tensors, registry)
+        call()
+    except ComponentError as error:
+        return Replayed(str(fault.get("message")), error)
+    except RlhfError:
+        raise
+    except Exception as error:  # what a component raises is a ComponentError
+        raise RunError(f"{file} cannot be replayed: it is damaged: {type(error).__name__}: {error}") from error
+    return Replayed(str(fault.get("message")), None)
+
+
+def _call(
+    file: Path, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], registry: Registry
+) -> Callable[[], object]:
+    """The call, ready to be made."""
     registry = registry.with_files([Path(path) for path in fault["files"]])
     provenance.changes([Plugin(**fault["plugin"])], registry, str(file))
     made = component(fault["kind"], fault["component"], registry)
     inputs = [_unpacked(value, tensors) for value in fault["inputs"]]
-    try:
-        if fault["building"]:
-            made.build(*inputs)
-        else:
-            _target(made, fault, tensors, lambda: _run(file.parent, registry))(*inputs)
-    except ComponentError as error:
-        return Replayed(fault["message"], error)
-    return Replayed(fault["message"], None)
+    if fault["building"]:
+        return lambda: made.build(*inputs)
+    target = _target(made, fault, tensors, lambda: _run(file.parent, registry))
+    return lambda: target(*inputs)
 
 
 def _target(made: Any, fault: Mapping[str, Any], tensors: Mapping[str, Tensor], run: Callable[[], Run]) -> Any:
@@ -202,7 +215,7 @@ def _unpacked(packed: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        fault = json.loads(file.read_text())
+        fault = read_json(file)
         if not isinstance(fault, dict) or "building" not in fault:
             raise ValueError("it is no saved call")
         return fault, load_file(file.with_name(TENSORS))

@@ -59,8 +59,8 @@ def build(folder: RunFolder) -> Report:
     status, results = folder.status(), folder.finished()
     try:
         values = _values(folder, status, results)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder.path}: its status is damaged: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder.path}: its status or a result is damaged: {type(error).__name__}: {error}") from error
     try:
         return Report.model_validate(values)
     except ValidationError as error:

@@ -36,6 +36,8 @@ def to_values(result: StageResult, root: Path) -> dict[str, Any]:
 def from_values(values: Mapping[str, Any], folder: Path, root: Path) -> StageResult:
     """The result that a stage's folder holds. Raises KeyError, TypeError or DataError where it is damaged."""
     values = dict(values)
+    if not isinstance(values["name"], str) or not isinstance(values["metrics"], dict):
+        raise TypeError("it has no name, or no metrics")
     for part in ("policies", "rewards"):
         values[part] = absolute(values[part], root)
     values["base"] = None if values["base"] is None else root / values["base"]

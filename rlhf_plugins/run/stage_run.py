@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.interfaces import Reward
 from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Spec, StageResult, Step, Weights
-from rlhf_plugins.data.files import put
+from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import nested
@@ -223,7 +223,7 @@ class StageRun:
                 raise RunError(f"once: {name!r} should be what JSON can hold: {error}") from error
             file.parent.mkdir(parents=True, exist_ok=True)
             put(file, content.encode())
-        return json.loads(file.read_bytes())
+        return read_json(file)
 
     def stopped(self) -> bool:
         """See `Run`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
 from rlhf_plugins.saved.made import Made
@@ -86,7 +87,7 @@ def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | Non
     from rlhf_plugins.engine.noted import whole_path
 
     try:
-        config = json.loads((folder / ADAPTER).read_text())
+        config = read_json(folder / ADAPTER)
         weights = load_file(folder / WEIGHTS)
         out.mkdir(parents=True, exist_ok=True)
         config["base_model_name_or_path"] = whole_path(base.path)

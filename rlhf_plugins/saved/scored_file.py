@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
 NOTE = ".note.json"  # ending of the file beside the lines that records what they belong to
@@ -71,7 +72,7 @@ class ScoredFile:
 
     def _belongs(self) -> None:
         try:
-            found = json.loads(self._note_path.read_text(encoding="utf-8"))
+            found = read_json(self._note_path)
             different = [name for name, value in self.note.items() if found.get(name) != value]
         except (OSError, ValueError, AttributeError) as error:
             raise self._refused(f"exists, and no {self._note_path.name} records what it belongs to") from error

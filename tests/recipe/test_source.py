@@ -24,6 +24,8 @@ REFUSED = {
     "text": (b"base", 1, "should be a mapping"),
     "not UTF-8": (b"base: x\ndata: \xff\n", 2, "not UTF-8 text: byte 0xff"),
     "UTF-16": ("base: x".encode("utf-16"), 1, "not UTF-8"),
+    "a number that is none": (b'base: x\nseed: !!int ""\n', 2, "'' is no value of tag 'tag:yaml.org,2002:int'"),
+    "a word where a date is": (b"base: !!timestamp x\n", 1, "'x' is no value of tag 'tag:yaml.org,2002:timestamp'"),
     "a control character": (b"base: x\ndata: \x07\n", 2, "which YAML does not allow"),
     "a key twice": (b"base: x\nseed: 1\nbase: y\n", 3, "'base' is written twice: on line 1 and on line 3"),
     "a nested key twice": (b"a:\n  b: 1\n  b: 1\n", 3, "'b' is written twice: on line 2 and on line 3"),

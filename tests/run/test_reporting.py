@@ -51,7 +51,7 @@ def test_notes_are_reported_without_an_evaluation(tmp_path: Path) -> None:
 def test_a_damaged_status_is_told(tmp_path: Path, status: dict[str, Any]) -> None:
     run = RunFolder(tmp_path / "run")
     run.start({"stages": []}, status)
-    with pytest.raises(RunError, match="run: its status is damaged"):
+    with pytest.raises(RunError, match="run: its status or a result is damaged"):
         reporting.build(run)
 
 

@@ -1,0 +1,30 @@
+"""Output that goes nowhere or to a terminal of few letters is no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "rlhf_plugins.cli"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", [["recipes"], ["schema"], ["--help"], ["plugins", "list"]])
+def test_a_full_output_is_one_sentence(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+def test_a_terminal_of_few_letters_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "ä.yaml").write_text("base: sandbox\ndata: {format: sandbox}\nstages: [sft]\n")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([*COMMAND, "check", "ä.yaml"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.endswith(".yaml: ok, 1 stage: sft\n")
