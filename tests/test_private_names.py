@@ -47,6 +47,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.GRPOTrainer, "_prepare_inputs", "OnlineTrainer rolls out in its place"),
     (trl.GRPOTrainer, "_compute_loss", "OnlineTrainer replaces it"),
     (trl.GRPOTrainer, "_generate", "OnlineTrainer samples with it"),
+    (trl.GRPOTrainer, "_tokenize_prompts", "OnlineTrainer replaces it, to render prompts as everything else does"),
     (trl.GRPOTrainer, "get_train_dataloader", "it gives _prepare_inputs a whole generation batch"),
     (ProgressCallback, "on_log", "our progress bar prints no dictionaries"),
     (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +15,7 @@ from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.errors import DataError
 
 Ids = tuple[list[int], list[int]]  # of a prompt and of a response
+ANSWER = "Zq7"  # a response that no template writes itself
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,48 @@ def encoded(prompts: Sequence[Text], responses: Sequence[Text], encoder: RowEnco
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
     """Token ids that generation starts from: messages go through the chat template, text is tokenized as it is."""
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    return list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+        return _ids(tokenizer, prompt)
+    return _rendered(tokenizer, prompt, add_generation_prompt=True)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: Text) -> Ids:
-    """Token ids of a prompt and of a given response, EOS included.
+    """Token ids of a prompt and of a given response, its end included.
 
-    If the end of the prompt merges with the start of the response, the merged token belongs to the response. Tokens
-    that a chat template writes after EOS are left out, because no sampled response has them. The tokenizer of an
-    encoder (it has CLS and SEP) gives `[CLS] prompt [SEP]` and `response [SEP]`.
+    If the end of the prompt merges with the start of the response, the merged token belongs to the response. A response
+    ends with the token that closes a turn in the chat template, or else with EOS, which is added where a template
+    writes neither; what a template writes after that is left out, because no sampled response has it. The tokenizer of
+    an encoder (it has CLS and SEP) gives `[CLS] prompt [SEP]` and `response [SEP]`.
     """
     if encodes_pairs(tokenizer):
         return _encode_pair(tokenizer, as_text(prompt), as_text(response))
     if isinstance(prompt, str):
-        whole = list(tokenizer(prompt + _with_eos(tokenizer, str(response)))["input_ids"])
+        whole = _ids(tokenizer, prompt + _with_end(tokenizer, str(response)))
     else:
         assert not isinstance(response, str)
-        whole = list(tokenizer.apply_chat_template([*prompt, *response], return_dict=True)["input_ids"])
+        whole = _rendered(tokenizer, [*prompt, *response])
     alone = encode_prompt(tokenizer, prompt)
     shared = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
-    return whole[:shared], _through_last(whole[shared:], tokenizer.eos_token_id)
+    return whole[:shared], _closed(tokenizer, whole[shared:])
+
+
+def response_ends(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int]:
+    """Every token that ends a response, in order of number; nothing else decides it.
+
+    These are the tokenizer's EOS, the token that closes a turn in its chat template, and the `eos_token_id` of each
+    configuration, which is a number, a list or None.
+    """
+    ends = {tokenizer.eos_token_id, turn_end(tokenizer)}
+    for config in configs:
+        given = getattr(config, "eos_token_id", None)
+        ends |= set(given) if isinstance(given, list | tuple) else {given}
+    return sorted(end for end in ends if end is not None)
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The first special token that the chat template writes after a response; None where it writes none."""
+    if tokenizer.chat_template is None:
+        return None
+    return _turn_end(tokenizer, str(tokenizer.chat_template), str(tokenizer.eos_token))
 
 
 def encodes_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -97,15 +122,68 @@ def as_text(text: Text) -> str:
     return text[0]["content"] if len(text) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in text)
 
 
-def _through_last(ids: list[int], token: int) -> list[int]:
-    """The ids up to and including the last occurrence of `token`; all of them if it does not occur."""
-    last = next((i for i in reversed(range(len(ids))) if ids[i] == token), len(ids) - 1)
-    return ids[: last + 1]
+def template_to_end(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The chat template, changed to end where a response ends: what a reader of whole conversations needs.
+
+    Unchanged where it writes nothing behind the end of the last turn.
+    """
+    template, end = tokenizer.chat_template, turn_end(tokenizer)
+    if not isinstance(template, str) or (
+        end is not None and _text_after(tokenizer).strip(" ") == _name(tokenizer, end)
+    ):
+        return template
+    if end is None:
+        closed = "{{ conversation + eos_token }}"
+    else:
+        name = json.dumps(_name(tokenizer, end))
+        closed = f"{{% set parts = conversation.rpartition({name}) %}}{{{{ parts[0] + parts[1] }}}}"
+    whole = f"{{% set conversation %}}{template}{{% endset %}}"
+    return f"{whole}{{% if add_generation_prompt %}}{{{{ conversation }}}}{{% else %}}{closed}{{% endif %}}"
 
 
-def _with_eos(tokenizer: PreTrainedTokenizerBase, response: str) -> str:
-    end = str(tokenizer.eos_token)
-    return response if response.endswith(end) else response + end
+def _name(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    return str(tokenizer.convert_ids_to_tokens(token))
+
+
+def _text_after(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template writes behind a response; empty where it refuses to write one."""
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False)).rpartition(ANSWER)[2]
+    except (ValueError, TemplateError):  # reported where a row is rendered
+        return ""
+
+
+@lru_cache(maxsize=16)
+def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str, eos: str) -> int | None:
+    special = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id} - {tokenizer.unk_token_id}
+    ids = tokenizer(_text_after(tokenizer), add_special_tokens=False)["input_ids"]
+    return next((int(token) for token in ids if token in special), None)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Of a text; one that begins with BOS, as rendered text does, gets no second one."""
+    ids, bos = list(tokenizer(text)["input_ids"]), tokenizer.bos_token_id
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any) -> list[int]:
+    return list(tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"])
+
+
+def _closed(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The ids of a response up to and including its last end; EOS is added where it has none."""
+    for end in (turn_end(tokenizer), int(tokenizer.eos_token_id)):
+        if end in ids:
+            return ids[: len(ids) - ids[::-1].index(end)]
+    return [*ids, int(tokenizer.eos_token_id)] if ids else ids
+
+
+def _with_end(tokenizer: PreTrainedTokenizerBase, response: str) -> str:
+    """A response with EOS; one that was rendered before keeps its own end."""
+    known = tokenizer.convert_ids_to_tokens(response_ends(tokenizer))
+    bare = response.rstrip()
+    return bare if bare.endswith(tuple(known)) else response + str(tokenizer.eos_token)
 
 
 def _encode_pair(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Ids:

@@ -24,7 +24,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.fields import by_name
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.tokens import RowEncoder, encoded
+from rlhf_plugins.data.tokens import RowEncoder, encoded, response_ends
 from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder
@@ -147,7 +147,8 @@ class Handle(ABC):
         rows = [self.encoder.encode_within_limit(prompt, response) for response in as_response]
         shortest = min(len(ids) for ids, _ in rows)
         whole = [[*ids[shortest:], *response] for ids, response in rows]
-        bare = [ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids for ids in whole]
+        ends = response_ends(self.tokenizer)
+        bare = [ids[:-1] if ids[-1] in ends else ids for ids in whole]
         if not all(bare):
             raise DataError(f"choices: one has no token, got {list(choices)}")
         begins = any(a is not b and b[: len(a)] == a for a in bare for b in bare)

@@ -13,7 +13,7 @@ from rich.progress import track
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Samples, Text
-from rlhf_plugins.data.tokens import encode_prompt
+from rlhf_plugins.data.tokens import encode_prompt, response_ends
 from rlhf_plugins.engine import DECODING, cost
 from rlhf_plugins.engine.cpu.decoding import decode
 from rlhf_plugins.engine.cpu.folding import folded
@@ -97,10 +97,8 @@ def _generate(
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS, and those of the model's generation configuration."""
-    own = model.generation_config.eos_token_id
-    extra = own if isinstance(own, list) else [own]
-    return sorted({tokenizer.eos_token_id, *(token for token in extra if token is not None)})
+    """Every token that ends a response of this model."""
+    return response_ends(tokenizer, model.generation_config, model.config.get_text_config())
 
 
 def up_to_end(ids: list[int], ends: list[int]) -> list[int]:

@@ -176,7 +176,8 @@ class RewardModel(nn.Module):
         if self.columns or weight is None or weight.shape[0] != 1 or getattr(self.head, "bias", None) is not None:
             raise RunError("only a scalar head exports to a sequence classifier")
         text = self.config.get_text_config()
-        if text.pad_token_id in (None, text.eos_token_id):
+        ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
+        if text.pad_token_id in (None, *ends):
             raise RunError("a sequence classifier finds the last token by its padding, which must not be EOS")
         if getattr(self.config, "quantization_config", None) is not None:
             raise RunError("a quantized decoder does not export: open the reward model on its unquantized base")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import sub
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
@@ -37,7 +40,7 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
         RunError: the folder holds no single reward model, `out` is not empty, or the form cannot hold the model.
         PluginError: no installed plugin registers the pooling or the head.
     """
-    from rlhf_plugins.data.tokens import encodes_pairs
+    from rlhf_plugins.data.tokens import encodes_pairs, template_to_end
     from rlhf_plugins.engine.loading import load_tokenizer
     from rlhf_plugins.reward_models.reward_model import read_description
     from rlhf_plugins.saved.card import Form, write_card
@@ -56,12 +59,13 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
     try:
         if stock:
             model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-            _export_stock(model, parts, out)
+            _export_stock(model, parts, out, tokenizer)
         else:
             made_of = classifier(model, parts.pooling, parts.head)
             made_of.config.pad_token_id, made_of.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
             made_of.save_pretrained(out)
             _ask_for_token_types(tokenizer, made_of)
+        tokenizer.chat_template = template_to_end(tokenizer)
         tokenizer.save_pretrained(out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
@@ -121,7 +125,7 @@ def _ask_for_token_types(tokenizer: Any, model: RewardModelForSequenceClassifica
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # as saved
 
 
-def _export_stock(model: RewardModel, parts: Parts, out: Path) -> None:
+def _export_stock(model: RewardModel, parts: Parts, out: Path, tokenizer: Any) -> None:
     from rlhf_plugins.engine.forward import is_causal
 
     if component("pooling", parts.pooling) != component("pooling", "last_token"):
@@ -130,7 +134,45 @@ def _export_stock(model: RewardModel, parts: Parts, out: Path) -> None:
         )
     if not is_causal(model.trunk):
         raise RunError(f"a stock classifier of {type(model.trunk).__name__} reads its first token: leave --stock out")
+    samples = _probes(tokenizer)
+    expected = model.score(samples, tokenizer.pad_token_id)
     model.export(out)
+    apart = max(map(abs, map(sub, expected, _stock_rewards(out, samples))))
+    close = 1e-4 if model.trunk.dtype.itemsize == 4 else 0.05  # half precision rounds the head too
+    if not apart <= close * max(1.0, *map(abs, expected)):
+        shutil.rmtree(out)
+        raise RunError(
+            f"a stock classifier of this base gives rewards that differ by {apart:.3g}: it looks for the last token "
+            "elsewhere; leave --stock out"
+        )
+
+
+def _probes(tokenizer: Any) -> Samples:
+    """A prompt and responses of two lengths, as the model reads them."""
+    from rlhf_plugins.data.tokens import encode
+
+    texts = ("Yes.", "No, that is not what we expected of it.")
+    ids = [encode(tokenizer, "Is it so? ", text) for text in texts]
+    if tokenizer.chat_template is not None:
+        asked = [{"role": "user", "content": "Is it so?"}]
+        ids += [encode(tokenizer, asked, [{"role": "assistant", "content": text}]) for text in texts]
+    nothing = [""] * len(ids)
+    return Samples(nothing, nothing, [prompt for prompt, _ in ids], [response for _, response in ids])
+
+
+def _stock_rewards(out: Path, samples: Samples) -> list[float]:
+    """What the classifier in a folder gives to rows that are padded on the right."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import AutoModelForSequenceClassification
+
+    classifier = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    rows = [torch.tensor([*p, *r]) for p, r in zip(samples.prompt_ids, samples.response_ids, strict=True)]
+    ids = pad_sequence(rows, batch_first=True, padding_value=classifier.config.get_text_config().pad_token_id)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    with torch.no_grad():
+        found: list[float] = classifier(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+    return found
 
 
 def _unquantized(folder: Path, parts: Parts) -> RewardModel:

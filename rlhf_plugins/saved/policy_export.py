@@ -99,10 +99,12 @@ def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | Non
 
 
 def _write_whole(found: Made, base: Base, out: Path, dtype: torch.dtype | None, tokenizer: Any) -> Exported:
+    from rlhf_plugins.engine.sampling import end_tokens
     from rlhf_plugins.saved.merging import whole_policy
 
     assert found.folder is not None
     whole = whole_policy(found.folder, replace(base, quantization=None), dtype, _rows(found, tokenizer))
+    whole.model.generation_config.eos_token_id = end_tokens(whole.model, tokenizer)
     try:
         whole.model.save_pretrained(out)
     except OSError as error:

@@ -24,8 +24,10 @@ from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Alarm, Step
 from rlhf_plugins.data.groups import COLUMNS
+from rlhf_plugins.data.tokens import encode_prompt, turn_end
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import not_finite, prepare
@@ -67,6 +69,7 @@ class OnlineTrainer(trl.GRPOTrainer):
     """
 
     __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
+    eos_token_ids: list[int]
 
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
@@ -112,6 +115,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             temperature=self.temperature,
             accelerator=self.accelerator,
         )
+        self._end_turns()
         self._rollouts = Rollouts(
             aim, self._models, frozenset(self.eos_token_ids), self.num_generations, self._cut(own)
         )
@@ -121,6 +125,20 @@ class OnlineTrainer(trl.GRPOTrainer):
         self._step_numbers: dict[str, float] = defaultdict(float)  # sums over this optimizer step so far
         self._updates: dict[str, list[float]] = defaultdict(list)  # numbers of the updates since the last rollout
         self._skips: list[float] = []  # of each optimizer step so far: 1 where it was skipped
+
+    def _end_turns(self) -> None:
+        """Ends responses also with what closes a turn in the chat template; the policy is saved with all ends."""
+        own, end = self.eos_token_ids, turn_end(self._tokenizer)
+        if end is not None and end not in own:
+            name = self._tokenizer.convert_ids_to_tokens(end)
+            logger.warning("responses also end with %s, which closes a turn in the chat template", name)
+        ends = sorted({*own, *end_tokens(self.model, self._tokenizer)})
+        self.eos_token_ids = self.generation_config.eos_token_id = self.model.generation_config.eos_token_id = ends
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        if self.obstacle is not None or self.chat_template_kwargs or self.tools:
+            return super()._tokenize_prompts(prompts)
+        return [encode_prompt(self._tokenizer, prompt) for prompt in prompts], None, {}
 
     def _reference_of(self, own: OnlineOptions) -> Any:
         """The reference: a model, the adapter that TRL copied, or None for the policy with its adapters off.
