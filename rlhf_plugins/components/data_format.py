@@ -47,6 +47,17 @@ class _File(DataFormat, Sources):
 
         return load(self, self._read(), seed)
 
+    def missing(self) -> dict[str, str]:
+        """Files that are not there; what has no ending of a file may be a data set on the hub."""
+        from rlhf_plugins.data.rows import no_such_file
+
+        found = {name: no_such_file(getattr(self, name)) for name in ("source", "test_source")}
+        return {name: message for name, message in found.items() if message}
+
+    def known_gold(self) -> bool:
+        """Nobody knows the true reward of people's rows."""
+        return False
+
     def known_columns(self) -> frozenset[str] | None:
         """Those of a local file that is not large."""
         from rlhf_plugins.data.columns import columns_of_file
@@ -201,6 +212,10 @@ class Sandbox(DataFormat):
         train, test, strange = (tuple(g for g in split if self.ties or not _tied(g)) for split in judged)
         return Data(train, test, asked, dropped, _gold, strange)
 
+    def known_gold(self) -> bool:
+        """The sandbox's own."""
+        return True
+
     def known_columns(self) -> frozenset[str]:
         """Strengths of preference as margins, or all ratings; ties where the annotator makes any and they are kept."""
         ties = {"ties"} if self.annotator.tie_margin and (self.ties or self.pairs is None) else set()
@@ -238,6 +253,10 @@ class StageData(DataFormat):
             raise DataError(f"format stage: no earlier stage {self.stage!r} made data {known(self.stage, made)}")
         return made[self.stage]
 
+    def known_gold(self) -> bool:
+        """A stage's rows are kept without it."""
+        return False
+
     def known_columns(self) -> frozenset[str] | None:
         """None: the stage has not run."""
         return None
@@ -255,6 +274,10 @@ class StageOfRun(DataFormat):
         from rlhf_plugins.data.store import load_data, stage_folder
 
         return load_data(stage_folder(self.run, self.stage))
+
+    def known_gold(self) -> bool:
+        """A stage's rows are kept without it."""
+        return False
 
     def known_columns(self) -> frozenset[str] | None:
         """Those of the rows, where the run has made them already."""

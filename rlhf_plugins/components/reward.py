@@ -43,6 +43,10 @@ class Saved(Reward):
 
     path: Annotated[str, Field(min_length=1, description="the folder that a stage saved it in")]
 
+    def missing(self) -> dict[str, str]:
+        """The folder, where it is not there."""
+        return {} if Path(self.path).is_dir() else {"path": f"there is no folder {self.path!r}"}
+
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where the folder holds none, or it does not load."""
         from rlhf_plugins.reward_models.opening import reward_function
@@ -51,7 +55,7 @@ class Saved(Reward):
 
 
 @dataclass(frozen=True)
-class Gold(Reward):
+class Gold(Reward, reads_gold=True):
     """The data's own true reward; only simulated data has one. An upper bound, never a result."""
 
     def build(self, run: Run) -> RewardFunction:
@@ -134,6 +138,12 @@ class Python(Reward):
         module, _, function = self.path.rpartition(":")
         if not module or not function.isidentifier():
             raise ValueError(f"path: {self.path!r} is neither FILE.py:FUNCTION nor PACKAGE.MODULE:FUNCTION")
+
+    def missing(self) -> dict[str, str]:
+        """The file, where it is not there."""
+        file = self.path.rpartition(":")[0]
+        gone = file.endswith(".py") and not Path(file).is_file()
+        return {"path": f"there is no file {file!r}"} if gone else {}
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported."""

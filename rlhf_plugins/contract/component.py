@@ -127,6 +127,7 @@ class Component:
         frozenset(), "columns that the data must have: a recipe is refused where no row has one"
     )
     takes: ClassVar[frozenset[str]] = trait(frozenset(), "what earlier stages must have made", choices=MADE)
+    reads_gold: ClassVar[bool] = trait(False, "reads the true reward of the data, which only simulated data has")
 
     def __init_subclass__(cls, *, kind: str | None = None, like: str | tuple[str, ...] = (), **given: Any) -> None:
         super().__init_subclass__()
@@ -163,6 +164,10 @@ class Component:
         """What this component needs with the options that it has: `needs`, and what its parts need."""
         held = [getattr(self, each.name) for each in _fields(self) if "kind" in each.metadata]
         return self.needs.union(*(part.needs_of() for part in _parts(held)))
+
+    def missing(self) -> Mapping[str, str]:
+        """Options that name what is not on this machine, such as a file, each with a message; for `rlhf check`."""
+        return {}
 
     def checked(self, answer: Any, *inputs: Any) -> Any:
         """The answer to a call, if it is one that the kind allows. Raises `answers.Wrong` saying what is wrong.

@@ -361,6 +361,10 @@ class DataFormat(Component, kind="data_format"):
         """The rows of a stage that has `data` of its own. Raises DataError as `load` does."""
         return self.load(run.base, run.seed)
 
+    def known_gold(self) -> bool | None:
+        """Whether a gold reward comes with its rows; None is unknown."""
+        return None
+
     def known_columns(self) -> frozenset[str] | None:
         """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
         return None
@@ -376,6 +380,7 @@ class Stage(Component, kind="stage"):
         choices=COLUMNS,
     )
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
+    judges: ClassVar[bool] = trait(False, "needs a reward model of an earlier stage, or a true reward")
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
 
     name: str

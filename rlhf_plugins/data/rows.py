@@ -10,6 +10,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ MOST = 8 * 2**30  # bytes of a file, which is read whole
 SMALL, TIMES = 2**24, 200  # bytes that any file may unpack to, and how much larger than itself a larger one may be
 LONGEST_NAME = 200  # characters of a source in a message
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+def no_such_file(source: str | None) -> str:
+    """A message where a source is surely a local file and is not there; else empty."""
+    if source is None or os.path.exists(source):
+        return ""
+    file = Path(source)
+    if not source.removesuffix(".gz").endswith(ENDINGS) and not source.startswith((".", "/", "~")):
+        return ""  # it may be a data set on the hub
+    beside = file.parent.glob("*") if file.parent.is_dir() else ()
+    near = get_close_matches(source, [str(each) for each in beside if each.suffix in ENDINGS], n=1)
+    return f"there is no file {source!r}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def read_rows(source: str, split: str = "train") -> Iterator[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_plugins.contract.interfaces import DataFormat, Stage
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
-from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe import based, foreseen
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
@@ -215,8 +215,15 @@ def _constructed(
             problems.append((refused.keys, str(refused)))
     whole = len(made_of) == len(_components(values))  # else a stage may be missed because it is itself at fault
     ordered = _out_of_order(made_of, registry) if whole else []
-    useless = _useless_monitors(made_of, registry)
-    return made_of, problems + _clashes(names) + ordered + useless + _unmet(made_of, registry)
+    useless, later = _useless_monitors(made_of, registry), _foreseen(made_of, registry) if whole else []
+    return made_of, problems + _clashes(names) + ordered + useless + _unmet(made_of, registry) + later
+
+
+def _foreseen(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
+    """What would stop the recipe after stages have trained."""
+    stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
+    unjudged = foreseen.unjudged(stages, made.get(("data",)), lambda part: registry.find(type(part)).name)
+    return [*foreseen.missing(made), *foreseen.taken(stages), *unjudged]
 
 
 def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:

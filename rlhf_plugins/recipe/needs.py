@@ -74,6 +74,13 @@ def _that_ignore_soft_labels(component: Any) -> Iterator[tuple[Keys, Component]]
         yield from (((*keys, *below), found) for below, found in _that_ignore_soft_labels(part))
 
 
+def all_parts(component: Component) -> Iterator[tuple[Keys, Component]]:
+    """A component with all that it holds, however deep, and where each is."""
+    yield (), component
+    for keys, part in parts_of(component):
+        yield from (((*keys, *below), found) for below, found in all_parts(part))
+
+
 def parts_of(component: Component) -> Iterator[tuple[Keys, Component]]:
     """The components that a component holds, and where each is."""
     cls: type = type(component)

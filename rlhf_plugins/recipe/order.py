@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_plugins.contract.component import Component, Earlier
 from rlhf_plugins.contract.interfaces import Stage
 from rlhf_plugins.errors import known
-from rlhf_plugins.recipe.needs import Name, parts_of
+from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.source import Keys
 
@@ -29,7 +29,7 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
     """
     for place, (keys, stage) in enumerate(stages):
         before, after = [s for _, s in stages[:place]], [s for _, s in stages[place + 1 :]]
-        for inside, part in _all_parts(stage):
+        for inside, part in all_parts(stage):
             for option, value, what in named_stages(part):
                 if message := _unknown(value, what, before, after):
                     yield (*keys, *inside, option), message
@@ -64,9 +64,3 @@ def named_stages(component: Component) -> Iterator[tuple[str, str, str]]:
             value: Any = option.of(component)
             if isinstance(mark, Earlier) and value is not None and value not in mark.words:
                 yield name, value, mark.makes
-
-
-def _all_parts(component: Component) -> Iterator[tuple[Keys, Component]]:
-    yield (), component
-    for keys, part in parts_of(component):
-        yield from (((*keys, *below), found) for below, found in _all_parts(part))

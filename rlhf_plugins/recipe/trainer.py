@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError
+from rlhf_plugins.recipe.limits import RANGES, check_trackers
 from rlhf_plugins.recipe.options import validated
 
 SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
@@ -57,6 +58,10 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
         result = validated(types[name], value)
     except PydanticSchemaGenerationError:
         return value
+    if name in RANGES and result is not None:
+        validated(RANGES[name], result)
+    if name == "report_to":
+        check_trackers(result)
     return value if value == result else result  # keeps a 10 where TRL's type is float
 
 

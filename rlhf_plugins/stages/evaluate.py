@@ -25,7 +25,7 @@ SHOWN = 8  # prompts whose responses the report shows side by side
 
 
 @dataclass(frozen=True)
-class Evaluate(Stage, makes={"evaluation"}):
+class Evaluate(Stage, makes={"evaluation"}, judges=True):
     """Scores one response of each policy to each held-out prompt against one that they are all compared with.
 
     The judge is the gold reward where the data has one, else the reward model, which then judges policies that may

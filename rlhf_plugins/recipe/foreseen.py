@@ -1,0 +1,49 @@
+"""Faults of a recipe that would stop it after stages have trained: what is not there, and what nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rlhf_plugins.contract.component import Component
+from rlhf_plugins.contract.interfaces import DataFormat, Stage
+from rlhf_plugins.recipe.needs import Name, all_parts
+from rlhf_plugins.recipe.source import Keys
+
+TAKEN = ("base", "previous", "start")  # words of `from` and `reference`
+TRUTH = "data whose true reward is known, such as format sandbox"
+
+Fault = tuple[Keys, str]
+
+
+def missing(made: Mapping[Keys, Component]) -> Iterator[Fault]:
+    """Files and folders that are not on this machine."""
+    for keys, component in made.items():
+        for inside, part in all_parts(component):
+            yield from (((*keys, *inside, option), message) for option, message in part.missing().items())
+
+
+def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name: Name) -> Iterator[Fault]:
+    """Parts that read a true reward which nobody knows, and stages that judge with neither that nor a reward model.
+
+    Args:
+        stages: of a recipe, in order, each with its place.
+        data: the recipe's.
+        name: what a recipe calls a component.
+    """
+    judge = False
+    for keys, stage in stages:
+        source = stage.data or data
+        known = source is None or source.known_gold() is not False
+        for inside, part in all_parts(stage):
+            if not known and part.reads_gold:
+                yield (*keys, *inside), f"{part.kind} {name(part)} needs {TRUTH}"
+        if stage.judges and not known and not judge:
+            yield keys, f"stage {name(stage)} needs a stage before it that makes a reward model, or {TRUTH}"
+        judge = judge or "reward" in stage.makes
+
+
+def taken(stages: Sequence[tuple[Keys, Stage]]) -> Iterator[Fault]:
+    """Stages whose names mean something else in `from` and `reference`."""
+    for keys, stage in stages:
+        if stage.name in TAKEN:
+            yield keys, f"the name {stage.name!r} is a word of `from` and `reference`: give it another `name:`"

@@ -1,0 +1,83 @@
+"""What no training can do with an option of TRL and transformers, which they take without a word or fail on later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rlhf_plugins.errors import known
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+RANGES: Mapping[str, Any] = {
+    "adam_beta1": Decay,
+    "adam_beta2": Decay,
+    "adam_epsilon": Positive,
+    "dataloader_num_workers": NotNegative,
+    "dataset_num_proc": Count,
+    "eval_accumulation_steps": Count,
+    "eval_delay": NotNegative,
+    "eval_steps": Positive,
+    "generation_batch_size": Count,
+    "gradient_accumulation_steps": Count,
+    "learning_rate": NotNegative,
+    "logging_steps": Positive,
+    "max_completion_length": Count,
+    "max_grad_norm": NotNegative,
+    "max_length": Count,
+    "max_steps": Literal[-1] | Count,
+    "min_p": Share,
+    "num_generations": Count,
+    "num_iterations": Count,
+    "num_train_epochs": Positive,
+    "per_device_eval_batch_size": Count,
+    "per_device_train_batch_size": Count,
+    "repetition_penalty": Positive,
+    "save_steps": Positive,
+    "save_total_limit": Count,
+    "steps_per_generation": Count,
+    "temperature": Positive,
+    "top_k": NotNegative,
+    "top_p": Annotated[float, Field(gt=0, le=1)],
+    "warmup_steps": NotNegative,
+    "weight_decay": NotNegative,
+}
+TRACKERS: Mapping[str, str] = {  # transformers' name -> the package that it imports
+    "azure_ml": "azureml",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "comet_ml": "comet_ml",
+    "dagshub": "dagshub",
+    "dvclive": "dvclive",
+    "flyte": "flytekit",
+    "kubeflow": "kubeflow",
+    "mlflow": "mlflow",
+    "neptune": "neptune",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+WORDS = ("all", "none")  # other values of `report_to`
+
+
+def check_trackers(named: Any) -> None:
+    """Raises ValueError where a value of `report_to` names a tracker that is unknown, or not installed."""
+    for tracker in [named] if isinstance(named, str) else named or ():
+        _tracker(tracker)
+
+
+def _tracker(name: str) -> None:
+    if name in WORDS:
+        return
+    if name not in TRACKERS:
+        raise ValueError(f"unknown tracker {name!r} {known(name, [*TRACKERS, *WORDS])}")
+    if find_spec(TRACKERS[name]) is None:
+        raise ValueError(f"{name} is not installed: `pip install {TRACKERS[name]}`, or write none")

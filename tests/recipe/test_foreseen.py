@@ -1,0 +1,67 @@
+"""What would stop a recipe after an hour is one line of `rlhf check`, before anything loads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.check import check_recipe
+
+HUMAN = {"format": "preference", "source": "owner/rows"}
+
+
+def faults(*stages: Any, data: Any = "sandbox") -> list[str]:
+    """What is said of a recipe with these stages."""
+    try:
+        check_recipe({"base": "sandbox", "data": data, "stages": list(stages)})
+    except RecipeError as error:
+        return [str(fault) for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("stages", "data", "message"),
+    [
+        ([{"stage": "online", "reward": "gold"}], HUMAN, "stages.0.reward: reward gold needs data whose true reward"),
+        (["evaluate"], HUMAN, "stages.0: stage evaluate needs a stage before it that makes a reward model, or data"),
+        (["sft"], {"format": "preference", "source": "pair.jsonl"}, "data.source: there is no file 'pair.jsonl'"),
+        ([{"stage": "online", "reward": {"use": "python", "path": "no.py:f"}}], HUMAN, "there is no file 'no.py'"),
+        ([{"stage": "online", "reward": {"use": "saved", "path": "no"}}], HUMAN, "there is no folder 'no'"),
+        ([{"stage": "sft", "name": "base"}], HUMAN, "stages.0: the name 'base' is a word of `from` and `reference`"),
+        (["sft", {"stage": "preference", "from": "stf"}], HUMAN, "1.from: no stage before this one makes a policy"),
+        (["sft", {"stage": "preference", "reference": "sff"}], HUMAN, "(did you mean sft? known: sft)"),
+        ([{"stage": "preference", "from": "sft"}, "sft"], HUMAN, "stages.0.from: stage 'sft' comes after this one"),
+    ],
+)
+def test_what_would_stop_a_recipe_later_is_said_at_once(stages: list[Any], data: Any, message: str) -> None:
+    (fault,) = faults(*stages, data=data)
+    assert message in fault
+
+
+@pytest.mark.parametrize("stages", [["reward_model", "evaluate"], ["sft", {"stage": "preference", "from": "previous"}]])
+def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
+    assert not faults(*stages, data=HUMAN)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"per_device_train_batch_size": 0}, "should be greater than or equal to 1, got 0"),
+        ({"learning_rate": -1}, "should be greater than or equal to 0, got -1.0"),
+        ({"max_length": -5}, "should be greater than or equal to 1, got -5"),
+        ({"adam_beta1": 5}, "should be less than 1, got 5.0"),
+        ({"max_steps": -7}, "should be -1 or should be greater than or equal to 1, got -7"),
+        ({"report_to": "clearml"}, "clearml is not installed: `pip install clearml`, or write none"),
+        ({"report_to": ["wandbb"]}, "unknown tracker 'wandbb' (did you mean wandb?"),
+    ],
+)
+def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str) -> None:
+    (fault,) = faults({"stage": "preference", "trainer": option})
+    assert f"stages.0.trainer.{next(iter(option))}: " in fault
+    assert message in fault
+
+
+def test_minus_one_is_no_limit_of_steps() -> None:
+    assert not faults({"stage": "preference", "trainer": {"max_steps": -1}})
