@@ -103,8 +103,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         aim = self._objective = objective_of(args, own, self._asked, fallback)
         self._kl_coef = aim.kl.coef if aim.kl else 0.0  # of the next rollout
         self._own_parts = bool(own.asked)  # whether GRPOConfig does not say all of the objective
-        clip = None if own.policy_loss else (self.epsilon_low, self.epsilon_high)
-        self._theirs = Updates(clip, kl=own.kl is None)
+        clip = self.epsilon_low, self.epsilon_high
+        self._theirs = None if own.policy_loss else Updates(clip, own.kl is None, aim.weighs_kl)
         self._log = oversight.RolloutLog(folder, watch.table, watch.gold, watch.listen)
         self._critic = Critic(self.model, aim.value.adapter) if aim.advantage.reads_values else None
         self._models = Models(
@@ -249,7 +249,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             return None
         rollout = self._rollouts.experience(scored, self._kl_coef)
         numbers |= self._log.add(rollout, self.state.global_step)
-        self._note(**self._theirs.without_kl(numbers))
+        self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:
             self._kl_coef = _adapted(self._objective.kl, self._kl_coef, numbers["kl"], len(rollout.mask))
@@ -280,26 +280,31 @@ class OnlineTrainer(trl.GRPOTrainer):
                 self.accelerator.backward(loss)
             outputs = self._outputs(part)
             own, numbers = step.loss(outputs, part, self._experience, self._objective)
-            self._theirs.add(outputs, part, self._experience)
+            if self._theirs:
+                self._theirs.add(outputs, part, self._experience)
             if not own.isfinite():
                 self._stop_at(own, part)
             for name, value in {**numbers, "loss": own.item()}.items():
                 self._step_numbers[name] += value
             loss = own + loss.detach()
+        if self._theirs:
+            self._note(**self._theirs.take())
         return loss
 
     def _outputs(self, part: MicroBatch) -> Outputs:
         """Policy and critic outputs for a micro-batch; those of a rollout's only one were computed with the rollout."""
         assert self._experience is not None
         first, self._experience.first = self._experience.first, None
-        return first or self._models.outputs(part.batch, entropy=self._objective.entropy_coef != 0)
+        entropy = self._objective.entropy_coef != 0 or self._theirs is not None
+        return first or self._models.outputs(part.batch, entropy=entropy)
 
     def _end_step(self) -> None:
         """Logs the numbers of an optimizer step, and skips the rest of a rollout once the policy moved too far."""
         numbers = dict(self._step_numbers)
         self._step_numbers.clear()
         self._updates["loss"].append(numbers.pop("loss"))
-        self._note(**self._theirs.take())
+        if self._theirs and self._objective.entropy_coef:
+            numbers["entropy_coef"] = self._objective.entropy_coef
         self.note_update(numbers)
         if self._objective.stop_kl is not None and numbers["approx_kl"] > self._objective.stop_kl:
             self._experience = None

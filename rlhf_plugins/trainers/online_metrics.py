@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 
 class Updates:
-    """Numbers of one optimizer step, summed over its micro-batches.
+    """Numbers of one training step, as means over its tokens, where the policy loss is TRL's.
 
     Args:
-        clip: epsilon below and above, where the policy loss is TRL's.
-        kl: whether KL towards the reference is logged as TRL does: k3, a mean over tokens.
+        clip: epsilon below and above.
+        penalised: whether KL towards the reference is TRL's: k3.
+        weighs_kl: whether that is times the ratio.
     """
 
-    def __init__(self, clip: tuple[float, float] | None, kl: bool) -> None:
-        self._clip, self._kl = clip, kl
-        self._sums: dict[str, float] = {}
+    def __init__(self, clip: tuple[float, float], penalised: bool, weighs_kl: bool) -> None:
+        self._clip, self._penalised, self._weighs_kl = clip, penalised, weighs_kl
+        self._sums: dict[str, Tensor] = {}
+        self._tokens = 0
         self._by_response: list[Tensor] = []  # (2, b) shares of tokens that are clipped below and above
 
     @torch.no_grad()
@@ -34,35 +36,34 @@ class Updates:
         """Adds a micro-batch of the step."""
         mask = part.batch.response_mask()  # (b, t)
         length = mask.shape[1]
-        weights = rollout.token_weights[part.rows, :length] * mask
-        if self._kl and rollout.reference is not None:
-            away = (rollout.reference[part.rows, :length] - outputs.log_probs).masked_fill(~mask, 0.0)
-            self._add("kl", (away.expm1() - away) * weights)
-        if self._clip is None:
-            return
+        self._tokens += int(mask.sum())
         ratio = (outputs.log_probs - rollout.log_probs[part.rows, :length]).exp()
+        if self._penalised and rollout.reference is not None:
+            away = rollout.reference[part.rows, :length] - outputs.log_probs
+            self._add("kl", (away.expm1() - away) * (ratio if self._weighs_kl else 1.0), mask)
+        if outputs.entropies is not None:
+            self._add("entropy", outputs.entropies, mask)
         gain = rollout.advantages[part.rows, :length]
         low, high = (ratio < 1 - self._clip[0]) & (gain < 0), (ratio > 1 + self._clip[1]) & (gain > 0)
-        self._add("clip_ratio/low_mean", low * weights)
-        self._add("clip_ratio/high_mean", high * weights)
-        self._add("clip_ratio/region_mean", (low | high) * weights)
+        for name, tokens in (("low_mean", low), ("high_mean", high), ("region_mean", low | high)):
+            self._add(f"clip_ratio/{name}", tokens.float(), mask)
         self._by_response.append(torch.stack([(each & mask).sum(1) / mask.sum(1) for each in (low, high)]))
 
-    def _add(self, name: str, tokens: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + tokens.sum().item()
+    def _add(self, name: str, tokens: Tensor, mask: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + tokens.masked_fill(~mask, 0.0).sum()
 
-    def without_kl(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Numbers of a rollout without its KL, where `kl` is TRL's."""
-        return {name: value for name, value in numbers.items() if not (self._kl and name == "kl")}
+    def without_these(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Numbers of a rollout without those that have a name of these."""
+        own = {"entropy", "kl"} if self._penalised else {"entropy"}
+        return {name: value for name, value in numbers.items() if name not in own}
 
     def take(self) -> dict[str, float]:
         """The numbers of the step, which are then forgotten."""
-        found = dict(self._sums)
+        found = {name: total.item() / self._tokens for name, total in self._sums.items()}
         if self._by_response:
             low, high = torch.cat(self._by_response, 1)
             found |= {"clip_ratio/low_min": low.min().item(), "clip_ratio/high_max": high.max().item()}
-        self._sums.clear()
-        self._by_response.clear()
+        self._sums, self._tokens, self._by_response = {}, 0, []
         return found
 
 

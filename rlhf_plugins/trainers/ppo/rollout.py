@@ -245,7 +245,7 @@ class Rollouts:
         """The rows of each optimizer step's minibatch: groups or rows in random order, in nearly equal parts."""
         count = -(-scored.sampled // (self.cut.size * self.cut.accumulation))
         if not self.cut.keeps_groups:  # with the random numbers that TRL draws
-            return [rows.sort().values for rows in torch.randperm(len(scored.group)).tensor_split(count)]
+            return list(torch.randperm(len(scored.group)).tensor_split(count))
         sizes = Counter(scored.group.tolist())  # in the order of sampling
         groups = torch.arange(len(scored.group)).split(list(sizes.values()))
         order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
@@ -255,6 +255,8 @@ class Rollouts:
         """The micro-batches of each training step of a minibatch; a training step without responses has none."""
         count = self.cut.accumulation
         rows = [minibatch, *[minibatch[:0]] * (count - 1)] if self.cut.whole else minibatch.tensor_split(count)
+        if not self.cut.keeps_groups:  # neighbours share their prompt
+            rows = [each.sort().values for each in rows]
         return [tuple(self._micro_batches(samples, each)) for each in rows]
 
     def _micro_batches(self, samples: Samples, rows: Tensor) -> list[MicroBatch]:
