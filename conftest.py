@@ -9,6 +9,7 @@ import gc
 import inspect
 import os
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "Agg",
+    "XDG_CONFIG_HOME": os.path.join(tempfile.gettempdir(), f"rlhf-tests-{os.getpid()}"),  # none of the user's settings
     "OMP_NUM_THREADS": "1",  # `make test` runs a worker on each core
 }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rlhf_plugins.cli.echo import echo, echo_table, echo_whole, encodable
+from rlhf_plugins.cli.echo import confirmed, echo, echo_table, echo_whole, encodable
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.errors import PluginError, ReportError, RlhfError
@@ -69,6 +69,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as stages.ppo.trainer.max_steps=10."),
 ]
+TrustPlugins = Annotated[bool, typer.Option("--trust-plugins", help="Run the code of files that it names.")]
 
 
 def main() -> None:
@@ -112,8 +113,11 @@ def run(
     overwrite: Annotated[bool, typer.Option(help="Delete the existing run first.")] = False,
 ) -> None:
     """Run a recipe and write its report."""
+    from rlhf_plugins.recipe.check import named_files
+    from rlhf_plugins.registry.trust import ask
     from rlhf_plugins.run.run import run_recipe
 
+    ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
     finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=echo)
     if finished.unreported:
         again = f"write it with: rlhf report {shlex.quote(str(finished.folder))}"
@@ -125,10 +129,12 @@ def run(
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Check a recipe and name every fault, without running it."""
-    from rlhf_plugins.recipe.check import load_recipe
+def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: TrustPlugins = False) -> None:
+    """Check a recipe and name every fault, without running it; of files under `plugins:`, only those that you trust."""
+    from rlhf_plugins.recipe.check import load_recipe, named_files
+    from rlhf_plugins.registry.trust import ask
 
+    ask(named_files(recipe, overrides or ()), trust_plugins, confirmed(), recipe)
     stages = load_recipe(recipe, overrides or ()).stages
     count = "1 stage" if len(stages) == 1 else f"{len(stages)} stages"
     echo(f"{recipe}: ok, {count}: {', '.join(stage.name for stage in stages)}")

@@ -10,6 +10,8 @@ import typer
 from rlhf_plugins.errors import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
 
@@ -28,6 +30,11 @@ def echo_table(table: Table) -> None:
     from rich.console import Console
 
     Console().print(table)
+
+
+def confirmed() -> Callable[[str], bool] | None:
+    """Asks the user a question, yes or no; None where no user is at a terminal."""
+    return (lambda question: typer.confirm(shown(question), err=True)) if sys.stdin and sys.stdin.isatty() else None
 
 
 def encodable() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlhf_plugins.cli.echo import echo
+from rlhf_plugins.cli.echo import confirmed, echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 
 plugins = typer.Typer(help="List, show, check, write, disable and enable plugins.", no_args_is_help=True)
@@ -80,6 +80,9 @@ def new(
 @plugins.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The fault.json that a failed stage left.")],
+    trust_plugins: Annotated[
+        bool, typer.Option("--trust-plugins", help="Run the code of files that it names.")
+    ] = False,
 ) -> None:
     """Repeat a component's failed call on the same batch, with the component as it is now.
 
@@ -88,8 +91,10 @@ def replay(
     import traceback
 
     from rlhf_plugins.registry.registry import registry
-    from rlhf_plugins.run.replay import replay
+    from rlhf_plugins.registry.trust import ask
+    from rlhf_plugins.run.replay import named_files, replay
 
+    ask(named_files(file), trust_plugins, confirmed(), str(file))
     then, again = replay(file, registry())
     echo(f"then: {then}")
     if again is None:

@@ -69,6 +69,19 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Regi
     return assemble(checked.values, checked.registry, checked.made)
 
 
+def named_files(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> list[Path]:
+    """The files with plugins that a recipe names; nothing is run, and what is wrong is left to `check_recipe`."""
+    try:
+        source, folder = _source(recipe)
+        own = [word for word in overrides if word.partition("=")[0].partition(".")[0] == "plugins"]
+        paths = command_line.apply(source, own, lambda stage: None).values.get("plugins")
+    except RecipeError:
+        return []
+    if not isinstance(paths, list) or not all(isinstance(path, str) and _nameable(path) for path in paths):
+        return []
+    return [(folder / path).resolve() for path in paths]
+
+
 def bundled() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     package = Path(__file__).parents[1]  # an installed package holds them; a checkout has them beside it

@@ -89,6 +89,17 @@ def repeatable(file: Path) -> bool:
     return (None not in given or given == [None]) and not any(map(_left_out, fault["inputs"]))
 
 
+def named_files(file: Path) -> list[Path]:
+    """The files with code that `replay` would run: those that the fault names, and those of the recipe of its run."""
+    from rlhf_plugins.recipe import check
+    from rlhf_plugins.run.folder import RECIPE
+
+    fault, _ = _read(file)
+    files, recipe = fault.get("files"), file.absolute().parent.parent / RECIPE
+    own = [Path(path) for path in files if isinstance(path, str)] if isinstance(files, list) else []
+    return list(dict.fromkeys([*own, *(check.named_files(recipe) if recipe.is_file() else ())]))
+
+
 def replay(file: Path, registry: Registry) -> Replayed:
     """Repeats a saved call with the component that is installed now.
 

@@ -74,8 +74,10 @@ def test_a_bad_package_is_named_and_harms_nothing(
     assert not any("Traceback" in one.stderr for one in done)
 
 
-def test_a_bad_package_can_be_disabled(add: Callable[..., None], command: Command, monkeypatch: Any) -> None:
-    monkeypatch.setenv("HOME", str(Path.cwd()))
+def test_a_bad_package_can_be_disabled(
+    add: Callable[..., None], command: Command, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     add(f"[{COMMANDS}]\nodd = odd_module\n", COMMAND)
     assert command("plugins", "disable", "odd").returncode == 0
     assert "odd" not in command("--help").stderr
