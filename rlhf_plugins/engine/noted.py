@@ -1,4 +1,4 @@
-"""A base's path as a description beside a saved model holds it: one inside the same run moves with the run."""
+"""The path of a base beside a saved model: one in the same run or in this package moves with it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 from rlhf_plugins.contract.run import Adapter, Base
 
+PACKAGE = Path(__file__).parent.parent  # which holds the base of the sandbox
+OURS = f"{PACKAGE.name}:"
 MARKS = ("recipe.yaml", "status.json")  # a folder with both is a run's
 
 
 def path_to_note(path: str, folder: Path, root: Path | None = None) -> str:
     """The path to write: relative to the folder inside the run, absolute for a folder elsewhere; a hub name as it is.
+
+    A base in this package is noted as `rlhf_plugins:sandbox/policy`, wherever that is installed.
 
     Args:
         path: of the base.
@@ -20,12 +24,16 @@ def path_to_note(path: str, folder: Path, root: Path | None = None) -> str:
         root: of its run; None finds it above the folder.
     """
     whole, here = Path(path).resolve(), folder.resolve()
+    if whole.is_relative_to(PACKAGE.resolve()):
+        return OURS + whole.relative_to(PACKAGE.resolve()).as_posix()
     run = root.resolve() if root else next((above for above in here.parents if _is_run(above)), None)
     return os.path.relpath(whole, here) if run and whole.is_relative_to(run) else whole_path(path)
 
 
 def noted_path(path: str, folder: Path) -> str:
     """The inverse of `path_to_note`, wherever the folder is now."""
+    if path.startswith(OURS):
+        return str(PACKAGE / path.removeprefix(OURS))
     return os.path.normpath(folder / path) if path.startswith("..") else path
 
 

@@ -1,0 +1,26 @@
+"""Where a saved model notes its base, and where that is found after a run or the package has moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_plugins.engine import noted
+from rlhf_plugins.sandbox import POLICY
+
+
+def test_the_sandbox_is_noted_by_its_place_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = noted.path_to_note(str(POLICY), tmp_path)
+    assert written == "rlhf_plugins:sandbox/policy"
+    monkeypatch.setattr(noted, "PACKAGE", tmp_path / "elsewhere" / "rlhf_plugins")
+    assert Path(noted.noted_path(written, tmp_path)) == tmp_path / "elsewhere/rlhf_plugins/sandbox/policy"
+
+
+@pytest.mark.parametrize("path", ["../01-sft/model", "org/name"])
+def test_a_base_in_the_run_and_one_of_the_hub_come_back(path: str, tmp_path: Path) -> None:
+    (tmp_path / "run/01-sft/model").mkdir(parents=True)
+    folder = tmp_path / "run" / "02-dpo"
+    base = str((folder / path).resolve()) if path.startswith("..") else path
+    written = noted.path_to_note(base, folder, tmp_path / "run")
+    assert (written, noted.noted_path(written, folder)) == (path, base)
