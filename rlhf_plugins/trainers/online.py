@@ -170,16 +170,20 @@ class OnlineTrainer(trl.GRPOTrainer):
         return self._log.shown
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains. Raises RunError for a checkpoint to go on from, which holds neither rollout nor critic."""
+        """Trains; from a checkpoint as TRL does, with a new rollout.
+
+        Raises:
+            RunError: our components are to go on from a checkpoint, which does not hold what they know.
+        """
         if self.obstacle is not None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
-        if resume_from_checkpoint:
+        if resume_from_checkpoint and self._own_parts:
             raise RunError(
                 "a training on a policy's own samples cannot go on from a checkpoint, which holds neither the rollout "
                 "in use, nor the critic, nor what the reward was normalised by; start the stage again"
             )
         with counting() as self.monitors.counter:
-            return super().train(None, *args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Makes a rollout once a generation cycle, and computes a training step's share of a minibatch.

@@ -66,6 +66,9 @@ def assert_alike(*given: Any, engine: bool = True, **named: Any) -> None:
     for each in (ours, theirs):
         set_seed(0)
         each.train()
+    if not engine:
+        assert repr(lines(ours)) == repr(lines(theirs))
+        return
     for found, expected in zip(lines(ours), lines(theirs), strict=True):
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert furthest(trained(ours), trained(theirs)) < 1e-3
@@ -91,6 +94,7 @@ OF_THE_LOSS: list[dict[str, Any]] = [
     {"beta": 0.3, "use_bias_correction_kl": False, "loss_type": "grpo"},
     {"delta": 1.5, "num_iterations": 2, "learning_rate": 0.1},
     {"entropy_coef": 0.1},
+    {"beta": 0.3, "sync_ref_model": True, "ref_model_sync_steps": 1},
     {"steps_per_generation": 3, "per_device_train_batch_size": 2},
     {"steps_per_generation": 2, "num_iterations": 2, "beta": 0.1, "epsilon": 0.01},
     {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2, "loss_type": "grpo"},
