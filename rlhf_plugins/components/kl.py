@@ -1,4 +1,4 @@
-"""The KL term towards the reference: in the reward or in the loss, of fixed or adaptive strength. It knows no model."""
+"""The KL towards the reference: a term in the reward or in the loss, or a hard limit. It knows no model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
-class _Term(KL, like="estimator"):
+class _Term(KL, like="estimator", constrains=False):
     """What both share."""
 
     coef: Annotated[float, Field(ge=0, description="strength at the start")] = 0.05  # Huang et al. 2024
@@ -76,7 +76,23 @@ class InLoss(_Term):
         return KLTerm(on_loss=self.estimator(log_ratio))
 
 
+@dataclass(frozen=True)
+class Constraint(InLoss, constrains=True):
+    """`in_loss` with a hard limit: an update is halved until KL(pi || pi_ref) is within it, and undone if it never is.
+
+    The KL is exact over the vocabulary, the mean over the rollout's response tokens. Where those of a new rollout are
+    beyond the limit already, the KL may not rise. A backtracking line search as in TRPO (Schulman et al. 2015, appendix
+    C), towards the reference. The term in the loss leads back from the limit; `coef: 0` leaves the limit alone.
+    """
+
+    limit: Annotated[float, Field(gt=0, description="nats per token")] = 0.1
+
+    def accepts(self, kl: float, before: float) -> bool:
+        """Whether the KL is within the limit, or no larger than it was."""
+        return kl <= max(self.limit, before)
+
+
 @hookimpl
 def register_kl() -> dict[str, type]:
     """The bundled places."""
-    return {"in_loss": InLoss, "in_reward": InReward}
+    return {"constraint": Constraint, "in_loss": InLoss, "in_reward": InReward}

@@ -195,9 +195,7 @@ class Advantage(Component, kind="advantage"):
     reads_values: ClassVar[bool] = trait(False, "is given the values of a critic, which then is trained")
     reads_baseline: ClassVar[bool] = trait(False, "is given the scores of greedy responses")
     min_group: ClassVar[int] = trait(1, "responses to a prompt that it compares, at least")
-    whitens: ClassVar[bool] = trait(
-        False, "its advantages are shifted and scaled to mean 0 and variance 1 over all tokens"
-    )
+    whitens: ClassVar[bool] = trait(False, "its advantages are scaled to mean 0 and variance 1 over all tokens")
     uses_batch_mates: ClassVar[bool] = trait(False, "a response's advantage depends on responses to other prompts")
 
     def __call__(self, rollout: Rollout) -> Advantages:
@@ -258,11 +256,16 @@ class KL(Component, kind="kl"):
     """The KL term towards the reference: how it is estimated, where it enters, and how strong it is."""
 
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+    constrains: ClassVar[bool] = trait(False, "is a limit: each update is halved until `accepts` takes it")
     coef: float
 
     def __call__(self, log_ratio: Tensor) -> KLTerm:
         """(B, T) log pi - log pi_ref, in nats -> the term at a coefficient of 1."""
         raise NotImplementedError
+
+    def accepts(self, kl: float, before: float) -> bool:
+        """Whether an update may be kept, by the nats per token to the reference with it and `before` it."""
+        return True
 
     def adapted(self, coef: float, kl: float, episodes: int) -> float:
         """The next coefficient, after `episodes` responses with a mean KL of `kl` nats per response."""

@@ -23,6 +23,7 @@ LOGGED = {
     "accuracy": Logged("share", "pairs that are ordered as people ordered them", "higher"),
     "approx_kl": Logged("nats", "KL from the policy that sampled to the policy now, per token"),
     "clip_fraction": Logged("share", "tokens whose ratio was clipped"),
+    "constrained_kl": Logged("nats", "KL to the reference per token after an update that a constraint accepted"),
     "entropy": Logged("nats", "of the policy's next token, mean over response tokens"),
     "explained_variance": Logged("share", "of the returns' variance by the critic", "higher"),
     "gold_reward": Logged("", "mean true reward of the responses, where the data knows it", "higher"),
@@ -49,6 +50,7 @@ LOGGED = {
     "rewards/rejected": Logged("", "beta times the log-ratio to the reference, of rejected responses"),
     "shaped_reward": Logged("", "mean reward after shaping"),
     "too_few_siblings": Logged("responses", "left out because too few responses to their prompt have a reward"),
+    "update_share": Logged("share", "of an update that a constraint of the KL kept", "higher"),
     "value_loss": Logged("deviations²", "the critic's part of the loss, in deviations of the returns", "lower"),
     "without_baseline": Logged("responses", "left out because the greedy response to their prompt has no reward"),
 }

@@ -107,8 +107,12 @@ def _pooled(acts: Any, record: cases.Hidden) -> Any:
 
 
 def _pull(acts: Any, record: tokens.Ratios) -> Any:
-    """What the distance weighs at the strength that follows a KL of 12 nats over 1000 responses."""
-    strength = acts.adapted(acts.coef, 12.0, 1000)
+    """What the distance weighs at the strength that follows a KL of 12 nats over 1000 responses.
+
+    It is times the share of some updates, each half as far as another, that are kept.
+    """
+    kept = [acts.accepts(2.0**power, before=0.0) for power in range(-8, 8)]
+    strength = acts.adapted(acts.coef, 12.0, 1000) * sum(kept) / len(kept)
     return over(unchecked(acts)(record.log_ratio), lambda _, tensor: strength * tensor)
 
 

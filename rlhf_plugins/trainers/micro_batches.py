@@ -59,7 +59,12 @@ def token_limit(tokens: int | None, args: TrainingArguments, *components: Any) -
 
 def steps_in_backward(args: TrainingArguments) -> bool:
     """Whether each backward pass is a step, so that gradients are not there to be added to or clipped."""
-    return bool(args.deepspeed) or any(name in str(args.optim) for name in STEPPING)
+    return bool(args.deepspeed) or any(name in optimizer_name(args) for name in STEPPING)
+
+
+def optimizer_name(args: TrainingArguments) -> str:
+    """As a user writes it: TrainingArguments hold a member of an enumeration, whose `str` is another name."""
+    return str(getattr(args.optim, "value", args.optim))
 
 
 class TrainsInMicroBatches:

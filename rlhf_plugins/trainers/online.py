@@ -38,6 +38,7 @@ from rlhf_plugins.trainers.online_metrics import Updates, note_completions, spre
 from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, handle_of, name_of
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import oversight, step
+from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.models import Models, Outputs
@@ -115,6 +116,7 @@ class OnlineTrainer(trl.GRPOTrainer):
             temperature=self.temperature,
             accelerator=self.accelerator,
         )
+        self._constraint = constrain(self, aim.kl, self._models) if aim.kl and aim.kl.constrains else None
         self._end_turns()
         self._rollouts = Rollouts(
             aim, self._models, frozenset(self.eos_token_ids), self.num_generations, self._cut(own)
@@ -197,6 +199,8 @@ class OnlineTrainer(trl.GRPOTrainer):
         if place == 0:
             self.model.train()
             self._experience = self._roll_out([row["prompt"] for row in inputs], columns_of(inputs))
+            if self._constraint:
+                self._constraint.use(self._experience.batches if self._experience else [])
         if place % steps == 0:
             self._trains = any(self._part(each) for each in range(place, place + steps))
             self._skips.append(float(not self._trains))

@@ -16,7 +16,7 @@ from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
 from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
-from rlhf_plugins.trainers.micro_batches import steps_in_backward
+from rlhf_plugins.trainers.micro_batches import optimizer_name, steps_in_backward
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 
 Terms = Mapping[str, Callable[[], Tensor]]
@@ -58,7 +58,7 @@ def clip_by_value(trainer: Any, limit: float | None) -> None:
     if limit is None:
         return
     if steps_in_backward(trainer.args):
-        how = "DeepSpeed" if trainer.args.deepspeed else f"optim: {trainer.args.optim}"
+        how = "DeepSpeed" if trainer.args.deepspeed else f"optim: {optimizer_name(trainer.args)}"
         raise RunError(f"max_grad_value: {how} steps within the backward pass, where no gradient can be clipped")
     trainer.add_callback(ClipByValue(limit))
 

@@ -40,6 +40,13 @@ def read(trainer: Any, model: Any, ids: tuple[tuple[int, ...], tuple[int, ...]])
     return chosen, -(logps.exp() * logps).sum(-1), values
 
 
+def log_probs(trainer: Any, model: Any, ids: Any) -> Tensor:
+    """Log-probabilities of the whole vocabulary before each response token of one sequence, (tokens, vocabulary)."""
+    prompt, response = ids
+    logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    return (logits / trainer.temperature).log_softmax(-1)
+
+
 def reference(trainer: Any, ids: Any) -> Tensor:
     if trainer._models.reference is not None:
         return read(trainer, trainer._models.reference, ids)[0]

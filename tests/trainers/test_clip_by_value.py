@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
@@ -67,7 +68,10 @@ def test_each_stage_clips_as_torch_does(seen: Gradients, tmp_path: Path, name: s
     assert sum(grad.abs().max() == 1e-4 for grads in seen for grad in grads) > 5
 
 
-@pytest.mark.parametrize(("optim", "deepspeed"), [("galore_adamw_layerwise", None), ("adamw_torch", "zero.json")])
+@pytest.mark.parametrize(
+    ("optim", "deepspeed"),
+    [("galore_adamw_layerwise", None), (OptimizerNames.GALORE_ADAMW_LAYERWISE, None), ("adamw_torch", "zero.json")],
+)
 def test_it_is_refused_where_there_is_no_gradient_to_clip(optim: str, deepspeed: str | None) -> None:
     trainer = SimpleNamespace(args=SimpleNamespace(optim=optim, deepspeed=deepspeed))
     with pytest.raises(RunError, match="max_grad_value: (optim: galore.*|DeepSpeed) steps within the backward pass"):

@@ -105,6 +105,13 @@ class Critic:
         head: ValueHead = self._model.value_head
         return head
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """Those that it trains, but for what it shares with the policy."""
+        mark = "value_head." if self._adapter is None else f".{self._adapter}."
+        named = self._model.named_parameters()
+        return [weights for name, weights in named if mark in name or name.startswith("value_head.")]
+
     def states(self, hidden: Tensor, batch: BranchBatch) -> Tensor:
         """The policy's hidden states that predict the response tokens -> those that the head reads, (tokens, width)."""
         if self._adapter is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_plugins.data.branches import BranchBatch, Ids, by_prompt, collate, within_budget
 from rlhf_plugins.engine.backbone import active_adapter
-from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.trainers.ppo.options import Exploration
 
@@ -75,11 +75,29 @@ class Models:
     @torch.no_grad()
     def reference_log_probs(self, batch: BranchBatch) -> Tensor:
         """Log-probabilities under the reference, (B, T)."""
-        with self.accelerator.autocast():
-            if not isinstance(self.reference, str | None):
-                return response_logps(self.reference, batch, self.temperature).logps
-            with active_adapter(self.policy, self.reference):  # PEFT's own would freeze the critic's adapter
-                return response_logps(self.policy, batch, self.temperature).logps
+        with self.accelerator.autocast(), self._as_reference() as reference:
+            return response_logps(reference, batch, self.temperature).logps
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[Any]:
+        if not isinstance(self.reference, str | None):
+            yield self.reference
+            return
+        with active_adapter(self.policy, self.reference):  # PEFT's own would freeze the critic's adapter
+            yield self.policy
+
+    @torch.no_grad()
+    def kl_per_token(self, batches: Sequence[BranchBatch]) -> float:
+        """KL(pi || pi_ref) over the vocabulary at the temperature, the mean over the response tokens of batches."""
+        total, count = 0.0, 0
+        for batch in batches:
+            with self.accelerator.autocast():
+                both = [response_logits(self.policy, batch)]
+                with self._as_reference() as reference:
+                    both.append(response_logits(reference, batch))
+            own, other = ((logits / self.temperature).log_softmax(-1) for logits in both)
+            total, count = total + float((own.exp() * (own - other)).sum()), count + len(own)
+        return total / count
 
     @torch.no_grad()
     def explored_log_probs(self, batch: BranchBatch, log_probs: Tensor, exploration: Exploration) -> Tensor:

@@ -92,6 +92,11 @@ class Experience:
     first: Outputs | None = None  # of the only micro-batch, with their graph, until its first loss used them
 
     @property
+    def batches(self) -> list[BranchBatch]:
+        """All micro-batches."""
+        return [part.batch for step in self.parts for part in step]
+
+    @property
     def log_ratio(self) -> Tensor | None:
         """log pi - log pi_ref, (B, T)."""
         return None if self.reference is None else self.policy - self.reference

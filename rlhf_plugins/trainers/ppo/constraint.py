@@ -1,0 +1,80 @@
+"""A hard limit on the policy's KL to the reference, which no optimizer step passes. It knows no loss and no reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from rlhf_plugins.contract.interfaces import KL
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.micro_batches import optimizer_name, steps_in_backward
+
+if TYPE_CHECKING:
+    from rlhf_plugins.data.branches import BranchBatch
+    from rlhf_plugins.trainers.ppo.models import Models
+
+HALVINGS = 20  # after which nothing is left of an update in float32
+
+
+class Constraint(TrainerCallback):
+    """After each optimizer step: halves the update until the KL is accepted, and undoes it if none is.
+
+    Args:
+        kl: accepts an update or not.
+        models: what the KL is measured of.
+        weights: the policy's, those that are trained.
+        note: logs numbers of an update.
+    """
+
+    def __init__(
+        self, kl: KL, models: Models, weights: Sequence[nn.Parameter], note: Callable[[Mapping[str, float]], None]
+    ) -> None:
+        self._kl, self._models, self._weights, self._note = kl, models, weights, note
+        self._batches: Sequence[BranchBatch] = ()
+        self._before: tuple[list[Tensor], float] | None = None  # weights and KL without the update
+        self._measured: float | None = None
+
+    def use(self, batches: Sequence[BranchBatch]) -> None:
+        """From now on the KL is measured at the response tokens of these batches, of one rollout."""
+        self._batches, self._measured = batches, None
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Called by the trainer."""
+        if self._batches:
+            kl = self._models.kl_per_token(self._batches) if self._measured is None else self._measured
+            self._before = [weights.detach().clone() for weights in self._weights], kl
+
+    @torch.no_grad()
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Called by the trainer."""
+        if self._before is None:
+            return
+        (old, before), self._before = self._before, None
+        share, kl = 1.0, self._models.kl_per_token(self._batches)
+        while share and not self._kl.accepts(kl, before):
+            share = share / 2 if share > 0.5**HALVINGS else 0.0
+            for weights, start in zip(self._weights, old, strict=True):
+                weights.copy_(torch.lerp(start, weights, 0.5) if share else start)
+            kl = self._models.kl_per_token(self._batches) if share else before
+        self._measured = kl
+        self._note({"update_share": share, "constrained_kl": kl})
+
+
+def constrain(trainer: Any, kl: KL, models: Models) -> Constraint:
+    """Makes a trainer halve the updates of its policy, but for the critic's own weights.
+
+    Raises:
+        RunError: its optimizer steps within the backward pass.
+    """
+    if steps_in_backward(trainer.args):
+        how = optimizer_name(trainer.args)
+        raise RunError(f"kl: a constraint measures whole updates, but optim: {how} steps within the backward pass")
+    others = {id(weights) for weights in (models.critic.weights if models.critic else ())}
+    own = [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in others]
+    made = Constraint(kl, models, own, trainer.note_update)
+    trainer.add_callback(made)
+    return made
