@@ -26,7 +26,16 @@ FILES = sorted(file.name for file in (ROOT / "rlhf_plugins/components").glob("[a
 
 
 @pytest.fixture(scope="module")
-def without(python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the file that bundled recipes name for people's own preferences."""
+    folder = tmp_path_factory.mktemp("rows")
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "topic": "t"}
+    (folder / "preferences.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def without(python: Warm, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """What a copy of the package without this file can still do."""
 
     @cache
@@ -35,7 +44,7 @@ def without(python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         for folder in ("rlhf_plugins", "recipes"):
             shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
         (copy / "rlhf_plugins/components" / file).unlink()
-        done = python(str(Path(__file__).with_name("without.py")), path=(copy,))
+        done = python(str(Path(__file__).with_name("without.py")), path=(copy,), cwd=rows)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -44,9 +53,11 @@ def without(python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.fixture(scope="module")
-def uses() -> dict[str, set[str]]:
+def uses(rows: Path) -> dict[str, set[str]]:
     """By bundled recipe, the plugins that it needs."""
-    made = {name: load_recipe(name) for name in bundled()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(rows)
+        made = {name: load_recipe(name) for name in bundled()}
     return {name: {p.name for p in plugins((one.data, *one.stages), one.registry)} for name, one in made.items()}
 
 

@@ -224,11 +224,11 @@ def test_a_pull_towards_the_reference_stops_the_run_until_it_is_mended(
     Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: online, reward: gold, {kl}, name: second}}"))
     with pytest.raises(RunError, match=rf"second failed: {kind} broken of plugin mine.py .*{message}.*mine.py:16\)"):
         run_recipe("r.yaml", SMALL, say=lambda _: None)
-    again = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}"])
+    again = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}", "--trust-plugins"])
     assert again.stdout.startswith(f"then: {kind} broken of plugin mine.py (file sha256:")
     assert (again.exit_code, message in again.stderr) == (2, True)
     Path("mine.py").write_text(source(kind, CALL.format(answer=right)))
-    mended = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}"])
+    mended = CliRunner().invoke(app, ["plugins", "replay", f"out/02-second/{FAULT}", "--trust-plugins"])
     assert (mended.exit_code, mended.stdout.splitlines()[-1]) == (0, "now: the call succeeds")
 
 
