@@ -68,6 +68,15 @@ TRACKERS: Mapping[str, str] = {  # transformers' name -> the package that it imp
 WORDS = ("all", "none")  # other values of `report_to`
 
 
+def keeping_the_best(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What `load_best_model_at_end` needs besides: a checkpoint at every evaluation, of which two are kept."""
+    if not trainer.get("load_best_model_at_end"):
+        return {}
+    every = trainer.get("eval_steps") or trainer.get("logging_steps", 10)
+    strategy = trainer.get("eval_strategy", "no")
+    return {"save_strategy": strategy, "save_steps": every, "save_total_limit": 2, "save_only_model": True}
+
+
 def check_trackers(named: Any) -> None:
     """Raises ValueError where a value of `report_to` names a tracker that is unknown, or not installed."""
     for tracker in [named] if isinstance(named, str) else named or ():

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.recipe.limits import RANGES, check_trackers
+from rlhf_plugins.recipe.limits import RANGES, check_trackers, keeping_the_best
 from rlhf_plugins.recipe.options import validated
 
 SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
@@ -80,7 +80,7 @@ def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:
 
     accelerator = torch.accelerator.is_available()
     base: dict[str, Any] = {"output_dir": str(Path(tempfile.gettempdir(), "unused")), "report_to": "none"}
-    base |= {"use_cpu": not accelerator, "bf16": False}
+    base |= {"use_cpu": not accelerator, "bf16": False, **keeping_the_best(values)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself shows them
         try:

@@ -15,6 +15,7 @@ from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelR
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
 from rlhf_plugins.report.words import number, share
 
+HELD_OUT = "eval_"  # begins the names of numbers on held-out rows
 _PANELS = 3  # reliability diagrams side by side
 _ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
@@ -75,7 +76,8 @@ def _diagram(above: Axes, below: Axes, bins: Sequence[ReliabilityBin]) -> None:
 def stage_curves(stage: StageReport, key: str) -> Plot | None:
     """Small multiples of a stage's curves over its steps; None when no curve holds two points."""
     found = {name: [y for _, y in curve.points if y is not None] for name, curve in stage.curves.items()}
-    curves = {name: values for name, values in found.items() if len(values) > 1}
+    beside = {name for name in found if name.startswith(HELD_OUT) and found.get(name.removeprefix(HELD_OUT))}
+    curves = {name: values for name, values in found.items() if len(values) > 1 and name not in beside}
     if not curves:
         return None
     columns = min(4, len(curves))
@@ -87,6 +89,9 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         for panel, name in zip(panels, curves, strict=False):
             steps, values = zip(*stage.curves[name].points, strict=True)
             panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4)
+            if f"{HELD_OUT}{name}" in beside:
+                steps, values = zip(*stage.curves[f"{HELD_OUT}{name}"].points, strict=True)
+                panel.plot(steps, list(map(or_nan, values)), color=SERIES[1], lw=1.4, marker="o", ms=3)
             panel.set_title(_titled(name, stage.curves[name]), color=INK)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
@@ -97,7 +102,9 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
 
     directed = any(_titled(name, stage.curves[name])[-1] in _ARROWS.values() for name in curves)
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
-    ends = "; ".join(f"{name} from {number(line[0])} to {number(line[-1])}" for name, line in curves.items())
+    caption += " The points are on held-out rows." * bool(beside)
+    shown = {name: line for name, line in found.items() if name in curves or name in beside}
+    ends = "; ".join(f"{name} from {number(line[0])} to {number(line[-1])}" for name, line in shown.items())
     title = f"Training curves: {stage.name}"
     picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.9 * rows + 0.2), draw)
     return Plot(title, caption, picture)

@@ -38,3 +38,14 @@ class Training(Stage, makes_rollouts=False):
         Field(description="limit of each component of the gradient, after `trainer.max_grad_norm`; `none` is no limit"),
     ] = None
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    early_stopping_patience: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="evaluations without a better `metric_for_best_model`, after which the training ends"),
+    ] = None
+    early_stopping_threshold: Annotated[float, Field(ge=0, description="how much better it has to be")] = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for options of an evaluation where the trainer makes none."""
+        asked = self.early_stopping_patience is not None or self.early_stopping_threshold
+        if asked and getattr(self, "trainer", {}).get("eval_strategy", "no") == "no":
+            raise ValueError("early_stopping_patience: needs `trainer: {eval_strategy: steps}`, which evaluates")

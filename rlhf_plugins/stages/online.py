@@ -143,6 +143,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fewest, given = self.advantage.min_group, self.trainer.get("num_generations")
         if given is not None and given < fewest:
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")

@@ -58,6 +58,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         from rlhf_plugins.engine.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.preference import PreferenceTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
@@ -74,6 +75,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
                 models.reference,
                 args,
                 train_dataset=train,
+                eval_dataset=held_out(args, run.data.test, preference_dataset),
                 processing_class=load_tokenizer(run.base),
                 peft_config=models.adapter,
                 loss=self.loss,

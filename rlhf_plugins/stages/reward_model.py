@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -106,6 +107,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.reward import RewardTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
@@ -115,12 +117,14 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         encoder = load_row_encoder(run.base)
         with building(len(groups)):
             model = self._model(run)
-            train = self._rows(groups, encoder, args.max_length)
+            rows = partial(self._rows, encoder=encoder, max_length=args.max_length)
+            train = rows(groups)
             features = row_features(model, train, encoder.tokenizer.pad_token_id) if self.train_layers == 0 else None
             trainer = RewardTrainer(
                 model,
                 args,
                 train_dataset=train,
+                eval_dataset=held_out(args, run.data.test, rows),
                 processing_class=encoder.tokenizer,
                 loss=self.loss,
                 sampler=self.sampler,

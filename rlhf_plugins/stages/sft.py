@@ -33,16 +33,19 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         from rlhf_plugins.engine.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
         from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.supervision import supervise
 
         tokenizer, start = load_tokenizer(run.base), run.weights("start")
         new = start.folder is None
         train = best_responses(run.data.train)
         with building(len(train)):
+            args = arguments(trl.SFTConfig, run.folder, run.seed, self.trainer)
             trainer = trl.SFTTrainer(
                 model=load_causal(start.base) if new else load_start(start),
-                args=arguments(trl.SFTConfig, run.folder, run.seed, self.trainer),
+                args=args,
                 train_dataset=train,
+                eval_dataset=held_out(args, run.data.test, best_responses),
                 processing_class=tokenizer,
                 peft_config=config_of(start) if new else None,
             )

@@ -25,6 +25,7 @@ from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.recipe.limits import keeping_the_best
 
 Config = TypeVar("Config")
 NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
@@ -39,6 +40,7 @@ COMPUTED_BY_TRANSFORMERS: dict[
     "bf16_full_eval": False,
     "debug": [],
 }
+NOT_KEPT |= {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}  # of an evaluation
 NOT_KEPT |= {"step_time", *(f"completions/{which}_length" for which in ("mean", "min", "max"))}
 NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min", "max")}
 
@@ -61,6 +63,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         "report_to": "none",
         "save_strategy": "no",
         "logging_steps": 10,
+        **keeping_the_best(trainer),
     }
     note = r"`(is_)?gradient_checkpointing` is deprecated"  # TRL's own defaults cause it
     warnings.filterwarnings("ignore", message=note, category=FutureWarning)
@@ -86,7 +89,8 @@ class Curves(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""
-        logged = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float) and k not in NOT_KEPT}
+        kept = {k: v for k, v in (logs or {}).items() if k.removeprefix("eval_") not in NOT_KEPT}
+        logged = {k: float(v) for k, v in kept.items() if isinstance(v, int | float)}
         for name, value in logged.items():
             self.values[name].append((state.global_step, value))
         if logged:

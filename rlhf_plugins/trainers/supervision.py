@@ -16,6 +16,7 @@ from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
 from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
+from rlhf_plugins.trainers.held_out import stop_early
 from rlhf_plugins.trainers.micro_batches import optimizer_name, steps_in_backward
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 
@@ -34,6 +35,7 @@ def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
     monitors = built_monitors(stage, run)
     regularize(trainer, stage, run)
     clip_by_value(trainer, stage.max_grad_value)
+    stop_early(trainer, stage.early_stopping_patience, stage.early_stopping_threshold)
     trainer.__class__ = _with(Monitored, type(trainer))
     trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
     return monitors

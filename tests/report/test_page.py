@@ -278,3 +278,11 @@ def test_an_earlier_evaluation_has_a_table_of_its_own(fields: dict[str, Any]) ->
     html = _page(fields, evaluations={"round1": evaluation})
     assert '<h2>Earlier evaluation<span class="tag">round1</span></h2>' in html
     assert '<th scope="col">judge of round 1 (mean, 95% CI)</th>' in html
+
+
+def test_numbers_on_held_out_rows_are_in_the_panel_of_training(fields: dict[str, Any]) -> None:
+    curves = {"loss": {"points": [(1, 2.0), (2, 1.0)]}, "eval_loss": {"points": [(2, 1.5), (4, 1.75)]}}
+    html = _page(fields, stages=[{"name": "dpo", "stage": "preference", "curves": curves}])
+    assert "loss from 2.000 to 1.000; eval_loss from 1.500 to 1.750" in html
+    assert "The points are on held-out rows." in html
+    assert ">eval_loss<" not in html
