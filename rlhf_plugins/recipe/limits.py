@@ -70,10 +70,10 @@ WORDS = ("all", "none")  # other values of `report_to`
 
 def keeping_the_best(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """What `load_best_model_at_end` needs besides: a checkpoint at every evaluation, of which two are kept."""
-    if not trainer.get("load_best_model_at_end"):
+    strategy = trainer.get("eval_strategy", "no")
+    if not trainer.get("load_best_model_at_end") or strategy == "no":  # which transformers refuses together
         return {}
     every = trainer.get("eval_steps") or trainer.get("logging_steps", 10)
-    strategy = trainer.get("eval_strategy", "no")
     return {"save_strategy": strategy, "save_steps": every, "save_total_limit": 2, "save_only_model": True}
 
 
