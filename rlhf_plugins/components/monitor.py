@@ -144,7 +144,7 @@ class _ValueDivergence:
             return None
         message = (
             f"a value is {value:.3g} where no sum of rewards to come was larger than {self._largest:.3g}: the critic "
-            "diverges; try a smaller learning_rate or value.clip, or a critic of its own (value.adapter) "
+            "diverges; try a smaller learning_rate or value.clip, or value: {network: own} "
             "(`limit` of the monitor value_divergence allows more)"
         )
         return _stop(message, step, _sorted(step, "value")[::-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -157,14 +157,20 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
-        if adapter is None and self.value.adapter and self.advantage.reads_values:
-            raise ValueError("value.adapter: needs the recipe's `adapter`, which is none; leave out one of them")
+        if adapter is None and self.value.reads == "adapter" and self.advantage.reads_values:
+            raise ValueError(
+                "value.adapter: needs the recipe's `adapter`, which is none; leave out one of them, or write "
+                "network: own"
+            )
         for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
             if one and one.lora_dropout:
                 raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
 
     def run(self, run: Run) -> StageResult:
-        """Leaves the policy in `model/` and a value head, if one was trained, beside it in `value_head.safetensors`."""
+        """Leaves the policy in `model/`, and beside it the critic, if one was trained.
+
+        That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
+        """
         from rlhf_plugins.data.groups import prompt_dataset
         from rlhf_plugins.engine.backbone import Backbone
         from rlhf_plugins.engine.loading import load_tokenizer
@@ -196,7 +202,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"
-        _save_value_head(trainer, run.folder)
+        _save_critic(trainer, run.folder)
         if backbone:
             backbone.save_policy(folder)
         else:
@@ -217,7 +223,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         return {
             **{name: getattr(self, name) for name in AS_THEY_ARE},
             "reward": reward_handle(self.reward.build(run)),
-            "value": self.value if self.advantage.reads_values else None,
+            "value": _value(self.value, run) if self.advantage.reads_values else None,
             "fallback": reward_handle(self.fallback.build(run)) if self.fallback else None,
             "keep_groups": True,
             "skip_equal": True,
@@ -233,9 +239,20 @@ def _reference(weights: Weights, backbone: Backbone | None) -> Any:
     return weights.folder and backbone.load(weights.folder)
 
 
-def _save_value_head(trainer: OnlineTrainer, folder: Path) -> None:
+def _value(value: Value, run: Run) -> Value:
+    """The same with the path of a network's base."""
+    from rlhf_plugins.sandbox import POLICY
+
+    if value.reads != "own":
+        return value
+    return replace(value, base=str(POLICY) if value.base == "sandbox" else value.base or run.base.path)
+
+
+def _save_critic(trainer: OnlineTrainer, folder: Path) -> None:
     from safetensors.torch import save_file
 
+    if trainer.value_network is not None:
+        trainer.value_network.save_pretrained(folder / "value_network")
     if head := trainer.take_value_head():
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
         save_file(weights, folder / "value_head.safetensors")

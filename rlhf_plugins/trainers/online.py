@@ -107,7 +107,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         clip = self.epsilon_low, self.epsilon_high
         self._theirs = None if own.policy_loss else Updates(clip, own.kl is None, aim.weighs_kl)
         self._log = oversight.RolloutLog(folder, watch.table, watch.gold, watch.listen)
-        self._critic = Critic(self.model, aim.value.adapter) if aim.advantage.reads_values else None
+        self._critic = Critic(self.model, aim.value, self._tokenizer) if aim.advantage.reads_values else None
         self._models = Models(
             policy=self.model,
             reference=self._reference_of(own),
@@ -162,8 +162,13 @@ class OnlineTrainer(trl.GRPOTrainer):
         tokens = None if whole else token_limit(own.tokens_per_batch, args)
         return Cut(args.per_device_train_batch_size, args.gradient_accumulation_steps, tokens, whole, own.keep_groups)
 
+    @property
+    def value_network(self) -> Any:
+        """The critic's own model, until its head is taken; None where it has none."""
+        return self._critic.network if self.obstacle is None and self._critic else None
+
     def take_value_head(self) -> dict[str, Tensor]:
-        """Removes the value head from the policy and returns its weights; empty if no critic was trained."""
+        """Removes the critic from the policy and returns its head's weights; empty if no critic was trained."""
         return self._critic.take_off() if self.obstacle is None and self._critic else {}
 
     @property

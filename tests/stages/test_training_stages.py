@@ -12,7 +12,7 @@ import torch
 from handed import folder_of
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
@@ -27,6 +27,7 @@ from rlhf_plugins.stages.preference import Preference
 from rlhf_plugins.stages.reward_model import RewardModelStage
 from rlhf_plugins.stages.sft import SFT
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+from rlhf_plugins.trainers.ppo.options import Value
 
 IDS = torch.tensor([[15, 16, 3, 4, 5, 1]])
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
@@ -122,6 +123,18 @@ def test_the_value_head_lies_beside_the_policy(base: Base, tmp_path: Path, adapt
     assert head["weight"].any()
     weights = next(folder_of(result.policies).glob("*.safetensors"))
     assert not [name for name in load_file(weights) if "value_head" in name]
+
+
+@ADAPTERS
+def test_a_critics_own_model_is_saved_beside_the_policy(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
+    stage = replace(online(), value=Value(network="own"))
+    result = stage.run(run_for(replace(base, adapter=adapter), tmp_path / "run"))
+    network = AutoModel.from_pretrained(tmp_path / "run" / "value_network")
+    start = AutoModel.from_pretrained(base.path).state_dict()
+    assert all(not torch.equal(weights, start[name]) for name, weights in network.named_parameters())
+    assert load_file(tmp_path / "run" / "value_head.safetensors")["weight"].any()
+    weights = next(folder_of(result.policies).glob("*.safetensors"))
+    assert not [name for name in load_file(weights) if "value_" in name]
 
 
 def test_references_computed_beforehand_or_not_are_the_same(base: Base, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def read(trainer: Any, model: Any, ids: tuple[tuple[int, ...], tuple[int, ...]])
     out = model(torch.tensor([[*prompt, *response]]), output_hidden_states=True)
     before = slice(len(prompt) - 1, -1)
     logps = (out.logits[0, before] / trainer.temperature).log_softmax(-1)
-    head, hidden = trainer.model.value_head, out.hidden_states[-1][0, before]
+    head, network = trainer.model.value_head, getattr(trainer.model, "value_network", None)
+    ids_of_all = torch.tensor([[*prompt, *response]])
+    hidden = (out.hidden_states[-1] if network is None else network(ids_of_all).last_hidden_state)[0, before]
     values = head.mean.float() + head.deviation.float() * (hidden @ head.weight[0] + head.bias)
     chosen = torch.stack([logps[t, token] for t, token in enumerate(response)])
     return chosen, -(logps.exp() * logps).sum(-1), values

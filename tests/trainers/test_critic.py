@@ -1,4 +1,4 @@
-"""A critic with an adapter of its own learns beside the policy, and neither disturbs the other."""
+"""A critic with an adapter or a model of its own learns beside the policy, and neither disturbs the other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.testing.tiny import tiny_encoder
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Value
 
+from . import by_hand
+from .conftest import furthest, trained
 from .online_parts import Bases, objective, trainer
+from .test_online import Watched
 
 OWN = Adapter(r=2)
 
@@ -73,3 +78,61 @@ def test_values_are_float32_where_the_rest_is_bfloat16(bases: Bases, tmp_path: P
     assert outputs.values is not None
     assert outputs.values.dtype == torch.float32
     assert not torch.equal(outputs.values, outputs.values.bfloat16().float())
+
+
+# ---- a model of its own ------------------------------------------------------------------------------------
+ALONE = Value(by_hand.VALUE, by_hand.VALUE_CLIP, network="own")
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+def test_with_its_own_model_the_loss_is_the_one_computed_by_hand(bases: Bases, tmp_path: Path, adapter: bool) -> None:
+    watched: Any = trainer(bases(), tmp_path, objective(value=ALONE), cls=Watched, adapter=adapter)
+    watched.train()
+    mine, plain = zip(*watched.pairs, strict=True)
+    assert mine == pytest.approx(plain, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"adapter": True}, {"adapter": False}, {"adapter": False, "tokens_per_batch": 24}])
+def test_its_own_model_is_trained_and_the_policy_does_not_feel_it(bases: Bases, tmp_path: Path, options: Any) -> None:
+    ends = []
+    for coef in (0.1, 10.0):
+        found = with_critic(bases, tmp_path, Value(coef, network="own"), **options)
+        network = found.value_network
+        start = load_causal(bases()).base_model.state_dict()
+        assert all(not torch.equal(weights, start[name]) for name, weights in network.named_parameters())
+        assert found.take_value_head().keys() == {"weight", "bias", "count", "mean", "deviation"}
+        assert not [name for name, _ in found.model.named_parameters() if "value" in name and "proj" not in name]
+        ends.append(trained(found))
+    assert furthest(*ends) == 0
+
+
+def test_its_own_model_may_have_another_base_and_an_adapter(bases: Bases, tmp_path: Path) -> None:
+    other = bases("gpt2", hidden_size=16)
+    found = with_critic(bases, tmp_path, Value(network="own", base=other.path, adapter=Adapter(r=2)))
+    assert found.model.value_head.weight.shape == (1, 16)
+    moved = [
+        name for name, p in found.value_network.named_parameters() if p.requires_grad and "lora_B" in name and p.any()
+    ]
+    assert len(moved) == 8  # two layers of four
+    assert found.value_network.device == found.model.device
+
+
+def test_another_vocabulary_is_refused(bases: Bases, tmp_path: Path) -> None:
+    other = tiny_encoder(tmp_path / "bert")
+    with pytest.raises(RunError, match="value.base: .*bert has another vocabulary than the policy"):
+        trainer(bases(), tmp_path, objective(value=Value(network="own", base=other.path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"network": "shared", "adapter": OWN},
+            "adapter: the network is shared with the policy; write network: adapter",
+        ),
+        ({"base": "gpt2"}, "base: only a network of the critic's own has one; write network: own"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Value(**options)

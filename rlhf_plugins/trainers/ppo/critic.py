@@ -1,4 +1,4 @@
-"""The critic: the value of the state before each sampled token, by a head on the policy or on an adapter of its own.
+"""The critic: the value of the state before each sampled token, by a head on the policy, an adapter or its own model.
 
 It knows no reward: values are in the unit of the returns that it is shown, whatever that is.
 """
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.arithmetic.moments import Moments
-from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
+from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.ppo.dropout import without_dropout
+from rlhf_plugins.trainers.ppo.options import Value
 
 EQUAL = 1e-6  # returns whose deviation is a smaller share of their mean are equal, up to rounding
+
+OWN = "value_head.", "value_network."  # prefixes of the names of its weights in the policy
 
 
 class Unit(NamedTuple):
@@ -79,25 +84,31 @@ class ValueHead(nn.Linear):
 
 
 class Critic:
-    """A value head that is a submodule of the policy, so that the policy's optimizer trains it.
+    """A value head, and what computes the hidden states that it reads, trained by the policy's optimizer.
+
+    Both are submodules of the policy: `value_head`, and `value_network` where the critic has a model of its own.
 
     Args:
         model: the policy, plain or PEFT, on its device.
-        adapter: an adapter of the base for the critic only, with a forward pass of its own; None: the head reads the
-            policy's hidden states.
+        value: which network the head reads.
+        tokenizer: the policy's, whose vocabulary a model of another base must have.
 
     Raises:
-        RunError: there is an adapter, and all weights of the policy are trained.
+        RunError: the head is to read an adapter on weights that are trained, or a base that does not fit.
     """
 
-    def __init__(self, model: Any, adapter: Adapter | None = None) -> None:
-        if adapter is not None and not hasattr(model, "peft_config"):
-            raise RunError(
-                "value.adapter needs a base that is not trained itself: give the base an adapter, or leave it out"
-            )
-        self._model = model
-        model.value_head = ValueHead(trunk_of(model).config.get_text_config().hidden_size).to(model.device)
-        self._adapter = None if adapter is None else add_adapter(model, adapter)
+    def __init__(self, model: Any, value: Value = Value(), tokenizer: Any = None) -> None:  # noqa: B008 (frozen)
+        self._model, self._adapter, reader = model, None, model
+        if value.reads == "adapter":
+            if not hasattr(model, "peft_config"):
+                raise RunError(
+                    "value.adapter needs a base that is not trained itself: give the base an adapter, or write "
+                    "value: {network: own}"
+                )
+            self._adapter = add_adapter(model, value.adapter or Adapter())
+        elif value.reads == "own":
+            reader = model.value_network = _own_network(model, value, tokenizer)
+        model.value_head = ValueHead(trunk_of(reader).config.get_text_config().hidden_size).to(model.device)
 
     @property
     def head(self) -> ValueHead:
@@ -106,18 +117,25 @@ class Critic:
         return head
 
     @property
+    def network(self) -> Any:
+        """The critic's own model; None where it has none."""
+        return getattr(self._model, "value_network", None)
+
+    @property
     def weights(self) -> list[nn.Parameter]:
         """Those that it trains, but for what it shares with the policy."""
-        mark = "value_head." if self._adapter is None else f".{self._adapter}."
         named = self._model.named_parameters()
-        return [weights for name, weights in named if mark in name or name.startswith("value_head.")]
+        adapter = None if self._adapter is None else f".{self._adapter}."
+        return [p for name, p in named if name.startswith(OWN) or (adapter is not None and adapter in name)]
 
     def states(self, hidden: Tensor, batch: BranchBatch) -> Tensor:
         """The policy's hidden states that predict the response tokens -> those that the head reads, (tokens, width)."""
+        if self.network is not None:
+            return _before_responses(trunk_of(self.network), batch)
         if self._adapter is None:
             return hidden
         with active_adapter(self._model, self._adapter) as trunk:
-            return sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]
+            return _before_responses(trunk, batch)
 
     def values(self, states: Tensor, batch: BranchBatch) -> Tensor:
         """What the head reads (tokens, width) -> V (B, T), 0 after a response's end."""
@@ -134,8 +152,28 @@ class Critic:
         return values if started else (self.head.mean.float() + self.head.deviation.float() * values) * mask
 
     def take_off(self) -> dict[str, Tensor]:
-        """Removes the head from the policy; returns its weights, and those of the adapter under PEFT's names."""
+        """Removes the critic from the policy; returns the head's weights, and its adapter's under PEFT's names."""
         head = self.head
         del self._model.value_head
+        if self.network is not None:
+            del self._model.value_network
         adapter = {} if self._adapter is None else adapter_weights(self._model, self._adapter)
         return {**head.state_dict(), **adapter}
+
+
+def _before_responses(trunk: Any, batch: BranchBatch) -> Tensor:
+    """A trunk's hidden states that predict the response tokens, (tokens, width)."""
+    return sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]
+
+
+def _own_network(model: Any, value: Value, tokenizer: Any) -> Any:
+    """The critic's own model without dropout, on its base, with or without an adapter."""
+    base = Base(value.base or model.config._name_or_path, adapter=value.adapter)
+    if value.base and tokenizer is not None and load_tokenizer(base).get_vocab() != tokenizer.get_vocab():
+        raise RunError(
+            f"value.base: {value.base} has another vocabulary than the policy, whose tokens the critic reads"
+        )
+    with torch.random.fork_rng():  # the policy trains as it would without
+        network = with_adapter(load_trunk(base), value.adapter, "FEATURE_EXTRACTION")
+    without_dropout(network)
+    return network.to(model.device)

@@ -51,7 +51,8 @@ class Models:
 
     def batches(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], tokens: int | None) -> list[BranchBatch]:
         """The samples in order, in batches of at most so many tokens; neighbours with the same prompt share it."""
-        layout = layout_of(self.policy, None if isinstance(self.reference, str) else self.reference)
+        reference = None if isinstance(self.reference, str) else self.reference
+        layout = layout_of(self.policy, reference, self.critic and self.critic.network)
         groups = by_prompt(prompt_ids, response_ids)
         parts = [groups] if tokens is None else within_budget(groups, tokens, layout)
         inputs = [collate(part, self.pad_id, layout) for part in parts]

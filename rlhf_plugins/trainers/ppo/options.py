@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,10 +38,31 @@ class Value:
     clip: Annotated[float, Field(gt=0, description="how far a value may move, in deviations of returns")] = (
         0.2  # the same
     )
+    network: Annotated[
+        Literal["shared", "adapter", "own"] | None,
+        Field(
+            description="what the head reads: the policy's hidden states, those under an adapter on its base, or those "
+            "of a model beside it; `none`: `adapter` where one is given, else `shared`"
+        ),
+    ] = None
     adapter: Annotated[
         Adapter | None,
-        Field(description="on the base, for the value only; `none`: the head reads the policy's hidden states"),
+        Field(description="for the value only; `none` trains all weights of a network of its `own`"),
     ] = None
+    base: Annotated[
+        str | None, Field(description="of a network of its `own`, with the policy's vocabulary; `none`: the policy's")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.network == "shared" and self.adapter:
+            raise ValueError("adapter: the network is shared with the policy; write network: adapter, or own")
+        if self.base and self.network != "own":
+            raise ValueError("base: only a network of the critic's own has one; write network: own")
+
+    @property
+    def reads(self) -> Literal["shared", "adapter", "own"]:
+        """The network, by name."""
+        return self.network or ("adapter" if self.adapter else "shared")
 
 
 @dataclass(frozen=True)
