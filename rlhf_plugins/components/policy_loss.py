@@ -21,14 +21,21 @@ Epsilon = Annotated[float, Field(gt=0, lt=1, description="how far the ratio may 
 
 @dataclass(frozen=True)
 class Clip(PolicyLoss):
-    """PPO: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)) (Schulman et al. 2017, equation 7)."""
+    """PPO: max(-A r, -A clip(r, 1 - epsilon, 1 + epsilon)) (Schulman et al. 2017, equation 7).
+
+    With `epsilon_high` the upper limit is 1 + epsilon_high, so that rare tokens can become likely (Yu et al. 2025).
+    """
 
     epsilon: Epsilon = 0.2  # Huang et al. 2024
+    epsilon_high: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="of the upper limit; null is epsilon")
+    ] = None
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
         """With the sign of a loss."""
         ratio = log_ratio.exp()
-        return -(advantages * ratio).minimum(advantages * ratio.clamp(1 - self.epsilon, 1 + self.epsilon))
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        return -(advantages * ratio).minimum(advantages * ratio.clamp(1 - self.epsilon, 1 + high))
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,10 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
 def _clip(args: trl.GRPOConfig) -> PolicyLoss:
     from rlhf_plugins.recipe.public import component
 
-    limit = {} if args.delta is None else {"limit": args.delta}
-    found: PolicyLoss = component("policy_loss", "dual_clip" if limit else "clip", epsilon=args.epsilon, **limit)
+    if args.delta is not None:
+        dual: PolicyLoss = component("policy_loss", "dual_clip", epsilon=args.epsilon, limit=args.delta)
+        return dual
+    found: PolicyLoss = component("policy_loss", "clip", epsilon=args.epsilon, epsilon_high=args.epsilon_high)
     return found
 
 
@@ -170,8 +172,8 @@ def _of_the_loss(args: trl.GRPOConfig, own: OnlineOptions) -> Iterator[str]:
     if own.policy_loss is None:
         if not 0 < args.epsilon < 1:
             yield f"epsilon={args.epsilon}"
-        if args.epsilon_high not in (None, args.epsilon):
-            yield f"epsilon_high={args.epsilon_high}"
+        if args.epsilon_high is not None and (args.delta is not None or args.epsilon_high <= 0):
+            yield f"epsilon_high={args.epsilon_high} with delta={args.delta}"
         if args.delta is not None and args.delta <= 1 + args.epsilon:
             yield f"delta={args.delta}, within the clip"
     if args.beta < 0:

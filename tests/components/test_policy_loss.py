@@ -37,6 +37,13 @@ def test_clip_of_published_cases(ratio: float, advantage: float, expected: float
     assert loss("policy_gradient", ratio, advantage) == pytest.approx(-ratio * advantage)
 
 
+def test_the_clip_has_an_upper_limit_of_its_own() -> None:
+    """Yu et al. 2025, equation 10: at epsilon 0.2 and epsilon_high 0.28."""
+    assert loss("clip", 2.0, 1.0, epsilon_high=0.28) == pytest.approx(-1.28)
+    assert loss("clip", 1.25, 1.0, epsilon_high=0.28) == pytest.approx(-1.25)
+    assert loss("clip", 0.5, -1.0, epsilon_high=0.28) == pytest.approx(0.8)
+
+
 def test_the_dual_clip_limits_what_a_bad_token_costs() -> None:
     assert loss("clip", 10.0, -2.0) == pytest.approx(20.0)
     assert loss("dual_clip", 10.0, -2.0) == pytest.approx(6.0)  # 3 * 2

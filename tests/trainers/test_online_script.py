@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import trl
@@ -15,7 +17,10 @@ from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
 
 import rlhf_plugins
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.groups import prompt_dataset
 from rlhf_plugins.engine.loading import load_tokenizer, lora_config, with_adapter
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_pairs, tiny_run
 
 from .conftest import furthest, trained
 
@@ -93,6 +98,7 @@ OF_THE_LOSS: list[dict[str, Any]] = [
     {"beta": 0.3},
     {"beta": 0.3, "use_bias_correction_kl": False, "loss_type": "grpo"},
     {"delta": 1.5, "num_iterations": 2, "learning_rate": 0.1},
+    {"epsilon_high": 0.4, "num_iterations": 3, "learning_rate": 0.1},
     {"entropy_coef": 0.1},
     {"beta": 0.3, "sync_ref_model": True, "ref_model_sync_steps": 1},
     {"steps_per_generation": 3, "per_device_train_batch_size": 2},
@@ -171,3 +177,42 @@ def test_an_adapter_that_was_there_is_its_own_reference(bases: Bases, tmp_path: 
     for found, expected in zip(*map(lines, ran), strict=True):
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert lines(ran[0])[0]["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def telling(completions: list[Any], log_extra: Any, log_metric: Any, **_: Any) -> list[float]:
+    log_extra("first", [text[:3] for text in completions])
+    log_metric("longest", float(max(map(len, completions))))
+    return ants(completions)
+
+
+def test_completions_are_logged_as_trl_logs_them(bases: Bases, tmp_path: Path) -> None:
+    options = {"log_completions": True, "max_steps": 2}
+    assert_alike(bases(), tmp_path / "both", options, reward_funcs=telling)
+    tables = []
+    for cls in (OURS, STOCK):
+        script(cls, bases(), tmp_path / cls.__name__, options, reward_funcs=telling).train()
+        tables.append(pd.read_parquet(tmp_path / cls.__name__ / "completions" / "completions_00001.parquet"))
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)
+    assert {"first", "telling", "advantage"} <= set(tables[0])
+
+
+def test_a_recipes_stage_trains_as_the_script(bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "def score(completions, **_):\n    return [text.count('ant') + 0.1 * len(text) for text in completions]\n"
+    )
+    options = {**SHORT, **SIZES, "disable_tqdm": True}
+    words = {"advantage": "grpo", "kl": {"use": "in_loss", "coef": 0.2}, "shaping": [], "monitors": []}
+    reward = {"use": "python", "path": f"{file}:score"}
+    stage = component("stage", {"use": "online", "reward": reward, **words, "trainer": options})
+    run = tiny_run(replace(bases(), adapter=Adapter(r=4)), tmp_path / "run", tiny_pairs(12))
+    set_seed(0)
+    curves = stage.run(run).curves
+    same = {"beta": 0.2, "use_bias_correction_kl": False, "seed": 0}
+    given = {"peft_config": lora_config(Adapter(r=4), "CAUSAL_LM"), "train_dataset": prompt_dataset(tiny_pairs(12))}
+    found = script(OURS, bases(), tmp_path, same, **given)
+    found.train()
+    for name in ("loss", "reward", "grad_norm", "approx_kl"):
+        assert [value for _, value in curves[name].points] == pytest.approx(
+            [line[name] for line in lines(found) if name in line], rel=1e-3, abs=1e-5
+        )

@@ -27,7 +27,6 @@ Bases = Callable[..., Base]
 WAYS = ways("OnlineTrainer")
 TRLS_ALONE: dict[str, dict[str, Any]] = {  # of GRPOConfig's own fields: what makes each go TRL's way
     "cast_lm_head_to_fp32": {"cast_lm_head_to_fp32": True},
-    "epsilon_high": {"epsilon_high": 0.28},
     "importance_sampling_level": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
     "mask_truncated_completions": {"mask_truncated_completions": True},
     "multi_objective_aggregation": {"multi_objective_aggregation": "normalize_then_sum"},
