@@ -92,7 +92,7 @@ class Preference(_Pairs, ordered=True):
     @staticmethod
     def recognises(fields: Mapping[str, Any]) -> bool:
         """Whether a row with these columns is likely to be of this format."""
-        return {"chosen", "rejected"} <= fields.keys()
+        return {"chosen", "rejected"} <= fields.keys() or {"messages", "rejected_response"} <= fields.keys()
 
     def _read(self) -> Read:
         from rlhf_plugins.data.preference import read_pairs
@@ -121,7 +121,9 @@ class Comparisons(_Pairs):
     @staticmethod
     def recognises(fields: Mapping[str, Any]) -> bool:
         """Whether a row with these columns is likely to be of this format."""
-        return {"response_a", "response_b"} <= fields.keys()
+        from rlhf_plugins.data.shapes import BATTLES
+
+        return any(set(names) <= fields.keys() for names in (("response_a", "response_b"), *BATTLES))
 
     def _read(self) -> Read:
         from rlhf_plugins.data.comparisons import read_comparisons

@@ -15,17 +15,21 @@ from rlhf_plugins.data.fields import (
     averaged,
     blank,
     extras,
+    form,
     key,
     number,
     optional,
     probability,
     required,
     shown,
-    texts,
+    text,
 )
+from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
+from rlhf_plugins.data.shapes import battle
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
+from rlhf_plugins.data.turns import as_answer, as_messages
 from rlhf_plugins.errors import DataError, known
 
 SIGNS = {"a": 1, "b": -1, "tie": 0}
@@ -110,11 +114,15 @@ def read_comparisons(
 def _row(
     where: str, fields: dict[str, Any], dropped: Dropped, columns: ComparisonColumns, meaning: Mapping[str, int]
 ) -> _Pair | None:
+    shaped = battle(where, fields, dropped) if columns == ComparisonColumns() else fields
+    if shaped is None:
+        return None
+    fields = shaped
     names = (columns.prompt, columns.response_a, columns.response_b)
     if any(isinstance(required(where, name, fields), SCALARS) for name in names):
         dropped.add("a number, true or false in the place of a text", where)
         return None
-    found = texts(where, fields, names)
+    found = _one_form(where, fields, names)
     more = extras(where, fields, columns)
     votes = [replace(one, count=more["weight"]) for one in _votes(where, fields, columns, meaning)]
     pair = _Pair(where, found, [more], votes)
@@ -130,6 +138,18 @@ def _row(
         return pair
     dropped.add(reason, where)
     return None
+
+
+def _one_form(where: str, fields: dict[str, Any], names: tuple[str, str, str]) -> tuple[Text, ...]:
+    """Prompt and responses; as messages where one of them is, and with the row's tools."""
+    prompt, *both = (text(where, name, required(where, name, fields)) for name in names)
+    if form(both[0]) != form(both[1]):
+        raise DataError(f"{where}: {names[1]} is {form(both[0])}, {names[2]} is {form(both[1])}")
+    if not all(isinstance(one, str) for one in (prompt, *both)):
+        prompt, both = as_messages(prompt), [as_answer(one) for one in both]
+    for name, one in zip(names[1:], both, strict=True):
+        check_answer(where, name, one)
+    return with_tools(where, prompt, fields.pop("tools", None)), *both
 
 
 def _group(pair: _Pair, dropped: Dropped) -> Group | None:

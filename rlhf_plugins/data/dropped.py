@@ -14,6 +14,7 @@ class Dropped(dict[str, int]):
         super().__init__()
         self.places: dict[str, list[str]] = {}
         self.rows = 0  # read, whether kept or not
+        self.shapes: dict[str, int] = {}  # of rows, each in words, with their number
 
     def add(self, reason: str, where: str) -> None:
         """Counts the row at `where` as left out."""
@@ -21,11 +22,17 @@ class Dropped(dict[str, int]):
         if len(places := self.places.setdefault(reason, [])) < FIRST:
             places.append(where)
 
+    def note_shape(self, shape: str) -> None:
+        """Counts a row of that shape."""
+        self.shapes[shape] = self.shapes.get(shape, 0) + 1
+
     def include(self, other: Dropped) -> None:
         """Adds what another source left out."""
         for reason, count in other.items():
             self[reason] = self.get(reason, 0) + count
             self.places[reason] = (self.places.get(reason, []) + other.places[reason])[:FIRST]
+        for shape, count in other.shapes.items():
+            self.shapes[shape] = self.shapes.get(shape, 0) + count
         self.rows += other.rows
 
 

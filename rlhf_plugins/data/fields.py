@@ -12,18 +12,56 @@ from math import fsum
 from typing import Any
 
 from rlhf_plugins.contract.rows import Origin, Text
+from rlhf_plugins.data.messages import check_answer, messages, whole
 from rlhf_plugins.data.sources import Columns
+from rlhf_plugins.data.turns import as_answer, said
 from rlhf_plugins.errors import DataError, known
 
+STEP = re.compile(r"([^.\[\]]+)|(\[\d*\])")  # of a path
 PLACE = re.compile(r"(?P<source>.*)(?::(?P<line>\d+)|\[(?P<index>\d+)\])", re.DOTALL)
 INNER = {"text"}  # options of `Columns` that name a field of an element, not a column
 
 
 def required(where: str, column: str, fields: Mapping[str, Any]) -> Any:
-    """The field of that name. Raises DataError with the known names and the nearest."""
+    """The field of that name, or at that path: `info.post`, `answers[0].text`, and `answers[].text` of all of them.
+
+    Raises:
+        DataError: there is none; with the known names and the nearest.
+    """
+    if column not in fields and (value := at(fields, column)) is not None:
+        return value
     if column not in fields:
         raise DataError(f"{where}: lacks the column {column!r} {known(column, fields)}")
     return fields[column]
+
+
+def at(fields: Mapping[str, Any], column: str) -> Any:
+    """The field of that name or at that path; None where there is none."""
+    if column in fields:
+        return fields[column]
+    value: Any = fields if "." in column or "[" in column else None
+    for step in STEP.findall(column):
+        value = _step(value, *step)
+    return value
+
+
+def _step(value: Any, name: str, index: str) -> Any:
+    """What a step of a path leads to; None where it leads nowhere. `[]` goes on with every element of a list."""
+    if isinstance(value, _Each):
+        found = _Each(_step(each, name, index) for each in value)
+        return found if any(each is not None for each in found) else None
+    if name:
+        return value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(value, list):
+        return None
+    if index == "[]":
+        return _Each(value)
+    place = int(index.strip("[]"))
+    return value[place] if place < len(value) else None
+
+
+class _Each(list[Any]):
+    """The elements of a list on the way of a path."""
 
 
 def optional(where: str, name: str, column: str | None, fields: Mapping[str, Any]) -> Any:
@@ -34,15 +72,12 @@ def optional(where: str, name: str, column: str | None, fields: Mapping[str, Any
 
 
 def text(where: str, column: str, value: Any) -> Text:
-    """Text, or messages with `role` and `content` alone. Raises DataError."""
+    """Text, or messages as `messages` reads them. Raises DataError."""
     if isinstance(value, str):
-        return _whole(where, column, value)
-    if not isinstance(value, list):
+        return whole(where, column, value)
+    if not isinstance(value, list) and not (isinstance(value, Mapping) and {"role", "from"} & value.keys()):
         raise DataError(f"{where}: {column} must be text or a list of messages, found {form(value)}")
-    for message in value:
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise DataError(f"{where}: every message of {column} needs a text `role` and a text `content`")
-    return [{k: _whole(where, column, m[k]) for k in ("role", "content")} for m in value]
+    return messages(where, column, value)
 
 
 def texts(where: str, fields: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[Text, ...]:
@@ -61,9 +96,10 @@ def responses(where: str, column: str, values: Any, inner: str, prompt: Text) ->
     found = []
     for number, value in enumerate(values):
         name = f"{column}[{number}]"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not {"role", "from"} & value.keys():
             value = required(f"{where}: {name}", inner, value)
-        found.append(text(where, name, value))
+        found.append(text(where, name, value) if isinstance(prompt, str) else as_answer(text(where, name, value)))
+        check_answer(where, name, found[-1])
         if form(found[-1]) != form(prompt):
             raise DataError(f"{where}: the prompt is {form(prompt)}, {name} is {form(found[-1])}")
     return tuple(found)
@@ -95,7 +131,7 @@ def probability(where: str, column: str, value: Any) -> float | None:
 def annotator(where: str, name: str, column: str | None, fields: Mapping[str, Any]) -> str | None:
     """Who judges, as text; None where it is unknown. Raises DataError."""
     found = optional(where, name, column, fields)
-    return None if found is None or found == "" else _whole(where, str(column), str(found))
+    return None if found is None or found == "" else whole(where, str(column), str(found))
 
 
 def place(where: str, column: str, value: Any, count: int) -> int:
@@ -146,12 +182,6 @@ def agreed(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in first.items() if all(k in other and other[k] == v for other in others)}
 
 
-def by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The columns of rows, a value for each row; None where a row lacks one."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
 def origin(where: str) -> Origin:
     """The origin of a row from its place, `file:12` (from 1) or `file[11]` (from 0)."""
     found = PLACE.fullmatch(where)
@@ -183,12 +213,12 @@ def _topic(where: str, column: str, value: Any) -> str | None:
         return None
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise DataError(f"{where}: {column} must be text or a whole number, found {form(value)}")
-    return _whole(where, column, str(value))
+    return whole(where, column, str(value))
 
 
 def blank(text: Text) -> bool:
     """Whether there is nothing to read."""
-    return not text.strip() if isinstance(text, str) else not any(m["content"].strip() for m in text)
+    return not text.strip() if isinstance(text, str) else not any(said(m).strip() for m in text)
 
 
 def form(value: Any) -> str:
@@ -207,22 +237,6 @@ def key(*texts: Text) -> str:
     return json.dumps(texts)
 
 
-def plain(value: Any) -> Any:
-    """A value that JSON has no form for: arrays and their numbers as lists and numbers, anything else as text."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return dict(value) if isinstance(value, Mapping) else str(value)
-
-
 def content(text: Text) -> str:
     """What a reader sees of a text or of messages."""
-    return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
-
-
-def _whole(where: str, column: str, text: str) -> str:
-    """JSON can spell half of a surrogate pair (`\\ud83d`), which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {column} is not Unicode text: half a character at position {error.start}") from error
-    return text
+    return text if isinstance(text, str) else "\n".join(map(said, text))

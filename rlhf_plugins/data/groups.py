@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.convert import pairs
-from rlhf_plugins.data.fields import by_name, plain
+from rlhf_plugins.data.values import by_name, plain
 from rlhf_plugins.errors import DataError
 
 __all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset"]

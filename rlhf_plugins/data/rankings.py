@@ -10,6 +10,7 @@ from rlhf_plugins.data.convert import dense
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import (
     annotator,
+    at,
     blank,
     extras,
     key,
@@ -56,13 +57,13 @@ def _group(where: str, fields: dict[str, Any], dropped: Dropped, columns: Rankin
     elements = required(where, columns.responses, fields)
     found = responses(where, columns.responses, elements, columns.text, prompt)
     more = extras(where, fields, columns)
-    choices = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c and fields.get(c) is not None]
+    choices = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c and at(fields, c) is not None]
     if len(choices) != 1:
         wanted = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c]
         has = f"has {' and '.join(choices)}" if choices else f"has none {known(wanted[0] if wanted else '', fields)}"
         raise DataError(f"{where}: {has}; a row needs one of {', '.join(wanted)} (`columns` renames, `none` ignores)")
     (column,) = choices
-    value, count = fields[column], len(found)
+    value, count = at(fields, column), len(found)
     if not isinstance(value, list):
         raise DataError(f"{where}: {column} must be a list, found {shown(value)}")
     if column == columns.pairwise:

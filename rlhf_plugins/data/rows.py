@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,7 +22,9 @@ Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
 MOST = 8 * 2**30  # bytes of a file, which is read whole
 SMALL, TIMES = 2**24, 200  # bytes that any file may unpack to, and how much larger than itself a larger one may be
 LONGEST_NAME = 200  # characters of a source in a message
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+CELL = re.compile(r"\s*(\[\s*[\"'{\]n]|\{\s*[\"'])")  # how a list of texts or objects, or an object begins
+MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
 
 
 def no_such_file(source: str | None) -> str:
@@ -58,7 +62,7 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in ENDINGS:
         raise DataError(f"{source}: unknown file ending {suffix!r} {known(suffix, ENDINGS)}")
-    reader = {".csv": _csv, ".parquet": _parquet}.get(suffix, _json_lines)
+    reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet}.get(suffix, _json_lines)
     empty = True
     for row in reader(path):
         empty = False
@@ -135,18 +139,58 @@ def _record(where: str, value: Any) -> dict[str, Any]:
 def _csv(path: Path) -> Iterator[Row]:
     text = _text(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # which is no fault of the file
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    tabs = path.name.removesuffix(".gz").endswith(".tsv")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter="\t" if tabs else ",")
     try:
         names = reader.fieldnames or []
         if len(set(names)) < len(names):
             raise DataError(f"{path}:1: two columns are named {_repeated(names)!r}")
+        rows = []
         for fields in reader:
             where = f"{path}:{reader.line_num}"
             if None in fields or None in fields.values():
                 raise DataError(f"{where}: has not the {len(names)} fields of the header")
-            yield where, fields
+            rows.append((where, fields))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.reader.line_num}: is not CSV: {error}") from error
+    for name in names:
+        _parse_cells(rows, name)
+    yield from rows
+
+
+def _parse_cells(rows: list[Row], name: str) -> None:
+    """Reads the cells of a column that all hold a list of texts or objects, or an object, as JSON or Python writes it.
+
+    Raises:
+        DataError: some cells hold messages that cannot be read.
+    """
+    cells = [(where, fields, fields[name]) for where, fields in rows if fields[name]]
+    if not cells or not all(CELL.match(cell) for _, _, cell in cells):
+        return
+    found = [_cell(cell) for _, _, cell in cells]
+    if unread := [where for (where, _, _), value in zip(cells, found, strict=True) if value is None]:
+        if any(MESSAGES.match(cell) for _, _, cell in cells):
+            raise DataError(f"{unread[0]}: {name} looks like messages, and is neither JSON nor a Python list of them")
+        return
+    for (_, fields, _), value in zip(cells, found, strict=True):
+        fields[name] = value
+
+
+def _cell(text: str) -> Any:
+    """The list of texts or objects, or the object, that a cell spells; None where it spells none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    several = value if isinstance(value, list) else [value]
+    return value if all(isinstance(one, dict) for one in several) or _texts(value) else None
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) or one is None for one in value)
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -126,12 +126,18 @@ def words() -> dict[str, Verdict]:
     return {
         "a": "a",
         "a1": "a",
+        "model_a": "a",
         "response_a": "a",
         "b": "b",
         "a2": "b",
+        "model_b": "b",
         "response_b": "b",
         "tie": "tie",
         "equal": "tie",
+        "tie (bothbad)": "tie",
+        "both bad": "tie",
+        "both_bad": "tie",
+        "bothbad": "tie",
     }
 
 

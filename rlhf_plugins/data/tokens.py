@@ -12,6 +12,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.data.turns import CALLS, TOOLS, said
+from rlhf_plugins.data.values import by_name
 from rlhf_plugins.errors import DataError
 
 Ids = tuple[list[int], list[int]]  # of a prompt and of a response
@@ -44,8 +46,6 @@ class RowEncoder:
 
 def samples_of(groups: Iterable[Group], encoder: RowEncoder) -> Samples:
     """Every response of the groups in order, with its group's columns. Raises DataError where one cannot be taken."""
-    from rlhf_plugins.data.fields import by_name
-
     groups = list(groups)
     columns = by_name([group.columns for group in groups for _ in group.responses])
     rows = [(g.prompt, r, *encoder.encode_within_limit(g.prompt, r)) for g in groups for r in g.responses]
@@ -119,7 +119,7 @@ def as_text(text: Text) -> str:
     """Text unchanged, messages as `role: content` lines; a single message as its content alone."""
     if isinstance(text, str):
         return text
-    return text[0]["content"] if len(text) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in text)
+    return said(text[0]) if len(text) == 1 else "\n".join(f"{m['role']}: {said(m)}" for m in text)
 
 
 def template_to_end(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -168,7 +168,22 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any) -> list[int]:
-    return list(tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"])
+    """Of messages and the tools that the first one carries. Raises DataError where the template leaves one out."""
+    tools = messages[0].get(TOOLS) if messages else None
+    bare = [{k: v for k, v in m.items() if k != TOOLS} for m in messages]
+
+    def render(rows: Any, given: Any) -> list[int]:
+        return list(tokenizer.apply_chat_template(rows, tools=given, return_dict=True, **options)["input_ids"])
+
+    ids = render(bare, tools)
+    if tools and render(bare, None) == ids:
+        raise DataError(f"its {TOOLS} are not written by the chat template")
+    if (
+        any(CALLS in m for m in bare)
+        and render([{k: v for k, v in m.items() if k != CALLS} for m in bare], tools) == ids
+    ):
+        raise DataError(f"its {CALLS} are not written by the chat template")
+    return ids
 
 
 def _closed(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.data.fields import plain
+from rlhf_plugins.data.values import plain
 from rlhf_plugins.errors import DataError, known
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".parquet")

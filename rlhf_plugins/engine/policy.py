@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
-from rlhf_plugins.data.fields import by_name
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.tokens import RowEncoder, encoded, response_ends
+from rlhf_plugins.data.values import by_name
 from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.fields import plain
+from rlhf_plugins.data.values import plain
 from rlhf_plugins.errors import PluginError, RunError
 
 Score = Callable[[Samples], Sequence[float | None]]

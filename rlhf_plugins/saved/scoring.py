@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
-from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.saved.scored_file import ScoredFile
@@ -162,6 +161,8 @@ def _several(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text
 
 
 def _pair(where: str, fields: Mapping[str, Any]) -> tuple[Text, Sequence[Text]]:
+    from rlhf_plugins.data.preference import read_pairs
+
     if "prompt" in fields:
         prompt, *both = texts(where, fields, ("prompt", "chosen", "rejected"))
         return prompt, both

@@ -29,6 +29,7 @@ def lines(*rows: dict[str, Any]) -> str:
 
 
 SAID = [{"role": "assistant", "content": "x"}]
+ANSWER = [{"role": "assistant", "content": "x"}]
 HEADER = "prompt,chosen,rejected,margin\n"
 SQUEEZED = gzip.compress(json.dumps(GOOD).encode() * 100)
 
@@ -80,13 +81,13 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "margin in words": ("a.jsonl", second(margin="much"), "a.jsonl:2: margin must be a finite number, found 'much'"),
     "margin true": ("a.jsonl", second(margin=True), "a.jsonl:2: margin must be a finite number, found 'True'"),
     "no role": ("a.jsonl", second(prompt=[{"content": "x"}]), "a.jsonl:2: every message of prompt needs a text `role`"),
-    "from and value": ("a.jsonl", second(chosen=[{"from": "gpt", "value": "x"}]), "a.jsonl:2: every message of chosen"),
+    "from and value": ("a.jsonl", second(chosen=[{"from": "gpt", "value": "x"}]), "a.jsonl:2: chosen is messages"),
     "text in a list": ("a.jsonl", second(chosen=["x"]), "a.jsonl:2: every message of chosen needs a text `role`"),
     "text and messages": ("a.jsonl", second(rejected=SAID), "a.jsonl:2: chosen is text, rejected is messages"),
-    "prompt of another form": ("a.jsonl", second(prompt=SAID), "a.jsonl:2: prompt is messages, chosen is text"),
+    "prompt of another form": ("a.jsonl", second(prompt=SAID), "a.jsonl:2: is messages, the rows before it are text"),
     "forms mixed": (
         "a.jsonl",
-        lines(GOOD, {"prompt": SAID, "chosen": SAID, "rejected": [*SAID, *SAID]}),
+        lines(GOOD, {"prompt": SAID, "chosen": ANSWER, "rejected": [*ANSWER, *ANSWER]}),
         "a.jsonl:2: is messages, the rows before it are text",
     ),
     "no common beginning": (
@@ -121,7 +122,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_named_with_the_endings_that_are_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is a folder; name a file \(known: \.csv, \.json, \.jsonl, \.parquet\)"):
+    with pytest.raises(
+        DataError, match=r"is a folder; name a file \(known: \.csv, \.json, \.jsonl, \.parquet, \.tsv\)"
+    ):
         load(tmp_path)
 
 

@@ -147,7 +147,7 @@ def test_columns_of_other_names() -> None:
         (strengths(1, "strong"), r"annotations\[1\]: strength_a_minus_b must be a finite number"),
         (row("a", weight=-1), "f:1: weight must be at least 0, found -1"),
         (row("a", topic=["t"]), "f:1: topic must be text or a whole number"),
-        (row("a", response_b=[{"role": "user", "content": "x"}]), "prompt is text, response_b is messages"),
+        (row("a", response_b=[{"role": "user", "content": "x"}]), "response_a is text, response_b is messages"),
         ({"prompt": "p", "response_a": "x"}, "f:1: lacks the column 'response_b' .did you mean response_a"),
     ],
 )

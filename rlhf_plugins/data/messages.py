@@ -1,0 +1,97 @@
+"""Conversations of a data set become messages of `role` and `content`. It knows no format and no chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_plugins.contract.rows import Text
+from rlhf_plugins.data.turns import CALLS, TOOLS, without_nulls
+from rlhf_plugins.errors import DataError, known
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
+SPEAKERS = {  # of `from` and `value`
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+KEPT = (CALLS, "name", "tool_call_id", "reasoning_content", "thinking", TOOLS)  # fields that templates write
+NEEDS = "needs a text `role` and a text `content`"
+
+
+def messages(where: str, column: str, value: Any) -> list[dict[str, Any]]:
+    """The messages of a list or of one object: `role` and `content`, or `from` and `value`, and the fields in `KEPT`.
+
+    Raises:
+        DataError: one has no text, or a role that no template knows.
+    """
+    return [_message(where, column, each) for each in ([value] if isinstance(value, Mapping) else value)]
+
+
+def with_tools(where: str, prompt: Text, tools: Any) -> Text:
+    """The prompt with the tools that may be called, which its first message carries. Raises DataError for a text."""
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise DataError(f"{where}: {TOOLS} must be a list of objects, and is not JSON: {error}") from error
+    if not tools:
+        return prompt
+    if not isinstance(tools, list):
+        raise DataError(f"{where}: {TOOLS} must be a list of objects, found {type(tools).__name__}")
+    if isinstance(prompt, str) or not prompt:
+        raise DataError(f"{where}: has {TOOLS}, which only the chat template of a conversation writes, and is text")
+    return [{**prompt[0], TOOLS: without_nulls(tools)}, *prompt[1:]]
+
+
+def check_answer(where: str, column: str, response: Text) -> None:
+    """Raises DataError where a response is not the assistant's."""
+    if not isinstance(response, str) and response:
+        wrong = next((m["role"] for m in (response[0], response[-1]) if m["role"] != "assistant"), None)
+        if wrong is not None:
+            raise DataError(f"{where}: {column} begins or ends with a turn of the role {wrong!r}, not the assistant's")
+
+
+def whole(where: str, column: str, text: str) -> str:
+    """The text. JSON can spell half of a surrogate pair (`\\ud83d`), which no tokenizer takes: raises DataError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {column} is not Unicode text: half a character at position {error.start}") from error
+    return text
+
+
+def _message(where: str, column: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise DataError(f"{where}: every message of {column} {NEEDS}")
+    if "role" not in given and isinstance(given.get("from"), str):
+        speaker = given["from"]
+        role, content = SPEAKERS.get(speaker.lower(), speaker), given.get("value")
+    else:
+        role, content = given.get("role"), given.get("content")
+    kept = {name: without_nulls(given[name]) for name in KEPT if given.get(name) not in (None, "", [], {})}
+    if isinstance(content, list):
+        content = _joined(where, column, content)
+    if content is None and CALLS in kept:
+        content = ""
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError(f"{where}: every message of {column} {NEEDS}")
+    if role not in ROLES:
+        raise DataError(f"{where}: {column} has a message of the role {role!r} {known(role.lower(), ROLES)}")
+    return {"role": role, "content": whole(where, column, content), **kept}
+
+
+def _joined(where: str, column: str, parts: list[Any]) -> str:
+    """The content of parts that all are text. Raises DataError for others, such as an image."""
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise DataError(f"{where}: {column} has a part of the type {kind!r}, and only text is read")
+    return "".join(part["text"] for part in parts)

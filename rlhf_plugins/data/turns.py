@@ -1,0 +1,35 @@
+"""Messages, and text in their place: the fields that carry tools, and what a reader sees. It checks nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.rows import Text
+
+TOOLS, CALLS = "tools", "tool_calls"  # fields of the first message of a prompt, and of any message
+
+
+def as_messages(prompt: Text) -> list[dict[str, Any]]:
+    """A text as what a user says, messages as they are."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def as_answer(response: Text) -> list[dict[str, Any]]:
+    """A text as what the assistant says, messages as they are."""
+    return [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+
+
+def said(message: Mapping[str, Any]) -> str:
+    """What a reader sees of a message: its content, and its calls of tools as JSON."""
+    calls = [json.dumps(message[CALLS], ensure_ascii=False)] if message.get(CALLS) else []
+    return "\n".join([*([str(message["content"])] if message["content"] else []), *calls])
+
+
+def without_nulls(value: Any) -> Any:
+    """Without the fields that a table adds to objects that lack them."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
