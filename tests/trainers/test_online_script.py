@@ -13,7 +13,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback, set_seed
 
 import rlhf_plugins
 from rlhf_plugins.contract.run import Adapter, Base
@@ -216,3 +216,19 @@ def test_a_recipes_stage_trains_as_the_script(bases: Bases, tmp_path: Path, monk
         assert [value for _, value in curves[name].points] == pytest.approx(
             [line[name] for line in lines(found) if name in line], rel=1e-3, abs=1e-5
         )
+
+
+async def short(completions: list[Any], **_: Any) -> list[float]:
+    return [-float(len(text)) for text in completions]
+
+
+def test_a_reward_model_by_its_name_and_an_asynchronous_function(bases: Bases, tmp_path: Path) -> None:
+    judge = str(tmp_path / "judge")
+    AutoModelForSequenceClassification.from_pretrained(bases().path, num_labels=1).save_pretrained(judge)
+    load_tokenizer(bases()).save_pretrained(judge)
+    ran = [script(cls, bases(), tmp_path, {"max_steps": 2}, reward_funcs=[judge, short]) for cls in (OURS, STOCK)]
+    for each in ran:
+        set_seed(0)
+        each.train()
+    for found, expected in zip(*map(lines, ran), strict=True):
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
