@@ -8,12 +8,20 @@ from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.convert import pairs
 from rlhf_plugins.data.values import by_name, plain
 from rlhf_plugins.errors import DataError
 
-__all__ = ["batch_columns", "best_responses", "pairs", "preference_dataset", "prompt_dataset"]
+__all__ = [
+    "batch_columns",
+    "best_response",
+    "best_responses",
+    "pair_rows",
+    "pairs",
+    "preference_dataset",
+    "prompt_dataset",
+]
 
 Row = dict[str, Any]
 COLUMNS = "rlhf_columns"  # of a data set of prompts: those of the prompt, as JSON
@@ -27,6 +35,11 @@ def preference_dataset(groups: Iterable[Group]) -> Dataset:
     Raises:
         DataError: no group holds a strictly ordered pair.
     """
+    return Dataset.from_list(pair_rows(groups))
+
+
+def pair_rows(groups: Iterable[Group]) -> list[Row]:
+    """The rows of `preference_dataset`. Raises DataError as it does."""
     rows = [_row(pair) for pair in pairs(groups)]
     if not rows:
         raise DataError("no pair of responses is strictly ordered: there is nothing to learn from")
@@ -35,7 +48,7 @@ def preference_dataset(groups: Iterable[Group]) -> Dataset:
         if any(value is not None for value in known):
             for row, value in zip(rows, known, strict=True):
                 row[name] = default if value is None else value
-    return Dataset.from_list(rows)
+    return rows
 
 
 def prompt_dataset(prompts: Iterable[Group]) -> Dataset:
@@ -69,10 +82,16 @@ def best_responses(groups: Iterable[Group]) -> Dataset:
     Raises:
         DataError: there is no group.
     """
-    rows = [{"prompt": g.prompt, "completion": g.responses[_best(g)]} for g in groups]
+    best = ((g.prompt, best_response(g)) for g in groups)
+    rows = [{"prompt": prompt, "completion": response} for prompt, response in best if response is not None]
     if not rows:
         raise DataError("there are no responses to imitate")
     return Dataset.from_list(rows)
+
+
+def best_response(group: Group) -> Text | None:
+    """The one of `best_responses`; None where the group has none, or one that is labelled undesirable."""
+    return group.responses[_best(group)] if group.responses and group.label is not False else None
 
 
 def _best(group: Group) -> int:

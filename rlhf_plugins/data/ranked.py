@@ -23,6 +23,8 @@ from rlhf_plugins.errors import DataError
 
 Encode = Callable[[Text, Text], tuple[list[int], list[int]]]  # prompt, response -> the ids of both
 TOO_LONG = "response longer than max_length"
+TOO_LONG_FOR_MODEL = "response longer than the model takes"
+EQUAL = "response equal to another once tokenized"
 NOTHING_LEFT = "nothing left to compare"
 NO_TOKEN = "prompt or response without a token"
 
@@ -69,12 +71,15 @@ def ranked_rows(
             continue
         kept = [i for i, (p, b) in enumerate(ids) if max_length is None or len(p) + len(b) <= max_length]
         left_out[TOO_LONG] += len(ids) - len(kept)
+        first = {(*ids[i][0], *ids[i][1]): i for i in reversed(kept)}  # of equal ones the first
+        left_out[EQUAL] += len(kept) - len(first)
+        kept = sorted(first.values())
         group = part(group, kept)
         group = replace(group, ranks=group.ranks or agreed_ranks(group))
         if not kept or not usable(group):
             left_out[NOTHING_LEFT] += 1
             continue
-        tokens = _aligned([ids[i] for i in kept])
+        tokens = aligned([ids[i] for i in kept])
         if not tokens.prompt or not all(tokens.branches):
             left_out[NO_TOKEN] += 1
             continue
@@ -192,10 +197,10 @@ def _obstacle(encoder: RowEncoder, prompt: Text, response: Text) -> str | None:
     if not all(ids):
         return NO_TOKEN
     too_long = encoder.max_tokens is not None and sum(map(len, ids)) > encoder.max_tokens
-    return "response longer than the model takes" if too_long else None
+    return TOO_LONG_FOR_MODEL if too_long else None
 
 
-def _aligned(ids: Sequence[tuple[list[int], list[int]]]) -> PromptBranches:
+def aligned(ids: Sequence[tuple[list[int], list[int]]]) -> PromptBranches:
     """One prompt for all: where some response merges with the prompt's end, the prompt ends before it for all."""
     shortest = min(len(prompt) for prompt, _ in ids)
     return PromptBranches(ids[0][0][:shortest], [(prompt + branch)[shortest:] for prompt, branch in ids])

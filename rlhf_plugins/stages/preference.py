@@ -53,8 +53,8 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.data.groups import preference_dataset
-        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.data.tokenized import tokenized_pairs
+        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
@@ -66,7 +66,9 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
         ours = {"precompute_ref_log_probs": True, "disable_dropout": not dropped}
         args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
-        train = preference_dataset(run.data.train)
+        encoder = load_row_encoder(run.base)
+        rows = tokenized_pairs(run.data.train, encoder)
+        train = rows.dataset
         start, reference = run.weights("start"), run.weights("reference")
         with building(len(train)):
             models = _models(start, reference, args.precompute_ref_log_probs)
@@ -75,8 +77,8 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
                 models.reference,
                 args,
                 train_dataset=train,
-                eval_dataset=held_out(args, run.data.test, preference_dataset),
-                processing_class=load_tokenizer(run.base),
+                eval_dataset=held_out(args, run.data.test, lambda test: tokenized_pairs(test, encoder).dataset),
+                processing_class=encoder.tokenizer,
                 peft_config=models.adapter,
                 loss=self.loss,
                 tokens_per_batch=self.tokens_per_batch,
@@ -92,7 +94,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         trainer.processing_class.save_pretrained(folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out=trainer.left_out(len(train)), notes=spent.notes),
+            report=ReportParts(left_out={**rows.left_out, **trainer.left_out(len(train))}, notes=spent.notes),
             sections=monitors.sections(),
             curves=curves.curves,
             metrics=spent.metrics,

@@ -13,7 +13,18 @@ from rlhf_plugins.stages._training import From, Training
 if TYPE_CHECKING:
     from datasets import Dataset
 
-UNREAD = frozenset({"eval_packing", "model_init_kwargs", "resume_from_checkpoint", "trust_remote_code"})
+UNREAD = frozenset(  # options that TRL's own rendering and loading alone would read
+    {
+        "assistant_only_loss",
+        "chat_template_path",
+        "dataset_text_field",
+        "eos_token",
+        "eval_packing",
+        "model_init_kwargs",
+        "resume_from_checkpoint",
+        "trust_remote_code",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -28,35 +39,35 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.data.groups import best_responses
-        from rlhf_plugins.engine.loading import load_causal, load_tokenizer
+        from rlhf_plugins.data.tokenized import tokenized_answers
+        from rlhf_plugins.engine.loading import load_causal, load_row_encoder
         from rlhf_plugins.engine.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.supervision import supervise
 
-        tokenizer, start = load_tokenizer(run.base), run.weights("start")
+        encoder, start = load_row_encoder(run.base), run.weights("start")
         new = start.folder is None
-        train = best_responses(run.data.train)
-        with building(len(train)):
-            args = arguments(trl.SFTConfig, run.folder, run.seed, self.trainer)
+        rows = tokenized_answers(run.data.train, encoder)
+        with building(len(rows.dataset)):
+            args = arguments(trl.SFTConfig, run.folder, run.seed, {"completion_only_loss": True, **self.trainer})
             trainer = trl.SFTTrainer(
                 model=load_causal(start.base) if new else load_start(start),
                 args=args,
-                train_dataset=train,
-                eval_dataset=held_out(args, run.data.test, best_responses),
-                processing_class=tokenizer,
+                train_dataset=rows.dataset,
+                eval_dataset=held_out(args, run.data.test, lambda test: tokenized_answers(test, encoder).dataset),
+                processing_class=encoder.tokenizer,
                 peft_config=config_of(start) if new else None,
             )
         train_in_float32(trainer.model)
-        left_out = _left_out(trainer, train)
+        left_out = {**rows.left_out, **_left_out(trainer, rows.dataset)}
         curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
             report=ReportParts(left_out=left_out, notes=spent.notes),
@@ -68,18 +79,15 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:
     """Rows that TRL dropped or cut at `max_length`, by reason. Raises RunError when none is left."""
-    from rlhf_plugins.data.tokens import encode
-
     limit = trainer.args.max_length
     if limit is None or trainer.args.packing:  # packing drops nothing
         return {}
     dropped = len(train) - len(trainer.train_dataset)
     if not len(trainer.train_dataset):
         raise RunError(f"every prompt takes all {limit} tokens of max_length, so that nothing is left to imitate")
-    lengths = (sum(map(len, encode(trainer.processing_class, r["prompt"], r["completion"]))) for r in train)
     found = {
         "prompt that fills max_length": dropped,
-        "cut at max_length": sum(length > limit for length in lengths) - dropped,
+        "cut at max_length": sum(len(ids) > limit for ids in train["input_ids"]) - dropped,
     }
     return {reason: count for reason, count in found.items() if count > 0}
 

@@ -148,6 +148,14 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
             "cut at max_length": sum(map(self.data_collator.is_cut, self.train_dataset)),
         }
 
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """TRL's; rows that have tokens already only lose those whose prompt leaves no room for a response."""
+        if "chosen_ids" not in (getattr(dataset, "column_names", None) or ()):
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if args.max_length is None or args.truncation_mode != "keep_start":
+            return dataset
+        return dataset.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if self._reads_soft_labels:

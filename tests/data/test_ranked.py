@@ -122,7 +122,7 @@ def test_features_stand_in_place_of_tokens() -> None:
 
 def test_a_prompt_of_which_no_token_is_left_is_counted() -> None:
     def merging(prompt: Text, response: Text) -> tuple[list[int], list[int]]:
-        return ([], [9]) if prompt == "x" else ([1], [9])
+        return ([], [9, ord(response)]) if prompt == "x" else ([1], [ord(response)])
 
     rows = ranked_rows([Group("x", ("a", "b"), (0, 1)), Group("y", ("a", "b"), (0, 1))], merging, None, everything)
     assert rows.left_out == {"prompt or response without a token": 1}

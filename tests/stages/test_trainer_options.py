@@ -15,7 +15,7 @@ from rlhf_plugins.stages import preference, reward_model, sft
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 COMMON = {"activation_offloading", "dataset_num_proc", "max_length"}
-ROWS = {"chat_template_path", "eos_token", "pad_token", "pad_to_multiple_of", "padding_free", "packing"}
+ROWS = {"pad_token", "pad_to_multiple_of", "padding_free", "packing"}
 READ = {
     trl.DPOConfig: COMMON
     | {"disable_dropout", "precompute_ref_log_probs", "ref_model_mixup_alpha", "ref_model_sync_steps"}
@@ -23,7 +23,7 @@ READ = {
     trl.RewardConfig: COMMON | {"disable_dropout"},
     trl.SFTConfig: COMMON
     | ROWS
-    | {"assistant_only_loss", "completion_only_loss", "dataset_kwargs", "dataset_text_field", "loss_type"}
+    | {"completion_only_loss", "dataset_kwargs", "loss_type"}
     | {"packing_strategy", "router_aux_loss_coef", "shuffle_dataset", "truncation_mode"},
 }
 UNREAD = {trl.DPOConfig: preference.UNREAD, trl.RewardConfig: reward_model.UNREAD, trl.SFTConfig: sft.UNREAD}

@@ -204,15 +204,14 @@ REFUSING = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception
 REFUSING += "{{ m.content + ' ' }}{% endfor %}"
 
 
-@pytest.mark.parametrize("stage", [sft, preference])
-def test_a_chat_template_that_refuses_a_prompt_is_told(base: Base, tmp_path: Path, stage: Callable[[], Any]) -> None:
-    with pytest.raises(RunError, match="cannot be built: no system role"):
-        stage().run(run_with_system_role(base, tmp_path))
-
-
-def test_a_reward_model_counts_what_its_chat_template_refuses(base: Base, tmp_path: Path) -> None:
-    run = run_with_system_role(base, tmp_path)
-    assert reward().run(run).report.left_out == {"messages cannot be tokenized: no system role": 1}
+@pytest.mark.parametrize("stage", [sft, preference, reward])
+def test_every_stage_counts_what_its_chat_template_refuses(
+    base: Base, tmp_path: Path, stage: Callable[[], Any]
+) -> None:
+    left_out = stage().run(run_with_system_role(base, tmp_path)).report.left_out
+    assert {reason: count for reason, count in left_out.items() if count} == {
+        "messages cannot be tokenized: no system role": 1
+    }
 
 
 def run_with_system_role(base: Base, folder: Path) -> Run:

@@ -1,0 +1,86 @@
+"""Pairs and answers as rows of tokens for the trainers of policies, rendered as everything else is.
+
+It knows groups and token ids, no trainer. What a model cannot take is left out and counted by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from rlhf_plugins.contract.rows import Group, Text
+from rlhf_plugins.data.branches import PromptBranches
+from rlhf_plugins.data.groups import best_response, pair_rows
+from rlhf_plugins.data.ranked import EQUAL, NO_TOKEN, TOO_LONG_FOR_MODEL, aligned
+from rlhf_plugins.data.tokens import RowEncoder
+from rlhf_plugins.errors import DataError
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Rows of tokens, and how many were left out of them, by reason."""
+
+    dataset: Dataset
+    left_out: Mapping[str, int]
+
+
+def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+    """Pairs with the columns `prompt_ids`, `chosen_ids`, `rejected_ids`, and `margin` and `probability` where known.
+
+    Raises:
+        DataError: no group holds a strictly ordered pair, or no pair is left.
+    """
+    left_out, found = Counter[str](), []
+    for row in pair_rows(groups):
+        tokens = _encoded(encoder, row.pop("prompt"), [row.pop("chosen"), row.pop("rejected")], left_out)
+        if tokens is not None:
+            chosen, rejected = map(list, tokens.branches)
+            found.append({"prompt_ids": list(tokens.prompt), "chosen_ids": chosen, "rejected_ids": rejected, **row})
+    return _tokenized(found, left_out)
+
+
+def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+    """Each group's best response with the columns `input_ids` and `completion_mask`, 1 at the response.
+
+    Raises:
+        DataError: there is no response that may be imitated, or none is left.
+    """
+    left_out, found = Counter[str](), []
+    for group in groups:
+        response = best_response(group)
+        tokens = None if response is None else _encoded(encoder, group.prompt, [response], left_out)
+        if tokens is not None:
+            (ids,) = tokens.branches
+            mask = [0] * len(tokens.prompt) + [1] * len(ids)
+            found.append({"input_ids": [*tokens.prompt, *ids], "completion_mask": mask})
+    return _tokenized(found, left_out)
+
+
+def _encoded(encoder: RowEncoder, prompt: Text, responses: Sequence[Text], left_out: Counter[str]) -> Any:
+    """The tokens of a row as a `PromptBranches`; None, and counted, where the model cannot take it or learn from it."""
+    try:
+        tokens: PromptBranches = aligned([encoder.encode(prompt, response) for response in responses])
+    except DataError as error:
+        left_out[str(error).removeprefix("its ")] += 1
+        return None
+    if not tokens.prompt or not all(tokens.branches):
+        reason = NO_TOKEN
+    elif len(set(map(tuple, tokens.branches))) < len(responses):
+        reason = EQUAL
+    elif encoder.max_tokens is not None and len(tokens.prompt) + max(map(len, tokens.branches)) > encoder.max_tokens:
+        reason = TOO_LONG_FOR_MODEL
+    else:
+        return tokens
+    left_out[reason] += 1
+    return None
+
+
+def _tokenized(rows: list[dict[str, Any]], left_out: Counter[str]) -> Tokenized:
+    if not rows:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items())
+        raise DataError(f"no row is left to learn from ({reasons or 'there were no responses to imitate'})")
+    return Tokenized(Dataset.from_list(rows), dict(left_out))

@@ -1,0 +1,57 @@
+"""Rows of tokens for trainers of policies: what they hold, and what is left out as no model can tell it apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from templates import chat_base
+
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.data.ranked import EQUAL, ranked_rows
+from rlhf_plugins.data.tokenized import tokenized_answers, tokenized_pairs
+from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.testing import tiny_base
+
+ASKED = [{"role": "user", "content": "who"}]
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+ALIKE = Group(ASKED, (said("ant </think> bee"), said("cat </think> bee")), (0, 1))
+APART = Group(ASKED, (said("ant"), said("bee")), (0, 1))
+
+
+def test_pairs_that_differ_in_a_thought_that_the_template_cuts_are_left_out_everywhere(tmp_path: Path) -> None:
+    encoder = load_row_encoder(chat_base(tmp_path, "r1"))
+    pairs = tokenized_pairs([ALIKE, APART], encoder)
+    ranked = ranked_rows([ALIKE, APART], encoder.encode, None, lambda group: len(group.responses) > 1)
+    assert (len(pairs.dataset), len(ranked.dataset)) == (1, 1)
+    assert pairs.left_out[EQUAL] == ranked.left_out[EQUAL] == 1
+    with pytest.raises(DataError, match=f"no row is left to learn from .1 x {EQUAL}"):
+        tokenized_pairs([ALIKE], encoder)
+
+
+def test_a_pair_as_tokens(tmp_path: Path) -> None:
+    encoder = load_row_encoder(tiny_base(tmp_path))
+    (row,) = tokenized_pairs([Group("who is ", ("ant bee", "cat"), (0, 1), margin=2.0)], encoder).dataset
+    words = {name: encoder.tokenizer.decode(row[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")}
+    assert words == {"prompt": "who is", "chosen": "ant bee <eos>", "rejected": "cat <eos>"}
+    assert row["margin"] == 2.0
+
+
+def test_an_answer_as_tokens_is_marked_to_its_end(tmp_path: Path) -> None:
+    encoder = load_row_encoder(chat_base(tmp_path, "chatml"))
+    (row,) = tokenized_answers([Group(ASKED, (said("ant bee"),))], encoder).dataset
+    marked = [token for token, mark in zip(row["input_ids"], row["completion_mask"], strict=True) if mark]
+    assert encoder.tokenizer.convert_ids_to_tokens(marked) == ["ant", "bee", "<end>"]
+
+
+def test_what_the_model_cannot_take_is_counted(tmp_path: Path) -> None:
+    encoder = load_row_encoder(tiny_base(tmp_path, max_position_embeddings=4))
+    groups = [Group("who ", (text,)) for text in ("ant", "ant bee cat dog")]
+    found = tokenized_answers([*groups, Group("who ", ("bee",), label=False)], encoder)
+    assert (len(found.dataset), found.left_out) == (1, {"response longer than the model takes": 1})
