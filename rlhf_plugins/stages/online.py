@@ -133,6 +133,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
     table: Table = Table()
     from_: From = "previous"
     reference: Reference = "start"
+    eval_prompts: Annotated[int, Field(ge=1, description="held-out prompts of an evaluation at `eval_strategy`")] = 64
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
@@ -177,20 +178,24 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         from rlhf_plugins.engine.starting import load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.held_out import held_out, stop_early
         from rlhf_plugins.trainers.online import OnlineTrainer
         from rlhf_plugins.trainers.ppo.config import OnlineConfig
-        from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, regularize
+        from rlhf_plugins.trainers.ppo.held_out import HeldOut
+        from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, evaluate_as, regularize
 
         adapter = run.base.adapter
         train = prompt_dataset(run.data.prompts["train"])
         with building(len(train)):
             model = load_start(run.weights("start"))
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
-            own = {"disable_dropout": True, "entropy_coef": self.entropy_coef}
+            own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
+            args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
             trainer = OnlineTrainer(
                 model,
-                args=arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer}),
+                args=args,
                 train_dataset=train,
+                eval_dataset=held_out(args, run.data.prompts.get("test", ())[: self.eval_prompts], prompt_dataset),
                 processing_class=load_tokenizer(run.base),
                 reference=_reference(run.weights("reference"), backbone),
                 oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
@@ -198,6 +203,9 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
             )
         regularize(trainer, self, run)
         clip_by_value(trainer, self.max_grad_value)
+        stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)
+        evaluate_as(trainer, HeldOut)
+        trainer.gold = run.data.gold
         curves = quiet(trainer, run.log, run.stopped)
         with spending(trainer, self.budget) as spent:
             trainer.train()

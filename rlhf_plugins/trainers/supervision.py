@@ -51,6 +51,11 @@ def regularize(trainer: Any, stage: Any, run: Run) -> None:
         trainer.__class__ = _with(Regularized, type(trainer))
 
 
+def evaluate_as(trainer: Any, way: type) -> None:
+    """Has a trainer evaluate as a class says that is to be its first base."""
+    trainer.__class__ = _with(way, type(trainer))
+
+
 def clip_by_value(trainer: Any, limit: float | None) -> None:
     """Holds each component of a trainer's gradients within a limit, at every optimizer step; None is no limit.
 

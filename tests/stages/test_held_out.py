@@ -73,3 +73,35 @@ def test_what_an_evaluation_needs_is_said(run: Run) -> None:
         component("stage", {"use": "sft", "early_stopping_patience": 1})
     with pytest.raises(RunError, match="eval_strategy: no rows are held out"):
         run.train(made("sft", {}), name="none", data=replace(run.data, test=()))
+
+
+ONLINE = {"reward": "gold", "shaping": [], "eval_prompts": 6}
+ROLLOUT = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6}
+
+
+def test_a_policy_is_sampled_on_held_out_prompts_and_training_is_the_same(run: Run) -> None:
+    found = run.train(made("online", ROLLOUT, **ONLINE), name="a").curves
+    for name in ("eval_reward", "eval_gold_reward", "eval_kl", "eval_length"):
+        assert [step for step, _ in found[name].points] == [2, 4, 6], name
+    values = {name: [value for _, value in found[name].points] for name in ("eval_reward", "eval_gold_reward")}
+    assert values["eval_reward"] == pytest.approx(values["eval_gold_reward"], rel=1e-6)
+    blind = run.train(made("online", {**ROLLOUT, "eval_strategy": "no"}, **ONLINE), name="b").curves
+    for name in ("reward", "kl", "length", "loss"):
+        assert found[name].points == blind[name].points, name
+
+
+def test_the_first_evaluation_of_a_policy_that_stays_has_no_kl(run: Run) -> None:
+    still = {**ROLLOUT, "learning_rate": 0.0, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    found = run.train(made("online", still, **ONLINE), name="a").curves
+    assert [value for _, value in found["eval_kl"].points] == pytest.approx([0, 0], abs=1e-5)
+    assert found["eval_reward"].points[0][1] == found["eval_reward"].points[1][1]
+
+
+def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
+    steep = {**ROLLOUT, **best, "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    found = run.train(made("online", steep, **ONLINE), name="whole")
+    rewards = dict(found.curves["eval_reward"].points)
+    step = max(rewards, key=rewards.__getitem__)
+    short = {**steep, "max_steps": step, "load_best_model_at_end": False}
+    torch.testing.assert_close(weights(found), weights(run.train(made("online", short, **ONLINE), name="short")))

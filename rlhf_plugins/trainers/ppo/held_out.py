@@ -1,0 +1,57 @@
+"""What a policy does on held-out prompts while it trains: reward, KL and length of a response to each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf_plugins.contract.rows import GoldReward, Samples
+from rlhf_plugins.data.groups import batch_columns
+from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.handle import rewards
+from rlhf_plugins.trainers.ppo.models import Models
+
+
+class HeldOut:
+    """An OnlineTrainer that evaluates so; a class's first base. Prompts and seed are the same at every evaluation."""
+
+    gold: GoldReward | None
+
+    def evaluate(self: Any, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""
+        rows = list(self.eval_dataset)
+        decoding = Decoding(self.max_completion_length, self.temperature, self.args.seed, self.top_p)
+        with evaluating(self.model), torch.no_grad():  # TRL logs the numbers of the training apart from these
+            samples = sample(self.model, self._tokenizer, [row["prompt"] for row in rows], decoding=decoding)
+            samples = replace(samples, columns=batch_columns(rows))
+            found = {**_scored(samples, self._objective.score, self.gold), **_kl(samples, self._models, len(rows))}
+            named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            self.log(named)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
+        return named
+
+
+def _scored(samples: Samples, score: Any, gold: GoldReward | None) -> Mapping[str, float]:
+    known = [reward for reward in rewards(score(samples)) if reward is not None]
+    if not known:
+        raise RunError("eval_strategy: the reward abstained on every held-out response")
+    found = {"reward": float(np.mean(known)), "length": float(np.mean([len(ids) for ids in samples.response_ids]))}
+    if gold is not None:
+        both = zip(samples.prompts, samples.responses, strict=True)
+        found["gold_reward"] = float(np.mean([gold(str(prompt), response)["total"] for prompt, response in both]))
+    return found
+
+
+def _kl(samples: Samples, models: Models, count: int, tokens: int = 8_192) -> Mapping[str, float]:
+    """The mean over responses of their summed log-ratio to the reference, in nats."""
+    ratios = 0.0
+    for batch in models.batches(samples.prompt_ids, samples.response_ids, tokens):
+        own, other = models.outputs(batch).log_probs, models.reference_log_probs(batch)
+        ratios += float((own - other).masked_fill(~batch.response_mask(), 0.0).sum())
+    return {"kl": ratios / count}
