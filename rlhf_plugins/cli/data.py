@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlhf_plugins.contract.interfaces import DataFormat
-    from rlhf_plugins.contract.rows import Data, Group
+    from rlhf_plugins.contract.rows import Data, Group, Text
     from rlhf_plugins.data.audit import Audit, Tokens
+    from rlhf_plugins.data.tokens import RowEncoder
 
 data = typer.Typer(help="Check, count and convert a file of preferences.", no_args_is_help=True)
 
@@ -38,7 +39,7 @@ def check(
     file: FileArgument,
     options: Options = None,
     format: FormatOption = None,
-    tokenizer: Annotated[str | None, typer.Option(help="A model whose tokens --max-length counts.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A model whose chat template is tried on the rows.")] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens that a prompt with a response may have; needs --tokenizer.")
     ] = None,
@@ -47,14 +48,22 @@ def check(
 
     Exit code 0 where the file can be trained on, 2 where it cannot.
     """
-    if (tokenizer is None) != (max_length is None):
-        raise DataError("--tokenizer and --max-length go together")
+    if max_length is not None and tokenizer is None:
+        raise DataError("--max-length needs --tokenizer, whose tokens it counts")
     from rlhf_plugins.data.audit import audit
+    from rlhf_plugins.data.rendered import looks, obstacles
 
     made = data_format(file, options, format)
-    found = audit(_loaded(made), _tokens(tokenizer) if tokenizer else None, max_length)
+    loaded, encoder = _loaded(made), _encoder(tokenizer) if tokenizer else None
+    found = audit(loaded, _tokens(encoder) if encoder else None, max_length)
     ordered = made.ordered
     echo("\n".join([*_report(found), *([] if ordered else [f"first response wins: {found.first_wins}"])]))
+    groups = [*loaded.train, *loaded.test]
+    for shape, count in getattr(loaded.dropped, "shapes", {}).items():
+        echo(f"shape: {shape} ({count} rows)")
+    for reason, count in (obstacles(groups, encoder) if encoder else {}).items():
+        echo(f"for {tokenizer}: {count} x {reason}")
+    echo("\n".join(["the first rows:", *(f"  {line}" for line in looks(groups, encoder))]))
     for warning in _warnings(found, ordered):
         echo(f"warning: {warning}")
 
@@ -150,13 +159,23 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _tokens(path: str) -> Tokens:
+def _encoder(path: str) -> RowEncoder:
     from rlhf_plugins.contract.run import Base
-    from rlhf_plugins.data.tokens import encode
-    from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.engine.loading import load_row_encoder
 
-    tokenizer = load_tokenizer(Base(path))
-    return lambda prompt, response: sum(map(len, encode(tokenizer, prompt, response)))
+    return load_row_encoder(Base(path))
+
+
+def _tokens(encoder: RowEncoder) -> Tokens:
+    """The length of a prompt with a response; 0 where the chat template refuses it, which is counted by itself."""
+
+    def length(prompt: Text, response: Text) -> int:
+        try:
+            return sum(map(len, encoder.encode(prompt, response)))
+        except DataError:
+            return 0
+
+    return length
 
 
 def _report(found: Audit) -> list[str]:

@@ -13,6 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import DataFormat
 from rlhf_plugins.contract.rows import Data, Group, Origin
 from rlhf_plugins.data.sources import (
+    Columns,
     ComparisonColumns,
     Dimensions,
     PairColumns,
@@ -186,6 +187,47 @@ class Rankings(_File):
 
 
 @dataclass(frozen=True)
+class Supervised(_File, ordered=True):
+    """One answer a row: the last turn of a conversation, or a completion beside its prompt; TRL's, Alpaca, ShareGPT.
+
+    A `label` says whether it is desirable; one that is not is never imitated.
+    """
+
+    columns: Columns = Columns()
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        from rlhf_plugins.data.supervised import is_answered
+
+        return is_answered(fields)
+
+    def _read(self) -> Read:
+        from rlhf_plugins.data.supervised import read_answers
+
+        return partial(read_answers, columns=self.columns)
+
+
+@dataclass(frozen=True)
+class Prompts(_File, ordered=True):
+    """Prompts without answers, with any further columns, which rewards read by their names."""
+
+    columns: Columns = Columns()
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        from rlhf_plugins.data.supervised import is_prompt
+
+        return is_prompt(fields)
+
+    def _read(self) -> Read:
+        from rlhf_plugins.data.supervised import read_prompts
+
+        return partial(read_prompts, columns=self.columns)
+
+
+@dataclass(frozen=True)
 class Sandbox(DataFormat):
     """Responses to the sandbox's prompts, judged by a simulated annotator.
 
@@ -317,6 +359,8 @@ def register_data_format() -> dict[str, type]:
         "comparisons": Comparisons,
         "ratings": Ratings,
         "rankings": Rankings,
+        "supervised": Supervised,
+        "prompts": Prompts,
         "sandbox": Sandbox,
         "stage": StageData,
         "stage_of_run": StageOfRun,

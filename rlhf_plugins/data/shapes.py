@@ -39,7 +39,7 @@ def prompt_of(where: str, fields: Fields, column: str = "prompt") -> tuple[Text 
     found, shape = _asked(where, fields, column)
     if found is None:
         return None, shape
-    return with_tools(where, _with_system(where, fields, found), fields.pop(TOOLS, None)), shape
+    return with_tools(where, with_system(where, fields, found), fields.pop(TOOLS, None)), shape
 
 
 def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
@@ -63,7 +63,7 @@ def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
     return None, "no prompt"
 
 
-def _with_system(where: str, fields: Fields, prompt: Text) -> Text:
+def with_system(where: str, fields: Fields, prompt: Text) -> Text:
     """The prompt after the text of a `system` column; as messages then."""
     for name in SYSTEMS:
         if isinstance(fields.get(name), str):

@@ -52,7 +52,10 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized
     left_out, found = Counter[str](), []
     for group in groups:
         response = best_response(group)
-        tokens = None if response is None else _encoded(encoder, group.prompt, [response], left_out)
+        if response is None:
+            left_out["labelled undesirable" if group.responses else "no response"] += 1
+            continue
+        tokens = _encoded(encoder, group.prompt, [response], left_out)
         if tokens is not None:
             (ids,) = tokens.branches
             mask = [0] * len(tokens.prompt) + [1] * len(ids)

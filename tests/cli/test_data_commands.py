@@ -53,6 +53,12 @@ def test_check_counts_what_it_finds(rlhf: Rlhf) -> None:
         "circles: 0 prompts, 0 of 2 comparisons",
         "in train and test: 0 prompts, 0 responses",
         "longer response wins: 0.500 (n=2)",
+        "shape: pairs with a prompt (4 rows)",
+        "the first rows:",
+        "  'q|c'",
+        "  'q|dd'",
+        "  'p|aaa'",
+        "  'p|b'",
     ]
 
 
@@ -134,7 +140,7 @@ def test_ties_are_counted_where_pairs_cannot_hold_them(rlhf: Rlhf) -> None:
         (["check", "a.jsonl", "gap=[1"], "'gap=[1': '[1' is not a YAML value"),
         (["check", "a.jsonl", "gap=2020-13-45"], "'2020-13-45' is not a YAML value"),
         (["check", "a.jsonl", "gap=1", "gap.of=2"], "gap.of=2: gap has a value already"),
-        (["check", "a.jsonl", "--max-length", "8"], "--tokenizer and --max-length go together"),
+        (["check", "a.jsonl", "--max-length", "8"], "--max-length needs --tokenizer"),
         (["check", "nan.jsonl"], "nan.jsonl:1: score must be a finite number, found 'nan'"),
         (["stats", "a.jsonl", "dimensions=[scor]"], "a.jsonl:1: has no rating at 'scor' (did you mean score?"),
         (["convert", "a.jsonl", "out.jsonl", "--to", "pair"], "--to: unknown form 'pair' (did you mean pairs?"),

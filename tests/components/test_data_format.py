@@ -13,11 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from rlhf_plugins.components.data_format import (
     Comparisons,
     Preference,
+    Prompts,
     Rankings,
     Ratings,
     Sandbox,
     StageData,
     StageOfRun,
+    Supervised,
     register_data_format,
 )
 from rlhf_plugins.contract.rows import Comparison, Data
@@ -118,6 +120,8 @@ def test_names_of_the_recipe() -> None:
         "comparisons": Comparisons,
         "ratings": Ratings,
         "rankings": Rankings,
+        "supervised": Supervised,
+        "prompts": Prompts,
         "sandbox": Sandbox,
         "stage": StageData,
         "stage_of_run": StageOfRun,

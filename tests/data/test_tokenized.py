@@ -54,4 +54,7 @@ def test_what_the_model_cannot_take_is_counted(tmp_path: Path) -> None:
     encoder = load_row_encoder(tiny_base(tmp_path, max_position_embeddings=4))
     groups = [Group("who ", (text,)) for text in ("ant", "ant bee cat dog")]
     found = tokenized_answers([*groups, Group("who ", ("bee",), label=False)], encoder)
-    assert (len(found.dataset), found.left_out) == (1, {"response longer than the model takes": 1})
+    assert (len(found.dataset), found.left_out) == (
+        1,
+        {"response longer than the model takes": 1, "labelled undesirable": 1},
+    )

@@ -1,0 +1,89 @@
+"""Rows with one answer or none, in the shapes that people have, and what a training on them does with a label."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from templates import chat_base
+
+from rlhf_plugins.components.data_format import Prompts, Supervised
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.ranked import EQUAL
+from rlhf_plugins.data.rendered import UNWRITTEN, looks, obstacles
+from rlhf_plugins.data.supervised import read_answers, read_prompts
+from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.recipe.assemble import component
+
+Row = dict[str, Any]
+ASKED, YES = {"role": "user", "content": "why"}, {"role": "assistant", "content": "yes"}
+SYSTEM = {"role": "system", "content": "s"}
+SHARED = {"conversations": [{"from": "human", "value": "why"}, {"from": "gpt", "value": "yes"}]}
+
+ANSWERED: list[tuple[Row, Any, Any]] = [
+    ({"messages": [ASKED, YES]}, [ASKED], [YES]),
+    (SHARED, [ASKED], [YES]),
+    ({"system": "s", **SHARED}, [SYSTEM, ASKED], [YES]),
+    ({"prompt": "why", "completion": "yes"}, "why", "yes"),
+    ({"prompt": [ASKED], "completion": [YES]}, [ASKED], [YES]),
+    ({"instruction": "why", "input": "", "output": "yes"}, "why", "yes"),
+    ({"instruction": "why", "input": "x", "output": "yes"}, "why\n\nx", "yes"),
+]
+
+
+@pytest.mark.parametrize(("row", "prompt", "response"), ANSWERED)
+def test_an_answer_in_any_shape(row: Row, prompt: Any, response: Any) -> None:
+    assert Supervised.recognises(row)
+    ((_, group),) = read_answers([("f:1", row)], Dropped())
+    assert (group.prompt, group.responses, group.label) == (prompt, (response,), None)
+
+
+@pytest.mark.parametrize(("label", "expected"), [(True, True), ("false", False), (0, False), (None, None)])
+def test_a_label_says_whether_an_answer_is_desirable(label: Any, expected: bool | None) -> None:
+    ((_, group),) = read_answers([("f:1", {"prompt": "p", "completion": "c", "label": label})], Dropped())
+    assert group.label is expected
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [ASKED]}, "a turn of the role 'user'"),
+        ({"prompt": "p", "completion": "a", "output": "b"}, "has completion and output; a row needs one of"),
+        ({"prompt": "p", "completoin": "a"}, "has no answer .did you mean completoin"),
+        ({"prompt": "p", "completion": "a", "label": "good"}, "label must be true or false, found 'good'"),
+    ],
+)
+def test_a_row_without_one_answer_is_refused(row: Row, message: str) -> None:
+    with pytest.raises(DataError, match=f"f:1: .*{message}"):
+        list(read_answers([("f:1", row)], Dropped()))
+
+
+def test_prompts_keep_their_columns_through_a_file(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} + 1 =", "answer": n + 1} for n in range(20)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert Prompts.recognises(rows[0])
+    data = component("data_format", {"use": "prompts", "source": str(tmp_path / "a.jsonl")}).load(Base(""), 0)
+    found = {str(group.prompt): group.columns["answer"] for split in data.prompts.values() for group in split}
+    assert found == {row["prompt"]: row["answer"] for row in rows}
+    assert len(data.prompts["test"]) == 2
+
+
+def test_a_row_without_a_prompt_is_refused() -> None:
+    with pytest.raises(DataError, match="f:1: has no `prompt` .did you mean promt"):
+        list(read_prompts([("f:1", {"promt": "p"})], Dropped()))
+
+
+def test_what_a_template_does_to_responses_is_counted_and_shown(tmp_path: Path) -> None:
+    said = [[{"role": "assistant", "content": f"{word} </think> bee"}] for word in ("ant", "cat")]
+    group, encoder = (
+        Group([{"role": "user", "content": "who"}], tuple(said), (0, 1)),
+        load_row_encoder(chat_base(tmp_path, "r1")),
+    )
+    assert obstacles([group], encoder) == {EQUAL: 1, UNWRITTEN: 2}
+    assert list(looks([group], encoder)) == ["'<ask> who <answer>|bee <eos>'"] * 2
+    assert list(looks([group], None))[0] == "'who|ant </think> bee'"
