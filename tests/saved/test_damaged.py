@@ -42,6 +42,7 @@ def register_aggregation(): return {"broken": Broken}
 ODD: list[Any] = [None, 1, True, "x", [], {}, [1], {"a": 1}, 1e400, "\ud800", "a" * 5000, "run:../..", {"use": 3}]
 WHOLE = [b"", b"\xff\xfe\x00", b"[" * 100_000, b"[]", b"null", b"1", b'"x"', b"{}"]
 EACH = 2  # odd values in each place
+pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's name lone surrogates, which xdist cannot send
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
