@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Regularizer, Stage
-from rlhf_plugins.contract.run import Budget
+from rlhf_plugins.contract.run import Adapter, Budget
 
 TokensPerBatch = Annotated[
     Annotated[int, Field(ge=1)] | None,
@@ -24,6 +24,8 @@ Reference = Annotated[
     Annotated[str, Field(description="of the KL: `base`, `start` (what it starts from), or an earlier policy")],
     Earlier("policy", ("base", "start")),
 ]
+
+NEEDS = "needs `trainer: {eval_strategy: steps}`, which evaluates"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Training(Stage, makes_rollouts=False):
     ] = None
     early_stopping_threshold: Annotated[float, Field(ge=0, description="how much better it has to be")] = 0.0
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for options of an evaluation where the trainer makes none."""
-        asked = self.early_stopping_patience is not None or self.early_stopping_threshold
+    def fits(self, adapter: Adapter | None) -> None:
+        """Raises ValueError for an early end where the trainer evaluates nothing."""
+        asked = self.early_stopping_patience is not None
         if asked and getattr(self, "trainer", {}).get("eval_strategy", "no") == "no":
-            raise ValueError("early_stopping_patience: needs `trainer: {eval_strategy: steps}`, which evaluates")
+            raise ValueError(f"early_stopping_patience: {NEEDS}")

@@ -144,7 +144,6 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
     }
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         fewest, given = self.advantage.min_group, self.trainer.get("num_generations")
         if given is not None and given < fewest:
             raise ValueError(f"trainer.num_generations: {given}, but the advantage compares {fewest} responses or more")
@@ -158,6 +157,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
+        super().fits(adapter)
         if adapter is None and self.value.reads == "adapter" and self.advantage.reads_values:
             raise ValueError(
                 "value.adapter: needs the recipe's `adapter`, which is none; leave out one of them, or write "

@@ -47,7 +47,6 @@ class RewardEnsemble(RewardModelStage):
     name: str = "reward_ensemble"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.aggregation.reads_accuracy and not self.bootstrap:
             name = type(self.aggregation).__name__
             raise ValueError(

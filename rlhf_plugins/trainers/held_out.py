@@ -27,10 +27,16 @@ def held_out(args: Any, rows: Sequence[Row], make: Callable[[Sequence[Row]], Row
 
 
 def stop_early(trainer: Any, patience: int | None, threshold: float) -> None:
-    """Ends a training after so many evaluations without a better one; without a metric of its own, the loss says."""
+    """Ends a training after so many evaluations without a better one; without a metric of its own, the loss says.
+
+    Raises:
+        RunError: it makes no evaluation.
+    """
     if patience is None:
         return
     args = trainer.args
+    if args.eval_strategy == "no":
+        raise RunError("early_stopping_patience: needs `eval_strategy`, since no evaluation is made")
     if args.metric_for_best_model is None:
         args.metric_for_best_model = "loss"
     if args.greater_is_better is None:

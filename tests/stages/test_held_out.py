@@ -11,9 +11,10 @@ import torch
 from handed import folder_of
 from safetensors.torch import load_file
 
-from rlhf_plugins import Adapter, PluginError, Run, RunError, StageResult, session
+from rlhf_plugins import Adapter, RecipeError, Run, RunError, StageResult, session
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 EVERY = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 6, "learning_rate": 1e-2, "logging_steps": 1}
@@ -69,8 +70,9 @@ def test_a_training_ends_once_held_out_rows_show_nothing_better(run: Run) -> Non
 
 
 def test_what_an_evaluation_needs_is_said(run: Run) -> None:
-    with pytest.raises(PluginError, match="early_stopping_patience: needs `trainer: {eval_strategy: steps}`"):
-        component("stage", {"use": "sft", "early_stopping_patience": 1})
+    early = {"stage": "sft", "early_stopping_patience": 1}
+    with pytest.raises(RecipeError, match="early_stopping_patience: needs `trainer: {eval_strategy: steps}`"):
+        check_recipe({"base": "sandbox", "data": "sandbox", "stages": [early]})
     with pytest.raises(RunError, match="eval_strategy: no rows are held out"):
         run.train(made("sft", {}), name="none", data=replace(run.data, test=()))
 
