@@ -1,0 +1,189 @@
+"""Rewards that a rule decides, from the response and a column of its prompt. They know texts and token counts alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import Reward
+from rlhf_plugins.errors import RunError, known
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import RewardFunction
+    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.run import Run
+
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
+Column = Annotated[str, Field(min_length=1, description="the prompts' column with the right answer")]
+Pattern = Annotated[
+    str | None, Field(description="regular expression whose first group is the answer in the response; null is all")
+]
+
+
+@dataclass(frozen=True)
+class _Rule(Reward):
+    """1 where the rule holds of a response and 0 where it does not."""
+
+    def build(self, run: Run) -> RewardFunction:
+        """A function from B samples to B numbers."""
+
+        def score(samples: Samples) -> Sequence[float | None]:
+            return [float(self.holds(text, len(ids))) for text, ids in self._each(samples)]
+
+        return score
+
+    def holds(self, response: str, tokens: int) -> bool:
+        """Whether the rule holds."""
+        raise NotImplementedError
+
+    def _each(self, samples: Samples) -> Any:
+        return zip(samples.responses, samples.response_ids, strict=True)
+
+
+@dataclass(frozen=True)
+class _Answered(Reward):
+    """1 where a response gives the answer of its prompt's row, 0 where it does not; it abstains without an answer."""
+
+    column: Column = "answer"
+    pattern: Pattern = None
+
+    def __post_init__(self) -> None:
+        _compiled(self.pattern or "")
+
+    def build(self, run: Run) -> RewardFunction:
+        """What it builds raises RunError where the prompts have no such column."""
+
+        def score(samples: Samples) -> Sequence[float | None]:
+            if self.column not in samples.columns:
+                have = known(self.column, samples.columns)
+                raise RunError(f"reward: the prompts have no column {self.column!r} {have}; name it in `column`")
+            pairs = zip(samples.responses, samples.columns[self.column], strict=True)
+            return [None if answer in (None, "") else self._scored(text, str(answer)) for text, answer in pairs]
+
+        return score
+
+    def right(self, given: str, answer: str) -> bool:
+        """Whether what a response gives is the answer."""
+        raise NotImplementedError
+
+    def _scored(self, response: str, answer: str) -> float:
+        if self.pattern is None:
+            return float(self.right(response, answer))
+        found = _compiled(self.pattern).search(response)
+        return float(found is not None and self.right(found[min(1, found.re.groups)] or "", answer))
+
+
+@dataclass(frozen=True)
+class ExactMatch(_Answered):
+    """1 where the response, without white space at its ends, is the answer."""
+
+    ignore_case: bool = False
+
+    def right(self, given: str, answer: str) -> bool:
+        """Whether the two texts are equal."""
+        a, b = given.strip(), answer.strip()
+        return a.casefold() == b.casefold() if self.ignore_case else a == b
+
+
+@dataclass(frozen=True)
+class NumberMatch(_Answered):
+    """1 where the last number of the response is the last number of the answer, as GSM8K writes both."""
+
+    tolerance: Annotated[float, Field(ge=0, description="how far the two may be apart")] = 0.0
+
+    def right(self, given: str, answer: str) -> bool:
+        """Whether both have a number, and the same."""
+        found, expected = (NUMBER.findall(text) for text in (given, answer))
+        if not expected:
+            raise RunError(f"reward: the answer {answer[:40]!r} has no number")
+        return bool(found) and abs(_value(found[-1]) - _value(expected[-1])) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Regex(_Rule):
+    """1 where the response matches a regular expression somewhere, or as a whole."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+    whole: Annotated[bool, Field(description="the whole response must match")] = False
+
+    def __post_init__(self) -> None:
+        _compiled(self.pattern)
+
+    def holds(self, response: str, tokens: int) -> bool:
+        """Whether it matches."""
+        found = _compiled(self.pattern)
+        return (found.fullmatch if self.whole else found.search)(response) is not None
+
+
+@dataclass(frozen=True)
+class Length(_Rule):
+    """1 where the response has a number of tokens in a range, its end included."""
+
+    least: Annotated[int, Field(ge=0)] = 0
+    most: Annotated[Annotated[int, Field(ge=1)] | None, Field(description="null is no limit")] = None
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < self.least:
+            raise ValueError(f"most: {self.most}, which is less than least, {self.least}")
+
+    def holds(self, response: str, tokens: int) -> bool:
+        """Whether the number is in the range."""
+        return self.least <= tokens and (self.most is None or tokens <= self.most)
+
+
+@dataclass(frozen=True)
+class Tags(_Rule):
+    """1 where the response consists of these tags, each once and in order: `<think>...</think><answer>...</answer>`."""
+
+    tags: Annotated[list[str], Field(min_length=1)] = field(default_factory=lambda: ["think", "answer"])
+
+    def holds(self, response: str, tokens: int) -> bool:
+        """Whether nothing but white space is between and around them."""
+        inner = r"\s*".join(rf"<{re.escape(tag)}>.*?</{re.escape(tag)}>" for tag in self.tags)
+        once = all(response.count(f"<{tag}>") == response.count(f"</{tag}>") == 1 for tag in self.tags)
+        return once and re.fullmatch(rf"\s*{inner}\s*", response, re.DOTALL) is not None
+
+
+@dataclass(frozen=True)
+class JSONObject(_Rule):
+    """1 where the response is a JSON object that has certain fields."""
+
+    required: Annotated[list[str], Field(description="names of fields")] = field(default_factory=list)
+
+    def holds(self, response: str, tokens: int) -> bool:
+        """Whether it can be read and has them."""
+        try:
+            value = json.loads(response)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(value, dict) and set(self.required) <= value.keys()
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"pattern: {pattern!r} is no regular expression: {error}") from error
+
+
+def _value(number: str) -> float:
+    return float(number.replace(",", ""))
+
+
+@hookimpl
+def register_reward() -> dict[str, type]:
+    """The rewards of this file."""
+    return {
+        "exact_match": ExactMatch,
+        "number_match": NumberMatch,
+        "regex": Regex,
+        "length": Length,
+        "tags": Tags,
+        "json_object": JSONObject,
+    }

@@ -1,0 +1,75 @@
+"""Rewards that a rule decides: each rule on responses that hold and that do not, and a policy that learns from one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.handle import rewards
+from rlhf_plugins.testing import tiny_base, tiny_run
+
+
+def scores(words: Any, responses: list[str], **columns: list[Any]) -> list[float | None]:
+    ids = [[1] * len(text.split()) for text in responses]
+    samples = Samples(["p"] * len(ids), responses, [[1]] * len(ids), ids, columns)
+    return rewards(component("reward", words).build(None)(samples))
+
+
+def test_exact_match() -> None:
+    assert scores("exact_match", [" Yes ", "no", "x"], answer=["Yes", "yes", None]) == [1.0, 0.0, None]
+    assert scores({"use": "exact_match", "ignore_case": True}, ["yes"], answer=["YES"]) == [1.0]
+    cut = {"use": "exact_match", "pattern": "<answer>(.*)</answer>", "column": "truth"}
+    assert scores(cut, ["so <answer>4</answer>", "4"], truth=[4, 4]) == [1.0, 0.0]
+
+
+def test_the_last_number_counts() -> None:
+    answers = ["3 + 4 = 7 #### 1,234", "0.5", 7]
+    assert scores("number_match", ["it is 12, no 1234.", "0.6", "none"], answer=answers) == [1.0, 0.0, 0.0]
+    assert scores({"use": "number_match", "tolerance": 0.2}, ["0.6"], answer=["0.5"]) == [1.0]
+
+
+RULES = [
+    ({"use": "regex", "pattern": "a+b"}, "xaab", "ba"),
+    ({"use": "regex", "pattern": "a+b", "whole": True}, "aab", "xaab"),
+    ({"use": "length", "least": 2, "most": 3}, "a b", "a b c d"),
+    ("tags", "<think>x\n</think>\n<answer>y</answer>", "<think>x</think> so <answer>y</answer>"),
+    ({"use": "json_object", "required": ["a"]}, '{"a": 1, "b": 2}', '{"b": 2}'),
+    ("json_object", "{}", "[1]"),
+]
+
+
+@pytest.mark.parametrize(("words", "right", "wrong"), RULES)
+def test_rules(words: Any, right: str, wrong: str) -> None:
+    assert scores(words, [right, wrong]) == [1.0, 0.0]
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"pattern: '\(' is no regular expression"):
+        component("reward", {"use": "regex", "pattern": "("})
+    with pytest.raises(RunError, match="the prompts have no column 'answer' .did you mean anser"):
+        scores("exact_match", ["a"], anser=["a"])
+    with pytest.raises(RunError, match="the answer 'x' has no number"):
+        scores("number_match", ["1"], answer=["x"])
+
+
+def test_a_policy_learns_from_prompts_with_answers(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{ask} ", "answer": "ant"} for ask in ("how", "is", "the", "what", "who", "why")]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = {"use": "prompts", "source": str(tmp_path / "a.jsonl")}
+    data = component("data_format", words).load(Base(""), 0)
+    trainer = {"max_steps": 30, "per_device_train_batch_size": 16, "num_generations": 8, "max_completion_length": 2}
+    trainer |= {"learning_rate": 3e-2, "logging_steps": 1, "disable_tqdm": True, "num_iterations": 1}
+    parts = {"reward": {"use": "exact_match"}, "advantage": "grpo", "kl": {"use": "in_reward", "coef": 0.0}}
+    stage = component("stage", {"use": "online", "shaping": [], "trainer": trainer, **parts, "monitors": []})
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    result = stage.run(replace(run, data=data))
+    found = [value for _, value in result.curves["reward"].points]
+    assert sum(found[-5:]) / 5 > sum(found[:5]) / 5 + 0.3
