@@ -63,6 +63,32 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized
     return _tokenized(found, left_out)
 
 
+def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) -> tuple[list[Group], dict[str, int]]:
+    """The prompts that leave the model `room` tokens for a response, and the number of the others by reason.
+
+    Raises:
+        DataError: none is left.
+    """
+    left_out, kept = Counter[str](), []
+    for group in prompts:
+        try:
+            tokens = len(encoder.encode_start(group.prompt))
+        except DataError as error:
+            left_out[f"prompt: {str(error).removeprefix('its ')}"] += 1
+            continue
+        if not tokens:
+            left_out["prompt without a token"] += 1
+        elif encoder.max_tokens is not None and tokens + room > encoder.max_tokens:
+            left_out[
+                f"prompt that leaves no room for {room} tokens of the {encoder.max_tokens} that the model takes"
+            ] += 1
+        else:
+            kept.append(group)
+    if left_out and not kept:
+        raise DataError("no prompt is left: " + ", ".join(f"{n} x {reason}" for reason, n in left_out.items()))
+    return kept, dict(left_out)
+
+
 def _encoded(encoder: RowEncoder, prompt: Text, responses: Sequence[Text], left_out: Counter[str]) -> Any:
     """The tokens of a row as a `PromptBranches`; None, and counted, where the model cannot take it or learn from it."""
     try:

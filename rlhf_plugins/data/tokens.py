@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,10 +30,13 @@ class RowEncoder:
 
     def encode(self, prompt: Text, response: Text) -> Ids:
         """Token ids of any length. Raises DataError where messages cannot be tokenized."""
-        try:
+        with _refusals():
             return encode(self.tokenizer, prompt, response)
-        except (ValueError, TemplateError) as error:  # no chat template, or one that refuses the messages
-            raise DataError(f"its messages cannot be tokenized: {str(error).splitlines()[0]}") from error
+
+    def encode_start(self, prompt: Text) -> list[int]:
+        """Token ids that generation starts from, of any number. Raises DataError as `encode` does."""
+        with _refusals():
+            return encode_prompt(self.tokenizer, prompt)
 
     def encode_within_limit(self, prompt: Text, response: Text) -> Ids:
         """As `encode`. Raises DataError also for a prompt or response without a token, and above `max_tokens`."""
@@ -42,6 +46,14 @@ class RowEncoder:
         if self.max_tokens is not None and (count := sum(map(len, ids))) > self.max_tokens:
             raise DataError(f"has {count} tokens, and the model takes {self.max_tokens}")
         return ids
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TemplateError) as error:  # no chat template, or one that refuses the messages
+        raise DataError(f"its messages cannot be tokenized: {str(error).splitlines()[0]}") from error
 
 
 def samples_of(groups: Iterable[Group], encoder: RowEncoder) -> Samples:

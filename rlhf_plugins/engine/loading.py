@@ -66,6 +66,11 @@ def load_row_encoder(base: Base) -> RowEncoder:
     """The base's tokenizer with the most tokens that the base takes."""
     tokenizer = load_tokenizer(base)
     config = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and (beyond := [name for name, token in tokenizer.get_vocab().items() if token >= rows]):
+        names = ", ".join(sorted(beyond)[:3])
+        have = f"its embedding has {rows} rows, and its tokenizer has tokens beyond them: {names}"
+        raise RunError(f"base {base.path}: {have}; resize the embedding, or take the model's own tokenizer")
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [positions]
     if encodes_pairs(tokenizer):

@@ -56,18 +56,23 @@ class _Session:
     """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
 
     def __init__(self, options: Evaluate, run: Run, reward: Predict | None) -> None:
-        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.data.tokenized import prompts_with_room
+        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.policies import Judge
 
         if reward is None and run.data.gold is None:
             raise RunError("evaluate: no earlier stage made a reward model, and these prompts have no gold reward")
         self.options, self.run, self.reward = options, run, reward
         self.judge: Judge = Judge(run.data.gold, reward)
-        self.tokenizer, self.reference = load_tokenizer(run.base), run.reference()
+        encoder = load_row_encoder(run.base)
+        self.tokenizer, self.reference = encoder.tokenizer, run.reference()
         self.weights = run.weights("reference")
-        self.asked = run.data.prompts["test"][: options.prompts]
+        self.asked, self.unread = prompts_with_room(
+            run.data.prompts["test"][: options.prompts], encoder, options.max_new_tokens
+        )
         self.prompts = [group.prompt for group in self.asked]
-        self.strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
+        strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
+        self.strange, _ = prompts_with_room(strange, encoder, options.max_new_tokens)
         if len(self.prompts) < 2:
             raise RunError("evaluate: fewer than two held-out prompts")
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
@@ -108,7 +113,7 @@ class _Session:
                 ceiling=None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
                 reward_model=of_judge,
                 samples=self.side_by_side(judged),
-                left_out=left_out,
+                left_out={**self.unread, **left_out},
                 notes=self.notes(),
             ),
         )

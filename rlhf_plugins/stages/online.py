@@ -173,8 +173,9 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
         """
         from rlhf_plugins.data.groups import prompt_dataset
+        from rlhf_plugins.data.tokenized import prompts_with_room
         from rlhf_plugins.engine.backbone import Backbone
-        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.starting import load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
@@ -185,18 +186,22 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, evaluate_as, regularize
 
         adapter = run.base.adapter
-        train = prompt_dataset(run.data.prompts["train"])
+        own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
+        args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
+        encoder = load_row_encoder(run.base)
+        prompts, left_out = prompts_with_room(run.data.prompts["train"], encoder, args.max_completion_length)
+        asked = run.data.prompts.get("test", ())[: self.eval_prompts]
+        unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
+        train = prompt_dataset(prompts)
         with building(len(train)):
             model = load_start(run.weights("start"))
             backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
-            own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
-            args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
             trainer = OnlineTrainer(
                 model,
                 args=args,
                 train_dataset=train,
-                eval_dataset=held_out(args, run.data.prompts.get("test", ())[: self.eval_prompts], prompt_dataset),
-                processing_class=load_tokenizer(run.base),
+                eval_dataset=held_out(args, unseen, prompt_dataset),
+                processing_class=encoder.tokenizer,
                 reference=_reference(run.weights("reference"), backbone),
                 oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
                 **self._parts(run.sharing(backbone) if backbone else run),
@@ -218,7 +223,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         trainer.processing_class.save_pretrained(folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(rollouts=trainer.rollouts_shown, notes=spent.notes),
+            report=ReportParts(left_out=left_out, rollouts=trainer.rollouts_shown, notes=spent.notes),
             sections=trainer.monitors.sections(),
             curves=curves.curves,
             metrics=spent.metrics,

@@ -25,6 +25,7 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Alarm, Step
 from rlhf_plugins.data.groups import COLUMNS
 from rlhf_plugins.data.tokens import encode_prompt, turn_end
+from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.engine.sampling import end_tokens
@@ -140,7 +141,7 @@ class OnlineTrainer(trl.GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         if self.obstacle is not None or self.chat_template_kwargs or self.tools:
             return super()._tokenize_prompts(prompts)
-        return [encode_prompt(self._tokenizer, prompt) for prompt in prompts], None, {}
+        return [encode_prompt(self._tokenizer, without_nulls(prompt)) for prompt in prompts], None, {}
 
     def _reference_of(self, own: OnlineOptions) -> Any:
         """The reference: a model, the adapter that TRL copied, or None for the policy with its adapters off.
@@ -203,7 +204,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         place, steps = self._place(), self.args.gradient_accumulation_steps
         if place == 0:
             self.model.train()
-            self._experience = self._roll_out([row["prompt"] for row in inputs], columns_of(inputs))
+            self._experience = self._roll_out([without_nulls(row["prompt"]) for row in inputs], columns_of(inputs))
             if self._constraint:
                 self._constraint.use(self._experience.batches if self._experience else [])
         if place % steps == 0:

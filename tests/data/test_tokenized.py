@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from templates import chat_base
+from transformers import AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.ranked import EQUAL, ranked_rows
-from rlhf_plugins.data.tokenized import tokenized_answers, tokenized_pairs
+from rlhf_plugins.data.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
 from rlhf_plugins.engine.loading import load_row_encoder
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
 
 ASKED = [{"role": "user", "content": "who"}]
@@ -58,3 +59,24 @@ def test_what_the_model_cannot_take_is_counted(tmp_path: Path) -> None:
         1,
         {"response longer than the model takes": 1, "labelled undesirable": 1},
     )
+
+
+def test_prompts_leave_room_for_a_response(tmp_path: Path) -> None:
+    encoder = load_row_encoder(tiny_base(tmp_path, max_position_embeddings=4))
+    kept, left_out = prompts_with_room([Group("who is"), Group("who is the"), Group(ASKED)], encoder, 2)
+    assert kept == [Group("who is")]
+    assert [reason.partition(":")[0] for reason in left_out] == [
+        "prompt that leaves no room for 2 tokens of the 4 that the model takes",
+        "prompt",
+    ]
+    with pytest.raises(DataError, match="no prompt is left: 1 x prompt that leaves no room for 4 tokens"):
+        prompts_with_room([Group("who")], encoder, 4)
+
+
+def test_a_token_beyond_the_embedding_is_named_before_training(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(base.path)
+    with pytest.raises(RunError, match="its embedding has 21 rows, and its tokenizer has tokens beyond them: <new>"):
+        load_row_encoder(base)

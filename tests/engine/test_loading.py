@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer, load_trunk, merge, with_adapter
+from rlhf_plugins.contract.run import Adapter, Base, Weights
+from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer, load_trunk, with_adapter
+from rlhf_plugins.engine.starting import load_whole
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.testing import tiny_base
 
@@ -84,18 +85,11 @@ def test_a_merged_adapter_is_a_whole_model_with_the_same_logits(tmp_path: Path, 
     model.save_pretrained(tmp_path / "policy")
     expected = model(IDS).logits
     torch.testing.assert_close(load_policy(base, tmp_path / "policy")(IDS).logits, expected, rtol=0, atol=0)
-    merge(base, tmp_path / "policy")
-    assert not list((tmp_path / "policy").glob("adapter_*"))
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    load_whole(Weights("policy", base, tmp_path / "policy")).save_pretrained(tmp_path / "whole")
+    assert not list((tmp_path / "whole").glob("adapter_*"))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     torch.testing.assert_close(plain(IDS).logits, expected, rtol=1e-5, atol=1e-5)
     assert (expected - load_causal(base)(IDS).logits).abs().max() > 0.1
-
-
-def test_merging_a_whole_model_leaves_it(tmp_path: Path) -> None:
-    base = tiny_base(tmp_path)
-    before = (tmp_path / "model.safetensors").read_bytes()
-    merge(base, tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("missing", ["adapter_model.safetensors", "of another size"])
