@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ def python() -> Iterator[Warm]:
     warm = Warm()
     yield warm
     warm.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Restores Ctrl-C, which a process that was started in the background inherits as ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

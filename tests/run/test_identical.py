@@ -29,7 +29,7 @@ def result(file: Path) -> Any:
 
 def test_two_runs_leave_the_same_files(tmp_path: Path) -> None:
     tiny_base(tmp_path / "base")
-    rows = [{"prompt": f"p{i} ", "chosen": "a", "rejected": "b"} for i in range(20)]
+    rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "r.yaml").write_text(RECIPE)
     for seed in "12":

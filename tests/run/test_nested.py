@@ -91,7 +91,7 @@ def test_data_and_budget_are_given_once(run: Run) -> None:
 
 def test_a_call_is_known_by_the_rows_that_its_stage_uses(run: Run) -> None:
     def rows(*prompts: str) -> Any:
-        pairs = [json.dumps({"prompt": prompt, "chosen": "a", "rejected": "b"}) for prompt in prompts]
+        pairs = [json.dumps({"prompt": prompt, "chosen": "ant", "rejected": "gas"}) for prompt in prompts]
         (run.folder / "rows.jsonl").write_text("\n".join(pairs))
         return component("data_format", {"use": "preference", "source": f"{run.folder}/rows.jsonl"})
 

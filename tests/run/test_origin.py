@@ -31,7 +31,7 @@ stages:
 
 
 def rows(count: int) -> str:
-    return "".join(json.dumps({"prompt": f"p{i} ", "chosen": "a", "rejected": "b"}) + "\n" for i in range(count))
+    return "".join(json.dumps({"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"}) + "\n" for i in range(count))
 
 
 @pytest.fixture

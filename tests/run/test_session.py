@@ -79,7 +79,7 @@ run.train(stubs.Talk(), name="talk")
 
 def test_a_session_reads_a_file_by_its_columns(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(30)]
+    rows = [{"prompt": f"p{i}", "chosen": "ant", "rejected": "gas"} for i in range(30)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     by_path, by_spec = (
         session("sandbox", data, tmp_path / str(i)).data

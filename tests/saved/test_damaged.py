@@ -39,10 +39,9 @@ class Broken(Aggregation):
 @hookimpl
 def register_aggregation(): return {"broken": Broken}
 """
-ODD: list[Any] = [None, 1, True, "x", [], {}, [1], {"a": 1}, 1e400, "\ud800", "a" * 5000, "run:../..", {"use": 3}]
+ODD: list[Any] = [None, 1, True, "x", [], {}, [1], {"a": 1}, 1e400, "\u202e", "a" * 5000, "run:../..", {"use": 3}]
 WHOLE = [b"", b"\xff\xfe\x00", b"[" * 100_000, b"[]", b"null", b"1", b'"x"', b"{}"]
 EACH = 2  # odd values in each place
-pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's name lone surrogates, which xdist cannot send
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -76,7 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         tiny_base(folder / "base")
-        rows = [{"prompt": f"p{i} ", "chosen": "a", "rejected": "b"} for i in range(20)]
+        rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]
         Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         Path("r.yaml").write_text(RECIPE)
         run_recipe("r.yaml", say=lambda _: None)
