@@ -28,8 +28,9 @@ def python() -> Iterator[Warm]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Restores Ctrl-C, which a process that was started in the background inherits as ignored."""
+    """Restores the signals that a process which was started in the background inherits as ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_names_in_data_are_printed_as_they_are(rlhf: Callable[..., Result]) -> N
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "topic": NASTY}
     Path("a.jsonl").write_text("".join(json.dumps({**row, "prompt": f"p{i}"}) + "\n" for i in range(30)))
     assert WRITTEN in rlhf("data", "stats", "a.jsonl").stdout
-    Path("b.jsonl").write_text(json.dumps({"prompt": "p", NASTY: 1}) + "\n")
+    Path("b.jsonl").write_text(json.dumps({"anything": "p", NASTY: 1}) + "\n")
     refused = rlhf("data", "check", "b.jsonl")
     assert "\x1b" not in refused.stderr
     assert "x1b[2J" in refused.stderr

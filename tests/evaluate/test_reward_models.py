@@ -71,7 +71,7 @@ def test_conversations_are_scored_through_the_chat_template(tokenizer: PreTraine
     prompt = [{"role": "user", "content": "p"}]
     said = tuple([{"role": "assistant", "content": text}] for text in ("a b", "c"))
     found = score_pairs(by_length, [Group(prompt, said, (0, 1))], tokenizer)
-    assert (found.chosen.tolist(), found.chosen_length.tolist()) == ([3.0], [2])
+    assert (found.chosen.tolist(), found.chosen_length.tolist()) == ([3.0], [3])  # words and the end
     assert found.chosen_gold is None
 
 

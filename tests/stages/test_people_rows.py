@@ -46,4 +46,5 @@ def test_they_train(base: Base, tmp_path: Path, name: str) -> None:
     run = replace(tiny_run(base, tmp_path), data=replace(data, train=tuple(few)))
     result = component("stage", {"use": "reward", "trainer": TRAINER, **stage}).run(run)
     assert len(result.curves["loss"].points) == 2
-    assert set(result.report.left_out) <= {"nothing left to compare"}  # ties, under a loss that cannot take them
+    ties, unknown = "nothing left to compare", "response equal to another once tokenized"
+    assert set(result.report.left_out) <= {ties, unknown}  # the tiny vocabulary does not tell some responses apart
