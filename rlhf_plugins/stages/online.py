@@ -186,9 +186,11 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, evaluate_as, regularize
 
         adapter = run.base.adapter
-        own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
-        args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
         encoder = load_row_encoder(run.base)
+        own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
+        if encoder.max_tokens:  # TRL's default may be more than the model takes
+            own["max_completion_length"] = min(OnlineConfig.max_completion_length, encoder.max_tokens // 2)
+        args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
         prompts, left_out = prompts_with_room(run.data.prompts["train"], encoder, args.max_completion_length)
         asked = run.data.prompts.get("test", ())[: self.eval_prompts]
         unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
