@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins.contract.interfaces import Reward, RewardFunction
 from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
+from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
 from rlhf_plugins.run.stage_run import StageRun
 
 ROOT = Path(__file__).parents[1]

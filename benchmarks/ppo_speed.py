@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import Reward, RewardFunction
 from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run, StageResult
+from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
 
 ROOT = Path(__file__).parents[1]
 OUT, WORK, PEER = ROOT / "docs" / "benchmarks", ROOT / "build" / "ppo_speed", ROOT / "build" / "trl_1.12"

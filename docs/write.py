@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import rlhf_plugins
-from rlhf_plugins.contract import hookspecs, interfaces, rollout
+from rlhf_plugins.contract import hookspecs
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.metrics import LOGGED
 from rlhf_plugins.recipe.options import Option, options
-from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, Registered, registry
+from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, Registered, bases, registry
 from rlhf_plugins.report import schema
 
 DOCS = Path(__file__).parent
@@ -54,7 +54,7 @@ def _index() -> str:
 
 
 def _kind(kind: str) -> str:
-    protocol = _protocol(kind)
+    protocol = bases()[kind]
     contract = [f"{_hook(kind)} Hook: `register_{kind}`.", "", _doc(protocol), *_calls(protocol)]
     return _page(kind, "\n".join(contract), *(_component(one) for one in _bundled(kind)))
 
@@ -100,14 +100,6 @@ def _signature(function: Any) -> str:
     lines = lines[next(number for number, line in enumerate(lines) if line.lstrip().startswith("def ")) :]
     last = next(number for number, line in enumerate(lines) if re.search(r":(  #.*)?$", line))
     return "\n".join(line.removeprefix("    ") for line in lines[: last + 1])
-
-
-def _protocol(kind: str) -> type:
-    hook = getattr(hookspecs, f"register_{kind}")
-    name = re.search(r"type\[(?:\w+\.)?(\w+)\]", str(hook.__annotations__["return"]))
-    assert name, f"register_{kind} has no annotation `dict[str, type[...]]`"
-    found: type = getattr(interfaces, name[1], None) or getattr(rollout, name[1])
-    return found
 
 
 def _hook(kind: str) -> str:

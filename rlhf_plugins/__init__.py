@@ -12,22 +12,16 @@ from rlhf_plugins.contract.interfaces import (
     KL,
     Advantage,
     Aggregation,
-    DataFormat,
-    Generator,
     KLEstimator,
     Metric,
-    Monitor,
     PolicyLoss,
     Pooling,
     PreferenceLoss,
     Reduction,
-    Regularizer,
-    Reward,
     RewardHead,
     RewardLoss,
     Sampler,
     Shaping,
-    Stage,
 )
 from rlhf_plugins.contract.records import (
     Compared,
@@ -55,6 +49,7 @@ from rlhf_plugins.contract.run import (
     Step,
     Weights,
 )
+from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Monitor, Regularizer, Reward, Stage
 from rlhf_plugins.errors import (
     ComponentError,
     DataError,

@@ -34,7 +34,8 @@ LOADED_BY_NAME = {"components", "lifecycle", "stages"}
 USERS_OF_TRL = {"trainers", "stages"}
 LIGHT = {"__init__", "cli", "errors", "registry"}
 LIGHT_MODULES = {
-    f"contract.{name}" for name in ("component", "hookspecs", "interfaces", "records", "rollout", "rows", "run")
+    f"contract.{name}"
+    for name in ("component", "hookspecs", "interfaces", "records", "rollout", "rows", "run", "run_kinds")
 }
 HEAVY = {
     "accelerate",

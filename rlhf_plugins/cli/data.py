@@ -14,8 +14,8 @@ from rlhf_plugins.errors import DataError, known
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rlhf_plugins.contract.interfaces import DataFormat
     from rlhf_plugins.contract.rows import Data, Group, Text
+    from rlhf_plugins.contract.run_kinds import DataFormat
     from rlhf_plugins.data.audit import Audit, Tokens
     from rlhf_plugins.data.tokens import RowEncoder
 

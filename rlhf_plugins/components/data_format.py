@@ -10,8 +10,8 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import DataFormat
 from rlhf_plugins.contract.rows import Data, Group, Origin
+from rlhf_plugins.contract.run_kinds import DataFormat
 from rlhf_plugins.data.sources import (
     Columns,
     ComparisonColumns,

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Generator
 from rlhf_plugins.contract.run import Weights
+from rlhf_plugins.contract.run_kinds import Generator
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy

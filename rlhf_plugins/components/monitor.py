@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Monitor
 from rlhf_plugins.contract.run import Alarm
+from rlhf_plugins.contract.run_kinds import Monitor
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Run, Step

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Regularizer
+from rlhf_plugins.contract.run_kinds import Regularizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

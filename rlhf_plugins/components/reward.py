@@ -14,14 +14,14 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Generator, Reward
 from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.run_kinds import Generator, Reward
 from rlhf_plugins.errors import RunError, known
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import RewardFunction
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
+    from rlhf_plugins.contract.run_kinds import RewardFunction
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Reward
+from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.errors import RunError, known
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import RewardFunction
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
+    from rlhf_plugins.contract.run_kinds import RewardFunction
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
 Column = Annotated[str, Field(min_length=1, description="the prompts' column with the right answer")]

@@ -89,6 +89,10 @@ def trait(default: Any, meaning: str, choices: Iterable[str] = (), join: Callabl
 
 
 MADE = ("base", "data", "evaluation", "policy", "reward")  # what a stage may make
+# what a component may need of the rows
+COLUMNS = (
+    "annotator", "difficulty", "margin", "probability", "ranks", "ratings", "ties", "topic", "votes", "weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -237,3 +241,10 @@ def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         return guard(self, function, inputs)
 
     return method
+
+
+def answer_checks() -> Any:
+    """The checks of answers, imported when the first component is called."""
+    from rlhf_plugins.contract import answers  # which imports torch
+
+    return answers

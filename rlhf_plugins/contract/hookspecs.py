@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract import interfaces
+    from rlhf_plugins.contract import interfaces, run_kinds
     from rlhf_plugins.contract.component import Component
     from rlhf_plugins.contract.run import StageResult
 
@@ -94,13 +94,13 @@ def register_shaping() -> dict[str, type[interfaces.Shaping]]:
 
 
 @hookspec
-def register_reward() -> dict[str, type[interfaces.Reward]]:
+def register_reward() -> dict[str, type[run_kinds.Reward]]:
     """What scores a rollout."""
     return {}
 
 
 @hookspec
-def register_data_format() -> dict[str, type[interfaces.DataFormat]]:
+def register_data_format() -> dict[str, type[run_kinds.DataFormat]]:
     """Where preferences come from and how they are written down."""
     return {}
 
@@ -112,25 +112,25 @@ def register_metric() -> dict[str, type[interfaces.Metric]]:
 
 
 @hookspec
-def register_stage() -> dict[str, type[interfaces.Stage]]:
+def register_stage() -> dict[str, type[run_kinds.Stage]]:
     """What a recipe can run."""
     return {}
 
 
 @hookspec
-def register_generator() -> dict[str, type[interfaces.Generator]]:
+def register_generator() -> dict[str, type[run_kinds.Generator]]:
     """What answers prompts: a trained policy, a mixture, a server."""
     return {}
 
 
 @hookspec
-def register_monitor() -> dict[str, type[interfaces.Monitor]]:
+def register_monitor() -> dict[str, type[run_kinds.Monitor]]:
     """What watches a training, and may stop or slow it."""
     return {}
 
 
 @hookspec
-def register_regularizer() -> dict[str, type[interfaces.Regularizer]]:
+def register_regularizer() -> dict[str, type[run_kinds.Regularizer]]:
     """What is added to the loss of a training, such as EWC."""
     return {}
 

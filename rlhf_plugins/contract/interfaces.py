@@ -1,20 +1,19 @@
-"""The kinds of components: one base class each, with its traits, its call, and what an answer may be.
+"""The kinds of components of training: one base class each, with its traits, its call, and what an answer may be.
 
 A component acts (`__call__`), or `build`s what acts where it holds weights, state, or needs something of the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlhf_plugins.contract.component import MADE, Component, trait
+from rlhf_plugins.contract.component import COLUMNS, Component, answer_checks, trait
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.records import (
         MemberScores,
         PairLogps,
@@ -24,14 +23,8 @@ if TYPE_CHECKING:
         ScoredPairs,
     )
     from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
-    from rlhf_plugins.contract.rows import Data, Group, Samples
-    from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
+    from rlhf_plugins.contract.rows import Group
 
-RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
-# what a component may need of the rows
-COLUMNS = (
-    "annotator", "difficulty", "margin", "probability", "ranks", "ratings", "ties", "topic", "votes", "weight",
-)  # fmt: skip
 SYMMETRY = ("same", "follows")  # of the answer, when all inputs are shifted or scaled
 
 NUMBERS = "numeric columns that every row must have, and which it is given as float32"
@@ -39,12 +32,6 @@ SOFT_LABELS = "reads soft labels, or does not depend on which response is better
 BATCH_MATES = "an example's result depends on the others in its batch, which then is never cut into pieces"
 SHIFT = "`same` where a number added to all rewards changes nothing, `follows` where the answer shifts with it"
 SCALE = "`same` where a factor of all rewards changes nothing, `follows` where the answer scales with it"
-
-
-def _answers() -> Any:
-    from rlhf_plugins.contract import answers  # which imports torch
-
-    return answers
 
 
 # ---- reward models ---------------------------------------------------------------------------------------
@@ -60,7 +47,7 @@ class Pooling(Component, kind="pooling"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(batch, width), finite."""
-        return _answers().tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
+        return answer_checks().tensor(self, answer, (inputs[0].shape[0], inputs[0].shape[2]), inputs)
 
 
 class RewardHead(Component, kind="reward_head"):
@@ -79,7 +66,7 @@ class RewardHead(Component, kind="reward_head"):
 
     def checked(self, answer: Any, *inputs: Any) -> Prediction:
         """A Prediction with one row a response."""
-        return _answers().prediction(self, answer, inputs)
+        return answer_checks().prediction(self, answer, inputs)
 
 
 class RewardLoss(Component, kind="reward_loss"):
@@ -118,7 +105,7 @@ class RewardLoss(Component, kind="reward_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(groups,), finite, with a gradient."""
-        return _answers().tensor(self, answer, (len(inputs[0].scores),), inputs)
+        return answer_checks().tensor(self, answer, (len(inputs[0].scores),), inputs)
 
 
 class Sampler(Component, kind="sampler"):
@@ -132,7 +119,7 @@ class Sampler(Component, kind="sampler"):
 
     def checked(self, answer: Any, *inputs: Any) -> np.ndarray:
         """state.size indices of examples."""
-        return _answers().indices(answer, inputs[0])
+        return answer_checks().indices(answer, inputs[0])
 
 
 class Aggregation(Component, kind="aggregation"):
@@ -153,7 +140,7 @@ class Aggregation(Component, kind="aggregation"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B,), finite."""
-        return _answers().tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
+        return answer_checks().tensor(self, answer, (inputs[0].rewards.shape[1],), inputs)
 
 
 class Metric(Component, kind="metric"):
@@ -168,7 +155,7 @@ class Metric(Component, kind="metric"):
 
     def checked(self, answer: Any, *inputs: Any) -> Mapping[str, float]:
         """Numbers by name."""
-        return _answers().numbers(answer)
+        return answer_checks().numbers(answer)
 
 
 # ---- policies --------------------------------------------------------------------------------------------
@@ -186,7 +173,7 @@ class PreferenceLoss(Component, kind="preference_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(pairs,), finite, with a gradient."""
-        return _answers().tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
+        return answer_checks().tensor(self, answer, tuple(inputs[0].chosen.shape), inputs)
 
 
 class Advantage(Component, kind="advantage"):
@@ -204,7 +191,7 @@ class Advantage(Component, kind="advantage"):
 
     def checked(self, answer: Any, *inputs: Any) -> Advantages:
         """Advantages and returns, both (B, T), finite."""
-        return _answers().advantages(self, answer, inputs[0])
+        return answer_checks().advantages(self, answer, inputs[0])
 
 
 class PolicyLoss(Component, kind="policy_loss"):
@@ -218,7 +205,7 @@ class PolicyLoss(Component, kind="policy_loss"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B, T), finite, with a gradient."""
-        return _answers().tensor(self, answer, tuple(inputs[0].shape), inputs)
+        return answer_checks().tensor(self, answer, tuple(inputs[0].shape), inputs)
 
 
 class Reduction(Component, kind="reduction"):
@@ -234,7 +221,7 @@ class Reduction(Component, kind="reduction"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """A finite scalar."""
-        return _answers().tensor(self, answer, (), inputs)
+        return answer_checks().tensor(self, answer, (), inputs)
 
 
 class KLEstimator(Component, kind="kl_estimator"):
@@ -249,7 +236,7 @@ class KLEstimator(Component, kind="kl_estimator"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B, T), finite."""
-        return _answers().tensor(self, answer, tuple(inputs[0].shape), inputs)
+        return answer_checks().tensor(self, answer, tuple(inputs[0].shape), inputs)
 
 
 class KL(Component, kind="kl"):
@@ -273,7 +260,7 @@ class KL(Component, kind="kl"):
 
     def checked(self, answer: Any, *inputs: Any) -> KLTerm:
         """(B, T) where it enters."""
-        return _answers().kl_term(self, answer, inputs[0])
+        return answer_checks().kl_term(self, answer, inputs[0])
 
 
 class Shaping(Component, kind="shaping"):
@@ -285,115 +272,4 @@ class Shaping(Component, kind="shaping"):
 
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """(B,) or (B, T), finite."""
-        return _answers().shaped(self, answer, inputs[0])
-
-
-# ---- what a run is made of -------------------------------------------------------------------------------
-class Reward(Component, kind="reward"):
-    """Scores responses; `build` binds it to the run."""
-
-    def build(self, run: Run) -> RewardFunction:
-        """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
-
-        What is built may hold state. It raises RewardUnavailable where an answer may come later.
-        """
-        raise NotImplementedError
-
-    def checked(self, answer: Any, *inputs: Any) -> Prediction:
-        """A Prediction of B rewards."""
-        return _answers().rewards(answer, inputs[0])
-
-
-class Generator(Component, kind="generator"):
-    """Answers prompts: a trained policy, a mixture, a server; `build` binds it to the run."""
-
-    def build(self, run: Run) -> Policy:
-        """A policy."""
-        raise NotImplementedError
-
-    def saved_at(self, base: Weights) -> Weights | None:
-        """Where its weights are, given the run's base; None where it is no saved model, which no stage can train."""
-        return None
-
-    def check_built(self, made: Any) -> None:
-        """A policy answers prompts."""
-        _answers().policy(made)
-
-
-class Monitor(Component, kind="monitor"):
-    """Watches a training; `build` binds it to the run."""
-
-    reads_rollouts: ClassVar[bool] = trait(False, "reads numbers of rollouts; refused in a stage that makes none")
-
-    def build(self, run: Run) -> Callable[[Step], Alarm | None]:
-        """A function that is called after every step, and may raise an alarm that stops or slows the training."""
-        raise NotImplementedError
-
-    def checked(self, answer: Any, *inputs: Any) -> Alarm | None:
-        """An Alarm, or None."""
-        return _answers().alarm(answer)
-
-
-class Regularizer(Component, kind="regularizer"):
-    """A term added to the loss of any trainer, such as EWC or L2-SP; `build` binds it to the run and the model."""
-
-    def build(self, run: Run, model: nn.Module) -> Callable[[], Tensor]:
-        """A function to a scalar with a gradient, called once per optimizer step."""
-        raise NotImplementedError
-
-    def checked(self, answer: Any, *inputs: Any) -> Tensor:
-        """A finite scalar with a gradient."""
-        return _answers().term(self, answer)
-
-
-class DataFormat(Component, kind="data_format"):
-    """Reads rows from somewhere."""
-
-    ordered: ClassVar[bool] = trait(False, "the columns themselves say which response is better")
-
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these fields can only be of this format."""
-        return False
-
-    def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError when the source cannot be read."""
-        raise NotImplementedError
-
-    def load_in(self, run: Run) -> Data:
-        """The rows of a stage that has `data` of its own. Raises DataError as `load` does."""
-        return self.load(run.base, run.seed)
-
-    def known_gold(self) -> bool | None:
-        """Whether a gold reward comes with its rows; None is unknown."""
-        return None
-
-    def known_columns(self) -> frozenset[str] | None:
-        """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
-        return None
-
-
-class Stage(Component, kind="stage"):
-    """One block of a recipe's `stages`."""
-
-    makes: ClassVar[frozenset[str]] = trait(frozenset(), "what it hands on", choices=MADE)
-    writes: ClassVar[frozenset[str]] = trait(
-        frozenset(),
-        "every column of the data that it makes, `ranks` too; empty: not known, so nothing is checked",
-        choices=COLUMNS,
-    )
-    reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
-    judges: ClassVar[bool] = trait(False, "needs a reward model of an earlier stage, or a true reward")
-    makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
-
-    name: str
-    data: DataFormat | None = None  # rows of its own; None: the run's
-    from_: str = "previous"  # the policy that it starts from: `base`, `previous`, or the name of an earlier one
-    reference: str = "start"  # the policy that its KL is measured to: `base`, `start`, or the name of an earlier one
-
-    def fits(self, adapter: Adapter | None) -> None:
-        """Raises ValueError where the recipe's adapter does not go with these options."""
-
-    def run(self, run: Run) -> StageResult:
-        """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""
-        raise NotImplementedError
+        return answer_checks().shaped(self, answer, inputs[0])

@@ -32,7 +32,7 @@ MEANING = {  # of each column: what at least one row must have for it to change 
 
 
 def columns_of(groups: Iterable[Group]) -> frozenset[str]:
-    """The columns, by their names in `contract.interfaces.COLUMNS`, that change something in a training on the groups.
+    """The columns, by their names in `contract.component.COLUMNS`, that change something in a training on the groups.
 
     A weight of 1 in every row, one topic or equal difficulties change nothing, so the groups lack that column.
     """

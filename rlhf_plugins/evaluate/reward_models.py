@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from rlhf_plugins.contract.interfaces import Metric, RewardFunction
+from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.records import Prediction, ScoredPairs
 from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Samples, Text
+from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins

@@ -7,8 +7,8 @@ from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.interfaces import DataFormat, Stage
 from rlhf_plugins.contract.run import Base, Weights
+from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe import based
 from rlhf_plugins.recipe.options import Option, options, plain, validated

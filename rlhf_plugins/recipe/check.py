@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.interfaces import DataFormat, Stage
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
 from rlhf_plugins.recipe import based, foreseen
 from rlhf_plugins.recipe import overrides as command_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rlhf_plugins.contract.component import Component
-from rlhf_plugins.contract.interfaces import DataFormat, Stage
+from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.source import Keys
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlhf_plugins.contract.component import Component, Earlier
-from rlhf_plugins.contract.interfaces import Stage
+from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import known
 from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.options import options

@@ -10,8 +10,8 @@ from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from rlhf_plugins.contract.component import uses
-from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Stage
 from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options

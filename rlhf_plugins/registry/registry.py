@@ -289,10 +289,11 @@ class Registry:
 @cache
 def bases() -> dict[str, type]:
     """The base class of each of our kinds."""
-    from rlhf_plugins.contract import interfaces
+    from rlhf_plugins.contract import interfaces, run_kinds
     from rlhf_plugins.contract.component import Component
 
-    classes = [value for value in vars(interfaces).values() if inspect.isclass(value)]
+    named = vars(interfaces) | vars(run_kinds)
+    classes = [value for value in named.values() if inspect.isclass(value)]
     return {cls.kind: cls for cls in classes if issubclass(cls, Component)}
 
 

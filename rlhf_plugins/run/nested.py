@@ -24,8 +24,8 @@ from rlhf_plugins.run.perform import perform, random_state_kept
 from rlhf_plugins.run.starts import PREVIOUS, Places, places
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Stage
     from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.engine.cost import Counter
     from rlhf_plugins.run.stage_run import StageRun
 

@@ -17,7 +17,7 @@ from rlhf_plugins.run.memory import PeakMemory
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.component import Component
-    from rlhf_plugins.contract.interfaces import Stage
+    from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.stage_run import StageRun
 

@@ -29,7 +29,7 @@ from rlhf_plugins.run.stage_run import stage_run
 from rlhf_plugins.run.stop import Ended, Stop
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Stage
+    from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.report.schema import Report
 

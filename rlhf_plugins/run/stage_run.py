@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.handles import Policy, RewardModel
-from rlhf_plugins.contract.interfaces import Reward
 from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Spec, StageResult, Step, Weights
+from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError, StopRun
 from rlhf_plugins.registry.registry import registry as installed
@@ -24,8 +24,8 @@ from rlhf_plugins.run.starts import BASE, Places, Policies, at, base_after, plac
 from rlhf_plugins.run.stop import Stop
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Stage
     from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.hooks import Hooks

@@ -11,7 +11,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.options import options
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import Stage
+    from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.handed_on import HandedOn
 

@@ -20,9 +20,9 @@ from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.saved.scored_file import ScoredFile
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.interfaces import DataFormat
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.run import Base
+    from rlhf_plugins.contract.run_kinds import DataFormat
 
 CHUNK = 64  # rows; an interruption loses no more
 WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")

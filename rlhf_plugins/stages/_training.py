@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
-from rlhf_plugins.contract.interfaces import DataFormat, Monitor, Regularizer, Stage
 from rlhf_plugins.contract.run import Adapter, Budget
+from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage
 
 TokensPerBatch = Annotated[
     Annotated[int, Field(ge=1)] | None,

@@ -12,9 +12,10 @@ from pydantic import Field
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import DataFormat, Metric, Stage
+from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:

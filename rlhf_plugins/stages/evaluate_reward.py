@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import DataFormat, Metric, Stage
+from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)

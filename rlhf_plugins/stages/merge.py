@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import Stage
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages._training import From
 

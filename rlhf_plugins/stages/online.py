@@ -9,16 +9,9 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import (
-    KL,
-    Advantage,
-    Monitor,
-    PolicyLoss,
-    Reduction,
-    Reward,
-    Shaping,
-)
+from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run_kinds import Monitor, Reward
 from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,

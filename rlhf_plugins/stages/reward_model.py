@@ -12,12 +12,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.interfaces import (
-    Pooling,
-    RewardHead,
-    RewardLoss,
-    Sampler,
-)
+from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.errors import RunError

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from rlhf_plugins.contract.interfaces import Reward, RewardFunction
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
 from rlhf_plugins.data.groups import COLUMNS, batch_columns
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
@@ -18,7 +18,7 @@ TRAINERS = {"trainer_state", "log_extra", "log_metric", "environments"}  # what 
 
 
 class _NoRun:
-    """Stands for the run of a recipe where there is none."""
+    """Takes the place of a recipe's run in a script, which has none: every use of it is an error."""
 
     def __getattr__(self, name: str) -> Any:
         raise RunError(

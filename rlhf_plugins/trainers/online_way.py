@@ -9,7 +9,8 @@ from typing import Any, Literal
 import trl
 
 from rlhf_plugins.contract.guards import named
-from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Reward, Shaping
+from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
+from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch

@@ -110,7 +110,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
             self._draws = Draws(own.sampler, known, self._train_batch_size, self._planned(), self.args.seed)
 
     def _read_rows(self, own: RewardOptions) -> None:
-        """Checks that TRL's rows have what components read of them, and numbers them where they must be told apart."""
+        """Checks that TRL's rows have what components read of them, and numbers equal rows where that matters."""
         assert self._scorer is not None
         names = columns_of(self.train_dataset)
         if "branch_ids" in names:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.components.regularizer import L2SP
-from rlhf_plugins.contract.interfaces import Regularizer
+from rlhf_plugins.contract.run_kinds import Regularizer
 from rlhf_plugins.errors import ComponentError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from rlhf_plugins.components.reward import Gold, Implicit, Model, Python, Weighted, register_reward
-from rlhf_plugins.contract.interfaces import Generator, Reward
 from rlhf_plugins.contract.rows import Data, GoldReward, Samples
 from rlhf_plugins.contract.run import Base, Run, StageResult
+from rlhf_plugins.contract.run_kinds import Generator, Reward
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.run.stage_run import StageRun

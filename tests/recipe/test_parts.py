@@ -1,4 +1,4 @@
-"""A component that others hold is blamed for its own faults, wherever it stands, and not those that hold it."""
+"""A component that others hold is blamed for its own faults, at any depth, and not those that hold it."""
 
 from __future__ import annotations
 

@@ -110,9 +110,9 @@ CASES = [
 def test_a_failed_call_fails_again_from_its_files(fails: Fails, tmp_path: Path, case: Case) -> None:
     error, registry = fails(case.kind, source(case.kind, case.body), *case.inputs)
     assert f"{tmp_path / 'mine.py'}:" in str(error)
-    file = save(error, tmp_path / "stage", "what was told", [str(tmp_path / "mine.py")], registry)
+    file = save(error, tmp_path / "stage", "the message", [str(tmp_path / "mine.py")], registry)
     then, again = replay(file, Registry())
-    assert then == "what was told"
+    assert then == "the message"
     assert str(again) == str(error)
     with pytest.raises(ComponentError, match=case.message):
         raise again or AssertionError
@@ -176,8 +176,8 @@ def test_a_run_that_stops_names_the_plugin_and_saves_the_call(
     Path("mine.py").write_text(source(kind, body))
     Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: {stage}, name: second}}"))
     version = in_file(Path("mine.py")).plugin.version
-    told = rf"stage second failed: {kind} broken of plugin mine.py \(file {version}\): .* {message}.*mine.py:\d+\)"
-    with pytest.raises(RunError, match=told + "; do it again with: rlhf plugins replay out/02-second/fault.json"):
+    named = rf"stage second failed: {kind} broken of plugin mine.py \(file {version}\): .* {message}.*mine.py:\d+\)"
+    with pytest.raises(RunError, match=named + "; do it again with: rlhf plugins replay out/02-second/fault.json"):
         run_recipe("r.yaml", SMALL if "online" in stage else (), say=lambda _: None)
     file = Path("out/02-second", FAULT)
     assert json.loads(file.read_text())["component"] == {"use": "broken", "scale": 2.0}

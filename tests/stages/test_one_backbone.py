@@ -11,9 +11,9 @@ import pytest
 import torch
 import transformers
 
-from rlhf_plugins.contract.interfaces import Reward, RewardFunction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run
+from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 

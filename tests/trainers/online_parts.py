@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import set_seed
 
-from rlhf_plugins.contract.interfaces import Reward, RewardFunction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
 from rlhf_plugins.data.groups import prompt_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.recipe.assemble import component

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import tensor
 
-from rlhf_plugins.contract.interfaces import RewardFunction, Shaping
+from rlhf_plugins.contract.interfaces import Shaping
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Step
+from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.monitoring import Monitors

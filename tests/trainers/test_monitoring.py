@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.interfaces import Monitor
 from rlhf_plugins.contract.run import Alarm, Step
+from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.monitoring import Monitors

@@ -16,9 +16,10 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.components.kl import InLoss
-from rlhf_plugins.contract.interfaces import Advantage, RewardFunction
+from rlhf_plugins.contract.interfaces import Advantage
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.loading import load_causal
 from rlhf_plugins.errors import ComponentError, PluginError, RunError

@@ -1,0 +1,131 @@
+"""The kinds of components that a run is made of: stages, rows, rewards, and what answers, judges and watches.
+
+Most `build` what acts, since they hold weights or need something of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rlhf_plugins.contract.component import COLUMNS, MADE, Component, answer_checks, trait
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rlhf_plugins.contract.handles import Policy
+    from rlhf_plugins.contract.records import Prediction
+    from rlhf_plugins.contract.rows import Data, Samples
+    from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
+
+RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
+
+
+class Reward(Component, kind="reward"):
+    """Scores responses; `build` binds it to the run."""
+
+    def build(self, run: Run) -> RewardFunction:
+        """A function from B samples to a `Prediction`, or to B numbers, None where it abstains.
+
+        What is built may hold state. It raises RewardUnavailable where an answer may come later.
+        """
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Prediction:
+        """A Prediction of B rewards."""
+        return answer_checks().rewards(answer, inputs[0])
+
+
+class Generator(Component, kind="generator"):
+    """Answers prompts: a trained policy, a mixture, a server; `build` binds it to the run."""
+
+    def build(self, run: Run) -> Policy:
+        """A policy."""
+        raise NotImplementedError
+
+    def saved_at(self, base: Weights) -> Weights | None:
+        """Where its weights are, given the run's base; None where it is no saved model, which no stage can train."""
+        return None
+
+    def check_built(self, made: Any) -> None:
+        """A policy answers prompts."""
+        answer_checks().policy(made)
+
+
+class Monitor(Component, kind="monitor"):
+    """Watches a training; `build` binds it to the run."""
+
+    reads_rollouts: ClassVar[bool] = trait(False, "reads numbers of rollouts; refused in a stage that makes none")
+
+    def build(self, run: Run) -> Callable[[Step], Alarm | None]:
+        """A function that is called after every step, and may raise an alarm that stops or slows the training."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Alarm | None:
+        """An Alarm, or None."""
+        return answer_checks().alarm(answer)
+
+
+class Regularizer(Component, kind="regularizer"):
+    """A term added to the loss of any trainer, such as EWC or L2-SP; `build` binds it to the run and the model."""
+
+    def build(self, run: Run, model: nn.Module) -> Callable[[], Tensor]:
+        """A function to a scalar with a gradient, called once per optimizer step."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Tensor:
+        """A finite scalar with a gradient."""
+        return answer_checks().term(self, answer)
+
+
+class DataFormat(Component, kind="data_format"):
+    """Reads rows from somewhere."""
+
+    ordered: ClassVar[bool] = trait(False, "the columns themselves say which response is better")
+
+    @staticmethod
+    def recognises(fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these fields can only be of this format."""
+        return False
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError when the source cannot be read."""
+        raise NotImplementedError
+
+    def load_in(self, run: Run) -> Data:
+        """The rows of a stage that has `data` of its own. Raises DataError as `load` does."""
+        return self.load(run.base, run.seed)
+
+    def known_gold(self) -> bool | None:
+        """Whether a gold reward comes with its rows; None is unknown."""
+        return None
+
+    def known_columns(self) -> frozenset[str] | None:
+        """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
+        return None
+
+
+class Stage(Component, kind="stage"):
+    """One block of a recipe's `stages`."""
+
+    makes: ClassVar[frozenset[str]] = trait(frozenset(), "what it hands on", choices=MADE)
+    writes: ClassVar[frozenset[str]] = trait(
+        frozenset(),
+        "every column of the data that it makes, `ranks` too; empty: not known, so nothing is checked",
+        choices=COLUMNS,
+    )
+    reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
+    judges: ClassVar[bool] = trait(False, "needs a reward model of an earlier stage, or a true reward")
+    makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
+
+    name: str
+    data: DataFormat | None = None  # rows of its own; None: the run's
+    from_: str = "previous"  # the policy that it starts from: `base`, `previous`, or the name of an earlier one
+    reference: str = "start"  # the policy that its KL is measured to: `base`, `start`, or the name of an earlier one
+
+    def fits(self, adapter: Adapter | None) -> None:
+        """Raises ValueError where the recipe's adapter does not go with these options."""
+
+    def run(self, run: Run) -> StageResult:
+        """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""
+        raise NotImplementedError
