@@ -119,6 +119,7 @@ class ReportParts:
 
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # PolicyReport; scores alone make one too
     ceiling: Mapping[str, Any] | None = None  # Ceiling
+    judge: Mapping[str, Any] | None = None  # JudgeReport: what scored the policies
     reward_model: Mapping[str, Any] | None = None  # RewardModelReport of the judge
     reward_models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # RewardModelReport by name
     samples: Sequence[Mapping[str, Any]] = ()  # Sample: a prompt with every policy's response

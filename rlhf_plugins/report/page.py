@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
+from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.reward_table import sections
 from rlhf_plugins.report.schema import CostReport, EvaluationReport, Report
-from rlhf_plugins.report.summary import summary, winner
+from rlhf_plugins.report.summary import summary
 from rlhf_plugins.report.svg import Plot
 from rlhf_plugins.report.table import Cell, cells, headers
 
@@ -43,7 +44,7 @@ def page(report: Report) -> str:
         .render(
             report=report,
             summary=summary(report),
-            winner=winner(report),
+            winner=taken(report),
             headers=headers(report),
             rows=_rows(report),
             evaluations={name: (headers(one), _rows(one)) for name, one in report.evaluations.items()},

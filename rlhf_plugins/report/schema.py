@@ -56,6 +56,10 @@ class PolicyReport(Record):
     `distinct_*` are shares of 1, `gain` is the paired difference in `gold` from the reference on the same
     prompts, `normalised` is 100 * (gold - reference) / (ceiling - reference), `out_of_distribution` is `gold`
     on prompts unlike those of training, `seconds` and `peak_bytes` are the cost of making the policy.
+
+    `stage` made it, `start` is the policy that it was trained from, `start_gain` the paired difference from that one,
+    and `behind` how much the best trained policy scores more. A `line` is no policy that anybody would use, such as
+    best-of-n: others are read against it.
     """
 
     gold: Interval
@@ -67,6 +71,12 @@ class PolicyReport(Record):
     gain: Interval | None = None
     normalised: Number = None
     kl: Number = None
+    kl_interval: Interval | None = None
+    line: bool = False
+    stage: str = ""
+    start: str = ""
+    start_gain: Interval | None = None
+    behind: Interval | None = None
     win_rate: Interval | None = None
     win_p_value: Number = None
     out_of_distribution: Interval | None = None
@@ -232,18 +242,28 @@ class PluginReport(Record):
     version: str | None
 
 
+class JudgeReport(Record):
+    """What scored the responses: `stage` trained it, where a stage of this run did; `name` says what it is."""
+
+    kind: Literal["gold", "reward model", "function", "server", "loss"]
+    name: str = ""
+    stage: str = ""
+
+
 class EvaluationReport(Record):
     """Policies that one stage judged on the same prompts; scores of different judges are not comparable."""
 
     policies: dict[Name, PolicyReport]
     reference: Name | None = None
     score_name: Name = "gold reward"
+    judge: JudgeReport | None = None
 
 
 class Report(Record):
     """A whole run. `reference` is the policy that others are measured against; policies keep their order.
 
-    `policies`, `reference` and `score_name` are of the last evaluation, `evaluations` are the earlier ones by stage.
+    `policies`, `reference`, `score_name` and `judge` are of the last evaluation, `evaluations` are the earlier ones by
+    stage.
     `reward_model` is the one that the policies were evaluated with; `reward_models` are those that were themselves
     evaluated, by the stage that trained each.
     """
@@ -265,6 +285,7 @@ class Report(Record):
     reward_model: RewardModelReport | None = None
     reward_models: dict[Name, RewardModelReport] = {}
     score_name: Name = "gold reward"
+    judge: JudgeReport | None = None
     evaluations: dict[Name, EvaluationReport] = {}
     samples: list[Sample] = []
     notes: list[str] = []

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
+from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report
-from rlhf_plugins.report.summary import winner
 
 REFERENCE = "reference"
 
@@ -42,7 +42,7 @@ def cells(policy: PolicyReport) -> list[Cell]:
 
 
 def rich_table(report: Report) -> Table:
-    """The table for a terminal; it fits 80 columns by wrapping intervals; the best policy is bold."""
+    """The table for a terminal; it fits 80 columns, without the interval of KL; the policy to take is bold."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     name_header, score_header, *rest = headers(report)
     table.add_column(name_header, overflow="fold")
@@ -50,9 +50,10 @@ def rich_table(report: Report) -> Table:
     for header, column in zip(rest, COLUMNS.values(), strict=True):
         # Its last word on a line of its own; only a column of intervals gives way to a narrow terminal.
         table.add_column(verbatim("\n".join(header.rsplit(" ", 1))), justify="right", no_wrap=column is not _wins)
+    best = taken(report)
     for name, policy in report.policies.items():
-        row = [name, *map(_unspaced, cells(policy))]
-        table.add_row(*map(verbatim, row), style="bold" if name == winner(report) else "")
+        row = [name, *map(_unspaced, cells(policy.model_copy(update={"kl_interval": None})))]
+        table.add_row(*map(verbatim, row), style="bold" if name == best else "")
     return table
 
 
@@ -88,6 +89,15 @@ def _wins(policy: PolicyReport) -> Cell:
     return Cell(words.share(wins.mean), _range(wins, lambda bound: words.share(bound).removesuffix("%")), wins.mean)
 
 
+def _kl(policy: PolicyReport) -> Cell:
+    within = policy.kl_interval
+    return Cell(
+        words.number(policy.kl, 2),
+        "" if within is None else _range(within, lambda bound: words.number(bound, 2)),
+        policy.kl,
+    )
+
+
 def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
     if interval.low is None or interval.high is None:
         return ""
@@ -96,7 +106,7 @@ def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
 
 COLUMNS: dict[str, Callable[[PolicyReport], Cell]] = {
     "score 0-100": lambda policy: Cell(words.number(policy.normalised, 1), value=policy.normalised),
-    f"KL to {REFERENCE}": lambda policy: Cell(words.number(policy.kl, 2), value=policy.kl),
+    f"KL to {REFERENCE}": _kl,
     f"win rate vs {REFERENCE}": _wins,
     "length": lambda policy: Cell(words.number(policy.length, 1), value=policy.length),
     "seconds": lambda policy: Cell(words.seconds(policy.seconds), value=policy.seconds),

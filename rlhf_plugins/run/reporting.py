@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from rlhf_plugins import report
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Cost, Evaluation, StageResult
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.report.schema import FORMAT, Report
+from rlhf_plugins.run.comparing import policies, with_costs
 from rlhf_plugins.run.folder import RunFolder
 
 DIGEST = "digest"  # of the rows, in the status alone
@@ -129,45 +130,14 @@ def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]
 
 def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:
     """The last evaluation of policies and those before it, and the last of each reward model, with training costs."""
-    costs = {name: result.cost for result in results for name in (result.name, *result.policies, *result.rewards)}
+    makers = {name: result for result in results for name in (result.name, *result.policies, *result.rewards)}
     models = {name: row for result in results for name, row in result.report.reward_models.items()}
     notes = dict.fromkeys(note for result in results for note in result.report.notes)
-    found: dict[str, Any] = {"reward_models": _with_costs(models, costs), "notes": list(notes)}
+    found: dict[str, Any] = {"reward_models": with_costs(models, makers), "notes": list(notes)}
     judged = [result for result in results if result.evaluation or result.report.policies]
     if not judged:
         return found
     *earlier, last = judged
     parts = {name: getattr(last.report, name) for name in ("ceiling", "reward_model", "samples")}
-    before = {result.name: _policies(result, costs) for result in earlier}
-    return {**found, **parts, **_policies(last, costs), "evaluations": before}
-
-
-def _policies(result: StageResult, costs: Mapping[str, Cost]) -> dict[str, Any]:
-    """The policies that one stage measured, in the shape of `report.schema.EvaluationReport`."""
-    judged, rows = result.evaluation, dict(result.report.policies)
-    if judged is None:
-        return {"policies": _with_costs(rows, costs)}
-    rows = {**{name: _row(judged, name) for name in judged.scores}, **rows}
-    return {"policies": _with_costs(rows, costs), "reference": judged.reference, "score_name": judged.judge}
-
-
-def _with_costs(rows: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Cost]) -> dict[str, dict[str, Any]]:
-    """Rows of policies or reward models, each with the cost of the stage that made it."""
-    own = {name: {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes} for name, cost in costs.items()}
-    return {name: {**row, **own.get(name, {})} for name, row in rows.items()}
-
-
-def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
-    """A policy's row from scores alone, as `report.schema.PolicyReport` has it."""
-    from rlhf_plugins.evaluate.statistics import finite, mean_interval, sign_test, wins
-
-    scores, reference = (finite(evaluation.scores[who], evaluation.judge) for who in (name, evaluation.reference))
-    row = {"gold": mean_interval(scores)._asdict(), "n": len(scores)}
-    if name == evaluation.reference:
-        return row
-    return {
-        **row,
-        "gain": mean_interval(scores - reference)._asdict(),
-        "win_rate": mean_interval(wins(scores, reference))._asdict(),
-        "win_p_value": sign_test(scores, reference),
-    }
+    before = {result.name: policies(result, makers) for result in earlier}
+    return {**found, **parts, **policies(last, makers), "evaluations": before}

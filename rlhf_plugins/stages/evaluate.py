@@ -20,6 +20,7 @@ from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.evaluate.policies import Judge, Judged, Predict
+    from rlhf_plugins.evaluate.statistics import Interval
 
 logger = logging.getLogger(__name__)
 SHOWN = 8  # prompts whose responses the report shows side by side
@@ -112,6 +113,7 @@ class _Session:
             report=ReportParts(
                 policies=rows,
                 ceiling=None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
+                judge=self.judged_by(),
                 reward_model=of_judge,
                 samples=self.side_by_side(judged),
                 left_out={**self.unread, **left_out},
@@ -141,21 +143,22 @@ class _Session:
 
     def trained(self, policy: Policy) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
-        from rlhf_plugins.evaluate.policies import sequence_kl
+        from rlhf_plugins.evaluate.policies import sequence_kls
+        from rlhf_plugins.evaluate.statistics import mean_interval
 
         samples = self.sample(policy, self.asked, 1)
         temperature, kl = self.options.temperature, None
         if temperature > 0:
-            kl = sequence_kl(policy, self.reference, samples, temperature)
+            kl = mean_interval(sequence_kls(policy, self.reference, samples, temperature))
         return self.judged(list(range(len(self.prompts))), samples, kl, policy)
 
-    def judged(self, rows: list[int], samples: Samples, kl: float | None, policy: Policy | None) -> Judged:
+    def judged(self, rows: list[int], samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
         """Some of the samples with their scores and, for a policy that can sample, its out-of-distribution scores."""
         from rlhf_plugins.evaluate.policies import Judged
 
         chosen = samples.take(rows)
         elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if policy and self.strange else None
-        return Judged(chosen, self.judge.scores(chosen), kl, elsewhere)
+        return Judged(chosen, self.judge.scores(chosen), kl, elsewhere, line=policy is None)
 
     def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int) -> Samples:
         """Responses under the stage's options; the same prompts and policy always give the same."""
@@ -178,6 +181,12 @@ class _Session:
             f"{result.cost.seconds:.0f} s of {result.name}."
             for result in rewards[-1:]
         ]
+
+    def judged_by(self) -> dict[str, str]:
+        """What scores the responses, as `report.schema.JudgeReport` has it."""
+        if self.judge.gold:
+            return {"kind": "gold"}
+        return {"kind": "reward model", "stage": [result.name for result in self.run.finished if result.rewards][-1]}
 
     def reward_model(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
         """The row of the judge, if it is a reward model and pairs are held out; and which pairs it cannot read."""

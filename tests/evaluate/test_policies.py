@@ -9,7 +9,8 @@ from torch import tensor
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, measure
+from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, controlled, measure
+from rlhf_plugins.evaluate.statistics import Interval
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
 
@@ -83,6 +84,30 @@ def test_a_row_by_hand() -> None:
     assert (row["distinct_1"], row["distinct_2"]) == (3 / 4, 1.0)  # a b c of a b a c
     assert row["dimensions"] == {"helpful": 3.0}
     assert row["out_of_distribution"] == {"mean": 4.0, "low": 4.0, "high": 4.0}
+
+
+def test_kl_with_its_interval_and_a_line_are_in_the_row() -> None:
+    policy = Judged(SAMPLES, np.array([2.0, 1.0, 3.0]), kl=Interval(1.5, 1.0, 2.0), line=True)
+    row = measure(policy, Judged(SAMPLES, np.zeros(3), kl=0.0), None, [])
+    assert (row["kl"], row["kl_interval"], row["line"]) == (1.5, {"mean": 1.5, "low": 1.0, "high": 2.0}, True)
+
+
+def test_kl_of_few_responses_is_k3_by_hand() -> None:
+    log_ratio = np.log([[2.0, 1.0], [0.5, 1.0]])  # r - 1 - log r with r = pi_ref/pi: 1/2, 1 and 2
+    assert controlled(log_ratio) == pytest.approx([0.5 - 1 + np.log(2), 2 - 1 - np.log(2)])
+
+
+def test_kl_is_unbiased_and_varies_least() -> None:
+    pi, ref = np.array([0.7, 0.3]), np.array([0.2, 0.8])
+    drawn = np.random.default_rng(0).choice(2, size=(4000, 1), p=pi)
+    ratio = np.log(pi / ref)[drawn]
+    found, k1, k3 = controlled(ratio), ratio.sum(1), (np.expm1(-ratio) + ratio).sum(1)
+    assert found.mean() == pytest.approx((pi * np.log(pi / ref)).sum(), abs=0.01)
+    assert found.var() < 1e-3 < min(k1.var(), k3.var())  # of two outcomes, the control explains all
+
+
+def test_kl_where_the_reference_gives_far_more_is_not_infinite() -> None:
+    assert controlled(np.full((30, 1), -800.0)).tolist() == [-800.0] * 30
 
 
 def test_the_reference_is_not_compared_with_itself() -> None:

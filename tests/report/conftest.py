@@ -106,10 +106,10 @@ def _section() -> dict[str, Any]:
 def _fields() -> dict[str, Any]:
     policies = {
         "sft": _policy(0.45, 0.0, None, 41.0, normalised=0.0),
-        "best_of_16": _policy(0.66, 1.835, 0.79, 63.2),
-        "dpo": _policy(0.68, 6.2, 0.81, 72.8),
-        "ipo": _policy(0.64, 4.1, 0.77, 71.9),
-        "ppo": _policy(0.71, 9.4, 0.86, 128.4, gain=_around(0.26, 0.025)),
+        "best_of_16": _policy(0.73, 1.835, 0.79, 63.2, gain=_around(0.28, 0.02), line=True),
+        "dpo": _policy(0.68, 6.2, 0.81, 72.8, gain=_around(0.23, 0.025), behind=_around(0.03, 0.01)),
+        "ipo": _policy(0.64, 4.1, 0.77, 71.9, gain=_around(0.19, 0.025), behind=_around(0.07, 0.01)),
+        "ppo": _policy(0.71, 9.4, 0.86, 128.4, gain=_around(0.26, 0.025), kl_interval=_around(9.4, 0.3)),
     }
     said = {
         name: {"text": text, "gold": policies[name]["gold"]["mean"], "reward": 1.25} for name, text in _SAID.items()

@@ -81,7 +81,7 @@ def test_every_variable_of_the_style_is_set(html: str) -> None:
 
 def test_scores_plot_says_the_numbers(html: str) -> None:
     label = _svgs(html)[0].get("aria-label")
-    assert label == "Gold reward by policy: sft 0.450, best_of_16 0.660, dpo 0.680, ipo 0.640, ppo 0.710."
+    assert label == "Gold reward by policy: sft 0.450, best_of_16 0.730, dpo 0.680, ipo 0.640, ppo 0.710."
 
 
 def test_text_is_escaped_wherever_it_stands(fields: dict[str, Any]) -> None:

@@ -88,3 +88,13 @@ def test_sections_costs_units_numbers_and_lineage_of_a_stage_are_reported(tmp_pa
     assert (stage.curves["kept"].unit, stage.curves["kept"].better) == ("share", "higher")
     assert list(stage.cost.model_dump().values()) == [1.0, 2e9, 3, 4, 5, 6]
     assert (stage.stage, stage.metrics, stage.opened) == ("self_improve", {"rounds": 2}, ["sft.policies.sft"])
+
+
+def test_a_policy_is_compared_with_its_start_and_with_the_best(tmp_path: Path) -> None:
+    dpo = StageResult(name="dpo", policies={"dpo": {"use": "policy"}}, start="base")
+    ppo = StageResult(name="ppo", policies={"ppo": {"use": "policy"}}, start="dpo")
+    scores = judged("late", "judge", base=[1.0, 1.0], dpo=[2.0, 4.0], ppo=[3.0, 7.0])
+    rows = left(tmp_path, dpo, ppo, scores).policies
+    assert (rows["dpo"].stage, rows["dpo"].start, rows["dpo"].start_gain) == ("dpo", "base", None)
+    assert (rows["ppo"].start, rows["ppo"].start_gain.mean) == ("dpo", 2.0)
+    assert (rows["dpo"].behind.mean, rows["ppo"].behind, rows["base"].behind) == (2.0, None, None)

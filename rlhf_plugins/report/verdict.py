@@ -1,0 +1,169 @@
+"""Whether a trained policy is better than its start, in one sentence with what limits it; it knows numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, RewardModelReport
+from rlhf_plugins.report.words import number, share
+
+Word = Literal["better", "not shown", "worse", "judge not trusted"]
+FEW = 50  # prompts below which an interval is itself uncertain
+NEAR = 0.1  # nats a response below which two policies can hardly be told apart
+_LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
+_MOST = 100_000  # prompts that anybody would ask
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run shows of one policy."""
+
+    policy: str
+    word: Word
+    sentence: str
+    caveats: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The sentence, with its caveats behind it."""
+        return f"{self.sentence} But {'; '.join(self.caveats)}." if self.caveats else self.sentence
+
+
+def verdicts(report: Report) -> dict[str, Verdict]:
+    """One for each policy that was compared on the same prompts; reference lines, such as best-of-n, get none."""
+    return {name: _verdict(report, name) for name in compared(report)}
+
+
+def compared(report: Report | EvaluationReport) -> list[str]:
+    """The policies that have a paired difference from another."""
+    return [
+        name
+        for name, policy in report.policies.items()
+        if not policy.line and name != report.reference and (gain := _gain(policy)) and gain.mean is not None
+    ]
+
+
+def faults(report: Report) -> list[str]:
+    """Why the judge cannot be trusted; empty where nothing speaks against it."""
+    model = report.reward_model
+    return [] if report.judge is None or report.judge.kind == "gold" or model is None else list(_faults(model))
+
+
+def over(value: Interval) -> str:
+    """A difference with its sign and interval: `+0.260 (95% CI 0.235 to 0.285)`."""
+    sign = "+" if (value.mean or 0.0) >= 0 else ""
+    if value.low is None or value.high is None:
+        return f"{sign}{number(value.mean)}"
+    return f"{sign}{number(value.mean)} (95% CI {number(value.low)} to {number(value.high)})"
+
+
+def _verdict(report: Report, name: str) -> Verdict:
+    policy = report.policies[name]
+    gain = _gain(policy)
+    assert gain is not None
+    start = _against(report, policy)
+    numbers = f"{report.score_name} {over(gain)} on {policy.n} prompts{_at(report, policy)}"
+    if wrong := faults(report):
+        sentence = f"{name}: the judge cannot be trusted here, since {'; '.join(wrong)} ({numbers})."
+        return Verdict(name, "judge not trusted", sentence, _caveats(report, name))
+    word = _word(gain)
+    said = {"better": "is better than", "worse": "is worse than"}.get(word, "is not shown to be better than")
+    return Verdict(
+        name, word, f"{name} {said} {start}: {numbers}{_enough(word, gain, policy.n)}.", _caveats(report, name)
+    )
+
+
+def _gain(policy: PolicyReport) -> Interval | None:
+    return policy.start_gain or policy.gain
+
+
+def _against(report: Report, policy: PolicyReport) -> str:
+    if policy.start_gain is not None and policy.start:
+        return f"its start {policy.start}"
+    return report.reference or "the reference"
+
+
+def _word(gain: Interval) -> Word:
+    if gain.low is not None and gain.low > 0:
+        return "better"
+    return "worse" if gain.high is not None and gain.high < 0 else "not shown"
+
+
+def _at(report: Report, policy: PolicyReport) -> str:
+    if policy.kl is None:
+        return ", at an unknown KL"
+    interval = policy.kl_interval
+    known = interval is not None and interval.low is not None and interval.high is not None
+    within = f" ({number(interval.low, 2)} to {number(interval.high, 2)})" if interval is not None and known else ""
+    return f", at a KL to {report.reference or 'the reference'} of {number(policy.kl, 2)}{within} nats"
+
+
+def _enough(word: Word, gain: Interval, n: int) -> str:
+    """How many prompts would show a difference of this size: its interval shrinks with their root."""
+    if word != "not shown" or not gain.mean or gain.low is None or gain.high is None or gain.mean < 0:
+        return ""
+    needed = ceil(n * (max(gain.mean - gain.low, 0.0) / gain.mean) ** 2)
+    return f"; a difference of this size would need about {needed:,} prompts" if n < needed <= _MOST else ""
+
+
+def _caveats(report: Report, name: str) -> tuple[str, ...]:
+    policy = report.policies[name]
+    found = []
+    if policy.n < FEW:
+        found.append(f"{policy.n} prompts are too few for a firm interval")
+    gain = _gain(policy)
+    if gain is not None and gain.low is not None and gain.low == gain.high:
+        found.append("all differences are equal, so that the interval has no width, which is not certainty")
+    if policy.kl is not None and policy.kl < NEAR:
+        found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
+    return (*found, *_of_judge(report, name))
+
+
+def _of_judge(report: Report, name: str) -> Iterator[str]:
+    judge = report.judge
+    if judge is None or judge.kind == "gold":
+        return
+    if judge.stage:
+        stage = next((one for one in report.stages if one.name == _stage_of(report, name)), None)
+        if stage is not None and any(made.startswith(f"{judge.stage}.") for made in stage.opened):
+            yield "it was trained against this judge, so that a higher score may be the judge's error"
+        elif stage is not None and _rows(report, stage.name) == _rows(report, judge.stage):
+            yield "the judge was trained on the same rows"
+    if judge.kind == "reward model" and report.reward_model is None:
+        yield "how often the judge is right was not measured"
+    yield from _by_length(report, name)
+
+
+def _by_length(report: Report, name: str) -> Iterator[str]:
+    own = report.policies[name].length
+    other = report.policies[report.reference].length if report.reference else None
+    by = report.reward_model.length_correlation if report.reward_model else None
+    if own and other and by is not None and own > _LONGER * other and by > _BY_LENGTH:
+        times = f"its responses are {own / other:.1f} times as long"
+        yield f"{times}, and the judge prefers length (correlation {number(by, 2)})"
+
+
+def _stage_of(report: Report, policy: str) -> str:
+    return report.policies[policy].stage or policy
+
+
+def _rows(report: Report, stage: str) -> object:
+    """A stage's own rows in the recipe's words; None for the recipe's."""
+    stages = report.recipe.get("stages")
+    specs = stages if isinstance(stages, list) else []
+    return next((one.get("data") for one in specs if isinstance(one, Mapping) and one.get("name") == stage), None)
+
+
+def _faults(model: RewardModelReport) -> Iterator[str]:
+    interval, longer = model.accuracy_interval, model.longer_response_accuracy
+    if model.accuracy is None:
+        return
+    if interval is not None and interval.low is not None and interval.low <= 0.5:
+        yield (
+            f"it orders {share(model.accuracy)} (95% CI {share(interval.low)} to {share(interval.high)}) of {model.n} "
+            "held-out pairs as people did, which may be chance"
+        )
+    elif longer is not None and model.accuracy <= longer:
+        yield f"it orders {share(model.accuracy)} of held-out pairs as people did, their length alone {share(longer)}"

@@ -1,0 +1,48 @@
+"""Which policy to take: the best where it is clear, the least expensive of equals, none where none is better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.report.answer import answer, taken
+from rlhf_plugins.report.schema import Report
+
+BARELY = {"mean": 0.01, "low": -0.01, "high": 0.03}
+
+
+def _report(fields: dict[str, Any], rest: dict[str, Any] | None = None, **changes: dict[str, Any]) -> Report:
+    policies = {name: policy | changes.get(name, {}) for name, policy in fields["policies"].items()}
+    return Report.model_validate(fields | {"policies": policies} | (rest or {}))
+
+
+def test_the_best_is_taken_where_it_is_clear(fields: dict[str, Any]) -> None:
+    report = _report(fields)
+    assert answer(report).startswith("dpo, ipo or ppo? Take ppo: +0.030 (95% CI 0.020 to 0.040) over dpo. ")
+    assert taken(report) == "ppo"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name", "why"),
+    [(72.8, "dpo", "costs least (1 min 13 s of training)"), (None, "dpo", "is nearest to the reference (KL 6.20)")],
+)
+def test_of_equals_the_least_expensive_is_taken(fields: dict[str, Any], seconds: Any, name: str, why: str) -> None:
+    report = _report(fields, dpo={"behind": BARELY, "seconds": seconds})
+    assert f"dpo and ppo cannot be told apart here; {name} {why}: take it." in answer(report)
+    assert taken(report) == name
+
+
+def test_none_is_taken_where_none_is_better(fields: dict[str, Any]) -> None:
+    report = _report(fields, **{name: {"gain": BARELY} for name in ("dpo", "ipo", "ppo")})
+    assert answer(report) == (
+        "dpo, ipo or ppo? None is shown to be better than its start on 256 prompts: keep the start."
+    )
+    assert taken(report) is None
+
+
+def test_none_is_taken_on_the_word_of_a_judge_that_may_be_guessing(fields: dict[str, Any]) -> None:
+    model = fields["reward_model"] | {"accuracy_interval": {"mean": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5}
+    report = _report(fields, {"judge": {"kind": "reward model"}, "reward_model": model})
+    assert answer(report).startswith("dpo, ipo or ppo? This run cannot say: its judge cannot be trusted, since it")
+    assert taken(report) is None

@@ -1,0 +1,103 @@
+"""A verdict says what the numbers show, beside what limits them; a judge that may be guessing gets none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.report.schema import Report
+from rlhf_plugins.report.verdict import Verdict, verdicts
+
+JUDGE = {"judge": {"kind": "reward model", "stage": "reward"}, "score_name": "reward model score"}
+
+
+def _verdict(fields: dict[str, Any], rest: dict[str, Any] | None = None, **changes: Any) -> Verdict:
+    """Of the policy ppo with these changes."""
+    ppo = fields["policies"]["ppo"] | changes
+    policies = {"sft": fields["policies"]["sft"], "ppo": ppo}
+    return verdicts(Report.model_validate(fields | {"policies": policies} | (rest or {})))["ppo"]
+
+
+def _between(low: float, high: float) -> dict[str, float]:
+    return {"mean": (low + high) / 2, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("gain", "word", "said"),
+    [
+        (_between(0.01, 0.03), "better", "ppo is better than sft: gold reward +0.020 (95% CI 0.010 to 0.030)"),
+        (_between(-0.03, -0.01), "worse", "ppo is worse than sft: gold reward -0.020 (95% CI -0.030 to -0.010)"),
+        (_between(0.0, 0.02), "not shown", "ppo is not shown to be better than sft: gold reward +0.010"),
+    ],
+)
+def test_the_interval_of_the_difference_decides(fields: dict[str, Any], gain: Any, word: str, said: str) -> None:
+    found = _verdict(fields, gain=gain)
+    assert (found.word, found.caveats) == (word, ())
+    assert found.sentence.startswith(said)
+    assert found.sentence.partition(" on ")[2].startswith("256 prompts, at a KL to sft of 9.40 (9.10 to 9.70) nats")
+
+
+def test_how_many_prompts_would_show_a_difference(fields: dict[str, Any]) -> None:
+    # half the interval is twice the difference: four times the prompts, 4 * 256
+    said = _verdict(fields, gain=_between(-0.01, 0.03)).sentence
+    assert said.endswith("; a difference of this size would need about 1,024 prompts.")
+
+
+def test_it_is_compared_with_its_start_where_that_was_judged(fields: dict[str, Any]) -> None:
+    found = _verdict(fields, gain=_between(0.1, 0.3), start="dpo", start_gain=_between(-0.3, -0.1))
+    assert (found.word, found.sentence.partition(":")[0]) == ("worse", "ppo is worse than its start dpo")
+
+
+def test_limits_are_said_beside_the_number(fields: dict[str, Any]) -> None:
+    found = _verdict(fields, n=24, kl=0.04, gain={"mean": 1.0, "low": 1.0, "high": 1.0})
+    assert found.caveats == (
+        "24 prompts are too few for a firm interval",
+        "all differences are equal, so that the interval has no width, which is not certainty",
+        "at a KL near 0 its responses hardly differ from those of sft",
+    )
+    assert str(found) == f"{found.sentence} But {'; '.join(found.caveats)}."
+
+
+def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, Any]) -> None:
+    (said,) = _verdict(fields, JUDGE, stage="ppo").caveats
+    assert said == "it was trained against this judge, so that a higher score may be the judge's error"
+
+
+def test_a_judge_of_the_same_rows_is_said(fields: dict[str, Any]) -> None:
+    stages = [{"name": "reward", "stage": "reward"}, {"name": "dpo", "stage": "preference"}]
+    (said,) = _verdict(fields, JUDGE | {"stages": stages}, stage="dpo").caveats
+    assert said == "the judge was trained on the same rows"
+    own = {"stages": [{"name": "reward", "data": {"source": "other.jsonl"}}, {"name": "dpo"}]}
+    assert _verdict(fields, JUDGE | {"stages": stages, "recipe": own}, stage="dpo").caveats == ()
+
+
+@pytest.mark.parametrize(
+    ("judge", "why"),
+    [
+        (
+            {"accuracy": 0.55, "accuracy_interval": _between(0.5, 0.6)},
+            "it orders 55.0% (95% CI 50.0% to 60.0%) of 560 held-out pairs as people did, which may be chance",
+        ),
+        (
+            {"accuracy": 0.56, "longer_response_accuracy": 0.571, "accuracy_interval": _between(0.52, 0.6)},
+            "it orders 56.0% of held-out pairs as people did, their length alone 57.1%",
+        ),
+    ],
+)
+def test_a_judge_that_may_be_guessing_gives_no_verdict(fields: dict[str, Any], judge: Any, why: str) -> None:
+    found = _verdict(fields, JUDGE | {"reward_model": fields["reward_model"] | judge})
+    assert found.word == "judge not trusted"
+    assert found.sentence.startswith(f"ppo: the judge cannot be trusted here, since {why} (reward model score +0.260")
+
+
+def test_longer_responses_to_a_judge_that_prefers_length_are_said(fields: dict[str, Any]) -> None:
+    judge = JUDGE | {"reward_model": fields["reward_model"] | {"length_correlation": 0.4}}
+    (*_, said) = _verdict(fields, judge, length=69.0).caveats  # 2 * 34.5
+    assert said == "its responses are 2.0 times as long, and the judge prefers length (correlation 0.40)"
+
+
+def test_a_judge_that_nobody_measured_is_said(fields: dict[str, Any]) -> None:
+    assert _verdict(fields, {**JUDGE, "judge": {"kind": "reward model"}, "reward_model": None}).caveats == (
+        "how often the judge is right was not measured",
+    )
