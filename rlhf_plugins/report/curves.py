@@ -74,10 +74,10 @@ def _diagram(above: Axes, below: Axes, bins: Sequence[ReliabilityBin]) -> None:
 
 
 def stage_curves(stage: StageReport, key: str) -> Plot | None:
-    """Small multiples of a stage's curves over its steps; None when no curve holds two points."""
+    """Small multiples of a stage's curves over its steps, a single point as a dot; None when no curve holds one."""
     found = {name: [y for _, y in curve.points if y is not None] for name, curve in stage.curves.items()}
     beside = {name for name in found if name.startswith(HELD_OUT) and found.get(name.removeprefix(HELD_OUT))}
-    curves = {name: values for name, values in found.items() if len(values) > 1 and name not in beside}
+    curves = {name: values for name, values in found.items() if values and name not in beside}
     if not curves:
         return None
     columns = min(4, len(curves))
@@ -88,7 +88,8 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for panel, name in zip(panels, curves, strict=False):
             steps, values = zip(*stage.curves[name].points, strict=True)
-            panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4)
+            dot = "o" if len(found[name]) == 1 else ""
+            panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4, marker=dot, ms=4)
             if f"{HELD_OUT}{name}" in beside:
                 steps, values = zip(*stage.curves[f"{HELD_OUT}{name}"].points, strict=True)
                 panel.plot(steps, list(map(or_nan, values)), color=SERIES[1], lw=1.4, marker="o", ms=3)
@@ -104,10 +105,14 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
     caption += " The points are on held-out rows." * bool(beside)
     shown = {name: line for name, line in found.items() if name in curves or name in beside}
-    ends = "; ".join(f"{name} from {number(line[0])} to {number(line[-1])}" for name, line in shown.items())
+    ends = "; ".join(f"{name} {_ends(line)}" for name, line in shown.items())
     title = f"Training curves: {stage.name}"
     picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.9 * rows + 0.2), draw)
     return Plot(title, caption, picture)
+
+
+def _ends(line: Sequence[float]) -> str:
+    return f"from {number(line[0])} to {number(line[-1])}" if len(line) > 1 else number(line[0])
 
 
 def _titled(name: str, curve: CurveReport) -> str:

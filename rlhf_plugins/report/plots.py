@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rlhf_plugins.report.schema import Interval, Report
+from rlhf_plugins.report.labels import Bar, name_points
+from rlhf_plugins.report.schema import Interval, PolicyReport, Report
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
 from rlhf_plugins.report.words import number
 
@@ -73,15 +74,17 @@ def _frontier(report: Report, names: list[str]) -> Plot:
         axes = figure.subplots()
         for name, (kl, mean) in points.items():
             arms = _arms(measured[name].gold)
-            axes.errorbar(kl, mean, yerr=arms, fmt="o", color=colours[name], lw=1.6, ms=7, capsize=3)
+            within = measured[name].kl_interval
+            across = None if within is None else _arms(within)
+            axes.errorbar(kl, mean, yerr=arms, xerr=across, fmt="o", color=colours[name], lw=1.6, ms=7, capsize=3)
         for point in ceiling.values():
             axes.plot(*point, marker="D", ms=7, mfc="none", color=MUTED, ls="none")
         axes.margins(x=0.05, y=0.1)
         left, right = axes.get_xlim()
-        axes.set_xlim(left, right + 0.3 * (right - left))
-        _name_points(axes, points | ceiling)
+        axes.set_xlim(left, right + 0.2 * (right - left))
         axes.set_xlabel(f"KL to {report.reference or 'the reference'} (nats per response)")
         axes.set_ylabel(f"{report.score_name} per response")
+        name_points(axes, points | ceiling, [bar for policy in measured.values() for bar in _bars(policy)])
 
     measured = {name: report.policies[name] for name in names}
     points = {name: (policy.kl or 0.0, policy.gold.mean or 0.0) for name, policy in measured.items()}
@@ -146,19 +149,18 @@ def _arms(gold: Interval) -> list[list[float]] | None:
     return [[max(gold.mean - gold.low, 0.0)], [max(gold.high - gold.mean, 0.0)]]
 
 
+def _bars(policy: PolicyReport) -> list[Bar]:
+    """Those of a policy's score and KL."""
+    x, y = policy.kl or 0.0, policy.gold.mean or 0.0
+    ends = {"up": policy.gold, "across": policy.kl_interval}
+    found = {way: (one.low, one.high) for way, one in ends.items() if one is not None}
+    return [
+        (x, low, x, high) if way == "up" else (low, y, high, y)
+        for way, (low, high) in found.items()
+        if low is not None and high is not None
+    ]
+
+
 def _label(axes: Axes, text: str, at: tuple[float, float], by: tuple[float, float], ha: str, color: str = INK) -> None:
     note = axes.annotate(text, at, by, textcoords="offset points", annotation_clip=False)
     note.set(ha=ha, color=color, fontsize=8.5)
-
-
-def _name_points(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
-    """A name beside each point, lifted where two would overlap; sizes are fractions of the axes."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    height_points, wide, tall = 220, 0.3, 0.055
-    placed: list[tuple[float, float]] = []
-    for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-        across, up = (x - left) / (right - left), (y - bottom) / (top - bottom)
-        near = [other for beside, other in placed if abs(across - beside) < wide]
-        lifted = max([up] + [other + tall for other in near if up - other < tall])
-        placed.append((across, lifted))
-        _label(axes, name, (x, y), (9, (lifted - up) * height_points - 3), ha="left")

@@ -202,7 +202,7 @@ def test_an_empty_response_in_training_is_said_to_be_one(fields: dict[str, Any])
     assert "(empty response)" in _page(fields, stages=[stage], reward_model=None)
 
 
-def test_a_curve_with_gaps_is_drawn_and_one_point_is_not(fields: dict[str, Any]) -> None:
+def test_a_curve_with_gaps_and_one_point_are_drawn(fields: dict[str, Any]) -> None:
     loss = [(1, 0.5), (2, float("nan")), (3, 0.25)]
     curves = {"loss": {"points": loss}, "kl": {"points": [(1, 0.1)]}}
     html = _page(
@@ -210,7 +210,7 @@ def test_a_curve_with_gaps_is_drawn_and_one_point_is_not(fields: dict[str, Any])
         stages=[{"name": "dpo", "stage": "preference", "curves": curves}],
         reward_model=None,
     )
-    assert _svgs(html)[-1].get("aria-label") == "Training curves: dpo. loss from 0.500 to 0.250."
+    assert _svgs(html)[-1].get("aria-label") == "Training curves: dpo. loss from 0.500 to 0.250; kl 0.100."
 
 
 @pytest.mark.parametrize(("status", "said"), [("interrupted", "was interrupted"), ("failed", "This run failed")])
@@ -286,3 +286,13 @@ def test_numbers_on_held_out_rows_are_in_the_panel_of_training(fields: dict[str,
     assert "loss from 2.000 to 1.000; eval_loss from 1.500 to 1.750" in html
     assert "The points are on held-out rows." in html
     assert ">eval_loss<" not in html
+
+
+def test_each_cell_that_a_phone_shows_as_a_line_has_its_columns_name(html: str) -> None:
+    tables = re.findall(r'<table class="[^"]*\bcards\b.*?</table>', html, re.DOTALL)
+    assert len(tables) == 4  # policies, further measures, a section of a stage, the stages
+    for table in tables:
+        headers = [re.sub(r"<[^>]*>|\u2011", "", name) for name in re.findall(r"<th scope=.col.>(.*?)</th>", table)]
+        labels = re.findall(r'<td[^>]* data-label="([^"]*)"|<td[^>]*(>)', table)
+        assert {label for label, _ in labels} <= {*headers, "distinct-1", "distinct-2"}
+        assert not any(bare for _, bare in labels)
