@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from rlhf_plugins.data.sources import (
     RankingColumns,
     RatingColumns,
     Sources,
+    SupervisedColumns,
     Words,
     score,
     words,
@@ -30,17 +31,18 @@ from rlhf_plugins.sandbox import Annotator, annotate, draft, gold, prompts
 from rlhf_plugins.sandbox import pairs as draw_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rlhf_plugins.contract.run import Base, Run
-    from rlhf_plugins.data.dropped import Dropped
-    from rlhf_plugins.data.rows import Row
     from rlhf_plugins.data.splits import Read
 
 
 @dataclass(frozen=True)
 class _File(DataFormat, Sources):
-    """Loads the rows that `_read` makes groups of, and says which columns they have."""
+    """Loads rows of one kind of `data.kinds`, and says which columns they have."""
+
+    kind_of_rows: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("columns",)  # options that its reader takes
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError naming the file and line."""
@@ -65,8 +67,17 @@ class _File(DataFormat, Sources):
 
         return columns_of_file(self, self._read())
 
+    @classmethod
+    def recognises(cls, fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these columns is likely to be of this format."""
+        from rlhf_plugins.data.kinds import RECOGNISERS
+
+        return RECOGNISERS[cls.kind_of_rows](fields)
+
     def _read(self) -> Read:
-        raise NotImplementedError
+        from rlhf_plugins.data.kinds import READERS
+
+        return partial(READERS[self.kind_of_rows], **{name: getattr(self, name) for name in self.reads})
 
 
 @dataclass(frozen=True)
@@ -88,17 +99,8 @@ class Preference(_Pairs, ordered=True):
     Without a `prompt` it is what both responses share at their start.
     """
 
+    kind_of_rows = "pairs"
     columns: PairColumns = PairColumns()
-
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is likely to be of this format."""
-        return {"chosen", "rejected"} <= fields.keys() or {"messages", "rejected_response"} <= fields.keys()
-
-    def _read(self) -> Read:
-        from rlhf_plugins.data.preference import read_pairs
-
-        return partial(read_pairs, columns=self.columns)
 
 
 @dataclass(frozen=True)
@@ -112,24 +114,14 @@ class Comparisons(_Pairs):
     different names are put together.
     """
 
+    kind_of_rows = "comparisons"
+    reads = ("columns", "labels", "votes")
     columns: ComparisonColumns = ComparisonColumns()
     labels: Words = field(default_factory=words)
     votes: Annotated[
         Literal["together", "apart"],
         Field(description="one comparison of all votes on a pair, or one for each, for losses that read annotators"),
     ] = "together"
-
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is likely to be of this format."""
-        from rlhf_plugins.data.shapes import BATTLES
-
-        return any(set(names) <= fields.keys() for names in (("response_a", "response_b"), *BATTLES))
-
-    def _read(self) -> Read:
-        from rlhf_plugins.data.comparisons import read_comparisons
-
-        return partial(read_comparisons, columns=self.columns, labels=self.labels, votes=self.votes)
 
 
 @dataclass(frozen=True)
@@ -141,6 +133,8 @@ class Ratings(_File):
     at least `gap`, else they tie.
     """
 
+    kind_of_rows = "ratings"
+    reads = ("columns", "dimensions", "gap", "by", "margins")
     dimensions: Dimensions = field(default_factory=score)
     gap: Annotated[float, Field(ge=0, description="least difference of ratings that is a strict preference")] = 0.0
     by: Annotated[list[str] | None, Field(min_length=1, description="dimensions to compare by; null is all")] = None
@@ -152,38 +146,13 @@ class Ratings(_File):
             if name not in self.dimensions:
                 raise ValueError(f"by: unknown dimension {name!r} {known(name, self.dimensions)}")
 
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is likely to be of this format."""
-        listed = fields.get("responses")
-        return "response" in fields or (isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict))
-
-    def _read(self) -> Read:
-        from rlhf_plugins.data.convert import compare_ratings
-        from rlhf_plugins.data.ratings import read_ratings
-
-        def read(rows: Iterable[Row], dropped: Dropped) -> Iterator[tuple[str, Group]]:
-            for where, group in read_ratings(rows, dropped, self.columns, self.dimensions):
-                yield where, compare_ratings(group, self.gap, self.by or (), self.margins)
-
-        return read
-
 
 @dataclass(frozen=True)
 class Rankings(_File):
     """K responses in order: numbers of the responses best first, a place for each, or judgements of pairs."""
 
+    kind_of_rows = "rankings"
     columns: RankingColumns = RankingColumns()
-
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is likely to be of this format."""
-        return "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
-
-    def _read(self) -> Read:
-        from rlhf_plugins.data.rankings import read_rankings
-
-        return partial(read_rankings, columns=self.columns)
 
 
 @dataclass(frozen=True)
@@ -193,38 +162,16 @@ class Supervised(_File, ordered=True):
     A `label` says whether it is desirable; one that is not is never imitated.
     """
 
-    columns: Columns = Columns()
-
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is likely to be of this format."""
-        from rlhf_plugins.data.supervised import is_answered
-
-        return is_answered(fields)
-
-    def _read(self) -> Read:
-        from rlhf_plugins.data.supervised import read_answers
-
-        return partial(read_answers, columns=self.columns)
+    kind_of_rows = "answers"
+    columns: SupervisedColumns = SupervisedColumns()
 
 
 @dataclass(frozen=True)
 class Prompts(_File, ordered=True):
     """Prompts without answers, with any further columns, which rewards read by their names."""
 
+    kind_of_rows = "prompts"
     columns: Columns = Columns()
-
-    @staticmethod
-    def recognises(fields: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is likely to be of this format."""
-        from rlhf_plugins.data.supervised import is_prompt
-
-        return is_prompt(fields)
-
-    def _read(self) -> Read:
-        from rlhf_plugins.data.supervised import read_prompts
-
-        return partial(read_prompts, columns=self.columns)
 
 
 @dataclass(frozen=True)

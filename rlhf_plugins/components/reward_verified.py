@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
 
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
+DECIMAL = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?"
+NUMBER = re.compile(rf"[-+]?{DECIMAL}(?:\s?/\s?{DECIMAL})?")
+MOST_DIGITS = 400  # of a number that is read
 Column = Annotated[str, Field(min_length=1, description="the prompts' column with the right answer")]
 Pattern = Annotated[
-    str | None, Field(description="regular expression whose first group is the answer in the response; null is all")
+    str | None,
+    Field(
+        description="regular expression whose first group is the answer in the response, and whose dot is also a line "
+        "break; null is all"
+    ),
 ]
 
 
@@ -34,16 +41,14 @@ class _Rule(Reward):
         """A function from B samples to B numbers."""
 
         def score(samples: Samples) -> Sequence[float | None]:
-            return [float(self.holds(text, len(ids))) for text, ids in self._each(samples)]
+            pairs = zip(samples.responses, samples.response_ids, strict=True)
+            return [float(self.holds(text, len(ids))) for text, ids in pairs]
 
         return score
 
     def holds(self, response: str, tokens: int) -> bool:
         """Whether the rule holds."""
         raise NotImplementedError
-
-    def _each(self, samples: Samples) -> Any:
-        return zip(samples.responses, samples.response_ids, strict=True)
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,22 @@ class _Answered(Reward):
             if self.column not in samples.columns:
                 have = known(self.column, samples.columns)
                 raise RunError(f"reward: the prompts have no column {self.column!r} {have}; name it in `column`")
-            pairs = zip(samples.responses, samples.columns[self.column], strict=True)
-            return [None if answer in (None, "") else self._scored(text, str(answer)) for text, answer in pairs]
+            rows = zip(samples.prompts, samples.responses, samples.columns[self.column], strict=True)
+            return [self._of_row(prompt, text, answer) for prompt, text, answer in rows]
 
         return score
 
     def right(self, given: str, answer: str) -> bool:
-        """Whether what a response gives is the answer."""
+        """Whether what a response gives is the answer. Raises ValueError for an answer that cannot be one."""
         raise NotImplementedError
+
+    def _of_row(self, prompt: Any, response: str, answer: Any) -> float | None:
+        if answer is None or answer == "":
+            return None
+        try:
+            return self._scored(response, str(answer))
+        except ValueError as error:
+            raise RunError(f"reward: the answer to the prompt {str(prompt)[:60]!r} {error}") from error
 
     def _scored(self, response: str, answer: str) -> float:
         if self.pattern is None:
@@ -93,21 +106,24 @@ class ExactMatch(_Answered):
 
 @dataclass(frozen=True)
 class NumberMatch(_Answered):
-    """1 where the last number of the response is the last number of the answer, as GSM8K writes both."""
+    """1 where the last number of the response is the last number of the answer, as GSM8K writes both.
+
+    A number may have an exponent (`2e-5`), or be a fraction of two (`3/4`).
+    """
 
     tolerance: Annotated[float, Field(ge=0, description="how far the two may be apart")] = 0.0
 
     def right(self, given: str, answer: str) -> bool:
         """Whether both have a number, and the same."""
-        found, expected = (NUMBER.findall(text) for text in (given, answer))
-        if not expected:
-            raise RunError(f"reward: the answer {answer[:40]!r} has no number")
-        return bool(found) and abs(_value(found[-1]) - _value(expected[-1])) <= self.tolerance
+        found, expected = ([_value(number) for number in NUMBER.findall(text)] for text in (given, answer))
+        if not expected or expected[-1] is None:
+            raise ValueError(f"is {answer[:40]!r}, which has no number")
+        return bool(found) and found[-1] is not None and abs(found[-1] - expected[-1]) <= Fraction(str(self.tolerance))
 
 
 @dataclass(frozen=True)
 class Regex(_Rule):
-    """1 where the response matches a regular expression somewhere, or as a whole."""
+    """1 where the response matches a regular expression somewhere, or as a whole; a dot is also a line break."""
 
     pattern: Annotated[str, Field(min_length=1)]
     whole: Annotated[bool, Field(description="the whole response must match")] = False
@@ -123,7 +139,7 @@ class Regex(_Rule):
 
 @dataclass(frozen=True)
 class Length(_Rule):
-    """1 where the response has a number of tokens in a range, its end included."""
+    """1 where the response has a number of tokens in a range; its EOS or end of turn counts as one."""
 
     least: Annotated[int, Field(ge=0)] = 0
     most: Annotated[Annotated[int, Field(ge=1)] | None, Field(description="null is no limit")] = None
@@ -172,8 +188,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"pattern: {pattern!r} is no regular expression: {error}") from error
 
 
-def _value(number: str) -> float:
-    return float(number.replace(",", ""))
+def _value(number: str) -> Fraction | None:
+    """Exact, so that 3/4 is 0.75; None for a division by 0 and for more digits than any answer has."""
+    if len(number) > MOST_DIGITS:
+        return None
+    above, _, below = number.replace(",", "").partition("/")
+    divisor = Fraction(below.strip() or 1)
+    return Fraction(above.strip()) / divisor if divisor else None
 
 
 @hookimpl

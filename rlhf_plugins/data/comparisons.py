@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, Literal
 
 from rlhf_plugins.contract.rows import Comparison, Group, Text
+from rlhf_plugins.data.battles import battle
 from rlhf_plugins.data.convert import Judgement, mean_strength, soft_label, vote
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import (
     annotator,
+    at,
     averaged,
     blank,
     extras,
     form,
+    holds,
     key,
     number,
     optional,
@@ -26,7 +29,7 @@ from rlhf_plugins.data.fields import (
 )
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
-from rlhf_plugins.data.shapes import battle
+from rlhf_plugins.data.shapes import as_named
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import as_answer, as_messages
@@ -96,7 +99,7 @@ def read_comparisons(
         pair = _row(where, fields, dropped, columns, meaning)
         if pair is None:
             continue
-        named = fields.get(columns.annotator) if columns.annotator else None
+        named = at(fields, columns.annotator) if columns.annotator else None
         place = where if named in (None, "") else pair.key
         first = pairs.setdefault(place, pair)
         if str(named) in first.annotators:
@@ -114,7 +117,8 @@ def read_comparisons(
 def _row(
     where: str, fields: dict[str, Any], dropped: Dropped, columns: ComparisonColumns, meaning: Mapping[str, int]
 ) -> _Pair | None:
-    shaped = battle(where, fields, dropped) if columns == ComparisonColumns() else fields
+    given, usual = fields, as_named(columns, ("prompt", "response_a", "response_b", "label", "strength"))
+    shaped = battle(where, given, dropped) if usual else dict(given)
     if shaped is None:
         return None
     fields = shaped
@@ -123,7 +127,7 @@ def _row(
         dropped.add("a number, true or false in the place of a text", where)
         return None
     found = _one_form(where, fields, names)
-    more = extras(where, fields, columns)
+    more = extras(where, given, columns, given.keys() - fields.keys())
     votes = [replace(one, count=more["weight"]) for one in _votes(where, fields, columns, meaning)]
     pair = _Pair(where, found, [more], votes)
     if any(map(blank, found)):
@@ -203,42 +207,43 @@ def _votes(
 ) -> Iterator[Vote]:
     annotations = optional(where, "annotations", columns.annotations, fields)
     if annotations is None:
-        _check_names(where, fields, columns)
+        _check_names(where, [fields], columns)
         yield from _vote(where, fields, columns, meaning)
         return
     if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
         raise DataError(f"{where}: {columns.annotations} must be a list of objects, found {shown(annotations)}")
     if annotations:
-        _check_names(where, fields.keys() | set().union(*annotations), columns)
+        _check_names(where, [fields, *annotations], columns)
     for number_, annotation in enumerate(annotations):
         yield from _vote(f"{where}: {columns.annotations}[{number_}]", annotation, columns, meaning)
 
 
-def _check_names(where: str, found: Collection[str], columns: ComparisonColumns) -> None:
+def _check_names(where: str, found: Sequence[Mapping[str, Any]], columns: ComparisonColumns) -> None:
     """Raises DataError where the user named a column that neither the row nor any of its annotations has."""
     for name in ("label", "strength", "probability", "annotator"):
         column = getattr(columns, name)
-        if column not in found and column not in (None, getattr(ComparisonColumns, name)):
-            raise DataError(f"{where}: lacks the column {column!r} {known(column, found)}")
+        named = column not in (None, getattr(ComparisonColumns, name))
+        if named and not any(holds(fields, column) for fields in found):
+            raise DataError(f"{where}: lacks the column {column!r} {known(column, set().union(*found))}")
 
 
 def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Vote]:
     """The vote in the fields, if there is one."""
-    who = annotator(where, "annotator", columns.annotator if columns.annotator in fields else None, fields)
-    column = columns.probability if columns.probability in fields else None
+    who = annotator(where, "annotator", _there(fields, columns.annotator), fields)
+    column = _there(fields, columns.probability)
     likely = probability(where, str(column), optional(where, "probability", column, fields))
     if likely is not None:
         yield Vote((likely > 0.5) - (likely < 0.5), probability=likely, annotator=who)
         return
-    if columns.strength in fields:
-        strength = number(where, columns.strength, fields[columns.strength])
+    if holds(fields, columns.strength):
+        strength = number(where, columns.strength, at(fields, columns.strength))
         if strength is not None:
             yield Vote((strength > 0) - (strength < 0), strength, annotator=who)
         return
-    if columns.label not in fields:
+    if not holds(fields, columns.label):
         lacks = f"lacks {columns.label!r} and {columns.strength!r} {known(columns.label, fields)}"
         raise DataError(f"{where}: {lacks}; name them in `columns`")
-    label = fields[columns.label]
+    label = at(fields, columns.label)
     if label is None or label == "":
         return
     word = str(label).strip().lower()
@@ -247,3 +252,8 @@ def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meanin
             f"{where}: {columns.label} is {shown(label)} {known(word, meaning)}; give its meaning in `labels`"
         )
     yield Vote(meaning[word], annotator=who)
+
+
+def _there(fields: Mapping[str, Any], column: str | None) -> str | None:
+    """The column if the fields have it."""
+    return column if column is not None and holds(fields, column) else None

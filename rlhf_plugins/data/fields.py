@@ -28,11 +28,18 @@ def required(where: str, column: str, fields: Mapping[str, Any]) -> Any:
     Raises:
         DataError: there is none; with the known names and the nearest.
     """
-    if column not in fields and (value := at(fields, column)) is not None:
-        return value
-    if column not in fields:
+    if not holds(fields, column):
         raise DataError(f"{where}: lacks the column {column!r} {known(column, fields)}")
-    return fields[column]
+    return at(fields, column)
+
+
+def holds(fields: Mapping[str, Any], column: str) -> bool:
+    """Whether there is a field of that name or at that path, also one that is null."""
+    if column in fields or at(fields, column) is not None:
+        return True
+    above, dot, name = column.rpartition(".")
+    inside = at(fields, above) if dot else None
+    return isinstance(inside, Mapping) and name in inside
 
 
 def at(fields: Mapping[str, Any], column: str) -> Any:
@@ -214,6 +221,11 @@ def _topic(where: str, column: str, value: Any) -> str | None:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise DataError(f"{where}: {column} must be text or a whole number, found {form(value)}")
     return whole(where, column, str(value))
+
+
+def all_texts(value: Any) -> bool:
+    """Whether it is a list of texts, of which some may be missing."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) or one is None for one in value)
 
 
 def blank(text: Text) -> bool:

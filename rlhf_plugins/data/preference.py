@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from rlhf_plugins.contract.rows import Comparison, Data, Group
 from rlhf_plugins.data.convert import soft_label
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import annotator, blank, extras, key, number, optional, probability, responses
+from rlhf_plugins.data.fields import all_texts, annotator, blank, extras, key, number, optional, probability, responses
 from rlhf_plugins.data.rows import Row
-from rlhf_plugins.data.shapes import shaped_pairs
+from rlhf_plugins.data.shapes import Pair, shaped_pairs
 from rlhf_plugins.data.sources import PairColumns, Sources
 from rlhf_plugins.data.splits import Placed, load
 from rlhf_plugins.errors import DataError
@@ -30,42 +30,44 @@ def read_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns = Pai
     equal or empty is left out and counted.
 
     Raises:
-        DataError: a column is missing or holds a value of the wrong type, or a row has a margin and a probability
-            below 1/2.
+        DataError: a column is missing or holds a value of the wrong type, a row has a margin and a probability
+            below 1/2, or lists of responses a margin, a probability or an annotator.
     """
-    for where, fields in shaped_pairs(rows, dropped, (columns.prompt, columns.chosen, columns.rejected)):
-        group = _group(where, fields, dropped, columns)
+    for pair in shaped_pairs(rows, dropped, columns):
+        group = _group(pair, dropped, columns)
         if group is not None:
-            yield where, group
+            yield pair.where, group
 
 
-def _group(where: str, fields: dict[str, Any], dropped: Dropped, columns: PairColumns) -> Group | None:
-    prompt, chosen, rejected = (fields[name] for name in (columns.prompt, columns.chosen, columns.rejected))
-    margin = number(where, str(columns.margin), optional(where, "margin", columns.margin, fields))
-    more = extras(where, fields, columns)
-    if isinstance(chosen, list) and isinstance(chosen[0], str):
-        return _right_and_wrong(where, (prompt, chosen, rejected), dropped, more)
+def _group(pair: Pair, dropped: Dropped, columns: PairColumns) -> Group | None:
+    where, fields, (prompt, chosen, rejected) = pair.where, pair.fields, pair.texts
+    more = extras(where, fields, columns, pair.read)
+    if all_texts(chosen) or all_texts(rejected):
+        return _right_and_wrong(pair, dropped, columns, more)
     if chosen == rejected:
         dropped.add("chosen equals rejected", where)
         return None
     if prompt is None or any(map(blank, (prompt, chosen, rejected))):
         dropped.add("empty prompt or response", where)
         return None
+    margin = number(where, str(columns.margin), optional(where, "margin", columns.margin, fields))
     judged = _comparison(where, fields, columns, margin, more["weight"])
     ranks = (0, 0) if judged.tied else (judged.better, judged.worse)
     plain = judged.probability is None and judged.annotator is None
     return Group(prompt, (chosen, rejected), ranks, margin, compared=None if plain else (judged,), **more)
 
 
-def _right_and_wrong(
-    where: str, texts: tuple[Any, list[Any], list[Any]], dropped: Dropped, more: dict[str, Any]
-) -> Group | None:
+def _right_and_wrong(pair: Pair, dropped: Dropped, columns: PairColumns, more: dict[str, Any]) -> Group | None:
     """Every right response is better than every wrong one; nothing is known of two of a kind."""
-    prompt, right, wrong = texts
-    both = responses(where, "chosen and rejected", [*right, *wrong], "text", prompt)
-    if prompt is None or any(map(blank, (prompt, *both))):
+    where, (prompt, right, wrong), names = pair.where, pair.texts, f"{columns.chosen} and {columns.rejected}"
+    for name in ("margin", "probability", "annotator"):
+        column = getattr(columns, name)
+        if optional(where, name, column, pair.fields) not in (None, ""):
+            raise DataError(f"{where}: {column} is of one pair, and {names} are lists; `columns: {{{name}: null}}`")
+    if blank(prompt) or not (right and wrong) or any(one is None or not one.strip() for one in (*right, *wrong)):
         dropped.add("empty prompt or response", where)
         return None
+    both = responses(where, names, [*right, *wrong], "text", prompt)
     if len(set(map(key, both))) < len(both):
         dropped.add("a response appears twice", where)
         return None
@@ -74,7 +76,7 @@ def _right_and_wrong(
 
 
 def _comparison(
-    where: str, fields: dict[str, Any], columns: PairColumns, margin: float | None, weight: float
+    where: str, fields: Mapping[str, Any], columns: PairColumns, margin: float | None, weight: float
 ) -> Comparison:
     given = optional(where, "probability", columns.probability, fields)
     likely = probability(where, str(columns.probability), given)

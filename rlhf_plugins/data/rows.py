@@ -23,8 +23,9 @@ MOST = 8 * 2**30  # bytes of a file, which is read whole
 SMALL, TIMES = 2**24, 200  # bytes that any file may unpack to, and how much larger than itself a larger one may be
 LONGEST_NAME = 200  # characters of a source in a message
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-CELL = re.compile(r"\s*(\[\s*[\"'{\]n]|\{\s*[\"'])")  # how a list of texts or objects, or an object begins
 MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
+CELL = re.compile(rf"\s*\[\s*[\"'{{\]n]|{MESSAGES.pattern}")  # how a list of texts or objects, or a message begins
+SPOKEN = {"role", "from"}  # a message has one of them
 
 
 def no_such_file(source: str | None) -> str:
@@ -159,7 +160,7 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 def _parse_cells(rows: list[Row], name: str) -> None:
-    """Reads the cells of a column that all hold a list of texts or objects, or an object, as JSON or Python writes it.
+    """Reads the cells of a column that all hold a list of texts or objects, or a message, as JSON or Python writes it.
 
     Raises:
         DataError: some cells hold messages that cannot be read.
@@ -177,16 +178,20 @@ def _parse_cells(rows: list[Row], name: str) -> None:
 
 
 def _cell(text: str) -> Any:
-    """The list of texts or objects, or the object, that a cell spells; None where it spells none."""
+    """The list of texts or objects, or the message, that a cell spells; None where it spells none."""
     try:
         value = json.loads(text)
+    except RecursionError:
+        return None
     except ValueError:
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
-    several = value if isinstance(value, list) else [value]
-    return value if all(isinstance(one, dict) for one in several) or _texts(value) else None
+    if isinstance(value, dict):
+        return value if value.keys() & SPOKEN else None
+    listed = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    return value if listed or _texts(value) else None
 
 
 def _texts(value: Any) -> bool:

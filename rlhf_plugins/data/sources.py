@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 Column = Annotated[str, Field(min_length=1)]
 
@@ -53,6 +53,16 @@ class Columns:
         list[str] | None,
         Field(description="further columns that rows keep, for rewards, heads and losses; null is all"),
     ] = None
+
+
+@dataclass(frozen=True)
+class SupervisedColumns(Columns):
+    """Columns of one response and what is known of it."""
+
+    response: Annotated[
+        str | None, Field(description="null takes completion, output or response, or the last turn of a conversation")
+    ] = None
+    label: Annotated[str | None, Field(description="whether the response is desirable, true or false")] = "label"
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,10 @@ class RankingColumns(Columns):
 
 
 Verdict = Literal["a", "b", "tie"]
-Words = Annotated[dict[str, Verdict], Field(min_length=1, description="what each word of a label means")]
+Words = Annotated[
+    dict[Annotated[str, BeforeValidator(lambda word: str(word) if isinstance(word, int) else word)], Verdict],
+    Field(min_length=1, description="what each word or number of a label means"),
+]
 
 
 def words() -> dict[str, Verdict]:

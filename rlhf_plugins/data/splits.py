@@ -20,8 +20,8 @@ Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to
 def load(sources: Sources, read: Read, seed: int) -> Data:
     """Groups of a format's rows, split so that no prompt (and, if topics are held out, no topic) is in both.
 
-    Repeated rows, rows of weight 0 and pairs that another row of the same annotator judges otherwise are left out and
-    counted, and so are training rows whose prompt (or topic) is in `test_source`. Without a `test_source`,
+    Repeated rows, rows of weight 0 and pairs or answers that another row of the same annotator judges otherwise are
+    left out and counted, and so are training rows whose prompt (or topic) is in `test_source`. Without a `test_source`,
     `test_fraction` of the prompts or topics is held out by hash, so that the order of rows does not matter.
 
     Raises:
@@ -116,14 +116,14 @@ def _alike(placed: Iterable[Placed]) -> Iterator[Placed]:
 def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
     judged: dict[str, set[str]] = defaultdict(set)  # of each pair: its judgements
     for _, group in placed:
-        if _is_pair(group) and group.weight:
+        if _is_judged(group) and group.weight:
             judged[_asked(group)].add(_judgements(group))
     seen: set[str] = set()
     for where, group in placed:
-        whole = _asked(group) + _judgements(group)
+        whole = _asked(group) + _judgements(group) + ("" if group.responses else repr(sorted(group.columns.items())))
         if not group.weight:
             dropped.add("weight 0", where)
-        elif _is_pair(group) and len(judged[_asked(group)]) > 1:
+        elif _is_judged(group) and len(judged[_asked(group)]) > 1:
             dropped.add("contradicted by another row", where)
         elif whole in seen:
             dropped.add("repeated row", where)
@@ -132,8 +132,9 @@ def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
             yield where, group
 
 
-def _is_pair(group: Group) -> bool:
-    return len(group.responses) == 2 and not group.ratings
+def _is_judged(group: Group) -> bool:
+    """Whether one judgement is all that is known of a group, so that another may contradict it."""
+    return (len(group.responses) == 2 and not group.ratings) or group.label is not None
 
 
 def _asked(group: Group) -> str:
@@ -154,7 +155,7 @@ def _judgements(group: Group) -> str:
     rated = [
         (name, sorted(zip(map(key, group.responses), map(str, v), strict=True))) for name, v in group.ratings.items()
     ]
-    return repr((sorted(found), rated))
+    return repr((sorted(found), rated, group.label))
 
 
 def _says_something(groups: Sequence[Group]) -> bool:
@@ -180,10 +181,14 @@ def digest(name: str, seed: int) -> bytes:
 
 
 def prompts_of(groups: Iterable[Group]) -> tuple[Group, ...]:
-    """Each prompt once, without responses, with the columns in which its groups agree."""
+    """Each prompt once, without responses, with the columns in which its groups agree.
+
+    A prompt alone that a set has with different columns, such as two answers, is kept with each of them.
+    """
     alike: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        alike[key(group.prompt)].append(group)
+        own = "" if group.responses else repr(sorted(group.columns.items()))
+        alike[key(group.prompt) + own].append(group)
     return tuple(_prompt(same) for same in alike.values())
 
 

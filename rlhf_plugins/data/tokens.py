@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rlhf_plugins.errors import DataError
 
 Ids = tuple[list[int], list[int]]  # of a prompt and of a response
 ANSWER = "Zq7"  # a response that no template writes itself
+MARK = re.compile(r"[<\[].+[>\]]")  # how a token looks that is no text, also where its tokenizer does not say so
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,22 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: Text) -> 
     """Token ids of a prompt and of a given response, its end included.
 
     If the end of the prompt merges with the start of the response, the merged token belongs to the response. A response
-    ends with the token that closes a turn in the chat template, or else with EOS, which is added where a template
-    writes neither; what a template writes after that is left out, because no sampled response has it. The tokenizer of
-    an encoder (it has CLS and SEP) gives `[CLS] prompt [SEP]` and `response [SEP]`.
+    in messages ends with the token that closes a turn in the chat template, or else with EOS, which is added where a
+    template writes neither; what a template writes after that is left out, because no sampled response has it. A text
+    gets EOS where it does not end with an end, and is never cut. The tokenizer of an encoder (it has CLS and SEP) gives
+    `[CLS] prompt [SEP]` and `response [SEP]`.
     """
     if encodes_pairs(tokenizer):
         return _encode_pair(tokenizer, as_text(prompt), as_text(response))
     if isinstance(prompt, str):
-        whole = _ids(tokenizer, prompt + _with_end(tokenizer, str(response)))
+        whole = _ended_once(tokenizer, _ids(tokenizer, prompt + _with_end(tokenizer, str(response))))
     else:
         assert not isinstance(response, str)
         whole = _rendered(tokenizer, [*prompt, *response])
     alone = encode_prompt(tokenizer, prompt)
     shared = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
-    return whole[:shared], _closed(tokenizer, whole[shared:])
+    rest = whole[shared:]
+    return whole[:shared], rest if isinstance(prompt, str) else _closed(tokenizer, rest)
 
 
 def response_ends(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int]:
@@ -148,7 +152,8 @@ def template_to_end(tokenizer: PreTrainedTokenizerBase) -> Any:
         closed = "{{ conversation + eos_token }}"
     else:
         name = json.dumps(_name(tokenizer, end))
-        closed = f"{{% set parts = conversation.rpartition({name}) %}}{{{{ parts[0] + parts[1] }}}}"
+        ended = "parts[0] + parts[1] if parts[1] else conversation + eos_token"
+        closed = f"{{% set parts = conversation.rpartition({name}) %}}{{{{ {ended} }}}}"
     whole = f"{{% set conversation %}}{template}{{% endset %}}"
     return f"{whole}{{% if add_generation_prompt %}}{{{{ conversation }}}}{{% else %}}{closed}{{% endif %}}"
 
@@ -168,7 +173,9 @@ def _text_after(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @lru_cache(maxsize=16)
 def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str, eos: str) -> int | None:
-    special = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id} - {tokenizer.unk_token_id}
+    added = tokenizer.added_tokens_decoder.items()
+    marks = {token for token, text in added if text.special or MARK.fullmatch(text.content)}
+    special = {*marks, tokenizer.eos_token_id} - {tokenizer.unk_token_id}
     ids = tokenizer(_text_after(tokenizer), add_special_tokens=False)["input_ids"]
     return next((int(token) for token in ids if token in special), None)
 
@@ -196,6 +203,12 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, **options: Any)
     ):
         raise DataError(f"its {CALLS} are not written by the chat template")
     return ids
+
+
+def _ended_once(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Of a text that ends with an end, without the EOS that some tokenizers add."""
+    ends = response_ends(tokenizer)
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] and ids[-2:-1] and ids[-2] in ends else ids
 
 
 def _closed(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -25,6 +25,7 @@ from rlhf_plugins.components.data_format import (
 from rlhf_plugins.contract.rows import Comparison, Data
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.errors import DataError
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.sandbox import POLICY, Annotator, gold
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -86,6 +87,11 @@ def test_the_sandbox_knows_the_truth(sandbox: Data) -> None:
 def test_the_sandbox_follows_its_seed(sandbox: Data) -> None:
     assert SMALL.load(BASE, seed=0).train == sandbox.train
     assert SMALL.load(BASE, seed=1).train != sandbox.train
+
+
+def test_labels_may_be_numbers() -> None:
+    made = component("data_format", {"use": "comparisons", "source": "x.jsonl", "labels": {0: "a", 1: "b"}})
+    assert made.labels == {"0": "a", "1": "b"}
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,17 @@ def test_the_last_number_counts() -> None:
     assert scores({"use": "number_match", "tolerance": 0.2}, ["0.6"], answer=["0.5"]) == [1.0]
 
 
+SAME_NUMBER = [("2e-5", "1e-5", 0), ("1e-05", "0.00001", 1), ("3/4", "1/4", 0), ("3 / 4", "0.75", 1), ("1/0", "1", 0)]
+
+
+@pytest.mark.parametrize(("response", "answer", "expected"), [*SAME_NUMBER, ("1e" + "9" * 5000, "1", 0)])
+def test_exponents_and_fractions_are_numbers(response: str, answer: str, expected: float) -> None:
+    assert scores("number_match", [response], answer=[answer]) == [expected]
+    assert scores({"use": "number_match", "tolerance": 0.3}, ["0.6"], answer=["0.3"]) == [1.0]
+
+
 RULES = [
+    ({"use": "regex", "pattern": "a.b"}, "a\nb", "ab"),
     ({"use": "regex", "pattern": "a+b"}, "xaab", "ba"),
     ({"use": "regex", "pattern": "a+b", "whole": True}, "aab", "xaab"),
     ({"use": "length", "least": 2, "most": 3}, "a b", "a b c d"),
@@ -56,7 +66,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         component("reward", {"use": "regex", "pattern": "("})
     with pytest.raises(RunError, match="the prompts have no column 'answer' .did you mean anser"):
         scores("exact_match", ["a"], anser=["a"])
-    with pytest.raises(RunError, match="the answer 'x' has no number"):
+    with pytest.raises(RunError, match="the answer to the prompt 'p' is 'x', which has no number"):
         scores("number_match", ["1"], answer=["x"])
 
 

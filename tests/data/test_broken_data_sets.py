@@ -28,7 +28,7 @@ def lines(*rows: dict[str, Any]) -> str:
     return "\n".join(map(json.dumps, rows))
 
 
-SAID = [{"role": "assistant", "content": "x"}]
+ASKED = [{"role": "user", "content": "x"}]
 ANSWER = [{"role": "assistant", "content": "x"}]
 HEADER = "prompt,chosen,rejected,margin\n"
 SQUEEZED = gzip.compress(json.dumps(GOOD).encode() * 100)
@@ -83,11 +83,11 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "no role": ("a.jsonl", second(prompt=[{"content": "x"}]), "a.jsonl:2: every message of prompt needs a text `role`"),
     "from and value": ("a.jsonl", second(chosen=[{"from": "gpt", "value": "x"}]), "a.jsonl:2: chosen is messages"),
     "text in a list": ("a.jsonl", second(chosen=["x"]), "a.jsonl:2: every message of chosen needs a text `role`"),
-    "text and messages": ("a.jsonl", second(rejected=SAID), "a.jsonl:2: chosen is text, rejected is messages"),
-    "prompt of another form": ("a.jsonl", second(prompt=SAID), "a.jsonl:2: is messages, the rows before it are text"),
+    "text and messages": ("a.jsonl", second(rejected=ANSWER), "a.jsonl:2: chosen is text, rejected is messages"),
+    "prompt of another form": ("a.jsonl", second(prompt=ASKED), "a.jsonl:2: is messages, the rows before it are text"),
     "forms mixed": (
         "a.jsonl",
-        lines(GOOD, {"prompt": SAID, "chosen": ANSWER, "rejected": [*ANSWER, *ANSWER]}),
+        lines(GOOD, {"prompt": ASKED, "chosen": ANSWER, "rejected": [*ANSWER, *ANSWER]}),
         "a.jsonl:2: is messages, the rows before it are text",
     ),
     "no common beginning": (

@@ -177,6 +177,17 @@ def test_a_column_of_another_name_may_be_in_the_annotations_alone() -> None:
     assert group.comparisons == (Comparison(1, 0, annotator="ann"),)
 
 
+def test_judgements_at_paths() -> None:
+    columns = ComparisonColumns(label="said.word", annotator="who.name", topic=None)
+    rows = [
+        row("x", said={"word": word}, who={"name": name}) for word, name in (("a", "ann"), ("a", "bob"), (None, "cat"))
+    ]
+    (group,) = read(*rows, columns=columns)
+    assert (group.ranks, group.weight) == ((0, 1), 1.0)
+    with pytest.raises(DataError, match="f:1: lacks the column 'said.wrod'"):
+        read(rows[0], columns=ComparisonColumns(label="said.wrod"))
+
+
 def test_rows_with_an_empty_annotator_stay_apart() -> None:
     assert len(read(row("a", annotator=""), row("a", annotator=""))) == 2
 

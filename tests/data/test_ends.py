@@ -47,6 +47,26 @@ def test_ends_come_from_configurations_as_numbers_or_lists(tmp_path: Path) -> No
     assert found == [tokenizer.eos_token_id, 5, 7, 9]
 
 
+def test_an_ordinary_added_token_is_no_end(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }} lf <end>{% endfor %}"
+    tokenizer = load_tokenizer(chat_base(tmp_path, "", template=template))
+    tokenizer.add_tokens(["lf"])
+    assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == "<end>"
+
+
+def test_a_template_to_the_end_writes_a_conversation_that_has_none(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(chat_base(tmp_path, "llama2"))
+    tokenizer.chat_template = template_to_end(tokenizer).replace("eos_token }}", "eos_token }}", 1)
+    whole = tokenizer.apply_chat_template(ASKED, tokenize=False)
+    assert "who is" in whole
+
+
+def test_a_text_with_an_end_in_its_middle_is_not_cut(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(chat_base(tmp_path, "chatml"))
+    ids = encode(tokenizer, "who ", "ant <end> bee")[1]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["ant", "<end>", "bee", "<eos>"]
+
+
 def test_a_template_without_an_end_gets_eos(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(chat_base(tmp_path, "", template="{% for m in messages %}{{ m.content }} {% endfor %}"))
     assert tokenizer.convert_ids_to_tokens(encode(tokenizer, ASKED, ANSWERED)[1]) == ["ant", "bee", "<eos>"]

@@ -17,6 +17,7 @@ from rlhf_plugins.data.comparisons import read_comparisons
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.data.sources import ComparisonColumns, PairColumns
 from rlhf_plugins.data.tokens import encode
 from rlhf_plugins.engine.loading import load_tokenizer
 from rlhf_plugins.errors import DataError
@@ -32,6 +33,7 @@ def turn(role: str, content: Any, **more: Any) -> Row:
 ASKED, YES, NO = turn("user", "why"), turn("assistant", "yes"), turn("assistant", "no")
 TALK = [ASKED, turn("assistant", "hm"), turn("user", "so")]
 PORT = {"type": "function", "function": {"name": "tide", "arguments": {"port": "Arden"}}}
+SPOKEN = "\n\nHuman: why\n\nAssistant:"
 TOOL = {"type": "function", "function": {"name": "tide"}}
 
 
@@ -47,6 +49,7 @@ MESSAGES: list[tuple[Row, list[Row]]] = [
     ({"prompt": [ASKED], "chosen": [ASKED, YES], "rejected": [ASKED, NO]}, [ASKED]),
     ({"messages": [ASKED], "chosen": YES, "rejected": NO}, [ASKED]),
     ({"messages": [ASKED, YES], "rejected_response": "no"}, [ASKED]),
+    ({"system": None, "prompt": "why", "chosen": "yes", "rejected": "no"}, [ASKED]),
     ({"system": "s", "question": "why", "chosen": "yes", "rejected": "no"}, [turn("system", "s"), ASKED]),
     (
         {
@@ -90,6 +93,52 @@ def test_a_transcript_is_cut_at_the_last_shared_turn_of_the_assistant() -> None:
     assert pairs(*rows)[0].responses == (" I think a", " I think b")
 
 
+def test_rows_that_say_nothing_do_not_decide_whether_the_prompt_is_repeated() -> None:
+    said, empty = (
+        {"prompt": "Hi", "chosen": "Hi a", "rejected": "Hi b"},
+        {"prompt": "Hi", "chosen": "Hi", "rejected": ""},
+    )
+    alike = {"prompt": "Hi", "chosen": "x", "rejected": "x"}
+    assert [group.responses for group in pairs(said, empty, alike)] == [(" a", " b")]
+
+
+def test_a_question_beside_whole_transcripts_is_a_turn_of_them() -> None:
+    (group,) = pairs({"question": "why", "chosen": f"{SPOKEN} yes", "rejected": f"{SPOKEN} no"})
+    assert (group.prompt, group.responses) == (SPOKEN, (" yes", " no"))
+
+
+@pytest.mark.parametrize("prompt", ["why", [ASKED]])
+def test_equal_conversations_are_left_out_and_counted(prompt: Any) -> None:
+    dropped, row = Dropped(), {"prompt": prompt, "chosen": [ASKED, YES], "rejected": [ASKED, YES]}
+    assert not list(read_pairs([("f:1", row)], dropped))
+    assert dropped == {"chosen equals rejected": 1}
+
+
+@pytest.mark.parametrize(("right", "wrong"), [([], ["a"]), ([None, "a"], ["b"]), (["a"], [])])
+def test_lists_with_nothing_in_them_are_left_out(right: list[Any], wrong: list[Any]) -> None:
+    dropped = Dropped()
+    assert not list(read_pairs([("f:1", {"prompt": "p", "chosen": right, "rejected": wrong})], dropped))
+    assert dropped == {"empty prompt or response": 1}
+
+
+def test_the_rows_of_a_set_with_a_system_column_are_all_messages() -> None:
+    row = {"prompt": "why", "chosen": "yes", "rejected": "no"}
+    assert [group.prompt for group in pairs({**row, "system": "s"}, row)] == [[turn("system", "s"), ASKED], [ASKED]]
+
+
+def test_a_column_that_is_read_may_be_kept_or_be_the_topic() -> None:
+    row = {"prompt": [ASKED], "chosen": [YES], "rejected": [NO], "system": "s"}
+    read = read_pairs([("f:1", row)], Dropped(), PairColumns(topic="system", keep=["system"]))
+    ((_, group),) = read
+    assert (group.topic, group.columns) == ("s", {"system": "s"})
+
+
+def test_a_renamed_column_is_the_one_that_is_named() -> None:
+    row = {"messages": [ASKED, YES], "rejected_response": "no"}
+    with pytest.raises(DataError, match="f:1: lacks the column 'good'"):
+        list(read_pairs([("f:1", row)], Dropped(), PairColumns(chosen="good")))
+
+
 def test_every_right_response_is_better_than_every_wrong_one() -> None:
     (group,) = pairs({"prompt": "p", "chosen": ["a"], "rejected": ["b", "c"]})
     assert group.responses == ("a", "b", "c")
@@ -104,6 +153,17 @@ def test_every_right_response_is_better_than_every_wrong_one() -> None:
         ({"prompt": "other", "chosen": [ASKED, YES], "rejected": [ASKED, NO]}, "is no turn of the conversations"),
         ({"question": "q", "query": "r", "chosen": "a", "rejected": "b"}, "question and query could be the prompt"),
         ({"prompt": "why", "tools": [TOOL], "chosen": "yes", "rejected": "no"}, "has tools, .* and is text"),
+        (
+            {"instruction": [ASKED], "input": "x", "chosen": [YES], "rejected": [NO]},
+            "instruction is messages and input",
+        ),
+        ({"chosen": ["a"], "rejected": ["b"]}, "has no `prompt`"),
+        ({"prompt": "p", "chosen": ["a"], "rejected": ["b"], "margin": 1}, "margin is of one pair, and chosen and rej"),
+        ({"prompt": "p", "chosen": ["a"], "rejected": ["b"], "annotator": "ann"}, "annotator is of one pair"),
+        (
+            {"question": "so", "chosen": f"{SPOKEN} yes", "rejected": f"{SPOKEN} no"},
+            "the prompt is no turn of the conv",
+        ),
         ({"prompt": [turn("user", [{"type": "image"}])], "chosen": [YES], "rejected": [NO]}, "the type 'image'"),
     ],
 )
@@ -151,6 +211,20 @@ def test_battles_in_any_shape(row: Row) -> None:
     assert (group.prompt, group.responses, group.ranks) == ([ASKED], ([YES], [NO]), (0, 1))
 
 
+def test_battles_are_read_also_where_a_topic_is_named() -> None:
+    columns = ComparisonColumns(topic="area", keep=["context"])
+    ((_, group),) = read_comparisons([("f:1", {**BATTLES[2], "area": "x"})], Dropped(), columns)
+    assert (group.prompt, group.topic, group.columns) == ([ASKED], "x", {"context": [ASKED]})
+
+
+def test_an_overall_preference_is_a_judgement_only_beside_two_numbered_responses() -> None:
+    row = {**BATTLES[3], "overall_preference": "high"}
+    ((_, group),) = read_comparisons([("f:1", row)], Dropped())
+    assert (group.ranks, group.columns) == ((0, 1), {"overall_preference": "high"})
+    with pytest.raises(DataError, match="f:1: overall_preference must be a finite number, found 'high'"):
+        list(read_comparisons([("f:1", {**BATTLES[2], "overall_preference": "high"})], Dropped()))
+
+
 @pytest.mark.parametrize("winner", ["tie", "tie (bothbad)", "both bad"])
 def test_a_battle_may_be_a_tie(winner: str) -> None:
     ((_, group),) = read_comparisons([("f:1", {**BATTLES[0], "winner": winner})], Dropped())
@@ -170,6 +244,14 @@ def test_cells_that_hold_messages_are_read(tmp_path: Path, spelt: Any) -> None:
         csv.writer(file).writerows([["chosen", "rejected", "n"], [spelt([ASKED, YES]), spelt([ASKED, NO]), "[1]"]])
     ((_, fields),) = read_rows(str(tmp_path / "a.csv"))
     assert fields == {"chosen": [ASKED, YES], "rejected": [ASKED, NO], "n": "[1]"}
+
+
+def test_cells_that_are_no_messages_stay_text(tmp_path: Path) -> None:
+    deep = "[" * 10**5
+    rows = [["chosen", "rejected", "n"], ['{"a": 1}', '{"value": 2}', f'["{deep}'], ["{}", "x", deep]]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert list(next(read_rows(str(tmp_path / "a.csv")))[1].values()) == rows[1]
 
 
 def test_cells_that_look_like_messages_and_are_none_are_refused(tmp_path: Path) -> None:

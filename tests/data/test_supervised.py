@@ -15,6 +15,7 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.ranked import EQUAL
 from rlhf_plugins.data.rendered import UNWRITTEN, looks, obstacles
+from rlhf_plugins.data.sources import SupervisedColumns
 from rlhf_plugins.data.supervised import read_answers, read_prompts
 from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.errors import DataError
@@ -55,12 +56,50 @@ def test_a_label_says_whether_an_answer_is_desirable(label: Any, expected: bool 
         ({"messages": [ASKED]}, "a turn of the role 'user'"),
         ({"prompt": "p", "completion": "a", "output": "b"}, "has completion and output; a row needs one of"),
         ({"prompt": "p", "completoin": "a"}, "has no answer .did you mean completoin"),
+        ({"messages": [ASKED, YES], "prompt": "other"}, "prompt is no turn of messages"),
+        ({"prompt": "p", "completion": "a", "system": 3}, "system must be text, found '3'"),
         ({"prompt": "p", "completion": "a", "label": "good"}, "label must be true or false, found 'good'"),
     ],
 )
 def test_a_row_without_one_answer_is_refused(row: Row, message: str) -> None:
     with pytest.raises(DataError, match=f"f:1: .*{message}"):
         list(read_answers([("f:1", row)], Dropped()))
+
+
+def test_columns_of_other_names_are_the_answer_and_its_label() -> None:
+    columns = SupervisedColumns(prompt="ask", response="said.text", label="thumb")
+    row = {"ask": "why", "said": {"text": "yes"}, "thumb": 0, "completion": "other"}
+    ((_, group),) = read_answers([("f:1", row)], Dropped(), columns)
+    assert (group.prompt, group.responses, group.label) == ("why", ("yes",), False)
+
+
+@pytest.mark.parametrize("prompt", ["why", [ASKED]])
+def test_a_prompt_beside_its_conversation_is_a_part_of_it(prompt: Any) -> None:
+    ((_, group),) = read_answers([("f:1", {"prompt": prompt, "messages": [ASKED, YES]})], Dropped())
+    assert (group.prompt, group.columns) == ([ASKED], {})
+
+
+def test_a_row_with_any_response_is_no_prompt() -> None:
+    assert not Prompts.recognises({"prompt": "p", "response_1": "a"})
+
+
+def load(path: Path, use: str, rows: list[Row]) -> Any:
+    (path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return component("data_format", {"use": use, "source": str(path / "a.jsonl")}).load(Base(""), 0)
+
+
+def test_answers_that_are_labelled_both_ways_are_left_out(tmp_path: Path) -> None:
+    rows = [{"prompt": p, "completion": "c", "label": label} for p, label in (("p", 1), ("p", 0), ("q", 1), ("r", 0))]
+    data = load(tmp_path, "supervised", rows)
+    assert (len(data.train) + len(data.test), data.dropped) == (2, {"contradicted by another row": 2})
+
+
+def test_a_prompt_with_two_answers_is_two_prompts(tmp_path: Path) -> None:
+    data = load(
+        tmp_path, "prompts", [{"prompt": "p", "answer": n % 2} for n in range(4)] + [{"prompt": "q", "answer": 3}]
+    )
+    found = sorted(group.columns["answer"] for split in data.prompts.values() for group in split)
+    assert (found, data.dropped) == ([0, 1, 3], {"repeated row": 2})
 
 
 def test_prompts_keep_their_columns_through_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Battles in the shapes that people have: two answers or conversations and a judgement. It knows names, no record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.fields import all_texts, number, text
+from rlhf_plugins.errors import DataError
+
+HELPSTEER3 = ("response1", "response2")
+BATTLES = (("conversation_a", "conversation_b"), ("response_1", "response_2"), HELPSTEER3)
+WINNERS = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
+
+
+def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str, Any] | None:
+    """A row of two responses and a judgement with the columns `prompt`, `response_a`, `response_b` and `label`.
+
+    None where the conversations part before their last turn, so that no prompt is common to the answers; it is counted.
+
+    Raises:
+        DataError: a text has the wrong type, questions and answers differ in number, a preference is no number, or
+            none or several of three columns name the winner.
+    """
+    found = dict(fields)
+    if set(HELPSTEER3) <= found.keys() and "label" not in found and "overall_preference" in found:
+        preference = number(where, "overall_preference", found.pop("overall_preference"))  # below 0 for the first
+        found["strength_a_minus_b"] = None if preference is None else -preference
+    for a, b in BATTLES:
+        if {a, b} <= found.keys() and "response_a" not in found:
+            found["response_a"], found["response_b"] = found.pop(a), found.pop(b)
+    _winner(where, found)
+    if "prompt" not in found and isinstance(found.get("context"), list):
+        found["prompt"] = found.pop("context")
+    sides: list[Any] = [found.get("response_a"), found.get("response_b")]
+    if all_texts(found.get("prompt")) and all(map(all_texts, sides)):
+        sides = [_turns(where, found["prompt"], side) for side in sides]
+        del found["prompt"]
+    if "prompt" not in found and all(isinstance(side, list) for side in sides):
+        talks: list[Any] = [
+            text(where, name, side) for name, side in zip(("response_a", "response_b"), sides, strict=True)
+        ]
+        a, b = talks
+        if a != b and a[:-1] != b[:-1]:
+            dropped.add("the conversations part before their last turn", where)
+            return None
+        dropped.note_shape("battles of two conversations")
+        return {**found, "prompt": a[:-1], "response_a": a[-1:], "response_b": b[-1:]}
+    return found
+
+
+def _turns(where: str, asked: Sequence[Any], answers: Sequence[Any]) -> list[dict[str, str]]:
+    """Questions and their answers, one list each, as a conversation."""
+    if len(asked) != len(answers):
+        raise DataError(f"{where}: has {len(asked)} turns of the user and {len(answers)} answers")
+    turns = (
+        ({"role": "user", "content": q or ""}, {"role": "assistant", "content": a or ""})
+        for q, a in zip(asked, answers, strict=True)
+    )
+    return [message for turn in turns for message in turn]
+
+
+def _winner(where: str, found: dict[str, Any]) -> None:
+    """Puts the winner under `label`: a column `winner`, or one of three columns that has a 1."""
+    if "label" not in found and "winner" in found:
+        found["label"] = found.pop("winner")
+    if "label" in found or not WINNERS.keys() <= found.keys():
+        return
+    won = [word for name, word in WINNERS.items() if str(found[name]).strip().lower() in ("1", "1.0", "true")]
+    if len(won) != 1:
+        raise DataError(f"{where}: one of {', '.join(WINNERS)} must be 1, and {len(won)} are")
+    for name in WINNERS:
+        del found[name]
+    (found["label"],) = won

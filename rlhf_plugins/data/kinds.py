@@ -1,0 +1,67 @@
+"""The kinds of rows that files have: the function that reads each, and the columns that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from rlhf_plugins.data.battles import BATTLES
+from rlhf_plugins.data.comparisons import read_comparisons
+from rlhf_plugins.data.convert import compare_ratings
+from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.preference import read_pairs
+from rlhf_plugins.data.rankings import read_rankings
+from rlhf_plugins.data.ratings import read_ratings
+from rlhf_plugins.data.rows import Row
+from rlhf_plugins.data.sources import Dimensions, RatingColumns
+from rlhf_plugins.data.splits import Placed
+from rlhf_plugins.data.supervised import is_answered, is_prompt, read_answers, read_prompts
+
+
+def read_rated(
+    rows: Iterable[Row],
+    dropped: Dropped,
+    columns: RatingColumns,
+    dimensions: Dimensions,
+    gap: float,
+    by: list[str] | None,
+    margins: bool,
+) -> Iterator[Placed]:
+    """Rated groups with what their ratings say of each pair. Raises DataError as `read_ratings` does."""
+    for where, group in read_ratings(rows, dropped, columns, dimensions):
+        yield where, compare_ratings(group, gap, by or (), margins)
+
+
+def _is_pair(fields: Mapping[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= fields.keys() or {"messages", "rejected_response"} <= fields.keys()
+
+
+def _is_compared(fields: Mapping[str, Any]) -> bool:
+    return any(set(names) <= fields.keys() for names in (("response_a", "response_b"), *BATTLES))
+
+
+def _is_rated(fields: Mapping[str, Any]) -> bool:
+    listed = fields.get("responses")
+    return "response" in fields or (isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict))
+
+
+def _is_ranked(fields: Mapping[str, Any]) -> bool:
+    return "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
+
+
+READERS: dict[str, Callable[..., Iterable[Placed]]] = {
+    "pairs": read_pairs,
+    "comparisons": read_comparisons,
+    "ratings": read_rated,
+    "rankings": read_rankings,
+    "answers": read_answers,
+    "prompts": read_prompts,
+}
+RECOGNISERS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "pairs": _is_pair,
+    "comparisons": _is_compared,
+    "ratings": _is_rated,
+    "rankings": _is_ranked,
+    "answers": is_answered,
+    "prompts": is_prompt,
+}
