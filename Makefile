@@ -59,15 +59,15 @@ $(READY): pyproject.toml constraints.txt $(PLUGINS)
 	@$(FIND_PYTHON); set -ex; $$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(PLUGINS:%/pyproject.toml=--editable ./%)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation $(PLUGINS:%/pyproject.toml=--editable ./%)
 	@touch $@
 
 constraints:  ## write constraints.txt again: the newest versions that pyproject.toml allows
 	rm -rf build/constraints
 	@$(FIND_PYTHON); set -ex; $$python -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet torch==$(TORCH) '.[dev]'
+	build/constraints/bin/python -m pip install --quiet torch==$(TORCH) '.[dev]' $(PLUGINS:%/pyproject.toml=./%)
 	{ sed -n '/^#/p' constraints.txt; \
-	  build/constraints/bin/python -m pip list --format=freeze | grep -Eiv '^(pip|rlhf-plugins)==' \
+	  build/constraints/bin/python -m pip list --format=freeze | grep -Eiv '^(pip|rlhf-[a-z-]+)==' \
 	  | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints

@@ -1,0 +1,21 @@
+"""The label with most votes."""
+
+from __future__ import annotations
+
+from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
+
+
+def majority(votes: list[Vote]) -> dict[int, Verdict]:
+    """For each item the label that more people gave than any other; undecided where two lead.
+
+    The weight is (n_1 - n_2) / n: the votes of the first label less those of the second, of n in all.
+    """
+    return {item: _verdict(given) for item, given in by_item(votes).items()}
+
+
+def _verdict(votes: list[Vote]) -> Verdict:
+    counted, total = counts(votes), len(votes)
+    (first, most), *others = counted.most_common()
+    second = others[0][1] if others else 0
+    shares = {label: count / total for label, count in sorted(counted.items())}
+    return Verdict(first if most > second else None, shares, most / total, (most - second) / total)

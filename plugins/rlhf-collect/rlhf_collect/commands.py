@@ -1,0 +1,170 @@
+"""`rlhf collect`: the commands. What a command needs is imported inside it, so that `rlhf --help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_plugins import hookimpl
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from rlhf_collect.study import Study
+
+collect = typer.Typer(
+    help="Preference data from people: a page to judge on, agreement, releases.", no_args_is_help=True
+)
+Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of the study.")]
+Rows = Annotated[list[Path], typer.Option("--prompts", help="A JSON lines file with prompts and responses.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+
+
+@collect.command()
+def new(
+    study: Folder,
+    prompts: Rows,
+    kind: Annotated[str, typer.Option(help="What people are asked: pair.")] = "pair",
+    votes: Annotated[int, typer.Option(help="People who judge an item.")] = 3,
+    guidelines: Annotated[Path | None, typer.Option(help="A Markdown file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of items and sides.")] = 0,
+) -> None:
+    """Make a study of prompts with their answers."""
+    from rlhf_collect.settings import Settings
+    from rlhf_collect.study import GUIDELINES, new_study
+
+    text = guidelines.read_text(encoding="utf-8") if guidelines else GUIDELINES
+    settings = Settings(kind=kind, votes=votes, most_votes=max(votes, Settings.most_votes), seed=seed)
+    made = new_study(study, settings, text)
+    _add(made, prompts)
+    typer.echo(f"next: rlhf collect serve {study}")
+
+
+@collect.command()
+def add(study: Folder, prompts: Rows) -> None:
+    """Add rows to a study; what it has already is left as it is."""
+    from rlhf_collect.study import open_study
+
+    _add(open_study(study), prompts)
+
+
+@collect.command()
+def invite(
+    study: Folder,
+    name: Annotated[str, typer.Argument(help="Of the person.")],
+    role: Annotated[str, typer.Option(help="annotator, reviewer or lead.")] = "annotator",
+    address: Annotated[str, typer.Option(help="Where the study is served.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Print a link that lets a person in once."""
+    from rlhf_collect.study import open_study
+
+    typer.echo(_link(open_study(study), name, role, address))
+
+
+@collect.command()
+def serve(study: Folder, port: Port = 8000) -> None:
+    """Serve the page on this machine, and print a link for you."""
+    from rlhf_collect.study import open_study
+
+    _serve(open_study(study), port)
+
+
+@collect.command()
+def report(study: Folder) -> None:
+    """Print what was done, by whom, and what is left."""
+    from rlhf_collect.reporting import lines
+    from rlhf_collect.study import open_study
+
+    for line in lines(open_study(study)):
+        typer.echo(line)
+
+
+@collect.command()
+def export(
+    study: Folder,
+    release: Annotated[int | None, typer.Option(min=1, help="Its number; without one a new release is made.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Without one, STUDY/releases/NUMBER.")] = None,
+    min_agreement: Annotated[float, typer.Option(help="Of a new release: leave out items below it.")] = 0.0,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
+) -> None:
+    """Write a release as files with TRL's columns; make it first if it is the next."""
+    from rlhf_collect import release as releases
+    from rlhf_collect.export import write
+    from rlhf_collect.study import open_study
+
+    opened = open_study(study)
+    following = releases.newest(opened) + 1
+    if release in (None, following):
+        made = releases.make(opened, releases.Parameters(min_agreement=min_agreement))
+    else:
+        made = releases.load(opened, int(release or 0))
+    folder = out or study / "releases" / str(made.number)
+    written = ", ".join(f"{count} {name}" for name, count in write(made, folder, as_csv).items())
+    typer.echo(f"release {made.number}: {written}{_counted(made.left_out)}; {folder}")
+
+
+@collect.command()
+def demo(
+    study: Annotated[
+        Path | None, typer.Argument(metavar="STUDY", help="A new folder; without one, a temporary.")
+    ] = None,
+    port: Port = 8000,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the sandbox.")] = 40,
+    page: Annotated[bool, typer.Option(help="Serve the page.")] = True,
+) -> None:
+    """Try it: prompts and answers of the sandbox, three simulated annotators, and you."""
+    from tempfile import mkdtemp
+
+    from rlhf_collect.demo import make_demo
+
+    folder = study or Path(mkdtemp(prefix="rlhf-collect-"))
+    made, judged = make_demo(folder, prompts)
+    typer.echo(f"{folder}: {judged} judgements by three simulated annotators")
+    if page:
+        _serve(made, port)
+
+
+def _add(study: Study, files: list[Path]) -> None:
+    from collections import Counter
+
+    from rlhf_collect.store.rows import read_rows
+
+    unread: Counter[str] = Counter()
+    added, left_out = study.add(row for file in files for row in read_rows(file, unread))
+    purposes = ", ".join(f"{count} {name}" for name, count in sorted(added.items())) or "nothing"
+    typer.echo(f"{study.folder}: added items: {purposes}{_counted(unread + left_out)}")
+
+
+def _counted(left_out: Counter[str] | Any) -> str:
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+    return f"; left out: {listed}" if listed else ""
+
+
+def _link(study: Study, name: str, role: str, address: str) -> str:
+    from rlhf_collect.store.people import invite as invited
+
+    with study.database.writing() as connection:
+        return f"{address.rstrip('/')}/enter?ticket={invited(connection, study.now(), name, role)}"
+
+
+def _serve(study: Study, port: int) -> None:
+    import socket
+
+    import uvicorn
+
+    from rlhf_collect.page.app import site
+
+    listener = socket.create_server(("127.0.0.1", port))
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    typer.echo(f"open once: {_link(study, 'lead', 'lead', address)}")
+    typer.echo("end with Ctrl-C")
+    config = uvicorn.Config(site(study), log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+@hookimpl
+def register_commands() -> dict[str, typer.Typer]:
+    """The commands of this file."""
+    return {"collect": collect}

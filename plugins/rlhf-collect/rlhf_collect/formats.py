@@ -1,0 +1,106 @@
+"""The data format `collected`: a release of a study as rows to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from rlhf_plugins import Base, Comparison, Data, DataError, DataFormat, Group, Origin, hookimpl
+
+if TYPE_CHECKING:
+    from rlhf_collect.aggregate.votes import Vote
+    from rlhf_collect.release import Labelled, Release
+
+
+@dataclass(frozen=True)
+class Collected(DataFormat):
+    """What people said in a study, up to a release; its held-out prompts are the test rows.
+
+    `together` has one comparison of all votes on a pair, with the margin and weight of the aggregation; `apart` has one
+    for each vote with its annotator and strength, for losses that read annotators.
+    """
+
+    source: Annotated[str, Field(min_length=1, description="the folder of a study")]
+    release: Annotated[int, Field(ge=1, description="number of the release")] = 1
+    votes: Annotated[Literal["together", "apart"], Field(description="one comparison a pair, or one a vote")] = (
+        "together"
+    )
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError where there is no such study or release, or it has no row to train on."""
+        release = self._release()
+        groups: dict[str, list[Group]] = {"train": [], "test": []}
+        for number, labelled in enumerate(release.rows, 1):
+            groups[labelled.split].append(self._group(labelled, number))
+        if not groups["train"]:
+            raise DataError(f"{self.source}: release {self.release} has no row to train on")
+        prompts = {split: _prompts(rows) for split, rows in groups.items()}
+        return Data(tuple(groups["train"]), tuple(groups["test"]), prompts, release.left_out)
+
+    def missing(self) -> dict[str, str]:
+        """The study, where its folder holds none."""
+        from rlhf_collect.study import FILE
+
+        there = (Path(self.source).expanduser() / FILE).is_file()
+        return {} if there else {"source": f"{self.source}: holds no study"}
+
+    def known_gold(self) -> bool:
+        """Nobody knows the true reward of people's rows."""
+        return False
+
+    def known_columns(self) -> frozenset[str] | None:
+        """None where the release is not there; loading it says so."""
+        try:
+            release = self._release()
+        except DataError:
+            return None
+        ties = {"ties"} if any(row.verdict.label == "tie" for row in release.rows) else set()
+        kept = {"annotator", "votes"} if self.votes == "apart" else set()
+        return frozenset({"margin", "ranks", "topic", "weight"} | ties | kept)
+
+    def _release(self) -> Release:
+        from rlhf_collect.release import load
+        from rlhf_collect.study import open_study
+
+        study = open_study(Path(self.source).expanduser())
+        try:
+            return load(study, self.release)
+        finally:
+            study.close()
+
+    def _group(self, labelled: Labelled, number: int) -> Group:
+        item, verdict = labelled.item, labelled.verdict
+        better = 1 if verdict.label == "b" else 0
+        tied = verdict.label == "tie"
+        whole = Comparison(better, 1 - better, tied, labelled.margin, verdict.weight)
+        apart = tuple(_comparison(vote) for vote in labelled.votes)
+        return Group(
+            item.prompt,
+            item.answers,
+            ranks=(0, 0) if tied else (better, 1 - better),
+            margin=labelled.margin,
+            weight=verdict.weight,
+            compared=apart if self.votes == "apart" else (whole,),
+            topic=item.domain or None,
+            columns={"agreement": verdict.agreement},
+            origin=Origin(f"{self.source}#{self.release}", number),
+        )
+
+
+def _comparison(vote: Vote) -> Comparison:
+    better = 1 if vote.label == "b" else 0
+    return Comparison(better, 1 - better, vote.label == "tie", float(abs(vote.value)), annotator=f"p{vote.person}")
+
+
+def _prompts(groups: list[Group]) -> tuple[Group, ...]:
+    first = {str(group.prompt): group for group in reversed(groups)}
+    return tuple(Group(group.prompt, topic=group.topic, origin=group.origin) for group in reversed(first.values()))
+
+
+@hookimpl
+def register_data_format() -> dict[str, Any]:
+    """The format of this file."""
+    return {"collected": Collected}

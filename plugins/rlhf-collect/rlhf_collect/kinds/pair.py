@@ -1,0 +1,41 @@
+"""Which of two answers is better, and by how much: -5 to 5 in favour of the item's first, 0 a tie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_collect.kinds.base import Form, Kind, whole
+from rlhf_plugins import DataError
+
+STRONGEST = 5
+WORDS = {"a": 1, "b": -1, "tie": 0}
+
+
+class Pair(Kind):
+    """The form's `choice` is -5 to 5 in favour of the left side."""
+
+    name = "pair"
+
+    def read(self, form: Form, sides: Sequence[int]) -> int:
+        """Raises Unreadable."""
+        choice = whole(form, "choice", -STRONGEST, STRONGEST)
+        return choice if sides[0] == 0 else -choice
+
+    def shown(self, value: Any, sides: Sequence[int]) -> dict[str, str]:
+        """The `choice`."""
+        return {"choice": str(value if sides[0] == 0 else -value)}
+
+    def label(self, value: Any) -> str:
+        """a, b or tie."""
+        return "tie" if value == 0 else "a" if value > 0 else "b"
+
+    def known(self, word: Any) -> int:
+        """Of a, b, tie or a number. Raises DataError."""
+        if isinstance(word, int) and abs(word) <= STRONGEST:
+            return word
+        if word not in WORDS:
+            raise DataError(
+                f"gold should be a, b, tie, or -{STRONGEST} to {STRONGEST} in favour of a, got {word!r:.40}"
+            )
+        return WORDS[word]

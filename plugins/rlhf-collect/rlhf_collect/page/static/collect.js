@@ -1,0 +1,98 @@
+// Keys, drafts and the outbox. Without it the page is plain forms. An answer stays in the outbox until it is committed.
+const main = document.getElementById("main");
+const status = document.getElementById("status");
+const person = document.body.dataset.person;
+const OUTBOX = `outbox-${person}`, DRAFT = `draft-${person}`;
+let sending = false;
+
+const load = (name) => JSON.parse(localStorage.getItem(name) || "null");
+const save = (name, value) => localStorage.setItem(name, JSON.stringify(value));
+const form = () => document.getElementById("judge");
+const outbox = () => load(OUTBOX) || [];
+
+function show() {
+  const left = outbox().length;
+  status.textContent = left ? document.body.dataset.waiting.replace("{n}", left) : status.textContent;
+}
+
+async function send(body) {
+  const answer = await fetch("/judge", {
+    method: "POST", body, headers: { "content-type": "application/x-www-form-urlencoded", "x-part": "1" },
+  });
+  const page = await answer.text();
+  if (answer.status >= 500) throw new Error(page);
+  return { ok: answer.ok, page };
+}
+
+async function flush() {
+  if (sending) return;
+  sending = true;
+  try {
+    for (let left = outbox(); left.length; left = outbox()) {
+      const { ok, page } = await send(left[0]);
+      save(OUTBOX, outbox().slice(1));
+      if (!ok) { status.textContent = page; continue; }
+      status.textContent = "✓ " + document.body.dataset.saved;
+      if (!outbox().length) replace(page);
+    }
+  } catch (error) {
+    show();
+    setTimeout(flush, 3000);
+  } finally {
+    sending = false;
+  }
+}
+
+function replace(page) {
+  if (location.pathname !== "/") { location.href = "/"; return; }
+  main.innerHTML = page; // made by the server, as the page that was loaded
+  localStorage.removeItem(DRAFT);
+  main.querySelector("h1")?.scrollIntoView();
+}
+
+function submit(event) {
+  if (event.target.id !== "judge") return;
+  event.preventDefault();
+  const fields = new FormData(event.target, event.submitter);
+  if (fields.get("act") === "flagged" && !fields.get("reason")) { document.getElementById("reason").focus(); return; }
+  for (const button of event.target.querySelectorAll("button")) button.disabled = true;
+  save(OUTBOX, [...outbox(), new URLSearchParams(fields).toString()]);
+  flush();
+}
+
+function key(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat) return;
+  if (/^(textarea|select)$/i.test(event.target.tagName) || !form()) return;
+  const digit = /^Digit([0-5])$/.exec(event.code) || /^Numpad([0-5])$/.exec(event.code);
+  const press = (selector) => form().querySelector(selector)?.click();
+  if (digit && form().dataset.kind === "pair") {
+    const strength = Number(digit[1]);
+    press(`button[name=choice][value="${event.shiftKey && strength ? -strength : strength}"]`);
+  } else if (event.key === "s") press("button[value=skipped]");
+  else if (event.key === "u") location.href = "/again/last";
+  else return;
+  event.preventDefault();
+}
+
+function draft(event) {
+  if (form()?.contains(event.target)) {
+    const fields = Object.fromEntries(new FormData(form()));
+    save(DRAFT, { token: fields.token, reason: fields.reason, confidence: fields.confidence });
+  }
+}
+
+function restore() {
+  const kept = load(DRAFT);
+  if (!kept || !form() || kept.token !== form().elements.token.value) return;
+  form().elements.reason.value ||= kept.reason || "";
+  if (kept.confidence) form().elements.confidence.value = kept.confidence;
+}
+
+if (person) {
+  document.addEventListener("submit", submit);
+  document.addEventListener("keydown", key);
+  document.addEventListener("input", draft);
+  addEventListener("online", flush);
+  restore();
+  flush();
+}

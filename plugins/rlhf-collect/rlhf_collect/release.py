@@ -1,0 +1,131 @@
+"""Releases: numbered states of a study. A release is a pure function of a watermark and its parameters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from rlhf_collect.aggregate.majority import majority
+from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
+from rlhf_collect.store import chain, judged, tables
+from rlhf_collect.study import Study
+from rlhf_plugins import DataError
+
+AGGREGATIONS: dict[str, Callable[[list[Vote]], Mapping[int, Verdict]]] = {"majority": majority}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a release depends on beside its watermark. Raises DataError where a number is out of its range."""
+
+    aggregate: str = "majority"
+    min_agreement: float = 0.0  # items below it are left out and counted
+    test_fraction: float = 0.1  # of clusters of prompts
+    without: tuple[int, ...] = ()  # persons
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in AGGREGATIONS:
+            raise DataError(f"unknown aggregation {self.aggregate!r} (known: {', '.join(AGGREGATIONS)})")
+        for name in ("min_agreement", "test_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} should be at least 0 and below 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An item with what people made of it."""
+
+    item: judged.Item
+    verdict: Verdict
+    votes: tuple[Vote, ...]
+    split: str  # train or test
+
+    @property
+    def margin(self) -> float | None:
+        """The mean of signed strengths, in favour of the label; None where values are no strengths."""
+        values = [vote.value for vote in self.votes]
+        if not all(isinstance(value, int) for value in values):
+            return None
+        return abs(sum(values) / len(values))
+
+
+@dataclass(frozen=True)
+class Release:
+    """The labelled items of a release and what was left out, by reason."""
+
+    number: int
+    rows: tuple[Labelled, ...]
+    left_out: Mapping[str, int]
+    digest: str
+
+
+def make(study: Study, parameters: Parameters) -> Release:
+    """The next release, of all that was said until now, without persons that are paused now."""
+    with study.database.writing() as connection:
+        last = _newest(connection)
+        paused = select(tables.person.c.id).where(tables.person.c.state == "paused")
+        without = tuple(sorted({*parameters.without, *connection.execute(paused).scalars()}))
+        record = asdict(parameters) | {"without": list(without)}
+        until, number = judged.watermark(connection), last.number + 1 if last else 1
+        made = _build(connection, study, number, until, record)
+        values = {"number": number, "watermark": until, "parameters": record, "digest": made.digest}
+        connection.execute(insert(tables.release).values(**values, at=study.now()))
+        chain.append(connection, study.now(), "released", values)
+    return made
+
+
+def load(study: Study, number: int) -> Release:
+    """A release as it was made. Raises DataError where there is none of that number, or its rows are not the same."""
+    with study.database.reading() as connection:
+        found = connection.execute(select(tables.release).where(tables.release.c.number == number)).first()
+        if found is None:
+            last = _newest(connection)
+            count = last.number if last else 0
+            raise DataError(f"{study.folder}: has no release {number}, {f'only 1 to {count}' if count else 'nor any'}")
+        made = _build(connection, study, number, found.watermark, found.parameters)
+    if made.digest != found.digest:
+        raise DataError(f"{study.folder}: release {number} has other rows than when it was made")
+    return made
+
+
+def newest(study: Study) -> int:
+    """The number of the last release; 0 where there is none."""
+    with study.database.reading() as connection:
+        last = _newest(connection)
+    return last.number if last else 0
+
+
+def _newest(connection: Connection) -> Row[Any] | None:
+    return connection.execute(select(tables.release).order_by(tables.release.c.number.desc()).limit(1)).first()
+
+
+def _build(connection: Connection, study: Study, number: int, until: int, record: Mapping[str, Any]) -> Release:
+    parameters = Parameters(**{**record, "without": tuple(record["without"])})
+    said = judged.votes(connection, study.kind, until, parameters.without)
+    verdicts, voted = AGGREGATIONS[parameters.aggregate](said), by_item(said)
+    items = judged.items(connection, voted.keys())
+    rows, left_out = [], Counter[str]()
+    for name, verdict in verdicts.items():
+        if verdict.label is None:
+            left_out["undecided"] += 1
+        elif verdict.agreement < parameters.min_agreement:
+            left_out[f"agreement below {parameters.min_agreement:g}"] += 1
+        else:
+            split = _split(items[name].cluster, parameters.test_fraction)
+            rows.append(Labelled(items[name], verdict, tuple(voted[name]), split))
+    told = [
+        (row.item.digest, row.verdict.label, row.verdict.weight, row.split, sorted(counts([*row.votes]).items()))
+        for row in rows
+    ]
+    return Release(number, tuple(rows), dict(left_out), chain.digest(told))
+
+
+def _split(cluster: str, fraction: float) -> str:
+    """By hash, so that a later release puts a cluster where an earlier one did."""
+    place = int.from_bytes(blake2b(cluster.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") / 2**64
+    return "test" if place < fraction else "train"

@@ -1,0 +1,38 @@
+"""The log of a study: each event holds a digest of itself and of the one before it, so that no past changes unseen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from rlhf_collect.store.tables import log
+
+START = "0" * 64
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of values as JSON, equal for equal values; 64 hexadecimal digits."""
+    return sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def append(connection: Connection, at: float, what: str, body: Mapping[str, Any]) -> int:
+    """Adds an event within the transaction of what it tells of; returns its number."""
+    last = connection.execute(select(log.c.number, log.c.digest).order_by(log.c.number.desc()).limit(1)).first()
+    number, before = (last.number + 1, last.digest) if last else (1, START)
+    sealed = digest(before, number, at, what, body)
+    connection.execute(insert(log).values(number=number, at=at, what=what, body=body, digest=sealed))
+    return number
+
+
+def first_broken(connection: Connection) -> int | None:
+    """The number of the first event that is missing or not as it was written; None where the chain is whole."""
+    before, expected = START, 1
+    for row in connection.execute(select(log).order_by(log.c.number)):
+        if row.number != expected or row.digest != digest(before, row.number, row.at, row.what, row.body):
+            return expected
+        before, expected = row.digest, row.number + 1
+    return None

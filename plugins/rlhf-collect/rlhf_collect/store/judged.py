@@ -1,0 +1,63 @@
+"""Reads what people said, up to a watermark: the same rows for the same watermark, whatever came later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from rlhf_collect.aggregate.votes import Vote
+from rlhf_collect.kinds.base import Kind
+from rlhf_collect.store import tables
+
+annotation, item = tables.annotation, tables.item
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item with its texts."""
+
+    id: int
+    digest: str
+    prompt: str
+    domain: str
+    cluster: str
+    answers: tuple[str, ...]
+    origins: tuple[Mapping[str, Any], ...]
+    arm: str
+
+
+def watermark(connection: Connection) -> int:
+    """The number of the last annotation; 0 where there is none."""
+    return connection.execute(select(func.max(annotation.c.id))).scalar() or 0
+
+
+def votes(
+    connection: Connection, kind: Kind, until: int, without: Collection[int] = (), purpose: str = "judged"
+) -> list[Vote]:
+    """The newest answer of each person to each item, in the order of items and persons; late ones are left out."""
+    newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until)
+    last = newest.group_by(annotation.c.item, annotation.c.person)
+    wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0) & (item.c.purpose == purpose)
+    rows = select(annotation).join(item).where(annotation.c.id.in_(last), wanted)
+    found = connection.execute(rows.order_by(annotation.c.item, annotation.c.person))
+    return [
+        Vote(row.item, row.person, kind.label(row.value), row.value, row.seconds, row.version)
+        for row in found
+        if row.person not in without
+    ]
+
+
+def items(connection: Connection, ids: Collection[int]) -> dict[int, Item]:
+    """Items by their numbers."""
+    answers = {row.id: row for row in connection.execute(select(tables.answer))}
+    columns = (item, tables.prompt.c.text, tables.prompt.c.domain, tables.prompt.c.cluster)
+    found = {}
+    for row in connection.execute(select(*columns).join(tables.prompt).where(item.c.purpose == "judged")):
+        if row.id in ids:
+            written = [answers[one] for one in row.answers]
+            texts, origins = tuple(one.text for one in written), tuple(one.origin for one in written)
+            found[row.id] = Item(row.id, row.digest, row.text, row.domain, row.cluster, texts, origins, row.arm)
+    return found

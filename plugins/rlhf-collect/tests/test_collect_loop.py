@@ -1,0 +1,72 @@
+"""The whole loop: people judge in their browsers, a release is made, and a recipe reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlhf_collect import release as releases
+from rlhf_collect.commands import collect
+from rlhf_collect.export import write
+from studies import Browser, pair, prefers_good, study
+from typer.testing import CliRunner
+
+from rlhf_plugins import Base, check_recipe, component
+
+
+def rows_of(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_what_three_people_said_is_what_a_release_has(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n) for n in range(8)])
+    for name in ("Ada", "Ben"):
+        assert Browser(made, name).work(prefers_good) == 8
+    assert Browser(made, "Cai").work(lambda shown: -prefers_good(shown)) == 8
+    write(releases.make(made, releases.Parameters(test_fraction=0.3)), tmp_path)
+    found = rows_of(tmp_path / "train.jsonl") + rows_of(tmp_path / "test.jsonl")
+    assert sorted(str(row["chosen"]) for row in found) == [f"good {n}" for n in range(8)]
+    assert {row["margin"] for row in found} == {1.0}  # (3 + 3 - 3) / 3
+    assert {row["weight"] for row in found} == {1 / 3}  # (2 - 1) / 3
+    assert found[0]["votes"] == {"a": 2, "b": 1}
+    assert found[0]["origins"] == {"chosen": {"model": "model-g"}, "rejected": {"model": "model-b"}}
+
+
+def test_a_recipe_reads_a_release(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n) for n in range(8)], votes=1)
+    Browser(made, "Ada").work(lambda shown: 0 if shown[0].endswith("3") else prefers_good(shown))
+    releases.make(made, releases.Parameters(test_fraction=0.2))
+    data = component("data_format", "collected", source=str(made.folder)).load(Base("sandbox"), 0)
+    groups = [*data.train, *data.test]
+    assert sorted(group.responses[group.comparisons[0].better] for group in groups) == [f"good {n}" for n in range(8)]
+    assert [group.prompt for group in groups if group.comparisons[0].tied] == ["prompt 3"]
+    recipe = {"base": "sandbox", "stages": [{"stage": "reward_model", "loss": {"use": "weighted"}}]}
+    check_recipe({**recipe, "data": {"format": "collected", "source": str(made.folder)}})
+
+
+def test_votes_are_kept_apart_for_losses_that_read_annotators(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n) for n in range(2)], votes=2)
+    Browser(made, "Ada").work(prefers_good)
+    Browser(made, "Ben").work(lambda shown: 5 if shown[0].startswith("good") else -5)
+    releases.make(made, releases.Parameters(test_fraction=0.0))
+    data = component("data_format", "collected", source=str(made.folder), votes="apart").load(Base("sandbox"), 0)
+    assert [(c.better, c.margin, c.annotator) for c in data.train[0].comparisons] == [(0, 3.0, "p1"), (0, 5.0, "p2")]
+
+
+def test_a_release_stays_as_it_was_made(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n) for n in range(4)], votes=1)
+    browser = Browser(made, "Ada")
+    browser.judge(choice="2")
+    first = releases.make(made, releases.Parameters())
+    browser.work(prefers_good)
+    second = releases.make(made, releases.Parameters())
+    assert releases.load(made, 1) == first
+    assert (len(first.rows), len(second.rows)) == (1, 4)
+
+
+def test_the_commands_make_a_study_report_it_and_export_it(tmp_path: Path) -> None:
+    run, folder = CliRunner(), str(tmp_path / "study")
+    assert "120 judgements" in run.invoke(collect, ["demo", folder, "--no-page"]).output
+    assert "log: whole" in run.invoke(collect, ["report", folder]).output
+    assert "release 1: " in run.invoke(collect, ["export", folder, "--release", "1"]).output
+    assert rows_of(tmp_path / "study/releases/1/train.jsonl")
