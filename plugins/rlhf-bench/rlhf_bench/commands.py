@@ -1,0 +1,41 @@
+"""`rlhf bench`: runs a suite and writes its table. It parses and prints; what it needs is imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlhf_plugins import hookimpl
+
+
+def bench(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A YAML file, or the name of a bundled suite.")],
+    quick: Annotated[bool, typer.Option("--quick", help="With the values of the suite's block `quick`.")] = False,
+    root: Annotated[Path, typer.Option("--runs", help="Where runs are kept, shared by suites.")] = Path("runs/bench"),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing: write the table of what there is.")] = False,
+) -> None:
+    """Run tasks x algorithms x seeds on equal terms; run it again to go on after an interruption."""
+    from rlhf_bench.bundled import find
+    from rlhf_bench.measures import measure
+    from rlhf_bench.pages import markdown, write
+    from rlhf_bench.runs import run_all
+    from rlhf_bench.suite import read
+    from rlhf_bench.table import lines
+
+    found = read(find(suite), quick)
+    if not table:
+        run_all(found.cells, root, jobs, retry, typer.echo)
+    rows = measure(found, root)
+    files = write(found, rows, root / found.name)
+    typer.echo(markdown(found, rows, lines(found, rows)))
+    typer.echo("\n".join(map(str, files)))
+
+
+@hookimpl
+def register_commands() -> dict[str, Any]:
+    """The commands of this file."""
+    return {"bench": bench}

@@ -1,0 +1,57 @@
+"""Means over seeds and prompts with their uncertainty, and what may be called a difference. It knows numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]  # (seeds, prompts)
+RESAMPLES = 4000
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95% interval, and how likely a mean this far from 0 would be if it were 0; None: not known."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def estimate(scores: Any, seed: int = 0) -> Estimate:
+    """The mean of (seeds, prompts) scores, with the bootstrap that resamples seeds and prompts independently.
+
+    It is the pigeonhole bootstrap (Owen 2007), which is wide rather than narrow. One seed tells nothing of how much
+    seeds differ, so that it has no interval. p is two-sided, (1 + 2 min(n_below, n_above)) / (1 + n), at most 1.
+    """
+    scores = np.atleast_2d(np.asarray(scores, dtype=float))
+    mean = float(scores.mean())
+    seeds, prompts = scores.shape
+    if seeds < 2:
+        return Estimate(mean)
+    rng = np.random.default_rng(seed)
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # (resamples, seeds)
+    by_prompt = rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
+    means = np.einsum("bs,sp,bp->b", by_seed, scores, by_prompt, optimize=True)
+    low, high = np.quantile(means, (0.025, 0.975))
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    return Estimate(mean, float(low), float(high), min(1.0, float(1 + 2 * beyond) / (1 + RESAMPLES)))
+
+
+def holm(p_values: Mapping[Any, float | None]) -> dict[Any, float | None]:
+    """P-values corrected for their number (Holm 1979): max over smaller ones of p_(i) (m - i + 1), at most 1."""
+    known = sorted((p, key) for key, p in p_values.items() if p is not None)
+    corrected: dict[Any, float | None] = dict.fromkeys(p_values)
+    highest = 0.0
+    for place, (p, key) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - place)))
+        corrected[key] = highest
+    return corrected

@@ -1,0 +1,80 @@
+"""Runs the recipes of a suite: a finished one is never run again, an interrupted one goes on. It knows no table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
+from multiprocessing import get_context
+from pathlib import Path
+
+from rlhf_bench.suite import Cell
+from rlhf_plugins import RlhfError, RunError, open_run, run_recipe
+
+Say = Callable[[str], None]
+CELLS = "cells"  # the folder of runs, each named by the digest of its recipe: suites share them
+
+
+def folder_of(root: Path, cell: Cell) -> Path:
+    """Where the run of a cell is, or will be."""
+    return root / CELLS / cell.digest
+
+
+def status_of(root: Path, cell: Cell) -> str:
+    """`finished`, `failed`, `interrupted`, `running` (a killed one too), or `missing`."""
+    try:
+        return open_run(folder_of(root, cell)).status
+    except RunError:
+        return "missing"
+
+
+def run_all(cells: Sequence[Cell], root: Path, jobs: int = 1, retry: bool = False, say: Say = print) -> None:
+    """Runs what is missing, and says how far it is.
+
+    Args:
+        cells: what is to be there afterwards.
+        root: the folder of all suites.
+        jobs: processes at once.
+        retry: run again what failed.
+        say: prints a line of progress.
+    """
+    ended = ("finished",) if retry else ("finished", "failed")
+    missing = list({cell.digest: cell for cell in cells if status_of(root, cell) not in ended}.values())
+    say(f"{len(cells)} runs, {len(cells) - len(missing)} of them there")
+    began = time.monotonic()
+    for done, (cell, fault) in enumerate(_each(missing, root, jobs), 1):
+        left = (time.monotonic() - began) / done * (len(missing) - done)
+        say(f"[{done}/{len(missing)}] {cell}: {fault or 'finished'}; about {_duration(left)} left")
+
+
+def perform(cell: Cell, root: Path) -> str:
+    """Runs one cell, or goes on with it; why it failed, empty where it did not."""
+    folder = folder_of(root, cell)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    resume = status_of(root, cell) not in ("missing", "finished")
+    try:
+        with folder.with_suffix(".log").open("a", encoding="utf-8") as log, redirect_stderr(log):  # progress bars
+            run_recipe({**cell.recipe, "output_dir": str(folder)}, resume=resume, say=_nothing)
+    except RlhfError as error:
+        return f"failed: {str(error).splitlines()[0]}"
+    return ""
+
+
+def _each(cells: Sequence[Cell], root: Path, jobs: int) -> Iterator[tuple[Cell, str]]:
+    """Each cell as it ends, with its fault."""
+    if jobs == 1:
+        yield from ((cell, perform(cell, root)) for cell in cells)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = {pool.submit(perform, cell, root): cell for cell in cells}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+def _nothing(line: str) -> None:
+    """Prints nothing."""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

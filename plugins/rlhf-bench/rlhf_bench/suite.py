@@ -1,0 +1,273 @@
+"""A suite: tasks x algorithms x seeds as recipes that differ in nothing else. It knows recipes, not what they measure.
+
+    base: sandbox
+    seeds: [1, 2, 3]
+    budget: {flops: 2.0e+13}
+    baseline: dpo
+    tasks:
+      clean: {data: {format: sandbox, prompts: 300}}
+    algorithms:
+      dpo: {stages: [{stage: preference, loss: dpo}]}
+      ppo: {stages: [{stage: reward_model, share: 0.2}, {stage: online, share: 0.8}]}
+
+The budget is that of all stages of an algorithm together, which `share` divides; equal parts where none is given.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_plugins import RecipeError, RunError, check_recipe, recipe_digest
+
+Recipe = dict[str, Any]
+SHARED = ("base", "adapter", "quantization", "engine", "plugins")  # of every recipe
+OPTIONS = (
+    *SHARED,
+    "about",
+    "seeds",
+    "budget",
+    "baseline",
+    "start",
+    "judge",
+    "evaluate",
+    "tasks",
+    "algorithms",
+    "quick",
+)
+OF_TASK, OF_ALGORITHM = ("about", "data"), ("about", "stages", "not_on", "knob")
+BUDGETS = ("flops", "seconds")
+BASE = "base"  # the baseline that is always there: the untrained policy
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an algorithm on a task under a seed."""
+
+    task: str
+    algorithm: str
+    seed: int
+    recipe: Recipe = field(repr=False)
+    digest: str
+    trained: tuple[str, ...]  # the names of the algorithm's own stages
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.algorithm}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is run, and what it is compared with."""
+
+    name: str
+    about: str
+    seeds: tuple[int, ...]
+    budget: dict[str, float]
+    baseline: str
+    tasks: dict[str, str]  # what each is about
+    algorithms: dict[str, str]
+    knobs: dict[str, tuple[str, float]]  # an algorithm under a value of its knob -> the algorithm, and the value
+    cells: tuple[Cell, ...] = field(repr=False)
+
+
+def read(file: Path, quick: bool = False) -> Suite:
+    """A suite with its recipes, each of which is sound.
+
+    Args:
+        file: of YAML; paths in it are relative to the working directory, as in a recipe that is a mapping.
+        quick: with the values of its block `quick` in the place of the others.
+
+    Raises:
+        RunError: it holds every fault that was found.
+    """
+    try:
+        words = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(words, dict):
+        raise RunError(f"{file}: a suite is a mapping with {', '.join(OPTIONS)}")
+    if quick and not words.get("quick"):
+        raise RunError(f"{file}: has no block `quick`, which says what --quick leaves out")
+    words = {**words, **words["quick"]} if quick else words
+    if isinstance(words.get("tasks"), list) or isinstance(words.get("algorithms"), list):
+        words = _picked(file, words, yaml.safe_load(file.read_text(encoding="utf-8")))
+    return _Reader(file, words, f"{file.stem}-quick" if quick else file.stem).suite()
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name."""
+    choices = sorted(map(str, names))
+    near = get_close_matches(str(name), choices, n=1)
+    return f"({f'did you mean {near[0]}? ' if near else ''}known: {', '.join(choices) or 'none'})"
+
+
+def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:
+    """A list of names in `quick` stands for those of the suite."""
+    for key in ("tasks", "algorithms"):
+        names, known = words[key], whole.get(key)
+        if isinstance(names, list) and isinstance(known, dict):
+            if unknown := [name for name in names if name not in known]:
+                raise RunError(f"{file}: quick.{key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
+            words = {**words, key: {name: known[name] for name in names}}
+    return words
+
+
+class _Reader:
+    """Reads one suite, and collects its faults."""
+
+    def __init__(self, file: Path, words: Recipe, name: str) -> None:
+        self.file, self.words, self.name = file, words, name
+        self.faults: list[str] = []
+
+    def suite(self) -> Suite:
+        words = self.words
+        self.unknown("", words, OPTIONS)
+        tasks = self.mapping("tasks", OF_TASK, "data")
+        written = self.mapping("algorithms", OF_ALGORITHM, "stages")
+        seeds, budget = self.seeds(), self.budget()
+        self.refuse()
+        algorithms, knobs = self.with_knobs(written)
+        baseline = words.get("baseline", BASE)
+        if baseline not in (BASE, *algorithms):
+            self.fault("baseline", f"no algorithm {baseline!r} {nearest(baseline, (BASE, *algorithms))}")
+        cells = list(self.cells(tasks, algorithms, seeds, budget))
+        self.refuse()
+        about = {name: str(one.get("about", "")) for name, one in tasks.items()}
+        of_algorithms = {name: str(one.get("about", "")) for name, one in algorithms.items()}
+        text = str(words.get("about", ""))
+        return Suite(self.name, text, seeds, budget, baseline, about, of_algorithms, knobs, tuple(cells))
+
+    def fault(self, path: str, message: str) -> None:
+        self.faults.append(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")
+
+    def refuse(self) -> None:
+        if self.faults:
+            raise RunError("\n".join(dict.fromkeys(self.faults)))
+
+    def unknown(self, path: str, found: Mapping[str, Any], known: Iterable[str]) -> None:
+        for name in found.keys() - set(known):
+            self.fault(f"{path}.{name}".lstrip("."), f"unknown option {nearest(name, known)}")
+
+    def mapping(self, key: str, known: Iterable[str], needed: str) -> dict[str, Recipe]:
+        """The tasks or the algorithms by name."""
+        found = self.words.get(key)
+        if not isinstance(found, dict) or not found:
+            self.fault(key, f"at least one is needed, `NAME: {{{needed}: ...}}`")
+            return {}
+        for name, one in found.items():
+            if not isinstance(one, dict) or not one.get(needed):
+                self.fault(f"{key}.{name}", f"needs `{needed}`")
+            else:
+                self.unknown(f"{key}.{name}", one, known)
+        return {str(name): one for name, one in found.items()}
+
+    def seeds(self) -> tuple[int, ...]:
+        seeds = self.words.get("seeds", [1, 2, 3])
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            self.fault("seeds", f"should be a list of whole numbers, got {seeds!r}")
+            return ()
+        if len(set(seeds)) < len(seeds):
+            self.fault("seeds", "each seed once: a run that is counted twice would narrow the intervals")
+        return tuple(seeds)
+
+    def budget(self) -> dict[str, float]:
+        """What each algorithm may use, in one unit, so that all are at equal compute."""
+        budget = self.words.get("budget")
+        if not isinstance(budget, dict) or len(budget) != 1 or not budget.keys() <= set(BUDGETS):
+            self.fault("budget", f"should be one of {' or '.join(f'{{{name}: NUMBER}}' for name in BUDGETS)}")
+            return {}
+        ((unit, amount),) = budget.items()
+        if not isinstance(amount, int | float) or not amount > 0:
+            self.fault(f"budget.{unit}", f"should be a number above 0, got {amount!r}")
+            return {}
+        return {unit: float(amount)}
+
+    def with_knobs(self, written: Mapping[str, Recipe]) -> tuple[dict[str, Recipe], dict[str, tuple[str, float]]]:
+        """An algorithm with a knob becomes one algorithm for each of its values."""
+        algorithms: dict[str, Recipe] = {}
+        knobs: dict[str, tuple[str, float]] = {}
+        for name, one in written.items():
+            if not one.get("knob"):
+                algorithms[name] = one
+                continue
+            for path, values in one["knob"].items():
+                for value in values:
+                    label = f"{name} {path.rpartition('.')[2]}={value}"
+                    algorithms[label] = self.turned(name, one, path, value)
+                    knobs[label] = (name, float(value))
+        return algorithms, knobs
+
+    def turned(self, name: str, one: Recipe, path: str, value: float) -> Recipe:
+        """The algorithm with another value at `stage.option.option`."""
+        turned = copy.deepcopy(one)
+        stage, *keys, last = path.split(".")
+        found = {each.get("name", each.get("stage")): each for each in turned["stages"]}
+        if stage not in found or not path.count("."):
+            self.fault(f"algorithms.{name}.knob.{path}", f"begins with no stage of it {nearest(stage, found)}")
+            return turned
+        place = found[stage]
+        for key in keys:
+            inner = place.get(key)
+            place[key] = {"use": inner} if isinstance(inner, str) else dict(inner or {})
+            place = place[key]
+        place[last] = value
+        return turned
+
+    def cells(
+        self, tasks: Mapping[str, Recipe], algorithms: Mapping[str, Recipe], seeds: Iterable[int], budget: Recipe
+    ) -> Iterator[Cell]:
+        for name, one in algorithms.items():
+            left_out = one.get("not_on", [])
+            for other in set(left_out) - tasks.keys():
+                self.fault(f"algorithms.{name}.not_on", f"no task {other!r} {nearest(other, tasks)}")
+            stages = self.stages(name, one["stages"], budget)
+            for task in [task for task in tasks if task not in left_out]:
+                recipe = {**self.recipe(stages), "data": tasks[task]["data"]}
+                if trained := self.trained(task, name, recipe, len(stages)):
+                    for seed in seeds:
+                        own = {**recipe, "seed": seed}
+                        yield Cell(task, name, seed, own, recipe_digest(own), trained)
+
+    def stages(self, name: str, written: Any, budget: Mapping[str, float]) -> list[Recipe]:
+        """The stages of an algorithm, each with its share of the budget."""
+        if not isinstance(written, list) or not all(isinstance(stage, dict) for stage in written):
+            self.fault(f"algorithms.{name}.stages", "should be a list of stages, as in a recipe")
+            return []
+        for stage in written:
+            if "budget" in stage:
+                self.fault(f"algorithms.{name}.stages", "a stage has a budget of its own: use `share`, a part of all")
+        shares = [stage.get("share") for stage in written]
+        if all(share is None for share in shares):
+            shares = [1 / len(written)] * len(written)
+        if not all(isinstance(share, int | float) for share in shares) or not isclose(sum(shares), 1, abs_tol=1e-6):
+            self.fault(f"algorithms.{name}.stages", f"the shares should be 1 together, got {shares}")
+            return []
+        parts = [{unit: amount * share for unit, amount in budget.items()} for share in shares]
+        plain = [{key: value for key, value in stage.items() if key != "share"} for stage in written]
+        return [
+            {**stage, "budget": part} if any(part.values()) else stage for stage, part in zip(plain, parts, strict=True)
+        ]
+
+    def recipe(self, stages: list[Recipe]) -> Recipe:
+        shared = {key: self.words[key] for key in SHARED if key in self.words}
+        evaluate = {"stage": "evaluate", **self.words.get("evaluate", {})}
+        around = [self.words.get(key) or [] for key in ("start", "judge")]
+        return {"base": "sandbox", **shared, "stages": [*around[0], *stages, *around[1], evaluate]}
+
+    def trained(self, task: str, algorithm: str, recipe: Recipe, count: int) -> tuple[str, ...]:
+        """The names of the algorithm's stages; none where its recipe has a fault, which is noted."""
+        try:
+            resolved = check_recipe(recipe)["stages"]
+        except RecipeError as error:
+            for line in str(error).splitlines():
+                self.fault(f"{algorithm} on {task}", f"{line} (or leave the task out: `not_on: [{task}]`)")
+            return ()
+        first = len(self.words.get("start") or [])
+        return tuple(str(stage["name"]) for stage in resolved[first : first + count])

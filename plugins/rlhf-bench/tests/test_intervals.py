@@ -1,0 +1,35 @@
+"""Intervals and corrections against numbers worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rlhf_bench.intervals import estimate, holm
+
+
+def test_holm_multiplies_the_smallest_by_their_number() -> None:
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
+    assert found == {"a": pytest.approx(0.03), "c": pytest.approx(0.06), "b": pytest.approx(0.06), "d": None}
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert estimate([[1.0, 2.0, 3.0]]) == (2.0, None, None, None)
+
+
+def test_equal_scores_have_an_interval_without_width() -> None:
+    found = estimate(np.full((3, 5), 0.5))
+    assert found == pytest.approx((0.5, 0.5, 0.5, 1 / 4001))
+    assert found.clear
+
+
+def test_seeds_and_prompts_both_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    seeds, prompts = rng.normal(size=(400, 1)), rng.normal(size=(1, 400))
+    for scores in (seeds + np.zeros((1, 4)), prompts + np.zeros((4, 1))):
+        found = estimate(scores)
+        assert found.high is not None
+        assert found.high - found.mean == pytest.approx(1.96 / 20, rel=0.15)  # the standard error of a mean of 400
+
+
+def test_a_difference_that_seeds_contradict_is_not_clear() -> None:
+    assert not estimate([[1.0] * 50, [-1.0] * 50, [0.5] * 50]).clear

@@ -1,0 +1,108 @@
+"""A suite runs each cell once, shows intervals only where there are seeds, and is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_bench.bundled import find
+from rlhf_bench.commands import bench
+from rlhf_bench.measures import converged
+from rlhf_bench.suite import read
+
+from rlhf_plugins import Curve, RunError
+
+Write = Callable[..., Path]
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown option": ({"sedes": [1]}, "sedes: unknown option (did you mean seeds?"),
+    "no budget": ({"budget": None}, "budget: should be one of {flops: NUMBER} or {seconds: NUMBER}"),
+    "two budgets": ({"budget": {"flops": 1e9, "seconds": 1}}, "budget: should be one of"),
+    "seed twice": ({"seeds": [1, 1]}, "seeds: each seed once"),
+    "no such baseline": ({"baseline": "dop"}, "baseline: no algorithm 'dop' (did you mean dpo?"),
+    "budget of its own": (
+        {"algorithms": {"a": {"stages": [{"stage": "preference", "budget": {"flops": 1}}]}}},
+        "a stage has a budget of its own: use `share`",
+    ),
+    "shares": (
+        {"algorithms": {"a": {"stages": [{"stage": "preference", "share": 0.5}]}}, "baseline": "base"},
+        "the shares should be 1 together, got [0.5]",
+    ),
+    "cannot run": (
+        {"algorithms": {"ppo": {"stages": [{"stage": "online"}]}}, "baseline": "base"},
+        "ppo on clean: recipe: stages.0",
+    ),
+    "a task that is not there": (
+        {"algorithms": {"a": {"stages": [{"stage": "preference"}], "not_on": ["claen"]}}, "baseline": "base"},
+        "no task 'claen' (did you mean clean?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_suite_that_cannot_be_run_is_refused_with_its_reason(case: str, suite: Write) -> None:
+    changes, message = BAD[case]
+    with pytest.raises(RunError) as refused:
+        read(suite(**changes))
+    assert message in str(refused.value)
+
+
+def test_a_knob_makes_an_algorithm_of_each_value(suite: Write) -> None:
+    stage = {"stage": "preference", "name": "dpo", "loss": "dpo"}
+    found = read(suite(algorithms={"dpo": {"stages": [stage], "knob": {"dpo.loss.beta": [0.1, 0.5]}}}, baseline="base"))
+    assert found.knobs == {"dpo beta=0.1": ("dpo", 0.1), "dpo beta=0.5": ("dpo", 0.5)}
+    assert [cell.recipe["stages"][0]["loss"] for cell in found.cells if cell.seed == 1] == [
+        {"use": "dpo", "beta": 0.1},
+        {"use": "dpo", "beta": 0.5},
+    ]
+
+
+def test_the_budget_is_divided_by_the_shares(suite: Write) -> None:
+    stages = [{"stage": "reward_model", "share": 0.25}, {"stage": "online", "share": 0.75}]
+    (cell, _) = read(suite(algorithms={"ppo": {"stages": stages}}, baseline="base")).cells
+    assert [stage.get("budget") for stage in cell.recipe["stages"]] == [{"flops": 0.25e12}, {"flops": 0.75e12}, None]
+    assert cell.trained == ("reward_model", "online")
+
+
+@pytest.mark.parametrize("name", ["three_ways"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_bundled_suite_is_sound(name: str, quick: bool) -> None:
+    assert read(find(name), quick).cells
+
+
+def test_a_name_that_no_bundled_suite_has() -> None:
+    with pytest.raises(RunError, match="did you mean three_ways"):
+        find("three_way")
+
+
+def test_each_cell_runs_once_and_the_table_has_intervals(
+    suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench(str(suite()), root=tmp_path / "runs")
+    first = capsys.readouterr().out
+    assert "4 runs, 0 of them there" in first
+    assert "| clean | ipo | 2 |" in first
+    assert "not equal compute" in first  # two steps spend almost nothing of the budget
+    bench(str(suite()), root=tmp_path / "runs")
+    again = capsys.readouterr().out
+    assert "4 runs, 4 of them there" in again
+    assert again.partition("# small")[2] == first.partition("# small")[2]
+    line = json.loads((tmp_path / "runs" / "small" / "bench.json").read_text())["lines"][2]
+    assert line["algorithm"] == "ipo"
+    assert line["gain"]["low"] <= line["gain"]["mean"] <= line["gain"]["high"]
+    assert "<svg" in (tmp_path / "runs" / "small" / "bench.html").read_text()
+
+
+def test_one_seed_has_no_interval_and_says_so(suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench(str(suite()), quick=True, root=tmp_path / "runs")
+    assert "there are no intervals and no p-values" in capsys.readouterr().out
+    line = json.loads((tmp_path / "runs" / "small-quick" / "bench.json").read_text())["lines"][1]
+    assert line["gold"]["low"] is line["p"] is None
+
+
+def test_convergence_is_the_first_step_with_nine_tenths_of_the_way() -> None:
+    steps = [(10, 0.0), (20, 0.0), *((30 + 10 * i, 1.0) for i in range(8))]
+    assert converged(Curve(steps)) == 70  # where the moving mean of five is 1 first; 4/5 at step 60
+    assert converged(Curve([(1, 1.0), (2, 0.5)])) is None
