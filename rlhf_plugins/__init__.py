@@ -31,6 +31,7 @@ from rlhf_plugins.contract.records import (
     RankedScores,
     SamplerState,
     ScoredPairs,
+    Verdict,
 )
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
 from rlhf_plugins.contract.rows import Comparison, Data, Group, Origin, Samples
@@ -49,7 +50,7 @@ from rlhf_plugins.contract.run import (
     Step,
     Weights,
 )
-from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Monitor, Regularizer, Reward, Stage
+from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Judge, Monitor, Regularizer, Reward, Stage
 from rlhf_plugins.errors import (
     ComponentError,
     DataError,
@@ -98,6 +99,7 @@ __all__ = [
     "Evaluation",
     "Generator",
     "Group",
+    "Judge",
     "KL",
     "KLEstimator",
     "KLTerm",
@@ -141,6 +143,7 @@ __all__ = [
     "StageResult",
     "Step",
     "StopRun",
+    "Verdict",
     "Weights",
     "check_recipe",
     "component",

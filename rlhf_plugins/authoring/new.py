@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ STAGES = {  # where a recipe names a component of each kind
     "stage": ["stage: $component"],
 }
 RUN = "rlhf run recipe.yaml                  # a few steps in the sandbox"
-ROWS = [f"what is {n} and {n}?\t{n + n}\t{n + n + 1}\n" for n in range(20)]
+ANIMALS = ("ant", "bee", "cat", "dog", "elk")  # words that the sandbox's tokenizer knows
+ROWS = [f"who is the {a}?\tthe {a} is the {a}\tthe {a} is the {b}\n" for a, b in permutations(ANIMALS, 2)]
 
 
 def kinds(registry: Registry) -> list[str]:

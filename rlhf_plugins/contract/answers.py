@@ -5,7 +5,7 @@ A function per kind of answer, called by `checked` of the kind's base class; it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from math import isfinite
 from numbers import Real
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.contract.records import Prediction, SamplerState
+from rlhf_plugins.contract.records import Prediction, SamplerState, Verdict
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Alarm
@@ -23,6 +23,7 @@ from rlhf_plugins.errors import known
 
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
 ACTIONS = ("stop", "scale_lr", "scale_kl")  # of an alarm
+STATUSES = ("judged", "abstained", "failed")  # of a verdict
 
 
 class Wrong(Exception):
@@ -168,6 +169,24 @@ def alarm(answer: Any) -> Alarm | None:
     if rate is not None and not (isinstance(rate, Real) and 0 <= rate <= 1):
         raise Wrong(f"gave an alarm with the false alarm rate {rate!r}, not a number from 0 to 1")
     return answer
+
+
+def verdicts(answer: Any, count: int) -> list[Verdict]:
+    """`count` verdicts, each with a probability exactly where it is judged."""
+    if isinstance(answer, str) or not isinstance(answer, Sequence):
+        raise Wrong(f"gave a {type(answer).__name__}, not a Verdict for each of {count} prompts")
+    if len(answer) != count:
+        raise Wrong(f"gave {len(answer)} verdicts for {count} prompts")
+    for row, given in enumerate(answer):
+        if not isinstance(given, Verdict):
+            raise Wrong(f"gave a {type(given).__name__} for prompt {row}, not a Verdict")
+        if given.status not in STATUSES:
+            raise Wrong(f"gave a verdict with the unknown status {given.status!r} {known(str(given.status), STATUSES)}")
+        if (given.status == "judged") != (given.probability is not None):
+            raise Wrong(f"gave a verdict that is {given.status} with the probability {given.probability!r}")
+        if given.probability is not None and not 0 <= given.probability <= 1:
+            raise Wrong(f"gave the probability {given.probability!r}, not a number from 0 to 1")
+    return list(answer)
 
 
 def policy(made: Any) -> None:

@@ -124,6 +124,12 @@ def register_generator() -> dict[str, type[run_kinds.Generator]]:
 
 
 @hookspec
+def register_judge() -> dict[str, type[run_kinds.Judge]]:
+    """What compares two responses to a prompt: a reward, a policy that is asked, a server."""
+    return {}
+
+
+@hookspec
 def register_monitor() -> dict[str, type[run_kinds.Monitor]]:
     """What watches a training, and may stop or slow it."""
     return {}

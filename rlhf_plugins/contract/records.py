@@ -119,6 +119,15 @@ class MemberScores:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """A judge's answer about two responses to a prompt: a probability, or why there is none."""
+
+    probability: float | None = None  # that the first is the better one; None unless judged
+    status: str = "judged"  # or `abstained`, where the judge cannot tell; or `failed`, where it gave no usable answer
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class SamplerState:
     """What a sampler sees when it draws the next batch from n examples; every array is (n,)."""
 

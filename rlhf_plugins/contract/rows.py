@@ -126,6 +126,14 @@ class Data:
     gold: GoldReward | None = None
     out_of_distribution: tuple[Group, ...] = ()  # judged groups unlike those of training
 
+    def __post_init__(self) -> None:
+        """Raises DataError where a row is no Group: a plugin may have written text."""
+        judged = {name: getattr(self, name) for name in ("train", "test", "out_of_distribution")}
+        for name, rows in {**judged, **{f"prompts[{split!r}]": rows for split, rows in self.prompts.items()}}.items():
+            for row in rows:
+                if not isinstance(row, Group):
+                    _refuse(f"{name} should hold groups, such as Group(prompt), not {type(row).__name__}")
+
 
 @dataclass(frozen=True)
 class Samples:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rlhf_plugins.contract.handles import Policy
-    from rlhf_plugins.contract.records import Prediction
-    from rlhf_plugins.contract.rows import Data, Samples
+    from rlhf_plugins.contract.records import Prediction, Verdict
+    from rlhf_plugins.contract.rows import Data, Samples, Text
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
+JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
 
 
 class Reward(Component, kind="reward"):
@@ -50,6 +51,21 @@ class Generator(Component, kind="generator"):
     def check_built(self, made: Any) -> None:
         """A policy answers prompts."""
         answer_checks().policy(made)
+
+
+class Judge(Component, kind="judge"):
+    """Compares two responses to a prompt; `build` binds it to the run."""
+
+    def build(self, run: Run) -> JudgeFunction:
+        """A function of n prompts, n first and n second responses to n verdicts. A failure is a verdict, no number.
+
+        Raises RunError where nothing can be judged at all, such as a server that cannot be reached.
+        """
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Sequence[Verdict]:
+        """A verdict for each prompt."""
+        return answer_checks().verdicts(answer, len(inputs[0]))
 
 
 class Monitor(Component, kind="monitor"):

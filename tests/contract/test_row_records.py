@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins import Comparison, DataError, Evaluation, Group, RunError, Samples
+from rlhf_plugins import Comparison, Data, DataError, Evaluation, Group, RunError, Samples
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"ranks": (0,)}, "ranks should have 2 values, one per response, got 1"),
@@ -46,6 +46,11 @@ def test_an_evaluation_has_scores_of_every_policy_for_every_prompt() -> None:
         Evaluation("gold", "strat", ["a"], {"start": [1.0]})
     with pytest.raises(RunError, match="evaluation: 2 scores of start for 1 prompts"):
         Evaluation("gold", "start", ["a"], {"start": [1.0, 2.0]})
+
+
+def test_data_holds_groups() -> None:
+    with pytest.raises(DataError, match=r"prompts\['train'\] should hold groups, such as Group\(prompt\), not str"):
+        Data((Group("p", ("a", "b")),), prompts={"train": ("p",)})  # type: ignore[dict-item]
 
 
 def test_samples_have_as_much_of_each_as_responses() -> None:

@@ -62,7 +62,7 @@ FAULTS = [
     ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),
 ]
 
-BUILT_OF_A_RUN = {"generator", "monitor", "regularizer"}
+BUILT_OF_A_RUN = {"generator", "judge", "monitor", "regularizer"}
 
 
 @pytest.mark.parametrize(

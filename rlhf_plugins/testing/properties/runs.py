@@ -118,7 +118,7 @@ def stage_has_a_name(subject: Subject) -> None:
     expect(named, "its `name`", "text", repr(getattr(made, "name", None)))
 
 
-@holds_of("monitor", "generator")
+@holds_of("monitor", "generator", "judge")
 def it_builds(subject: Subject) -> None:
     """What is built is what a training or a stage calls; one that cannot be built fails in the middle of a run."""
     words = "a run over a tiny base, of which a stage has left a reward model"
@@ -130,5 +130,5 @@ def it_builds(subject: Subject) -> None:
         return
     except Exception as error:
         raise Broken(words, "something to call", raised(error)) from error
-    if subject.kind == "monitor":
-        expect(callable(made), words, "a function of each step", f"a {type(made).__name__}")
+    if subject.kind in ("monitor", "judge"):
+        expect(callable(made), words, "a function to call", f"a {type(made).__name__}")

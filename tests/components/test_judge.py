@@ -1,0 +1,179 @@
+"""Judges: by a reward, by a policy that is asked, by a server; failures and orders."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import ComponentError, RunError, Verdict
+from rlhf_plugins.components.judge import ByPolicy
+from rlhf_plugins.contract.run import Run
+from rlhf_plugins.contract.run_kinds import Judge, JudgeFunction
+from rlhf_plugins.engine.asking import asked, both_orders
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_base, tiny_run
+
+Reply = Callable[[dict[str, Any]], tuple[int, Any]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    return tiny_run(tiny_base(folder / "base"), folder / "stage")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Reply], str]]:
+    """Starts a server of the model `m` on this machine, and gives its address."""
+    started: list[ThreadingHTTPServer] = []
+
+    def start(reply: Reply) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(200, {"data": [{"id": "m"}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                self.answer(*reply({**body, "key": self.headers.get("authorization")}))
+
+            def answer(self, status: int, body: Any) -> None:
+                text = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("retry-after", "0")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{started[-1].server_port}/v1"
+
+    yield start
+    for one in started:
+        one.shutdown()
+        one.server_close()
+
+
+def text(content: str) -> tuple[int, Any]:
+    return 200, {"choices": [{"message": {"content": content}}]}
+
+
+def of_server(run: Run, url: str, **options: Any) -> JudgeFunction:
+    return component("judge", {"use": "server", "url": url, "model": "m", **options}).build(run)
+
+
+def test_a_judge_by_reward_is_the_sigmoid_of_the_difference(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("def score(completions, **_):\n    return [len(c) / 4 for c in completions]\n")
+    reward = {"use": "python", "path": f"{tmp_path / 'r.py'}:score"}
+    judge = component("judge", {"use": "reward", "reward": reward}).build(run)
+    (one,) = judge(["who\n"], ["ant bee"], ["ant"])  # 7/4 and 3/4
+    assert one.probability == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_a_policy_is_asked_in_both_orders(run: Run) -> None:
+    asks = ByPolicy(policy=component("generator", "base"), question="{prompt} {first} {second}", answers=("ant", "bee"))
+    judge = asks.build(run)
+    (one,), (swapped,) = judge(["who\n"], ["ant"], ["bee"]), judge(["who\n"], ["bee"], ["ant"])
+    assert 0 < one.probability < 1
+    assert one.probability + swapped.probability == pytest.approx(1)
+
+
+def test_a_liking_for_the_first_place_cancels_out() -> None:
+    def first_in_nine_of_ten(prompts: Sequence[Any], first: Sequence[str], second: Sequence[str]) -> list[Verdict]:
+        return [Verdict(0.9)] * len(prompts)
+
+    assert both_orders(first_in_nine_of_ten)(["p"], ["a"], ["b"])[0].probability == pytest.approx(0.5)
+
+
+def test_a_server_answers_in_log_probabilities(run: Run, serve: Callable[[Reply], str]) -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        best = body["messages"][0]["content"].index("short") < body["messages"][0]["content"].index("longer")
+        likely = {"A": 0.6, " B": 0.2} if best else {"A": 0.2, "B": 0.6}
+        top = [{"token": token, "logprob": math.log(p)} for token, p in likely.items()]
+        return 200, {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": top}]}}]}
+
+    verdicts = of_server(run, serve(reply))(["who"] * 2, ["short", "longer"], ["longer", "short"])
+    assert [one.probability for one in verdicts] == pytest.approx([0.75, 0.25])
+
+
+def test_an_answer_in_text_counts_and_other_text_is_a_failure(run: Run, serve: Callable[[Reply], str]) -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        return text("Banana" if "fruit" in body["messages"][0]["content"] else "**A**")
+
+    good, bad = of_server(run, serve(reply))(["who", "fruit"], ["a", "b"], ["c", "d"])
+    assert good.probability == 0.5  # A in both orders
+    assert (bad.probability, bad.status) == (None, "failed")
+    assert "'Banana'" in bad.reason
+
+
+def test_a_busy_server_is_asked_again_and_then_is_a_failure(run: Run, serve: Callable[[Reply], str]) -> None:
+    calls: list[str | None] = []
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        calls.append(body["key"])
+        return (503, {}) if len(calls) < 3 else text("B")
+
+    (one,) = of_server(run, serve(reply), parallel=1)(["who"], ["a"], ["b"])
+    assert (one.probability, len(calls)) == (0.5, 4)
+    (lost,) = of_server(run, serve(lambda _: (503, {})), attempts=2)(["who"], ["a"], ["b"])
+    assert lost == Verdict(None, "failed", "unavailable after 2 calls: HTTP 503")
+
+
+def test_the_key_comes_from_the_environment(
+    run: Run, serve: Callable[[Reply], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str | None] = []
+    url = serve(lambda body: keys.append(body["key"]) or text("A"))
+    with pytest.raises(RunError, match="the environment variable MINE is not set"):
+        of_server(run, url, key="MINE")
+    monkeypatch.setenv("MINE", "s3cret")
+    of_server(run, url, key="MINE")(["who"], ["a"], ["b"])
+    assert keys == ["Bearer s3cret"] * 2
+
+
+def test_what_cannot_judge_at_all_is_said_before_anything_is_asked(run: Run, serve: Callable[[Reply], str]) -> None:
+    with pytest.raises(RunError, match="no model server answers at http://127.0.0.1:9/models: ConnectError"):
+        of_server(run, "http://127.0.0.1:9")
+    url = serve(lambda _: text("A"))
+    with pytest.raises(RunError, match="has no model .mm. \\(did you mean"):
+        of_server(run, url, model="mm")
+    with pytest.raises(ValueError, match="it should have {prompt}, {first}, {second}"):
+        asked("Which is better?", "p", "a", "b")
+
+
+class Wrongly(Judge):
+    """Answers with what it is given."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def build(self, run: Run) -> JudgeFunction:
+        """Its answer to everything."""
+        return lambda prompts, first, second: self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([Verdict(0.5)] * 2, "gave 2 verdicts for 1 prompts"),
+        ([0.5], "gave a float for prompt 0, not a Verdict"),
+        ([Verdict(1.5)], "gave the probability 1.5"),
+        ([Verdict(None)], "judged with the probability None"),
+        ([Verdict(0.5, "abstained")], "abstained with the probability 0.5"),
+        ([Verdict(None, "absent")], "unknown status 'absent'"),
+        ([Verdict(math.nan)], "gave the probability nan"),
+    ],
+)
+def test_answers_that_are_no_verdicts_are_refused(run: Run, answer: Any, words: str) -> None:
+    with pytest.raises(ComponentError, match=words):
+        Wrongly(answer).build(run)(["who"], ["a"], ["b"])
