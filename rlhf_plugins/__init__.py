@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.engine import set_engine
     from rlhf_plugins.engine.mixture import mix
     from rlhf_plugins.recipe.check import check_recipe
-    from rlhf_plugins.recipe.public import component, recipe_digest
+    from rlhf_plugins.recipe.public import component, read_options, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.run.session import session
@@ -155,6 +155,7 @@ __all__ = [
     "load_reward_model",
     "mix",
     "open_run",
+    "read_options",
     "recipe_digest",
     "registry",
     "run_recipe",
@@ -178,6 +179,7 @@ _LAZY = {
     "load_reward_model": "rlhf_plugins.saved.reload",
     "mix": "rlhf_plugins.engine.mixture",
     "open_run": "rlhf_plugins.run.record",
+    "read_options": "rlhf_plugins.recipe.public",
     "recipe_digest": "rlhf_plugins.recipe.public",
     "run_recipe": "rlhf_plugins.run.run",
     "session": "rlhf_plugins.run.session",

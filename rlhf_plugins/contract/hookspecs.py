@@ -143,7 +143,7 @@ def register_regularizer() -> dict[str, type[run_kinds.Regularizer]]:
 
 @hookspec
 def register_kind() -> dict[str, type[Component]]:
-    """New kinds by name: the base class of each, `class Principle(Component, kind="principle")`."""
+    """New kinds by name: the base class of each, `class Rule(Component, kind="rule")`."""
     return {}
 
 

@@ -1,19 +1,25 @@
-"""Recipes and components for scripts: a digest of what a recipe means, and a component by its name."""
+"""For scripts and packages: a digest of what a recipe means, a component by its name, and options in a file."""
 
 from __future__ import annotations
 
 import json
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_plugins.contract.component import Component
+from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe import assemble
+from rlhf_plugins.recipe.resolve import Resolver
+from rlhf_plugins.recipe.source import read
 from rlhf_plugins.registry.discovery import in_file
+from rlhf_plugins.registry.registry import registry as installed
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.registry.registry import Registry
+
+Options = TypeVar("Options")
 
 
 def recipe_digest(recipe: AnyRecipe, registry: Registry | None = None) -> str:
@@ -42,6 +48,30 @@ def component(kind: str, name: str, /, **options: Any) -> Any:
         PluginError: the kind, the name or an option is unknown or wrong.
     """
     return assemble.component(kind, {"use": name, **{key: _spec(value) for key, value in options.items()}})
+
+
+def read_options(file: str | Path, cls: type[Options], registry: Registry | None = None) -> Options:
+    """A YAML file of a package's own, such as a constitution, read and checked as a recipe is.
+
+    Args:
+        file: a mapping of options, which may hold components.
+        cls: a frozen dataclass, whose fields are the options.
+        registry: the components by name; None: every installed one.
+
+    Raises:
+        RecipeError: it holds every fault, with its line.
+    """
+    registry, source = registry or installed(), read(file)
+    resolver = Resolver(registry)
+    values = resolver.block(cls, source.values, ())
+    problems = list(resolver.problems)
+    if not problems:
+        try:
+            made: Options = assemble.construct(cls, values, (), registry)
+            return made
+        except assemble.Refused as refused:
+            problems = [(refused.keys, str(refused))]
+    raise RecipeError(source.fault(*problem) for problem in problems)
 
 
 def _canonical(value: Any) -> Any:

@@ -175,7 +175,7 @@ TYPOS = {
     "metric": ({"stages": [{"stage": "evaluate", "metrics": ["acuracy"]}]}, "accuracy"),
     "option": ({"stages": [{"stage": "online", "reward": {"use": "principled", "tolerence": 1}}]}, "tolerance"),
     "component": (
-        {"stages": [{"stage": "online", "reward": {"use": "principled", "principles": ["varid"]}}]},
+        {"stages": [{"stage": "online", "reward": {"use": "principled", "rules": ["varid"]}}]},
         "varied",
     ),
 }

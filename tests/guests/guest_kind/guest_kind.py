@@ -1,4 +1,4 @@
-"""The kind `principle`, two components of it, and a reward that abstains where its principles disagree."""
+"""The kind `rule`, two components of it, and a reward that abstains where its rules disagree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_plugins import Component, Reward, Run, Samples, hookimpl, trait, uses
 Numbers = Sequence[float | None]
 
 
-class Principle(Component, kind="principle"):
+class Rule(Component, kind="rule"):
     """A rule that a response keeps or breaks."""
 
     reads_prompt: ClassVar[bool] = trait(False, "its verdict depends on the prompt too")
@@ -25,7 +25,7 @@ class Principle(Component, kind="principle"):
 
 
 @dataclass(frozen=True)
-class Varied(Principle):
+class Varied(Rule):
     """The share of the response's words that occur in it for the first time."""
 
     def __call__(self, prompt: str, response: str) -> float:
@@ -34,7 +34,7 @@ class Varied(Principle):
 
 
 @dataclass(frozen=True)
-class OnTopic(Principle, reads_prompt=True):
+class OnTopic(Rule, reads_prompt=True):
     """The share of the response's words that the prompt has too."""
 
     def __call__(self, prompt: str, response: str) -> float:
@@ -44,9 +44,9 @@ class OnTopic(Principle, reads_prompt=True):
 
 @dataclass(frozen=True)
 class Principled(Reward):
-    """The mean verdict of some principles; it abstains where two verdicts differ by more than `tolerance`."""
+    """The mean verdict of some rules; it abstains where two verdicts differ by more than `tolerance`."""
 
-    principles: tuple[Principle, ...] = uses("principle", ["varied", "on_topic"])
+    rules: tuple[Rule, ...] = uses("rule", ["varied", "on_topic"])
     tolerance: Annotated[float, Field(ge=0, le=1, description="largest difference of two verdicts")] = 0.5
 
     def build(self, run: Run) -> Callable[[Samples], Numbers]:
@@ -56,18 +56,18 @@ class Principled(Reward):
         return score
 
     def judge(self, prompt: str, response: str) -> float | None:
-        verdicts = [principle(prompt, response) for principle in self.principles]
+        verdicts = [rule(prompt, response) for rule in self.rules]
         return None if max(verdicts) - min(verdicts) > self.tolerance else fmean(verdicts)
 
 
 @hookimpl
 def register_kind() -> dict[str, type]:
-    return {"principle": Principle}
+    return {"rule": Rule}
 
 
 @hookimpl
 def register_components() -> dict[str, dict[str, type]]:
-    return {"principle": {"varied": Varied, "on_topic": OnTopic}}
+    return {"rule": {"varied": Varied, "on_topic": OnTopic}}
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""A package of another author: a kind `principle`, two components of it, and a stage that holds them."""
+"""A package of another author: a kind `rule`, two components of it, and a stage that holds them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_plugins import Component, Run, Section, Stage, StageResult, hookimpl, trait, uses
 
 
-class Principle(Component, kind="principle"):
+class Rule(Component, kind="rule"):
     """A rule that a response keeps or breaks."""
 
     reads_prompt: ClassVar[bool] = trait(False, "its verdict depends on the prompt too")
@@ -21,7 +21,7 @@ class Principle(Component, kind="principle"):
 
 
 @dataclass(frozen=True)
-class LengthBand(Principle):
+class LengthBand(Rule):
     """1 where the response has `low` to `high` words, else 0."""
 
     low: Annotated[int, Field(ge=0)] = 1
@@ -32,7 +32,7 @@ class LengthBand(Principle):
 
 
 @dataclass(frozen=True)
-class OnTopic(Principle, reads_prompt=True):
+class OnTopic(Rule, reads_prompt=True):
     """The share of the prompt's words that the response names."""
 
     def __call__(self, prompt: str, response: str) -> float:
@@ -42,27 +42,27 @@ class OnTopic(Principle, reads_prompt=True):
 
 @dataclass(frozen=True)
 class Critique(Stage):
-    """Measures how well the training responses keep some principles."""
+    """Measures how well the training responses keep some rules."""
 
-    principles: tuple[Principle, ...] = uses("principle", ["length_band"])
+    rules: tuple[Rule, ...] = uses("rule", ["length_band"])
     name: str = "critique"
 
     def run(self, run: Run) -> StageResult:
         rows = []
-        for principle in self.principles:
-            kept = [principle(str(group.prompt), str(r)) for group in run.data.train for r in group.responses]
-            rows.append({"principle": type(principle).__name__, "kept": sum(kept) / len(kept)})
-        return StageResult(sections=[Section("Principles", rows=rows)])
+        for rule in self.rules:
+            kept = [rule(str(group.prompt), str(r)) for group in run.data.train for r in group.responses]
+            rows.append({"rule": type(rule).__name__, "kept": sum(kept) / len(kept)})
+        return StageResult(sections=[Section("Rules", rows=rows)])
 
 
 @hookimpl
 def register_kind() -> dict[str, type]:
-    return {"principle": Principle}
+    return {"rule": Rule}
 
 
 @hookimpl
 def register_components() -> dict[str, dict[str, type]]:
-    return {"principle": {"length_band": LengthBand, "on_topic": OnTopic}}
+    return {"rule": {"length_band": LengthBand, "on_topic": OnTopic}}
 
 
 @hookimpl
