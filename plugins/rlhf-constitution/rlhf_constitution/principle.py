@@ -1,0 +1,110 @@
+"""The kind `principle`: a rule that a response keeps to some degree, with its place in a constitution."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rlhf_constitution.outcome import Abstain, Failed, NotApplicable, Ok, Outcome
+from rlhf_plugins import Component, PluginError, Run, hookimpl
+
+Texts = Sequence[str]
+Judged = Callable[[Texts, Texts], list[Outcome]]  # prompts and responses, one outcome for each
+PASSING = 0.5  # the value from which an example counts as kept, where there is no gate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principle(Component, kind="principle"):
+    """A rule. A component defines `__call__` or, where it needs the run or many responses at once, `build`."""
+
+    name: Annotated[str, Field(description="in reports; empty is the class's name")] = ""
+    level: Annotated[Literal["base", "domain", "rule"], Field(description="how general it is")] = "rule"
+    weight: Annotated[float, Field(gt=0, description="w, its share in P and in the weighted sum")] = 1.0
+    priority: Annotated[str, Field(description="a word of the constitution's `order`, which a gate needs")] = ""
+    gate: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="a response below it loses to any above it, before P is compared"),
+    ] = None
+    angle: Annotated[
+        Literal["content", "style", "compliance"], Field(description="the kind of critique that it makes")
+    ] = "compliance"
+    when: Annotated[
+        str | None, Field(description="regular expression; the principle applies to prompts that contain it")
+    ] = None
+    passes: Annotated[list[tuple[str, str]], Field(description="prompts and responses that keep it")] = field(
+        default_factory=list
+    )
+    fails: Annotated[list[tuple[str, str]], Field(description="prompts and responses that break it")] = field(
+        default_factory=list
+    )
+
+    def __call__(self, prompt: str, response: str) -> Outcome | float | None:
+        """0 to 1, None where it does not apply, or an outcome."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Any:
+        """An outcome, or one for each response. Raises PluginError for anything else."""
+        if inputs and not isinstance(inputs[0], str):
+            answers = list(answer)
+            if len(answers) != len(inputs[1]):
+                raise PluginError(f"{type(self).__name__}: {len(answers)} outcomes of {len(inputs[1])} responses")
+            return [self._outcome(one) for one in answers]
+        return self._outcome(answer)
+
+    def _outcome(self, answer: Any) -> Outcome:
+        if answer is None:
+            return NotApplicable()
+        if isinstance(answer, Ok | NotApplicable | Abstain | Failed):
+            return answer
+        try:
+            return Ok(float(answer))
+        except (TypeError, ValueError) as error:
+            raise PluginError(f"{type(self).__name__}: {error}") from error
+
+    def conflict(self, other: Principle) -> str:
+        """Why no response can keep this principle and another one fully; empty where that is not known."""
+        return ""
+
+    def fresh(self, draw: int) -> Principle:
+        """The same principle with noise drawn again, where it has any: a winner is scored with another draw."""
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """From which value a response counts as keeping it."""
+        return PASSING if self.gate is None else self.gate
+
+    def applies(self, prompt: str) -> bool:
+        """Whether it says anything about responses to this prompt."""
+        return self.when is None or re.search(self.when, prompt, re.IGNORECASE) is not None
+
+
+def bound(principle: Principle, run: Run | None) -> Judged:
+    """A function from many prompts and responses to outcomes. Raises RunError where the run lacks what it needs."""
+    if principle.builds:
+        acts: Any = principle.acting(run)
+    else:
+
+        def acts(prompts: Texts, responses: Texts) -> list[Any]:
+            return [principle(*pair) for pair in zip(prompts, responses, strict=True)]
+
+    def judged(prompts: Texts, responses: Texts) -> list[Outcome]:
+        places = [place for place, prompt in enumerate(prompts) if principle.applies(prompt)]
+        found: list[Outcome] = [NotApplicable()] * len(prompts)
+        if places:
+            answers = acts([prompts[place] for place in places], [responses[place] for place in places])
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+        return found
+
+    return judged
+
+
+@hookimpl
+def register_kind() -> dict[str, type]:
+    """The kind of this file."""
+    return {"principle": Principle}
