@@ -167,7 +167,7 @@ class Supervised(_File, ordered=True):
 
 
 @dataclass(frozen=True)
-class Prompts(_File, ordered=True):
+class Prompts(_File, ordered=True, answered=False):
     """Prompts without answers, with any further columns, which rewards read by their names."""
 
     kind_of_rows = "prompts"

@@ -39,19 +39,26 @@ class Model(Reward, takes={"reward"}):
 
 @dataclass(frozen=True)
 class Saved(Reward):
-    """A reward model or an ensemble in a folder."""
+    """A reward model or an ensemble of another run, or in a folder."""
 
-    path: Annotated[str, Field(min_length=1, description="the folder that a stage saved it in")]
+    path: Annotated[str, Field(min_length=1, description="RUN, RUN#STAGE, or the folder that a stage saved it in")]
 
     def missing(self) -> dict[str, str]:
-        """The folder, where it is not there."""
-        return {} if Path(self.path).is_dir() else {"path": f"there is no folder {self.path!r}"}
+        """The folder or the stage, where it is not there."""
+        from rlhf_plugins.data.other_run import saved_folder
+
+        try:
+            saved_folder(self.path, "rewards")
+        except RunError as error:
+            return {"path": str(error)}
+        return {}
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where the folder holds none, or it does not load."""
+        from rlhf_plugins.data.other_run import saved_folder
         from rlhf_plugins.reward_models.opening import reward_function
 
-        return reward_function(Path(self.path), run)
+        return reward_function(saved_folder(self.path, "rewards"), run)
 
 
 @dataclass(frozen=True)

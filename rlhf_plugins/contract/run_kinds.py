@@ -98,6 +98,7 @@ class DataFormat(Component, kind="data_format"):
     """Reads rows from somewhere."""
 
     ordered: ClassVar[bool] = trait(False, "the columns themselves say which response is better")
+    answered: ClassVar[bool] = trait(True, "its rows hold answers to the prompts")
 
     @staticmethod
     def recognises(fields: Mapping[str, Any]) -> bool:
@@ -131,7 +132,7 @@ class Stage(Component, kind="stage"):
         choices=COLUMNS,
     )
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
-    judges: ClassVar[bool] = trait(False, "needs a reward model of an earlier stage, or a true reward")
+    judges: ClassVar[bool] = trait(False, "needs something to judge by: a reward, a true reward, or held-out answers")
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
 
     name: str

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from rlhf_plugins.contract.handles import Policy
-from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.contract.rows import GoldReward, Samples
-from rlhf_plugins.evaluate.statistics import Interval, distinct, finite, mean_interval, normalised, sign_test, wins
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.evaluate.statistics import Interval, distinct, mean_interval, normalised, sign_test, wins
 
 ENOUGH = 20  # responses to estimate the coefficient of a control variate from
-Predict = Callable[[Samples], Prediction]
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What scores responses: the gold reward where it is known, else a reward model."""
-
-    gold: GoldReward | None
-    reward: Predict | None
-
-    @property
-    def name(self) -> str:
-        """What the scores are called in a report."""
-        return "gold reward" if self.gold else "reward model score"
-
-    def scores(self, samples: Samples) -> np.ndarray:
-        """One number a response, (n,). Raises RunError when one is NaN or infinite."""
-        if self.gold:
-            return finite([worth["total"] for worth in self.worths(samples)], self.name)
-        assert self.reward is not None
-        return finite(self.reward(samples).reward.tolist(), self.name)
-
-    def worths(self, samples: Samples) -> list[Mapping[str, float]]:
-        """The gold reward's dimensions and total of each response; empty where it is unknown."""
-        gold = self.gold
-        return [gold(str(p), r) for p, r in zip(samples.prompts, samples.responses, strict=True)] if gold else []
 
 
 @dataclass(frozen=True)
@@ -51,6 +25,25 @@ class Judged:
     kl: float | Interval | None  # None where it is not known
     elsewhere: np.ndarray | None = None  # scores on out-of-distribution prompts
     line: bool = False  # no policy, but a line to read others against
+    perplexity: float | None = None  # of held-out answers
+
+
+def complete(judged: Mapping[str, Judged]) -> tuple[dict[str, Judged], list[int]]:
+    """The policies on the prompts to which each has a score, and the places of these prompts.
+
+    Raises:
+        RunError: fewer than two prompts are left.
+    """
+    scored = np.all([np.isfinite(one.scores) for one in judged.values()], axis=0)
+    places = np.flatnonzero(scored).tolist()
+    if len(places) < 2:
+        raise RunError(
+            f"evaluate: the judge scored the responses of all policies to {len(places)} prompts of {len(scored)}"
+        )
+    kept = {
+        name: replace(one, samples=one.samples.take(places), scores=one.scores[scored]) for name, one in judged.items()
+    }
+    return kept, places
 
 
 def best_of(scores: np.ndarray, per_prompt: int, among: range) -> list[int]:
@@ -111,6 +104,7 @@ def measure(
         "kl": judged.kl.mean if isinstance(judged.kl, Interval) else judged.kl,
         "kl_interval": judged.kl._asdict() if isinstance(judged.kl, Interval) else None,
         "line": judged.line,
+        "perplexity": judged.perplexity,
         "win_rate": None if itself else mean_interval(wins(scores, reference.scores))._asdict(),
         "win_p_value": None if itself else sign_test(scores, reference.scores),
         "length": float(np.mean([len(ids) for ids in judged.samples.response_ids])),

@@ -12,6 +12,8 @@ from rlhf_plugins.recipe.source import Keys
 TAKEN = ("base", "previous", "start")  # words of `from` and `reference`
 TRUTH = "data whose true reward is known, such as format sandbox"
 
+JUDGES = ("reward", "judge")  # kinds of components
+
 Fault = tuple[Keys, str]
 
 
@@ -23,7 +25,7 @@ def missing(made: Mapping[Keys, Component]) -> Iterator[Fault]:
 
 
 def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name: Name) -> Iterator[Fault]:
-    """Parts that read a true reward which nobody knows, and stages that judge with neither that nor a reward model.
+    """Parts that read a true reward which nobody knows, and stages that judge with nothing to judge by.
 
     Args:
         stages: of a recipe, in order, each with its place.
@@ -37,8 +39,9 @@ def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name
         for inside, part in all_parts(stage):
             if not known and part.reads_gold:
                 yield (*keys, *inside), f"{part.kind} {name(part)} needs {TRUTH}"
-        if stage.judges and not known and not judge:
-            yield keys, f"stage {name(stage)} needs a stage before it that makes a reward model, or {TRUTH}"
+        own = any(part.kind in JUDGES for _, part in all_parts(stage))
+        if stage.judges and not known and not judge and not own and source and not source.answered:
+            yield keys, f"stage {name(stage)} needs `reward:`, a stage before it that makes one, or data with answers"
         judge = judge or "reward" in stage.makes
 
 

@@ -125,6 +125,8 @@ def _of_judge(report: Report, name: str) -> Iterator[str]:
     judge = report.judge
     if judge is None or judge.kind == "gold":
         return
+    if judge.kind == "loss":
+        yield "nobody judged its responses, only the likelihood of held-out answers is known"
     if judge.stage:
         stage = next((one for one in report.stages if one.name == _stage_of(report, name)), None)
         if stage is not None and any(made.startswith(f"{judge.stage}.") for made in stage.opened):

@@ -9,7 +9,8 @@ from torch import tensor
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.policies import Judge, Judged, best_of, best_of_kl, controlled, measure
+from rlhf_plugins.evaluate.judges import Judge, perplexity
+from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, measure
 from rlhf_plugins.evaluate.statistics import Interval
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
@@ -69,6 +70,22 @@ def test_else_the_reward_model_judges() -> None:
 def test_a_score_that_is_not_finite_is_refused() -> None:
     with pytest.raises(RunError, match="1 of 3 reward model scores are not finite"):
         Judge(None, lambda samples: Prediction(tensor([0.0, float("nan"), 1.0]))).scores(SAMPLES)
+
+
+def test_a_response_without_a_score_leaves_its_prompt_out_for_all() -> None:
+    answer = Prediction(tensor([1.0, 0.0, 3.0]), abstained=tensor([False, True, False]))
+    scores = Judge(None, lambda samples: answer).scores(SAMPLES)
+    kept, places = complete(
+        {"base": Judged(SAMPLES, np.array([1.0, 2.0, 3.0]), 0.0), "dpo": Judged(SAMPLES, scores, 1.0)}
+    )
+    assert (np.isnan(scores).tolist(), places) == ([False, True, False], [0, 2])
+    assert (kept["base"].scores.tolist(), kept["dpo"].samples.prompts) == ([1.0, 3.0], ["p", "r"])
+    with pytest.raises(RunError, match="the judge scored the responses of all policies to 1 prompts of 3"):
+        complete({"base": Judged(SAMPLES, np.array([1.0, np.nan, np.nan]), 0.0)})
+
+
+def test_perplexity_by_hand() -> None:
+    assert perplexity(np.log([1 / 4, 1 / 2]), np.array([2, 1])) == pytest.approx(2.0)  # 8 ** (1/3)
 
 
 def test_a_row_by_hand() -> None:

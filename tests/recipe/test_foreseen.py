@@ -9,6 +9,7 @@ import pytest
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import check_recipe
 
+ASKED = {"format": "prompts", "source": "owner/rows"}
 HUMAN = {"format": "preference", "source": "owner/rows"}
 
 
@@ -25,7 +26,11 @@ def faults(*stages: Any, data: Any = "sandbox") -> list[str]:
     ("stages", "data", "message"),
     [
         ([{"stage": "online", "reward": "gold"}], HUMAN, "stages.0.reward: reward gold needs data whose true reward"),
-        (["evaluate"], HUMAN, "stages.0: stage evaluate needs a stage before it that makes a reward model, or data"),
+        (
+            ["evaluate"],
+            ASKED,
+            "stages.0: stage evaluate needs `reward:`, a stage before it that makes one, or data with",
+        ),
         (["sft"], {"format": "preference", "source": "pair.jsonl"}, "data.source: there is no file 'pair.jsonl'"),
         ([{"stage": "online", "reward": {"use": "python", "path": "no.py:f"}}], HUMAN, "there is no file 'no.py'"),
         ([{"stage": "online", "reward": {"use": "saved", "path": "no"}}], HUMAN, "there is no folder 'no'"),
@@ -40,7 +45,9 @@ def test_what_would_stop_a_recipe_later_is_said_at_once(stages: list[Any], data:
     assert message in fault
 
 
-@pytest.mark.parametrize("stages", [["reward_model", "evaluate"], ["sft", {"stage": "preference", "from": "previous"}]])
+@pytest.mark.parametrize(
+    "stages", [["reward_model", "evaluate"], ["sft", "evaluate"], ["sft", {"stage": "preference", "from": "previous"}]]
+)
 def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
     assert not faults(*stages, data=HUMAN)
 

@@ -1,0 +1,66 @@
+"""A saved model that another run handed on, `runs/a` or `runs/a#dpo`, found in its files; it loads no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf_plugins.contract.run import MARK
+from rlhf_plugins.data.digests import RESULT
+from rlhf_plugins.errors import RunError, known
+
+Part = Literal["policies", "rewards"]
+FILES = ("recipe.yaml", "status.json")  # a folder with both is a run's
+_WORDS: Mapping[Part, str] = {"policies": "policy", "rewards": "reward model"}
+_Names = tuple[str, str, str]  # what its stage called it, the stage, and both
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def saved_folder(words: str, part: Part = "policies") -> Path:
+    """The folder of a saved model: a folder itself, a run (its latest), or `RUN#STAGE`.
+
+    Raises:
+        RunError: there is none.
+    """
+    path, _, name = (words, "", "") if "#" not in words or Path(words).exists() else words.rpartition("#")
+    root, what = Path(path), _WORDS[part]
+    if not root.is_dir():
+        near = [str(each) for each in root.parent.glob("*") if is_run(each)]
+        raise RunError(f"there is no folder {path!r} {known(path, near)}")
+    if not is_run(root):
+        if name:
+            raise RunError(f"{path!r} is no run, so it has no stage {name!r}")
+        return root
+    made = _made(root, part)
+    if not made:
+        raise RunError(f"no finished stage of {path!r} made a {what}")
+    fits = [one for one in made if not name or name in one]
+    if not fits:
+        names = {stage: None for _, stage, _ in made}
+        raise RunError(f"no finished stage of {path!r} made a {what} {name!r} {known(name, names)}")
+    spec = made[fits[-1]]
+    if "path" not in spec:
+        raise RunError(f"{words}: is a {spec.get('use')}, and only a saved {what} can be opened elsewhere")
+    if spec["path"] is None:
+        raise RunError(f"{words}: is the base of that run, so write that one")
+    return root / str(spec["path"]).removeprefix(MARK)
+
+
+def _made(root: Path, part: Part) -> dict[_Names, Mapping[str, Any]]:
+    """What a run handed on, in order; of its parts first, then of the recipe's own stages."""
+    found: dict[_Names, Mapping[str, Any]] = {}
+    files = sorted(root.rglob(RESULT), key=lambda file: (file.parent.parent == root, file.parts))
+    for file in files:
+        try:
+            result = json.loads(file.read_bytes())
+            stage, made = result["name"], result[part].items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{file} is not the result of a stage: {error}") from error
+        found |= {(name, stage, f"{stage}/{name}"): spec for name, spec in made}
+    return found

@@ -1,0 +1,253 @@
+"""One evaluation of a run's policies: what the stage `evaluate` does once it has its options."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlhf_plugins.contract.handles import Policy
+from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.evaluate.judges import LIKELIHOOD
+from rlhf_plugins.reward_models.handle import reward_handle
+
+if TYPE_CHECKING:
+    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.evaluate.judges import Judge
+    from rlhf_plugins.evaluate.policies import Judged
+    from rlhf_plugins.evaluate.statistics import Interval
+    from rlhf_plugins.reward_models.handle import RewardHandle
+    from rlhf_plugins.stages.evaluate import Evaluate
+
+logger = logging.getLogger(__name__)
+SHOWN = 8  # prompts whose responses the report shows side by side
+NOTHING = (
+    "evaluate: there is nothing to judge by: no reward model of an earlier stage, no gold reward, and no held-out "
+    "answer; give it `reward:`"
+)
+
+
+class Session:
+    """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
+
+    def __init__(self, options: Evaluate, run: Run) -> None:
+        from rlhf_plugins.data.tokenized import prompts_with_room
+        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.reward_models.opening import latest_reward
+
+        self.options, self.run, self.reward = options, run, latest_reward(run)
+        self.encoder = load_row_encoder(run.base)
+        self.judge = self.chosen_judge()
+        self.reference, self.weights = run.reference(), run.weights("reference")
+        asked = run.data.prompts["test"] if self.judge else self.answered()
+        if not self.judge and not asked:
+            raise RunError(NOTHING)
+        room = options.max_new_tokens
+        self.asked, self.unread = prompts_with_room(asked[: options.prompts], self.encoder, room)
+        self.prompts = [group.prompt for group in self.asked]
+        strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
+        self.strange, _ = prompts_with_room(strange if self.judge else (), self.encoder, room)
+        if len(self.prompts) < 2:
+            raise RunError("evaluate: fewer than two held-out prompts")
+        self.answers = self.held_out_answers()
+        # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
+        self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
+        self.pool = self.sample(self.reference, self.asked, self.pool_size)
+
+    def chosen_judge(self) -> Judge | None:
+        """What scores responses; None where held-out answers are all that is known."""
+        from rlhf_plugins.evaluate.judges import Judge
+
+        if self.options.reward is not None:
+            handle = reward_handle(self.options.reward.build(self.run))
+            spec = self.run.spec(self.options.reward)
+            called = " ".join(str(value) for value in spec.values() if value is not None)
+            return Judge(None, handle, called, "", handle.module is not None, self.own_encoder(handle))
+        if self.run.data.gold is not None:
+            return Judge(self.run.data.gold, None)
+        if self.reward is None:
+            return None
+        return Judge(None, self.reward, stage=[result.name for result in self.run.finished if result.rewards][-1])
+
+    def own_encoder(self, handle: RewardHandle) -> RowEncoder | None:
+        """That of a reward model which has other tokens than the policies."""
+        own = handle.encoder
+        if own is None or own.tokenizer.get_vocab() == self.encoder.tokenizer.get_vocab():
+            return None
+        return own
+
+    def answered(self) -> list[Group]:
+        """The held-out groups with an answer that the model can read, each with that alone; one a prompt."""
+        from rlhf_plugins.data.groups import best_response
+        from rlhf_plugins.data.ranked import encodable
+
+        pairs = ((group, best_response(group)) for group in self.run.data.test)
+        found = {str(g.prompt): Group(g.prompt, (best,), columns=g.columns) for g, best in pairs if best is not None}
+        return encodable(found.values(), self.encoder)[0]
+
+    def held_out_answers(self) -> Samples | None:
+        """Answers to held-out prompts, whose perplexity is measured; None where there are none."""
+        from rlhf_plugins.data.tokens import samples_of
+
+        groups = self.asked if self.judge is None else self.answered()[: self.options.prompts]
+        return samples_of(groups, self.encoder) if groups else None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether best-of-n can be measured: there is a reward model, and sampling is random."""
+        return self.reward is not None and self.options.best_of > 1 and self.options.temperature > 0
+
+    def result(self) -> StageResult:
+        """Everything measured."""
+        from rlhf_plugins.evaluate.policies import best_of, complete, measure
+
+        ceiling = None
+        if self.judge and self.judge.gold:
+            scores = self.judge.scores(self.pool)
+            ceiling = float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
+        judged: dict[str, Judged] = {}
+        for name, policy in self.policies():
+            if name in judged:
+                raise RunError(f"evaluate: two policies are called {name}; give the stage another `name:`")
+            judged[name] = policy
+        judged, places = complete(judged)
+        unscored = {"prompt without a score for each policy": len(self.prompts) - len(places)}
+        reference, worths = judged[self.weights.name], self.judge.worths if self.judge else (lambda samples: [])
+        rows = {name: measure(policy, reference, ceiling, worths(policy.samples)) for name, policy in judged.items()}
+        of_judge, left_out = self.reward_model()
+        scores_by_name = {name: policy.scores.tolist() for name, policy in judged.items()}
+        return StageResult(
+            evaluation=Evaluation(
+                self.judge.name if self.judge else LIKELIHOOD,
+                self.weights.name,
+                [self.prompts[place] for place in places],
+                scores_by_name,
+            ),
+            report=ReportParts(
+                policies=rows,
+                ceiling=None if ceiling is None else {"n": self.options.ceiling, "gold": ceiling},
+                judge=self.judge.described() if self.judge else {"kind": "loss", "name": LIKELIHOOD},
+                reward_model=of_judge,
+                samples=self.side_by_side(judged),
+                left_out={**self.unread, **left_out, **unscored},
+                notes=self.notes(),
+            ),
+        )
+
+    def policies(self) -> Iterator[tuple[str, Judged]]:
+        """Each policy's judged samples: the reference, best-of-n of it, then what the run trained, in its order."""
+        from rlhf_plugins.evaluate.judges import Judge
+        from rlhf_plugins.evaluate.policies import best_of, best_of_kl
+
+        first = [row * self.pool_size for row in range(len(self.prompts))]
+        yield self.weights.name, self.judged(first, self.pool, 0.0, self.reference)
+        if self.chooses:
+            n = self.options.best_of
+            rewards = Judge(None, self.reward).scores(self.pool)
+            yield (
+                f"best-of-{n}",
+                self.judged(best_of(rewards, self.pool_size, range(1, n + 1)), self.pool, best_of_kl(n), None),
+            )
+        own = str(self.weights.folder or self.weights.base.path)
+        for result in self.run.finished:
+            for name, spec in result.policies.items():
+                if spec.get("path") != own:
+                    logger.info("evaluating %s", name)
+                    yield name, self.trained(self.run.policy(name))
+
+    def trained(self, policy: Policy) -> Judged:
+        """A trained policy's own samples, with its KL to the reference."""
+        from rlhf_plugins.evaluate.policies import sequence_kls
+        from rlhf_plugins.evaluate.statistics import mean_interval
+
+        samples = self.sample(policy, self.asked, 1)
+        temperature, kl = self.options.temperature, None
+        if temperature > 0:
+            kl = mean_interval(sequence_kls(policy, self.reference, samples, temperature))
+        return self.judged(list(range(len(self.prompts))), samples, kl, policy)
+
+    def judged(self, rows: list[int], samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
+        """Some of the samples with their scores and, for a policy that can sample, its out-of-distribution scores."""
+        from rlhf_plugins.evaluate.judges import log_likelihoods, perplexity
+        from rlhf_plugins.evaluate.policies import Judged
+
+        chosen, known = samples.take(rows), log_likelihoods(policy, self.answers) if policy and self.answers else None
+        if self.judge:
+            scores = self.judge.scores(chosen)
+            elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if policy and self.strange else None
+        else:
+            assert known is not None
+            scores, elsewhere = known[0] / known[1], None
+        if elsewhere is not None:
+            elsewhere = elsewhere[np.isfinite(elsewhere)]
+        surprise = None if known is None else perplexity(*known)
+        return Judged(chosen, scores, kl, elsewhere, line=policy is None, perplexity=surprise)
+
+    def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int) -> Samples:
+        """Responses under the stage's options; the same prompts and policy always give the same."""
+        return policy.sample(
+            prompts,
+            per_prompt,
+            temperature=self.options.temperature,
+            max_new_tokens=self.options.max_new_tokens,
+            seed=self.run.seed,
+        )
+
+    def notes(self) -> list[str]:
+        """Notes for the reader of the table."""
+        rewards = [result for result in self.run.finished if result.rewards]
+        if self.judge is None:
+            judge = ["Nobody judged responses: the scores are the log-likelihoods of held-out answers."]
+        else:
+            own = "The judge is the run's own reward model: it favours what was trained on it."
+            judge = [own] * bool(self.judge.stage)
+        return judge + [
+            "Seconds are those of a policy's own stage; one trained with the reward model also needs the "
+            f"{result.cost.seconds:.0f} s of {result.name}."
+            for result in rewards[-1:]
+        ]
+
+    def reward_model(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
+        """The row of the judge, if it is a reward model and pairs are held out; and which pairs it cannot read."""
+        from rlhf_plugins.data.ranked import encodable
+        from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
+
+        judge = self.judge
+        predict = self.reward if judge is None or judge.gold else judge.reward
+        encoder = (judge and judge.encoder) or self.encoder
+        test, left_out = encodable(self.run.data.test, encoder)
+        if predict is None or not strict(test):
+            return None, {}
+        try:
+            scored = score_pairs(predict, test, encoder.tokenizer)
+        except RunError:
+            if judge is None or judge.is_model:
+                raise
+            return None, {}  # a function that abstains on some pairs
+        counted = {f"held out, {reason}": count for reason, count in left_out.items()}
+        return measure(scored, self.options.metrics), counted
+
+    def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
+        """The first prompts with every policy's response and score."""
+        return [
+            {
+                "prompt": _plain(prompt),
+                "responses": {
+                    name: {"text": policy.samples.responses[row], **self.shown(float(policy.scores[row]))}
+                    for name, policy in judged.items()
+                },
+            }
+            for row, prompt in enumerate(next(iter(judged.values())).samples.prompts[:SHOWN])
+        ]
+
+    def shown(self, score: float) -> dict[str, float]:
+        """A response's score, by the judge."""
+        return {} if self.judge is None else {"gold" if self.judge.gold else "reward": score}
+
+
+def _plain(prompt: Text) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)

@@ -1,0 +1,73 @@
+"""`evaluate` works for any run: by a function, by another run's reward model, or by held-out answers alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import Base, Group, RunError, StageResult
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+OPTIONS = {"best_of": 1, "max_new_tokens": 2, "metrics": ["accuracy"], "prompts": 8}
+ABSTAINS = (
+    "def score(prompts, completions):\n    return [None if i == 1 else len(c) for i, c in enumerate(completions)]\n"
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def evaluate(base: Base, folder: Path, **options: Any) -> StageResult:
+    """Of the base and a policy that is the base again, on pairs whose truth nobody knows."""
+    policy = StageResult(name="same", policies={"same": {"use": "base"}}, start="base")
+    run = tiny_run(base, folder, tiny_pairs(16), [policy])
+    test = tuple(tiny_pairs(8, seed=1))
+    data = replace(run.data, gold=None, test=test, prompts={"test": tuple(Group(group.prompt) for group in test)})
+    return component("stage", {"use": "evaluate", **OPTIONS, **options}).run(replace(run, data=data))
+
+
+def test_without_a_judge_the_likelihood_of_held_out_answers_is_the_score(base: Base, tmp_path: Path) -> None:
+    found = evaluate(base, tmp_path)
+    judged, rows = found.evaluation, found.report.policies
+    assert judged is not None
+    assert (judged.judge, found.report.judge["kind"]) == ("log-likelihood per token", "loss")
+    assert judged.scores["same"] == pytest.approx(judged.scores["base"])
+    assert rows["base"]["perplexity"] == pytest.approx(math.exp(-rows["base"]["gold"]["mean"]), rel=0.2)
+    assert rows["same"]["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_function_judges_and_a_prompt_on_which_it_abstains_is_left_out(base: Base, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(ABSTAINS)
+    found = evaluate(base, tmp_path / "run", reward={"use": "python", "path": f"{tmp_path / 'score.py'}:score"})
+    assert found.evaluation is not None
+    assert (found.evaluation.judge, found.report.judge["kind"]) == ("function score", "function")
+    asked = len(found.evaluation.prompts)
+    assert found.report.left_out["prompt without a score for each policy"] == 1
+    assert found.evaluation.scores["same"] == found.evaluation.scores["base"]
+    assert {len(scores) for scores in found.evaluation.scores.values()} == {asked}
+
+
+def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
+    from rlhf_plugins import session
+
+    data = tiny_run(base, tmp_path / "rows", tiny_pairs(16)).data
+    other = session(base, data, tmp_path / "a")
+    other.train({"use": "reward_model", "trainer": {"max_steps": 1, "disable_tqdm": True}}, name="reward")
+    found = evaluate(base, tmp_path / "run", reward={"use": "saved", "path": str(tmp_path / "a")})
+    assert found.evaluation is not None
+    assert (found.evaluation.judge, found.report.judge["kind"]) == ("reward model score", "reward model")
+    assert 0 <= found.report.reward_model["accuracy"] <= 1
+
+
+def test_with_nothing_to_judge_by_it_says_what_to_give(base: Base, tmp_path: Path) -> None:
+    run = tiny_run(base, tmp_path)
+    bare = replace(run.data, gold=None, test=(), prompts={"test": (Group("who\n"), Group("how\n"))})
+    with pytest.raises(RunError, match="there is nothing to judge by"):
+        component("stage", {"use": "evaluate", **OPTIONS}).run(replace(run, data=bare))
