@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy, RewardModel
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.rows import Data, Samples, Text
+    from rlhf_plugins.contract.run_kinds import Monitor
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
 MARK = "run:"  # begins a path in a saved spec that is relative to the folder of its run
@@ -297,13 +298,15 @@ class Run(Protocol):
         """
         ...
 
-    def fit(self, trainer: Any) -> Mapping[str, Curve]:
+    def fit(self, trainer: Any, monitors: Sequence[Monitor] = ()) -> Mapping[str, Curve]:
         """Trains the guest's transformers Trainer with the run's progress bar, hooks and checks of the loss.
 
-        It attaches no monitors and no regularizers, since it does not know the stage's options.
+        Args:
+            trainer: a built one.
+            monitors: what watches its optimizer steps; alarms are in `alarms.jsonl` of the stage's folder.
 
         Raises:
-            RunError: it is no Trainer, or the loss or the norm of a gradient is not finite.
+            RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
         """
         ...
 

@@ -25,7 +25,7 @@ from rlhf_plugins.run.stop import Stop
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
-    from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.contract.run_kinds import Monitor, Stage
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.hooks import Hooks
@@ -202,11 +202,11 @@ class StageRun:
         made = self.open("stage", stage) if isinstance(stage, str | Mapping) else stage
         return nested.train(self, made, nested.Given(name, data, start, until, budget))
 
-    def fit(self, trainer: Any) -> Mapping[str, Curve]:
+    def fit(self, trainer: Any, monitors: Sequence[Monitor] = ()) -> Mapping[str, Curve]:
         """See `Run`."""
         from rlhf_plugins.run.fitting import fit
 
-        return fit(self, trainer)
+        return fit(self, trainer, monitors)
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
         """See `Run`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from rlhf_plugins.contract.run import Alarm, Run, Step
+from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
@@ -26,8 +27,13 @@ Terms = Mapping[str, Callable[[], Tensor]]
 def built_monitors(stage: Any, run: Run) -> Monitors:
     """The monitors of a stage, under the names that a recipe gives them. Raises RunError for one that is of no use."""
     refuse_useless_monitors(stage, lambda part: run.spec(part)["use"])
-    built = {name: each.build(run) for name, each in _by_name(stage.monitors, run).items()}
-    return Monitors(built, stage.name, Path(run.folder))
+    return monitors_of(stage.monitors, stage.name, run)
+
+
+def monitors_of(monitors: Sequence[Monitor], stage: str, run: Run) -> Monitors:
+    """Built for a run; their alarms are written in its folder."""
+    built = {name: each.build(run) for name, each in _by_name(monitors, run).items()}
+    return Monitors(built, stage, Path(run.folder))
 
 
 def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
@@ -36,9 +42,14 @@ def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
     regularize(trainer, stage, run)
     clip_by_value(trainer, stage.max_grad_value)
     stop_early(trainer, stage.early_stopping_patience, stage.early_stopping_threshold)
+    watch(trainer, monitors)
+    return monitors
+
+
+def watch(trainer: Any, monitors: Monitors) -> None:
+    """Has a trainer show its monitors every optimizer step."""
     trainer.__class__ = _with(Monitored, type(trainer))
     trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
-    return monitors
 
 
 def regularize(trainer: Any, stage: Any, run: Run) -> None:

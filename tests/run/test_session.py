@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,25 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
-from rlhf_plugins import Adapter, Base, Data, DataError, RunError, StageResult, StopRun, hookimpl, open_run, session
+from rlhf_plugins import (
+    Adapter,
+    Alarm,
+    Base,
+    Data,
+    DataError,
+    Monitor,
+    Run,
+    RunError,
+    StageResult,
+    Step,
+    StopRun,
+    hookimpl,
+    open_run,
+    session,
+)
+from rlhf_plugins.components.monitor import KLLimit
 from rlhf_plugins.registry.registry import Plugin, Registry
+from rlhf_plugins.run.stage_run import Services
 from rlhf_plugins.run.stop import Stop
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
@@ -146,6 +165,33 @@ def test_any_trainer_is_fitted_with_curves_and_a_check(tmp_path: Path) -> None:
         run.fit(trainer(tmp_path / "b", float("nan")))
     with pytest.raises(RunError, match="fit: expected a transformers Trainer, got int"):
         run.fit(3)
+
+
+@dataclass(frozen=True)
+class Until(Monitor):
+    """Slows the training at step 1 and stops it at step 2."""
+
+    def build(self, run: Run) -> Callable[[Step], Alarm | None]:
+        """What acts."""
+        alarms = {1: Alarm("slower", action="scale_lr", factor=0.5), 2: Alarm("enough", action="stop")}
+        return lambda step: alarms.get(step.step)
+
+
+@hookimpl
+def register_monitor() -> dict[str, type]:
+    return {"until": Until}
+
+
+def test_monitors_watch_the_training_of_a_guest(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.register(sys.modules[__name__], Plugin("mine", None, None))  # type: ignore[arg-type]
+    run = replace(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run"), services=Services(registry))
+    with pytest.raises(RunError, match="enough"):
+        run.fit(trainer(tmp_path / "a", 1.0), [Until()])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["message"]) for row in rows] == [(1, "slower"), (2, "enough")]
+    with pytest.raises(RunError, match="fit: a monitor reads rollouts, of which a guest's Trainer makes none: KLLimit"):
+        run.fit(trainer(tmp_path / "b", 1.0), [KLLimit()])
 
 
 def test_an_interrupt_asks_a_stage_that_looks_and_the_second_one_ends_it() -> None:
