@@ -228,7 +228,16 @@ class Sandbox(DataFormat):
 
 
 @dataclass(frozen=True)
-class StageData(DataFormat):
+class _OfStage(DataFormat):
+    """Rows that a stage handed on."""
+
+    def known_gold(self) -> bool:
+        """A stage's rows are kept without it."""
+        return False
+
+
+@dataclass(frozen=True)
+class StageData(_OfStage):
     """The rows that an earlier stage of this run handed on; the `data` of a stage, not of a whole recipe."""
 
     stage: Annotated[str, Earlier("data"), Field(min_length=1, description="the stage's name")]
@@ -244,17 +253,13 @@ class StageData(DataFormat):
             raise DataError(f"format stage: no earlier stage {self.stage!r} made data {known(self.stage, made)}")
         return made[self.stage]
 
-    def known_gold(self) -> bool:
-        """A stage's rows are kept without it."""
-        return False
-
     def known_columns(self) -> frozenset[str] | None:
         """None: the stage has not run."""
         return None
 
 
 @dataclass(frozen=True)
-class StageOfRun(DataFormat):
+class StageOfRun(_OfStage):
     """The rows that a stage of an earlier run handed on, with their splits, soft labels, columns and origins."""
 
     run: Annotated[str, Field(min_length=1, description="the folder of the run")]
@@ -265,10 +270,6 @@ class StageOfRun(DataFormat):
         from rlhf_plugins.data.store import load_data, stage_folder
 
         return load_data(stage_folder(self.run, self.stage))
-
-    def known_gold(self) -> bool:
-        """A stage's rows are kept without it."""
-        return False
 
     def known_columns(self) -> frozenset[str] | None:
         """Those of the rows, where the run has made them already."""

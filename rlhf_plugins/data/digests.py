@@ -12,6 +12,7 @@ from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
 RESULT, FILES = "result.json", "files"  # a finished stage's file, and its entry of the digests
+RECIPE, STATUS = "recipe.yaml", "status.json"  # a folder with both is a run's
 DEPTH = 4  # folders from a model up to its stage
 LEFT_OUT = ("README.md", RESULT)
 

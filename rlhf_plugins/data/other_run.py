@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_plugins.contract.run import MARK
-from rlhf_plugins.data.digests import RESULT
+from rlhf_plugins.data.digests import RECIPE, RESULT, STATUS
 from rlhf_plugins.errors import RunError, known
 
 Part = Literal["policies", "rewards"]
-FILES = ("recipe.yaml", "status.json")  # a folder with both is a run's
 _WORDS: Mapping[Part, str] = {"policies": "policy", "rewards": "reward model"}
 _Names = tuple[str, str, str]  # what its stage called it, the stage, and both
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's."""
-    return all((folder / name).is_file() for name in FILES)
+    return (folder / RECIPE).is_file() and (folder / STATUS).is_file()
 
 
 def saved_folder(words: str, part: Part = "policies") -> Path:

@@ -28,7 +28,7 @@ from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, UNLOADABLE, misfit, ref
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
 from rlhf_plugins.engine.loading import load_causal, lora_config, reason
-from rlhf_plugins.engine.noted import whole_path
+from rlhf_plugins.engine.noted import same_base, whole_path
 from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
@@ -63,9 +63,8 @@ class Backbone:
         return trunk_of(self._model)
 
     def matches(self, base: Base) -> bool:
-        """Whether an adapter that was trained on `base` fits: it has the same weights and the same quantization."""
-        own, other = whole_path(self.base.path), whole_path(base.path)
-        return (other, base.quantization) == (own, self.base.quantization)
+        """Whether an adapter that was trained on `base` fits."""
+        return same_base(self.base, base)
 
     def load(self, folder: Path, trainable: bool = False) -> str:
         """Adds a saved adapter and returns its name; one that does not load leaves nothing on the base.

@@ -10,19 +10,16 @@ from weakref import finalize
 
 import torch
 from torch import Tensor
-from transformers import TopPLogitsWarper
 
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.data.tokens import encode_prompt
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.cpu.decoding import draw_tokens
 from rlhf_plugins.engine.loading import base_weights, load_causal
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.engine.policy import Handle, ModelPolicy
-from rlhf_plugins.engine.sampling import AT_ONCE, Decoding, end_tokens, up_to_end
+from rlhf_plugins.engine.sampling import AT_ONCE, Decoding, drawn, end_tokens, up_to_end
 from rlhf_plugins.errors import RunError, known
 
 Over = Literal["logits", "weights"]
@@ -103,7 +100,7 @@ class MixedLogits(Handle):
         )
 
     def _sample(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
-        rows = [(prompt, encode_prompt(self.tokenizer, prompt)) for prompt in prompts for _ in range(n)]
+        rows = [(prompt, self.encoder.encode_start(prompt)) for prompt in prompts for _ in range(n)]
         by_length: dict[int, list[int]] = {}
         for row, (_, ids) in enumerate(rows):
             by_length.setdefault(len(ids), []).append(row)
@@ -121,14 +118,14 @@ class MixedLogits(Handle):
     def _responses(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
         ends = end_tokens(self.models[0], self.tokenizer)
         given, cache = torch.tensor(prompts, device=self.models[0].device), None
-        drawn, ended = list[Tensor](), torch.zeros(len(prompts), dtype=torch.bool, device=given.device)
-        while len(drawn) < decoding.max_new_tokens and not bool(ended.all()):
+        found, ended = list[Tensor](), torch.zeros(len(prompts), dtype=torch.bool, device=given.device)
+        while len(found) < decoding.max_new_tokens and not bool(ended.all()):
             logits, cache = self.next_logits(given, cache)
-            token = _drawn(logits, decoding)
+            token = drawn(logits, decoding)
             ended |= torch.isin(token, torch.tensor(ends, device=token.device))
-            drawn.append(token)
+            found.append(token)
             given = token.unsqueeze(1)
-        return [up_to_end(row, ends) for row in torch.stack(drawn, 1).tolist()]
+        return [up_to_end(row, ends) for row in torch.stack(found, 1).tolist()]
 
     def _weights(self) -> Iterator[Tensor]:
         return (weights for part in self.parts for weights in part._weights())
@@ -138,16 +135,6 @@ def _batches(lists: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
     """Each list in parts of `AT_ONCE` at most."""
     for rows in lists:
         yield from (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
-
-
-def _drawn(logits: Tensor, decoding: Decoding) -> Tensor:
-    """One token from each row of logits, (B, vocabulary) -> (B,)."""
-    if decoding.temperature == 0:
-        return logits.argmax(-1)
-    scores = logits / decoding.temperature
-    if decoding.top_p < 1:
-        scores = TopPLogitsWarper(decoding.top_p)(torch.empty(0, dtype=torch.long), scores)
-    return draw_tokens(scores)
 
 
 def _mixed_adapters(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> ModelPolicy:

@@ -10,7 +10,6 @@ from rlhf_plugins.contract.run import Adapter, Base
 
 PACKAGE = Path(__file__).parent.parent  # which holds the base of the sandbox
 OURS = f"{PACKAGE.name}:"
-MARKS = ("recipe.yaml", "status.json")  # a folder with both is a run's
 
 
 def path_to_note(path: str, folder: Path, root: Path | None = None) -> str:
@@ -23,23 +22,36 @@ def path_to_note(path: str, folder: Path, root: Path | None = None) -> str:
         folder: of the saved model.
         root: of its run; None finds it above the folder.
     """
+    from rlhf_plugins.data.other_run import is_run
+
+    if not os.path.isdir(path):
+        return path
     whole, here = Path(path).resolve(), folder.resolve()
     if whole.is_relative_to(PACKAGE.resolve()):
         return OURS + whole.relative_to(PACKAGE.resolve()).as_posix()
-    run = root.resolve() if root else next((above for above in here.parents if _is_run(above)), None)
-    return os.path.relpath(whole, here) if run and whole.is_relative_to(run) else whole_path(path)
+    run = root.resolve() if root else next((above for above in here.parents if is_run(above)), None)
+    if run is None or not whole.is_relative_to(run):
+        return str(whole)
+    beside = os.path.relpath(whole, here)
+    return beside if beside.startswith("..") else f"./{beside}"  # without a dot it would be a name of the hub
 
 
 def noted_path(path: str, folder: Path) -> str:
     """The inverse of `path_to_note`, wherever the folder is now."""
     if path.startswith(OURS):
         return str(PACKAGE / path.removeprefix(OURS))
-    return os.path.normpath(folder / path) if path.startswith("..") else path
+    return os.path.normpath(folder / path) if path.partition("/")[0] in (".", "..") else path
 
 
 def whole_path(path: str) -> str:
     """A folder's path from the root of the file system, so that it is found from anywhere; a hub name as it is."""
     return os.path.abspath(path) if os.path.isdir(path) else path
+
+
+def same_base(one: Base, other: Base) -> bool:
+    """Whether an adapter on one of them fits the other: the weights and the quantization are the same."""
+    same = whole_path(one.path) == whole_path(other.path)
+    return same and one.quantization == other.quantization
 
 
 def noted_base(noted: Any, folder: Path, trust_remote_code: bool) -> Base:
@@ -50,7 +62,3 @@ def noted_base(noted: Any, folder: Path, trust_remote_code: bool) -> Base:
     if quantization is not None and not isinstance(quantization, str):
         raise ValueError(f"base.quantization should be text, got {quantization!r}")
     return Base(noted_path(path, folder), quantization, adapter and Adapter(**adapter), trust_remote_code)
-
-
-def _is_run(folder: Path) -> bool:
-    return all((folder / mark).is_file() for mark in MARKS)

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -294,19 +294,30 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     """The base of a saved policy: the one that was described, else the one that PEFT noted.
 
     Raises:
-        RunError: the folder holds no policy, or its description cannot be read.
+        RunError: the folder holds no policy, its description cannot be read, or an adapter names no base.
     """
     try:
         if (folder / DESCRIPTION).exists():
             return noted_base(read_json(folder / DESCRIPTION)["base"], folder, trust_remote_code)
         if (folder / ADAPTER).exists():
-            path = read_json(folder / ADAPTER)["base_model_name_or_path"]
-            return Base(path, None, Adapter(), trust_remote_code)
+            return _of_adapter(folder, trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder}: the base of this policy cannot be read: {error}") from error
     if not (folder / "config.json").exists():
         raise RunError(f"{folder}: holds no policy: neither an adapter nor a whole model")
     return Base(str(folder), trust_remote_code=trust_remote_code)
+
+
+def _of_adapter(folder: Path, trust_remote_code: bool) -> Base:
+    """The base that PEFT noted beside an adapter, with the adapter's own options. Raises as reading JSON does."""
+    config = read_json(folder / ADAPTER)
+    if config.get("peft_type") != "LORA":
+        raise RunError(f"{folder}: is an adapter of the type {config.get('peft_type')}, and only LORA is trained here")
+    if not config.get("base_model_name_or_path"):
+        raise RunError(f"{folder}: its adapter names no base; write it as base_model_name_or_path in {ADAPTER}")
+    names = {field.name for field in fields(Adapter)}
+    adapter = Adapter(**{name: value for name, value in config.items() if name in names and value is not None})
+    return Base(config["base_model_name_or_path"], None, adapter, trust_remote_code)
 
 
 def _texts(prompts: Sequence[Text | Group]) -> list[Text]:

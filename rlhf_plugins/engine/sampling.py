@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TopPLogitsWarper
 
 from rlhf_plugins.contract.rows import Samples, Text
-from rlhf_plugins.data.tokens import encode_prompt, response_ends
+from rlhf_plugins.data.tokens import RowEncoder, response_ends
 from rlhf_plugins.engine import DECODING, cost
-from rlhf_plugins.engine.cpu.decoding import decode
+from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
 
@@ -44,8 +45,12 @@ def sample(
 
     The same arguments on the same machine give the same samples, and torch's global random state does not change. The
     ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once.
+
+    Raises:
+        DataError: a prompt cannot be tokenized.
     """
-    rows = [(prompt, encode_prompt(tokenizer, prompt)) for prompt in prompts for _ in range(per_prompt)]
+    encoder = RowEncoder(tokenizer, None)
+    rows = [(prompt, encoder.encode_start(prompt)) for prompt in prompts for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row][1]))  # equal lengths need no padding
     responses: list[list[int]] = [[] for _ in rows]
     own_distribution = without_generation_defaults(model)
@@ -94,6 +99,16 @@ def _generate(
         **({"custom_generate": decode} if DECODING.active(model) else {}),
     )
     return [up_to_end(row, ends) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
+
+
+def drawn(logits: Tensor, decoding: Decoding, generator: torch.Generator | None = None) -> Tensor:
+    """One token from each row of logits, (B, vocabulary) -> (B,): the likeliest at temperature 0, else at random."""
+    if decoding.temperature == 0:
+        return logits.argmax(-1)
+    scores = logits / decoding.temperature
+    if decoding.top_p < 1:
+        scores = TopPLogitsWarper(decoding.top_p)(torch.empty(0, dtype=torch.long), scores)
+    return draw_tokens(scores, generator)
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.backbone import POLICY, copy_adapter
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
-from rlhf_plugins.engine.fitting import refuse_pickled
+from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_pickled
 from rlhf_plugins.engine.forward import trunk_of
 from rlhf_plugins.engine.loading import (
     load_causal,
@@ -26,8 +25,9 @@ from rlhf_plugins.engine.loading import (
     with_adapter,
     with_saved_adapter,
 )
-from rlhf_plugins.engine.noted import whole_path
 from rlhf_plugins.errors import RunError
+
+CAUSAL, TRUNK = "CAUSAL_LM", "FEATURE_EXTRACTION"  # PEFT's task types
 
 
 def load_start(weights: Weights) -> Any:
@@ -38,7 +38,7 @@ def load_start(weights: Weights) -> Any:
     """
     base = weights.base
     if weights.folder is None:
-        return with_adapter(load_causal(base), base.adapter, "CAUSAL_LM")
+        return with_adapter(load_causal(base), base.adapter, CAUSAL)
     if base.adapter is None:
         return load_whole(weights)
     model = load_causal(base)
@@ -52,13 +52,14 @@ def load_trunk_start(weights: Weights) -> Any:
     """As `load_start`, without the head of the language model. Raises RunError as it does."""
     base = weights.base
     if weights.folder is None:
-        return with_adapter(load_trunk(base), base.adapter, "FEATURE_EXTRACTION")
+        return with_adapter(load_trunk(base), base.adapter, TRUNK)
     if base.adapter is None:
         return trunk_of(load_whole(weights))
     with torch.random.fork_rng():  # its weights are initialised at random before they are copied
-        model = with_adapter(load_trunk(base), base.adapter, "FEATURE_EXTRACTION")
-    copy_start(model, weights)
-    return model
+        trunk, config = load_trunk(base), config_of(weights, TRUNK)
+        made: PeftModel = fuse_lora(get_peft_model(trunk, _within(trunk, config), POLICY))
+    copy_start(made, weights)
+    return made
 
 
 def load_whole(weights: Weights) -> PreTrainedModel:
@@ -79,22 +80,26 @@ def load_frozen(weights: Weights) -> Any:
     return found.eval().requires_grad_(False)
 
 
-def config_of(weights: Weights) -> PeftConfig | None:
-    """PEFT's configuration of the adapter to train: the saved one, or a new one; None where all weights are trained."""
+def config_of(weights: Weights, task: str = CAUSAL) -> PeftConfig | None:
+    """PEFT's configuration of the adapter to train: the saved one, or a new one; None where all weights are trained.
+
+    `task` is PEFT's task type, whatever the adapter was trained for.
+    """
     if weights.base.adapter is None:
         return None
     if weights.folder is None:
-        return lora_config(weights.base.adapter, "CAUSAL_LM")
+        return lora_config(weights.base.adapter, task)
     with _loading(weights):
         config = PeftConfig.from_pretrained(str(weights.folder))
-    config.inference_mode = False
+    config.inference_mode, config.task_type = False, task
     return config
 
 
-def same_base(one: Weights, other: Weights) -> bool:
-    """Whether adapters on one of them fit the other."""
-    paths = [whole_path(each.base.path) for each in (one, other)]
-    return paths[0] == paths[1] and one.base.quantization == other.base.quantization
+def _within(trunk: PreTrainedModel, config: Any) -> Any:
+    """The configuration of an adapter that was trained below a head, with the names that modules have in the trunk."""
+    if not isinstance(config.target_modules, str):
+        config.target_modules = {name.removeprefix(f"{trunk.base_model_prefix}.") for name in config.target_modules}
+    return config
 
 
 def copy_start(model: PeftModel, weights: Weights) -> None:
@@ -110,5 +115,5 @@ def copy_start(model: PeftModel, weights: Weights) -> None:
 def _loading(weights: Weights) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+    except UNLOADABLE as error:
         raise RunError(f"{weights.folder}: its adapter does not load: {reason(error)}") from error

@@ -6,11 +6,9 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from rlhf_plugins.contract.rows import Text
-from rlhf_plugins.data.tokens import encode_prompt
-from rlhf_plugins.engine.sampling import Decoding, end_tokens
+from rlhf_plugins.engine.sampling import Decoding, drawn, end_tokens
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,16 +21,16 @@ def stream(policy: Handle, prompt: Text, decoding: Decoding) -> Generator[str, N
     """Yields the text of a response in pieces, from the policy's own distribution, and returns whether it ended itself.
 
     Raises:
-        DataError: the prompt has no token, or leaves the model no room for a response.
+        DataError: the prompt cannot be tokenized, has no token, or leaves the model no room for a response.
     """
-    ids = encode_prompt(policy.tokenizer, prompt)
+    ids = policy.encoder.encode_start(prompt)
     ends, device = end_tokens(policy.models[0], policy.tokenizer), policy.models[0].device
     generator = torch.Generator().manual_seed(decoding.seed)
     written: list[int] = []
     shown, step, cache = "", ids, None
     for _ in range(room(policy, ids, decoding.max_new_tokens)):
         logits, cache = policy.next_logits(torch.tensor([step], device=device), cache)
-        token = draw(logits[0].cpu(), decoding, generator)
+        token = int(drawn(logits.cpu(), decoding, generator))
         if token in ends:
             break
         written.append(token)
@@ -55,15 +53,3 @@ def room(policy: Handle, ids: list[int], wanted: int) -> int:
     if most is not None and len(ids) >= most:
         raise DataError(f"the prompt has {len(ids)} tokens, and the model takes {most} with the response")
     return wanted if most is None else min(wanted, most - len(ids))
-
-
-def draw(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> int:
-    """A token, (vocabulary,) -> its id: the likeliest at temperature 0, else one of those that `top_p` leaves."""
-    if decoding.temperature == 0:
-        return int(logits.argmax())
-    chances = (logits.float() / decoding.temperature).softmax(0)
-    if decoding.top_p < 1:
-        ordered, places = chances.sort(descending=True)
-        before = ordered.cumsum(0) - ordered  # of the likelier ones
-        chances = chances.index_fill(0, places[before >= decoding.top_p], 0.0)
-    return int(torch.multinomial(chances, 1, generator=generator))

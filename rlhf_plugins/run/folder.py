@@ -20,12 +20,12 @@ import yaml
 from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.digests import FILES, RESULT, of_folder
+from rlhf_plugins.data.digests import FILES, RECIPE, RESULT, STATUS, of_folder
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
 
-RECIPE, STATUS, CALL = "recipe.yaml", "status.json", "call.json"
+CALL = "call.json"
 LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
 LAST = "\uffff"  # sorts after every name

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins import report as reports
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
@@ -21,7 +22,7 @@ from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import blame, origin, reporting, starts
 from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RECIPE, RunFolder, own
+from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.perform import perform

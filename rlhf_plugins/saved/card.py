@@ -74,14 +74,12 @@ class Form:
         return 'inputs = tokenizer("Hello", return_tensors="pt", return_token_type_ids=False)'
 
     def _judged(self) -> str:
-        """A response as the model was trained to read it: nothing follows EOS."""
+        """A response as the model was trained to read it; the template that is saved ends where a response does."""
         if self.pairs:
             return 'inputs = tokenizer("Hello", "Hi", return_tensors="pt")'
         options = 'return_tensors="pt", return_token_type_ids=False'
         if self.chat:
-            text = f"text = tokenizer.apply_chat_template({ANSWERED}, tokenize=False)"
-            cut = 'text = "".join(text.rpartition(tokenizer.eos_token)[:2]) or text  # nothing after the last EOS'
-            return f"{text}\n{cut}\ninputs = tokenizer(text, add_special_tokens=False, {options})"
+            return f'inputs = tokenizer.apply_chat_template({ANSWERED}, return_dict=True, return_tensors="pt")'
         return f'inputs = tokenizer("Hello Hi" + tokenizer.eos_token, {options})'
 
 

@@ -123,18 +123,11 @@ def _ending(prompt: Text, responses: Sequence[str]) -> str:
 
 def _check_room(policy: Handle, asked: Sequence[Asked], wanted: int) -> None:
     """Raises DataError for the first prompt that cannot be tokenized, or leaves too few tokens for a response."""
-    from jinja2 import TemplateError
-
-    from rlhf_plugins.data.tokens import encode_prompt
     from rlhf_plugins.engine.streaming import room
 
     for one in asked:
         try:
-            ids = encode_prompt(policy.tokenizer, one.prompt)
-        except (ValueError, TemplateError) as error:
-            raise DataError(f"{one.where}: its messages cannot be tokenized: {str(error).splitlines()[0]}") from error
-        try:
-            left = room(policy, ids, wanted)
+            left = room(policy, policy.encoder.encode_start(one.prompt), wanted)
         except DataError as error:
             raise DataError(f"{one.where}: {error}") from error
         if left < wanted:

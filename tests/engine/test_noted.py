@@ -17,6 +17,20 @@ def test_the_sandbox_is_noted_by_its_place_in_the_package(tmp_path: Path, monkey
     assert Path(noted.noted_path(written, tmp_path)) == tmp_path / "elsewhere/rlhf_plugins/sandbox/policy"
 
 
+@pytest.mark.parametrize("inner", [".", "base"])
+def test_a_base_in_its_own_folder_moves_with_it(inner: str, tmp_path: Path) -> None:
+    (tmp_path / "run/model/base").mkdir(parents=True)
+    folder = tmp_path / "run/model"
+    written = noted.path_to_note(str(folder / inner), folder, tmp_path / "run")
+    moved = (tmp_path / "run").rename(tmp_path / "moved") / "model"
+    assert Path(noted.noted_path(written, moved)) == moved / inner
+
+
+def test_a_name_of_the_hub_is_no_folder_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert noted.path_to_note("org/name", tmp_path / "model", tmp_path) == "org/name"
+
+
 @pytest.mark.parametrize("path", ["../01-sft/model", "org/name"])
 def test_a_base_in_the_run_and_one_of_the_hub_come_back(path: str, tmp_path: Path) -> None:
     (tmp_path / "run/01-sft/model").mkdir(parents=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.loading import load_policy
 from rlhf_plugins.engine.policy import ModelPolicy, describe, open_policy, saved_base
+from rlhf_plugins.engine.starting import load_trunk_start
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.testing import tiny_base
 
@@ -200,6 +203,41 @@ def test_a_policy_comes_back_from_its_folder_alone(base: Base, policy: ModelPoli
     samples = policy.encode(PROMPTS, RESPONSES)
     assert torch.equal(again.log_probs(samples), policy.log_probs(samples))
     assert again.backbone is policy.backbone
+
+
+def bare(base: Base, folder: Path, **changes: Any) -> Path:
+    """An adapter as PEFT saves it, without a word of ours."""
+    saved(replace(base, adapter=Adapter(r=2, lora_alpha=6)), folder, seed=5)
+    (folder / "policy.json").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text()) | changes
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_of_others_keeps_its_rank_and_scale(base: Base, tmp_path: Path) -> None:
+    folder = bare(base, tmp_path, base_model_name_or_path=base.path)
+    found = saved_base(folder)
+    assert found.adapter is not None
+    assert (found.path, found.adapter.r, found.adapter.lora_alpha) == (base.path, 2, 6)
+    (config,) = load_trunk_start(Weights("base", found, folder)).peft_config.values()
+    assert (config.r, config.lora_alpha, config.task_type) == (2, 6, "FEATURE_EXTRACTION")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"base_model_name_or_path": None}, "names no base"), ({"peft_type": "IA3"}, "an adapter of the type IA3")],
+)
+def test_an_adapter_that_cannot_be_trained_is_refused(
+    base: Base, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        saved_base(bare(base, tmp_path, **changes))
+
+
+def test_a_template_that_refuses_a_prompt_is_one_line(policy: ModelPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy.tokenizer, "chat_template", "{{ raise_exception('no') }}")
+    with pytest.raises(DataError, match="its messages cannot be tokenized: no"):
+        policy.sample([[{"role": "user", "content": "who"}]])
 
 
 def test_the_adapter_of_a_policy_that_nobody_holds_is_removed(base: Base, policy: ModelPolicy, tmp_path: Path) -> None:

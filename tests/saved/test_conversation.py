@@ -12,8 +12,8 @@ from finished import finished_run
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.rows import read_rows
-from rlhf_plugins.engine.sampling import Decoding
-from rlhf_plugins.engine.streaming import draw, stream
+from rlhf_plugins.engine.sampling import Decoding, drawn
+from rlhf_plugins.engine.streaming import stream
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.saved.conversation import Conversation, judge_of
@@ -47,10 +47,10 @@ def test_a_greedy_stream_is_the_greedy_sample(run: RunFolder, stage: str) -> Non
 
 
 def test_top_p_leaves_the_fewest_likely_tokens_that_reach_it() -> None:
-    logits, generator = torch.tensor([0.2, 0.5, 0.3]).log(), torch.Generator().manual_seed(0)
+    logits, generator = torch.tensor([[0.2, 0.5, 0.3]]).log(), torch.Generator().manual_seed(0)
     for top_p, left in ((0.4, {1}), (0.6, {1, 2}), (1.0, {0, 1, 2})):
-        assert {draw(logits, Decoding(top_p=top_p), generator) for _ in range(200)} == left
-    assert draw(logits, Decoding(temperature=0.0), generator) == 1
+        assert {int(drawn(logits, Decoding(top_p=top_p), generator)) for _ in range(200)} == left
+    assert int(drawn(logits, Decoding(temperature=0.0), generator)) == 1
 
 
 def test_a_conversation_goes_on_from_the_better_answer(run: RunFolder, tmp_path: Path) -> None:

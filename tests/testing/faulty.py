@@ -19,6 +19,7 @@ from rlhf_plugins import (
     Base,
     Data,
     DataFormat,
+    Generator,
     KLEstimator,
     KLTerm,
     MemberScores,
@@ -157,7 +158,7 @@ class Normed(RewardHead):
 # ---- advantages ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class MaskForgotten(Advantage):
-    """Sums what stands behind the end of a response."""
+    """Sums what follows the end of a response."""
 
     def __call__(self, rollout: Rollout) -> Advantages:
         whole = rollout.rewards.sum(1, keepdim=True).expand_as(rollout.rewards)
@@ -334,6 +335,14 @@ class OnlyAnswers(Reward):
 
     def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
         return lambda samples: [float(len(text)) for text in samples.responses if text]
+
+
+@dataclass(frozen=True)
+class Unbuilt(Generator):
+    """Answers nothing."""
+
+    def build(self, run: Run) -> Any:
+        return None
 
 
 @dataclass(frozen=True)

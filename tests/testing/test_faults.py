@@ -57,12 +57,13 @@ FAULTS = [
     ("kl", other.StrengthFixed, "options_are_read", "nothing depends on the option 'per_word'"),
     ("reduction", other.Unweighed, "options_are_mentioned", "a line that reads 'weight_of_prompts'"),
     ("shaping", other.Uncapped, "options_are_mentioned", "a line that reads 'ceiling'"),
+    ("generator", other.Unbuilt, "it_builds", "a NoneType, which is no Policy"),
     ("data_format", other.Unshuffled, "options_are_mentioned", "a line that reads 'shuffled_twice'"),
     ("stage", other.NeverResumed, "options_are_mentioned", "a line that reads 'resume_from_best'"),
     ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),
 ]
 
-BUILT_OF_A_RUN = {"generator", "judge", "monitor", "regularizer"}
+BUILT_OF_A_RUN = {"judge", "monitor", "regularizer"}
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,14 @@ PACKAGES = sorted(folder.parent.name for folder in (Path(__file__).parents[2] / 
 BUNDLED = [one for name in (DISTRIBUTION, *PACKAGES) for one in subjects(name, OPTIONS)]
 
 
-@pytest.mark.parametrize(
-    "subject", [one for name in (DISTRIBUTION, *PACKAGES) for one in subjects(name, OPTIONS)], ids=str
-)
+@pytest.mark.parametrize("subject", BUNDLED, ids=str)
 def test_every_property_holds_of_what_is_bundled(subject: Subject) -> None:
     found = [examine(subject, one) for one in properties_of(subject.kind) if not one.trains]
     assert not any(found), "\n".join(str(finding) for finding in found if finding)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "subject", [one for name in (DISTRIBUTION, *PACKAGES) for one in subjects(name, OPTIONS)], ids=str
-)
+@pytest.mark.parametrize("subject", BUNDLED, ids=str)
 def test_every_option_of_what_is_bundled_is_felt_in_a_training(subject: Subject) -> None:
     found = [examine(subject, one) for one in properties_of(subject.kind) if one.trains]
     assert not any(found), "\n".join(str(finding) for finding in found if finding)

@@ -69,7 +69,7 @@ def decode(
     return input_ids
 
 
-def draw_tokens(scores: Tensor) -> Tensor:
+def draw_tokens(scores: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One token from each softmax(scores), (B, vocabulary) -> (B,), by inverting its distribution function.
 
     Raises:
@@ -78,7 +78,7 @@ def draw_tokens(scores: Tensor) -> Tensor:
     sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
     if not bool(sums[:, -1].isfinite().all()):
         raise RunError("the probabilities of the next token are not finite: the policy's weights are no longer finite")
-    at = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device) * sums[:, -1:]
+    at = torch.rand(len(sums), 1, dtype=torch.float64, device=sums.device, generator=generator) * sums[:, -1:]
     return torch.searchsorted(sums, at, right=True).squeeze(1).clamp_(max=sums.shape[1] - 1)
 
 
