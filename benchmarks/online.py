@@ -3,7 +3,7 @@
     python benchmarks/online.py [--seeds 10] [--runs runs/online] [--quick]
 
 A seed whose report exists already is not run again, and an interrupted one goes on. A training counts as diverged when
-it stopped with an error, or ended further than 20 nats from the supervised policy.
+it stopped with an error, or ended further than 20 nats from the base.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
 RECIPE = ROOT / "recipes" / "compare_online.yaml"
 FURTHEST = 20.0  # nats
-HEADER = ("policy", "gold reward", "lowest seed", "above supervised", "diverged", "KL", "length", "win rate", "seconds")
+HEADER = ("policy", "gold reward", "lowest seed", "above base", "diverged", "KL", "length", "win rate", "seconds")
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def row(name: str, runs: Sequence[Ran]) -> dict[str, Any]:
         "seeds": len(runs),
         "gold": [policy["gold"]["mean"] for policy in found],
         "kl": kl,
-        "above_supervised": sum(p["gold"]["mean"] > under for p, under in zip(found, below, strict=True)),
+        "above_base": sum(p["gold"]["mean"] > under for p, under in zip(found, below, strict=True)),
         "diverged": len(runs) - len(found) + sum(value is not None and value > FURTHEST for value in kl),
         "stopped": {str(i + 1): run.stopped[name] for i, run in enumerate(runs) if name in run.stopped},
         "length": [policy["length"] for policy in found],
@@ -89,7 +89,7 @@ def page(rows: Sequence[dict[str, Any]], runs: Sequence[Ran]) -> str:
         f"`recipes/compare_online.yaml` under seeds 1 to {len(runs)}, by `python benchmarks/online.py` on "
         f"{hardware['cores']} cores ({hardware['cpu']}). Each policy wrote {episodes} episodes, against one reward "
         f"model a seed (accuracy on held-out pairs {spread(accuracy)}); gold is the sandbox's true reward on 128 "
-        "held-out prompts, KL is to the supervised policy, in nats a response. Diverged: stopped with an error, or "
+        "held-out prompts, KL is to the base, in nats a response. Diverged: stopped with an error, or "
         f"ended beyond {FURTHEST:.0f} nats. Seconds share the machine with other work, so compare them with care.",
         "",
         "| " + " | ".join(HEADER) + " |",
@@ -105,7 +105,7 @@ def line(found: dict[str, Any]) -> str:
     """One row of the table."""
     is_reference = found["policy"] == "base"
     counts = (
-        ("-", "-") if is_reference else (f"{found[k]} of {found['seeds']}" for k in ("above_supervised", "diverged"))
+        ("-", "-") if is_reference else (f"{found[k]} of {found['seeds']}" for k in ("above_base", "diverged"))
     )
     cells = [found["policy"], spread(found["gold"]), f"{min(found['gold'], default=np.nan):.2f}", *counts]
     rest = [spread(found["kl"]), spread(found["length"], 1), spread(found["win_rate"]), spread(found["seconds"], 0)]
