@@ -104,9 +104,7 @@ def page(rows: Sequence[dict[str, Any]], runs: Sequence[Ran]) -> str:
 def line(found: dict[str, Any]) -> str:
     """One row of the table."""
     is_reference = found["policy"] == "base"
-    counts = (
-        ("-", "-") if is_reference else (f"{found[k]} of {found['seeds']}" for k in ("above_base", "diverged"))
-    )
+    counts = ("-", "-") if is_reference else (f"{found[k]} of {found['seeds']}" for k in ("above_base", "diverged"))
     cells = [found["policy"], spread(found["gold"]), f"{min(found['gold'], default=np.nan):.2f}", *counts]
     rest = [spread(found["kl"]), spread(found["length"], 1), spread(found["win_rate"]), spread(found["seconds"], 0)]
     return "| " + " | ".join([*cells, *rest]) + " |"

@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.saved.interchange import export_reward_model
     from rlhf_plugins.saved.reload import load_policy, load_reward_function, load_reward_model
     from rlhf_plugins.trainers.online import OnlineTrainer
+    from rlhf_plugins.trainers.ppo.config import OnlineConfig
+    from rlhf_plugins.trainers.ppo.options import Exploration, Value
     from rlhf_plugins.trainers.preference import PreferenceTrainer
     from rlhf_plugins.trainers.reward import RewardTrainer
 
@@ -97,6 +99,7 @@ __all__ = [
     "DataFormat",
     "Earlier",
     "Evaluation",
+    "Exploration",
     "Generator",
     "Group",
     "Judge",
@@ -106,6 +109,7 @@ __all__ = [
     "MemberScores",
     "Metric",
     "Monitor",
+    "OnlineConfig",
     "OnlineTrainer",
     "Origin",
     "PairLogps",
@@ -143,6 +147,7 @@ __all__ = [
     "StageResult",
     "Step",
     "StopRun",
+    "Value",
     "Verdict",
     "Weights",
     "check_recipe",
@@ -167,9 +172,12 @@ __all__ = [
 
 _LAZY = {
     "RewardTrainer": "rlhf_plugins.trainers.reward",
+    "Exploration": "rlhf_plugins.trainers.ppo.options",
+    "OnlineConfig": "rlhf_plugins.trainers.ppo.config",
     "OnlineTrainer": "rlhf_plugins.trainers.online",
     "PreferenceTrainer": "rlhf_plugins.trainers.preference",
     "RunRecord": "rlhf_plugins.run.record",
+    "Value": "rlhf_plugins.trainers.ppo.options",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
     "export_reward_model": "rlhf_plugins.saved.interchange",

@@ -13,7 +13,7 @@ from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe import based
 from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.recipe.resolve import Resolver
-from rlhf_plugins.recipe.schema import SANDBOX, Recipe
+from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, dotted
 from rlhf_plugins.registry.registry import registry as installed
 
@@ -76,13 +76,10 @@ def assemble(
 
 def weights(recipe: Recipe) -> Weights:
     """What the first stage starts from. Raises RunError where a base that is a policy cannot be."""
-    path = recipe.base
-    if path == SANDBOX:
-        from rlhf_plugins.sandbox import POLICY
+    from rlhf_plugins.sandbox import base_path
 
-        path = str(POLICY)
     quantization = None if recipe.quantization == "none" else recipe.quantization
-    return based.weights(Base(path, quantization, recipe.adapter, recipe.trust_remote_code))
+    return based.weights(Base(base_path(recipe.base), quantization, recipe.adapter, recipe.trust_remote_code))
 
 
 def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | None = None) -> Any:

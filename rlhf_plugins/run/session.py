@@ -28,7 +28,6 @@ from rlhf_plugins.run.lock import acquire, release
 from rlhf_plugins.run.stage_run import Services, StageRun
 from rlhf_plugins.run.starts import at
 
-SANDBOX = "sandbox"
 _OPEN: list[Hooks] = []  # of the sessions of this process
 
 
@@ -59,11 +58,11 @@ def session(
         RunError: the folder holds something else, such as a session with another base or seed, or is in use.
         StopRun: a plugin refuses the run.
     """
+    from rlhf_plugins.sandbox import base_path
+
     registry = registry or installed()
     model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if based.is_policy(base) else None)
-    if model.path == SANDBOX:
-        model = _sandbox(model)
-    start = based.weights(model)
+    start = based.weights(replace(model, path=base_path(model.path)))
     files = RunFolder(Path(folder))
     if files.path.is_dir():
         acquire(files.path, again=True)
@@ -120,12 +119,6 @@ def _ended(hooks: Hooks, by: str = "") -> None:
     hooks.folder.note(status=status, message=message, finished=reporting.now())
     hooks.finished()
     release(hooks.folder.path)
-
-
-def _sandbox(base: Base) -> Base:
-    from rlhf_plugins.sandbox import POLICY
-
-    return replace(base, path=str(POLICY))
 
 
 def _loaded(data: Mapping[str, Any] | str | Path, base: Base, seed: int, registry: Registry) -> Data:

@@ -24,8 +24,14 @@ __all__ = [
     "Annotator",
     "Gold",
     "annotate",
+    "base_path",
     "draft",
     "gold",
     "pairs",
     "prompts",
 ]
+
+
+def base_path(base: str) -> str:
+    """A base's folder or hub name; `sandbox` is the folder of the sandbox's own policy."""
+    return str(POLICY) if base == "sandbox" else base

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.reward_models.handle import RewardHandle
 
 BASE = "base"  # as a stage: the model that the run started from
-SANDBOX = "sandbox"
 PARTS: tuple[Part, ...] = ("policies", "rewards")
 FILES: Mapping[Part, tuple[str, ...]] = {  # a reward model may hold an adapter too, so that it comes first
     "rewards": ("reward_model.json", "reward_ensemble.json"),
@@ -123,12 +122,10 @@ def made(words: str, part: Part | None = None) -> Made:
 
 def base_of_run(run: RunFolder) -> Base:
     """The model that a run started from, as its recipe has it."""
-    recipe = run.recipe()
-    path, quantization = str(recipe.get("base")), recipe.get("quantization")
-    if path == SANDBOX:
-        from rlhf_plugins.sandbox import POLICY
+    from rlhf_plugins.sandbox import base_path
 
-        path = str(POLICY)
+    recipe = run.recipe()
+    path, quantization = base_path(str(recipe.get("base"))), recipe.get("quantization")
     adapter = recipe.get("adapter") and Adapter(**recipe["adapter"])
     return Base(path, None if quantization == "none" else quantization, adapter)
 

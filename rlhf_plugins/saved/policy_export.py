@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, CONFIG
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.saved.card import Form, write_card
 from rlhf_plugins.saved.made import Made
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Base
     from rlhf_plugins.saved.merging import Rounding
 
-ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PROMPTS, TOKENS = 4, 64  # on which logits are compared
 SENTENCES = ("The capital of France is", "To make bread, first", "She looked out of the window and", "2 + 2 =")
 
@@ -63,7 +63,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     base, folder = saved_base(found.folder), found.folder
     own = replace(base, path=str(folder)) if (folder / "tokenizer_config.json").exists() else base
     tokenizer = load_tokenizer(own)
-    if (folder / ADAPTER).exists() and not merge:
+    if (folder / CONFIG).exists() and not merge:
         _write_adapter(folder, base, out, precision)
         done = Exported(base.path)
         form = Form("adapter", base.path, bool(tokenizer.chat_template))
@@ -87,13 +87,13 @@ def _write_adapter(folder: Path, base: Base, out: Path, dtype: torch.dtype | Non
     from rlhf_plugins.engine.noted import whole_path
 
     try:
-        config = read_json(folder / ADAPTER)
-        weights = load_file(folder / WEIGHTS)
+        config = read_json(folder / CONFIG)
+        weights = load_file(folder / ADAPTER_WEIGHTS)
         out.mkdir(parents=True, exist_ok=True)
         config["base_model_name_or_path"] = whole_path(base.path)
-        (out / ADAPTER).write_text(json.dumps(config, indent=2) + "\n")
+        (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         cast = {name: value.to(dtype) if dtype else value for name, value in weights.items()}
-        save_file(cast, out / WEIGHTS, {"format": "pt"})
+        save_file(cast, out / ADAPTER_WEIGHTS, {"format": "pt"})
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"{folder}: its adapter cannot be copied to {out}: {error}") from error
 
@@ -110,7 +110,7 @@ def _write_whole(found: Made, base: Base, out: Path, dtype: torch.dtype | None, 
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
     notes = []
-    if base.quantization and (found.folder / ADAPTER).exists():
+    if base.quantization and (found.folder / CONFIG).exists():
         notes.append(
             f"Trained on the base in {base.quantization}, it is merged into the unquantized one: answers differ."
         )

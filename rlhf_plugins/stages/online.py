@@ -249,11 +249,9 @@ def _reference(weights: Weights, backbone: Backbone | None) -> Any:
 
 def _value(value: Value, run: Run) -> Value:
     """The same with the path of a network's base."""
-    from rlhf_plugins.sandbox import POLICY
+    from rlhf_plugins.sandbox import base_path
 
-    if value.reads != "own":
-        return value
-    return replace(value, base=str(POLICY) if value.base == "sandbox" else value.base or run.base.path)
+    return replace(value, base=base_path(value.base or run.base.path)) if value.reads == "own" else value
 
 
 def _save_critic(trainer: OnlineTrainer, folder: Path) -> None:
