@@ -55,7 +55,7 @@ class AIFeedback(Stage, makes={"data"}):
         unscored = sum(one.satisfaction is None for found in scored for one in found)
         if not groups:
             raise RunError(f"{self.name}: no two answers differ by more than {self.gap}; {unscored} are not scored")
-        return StageResult(data=Data(groups), sections=[self.section(scored, chosen, unscored)])
+        return StageResult(data=Data(groups), sections=[self.section(scored, chosen, unscored), *score.sections()])
 
     def scored(self, run: Run, score: Scorer) -> list[Row]:
         """Different answers of the policy to each prompt, scored."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.outcome import Abstain, Failed, Ok, Outcome, from_json, to_json
 from rlhf_constitution.principle import Principle
 from rlhf_plugins import RecipeError, read_options, uses
@@ -68,6 +69,7 @@ class Constitution:
     """Principles, and in which order their gates count."""
 
     principles: tuple[Principle, ...] = uses("principle")
+    assistant: Assistant | None = uses("assistant", optional=True)
     order: Annotated[list[str], Field(description="priorities, as chains `first > second`")] = field(
         default_factory=lambda: ["safety > accuracy > helpfulness"]
     )
@@ -82,6 +84,9 @@ class Constitution:
         object.__setattr__(self, "principles", named)
         for one in self.principles:
             self._place(one, self.priorities)
+        asking = [one.name for one in self.principles if one.asks]
+        if asking and self.assistant is None:
+            raise ValueError(f"assistant: is required, since {', '.join(asking)} asks one")
         for one, other in combinations([one for one in self.principles if one.gate], 2):
             if found := one.conflict(other) or other.conflict(one):
                 raise ValueError(f"principles: nothing keeps the gates of {one.name} and {other.name}: {found}")

@@ -61,7 +61,11 @@ class CritiqueRevise(Stage, makes={"data"}):
         groups = [group for draft in drafts if (group := self.group(draft, constitution))]
         if not groups:
             raise RunError(f"{self.name}: no revision was accepted and no answer is clean: {reasons(drafts)}")
-        return StageResult(data=Data(tuple(groups)), sections=sections(constitution, drafts), metrics=numbers(drafts))
+        return StageResult(
+            data=Data(tuple(groups)),
+            sections=[*sections(constitution, drafts), *score.sections()],
+            metrics=numbers(drafts),
+        )
 
     def answers(self, run: Run) -> tuple[list[str], list[str]]:
         """Prompts, and the policy's first answer to each."""

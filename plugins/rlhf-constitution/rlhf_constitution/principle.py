@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from rlhf_constitution.outcome import Abstain, Failed, NotApplicable, Ok, Outcome
-from rlhf_plugins import Component, PluginError, Run, hookimpl
+from rlhf_plugins import Component, PluginError, Run, hookimpl, trait
+
+if TYPE_CHECKING:
+    from rlhf_constitution.asking import Asker
 
 Texts = Sequence[str]
 Judged = Callable[[Texts, Texts], list[Outcome]]  # prompts and responses, one outcome for each
@@ -20,6 +23,8 @@ PASSING = 0.5  # the value from which an example counts as kept, where there is 
 @dataclass(frozen=True, kw_only=True)
 class Principle(Component, kind="principle"):
     """A rule. A component defines `__call__` or, where it needs the run or many responses at once, `build`."""
+
+    asks: ClassVar[bool] = trait(False, "asks the constitution's assistant, which its `build` is given after the run")
 
     name: Annotated[str, Field(description="in reports; empty is the class's name")] = ""
     level: Annotated[Literal["base", "domain", "rule"], Field(description="how general it is")] = "rule"
@@ -83,10 +88,10 @@ class Principle(Component, kind="principle"):
         return self.when is None or re.search(self.when, prompt, re.IGNORECASE) is not None
 
 
-def bound(principle: Principle, run: Run | None) -> Judged:
+def bound(principle: Principle, run: Run | None, ask: Asker | None = None) -> Judged:
     """A function from many prompts and responses to outcomes. Raises RunError where the run lacks what it needs."""
     if principle.builds:
-        acts: Any = principle.acting(run)
+        acts: Any = principle.acting(run, ask) if principle.asks else principle.acting(run)
     else:
 
         def acts(prompts: Texts, responses: Texts) -> list[Any]:

@@ -1,0 +1,110 @@
+"""Asks an assistant within a budget: each call is reserved before it is made, and no question is paid for twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from rlhf_constitution.assistant import Asked, Assistant, Budget, Chosen, Written
+from rlhf_constitution.outcome import Failed
+from rlhf_constitution.quoting import unfenced
+from rlhf_plugins import Run
+
+BATCH = 64  # questions between two looks at the clock
+CACHE = "judgements.jsonl"  # in the stage's folder
+OVER = Failed("the budget is used up")
+
+
+@dataclass
+class Ledger:
+    """What was reserved so far. The tokens of a text are at most its bytes, which is what is reserved."""
+
+    budget: Budget
+    clock: Callable[[], float] = time.monotonic
+    calls: int = 0
+    tokens: int = 0
+    began: float | None = None
+
+    def reserve(self, tokens: int) -> bool:
+        """Whether one more call may use so many tokens; if so, they are counted."""
+        self.began = self.clock() if self.began is None else self.began
+        limits = self.budget
+        if limits.calls is not None and self.calls + 1 > limits.calls:
+            return False
+        if limits.tokens is not None and self.tokens + tokens > limits.tokens:
+            return False
+        if limits.seconds is not None and self.clock() - self.began >= limits.seconds:
+            return False
+        self.calls, self.tokens = self.calls + 1, self.tokens + tokens
+        return True
+
+
+@dataclass
+class Asker:
+    """An assistant with its budget and its cache."""
+
+    asked: Asked
+    ledger: Ledger
+    file: Path | None = None  # of the cache; None keeps nothing
+    key: str = ""  # of the assistant: another one's answers are not read
+    most: int = 256  # tokens of a written answer
+    known: dict[str, list[float]] = field(default_factory=dict)
+    hits: int = 0
+    failures: int = 0
+
+    @staticmethod
+    def of(assistant: Assistant, run: Run, file: Path | None = None) -> Asker:
+        """Bound to the run, with the answers that its folder remembers."""
+        file = file or run.folder / CACHE
+        key = json.dumps(run.spec(assistant), sort_keys=True)
+        asker = Asker(assistant.build(run), Ledger(assistant.budget), file, key, assistant.max_new_tokens)
+        asker.remember()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return asker
+
+    def remember(self) -> None:
+        """Reads the cache; a line that was torn by a kill is left out."""
+        if self.file is None or not self.file.exists():
+            return
+        for line in self.file.read_text(encoding="utf-8").splitlines():
+            try:
+                self.known |= json.loads(line)
+            except ValueError:
+                continue
+
+    def choose(self, questions: Sequence[str], choices: Sequence[str]) -> list[Chosen]:
+        """As `Asked.choose`; a question of equal content is asked once, and a failure is asked again next time."""
+        keys = [self.hash(question, choices) for question in questions]
+        new = {key: question for key, question in zip(keys, questions, strict=True) if key not in self.known}
+        self.hits += len(keys) - len(new)
+        failed: dict[str, Chosen] = {}
+        for at in range(0, len(new), BATCH):
+            failed |= self._batch(dict(list(new.items())[at : at + BATCH]), choices)
+        return [tuple(self.known[key]) if key in self.known else failed[key] for key in keys]
+
+    def _batch(self, new: dict[str, str], choices: Sequence[str]) -> dict[str, Chosen]:
+        paid = {key: text for key, text in new.items() if self.ledger.reserve(len(text.encode()) + 8)}
+        found = dict(zip(paid, self.asked.choose(list(paid.values()), choices) if paid else [], strict=True))
+        good = {key: list(answer) for key, answer in found.items() if not isinstance(answer, Failed)}
+        self.known |= good
+        if good and self.file is not None:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps({key: answer}) + "\n" for key, answer in good.items()))
+        bad: dict[str, Chosen] = {key: found.get(key, OVER) for key in new if key not in good}
+        self.failures += len(bad)
+        return bad
+
+    def write(self, questions: Sequence[str], seed: int) -> list[Written]:
+        """As `Asked.write`, within the budget."""
+        paid = [self.ledger.reserve(len(text.encode()) + self.most) for text in questions]
+        answers = iter(self.asked.write([text for text, ok in zip(questions, paid, strict=True) if ok], seed))
+        return [next(answers) if ok else OVER for ok in paid]
+
+    def hash(self, question: str, choices: Sequence[str]) -> str:
+        """Of the content, whatever the fence."""
+        content = json.dumps([self.key, unfenced(question), list(choices)])
+        return blake2b(content.encode(), digest_size=16).hexdigest()

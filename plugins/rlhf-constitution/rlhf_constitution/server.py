@@ -1,0 +1,150 @@
+"""The assistant `server`: a model behind an address that speaks the OpenAI protocol, such as vLLM or llama.cpp."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import httpx2 as httpx
+from pydantic import Field
+
+from rlhf_constitution.assistant import Asked, Assistant, Chosen, Written
+from rlhf_constitution.outcome import Failed
+from rlhf_plugins import Run, RunError, hookimpl
+
+BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class ByServer(Assistant):
+    """Choices by the log-probabilities of the first token where they are given, else by the answer's first word."""
+
+    url: Annotated[str, Field(pattern="^https?://", description="such as http://127.0.0.1:8000/v1")]
+    model: Annotated[str, Field(min_length=1, description="its name on the server")]
+    key: Annotated[str | None, Field(description="environment variable that holds the API key; null sends none")] = None
+    temperature: Annotated[float, Field(ge=0, description="of written answers")] = 0.7
+    attempts: Annotated[int, Field(ge=1, description="calls for one answer, where the server is busy")] = 3
+    wait: Annotated[
+        float, Field(ge=0, description="seconds before the second call; twice as long before each next")
+    ] = 0.5
+    timeout: Annotated[float, Field(gt=0, description="seconds for one call")] = 60.0
+    parallel: Annotated[int, Field(ge=1, description="calls at once")] = 8
+
+    def build(self, run: Run) -> Asked:
+        """Raises RunError when the key is missing, the server does not answer, or it has no such model."""
+        secret = os.environ.get(self.key, "") if self.key else ""
+        if self.key and not secret:
+            raise RunError(f"assistant server: the environment variable {self.key} is not set")
+        made = _Server(self, secret)
+        made.probe()
+        return made
+
+
+@dataclass(frozen=True)
+class _Server:
+    options: ByServer
+    secret: str
+
+    @cached_property
+    def client(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
+        return httpx.Client(base_url=self.options.url.rstrip("/"), headers=headers, timeout=self.options.timeout)
+
+    def probe(self) -> None:
+        """Raises RunError when the server does not answer or does not serve the model."""
+        where = self.options.url
+        try:
+            answer = self.client.get("/models")
+            answer.raise_for_status()
+            names = [str(each["id"]) for each in answer.json()["data"]]
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"assistant server: nothing answers at {where}: {type(error).__name__}: {error}") from error
+        if self.options.model not in names:
+            raise RunError(f"assistant server: {where} has no model {self.options.model!r} (it has {', '.join(names)})")
+
+    def choose(self, questions: Sequence[str], choices: Sequence[str]) -> list[Chosen]:
+        """See `Asked`."""
+        asked = {"temperature": 0, "max_tokens": 2, "logprobs": True, "top_logprobs": 10}
+        return [chosen(answer, choices) for answer in self._all(questions, asked)]
+
+    def write(self, questions: Sequence[str], seed: int) -> list[Written]:
+        """See `Asked`."""
+        most, temperature = self.options.max_new_tokens, self.options.temperature
+        found = self._all(questions, {"temperature": temperature, "max_tokens": most, "seed": seed})
+        return [answer if isinstance(answer, Failed) else words(answer) for answer in found]
+
+    def _all(self, questions: Sequence[str], asked: Mapping[str, Any]) -> list[dict[str, Any] | Failed]:
+        with ThreadPoolExecutor(self.options.parallel) as pool:
+            return list(pool.map(lambda text: self._one(text, asked), questions))
+
+    def _one(self, text: str, asked: Mapping[str, Any]) -> dict[str, Any] | Failed:
+        body = {"model": self.options.model, "messages": [{"role": "user", "content": text}], **asked}
+        reason = ""
+        for attempt in range(self.options.attempts):
+            if attempt:
+                time.sleep(min(self.options.wait * 2 ** (attempt - 1), 30.0))
+            try:
+                answer = self.client.post("/chat/completions", json=body)
+            except httpx.HTTPError as error:
+                reason = type(error).__name__
+                continue
+            if answer.status_code not in BUSY:
+                return completion(answer)
+            reason = f"HTTP {answer.status_code}"
+        return Failed(f"unavailable: {reason}")
+
+
+def completion(answer: httpx.Response) -> dict[str, Any] | Failed:
+    """The first choice of an answer."""
+    try:
+        found = answer.raise_for_status().json()["choices"][0]
+    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
+        return Failed(f"no completion: HTTP {answer.status_code}")
+    return found if isinstance(found, dict) else Failed("no completion")
+
+
+def words(completion: Mapping[str, Any]) -> Written:
+    """The text of a completion."""
+    message = completion.get("message")
+    text = message.get("content") if isinstance(message, dict) else None
+    return text if isinstance(text, str) and text.strip() else Failed("an empty answer")
+
+
+def chosen(answer: Mapping[str, Any] | Failed, choices: Sequence[str]) -> Chosen:
+    """The probabilities of the choices; Failed where the answer is none of them."""
+    if isinstance(answer, Failed):
+        return answer
+    if found := likely(answer, choices):
+        return found
+    text = words(answer)
+    if isinstance(text, Failed):
+        return text
+    first = text.strip().split()[0].strip(".,:;()*\"'")
+    if first not in choices:
+        return Failed(f"answered {text[:40]!r}, none of {', '.join(choices)}")
+    return tuple(float(choice == first) for choice in choices)
+
+
+def likely(answer: Mapping[str, Any], choices: Sequence[str]) -> tuple[float, ...] | None:
+    """By the log-probabilities of the first token; None where they are not given, or hold no choice."""
+    found = dict.fromkeys(choices, 0.0)
+    try:
+        for each in answer["logprobs"]["content"][0]["top_logprobs"]:
+            if (token := str(each["token"]).strip()) in found:
+                found[token] += math.exp(min(0.0, float(each["logprob"])))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    total = sum(found.values())
+    return tuple(value / total for value in found.values()) if 0 < total < math.inf else None
+
+
+@hookimpl
+def register_components() -> dict[str, dict[str, type]]:
+    """The assistant of this file."""
+    return {"assistant": {"server": ByServer}}

@@ -1,0 +1,105 @@
+"""The assistant behind a server: its probe, its answers, its failures, and the whole path driven by a tiny model."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_constitution.assistant import Chosen
+from rlhf_constitution.outcome import Failed
+from rlhf_constitution.server import chosen
+
+from rlhf_plugins import RunError, component, load_data, run_recipe, session
+
+Serve = Callable[[Callable[[dict[str, Any]], tuple[int, Any]]], str]
+SANDBOX = {"format": "sandbox", "writer": "sloppy", "prompts": 12, "test_prompts": 2}
+
+
+def completion(text: str, **logprobs: float) -> dict[str, Any]:
+    """A completion with the log-probabilities of its first token."""
+    listed = [{"token": token, "logprob": value} for token, value in logprobs.items()]
+    found = {"content": [{"top_logprobs": listed}]} if listed else None
+    return {"choices": [{"message": {"content": text}, "logprobs": found}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (completion("A", A=math.log(0.6), B=math.log(0.2), C=math.log(0.2)), (0.75, 0.25)),
+        (completion("B."), (0.0, 1.0)),
+        (completion("A: it keeps the rule"), (1.0, 0.0)),
+        (completion("Well, ..."), Failed("answered 'Well, ...', none of A, B")),
+        (completion(""), Failed("an empty answer")),
+        ({"choices": []}, None),
+    ],
+)
+def test_answers(answer: dict[str, Any], expected: Chosen | None) -> None:
+    found = chosen(answer["choices"][0] if answer["choices"] else {}, ("A", "B"))
+    assert found == (pytest.approx(expected) if isinstance(expected, tuple) else expected or Failed("an empty answer"))
+
+
+def test_a_busy_server_is_asked_again_and_an_error_fails(serve: Serve, tmp_path: Path) -> None:
+    replies = iter([(503, {}), (200, completion("A")), (400, {}), (429, {}), (429, {})])
+    url = serve(lambda body: next(replies))
+    server = component("assistant", "server", url=url, model="m", attempts=2, wait=0, parallel=1)
+    made = server.build(session("sandbox", SANDBOX, tmp_path))
+    assert made.choose(["one?"], ("A", "B")) == [(1.0, 0.0)]
+    assert made.choose(["two?"], ("A", "B")) == [Failed("no completion: HTTP 400")]
+    assert made.choose(["three?"], ("A", "B")) == [Failed("unavailable: HTTP 429")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "http://127.0.0.1:9/v1"}, "nothing answers at"),
+        ({"model": "n"}, r"has no model 'n' \(it has m\)"),
+        ({"key": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
+    ],
+)
+def test_what_cannot_be_reached_is_found_at_the_start(
+    serve: Serve, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    url = serve(lambda body: (200, completion("A")))
+    server = component("assistant", "server", **{"url": url, "model": "m", **options})
+    with pytest.raises(RunError, match=message):
+        server.build(session("sandbox", SANDBOX, tmp_path))
+
+
+CONSTITUTION = """
+assistant: {{use: server, url: '{url}', model: m, budget: {{calls: 400}}}}
+principles:
+  - {{use: judged, rule: it does not insult, name: polite, agreement: 0, gate: 0.5, priority: safety}}
+  - {{use: length_band, high: 30}}
+"""
+
+
+def test_a_tiny_model_behind_a_server_drives_the_whole_path(serve: Serve, tmp_path: Path) -> None:
+    """It judges and revises; a random model's judgements are worthless, and everything still holds together."""
+    run = session("sandbox", SANDBOX, tmp_path / "server")
+    policy, lock = run.policy(), threading.Lock()
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        text = body["messages"][0]["content"][-120:]
+        with lock:  # the model of this test is not for several threads
+            if body.get("logprobs"):
+                found = policy.choose([text], ["red", "blue"])[0].tolist()
+                return 200, completion("A", A=found[0], B=found[1])
+            written = policy.sample([text], max_new_tokens=12, seed=body["seed"]).responses[0]
+        return 200, completion(written)
+
+    url = serve(reply)
+    (tmp_path / "c.yaml").write_text(CONSTITUTION.format(url=url))
+    reviser = {"use": "assistant", "n": 1, "assistant": {"use": "server", "url": url, "model": "m"}}
+    common = {"constitution": str(tmp_path / "c.yaml"), "prompts": 6, "max_new_tokens": 16}
+    stages = [
+        {"stage": "critique_revise", "reviser": reviser, "rounds": 1, **common},
+        {"stage": "ai_feedback", "answers": 3, "gap": 0.0, **common},
+    ]
+    data = {"base": "sandbox", "data": SANDBOX, "output_dir": str(tmp_path / "run"), "stages": stages}
+    folder = run_recipe(data, say=lambda line: None).folder
+    assert load_data(folder / "02-ai_feedback").train
+    assert (folder / "01-critique_revise/judgements.jsonl").read_text().count("\n") >= 12
