@@ -64,6 +64,18 @@ def invite(
 
 
 @collect.command()
+def resume(study: Folder, name: Annotated[str, typer.Argument(help="Of the person.")]) -> None:
+    """Let a person go on who was paused."""
+    from rlhf_collect.store.people import named, set_state
+    from rlhf_collect.study import open_study
+
+    opened = open_study(study)
+    with opened.database.writing() as connection:
+        set_state(connection, opened.now(), named(connection, name), "active")
+    typer.echo(f"{name}: active")
+
+
+@collect.command()
 def serve(study: Folder, port: Port = 8000) -> None:
     """Serve the page on this machine, and print a link for you."""
     from rlhf_collect.study import open_study
@@ -87,6 +99,7 @@ def export(
     release: Annotated[int | None, typer.Option(min=1, help="Its number; without one a new release is made.")] = None,
     out: Annotated[Path | None, typer.Option(help="Without one, STUDY/releases/NUMBER.")] = None,
     min_agreement: Annotated[float, typer.Option(help="Of a new release: leave out items below it.")] = 0.0,
+    aggregate: Annotated[str, typer.Option(help="Of a new release: majority or dawid_skene.")] = "majority",
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
 ) -> None:
     """Write a release as files with TRL's columns; make it first if it is the next."""
@@ -97,7 +110,7 @@ def export(
     opened = open_study(study)
     following = releases.newest(opened) + 1
     if release in (None, following):
-        made = releases.make(opened, releases.Parameters(min_agreement=min_agreement))
+        made = releases.make(opened, releases.Parameters(aggregate, min_agreement))
     else:
         made = releases.load(opened, int(release or 0))
     folder = out or study / "releases" / str(made.number)

@@ -10,13 +10,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
+from rlhf_collect.aggregate.dawid_skene import dawid_skene
 from rlhf_collect.aggregate.majority import majority
 from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
 from rlhf_collect.store import chain, judged, tables
 from rlhf_collect.study import Study
 from rlhf_plugins import DataError
 
-AGGREGATIONS: dict[str, Callable[[list[Vote]], Mapping[int, Verdict]]] = {"majority": majority}
+AGGREGATIONS: dict[str, Callable[[list[Vote]], Mapping[int, Verdict]]] = {
+    "majority": majority,
+    "dawid_skene": dawid_skene,
+}
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,46 @@
-"""The report of a study as text: what was done, by whom, and what is left."""
+"""The report of a study as text."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from sqlalchemy import Connection, func, select
-
-from rlhf_collect.aggregate.majority import majority
-from rlhf_collect.store import chain, judged, tables
 from rlhf_collect.study import Study
+from rlhf_collect.summary import GATE, Summary, Worker, summarise
 
 
 def lines(study: Study) -> Iterator[str]:
     """Line by line."""
-    with study.database.reading() as connection:
-        yield from _items(connection)
-        said = judged.votes(connection, study.kind, judged.watermark(connection))
-        verdicts = majority(said)
-        labels = Counter(verdict.label or "undecided" for verdict in verdicts.values())
-        yield f"answers: {len(said)} on {len(verdicts)} items"
-        yield f"labels: {_listed(labels)}"
-        yield from _people(connection)
-        broken = chain.first_broken(connection)
-        yield "log: whole" if broken is None else f"log: broken at event {broken}"
+    found = summarise(study)
+    yield f"items: {_listed(found.items)}"
+    yield f"votes: {found.votes}; slots: {_listed(found.slots)}; {_listed(found.acts)}"
+    yield f"labels by majority: {_listed(found.labels)}; Dawid-Skene gives {found.changed} items another label"
+    yield from _agreement(found)
+    yield from map(_person, found.people)
+    for item, votes in found.disputed:
+        yield f"divided on item {item}: {_listed(votes)}"
+    yield "log: whole" if found.broken is None else f"log: broken at event {found.broken}"
 
 
-def _items(connection: Connection) -> Iterator[str]:
-    yield f"items: {_listed(_counted(connection, tables.item.c.purpose))}"
-    yield f"slots: {_listed(_counted(connection, tables.slot.c.state, tables.slot.c.purpose == 'judged'))}"
+def _agreement(found: Summary) -> Iterator[str]:
+    for name, interval in found.agreement.items():
+        if interval.value == interval.value:
+            yield f"agreement, {name}: {interval}"
+    if found.gate is not None:
+        yield f"alpha is above {GATE}" if found.gate else f"alpha is not above {GATE}: look at the guidelines first"
 
 
-def _counted(connection: Connection, column: Any, *where: Any) -> dict[str, int]:
-    rows = connection.execute(select(column, func.count()).where(*where).group_by(column))
-    return {str(name): count for name, count in rows.all()}
+def _person(one: Worker) -> str:
+    parts = [f"{one.role} {one.name}: {one.answered} votes, {one.state}"]
+    if one.reason:
+        parts.append(one.reason)
+    if one.ability is not None:
+        parts.append(f"ability {one.ability:.2f}")
+    if one.known[1]:
+        parts.append(f"{one.known[0]} of {one.known[1]} known answers right")
+    if one.seconds is not None:
+        parts.append(f"{one.seconds:.0f} s an item")
+    return ", ".join(parts)
 
 
-def _people(connection: Connection) -> Iterator[str]:
-    annotation = tables.annotation
-    count = func.count(func.distinct(annotation.c.item)).label("done")
-    columns = (tables.person.c.name, tables.person.c.role, tables.person.c.state, count)
-    rows = select(*columns).select_from(tables.person).outerjoin(annotation).group_by(tables.person.c.id)
-    for row in connection.execute(rows.order_by(tables.person.c.id)):
-        yield f"{row.role} {row.name}: {row.done} items, {row.state}"
-
-
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"

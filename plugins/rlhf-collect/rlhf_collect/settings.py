@@ -18,7 +18,7 @@ class Settings:
 
     kind: str = "pair"
     dimensions: tuple[str, ...] = ()  # of ratings
-    votes: int = 3  # people who judge an item
+    votes: int = 3  # people who judge an item, before it is known whether they are divided
     most_votes: int = 7  # of an item on which they are divided
     lease_seconds: float = 1800.0  # after which an item that was given out goes to somebody else
     gold_share: float = 0.1

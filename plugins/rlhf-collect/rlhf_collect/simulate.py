@@ -17,6 +17,7 @@ from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import Study
 
 Worth = Callable[[str, str], float]  # of a prompt and an answer
+SECONDS = 20.0  # that each takes for an item
 CUTS = (0.8, 1.6, 2.8, 4.5)  # impressions from which a preference is stronger
 
 
@@ -39,6 +40,17 @@ class Habits:
         return int(math.copysign(1 + sum(abs(seen) >= cut for cut in CUTS), seen))
 
 
+class Clock:
+    """The clock of a study with simulated annotators, for whom time passes as they judge."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def __call__(self) -> float:
+        """Seconds since 1970."""
+        return self.at
+
+
 @dataclass
 class Simulated:
     """One of them, at the desk of a study."""
@@ -47,6 +59,7 @@ class Simulated:
     habits: Habits
     random: Random
     worth: Worth
+    clock: Clock
 
     def work(self, desk: Desk, most: int) -> int:
         """Judges up to `most` items; how many it did."""
@@ -54,6 +67,7 @@ class Simulated:
             task = desk.claim(self.person)
             if task is None:
                 return done
+            self.clock.at += SECONDS
             desk.submit(self.person, self.form(task))
         return most
 

@@ -116,7 +116,7 @@ def test_sides_are_random_and_a_choice_is_of_the_side(tmp_path: Path) -> None:
 
 
 def test_64_clients_never_fill_more_than_the_slots(tmp_path: Path) -> None:
-    made = study(tmp_path, [pair(n) for n in range(5)], votes=3)
+    made = study(tmp_path, [pair(n) for n in range(5)], votes=3, most_votes=3)
     desk, crowd = Desk(made), [join(made, f"p{n}") for n in range(64)]
 
     def work(person: object) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
 
 
@@ -11,6 +14,13 @@ def majority(votes: list[Vote]) -> dict[int, Verdict]:
     The weight is (n_1 - n_2) / n: the votes of the first label less those of the second, of n in all.
     """
     return {item: _verdict(given) for item, given in by_item(votes).items()}
+
+
+def divided(labels: Sequence[str], votes: int) -> bool:
+    """Whether the first label leads the second by less than two votes, or than all where fewer are asked for."""
+    ordered = Counter(labels).most_common(2)
+    lead = ordered[0][1] - (ordered[1][1] if len(ordered) > 1 else 0)
+    return lead < min(2, votes)
 
 
 def _verdict(votes: list[Vote]) -> Verdict:

@@ -29,6 +29,10 @@ class Kind:
         """The form that a value is read from, to show it again."""
         raise NotImplementedError
 
+    def side(self, value: Any, sides: Sequence[int]) -> int:
+        """Which side was chosen: 1 the left, -1 the right, 0 neither, or a kind without sides."""
+        return 0
+
     def label(self, value: Any) -> str:
         """What votes are counted of."""
         raise NotImplementedError

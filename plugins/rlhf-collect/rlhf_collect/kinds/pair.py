@@ -26,6 +26,11 @@ class Pair(Kind):
         """The `choice`."""
         return {"choice": str(value if sides[0] == 0 else -value)}
 
+    def side(self, value: Any, sides: Sequence[int]) -> int:
+        """1 the left, -1 the right, 0 a tie."""
+        choice = int(self.shown(value, sides)["choice"])
+        return (choice > 0) - (choice < 0)
+
     def label(self, value: Any) -> str:
         """a, b or tie."""
         return "tie" if value == 0 else "a" if value > 0 else "b"

@@ -25,6 +25,7 @@ class Content:
         self.connection, self.kind, self.settings = connection, kind, settings
         self.left_out: Counter[str] = Counter()
         self.added: Counter[str] = Counter()
+        self._lengths: dict[int, tuple[int, int]] = {}  # of answers: characters and words
         self._random = Random(f"{settings.seed}:{self._last(tables.item)}")
 
     def add(self, rows: Iterable[Asked]) -> None:
@@ -53,11 +54,16 @@ class Content:
     def _answer(self, prompt: int, name: str, text: str, origin: dict[str, Any]) -> int:
         there = (tables.answer.c.prompt == prompt) & (tables.answer.c.digest == name)
         values = {"prompt": prompt, "digest": name, "text": text, "html": html(text), "origin": origin}
-        return self._once(tables.answer, there, values)[0]
+        number = self._once(tables.answer, there, values)[0]
+        self._lengths[number] = len(text), len(text.split())
+        return number
 
     def _item(self, prompt: int, answers: tuple[int, ...], row: Asked, known: Any) -> None:
         name = digest(prompt, sorted(answers))
+        texts = [self._lengths[one] for one in answers]
+        words = len(row.prompt.split()) + sum(count for _, count in texts)
         values = {"digest": name, "prompt": prompt, "answers": list(answers), "purpose": row.purpose, "arm": "random"}
+        values |= {"lengths": [length for length, _ in texts], "words": words}
         item, new = self._once(tables.item, tables.item.c.digest == name, values)
         if not new:
             self.left_out["twice"] += 1

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random, SystemRandom
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from rlhf_collect.aggregate.majority import divided
 from rlhf_collect.kinds.base import Unreadable, whole
-from rlhf_collect.store import chain, queue, tables
+from rlhf_collect.store import chain, judged, queue, tables, watch
 from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
@@ -106,15 +107,31 @@ class Desk:
             _close(connection, place, person, values["act"])
         body = {name: values[name] for name in ("item", "person", "version", "act", "value", "surplus")}
         chain.append(connection, now, "judged", {"annotation": made[0], **body})
-        return self._checked(connection, place, values, Taken(made[0], again=False, surplus=bool(surplus)))
+        taken = Taken(made[0], again=False, surplus=bool(surplus))
+        if values["act"] != "answered":
+            return taken
+        if place.purpose == "judged":
+            self._widen(connection, place)
+        else:
+            taken = self._checked(connection, place, values, taken)
+        watch.look(connection, now, self.study.kind, person.id)
+        return taken
 
     def _checked(self, connection: Connection, place: Row[Any], values: Mapping[str, Any], taken: Taken) -> Taken:
-        """With the known answer, where the item has one."""
-        if place.purpose == "judged" or values["act"] != "answered":
-            return taken
+        """With the known answer."""
         known = connection.execute(select(tables.gold).where(tables.gold.c.item == place.item)).one()
         right = self.study.kind.agrees(values["value"], known.value)
-        return Taken(taken.annotation, False, taken.surplus, right, place.purpose, known.explanation)
+        watch.note(connection, place, values, taken.annotation, right)
+        return replace(taken, right=right, purpose=place.purpose, explanation=known.explanation)
+
+    def _widen(self, connection: Connection, place: Row[Any]) -> None:
+        """One more slot where all are filled and people are divided, up to the most votes."""
+        settings = self.study.settings
+        states = connection.execute(select(slot.c.state).where(slot.c.item == place.item)).scalars().all()
+        if set(states) == {"done"} and len(states) < settings.most_votes:
+            values = judged.values_of(connection, place.item)
+            if divided([self.study.kind.label(value) for value in values], settings.votes):
+                queue.widen(connection, place.item, self.random, place.priority)
 
 
 def _read(study: Study, form: Mapping[str, str], sides: Any) -> dict[str, Any]:

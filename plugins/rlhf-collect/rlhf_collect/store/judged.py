@@ -50,6 +50,13 @@ def votes(
     ]
 
 
+def values_of(connection: Connection, of: int) -> list[Any]:
+    """The values of the votes on one item so far."""
+    newest = select(func.max(annotation.c.id)).where(annotation.c.item == of).group_by(annotation.c.person)
+    wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0)
+    return list(connection.execute(select(annotation.c.value).where(annotation.c.id.in_(newest), wanted)).scalars())
+
+
 def items(connection: Connection, ids: Collection[int]) -> dict[int, Item]:
     """Items by their numbers."""
     answers = {row.id: row for row in connection.execute(select(tables.answer))}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from rlhf_collect.store import chain, tables
 from rlhf_plugins import DataError
@@ -75,9 +76,23 @@ def leave(connection: Connection, token: str) -> None:
     connection.execute(delete(tables.session).where(tables.session.c.digest == _digest(token)))
 
 
+def named(connection: Connection, name: str) -> int:
+    """The person's number. Raises DataError naming the nearest."""
+    known = {row.name: row.id for row in connection.execute(select(tables.person.c.name, tables.person.c.id))}
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise DataError(f"nobody is called {name!r}{f' (did you mean {near[0]}?)' if near else ''}")
+    return int(known[name])
+
+
 def set_state(connection: Connection, now: float, person: int, state: str, reason: str = "") -> None:
-    """Pauses a person, or lets one go on; what the person did is kept."""
-    connection.execute(update(tables.person).where(tables.person.c.id == person).values(state=state, reason=reason))
+    """Pauses a person, or lets one go on; what the person did is kept, and flags are looked for in what comes after."""
+    last = connection.execute(select(func.max(tables.annotation.c.id))).scalar() or 0
+    changed = update(tables.person).where(tables.person.c.id == person)
+    connection.execute(changed.values(state=state, reason=reason, since=last))
+    if state == "paused":
+        mine = (tables.slot.c.person == person) & (tables.slot.c.state == "leased")
+        connection.execute(update(tables.slot).where(mine).values(state="free", person=None, until=None))
     chain.append(connection, now, state, {"person": person, "reason": reason})
 
 

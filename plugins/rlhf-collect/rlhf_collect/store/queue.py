@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
 
 from rlhf_collect.settings import Settings
-from rlhf_collect.store import tables
+from rlhf_collect.store import tables, watch
 from rlhf_collect.store.content import sides
 
 FIRST = 20  # items of a person, among which more are gold
 slot, item, annotation = tables.slot, tables.item, tables.annotation
-Found = Row[Any]
+Found: TypeAlias = Row[Any]
 
 
 def held(connection: Connection, person: int, now: float) -> Found | None:
@@ -27,10 +27,11 @@ def next_slot(connection: Connection, settings: Settings, person: int, now: floa
     if training := _set(connection, person, "training", random):
         return training
     done = _answered(connection, person)
+    closed = watch.blocked(connection, settings, person)
     share = settings.gold_share_first if done < FIRST else settings.gold_share
     if random.random() < share and (known := _set(connection, person, "gold", random)):
         return known
-    return _free(connection, person, now)
+    return _free(connection, person, now, closed)
 
 
 def take(connection: Connection, chosen: int, person: int, until: float) -> None:
@@ -62,14 +63,17 @@ def _judged_by(person: int, of: Any) -> Any:
     return exists().where((annotation.c.item == of) & (annotation.c.person == person))
 
 
-def _free(connection: Connection, person: int, now: float) -> Found | None:
-    """A slot of an item that the person did not judge; a lease that ran out is as good as none."""
+def _free(connection: Connection, person: int, now: float, closed: list[str]) -> Found | None:
+    """A slot of an item that the person may and did not judge; a lease that ran out is as good as none."""
+    wanted = [slot.c.purpose == "judged", ~_judged_by(person, slot.c.item)]
+    if closed:
+        within = select(item.c.id).join(tables.prompt).where(tables.prompt.c.domain.in_(closed))
+        wanted.append(slot.c.item.not_in(within))
     ran_out = (slot.c.state == "leased") & (slot.c.until < now)
-    overdue = select(slot).where(ran_out, slot.c.purpose == "judged", ~_judged_by(person, slot.c.item)).limit(1)
+    overdue = select(slot).where(ran_out, *wanted).limit(1)
     if found := connection.execute(overdue).first():
         return found
-    free = (slot.c.purpose == "judged") & (slot.c.state == "free")
-    queue = select(slot).where(free, ~_judged_by(person, slot.c.item)).order_by(slot.c.priority, slot.c.id).limit(1)
+    queue = select(slot).where(slot.c.state == "free", *wanted).order_by(slot.c.priority, slot.c.id).limit(1)
     return connection.execute(queue).first()
 
 

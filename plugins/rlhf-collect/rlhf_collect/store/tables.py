@@ -61,6 +61,8 @@ item = Table(
     Column("prompt", ForeignKey("prompt.id"), nullable=False),
     Column("answers", JSON, nullable=False),  # ids; a judgement counts them in this order
     Column("purpose", String(10), nullable=False),  # judged, gold or training
+    Column("lengths", JSON, nullable=False),  # characters of the answers
+    Column("words", Integer, nullable=False),  # of the prompt and the answers
     Column("arm", String(10), nullable=False),  # what put it where it is in the queue
 )
 
@@ -81,6 +83,7 @@ person = Table(
     Column("role", String(10), nullable=False),  # annotator, reviewer or lead
     Column("state", String(10), nullable=False),  # active or paused
     Column("reason", Text, nullable=False, server_default=""),  # why it is paused
+    Column("since", Integer, nullable=False, server_default="0"),  # the annotation after which flags are looked for
     Column("language", String(8), nullable=False, server_default="en"),
     Column("created", Float, nullable=False),
 )
@@ -135,6 +138,17 @@ annotation = Table(
 )
 Index("annotation_person", annotation.c.person, annotation.c.id)
 
+checked = Table(  # the first answers to gold and training items
+    "checked",
+    metadata,
+    Column("annotation", ForeignKey("annotation.id"), primary_key=True),
+    Column("person", ForeignKey("person.id"), nullable=False),
+    Column("item", ForeignKey("item.id"), nullable=False),
+    Column("purpose", String(10), nullable=False),
+    Column("right", Integer, nullable=False),
+)
+Index("checked_person", checked.c.person, checked.c.purpose)
+
 guideline = Table(
     "guideline",
     metadata,
@@ -181,7 +195,7 @@ log = Table(
     Column("digest", String(64), nullable=False),  # of this event and the digest before it
 )
 
-KEPT = (prompt, answer, item, gold, lease, annotation, guideline, release, log)
+KEPT = (prompt, answer, item, gold, lease, annotation, checked, guideline, release, log)
 for _table in KEPT:
     for _deed in ("UPDATE", "DELETE"):
         _rule = DDL(

@@ -1,0 +1,42 @@
+"""Intervals of a coefficient by the bootstrap over items (Efron 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_collect.agreement.counts import Counts, Numbers
+
+SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the 2.5% and 97.5% percentiles of its resamples."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def bootstrap(
+    statistic: Callable[[Counts, Numbers], float], counts: Counts, seed: int = 0, samples: int = SAMPLES
+) -> Interval:
+    """The statistic of the counts, and of resamples of as many items drawn with replacement."""
+    size = len(counts.table)
+    if not size:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    found = [statistic(counts, _drawn(rng, size)) for _ in range(samples)]
+    low, high = np.nanpercentile(found, (2.5, 97.5)) if np.isfinite(found).any() else (np.nan, np.nan)
+    return Interval(statistic(counts, np.ones(size)), float(low), float(high))
+
+
+def _drawn(rng: np.random.Generator, size: int) -> Numbers:
+    """How often each item is in a resample."""
+    return np.bincount(rng.integers(size, size=size), minlength=size).astype(float)

@@ -1,0 +1,120 @@
+"""The numbers of a study: how far people agree, what their votes make of the items, and how each of them works."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from sqlalchemy import Connection, func, select
+
+from rlhf_collect.aggregate.dawid_skene import dawid_skene, fit
+from rlhf_collect.aggregate.majority import majority
+from rlhf_collect.aggregate.votes import Vote, by_item
+from rlhf_collect.agreement.coefficients import fleiss, gwet, krippendorff
+from rlhf_collect.agreement.counts import Counts, count
+from rlhf_collect.agreement.intervals import Interval, bootstrap
+from rlhf_collect.store import chain, judged, tables, watch
+from rlhf_collect.study import Study
+
+GATE = 0.4  # Fleiss' kappa, or alpha where items differ in votes, from which a study is fit to train on
+SAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A person's work."""
+
+    id: int
+    name: str
+    role: str
+    state: str
+    reason: str
+    answered: int
+    ability: float | None  # how often right, by Dawid and Skene
+    known: tuple[int, int]  # right, of how many gold items
+    seconds: float | None  # median
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All of it."""
+
+    items: Mapping[str, int]  # by purpose
+    slots: Mapping[str, int]  # by state
+    acts: Mapping[str, int]  # answered, skipped, flagged
+    votes: int
+    labels: Mapping[str, int]  # of the majority; `undecided` too
+    changed: int  # items to which Dawid and Skene give another label than the majority
+    agreement: Mapping[str, Interval]  # by the name of the coefficient
+    people: tuple[Worker, ...]
+    disputed: tuple[tuple[int, Mapping[str, int]], ...]  # items on which people are most divided, with their votes
+    broken: int | None  # the first event of the log that is not as it was
+
+    @property
+    def gate(self) -> bool | None:
+        """Whether people agree well enough; None where nothing is known yet."""
+        value = self.agreement["alpha"].value
+        return None if value != value else value > GATE
+
+
+def summarise(study: Study, samples: int = SAMPLES) -> Summary:
+    """Of everything that was said until now."""
+    with study.database.reading() as connection:
+        said = judged.votes(connection, study.kind, judged.watermark(connection))
+        first, second = majority(said), dawid_skene(said)
+        groups = by_item(said)
+        return Summary(
+            _counted(connection, tables.item.c.purpose),
+            _counted(connection, tables.slot.c.state, tables.slot.c.purpose == "judged"),
+            _counted(connection, tables.annotation.c.act),
+            len(said),
+            Counter(verdict.label or "undecided" for verdict in first.values()),
+            sum(verdict.label != second[item].label for item, verdict in first.items()),
+            _agreement(count([vote.label for vote in votes] for votes in groups.values()), samples),
+            _people(connection, said),
+            _disputed(groups),
+            chain.first_broken(connection),
+        )
+
+
+def _agreement(counts: Counts, samples: int) -> dict[str, Interval]:
+    """Alpha and AC1 of all items with two votes or more, kappa of those with the most frequent number."""
+    several = counts.rated()
+    sizes = Counter(several.table.sum(1).tolist())
+    usual = several.exactly(int(sizes.most_common(1)[0][0]) if sizes else 2)
+    return {
+        "kappa": bootstrap(fleiss, usual, samples=samples),
+        "alpha": bootstrap(lambda of, times: krippendorff(of, "nominal", times), several, samples=samples),
+        "AC1": bootstrap(gwet, several, samples=samples),
+    }
+
+
+def _disputed(groups: Mapping[int, list[Vote]], most: int = 10) -> tuple[tuple[int, Mapping[str, int]], ...]:
+    votes = {item: Counter(vote.label for vote in given) for item, given in groups.items() if len(given) > 1}
+    share = {item: max(labels.values()) / labels.total() for item, labels in votes.items()}
+    worst = sorted((item for item in share if share[item] < 1), key=lambda item: (share[item], item))
+    return tuple((item, dict(votes[item])) for item in worst[:most])
+
+
+def _people(connection: Connection, said: list[Vote]) -> tuple[Worker, ...]:
+    ability = fit(said).ability if said else {}
+    times: dict[int, list[float]] = {}
+    for vote in said:
+        times.setdefault(vote.person, []).append(vote.seconds)
+    found = []
+    for row in connection.execute(select(tables.person).order_by(tables.person.c.id)):
+        right = watch.known_so_far(connection, row.id)
+        seconds = median(times[row.id]) if row.id in times else None
+        known = right.count(True), len(right)
+        done = len(times.get(row.id, ()))
+        found.append(
+            Worker(row.id, row.name, row.role, row.state, row.reason, done, ability.get(row.id), known, seconds)
+        )
+    return tuple(found)
+
+
+def _counted(connection: Connection, column: object, *where: object) -> dict[str, int]:
+    rows = connection.execute(select(column, func.count()).where(*where).group_by(column))  # type: ignore[call-overload]
+    return {str(name): number for name, number in rows.all()}

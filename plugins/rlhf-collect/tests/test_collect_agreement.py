@@ -1,0 +1,126 @@
+"""Coefficients against tables worked by hand, published figures, and libraries where they are installed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rlhf_collect.agreement.coefficients import cohen, fleiss, gwet, krippendorff
+from rlhf_collect.agreement.counts import Counts, confusion, count
+from rlhf_collect.agreement.intervals import bootstrap
+from sklearn.metrics import cohen_kappa_score
+
+SHARED = Path(__file__).parents[4] / "shared"
+WIKIPEDIA = [
+    [0, 0, 0, 0, 14],
+    [0, 2, 6, 4, 2],
+    [0, 0, 3, 5, 6],
+    [0, 3, 9, 2, 0],
+    [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0],
+    [3, 2, 6, 3, 0],
+    [2, 5, 3, 2, 2],
+    [6, 5, 2, 1, 0],
+    [0, 2, 2, 3, 7],
+]
+CODERS = [  # Krippendorff 2011, four coders and twelve units
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],
+    [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None],
+]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    file = SHARED / "data" / f"{name}.jsonl.gz"
+    if not file.exists():
+        pytest.skip(f"{file.name} is not here")
+    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).decode().splitlines()]
+
+
+def labels(name: str) -> list[list[str]]:
+    return [[one["label"] for one in row["annotations"]] for row in rows(name)]
+
+
+def units() -> Counts:
+    return count([label for label in unit if label is not None] for unit in zip(*CODERS, strict=True))
+
+
+def test_cohens_kappa_of_a_table_worked_by_hand() -> None:
+    table = np.array([[20.0, 5.0], [10.0, 15.0]])  # observed 35/50, expected (25 30 + 25 20) / 50^2 = 1/2
+    assert cohen(table) == pytest.approx((0.7 - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize(("weighting", "expected"), [("plain", 0.4841628959), ("linear", 0.4701195219)])
+def test_cohens_kappa_of_the_sas_manual(weighting: Any, expected: float) -> None:
+    assert cohen(np.array([[0.0, 4, 1], [0, 8, 0], [0, 1, 5]]), weighting) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("plain", None), ("linear", "linear"), ("quadratic", "quadratic")])
+def test_cohens_kappa_is_scikit_learns(ours: Any, theirs: str | None) -> None:
+    first, second = np.random.default_rng(0).integers(5, size=(2, 300)).tolist()
+    expected = cohen_kappa_score(first, second, weights=theirs)
+    assert cohen(confusion(first, second, range(5)), ours) == pytest.approx(expected, abs=1e-9)
+
+
+def test_fleiss_kappa_of_the_textbook() -> None:
+    assert fleiss(Counts(np.array(WIKIPEDIA, float), tuple("abcde"))) == pytest.approx(0.2099307044, abs=1e-9)
+
+
+def test_fleiss_kappa_is_statsmodels() -> None:
+    inter_rater = pytest.importorskip("statsmodels.stats.inter_rater")
+    table = np.random.default_rng(0).multinomial(5, [0.5, 0.3, 0.2], size=200)
+    expected = inter_rater.fleiss_kappa(table)
+    assert fleiss(Counts(table.astype(float), ("a", "b", "c"))) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("nominal", 0.7434210526), ("ordinal", 0.8153875038), ("interval", 0.8491071429)]
+)
+def test_alpha_of_krippendorff_2011_with_labels_missing(level: Any, expected: float) -> None:
+    assert krippendorff(units(), level) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ac1_of_a_table_worked_by_hand() -> None:
+    # Gwet 2008, table 1: two annotators, 118 and 2 of 125 together, 5 apart. Shares 243.../250.
+    items = [("+", "+")] * 118 + [("+", "-")] * 5 + [("-", "-")] * 2
+    share = (118 + 5 / 2) / 125
+    expected = 2 * share * (1 - share)
+    assert gwet(count(items)) == pytest.approx((120 / 125 - expected) / (1 - expected))
+
+
+def test_agreement_of_the_published_annotators() -> None:
+    found = labels("instructions_three_annotators")
+    names = ("a", "b", "tie")
+    columns = list(zip(*found, strict=True))
+    kappas = [cohen(confusion(columns[i], columns[j], names)) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert kappas == pytest.approx([0.852, 0.879, 0.862], abs=5e-4)
+    assert fleiss(count(found)) == pytest.approx(0.864175365, abs=1e-9)
+    assert krippendorff(count(found)) == pytest.approx(0.864220685, abs=1e-9)
+
+
+@pytest.mark.parametrize("statistic", [fleiss, gwet, lambda counts, times: krippendorff(counts, "nominal", times)])
+def test_an_item_that_counts_twice_is_there_twice(statistic: Callable[..., float]) -> None:
+    table = np.array(WIKIPEDIA, float)
+    twice = Counts(np.vstack([table, table[:3]]), tuple("abcde"))
+    times = np.array([2.0] * 3 + [1.0] * 7)
+    assert statistic(Counts(table, tuple("abcde")), times) == pytest.approx(statistic(twice, np.ones(13)))
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng, truth, held = np.random.default_rng(0), 0.36, 0  # each right with .8, of two equal labels: kappa (2 .8 - 1)^2
+    for seed in range(60):
+        right = rng.random((150, 3)) < 0.8
+        items = rng.integers(2, size=(150, 1)) ^ ~right
+        found = bootstrap(fleiss, count(items.tolist()), seed, 200)
+        held += found.low <= truth <= found.high
+    assert held >= 51  # 57 expected
+
+
+def test_no_agreement_can_be_computed_of_one_category() -> None:
+    assert np.isnan([fleiss(count([("a", "a")])), krippendorff(count([("a", "a")])), gwet(count([("a", "a")]))]).all()
