@@ -119,6 +119,9 @@ def run(
 
     ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
     finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=echo)
+    if finished.members:
+        _show_members(finished.folder)
+        return
     if finished.unreported:
         again = f"write it with: rlhf report {shlex.quote(str(finished.folder))}"
         raise ReportError(f"the run is finished, without its report: {finished.unreported}\n{again}")
@@ -131,13 +134,15 @@ def run(
 @app.command()
 def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: TrustPlugins = False) -> None:
     """Check a recipe and name every fault, without running it; of files under `plugins:`, only those that you trust."""
-    from rlhf_plugins.recipe.check import load_recipe, named_files
+    from rlhf_plugins.recipe.check import load_recipe, named_files, several
     from rlhf_plugins.registry.trust import ask
 
     ask(named_files(recipe, overrides or ()), trust_plugins, confirmed(), recipe)
+    members = several(recipe, overrides or ())
     stages = load_recipe(recipe, overrides or ()).stages
     count = "1 stage" if len(stages) == 1 else f"{len(stages)} stages"
-    echo(f"{recipe}: ok, {count}: {', '.join(stage.name for stage in stages)}")
+    times = f"{len(members)} times " if members else ""
+    echo(f"{recipe}: ok, {times}{count}: {', '.join(stage.name for stage in stages)}")
 
 
 @app.command()
@@ -153,17 +158,33 @@ def schema() -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder; several are compared.")],
 ) -> None:
-    """Write a run's report again and print its table; of several runs, print one table of all."""
+    """Write a run's report again and print its table; of several runs, or of seeds and a sweep, one table of all."""
     from rlhf_plugins import report as reports
     from rlhf_plugins.run import reporting
     from rlhf_plugins.run.folder import RunFolder
+    from rlhf_plugins.run.members import is_several
 
+    if len(runs) == 1 and is_several(runs[0]):
+        _show_members(runs[0])
+        return
     built = {run: reporting.build(RunFolder(run)) if RunFolder(run).is_run else reports.read(run) for run in runs}
     if len(built) > 1:
         _compare({str(run): made for run, made in built.items()})
         return
     for run, made in built.items():
         _show(made, reporting.write(RunFolder(run), made))
+
+
+def _show_members(root: Path) -> None:
+    from rlhf_plugins.report.over_seeds import accuracy_table, seeds_table, sentences
+    from rlhf_plugins.run.members import reports
+
+    groups = reports(root)
+    if any(made.policies for several in groups.values() for made in several):
+        echo_table(seeds_table(groups))
+    if (models := accuracy_table(groups)) is not None:
+        echo_table(models)
+    echo("\n".join([*sentences(groups), f"{root}: {sum(map(len, groups.values()))} finished members"]))
 
 
 def _compare(reports: dict[str, Report]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -14,10 +14,11 @@ from typing import Any
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
-from rlhf_plugins.recipe import based, foreseen
+from rlhf_plugins.recipe import based, foreseen, members
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
+from rlhf_plugins.recipe.members import Member, is_several, taken_out
 from rlhf_plugins.recipe.needs import unmet, useless_monitors
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.order import named_stages, out_of_order
@@ -67,6 +68,17 @@ def load_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Regi
     """The recipe as objects, ready to run. Takes and raises what `check_recipe` does."""
     checked = _checked(recipe, overrides, registry or installed())
     return assemble(checked.values, checked.registry, checked.made)
+
+
+def several(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> list[Member]:
+    """The members of a recipe with `seeds` or `sweep`, which `check_recipe` takes; none of a plain one."""
+    own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in (members.SEEDS, members.SWEEP)]
+    source = command_line.apply(_source(recipe)[0], own, lambda stage: None)
+    if not is_several(source):
+        return []
+    if wrong := members.faults(source):
+        raise RecipeError(source.fault(*fault) for fault in wrong)
+    return members.members(source)
 
 
 def named_files(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> list[Path]:
@@ -126,7 +138,41 @@ def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) ->
         own = with_own()[1] if with_own.cache_info().currsize else []
         raise RecipeError([*(source.fault(*fault) for fault in own), *error.faults]) from error
     found, faults = _with_files(changed, folder, registry)
-    return _resolved(changed, found, faults)
+    if not is_several(changed):
+        return _resolved(taken_out(changed), found, faults)
+    return _of_several(changed, lambda one: _member(changed, one, found, faults))
+
+
+def _of_several(source: Source, checked: Callable[[Member], _Checked]) -> _Checked:
+    """The first member, with `seeds` and `sweep`, once all have been checked. Raises RecipeError with every fault."""
+    if wrong := members.faults(source):
+        raise RecipeError(source.fault(*fault) for fault in wrong)
+    sound, faults = list[_Checked](), dict[str, Fault]()
+    for member in members.members(source):
+        try:
+            sound.append(checked(member))
+        except RecipeError as error:
+            found = (_in_sweep(fault, member, source) for fault in error.faults)
+            faults |= {str(fault): fault for fault in found}
+    if faults:
+        raise RecipeError(faults.values())
+    asked = {name: source.values[name] for name in (members.SEEDS, members.SWEEP) if source.values.get(name)}
+    return _Checked({**sound[0].values, **asked}, sound[0].registry, sound[0].made)
+
+
+def _in_sweep(fault: Fault, one: Member, source: Source) -> Fault:
+    """A fault of an option that the sweep sets, at its place in the sweep."""
+    for path, text in zip(one.setting, one.overrides, strict=False):
+        note = command_line.note(text)
+        if fault.message.endswith(note):
+            return source.fault((members.SWEEP, path), f"{fault.message.removesuffix(note)} (at {text})")
+    return fault
+
+
+def _member(source: Source, one: Member, registry: Registry, faults: Sequence[tuple[Keys, str]]) -> _Checked:
+    """One member of a recipe with `seeds` or `sweep`."""
+    changed = command_line.apply(taken_out(source), one.overrides, lambda stage: _quiet_name(stage, registry))
+    return _resolved(changed, registry, faults)
 
 
 def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Registry, list[tuple[Keys, str]]]:

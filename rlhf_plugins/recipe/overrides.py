@@ -24,19 +24,23 @@ def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> So
     """The source with overrides on top, in order. Raises RecipeError for overrides that lead nowhere."""
     values, places, faults = copy.deepcopy(source.values), dict(source.places), []
     for number, text in enumerate(overrides, start=1):
-        note = f" (from the command line: {text})"
         try:
             *opened, at = _put(values, *parsed(text), stage_name)
         except ValueError as error:
-            faults.append(Fault(FILE, number, text.partition("=")[0], f"{error}{note}"))
+            faults.append(Fault(FILE, number, text.partition("=")[0], f"{error}{note(text)}"))
             continue
         places = {keys: place for keys, place in places.items() if keys[: len(at)] != at}
         for keys in opened:  # the name that stood there alone keeps its place
             places.setdefault((*keys, _tag(keys)), places.get(keys, Place(FILE, number)))
-        places |= dict.fromkeys((*opened, at), Place(FILE, number, note))
+        places |= dict.fromkeys((*opened, at), Place(FILE, number, note(text)))
     if faults:
         raise RecipeError(faults)
     return Source(values, places)
+
+
+def note(text: str) -> str:
+    """What a fault of a value that an override set ends in."""
+    return f" (from the command line: {text})"
 
 
 def parsed(text: str, what: str = "an override") -> tuple[list[str], Any]:

@@ -13,6 +13,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Stage
 from rlhf_plugins.errors import PluginError
+from rlhf_plugins.recipe.members import SCHEMA
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options
 
@@ -53,6 +54,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     writer = _Writer(registry)
     recipe = writer.block(Recipe)
     recipe["required"].remove("output_dir")
+    recipe["properties"] |= SCHEMA
     return {"$schema": DIALECT, "title": "rlhf-plugins recipe", **recipe, "$defs": writer.defs}
 
 

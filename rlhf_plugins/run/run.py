@@ -18,6 +18,7 @@ from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
+from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import blame, origin, reporting, starts
@@ -39,10 +40,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its folder, with the report and the page that a plugin left there."""
+    """A finished run: its folder, with the report and the page that a plugin left there.
+
+    Of a recipe with `seeds` or `sweep`, `members` are the folders of its trainings, and `folder` holds them.
+    """
 
     folder: Path
     unreported: str = ""  # why the report could not be written
+    members: tuple[Path, ...] = ()
 
     @property
     def report(self) -> Report:
@@ -67,7 +72,7 @@ def run_recipe(
     Args:
         recipe: as `check_recipe` takes it: a file, a bundled recipe's name, or a mapping.
         overrides: `a.b=value`, as on the command line.
-        resume: go on with the run in `output_dir`; finished stages are kept.
+        resume: go on with the run in `output_dir`; finished stages, and members of `seeds` and `sweep`, are kept.
         overwrite: delete the run in `output_dir` first.
         say: prints a line of progress.
 
@@ -75,8 +80,12 @@ def run_recipe(
         RecipeError: it holds every fault of the recipe.
         RlhfError: as `run` raises it.
     """
-    from rlhf_plugins.recipe.check import load_recipe
+    from rlhf_plugins.recipe.check import load_recipe, several
 
+    if members := several(recipe, overrides):
+        from rlhf_plugins.run.members import run_members
+
+        return run_members(recipe, overrides, members, resume=resume, overwrite=overwrite, say=say)
     if isinstance(recipe, Mapping):
         return run(load_recipe(recipe, overrides), resume=resume, overwrite=overwrite, say=say)
     path = Path(recipe)
@@ -106,6 +115,8 @@ def run(
     """
     from rlhf_plugins.engine import set_engine
 
+    if several := [name for name in (SEEDS, SWEEP) if name in assembled.resolved]:
+        raise RunError(f"a recipe with `{several[0]}` is several trainings: run it with run_recipe")
     with set_engine("plain") if assembled.engine == "plain" else nullcontext(), locked(assembled.output_dir):
         return _run(assembled, resume, overwrite, say)
 

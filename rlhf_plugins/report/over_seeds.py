@@ -1,0 +1,155 @@
+"""Reports of one recipe with several seeds or settings in one table: means, and intervals over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+from rich import box
+from rich.table import Table
+
+from rlhf_plugins.report.schema import Interval, PolicyReport, Report
+from rlhf_plugins.report.table import verbatim
+from rlhf_plugins.report.verdict import over
+from rlhf_plugins.report.words import NONE, number, share
+
+Groups = Mapping[str, Sequence[Report]]  # by setting: the reports of its seeds
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy of one setting, over the seeds."""
+
+    setting: str
+    policy: str
+    seeds: int
+    score: Interval
+    gain: Interval | None  # over its start
+    kl: Interval | None
+    better: int  # seeds in which its own interval over prompts is above 0
+
+    @property
+    def name(self) -> str:
+        """As a sentence calls it."""
+        return f"{self.policy} at {self.setting}" if self.setting else self.policy
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """The mean with Student's 95% interval over independent trainings; of one training there is no interval."""
+    if len(values) < 2:
+        return Interval(mean=values[0], low=None, high=None)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    mean = fmean(values)
+    return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
+def rows(groups: Groups) -> list[Row]:
+    """A row for each policy of each setting, in the order of the reports."""
+    return [row for setting, reports in groups.items() for row in _rows(setting, reports)]
+
+
+def seeds_table(groups: Groups) -> Table:
+    """The rows for a terminal of 80 columns."""
+    found = rows(groups)
+    swept = any(row.setting for row in found)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for header in (*["setting"] * swept, "policy"):
+        table.add_column(header, overflow="fold")
+    for header in ("seeds", "score", "over its start", "KL", "better"):
+        table.add_column(header, justify="right")
+    for row in found:
+        values = [_cell(row.score), _cell(row.gain), NONE if row.kl is None else number(row.kl.mean, 2)]
+        better = NONE if row.gain is None else f"{row.better}/{row.seeds}"
+        cells = [*[row.setting] * swept, row.policy, str(row.seeds), *values, better]
+        table.add_row(*map(verbatim, cells))
+    return table
+
+
+def accuracy_table(groups: Groups) -> Table | None:
+    """A row for each measured reward model of each setting; None where none was measured."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for header in ("setting", "reward model", "seeds", "accuracy"):
+        table.add_column(header, justify="left" if header in ("setting", "reward model") else "right")
+    for setting, reports in groups.items():
+        for name in dict.fromkeys(name for report in reports for name in report.measured_reward_models):
+            found = [report.measured_reward_models.get(name) for report in reports]
+            values = [model.accuracy for model in found if model and model.accuracy is not None]
+            if values:
+                table.add_row(*map(verbatim, (setting or NONE, name, str(len(values)), _share(over_seeds(values)))))
+    return table if table.row_count else None
+
+
+def sentences(groups: Groups) -> list[str]:
+    """Which policy is better than its start over the seeds, and which of them to take."""
+    found = [row for row in rows(groups) if row.gain is not None]
+    return [*map(_sentence, found), *_take(found)]
+
+
+def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
+    for name in dict.fromkeys(name for report in reports for name in report.policies):
+        policies = [report.policies[name] for report in reports if name in report.policies]
+        scores = [policy.gold.mean for policy in policies if policy.gold.mean is not None]
+        if not scores:
+            continue
+        line = any(policy.line for policy in policies)
+        gains = [] if line else [gain for policy in policies if (gain := policy.start_gain or policy.gain)]
+        means = [gain.mean for gain in gains if gain.mean is not None]
+        yield Row(
+            setting,
+            name,
+            len(scores),
+            over_seeds(scores),
+            over_seeds(means) if means else None,
+            _kl(policies),
+            sum(gain.low is not None and gain.low > 0 for gain in gains),
+        )
+
+
+def _kl(policies: Sequence[PolicyReport]) -> Interval | None:
+    known = [policy.kl for policy in policies if policy.kl is not None]
+    return over_seeds(known) if known else None
+
+
+def _sentence(row: Row) -> str:
+    assert row.gain is not None
+    seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
+    said = f"{row.name}: {over(row.gain)} over its start in the mean of {seeds}"
+    if row.gain.low is None or row.gain.high is None:
+        return f"{said}; one training has no interval over seeds."
+    word = "better" if row.gain.low > 0 else "worse" if row.gain.high < 0 else "not shown to be better"
+    few = "; two seeds give a very wide interval" if row.seeds == 2 and word == "not shown to be better" else ""
+    return f"{said}, {word}{few}."
+
+
+def _take(found: Sequence[Row]) -> list[str]:
+    """The highest gain among those that are better over the seeds; nothing to say of one row alone."""
+    if len(found) < 2:
+        return []
+    better = [row for row in found if row.gain and row.gain.low is not None and row.gain.low > 0]
+    if not better:
+        return ["None is shown to be better than its start over the seeds."]
+    best = max(better, key=lambda row: row.gain.mean or 0.0 if row.gain else 0.0)
+    overlap = [row.name for row in better if row is not best and _overlap(row.gain, best.gain)]
+    near = f"; the interval of {', '.join(overlap)} overlaps its own" if overlap else ""
+    return [f"The highest gain over its start has {best.name}{near}."]
+
+
+def _overlap(one: Interval | None, other: Interval | None) -> bool:
+    return one is not None and other is not None and (one.high or 0.0) >= (other.low or 0.0)
+
+
+def _cell(value: Interval | None) -> str:
+    if value is None:
+        return NONE
+    if value.low is None or value.high is None:
+        return number(value.mean)
+    return f"{number(value.mean)} [{number(value.low)},{number(value.high)}]"
+
+
+def _share(value: Interval) -> str:
+    within = "" if value.low is None else f" [{share(value.low)},{share(value.high)}]"
+    return f"{share(value.mean)}{within}"

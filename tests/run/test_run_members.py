@@ -1,0 +1,71 @@
+"""Members of a recipe are trained once each; what is finished stays, what fails is said at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import RunError, run_recipe
+from rlhf_plugins.run.members import reports
+from rlhf_plugins.run.run import Finished
+
+STUBS = Path(__file__).parents[1] / "stubs.py"
+Go = Callable[..., Finished]
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Go:
+    """Runs two seeds of a recipe of stubs, the second stage of which judges."""
+    stages = [{"stage": "make", "name": "first", "flag": str(tmp_path / "flag"), "stop": "known"}, "judge"]
+    recipe = {"base": "sandbox", "data": "rows", "plugins": [str(STUBS)], "stages": stages}
+    recipe |= {"seeds": [0, 1], "output_dir": str(tmp_path / "out")}
+
+    def start(*overrides: str, say: Any = lambda _: None, **how: bool) -> Finished:
+        return run_recipe(recipe, overrides, say=say, **how)
+
+    return start
+
+
+def begun(tmp_path: Path) -> dict[str, int]:
+    return {file.parts[-3]: file.stat().st_mtime_ns for file in sorted(tmp_path.glob("out/*/01-first/begun"))}
+
+
+def test_each_member_is_a_run_in_a_folder_of_its_own(go: Go, tmp_path: Path) -> None:
+    made = go()
+    assert [folder.name for folder in made.members] == ["seed-0", "seed-1"]
+    assert {name: len(found) for name, found in reports(made.folder).items()} == {"": 2}
+    assert [report.recipe["seed"] for report in reports(made.folder)[""]] == [0, 1]
+
+
+def test_a_finished_member_is_not_trained_again(go: Go, tmp_path: Path) -> None:
+    go("seeds=[0]")
+    before, said = begun(tmp_path), list[str]()
+    go(resume=True, say=said.append)
+    assert begun(tmp_path)["seed-0"] == before["seed-0"]
+    assert said[0] == "[1/2] seed-0: finished before"
+    assert "[2/2] seed-1: data: loading" in said
+
+
+def test_a_member_that_fails_is_said_at_the_end_and_tried_again(go: Go, tmp_path: Path) -> None:
+    (tmp_path / "flag").touch()
+    with pytest.raises(RunError, match="2 of 2 members failed: seed-0, seed-1; go on with --resume"):
+        go()
+    (tmp_path / "flag").unlink()
+    assert len(reports(go(resume=True).folder)[""]) == 2
+
+
+def test_members_that_are_there_are_neither_mixed_nor_deleted_unasked(go: Go) -> None:
+    go("seeds=[0]")
+    with pytest.raises(RunError, match="seed-0 is there: add --resume or --overwrite"):
+        go()
+
+
+def test_a_finished_member_of_another_recipe_is_not_taken_for_this_one(go: Go) -> None:
+    go("seeds=[0]")
+    said: list[str] = []
+    with pytest.raises(RunError, match="1 of 1 members failed: seed-0"):
+        go("seeds=[0]", "stages.first.loss={use: scaled, scale: 2}", resume=True, say=said.append)
+    assert "seed-0 was trained with another recipe: stages.0.loss" in said[0]
