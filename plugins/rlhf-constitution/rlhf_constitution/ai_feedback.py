@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_constitution.compared import for_people, with_truth, write_for_people
 from rlhf_constitution.constitution import Scored, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
 from rlhf_plugins import Comparison, Data, Group, Origin, Run, RunError, Section, Stage, StageResult, hookimpl
 
+PEOPLE = "for_people.jsonl"  # in the stage's folder, as `rlhf collect new --prompts` reads it
 Row = dict[str, Any]  # a prompt, its responses, and the score of each
 
 
@@ -32,6 +34,7 @@ class AIFeedback(Stage, makes={"data"}):
     confidence: Annotated[float, Field(ge=0, le=1, description="the least confidence of both responses")] = 0.0
     per_prompt: Annotated[int, Field(ge=1, description="pairs of a prompt, at most: the clearest")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
+    people: Annotated[float, Field(ge=0, lt=1, description="share of the pairs that is set aside for people")] = 0.0
     temperature: Annotated[float, Field(gt=0, description="of sampling")] = 1.0
     max_new_tokens: Annotated[int, Field(ge=1, description="where an answer is cut")] = 64
     name: str = "ai_feedback"
@@ -50,12 +53,19 @@ class AIFeedback(Stage, makes={"data"}):
         score = Scorer(load(self.constitution), run)
         rows = run.once("answers", lambda: self.scored(run, score))
         scored = [[Scored.from_json(one) for one in row["scored"]] for row in rows]
-        chosen = [pairs(found, self.labels)[: self.per_prompt] for found in scored]
+        found = [pairs(one, self.labels)[: self.per_prompt] for one in scored]
+        picked = for_people(found, self.people, run.seed)
+        if picked:
+            write_for_people(run.folder / PEOPLE, rows, found, picked)
+        chosen = [[one for at, one in enumerate(row) if (i, at) not in picked] for i, row in enumerate(found)]
         groups = tuple(self.group(row, found) for row, found in zip(rows, chosen, strict=True) if found)
         unscored = sum(one.satisfaction is None for found in scored for one in found)
         if not groups:
             raise RunError(f"{self.name}: no two answers differ by more than {self.gap}; {unscored} are not scored")
-        return StageResult(data=Data(groups), sections=[self.section(scored, chosen, unscored), *score.sections()])
+        made = [self.section(scored, chosen, unscored, len(picked))]
+        return StageResult(
+            data=Data(groups), sections=[*made, *with_truth(run, rows, scored, self.labels), *score.sections()]
+        )
 
     def scored(self, run: Run, score: Scorer) -> list[Row]:
         """Different answers of the policy to each prompt, scored."""
@@ -86,7 +96,9 @@ class AIFeedback(Stage, makes={"data"}):
         ]
         return Group(row["prompt"], tuple(row["responses"]), compared=tuple(compared), origin=Origin(self.name))
 
-    def section(self, scored: Sequence[Sequence[Scored]], chosen: Sequence[Sequence[Pair]], unscored: int) -> Section:
+    def section(
+        self, scored: Sequence[Sequence[Scored]], chosen: Sequence[Sequence[Pair]], unscored: int, people: int
+    ) -> Section:
         """How many labels were made, and how."""
         flat = [pair for found in chosen for pair in found]
         possible = sum(len(found) * (len(found) - 1) // 2 for found in scored)
@@ -96,6 +108,7 @@ class AIFeedback(Stage, makes={"data"}):
             "pairs": len(flat),
             "decided by a gate": sum(pair.by_gate for pair in flat),
             "answers not scored": unscored,
+            "set aside for people": people,
         }
         return Section("AI feedback", f"Pairs need a gap of {self.gap} in P, or a gate between them.", [row])
 

@@ -95,3 +95,18 @@ def test_a_constitution_that_is_not_there_is_refused_before_anything_runs(
     with pytest.raises(RlhfError, match=r"stages.0.constitution: .*nope.yaml:1: cannot be read"):
         run_recipe(recipe(tmp_path, {**stage, "constitution": "nope.yaml"}), say=quiet)
     assert not (tmp_path / "run").exists()
+
+
+def test_agreement_with_the_true_reward_and_a_share_for_people(tmp_path: Path) -> None:
+    made = recipe(tmp_path, {**COMPARE, "prompts": 16, "gap": 0.05, "people": 0.25})
+    record = open_run(run_recipe(made, say=quiet).folder)
+    (folder,) = record.folder.glob("*-ai_feedback")
+    people = [json.loads(line) for line in (folder / "for_people.jsonl").read_text().splitlines()]
+    (result,) = record.finished
+    feedback, agreement = result.sections
+    (counts,) = feedback.rows
+    assert len(people) == counts["set aside for people"] == round(0.25 * (counts["pairs"] + len(people)))
+    assert all({"prompt", "response_a", "response_b"} == row.keys() for row in people)
+    kappas = {row["pairs of"]: row["kappa"] for row in agreement.rows}
+    assert kappas["all"] > 0.5  # the constitution is the true reward, without noise
+    assert "principle harmless" in kappas
