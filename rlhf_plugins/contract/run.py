@@ -34,6 +34,15 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How conversations are rendered, in all stages, and wherever what they make is opened."""
+
+    template: str | None = None  # Jinja; None is the tokenizer's own
+    system: str | None = None  # of conversations that have no system turn
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # variables of the template
+
+
+@dataclass(frozen=True)
 class Base:
     """The model whose weights, or adapters on it, are trained."""
 
@@ -41,6 +50,7 @@ class Base:
     quantization: str | None = None  # nf4 or int8
     adapter: Adapter | None = None  # None trains all weights
     trust_remote_code: bool = False
+    chat: Chat | None = None  # None renders as the tokenizer does
 
 
 @dataclass(frozen=True)

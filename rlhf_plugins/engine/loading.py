@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.chat import whole_template
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
 from rlhf_plugins.engine.cost import counted
@@ -44,10 +45,10 @@ UNUSED = "pooler."  # an encoder's weights above its last hidden states
 
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
-    """The base's tokenizer; EOS is its padding token if it has none, and SEP is the EOS of an encoder.
+    """The base's tokenizer, which renders as its `chat` says; EOS pads if nothing does, SEP is the EOS of an encoder.
 
     Raises:
-        RunError: there is no tokenizer, or it has no EOS token.
+        RunError: there is no tokenizer, it has no EOS token, or no chat template that the recipe's options need.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
@@ -59,6 +60,13 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
         raise RunError(f"base {base.path}: its tokenizer has no EOS token, so no response could end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if base.chat is not None:
+        if encodes_pairs(tokenizer):
+            raise RunError(f"base {base.path}: is an encoder, which reads conversations without a chat template")
+        try:
+            tokenizer.chat_template = whole_template(tokenizer.chat_template, base.chat)
+        except RunError as error:
+            raise RunError(f"base {base.path}: {error}") from error
     return tokenizer
 
 

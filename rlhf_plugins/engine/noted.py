@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base, Chat
 
 PACKAGE = Path(__file__).parent.parent  # which holds the base of the sandbox
 OURS = f"{PACKAGE.name}:"
@@ -57,8 +57,10 @@ def same_base(one: Base, other: Base) -> bool:
 def noted_base(noted: Any, folder: Path, trust_remote_code: bool) -> Base:
     """The base in a description. Raises ValueError, TypeError, KeyError or AttributeError where it is damaged."""
     path, quantization, adapter = noted["path"], noted.get("quantization"), noted.get("adapter")
+    chat = noted.get("chat")
     if not isinstance(path, str) or not path:
         raise ValueError(f"base.path should be text, got {path!r}")
     if quantization is not None and not isinstance(quantization, str):
         raise ValueError(f"base.quantization should be text, got {quantization!r}")
-    return Base(noted_path(path, folder), quantization, adapter and Adapter(**adapter), trust_remote_code)
+    given = adapter and Adapter(**adapter), trust_remote_code, None if chat is None else Chat(**chat)
+    return Base(noted_path(path, folder), quantization, *given)

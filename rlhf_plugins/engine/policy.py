@@ -188,12 +188,19 @@ class ModelPolicy(Handle):
         backbone: the base in memory.
         adapter: the adapter's name on it; None is the base alone.
         encoder: renders and tokenizes for the base; None loads it.
+        base: how the policy was opened, where others share its weights but render otherwise.
     """
 
-    def __init__(self, backbone: Backbone, adapter: str | None = None, encoder: RowEncoder | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: str | None = None,
+        encoder: RowEncoder | None = None,
+        base: Base | None = None,
+    ) -> None:
         super().__init__()
-        self.backbone, self.adapter = backbone, adapter
-        self.encoder = encoder or load_row_encoder(backbone.base)
+        self.backbone, self.adapter, self.base = backbone, adapter, base or backbone.base
+        self.encoder = encoder or load_row_encoder(self.base)
 
     @property
     def module(self) -> Any:
@@ -223,7 +230,7 @@ class ModelPolicy(Handle):
         else:
             self.backbone.save(self.adapter, folder)
         self.tokenizer.save_pretrained(folder)
-        describe(folder, self.backbone.base)
+        describe(folder, self.base)
 
     def _active(self) -> AbstractContextManager[Any]:
         return self.backbone.using(self.adapter)
@@ -265,8 +272,9 @@ def open_policy(
     if backbone is None or not backbone.matches(base):
         backbone = shared(base)
     if folder is None:
-        return ModelPolicy(backbone, backbone.add(base.adapter) if trainable and base.adapter else None)
-    policy = ModelPolicy(backbone, adapter := backbone.load(folder, trainable))
+        own = backbone.add(base.adapter) if trainable and base.adapter else None
+        return ModelPolicy(backbone, own, base=base)
+    policy = ModelPolicy(backbone, adapter := backbone.load(folder, trainable), base=base)
     if not trainable:  # a trainer may hold the model of a trainable one for longer
         finalize(policy, backbone.remove, adapter)
     return policy

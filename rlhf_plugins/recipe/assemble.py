@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Base, Weights
+from rlhf_plugins.contract.run import Base, Chat, Weights
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe import based
@@ -79,7 +79,15 @@ def weights(recipe: Recipe) -> Weights:
     from rlhf_plugins.sandbox import base_path
 
     quantization = None if recipe.quantization == "none" else recipe.quantization
-    return based.weights(Base(base_path(recipe.base), quantization, recipe.adapter, recipe.trust_remote_code))
+    asked = Base(base_path(recipe.base), quantization, recipe.adapter, recipe.trust_remote_code, chat_of(vars(recipe)))
+    return based.weights(asked)
+
+
+def chat_of(recipe: Mapping[str, Any]) -> Chat | None:
+    """How a recipe has conversations rendered; None where it leaves that to the tokenizer."""
+    names = ("chat_template", "system", "chat_template_kwargs")
+    template, system, given = (recipe.get(name) for name in names)
+    return Chat(template, system, given or {}) if template or system or given else None
 
 
 def component(kind: str, spec: str | Mapping[str, Any], registry: Registry | None = None) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
-from rlhf_plugins.recipe import based, foreseen, members
+from rlhf_plugins.recipe import based, foreseen, members, template
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
@@ -139,8 +139,9 @@ def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) ->
         raise RecipeError([*(source.fault(*fault) for fault in own), *error.faults]) from error
     found, faults = _with_files(changed, folder, registry)
     if not is_several(changed):
-        return _resolved(taken_out(changed), found, faults)
-    return _of_several(changed, lambda one: _member(changed, one, found, faults))
+        whole, missing = template.with_text(taken_out(changed), folder)
+        return _resolved(whole, found, [*faults, *missing])
+    return _of_several(changed, lambda one: _member(changed, one, found, faults, folder))
 
 
 def _of_several(source: Source, checked: Callable[[Member], _Checked]) -> _Checked:
@@ -169,10 +170,13 @@ def _in_sweep(fault: Fault, one: Member, source: Source) -> Fault:
     return fault
 
 
-def _member(source: Source, one: Member, registry: Registry, faults: Sequence[tuple[Keys, str]]) -> _Checked:
+def _member(
+    source: Source, one: Member, registry: Registry, faults: Sequence[tuple[Keys, str]], folder: Path
+) -> _Checked:
     """One member of a recipe with `seeds` or `sweep`."""
     changed = command_line.apply(taken_out(source), one.overrides, lambda stage: _quiet_name(stage, registry))
-    return _resolved(changed, registry, faults)
+    whole, missing = template.with_text(changed, folder)
+    return _resolved(whole, registry, [*faults, *missing])
 
 
 def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Registry, list[tuple[Keys, str]]]:

@@ -35,6 +35,16 @@ class Recipe:
     quantization: Annotated[Literal["none", "nf4", "int8"], Field(description="of the base; needs an adapter")] = "none"
     adapter: Annotated[Adapter | None, Field(description="LoRA options; `none` fine-tunes all weights")] = Adapter()
     trust_remote_code: Annotated[bool, Field(description="whether the base may run code of its own")] = False
+    chat_template: Annotated[
+        str | None,
+        Field(min_length=1, description="a file with a Jinja template for conversations, or the template itself"),
+    ] = None
+    system: Annotated[
+        str | None, Field(min_length=1, description="the system turn of conversations that have none")
+    ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any], Field(description="variables of the chat template, such as {enable_thinking: false}")
+    ] = field(default_factory=dict)
     engine: Annotated[
         Literal["auto", "plain"],
         Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),

@@ -33,6 +33,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     import torch
     from transformers import set_seed
 
+    from rlhf_plugins.data.chat import refuse_text
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet
     from rlhf_plugins.run.starts import names
@@ -46,6 +47,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
         given = run if stage.data is None else replace(run, data=stage.data.load_in(run))
+        refuse_text(given.data, given.base.chat)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
         result = stage.run(given)
     if services.stop.asked:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins import report as reports
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.data.chat import refuse_text
 from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
@@ -160,7 +161,9 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
 
 def _loaded(assembled: Assembled) -> Data:
     try:
-        return assembled.data.load(assembled.base, assembled.seed)
+        rows = assembled.data.load(assembled.base, assembled.seed)
+        refuse_text(rows, assembled.base.chat)
+        return rows
     except RlhfError:
         raise
     except KeyboardInterrupt:

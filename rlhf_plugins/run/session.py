@@ -15,6 +15,7 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, Run
+from rlhf_plugins.data.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.recipe import based
@@ -74,6 +75,7 @@ def session(
     if files.is_run:
         origin.refuse_other_base(files, start.base.path)
     rows = data if isinstance(data, Data) else _loaded(data, start.base, seed, registry)
+    refuse_text(rows, start.base.chat)
     if not files.is_run:
         files.path.mkdir(parents=True, exist_ok=True)
         acquire(files.path, again=True)
@@ -90,7 +92,11 @@ def session(
 
 def _described(base: Base) -> dict[str, Any]:
     """The base in a recipe's words."""
-    return {"base": base.path, "quantization": base.quantization, "adapter": base.adapter and asdict(base.adapter)}
+    words = {"base": base.path, "quantization": base.quantization, "adapter": base.adapter and asdict(base.adapter)}
+    chat = base.chat
+    if chat is None:
+        return words
+    return {**words, "chat_template": chat.template, "system": chat.system, "chat_template_kwargs": dict(chat.options)}
 
 
 def _end_by_signals() -> None:

@@ -122,12 +122,13 @@ def made(words: str, part: Part | None = None) -> Made:
 
 def base_of_run(run: RunFolder) -> Base:
     """The model that a run started from, as its recipe has it."""
+    from rlhf_plugins.recipe.assemble import chat_of
     from rlhf_plugins.sandbox import base_path
 
     recipe = run.recipe()
     path, quantization = base_path(str(recipe.get("base"))), recipe.get("quantization")
     adapter = recipe.get("adapter") and Adapter(**recipe["adapter"])
-    return Base(path, None if quantization == "none" else quantization, adapter)
+    return Base(path, None if quantization == "none" else quantization, adapter, chat=chat_of(recipe))
 
 
 def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:

@@ -1,0 +1,26 @@
+"""The chat template of a recipe: a file becomes its text, so that a run holds what it was started with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rlhf_plugins.recipe.options import NONE
+from rlhf_plugins.recipe.source import Keys, Source
+
+NAME = "chat_template"
+
+
+def with_text(source: Source, folder: Path) -> tuple[Source, list[tuple[Keys, str]]]:
+    """The source with the template's text in the place of its file, relative to `folder`; and what is wrong."""
+    given = source.values.get(NAME)
+    if not isinstance(given, str) or not given or given == NONE or "{{" in given or "{%" in given:
+        return source, []
+    file = next((file for file in (folder / given, Path(given)) if os.path.isfile(file)), None)
+    if file is None:
+        return source, [((NAME,), f"there is no file {given!r}, and a template has {{{{ or {{% in it")]
+    try:
+        return replace(source, values={**source.values, NAME: file.read_text(encoding="utf-8")}), []
+    except (OSError, UnicodeDecodeError) as error:
+        return source, [((NAME,), f"{given} cannot be read: {error}")]
