@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sandbox_runs import finished
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks"
@@ -52,7 +53,7 @@ def main() -> None:
 
 def run(seed: int, folder: Path) -> dict[str, Any]:
     """The report of the quickstart under one seed."""
-    if not (folder / "report.json").exists():
+    if not finished(folder):
         command = ["-m", "rlhf_plugins.cli", "run", str(RECIPE), f"seed={seed}", f"output_dir={folder}"]
         command += ["--resume"] if (folder / "status.json").exists() else []
         subprocess.run([sys.executable, *command], check=True)

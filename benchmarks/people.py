@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sandbox_runs import finished
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
@@ -46,7 +47,7 @@ def main() -> None:
 
 def run(name: str, source: str, folder: Path) -> dict[str, Any]:
     """The report of the recipe on one file."""
-    if not (folder / "run" / "report.json").exists():
+    if not finished(folder / "run"):
         base = folder / "base"
         write_base(base, load_preferences(source, "train", None, 0.1, 0))
         overrides = [f"base={base}", f"data.source={source}", f"output_dir={folder / 'run'}"]

@@ -32,7 +32,7 @@ def ran(recipe: Recipe, folder: Path, attempt: int = 0) -> Ran:
     Where a stage fails the rest is run without it, in a folder beside the first.
     """
     place = folder if attempt == 0 else folder.with_name(f"{folder.name}_without_{attempt}")
-    if not (place / "report.json").exists():
+    if not finished(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         written = place.with_suffix(".yaml")
         written.write_text(yaml.safe_dump({**recipe, "output_dir": str(place)}, sort_keys=False))
@@ -43,6 +43,12 @@ def ran(recipe: Recipe, folder: Path, attempt: int = 0) -> Ran:
         if done.returncode:
             return _without_what_failed(recipe, folder, attempt, done.stderr)
     return Ran(json.loads((place / "report.json").read_text()), {})
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run of a folder is; one that was interrupted has a report too."""
+    file = folder / "status.json"
+    return file.exists() and json.loads(file.read_text())["status"] == "finished" and (folder / "report.json").exists()
 
 
 def _without_what_failed(recipe: Recipe, folder: Path, attempt: int, errors: str) -> Ran:
