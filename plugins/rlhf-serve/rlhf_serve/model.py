@@ -1,0 +1,22 @@
+"""A reward model as a function of rows: what it abstains from is None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf_serve.batches import Score
+
+if TYPE_CHECKING:
+    from rlhf_plugins import RewardModel
+
+
+def scorer(model: RewardModel) -> Score:
+    """Rewards of rows by an opened model, which tokenizes them as in its training."""
+
+    def score(prompts: Sequence[Any], responses: Sequence[Any]) -> list[float | None]:
+        found = model.predict(model.encode(prompts, responses))  # type: ignore[attr-defined]
+        silent = found.abstained.tolist() if found.abstained is not None else [False] * len(prompts)
+        return [None if out else reward for reward, out in zip(found.reward.tolist(), silent, strict=True)]
+
+    return score
