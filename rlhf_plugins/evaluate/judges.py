@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhf_plugins.contract.handles import Policy
-from rlhf_plugins.contract.rows import GoldReward, Samples
-from rlhf_plugins.evaluate.statistics import finite
+from rlhf_plugins.contract.records import Verdict
+from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
+from rlhf_plugins.data.tokens import as_text
+from rlhf_plugins.evaluate.statistics import finite, mean_interval, wins
 from rlhf_plugins.reward_models.handle import Predict, rewards
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.run_kinds import JudgeFunction
     from rlhf_plugins.data.tokens import RowEncoder
 
 LIKELIHOOD = "log-likelihood per token"  # what the scores are called where nobody judges responses
@@ -65,6 +72,80 @@ class Judge:
         """The gold reward's dimensions and total of each response; empty where it is unknown."""
         gold = self.gold
         return [gold(str(p), r) for p, r in zip(samples.prompts, samples.responses, strict=True)] if gold else []
+
+
+@dataclass
+class PairJudge:
+    """Compares each response with the reference's to the same prompt; a score is the probability that it is better.
+
+    Args:
+        ask: what compares.
+        reference: the name of the policy that all are compared with.
+        remember: gives what a call of this name made before, so that an answer that was paid for survives a kill.
+        called: what it is.
+    """
+
+    ask: JudgeFunction
+    reference: str
+    remember: Callable[[str, Callable[[], Any]], Any]
+    called: str
+    verdicts: list[Verdict] = field(default_factory=list)  # of all comparisons
+
+    @property
+    def name(self) -> str:
+        """What the scores are called in a report."""
+        return f"P(better than {self.reference})"
+
+    def described(self) -> dict[str, Any]:
+        """As `report.schema.JudgeReport` has it."""
+        silent = sum(one.probability is None for one in self.verdicts)
+        share = silent / len(self.verdicts) if self.verdicts else None
+        return {"kind": "pairs", "name": self.called, "failed": share}
+
+    def compared(self, who: str, ours: Samples, theirs: Samples) -> np.ndarray:
+        """A probability a prompt, (n,), NaN where the judge failed or abstained."""
+        if who == self.reference:
+            return np.full(len(ours.responses), 0.5)
+        found = self._asked(who, ours.prompts, ours.responses, theirs.responses)
+        self.verdicts += found
+        return _probabilities(found)
+
+    def accuracy(self, pairs: Sequence[Group]) -> dict[str, Any] | None:
+        """How often it prefers what people preferred, as `report.schema.RewardModelReport` has it; None of no pair."""
+        chosen, rejected = ([as_text(pair.responses[side]) for pair in pairs] for side in (0, 1))
+        right = _probabilities(self._asked("held-out pairs", [pair.prompt for pair in pairs], chosen, rejected))
+        longer = np.array([len(one) for one in chosen]), np.array([len(other) for other in rejected])
+        known = np.isfinite(right)
+        if not known.any():
+            return None
+        won = wins(right[known], np.full(int(known.sum()), 0.5))
+        return {
+            "accuracy": float(won.mean()),
+            "accuracy_interval": mean_interval(won)._asdict(),
+            "n": int(known.sum()),
+            "ece": None,
+            "longer_response_accuracy": float(wins(*longer).mean()),
+        }
+
+    def reasons(self) -> list[str]:
+        """Why comparisons had no answer, with their number."""
+        silent = Counter(one.reason or one.status for one in self.verdicts if one.probability is None)
+        return [f"{count} comparisons without an answer: {reason}." for reason, count in silent.most_common(5)]
+
+    def _asked(self, who: str, prompts: Sequence[Text], ours: Sequence[str], theirs: Sequence[str]) -> list[Verdict]:
+        if not prompts:
+            return []
+        texts = json.dumps([[as_text(prompt) for prompt in prompts], list(ours), list(theirs)])
+        name = f"judge-{re.sub(r'[^a-zA-Z0-9_.-]', '-', who)[:40]}-{sha256(texts.encode()).hexdigest()[:12]}"
+        return [Verdict(*row) for row in self.remember(name, lambda: _rows(self.ask(prompts, ours, theirs)))]
+
+
+def _rows(verdicts: Sequence[Verdict]) -> list[list[Any]]:
+    return [[one.probability, one.status, one.reason] for one in verdicts]
+
+
+def _probabilities(verdicts: Sequence[Verdict]) -> np.ndarray:
+    return np.array([np.nan if one.probability is None else one.probability for one in verdicts])
 
 
 def log_likelihoods(policy: Policy, answers: Samples) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,8 @@ def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name
                 yield (*keys, *inside), f"{part.kind} {name(part)} needs {TRUTH}"
         own = any(part.kind in JUDGES for _, part in all_parts(stage))
         if stage.judges and not known and not judge and not own and source and not source.answered:
-            yield keys, f"stage {name(stage)} needs `reward:`, a stage before it that makes one, or data with answers"
+            needs = "needs `reward:` or `judge:`, a stage before it that makes one, or data with answers"
+            yield keys, f"stage {name(stage)} {needs}"
         judge = judge or "reward" in stage.makes
 
 

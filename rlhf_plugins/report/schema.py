@@ -244,11 +244,16 @@ class PluginReport(Record):
 
 
 class JudgeReport(Record):
-    """What scored the responses: `stage` trained it, where a stage of this run did; `name` says what it is."""
+    """What scored the responses: `stage` trained it, where a stage of this run did; `name` says what it is.
 
-    kind: Literal["gold", "reward model", "function", "server", "loss"]
+    Of `pairs`, a score is the probability that the response is better than the reference's, and `failed` is the share
+    of comparisons without a usable answer.
+    """
+
+    kind: Literal["gold", "reward model", "function", "pairs", "loss"]
     name: str = ""
     stage: str = ""
+    failed: Number = None
 
 
 class EvaluationReport(Record):
@@ -294,7 +299,8 @@ class Report(Record):
     @property
     def measured_reward_models(self) -> dict[str, RewardModelReport]:
         """`reward_models` or, where there is none, `reward_model`."""
-        return self.reward_models or ({"reward model": self.reward_model} if self.reward_model else {})
+        name = "judge" if self.judge and self.judge.kind == "pairs" else "reward model"
+        return self.reward_models or ({name: self.reward_model} if self.reward_model else {})
 
     @model_validator(mode="before")
     @classmethod

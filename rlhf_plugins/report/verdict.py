@@ -14,6 +14,7 @@ Word = Literal["better", "not shown", "worse", "judge not trusted"]
 FEW = 50  # prompts below which an interval is itself uncertain
 NEAR = 0.1  # nats a response below which two policies can hardly be told apart
 _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
+_SILENT = 0.2  # the share of comparisons without an answer above which the others are no fair sample
 _MOST = 100_000  # prompts that anybody would ask
 
 
@@ -47,8 +48,14 @@ def compared(report: Report | EvaluationReport) -> list[str]:
 
 def faults(report: Report) -> list[str]:
     """Why the judge cannot be trusted; empty where nothing speaks against it."""
-    model = report.reward_model
-    return [] if report.judge is None or report.judge.kind == "gold" or model is None else list(_faults(model))
+    model, judge = report.reward_model, report.judge
+    if judge is None or judge.kind == "gold":
+        return []
+    silent = judge.failed or 0.0
+    return [
+        *[f"it gave no usable answer to {share(silent)} of the comparisons"] * (silent > _SILENT),
+        *(() if model is None else _faults(model)),
+    ]
 
 
 def over(value: Interval) -> str:
@@ -133,7 +140,9 @@ def _of_judge(report: Report, name: str) -> Iterator[str]:
             yield "it was trained against this judge, so that a higher score may be the judge's error"
         elif stage is not None and _rows(report, stage.name) == _rows(report, judge.stage):
             yield "the judge was trained on the same rows"
-    if judge.kind == "reward model" and report.reward_model is None:
+    if judge.failed:
+        yield f"the judge gave no usable answer to {share(judge.failed)} of the comparisons"
+    if judge.kind in ("reward model", "pairs") and report.reward_model is None:
         yield "how often the judge is right was not measured"
     yield from _by_length(report, name)
 

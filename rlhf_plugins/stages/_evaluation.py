@@ -17,7 +17,7 @@ from rlhf_plugins.reward_models.handle import reward_handle
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.tokens import RowEncoder
-    from rlhf_plugins.evaluate.judges import Judge
+    from rlhf_plugins.evaluate.judges import Judge, PairJudge
     from rlhf_plugins.evaluate.policies import Judged
     from rlhf_plugins.evaluate.statistics import Interval
     from rlhf_plugins.reward_models.handle import RewardHandle
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SHOWN = 8  # prompts whose responses the report shows side by side
 NOTHING = (
     "evaluate: there is nothing to judge by: no reward model of an earlier stage, no gold reward, and no held-out "
-    "answer; give it `reward:`"
+    "answer; give it `reward:` or `judge:`"
 )
 
 
@@ -37,6 +37,7 @@ class Session:
     def __init__(self, options: Evaluate, run: Run) -> None:
         from rlhf_plugins.data.tokenized import prompts_with_room
         from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.evaluate.judges import Judge
         from rlhf_plugins.reward_models.opening import latest_reward
 
         self.options, self.run, self.reward = options, run, latest_reward(run)
@@ -50,7 +51,8 @@ class Session:
         self.asked, self.unread = prompts_with_room(asked[: options.prompts], self.encoder, room)
         self.prompts = [group.prompt for group in self.asked]
         strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
-        self.strange, _ = prompts_with_room(strange if self.judge else (), self.encoder, room)
+        scored = isinstance(self.judge, Judge)  # only such a judge needs nothing to compare with
+        self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, room)
         if len(self.prompts) < 2:
             raise RunError("evaluate: fewer than two held-out prompts")
         self.answers = self.held_out_answers()
@@ -58,10 +60,14 @@ class Session:
         self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
         self.pool = self.sample(self.reference, self.asked, self.pool_size)
 
-    def chosen_judge(self) -> Judge | None:
+    def chosen_judge(self) -> Judge | PairJudge | None:
         """What scores responses; None where held-out answers are all that is known."""
-        from rlhf_plugins.evaluate.judges import Judge
+        from rlhf_plugins.evaluate.judges import Judge, PairJudge
 
+        if self.options.judge is not None:
+            called = self.run.spec(self.options.judge)["use"]
+            ask, reference = self.options.judge.build(self.run), self.run.weights("reference").name
+            return PairJudge(ask, reference, self.run.once, called)
         if self.options.reward is not None:
             handle = reward_handle(self.options.reward.build(self.run))
             spec = self.run.spec(self.options.reward)
@@ -103,10 +109,11 @@ class Session:
 
     def result(self) -> StageResult:
         """Everything measured."""
+        from rlhf_plugins.evaluate.judges import Judge
         from rlhf_plugins.evaluate.policies import best_of, complete, measure
 
         ceiling = None
-        if self.judge and self.judge.gold:
+        if isinstance(self.judge, Judge) and self.judge.gold:
             scores = self.judge.scores(self.pool)
             ceiling = float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
         judged: dict[str, Judged] = {}
@@ -116,7 +123,8 @@ class Session:
             judged[name] = policy
         judged, places = complete(judged)
         unscored = {"prompt without a score for each policy": len(self.prompts) - len(places)}
-        reference, worths = judged[self.weights.name], self.judge.worths if self.judge else (lambda samples: [])
+        reference = judged[self.weights.name]
+        worths = self.judge.worths if isinstance(self.judge, Judge) else (lambda samples: [])
         rows = {name: measure(policy, reference, ceiling, worths(policy.samples)) for name, policy in judged.items()}
         of_judge, left_out = self.reward_model()
         scores_by_name = {name: policy.scores.tolist() for name, policy in judged.items()}
@@ -144,22 +152,22 @@ class Session:
         from rlhf_plugins.evaluate.policies import best_of, best_of_kl
 
         first = [row * self.pool_size for row in range(len(self.prompts))]
-        yield self.weights.name, self.judged(first, self.pool, 0.0, self.reference)
+        name = self.weights.name
+        yield name, self.judged(name, first, self.pool, 0.0, self.reference)
         if self.chooses:
             n = self.options.best_of
             rewards = Judge(None, self.reward).scores(self.pool)
-            yield (
-                f"best-of-{n}",
-                self.judged(best_of(rewards, self.pool_size, range(1, n + 1)), self.pool, best_of_kl(n), None),
-            )
+            best = best_of(rewards, self.pool_size, range(1, n + 1))
+            name = f"best-of-{n}"
+            yield name, self.judged(name, best, self.pool, best_of_kl(n), None)
         own = str(self.weights.folder or self.weights.base.path)
         for result in self.run.finished:
             for name, spec in result.policies.items():
                 if spec.get("path") != own:
                     logger.info("evaluating %s", name)
-                    yield name, self.trained(self.run.policy(name))
+                    yield name, self.trained(name, self.run.policy(name))
 
-    def trained(self, policy: Policy) -> Judged:
+    def trained(self, name: str, policy: Policy) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
         from rlhf_plugins.evaluate.policies import sequence_kls
         from rlhf_plugins.evaluate.statistics import mean_interval
@@ -168,20 +176,26 @@ class Session:
         temperature, kl = self.options.temperature, None
         if temperature > 0:
             kl = mean_interval(sequence_kls(policy, self.reference, samples, temperature))
-        return self.judged(list(range(len(self.prompts))), samples, kl, policy)
+        return self.judged(name, list(range(len(self.prompts))), samples, kl, policy)
 
-    def judged(self, rows: list[int], samples: Samples, kl: float | Interval | None, policy: Policy | None) -> Judged:
+    def judged(
+        self, name: str, rows: list[int], samples: Samples, kl: float | Interval | None, policy: Policy | None
+    ) -> Judged:
         """Some of the samples with their scores and, for a policy that can sample, its out-of-distribution scores."""
-        from rlhf_plugins.evaluate.judges import log_likelihoods, perplexity
+        from rlhf_plugins.evaluate.judges import PairJudge, log_likelihoods, perplexity
         from rlhf_plugins.evaluate.policies import Judged
 
         chosen, known = samples.take(rows), log_likelihoods(policy, self.answers) if policy and self.answers else None
-        if self.judge:
+        elsewhere = None
+        if isinstance(self.judge, PairJudge):
+            first = [row * self.pool_size for row in range(len(self.prompts))]
+            scores = self.judge.compared(name, chosen, self.pool.take(first))
+        elif self.judge:
             scores = self.judge.scores(chosen)
             elsewhere = self.judge.scores(self.sample(policy, self.strange, 1)) if policy and self.strange else None
         else:
             assert known is not None
-            scores, elsewhere = known[0] / known[1], None
+            scores = known[0] / known[1]
         if elsewhere is not None:
             elsewhere = elsewhere[np.isfinite(elsewhere)]
         surprise = None if known is None else perplexity(*known)
@@ -200,8 +214,12 @@ class Session:
     def notes(self) -> list[str]:
         """Notes for the reader of the table."""
         rewards = [result for result in self.run.finished if result.rewards]
+        from rlhf_plugins.evaluate.judges import PairJudge
+
         if self.judge is None:
             judge = ["Nobody judged responses: the scores are the log-likelihoods of held-out answers."]
+        elif isinstance(self.judge, PairJudge):
+            judge = self.judge.reasons()
         else:
             own = "The judge is the run's own reward model: it favours what was trained on it."
             judge = [own] * bool(self.judge.stage)
@@ -214,9 +232,12 @@ class Session:
     def reward_model(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
         """The row of the judge, if it is a reward model and pairs are held out; and which pairs it cannot read."""
         from rlhf_plugins.data.ranked import encodable
+        from rlhf_plugins.evaluate.judges import PairJudge
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
 
         judge = self.judge
+        if isinstance(judge, PairJudge):
+            return judge.accuracy(self.strict_pairs()), {}
         predict = self.reward if judge is None or judge.gold else judge.reward
         encoder = (judge and judge.encoder) or self.encoder
         test, left_out = encodable(self.run.data.test, encoder)
@@ -230,6 +251,13 @@ class Session:
             return None, {}  # a function that abstains on some pairs
         counted = {f"held out, {reason}": count for reason, count in left_out.items()}
         return measure(scored, self.options.metrics), counted
+
+    def strict_pairs(self) -> list[Group]:
+        """Held-out pairs, the preferred response first: as many as there are prompts, since a judge may be paid."""
+        from rlhf_plugins.evaluate.reward_models import strict
+
+        pairs = strict(self.run.data.test)[: len(self.prompts)]
+        return [Group(group.prompt, (group.responses[c.better], group.responses[c.worse])) for group, c in pairs]
 
     def side_by_side(self, judged: dict[str, Judged]) -> list[dict[str, Any]]:
         """The first prompts with every policy's response and score."""
@@ -246,7 +274,11 @@ class Session:
 
     def shown(self, score: float) -> dict[str, float]:
         """A response's score, by the judge."""
-        return {} if self.judge is None else {"gold" if self.judge.gold else "reward": score}
+        from rlhf_plugins.evaluate.judges import Judge
+
+        if self.judge is None:
+            return {}
+        return {"gold" if isinstance(self.judge, Judge) and self.judge.gold else "reward": score}
 
 
 def _plain(prompt: Text) -> str:

@@ -11,16 +11,17 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.run import Run, StageResult
-from rlhf_plugins.contract.run_kinds import DataFormat, Reward, Stage
+from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage, makes={"evaluation"}, judges=True):
     """Scores one response of each policy to each held-out prompt against one that they are all compared with.
 
-    The judge is `reward`. Without it, it is the gold reward where the data has one, else the run's latest reward model,
-    which then judges policies that may have been trained against it. A run without any of these is evaluated by the
-    likelihood of held-out answers alone. The report names the judge.
+    The judge is `reward`, which scores each response, or `judge`, which compares it with the reference's. Without
+    them it is the gold reward where the data has one, else the run's latest reward model, which then judges policies
+    that may have been trained against it. A run without any of these is evaluated by the likelihood of held-out answers
+    alone. The report names the judge.
     """
 
     prompts: Annotated[int, Field(ge=2, description="held-out prompts of each kind")] = 256
@@ -29,6 +30,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True):
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     temperature: Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")] = 1.0
     reward: Reward | None = uses("reward", optional=True)
+    judge: Judge | None = uses("judge", optional=True)
     metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     reference: Annotated[
@@ -36,6 +38,11 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True):
         Earlier("policy", ("base",)),
     ] = "base"
     name: str = "evaluate"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there are two judges."""
+        if self.reward is not None and self.judge is not None:
+            raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

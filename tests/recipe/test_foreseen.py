@@ -29,7 +29,7 @@ def faults(*stages: Any, data: Any = "sandbox") -> list[str]:
         (
             ["evaluate"],
             ASKED,
-            "stages.0: stage evaluate needs `reward:`, a stage before it that makes one, or data with",
+            "stages.0: stage evaluate needs `reward:` or `judge:`, a stage before it that makes one, or data with",
         ),
         (["sft"], {"format": "preference", "source": "pair.jsonl"}, "data.source: there is no file 'pair.jsonl'"),
         ([{"stage": "online", "reward": {"use": "python", "path": "no.py:f"}}], HUMAN, "there is no file 'no.py'"),

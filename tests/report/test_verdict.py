@@ -101,3 +101,11 @@ def test_a_judge_that_nobody_measured_is_said(fields: dict[str, Any]) -> None:
     assert _verdict(fields, {**JUDGE, "judge": {"kind": "reward model"}, "reward_model": None}).caveats == (
         "how often the judge is right was not measured",
     )
+
+
+@pytest.mark.parametrize(("failed", "word"), [(0.1, "better"), (0.3, "judge not trusted")])
+def test_comparisons_without_an_answer_are_said(fields: dict[str, Any], failed: float, word: str) -> None:
+    found = _verdict(fields, {"judge": {"kind": "pairs", "name": "server", "failed": failed}})
+    assert found.word == word
+    assert f"the judge gave no usable answer to {failed:.1%} of the comparisons" in found.caveats
+    assert ("it gave no usable answer to 30.0%" in found.sentence) == (failed > 0.2)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins import Base, Group, RunError, StageResult
+from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.registry.registry import Registry, registry
+from rlhf_plugins.run.stage_run import Services
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 OPTIONS = {"best_of": 1, "max_new_tokens": 2, "metrics": ["accuracy"], "prompts": 8}
@@ -24,13 +26,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def evaluate(base: Base, folder: Path, **options: Any) -> StageResult:
+def evaluate(base: Base, folder: Path, known: Registry | None = None, **options: Any) -> StageResult:
     """Of the base and a policy that is the base again, on pairs whose truth nobody knows."""
     policy = StageResult(name="same", policies={"same": {"use": "base"}}, start="base")
     run = tiny_run(base, folder, tiny_pairs(16), [policy])
     test = tuple(tiny_pairs(8, seed=1))
     data = replace(run.data, gold=None, test=test, prompts={"test": tuple(Group(group.prompt) for group in test)})
-    return component("stage", {"use": "evaluate", **OPTIONS, **options}).run(replace(run, data=data))
+    run = replace(run, data=data, services=Services(registry=known) if known else run.services)
+    return component("stage", {"use": "evaluate", **OPTIONS, **options}, known).run(run)
 
 
 def test_without_a_judge_the_likelihood_of_held_out_answers_is_the_score(base: Base, tmp_path: Path) -> None:
@@ -64,6 +67,59 @@ def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
     assert found.evaluation is not None
     assert (found.evaluation.judge, found.report.judge["kind"]) == ("reward model score", "reward model")
     assert 0 <= found.report.reward_model["accuracy"] <= 1
+
+
+FAILS = """
+from dataclasses import dataclass
+
+from rlhf_plugins import Judge, Verdict, hookimpl
+
+
+@dataclass(frozen=True)
+class Longer(Judge):
+    def build(self, run):
+        def judge(prompts, first, second):
+            (run.folder / "calls").open("a").write(".")
+            better = [Verdict(float(len(a) > len(b)) if len(a) != len(b) else 0.5) for a, b in zip(first, second)]
+            return [*better[:-1], Verdict(None, "failed", "HTTP 500")]
+        return judge
+
+
+@hookimpl
+def register_judge():
+    return {"longer": Longer}
+"""
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Registry:
+    (tmp_path / "longer.py").write_text(FAILS)
+    return registry().with_files([tmp_path / "longer.py"])
+
+
+def test_a_judge_of_pairs_scores_against_the_reference_and_failures_are_counted(
+    base: Base, tmp_path: Path, known: Registry
+) -> None:
+    found = evaluate(base, tmp_path / "run", known, judge={"use": "longer"})
+    assert found.evaluation is not None
+    assert found.evaluation.judge == "P(better than base)"
+    assert set(found.evaluation.scores["base"]) == set(found.evaluation.scores["same"]) == {0.5}
+    described = found.report.judge
+    assert (described["kind"], described["name"]) == ("pairs", "longer")
+    assert described["failed"] == pytest.approx(1 / (len(found.evaluation.prompts) + 1))
+    assert "1 comparisons without an answer: HTTP 500." in found.report.notes
+    assert found.report.reward_model["n"] == len(found.evaluation.prompts)
+
+
+def test_an_answer_that_was_paid_for_is_not_asked_for_again(base: Base, tmp_path: Path, known: Registry) -> None:
+    for _ in range(2):
+        evaluate(base, tmp_path / "run", known, judge={"use": "longer"})
+    assert (tmp_path / "run/calls").read_text() == ".."  # the policy and the pairs, once
+
+
+def test_two_judges_are_refused() -> None:
+    with pytest.raises(PluginError, match="give one of the two"):
+        component("stage", {"use": "evaluate", "reward": "gold", "judge": "reward"})
 
 
 def test_with_nothing_to_judge_by_it_says_what_to_give(base: Base, tmp_path: Path) -> None:
