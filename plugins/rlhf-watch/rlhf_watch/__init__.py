@@ -1,0 +1,1 @@
+"""Watching trainings and trusting what they made, as plugins of rlhf-plugins."""

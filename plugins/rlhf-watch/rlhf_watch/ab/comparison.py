@@ -1,0 +1,108 @@
+"""Compares policies with a baseline on the prompts that both answered. It knows scores, not how results are worded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_plugins import DataError, RunError
+from rlhf_watch.ab import paired, power, sequential
+from rlhf_watch.ab.length import LengthControlled, length_controlled
+from rlhf_watch.ab.scores import Scored, read
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A policy beside the baseline; wins are the policy's."""
+
+    name: str
+    baseline: str
+    judge: str
+    counts: paired.Counts
+    left_out: int  # prompts that only one of them answered
+    win_rate: paired.Interval  # 95%
+    difference: float  # of mean scores
+    difference_interval: paired.Interval
+    effect: float  # Cohen's d_z
+    sign_p: float
+    permutation_p: float
+    holm_p: float  # the sign test's, corrected for all policies that are compared at once
+    evidence: float  # e-value after the last prompt
+    anytime_p: float
+    decided_after: int | None  # prompts, had one looked after each
+    smallest: float  # win rate that this many prompts would show with power 0.8
+    length: LengthControlled | None
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the policy won; None where that is not shown at 5%, after the correction."""
+        if self.holm_p > 0.05:
+            return None
+        return self.counts.won > self.counts.lost
+
+
+def compare(sources: Sequence[str], seed: int = 0) -> list[Comparison]:
+    """Every later source beside the first; one run alone: its policies beside its reference.
+
+    Raises:
+        DataError: a file cannot be read, or two share no prompt.
+        RunError: a run has no evaluation, or several policies of which none is named.
+    """
+    scored = read(sources[0]) if len(sources) == 1 else [_one(source) for source in sources]
+    if len(scored) < 2:
+        raise DataError(f"{sources[0]}: one policy alone; name another file or run to compare it with")
+    found = [_beside(scored[0], other, seed) for other in scored[1:]]
+    corrected = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
+    return [Comparison(**{**vars(one), "holm_p": corrected[str(place)]}) for place, one in enumerate(found)]
+
+
+def _one(source: str) -> Scored:
+    """The policy of a source that holds one: of a run, that beside its reference."""
+    scored = read(source)
+    policies = scored[1:] if len(scored) > 1 else scored
+    if len(policies) > 1:
+        names = ", ".join(one.name for one in policies)
+        raise RunError(f"{source}: several policies were evaluated; name one: {names}")
+    return policies[0]
+
+
+def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
+    prompts = [prompt for prompt in base.scores if prompt in other.scores]
+    if not prompts:
+        raise DataError(f"{base.name} and {other.name}: no prompt is in both")
+    if base.judge and other.judge and base.judge != other.judge:
+        raise DataError(f"{base.name} was scored by {base.judge}, {other.name} by {other.judge}: not comparable")
+    ours = np.array([other.scores[prompt] for prompt in prompts])
+    theirs = np.array([base.scores[prompt] for prompt in prompts])
+    counts, values = paired.counts(ours, theirs), sequential.wealths(ours, theirs)
+    return Comparison(
+        name=other.name,
+        baseline=base.name,
+        judge=base.judge or other.judge,
+        counts=counts,
+        left_out=len(base.scores.keys() ^ other.scores.keys()),
+        win_rate=paired.win_rate_interval(counts),
+        difference=float((ours - theirs).mean()),
+        difference_interval=paired.mean_interval(ours - theirs, seed),
+        effect=paired.effect_size(ours - theirs),
+        sign_p=paired.sign_test(counts),
+        permutation_p=paired.permutation_test(ours, theirs, seed),
+        holm_p=1.0,
+        evidence=float(values[-1]),
+        anytime_p=sequential.anytime_p(values),
+        decided_after=sequential.stops_at(values),
+        smallest=power.smallest_win_rate(counts.prompts, ties=counts.tied / counts.prompts),
+        length=_length(base, other, prompts, ours, theirs),
+    )
+
+
+def _length(
+    base: Scored, other: Scored, prompts: Sequence[str], ours: paired.Numbers, theirs: paired.Numbers
+) -> LengthControlled | None:
+    """None where a file has no responses; evaluations of runs keep none."""
+    if base.lengths is None or other.lengths is None:
+        return None
+    longer = np.array([other.lengths[prompt] - base.lengths[prompt] for prompt in prompts])
+    return length_controlled(ours, theirs, longer)

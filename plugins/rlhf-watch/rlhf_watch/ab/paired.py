@@ -1,0 +1,116 @@
+"""Two policies on the same prompts: win rate, tests, effect size. It knows numbers, not what was scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+Numbers = NDArray[np.float64]
+RESAMPLES = 9999
+
+
+class Counts(NamedTuple):
+    """Prompts that were won, tied and lost."""
+
+    won: int
+    tied: int
+    lost: int
+
+    @property
+    def prompts(self) -> int:
+        """All of them."""
+        return sum(self)
+
+    @property
+    def win_rate(self) -> float:
+        """(won + tied / 2) / prompts."""
+        return (self.won + self.tied / 2) / self.prompts
+
+
+class Interval(NamedTuple):
+    """The ends of a confidence interval."""
+
+    low: float
+    high: float
+
+
+def counts(ours: Numbers, theirs: Numbers) -> Counts:
+    """Of scores on the same prompts, both (n,)."""
+    return Counts(int((ours > theirs).sum()), int((ours == theirs).sum()), int((ours < theirs).sum()))
+
+
+def win_rate_interval(found: Counts, level: float = 0.95) -> Interval:
+    """The score interval of the win rate (Tango 1998); without ties it is Wilson's (1927).
+
+    It is that of d = P(win) - P(loss), with the win rate (1 + d) / 2: all d with (won - lost - n d)^2 <=
+    z^2 n (2 q + d (1 - d)), q the most likely P(loss) given d.
+    """
+    z2, n = stats.norm.ppf((1 + level) / 2) ** 2, found.prompts
+    centre = (found.won - found.lost) / n
+
+    def outside(d: float) -> float:
+        return (found.won - found.lost - n * d) ** 2 - z2 * n * (2 * _likely_loss(found, d) + d * (1 - d))
+
+    near = 1e-9  # at the measured difference itself both sides may be 0
+    low = float(optimize.brentq(outside, -1.0, centre - near)) if centre > -1 else -1.0
+    high = float(optimize.brentq(outside, centre + near, 1.0)) if centre < 1 else 1.0
+    return Interval((1 + low) / 2, (1 + high) / 2)
+
+
+def _likely_loss(found: Counts, d: float) -> float:
+    """The root of 2n q^2 + (-won - lost + (2n - won + lost) d) q - lost d (1 - d) = 0: P(loss) given d."""
+    n, won, lost = found.prompts, found.won, found.lost
+    b, c = -won - lost + (2 * n - won + lost) * d, -lost * d * (1 - d)
+    return float((np.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n))
+
+
+def sign_test(found: Counts) -> float:
+    """Two-sided p that wins and losses are equally likely, ties left out (Dixon and Mood 1946)."""
+    decided = found.won + found.lost
+    return float(stats.binomtest(found.won, decided).pvalue) if decided else 1.0
+
+
+def permutation_test(ours: Numbers, theirs: Numbers, seed: int = 0) -> float:
+    """Two-sided p of the mean difference: each prompt's two scores are swapped at random (Pitman 1937)."""
+    differences = ours - theirs
+    if not differences.any():
+        return 1.0
+    found: Any = stats.permutation_test(
+        (differences,),
+        lambda values, axis: values.mean(axis),
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def mean_interval(differences: Numbers, seed: int = 0) -> Interval:
+    """Of the mean difference, by the bias-corrected bootstrap (Efron 1987); one point where all are equal."""
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return Interval(*[float(differences.mean())] * 2)
+    found: Any = stats.bootstrap((differences,), np.mean, n_resamples=2000, rng=np.random.default_rng(seed))
+    return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def effect_size(differences: Numbers) -> float:
+    """The mean difference in standard deviations of the differences, Cohen's d_z (1988); 0 where all are 0."""
+    mean = float(differences.mean())
+    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    return mean / spread if spread else float(np.copysign(np.inf, mean)) if mean else 0.0
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P-values corrected for their number m (Holm 1979): the running maximum of (m - i) p_(i), i from 0, at most 1."""
+    corrected: dict[str, float] = {}
+    highest = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda one: p_values[one])):
+        highest = max(highest, min(1.0, p_values[name] * (len(p_values) - place)))
+        corrected[name] = highest
+    return {name: corrected[name] for name in p_values}

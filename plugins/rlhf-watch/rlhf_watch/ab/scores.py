@@ -1,0 +1,122 @@
+"""Reads what is compared: the evaluation of a run, or a file of scored responses. It knows no statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins import DataError, Evaluation, RunError, open_run
+
+SCORES = ("score", "reward")  # columns of a file, the first that a row has
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A policy's score on each prompt: the mean over its responses to it.
+
+    Args:
+        name: in the output.
+        judge: what scored it; empty where a file does not say.
+        scores: by prompt, in the order of the file.
+        lengths: words of a response, by prompt; None where there are no responses.
+    """
+
+    name: str
+    judge: str
+    scores: Mapping[str, float]
+    lengths: Mapping[str, float] | None = None
+
+
+@dataclass
+class _Means:
+    """Means of numbers by prompt."""
+
+    sums: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, prompt: str, value: float) -> None:
+        self.sums.setdefault(prompt, []).append(value)
+
+    def means(self) -> dict[str, float]:
+        return {prompt: math.fsum(values) / len(values) for prompt, values in self.sums.items()}
+
+
+def read(source: str) -> list[Scored]:
+    """What a source holds, the reference of a run first: `FILE.jsonl`, `RUN`, or one policy as `RUN#POLICY`.
+
+    Raises:
+        DataError: the file cannot be read, or a row has no prompt or score.
+        RunError: there is no such run, evaluation or policy.
+    """
+    if Path(source).is_file():
+        return [_of_file(Path(source))]
+    folder, _, policy = source.partition("#")
+    if not Path(folder).is_dir():
+        raise DataError(f"{source}: neither a file nor a run")
+    evaluation = _evaluation(folder)
+    names = [policy] if policy else [evaluation.reference, *(evaluation.scores.keys() - {evaluation.reference})]
+    if unknown := [name for name in names if name not in evaluation.scores]:
+        raise RunError(f"{folder}: no policy {unknown[0]!r} was evaluated (known: {', '.join(evaluation.scores)})")
+    prompts = [_key(prompt) for prompt in evaluation.prompts]
+    return [_of_run(folder, name, evaluation, prompts) for name in names]
+
+
+def _evaluation(folder: str) -> Evaluation:
+    found = [result.evaluation for result in open_run(folder).finished if result.evaluation is not None]
+    if not found:
+        raise RunError(f"{folder}: no stage of it has finished an evaluation; add a stage `evaluate`")
+    return found[-1]
+
+
+def _of_run(folder: str, name: str, evaluation: Evaluation, prompts: Sequence[str]) -> Scored:
+    means = _Means()
+    for prompt, score in zip(prompts, evaluation.scores[name], strict=True):
+        means.add(prompt, _finite(score, f"{folder}#{name}"))
+    return Scored(f"{folder}#{name}", evaluation.judge, means.means())
+
+
+def _of_file(file: Path) -> Scored:
+    scores, lengths = _Means(), _Means()
+    judges: set[str] = set()
+    for where, row in _rows(file):
+        prompt = _key(row.get("prompt"))
+        column = next((name for name in SCORES if name in row), None)
+        if prompt == "null" or column is None:
+            raise DataError(f"{where}: a row needs `prompt` and one of {', '.join(SCORES)}; it has {', '.join(row)}")
+        scores.add(prompt, _finite(row[column], where))
+        if isinstance(row.get("response"), str):
+            lengths.add(prompt, len(row["response"].split()))
+        judges.add(str(row.get("judge", "")))
+    if len(judges) > 1:
+        raise DataError(f"{file}: rows of several judges ({', '.join(sorted(judges))}); compare those of one")
+    if not scores.sums:
+        raise DataError(f"{file}: holds no row")
+    whole = lengths.sums.keys() == scores.sums.keys()
+    return Scored(str(file), judges.pop(), scores.means(), lengths.means() if whole else None)
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{file}:{number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{file}:{number}: a row should be an object, got {type(row).__name__}")
+        yield f"{file}:{number}", row
+
+
+def _key(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def _finite(value: Any, where: str) -> float:
+    """A score as a number. Raises DataError for NaN, infinity and text: a comparison would hide them."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: a score should be a finite number, got {value!r}")
+    return float(value)

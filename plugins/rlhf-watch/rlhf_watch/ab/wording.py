@@ -1,0 +1,85 @@
+"""Comparisons in words: a sentence for who decides, the numbers for who checks. It computes nothing but sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from math import ceil
+from typing import Any
+
+from rlhf_watch.ab.comparison import Comparison
+from rlhf_watch.ab.power import power_for_win_rate, size_for_win_rate, smallest_win_rate
+
+
+def lines(found: Sequence[Comparison]) -> Iterator[str]:
+    """Everything that is printed."""
+    for one in found:
+        yield sentence(one)
+        yield from (f"  {line}" for line in _numbers(one, len(found)))
+
+
+def sentence(one: Comparison) -> str:
+    """The result without a term of statistics."""
+    rate, low, high = (f"{100 * value:.0f}%" for value in (one.counts.win_rate, *one.win_rate))
+    measured = f"it is preferred on {rate} of {one.counts.prompts} prompts, by all evidence between {low} and {high}"
+    if one.better is None:
+        return f"{one.name}: no difference from {one.baseline} is shown; {measured}. {_needed(one)}"
+    word = "better" if one.better else "worse"
+    return f"{one.name} is {word} than {one.baseline}: {measured}, where 50% is no difference."
+
+
+def _needed(one: Comparison) -> str:
+    ties = one.counts.tied / one.counts.prompts
+    needed = size_for_win_rate(one.counts.win_rate, ties=ties)
+    seen = f"These prompts show a win rate of {100 * one.smallest:.0f}% or more"
+    if needed > 1e6:
+        return f"{seen}; what was measured is as good as none."
+    return f"{seen}; one of {100 * one.counts.win_rate:.1f}% needs about {ceil(needed)} prompts."
+
+
+def _numbers(one: Comparison, compared: int) -> Iterator[str]:
+    counts = one.counts
+    yield (
+        f"win rate {counts.win_rate:.3f} [{one.win_rate.low:.3f}, {one.win_rate.high:.3f}]: "
+        f"{counts.won} won, {counts.tied} tied, {counts.lost} lost"
+    )
+    corrected = f", Holm of {compared} comparisons {one.holm_p:.2g}" if compared > 1 else ""
+    yield f"sign test p {one.sign_p:.2g}{corrected}; permutation test of the mean p {one.permutation_p:.2g}"
+    low, high = one.difference_interval
+    yield f"mean difference {one.difference:+.3g} [{low:.3g}, {high:.3g}], {one.effect:+.2f} deviations"
+    when = f"decided after {one.decided_after} prompts" if one.decided_after else "not decided"
+    yield f"sequential test: e-value {one.evidence:.3g}, p {one.anytime_p:.2g} at any look, {when}"
+    if one.length is None:
+        yield "win rate at equal length: not known, there are no responses beside the scores"
+    else:
+        yield f"win rate at equal length {one.length.win_rate:.3f} [{one.length.low:.3f}, {one.length.high:.3f}]"
+    if not one.judge:
+        yield "the judge is not known: see that one judge scored both"
+    else:
+        yield f"judge: {one.judge}"
+    if one.left_out:
+        yield f"left out: {one.left_out} prompts that only one of them answered"
+
+
+def plan(rate: float | None, prompts: int | None, power: float) -> Iterator[str]:
+    """What a comparison needs or can show, before anything is judged, at 5% two-sided and without ties."""
+    if rate is not None:
+        needed = size_for_win_rate(rate, power)
+        yield f"a win rate of {rate:g} against 0.5 needs {_rounded(needed)} prompts for power {power:g}"
+    if prompts is not None:
+        smallest = smallest_win_rate(prompts, power)
+        yield f"{prompts} prompts show win rates above {smallest:.3f} or below {1 - smallest:.3f} with power {power:g}"
+    if rate is not None and prompts is not None:
+        chance = power_for_win_rate(prompts, rate)
+        yield f"{prompts} prompts tell a win rate of {rate:g} from 0.5 with power {chance:.3f}"
+
+
+def _rounded(number: float) -> str:
+    return "infinitely many" if number == float("inf") else str(ceil(number))
+
+
+def record(one: Comparison) -> dict[str, Any]:
+    """As JSON."""
+    parts = ("counts", "win_rate", "difference_interval", "length")
+    named = {name: value._asdict() for name in parts if (value := getattr(one, name)) is not None}
+    return {**asdict(one), **named, "rate": one.counts.win_rate, "better": one.better, "sentence": sentence(one)}

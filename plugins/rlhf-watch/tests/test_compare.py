@@ -1,0 +1,198 @@
+"""Comparisons: formulas against textbook numbers, the sequential test under simulation, files and runs of users."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rlhf_watch.ab import paired, power, sequential
+from rlhf_watch.ab.comparison import compare
+from rlhf_watch.ab.length import length_controlled
+from rlhf_watch.ab.wording import lines, record
+from rlhf_watch.commands import register_commands
+from scipy import stats
+from typer import Typer
+from typer.testing import CliRunner
+
+from rlhf_plugins import DataError, RlhfError, run_recipe
+
+
+def write(folder: Path, name: str, scores: list[Any], **columns: list[Any]) -> str:
+    file = folder / f"{name}.jsonl"
+    rows = [
+        {"prompt": f"p{i}", "score": score} | {k: v[i] for k, v in columns.items()} for i, score in enumerate(scores)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_power_and_sizes_are_those_of_the_textbooks() -> None:
+    assert power.power_of_two(50, 0.50, 0.75) == pytest.approx(0.7402, abs=5e-5)
+    assert power.size_of_two(0.50, 0.75, power=0.9) == pytest.approx(76.7, abs=0.05)
+    assert np.ceil(power.size_for_win_rate(0.55)) == 783
+    assert power.power_for_win_rate(783, 0.55) == pytest.approx(0.8, abs=1e-3)
+    assert power.smallest_win_rate(783) == pytest.approx(0.55, abs=1e-4)
+    assert power.size_for_win_rate(0.5) == float("inf")
+
+
+def test_ties_make_a_win_rate_easier_to_tell_from_a_half() -> None:
+    # d = 0.1, t = 0.5: ((1.959964 sqrt(0.5) + 0.841621 sqrt(0.49)) / 0.1)^2
+    assert power.size_for_win_rate(0.55, ties=0.5) == pytest.approx(390.1, abs=0.05)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(30, 20), (5, 0), (0, 7), (1, 1)])
+def test_the_interval_without_ties_is_wilsons(won: int, lost: int) -> None:
+    wilson = stats.binomtest(won, won + lost).proportion_ci(method="wilson")
+    found = paired.win_rate_interval(paired.Counts(won, 0, lost))
+    assert found == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+
+
+def test_the_interval_with_ties_is_tangos() -> None:
+    # its equation: at both ends |won - lost - n d| = z sqrt(n (2 q + d (1 - d)))
+    found = paired.Counts(3, 40, 1)
+    for rate in paired.win_rate_interval(found):
+        d = 2 * rate - 1
+        q = paired._likely_loss(found, d)
+        z = (found.won - found.lost - 44 * d) / np.sqrt(44 * (2 * q + d * (1 - d)))
+        assert abs(z) == pytest.approx(1.959964, abs=1e-5)
+
+
+def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for won, tied, lost in rng.multinomial(60, [0.4, 0.3, 0.3], 400):
+        low, high = paired.win_rate_interval(paired.Counts(won, tied, lost))
+        held += low <= 0.55 <= high
+    assert held / 400 == pytest.approx(0.95, abs=0.025)
+
+
+def test_tests_and_effect_by_hand() -> None:
+    ours, theirs = np.array([3.0, 2.0, 2.0, 5.0, 1.0]), np.array([1.0, 1.0, 2.0, 1.0, 2.0])
+    counts = paired.counts(ours, theirs)
+    assert counts == (3, 1, 1)
+    assert counts.win_rate == 0.7
+    assert paired.sign_test(counts) == pytest.approx(10 / 16)  # P(|heads - 2| >= 1) of 4 tosses
+    # differences 2 1 0 4 -1: of 32 swaps the mean is at least 6/5 in size in 12
+    assert paired.permutation_test(ours, theirs) == pytest.approx(0.375)
+    assert paired.effect_size(ours - theirs) == pytest.approx(1.2 / np.sqrt(3.7))
+    assert paired.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+
+
+def test_the_wealth_by_hand() -> None:
+    # a = 4, 2 won, 1 lost: B(6, 5) / B(4, 4) * 2^3 = (5! 4! / 10!) / (3! 3! / 7!) * 8
+    assert sequential.wealth(2, 1) == pytest.approx(120 * 24 / 3628800 / (36 / 5040) * 8)
+
+
+def test_the_sequential_test_is_wrong_at_most_5_percent_over_20_looks() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 3, (2, 10_000, 200)).astype(float)  # a third are ties
+    looks = sequential.wealths(ours, theirs)[:, 9::10]  # (simulations, 20)
+    assert looks.shape[1] == 20
+    assert (looks.max(1) >= 20).mean() <= 0.05
+    fixed = stats.binom.sf((ours > theirs).sum(1) - 1, np.maximum((ours != theirs).sum(1), 1), 0.5)
+    assert (fixed <= 0.025).mean() < 0.04  # one look at the end is fine without it
+
+
+def test_the_sequential_test_finds_a_difference() -> None:
+    ours = (np.random.default_rng(0).random((500, 400)) < 0.6).astype(float)
+    values = sequential.wealths(ours, 1 - ours)
+    assert (values.max(1) >= 20).mean() > 0.85
+    stop = sequential.stops_at(np.array([1.0, 19.0, 21.0, 3.0]))
+    assert stop == 3
+
+
+def test_the_sequential_interval_ends_where_the_wealth_refutes() -> None:
+    low, high = sequential.sequential_interval(paired.Counts(60, 5, 40))
+    assert sequential.wealth(60, 40, low) == pytest.approx(20)
+    assert sequential.wealth(60, 40, high) == pytest.approx(20)
+
+
+def test_length_control_takes_a_pure_effect_of_length_away() -> None:
+    rng = np.random.default_rng(0)
+    longer = rng.normal(10, 20, 2000)
+    won = (rng.random(2000) < 1 / (1 + np.exp(-2 * np.tanh(longer / longer.std())))).astype(float)
+    found = length_controlled(won, 1 - won, longer)
+    assert won.mean() > 0.6
+    assert found.low < 0.5 < found.high
+    assert found.slope == pytest.approx(2, abs=0.2)
+
+
+def test_files_are_compared_on_common_prompts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=100)
+    base = write(tmp_path, "old", [*old], response=["a b"] * 100)
+    better = write(tmp_path, "new", [*(old + rng.normal(1, 0.5, 100)), 9.0], response=["a b"] * 101)
+    same = write(tmp_path, "same", [*(old + np.tile([1, -1], 50))])
+    first, second = compare([base, better, same])
+    assert (first.better, first.left_out, second.better) == (True, 1, None)
+    assert first.holm_p == pytest.approx(2 * first.sign_p)
+    assert first.length is not None
+    assert second.length is None
+    text = "\n".join(lines([first, second]))
+    assert "new.jsonl is better than" in text
+    assert "no difference from" in text
+    assert json.loads(json.dumps(record(first)))["counts"]["won"] == first.counts.won
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([1.0, float("nan")], "finite number, got nan"),
+        (["1"], "finite number, got '1'"),
+        ([], "holds no row"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, scores: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        compare([write(tmp_path, "bad", scores), write(tmp_path, "good", [1.0])])
+
+
+def test_scores_of_two_judges_are_refused(tmp_path: Path) -> None:
+    one, other = (write(tmp_path, name, [1.0, 2.0], judge=[name] * 2) for name in "ab")
+    with pytest.raises(DataError, match="was scored by a, .* by b"):
+        compare([one, other])
+    with pytest.raises(RlhfError, match="neither a file nor a run"):
+        compare(["nothing.jsonl", other])
+
+
+STAGE = """
+from dataclasses import dataclass
+from rlhf_plugins import Evaluation, Run, Stage, StageResult, hookimpl
+
+@dataclass(frozen=True)
+class Measured(Stage, makes={"evaluation"}):
+    name: str = "measured"
+    def run(self, run: Run) -> StageResult:
+        scores = {"base": [0.0, 0.0, 0.0], "dpo": [1.0, 1.0, 0.0], "ppo": [-1.0, 0.0, 0.0]}
+        return StageResult(evaluation=Evaluation("gold", "base", ["a", "b", "c"], scores))
+
+@hookimpl
+def register_stage():
+    return {"measured": Measured}
+"""
+
+
+def test_the_policies_of_a_run_are_compared_with_its_reference(tmp_path: Path) -> None:
+    (tmp_path / "measured.py").write_text(STAGE)
+    recipe = {"base": "sandbox", "data": {"format": "sandbox", "prompts": 2, "test_prompts": 2}}
+    recipe |= {"plugins": [str(tmp_path / "measured.py")], "stages": [{"stage": "measured"}]}
+    run_recipe({**recipe, "output_dir": str(tmp_path / "run")})
+    dpo, ppo = compare([str(tmp_path / "run")])
+    assert (dpo.counts, ppo.counts, dpo.judge) == ((2, 1, 0), (0, 2, 1), "gold")
+    assert compare([f"{tmp_path}/run#ppo", f"{tmp_path}/run#dpo"])[0].counts == (2, 1, 0)
+    with pytest.raises(RlhfError, match="several policies .* name one"):
+        compare([str(tmp_path / "run"), str(tmp_path / "run")])
+    with pytest.raises(RlhfError, match="no policy 'dop' was evaluated"):
+        compare([str(tmp_path / "run#dop")])
+
+
+def test_the_command_compares_and_plans(tmp_path: Path) -> None:
+    app = Typer()
+    app.command()(register_commands()["compare"])
+    old, new = write(tmp_path, "old", [0.0] * 20), write(tmp_path, "new", [1.0] * 20)
+    done = CliRunner().invoke(app, [old, new])
+    assert "new.jsonl is better than" in done.output
+    assert "783 prompts" in CliRunner().invoke(app, ["--rate", "0.55"]).output
+    assert "show win rates above 0.550" in CliRunner().invoke(app, ["--prompts", "783"]).output
