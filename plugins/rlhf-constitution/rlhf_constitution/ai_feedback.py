@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_constitution.answering import Sampling, answers
 from rlhf_constitution.compared import for_people, with_truth, write_for_people
 from rlhf_constitution.constitution import Scored, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
-from rlhf_plugins import Comparison, Data, Group, Origin, Run, RunError, Section, Stage, StageResult, hookimpl
+from rlhf_plugins import (
+    Comparison,
+    Data,
+    Generator,
+    Group,
+    Origin,
+    Run,
+    RunError,
+    Section,
+    Stage,
+    StageResult,
+    hookimpl,
+    uses,
+)
 
 PEOPLE = "for_people.jsonl"  # in the stage's folder, as `rlhf collect new --prompts` reads it
 Row = dict[str, Any]  # a prompt, its responses, and the score of each
@@ -35,8 +49,8 @@ class AIFeedback(Stage, makes={"data"}):
     per_prompt: Annotated[int, Field(ge=1, description="pairs of a prompt, at most: the clearest")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
     people: Annotated[float, Field(ge=0, lt=1, description="share of the pairs that is set aside for people")] = 0.0
-    temperature: Annotated[float, Field(gt=0, description="of sampling")] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, description="where an answer is cut")] = 64
+    sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
+    explorer: Generator | None = uses("generator", optional=True)
     name: str = "ai_feedback"
 
     def missing(self) -> dict[str, str]:
@@ -70,17 +84,14 @@ class AIFeedback(Stage, makes={"data"}):
     def scored(self, run: Run, score: Scorer) -> list[Row]:
         """Different answers of the policy to each prompt, scored."""
         asked = [str(group.prompt) for group in run.data.prompts["train"][: self.prompts]]
-        with run.policy() as policy:
-            found = policy.sample(
-                asked, self.answers, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed
-            ).responses
-        rows: list[Row] = []
-        for place, prompt in enumerate(asked):
-            texts = list(dict.fromkeys(found[place * self.answers : (place + 1) * self.answers]))
-            rows.append({"prompt": prompt, "responses": texts})
+        found = answers(run, asked, self.answers, self.sampling, self.explorer)
+        rows: list[Row] = [
+            {"prompt": prompt, "responses": list(dict.fromkeys(texts))}
+            for prompt, texts in zip(asked, found, strict=True)
+        ]
         flat = [(row["prompt"], text) for row in rows for text in row["responses"]]
-        answers = iter(score([prompt for prompt, _ in flat], [text for _, text in flat]))
-        return [{**row, "scored": [next(answers).to_json() for _ in row["responses"]]} for row in rows]
+        judged = iter(score([prompt for prompt, _ in flat], [text for _, text in flat]))
+        return [{**row, "scored": [next(judged).to_json() for _ in row["responses"]]} for row in rows]
 
     def group(self, row: Row, found: Sequence[Pair]) -> Group:
         """A prompt's answers, with the pairs that were labelled."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_constitution.answering import Sampling, answers
 from rlhf_constitution.constitution import Constitution, faults, load
 from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
@@ -35,8 +36,7 @@ class CritiqueRevise(Stage, makes={"data"}):
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
     max_edit: Annotated[float, Field(gt=0, le=1, description="share of words that a revision may change")] = 1.0
     keep_clean: Annotated[bool, Field(description="hand on answers that need no revision too")] = True
-    temperature: Annotated[float, Field(gt=0, description="of sampling the first answers")] = 1.0
-    max_new_tokens: Annotated[int, Field(ge=1, description="where an answer is cut")] = 64
+    sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
     name: str = "critique_revise"
 
     def missing(self) -> dict[str, str]:
@@ -49,9 +49,9 @@ class CritiqueRevise(Stage, makes={"data"}):
         score, propose = Scorer(constitution, run), self.reviser.acting(run)
 
         def make() -> list[dict[str, Any]]:
-            prompts, answers = self.answers(run)
-            scored = score(prompts, answers)
-            drafts = [Draft.of(*row) for row in zip(prompts, answers, scored, strict=True)]
+            prompts, first = self.answers(run)
+            scored = score(prompts, first)
+            drafts = [Draft.of(*row) for row in zip(prompts, first, scored, strict=True)]
             revised = revise(drafts, constitution, propose, score, self.rounds, Limits(self.max_edit))
             return [to_json(draft) for draft in revised]
 
@@ -70,11 +70,8 @@ class CritiqueRevise(Stage, makes={"data"}):
     def answers(self, run: Run) -> tuple[list[str], list[str]]:
         """Prompts, and the policy's first answer to each."""
         asked = [str(group.prompt) for group in run.data.prompts["train"][: self.prompts]]
-        with run.policy() as policy:
-            samples = policy.sample(
-                asked, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed
-            )
-        return asked, list(samples.responses)
+        found = answers(run, asked, 1, self.sampling, None)
+        return asked, [text for (text,) in found]
 
     def group(self, draft: Draft, constitution: Constitution) -> Group | None:
         """An accepted revision above the first answer, or a clean answer alone; None for what is not trained on."""

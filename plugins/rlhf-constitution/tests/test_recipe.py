@@ -13,8 +13,9 @@ from rlhf_plugins import RlhfError, RunRecord, load_data, open_run, run_recipe
 DATA = {"format": "sandbox", "writer": "sloppy", "prompts": 40, "test_prompts": 8}
 ONE_STEP = {"max_steps": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-4}
 REVISE = {"stage": "critique_revise", "constitution": "sandbox", "reviser": "simulated", "prompts": 12}
-REVISE |= {"max_new_tokens": 32}
-COMPARE = {"stage": "ai_feedback", "constitution": "sandbox", "answers": 3, "prompts": 8, "max_new_tokens": 32}
+REVISE |= {"sampling": {"max_new_tokens": 32}}
+COMPARE = {"stage": "ai_feedback", "constitution": "sandbox", "answers": 3, "prompts": 8}
+COMPARE |= {"sampling": {"max_new_tokens": 32}}
 Recipe = dict[str, Any]
 
 

@@ -94,7 +94,7 @@ def test_a_tiny_model_behind_a_server_drives_the_whole_path(serve: Serve, tmp_pa
     url = serve(reply)
     (tmp_path / "c.yaml").write_text(CONSTITUTION.format(url=url))
     reviser = {"use": "assistant", "n": 1, "assistant": {"use": "server", "url": url, "model": "m"}}
-    common = {"constitution": str(tmp_path / "c.yaml"), "prompts": 6, "max_new_tokens": 16}
+    common = {"constitution": str(tmp_path / "c.yaml"), "prompts": 6, "sampling": {"max_new_tokens": 16}}
     stages = [
         {"stage": "critique_revise", "reviser": reviser, "rounds": 1, **common},
         {"stage": "ai_feedback", "answers": 3, "gap": 0.0, **common},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from rlhf_constitution.commands import app
 from rlhf_constitution.constitution import bundled, load
 from rlhf_constitution.examples import count, wrong
 from typer.testing import CliRunner
+
+from rlhf_plugins import check_recipe
 
 NINE = ["safety", "truth", "helpfulness", "medicine", "law", "education", "format", "tone", "length"]
 
@@ -23,6 +27,19 @@ def test_each_principle_to_copy_has_both_examples(name: str) -> None:
     principles = load(name).principles
     assert [one.name for one in principles] == NINE
     assert all(one.passes and one.fails for one in principles)
+
+
+def test_the_guide_shows_sound_constitutions_and_recipes(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs/constitution.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block)
+        if "stages" in yaml.safe_load(block):
+            check_recipe(file)
+        else:
+            assert wrong(load(str(file))) == []
+    assert len(blocks) == 4
 
 
 def test_an_example_that_comes_out_otherwise_is_named(tmp_path: Path) -> None:

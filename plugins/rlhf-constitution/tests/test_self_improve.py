@@ -1,0 +1,114 @@
+"""The loop at the smallest size: its lineage, its gates, its early end, and that a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_constitution.held_out import HeldOut, Measured
+
+from rlhf_plugins import Policy, RlhfError, RunRecord, open_run, run_recipe
+from rlhf_plugins.testing import tiny_base
+
+FEEDBACK = {"stage": "ai_feedback", "constitution": "./c.yaml", "answers": 3, "gap": 0.0, "prompts": 8}
+FEEDBACK |= {"sampling": {"max_new_tokens": 8, "exploration": 0.25}, "explorer": "base"}
+TRAINER = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-3}
+PREFERENCE = {"stage": "preference", "trainer": TRAINER}
+CONSTITUTION = "principles: [{use: length_band, low: 6, high: 7}]"
+
+
+def recipe(folder: Path, **options: Any) -> dict[str, Any]:
+    (folder / "c.yaml").write_text(CONSTITUTION)
+    feedback = {**FEEDBACK, "constitution": str(folder / "c.yaml")}
+    loop = {"stage": "self_improve", "stages": [feedback, PREFERENCE], "held_out": 4, "max_new_tokens": 8}
+    return {
+        "base": tiny_base(folder / "base").path,
+        "adapter": {"r": 2},
+        "data": {"format": "sandbox", "writer": "sloppy", "prompts": 8, "test_prompts": 4},
+        "output_dir": str(folder / "run"),
+        "stages": [{**loop, "judge": str(folder / "c.yaml"), **options}],
+    }
+
+
+def ran(made: dict[str, Any], **how: bool) -> RunRecord:
+    return open_run(run_recipe(made, say=lambda line: None, **how).folder)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """What the judge finds in turn, a mean and a variety; an empty list lets it judge."""
+    answers: list[tuple[float, float]] = []
+    real = HeldOut.measure
+
+    def measure(self: HeldOut, policy: Policy, seed: int, draw: int = 0) -> Measured:
+        if not answers or draw:
+            return real(self, policy, seed, draw)
+        mean, varied = answers.pop(0)
+        return Measured([mean - 0.001, mean, mean, mean + 0.001], varied)
+
+    monkeypatch.setattr(HeldOut, "measure", measure)
+    return answers
+
+
+def table(record: RunRecord) -> list[dict[str, Any]]:
+    (result,) = record.finished
+    return [dict(row) for row in result.sections[0].rows]
+
+
+def test_the_lineage_is_in_the_report_and_the_winner_is_scored_again(tmp_path: Path) -> None:
+    record = ran(recipe(tmp_path, rounds=2))
+    rows = table(record)
+    assert [row["round"] for row in rows] == ["start", 0, 1]
+    (result,) = record.finished
+    assert "with fresh answers and fresh noise" in result.sections[0].text
+    assert {"gain", "gain_error", "rounds", "chosen"} <= result.metrics.keys()
+    assert list(result.policies) == ["self_improve"]
+    audited = (record.folder / "01-self_improve/audit-r0.jsonl").read_text().splitlines()
+    assert set(json.loads(audited[0])) == {"prompt", "responses"}
+
+
+def test_a_worse_round_is_not_built_on_and_two_without_a_gain_end_the_loop(
+    tmp_path: Path, measured: list[tuple[float, float]]
+) -> None:
+    measured += [(0.5, 3.0), (0.7, 3.0), (0.2, 3.0), (0.69, 3.0), (0.9, 3.0)]
+    rows = table(ran(recipe(tmp_path, rounds=5)))
+    assert [(row["round"], row.get("from")) for row in rows[1:]] == [
+        (0, "start"),
+        (1, "r0-preference"),
+        (2, "r0-preference"),
+    ]
+    assert rows[2]["kept"] == "0.500 worse than r0-preference"
+
+
+def test_a_round_that_collapses_is_not_built_on_however_good_it_seems(
+    tmp_path: Path, measured: list[tuple[float, float]]
+) -> None:
+    measured += [(0.5, 3.0), (0.9, 1.7), (0.6, 2.0)]
+    record = ran(recipe(tmp_path, rounds=2))
+    rows = table(record)
+    assert rows[1]["kept"] == "its answers are less varied than 60% of round 0's"
+    assert record.finished[0].metrics["chosen"] == "r1-preference"
+
+
+def test_without_gates_the_collapse_is_kept(tmp_path: Path, measured: list[tuple[float, float]]) -> None:
+    measured += [(0.5, 3.0), (0.4, 1.7), (0.3, 1.0)]
+    record = ran(recipe(tmp_path, rounds=2, gates=False))
+    assert [row["kept"] for row in table(record)[1:]] == ["yes", "yes"]
+    assert record.finished[0].metrics["chosen"] == "r1-preference"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": [PREFERENCE]}, "none of them makes a data"),
+        ({"judge": "nope.yaml"}, "stages.0.judge: .*nope.yaml:1: cannot be read"),
+        ({"replay": {"first": 0.1}}, "replay.first: should be greater than or equal to 0.2"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RlhfError, match=message):
+        ran(recipe(tmp_path, **options))
