@@ -36,23 +36,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4, help="of a request")
     options = parser.parse_args()
     score = scorer(load_reward_model(options.model))
+    asked = [rows_of(number, options.rows) for number in range(options.clients)]
+    expected = [score(*rows) for rows in asked]
     server = uvicorn.Server(config := uvicorn.Config(app(Batches(score), "m", "t"), port=0, log_level="error"))
     listening = config.bind_socket()
     threading.Thread(target=server.run, args=([listening],), daemon=True).start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/score"
 
     def client(number: int) -> list[float]:
-        prompts = [f"who is {word} {number}" for word in WORDS[: options.rows]]
-        responses = [f"{word} " * (1 + number % 5) for word in WORDS[: options.rows]]
-        expected, seconds = score(prompts, responses) if number == 0 else None, []
+        (prompts, responses), seconds = asked[number], []
         with httpx.Client(headers={"authorization": "Bearer t"}, timeout=600) as session:
             for _ in range(options.requests):
                 begun = time.perf_counter()
                 answer = session.post(url, json={"prompts": prompts, "responses": responses})
                 seconds.append(time.perf_counter() - begun)
                 rewards = answer.raise_for_status().json()["rewards"]
-                if expected and max(abs(a - b) for a, b in zip(rewards, expected, strict=True)) > NEAR:
-                    raise SystemExit(f"served {rewards}, the model itself gives {expected}")
+                if max(abs(a - b) for a, b in zip(rewards, expected[number], strict=True)) > NEAR:
+                    raise SystemExit(f"served {rewards}, the model itself gives {expected[number]}")
         return seconds
 
     begun = time.perf_counter()
@@ -62,6 +62,12 @@ def main() -> None:
     print(f"{os.cpu_count()} cores ({platform.machine()}), {options.clients} clients, {options.rows} rows a request")
     print(f"{rate:.0f} rows/s, median {np.median(found) * 1e3:.0f} ms, p95 {np.percentile(found, 95) * 1e3:.0f} ms")
     server.should_exit = True
+
+
+def rows_of(number: int, rows: int) -> tuple[list[str], list[str]]:
+    """Prompts that no other client has, and responses."""
+    words = (WORDS * rows)[:rows]
+    return [f"who is {word} {number}" for word in words], [f"{word} " * (1 + number % 5) for word in words]
 
 
 if __name__ == "__main__":
