@@ -32,7 +32,7 @@ GROUPS: dict[str, list[str]] = {  # by the modules that the names are from
     AUTHORS: ["contract.component", "_decorators", "registry.registry"],
     "Components": [],
     "Rows": ["contract.rows"],
-    "Inputs and outputs of components": ["contract.records", "contract.rollout"],
+    "Inputs and outputs of components": ["contract.records", "contract.rollout", "contract.selection"],
     "A run": ["contract.run", "contract.handles", "run.record"],
     "Functions for scripts": [],
 }

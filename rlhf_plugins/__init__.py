@@ -51,7 +51,8 @@ from rlhf_plugins.contract.run import (
     Step,
     Weights,
 )
-from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Judge, Monitor, Regularizer, Reward, Stage
+from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Judge, Monitor, Regularizer, Reward, Selector, Stage
+from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
 from rlhf_plugins.errors import (
     ComponentError,
     DataError,
@@ -65,6 +66,7 @@ from rlhf_plugins.errors import (
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
+    from rlhf_plugins.data.features import features
     from rlhf_plugins.data.store import load_data
     from rlhf_plugins.engine import set_engine
     from rlhf_plugins.engine.mixture import mix
@@ -90,6 +92,7 @@ __all__ = [
     "Base",
     "Budget",
     "Chat",
+    "Choice",
     "Compared",
     "Comparison",
     "Component",
@@ -102,6 +105,7 @@ __all__ = [
     "Earlier",
     "Evaluation",
     "Exploration",
+    "Features",
     "Generator",
     "Group",
     "Judge",
@@ -127,6 +131,7 @@ __all__ = [
     "Reduction",
     "Regularizer",
     "ReportParts",
+    "Resources",
     "Reward",
     "RewardHead",
     "RewardLoss",
@@ -144,7 +149,9 @@ __all__ = [
     "ScoredPairs",
     "ScoredResponses",
     "Section",
+    "Selector",
     "Shaping",
+    "Situation",
     "Stage",
     "StageResult",
     "Step",
@@ -155,6 +162,7 @@ __all__ = [
     "check_recipe",
     "component",
     "export_reward_model",
+    "features",
     "hookimpl",
     "load_data",
     "load_policy",
@@ -183,6 +191,7 @@ _LAZY = {
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
     "export_reward_model": "rlhf_plugins.saved.interchange",
+    "features": "rlhf_plugins.data.features",
     "load_data": "rlhf_plugins.data.store",
     "load_policy": "rlhf_plugins.saved.reload",
     "load_reward_function": "rlhf_plugins.saved.reload",

@@ -38,6 +38,7 @@ STAGES = {  # where a recipe names a component of each kind
     "reward_head": [f"stage: reward_model, head: $component, {FEW}"],
     "reward_loss": [f"stage: reward_model, loss: $component, {FEW}"],
     "sampler": [f"stage: reward_model, sampler: $component, {FEW}"],
+    "selector": [f"stage: auto, selector: $component, {FEW}"],
     "shaping": [f"stage: online, reward: gold, shaping: [$component], {FEW}"],
     "stage": ["stage: $component"],
 }

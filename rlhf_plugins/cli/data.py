@@ -132,7 +132,7 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
     from rlhf_plugins.registry.registry import registry
     from rlhf_plugins.run.session import recognised
 
-    options = _options(words or ())
+    options = options_of(words or ())
     if name is None:
         name = recognised(file, registry(), "give --format", options.get("split", "train"))
         echo(f"format: {name} (guessed from the columns)", err=True)
@@ -140,7 +140,7 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
     return made
 
 
-def _options(words: Sequence[str]) -> dict[str, Any]:
+def options_of(words: Sequence[str]) -> dict[str, Any]:
     """`a.b=c` words as nested options; the values are YAML."""
     from rlhf_plugins.recipe.overrides import parsed
 

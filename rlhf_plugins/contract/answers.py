@@ -19,6 +19,7 @@ from rlhf_plugins.contract.records import Prediction, SamplerState, Verdict
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Alarm
+from rlhf_plugins.contract.selection import Choice, Situation
 from rlhf_plugins.errors import known
 
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
@@ -224,6 +225,21 @@ def _within(record: Any) -> dict[str, Tensor]:
             found |= _within(value)
         elif isinstance(value, Mapping) and item.name not in MAY_BE_NAN:
             found |= {f"{name}.{item.name}.{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+    return found
+
+
+def choices(answer: Any, situation: Situation) -> list[Choice]:
+    """Every algorithm of a situation once, with scores that are numbers within their intervals."""
+    found = list(answer) if isinstance(answer, list | tuple) else [answer]
+    if other := [one for one in found if not isinstance(one, Choice)]:
+        raise Wrong(f"gave a {type(other[0]).__name__}, not a list of Choice")
+    names, known_names = [one.algorithm for one in found], list(situation.algorithms)
+    if sorted(names) != sorted(known_names):
+        raise Wrong(f"ranked {', '.join(names) or 'nothing'}, not each of {', '.join(known_names)} once")
+    for one in found:
+        numbers = [value for value in (one.low, one.score, one.high) if value is not None]
+        if not all(isinstance(value, Real) and isfinite(value) for value in numbers) or numbers != sorted(numbers):
+            raise Wrong(f"expects {one.score} of {one.algorithm}, from {one.low} to {one.high}")
     return found
 
 

@@ -142,6 +142,12 @@ def register_regularizer() -> dict[str, type[run_kinds.Regularizer]]:
 
 
 @hookspec
+def register_selector() -> dict[str, type[run_kinds.Selector]]:
+    """What recommends an algorithm for data and resources."""
+    return {}
+
+
+@hookspec
 def register_kind() -> dict[str, type[Component]]:
     """New kinds by name: the base class of each, `class Rule(Component, kind="rule")`."""
     return {}

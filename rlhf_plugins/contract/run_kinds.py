@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.records import Prediction, Verdict
     from rlhf_plugins.contract.rows import Data, Samples, Text
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
+    from rlhf_plugins.contract.selection import Choice, Situation
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
@@ -92,6 +93,18 @@ class Regularizer(Component, kind="regularizer"):
     def checked(self, answer: Any, *inputs: Any) -> Tensor:
         """A finite scalar with a gradient."""
         return answer_checks().term(self, answer)
+
+
+class Selector(Component, kind="selector"):
+    """Recommends an algorithm for data and resources; with `build(run)` instead where it trains to find out."""
+
+    def __call__(self, situation: Situation) -> Sequence[Choice]:
+        """-> every algorithm of the situation once, the best first."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> list[Choice]:
+        """Every algorithm once, with scores that are numbers within their intervals."""
+        return answer_checks().choices(answer, inputs[0])
 
 
 class DataFormat(Component, kind="data_format"):

@@ -17,6 +17,7 @@ from rlhf_plugins import (
     Advantages,
     Aggregation,
     Base,
+    Choice,
     Data,
     DataFormat,
     Generator,
@@ -37,7 +38,9 @@ from rlhf_plugins import (
     Samples,
     ScoredPairs,
     ScoredResponses,
+    Selector,
     Shaping,
+    Situation,
     Stage,
     StageResult,
     uses,
@@ -353,6 +356,14 @@ class Unshuffled(DataFormat):
 
     def load(self, base: Base, seed: int) -> Data:
         return Data((), (), {})
+
+
+@dataclass(frozen=True)
+class Favourite(Selector):
+    """Ranks the algorithm that it likes, and forgets the others."""
+
+    def __call__(self, situation: Situation) -> list[Choice]:
+        return [Choice(situation.algorithms[0])]
 
 
 @dataclass(frozen=True)

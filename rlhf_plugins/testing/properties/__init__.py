@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from importlib import import_module
 
-ABOUT = ("options", "tensors", "gradients", "padding", "modules", "behaviour", "arrays", "runs", "loading", "training")
+ABOUT = (
+    "options",
+    "tensors",
+    "gradients",
+    "padding",
+    "modules",
+    "behaviour",
+    "arrays",
+    "runs",
+    "selection",
+    "loading",
+    "training",
+)
 
 
 def loaded() -> None:

@@ -1,0 +1,70 @@
+"""What a selector is asked and answers: features of the data, resources, and ranked algorithms. Records only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+
+PRIORITIES = ("quality", "speed", "stability")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What preferences look like, counted on their training and held-out groups; None is what could not be seen."""
+
+    pairs: int  # strictly ordered
+    prompts: int
+    diversity: float | None = None  # distinct bigrams of the prompts, as a share of all (Li et al. 2016)
+    topics: int | None = None
+    coverage: float | None = None  # entropy of the topics over its largest value: 1 is even, 0 is one topic
+    strength: float | None = None  # mean distance of the chosen from the rejected response, in the annotators' unit
+    agreement: float | None = None  # how often two judgements of one pair agree
+    noise: float | None = None  # share of judgements that are wrong, if annotators err independently
+    contradictions: float | None = None  # pairs that are ordered both ways, as a share of all pairs
+    circles: float | None = None  # pairs that lie in a circle a > b > c > a, as a share of all pairs
+    longer_wins: float | None = None  # share of pairs, of those that differ in length
+    ties: float | None = None  # share of all comparisons
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The names of what could not be seen."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) is None)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a training may use, and what it is for; None is not known."""
+
+    vram: Annotated[float, Gt(0)] | None = None  # GB of memory of the GPU
+    hours: Annotated[float, Gt(0)] | None = None  # of training
+    online: bool | None = None  # whether responses are to be sampled and scored while it trains
+    live_reward: bool = False  # the reward is a live judge or a rule, not these pairs alone
+    staged: bool = False  # several trainings may follow one another
+    latency: Annotated[float, Gt(0)] | None = None  # seconds in which a response has to come
+    update_every: Annotated[float, Gt(0)] | None = None  # hours after which the policy is trained anew
+    priority: Literal["quality", "speed", "stability"] | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a selector decides on: data, resources, and the names of the algorithms that there are."""
+
+    features: Features
+    resources: Resources
+    algorithms: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An algorithm with the reasons for its place; a score is what the selector expects of it, if it predicts any."""
+
+    algorithm: str
+    reasons: Sequence[str] = ()
+    possible: bool = True  # it can do what is asked
+    score: float | None = None
+    low: float | None = None  # of the 95% interval of the score
+    high: float | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)  # such as seconds and flops, where they are known

@@ -1,0 +1,86 @@
+"""Recommends an algorithm for preferences, and writes its recipe. It asks a selector and knows no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
+from rlhf_plugins.data.features import features
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer
+from rlhf_plugins.sandbox import POLICY
+
+SANDBOX = "sandbox"
+TRAINER = {"learning_rate": 1e-5, "per_device_train_batch_size": 8}
+OF_SANDBOX = {"learning_rate": 5e-4, "per_device_train_batch_size": 64}
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What was seen, every algorithm in order, and the recipe of the first."""
+
+    features: Features
+    choices: Sequence[Choice]
+    recipe: dict[str, Any]
+
+
+def select(
+    data: Mapping[str, Any],
+    resources: Resources | None = None,
+    selector: str | Mapping[str, Any] = "rules",
+    base: str | None = None,
+) -> Selected:
+    """Ranks the algorithms for the rows of a recipe's `data` block.
+
+    Args:
+        data: such as `{"format": "preference", "source": "pairs.jsonl"}`.
+        resources: what may be used, and what for.
+        selector: its name or its spec.
+        base: of the recipe; None: the sandbox's policy for its own rows, else the one of the bundled recipes.
+
+    Raises:
+        DataError: the rows cannot be read, or nothing is preferred.
+        PluginError: the selector, or one of its options, is unknown.
+        RunError: the selector needs a run, or no algorithm can do what is asked.
+    """
+    own = data.get("format") == SANDBOX
+    loader = component("data_format", {"use": data["format"], **{k: v for k, v in data.items() if k != "format"}})
+    judge = component("selector", selector)
+    if judge.builds:
+        raise RunError("this selector trains to find out: name it in a recipe, `{stage: auto, selector: ...}`")
+    seen = features(loader.load(Base(str(POLICY) if own else ""), seed=0))
+    choices = judge(Situation(seen, resources or Resources(), tuple(ALGORITHMS)))
+    if not choices[0].possible:
+        raise RunError("\n".join(f"{c.algorithm}: {'; '.join(c.reasons)}" for c in choices))
+    name = base or (SANDBOX if own else "Qwen/Qwen3-0.6B")
+    return Selected(seen, choices, _recipe(choices[0].algorithm, data, name))
+
+
+def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:
+    """The recipe as a file with its reasons. Raises RunError where the file exists or cannot be written."""
+    about = [f"# {choice.algorithm}, by `rlhf select`.   rlhf run {file}", *(f"# {why}" for why in choice.reasons)]
+    text = "\n".join([*about, yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, width=1_000)])
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise RunError(f"{file}: exists; name another file with --out") from None
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _recipe(algorithm: str, data: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """The algorithm's stages on this base and data, each with where it starts, and an evaluation if anything judges."""
+    trainer = OF_SANDBOX if base == SANDBOX else TRAINER
+    stages = in_a_recipe(with_trainer(candidates([algorithm])[algorithm], trainer))
+    judged = data.get("format") == SANDBOX or any(stage["stage"] == "reward_model" for stage in stages)
+    evaluate = [{"stage": "evaluate", "prompts": 64}] if judged else []
+    adapter = {"r": 16, "lora_alpha": 32}
+    return {"base": base, "adapter": adapter, "data": dict(data), "stages": [*stages, *evaluate]}

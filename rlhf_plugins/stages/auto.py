@@ -1,0 +1,117 @@
+"""The stage `auto`: asks a selector for an algorithm, and trains with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.run import Run, Section, StageResult
+from rlhf_plugins.contract.run_kinds import DataFormat, Selector, Stage
+from rlhf_plugins.contract.selection import Choice, Resources, Situation
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.stages._training import From, Reference
+
+Own = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Auto(Stage, makes={"policy"}):
+    """Trains by the algorithm that a selector ranks first for the run's data and for what may be used.
+
+    The parts keep their names, so that `auto/dpo` has its own curves. A part that makes a policy starts from the part
+    before it that made one. A reward model is handed on where one was trained.
+    """
+
+    selector: Selector = uses("selector", "rules")
+    resources: Resources = field(default_factory=Resources)
+    algorithms: Annotated[list[str], Field(min_length=1, description="that it chooses among")] = field(
+        default_factory=lambda: ["dpo", "ipo", "ppo", "dpo_then_ppo"]
+    )
+    own: Annotated[Own, Field(description="stages of further algorithms, or instead of ours, by name")] = field(
+        default_factory=dict
+    )
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    from_: From = "previous"
+    reference: Reference = "start"
+    trainer: Annotated[dict[str, Any], Field(description="TRL's options of every part that gives no others")] = field(
+        default_factory=dict
+    )
+    name: str = "auto"
+
+    def missing(self) -> dict[str, str]:
+        """What is wrong with the stages of an algorithm, before any is chosen."""
+        from rlhf_plugins.recipe.candidates import faults
+
+        try:
+            found = {name: faults(stages) for name, stages in self.stages().items()}
+        except PluginError as error:
+            return {"algorithms": str(error)}
+        return {
+            f"own.{name}" if name in self.own else "algorithms": f"{name}: {wrong[0]}"
+            for name, wrong in found.items()
+            if wrong
+        }
+
+    def stages(self) -> dict[str, list[dict[str, Any]]]:
+        """The stages of every algorithm. Raises PluginError for an unknown one."""
+        from rlhf_plugins.recipe.candidates import candidates, with_trainer
+
+        found = candidates(self.algorithms, self.own)
+        return {name: with_trainer(stages, self.trainer) for name, stages in found.items()}
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves each part in a folder of its own; the choice is made once, also where the run is killed."""
+        from rlhf_plugins.recipe.candidates import POLICIES
+
+        ranked = run.once("choice", lambda: [asdict(choice) for choice in self.ranked(run)])
+        best = ranked[0]
+        if not best["possible"]:
+            raise RunError(f"{self.name}: no algorithm can do what is asked: {'; '.join(best['reasons'])}")
+        policies: Mapping[str, Any] = {}
+        rewards: Mapping[str, Any] = {}
+        for words in self.stages()[best["algorithm"]]:
+            start = next(iter(policies), None) if words["stage"] in POLICIES else None
+            made = run.train({"use": words.pop("stage"), **words}, name=words["name"], start=start)
+            policies, rewards = made.policies or policies, made.rewards or rewards
+        return StageResult(
+            policies={self.name: next(iter(policies.values()))} if policies else {},
+            rewards={self.name: next(iter(rewards.values()))} if rewards else {},
+            sections=[
+                Section("Choice", f"{best['algorithm']}, by what is known of the data and asked.", table(ranked))
+            ],
+            metrics={"algorithm": best["algorithm"]},
+        )
+
+    def ranked(self, run: Run) -> Sequence[Choice]:
+        """The selector's answer for the run's data."""
+        from rlhf_plugins.data.features import features
+
+        situation = Situation(features(run.data), self.resources, tuple(self.algorithms))
+        found: Sequence[Choice] = self.selector.acting(run)(situation)
+        return found
+
+
+def table(ranked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The ranking as rows of a report."""
+    return [
+        {
+            "place": place,
+            "algorithm": choice["algorithm"],
+            "expected": choice["score"],
+            "from": choice["low"],
+            "to": choice["high"],
+            "reasons": "; ".join(choice["reasons"]),
+        }
+        for place, choice in enumerate(ranked, 1)
+    ]
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"auto": Auto}

@@ -1,0 +1,123 @@
+"""The rules of the chapter, each with a situation in which it decides; and the stage that follows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import (
+    Choice,
+    ComponentError,
+    Features,
+    RecipeError,
+    Resources,
+    Selector,
+    Situation,
+    check_recipe,
+    component,
+    open_run,
+    run_recipe,
+)
+from rlhf_plugins.recipe.candidates import ALGORITHMS
+from rlhf_plugins.testing import tiny_base
+
+FEW, MANY = Features(500, 300), Features(50_000, 30_000)
+NOISY, CLEAN = Features(500, 300, noise=0.3, agreement=0.58), Features(50_000, 30_000, noise=0.02, agreement=0.96)
+SITUATIONS: dict[str, tuple[Features, Resources, str]] = {
+    "few pairs": (FEW, Resources(), "dpo"),
+    "noise": (NOISY, Resources(), "ipo"),
+    "circles": (Features(500, 300, circles=0.2), Resources(), "ipo"),
+    "pairs judged both ways": (Features(500, 300, contradictions=0.2), Resources(), "ipo"),
+    "live rewards": (FEW, Resources(live_reward=True), "ppo"),
+    "compute, and to adapt": (MANY, Resources(hours=8, online=True), "ppo"),
+    "clean, and little compute": (CLEAN, Resources(hours=1), "dpo"),
+    "little memory": (CLEAN, Resources(vram=8), "dpo"),
+    "several stages": (MANY, Resources(staged=True), "dpo_then_ppo"),
+    "stability": (MANY, Resources(priority="stability"), "ipo"),
+    "quality": (MANY, Resources(priority="quality"), "ppo"),
+    "speed": (MANY, Resources(priority="speed"), "dpo"),
+    "trained often": (MANY, Resources(update_every=1), "dpo"),
+    "no sampling": (MANY, Resources(online=False, priority="quality"), "dpo"),
+}
+
+
+def ranked(features: Features, resources: Resources) -> list[Choice]:
+    found: list[Choice] = component("selector", "rules")(Situation(features, resources, tuple(ALGORITHMS)))
+    return found
+
+
+@pytest.mark.parametrize("case", SITUATIONS)
+def test_a_rule_decides(case: str) -> None:
+    features, resources, first = SITUATIONS[case]
+    assert ranked(features, resources)[0].algorithm == first
+
+
+def test_stability_ranks_ipo_dpo_ppo_and_quality_ppo_first() -> None:
+    stable, good = (ranked(MANY, Resources(priority=name)) for name in ("stability", "quality"))
+    assert [choice.algorithm for choice in stable] == ["ipo", "dpo", "ppo", "dpo_then_ppo"]
+    assert [choice.algorithm for choice in good] == ["ppo", "dpo_then_ppo", "dpo", "ipo"]
+
+
+def test_what_cannot_be_done_is_last_and_says_why() -> None:
+    *_, last = ranked(FEW, Resources(live_reward=True))
+    assert not last.possible
+    assert last.reasons[1] == "cannot: it cannot learn from a live reward, only from pairs"
+
+
+def test_what_it_could_not_see_is_among_the_reasons() -> None:
+    unseen = [reason for reason in ranked(FEW, Resources())[0].reasons if reason.startswith("not seen")]
+    assert len(unseen) == 2
+    assert not [reason for reason in ranked(NOISY, Resources())[0].reasons if "annotators agree" in reason]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ([Choice("dpo")], "ranked dpo, not each of dpo, ipo once"),
+        ([Choice("dpo", score=1.0, low=2.0), Choice("ipo")], "expects 1.0 of dpo, from 2.0 to None"),
+        (["dpo", "ipo"], "gave a str, not a list of Choice"),
+    ],
+)
+def test_an_answer_that_ranks_nothing_is_refused(choices: Any, message: str) -> None:
+    class Answers(Selector):
+        def __call__(self, situation: Situation) -> Any:
+            return choices
+
+    with pytest.raises(ComponentError, match=message):
+        Answers()(Situation(FEW, Resources(), ("dpo", "ipo")))
+
+
+def recipe(folder: Path, **stage: Any) -> dict[str, Any]:
+    trainer = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    return {
+        "base": tiny_base(folder / "base").path,
+        "adapter": {"r": 2},
+        "data": {"format": "sandbox", "writer": "sloppy", "prompts": 4, "test_prompts": 4},
+        "output_dir": str(folder / "run"),
+        "stages": [{"stage": "auto", "trainer": trainer, **stage}],
+    }
+
+
+def test_the_stages_of_an_algorithm_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    for words, message in (
+        ({"algorithms": ["dop"]}, "algorithms: unknown algorithm 'dop' .did you mean dpo"),
+        ({"algorithms": ["mine"], "own": {"mine": []}}, "algorithm 'mine' has no stages"),
+        ({"algorithms": ["mine"], "own": {"mine": [{"stage": "preferenc"}]}}, "own.mine: mine: stages.0"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            check_recipe(recipe(tmp_path, **words))
+
+
+def test_the_stage_trains_what_was_chosen_and_goes_on_with_the_choice(tmp_path: Path) -> None:
+    online = {"num_generations": 2, "max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 4}
+    dpo, reward, ppo = ALGORITHMS["dpo_then_ppo"]
+    own = {"dpo_then_ppo": [dpo, reward, {**ppo, "trainer": online}]}
+    names = ["dpo", "dpo_then_ppo"]
+    folder = run_recipe(recipe(tmp_path, resources={"staged": True}, algorithms=names, own=own), say=str).folder
+    (result,) = open_run(folder).finished
+    assert result.metrics["algorithm"] == "dpo_then_ppo"
+    assert result.policies["auto"]["path"].endswith("ppo/model")
+    assert "reward" in result.rewards["auto"]["path"]
+    assert result.sections[0].rows[0]["algorithm"] == "dpo_then_ppo"

@@ -1,0 +1,51 @@
+"""Features of preferences against counts made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_plugins import Comparison, Data, DataError, Group, features
+from rlhf_plugins.data.features import error_rate
+
+
+def pair(prompt: str, better: str = "a", worse: str = "b", **more: object) -> Group:
+    return Group(prompt, (better, worse), (0, 1), **more)  # type: ignore[arg-type]
+
+
+def test_judgements_of_one_pair_are_compared() -> None:
+    groups = (pair("x y"), pair("x y"), pair("x y", "b", "a"), pair("z"))
+    found = features(Data(groups))
+    assert found.agreement == pytest.approx(1 - 2 * 2 * 1 / (3 * 2))  # of three pairs of judgements one agrees
+    assert found.noise == 0.5  # more disagreement than two annotators who guess would have
+    assert found.contradictions == pytest.approx(1 / 4)
+
+
+def test_votes_are_judgements_too() -> None:
+    group = Group("x", ("a", "b"), compared=(Comparison(0, 1, probability=0.75),))
+    found = features(Data((group,)))
+    assert found.agreement == pytest.approx(0.75**2 + 0.25**2)
+    assert found.noise == pytest.approx(0.25)
+
+
+def test_an_error_rate_is_the_inverse_of_how_often_two_disagree() -> None:
+    for e in (0.0, 0.1, 0.3, 0.5):
+        assert error_rate(2 * e * (1 - e)) == pytest.approx(e)
+
+
+def test_strength_topics_and_length() -> None:
+    groups = (
+        pair("x", "long", "b", margin=2.0, topic="p"),
+        pair("y", "a", "long", topic="q", ratings={"helpful": (5.0, 1.0)}),
+    )
+    found = features(Data(groups))
+    assert (found.strength, found.topics, found.coverage, found.longer_wins) == (3.0, 2, 1.0, 0.5)
+
+
+def test_what_cannot_be_seen_is_none_and_named() -> None:
+    found = features(Data((pair("x"),)))
+    assert set(found.unseen) >= {"agreement", "noise", "strength", "topics", "coverage"}
+
+
+def test_data_without_a_preference_is_refused() -> None:
+    with pytest.raises(DataError, match="no response is preferred"):
+        features(Data((Group("x", ("a",)),)))
