@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,8 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")
 def new(
     study: Folder,
     prompts: Rows,
-    kind: Annotated[str, typer.Option(help="What people are asked: pair.")] = "pair",
+    kind: Annotated[str, typer.Option(help="What people are asked: pair, ranking or rating.")] = "pair",
+    dimension: Annotated[list[str] | None, typer.Option(help="Of ratings; may be given several times.")] = None,
     votes: Annotated[int, typer.Option(help="People who judge an item.")] = 3,
     guidelines: Annotated[Path | None, typer.Option(help="A Markdown file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order of items and sides.")] = 0,
@@ -36,7 +38,7 @@ def new(
     from rlhf_collect.study import GUIDELINES, new_study
 
     text = guidelines.read_text(encoding="utf-8") if guidelines else GUIDELINES
-    settings = Settings(kind=kind, votes=votes, most_votes=max(votes, Settings.most_votes), seed=seed)
+    settings = Settings(kind, tuple(dimension or ()), votes, max(votes, Settings.most_votes), seed=seed)
     made = new_study(study, settings, text)
     _add(made, prompts)
     typer.echo(f"next: rlhf collect serve {study}")
@@ -116,6 +118,11 @@ def export(
     folder = out or study / "releases" / str(made.number)
     written = ", ".join(f"{count} {name}" for name, count in write(made, folder, as_csv).items())
     typer.echo(f"release {made.number}: {written}{_counted(made.left_out)}; {folder}")
+    if made.number > 1:
+        changes = releases.difference(releases.load(opened, made.number - 1), made)
+        (folder / "difference.json").write_text(json.dumps(changes, indent=1), encoding="utf-8")
+        listed = ", ".join(f"{len(items)} {name}" for name, items in changes.items())
+        typer.echo(f"items since release {made.number - 1}: {listed}; {folder / 'difference.json'}")
 
 
 @collect.command()

@@ -1,4 +1,4 @@
-"""A release as files: pairs under TRL's columns, ties apart, and CSV that no spreadsheet runs."""
+"""A release as files of JSON lines, or as CSV that no spreadsheet runs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_collect.aggregate.votes import counts
-from rlhf_collect.release import Labelled, Release
+from rlhf_collect.release import Release
+from rlhf_collect.shapes.every import SHAPES
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write(release: Release, folder: Path, as_csv: bool = False) -> dict[str, int]:
-    """Writes `train`, `test` and `ties` files into the folder; how many rows each has."""
+    """Writes `train`, `test` and, of pairs, `ties` into the folder; how many rows each file has."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": [], "ties": []}
-    for labelled in release.rows:
-        parts["ties" if labelled.verdict.label == "tie" else labelled.split].append(row(labelled, release.number))
+    shape = SHAPES[release.kind]
+    parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for one in release.rows:
+        parts.setdefault(shape.file_of(one), []).append({**shape.row(one), "release": release.number})
     for name, rows in parts.items():
         if as_csv:
             _csv(folder / f"{name}.csv", rows)
@@ -27,28 +28,6 @@ def write(release: Release, folder: Path, as_csv: bool = False) -> dict[str, int
             lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
             (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", errors="surrogatepass")
     return {name: len(rows) for name, rows in parts.items()}
-
-
-def row(labelled: Labelled, number: int) -> dict[str, Any]:
-    """One row: TRL's columns, then how far to trust it and where it comes from."""
-    item, verdict = labelled.item, labelled.verdict
-    names = {"a": ("chosen", "rejected"), "b": ("rejected", "chosen"), "tie": ("response_a", "response_b")}
-    texts = dict(zip(names[str(verdict.label)], item.answers, strict=True))
-    origins = dict(zip(names[str(verdict.label)], item.origins, strict=True))
-    tie = {"label": "tie", "split": labelled.split} if verdict.label == "tie" else {}
-    return {
-        "prompt": item.prompt,
-        **dict(sorted(texts.items())),
-        **tie,
-        "margin": labelled.margin,
-        "weight": verdict.weight,
-        "agreement": verdict.agreement,
-        "votes": dict(sorted(counts([*labelled.votes]).items())),
-        **({"topic": item.domain} if item.domain else {}),
-        "item": item.digest,
-        "release": number,
-        "origins": origins,
-    }
 
 
 def _csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -62,6 +41,6 @@ def _csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _cell(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    if isinstance(value, dict):
+    if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

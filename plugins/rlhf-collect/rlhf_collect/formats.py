@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlhf_plugins import Base, Comparison, Data, DataError, DataFormat, Group, Origin, hookimpl
+from rlhf_plugins import Base, Data, DataError, DataFormat, Group, Origin, hookimpl
 
 if TYPE_CHECKING:
-    from rlhf_collect.aggregate.votes import Vote
-    from rlhf_collect.release import Labelled, Release
+    from rlhf_collect.release import Release
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,14 @@ class Collected(DataFormat):
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError where there is no such study or release, or it has no row to train on."""
-        release = self._release()
+        from rlhf_collect.shapes.every import SHAPES
+
+        release, apart = self._release(), self.votes == "apart"
+        shape = SHAPES[release.kind]
         groups: dict[str, list[Group]] = {"train": [], "test": []}
-        for number, labelled in enumerate(release.rows, 1):
-            groups[labelled.split].append(self._group(labelled, number))
+        for number, one in enumerate(release.rows, 1):
+            origin = Origin(f"{self.source}#{self.release}", number)
+            groups[one.split].append(shape.group(one, origin, apart))
         if not groups["train"]:
             raise DataError(f"{self.source}: release {self.release} has no row to train on")
         prompts = {split: _prompts(rows) for split, rows in groups.items()}
@@ -53,13 +56,14 @@ class Collected(DataFormat):
 
     def known_columns(self) -> frozenset[str] | None:
         """None where the release is not there; loading it says so."""
+        from rlhf_collect.shapes.every import SHAPES
+
         try:
             release = self._release()
         except DataError:
             return None
-        ties = {"ties"} if any(row.verdict.label == "tie" for row in release.rows) else set()
-        kept = {"annotator", "votes"} if self.votes == "apart" else set()
-        return frozenset({"margin", "ranks", "topic", "weight"} | ties | kept)
+        shape = SHAPES[release.kind]
+        return frozenset().union(*(shape.columns(one, self.votes == "apart") for one in release.rows))
 
     def _release(self) -> Release:
         from rlhf_collect.release import load
@@ -70,29 +74,6 @@ class Collected(DataFormat):
             return load(study, self.release)
         finally:
             study.close()
-
-    def _group(self, labelled: Labelled, number: int) -> Group:
-        item, verdict = labelled.item, labelled.verdict
-        better = 1 if verdict.label == "b" else 0
-        tied = verdict.label == "tie"
-        whole = Comparison(better, 1 - better, tied, labelled.margin, verdict.weight)
-        apart = tuple(_comparison(vote) for vote in labelled.votes)
-        return Group(
-            item.prompt,
-            item.answers,
-            ranks=(0, 0) if tied else (better, 1 - better),
-            margin=labelled.margin,
-            weight=verdict.weight,
-            compared=apart if self.votes == "apart" else (whole,),
-            topic=item.domain or None,
-            columns={"agreement": verdict.agreement},
-            origin=Origin(f"{self.source}#{self.release}", number),
-        )
-
-
-def _comparison(vote: Vote) -> Comparison:
-    better = 1 if vote.label == "b" else 0
-    return Comparison(better, 1 - better, vote.label == "tie", float(abs(vote.value)), annotator=f"p{vote.person}")
 
 
 def _prompts(groups: list[Group]) -> tuple[Group, ...]:

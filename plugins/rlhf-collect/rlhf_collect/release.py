@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
@@ -12,12 +12,14 @@ from sqlalchemy import Connection, Row, insert, select
 
 from rlhf_collect.aggregate.dawid_skene import dawid_skene
 from rlhf_collect.aggregate.majority import majority
-from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
+from rlhf_collect.aggregate.votes import Question, Verdict, Vote
+from rlhf_collect.shapes.every import SHAPES
+from rlhf_collect.shapes.labelled import Labelled
 from rlhf_collect.store import chain, judged, tables
 from rlhf_collect.study import Study
 from rlhf_plugins import DataError
 
-AGGREGATIONS: dict[str, Callable[[list[Vote]], Mapping[int, Verdict]]] = {
+AGGREGATIONS: dict[str, Callable[[Sequence[Vote]], Mapping[Question, Verdict]]] = {
     "majority": majority,
     "dawid_skene": dawid_skene,
 }
@@ -41,28 +43,11 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """An item with what people made of it."""
-
-    item: judged.Item
-    verdict: Verdict
-    votes: tuple[Vote, ...]
-    split: str  # train or test
-
-    @property
-    def margin(self) -> float | None:
-        """The mean of signed strengths, in favour of the label; None where values are no strengths."""
-        values = [vote.value for vote in self.votes]
-        if not all(isinstance(value, int) for value in values):
-            return None
-        return abs(sum(values) / len(values))
-
-
-@dataclass(frozen=True)
 class Release:
     """The labelled items of a release and what was left out, by reason."""
 
     number: int
+    kind: str
     rows: tuple[Labelled, ...]
     left_out: Mapping[str, int]
     digest: str
@@ -104,6 +89,18 @@ def newest(study: Study) -> int:
     return last.number if last else 0
 
 
+def difference(before: Release, after: Release) -> dict[str, list[str]]:
+    """The items, by digest, that only one of two releases has, and those that are labelled otherwise."""
+    first, second = (
+        {one.item.digest: SHAPES[release.kind].row(one) for one in release.rows} for release in (before, after)
+    )
+    return {
+        "added": sorted(second.keys() - first.keys()),
+        "removed": sorted(first.keys() - second.keys()),
+        "changed": sorted(name for name in first.keys() & second.keys() if first[name] != second[name]),
+    }
+
+
 def _newest(connection: Connection) -> Row[Any] | None:
     return connection.execute(select(tables.release).order_by(tables.release.c.number.desc()).limit(1)).first()
 
@@ -111,22 +108,30 @@ def _newest(connection: Connection) -> Row[Any] | None:
 def _build(connection: Connection, study: Study, number: int, until: int, record: Mapping[str, Any]) -> Release:
     parameters = Parameters(**{**record, "without": tuple(record["without"])})
     said = judged.votes(connection, study.kind, until, parameters.without)
-    verdicts, voted = AGGREGATIONS[parameters.aggregate](said), by_item(said)
-    items = judged.items(connection, voted.keys())
+    verdicts = AGGREGATIONS[parameters.aggregate](said)
+    parts: dict[int, dict[str, Verdict]] = {}
+    for (item, part), verdict in verdicts.items():
+        parts.setdefault(item, {})[part] = verdict
+    items, voted = judged.items(connection, parts.keys()), _by_item(said)
     rows, left_out = [], Counter[str]()
-    for name, verdict in verdicts.items():
-        if verdict.label is None:
+    for item, found in parts.items():
+        split = _split(items[item].cluster, parameters.test_fraction)
+        labelled = Labelled(items[item], found, tuple(voted[item]), split)
+        if study.kind.voted and all(verdict.label is None for verdict in found.values()):
             left_out["undecided"] += 1
-        elif verdict.agreement < parameters.min_agreement:
+        elif labelled.agreement < parameters.min_agreement:
             left_out[f"agreement below {parameters.min_agreement:g}"] += 1
         else:
-            split = _split(items[name].cluster, parameters.test_fraction)
-            rows.append(Labelled(items[name], verdict, tuple(voted[name]), split))
-    told = [
-        (row.item.digest, row.verdict.label, row.verdict.weight, row.split, sorted(counts([*row.votes]).items()))
-        for row in rows
-    ]
-    return Release(number, tuple(rows), dict(left_out), chain.digest(told))
+            rows.append(labelled)
+    told = [[one.item.digest, one.split, SHAPES[study.kind.name].row(one)] for one in rows]
+    return Release(number, study.kind.name, tuple(rows), dict(left_out), chain.digest(told))
+
+
+def _by_item(votes: Iterable[Vote]) -> dict[int, list[Vote]]:
+    found: dict[int, list[Vote]] = {}
+    for vote in votes:
+        found.setdefault(vote.item, []).append(vote)
+    return found
 
 
 def _split(cluster: str, fraction: float) -> str:

@@ -37,7 +37,7 @@ class Study:
     @property
     def kind(self) -> Kind:
         """What people are asked."""
-        return kind_of(self.settings.kind)
+        return kind_of(self.settings.kind, self.settings.dimensions)
 
     def add(self, rows: Iterable[Asked]) -> tuple[Counter[str], Counter[str]]:
         """Adds rows in one transaction: what was added, by purpose, and what was left out, by reason."""
@@ -65,7 +65,7 @@ class Study:
 
 def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) -> Study:
     """Makes the folder and an empty study in it. Raises DataError where there is one."""
-    kind_of(settings.kind)
+    kind_of(settings.kind, settings.dimensions)
     file = folder / FILE
     if file.exists():
         raise DataError(f"{folder}: holds a study already")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from rlhf_collect.aggregate.dawid_skene import dawid_skene, fit
 from rlhf_collect.aggregate.majority import majority
-from rlhf_collect.aggregate.votes import Vote, by_item
+from rlhf_collect.aggregate.votes import Question, Vote, by_question
 from rlhf_collect.agreement.coefficients import fleiss, gwet, krippendorff
 from rlhf_collect.agreement.counts import Counts, count
 from rlhf_collect.agreement.intervals import Interval, bootstrap
@@ -44,12 +44,12 @@ class Summary:
     items: Mapping[str, int]  # by purpose
     slots: Mapping[str, int]  # by state
     acts: Mapping[str, int]  # answered, skipped, flagged
-    votes: int
+    votes: int  # on whole items
     labels: Mapping[str, int]  # of the majority; `undecided` too
-    changed: int  # items to which Dawid and Skene give another label than the majority
+    changed: int  # to which Dawid and Skene give another label than the majority
     agreement: Mapping[str, Interval]  # by the name of the coefficient
     people: tuple[Worker, ...]
-    disputed: tuple[tuple[int, Mapping[str, int]], ...]  # items on which people are most divided, with their votes
+    disputed: tuple[tuple[str, Mapping[str, int]], ...]  # items on which people are most divided, with their votes
     broken: int | None  # the first event of the log that is not as it was
 
     @property
@@ -64,14 +64,14 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
     with study.database.reading() as connection:
         said = judged.votes(connection, study.kind, judged.watermark(connection))
         first, second = majority(said), dawid_skene(said)
-        groups = by_item(said)
+        groups = by_question(said)
         return Summary(
             _counted(connection, tables.item.c.purpose),
             _counted(connection, tables.slot.c.state, tables.slot.c.purpose == "judged"),
             _counted(connection, tables.annotation.c.act),
-            len(said),
+            len({(vote.item, vote.person) for vote in said}),
             Counter(verdict.label or "undecided" for verdict in first.values()),
-            sum(verdict.label != second[item].label for item, verdict in first.items()),
+            sum(verdict.label != second[question].label for question, verdict in first.items()),
             _agreement(count([vote.label for vote in votes] for votes in groups.values()), samples),
             _people(connection, said),
             _disputed(groups),
@@ -91,11 +91,11 @@ def _agreement(counts: Counts, samples: int) -> dict[str, Interval]:
     }
 
 
-def _disputed(groups: Mapping[int, list[Vote]], most: int = 10) -> tuple[tuple[int, Mapping[str, int]], ...]:
-    votes = {item: Counter(vote.label for vote in given) for item, given in groups.items() if len(given) > 1}
-    share = {item: max(labels.values()) / labels.total() for item, labels in votes.items()}
-    worst = sorted((item for item in share if share[item] < 1), key=lambda item: (share[item], item))
-    return tuple((item, dict(votes[item])) for item in worst[:most])
+def _disputed(groups: Mapping[Question, list[Vote]], most: int = 10) -> tuple[tuple[str, Mapping[str, int]], ...]:
+    votes = {question: Counter(vote.label for vote in given) for question, given in groups.items() if len(given) > 1}
+    share = {question: max(labels.values()) / labels.total() for question, labels in votes.items()}
+    worst = sorted((one for one in share if share[one] < 1), key=lambda one: (share[one], one))
+    return tuple((" ".join(map(str, one)).strip(), dict(votes[one])) for one in worst[:most])
 
 
 def _people(connection: Connection, said: list[Vote]) -> tuple[Worker, ...]:

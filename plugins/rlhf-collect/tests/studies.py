@@ -73,6 +73,10 @@ class Browser:
         """The answers, left to right."""
         return re.findall(r"<article[^>]*><p>(.*?)</p>", self.page)
 
+    def texts(self) -> list[str]:
+        """The answers of a ranking or rating, in the order of the page."""
+        return [re.findall(r"<p>(.*?)</p>", one)[-1] for one in re.findall(r"(?s)<article.*?</article>", self.page)]
+
     def judge(self, **fields: str) -> None:
         """Sends the form of the page, and follows to the next."""
         self.page = self.http.post("/judge", data={**self.hidden(), **fields}).text

@@ -32,12 +32,12 @@ def crowd(seed: int, items: int = 1000, persons: int = 20) -> tuple[list[Vote], 
 
 
 def test_a_majority_is_weighed_by_its_lead() -> None:
-    verdict = majority(votes("a", "a", "b", "tie", "a"))[0]
+    verdict = majority(votes("a", "a", "b", "tie", "a"))[0, ""]
     assert verdict == Verdict("a", {"a": 0.6, "b": 0.2, "tie": 0.2}, 0.6, pytest.approx(0.4))
 
 
 def test_two_labels_that_lead_are_no_majority() -> None:
-    assert majority(votes("a", "b"))[0].label is None
+    assert majority(votes("a", "b"))[0, ""].label is None
 
 
 def test_one_step_worked_by_hand() -> None:
@@ -68,7 +68,7 @@ def test_people_who_answer_at_random_are_found_and_count_less() -> None:
     for seed in range(5):
         given, truth = crowd(seed)
         labels = [made(given) for made in (majority, dawid_skene)]
-        shares.append([np.mean([found[i].label == truth[i] for i in range(1000)]) for found in labels])
+        shares.append([np.mean([found[i, ""].label == truth[i] for i in range(1000)]) for found in labels])
         ability = fit(given).ability
         assert max(ability[person] for person in range(6)) < min(ability[person] for person in range(6, 20))
     by_majority, by_ability = np.mean(shares, axis=0)

@@ -62,6 +62,8 @@ def test_a_release_stays_as_it_was_made(tmp_path: Path) -> None:
     second = releases.make(made, releases.Parameters())
     assert releases.load(made, 1) == first
     assert (len(first.rows), len(second.rows)) == (1, 4)
+    changes = releases.difference(first, second)
+    assert {name: len(items) for name, items in changes.items()} == {"added": 3, "removed": 0, "changed": 0}
 
 
 def test_the_commands_make_a_study_report_it_and_export_it(tmp_path: Path) -> None:

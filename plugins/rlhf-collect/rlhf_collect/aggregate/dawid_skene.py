@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
+from rlhf_collect.aggregate.votes import Question, Verdict, Vote, by_question, counts
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 Places: TypeAlias = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ LEAST = 1e-12  # a probability whose logarithm is taken
 class Fitted:
     """The result: rows in the order of `items` and `persons`, columns in that of `labels`."""
 
-    items: Sequence[int]
+    items: Sequence[Question]
     persons: Sequence[int]
     labels: Sequence[str]
     posterior: Numbers  # (items, labels)
@@ -51,11 +51,11 @@ def fit(votes: Sequence[Vote], smoothing: float = 1.0, steps: int = 500, toleran
         steps: most iterations.
         tolerance: change at which it ends.
     """
-    items, persons = list(dict.fromkeys(v.item for v in votes)), sorted({v.person for v in votes})
+    items, persons = list(dict.fromkeys(v.question for v in votes)), sorted({v.person for v in votes})
     labels = sorted({v.label for v in votes})
     who, what, which = (
         np.array([{name: n for n, name in enumerate(names)}[getattr(v, field)] for v in votes])
-        for names, field in ((items, "item"), (persons, "person"), (labels, "label"))
+        for names, field in ((items, "question"), (persons, "person"), (labels, "label"))
     )
     sizes = len(items), len(persons), len(labels)
     posterior = np.zeros((sizes[0], sizes[2]))
@@ -71,11 +71,11 @@ def fit(votes: Sequence[Vote], smoothing: float = 1.0, steps: int = 500, toleran
     return Fitted(items, persons, labels, posterior, prior, confusion)
 
 
-def dawid_skene(votes: list[Vote]) -> dict[int, Verdict]:
-    """For each item the most likely label; undecided where two are as likely. The weight is p_1 - p_2."""
+def dawid_skene(votes: Sequence[Vote]) -> dict[Question, Verdict]:
+    """For each question the most likely label; undecided where two are as likely. The weight is p_1 - p_2."""
     if not votes:
         return {}
-    fitted, given = fit(votes), by_item(votes)
+    fitted, given = fit(votes), by_question(votes)
     return {
         item: _verdict(dict(zip(fitted.labels, row.tolist(), strict=True)), given[item])
         for item, row in zip(fitted.items, fitted.posterior, strict=True)

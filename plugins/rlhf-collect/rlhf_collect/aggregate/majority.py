@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rlhf_collect.aggregate.votes import Verdict, Vote, by_item, counts
+from rlhf_collect.aggregate.votes import Question, Verdict, Vote, by_question, counts
 
 
-def majority(votes: list[Vote]) -> dict[int, Verdict]:
-    """For each item the label that more people gave than any other; undecided where two lead.
+def majority(votes: Sequence[Vote]) -> dict[Question, Verdict]:
+    """For each question the label that more people gave than any other; undecided where two lead.
 
     The weight is (n_1 - n_2) / n: the votes of the first label less those of the second, of n in all.
     """
-    return {item: _verdict(given) for item, given in by_item(votes).items()}
+    return {question: _verdict(given) for question, given in by_question(votes).items()}
 
 
 def divided(labels: Sequence[str], votes: int) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+Question: TypeAlias = tuple[int, str]  # an item and a part of it
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one person said of one item."""
+    """What one person said of one item, or of a part of it."""
 
     item: int
     person: int
@@ -18,6 +20,12 @@ class Vote:
     value: Any
     seconds: float = 0.0
     version: int = 1
+    part: str = ""  # such as two answers of a ranking
+
+    @property
+    def question(self) -> Question:
+        """What is aggregated."""
+        return self.item, self.part
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,14 @@ class Verdict:
     weight: float  # how much it should count in a training, 0 to 1
 
 
-def counts(votes: list[Vote]) -> Counter[str]:
+def counts(votes: Sequence[Vote]) -> Counter[str]:
     """How many votes each label has."""
     return Counter(vote.label for vote in votes)
 
 
-def by_item(votes: list[Vote]) -> dict[int, list[Vote]]:
-    """The votes of each item, in the order in which items come first."""
-    found: dict[int, list[Vote]] = {}
+def by_question(votes: Sequence[Vote]) -> dict[Question, list[Vote]]:
+    """The votes on each item, or part of one, in the order in which they come first."""
+    found: dict[Question, list[Vote]] = {}
     for vote in votes:
-        found.setdefault(vote.item, []).append(vote)
+        found.setdefault(vote.question, []).append(vote)
     return found

@@ -20,6 +20,7 @@ class Kind:
     name: ClassVar[str]
     least: ClassVar[int] = 2  # answers of an item
     most: ClassVar[int] = 2
+    voted: ClassVar[bool] = True  # labels are voted on; otherwise values are averaged
 
     def read(self, form: Form, sides: Sequence[int]) -> Any:
         """The value of a form; `sides[i]` is the answer that was shown at place i. Raises Unreadable."""
@@ -36,6 +37,10 @@ class Kind:
     def label(self, value: Any) -> str:
         """What votes are counted of."""
         raise NotImplementedError
+
+    def parts(self, value: Any) -> dict[str, str]:
+        """What is aggregated, each part by itself."""
+        return {"": self.label(value)}
 
     def known(self, word: Any) -> Any:
         """The value of a known answer as a file gives it. Raises DataError."""

@@ -147,6 +147,7 @@ class Pages:
         """A template in the person's language."""
         language = person.language if person else "en"
         direction = "rtl" if language in RIGHT_TO_LEFT else "ltr"
+        given = {"dimensions": self.study.settings.dimensions or ("overall",), **given}
         common = {"person": person, "language": language, "direction": direction, "words": words(language)}
         text = self.jinja.get_template(template).render(say=speaker(language), **common, **given)
         return HTMLResponse(text, status)

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Table, func, insert, select
 
 from rlhf_collect.kinds.base import Kind
 from rlhf_collect.markup import html
 from rlhf_collect.settings import Settings
 from rlhf_collect.store import tables
 from rlhf_collect.store.chain import digest
-from rlhf_collect.store.rows import Asked
+from rlhf_collect.store.rows import Asked, Written
+
+CHUNK = 500  # rows that are written together
+Values: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An item before it is known whether it is new."""
+
+    row: Asked
+    prompt: int
+    answers: tuple[int, ...]
+    texts: tuple[str, ...]
 
 
 class Content:
@@ -25,77 +39,90 @@ class Content:
         self.connection, self.kind, self.settings = connection, kind, settings
         self.left_out: Counter[str] = Counter()
         self.added: Counter[str] = Counter()
-        self._lengths: dict[int, tuple[int, int]] = {}  # of answers: characters and words
-        self._random = Random(f"{settings.seed}:{self._last(tables.item)}")
+        self._random = Random(f"{settings.seed}:{_last(connection, tables.item)}")
 
     def add(self, rows: Iterable[Asked]) -> None:
         """Every row's prompt, answers and items. Raises DataError where a known judgement cannot be read."""
-        for row in rows:
-            known = None if row.known is None else self.kind.known(row.known)
-            texts = {digest(one.text): one for one in row.answers}
-            if len(texts) < self.kind.least:
-                self.left_out[f"fewer than {self.kind.least} different answers"] += 1
-                continue
-            prompt = self._prompt(row)
-            ids = [self._answer(prompt, name, one.text, dict(one.origin)) for name, one in texts.items()]
-            for chosen in self._chosen(ids):
-                self._item(prompt, chosen, row, known)
+        usable = filter(self._usable, rows)
+        while chunk := list(islice(usable, CHUNK)):
+            prompts = self._ids(tables.prompt, {digest(row.prompt): _prompt_of(row) for row in chunk})
+            self._items(list(self._planned(chunk, prompts)))
 
-    def _chosen(self, ids: list[int]) -> Iterable[tuple[int, ...]]:
-        """Every pair of two answers, where a question has two; all together otherwise."""
-        return combinations(ids, self.kind.most) if len(ids) > self.kind.most else [tuple(ids)]
+    def _usable(self, row: Asked) -> bool:
+        if row.known is not None:
+            self.kind.known(row.known)
+        enough = len({one.text for one in row.answers}) >= self.kind.least
+        self.left_out[f"fewer than {self.kind.least} different answers"] += not enough
+        return enough
 
-    def _prompt(self, row: Asked) -> int:
-        name = digest(row.prompt)
-        cluster = row.cluster or " ".join(row.prompt.casefold().split())[:200]
-        values = {"text": row.prompt, "html": html(row.prompt), "domain": row.domain, "cluster": cluster}
-        return self._once(tables.prompt, tables.prompt.c.digest == name, {"digest": name, **values})[0]
+    def _planned(self, chunk: Sequence[Asked], prompts: dict[str, int]) -> Iterator[Planned]:
+        """Every pair of a row's answers, where a question has two; all of them together otherwise."""
+        asked = [(row, prompts[digest(row.prompt)], {one.text: one for one in row.answers}) for row in chunk]
+        wanted = {digest(p, text): _answer_of(p, one) for _, p, texts in asked for text, one in texts.items()}
+        answers = self._ids(tables.answer, wanted)
+        for row, prompt, texts in asked:
+            size = self.kind.most if len(texts) > self.kind.most else len(texts)
+            for chosen in combinations(texts, size):
+                yield Planned(row, prompt, tuple(answers[digest(prompt, text)] for text in chosen), chosen)
 
-    def _answer(self, prompt: int, name: str, text: str, origin: dict[str, Any]) -> int:
-        there = (tables.answer.c.prompt == prompt) & (tables.answer.c.digest == name)
-        values = {"prompt": prompt, "digest": name, "text": text, "html": html(text), "origin": origin}
-        number = self._once(tables.answer, there, values)[0]
-        self._lengths[number] = len(text), len(text.split())
-        return number
+    def _items(self, planned: Sequence[Planned]) -> None:
+        """Writes those that are new, with their slots or their known judgements."""
+        named: dict[str, Planned] = {}
+        for one in planned:
+            named.setdefault(digest(one.prompt, sorted(one.answers)), one)
+        first = _last(self.connection, tables.item)
+        ids = self._ids(tables.item, {name: _item_of(one) for name, one in named.items()})
+        fresh = {ids[name]: one for name, one in named.items() if ids[name] > first}
+        self.added.update(one.row.purpose for one in fresh.values())
+        if len(planned) > len(fresh):
+            self.left_out["twice"] += len(planned) - len(fresh)
+        judged = [slot for item, one in fresh.items() if one.row.purpose == "judged" for slot in self._slots(item, one)]
+        known = [self._gold(item, one.row) for item, one in fresh.items() if one.row.purpose != "judged"]
+        self._write(tables.slot, judged)
+        self._write(tables.gold, known)
 
-    def _item(self, prompt: int, answers: tuple[int, ...], row: Asked, known: Any) -> None:
-        name = digest(prompt, sorted(answers))
-        texts = [self._lengths[one] for one in answers]
-        words = len(row.prompt.split()) + sum(count for _, count in texts)
-        values = {"digest": name, "prompt": prompt, "answers": list(answers), "purpose": row.purpose, "arm": "random"}
-        values |= {"lengths": [length for length, _ in texts], "words": words}
-        item, new = self._once(tables.item, tables.item.c.digest == name, values)
-        if not new:
-            self.left_out["twice"] += 1
-            return
-        self.added[row.purpose] += 1
-        if row.purpose == "judged":
-            self._slots(item, len(answers))
-        else:
-            told = {"item": item, "value": known, "explanation": html(row.explanation)}
-            self.connection.execute(insert(tables.gold).values(told))
-
-    def _slots(self, item: int, answers: int) -> None:
+    def _slots(self, item: int, planned: Planned) -> Iterator[Values]:
         priority = self._random.random()
-        made = [
-            {"item": item, "ordinal": ordinal, "purpose": "judged", "priority": priority, "state": "free"}
-            | {"sides": sides(answers, self._random)}
-            for ordinal in range(self.settings.votes)
-        ]
-        self.connection.execute(insert(tables.slot), made)
+        for ordinal in range(self.settings.votes):
+            place = {"item": item, "ordinal": ordinal, "sides": sides(len(planned.answers), self._random)}
+            yield {**place, "purpose": "judged", "priority": priority, "state": "free"}
 
-    def _once(self, table: Any, there: Any, values: dict[str, Any]) -> tuple[int, bool]:
-        found = self.connection.execute(select(table.c.id).where(there)).scalar()
-        if found is not None:
-            return found, False
-        made = self.connection.execute(insert(table).values(values)).inserted_primary_key
-        assert made
-        return made[0], True
+    def _gold(self, item: int, row: Asked) -> Values:
+        return {"item": item, "value": self.kind.known(row.known), "explanation": html(row.explanation)}
 
-    def _last(self, table: Any) -> int:
-        return self.connection.execute(select(func.max(table.c.id))).scalar() or 0
+    def _ids(self, table: Table, wanted: dict[str, Callable[[], Values]]) -> dict[str, int]:
+        """The number of each row by its digest; those that are not there are made and written."""
+        rows = self.connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(wanted)))
+        found = {row.digest: row.id for row in rows}
+        last = _last(self.connection, table)
+        fresh = {name: last + n for n, name in enumerate((name for name in wanted if name not in found), 1)}
+        self._write(table, [{"id": number, "digest": name, **wanted[name]()} for name, number in fresh.items()])
+        return found | fresh
+
+    def _write(self, table: Table, rows: list[Values]) -> None:
+        if rows:
+            self.connection.execute(insert(table), rows)
 
 
 def sides(answers: int, random: Random) -> list[int]:
     """Places of the answers in random order."""
     return random.sample(range(answers), answers)
+
+
+def _prompt_of(row: Asked) -> Callable[[], Values]:
+    cluster = row.cluster or " ".join(row.prompt.casefold().split())[:200]
+    return lambda: {"text": row.prompt, "html": html(row.prompt), "domain": row.domain, "cluster": cluster}
+
+
+def _answer_of(prompt: int, one: Written) -> Callable[[], Values]:
+    return lambda: {"prompt": prompt, "text": one.text, "html": html(one.text), "origin": dict(one.origin)}
+
+
+def _item_of(one: Planned) -> Callable[[], Values]:
+    words = sum(len(text.split()) for text in (one.row.prompt, *one.texts))
+    values = {"prompt": one.prompt, "answers": list(one.answers), "purpose": one.row.purpose, "arm": "random"}
+    return lambda: values | {"lengths": list(map(len, one.texts)), "words": words}
+
+
+def _last(connection: Connection, table: Table) -> int:
+    return connection.execute(select(func.max(table.c.id))).scalar() or 0

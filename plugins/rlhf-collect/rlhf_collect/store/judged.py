@@ -37,16 +37,17 @@ def watermark(connection: Connection) -> int:
 def votes(
     connection: Connection, kind: Kind, until: int, without: Collection[int] = (), purpose: str = "judged"
 ) -> list[Vote]:
-    """The newest answer of each person to each item, in the order of items and persons; late ones are left out."""
+    """The newest answer of each person to each item, a vote a part, by item and person; late ones are left out."""
     newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until)
     last = newest.group_by(annotation.c.item, annotation.c.person)
     wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0) & (item.c.purpose == purpose)
     rows = select(annotation).join(item).where(annotation.c.id.in_(last), wanted)
     found = connection.execute(rows.order_by(annotation.c.item, annotation.c.person))
     return [
-        Vote(row.item, row.person, kind.label(row.value), row.value, row.seconds, row.version)
+        Vote(row.item, row.person, label, row.value, row.seconds, row.version, part)
         for row in found
         if row.person not in without
+        for part, label in kind.parts(row.value).items()
     ]
 
 

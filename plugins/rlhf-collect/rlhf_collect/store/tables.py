@@ -46,11 +46,10 @@ answer = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("prompt", ForeignKey("prompt.id"), nullable=False),
-    Column("digest", String(64), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # of the prompt's number and the text
     Column("text", Text, nullable=False),
     Column("html", Text, nullable=False),
     Column("origin", JSON, nullable=False),  # who wrote it and how; no page shows it
-    UniqueConstraint("prompt", "digest"),
 )
 
 item = Table(

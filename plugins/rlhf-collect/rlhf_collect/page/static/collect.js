@@ -60,15 +60,29 @@ function submit(event) {
   flush();
 }
 
+const KEYS = {
+  pair: (n, shift, press) => press(`button[name=choice][value="${shift && n ? -n : n}"]`),
+  ranking: (n, shift, press) => {
+    const places = [...form().querySelectorAll(".places")];
+    const next = places.filter((one) => one.querySelector(":checked")).length + 1;
+    if (places[n - 1]?.querySelector(":checked")) for (const one of form().querySelectorAll(".places :checked")) one.checked = false;
+    else press(`input[name=place_${n - 1}][value="${next}"]`);
+  },
+  rating: (n, shift, press) => {
+    const open = [...form().querySelectorAll("fieldset")].find((one) => one.querySelector("[required]") && !one.querySelector(":checked"));
+    const button = open?.querySelector(`input[value="${n}"]`);
+    if (button) button.click();
+  },
+};
+
 function key(event) {
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat) return;
   if (/^(textarea|select)$/i.test(event.target.tagName) || !form()) return;
-  const digit = /^Digit([0-5])$/.exec(event.code) || /^Numpad([0-5])$/.exec(event.code);
+  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
   const press = (selector) => form().querySelector(selector)?.click();
-  if (digit && form().dataset.kind === "pair") {
-    const strength = Number(digit[1]);
-    press(`button[name=choice][value="${event.shiftKey && strength ? -strength : strength}"]`);
-  } else if (event.key === "s") press("button[value=skipped]");
+  if (digit) KEYS[form().dataset.kind](Number(digit[1]), event.shiftKey, press);
+  else if (event.key === "Enter" && event.target === document.body) press("button[value=answered]");
+  else if (event.key === "s") press("button[value=skipped]");
   else if (event.key === "u") location.href = "/again/last";
   else return;
   event.preventDefault();
@@ -77,15 +91,17 @@ function key(event) {
 function draft(event) {
   if (form()?.contains(event.target)) {
     const fields = Object.fromEntries(new FormData(form()));
-    save(DRAFT, { token: fields.token, reason: fields.reason, confidence: fields.confidence });
+    save(DRAFT, fields);
   }
 }
 
 function restore() {
   const kept = load(DRAFT);
   if (!kept || !form() || kept.token !== form().elements.token.value) return;
-  form().elements.reason.value ||= kept.reason || "";
-  if (kept.confidence) form().elements.confidence.value = kept.confidence;
+  for (const [name, value] of Object.entries(kept)) {
+    const field = form().elements[name];
+    if (field && !["csrf", "token", "key"].includes(name)) field.value = value;
+  }
 }
 
 if (person) {

@@ -1,0 +1,51 @@
+"""An item with what people made of it: the record that releases hold and rows are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rlhf_collect.aggregate.votes import Verdict, Vote
+from rlhf_collect.store.judged import Item
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One item of a release."""
+
+    item: Item
+    verdicts: Mapping[str, Verdict]  # of its parts; a pair has one, ""
+    votes: tuple[Vote, ...]
+    split: str  # train or test
+
+    @property
+    def agreement(self) -> float:
+        """The mean share of votes for the labels of its parts."""
+        return fmean(verdict.agreement for verdict in self.verdicts.values())
+
+    @property
+    def weight(self) -> float:
+        """The mean weight of its parts."""
+        return fmean(verdict.weight for verdict in self.verdicts.values())
+
+    @property
+    def values(self) -> dict[int, Any]:
+        """What each person said of the whole item."""
+        return {vote.person: vote.value for vote in self.votes}
+
+    def provenance(self) -> dict[str, Any]:
+        """The columns that every row ends with."""
+        labels = {part: Counter[str]() for part in self.verdicts}
+        for vote in self.votes:
+            labels[vote.part][vote.label] += 1
+        votes = {part: dict(sorted(counted.items())) for part, counted in labels.items()}
+        return {
+            "agreement": self.agreement,
+            "votes": votes.get("", votes),
+            **({"topic": self.item.domain} if self.item.domain else {}),
+            "item": self.item.digest,
+            "arm": self.item.arm,
+        }

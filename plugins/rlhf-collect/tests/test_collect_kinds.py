@@ -1,0 +1,96 @@
+"""What people are asked: each kind from the form to the rows that a loss reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rlhf_collect import release as releases
+from rlhf_collect.aggregate.davidson import fit
+from rlhf_collect.export import write
+from rlhf_collect.kinds.base import Kind, Unreadable
+from rlhf_collect.kinds.pair import Pair
+from rlhf_collect.kinds.ranking import Ranking
+from rlhf_collect.kinds.rating import Rating
+from rlhf_collect.store.rows import Asked, Written
+from studies import Browser, study
+
+from rlhf_plugins import Base, DataError, check_recipe, component
+
+ANSWERS = ("best", "middle", "worst")
+VALUES: list[tuple[Kind, object, list[int]]] = [
+    (Pair(), -4, [1, 0]),
+    (Ranking(), [2, 1, 2], [2, 0, 1]),
+    (Rating(("helpful", "honest")), {"helpful": [7, 1], "honest": [3, 4]}, [1, 0]),
+]
+
+
+def rows(count: int) -> list[Asked]:
+    return [Asked("", f"prompt {n}", tuple(Written(text, {}) for text in ANSWERS)) for n in range(count)]
+
+
+@pytest.mark.parametrize(("kind", "value", "sides"), VALUES, ids=lambda one: getattr(one, "name", ""))
+def test_a_form_that_is_shown_again_is_read_as_it_was(kind: Kind, value: object, sides: list[int]) -> None:
+    assert kind.read(kind.shown(value, sides), sides) == value
+
+
+def test_places_without_gaps_are_read_in_the_items_order() -> None:
+    form = {"place_0": "3", "place_1": "1", "place_2": "3"}  # shown: answers 2, 0, 1
+    assert Ranking().read(form, [2, 0, 1]) == [1, 2, 2]
+    with pytest.raises(Unreadable, match="place_2 should be a whole number from 1 to 3"):
+        Ranking().read({**form, "place_2": "4"}, [2, 0, 1])
+
+
+def test_scores_of_two_answers_worked_by_hand() -> None:
+    found = fit([(0, 1, "a")] * 3 + [(0, 1, "b")], 2, deviation=100.0)
+    assert found.scores[0] - found.scores[1] == pytest.approx(1.0986, abs=1e-3)  # log 3
+    even = fit([(0, 1, "a"), (0, 1, "b"), (0, 1, "tie"), (0, 1, "tie")], 2, deviation=100.0)
+    assert even.nu == pytest.approx(2.0, abs=1e-3)  # nu / (2 + nu) = 1/2
+    assert even.scores.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_rankings_of_two_people_become_ranks(tmp_path: Path) -> None:
+    made = study(tmp_path, rows(2), kind="ranking", votes=2)
+    for name in ("Ada", "Ben"):
+        browser = Browser(made, name)
+        while shown := browser.texts():
+            browser.judge(**{f"place_{n}": str(ANSWERS.index(text) + 1) for n, text in enumerate(shown)})
+    releases.make(made, releases.Parameters(test_fraction=0.0))
+    source = {"format": "collected", "source": str(made.folder)}
+    group = component("data_format", "collected", source=str(made.folder)).load(Base("sandbox"), 0).train[0]
+    assert (group.responses, group.ranks, group.weight) == (ANSWERS, (0, 1, 2), 1.0)
+    stages = [{"stage": "reward_model", "loss": "plackett_luce"}]
+    check_recipe({"base": "sandbox", "data": source, "stages": stages})
+
+
+def test_ratings_are_averaged_by_dimension(tmp_path: Path) -> None:
+    made = study(tmp_path, rows(1), kind="rating", dimensions=("helpful", "honest"), votes=2)
+    for name, helpful in (("Ada", 7), ("Ben", 4)):
+        browser = Browser(made, name)
+        shown = browser.texts()
+        rated = {f"helpful_{n}": str(helpful - ANSWERS.index(text)) for n, text in enumerate(shown)}
+        browser.judge(**rated, **{f"honest_{n}": "4" for n in range(3)})
+    releases.make(made, releases.Parameters(test_fraction=0.0))
+    group = component("data_format", "collected", source=str(made.folder)).load(Base("sandbox"), 0).train[0]
+    assert group.ratings == {"helpful": (5.5, 4.5, 3.5), "honest": (4.0, 4.0, 4.0)}
+    write(releases.load(made, 1), tmp_path)
+    row = json.loads((tmp_path / "train.jsonl").read_text())
+    assert row["responses"][0] == {"text": "best", "helpful": 5.5, "honest": 4.0}
+
+
+def test_an_unknown_kind_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown kind 'pairs' \(did you mean pair\?"):
+        study(tmp_path, [], kind="pairs")
+    with pytest.raises(DataError, match="a pair has no dimensions"):
+        study(tmp_path, [], kind="pair", dimensions=("helpful",))
+
+
+def test_the_files_of_a_release_are_read_by_the_bundled_formats(tmp_path: Path) -> None:
+    made = study(tmp_path, rows(6), kind="ranking", votes=1)
+    browser = Browser(made, "Ada")
+    while shown := browser.texts():
+        browser.judge(**{f"place_{n}": str(ANSWERS.index(text) + 1) for n, text in enumerate(shown)})
+    write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path)
+    data = component("data_format", "rankings", source=str(tmp_path / "train.jsonl")).load(Base("sandbox"), 0)
+    assert {group.ranks for group in data.train} == {(0, 1, 2)}
