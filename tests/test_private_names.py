@@ -26,7 +26,6 @@ from transformers import GenerationConfig, StoppingCriteriaList, activations, ca
 from transformers.generation.utils import GenerationMixin
 from transformers.integrations import sdpa_attention
 from transformers.models.llama import modeling_llama
-from transformers.trainer_callback import ProgressCallback
 from trl.trainer.grpo_trainer import RepeatSampler
 
 ATEN = torch.ops.aten
@@ -51,7 +50,6 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.GRPOTrainer, "_calculate_rewards", "OnlineTrainer asks a script's reward functions with it"),
     (trl.trainer.utils, "nanstd", "TRL's metrics of rewards are computed with it"),
     (trl.GRPOTrainer, "get_train_dataloader", "it gives _prepare_inputs a whole generation batch"),
-    (ProgressCallback, "on_log", "our progress bar prints no dictionaries"),
     (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),
     (peft.utils.other, "AuxiliaryTrainingWrapper", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "adapter_layer_names", "`base_weights` leaves out what it adds to a model"),

@@ -13,12 +13,14 @@ from typing import Any
 
 from rlhf_plugins.errors import known
 from rlhf_plugins.recipe import trainer
+from rlhf_plugins.recipe.limits import check_trackers
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
 
 logger = logging.getLogger(__name__)
 RENAMED = {("stage", "reward"): "reward_model", ("advantage", "optimal_baseline"): "weighted_rloo"}
+TRACKERS = "report_to"  # an option of the top that every `trainer` block takes over
 SHARED = ("monitor",)  # kinds of components that the top of a recipe may give to all of its stages
 
 
@@ -43,7 +45,17 @@ class Resolver:
                 found[name] = self.option(option, self._with_shared(cls, option, values), keys, reserved)
             if not keys and option.kind in SHARED and found.get(name) is not None and not self._faulty(name):
                 self.shared[name] = found[name]
+            if not keys and name == TRACKERS and found.get(name) is not None:
+                self.shared[name] = self.trackers(found[name])
         return found
+
+    def trackers(self, value: Any) -> Any:
+        """The recipe's trackers, once it is known that they are there."""
+        try:
+            check_trackers(value)
+        except ValueError as error:
+            return self.problem((TRACKERS,), str(error))
+        return value
 
     def _faulty(self, name: str) -> bool:
         """Whether an option of the top has a problem."""
@@ -131,6 +143,8 @@ class Resolver:
             value = {}
         if not isinstance(value, dict):
             return self.problem(keys, f"should be a mapping of options of {config}, got {_got(value)}")
+        if self.shared.get(TRACKERS) is not None:
+            value = {TRACKERS: self.shared[TRACKERS], **value}
         result, problems = trainer.resolved(config, value, reserved)
         for name, message in problems:
             self.problem((*keys, name) if name else keys, message)

@@ -51,6 +51,12 @@ class Recipe:
     ] = "auto"
     data: DataFormat = uses("data_format", tag="format")
     monitors: tuple[Monitor, ...] | None = uses("monitor", optional=True)  # of stages that do not name their own
+    report_to: Annotated[
+        str | list[str] | None,
+        Field(
+            description="trackers that every stage reports to, such as wandb; a stage's own trainer block goes first"
+        ),
+    ] = None
     stages: tuple[Stage, ...] = uses("stage", tag="stage")
     plugins: Annotated[
         list[str], Field(description="Python files with components of your own, relative to the recipe's folder")

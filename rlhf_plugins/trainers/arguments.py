@@ -26,6 +26,8 @@ from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.limits import keeping_the_best
+from rlhf_plugins.trainers.progress import Progress
+from rlhf_plugins.trainers.trackers import TrackerEnd, run_name
 
 Config = TypeVar("Config")
 NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
@@ -61,6 +63,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         "gradient_checkpointing": cuda,
         "dataloader_pin_memory": cuda,
         "report_to": "none",
+        "run_name": run_name(folder),
         "save_strategy": "no",
         "logging_steps": 10,
         **keeping_the_best(trainer),
@@ -103,15 +106,6 @@ class Curves(TrainerCallback):
             control.should_training_stop = True
 
 
-class Progress(ProgressCallback):
-    """TRL's bar with the latest loss beside it, and no lines of logged dictionaries."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Called by the trainer."""
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
-
-
 @contextmanager
 def building(rows: int) -> Iterator[None]:
     """For the block that builds a trainer: no progress bars of `datasets` for few rows, and errors of one line.
@@ -146,6 +140,7 @@ def quiet(
     trainer.remove_callback(ProgressCallback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)
+    trainer.add_callback(TrackerEnd)
     trainer.add_callback(curves)
     return curves
 

@@ -1,0 +1,68 @@
+"""Where nobody looks at a terminal, a line every few seconds says how far a training is; nothing is drawn again."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import TrainerControl
+
+from rlhf_plugins.trainers.progress import Progress, words
+
+ARGS = SimpleNamespace(output_dir="runs/a/02-dpo")
+
+
+def state(step: int) -> Any:
+    return SimpleNamespace(global_step=step, max_steps=100, is_world_process_zero=True)
+
+
+def train(progress: Progress, seconds: list[float], clock: list[float], start: int = 0) -> None:
+    """A step at each of these times."""
+    control = TrainerControl()
+    progress.on_train_begin(ARGS, state(start), control)
+    for step, now in enumerate(seconds, start + 1):
+        clock[0] = now
+        progress.on_log(ARGS, state(step), control, {"loss": 0.5, "kl": 1.25, "grad_norm": 3.0})
+        progress.on_step_end(ARGS, state(step), control)
+    progress.on_train_end(ARGS, state(step), control)
+
+
+def test_a_line_every_few_seconds_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    train(Progress(10, lambda: clock[0]), [4.0, 8.0, 12.0, 13.0], clock)
+    assert capsys.readouterr().err.splitlines() == [
+        "dpo: step 3 of 100, loss 0.5, KL 1.25, 12 s so far, about 6 min 28 s left",  # 97 steps of 4 s
+        "dpo: step 4 of 100, loss 0.5, KL 1.25, 13 s so far, about 5 min 12 s left",  # 96 steps of 3.25 s
+    ]
+
+
+def test_a_short_training_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    train(Progress(10, lambda: clock[0]), [1.0, 2.0], clock)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_time_left_counts_only_steps_since_a_resume(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    train(Progress(10, lambda: clock[0]), [20.0], clock, start=89)
+    assert capsys.readouterr().err.startswith(
+        "dpo: step 90 of 100, loss 0.5, KL 1.25, 20 s so far, about 3 min 20 s left"
+    )
+
+
+def test_in_a_terminal_there_is_a_bar_with_the_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    clock = [0.0]
+    train(Progress(10, lambda: clock[0]), [0.5, 1.0], clock)
+    drawn = capsys.readouterr().err
+    assert "dpo:" in drawn
+    assert "loss 0.5, KL 1.25" in drawn
+    assert "\n" not in drawn.rstrip("\n")
+
+
+def test_numbers_in_words() -> None:
+    assert words({"rewards/accuracies": 0.75, "reward": 1.5, "lr": 1.0}) == "reward 1.5, accuracy 0.75"

@@ -1,0 +1,107 @@
+"""`report_to` at the top of a recipe reaches every stage; a tracker gets a run a stage, named by it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import check_recipe, session
+from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+WANDB = """
+import json, os
+run, config = None, {}
+
+class _Run:
+    summary: dict = {}
+    def _label(self, **_): pass
+
+class _Config(dict):
+    def update(self, *_, **__): pass
+
+config = _Config()
+
+def _write(**what):
+    with open(os.environ["STAND_IN"], "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+def init(project=None, name=None, **_):
+    global run
+    run = _Run()
+    _write(event="init", name=name)
+
+def log(values, **_):
+    _write(event="log", names=sorted(values))
+
+def finish():
+    global run
+    run = None
+    _write(event="finish")
+
+def define_metric(*_, **__): pass
+"""
+DPO = {"use": "preference", "trainer": {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}}
+
+
+def recipe(**more: Any) -> dict[str, Any]:
+    stages = [{"stage": "sft"}, {"stage": "preference", "name": "dpo", "trainer": {"report_to": "none"}}, "evaluate"]
+    return {"base": "sandbox", "data": "sandbox", "stages": stages, **more}
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package `wandb` that writes what it is asked into a file."""
+    package = tmp_path / "stand_in/wandb"
+    (package / "sdk/lib").mkdir(parents=True)
+    (package / "__init__.py").write_text(WANDB)
+    (package / "sdk/__init__.py").touch()
+    (package / "sdk/lib/__init__.py").touch()
+    (package / "sdk/lib/config_util.py").write_text("class ConfigError(Exception): pass\n")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setenv("STAND_IN", str(tmp_path / "events"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path / "events"
+
+
+def test_the_recipes_trackers_are_every_stages_but_for_its_own(stand_in: Path) -> None:
+    sft, dpo, _ = check_recipe(recipe(report_to=["wandb"]))["stages"]
+    assert sft["trainer"]["report_to"] == ["wandb"]
+    assert dpo["trainer"]["report_to"] == "none"
+    assert "report_to" not in check_recipe(recipe())["stages"][0]["trainer"]
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="it is installed")
+def test_a_tracker_that_is_not_there_is_one_fault() -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(recipe(report_to="mlflow"))
+    (fault,) = caught.value.faults
+    assert str(fault) == "recipe: report_to: mlflow is not installed: `pip install mlflow`, or write none"
+
+
+def test_each_stage_is_a_run_of_its_own_with_its_numbers(stand_in: Path, tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    run = session(base, tiny_run(base, tmp_path / "rows", tiny_pairs(8)).data, tmp_path / "mine")
+    for name in ("one", "two"):
+        run.train({**DPO, "trainer": {**DPO["trainer"], "report_to": ["wandb"]}}, name=name)
+    events = [json.loads(line) for line in stand_in.read_text().splitlines()]
+    order = [event["event"] for event in events if event["event"] != "log"]
+    assert order == ["init", "finish", "init", "finish"]
+    assert [event["name"] for event in events if event["event"] == "init"] == ["mine/one", "mine/two"]
+    logged = {name for event in events if event["event"] == "log" for name in event["names"]}
+    assert {"train/loss", "train/rewards/margins"} <= logged
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="needs tensorboard")
+def test_tensorboard_gets_the_numbers_of_a_stage_in_its_folder(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    run = session(base, tiny_run(base, tmp_path / "rows", tiny_pairs(8)).data, tmp_path / "mine")
+    run.train({**DPO, "trainer": {**DPO["trainer"], "report_to": ["tensorboard"]}}, name="one")
+    (file,) = (tmp_path / "mine").rglob("events.out.tfevents.*")
+    assert file.stat().st_size > 100
