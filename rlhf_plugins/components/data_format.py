@@ -179,6 +179,7 @@ class Sandbox(DataFormat):
     """Responses to the sandbox's prompts, judged by a simulated annotator.
 
     An annotator judges pairs of a prompt's responses or, where `pairs` is null, ranks and rates all of them at once.
+    `annotator.flips` is a share of pairs, so that rankings have none.
     """
 
     prompts: Annotated[int, Field(ge=1, description="training prompts")] = 1000
@@ -192,6 +193,10 @@ class Sandbox(DataFormat):
         Literal["base", "sloppy"], Field(description="who writes: the base model, or the sandbox's own sloppy writer")
     ] = "base"
     annotator: Annotator = Annotator()
+
+    def __post_init__(self) -> None:
+        if self.pairs is None and self.annotator.flips:
+            raise ValueError("annotator.flips: it flips pairs, and `pairs: null` gives rankings")
 
     def load(self, base: Base, seed: int) -> Data:
         """Everything follows from the base's weights, the options and the seed."""

@@ -9,6 +9,8 @@ Sorting by s ranks by Plackett-Luce (Plackett 1975; Luce 1959), and for two resp
 Two responses closer than `tie_margin` = m are a tie, the model of Rao and Kupper (1967) with theta = exp(m):
     P(a > b) = sigmoid(d - m),  P(b > a) = sigmoid(-d - m),  P(tie) = 1 - both,
 where d = ability * (u_a - u_b) / temperature.
+
+A share `flips` of the pairs, drawn evenly, is written down the wrong way round (symmetric noise).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Annotator:
     length_bias: float = 0.0  # utility of each word
     strength_cuts: tuple[float, ...] = (1.0, 3.0)  # differences of s from which a preference is stronger
     rating_noise: float = 0.5  # standard deviation, in steps of the rating scale, at ability 1
+    flips: float = 0.0  # share of pairs that are written down the wrong way round
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -51,6 +54,8 @@ class Annotator:
         for name in ("ability", "tie_margin", "rating_noise"):
             if not getattr(self, name) >= 0:
                 raise DataError(f"an annotator's {name} must not be below 0, not {getattr(self, name)}")
+        if not 0 <= self.flips <= 1:
+            raise DataError(f"an annotator's flips must be between 0 and 1, not {self.flips}")
         if list(self.strength_cuts) != sorted(self.strength_cuts):
             raise DataError(f"an annotator's strength_cuts must rise, not {self.strength_cuts}")
 

@@ -41,9 +41,9 @@ class AnnotatedGroup:
         ratings = {name: tuple(float(rated[name]) for rated in self.ratings) for name in self.ratings[0]}
         return Group(self.prompt, self.responses, self.ranks, gold=truth, ratings=ratings)
 
-    def pair(self, first: int, second: int) -> Group:
-        """Two of the responses, the preferred one first; `margin` is the strength of the preference."""
-        if self.impressions[first] < self.impressions[second]:
+    def pair(self, first: int, second: int, flipped: bool = False) -> Group:
+        """Two of the responses, the preferred one first, or the other if flipped; `margin` is the strength."""
+        if (self.impressions[first] < self.impressions[second]) is not flipped:
             first, second = second, first
         strength = self.strength(first, second)
         return Group(
@@ -104,9 +104,10 @@ def _annotate(prompt: str, texts: tuple[str, ...], annotator: Annotator, rng: np
 
 
 def pairs(groups: Sequence[AnnotatedGroup], per_group: int = 1, seed: int = 0) -> list[Group]:
-    """Up to `per_group` different random pairs of each group, ties included, equal texts left out."""
-    rng = np.random.default_rng(seed)
-    return [group.pair(*places) for group in groups for places in _draw(group.responses, per_group, rng)]
+    """Up to `per_group` different random pairs of each group, ties included, equal texts left out; some flipped."""
+    rng, wrong = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    drawn = [(group, places) for group in groups for places in _draw(group.responses, per_group, rng)]
+    return [group.pair(*places, bool(wrong.random() < group.annotator.flips)) for group, places in drawn]
 
 
 def _draw(texts: Sequence[str], number: int, rng: np.random.Generator) -> list[tuple[int, int]]:

@@ -72,7 +72,7 @@ def test_noisy_ratings_stay_on_the_scale_and_scatter() -> None:
     assert np.mean(honest) == pytest.approx(3.0, abs=0.1)
 
 
-@pytest.mark.parametrize("option", ["ability", "tie_margin", "rating_noise", "temperature"])
+@pytest.mark.parametrize("option", ["ability", "flips", "tie_margin", "rating_noise", "temperature"])
 @pytest.mark.parametrize("value", [-1.0, float("nan")])
 def test_an_impossible_option_is_refused_by_name(option: str, value: float) -> None:
     with pytest.raises(DataError, match=f"{option}.*{value}"):

@@ -35,6 +35,15 @@ def test_pairs_agree_with_the_ranking_they_come_from() -> None:
         assert (pair.ranks, pair.margin) == ((0, 1), group.strength(1, 3))
 
 
+def test_a_share_of_the_pairs_is_flipped_and_the_others_are_as_they_were() -> None:
+    plain = pairs(annotate(PROMPTS, DRAFTS), per_group=6)
+    flipped = pairs(annotate(PROMPTS, DRAFTS, [Annotator(flips=0.3)]), per_group=6)
+    turned = [a.responses == b.responses[::-1] for a, b in zip(plain, flipped, strict=True)]
+    assert np.mean(turned) == pytest.approx(0.3, abs=0.05)
+    same = [(a, b) for a, b, wrong in zip(plain, flipped, turned, strict=True) if not wrong]
+    assert all(a == b for a, b in same)
+
+
 def test_pairs_are_different_texts_and_at_most_as_many_as_asked() -> None:
     groups = annotate(["a", "b"], [["x", "x", "x", "y"], ["x", "x", "x", "x"]])
     assert [set(pair.responses) for pair in pairs(groups, per_group=2)] == [{"x", "y"}, {"x", "y"}]
