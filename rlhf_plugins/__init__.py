@@ -53,6 +53,7 @@ from rlhf_plugins.contract.run import (
 )
 from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Judge, Monitor, Regularizer, Reward, Selector, Stage
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
+from rlhf_plugins.contract.workload import Work, Workload
 from rlhf_plugins.errors import (
     ComponentError,
     DataError,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.store import load_data
     from rlhf_plugins.engine import set_engine
     from rlhf_plugins.engine.mixture import mix
+    from rlhf_plugins.forecast.forecast import estimate
     from rlhf_plugins.recipe.check import check_recipe
     from rlhf_plugins.recipe.public import component, read_options, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
@@ -159,8 +161,11 @@ __all__ = [
     "Value",
     "Verdict",
     "Weights",
+    "Work",
+    "Workload",
     "check_recipe",
     "component",
+    "estimate",
     "export_reward_model",
     "features",
     "hookimpl",
@@ -190,6 +195,7 @@ _LAZY = {
     "Value": "rlhf_plugins.trainers.ppo.options",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
+    "estimate": "rlhf_plugins.forecast.forecast",
     "export_reward_model": "rlhf_plugins.saved.interchange",
     "features": "rlhf_plugins.data.features",
     "load_data": "rlhf_plugins.data.store",

@@ -22,7 +22,7 @@ LEVELS = {
             "engine",
             "reward_models sandbox",
             "components trainers evaluate recipe",
-            "stages",
+            "forecast stages",
             "authoring run saved testing",
             "auto lifecycle cli",
         )
@@ -35,7 +35,7 @@ USERS_OF_TRL = {"trainers", "stages"}
 LIGHT = {"__init__", "cli", "errors", "registry"}
 LIGHT_MODULES = {
     f"contract.{name}"
-    for name in ("component", "hookspecs", "interfaces", "records", "rollout", "rows", "run", "run_kinds")
+    for name in ("component", "hookspecs", "interfaces", "records", "rollout", "rows", "run", "run_kinds", "workload")
 }
 HEAVY = {
     "accelerate",

@@ -111,6 +111,7 @@ def run(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on with a run; finished stages are kept.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Delete the existing run first.")] = False,
+    fit: Annotated[bool, typer.Option("--fit", help="Compute less at once where the GPU is too small.")] = False,
 ) -> None:
     """Run a recipe and write its report."""
     from rlhf_plugins.recipe.check import named_files
@@ -118,7 +119,7 @@ def run(
     from rlhf_plugins.run.run import run_recipe
 
     ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
-    finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, say=echo)
+    finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, fit=fit, say=echo)
     if finished.members:
         _show_members(finished.folder)
         return

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Samples, Text
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
     from rlhf_plugins.contract.selection import Choice, Situation
+    from rlhf_plugins.contract.workload import Workload
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
@@ -155,6 +156,10 @@ class Stage(Component, kind="stage"):
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
+
+    def workload(self, adapter: Adapter | None) -> Workload | None:
+        """What it computes and holds at once, so that its memory can be forecast; None is unknown."""
+        return None
 
     def run(self, run: Run) -> StageResult:
         """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""

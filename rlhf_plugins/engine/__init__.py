@@ -5,7 +5,8 @@ Every fast path asks `active` at each call. So the switch, and the move of a mod
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -42,6 +43,17 @@ class set_engine:  # noqa: N801 (as torch.set_grad_enabled: a function, and a co
 
 class _Switch:
     engine: str = "auto"
+    pretended: str = ""  # a type of device; empty: where tensors are
+
+
+@contextmanager
+def pretending(device: str) -> Iterator[None]:
+    """For the block, fast paths are those of another type of device: a forecast of its memory computes on none."""
+    before, _Switch.pretended = _Switch.pretended, device
+    try:
+        yield
+    finally:
+        _Switch.pretended = before
 
 
 class Placed(Protocol):
@@ -72,7 +84,8 @@ class FastPath:
 
     def active(self, first: Placed, *others: Placed) -> bool:
         """Whether it may compute with these tensors of one device, or in this model."""
-        if _Switch.engine == "plain" or not (self.devices is None or first.device.type in self.devices):
+        device = _Switch.pretended or first.device.type
+        if _Switch.engine == "plain" or not (self.devices is None or device in self.devices):
             return False
         if self.dtypes is not None:
             for operand in (first, *others):

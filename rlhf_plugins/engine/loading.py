@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -38,9 +39,10 @@ from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.layers import decoder_layers
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RunError, known
 
 PICKLES = "its weights are pickled, and a pickle can run code; save them as safetensors"
+ALL_LINEAR = "all-linear"  # what PEFT calls every linear layer but the head
 UNUSED = "pooler."  # an encoder's weights above its last hidden states
 
 
@@ -129,6 +131,20 @@ def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
     return trunk
 
 
+def refuse_unmatched(model: PreTrainedModel, adapter: Adapter | None) -> None:
+    """Raises RunError for target modules that a plain model does not have, with the names of those that it has."""
+    if adapter is None or adapter.target_modules == ALL_LINEAR:
+        return
+    names = [name for name, module in model.named_modules() if not list(module.children())]
+    targets = adapter.target_modules
+    for target in [targets] if isinstance(targets, str) else targets:
+        pattern = target if isinstance(targets, str) else rf"(.*\.)?{re.escape(target)}"
+        if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
+            ends = {name.rpartition(".")[2] for name in names}
+            hint = known(target, {end for end in ends if not end.isdecimal()})
+            raise RunError(f"adapter.target_modules: {target!r} matches no module of {type(model).__name__} {hint}")
+
+
 def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
     """PEFT's configuration of an adapter; `task` is PEFT's task type."""
     return LoraConfig(task_type=task, **asdict(adapter))
@@ -197,6 +213,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         transformers_logging.set_verbosity(loud)
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
+    refuse_unmatched(model, base.adapter)
     if base.quantization:
         prepared = prepare_model_for_kbit_training(without_repacking(model), use_gradient_checkpointing=False)
         return counted(prepared)

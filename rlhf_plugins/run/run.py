@@ -67,6 +67,7 @@ def run_recipe(
     resume: bool = False,
     overwrite: bool = False,
     say: Say = print,
+    fit: bool = False,
 ) -> Finished:
     """Checks a recipe and runs it as `run` does; the recipe that a run keeps runs in the folder that it is in.
 
@@ -76,6 +77,7 @@ def run_recipe(
         resume: go on with the run in `output_dir`; finished stages, and members of `seeds` and `sweep`, are kept.
         overwrite: delete the run in `output_dir` first.
         say: prints a line of progress.
+        fit: compute fewer tokens or rows at once where this machine's GPU would not hold them; batches stay the same.
 
     Raises:
         RecipeError: it holds every fault of the recipe.
@@ -83,6 +85,7 @@ def run_recipe(
     """
     from rlhf_plugins.recipe.check import load_recipe, several
 
+    overrides = _fitted(recipe, overrides, say) if fit else overrides
     if members := several(recipe, overrides):
         from rlhf_plugins.run.members import run_members
 
@@ -122,6 +125,35 @@ def run(
         return _run(assembled, resume, overwrite, say)
 
 
+def _fitted(recipe: AnyRecipe, overrides: Sequence[str], say: Say) -> Sequence[str]:
+    """The overrides, with those that make the recipe fit this machine's GPU."""
+    from rlhf_plugins.forecast.advice import fitted
+    from rlhf_plugins.forecast.cards import present
+
+    card = present()
+    if card is None:
+        say("--fit: there is no GPU here, so nothing is changed")
+        return overrides
+    found = fitted(recipe, overrides, card).overrides
+    for override in found[len(overrides) :]:
+        say(f"--fit: {override}")
+    return found
+
+
+def _warn_of_memory(assembled: Assembled, say: Say) -> None:
+    """A line for each stage that this machine's GPU may not hold; where there is no forecast, a run finds out."""
+    from rlhf_plugins.forecast import cards, words
+    from rlhf_plugins.forecast.forecast import forecast
+
+    if (card := cards.present()) is None:
+        return
+    try:
+        for line in words.warnings(forecast(assembled, card)):
+            say(f"warning: {line}")
+    except RunError as error:
+        say(f"warning: no forecast of memory: {error}")
+
+
 def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finished:
     from transformers.utils.logging import disable_progress_bar
 
@@ -132,6 +164,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
         origin.refuse_other_base(folder, assembled.base.path)
     for warning in origin.other_versions(folder, assembled.registry) if resume else ():
         say(f"warning: {warning}")
+    _warn_of_memory(assembled, say)
     say("data: loading")
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.run import Adapter, Budget
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage
+from rlhf_plugins.contract.workload import Work, Workload
 
 TokensPerBatch = Annotated[
     Annotated[int, Field(ge=1)] | None,
@@ -25,6 +28,7 @@ Reference = Annotated[
     Earlier("policy", ("base", "start")),
 ]
 
+WITHOUT_LIMIT = 4096  # tokens of a sequence that nothing limits, for a forecast
 NEEDS = "needs `trainer: {eval_strategy: steps}`, which evaluates"
 
 
@@ -51,3 +55,40 @@ class Training(Stage, makes_rollouts=False):
         asked = self.early_stopping_patience is not None
         if asked and getattr(self, "trainer", {}).get("eval_strategy", "no") == "no":
             raise ValueError(f"early_stopping_patience: {NEEDS}")
+
+    def setting(self, name: str) -> Any:
+        """An option of the `trainer` block, by default that of its configuration class."""
+        given: dict[str, Any] = getattr(self, "trainer", {})
+        return (
+            given[name]
+            if name in given
+            else _default(next(f.metadata["config"] for f in fields(self) if f.name == "trainer"), name)
+        )
+
+    def learning(self, works: Sequence[Work], **more: Any) -> Workload:
+        """A workload with the options that all trainings have in common."""
+        given: dict[str, Any] = getattr(self, "trainer", {})
+        precision = (
+            "fp16"
+            if given.get("fp16")
+            else "fp32"
+            if given.get("bf16") is False
+            else "bf16"
+            if given.get("bf16")
+            else None
+        )
+        recomputes = given.get("gradient_checkpointing", True)
+        return Workload(works, str(self.setting("optim")), bool(recomputes), cast(Any, precision), **more)
+
+
+def pair_tokens(longest: int | None) -> tuple[int, int]:
+    """Tokens of the prompt and of each response of rows of this length: a quarter and the rest."""
+    whole = longest or WITHOUT_LIMIT
+    return whole // 4, whole - whole // 4
+
+
+def _default(config: str, name: str) -> Any:
+    module, _, cls = config.rpartition(".")
+    field = next(f for f in fields(getattr(import_module(module), cls)) if f.name == name)
+    found = field.default if field.default_factory is MISSING else field.default_factory()
+    return getattr(found, "value", found)

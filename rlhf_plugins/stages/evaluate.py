@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
-from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage
+from rlhf_plugins.contract.workload import PLENTY, Work, Workload
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True):
         """Raises ValueError where there are two judges."""
         if self.reward is not None and self.judge is not None:
             raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
+
+    def workload(self, adapter: Adapter | None) -> Workload:
+        """Samples of the policies, their log-probabilities, and the judge's scores."""
+        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+        from rlhf_plugins.engine.sampling import AT_ONCE
+
+        responses = max(self.best_of + 1, 1)
+        part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": self.max_new_tokens}
+        many = {**part, "tokens": TOKENS_PER_BATCH}
+        works = [
+            Work("generation", "sample", AT_ONCE, 1, **part),
+            Work("evaluate", "score", PLENTY, 1, **many),
+            Work("scoring", "score", PLENTY, responses, rewards=True, **many),
+        ]
+        return Workload(works, adapters=2, models=2 * (adapter is None))
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

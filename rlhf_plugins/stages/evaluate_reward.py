@@ -12,8 +12,9 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+from rlhf_plugins.contract.workload import PLENTY, PROMPT_TOKENS, Work, Workload
 from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,13 @@ class EvaluateReward(Stage, takes={"reward"}):
     metrics: tuple[Metric, ...] = uses("metric", METRICS)
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "evaluate_reward"
+
+    def workload(self, adapter: Adapter | None) -> Workload:
+        """Scores of pairs."""
+        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+
+        work = Work("scoring", "score", PLENTY, 2, None, PROMPT_TOKENS, TOKENS_PER_BATCH, rewards=True)
+        return Workload([work])
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: `reward_models` in the shape of `report.schema`.

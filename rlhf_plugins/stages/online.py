@@ -12,6 +12,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Monitor, Reward
+from rlhf_plugins.contract.workload import Work, Workload
 from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
@@ -159,6 +160,32 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         for name, one in (("adapter", adapter), ("value.adapter", self.value.adapter)):
             if one and one.lora_dropout:
                 raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
+
+    def workload(self, adapter: Adapter | None) -> Workload:
+        """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
+        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+
+        size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
+        steps = self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps")
+        rows, new = size * steps, self.setting("max_completion_length")
+        prompts, own = max(1, size // group), self.value.reads if self.advantage.reads_values else ""
+        part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": new, "tokens": self.tokens_per_batch}
+        alone = steps == 1
+        works = [
+            Work("train", "learn", prompts, min(size, group), entropy=alone, values=bool(own), **part),
+            Work("generation", "sample", rows, 1, None, new),
+        ]
+        if self.kl is not None:
+            works.append(Work("reference", "score", prompts, min(size, group), **part))
+        if judges := "reward" in self.reward.takes:
+            whole = {**part, "tokens": TOKENS_PER_BATCH}
+            works.append(Work("scoring", "score", max(1, rows // group), group, rewards=True, **whole))
+        beside = adapter is None
+        return self.learning(
+            works,
+            adapters=1 + judges + (own == "adapter"),
+            models=beside * (1 + judges) + (own == "own"),
+        )
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`, and beside it the critic, if one was trained.

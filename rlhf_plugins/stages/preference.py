@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
-from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
+from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.contract.workload import PLENTY, Work, Workload
+from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training, pair_tokens
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
@@ -48,6 +49,16 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "preference"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.DPOConfig"})
+
+    def workload(self, adapter: Adapter | None) -> Workload:
+        """A batch of pairs, and the reference's log-probabilities of many."""
+        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+
+        sizes = pair_tokens(self.setting("max_length"))
+        batch, tokens = self.setting("per_device_train_batch_size"), self.tokens_per_batch
+        train = Work("train", "learn", batch, 2, *sizes, tokens)
+        reference = Work("reference", "score", PLENTY, 2, *sizes, TOKENS_PER_BATCH)
+        return self.learning([train, reference], models=int(adapter is None))
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""

@@ -14,9 +14,10 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Curve, ReportParts, Run, Section, StageResult
+from rlhf_plugins.contract.run import Adapter, Curve, ReportParts, Run, Section, StageResult
+from rlhf_plugins.contract.workload import RANKED, Work, Workload
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import From, TokensPerBatch, Training
+from rlhf_plugins.stages._training import From, TokensPerBatch, Training, pair_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +82,16 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
     def needs_of(self) -> frozenset[str]:
         """The columns that its parts need, without those that a teacher gives."""
         return super().needs_of() - ({"ratings"} if self.teacher else set())
+
+    def workload(self, adapter: Adapter | None) -> Workload | None:
+        """A batch of pairs, or of rankings of `RANKED` responses; unknown where only some layers are trained."""
+        if self.train_layers is not None:
+            return None
+        sizes = pair_tokens(self.setting("max_length"))
+        responses = RANKED if self.loss.whole_groups else 2
+        batch = self.setting("per_device_train_batch_size")
+        parts: dict[str, Any] = {"pooling": self.pooling, "head": self.head}
+        return self.learning([Work("train", "learn", batch, responses, *sizes, self.tokens_per_batch, **parts)])
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""

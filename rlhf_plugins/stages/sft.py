@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.contract.workload import Work, Workload
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import From, Training
+from rlhf_plugins.stages._training import From, Training, pair_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +35,11 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
     from_: From = "previous"
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
+
+    def workload(self, adapter: Adapter | None) -> Workload:
+        """A batch of rows, which nothing cuts."""
+        batch = self.setting("per_device_train_batch_size")
+        return self.learning([Work("train", "learn", batch, 1, *pair_tokens(self.setting("max_length")))])
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""

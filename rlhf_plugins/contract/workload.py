@@ -1,0 +1,69 @@
+"""What a stage holds and computes at once, in sizes alone, so that its memory can be forecast before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import Pooling, RewardHead
+
+Phase = Literal["train", "reference", "scoring", "generation", "evaluate"]
+PROMPT_TOKENS = 512  # of the longest prompt, where no option of a stage limits it
+PLENTY = 100_000  # more prompts than any limit of tokens lets through
+RANKED = 4  # responses to a prompt, where a loss reads rankings
+
+
+@dataclass(frozen=True)
+class Work:
+    """A forward pass, a training step or a generation of its largest size.
+
+    Args:
+        phase: what it is part of.
+        does: a forward and a backward pass, a forward pass, or sampling.
+        prompts: at once.
+        responses: to each prompt.
+        prompt_tokens: of the longest prompt; None where no option limits it.
+        response_tokens: of the longest response.
+        tokens: most tokens laid out at once, padding included; of sampling, most tokens in the cache. None is no limit.
+        entropy: whether entropies are computed, with gradients in a training step.
+        values: whether a value head reads the hidden states.
+        pooling: of a reward model; None is a language model, of which log-probabilities are computed.
+        head: of a reward model.
+        rewards: whether it is a reward model, of the usual pooling and head where none is given.
+    """
+
+    phase: Phase
+    does: Literal["learn", "score", "sample"]
+    prompts: int
+    responses: int
+    prompt_tokens: int | None
+    response_tokens: int
+    tokens: int | None = None
+    entropy: bool = False
+    values: bool = False
+    pooling: Pooling | None = None
+    head: RewardHead | None = None
+    rewards: bool = False
+
+
+@dataclass(frozen=True)
+class Workload:
+    """All of a stage: what it computes, and what it holds meanwhile.
+
+    Args:
+        works: in any order; the largest one is the stage's peak.
+        optimizer: by transformers' name; None where nothing is trained.
+        checkpointing: whether activations are computed again in the backward pass.
+        precision: `bf16`, `fp16` or `fp32` under autocast; None: what the device has.
+        adapters: on the base, the trained one included.
+        models: whole models beside the one that is trained, frozen.
+    """
+
+    works: Sequence[Work]
+    optimizer: str | None = None
+    checkpointing: bool = False
+    precision: Literal["bf16", "fp16", "fp32"] | None = None
+    adapters: int = 1
+    models: int = 0

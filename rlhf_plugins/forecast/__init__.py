@@ -1,0 +1,1 @@
+"""How much memory a recipe will take on a GPU, before any weight is loaded."""

@@ -1,0 +1,144 @@
+"""The smallest change of a recipe that a card would hold, as overrides. It knows options of stages by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlhf_plugins.forecast.cards import Card
+from rlhf_plugins.forecast.forecast import Forecast, StageForecast, forecast, of_stage
+from rlhf_plugins.forecast.shapes import configuration
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.recipe.assemble import Assembled
+    from rlhf_plugins.recipe.check import AnyRecipe
+
+FEWEST_TOKENS = 1024  # in one pass, below which a GPU idles
+
+
+class Change(NamedTuple):
+    """Overrides that make a stage smaller.
+
+    Args:
+        overrides: as on the command line.
+        effect: what else they change; empty where the training stays the same.
+    """
+
+    overrides: tuple[str, ...]
+    effect: str = ""
+
+
+class Fitted(NamedTuple):
+    """A recipe with overrides, and its forecast."""
+
+    overrides: tuple[str, ...]
+    forecast: Forecast
+
+
+def fitted(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Fitted:
+    """The recipe with fewer tokens or rows at once where the card would not hold it, and the same effective batch.
+
+    Raises:
+        RecipeError: the recipe has a fault.
+        RunError: as `forecast` does.
+    """
+    from rlhf_plugins.recipe.check import load_recipe
+
+    given = tuple(overrides)
+    assembled = load_recipe(recipe, given)
+    found = forecast(assembled, card)
+    for place, stage in enumerate(assembled.stages):
+        if _too_large(found.stages[place]):
+            own = _until_it_fits(recipe, given, place, card, [c for c in changes(stage) if not c.effect])
+            given += own.overrides if own else ()
+    return Fitted(given, forecast(load_recipe(recipe, given), card))
+
+
+def advised(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> dict[str, Change | None]:
+    """For each stage that the card does not hold, the smallest change with which it would; None where there is none."""
+    from rlhf_plugins.recipe.check import load_recipe
+
+    assembled = load_recipe(recipe, overrides)
+    found = forecast(assembled, card)
+    return {
+        stage.name: _until_it_fits(recipe, overrides, place, card, [*changes(stage), *_of_the_base(assembled)])
+        for place, stage in enumerate(assembled.stages)
+        if _too_large(found.stages[place])
+    }
+
+
+def changes(stage: Stage) -> Iterator[Change]:
+    """What makes a stage smaller, that which changes least first; a later one of a kind goes further."""
+    at = f"stages.{stage.name}"
+    tokens: Any = getattr(stage, "tokens_per_batch", 0)
+    while tokens is None or tokens > FEWEST_TOKENS:
+        tokens = 8 * FEWEST_TOKENS if tokens is None else tokens // 2
+        yield Change((f"{at}.tokens_per_batch={max(tokens, FEWEST_TOKENS)}",))
+    batch, accumulated = _batch(stage)
+    while batch > 1 and batch % 2 == 0:
+        batch, accumulated = batch // 2, accumulated * 2
+        yield Change(
+            (
+                f"{at}.trainer.per_device_train_batch_size={batch}",
+                f"{at}.trainer.gradient_accumulation_steps={accumulated}",
+            )
+        )
+    if getattr(stage, "trainer", {}).get("gradient_checkpointing") is False:
+        yield Change((f"{at}.trainer.gradient_checkpointing=true",))
+    yield from _shorter(stage, at)
+
+
+def _batch(stage: Stage) -> tuple[int, int]:
+    """Rows at once and how many such are accumulated, of a stage that nothing else cuts."""
+    if not hasattr(stage, "setting") or hasattr(stage, "tokens_per_batch"):
+        return 1, 1
+    return stage.setting("per_device_train_batch_size"), stage.setting("gradient_accumulation_steps")
+
+
+def _shorter(stage: Stage, at: str) -> Iterator[Change]:
+    trainer: dict[str, Any] = getattr(stage, "trainer", {})
+    if hasattr(stage, "setting") and not str(stage.setting("optim")).endswith("8bit"):
+        yield Change((f"{at}.trainer.optim=paged_adamw_8bit",), "moments in 8 bits")
+    name = next((name for name in ("max_completion_length", "max_length") if name in trainer), None)
+    if name and trainer[name]:
+        yield Change((f"{at}.trainer.{name}={trainer[name] // 2}",), "longer responses are cut or left out")
+
+
+def _of_the_base(assembled: Assembled) -> Iterator[Change]:
+    if assembled.base.adapter is None:
+        yield Change(("adapter={r: 16}",), "an adapter is trained in place of all weights")
+        yield Change(("adapter={r: 16}", "quantization=nf4"), "an adapter is trained on a base of 4 bits")
+    elif assembled.base.quantization != "nf4":
+        yield Change(("quantization=nf4",), "frozen weights are rounded to 4 bits")
+
+
+def _until_it_fits(
+    recipe: AnyRecipe, given: Sequence[str], place: int, card: Card | None, tried: Sequence[Change]
+) -> Change | None:
+    """The first change with which a stage fits, else the first sum of them; None where all together do not do."""
+    everything = {one.partition("=")[0]: one for change in tried for one in change.overrides}
+    if not tried or _too_large(_stage(recipe, (*given, *everything.values()), place, card)):
+        return None
+    for change in tried:
+        if not _too_large(_stage(recipe, (*given, *change.overrides), place, card)):
+            return change
+    overrides: dict[str, str] = {}
+    effects: list[str] = []
+    for change in tried:
+        overrides |= {one.partition("=")[0]: one for one in change.overrides}
+        effects += [change.effect] if change.effect else []
+        if not _too_large(_stage(recipe, (*given, *overrides.values()), place, card)):
+            return Change(tuple(overrides.values()), "; ".join(effects))
+    return None
+
+
+def _stage(recipe: AnyRecipe, overrides: Sequence[str], place: int, card: Card | None) -> StageForecast:
+    from rlhf_plugins.recipe.check import load_recipe
+
+    assembled = load_recipe(recipe, overrides)
+    return of_stage(assembled.stages[place], assembled.base, configuration(assembled.base), card)
+
+
+def _too_large(one: StageForecast) -> bool:
+    return one.fits is False

@@ -1,0 +1,190 @@
+"""The product's own models and batches as fake tensors: they have sizes and no memory. It knows no phase of a stage."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+from rlhf_plugins.contract.guards import unchecked
+from rlhf_plugins.contract.interfaces import Pooling, RewardHead
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine.forward import TRIMS, sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.head import configured_scaling
+from rlhf_plugins.engine.layers import FULL, attention_types
+from rlhf_plugins.engine.loading import refuse_unmatched, with_adapter
+from rlhf_plugins.forecast.quantized import quantized
+from rlhf_plugins.reward_models.reward_model import RewardModel
+
+DEVICE = "cpu"  # that fake tensors pretend to be on: on a fake GPU, no backward pass runs
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a model is made.
+
+    Args:
+        quantization: nf4, int8 or None.
+        adapter: the one that is trained; None trains all weights.
+        dtype: of frozen weights.
+        trains: whether anything is trained.
+        checkpointing: whether activations are computed again.
+    """
+
+    quantization: str | None
+    adapter: Adapter | None
+    dtype: torch.dtype
+    trains: bool
+    checkpointing: bool
+
+
+def fake_model(config: Any, build: Build, fake: FakeTensorMode, head: bool) -> Any:
+    """A plain or PEFT model of this configuration, of fake weights.
+
+    Args:
+        config: of a language model.
+        build: how it is made.
+        fake: makes its tensors.
+        head: whether it has its language-model head.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = (AutoModelForCausalLM if head else AutoModel).from_config(config, dtype=build.dtype)
+        model.requires_grad_(build.adapter is None and build.trains)
+        if build.quantization:
+            quantized(model, build.quantization)
+        if build.adapter is not None:
+            refuse_unmatched(model, build.adapter)
+            model = with_adapter(model, build.adapter, "CAUSAL_LM" if head else "FEATURE_EXTRACTION")
+        if build.checkpointing and build.trains:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            if build.adapter is not None:
+                model.enable_input_require_grads()
+    made_fake(model, fake)
+    _settle(model, config)
+    return model.train(build.trains)
+
+
+def made_fake(model: nn.Module, fake: FakeTensorMode) -> None:
+    """Replaces the weights of a model on `meta`; those that are trained are float32, and shared ones stay shared."""
+    made: dict[int, Any] = {}
+    with fake:
+        for module in model.modules():
+            for name, weights in module._parameters.items():
+                if weights is not None:
+                    if id(weights) not in made:
+                        dtype = torch.float32 if weights.requires_grad else weights.dtype
+                        data = torch.empty(weights.shape, dtype=dtype, device=DEVICE)
+                        made[id(weights)] = nn.Parameter(data, weights.requires_grad)
+                    module._parameters[name] = made[id(weights)]
+            for name, values in module._buffers.items():
+                if values is not None:
+                    module._buffers[name] = torch.empty(values.shape, dtype=values.dtype, device=DEVICE)
+
+
+def layout_on_gpu(config: Any) -> Layout:
+    """The layout that a model gets on a GPU, where its trial passes."""
+    full = set(attention_types(config)) <= {FULL}
+    return Layout.ROWS if full and not is_encoder(config) else Layout.SEPARATE
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model attends to both sides."""
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def _settle(model: Any, config: Any) -> None:
+    """Writes down the results of the trials, which cannot run without numbers."""
+    trunk = trunk_of(model)
+    results = {
+        "is causal": not is_encoder(config),
+        "layout": layout_on_gpu(config),
+        TRIMS: False,
+        "logit scaling": configured_scaling(config),
+    }
+    kept: dict[Any, Any] = vars(trunk).setdefault("_rlhf_trials", {})
+    for what, result in results.items():
+        kept[what, DEVICE, trunk.dtype] = result
+
+
+@dataclass(frozen=True)
+class KnownBatch(BranchBatch):
+    """A batch of fake tensors, with what depends on their numbers."""
+
+    places: Tensor | None = None  # see `scored`
+    targets: Tensor | None = None
+    within: Tensor | None = None  # see `response_mask`
+    ends: Tensor | None = None  # see `last`
+
+    def scored(self) -> tuple[Tensor, Tensor]:
+        """As the real batch has it."""
+        assert self.places is not None
+        assert self.targets is not None
+        return self.places, self.targets
+
+    def response_mask(self) -> Tensor:
+        """As the real batch has it."""
+        assert self.within is not None
+        return self.within
+
+    @property
+    def last(self) -> Tensor:
+        """As the real batch has it."""
+        assert self.ends is not None
+        return self.ends
+
+    def by_length(self, parts: int = 4, worth: float = 0.25) -> list[tuple[Tensor, BranchBatch]]:
+        """All at once."""
+        return [(torch.arange(len(self.index)), self)]
+
+
+def fake_batch(groups: list[PromptBranches], layout: Layout, fake: FakeTensorMode) -> KnownBatch:
+    """Groups laid out, as fake tensors."""
+    inputs = collate(groups, 0, layout)
+    real = BranchBatch.from_inputs(inputs)
+    places, targets = real.scored()
+    known = {"places": places, "targets": targets, "within": real.response_mask(), "ends": real.last}
+    return KnownBatch(**{name: fake.from_tensor(each) for name, each in {**inputs, **known}.items()})
+
+
+class UncheckedReward(RewardModel):
+    """A reward model whose pooling and head are not checked, which reads the numbers that they give."""
+
+    def forward(self, batch: Any, columns: Any = None) -> Any:
+        """The rewards alone, of heads that read no columns."""
+        features = self.pooled(batch)
+        with torch.autocast(DEVICE, enabled=False):
+            found = unchecked(self.head)(features.float())
+        return found.reward if isinstance(found, Prediction) else found
+
+    def _pooled(self, batch: BranchBatch) -> Tensor:
+        trunk, pool = trunk_of(self.trunk), unchecked(self.pooling)
+        if self.pooling.reads_last:
+            states, mask = states_at(trunk, batch, batch.last).unsqueeze(1), batch.mask[:, :1]
+        else:
+            states = sequence_states(trunk, batch)
+            mask = batch.response if self.pooling.over == "response" else batch.mask
+        found: Tensor = pool(states, mask)
+        return found
+
+
+def fake_reward(trunk: Any, pooling: Pooling, head: RewardHead, fake: FakeTensorMode) -> UncheckedReward:
+    """A reward model on a fake trunk."""
+    with torch.device("meta"):
+        model = UncheckedReward.__new__(UncheckedReward)
+        nn.Module.__init__(model)
+        width = trunk.config.get_text_config().hidden_size
+        model.pooling, model.head = pooling.acting(width), head.build(width)
+    for part in (model.pooling, model.head):
+        if isinstance(part, nn.Module):
+            made_fake(part, fake)
+    model.trunk = trunk
+    return model

@@ -1,0 +1,249 @@
+"""Runs a stage's own passes on fake tensors under a meter: its training step, forward pass or generation.
+
+A model of a few layers is traced twice, and the rest is extrapolated: each further layer adds the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import DynamicCache
+
+from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
+from rlhf_plugins.data.branches import Layout, PromptBranches, size
+from rlhf_plugins.engine import pretending
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.forecast.fakes import DEVICE, Build, fake_batch, fake_model, fake_reward, layout_on_gpu
+from rlhf_plugins.forecast.meter import Meter, allocating
+from rlhf_plugins.forecast.shapes import period, with_layers
+
+ADAPTERS, OPTIMIZER, GRADIENTS, CACHE = "adapters", "optimizer", "gradients", "KV cache"
+STATES: Mapping[str, int] = {  # bytes of an optimizer's state per trained weight
+    "adamw_8bit": 2,
+    "adamw_bnb_8bit": 2,
+    "paged_adamw_8bit": 2,
+    "ademamix_8bit": 3,
+    "lion": 4,
+    "lion_8bit": 1,
+    "lion_32bit": 4,
+    "paged_lion_8bit": 1,
+    "paged_lion_32bit": 4,
+    "sgd": 0,
+    "adafactor": 1,
+    "adagrad": 4,
+    "rmsprop": 4,
+    "rmsprop_bnb_8bit": 1,
+}
+ADAMW = 8  # bytes a weight of two moments in float32
+NAMES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.uint8: "nf4",
+    torch.int8: "int8",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all works of a stage have in common.
+
+    Args:
+        build: how its model is made.
+        autocast: the precision of its passes; None is that of the weights.
+        optimizer: by transformers' name; None where nothing is trained.
+        adapters: on the base, the trained one included.
+        models: whole models beside, frozen.
+    """
+
+    build: Build
+    autocast: torch.dtype | None
+    optimizer: str | None
+    adapters: int = 1
+    models: int = 0
+
+
+Bytes = dict[str, int]  # by consumer
+
+
+def traced(config: Any, work: Work, setting: Setting, layers_at_most: int | None = None) -> Bytes:
+    """Bytes at the peak of a work, by consumer, of a model of all its layers.
+
+    Args:
+        config: of the model.
+        work: what it computes.
+        setting: how, and what is held meanwhile.
+        layers_at_most: that are traced; None is as few as their kinds need.
+    """
+    few, layers = period(config), config.num_hidden_layers
+    first, second = (few, 2 * few) if few > 1 else (2, 3)
+    if layers <= (layers_at_most or second):
+        return dict(_traced(config, layers, work, setting))
+    one, two = (_traced(config, count, work, setting) for count in (first, second))
+    more = (layers - first) / (second - first)
+    return {name: round(one.get(name, 0) + more * (two[name] - one.get(name, 0))) for name in two}
+
+
+_KNOWN: dict[str, Bytes] = {}  # traces of this process
+
+
+def _traced(config: Any, layers: int, work: Work, setting: Setting) -> Bytes:
+    """Bytes at the peak of a model with so many layers."""
+    key = repr((with_layers(config, layers).to_json_string(), work, setting))
+    if key not in _KNOWN:
+        _KNOWN[key] = _trace(with_layers(config, layers), work, setting)
+    return _KNOWN[key]
+
+
+def _trace(config: Any, work: Work, setting: Setting) -> Bytes:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    groups = laid_out(work, layout_on_gpu(config))
+    rows = max(len(one.prompt) + sum(map(len, one.branches)) for one in groups)
+    meter = Meter(config.vocab_size, 0 if work.does == "sample" else rows)
+    with pretending("cuda"):
+        policy = fake_model(config, setting.build, fake, head=work.head is None)
+        model = policy
+        if work.pooling is not None and work.head is not None:
+            model = fake_reward(policy, work.pooling, work.head, fake)
+        with fake, meter:
+            resident = _resident(model, meter, setting)
+            _run(model, groups, work, setting, (meter, fake))
+            del resident
+    return meter.consumers
+
+
+def laid_out(work: Work, layout: Layout) -> list[PromptBranches]:
+    """The largest batch of a work: as many groups as its limit of tokens allows, at least one."""
+    prompt = [5] * (PROMPT_TOKENS if work.prompt_tokens is None else max(1, work.prompt_tokens))
+    response = [6] * max(1, work.response_tokens)
+    responses = work.responses
+    while responses > 1 and work.tokens is not None and _size(prompt, response, responses, layout) > work.tokens:
+        responses -= 1
+    group = PromptBranches(prompt, [response] * responses)
+    most = work.prompts if work.tokens is None else work.tokens // _size(prompt, response, responses, layout)
+    return [group] * max(1, min(work.prompts, most))
+
+
+def _size(prompt: list[int], response: list[int], responses: int, layout: Layout) -> int:
+    return size([PromptBranches(prompt, [response] * responses)], layout)
+
+
+def _resident(model: Any, meter: Meter, setting: Setting) -> list[Tensor]:
+    """What is there all the time: weights, adapters, the optimizer's state."""
+    kept: list[Tensor] = []
+    frozen: Counter[torch.dtype] = Counter()
+    trained = adapters = 0
+    for weights in [*model.parameters(), *model.buffers()]:
+        if weights.requires_grad:
+            name = ADAPTERS if setting.build.adapter else f"weights {NAMES[weights.dtype]}"
+            trained += weights.numel()
+            adapters += weights.nbytes
+            weights.register_post_accumulate_grad_hook(lambda one: meter.rename(one.grad, GRADIENTS))
+        else:
+            name = f"weights {NAMES.get(weights.dtype, 'other')}"
+            frozen[weights.dtype] += weights.nbytes
+        meter.count(weights, name)
+    per_weight = STATES.get((setting.optimizer or "").removesuffix("_torch"), ADAMW) if setting.optimizer else 0
+    with allocating(OPTIMIZER):
+        kept.append(torch.empty(trained * per_weight, dtype=torch.uint8, device=DEVICE))
+    with allocating(ADAPTERS):
+        count = (setting.adapters - 1) * adapters * bool(setting.build.adapter)
+        kept.append(torch.empty(count, dtype=torch.uint8, device=DEVICE))
+    for _ in range(setting.models):
+        for dtype, count in frozen.items() if frozen else {torch.float32: adapters}.items():
+            with allocating(f"weights {NAMES.get(dtype, 'other')}"):
+                kept.append(torch.empty(count, dtype=torch.uint8, device=DEVICE))
+    return kept
+
+
+def _run(
+    model: Any, groups: list[PromptBranches], work: Work, setting: Setting, under: tuple[Meter, FakeTensorMode]
+) -> None:
+    """One pass of a work."""
+    if work.does == "sample":
+        _sample(model, groups, setting)
+        return
+    config = (model.trunk if work.head is not None else model).config
+    with _without_modes():
+        batch = fake_batch(groups, layout_on_gpu(config), under[1])
+    if work.does == "score":
+        model.eval()
+    with torch.set_grad_enabled(work.does == "learn"):
+        with _autocast(setting):
+            if work.head is not None:
+                made = model(batch)
+            else:
+                found = response_logps(model, batch, entropy=work.entropy)
+                made = found.logps.sum()
+                if work.values:
+                    made = made + found.hidden.float().sum()
+        if work.does == "learn":
+            made.sum().backward()
+
+
+def _sample(model: Any, groups: list[PromptBranches], setting: Setting) -> None:
+    """The forward pass over the prompts, and the last step, with the cache of transformers."""
+    model.eval()
+    rows = sum(len(group.branches) for group in groups)
+    prompt, response = len(groups[0].prompt), len(groups[0].branches[0])
+    with torch.no_grad(), _autocast(setting):
+        ids = torch.zeros(rows, prompt, dtype=torch.long, device=DEVICE)
+        cache = _Cache(config=model.config)
+        output = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        _drawn(output.logits[:, -1])
+        del output
+        with allocating(CACHE):
+            for layer in cache.layers:
+                layer.keys, layer.values = (_longer(each, prompt + response - 1) for each in (layer.keys, layer.values))
+        seen = torch.ones(rows, prompt + response, dtype=torch.long, device=DEVICE)
+        step = model(
+            input_ids=ids[:, :1],
+            attention_mask=seen,
+            position_ids=ids[:, :1],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        _drawn(step.logits[:, -1])
+
+
+class _Cache(DynamicCache):
+    """The cache of transformers, whose keys and values are counted as such."""
+
+    def update(self, *given: Any, **named: Any) -> Any:
+        """Adds keys and values of a layer."""
+        with allocating(CACHE):
+            return super().update(*given, **named)
+
+
+def _longer(states: Tensor, length: int) -> Tensor:
+    """An empty cache of keys or values of another length."""
+    return states.new_empty(*states.shape[:2], length, states.shape[3])
+
+
+def _drawn(logits: Tensor) -> None:
+    """As generation draws a token."""
+    scaled = logits.float() / 1.0
+    torch.multinomial(scaled.softmax(-1), 1)
+
+
+def _autocast(setting: Setting) -> Any:
+    return torch.autocast(DEVICE, dtype=setting.autocast or torch.bfloat16, enabled=setting.autocast is not None)
+
+
+@contextmanager
+def _without_modes() -> Iterator[None]:
+    """For the block, tensors are real and nothing is counted."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        yield

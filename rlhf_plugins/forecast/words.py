@@ -1,0 +1,62 @@
+"""A forecast in words: a line for each stage and phase, and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.forecast.cards import smallest
+from rlhf_plugins.report.words import memory
+
+if TYPE_CHECKING:
+    from rlhf_plugins.forecast.advice import Change
+    from rlhf_plugins.forecast.forecast import Forecast, StageForecast
+
+SMALL = 0.01  # the share of the peak below which a consumer is left out
+
+
+def lines(found: Forecast, changes: Mapping[str, Change | None]) -> Iterator[str]:
+    """All of a forecast."""
+    on = "" if found.card is None else f" of {found.card.name} ({memory(found.card.bytes)})"
+    for one in found.stages:
+        yield f"{one.name}: {_verdict(one)}{on if one.fits is not None else ''}"
+        for phase, consumers in one.phases.items():
+            total = sum(consumers.values())
+            parts = [
+                f"{name} {memory(size)}"
+                for name, size in sorted(consumers.items(), key=lambda each: -each[1])
+                if size > SMALL * total
+            ]
+            yield f"  {phase:<10} {memory(total):>9} allocated: {', '.join(parts)}"
+        if one.name in changes:
+            yield f"  {_advice(changes[one.name], one)}"
+    if found.card is None:
+        card = smallest(found.needed)
+        yield f"needs {memory(found.needed)}: " + (f"a card such as {card.name}" if card else "no card in the list")
+
+
+def warnings(found: Forecast) -> Iterator[str]:
+    """A line for each stage that may run out of memory."""
+    for one in found.too_large:
+        assert one.card is not None
+        what = next(iter(one.consumers), "")
+        yield (
+            f"stage {one.name} may need {memory(one.peak_bytes)} of the GPU's {memory(one.card.bytes)}, most of it for "
+            f"{what} ({one.largest}): rlhf estimate says what would fit, --fit makes it fit"
+        )
+
+
+def _verdict(one: StageForecast) -> str:
+    if not one.phases:
+        return one.verdict
+    largest = next(iter(one.consumers))
+    return f"{one.verdict}, peak {memory(one.peak_bytes)} in {one.largest}, largest: {largest}"
+
+
+def _advice(change: Change | None, one: StageForecast) -> str:
+    if change is None:
+        card = smallest(one.peak_bytes)
+        where = f"it needs a card such as {card.name}" if card else "no card in the list holds it"
+        return f"no change of its options fits: {where}; take a smaller base"
+    effect = f"   ({change.effect})" if change.effect else "   (the same training)"
+    return f"would fit with: {' '.join(change.overrides)}{effect}"

@@ -1,0 +1,56 @@
+"""`rlhf estimate` prints bytes for other programs, lines for people, and fails where the card is too small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from rlhf_plugins.forecast import cards
+from rlhf_plugins.forecast.cards import Card
+from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED
+
+Rlhf = Callable[..., Result]
+GIB = 2**30
+RECIPE = {
+    "base": "sandbox",
+    "data": "sandbox",
+    "stages": [{"stage": "preference", "name": "dpo", "trainer": {"max_length": 64}}],
+}
+
+
+def test_json_holds_bytes_by_consumer(rlhf: Rlhf) -> None:
+    Path("r.yaml").write_text(json.dumps(RECIPE))
+    done = rlhf("estimate", "r.yaml", "--gpu", "8GB", "--json")
+    found = json.loads(done.stdout)
+    (stage,) = found["stages"]
+    assert (done.exit_code, found["card_bytes"], stage["name"]) == (0, 8 * GIB, "dpo")
+    assert set(stage) == {"name", "peak_bytes", "allocated_bytes", "consumers", "fits", "uncertain"}
+    assert sum(stage["consumers"].values()) == stage["allocated_bytes"]
+    assert stage["peak_bytes"] == round(stage["allocated_bytes"] * RESERVED) + CONTEXT
+    assert (stage["fits"], stage["uncertain"]) == (True, False)
+
+
+def test_a_card_that_is_too_small_is_exit_code_1(rlhf: Rlhf) -> None:
+    Path("r.yaml").write_text(json.dumps(RECIPE))
+    done = rlhf("estimate", "r.yaml", "--gpu", "512MiB")
+    assert done.exit_code == 1
+    assert "dpo: does not fit, peak" in done.stdout
+    assert "no change of its options fits: it needs a card such as" in done.stdout
+    assert "train " in done.stdout
+
+
+def test_fit_changes_nothing_without_a_gpu_and_says_so(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("r.yaml").write_text(json.dumps({**RECIPE, "stages": []}))
+    monkeypatch.setattr(cards, "present", lambda: None)
+    assert "--fit: there is no GPU here, so nothing is changed" in rlhf("run", "r.yaml", "--fit").stdout
+
+
+def test_a_run_forecasts_first(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("r.yaml").write_text(json.dumps({**RECIPE, "data": {"format": "preference", "source": "none.jsonl"}}))
+    Path("none.jsonl").touch()
+    monkeypatch.setattr(cards, "present", lambda: Card("small", 512 * 2**20))
+    assert "warning: stage dpo may need" in rlhf("run", "r.yaml").stdout

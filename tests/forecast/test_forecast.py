@@ -1,0 +1,110 @@
+"""`rlhf estimate`: bytes, a verdict, what would fit, and one line for what contradicts itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import RunError, estimate
+from rlhf_plugins.forecast import advice, cards
+from rlhf_plugins.forecast.cards import Card, card, smallest
+from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED, Forecast, StageForecast
+from rlhf_plugins.forecast.words import lines, warnings
+from rlhf_plugins.recipe.check import load_recipe
+
+GIB = 2**30
+SMALL = {"per_device_train_batch_size": 4, "max_length": 64, "max_steps": 1}
+
+
+def recipe(*stages: dict[str, Any], **top: Any) -> dict[str, Any]:
+    return {"base": "sandbox", "data": "sandbox", "output_dir": "out", "stages": list(stages), **top}
+
+
+DPO = {"stage": "preference", "name": "dpo", "trainer": SMALL}
+
+
+def test_every_bundled_stage_has_a_forecast() -> None:
+    online = {"stage": "online", "trainer": {"max_completion_length": 16, "per_device_train_batch_size": 8}}
+    stages = [{"stage": "sft", "trainer": SMALL}, {"stage": "reward_model", "trainer": SMALL}, DPO, online]
+    found = estimate(recipe(*stages, {"stage": "evaluate", "max_new_tokens": 8}, {"stage": "evaluate_reward"}))
+    phases = {one.name: set(one.phases) for one in found.stages}
+    assert phases["sft"] == phases["reward_model"] == {"train"}
+    assert phases["dpo"] == {"train", "reference"}
+    assert phases["online"] == {"train", "generation", "reference", "scoring"}
+    assert phases["evaluate"] == {"generation", "evaluate", "scoring"}
+    assert all("KV cache" in one.phases["generation"] for one in found.stages if "generation" in one.phases)
+
+
+def test_a_verdict_is_uncertain_within_the_margin() -> None:
+    def verdict(gib: float) -> str:
+        need = 8 * GIB
+        on = Card("mine", round(gib * GIB))
+        return StageForecast("s", {"train": {"activations": round((need - CONTEXT) / RESERVED)}}, on).verdict
+
+    assert [verdict(gib) for gib in (7.0, 7.5, 8.5, 9.0)] == ["does not fit", "uncertain", "uncertain", "fits"]
+
+
+def test_what_would_fit_is_an_override_to_paste(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = {"stage": "preference", "name": "dpo", "trainer": {"max_length": 256, "per_device_train_batch_size": 64}}
+    given = recipe(wide)
+    needed = [estimate(given).needed, estimate(given, ["stages.dpo.tokens_per_batch=4096"]).needed]
+    small = Card("small", sum(needed) // 2)
+    (change,) = advice.advised(given, [], small).values()
+    assert change == advice.Change(("stages.dpo.tokens_per_batch=4096",))
+    text = "\n".join(lines(estimate(given, gpu=f"{small.bytes // 2**20}MiB"), {"dpo": change}))
+    assert "does not" in text or "uncertain" in text
+    assert "would fit with: stages.dpo.tokens_per_batch=4096   (the same training)" in text
+    assert advice.fitted(given, [], small).overrides == ("stages.dpo.tokens_per_batch=4096",)
+
+
+def test_rows_that_nothing_cuts_are_halved_in_the_same_batch() -> None:
+    stage = load_recipe(recipe({"stage": "sft", "trainer": {**SMALL, "gradient_accumulation_steps": 2}})).stages[0]
+    first = next(iter(advice.changes(stage))).overrides
+    assert first == (
+        "stages.sft.trainer.per_device_train_batch_size=2",
+        "stages.sft.trainer.gradient_accumulation_steps=4",
+    )
+
+
+def test_cards_by_name_and_by_memory() -> None:
+    assert card("RTX 4090") == card("NVIDIA GeForce RTX 4090") == cards.CARDS["rtx4090"]
+    assert card("12GB").bytes == card("12GiB").bytes == card("12288MiB").bytes == 12 * GIB
+    assert not card("rtx2080ti").bf16
+    assert smallest(9 * GIB) == cards.CARDS["rtx3080"]
+    assert smallest(1000 * GIB) is None
+
+
+BAD = [
+    ({}, "rtx490", "unknown GPU 'rtx490' (did you mean rtx4090?"),
+    ({"base": "Qwen/Qwen3-9B"}, "12GB", "did you mean Qwen/Qwen3-8B?"),
+    ({"stages": [{**DPO, "trainer": {"bf16": True}}]}, "rtx2080ti", "does not compute in bfloat16; write bf16: false"),
+    ({"adapter": {"target_modules": ["q_prj"]}}, "12GB", "q_proj"),
+]
+
+
+@pytest.mark.parametrize(("top", "gpu", "message"), BAD)
+def test_bad_input_is_one_line_with_the_nearest_name(top: dict[str, Any], gpu: str, message: str) -> None:
+    with pytest.raises(RunError) as caught:
+        estimate({**recipe(DPO), **top}, gpu=gpu)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_that_is_quantized_already_contradicts_a_quantization(tmp_path: Path) -> None:
+    from rlhf_plugins.testing import tiny_base
+
+    folder = Path(tiny_base(tmp_path / "base").path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(RunError, match="quantization: nf4, but the base is quantized already .gptq."):
+        estimate(recipe(DPO, base=str(folder), quantization="nf4"))
+
+
+def test_a_run_warns_of_what_may_not_fit() -> None:
+    on = Card("small", 2 * GIB)
+    stages = [StageForecast(name, {"train": {"activations": size}}, on) for name, size in (("a", GIB // 2), ("b", GIB))]
+    (line,) = [*warnings(Forecast([*stages[:1], StageForecast("b", {"train": {"activations": 2 * GIB}}, on)], on))]
+    assert line.startswith("stage b may need 2.9 GiB of the GPU's 2.0 GiB, most of it for activations (train)")

@@ -1,0 +1,125 @@
+"""What is traced without numbers is what torch's allocator counts, and what a GPU took."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from torch.profiler import ProfilerActivity, profile
+
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.workload import Work
+from rlhf_plugins.data.branches import Layout
+from rlhf_plugins.engine import pretending
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.forecast.fakes import Build
+from rlhf_plugins.forecast.forecast import SHARE, WORKSPACES
+from rlhf_plugins.forecast.meter import Meter, allocating
+from rlhf_plugins.forecast.shapes import configuration, period, with_layers
+from rlhf_plugins.forecast.traces import Setting, laid_out, traced
+from rlhf_plugins.recipe.public import component
+from rlhf_plugins.sandbox import POLICY
+from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.preference import PreferenceTrainer
+
+MEASURED = Path(__file__).parents[3] / "shared" / "gpu" / "memory.json"
+PROMPT, RESPONSE = 32, 96
+BASE = Base(str(POLICY), adapter=Adapter(r=16))
+
+
+def test_a_meter_counts_what_is_alive_by_purpose() -> None:
+    with Meter(vocabulary=7, block=1) as meter:
+        kept = torch.empty(10)
+        with allocating("cache"):
+            other = torch.empty(5)
+        del other
+        logits = torch.empty(3, 7)
+    assert (meter.now, meter.peak) == (40 + 84, 40 + 84)
+    assert meter.consumers == {"log-probability buffers": 84, "activations": 40}
+    del kept, logits
+
+
+def events(tree: Any) -> Iterator[Any]:
+    for event in tree:
+        yield event
+        yield from events(event.children)
+
+
+def allocated(work: Callable[[], Any]) -> int:
+    """The most bytes that torch's allocator for the CPU had given out meanwhile."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    all_events = events(found.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    return max(int(e.typed[1].total_allocated) for e in all_events if e.typed[0].name == "Allocation")
+
+
+def trainer(folder: Path, checkpointing: bool) -> PreferenceTrainer:
+    options = {"per_device_train_batch_size": 4, "max_steps": 2, "disable_tqdm": True}
+    args = arguments(trl.DPOConfig, folder, 0, {**options, "gradient_checkpointing": checkpointing})
+    one = {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0, "chosen_ids": [7] * RESPONSE}
+    rows = [{"prompt_ids": [5 + i] * PROMPT, "rejected_ids": [9] * RESPONSE, **one} for i in range(4)]
+    given = {"train_dataset": Dataset.from_list(rows), "processing_class": load_tokenizer(BASE)}
+    own: dict[str, Any] = {"loss": component("preference_loss", "dpo"), "tokens_per_batch": None}
+    adapter = lora_config(Adapter(r=16), "CAUSAL_LM")
+    return PreferenceTrainer(load_causal(BASE), None, args, **given, peft_config=adapter, **own)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_forecast_is_within_5_percent_of_the_allocators_own_count(tmp_path: Path, checkpointing: bool) -> None:
+    with pretending("cuda"):  # as there, without the fast paths of a CPU
+        counted = allocated(trainer(tmp_path, checkpointing).train)
+    build = Build(None, Adapter(r=16), torch.float32, trains=True, checkpointing=checkpointing)
+    found = traced(configuration(BASE), Work("train", "learn", 4, 2, PROMPT, RESPONSE), Setting(build, None, "adamw"))
+    at_start = found["weights fp32"] + found["adapters"]
+    assert sum(found.values()) - at_start == pytest.approx(counted, rel=0.05)  # 2% above, 4% below
+
+
+def test_layers_are_extrapolated_exactly() -> None:
+    config = with_layers(configuration(Base("Qwen/Qwen3-0.6B")), 5)
+    setting = Setting(Build(None, Adapter(), torch.bfloat16, True, True), torch.bfloat16, "adamw")
+    work = Work("train", "learn", 1, 2, 16, 48)
+    whole, extrapolated = (sum(traced(config, work, setting, few).values()) for few in (5, None))
+    assert extrapolated == pytest.approx(whole, rel=0.005)
+
+
+def test_a_batch_is_as_large_as_its_limit_allows() -> None:
+    def sizes(work: Work) -> list[int]:
+        return [len(group.branches) for group in laid_out(work, Layout.ROWS)]
+
+    assert sizes(Work("train", "learn", 8, 2, 10, 45, tokens=300)) == [2, 2, 2]  # rows of 100 tokens
+    assert sizes(Work("train", "learn", 2, 2, 10, 45, tokens=300)) == [2, 2]
+    assert sizes(Work("train", "learn", 2, 4, 10, 45, tokens=110)) == [2]  # a group is cut, and one is always there
+
+
+def test_kinds_of_layers_repeat() -> None:
+    assert period(configuration(Base("google/gemma-3-1b-it"))) == 6
+    assert period(configuration(Base("HuggingFaceTB/SmolLM3-3B"))) == 4
+    assert period(configuration(Base("Qwen/Qwen3-8B"))) == 1
+
+
+def measured() -> list[dict[str, Any]]:
+    points = json.loads(MEASURED.read_text())["points"] if MEASURED.exists() else []
+    return [point for point in points if point["base"] in ("bf16", "nf4 without the upcast")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MEASURED.exists(), reason="the points that a GPU measured are not here")
+def test_a_forecast_is_within_6_percent_of_what_a_gpu_took() -> None:
+    for point in measured():
+        tokens, reward = point["tokens"], point["stage"] == "reward"
+        parts = {"pooling": component("pooling", "last_token"), "head": component("reward_head", "scalar")}
+        work = Work("train", "learn", 1, 2, tokens // 4, tokens - tokens // 4, **(parts if reward else {}))
+        build = Build("nf4" if "nf4" in point["base"] else None, Adapter(), torch.bfloat16, True, True)
+        found = traced(
+            configuration(Base(f"Qwen/Qwen3-{point['shape']}")), work, Setting(build, torch.bfloat16, "adamw")
+        )
+        total = sum(found.values()) * (1 + SHARE) + WORKSPACES
+        assert total / 2**20 == pytest.approx(point["allocated_mib"], rel=0.06)
