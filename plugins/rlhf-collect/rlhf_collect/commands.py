@@ -12,7 +12,9 @@ from rlhf_plugins import hookimpl
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterable
 
+    from rlhf_collect.store.rows import Asked
     from rlhf_collect.study import Study
 
 collect = typer.Typer(
@@ -27,21 +29,43 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")
 def new(
     study: Folder,
     prompts: Rows,
+    policy: Annotated[list[str] | None, typer.Option(help="RUN#STAGE or a folder: adds an answer to each.")] = None,
     kind: Annotated[str, typer.Option(help="What people are asked: pair, ranking or rating.")] = "pair",
     dimension: Annotated[list[str] | None, typer.Option(help="Of ratings; may be given several times.")] = None,
     votes: Annotated[int, typer.Option(help="People who judge an item.")] = 3,
     guidelines: Annotated[Path | None, typer.Option(help="A Markdown file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of items and sides.")] = 0,
 ) -> None:
     """Make a study of prompts with their answers."""
     from rlhf_collect.settings import Settings
     from rlhf_collect.study import GUIDELINES, new_study
 
     text = guidelines.read_text(encoding="utf-8") if guidelines else GUIDELINES
-    settings = Settings(kind, tuple(dimension or ()), votes, max(votes, Settings.most_votes), seed=seed)
+    settings = Settings(kind, tuple(dimension or ()), votes, max(votes, Settings.most_votes))
     made = new_study(study, settings, text)
-    _add(made, prompts)
+    _add(made, prompts, policy or [])
     typer.echo(f"next: rlhf collect serve {study}")
+
+
+@collect.command()
+def answer(
+    prompts: Annotated[Path, typer.Argument(help="A JSON lines file with prompts.")],
+    out: Annotated[Path, typer.Argument(help="The same rows with responses.")],
+    policy: Annotated[list[str], typer.Option(help="RUN#STAGE or a folder; may be given several times.")],
+    temperature: Annotated[list[float] | None, typer.Option(help="May be given several times.")] = None,
+    each: Annotated[int, typer.Option(min=1, help="Responses of a policy at a temperature.")] = 1,
+    negative: Annotated[list[str] | None, typer.Option(help="Worse ones on purpose: hot, truncated.")] = None,
+    longest: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 128,
+) -> None:
+    """Have policies answer prompts, for `new` and `add`; every response keeps who gave it and how."""
+    from collections import Counter
+
+    from rlhf_collect.generate import Plan, answered
+    from rlhf_collect.store.rows import read_rows, write_rows
+
+    left_out: Counter[str] = Counter()
+    plan = Plan(tuple(policy), tuple(temperature or (1.0,)), each, longest, tuple(negative or ()))
+    count = write_rows(out, answered(read_rows(prompts, left_out), plan, left_out))
+    typer.echo(f"{out}: {count} rows{_counted(+left_out)}")
 
 
 @collect.command()
@@ -146,13 +170,18 @@ def demo(
         _serve(made, port)
 
 
-def _add(study: Study, files: list[Path]) -> None:
+def _add(study: Study, files: list[Path], policies: list[str] | None = None) -> None:
     from collections import Counter
 
     from rlhf_collect.store.rows import read_rows
 
     unread: Counter[str] = Counter()
-    added, left_out = study.add(row for file in files for row in read_rows(file, unread))
+    rows: Iterable[Asked] = (row for file in files for row in read_rows(file, unread))
+    if policies:
+        from rlhf_collect.generate import Plan, answered
+
+        rows = answered(rows, Plan(tuple(policies)), unread)
+    added, left_out = study.add(rows)
     purposes = ", ".join(f"{count} {name}" for name, count in sorted(added.items())) or "nothing"
     typer.echo(f"{study.folder}: added items: {purposes}{_counted(unread + left_out)}")
 

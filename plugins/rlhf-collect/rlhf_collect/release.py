@@ -108,11 +108,15 @@ def _newest(connection: Connection) -> Row[Any] | None:
 def _build(connection: Connection, study: Study, number: int, until: int, record: Mapping[str, Any]) -> Release:
     parameters = Parameters(**{**record, "without": tuple(record["without"])})
     said = judged.votes(connection, study.kind, until, parameters.without)
-    verdicts = AGGREGATIONS[parameters.aggregate](said)
+    voted = _by_item(said)
+    verdicts = {**AGGREGATIONS[parameters.aggregate](said)}
+    for vote in judged.votes(connection, study.kind, until, parameters.without, "review"):
+        verdicts[vote.question] = _decided(vote, verdicts.get(vote.question))
     parts: dict[int, dict[str, Verdict]] = {}
     for (item, part), verdict in verdicts.items():
-        parts.setdefault(item, {})[part] = verdict
-    items, voted = judged.items(connection, parts.keys()), _by_item(said)
+        if item in voted:
+            parts.setdefault(item, {})[part] = verdict
+    items = judged.items(connection, parts.keys())
     rows, left_out = [], Counter[str]()
     for item, found in parts.items():
         split = _split(items[item].cluster, parameters.test_fraction)
@@ -125,6 +129,12 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
             rows.append(labelled)
     told = [[one.item.digest, one.split, SHAPES[study.kind.name].row(one)] for one in rows]
     return Release(number, study.kind.name, tuple(rows), dict(left_out), chain.digest(told))
+
+
+def _decided(vote: Vote, before: Verdict | None) -> Verdict:
+    """A reviewer's label, with the share of the others' votes that it has."""
+    share = before.probabilities.get(vote.label, 0.0) if before else 0.0
+    return Verdict(vote.label, {vote.label: 1.0}, share, 1.0, decided=True)
 
 
 def _by_item(votes: Iterable[Vote]) -> dict[int, list[Vote]]:

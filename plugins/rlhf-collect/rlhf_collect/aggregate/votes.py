@@ -36,6 +36,7 @@ class Verdict:
     probabilities: Mapping[str, float]  # of each label that it may have
     agreement: float  # share of the votes that are for the label; of an undecided one, for its most frequent
     weight: float  # how much it should count in a training, 0 to 1
+    decided: bool = False  # by a reviewer
 
 
 def counts(votes: Sequence[Vote]) -> Counter[str]:

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from rlhf_collect.kinds.base import Unreadable
 from rlhf_collect.page.guard import COOKIE, Guard, check_token, form_of
+from rlhf_collect.page.lead import Lead
 from rlhf_collect.page.words import RIGHT_TO_LEFT, speaker, words
 from rlhf_collect.store import history, people
 from rlhf_collect.store.desk import Desk, Taken
@@ -41,6 +42,7 @@ def site(study: Study, hosts: Iterable[str] = LOOPBACK, desk: Desk | None = None
         Route("/guidelines", pages.guidelines),
         Route("/mine", pages.mine),
         Route("/again/{which}", pages.again),
+        *Lead(pages).routes(),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
     handlers = {Unreadable: pages.unreadable, OperationalError: pages.unavailable, HTTPException: pages.refused}

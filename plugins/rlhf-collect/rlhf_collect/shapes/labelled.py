@@ -46,6 +46,7 @@ class Labelled:
             "agreement": self.agreement,
             "votes": votes.get("", votes),
             **({"topic": self.item.domain} if self.item.domain else {}),
+            "reviewed": any(verdict.decided for verdict in self.verdicts.values()),
             "item": self.item.digest,
             "arm": self.item.arm,
         }

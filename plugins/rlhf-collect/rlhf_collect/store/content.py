@@ -51,6 +51,9 @@ class Content:
     def _usable(self, row: Asked) -> bool:
         if row.known is not None:
             self.kind.known(row.known)
+        if not all(map(_whole, (row.prompt, row.domain, row.cluster, *(one.text for one in row.answers)))):
+            self.left_out["with half a character"] += 1
+            return False
         enough = len({one.text for one in row.answers}) >= self.kind.least
         self.left_out[f"fewer than {self.kind.least} different answers"] += not enough
         return enough
@@ -107,6 +110,11 @@ class Content:
 def sides(answers: int, random: Random) -> list[int]:
     """Places of the answers in random order."""
     return random.sample(range(answers), answers)
+
+
+def _whole(text: str) -> bool:
+    """Whether it can be written: JSON can hold one half of a surrogate pair."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _prompt_of(row: Asked) -> Callable[[], Values]:

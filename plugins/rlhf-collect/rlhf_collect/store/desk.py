@@ -57,7 +57,7 @@ class Desk:
         with self.study.database.writing() as connection:
             found = queue.held(connection, person.id, now)
             if found is None:
-                found = queue.next_slot(connection, self.study.settings, person.id, now, self.random)
+                found = queue.next_slot(connection, self.study.settings, person, now, self.random)
                 if found is None:
                     return None
                 token = self._lease(connection, found, person, now)
@@ -108,11 +108,13 @@ class Desk:
         body = {name: values[name] for name in ("item", "person", "version", "act", "value", "surplus")}
         chain.append(connection, now, "judged", {"annotation": made[0], **body})
         taken = Taken(made[0], again=False, surplus=bool(surplus))
+        if values["act"] == "flagged" and place.purpose == "judged":
+            self._review(connection, place)
         if values["act"] != "answered":
             return taken
         if place.purpose == "judged":
             self._widen(connection, place)
-        else:
+        elif place.purpose != "review":
             taken = self._checked(connection, place, values, taken)
         watch.look(connection, now, self.study.kind, person.id)
         return taken
@@ -125,13 +127,24 @@ class Desk:
         return replace(taken, right=right, purpose=place.purpose, explanation=known.explanation)
 
     def _widen(self, connection: Connection, place: Row[Any]) -> None:
-        """One more slot where all are filled and people are divided, up to the most votes."""
+        """One more slot where all are filled and people are divided; a reviewer's, where they have the most votes."""
         settings = self.study.settings
-        states = connection.execute(select(slot.c.state).where(slot.c.item == place.item)).scalars().all()
-        if set(states) == {"done"} and len(states) < settings.most_votes:
-            values = judged.values_of(connection, place.item)
-            if divided([self.study.kind.label(value) for value in values], settings.votes):
+        mine = (slot.c.item == place.item) & (slot.c.purpose == "judged")
+        states = connection.execute(select(slot.c.state).where(mine)).scalars().all()
+        if set(states) != {"done"}:
+            return
+        values = judged.values_of(connection, place.item)
+        if divided([self.study.kind.label(value) for value in values], settings.votes):
+            if len(states) < settings.most_votes:
                 queue.widen(connection, place.item, self.random, place.priority)
+            else:
+                self._review(connection, place)
+
+    def _review(self, connection: Connection, place: Row[Any]) -> None:
+        """A slot for a reviewer, once an item."""
+        there = (slot.c.item == place.item) & (slot.c.purpose == "review")
+        if connection.execute(select(slot.c.id).where(there)).first() is None:
+            queue.widen(connection, place.item, self.random, place.priority, "review")
 
 
 def _read(study: Study, form: Mapping[str, str], sides: Any) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def _last(connection: Connection, item: int, person: int) -> Row[Any] | None:
 
 def _close(connection: Connection, place: Row[Any], person: Person, act: str) -> None:
     """A judgement fills the slot; a skipped one is for somebody else."""
-    if act == "answered" or place.purpose != "judged":
+    if act == "answered" or place.purpose in ("gold", "training"):
         values = {"state": "done", "person": person.id, "until": None}
         connection.execute(update(slot).where(slot.c.id == place.id).values(values))
     elif place.state != "free":

@@ -37,11 +37,15 @@ def watermark(connection: Connection) -> int:
 def votes(
     connection: Connection, kind: Kind, until: int, without: Collection[int] = (), purpose: str = "judged"
 ) -> list[Vote]:
-    """The newest answer of each person to each item, a vote a part, by item and person; late ones are left out."""
+    """The newest answer of each person to each item, a vote a part, by item and person; late ones are left out.
+
+    `purpose` is that of the slot: `judged`, `gold`, or `review` for the answers of reviewers.
+    """
     newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until)
     last = newest.group_by(annotation.c.item, annotation.c.person)
-    wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0) & (item.c.purpose == purpose)
-    rows = select(annotation).join(item).where(annotation.c.id.in_(last), wanted)
+    wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0) & (tables.slot.c.purpose == purpose)
+    rows = select(annotation).join(tables.slot, annotation.c.slot == tables.slot.c.id)
+    rows = rows.where(annotation.c.id.in_(last), wanted)
     found = connection.execute(rows.order_by(annotation.c.item, annotation.c.person))
     return [
         Vote(row.item, row.person, label, row.value, row.seconds, row.version, part)

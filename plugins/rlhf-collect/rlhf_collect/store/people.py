@@ -71,6 +71,18 @@ def who(connection: Connection, now: float, token: str) -> Person | None:
     return Person(**found._asdict()) if found else None
 
 
+def everyone(connection: Connection) -> list[Person]:
+    """All of them, in the order in which they joined."""
+    c = tables.person.c
+    rows = select(c.id, c.name, c.role, c.state, c.reason, c.language).order_by(c.id)
+    return [Person(**row._asdict()) for row in connection.execute(rows)]
+
+
+def speak(connection: Connection, person: int, language: str) -> None:
+    """The language of the person's pages from now on."""
+    connection.execute(update(tables.person).where(tables.person.c.id == person).values(language=language))
+
+
 def leave(connection: Connection, token: str) -> None:
     """Ends a session."""
     connection.execute(delete(tables.session).where(tables.session.c.digest == _digest(token)))

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, exists, func, insert, or_, select, updat
 from rlhf_collect.settings import Settings
 from rlhf_collect.store import tables, watch
 from rlhf_collect.store.content import sides
+from rlhf_collect.store.people import Person
 
 FIRST = 20  # items of a person, among which more are gold
 slot, item, annotation = tables.slot, tables.item, tables.annotation
@@ -22,8 +23,17 @@ def held(connection: Connection, person: int, now: float) -> Found | None:
     return connection.execute(select(slot).where(mine)).first()
 
 
-def next_slot(connection: Connection, settings: Settings, person: int, now: float, random: Random) -> Found | None:
-    """A training item, then now and then a gold one, else the free slot with the lowest priority; None: all is done."""
+def next_slot(connection: Connection, settings: Settings, person: Person, now: float, random: Random) -> Found | None:
+    """A training item, then now and then a gold one, else the free slot with the lowest priority; None: all is done.
+
+    A reviewer first gets what others were divided on or reported.
+    """
+    if person.role == "reviewer" and (review := _free(connection, person.id, now, [], "review")):
+        return review
+    return _usual(connection, settings, person.id, now, random)
+
+
+def _usual(connection: Connection, settings: Settings, person: int, now: float, random: Random) -> Found | None:
     if training := _set(connection, person, "training", random):
         return training
     done = _answered(connection, person)
@@ -31,7 +41,7 @@ def next_slot(connection: Connection, settings: Settings, person: int, now: floa
     share = settings.gold_share_first if done < FIRST else settings.gold_share
     if random.random() < share and (known := _set(connection, person, "gold", random)):
         return known
-    return _free(connection, person, now, closed)
+    return _free(connection, person, now, closed, "judged")
 
 
 def take(connection: Connection, chosen: int, person: int, until: float) -> None:
@@ -63,9 +73,9 @@ def _judged_by(person: int, of: Any) -> Any:
     return exists().where((annotation.c.item == of) & (annotation.c.person == person))
 
 
-def _free(connection: Connection, person: int, now: float, closed: list[str]) -> Found | None:
+def _free(connection: Connection, person: int, now: float, closed: list[str], purpose: str) -> Found | None:
     """A slot of an item that the person may and did not judge; a lease that ran out is as good as none."""
-    wanted = [slot.c.purpose == "judged", ~_judged_by(person, slot.c.item)]
+    wanted = [slot.c.purpose == purpose, ~_judged_by(person, slot.c.item)]
     if closed:
         within = select(item.c.id).join(tables.prompt).where(tables.prompt.c.domain.in_(closed))
         wanted.append(slot.c.item.not_in(within))

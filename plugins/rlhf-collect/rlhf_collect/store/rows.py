@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,19 @@ def read_rows(file: Path, left_out: Counter[str]) -> Iterator[Asked]:
     for number, line in enumerate(lines, 1):
         if line.strip() and (row := _row(f"{file}:{number}", line, left_out)):
             yield row
+
+
+def write_rows(file: Path, rows: Iterable[Asked]) -> int:
+    """Writes rows as `read_rows` reads them; how many."""
+    count = 0
+    with file.open("w", encoding="utf-8") as out:
+        for row in rows:
+            known = {"gold": row.known, "purpose": row.purpose} if row.purpose != "judged" else {}
+            named = {name: getattr(row, name) for name in ("domain", "cluster", "explanation") if getattr(row, name)}
+            responses = [{"text": one.text, **one.origin} for one in row.answers]
+            count += 1
+            out.write(json.dumps({"prompt": row.prompt, "responses": responses, **named, **known}) + "\n")
+    return count
 
 
 def _row(where: str, line: str, left_out: Counter[str]) -> Asked | None:
