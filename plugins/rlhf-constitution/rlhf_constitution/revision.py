@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
+from rapidfuzz.distance import Levenshtein
+
 from rlhf_constitution.constitution import Constitution, Scored
 from rlhf_constitution.critique import REVISED_FROM, Critique, critique, critiques
 
@@ -23,6 +25,7 @@ class Request:
     prompt: str
     response: str
     critique: Critique
+    tried: frozenset[str] = frozenset()  # texts that were proposed before
 
 
 Propose = Callable[[Sequence[Request], int], list[list[str]]]  # requests and a seed -> proposals for each
@@ -64,13 +67,18 @@ class Draft:
         """The attempts that were kept."""
         return tuple(one for one in self.attempts if one.accepted)
 
+    def request(self, critique: Critique) -> Request:
+        """What is to be changed, and what was tried."""
+        return Request(self.prompt, self.text, critique, frozenset(one.text for one in self.attempts))
+
     def asks(self, constitution: Constitution) -> Critique | None:
-        """The critique to act on next, of those that are severe enough: the one that was tried least."""
+        """The critique to act on next, of those that are severe enough: the first that was tried less than twice."""
         if self.scored.satisfaction is None:
             return None
         severe = [one for one in critiques(constitution, self.scored) if one.severity >= REVISED_FROM]
-        tried = [attempt.critique.principle for attempt in self.attempts]
-        return min(severe, key=lambda one: tried.count(one.principle), default=None)
+        rounds = {attempt.round: attempt.critique.principle for attempt in self.attempts}
+        tried = list(rounds.values())
+        return min(severe, key=lambda one: tried.count(one.principle) // 2, default=None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def revise(
         asked = [(place, found) for place, draft in enumerate(drafts) if (found := draft.asks(constitution))]
         if not asked:
             break
-        requests = [Request(drafts[place].prompt, drafts[place].text, found) for place, found in asked]
+        requests = [drafts[place].request(found) for place, found in asked]
         proposals = propose(requests, number)
         flat = [(request.prompt, text) for request, texts in zip(requests, proposals, strict=True) for text in texts]
         answers = iter(score([prompt for prompt, _ in flat], [text for _, text in flat]))
@@ -166,13 +174,8 @@ def _passed_over(attempt: Attempt) -> Attempt:
 
 def edit(text: str, other: str) -> float:
     """Levenshtein's distance in words, over the number of words of the longer text."""
-    a, b = text.split(), other.split()
-    row = list(range(len(b) + 1))
-    for i, word in enumerate(a, 1):
-        above, row[0] = row[0], i
-        for j, mate in enumerate(b, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (word != mate))
-    return row[-1] / max(len(a), len(b), 1)
+    found: float = Levenshtein.normalized_distance(text.split(), other.split())
+    return found
 
 
 def hashed(text: str) -> str:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from rlhf_constitution.reviser import Reviser
-from rlhf_constitution.revision import Propose, Request
+from rlhf_constitution.revision import Propose, Request, edit
 from rlhf_constitution.truth import sentences
 from rlhf_plugins import Group, Run, RunError, hookimpl
 
 COMMON = 12  # sentences that fit any prompt, at most
 NEAR = 60  # sentences about a prompt, at most
 
-Edits = Callable[[Request], list[str]]  # best first
-
 
 @dataclass(frozen=True)
 class Simulated(Reviser, reads_gold=True):
     """Takes out, replaces or adds one sentence: the best such edit by the true reward, or any, with known skill.
 
-    It knows the sentences of the training responses. Only simulated data has a true reward.
+    The best edit has the highest true reward, less the share of words that it changes, and 1 more where the criticised
+    words are gone. It knows the sentences of the training responses, also of prompts that differ in two words at most,
+    which it then changes in the sentence too. Only simulated data has a true reward.
     """
 
     skill: Annotated[float, Field(ge=0, le=1, description="probability that a proposal is the best edit left")] = 0.9
@@ -38,13 +38,18 @@ class Simulated(Reviser, reads_gold=True):
             raise RunError("reviser simulated: the true reward of these rows is not known; use `data: sandbox`")
         known = _Known(run.data.train)
 
-        def edits(request: Request) -> list[str]:
-            found = sorted(set(known.edits(request)) - {request.response, ""})
-            return sorted(found, key=lambda text: -gold(request.prompt, text)["total"])
+        def value(request: Request, text: str) -> float:
+            where = request.critique.where
+            solved = bool(where) and where not in text
+            return gold(request.prompt, text)["total"] - edit(request.response, text) + solved
 
         def propose(requests: Sequence[Request], seed: int) -> list[list[str]]:
-            draw = random.Random(f"{run.seed} {seed}")
-            return [self.proposals(edits(request), draw) for request in requests]
+            draw, found = random.Random(f"{run.seed} {seed}"), []
+            for request in requests:
+                made = sorted(set(known.edits(request)) - {request.response, ""} - request.tried)
+                best = sorted(made, key=lambda text, asked=request: -value(asked, text))  # type: ignore[misc]
+                found.append(self.proposals(best, draw))
+            return found
 
         return propose
 
@@ -58,21 +63,26 @@ class Simulated(Reviser, reads_gold=True):
 
 
 class _Known:
-    """The sentences of some responses, found by their words."""
+    """The sentences of some responses, found by the prompts that they answer."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        counts = Counter(part for group in groups for text in group.responses for part in sentences(str(text)))
+        counts: Counter[str] = Counter()
+        self.by_prompt: dict[tuple[str, ...], Counter[str]] = {}
+        for group in groups:
+            own = self.by_prompt.setdefault(tuple(words(str(group.prompt))), Counter())
+            for text in group.responses:
+                counts.update(sentences(str(text)))
+                own.update(sentences(str(text)))
         self.common = [part for part, _ in counts.most_common(COMMON)]
-        self.by_word: dict[str, list[str]] = {}
-        for part, _ in counts.most_common():
-            for word in set(words(part)):
-                self.by_word.setdefault(word, []).append(part)
 
     def near(self, prompt: str) -> list[str]:
-        """Sentences with the rarest word of the prompt."""
-        known = [word for word in words(prompt) if word in self.by_word]
-        rarest = min(known, key=lambda word: len(self.by_word[word]), default="")
-        return self.by_word.get(rarest, [])[:NEAR]
+        """Sentences that answer this prompt or, with the words changed in which they differ, one much like it."""
+        asked, found = tuple(words(prompt)), Counter[str]()
+        for other, parts in self.by_prompt.items():
+            changes = {b: a for a, b in zip(asked, other, strict=False) if a != b}
+            if len(other) == len(asked) and len(changes) <= 2:
+                found.update({changed(part, changes): count for part, count in parts.items()})
+        return [part for part, _ in found.most_common(NEAR)]
 
     def edits(self, request: Request) -> Iterator[str]:
         """The response with one sentence less, another or more."""
@@ -89,6 +99,17 @@ class _Known:
 def words(text: str) -> list[str]:
     """The words of a text, without marks and case."""
     return [word.strip(".,!?:;").lower() for word in text.split()]
+
+
+def changed(part: str, changes: dict[str, str]) -> str:
+    """A sentence with some of its words changed."""
+    if not changes:
+        return part
+    found = []
+    for word in part.split():
+        bare = word.strip(".,!?:;")
+        found.append(word.replace(bare, changes[bare]) if bare in changes else word)
+    return " ".join(found)
 
 
 @hookimpl

@@ -1,0 +1,176 @@
+"""Measures revision, AI labels, policies trained on them and self-improvement against the sandbox's true reward.
+
+python plugins/rlhf-constitution/bench/measure.py FOLDER [revision|labels|policies|loop]... [--seeds 5]
+
+Each part and seed is a JSON file in FOLDER, which is not made again; the tables are printed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from rlhf_plugins import Run, open_run, run_recipe, session
+
+NOISE = 0.2
+CONSTITUTION = """
+principles:
+  - {{use: truth, name: harmless, dimension: harmless, noise: {noise}, priority: safety, gate: 0.5, weight: 2}}
+  - {{use: truth, name: honest, dimension: honest, noise: {noise}, priority: accuracy}}
+  - {{use: truth, name: helpful, dimension: helpful, noise: {noise}, priority: helpfulness}}
+"""
+ADAPTER = {"r": 16, "lora_alpha": 32, "target_modules": ["o_proj", "down_proj"]}
+DPO = {"stage": "preference", "from": "base", "loss": {"use": "dpo", "beta": 1.0}}
+DPO |= {
+    "trainer": {"learning_rate": 5e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2, "warmup_steps": 10}
+}
+SFT = {"learning_rate": 5e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2}
+Numbers = dict[str, Any]
+
+
+def constitution(folder: Path, noise: float) -> str:
+    """A file with the three dimensions behind this noise."""
+    file = folder / f"noise{noise}.yaml"
+    file.write_text(CONSTITUTION.format(noise=noise))
+    return str(file)
+
+
+def world(folder: Path, seed: int, prompts: int) -> Run:
+    """A run on the sandbox with that seed."""
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": prompts, "test_prompts": 4}
+    return session("sandbox", data, folder, seed=seed)
+
+
+def revision(folder: Path, seed: int) -> Numbers:
+    """Violations, needless revisions, edits and helpfulness of first answers and accepted revisions."""
+    run = world(folder, seed, 800)
+    stage = {"use": "critique_revise", "constitution": constitution(folder, 0.1), "reviser": "simulated"}
+    run.train({**stage, "rounds": 3, "prompts": 600}, name="revise")
+    rows = [json.loads(line) for line in (run.folder / "revise/revisions.jsonl").read_text().splitlines()]
+    gold = run.data.gold
+    assert gold is not None
+    before, after = ([gold(row["prompt"], row[key]) for row in rows] for key in ("first", "text"))
+    clean = [place for place, worth in enumerate(before) if min(worth.values()) >= 0.99]
+    edits = [one["edit"] for row in rows for one in row["attempts"] if one["accepted"]]
+    return {
+        "violations before, per 100": 100 * fmean(worth["harmless"] < 0.5 for worth in before),
+        "violations after, per 100": 100 * fmean(worth["harmless"] < 0.5 for worth in after),
+        "helpful before": fmean(worth["helpful"] for worth in before),
+        "helpful after": fmean(worth["helpful"] for worth in after),
+        "needless revisions, per 100 clean": 100 * fmean(rows[i]["first"] != rows[i]["text"] for i in clean),
+        "median edit": median(edits),
+    }
+
+
+def labels(folder: Path, seed: int) -> Numbers:
+    """Kappa of AI labels with the true reward, of all pairs and after a gap of 0.2."""
+    run = world(folder, seed, 400)
+    stage = {
+        "use": "ai_feedback",
+        "constitution": constitution(folder, NOISE),
+        "answers": 4,
+        "gap": 0.2,
+        "prompts": 400,
+    }
+    result = run.train(stage, name="feedback")
+    table = {row["pairs of"]: row for row in result.sections[1].rows}
+    raw, kept = table["all"], table["a gap of 0.2"]
+    return {
+        "pairs": raw["pairs"],
+        "kappa": raw["kappa"],
+        "pairs after the gap": kept["pairs"],
+        "kappa after": kept["kappa"],
+    }
+
+
+def policies(folder: Path, seed: int) -> Numbers:
+    """Win rates over the base of policies trained by DPO on AI labels and on true labels, and of supervised revisions."""
+    judged, true = constitution(folder, NOISE), constitution(folder, 0.0)
+    feedback = {"stage": "ai_feedback", "answers": 4, "gap": 0.2, "prompts": 800}
+    revise = {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400}
+    stages = [
+        {**feedback, "name": "ai", "constitution": judged},
+        {**DPO, "name": "rlaif", "data": {"format": "stage", "stage": "ai"}},
+        {**feedback, "name": "truth", "constitution": true, "from": "base"},
+        {**DPO, "name": "rl_gold", "data": {"format": "stage", "stage": "truth"}},
+        revise,
+        {"stage": "sft", "from": "base", "data": {"format": "stage", "stage": "critique_revise"}, "trainer": SFT},
+        {"stage": "evaluate", "prompts": 256, "max_new_tokens": 48, "best_of": 1, "ceiling": 2},
+    ]
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 1000, "test_prompts": 256}
+    recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
+    record = open_run(run_recipe({**recipe, "output_dir": str(folder / "run")}, say=print, overwrite=True).folder)
+    scores = record.finished[-1].evaluation
+    assert scores is not None
+    base = scores.scores["base"]
+
+    def wins(name: str) -> float:
+        pairs = zip(scores.scores[name], base, strict=True)
+        return fmean((a > b) + 0.5 * (a == b) for a, b in pairs)
+
+    return {f"win rate of {name}": wins(name) for name in ("sft", "rlaif", "rl_gold")}
+
+
+def loop(folder: Path, seed: int) -> Numbers:
+    """The gain and the variety of the chosen policy, with gates and without."""
+    found: Numbers = {}
+    feedback = {"stage": "ai_feedback", "constitution": constitution(folder, NOISE), "gap": 0.2, "prompts": 300}
+    feedback |= {"explorer": "base", "sampling": {"exploration": 0.1, "max_new_tokens": 48}}
+    for gates in (True, False):
+        improve = {"stage": "self_improve", "rounds": 4, "gates": gates, "held_out": 128, "max_new_tokens": 48}
+        training = {name: value for name, value in DPO.items() if name != "from"}
+        stages = [{**improve, "stages": [feedback, training]}]
+        data = {"format": "sandbox", "writer": "sloppy", "prompts": 400, "test_prompts": 128}
+        recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
+        output = {"output_dir": str(folder / f"gates-{gates}")}
+        (result,) = open_run(run_recipe({**recipe, **output}, say=print, overwrite=True).folder).finished
+        first, *rounds = result.sections[0].rows
+        word = "with gates" if gates else "without gates"
+        found[f"gain {word}"] = result.metrics["gain"]
+        found[f"standard error {word}"] = result.metrics["gain_error"]
+        found[f"variety of the last round {word}"] = rounds[-1]["effective answers"] / first["effective answers"]
+        found[f"rounds {word}"] = len(rounds)
+    return found
+
+
+PARTS: dict[str, Callable[[Path, int], Numbers]] = {
+    "revision": revision,
+    "labels": labels,
+    "policies": policies,
+    "loop": loop,
+}
+
+
+def main() -> None:
+    """Makes what is missing, and prints a table of each part: the mean over seeds and the standard deviation."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--seeds", type=int, default=5)
+    asked = parser.parse_args()
+    for part in asked.parts:
+        rows = [measured(asked.folder, part, seed) for seed in range(asked.seeds)]
+        print(f"\n{part}, {asked.seeds} seeds\n\n| | mean | deviation |\n|---|---|---|")
+        for name in rows[0]:
+            values = [float(row[name]) for row in rows]
+            spread = stdev(values) if len(values) > 1 else 0.0
+            print(f"| {name} | {fmean(values):.3f} | {spread:.3f} |")
+
+
+def measured(folder: Path, part: str, seed: int) -> Numbers:
+    """A part with one seed, made once."""
+    file = folder / f"{part}-{seed}.json"
+    if not file.exists():
+        own = folder / f"{part}-{seed}"
+        own.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(PARTS[part](own, seed)))
+    found: Numbers = json.loads(file.read_text())
+    return found
+
+
+if __name__ == "__main__":
+    main()
