@@ -88,7 +88,7 @@ def labels(folder: Path, seed: int) -> Numbers:
 
 
 def policies(folder: Path, seed: int) -> Numbers:
-    """Win rates over the base of policies trained by DPO on AI labels and on true labels, and of supervised revisions."""
+    """Win rates over the base of DPO on AI labels, DPO on true labels, and supervised revisions."""
     judged, true = constitution(folder, NOISE), constitution(folder, 0.0)
     feedback = {"stage": "ai_feedback", "answers": 4, "gap": 0.2, "prompts": 800}
     revise = {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400}

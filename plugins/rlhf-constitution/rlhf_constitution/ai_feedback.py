@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_constitution.answering import Sampling, answers
+from rlhf_constitution.answering import From, Sampling, answers
 from rlhf_constitution.compared import for_people, with_truth, write_for_people
 from rlhf_constitution.constitution import Scored, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
@@ -49,6 +49,7 @@ class AIFeedback(Stage, makes={"data"}):
     per_prompt: Annotated[int, Field(ge=1, description="pairs of a prompt, at most: the clearest")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
     people: Annotated[float, Field(ge=0, lt=1, description="share of the pairs that is set aside for people")] = 0.0
+    from_: From = "previous"
     sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
     explorer: Generator | None = uses("generator", optional=True)
     name: str = "ai_feedback"

@@ -9,7 +9,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_plugins import Generator, Run
+from rlhf_plugins import Earlier, Generator, Run
+
+From = Annotated[
+    Annotated[str, Field(description="the policy that answers: `previous`, `base`, or an earlier one")],
+    Earlier("policy", ("base", "previous")),
+]
 
 
 @dataclass(frozen=True)

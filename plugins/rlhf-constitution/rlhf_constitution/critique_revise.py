@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_constitution.answering import Sampling, answers
+from rlhf_constitution.answering import From, Sampling, answers
 from rlhf_constitution.constitution import Constitution, faults, load
 from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
@@ -36,6 +36,7 @@ class CritiqueRevise(Stage, makes={"data"}):
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
     max_edit: Annotated[float, Field(gt=0, le=1, description="share of words that a revision may change")] = 1.0
     keep_clean: Annotated[bool, Field(description="hand on answers that need no revision too")] = True
+    from_: From = "previous"
     sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
     name: str = "critique_revise"
 
