@@ -1,0 +1,1 @@
+"""Training on new data without forgetting the old."""

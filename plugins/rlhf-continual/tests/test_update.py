@@ -1,0 +1,69 @@
+"""`rlhf update`: the recipe, the measured change on old and new data, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rlhf_continual.commands import update
+from rlhf_continual.update import Change, changes, recipe
+from typer.testing import CliRunner
+
+from rlhf_plugins import RunError, open_run, run_recipe
+
+DATA = {"format": "sandbox", "prompts": 24, "test_prompts": 8, "responses": 2, "pairs": 1}
+DPO = {"stage": "preference", "name": "dpo", "trainer": {"max_steps": 1, "per_device_train_batch_size": 4}}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "old"
+    run_recipe({"base": "sandbox", "data": DATA, "output_dir": str(folder), "stages": [DPO]}, say=lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "new.jsonl"
+    animals = ("ant", "bee", "cat", "dog", "elk", "fox")
+    written = [{"prompt": f"who is the {a}?", "chosen": f"the {a}", "rejected": f"the {a} the {a}"} for a in animals]
+    file.write_text("".join(json.dumps(row) + "\n" for row in written))
+    return file
+
+
+def test_the_recipe_is_the_old_stage_from_its_policy(old: Path, tmp_path: Path) -> None:
+    ewc = [{"use": "ewc", "strength": 5.0}]
+    words = recipe(f"{old}#dpo", {"format": "x"}, tmp_path / "out", keep=ewc, prompts=8, base=f"{old}#dpo")
+    trained, new, before = words["stages"]
+    assert (words["base"], words["data"]) == (f"{old}#dpo", {"format": "x"})
+    assert trained["trainer"] == DPO["trainer"]
+    assert trained["regularizers"][0]["data"]["format"] == "sandbox"
+    assert (new["name"], before["name"], before["data"]["format"]) == ("on_new", "on_old", "sandbox")
+
+
+def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    options = ["--out", str(out), "--prompts", "4", "--strength", "10"]
+    command = typer.Typer()
+    command.command()(update)
+    done = CliRunner().invoke(command, [f"{old}#dpo", str(rows), *options], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "old data, 4 prompts: " in done.output
+    found = {change.data: change for change in changes(open_run(out))}
+    assert found["old"].low <= found["old"].mean <= found["old"].high
+
+
+def test_a_stage_that_trained_no_policy_is_named(old: Path, tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"keep": [], "prompts": 2, "base": "b"}
+    with pytest.raises(RunError, match=r"no stage 'ppo' trained a policy \(those that did: dpo\)"):
+        recipe(f"{old}#ppo", {}, tmp_path, **nothing)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(-0.05, 0.1, "kept"), (-0.3, -0.2, "lost"), (-0.3, 0.1, "not shown")]
+)
+def test_what_an_interval_shows_of_the_promise(low: float, high: float, words: str) -> None:
+    assert Change("old", 9, 1.0, (low + high) / 2, low, high).kept(0.1).startswith(words)
