@@ -43,6 +43,15 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long rows may be, in tokens, in all stages, and what becomes of longer ones."""
+
+    max_length: int | None = None  # of a prompt with a response; the model's positions are a limit too
+    max_prompt_length: int | None = None
+    truncation: Literal["drop", "cut"] = "drop"  # cut: a prompt loses its first tokens, a response its last
+
+
+@dataclass(frozen=True)
 class Base:
     """The model whose weights, or adapters on it, are trained."""
 
@@ -51,6 +60,7 @@ class Base:
     adapter: Adapter | None = None  # None trains all weights
     trust_remote_code: bool = False
     chat: Chat | None = None  # None renders as the tokenizer does
+    lengths: Lengths = Lengths()  # of the rows of a run; what is saved does not keep it
 
 
 @dataclass(frozen=True)

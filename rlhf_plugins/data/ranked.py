@@ -14,19 +14,16 @@ from torch import Tensor
 
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, map_tensors
 from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
-from rlhf_plugins.contract.rows import Comparison, Group, Text
+from rlhf_plugins.contract.rows import Comparison, Group
+from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.data.branches import Layout, PromptBranches, collate
 from rlhf_plugins.data.convert import agreed_ranks
+from rlhf_plugins.data.lengths import Encode, responses_taken
 from rlhf_plugins.data.numeric import PREFIX, in_batch, numbers_of
-from rlhf_plugins.data.tokens import RowEncoder
+from rlhf_plugins.data.tokens import Fit, RowEncoder
 from rlhf_plugins.errors import DataError
 
-Encode = Callable[[Text, Text], tuple[list[int], list[int]]]  # prompt, response -> the ids of both
-TOO_LONG = "response longer than max_length"
-TOO_LONG_FOR_MODEL = "response longer than the model takes"
-EQUAL = "response equal to another once tokenized"
 NOTHING_LEFT = "nothing left to compare"
-NO_TOKEN = "prompt or response without a token"
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,16 @@ class RankedRows:
 def ranked_rows(
     groups: Iterable[Group],
     encode: Encode,
-    max_length: int | None,
+    fit: Fit | int | None,
     usable: Callable[[Group], bool],
     columns: Collection[str] = (),
 ) -> RankedRows:
-    """Encodes groups, without the responses that are too long and the groups of which nothing usable is left.
+    """Encodes groups, without the responses that cannot be taken and the groups of which nothing usable is left.
 
     Args:
         groups: prompts with judged responses.
         encode: gives the token ids of a prompt and of a response to it, or raises DataError with the reason.
-        max_length: tokens that a prompt and one response may have together; None is no limit.
+        fit: what is too long; a number is of the tokens that a prompt and one response may have together.
         usable: whether a loss can learn anything from a group.
         columns: numeric columns of the groups that a loss or a head reads.
 
@@ -58,30 +55,21 @@ def ranked_rows(
         DataError: no row is left, or a row lacks one of the columns.
     """
     groups, left_out = list(groups), Counter[str]()
+    fit = fit if isinstance(fit, Fit) else Fit(Lengths(max_length=fit))
     numbers = numbers_of(groups, columns)
     rows: list[dict[str, Any]] = []
     dimensions = tuple(dict.fromkeys(name for group in groups for name in group.ratings))
     topics: dict[str | None, int] = {}
     responses = 0
     for place, group in enumerate(groups):
-        try:
-            ids = [encode(group.prompt, response) for response in group.responses]
-        except DataError as error:
-            left_out[str(error).removeprefix("its ")] += 1
+        taken = responses_taken(group.prompt, group.responses, encode, fit, left_out)
+        if taken is None:
             continue
-        kept = [i for i, (p, b) in enumerate(ids) if max_length is None or len(p) + len(b) <= max_length]
-        left_out[TOO_LONG] += len(ids) - len(kept)
-        first = {(*ids[i][0], *ids[i][1]): i for i in reversed(kept)}  # of equal ones the first
-        left_out[EQUAL] += len(kept) - len(first)
-        kept = sorted(first.values())
+        kept, tokens = taken
         group = part(group, kept)
         group = replace(group, ranks=group.ranks or agreed_ranks(group))
         if not kept or not usable(group):
             left_out[NOTHING_LEFT] += 1
-            continue
-        tokens = aligned([ids[i] for i in kept])
-        if not tokens.prompt or not all(tokens.branches):
-            left_out[NO_TOKEN] += 1
             continue
         topic = topics.setdefault(group.topic, len(topics))
         codes = {"row": len(rows), "first": responses, "topic": topic}
@@ -95,14 +83,13 @@ def ranked_rows(
 
 
 def encodable(groups: Iterable[Group], encoder: RowEncoder) -> tuple[list[Group], dict[str, int]]:
-    """The groups with only the responses that the model can take, and the number of the others by reason."""
-    kept_groups, left_out = [], Counter[str]()
+    """The groups with only the responses that training would take, and the number of the others by reason."""
+    kept, left_out = [], Counter[str]()
     for group in groups:
-        reasons = [_obstacle(encoder, group.prompt, response) for response in group.responses]
-        left_out.update(filter(None, reasons))
-        if kept := [place for place, reason in enumerate(reasons) if reason is None]:
-            kept_groups.append(part(group, kept))
-    return kept_groups, dict(left_out)
+        taken = responses_taken(group.prompt, group.responses, encoder.encode, encoder.fit, left_out)
+        if taken and taken[0]:
+            kept.append(part(group, taken[0]))
+    return kept, dict(+left_out)
 
 
 def part(group: Group, kept: Sequence[int]) -> Group:
@@ -186,24 +173,6 @@ def judged(prediction: Prediction, inputs: Mapping[str, Tensor], dimensions: Seq
         prediction=whole,
         columns=in_batch(inputs),
     )
-
-
-def _obstacle(encoder: RowEncoder, prompt: Text, response: Text) -> str | None:
-    """Why the model cannot take a response; None if it can."""
-    try:
-        ids = encoder.encode(prompt, response)
-    except DataError as error:
-        return str(error).removeprefix("its ")
-    if not all(ids):
-        return NO_TOKEN
-    too_long = encoder.max_tokens is not None and sum(map(len, ids)) > encoder.max_tokens
-    return TOO_LONG_FOR_MODEL if too_long else None
-
-
-def aligned(ids: Sequence[tuple[list[int], list[int]]]) -> PromptBranches:
-    """One prompt for all: where some response merges with the prompt's end, the prompt ends before it for all."""
-    shortest = min(len(prompt) for prompt, _ in ids)
-    return PromptBranches(ids[0][0][:shortest], [(prompt + branch)[shortest:] for prompt, branch in ids])
 
 
 def _tokens(group: PromptBranches) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from rlhf_plugins.contract.rows import Group, Text
-from rlhf_plugins.data.ranked import EQUAL, NO_TOKEN, TOO_LONG_FOR_MODEL
+from rlhf_plugins.data.lengths import responses_taken
 from rlhf_plugins.data.tokens import RowEncoder, as_text
 from rlhf_plugins.errors import DataError
 
@@ -19,19 +19,8 @@ def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> dict[str, int]:
     """Responses that no training can use, by reason, and those of which a part is not written."""
     found = Counter[str]()
     for group in groups:
-        seen: set[tuple[int, ...]] = set()
-        for response in group.responses:
-            try:
-                prompt, ids = encoder.encode(group.prompt, response)
-            except DataError as error:
-                found[str(error).removeprefix("its ")] += 1
-                continue
-            whole = (*prompt, *ids)
-            found[NO_TOKEN] += not (prompt and ids)
-            found[EQUAL] += whole in seen
-            found[TOO_LONG_FOR_MODEL] += encoder.max_tokens is not None and len(whole) > encoder.max_tokens
-            found[UNWRITTEN] += not _written(encoder, response, ids)
-            seen.add(whole)
+        responses_taken(group.prompt, group.responses, encoder.encode, encoder.fit, found)
+        found[UNWRITTEN] += sum(not _written(encoder, group.prompt, response) for response in group.responses)
     return dict(+found)
 
 
@@ -51,14 +40,18 @@ def _look(prompt: Text, response: Text, encoder: RowEncoder | None) -> str:
         return f"({error})"
 
 
-def _written(encoder: RowEncoder, response: Text, ids: Sequence[int]) -> bool:
-    """Whether the content of messages is in what was tokenized; white space does not count."""
+def _written(encoder: RowEncoder, prompt: Text, response: Text) -> bool:
+    """Whether the content of messages is in what is tokenized, if they can be; white space does not count."""
     if isinstance(response, str):
+        return True
+    try:
+        ids = encoder.encode(prompt, response)[1]
+    except DataError:
         return True
     tokenizer = encoder.tokenizer
 
     def bare(text: str) -> str:
         return "".join(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).split())
 
-    seen = "".join(tokenizer.decode(list(ids)).split())
+    seen = "".join(tokenizer.decode(ids).split())
     return all(bare(message["content"]) in seen for message in response if message["content"])

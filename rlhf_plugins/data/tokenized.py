@@ -6,16 +6,15 @@ It knows groups and token ids, no trainer. What a model cannot take is left out 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 
-from rlhf_plugins.contract.rows import Group, Text
-from rlhf_plugins.data.branches import PromptBranches
+from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.groups import best_response, pair_rows
-from rlhf_plugins.data.ranked import EQUAL, NO_TOKEN, TOO_LONG_FOR_MODEL, aligned
+from rlhf_plugins.data.lengths import PROMPT_TOO_LONG, responses_taken
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
 
@@ -36,8 +35,10 @@ def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
     """
     left_out, found = Counter[str](), []
     for row in pair_rows(groups):
-        tokens = _encoded(encoder, row.pop("prompt"), [row.pop("chosen"), row.pop("rejected")], left_out)
-        if tokens is not None:
+        both = [row.pop("chosen"), row.pop("rejected")]
+        taken = responses_taken(row.pop("prompt"), both, encoder.encode, encoder.fit, left_out)
+        if taken and len(taken[0]) == len(both):
+            tokens = taken[1]
             chosen, rejected = map(list, tokens.branches)
             found.append({"prompt_ids": list(tokens.prompt), "chosen_ids": chosen, "rejected_ids": rejected, **row})
     return _tokenized(found, left_out)
@@ -55,8 +56,9 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized
         if response is None:
             left_out["labelled undesirable" if group.responses else "no response"] += 1
             continue
-        tokens = _encoded(encoder, group.prompt, [response], left_out)
-        if tokens is not None:
+        taken = responses_taken(group.prompt, [response], encoder.encode, encoder.fit, left_out)
+        if taken and taken[0]:
+            tokens = taken[1]
             (ids,) = tokens.branches
             mask = [0] * len(tokens.prompt) + [1] * len(ids)
             found.append({"input_ids": [*tokens.prompt, *ids], "completion_mask": mask})
@@ -66,10 +68,13 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized
 def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) -> tuple[list[Group], dict[str, int]]:
     """The prompts that leave the model `room` tokens for a response, and the number of the others by reason.
 
+    They are sampled from as they are: none is cut.
+
     Raises:
         DataError: none is left.
     """
     left_out, kept = Counter[str](), []
+    most, longest = encoder.fit.most, encoder.lengths.max_prompt_length
     for group in prompts:
         try:
             tokens = len(encoder.encode_start(group.prompt))
@@ -78,10 +83,11 @@ def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) 
             continue
         if not tokens:
             left_out["prompt without a token"] += 1
-        elif encoder.max_tokens is not None and tokens + room > encoder.max_tokens:
-            left_out[
-                f"prompt that leaves no room for {room} tokens of the {encoder.max_tokens} that the model takes"
-            ] += 1
+        elif longest is not None and tokens > longest:
+            left_out[PROMPT_TOO_LONG] += 1
+        elif most is not None and tokens + room > most:
+            whose = "that the model takes" if most == encoder.max_tokens else "of max_length"
+            left_out[f"prompt that leaves no room for {room} tokens of the {most} {whose}"] += 1
         else:
             kept.append(group)
     if left_out and not kept:
@@ -89,27 +95,8 @@ def prompts_with_room(prompts: Iterable[Group], encoder: RowEncoder, room: int) 
     return kept, dict(left_out)
 
 
-def _encoded(encoder: RowEncoder, prompt: Text, responses: Sequence[Text], left_out: Counter[str]) -> Any:
-    """The tokens of a row as a `PromptBranches`; None, and counted, where the model cannot take it or learn from it."""
-    try:
-        tokens: PromptBranches = aligned([encoder.encode(prompt, response) for response in responses])
-    except DataError as error:
-        left_out[str(error).removeprefix("its ")] += 1
-        return None
-    if not tokens.prompt or not all(tokens.branches):
-        reason = NO_TOKEN
-    elif len(set(map(tuple, tokens.branches))) < len(responses):
-        reason = EQUAL
-    elif encoder.max_tokens is not None and len(tokens.prompt) + max(map(len, tokens.branches)) > encoder.max_tokens:
-        reason = TOO_LONG_FOR_MODEL
-    else:
-        return tokens
-    left_out[reason] += 1
-    return None
-
-
 def _tokenized(rows: list[dict[str, Any]], left_out: Counter[str]) -> Tokenized:
     if not rows:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items())
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in (+left_out).items())
         raise DataError(f"no row is left to learn from ({reasons or 'there were no responses to imitate'})")
-    return Tokenized(Dataset.from_list(rows), dict(left_out))
+    return Tokenized(Dataset.from_list(rows), dict(+left_out))

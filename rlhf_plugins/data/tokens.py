@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Group, Samples, Text
+from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.data.turns import CALLS, TOOLS, said
 from rlhf_plugins.data.values import by_name
 from rlhf_plugins.errors import DataError
@@ -21,14 +22,69 @@ from rlhf_plugins.errors import DataError
 Ids = tuple[list[int], list[int]]  # of a prompt and of a response
 ANSWER = "Zq7"  # a response that no template writes itself
 MARK = re.compile(r"[<\[].+[>\]]")  # how a token looks that is no text, also where its tokenizer does not say so
+TOO_LONG = "response longer than max_length"
+TOO_LONG_FOR_MODEL = "response longer than the model takes"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model and a recipe together can take.
+
+    Args:
+        lengths: of the recipe.
+        model: the most tokens that the model takes; None has no limit.
+        bos: the token that begins every prompt, and stays where a prompt is cut.
+    """
+
+    lengths: Lengths = Lengths()
+    model: int | None = None
+    bos: int | None = None
+
+    @property
+    def most(self) -> int | None:
+        """Tokens that a prompt with a response may have."""
+        return min((most for most in (self.model, self.lengths.max_length) if most), default=None)
+
+    def prompt(self, ids: list[int]) -> list[int] | None:
+        """A prompt, without its first tokens where too long ones are cut; None where they are left out."""
+        most = self.lengths.max_prompt_length
+        if most is None or len(ids) <= most:
+            return ids
+        if self.lengths.truncation == "drop":
+            return None
+        kept = ids[:1] if ids[0] == self.bos and most > 1 else []
+        return kept + ids[len(ids) - most + len(kept) :]
+
+    def response(self, prompt: int, ids: list[int]) -> list[int] | None:
+        """A response behind `prompt` tokens, without its last ones where too long ones are cut; None as above."""
+        room = len(ids) if self.most is None else self.most - prompt
+        if len(ids) <= room:
+            return ids
+        return ids[:room] if self.lengths.truncation == "cut" and room > 0 else None
+
+    def reason(self, tokens: int) -> str:
+        """Why a prompt with a response of so many tokens in all is left out."""
+        return TOO_LONG_FOR_MODEL if self.model is not None and tokens > self.model else TOO_LONG
 
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """Encodes prompts and responses for one model; `max_tokens` is its limit for both together, None without one."""
+    """Encodes prompts and responses for one model.
+
+    Args:
+        tokenizer: of the model.
+        max_tokens: the most tokens that the model takes; None without a limit.
+        lengths: of the recipe.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int | None
+    lengths: Lengths = Lengths()
+
+    @property
+    def fit(self) -> Fit:
+        """What is too long."""
+        return Fit(self.lengths, self.max_tokens, self.tokenizer.bos_token_id)
 
     def encode(self, prompt: Text, response: Text) -> Ids:
         """Token ids of any length. Raises DataError where messages cannot be tokenized."""
@@ -41,13 +97,19 @@ class RowEncoder:
             return encode_prompt(self.tokenizer, prompt)
 
     def encode_within_limit(self, prompt: Text, response: Text) -> Ids:
-        """As `encode`. Raises DataError also for a prompt or response without a token, and above `max_tokens`."""
+        """As `encode`, cut where the recipe says so. Raises DataError also for what has no token or is too long."""
         ids = self.encode(prompt, response)
         if not all(ids):
             raise DataError(f"its {'response' if ids[0] else 'prompt'} has no token")
-        if self.max_tokens is not None and (count := sum(map(len, ids))) > self.max_tokens:
-            raise DataError(f"has {count} tokens, and the model takes {self.max_tokens}")
-        return ids
+        shared = self.fit.prompt(ids[0])
+        if shared is None:
+            raise DataError(
+                f"its prompt has {len(ids[0])} tokens, and max_prompt_length is {self.lengths.max_prompt_length}"
+            )
+        rest = self.fit.response(len(shared), ids[1])
+        if rest is None:
+            raise DataError(f"has {len(shared) + len(ids[1])} tokens, and the model takes {self.fit.most}")
+        return shared, rest
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def load_row_encoder(base: Base) -> RowEncoder:
     limits = [positions]
     if encodes_pairs(tokenizer):
         limits.append(tokenizer.model_max_length)  # fewer, if an encoder's positions start above 0, as RoBERTa's
-    return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None))
+    return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None), base.lengths)
 
 
 def load_causal(base: Base) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def same_base(one: Base, other: Base) -> bool:
     """Whether an adapter on one of them fits the other: the weights and the quantization are the same."""
     same = whole_path(one.path) == whole_path(other.path)
     return same and one.quantization == other.quantization
+
+
+def described(base: Base) -> dict[str, Any]:
+    """What is noted of a base beside a saved model: not what only a run, or only its user, may decide."""
+    return {name: value for name, value in asdict(base).items() if name not in ("trust_remote_code", "lengths")}
 
 
 def noted_base(noted: Any, folder: Path, trust_remote_code: bool) -> Base:

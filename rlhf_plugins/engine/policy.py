@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -29,7 +29,7 @@ from rlhf_plugins.engine.backbone import Backbone, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
-from rlhf_plugins.engine.noted import noted_base, path_to_note
+from rlhf_plugins.engine.noted import described, noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import DataError, RunError
@@ -285,8 +285,7 @@ def describe(folder: Path, base: Base, root: Path | None = None) -> None:
 
     The path of a base in the same run, or below `root`, is written relative to the folder: both may be moved together.
     """
-    known = {name: value for name, value in asdict(base).items() if name != "trust_remote_code"}
-    known["path"] = path_to_note(base.path, folder, root)
+    known = {**described(base), "path": path_to_note(base.path, folder, root)}
     (folder / DESCRIPTION).write_text(json.dumps({"base": known}, indent=2) + "\n")
 
 

@@ -14,6 +14,7 @@ from scipy.special import expit
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.records import Prediction, ScoredPairs
 from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Samples, Text
+from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.errors import RunError
@@ -44,7 +45,12 @@ def strict(groups: Sequence[Group]) -> list[tuple[Group, Comparison]]:
 
 
 def score_pairs(
-    judge: Predict | RewardFunction, groups: Sequence[Group], tokenizer: Any, seed: int = 0, longest: int | None = None
+    judge: Predict | RewardFunction,
+    groups: Sequence[Group],
+    tokenizer: Any,
+    seed: int = 0,
+    longest: int | None = None,
+    lengths: Lengths = Lengths(),  # noqa: B008
 ) -> ScoredPairs:
     """The scores of every strictly ordered pair of the groups, with people's ratings and the gold reward.
 
@@ -56,6 +62,7 @@ def score_pairs(
         tokenizer: of the reward model's base.
         seed: of rewrites that are random.
         longest: the most tokens that the model takes, at which a rewritten response is cut before its last.
+        lengths: of the recipe: rows that are cut in training are cut here.
 
     Raises:
         RunError: no pair is strictly ordered, or the judge leaves out a response, or gives NaN or infinity.
@@ -78,6 +85,7 @@ def score_pairs(
         {**_known(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
         seed,
         longest,
+        lengths if lengths.truncation == "cut" else Lengths(),
     ).scored()
 
 
@@ -92,13 +100,14 @@ class _Pairs:
     known: Mapping[str, Any]
     seed: int
     longest: int | None
+    lengths: Lengths
 
     def scored(self, rewrite: Rewrite | None = None) -> ScoredPairs:
         """The pairs, with every response rewritten where `rewrite` is given."""
         rng = np.random.default_rng(self.seed)
         texts = [r if rewrite is None else _rewritten(r, rewrite, rng) for g in self.alone for r in g.responses]
         alone = [replace(group, responses=(response,)) for group, response in zip(self.alone, texts, strict=True)]
-        samples = samples_of(alone, RowEncoder(self.tokenizer, None))
+        samples = samples_of(alone, RowEncoder(self.tokenizer, None, self.lengths))
         if rewrite is not None and self.longest is not None:
             samples = _cut(samples, self.longest)
         reward, doubts = _answered(self.judge(samples), len(alone))

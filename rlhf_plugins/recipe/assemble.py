@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Base, Chat, Weights
+from rlhf_plugins.contract.run import Base, Chat, Lengths, Weights
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe import based
@@ -80,7 +80,8 @@ def weights(recipe: Recipe) -> Weights:
 
     quantization = None if recipe.quantization == "none" else recipe.quantization
     asked = Base(base_path(recipe.base), quantization, recipe.adapter, recipe.trust_remote_code, chat_of(vars(recipe)))
-    return based.weights(asked)
+    lengths = Lengths(recipe.max_length, recipe.max_prompt_length, recipe.truncation)
+    return based.weights(replace(asked, lengths=lengths))
 
 
 def chat_of(recipe: Mapping[str, Any]) -> Chat | None:

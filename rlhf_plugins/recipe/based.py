@@ -34,7 +34,7 @@ def weights(base: Base) -> Weights:
     from rlhf_plugins.engine.policy import saved_base
 
     saved = saved_base(folder, base.trust_remote_code)
-    saved = replace(saved, chat=base.chat or saved.chat)
+    saved = replace(saved, chat=base.chat or saved.chat, lengths=base.lengths)
     if base.quantization not in (None, saved.quantization):
         how = saved.quantization or "unquantized"
         raise RunError(f"{base.path}: its adapter was trained on a base that is {how}, so leave `quantization` out")

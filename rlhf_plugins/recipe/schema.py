@@ -45,6 +45,17 @@ class Recipe:
     chat_template_kwargs: Annotated[
         dict[str, Any], Field(description="variables of the chat template, such as {enable_thinking: false}")
     ] = field(default_factory=dict)
+    max_length: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Field(description="tokens of a prompt with a response, in all stages; null leaves each stage its own"),
+    ] = None
+    max_prompt_length: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="tokens of a prompt, in all stages")
+    ] = None
+    truncation: Annotated[
+        Literal["drop", "cut"],
+        Field(description="longer rows are left out, or lose a prompt's first tokens and a response's last"),
+    ] = "drop"
     engine: Annotated[
         Literal["auto", "plain"],
         Field(description="`plain` switches every fast path off: transformers, PEFT and torch alone compute"),

@@ -244,7 +244,7 @@ class Session:
         if predict is None or not strict(test):
             return None, {}
         try:
-            scored = score_pairs(predict, test, encoder.tokenizer)
+            scored = score_pairs(predict, test, encoder.tokenizer, lengths=encoder.lengths)
         except RunError:
             if judge is None or judge.is_model:
                 raise

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
-from rlhf_plugins.contract.run import Adapter, Budget
+from rlhf_plugins.contract.run import Adapter, Budget, Run
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage
 from rlhf_plugins.contract.workload import Work, Workload
 
@@ -30,6 +30,12 @@ Reference = Annotated[
 
 WITHOUT_LIMIT = 4096  # tokens of a sequence that nothing limits, for a forecast
 NEEDS = "needs `trainer: {eval_strategy: steps}`, which evaluates"
+
+
+def longest(run: Run) -> dict[str, Any]:
+    """The recipe's `max_length` in the place of TRL's default, where it gives one."""
+    most = run.base.lengths.max_length
+    return {} if most is None else {"max_length": most}
 
 
 @dataclass(frozen=True)

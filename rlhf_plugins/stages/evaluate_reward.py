@@ -86,7 +86,8 @@ class EvaluateReward(Stage, takes={"reward"}):
         )
 
         def scored(groups: Sequence[Group]) -> dict[str, Any]:
-            return measure(score_pairs(judge, groups, encoder.tokenizer, run.seed, encoder.max_tokens), self.metrics)
+            pairs = score_pairs(judge, groups, encoder.tokenizer, run.seed, encoder.fit.most, encoder.lengths)
+            return measure(pairs, self.metrics)
 
         row = scored(test)
         row["latency"] = latency(judge, test, encoder.tokenizer)

@@ -208,8 +208,8 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         adapter = run.base.adapter
         encoder = load_row_encoder(run.base)
         own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
-        if encoder.max_tokens:  # TRL's default may be more than the model takes
-            own["max_completion_length"] = min(OnlineConfig.max_completion_length, encoder.max_tokens // 2)
+        if most := encoder.fit.most:  # TRL's default may be more than there is room for
+            own["max_completion_length"] = min(OnlineConfig.max_completion_length, most // 2)
         args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
         prompts, left_out = prompts_with_room(run.data.prompts["train"], encoder, args.max_completion_length)
         asked = run.data.prompts.get("test", ())[: self.eval_prompts]

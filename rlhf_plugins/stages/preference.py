@@ -10,7 +10,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Work, Workload
-from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training, pair_tokens
+from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training, longest, pair_tokens
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
@@ -75,7 +75,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
 
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
-        ours = {"precompute_ref_log_probs": True, "disable_dropout": not dropped}
+        ours = {**longest(run), "precompute_ref_log_probs": True, "disable_dropout": not dropped}
         args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
         encoder = load_row_encoder(run.base)
         rows = tokenized_pairs(run.data.train, encoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -17,7 +17,7 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.contract.workload import RANKED, Work, Workload
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import From, TokensPerBatch, Training, pair_tokens
+from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +111,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         import trl
 
         from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.noted import described
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
@@ -119,7 +120,12 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
 
         seed = run.seed + (member or 0)
         torch.manual_seed(seed)  # head and adapter start at random
-        args = arguments(trl.RewardConfig, run.folder, seed, {"disable_dropout": not self._drops(run), **self.trainer})
+        args = arguments(
+            trl.RewardConfig,
+            run.folder,
+            seed,
+            {**longest(run), "disable_dropout": not self._drops(run), **self.trainer},
+        )
         encoder = load_row_encoder(run.base)
         with building(len(groups)):
             model = self._model(run)
@@ -146,7 +152,9 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         curves, monitors = quiet(trainer, log, run.stopped), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             trainer.train()
-        model.save(folder, {**_described(run), "pooling": run.spec(self.pooling), "head": run.spec(self.head)})
+        model.save(
+            folder, {"base": described(run.base), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
+        )
         return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
 
     def _drops(self, run: Run) -> bool:
@@ -176,8 +184,9 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
     def _rows(self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows
 
-        limit = min(filter(None, (max_length, encoder.max_tokens)), default=None)
-        return ranked_rows(groups, encoder.encode, limit, self.loss.learns_from, self.loss.columns | self.head.columns)
+        lengths = replace(encoder.lengths, max_length=max_length)
+        fit = replace(encoder.fit, lengths=lengths)
+        return ranked_rows(groups, encoder.encode, fit, self.loss.learns_from, self.loss.columns | self.head.columns)
 
 
 def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:
@@ -215,11 +224,6 @@ def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     prompts, responses = map(list, zip(*rows, strict=True))
     nothing = [""] * len(rows)
     return model.features(Samples(nothing, nothing, prompts, responses), pad_id, bar=True).cpu()  # as all rows
-
-
-def _described(run: Run) -> dict[str, Any]:
-    """The base of the reward model, as `open_reward_model` reads it."""
-    return {"base": {name: value for name, value in asdict(run.base).items() if name != "trust_remote_code"}}
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.workload import Work, Workload
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.stages._training import From, Training, pair_tokens
+from rlhf_plugins.stages._training import From, Training, longest, pair_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +57,8 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         new = start.folder is None
         rows = tokenized_answers(run.data.train, encoder)
         with building(len(rows.dataset)):
-            args = arguments(trl.SFTConfig, run.folder, run.seed, {"completion_only_loss": True, **self.trainer})
+            ours = {**longest(run), "completion_only_loss": True}
+            args = arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
             trainer = trl.SFTTrainer(
                 model=load_causal(start.base) if new else load_start(start),
                 args=args,

@@ -13,7 +13,7 @@ from rlhf_plugins.components.data_format import Prompts, Supervised
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.ranked import EQUAL
+from rlhf_plugins.data.lengths import EQUAL
 from rlhf_plugins.data.rendered import UNWRITTEN, looks, obstacles
 from rlhf_plugins.data.sources import SupervisedColumns
 from rlhf_plugins.data.supervised import read_answers, read_prompts

@@ -9,7 +9,8 @@ from templates import chat_base
 from transformers import AutoTokenizer
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.ranked import EQUAL, ranked_rows
+from rlhf_plugins.data.lengths import EQUAL
+from rlhf_plugins.data.ranked import ranked_rows
 from rlhf_plugins.data.tokenized import prompts_with_room, tokenized_answers, tokenized_pairs
 from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.errors import DataError, RunError
