@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +48,30 @@ def compare(
         say(line)
 
 
+watch = typer.Typer(help="Watch runs, and calibrate the alarms of their monitors.", no_args_is_help=True)
+
+
+@watch.command()
+def calibrate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...", help="Clean runs, or folders that hold them.")],
+    out: Annotated[Path, typer.Option(help="The file to write; monitors read it as `thresholds`.")] = Path(
+        "thresholds.json"
+    ),
+    rate: Annotated[float, typer.Option(min=1e-4, max=0.5, help="Of clean runs that may alarm.")] = 0.01,
+) -> None:
+    """Fit the thresholds of all monitors to clean runs, so that a fresh clean run alarms at a known rate.
+
+    The runs were trained with the same monitors and without thresholds; all of them together keep to the rate.
+    """
+    from rlhf_watch.alarms.calibration import calibrate as calibrated
+
+    found = calibrated(runs, rate)
+    found.write(out)
+    for name, entry in found.monitors.items():
+        say(f"{name}: {entry['threshold']:.4g}")
+    say(f"{out}: {found.runs} clean runs of up to {found.rollouts} rollouts; at most {rate:.1%} of such runs alarm")
+
+
 def say(text: str) -> None:
     """Prints text, with what could steer a terminal written out."""
     typer.echo("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
@@ -55,4 +80,4 @@ def say(text: str) -> None:
 @hookimpl
 def register_commands() -> dict[str, Any]:
     """The commands of this file."""
-    return {"compare": compare}
+    return {"compare": compare, "watch": watch}

@@ -1,0 +1,69 @@
+"""Fits thresholds to clean runs: reads the curves that monitors left. It knows runs, the arithmetic is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins import RunError, RunRecord, open_run
+from rlhf_watch.alarms.limits import Limits
+from rlhf_watch.alarms.thresholds import joint_thresholds
+from rlhf_watch.alarms.watched import CURVE, statistic_options
+
+Maxima = dict[str, float]
+
+
+def calibrate(folders: Sequence[Path], rate: float) -> Limits:
+    """Thresholds that a fresh clean run exceeds, in any monitor, at this rate.
+
+    Args:
+        folders: runs, or folders of runs; each run is taken as clean.
+        rate: of runs that alarm.
+
+    Raises:
+        RunError: a run has no statistics, not those of the others, or its monitors have other options.
+        DataError: there are too few runs for the rate.
+    """
+    records = [open_run(folder) for folder in _runs(folders)]
+    if not records:
+        raise RunError(f"{', '.join(map(str, folders))}: no run")
+    found = [_maxima(record) for record in records]
+    options = _options(records[0])
+    for record, (largest, _) in zip(records, found, strict=True):
+        if largest.keys() != found[0][0].keys():
+            raise RunError(f"{record.folder} has other monitors than {records[0].folder}")
+        if _options(record) != options:
+            raise RunError(f"{record.folder}: its monitors have other options than those of {records[0].folder}")
+    thresholds = joint_thresholds({name: [one[name] for one, _ in found] for name in found[0][0]}, rate)
+    monitors = {name: {"threshold": limit, "options": options.get(name, {})} for name, limit in thresholds.items()}
+    return Limits(rate, len(records), max(rollouts for _, rollouts in found), monitors)
+
+
+def _runs(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        if (folder / "status.json").exists():
+            yield folder
+        else:
+            yield from sorted(file.parent for file in folder.glob("*/status.json"))
+
+
+def _maxima(record: RunRecord) -> tuple[Maxima, int]:
+    """The largest value of each statistic, and how many rollouts have one."""
+    largest: Maxima = {}
+    steps = set()
+    for row in record.metrics():
+        for name, value in row.items():
+            if name.startswith(CURVE):
+                monitor = name.removeprefix(CURVE)
+                largest[monitor] = max(largest.get(monitor, 0.0), value)
+                steps.add((row["stage"], row["step"]))
+    if not largest:
+        raise RunError(f"{record.folder}: no curve `{CURVE}...`; train it with monitors of rlhf-watch")
+    return largest, len(steps)
+
+
+def _options(record: RunRecord) -> Mapping[str, Any]:
+    """The options of every monitor of a run, by name."""
+    specs = [spec for stage in record.recipe["stages"] for spec in stage.get("monitors") or ()]
+    return {spec["use"]: statistic_options(spec) for spec in specs}

@@ -1,0 +1,67 @@
+"""A file of thresholds: what `rlhf watch calibrate` writes and monitors read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins import RunError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The threshold of one monitor.
+
+    Args:
+        threshold: of its statistic.
+        options: of the monitor, for which it holds.
+        rate: of clean runs in which any monitor of the file alarms.
+        runs: clean runs that it was fitted on.
+        rollouts: of the longest of them; nothing is known of longer runs.
+    """
+
+    threshold: float
+    options: Mapping[str, Any]
+    rate: float
+    runs: int
+    rollouts: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All of a file."""
+
+    rate: float
+    runs: int
+    rollouts: int
+    monitors: Mapping[str, Mapping[str, Any]]  # name -> threshold and options
+
+    def write(self, file: Path) -> None:
+        """As JSON."""
+        file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_limit(file: str, monitor: str, options: Mapping[str, Any]) -> Limit:
+    """The threshold of a monitor with these options.
+
+    Raises:
+        RunError: the file cannot be read, or holds no threshold for this monitor, or for other options.
+    """
+    limits = read_limits(file)
+    if monitor not in limits.monitors:
+        raise RunError(f"{file}: no threshold for {monitor} (known: {', '.join(limits.monitors) or 'none'})")
+    found = limits.monitors[monitor]
+    if other := [name for name in found["options"] if found["options"][name] != options.get(name)]:
+        was, now = found["options"][other[0]], options.get(other[0])
+        raise RunError(f"{file}: {monitor} was calibrated with {other[0]} {was}, not {now}; calibrate again")
+    return Limit(float(found["threshold"]), found["options"], limits.rate, limits.runs, limits.rollouts)
+
+
+def read_limits(file: str) -> Limits:
+    try:
+        return Limits(**json.loads(Path(file).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{file}: no thresholds that `rlhf watch calibrate` wrote: {error}") from error

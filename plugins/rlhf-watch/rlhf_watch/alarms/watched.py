@@ -1,0 +1,131 @@
+"""What all alarms share: they log their statistic, alarm once where it exceeds a calibrated threshold, and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
+
+from rlhf_plugins import Alarm, Monitor, Run, RunError, Step
+from rlhf_watch.alarms.limits import Limit, read_limit, read_limits
+
+CURVE = "watch/"  # begins the names of the curves that hold statistics
+PLACES = ("thresholds", "action", "factor", "audit")  # options that do not change the statistic
+
+
+class Statistic(Protocol):
+    """What grows while a training departs from its start."""
+
+    @property
+    def value(self) -> float: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Watched(Monitor, reads_rollouts=True):
+    """A monitor whose statistic is a curve `watch/NAME`. Without thresholds it measures, and never alarms."""
+
+    thresholds: Annotated[
+        str, Field(description="a file that `rlhf watch calibrate` wrote; empty: it only measures")
+    ] = ""
+
+    def missing(self) -> dict[str, str]:
+        """A file that is not there, or holds none."""
+        try:
+            if self.thresholds:
+                read_limits(self.thresholds)
+        except RunError as error:
+            return {"thresholds": str(error)}
+        return {}
+
+    def limit(self, name: str) -> Limit | None:
+        """Its threshold. Raises RunError where the file has none for these options."""
+        return read_limit(self.thresholds, name, statistic_options(self.record())) if self.thresholds else None
+
+    def record(self) -> dict[str, Any]:
+        """Its options as JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+
+
+def statistic_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that change the statistic, and so its threshold."""
+    return {name: value for name, value in options.items() if name not in (*PLACES, "use")}
+
+
+class Watching:
+    """One monitor of one training.
+
+    Args:
+        monitor: its options.
+        run: that it watches.
+        statistic: it keeps.
+        add: takes in a step; False where the step has nothing for it.
+        worst: the places of the responses at fault, the worst first.
+        says: what a value of the statistic means.
+    """
+
+    def __init__(
+        self,
+        monitor: Watched,
+        run: Run,
+        statistic: Statistic,
+        add: Callable[[Step], bool],
+        worst: Callable[[Step], Iterable[int]],
+        says: str,
+    ) -> None:
+        self._name: str = run.spec(monitor)["use"]
+        self._limit = monitor.limit(self._name)
+        self._log, self._statistic, self._add, self._worst, self._says = run.log, statistic, add, worst, says
+        self._action = getattr(monitor, "action", None), getattr(monitor, "factor", 1.0)
+        self._since: int | None = None
+        self._seen, self._alarmed = 0, False
+
+    def __call__(self, step: Step) -> Alarm | None:
+        """The first time that the threshold is exceeded, an alarm."""
+        if not self._add(step):
+            return None
+        self._seen += 1
+        value = self._statistic.value
+        self._log(step.step, {CURVE + self._name: value})
+        if not value:
+            self._since = None
+        elif self._since is None:
+            self._since = step.step
+        if self._limit is None or self._alarmed or value <= self._limit.threshold:
+            return None
+        self._alarmed = True
+        return self._alarm(step, value, self._limit)
+
+    def _alarm(self, step: Step, value: float, limit: Limit) -> Alarm:
+        known = self._seen <= limit.rollouts
+        rate = (
+            f"of clean runs {limit.rate:.1%} at most have an alarm of any monitor ({limit.runs} runs)"
+            if known
+            else f"the thresholds are of runs with {limit.rollouts} rollouts, and nothing is known of longer ones"
+        )
+        message = (
+            f"since step {self._since}, {self._says}: {value:.3g}, where {limit.threshold:.3g} is the limit; {rate}"
+        )
+        evidence = {
+            "statistic": value,
+            "since": self._since,
+            **asdict(limit),
+            "responses": step.shown(self._worst(step)),
+        }
+        action, factor = self._action if known else (None, 1.0)
+        return Alarm(message, evidence, limit.rate if known else None, action, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that it remembers."""
+        own = {"since": self._since, "seen": self._seen, "alarmed": self._alarmed}
+        return {**own, "statistic": self._statistic.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._since, self._seen, self._alarmed = state["since"], state["seen"], state["alarmed"]
+        self._statistic.load_state_dict(state["statistic"])

@@ -1,0 +1,191 @@
+"""Alarms: run lengths against the textbook, statistics by hand, thresholds that keep their rate, monitors on steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rlhf_watch.alarms.departures import Cusum, Gap, Level, Regression
+from rlhf_watch.alarms.limits import Limits
+from rlhf_watch.alarms.run_lengths import alarm_probability, average_run_length
+from rlhf_watch.alarms.thresholds import joint_thresholds
+
+from rlhf_plugins import Alarm, DataError, PluginError, Prediction, RunError, Samples, Step, component
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shift", "length"), [(4, 0.0, 168), (5, 0.0, 465), (4, 1.0, 8.38), (5, 1.0, 10.4)]
+)
+def test_run_lengths_are_those_of_the_textbook(threshold: float, shift: float, length: float) -> None:
+    assert average_run_length(0.5, threshold, shift) == pytest.approx(length, rel=0.01)  # Montgomery, table 9.3
+
+
+def test_run_lengths_are_those_of_a_simulated_cusum() -> None:
+    rng, statistic = np.random.default_rng(0), np.zeros(20_000)
+    alarmed = np.zeros(20_000, dtype=bool)
+    for _ in range(60):
+        statistic = np.maximum(0, statistic + rng.normal(size=20_000) - 0.5)
+        alarmed |= statistic > 4
+    assert alarmed.mean() == pytest.approx(alarm_probability(0.5, 4, 60), abs=0.006)
+    assert average_run_length(0.5, 4, sides=1) == pytest.approx(2 * average_run_length(0.5, 4))
+
+
+def test_statistics_by_hand() -> None:
+    cusum = Cusum(0.5)
+    assert [cusum.add(z) for z in (1.0, 2.0, -1.0, -3.0, 100.0)] == [0.5, 2.0, 0.5, 0.0, 7.5]
+    level = Level(-1.0, warm_up=2, weight=0.5)
+    assert [level.add(value) for value in (1.0, 3.0, 2.0)] == [0.0, 0.0, 0.0]
+    assert level.add(1.0) == pytest.approx(0.5 * math.log(2.001 / 1.001))
+    assert level.add(math.nan) == level.value
+    fit = Regression.of([(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 3)])
+    assert (fit.slope, fit.spread, fit.predict(3)) == (1, 0.5, 3.5)
+    assert fit.error(1) == pytest.approx(0.5 / math.sqrt(6))
+
+
+def test_the_gap_grows_where_worth_lags_behind_the_reward_alone() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=512)
+    follows, lags = Gap(512), Gap(512)
+    for gap in (follows, lags):
+        gap.add(first.tolist(), (0.7 * first + 0.7 * rng.normal(size=512)).tolist())
+    for step in range(100):
+        rewards = rng.normal(step / 40, 1, 8)
+        worths = 0.7 * rewards + 0.7 * rng.normal(size=8)
+        follows.add(rewards.tolist(), worths.tolist())
+        lags.add(rewards.tolist(), (worths - 0.01 * step).tolist())
+    assert follows.value < 5 < 20 < lags.value
+    again = Gap(512)
+    again.load_state_dict(json.loads(json.dumps(lags.state_dict())))
+    assert again.add([9.0], [0.0]) == lags.add([9.0], [0.0])
+
+
+def test_thresholds_keep_the_joint_rate_of_dependent_statistics() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.exponential(size=(400, 300, 1)) * rng.exponential(size=(400, 300, 3)) * [1, 10, 100]
+    rates = []
+    for runs in shared:
+        clean = {str(i): runs[:200, i] for i in range(3)}
+        limits = np.array(list(joint_thresholds(clean, 0.05).values()))
+        rates.append((runs[200:] > limits).any(1).mean())
+    assert np.mean(rates) == pytest.approx(0.05, abs=0.006)
+
+
+def test_too_few_clean_runs_promise_nothing() -> None:
+    with pytest.raises(DataError, match=r"20 clean runs can promise a rate of 0.0476, not 0.01"):
+        joint_thresholds({"a": [1.0] * 20}, 0.01)
+
+
+def run(logged: list[Any], seed: int = 0) -> Any:
+    """A run that names one monitor, keeps what is logged, and whose gold reward is 0."""
+    data = SimpleNamespace(gold=lambda prompt, response: {"total": 0.0})
+    return SimpleNamespace(
+        spec=lambda one: {"use": "watched"},
+        log=lambda step, values: logged.append((step, values)),
+        seed=seed,
+        data=data,
+    )
+
+
+def step(number: int, texts: list[str], **numbers: list[float]) -> Step:
+    prompts = [f"p{i}" for i in range(len(texts))]
+    ids = [[0]] * len(texts)
+    members = torch.tensor(numbers.pop("members")) if "members" in numbers else None
+    prediction = Prediction(torch.zeros(len(texts)), members=members, features=members)
+    return Step("online", number, None, {}, Samples(prompts, texts, ids, ids), prediction, responses=numbers)
+
+
+def limits(folder: Path, threshold: float, options: dict[str, Any], rollouts: int = 100) -> str:
+    file = folder / "thresholds.json"
+    Limits(0.01, 300, rollouts, {"watched": {"threshold": threshold, "options": options}}).write(file)
+    return str(file)
+
+
+GOOD = ["one two three four five six", "a b c d e f", "g h i j k l", "m n o p q r"]
+BAD = ["so so so so so so"] * 4
+CASES = {
+    "length_drift": (step(0, GOOD, tokens=[6.0] * 4), step(0, GOOD, tokens=[60.0, 6.0, 90.0, 60.0])),
+    "repetition": (step(0, GOOD), step(0, BAD)),
+    "boilerplate": (step(0, GOOD), step(0, BAD)),
+    "entropy_collapse": (step(0, GOOD, entropy=[2.0] * 4), step(0, GOOD, entropy=[0.1] * 4)),
+    "reward_variance_collapse": (step(0, GOOD, reward=[1.0, 2.0] * 2), step(0, GOOD, reward=[1.0, 1.001] * 2)),
+    "disagreement": (step(0, GOOD, members=[[0.0, 0.1]] * 4), step(0, GOOD, members=[[0.0, 5.0]] * 4)),
+    "feature_drift": (step(0, GOOD, members=[[0.0], [0.2]] * 2), step(0, GOOD, members=[[9.0], [9.2]] * 2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_monitor_is_silent_on_clean_rollouts_and_alarms_once_with_its_rate(name: str, tmp_path: Path) -> None:
+    logged: list[Any] = []
+    options = {"warm_up": 2, **({"phrases": ["i cannot"]} if name == "boilerplate" else {})}
+    made = component("monitor", name, **options, thresholds=limits(tmp_path, 0.5, options)).build(run(logged))
+    good, bad = CASES[name]
+    assert [made(good) for _ in range(6)] == [None] * 6
+    alarms = [found for _ in range(30) if (found := made(bad)) is not None]
+    assert [alarm.false_alarm_rate for alarm in alarms] == [0.01]
+    assert alarms[0].action is None
+    assert "1.0% at most" in alarms[0].message
+    assert logged[-1][1]["watch/watched"] > 0.5
+
+
+def test_without_thresholds_a_monitor_only_measures() -> None:
+    logged: list[Any] = []
+    made = component("monitor", "length_drift", warm_up=2).build(run(logged))
+    good, bad = CASES["length_drift"]
+    assert not any(made(one) for one in [good] * 3 + [bad] * 50)
+    assert logged[-1][1]["watch/watched"] > 2
+    worst = component("monitor", "length_drift").worst(bad)
+    assert worst[0] == 2
+
+
+def test_a_reward_that_predicts_nothing_promises_nothing(tmp_path: Path) -> None:
+    options = {"each": 4, "first": 16}
+    made = component("monitor", "reward_gap", **options, thresholds=limits(tmp_path, 1, options)).build(run([]))
+    rewards = [np.random.default_rng(number).normal(number, 1, 4).tolist() for number in range(40)]
+    assert not any(made(step(number, GOOD, reward=four)) for number, four in enumerate(rewards))  # the gold is 0
+
+
+def worth(prompt: str, response: str) -> dict[str, float]:
+    return {"total": min(float(response), 2.0)}
+
+
+def audited(number: int) -> Step:
+    """Four responses whose true worth is their reward, as far as 2."""
+    rewards = np.random.default_rng(number).normal(number / 10, 0.5, 4).tolist()
+    return step(number, [str(reward) for reward in rewards], reward=rewards)
+
+
+def test_an_alarm_of_the_audit_says_since_when_and_acts(tmp_path: Path) -> None:
+    options = {"each": 4, "first": 16}
+    file = limits(tmp_path, 10, options)
+    here = run([])
+    here.data.gold = worth
+    made = component("monitor", "reward_gap", **options, thresholds=file, action="scale_lr", factor=0.1).build(here)
+    alarms = {number: found for number in range(40) if isinstance(found := made(audited(number)), Alarm)}
+    (at,) = alarms
+    assert 12 <= at <= 30
+    assert (alarms[at].action, alarms[at].factor, alarms[at].false_alarm_rate) == ("scale_lr", 0.1, 0.01)
+    assert 10 <= alarms[at].evidence["since"] <= at
+    rewards = [row["reward"] for row in alarms[at].evidence["responses"]]
+    assert rewards == sorted(rewards, reverse=True)
+
+
+def test_an_uncalibrated_alarm_may_not_act() -> None:
+    with pytest.raises(PluginError, match="false-alarm rate is known: give `thresholds`"):
+        component("monitor", "reward_gap", action="stop")
+
+
+def test_thresholds_of_other_options_or_longer_runs_are_not_trusted(tmp_path: Path) -> None:
+    file = limits(tmp_path, 0.5, {"warm_up": 5}, rollouts=3)
+    with pytest.raises(RunError, match="calibrated with warm_up 5, not 2"):
+        component("monitor", "length_drift", warm_up=2, thresholds=file).build(run([]))
+    made = component("monitor", "length_drift", warm_up=5, thresholds=file).build(run([]))
+    good, bad = CASES["length_drift"]
+    (alarm,) = [found for one in [good] * 6 + [bad] * 9 if (found := made(one))]
+    assert alarm.false_alarm_rate is None
+    assert "nothing is known of longer ones" in alarm.message
