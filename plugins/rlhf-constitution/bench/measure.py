@@ -28,7 +28,7 @@ DPO = {"stage": "preference", "from": "base", "loss": {"use": "dpo", "beta": 1.0
 DPO |= {
     "trainer": {"learning_rate": 5e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2, "warmup_steps": 10}
 }
-SFT = {"learning_rate": 5e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2}
+SFT = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 8}
 Numbers = dict[str, Any]
 
 

@@ -1,8 +1,10 @@
-"""`rlhf constitution check|score|explain`: prints what a constitution says; a command imports what it needs itself."""
+"""`rlhf constitution check|score|explain|suggest`; a command imports what it needs itself."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,7 @@ from rlhf_plugins import hookimpl
 
 if TYPE_CHECKING:
     from rlhf_constitution.constitution import Constitution, Scored
+    from rlhf_constitution.scoring import Scorer
 
 app = typer.Typer(help="Check a constitution, and score responses with it.", no_args_is_help=True)
 File = Annotated[str, typer.Argument(metavar="CONSTITUTION", help="A YAML file, or the name of a bundled one.")]
@@ -59,18 +62,56 @@ def explain(constitution: File, prompt: Prompt, response: Responses) -> None:
             best = max(best, place, key=lambda at: scored[at].key)
 
 
-def _scored(constitution: str, prompt: str, responses: list[str]) -> tuple[Constitution, list[Scored]]:
-    """The responses scored; principles that need a run are given one on the sandbox."""
+@app.command()
+def suggest(
+    constitution: File,
+    rows: Annotated[str, typer.Argument(metavar="ROWS", help="Pairs that people judged: prompt, chosen, rejected.")],
+    library: Annotated[str, typer.Option(help="A constitution whose principles are tried.")] = "starter",
+) -> None:
+    """Say where people and a constitution disagree, which principle would settle it, and what such cases share."""
     from rlhf_constitution.constitution import load
+    from rlhf_constitution.suggest import Case, clusters, disagreements, suggestions
+    from rlhf_plugins import Base, component
+
+    found, others = load(constitution), load(library)
+    data = component("data_format", "preference", source=rows).load(Base("sandbox"), 0)
+    cases = [Case(str(one.prompt), *map(str, one.responses)) for one in (*data.train, *data.test)]
+    prompts = [case.prompt for case in cases]
+    with _scorer(found) as score:
+        scored = [score(prompts, texts) for texts in ([c.chosen for c in cases], [c.rejected for c in cases])]
+    against, unknown = disagreements(cases, *scored)
+    say(f"{len(cases)} pairs: the constitution disagrees on {len(against)}, and cannot score {unknown}")
+    known = {one.name for one in found.principles}
+    asked = [case.prompt for case in against]
+    with _scorer(others) as score:
+        sides = [score(asked, texts) for texts in ([c.chosen for c in against], [c.rejected for c in against])]
+    table = {
+        one.name: [(a.outcomes[one.name], b.outcomes[one.name]) for a, b in zip(*sides, strict=True)]
+        for one in others.principles
+        if one.name not in known
+    }
+    for line in (*suggestions(table), *clusters(against)):
+        say(f"  {line}")
+
+
+@contextmanager
+def _scorer(found: Constitution) -> Iterator[Scorer]:
+    """Scores responses; principles that need a run are given one on the sandbox."""
     from rlhf_constitution.scoring import Scorer
     from rlhf_plugins import session
 
-    found = load(constitution)
     with tempfile.TemporaryDirectory() as folder:
         needed = any(one.builds for one in found.principles)
         data = {"format": "sandbox", "writer": "sloppy", "prompts": 1, "test_prompts": 1}
-        scorer = Scorer(found, session("sandbox", data, folder) if needed else None)
-        return found, scorer([prompt] * len(responses), responses)
+        yield Scorer(found, session("sandbox", data, folder) if needed else None)
+
+
+def _scored(constitution: str, prompt: str, responses: list[str]) -> tuple[Constitution, list[Scored]]:
+    from rlhf_constitution.constitution import load
+
+    found = load(constitution)
+    with _scorer(found) as score:
+        return found, score([prompt] * len(responses), responses)
 
 
 def _value(scored: Scored, name: str) -> str:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from rlhf_constitution.answering import From, Sampling, answers
 from rlhf_constitution.constitution import Constitution, faults, load
+from rlhf_constitution.fluency import fluent
 from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Draft, Limits, from_json, revise, to_json
@@ -35,6 +37,10 @@ class CritiqueRevise(Stage, makes={"data"}):
     rounds: Annotated[int, Field(ge=1, description="revisions of an answer, at most, a principle at a time")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
     max_edit: Annotated[float, Field(gt=0, le=1, description="share of words that a revision may change")] = 1.0
+    max_perplexity: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        Field(description="a revision's perplexity under the policy, at most, as a multiple of the first answer's"),
+    ] = None
     keep_clean: Annotated[bool, Field(description="hand on answers that need no revision too")] = True
     from_: From = "previous"
     sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
@@ -53,7 +59,8 @@ class CritiqueRevise(Stage, makes={"data"}):
             prompts, first = self.answers(run)
             scored = score(prompts, first)
             drafts = [Draft.of(*row) for row in zip(prompts, first, scored, strict=True)]
-            revised = revise(drafts, constitution, propose, score, self.rounds, Limits(self.max_edit))
+            check = None if self.max_perplexity is None else fluent(run, self.max_perplexity)
+            revised = revise(drafts, constitution, propose, score, self.rounds, Limits(self.max_edit, check))
             return [to_json(draft) for draft in revised]
 
         rows = run.once("drafts", make)
@@ -125,6 +132,7 @@ def sections(constitution: Constitution, drafts: Sequence[Draft]) -> list[Sectio
             "first answer": draft.first,
             "critique": str(draft.accepted[-1].critique),
             "revision": draft.text,
+            "difference": difference(draft.first, draft.text),
             "P": f"{draft.at_first.satisfaction or 0:.3f} -> {draft.scored.satisfaction or 0:.3f}",
         }
         for draft in drafts
@@ -134,6 +142,16 @@ def sections(constitution: Constitution, drafts: Sequence[Draft]) -> list[Sectio
         Section("Principles before and after revision", f"Rejected proposals: {reasons(drafts)}.", rows),
         Section("Revisions", f"{len(shown)} of {len(drafts)} answers were revised.", shown[:SHOWN]),
     ]
+
+
+def difference(first: str, revision: str) -> str:
+    """The words that were taken out, as `[-...-]`, and those that came in, as `[+...+]`, among those that stayed."""
+    a, b = first.split(), revision.split()
+    parts = []
+    for tag, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        gone, new = " ".join(a[i:j]), " ".join(b[k:m])
+        parts += [gone] if tag == "equal" else [f"[-{gone}-]"] * bool(gone) + [f"[+{new}+]"] * bool(new)
+    return " ".join(parts)
 
 
 @hookimpl
