@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from rlhf_plugins.cli.echo import confirmed, echo, echo_table, echo_whole, encodable
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
+from rlhf_plugins.cli.threads import wait_asleep
 from rlhf_plugins.errors import PluginError, ReportError, RlhfError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ TrustPlugins = Annotated[bool, typer.Option("--trust-plugins", help="Run the cod
 
 def main() -> None:
     """The console script."""
+    wait_asleep()
     # It warns of a kernel that it can do without, at every import on a CPU.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # PEFT reads a name that transformers is about to drop, and warns where a run was moved together with its base.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.errors import RunError, known
-from rlhf_plugins.run.folder import LOCK, RunFolder
+from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.handed_on import WORDS, Part, handed_on
-from rlhf_plugins.run.lock import locked
+from rlhf_plugins.run.lock import in_use, locked
 
 CHECKPOINTS, CACHES = "checkpoint-*", ("reference.sqlite*", "*.scores.sqlite*")
 UNTOLD = ("output_dir",)  # keys of a recipe that say nothing of what a run found
@@ -79,9 +79,9 @@ def _line(run: RunFolder) -> Listed:
 
 
 def state(run: RunFolder) -> str:
-    """Its status; a run whose process was killed was interrupted, whatever it could not write."""
+    """Its status; a run whose process is gone without having written that was killed."""
     found = str(run.status().get("status", "running"))
-    return "interrupted" if found == "running" and not (run.path / LOCK).exists() else found
+    return "killed" if found == "running" and not in_use(run.path) else found
 
 
 def size(path: Path) -> int:

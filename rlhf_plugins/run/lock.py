@@ -71,6 +71,19 @@ def acquire(folder: Path, again: bool = False) -> None:
     _HELD[place] = file
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process is in a run's folder; the lock of one that was killed is free."""
+    place = folder.resolve()
+    if place in _HELD and _is_there(_HELD[place], place / LOCK):
+        return True
+    try:
+        file = (place / LOCK).open("r+")
+    except OSError:
+        return False
+    with file:
+        return not _locked(file)
+
+
 def release(folder: Path) -> None:
     """Unlocks a folder that this process locked; it may have been deleted."""
     if (file := _HELD.pop(folder.resolve(), None)) is not None:

@@ -42,8 +42,10 @@ def test_a_second_run_is_refused_until_the_first_is_dead(
         done = command("run", *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"runs/r is in use by process {waiting.pid} on ")
+    assert "runs/r  running" in command("runs", "list").stdout
     waiting.kill()
     waiting.wait()
+    assert "runs/r  killed" in command("runs", "list").stdout
     (tmp_path / "flag").unlink()
     assert command("run", "--resume", "r.yaml").returncode == 0
     assert not (tmp_path / "runs/r/.lock").exists()

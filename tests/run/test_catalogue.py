@@ -25,7 +25,9 @@ def test_a_run_is_a_line(run: RunFolder) -> None:
     assert (line.path, line.status, line.finished, line.stages) == (run.path, "finished", 4, 5)
     assert line.bytes == sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
     run.note(status="running")
-    assert catalogue.listed(run.path.parent)[0].status == "interrupted"  # no process holds it
+    assert catalogue.listed(run.path.parent)[0].status == "killed"  # no process holds it
+    (run.path / ".lock").touch()  # which a process that was killed leaves behind
+    assert catalogue.listed(run.path.parent)[0].status == "killed"
     with locked(run.path):
         assert catalogue.listed(run.path.parent)[0].status == "running"
 
