@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.data.other_run import is_run, saved_folder
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RunError, known
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 NAME = "base"  # of these weights, as `from` and `reference` call them
+
+
+def no_model(path: str) -> str:
+    """Why a path or a name can be no model; empty where it is one, or may be one on the hub."""
+    from rlhf_plugins.recipe.schema import SANDBOX
+
+    if path == SANDBOX or os.path.isfile(os.path.join(path, "config.json")):
+        return ""
+    if os.path.exists(path):
+        return f"the folder {path!r} holds no config.json, so it is no model"
+    folder, _, name = path.rpartition("/")
+    if HUB_NAME.fullmatch(path) and not (name and os.path.isdir(folder)):
+        return ""
+    near = known(path, [f"{folder}/{each.name}" for each in Path(folder or ".").glob("*/") if _is_base(each)])
+    if HUB_NAME.fullmatch(path):
+        return f"there is a folder {folder!r}, and no model or run {name!r} in it {near}"
+    return f"no folder {path!r}, and that is not a hub name such as `owner/model`"
 
 
 def is_policy(words: str) -> bool:
     """Whether a base is a run, a stage of one, or an adapter, rather than a whole model."""
     folder = Path(words)
     return "#" in words or is_run(folder) or (folder / "adapter_config.json").is_file()
+
+
+def _is_base(folder: Path) -> bool:
+    return is_run(folder) or any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 def weights(base: Base) -> Weights:

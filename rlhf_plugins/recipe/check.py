@@ -23,12 +23,11 @@ from rlhf_plugins.recipe.needs import unmet, useless_monitors
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.recipe.order import named_stages, out_of_order
 from rlhf_plugins.recipe.resolve import Resolver
-from rlhf_plugins.recipe.schema import SANDBOX, Recipe
+from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder
 
 
@@ -232,13 +231,8 @@ def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
     path = values.get("base")
     if path and based.is_policy(path):
         return _of_another_run(values)
-    if not path or path == SANDBOX or os.path.isfile(os.path.join(path, "config.json")):
-        return []
-    if os.path.exists(path):
-        return [(("base",), f"the folder {path!r} holds no config.json, so it is no model")]
-    if HUB_NAME.fullmatch(path):
-        return []
-    return [(("base",), f"no folder {path!r}, and that is not a hub name such as `owner/model`")]
+    message = based.no_model(path) if path else ""
+    return [(("base",), message)] if message else []
 
 
 def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:

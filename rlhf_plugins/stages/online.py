@@ -149,6 +149,15 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
 
+    def missing(self) -> dict[str, str]:
+        """The base of a critic of its own, where it is not there."""
+        from rlhf_plugins.recipe.based import is_policy, no_model
+
+        path = self.value.base
+        if path is None or is_policy(path):
+            return {}
+        return {"value.base": message} if (message := no_model(path)) else {}
+
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
         super().fits(adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +73,20 @@ def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str
 
 def test_minus_one_is_no_limit_of_steps() -> None:
     assert not faults({"stage": "preference", "trainer": {"max_steps": -1}})
+
+
+def test_a_misspelt_run_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (model := tmp_path / "runs/good").mkdir(parents=True)
+    (model / "config.json").touch()
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"base": "runs/god", "data": "sandbox", "stages": ["sft"]})
+    message = "base: there is a folder 'runs', and no model or run 'god' in it (did you mean runs/good?"
+    assert message in str(caught.value)
+    assert check_recipe({"base": "owner/god", "data": "sandbox", "stages": ["sft"]})["base"] == "owner/god"
+
+
+def test_the_base_of_a_critic_is_looked_for_too() -> None:
+    value = {"network": "own", "base": "./no"}
+    (fault,) = faults({"stage": "online", "reward": "gold", "value": value})
+    assert fault == "recipe: stages.0.value.base: no folder './no', and that is not a hub name such as `owner/model`"
