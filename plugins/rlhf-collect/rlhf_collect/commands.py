@@ -90,6 +90,21 @@ def invite(
 
 
 @collect.command()
+def prioritise(
+    study: Folder,
+    reward: Annotated[str, typer.Option(help="RUN#STAGE or a folder: a reward model, or an ensemble.")],
+    by: Annotated[str, typer.Option(help="margin, or variance of an ensemble.")] = "margin",
+    random: Annotated[float, typer.Option(help="Share of items that are drawn at random, to compare with.")] = 0.2,
+) -> None:
+    """Ask first about the items on which a reward model is least sure."""
+    from rlhf_collect.acquire import prioritise as put_in_order
+    from rlhf_collect.study import open_study
+
+    chosen, drawn = put_in_order(open_study(study), reward, by, random)
+    typer.echo(f"{study}: {chosen} items by {by}, {drawn} at random between them")
+
+
+@collect.command()
 def resume(study: Folder, name: Annotated[str, typer.Argument(help="Of the person.")]) -> None:
     """Let a person go on who was paused."""
     from rlhf_collect.store.people import named, set_state

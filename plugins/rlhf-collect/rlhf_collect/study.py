@@ -70,6 +70,7 @@ def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) ->
     if file.exists():
         raise DataError(f"{folder}: holds a study already")
     folder.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)  # it names people
     study = Study(folder, settings, Database(file))
     tables.metadata.create_all(study.database.engine)
     with study.database.writing() as connection:

@@ -59,6 +59,7 @@ class Browser:
     """A person at the page."""
 
     def __init__(self, of: Study, name: str, role: str = "annotator") -> None:
+        self.study = of
         self.http = TestClient(site(of, desk=Desk(of, Never())), base_url=HERE, headers={"origin": HERE})
         with of.database.writing() as connection:
             ticket = people.invite(connection, of.now(), name, role)
@@ -78,7 +79,8 @@ class Browser:
         return [re.findall(r"<p>(.*?)</p>", one)[-1] for one in re.findall(r"(?s)<article.*?</article>", self.page)]
 
     def judge(self, **fields: str) -> None:
-        """Sends the form of the page, and follows to the next."""
+        """Sends the form of the page after a minute, and follows to the next."""
+        self.study.now.tick(60)
         self.page = self.http.post("/judge", data={**self.hidden(), **fields}).text
 
     def work(self, choice: Callable[[list[str]], int]) -> int:

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from rlhf_collect.kinds.base import Unreadable
 from rlhf_collect.page.guard import COOKIE, Guard, check_token, form_of
 from rlhf_collect.page.lead import Lead
-from rlhf_collect.page.words import RIGHT_TO_LEFT, speaker, words
+from rlhf_collect.page.words import LANGUAGES, RIGHT_TO_LEFT, speaker, words
 from rlhf_collect.store import history, people
 from rlhf_collect.store.desk import Desk, Taken
 from rlhf_collect.store.people import Person
@@ -39,6 +39,7 @@ def site(study: Study, hosts: Iterable[str] = LOOPBACK, desk: Desk | None = None
         Route("/judge", pages.judge, methods=["POST"]),
         Route("/enter", pages.enter, methods=["GET", "POST"]),
         Route("/leave", pages.leave, methods=["POST"]),
+        Route("/language", pages.language, methods=["POST"]),
         Route("/guidelines", pages.guidelines),
         Route("/mine", pages.mine),
         Route("/again/{which}", pages.again),
@@ -103,6 +104,14 @@ class Pages:
         answer.delete_cookie(COOKIE)
         return answer
 
+    async def language(self, request: Request) -> Response:
+        """The language of the person's pages from now on."""
+        form, person = await self.changes(request)
+        if form.get("language") not in LANGUAGES:
+            raise HTTPException(422, "this language is not known")
+        await run_in_threadpool(self._speak, person.id, form["language"])
+        return RedirectResponse("/", 303)
+
     async def guidelines(self, request: Request) -> Response:
         """The newest version."""
         person = await self.person(request)
@@ -150,7 +159,13 @@ class Pages:
         language = person.language if person else "en"
         direction = "rtl" if language in RIGHT_TO_LEFT else "ltr"
         given = {"dimensions": self.study.settings.dimensions or ("overall",), **given}
-        common = {"person": person, "language": language, "direction": direction, "words": words(language)}
+        common: dict[str, Any] = {
+            "person": person,
+            "languages": LANGUAGES,
+            "language": language,
+            "direction": direction,
+            "words": words(language),
+        }
         text = self.jinja.get_template(template).render(say=speaker(language), **common, **given)
         return HTMLResponse(text, status)
 
@@ -181,6 +196,10 @@ class Pages:
     def _enter(self, ticket: str) -> str | None:
         with self.study.database.writing() as connection:
             return people.enter(connection, self.study.now(), ticket)
+
+    def _speak(self, person: int, language: str) -> None:
+        with self.study.database.writing() as connection:
+            people.speak(connection, person, language)
 
     def _leave(self, token: str) -> None:
         with self.study.database.writing() as connection:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-LANGUAGES = {"en": "English"}
+LANGUAGES = {"en": "English", "zh": "中文", "es": "Español", "ar": "العربية"}
 RIGHT_TO_LEFT = {"ar"}
 FOLDER = Path(__file__).parent / "words"
 

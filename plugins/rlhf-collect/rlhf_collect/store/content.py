@@ -128,7 +128,7 @@ def _answer_of(prompt: int, one: Written) -> Callable[[], Values]:
 
 def _item_of(one: Planned) -> Callable[[], Values]:
     words = sum(len(text.split()) for text in (one.row.prompt, *one.texts))
-    values = {"prompt": one.prompt, "answers": list(one.answers), "purpose": one.row.purpose, "arm": "random"}
+    values = {"prompt": one.prompt, "answers": list(one.answers), "purpose": one.row.purpose}
     return lambda: values | {"lengths": list(map(len, one.texts)), "words": words}
 
 

@@ -26,7 +26,7 @@ class Item:
     cluster: str
     answers: tuple[str, ...]
     origins: tuple[Mapping[str, Any], ...]
-    arm: str
+    arm: str  # random or chosen: what put it where it was in the queue
 
 
 def watermark(connection: Connection) -> int:
@@ -66,10 +66,13 @@ def items(connection: Connection, ids: Collection[int]) -> dict[int, Item]:
     """Items by their numbers."""
     answers = {row.id: row for row in connection.execute(select(tables.answer))}
     columns = (item, tables.prompt.c.text, tables.prompt.c.domain, tables.prompt.c.cluster)
+    first = (tables.slot.c.ordinal == 0) & (tables.slot.c.arm != "random")
+    arms = {row.item: row.arm for row in connection.execute(select(tables.slot.c.item, tables.slot.c.arm).where(first))}
     found = {}
     for row in connection.execute(select(*columns).join(tables.prompt).where(item.c.purpose == "judged")):
         if row.id in ids:
             written = [answers[one] for one in row.answers]
             texts, origins = tuple(one.text for one in written), tuple(one.origin for one in written)
-            found[row.id] = Item(row.id, row.digest, row.text, row.domain, row.cluster, texts, origins, row.arm)
+            arm = arms.get(row.id, "random")
+            found[row.id] = Item(row.id, row.digest, row.text, row.domain, row.cluster, texts, origins, arm)
     return found

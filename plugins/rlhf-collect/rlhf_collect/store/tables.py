@@ -62,7 +62,6 @@ item = Table(
     Column("purpose", String(10), nullable=False),  # judged, gold or training
     Column("lengths", JSON, nullable=False),  # characters of the answers
     Column("words", Integer, nullable=False),  # of the prompt and the answers
-    Column("arm", String(10), nullable=False),  # what put it where it is in the queue
 )
 
 # Read by the check of an answer alone: no query that makes a page joins it.
@@ -95,6 +94,7 @@ slot = Table(
     Column("ordinal", Integer, nullable=False),
     Column("purpose", String(10), nullable=False),
     Column("priority", Float, nullable=False),  # the lowest is given out first
+    Column("arm", String(10), nullable=False, server_default="random"),  # what gave it the priority: random or chosen
     Column("sides", JSON, nullable=False),  # places of the answers as they are shown, drawn at random
     Column("state", String(10), nullable=False),  # free, leased or done
     Column("person", ForeignKey("person.id")),
