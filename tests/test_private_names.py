@@ -310,3 +310,24 @@ def test_losses_are_scaled_for_accumulation_as_we_assume() -> None:
 def test_a_quantized_models_adapter_is_still_rounded_by_trl() -> None:
     """`trainable` undoes it; when TRL stops, so may we."""
     assert "param.data.to(torch.bfloat16)" in inspect.getsource(trl.DPOTrainer.__init__)
+
+
+def test_the_number_of_gpus_is_the_attribute_that_we_set(tmp_path: Path) -> None:
+    args: Any = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    args._n_gpu = 3
+    assert args.n_gpu == 3, "`precision.on_one_gpu` sets `_n_gpu`, so that no model is copied to a second GPU"
+
+
+def test_what_a_forecast_imitates_and_traces_with_is_there() -> None:
+    from bitsandbytes.autograd._functions import MatmulLtState
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+    from torch.utils._pytree import tree_iter
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    assert transformers.BertConfig in MODEL_FOR_MASKED_LM_MAPPING
+    assert {"has_fp16_weights", "threshold"} <= vars(MatmulLtState).keys()
+    assert callable(tree_iter)
+    assert callable(_disable_current_modes)
+    assert issubclass(FakeTensorMode, TorchDispatchMode)
+    assert hasattr(torch.empty(1).untyped_storage(), "_cdata")

@@ -59,6 +59,7 @@ class Workload:
         precision: `bf16`, `fp16` or `fp32` under autocast; None: what the device has.
         adapters: on the base, the trained one included.
         models: whole models beside the one that is trained, frozen.
+        quantization: of its base, where it has one of its own: nf4, int8 or `none`.
     """
 
     works: Sequence[Work]
@@ -67,3 +68,4 @@ class Workload:
     precision: Literal["bf16", "fp16", "fp32"] | None = None
     adapters: int = 1
     models: int = 0
+    quantization: str | None = None

@@ -49,6 +49,11 @@ class Scaling:
             return _times(precise, self.scale / self.temperature)
         return self.cap / self.temperature * torch.tanh(precise * (self.scale / self.cap))
 
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the gradient depends on the logits."""
+        return self.cap is not None
+
     def backward(self, grad: Tensor, logits: Tensor) -> Tensor:
         """The gradient of the head's output, given the logits and their gradient."""
         if self.cap is not None:
@@ -154,8 +159,11 @@ class _ChunkedLogps(torch.autograd.Function):
                 means.append(mean)
                 likeliest.append(highest)
             if slopes is not None:
+                logits = logits if scaling.reads_logits else log_probs  # no third tensor of this size
                 grad = _logit_grads(log_probs, ids, (torch.ones_like(logps[-1]), None))
                 slopes[at] = times_transposed(scaling.backward(grad, logits).to(weight.dtype), weight.t())
+                del grad
+            del logits, log_probs  # before the next chunk's
         all_logps = torch.cat(logps)
         all_entropies = torch.cat(entropies) if entropies else torch.zeros_like(all_logps)
         ctx.save_for_backward(hidden, weight, bias, targets, all_entropies, slopes)
@@ -187,6 +195,7 @@ class _ChunkedLogps(torch.autograd.Function):
                 outer_sum(grad, states, weight_grad)
             if bias_grad is not None:
                 bias_grad += grad.sum(0)
+            del grad, logits  # before the next chunk's
         return hidden_grad, weight_grad, bias_grad, None, None, None
 
 

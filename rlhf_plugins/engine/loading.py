@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
@@ -39,6 +39,7 @@ from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.layers import decoder_layers
+from rlhf_plugins.engine.precision import computes_in_bf16
 from rlhf_plugins.errors import RunError, known
 
 PICKLES = "its weights are pickled, and a pickle can run code; save them as safetensors"
@@ -215,8 +216,7 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     refuse_unmatched(model, base.adapter)
     if base.quantization:
-        prepared = prepare_model_for_kbit_training(without_repacking(model), use_gradient_checkpointing=False)
-        return counted(prepared)
+        return counted(without_repacking(model).requires_grad_(False))
     return with_fast_paths(counted(model.to(device())))
 
 
@@ -236,16 +236,19 @@ def without_repacking(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _dtype(base: Base) -> torch.dtype:
-    """bfloat16 for frozen weights if the device computes in it; weights that are trained are float32."""
-    frozen = base.adapter is not None
-    return torch.bfloat16 if frozen and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    """bfloat16 for frozen weights if the device computes in it; weights that are trained are float32.
+
+    So are embeddings and head of a quantized base: in float32 they, and with them all activations, would take more
+    than NF4 saves of a small model. Norms compute in float32 whatever their weights are in.
+    """
+    return torch.bfloat16 if base.adapter is not None and computes_in_bf16() else torch.float32
 
 
 def _quantization(name: str) -> BitsAndBytesConfig:
     if name == "int8":
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
         return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    compute = torch.bfloat16 if computes_in_bf16() else torch.float32
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )

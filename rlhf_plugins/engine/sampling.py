@@ -21,6 +21,26 @@ from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
 
 AT_ONCE = 512  # responses that are generated at once
+CACHE_TOKENS = 16_384  # prompts and responses of these on a GPU, whose memory keys and values fill
+
+
+def cached_at_once(model: Any) -> int | None:
+    """Most tokens whose keys and values are kept at once; None, no limit, on a CPU."""
+    return CACHE_TOKENS if model.device.type == "cuda" else None
+
+
+def in_batches(lengths: Sequence[int], rows: int, tokens: int | None) -> Iterator[slice]:
+    """Neighbours of at most so many rows, padded to the longest of at most so many tokens; one alone may have more."""
+    start = 0
+    while start < len(lengths):
+        end, longest = start + 1, lengths[start]
+        while end < len(lengths) and end - start < rows:
+            longest = max(longest, lengths[end])
+            if tokens is not None and (end + 1 - start) * longest > tokens:
+                break
+            end += 1
+        yield slice(start, end)
+        start = end
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,8 @@ def sample(
     """`per_prompt` responses to each prompt, in the prompts' order, the responses to one prompt side by side.
 
     The same arguments on the same machine give the same samples, and torch's global random state does not change. The
-    ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once.
+    ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once, on a GPU fewer
+    where their tokens are more than `CACHE_TOKENS`.
 
     Raises:
         DataError: a prompt cannot be tokenized.
@@ -56,9 +77,10 @@ def sample(
     own_distribution = without_generation_defaults(model)
     with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), own_distribution:
         torch.manual_seed(decoding.seed)
-        starts = range(0, len(order), batch_size)
-        for start in track(starts, "sampling", console=Console(stderr=True), transient=True, disable=len(starts) < 2):
-            batch = order[start : start + batch_size]
+        lengths = [len(rows[row][1]) + decoding.max_new_tokens for row in order]
+        parts = list(in_batches(lengths, batch_size, cached_at_once(model)))
+        for part in track(parts, "sampling", console=Console(stderr=True), transient=True, disable=len(parts) < 2):
+            batch = order[part]
             ids = [rows[row][1] for row in batch]
             for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):
                 responses[row] = response

@@ -189,7 +189,8 @@ def _setting(workload: Workload, base: Base, card: Card | None) -> Setting:
     dtype = torch.bfloat16 if base.adapter is not None and bf16 else torch.float32
     precision = workload.precision or ("bf16" if bf16 else "fp32")
     trains = workload.optimizer is not None
-    build = Build(base.quantization, base.adapter, dtype, trains, workload.checkpointing)
+    own = {None: base.quantization, "none": None}.get(workload.quantization, workload.quantization)
+    build = Build(own, base.adapter, dtype, trains, workload.checkpointing)
     autocast = PRECISIONS[precision] if trains else None
     return Setting(build, autocast, workload.optimizer, workload.adapters, workload.models)
 

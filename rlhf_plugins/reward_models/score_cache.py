@@ -170,6 +170,21 @@ def weights_identity(model: Any, *circumstances: object, weights: Mapping[str, T
     return digest.hexdigest()
 
 
+def files_identity(folders: Sequence[str | Path], *circumstances: object) -> str | None:
+    """An identity of models by the names, sizes and times of their files, read in a moment; None for a hub's name.
+
+    Args:
+        folders: of a base, and of an adapter on it.
+        circumstances: what else their outputs depend on.
+    """
+    paths = [Path(folder) for folder in folders]
+    if not all(path.is_dir() for path in paths):
+        return None
+    files = [file for path in paths for file in sorted(path.rglob("*")) if file.is_file()]
+    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return blake2b(repr((states, circumstances)).encode(), digest_size=16).hexdigest()
+
+
 def _columns(samples: Samples) -> list[str]:
     """The columns of each response as text, empty where there are none."""
     if not samples.columns:

@@ -48,13 +48,13 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True):
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""
         from rlhf_plugins.data.branches import TOKENS_PER_BATCH
-        from rlhf_plugins.engine.sampling import AT_ONCE
+        from rlhf_plugins.engine.sampling import AT_ONCE, CACHE_TOKENS
 
         responses = max(self.best_of + 1, 1)
         part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": self.max_new_tokens}
         many = {**part, "tokens": TOKENS_PER_BATCH}
         works = [
-            Work("generation", "sample", AT_ONCE, 1, **part),
+            Work("generation", "sample", AT_ONCE, 1, **part, tokens=CACHE_TOKENS),
             Work("evaluate", "score", PLENTY, 1, **many),
             Work("scoring", "score", PLENTY, responses, rewards=True, **many),
         ]

@@ -173,6 +173,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
         from rlhf_plugins.data.branches import TOKENS_PER_BATCH
+        from rlhf_plugins.engine.sampling import CACHE_TOKENS
 
         size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
         steps = self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps")
@@ -182,7 +183,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         alone = steps == 1
         works = [
             Work("train", "learn", prompts, min(size, group), entropy=alone, values=bool(own), **part),
-            Work("generation", "sample", rows, 1, None, new),
+            Work("generation", "sample", rows, 1, None, new, CACHE_TOKENS),
         ]
         if self.kl is not None:
             works.append(Work("reference", "score", prompts, min(size, group), **part))

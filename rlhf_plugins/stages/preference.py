@@ -57,7 +57,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         sizes = pair_tokens(self.setting("max_length"))
         batch, tokens = self.setting("per_device_train_batch_size"), self.tokens_per_batch
         train = Work("train", "learn", batch, 2, *sizes, tokens)
-        reference = Work("reference", "score", PLENTY, 2, *sizes, TOKENS_PER_BATCH)
+        reference = Work("reference", "score", PLENTY, 2, *sizes, tokens or TOKENS_PER_BATCH)
         return self.learning([train, reference], models=int(adapter is None))
 
     def run(self, run: Run) -> StageResult:
@@ -94,6 +94,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
                 loss=self.loss,
                 tokens_per_batch=self.tokens_per_batch,
                 reference_cache=run.folder.parent / "reference.sqlite" if args.precompute_ref_log_probs else None,
+                reference_identity=_identity(reference, args),
             )
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
@@ -119,6 +120,14 @@ class _Models(NamedTuple):
     reference: Any = None
     adapter: Any = None  # PEFT's configuration of a new one
     moves: bool = False  # the policy is given as the reference is, and gets the weights of its start afterwards
+
+
+def _identity(reference: Weights, args: Any) -> str | None:
+    """Of the reference's files, and of what its log-probabilities depend on besides; None where they are not here."""
+    from rlhf_plugins.reward_models.score_cache import files_identity
+
+    folders = [reference.base.path, *([str(reference.folder)] if reference.folder else [])]
+    return files_identity(folders, reference.base.quantization, args.bf16, args.fp16)
 
 
 def _models(start: Weights, reference: Weights, precomputed: bool) -> _Models:

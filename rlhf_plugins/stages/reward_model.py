@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Adapter, Curve, ReportParts, Run, Section, StageResult
+from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult
 from rlhf_plugins.contract.workload import RANKED, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
@@ -75,6 +75,10 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         Earlier("reward"),
     ] = None
     from_: From = "previous"
+    quantization: Annotated[
+        Literal["none", "nf4", "int8"] | None,
+        Field(description="of its base, where it starts from the base; null is the recipe's"),
+    ] = None
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "reward_model"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
@@ -91,7 +95,10 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         responses = RANKED if self.loss.whole_groups else 2
         batch = self.setting("per_device_train_batch_size")
         parts: dict[str, Any] = {"pooling": self.pooling, "head": self.head}
-        return self.learning([Work("train", "learn", batch, responses, *sizes, self.tokens_per_batch, **parts)])
+        return self.learning(
+            [Work("train", "learn", batch, responses, *sizes, self.tokens_per_batch, **parts)],
+            quantization=self.quantization,
+        )
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""
@@ -153,7 +160,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         with spending(trainer, self.budget) as spent:
             trainer.train()
         model.save(
-            folder, {"base": described(run.base), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
+            folder, {"base": described(self._base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
         )
         return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
 
@@ -161,12 +168,30 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         """Whether the recipe asks for dropout, which TRL's trainer switches off by default."""
         return self.head.dropout > 0 or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
+    def fits(self, adapter: Adapter | None) -> None:
+        """Raises ValueError for quantized weights that would be trained."""
+        super().fits(adapter)
+        if self.quantization not in (None, "none") and adapter is None and self.train_layers != 0:
+            raise ValueError("quantization: needs an adapter, since quantized weights cannot be trained")
+
+    def _base(self, run: Run) -> Base:
+        """The base of its trunk. Raises RunError where it starts from an adapter on a base of another precision."""
+        own = None if self.quantization == "none" else self.quantization
+        if self.quantization is None or own == run.base.quantization:
+            return run.base
+        start = run.weights("start")
+        if start.folder is not None:
+            raise RunError(f"{self.name}: quantization: it starts from {start.name}, an adapter on its own base")
+        return replace(run.base, quantization=own)
+
     def _model(self, run: Run) -> RewardModel:
         from rlhf_plugins.engine.loading import freeze_below, load_trunk
         from rlhf_plugins.engine.starting import load_trunk_start
         from rlhf_plugins.reward_models.reward_model import RewardModel
 
+        base = self._base(run)
         start = run.weights("start")
+        start = start if start.folder is not None else replace(start, base=base)
         if self.train_layers is None:
             return RewardModel(load_trunk_start(start), self.pooling, self.head)
         if start.folder is not None:
@@ -179,7 +204,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         if self.train_layers == 0 and self.pooling.builds:
             name = run.spec(self.pooling)["use"]
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
-        return RewardModel(freeze_below(load_trunk(run.base), self.train_layers), self.pooling, self.head)
+        return RewardModel(freeze_below(load_trunk(base), self.train_layers), self.pooling, self.head)
 
     def _rows(self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows

@@ -24,6 +24,7 @@ from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
+from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.limits import keeping_the_best
 from rlhf_plugins.trainers.progress import Progress
@@ -58,7 +59,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
     """
     cuda = torch.cuda.is_available()
     ours: dict[str, Any] = {
-        "bf16": cuda and torch.cuda.is_bf16_supported() and not trainer.get("fp16"),
+        "bf16": computes_in_bf16() and not trainer.get("fp16"),
         "use_cpu": not cuda,
         "gradient_checkpointing": cuda,
         "dataloader_pin_memory": cuda,
@@ -70,10 +71,13 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
     }
     note = r"`(is_)?gradient_checkpointing` is deprecated"  # TRL's own defaults cause it
     warnings.filterwarnings("ignore", message=note, category=FutureWarning)
+    if trainer.get("bf16") and cuda and not computes_in_bf16():
+        raise RunError("trainer: bf16, but this GPU does not compute in it; leave it out, or write fp16: true")
     try:
-        return config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
+        made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:
         raise RunError(f"trainer: {config.__name__} refuses these options: {error}") from error
+    return on_one_gpu(made)
 
 
 class Curves(TrainerCallback):

@@ -51,6 +51,7 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         check(own, arguments)
         self._means, self._reads_soft_labels = Means(), own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)
+        self._reference_identity, self._reference_tokens = own.reference_identity or "", own.tokens_per_batch
         super().__init__(**arguments)
         loss = own.loss or loss_of(self.args)
         self.obstacle, self.settled = obstacle_of(self, arguments, loss), True

@@ -43,12 +43,13 @@ class ReadsReference(trl.DPOTrainer):
     settled = False  # whether `obstacle` is known, which needs the built model
     reference_cache: Path | None = None
     _reference_identity = ""
+    _reference_tokens: int | None = TOKENS_PER_BATCH  # laid out at once
 
     def fill_in_reference(self) -> None:
         """The columns of all data sets, if the configuration asks for them."""
         if not self.args.precompute_ref_log_probs or self.is_fsdp_enabled:
             return
-        if self.reference_cache is not None:
+        if self.reference_cache is not None and not self._reference_identity:
             self._reference_identity = self._identity()
         size, sizes = self.args.precompute_ref_batch_size, self.args
         train, rest = size or sizes.per_device_train_batch_size, size or sizes.per_device_eval_batch_size
@@ -107,7 +108,8 @@ class ReadsReference(trl.DPOTrainer):
     def _summed(self, samples: Samples) -> list[float]:
         """The reference's log-probabilities of responses, in their order."""
         layout, pad_id = self.data_collator.layout, self.data_collator.pad_id
-        batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), TOKENS_PER_BATCH, layout))
+        tokens = self._reference_tokens or TOKENS_PER_BATCH
+        batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), tokens, layout))
         found: list[float] = []
         with self._reference() as reference:
             for batch in track(

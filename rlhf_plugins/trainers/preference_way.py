@@ -24,6 +24,7 @@ class PreferenceOptions:
     loss: PreferenceLoss | None = None  # a component; None: what `args.loss_type` names
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
     reference_cache: str | PathLike[str] | None = None  # a file that keeps the reference's log-probabilities
+    reference_identity: str | None = None  # of the reference's weights, under which it keeps them; None hashes them
 
 
 def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:

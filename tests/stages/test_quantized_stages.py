@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,3 +113,17 @@ def test_supervised_training_of_a_quantized_base_is_merged_into_the_plain_one(
     merged = run.train(component("stage", {"use": "merge", "from": "sft"}), name="merged")
     moved = logits(load_causal(Base(str(merged.base)))) - logits(load_causal(Base(base.path)))
     assert 0.01 < moved.abs().max() < 10
+
+
+def test_a_reward_model_on_a_quantization_of_its_own(tmp_path: Path) -> None:
+    base = replace(quantized(tmp_path / "base", "nf4"), quantization=None)
+    own = replace(reward(), quantization="nf4")
+    result = own.run(run_for(base, tmp_path / "run"))
+    described = json.loads((folder_of(result.rewards) / "reward_model.json").read_text())
+    assert described["base"]["quantization"] == "nf4"
+    opened = open_reward_model(folder_of(result.rewards), component)
+    assert {w.dtype for w in opened.trunk.parameters()} >= {torch.uint8}
+    assert opened.score(SAMPLES, 0)[0] != opened.score(SAMPLES, 0)[1]
+    assert own.workload(base.adapter).quantization == "nf4"
+    with pytest.raises(ValueError, match="needs an adapter"):
+        own.fits(None)

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_tokenizer, lora_config
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.score_cache import weights_identity
+from rlhf_plugins.reward_models.score_cache import files_identity, weights_identity
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.preference import PreferenceTrainer
@@ -26,9 +26,11 @@ Bases = Callable[..., Base]
 
 
 def trainer(base: Base, folder: Path, loss: str = "dpo", adapter: bool = True, **options: Any) -> PreferenceTrainer:
+    identity = options.pop("identity", None)
     args = arguments(trl.DPOConfig, folder / "run", 0, {**OPTIONS, "precompute_ref_log_probs": True, **options})
     data, config = preference_dataset(tiny_pairs(24)), lora_config(Adapter(r=4), "CAUSAL_LM") if adapter else None
     own = {"loss": component("preference_loss", loss), "reference_cache": folder / "reference.sqlite"}
+    own |= {"reference_identity": identity}
     given = {"train_dataset": data, "processing_class": load_tokenizer(base), "peft_config": config}
     return PreferenceTrainer(load_causal(base), None, args, **given, **own)
 
@@ -92,4 +94,17 @@ def test_weights_below_an_adapter_are_known_as_those_without_one(bases: Bases) -
 def test_the_same_base_without_an_adapter_computes_none(bases: Bases, tmp_path: Path, passes: list[int]) -> None:
     trainer(bases(), tmp_path)
     trainer(bases(), tmp_path, adapter=False)
+    assert passes == [48]
+
+
+def test_a_reference_that_is_known_by_its_files_is_not_hashed(
+    bases: Bases, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(bases().path)
+    known = files_identity([folder], "bf16")
+    assert known == files_identity([folder], "bf16") != files_identity([folder], "fp16")
+    assert files_identity(["owner/model"]) is None
+    monkeypatch.setattr(PreferenceTrainer, "_identity", lambda _: pytest.fail("weights were hashed"))
+    for _ in range(2):
+        trainer(bases(), tmp_path, identity=known)
     assert passes == [48]

@@ -21,7 +21,14 @@ from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
-from rlhf_plugins.engine.sampling import Decoding, sample, without_generation_defaults
+from rlhf_plugins.engine.sampling import (
+    AT_ONCE,
+    Decoding,
+    cached_at_once,
+    in_batches,
+    sample,
+    without_generation_defaults,
+)
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
@@ -151,9 +158,10 @@ class Rollouts:
         explores = self.models.exploring(self.objective.exploration)
         try:
             with folded(model), without_generation_defaults(model), own_decoding_loop(model), explores:
-                prompt_ids, response_ids, _, completions, *_ = trainer._generate(list(prompts))
+                found = [trainer._generate(list(prompts[part])) for part in _at_once(trainer, prompts)]
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
+        prompt_ids, response_ids, completions = ([row for each in found for row in each[i]] for i in (0, 1, 3))
         cost.add(generated_tokens=sum(map(len, response_ids)))
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids, columns)
@@ -299,6 +307,15 @@ class Rollouts:
         if not self.objective.advantage.whitens:
             return estimate
         return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
+
+
+def _at_once(trainer: Any, prompts: Sequence[Any]) -> list[slice]:
+    """The prompts that are generated for together: all, but on a GPU as many as the cache of keys and values holds."""
+    limit = cached_at_once(trainer.model)
+    if limit is None or trainer.use_vllm:
+        return [slice(None)]
+    tokens = trainer._tokenize_prompts(list(prompts))[0]
+    return list(in_batches([len(ids) + trainer.max_completion_length for ids in tokens], AT_ONCE, limit))
 
 
 def _joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors]) -> TokenTensors:

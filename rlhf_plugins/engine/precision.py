@@ -1,0 +1,28 @@
+"""What the GPU computes in, and how many of several it is. It knows devices, no model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeVar
+
+import torch
+
+logger = logging.getLogger(__name__)
+Config = TypeVar("Config")
+
+
+def computes_in_bf16() -> bool:
+    """Whether the GPU computes in bfloat16 itself; emulated, as on Turing, it is slower than float32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def on_one_gpu(args: Config) -> Config:
+    """A trainer's arguments that use one GPU where nothing launched several processes.
+
+    transformers would copy the model to all that it sees (DataParallel), which changes the batch and gains little.
+    """
+    own: Any = args
+    if own.n_gpu > 1:
+        logger.warning("one of %d GPUs is used; CUDA_VISIBLE_DEVICES says which", own.n_gpu)
+        own._n_gpu = 1
+    return args

@@ -1,0 +1,105 @@
+"""What is computed in which precision: without float32 where nothing needs it, and never in emulated bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import prepare_model_for_kbit_training
+
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.engine import loading, sampling
+from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
+from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
+from rlhf_plugins.engine.sampling import Decoding, in_batches, sample
+from rlhf_plugins.sandbox import POLICY
+from rlhf_plugins.testing import tiny_base
+from rlhf_plugins.trainers.ppo.rollout import _at_once
+
+NF4 = Base(str(POLICY), quantization="nf4", adapter=Adapter(r=8))
+
+
+def losses(model: Any, steps: int = 12) -> list[float]:
+    """Of a language model that learns two responses, under bfloat16 autocast as on a GPU."""
+    torch.manual_seed(0)
+    tuned = with_adapter(model, NF4.adapter, "CAUSAL_LM")
+    batch = BranchBatch.from_inputs(
+        collate([PromptBranches([*range(20, 40)], [[*range(40, 60)], [*range(60, 75)]])], 0)
+    )
+    optimizer = torch.optim.AdamW([w for w in tuned.parameters() if w.requires_grad], lr=3e-3)
+    found = []
+    for _ in range(steps):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = -response_logps(tuned, batch).logps.mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def test_a_quantized_base_in_bfloat16_learns_as_one_that_is_half_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
+    plain = load_causal(NF4)
+    assert {w.dtype for w in plain.parameters()} == {torch.uint8, torch.bfloat16}  # no float32 copy of anything
+    upcast = prepare_model_for_kbit_training(load_causal(NF4), use_gradient_checkpointing=False)
+    one, other = losses(plain), losses(upcast)
+    assert one[-1] < 0.6 * one[0]
+    assert one == pytest.approx(other, rel=0.02)
+
+
+def test_what_is_trained_on_a_quantized_base_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
+    tuned = with_adapter(load_causal(NF4), NF4.adapter, "CAUSAL_LM")
+    assert {w.dtype for w in tuned.parameters() if w.requires_grad} == {torch.float32}
+
+
+def test_bfloat16_that_is_emulated_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not computes_in_bf16()
+
+
+def test_of_several_gpus_one_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    args = SimpleNamespace(n_gpu=2, _n_gpu=2)
+    assert on_one_gpu(args)._n_gpu == 1
+    assert "one of 2 GPUs is used" in caplog.text
+
+
+def test_batches_of_rows_and_tokens_by_hand() -> None:
+    def parts(rows: int, tokens: int | None) -> list[tuple[int, int]]:
+        return [(part.start, part.stop) for part in in_batches([2, 2, 4, 9, 1], rows, tokens)]
+
+    assert parts(9, None) == [(0, 5)]
+    assert parts(2, None) == [(0, 2), (2, 4), (4, 5)]
+    assert parts(9, 8) == [(0, 2), (2, 3), (3, 4), (4, 5)]  # 3 rows of 4 are 12 tokens; a row alone may have more
+    assert parts(9, 12) == [(0, 3), (3, 4), (4, 5)]
+
+
+def test_a_smaller_cache_samples_the_same_greedy_responses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path)
+    model, tokenizer = load_causal(base), load_tokenizer(base)
+
+    def responses() -> list[list[int]]:
+        found = sample(model, tokenizer, ["how is", "what", "why the how"], 2, Decoding(6, temperature=0.0))
+        return [list(ids) for ids in found.response_ids]
+
+    whole, calls, own = responses(), list[int](), sampling._generate
+    monkeypatch.setattr(sampling, "cached_at_once", lambda model: 16)
+    monkeypatch.setattr(sampling, "_generate", lambda m, t, ids, d: calls.append(len(ids)) or own(m, t, ids, d))
+    assert responses() == whole
+    assert calls == [2, 2, 1, 1]
+
+
+def test_a_rollout_is_generated_in_parts_that_the_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer: Any = SimpleNamespace(model=None, use_vllm=False, max_completion_length=4)
+    trainer._tokenize_prompts = lambda prompts: ([[1] * len(one) for one in prompts], None, {})
+    monkeypatch.setattr("rlhf_plugins.trainers.ppo.rollout.cached_at_once", lambda model: 20)
+    assert _at_once(trainer, ["aaaa", "bb", "cccccc"]) == [slice(0, 2), slice(2, 3)]
+    monkeypatch.setattr("rlhf_plugins.trainers.ppo.rollout.cached_at_once", lambda model: None)
+    assert _at_once(trainer, ["aaaa", "bb"]) == [slice(None)]
