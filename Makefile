@@ -50,6 +50,7 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/five_seeds.py
 	$(BIN)/python benchmarks/reward_sandbox.py
+	$(BIN)/python -m rlhf_bench.facts docs/benchmarks/over_optimisation.json docs/benchmarks/facts.md
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
 	$(BIN)/python benchmarks/speed.py

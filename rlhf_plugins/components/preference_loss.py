@@ -68,6 +68,33 @@ class IPOPerToken(PreferenceLoss, takes_probabilities=True):
 
 
 @dataclass(frozen=True)
+class SFT(PreferenceLoss, takes_probabilities=True, holds_constant=True):
+    """-log pi(y_w) / |y_w|, supervised learning on the better response (Pang et al. 2024, eq. 2, as a term of `sum`).
+
+    With a soft label p it is its mean over the label.
+    """
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        """Means over the response's tokens."""
+        chosen = -logps.chosen / logps.chosen_length.clamp(min=1)
+        rejected = -logps.rejected / logps.rejected_length.clamp(min=1)
+        return logps.probability * chosen + (1 - logps.probability) * rejected
+
+
+@dataclass(frozen=True)
+class ReferenceKL(PreferenceLoss, takes_probabilities=True):
+    """The mean of (log pi - log pi_ref)^2 / 2 over both responses: as a term of `sum` it holds a policy near.
+
+    Where the reference wrote the responses, this is KL(pi_ref || pi) to second order (k2 of Schulman 2020).
+    """
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        """Log-ratios are sums over the response's tokens."""
+        chosen, rejected = logps.chosen - logps.ref_chosen, logps.rejected - logps.ref_rejected
+        return (chosen**2 + rejected**2) / 4
+
+
+@dataclass(frozen=True)
 class Sum(PreferenceLoss, like="losses"):
     """sum_k w_k L_k of other losses, such as TRL's lists of losses with weights."""
 
@@ -92,4 +119,4 @@ def _ipo(h: Tensor, beta: float, probability: Tensor) -> Tensor:
 @hookimpl
 def register_preference_loss() -> dict[str, type]:
     """The bundled preference losses."""
-    return {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken, "sum": Sum}
+    return {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken, "reference_kl": ReferenceKL, "sft": SFT, "sum": Sum}

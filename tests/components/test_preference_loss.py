@@ -14,11 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rlhf_plugins.components.preference_loss import DPO, IPO, IPOPerToken, Sum, register_preference_loss
+from rlhf_plugins.components.preference_loss import (
+    DPO,
+    IPO,
+    SFT,
+    IPOPerToken,
+    ReferenceKL,
+    Sum,
+    register_preference_loss,
+)
 from rlhf_plugins.contract.records import PairLogps
 
 Loss = Callable[[PairLogps], Tensor]
-LOSSES: list[Loss] = [DPO(), IPO(), IPOPerToken()]
+LOSSES: list[Loss] = [DPO(), IPO(), IPOPerToken(), SFT(), ReferenceKL()]
 ONES = torch.ones(3, dtype=torch.long)
 # summed log-probabilities of three pairs (torchtune's tests): h = 0, 10, 20
 SUMMED = PairLogps.of(
@@ -56,6 +64,15 @@ def test_ipo_per_token_by_hand() -> None:
     # chosen (-1 + 3) / 4 = 1/2, rejected (-5 + 2) / 2 = -3/2: h = 2, and (2 - 1)^2 at beta 1/2
     assert IPOPerToken(beta=0.5)(pair).tolist() == [1.0]
     assert IPO(beta=0.5)(pair).tolist() == [16.0]  # h = 2 + 3 = 5
+
+
+def test_regularisers_by_hand() -> None:
+    pair = PairLogps.of(*(tensor([x]) for x in (-1.0, -5.0, -3.0, -2.0, 4, 2)))
+    assert SFT()(pair).tolist() == [0.25]  # 1 / 4
+    assert SFT()(replace(pair, probability=tensor([0.6]))).tolist() == pytest.approx([0.6 * 0.25 + 0.4 * 2.5])
+    assert ReferenceKL()(pair).tolist() == [(2**2 + 3**2) / 4]
+    hybrid = Sum(losses=(IPO(beta=0.5), SFT(), ReferenceKL()), weights=[1.0, 2.0, 0.1])
+    assert hybrid(pair).tolist() == pytest.approx([16.0 + 0.5 + 0.325])
 
 
 def test_per_token_is_the_paper_when_responses_have_one_token() -> None:
@@ -163,7 +180,14 @@ def test_beta_must_be_positive(cls: type, beta: object) -> None:
 
 
 def test_names_of_the_recipe() -> None:
-    assert register_preference_loss() == {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken, "sum": Sum}
+    regularisers = {"reference_kl": ReferenceKL, "sft": SFT}
+    assert register_preference_loss() == {
+        "dpo": DPO,
+        "ipo": IPO,
+        "ipo_per_token": IPOPerToken,
+        "sum": Sum,
+        **regularisers,
+    }
 
 
 def test_a_sum_is_of_weighted_losses_by_hand() -> None:

@@ -83,7 +83,7 @@ def solved(loss: Loss, reference: Tensor, steps: int = 200) -> Tensor:
         value.backward()
         return value
 
-    optimizer.step(again)  # type: ignore[arg-type]
+    optimizer.step(again)
     return (reference + moved.detach()).log_softmax(0)
 
 
