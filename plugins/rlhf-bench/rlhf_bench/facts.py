@@ -54,10 +54,11 @@ def bandits() -> Iterator[str]:
     )
     for beta in TAUS[:4]:
         loss = preference(certain(CASES["a > b > c"]), uniform(3), "dpo", beta)
-        yield f"| {beta:g} | {' | '.join(f'{float(p.exp()[0]):.4f}' for p in descended(loss, uniform(3), STEPS, 1.0))} |"
+        moved = [f"{float(policy.exp()[0]):.4f}" for policy in descended(loss, uniform(3), STEPS, 1.0)]
+        yield f"| {beta:g} | {' | '.join(moved)} |"
     yield ""
-    yield "It agrees: IPO stays where tau puts it, and at the reference where preferences cancel. DPO leaves no action but a,"
-    yield "at a speed that beta sets: with certain preferences its KL to the reference has no bound."
+    yield "It agrees: IPO stays where tau puts it, and at the reference where preferences cancel. DPO leaves no action"
+    yield "but a, at a speed that beta sets: with certain preferences its KL to the reference has no bound."
 
 
 def enumerable() -> Iterator[str]:
@@ -88,15 +89,14 @@ def enumerable() -> Iterator[str]:
             yield f"| {beta:g} | {name} | {_shown(policy)} | {abs(kl(policy, star)):.4f} | {abs(lost):.4f} |"
     yield ""
     yield "RL and DPO meet pi*, as the derivation of DPO says: its assumption, Bradley-Terry preferences, holds here by"
-    yield "construction. IPO maximises preference, not this reward, so that it goes elsewhere: it is not wrong, it answers"
-    yield "another question."
+    yield "construction. IPO maximises preference, not this reward, so that it goes elsewhere."
 
 
 def over_optimisation(data: dict[str, Any], source: str) -> Iterator[str]:
     """The fits to each seed's curve and to the mean curve."""
     yield from ("", "## Over-optimisation (Gao et al. 2022)", "")
-    yield f"The curves of `{source}`: PPO against reward models of biased annotators. Each form is fitted to each seed's curve,"
-    yield "and to the mean curve over seeds in 20 bins of equal numbers of points."
+    yield f"The curves of `{source}`: PPO against reward models of biased annotators. Each form is fitted to each"
+    yield "seed's curve, and to the mean curve over seeds in 20 bins of equal numbers of points."
     columns = ("data", "judge", "form", "a", "b", *SQUARES, "top at KL")
     yield from ("", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns))
     means = []
@@ -110,10 +110,10 @@ def over_optimisation(data: dict[str, Any], source: str) -> Iterator[str]:
     good = sum(value > GOOD for value in rl)
     better = sum(one > other for one, other in zip(rl, others, strict=True))
     yield ""
-    yield "Gold rises, turns and falls. The form of reinforcement learning fits the mean curve better than that of best-of-n in"
-    yield f"{better} of {len(rl)} settings, and has an R squared above {GOOD} in {good}, from {min(rl):.2f} to {max(rl):.2f}: where it is"
-    yield "below, gold falls further at large KL than the form allows. Standard errors take points to be independent, which"
-    yield "neighbours on a curve are not."
+    squares = f"above {GOOD} in {good} of them, and from {min(rl):.2f} to {max(rl):.2f} in all"
+    yield "Gold rises, turns and falls. The form of reinforcement learning fits better than that of best-of-n in"
+    yield f"{better} of {len(rl)} settings. Its R squared on the mean curve is {squares}."
+    yield "Standard errors take points to be independent, which neighbours on a curve are not."
 
 
 def _fit_row(setting: str, judge: str, whole: Fit, seeds: Sequence[Fit]) -> str:
