@@ -17,6 +17,7 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
+from accelerate.data_loader import SkipBatchSampler
 from peft import LoraConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
@@ -50,6 +51,21 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.GRPOTrainer, "_calculate_rewards", "OnlineTrainer asks a script's reward functions with it"),
     (trl.trainer.utils, "nanstd", "TRL's metrics of rewards are computed with it"),
     (trl.GRPOTrainer, "get_train_dataloader", "it gives _prepare_inputs a whole generation batch"),
+    *(
+        (transformers.Trainer, name, "Resumable replaces it, so that a training goes on from a checkpoint of ours")
+        for name in (
+            "_load_from_checkpoint",
+            "_load_optimizer_and_scheduler",
+            "_load_rng_state",
+            "_load_scaler",
+            "_maybe_log_save_evaluate",
+            "_run_epoch",
+            "_save_optimizer_and_scheduler",
+            "_save_rng_state",
+            "_save_scaler",
+        )
+    ),
+    (transformers.trainer_callback.ExportableState, "state", "a checkpoint holds the state of such callbacks"),
     (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),
     (peft.utils.other, "AuxiliaryTrainingWrapper", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "adapter_layer_names", "`base_weights` leaves out what it adds to a model"),
@@ -115,6 +131,30 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
         "max_grad_value clips what the norm has unscaled",
     ),
     (transformers.Trainer._get_grad_norm, 'clip_grad_norm_(model.parameters(), float("inf"))', "the same"),
+    (
+        transformers.Trainer._inner_training_loop,
+        "self._globalstep_last_logged = self.state.global_step\n\n        model.zero_grad()\n\n        "
+        "self.control = self.callback_handler.on_train_begin(",
+        "a checkpoint sets these sums back when a training begins",
+    ),
+    *(
+        (transformers.Trainer._inner_training_loop, words, "a checkpoint holds it")
+        for words in ("self._tr_loss = ", "self._total_loss_scalar = ", "self._initial_global_step = ")
+    ),
+    (transformers.Trainer.store_flos, "self.current_flos = 0", "a checkpoint holds it"),
+    (
+        transformers.Trainer._run_epoch,
+        "rng_to_sync:\n                self._load_rng_state(resume_from_checkpoint)",
+        "the random state is set after the first batches are drawn again",
+    ),
+    (
+        transformers.Trainer._run_epoch,
+        "train_dataloader.set_epoch(epoch)",
+        "the order of an epoch that a training goes on in is that epoch's",
+    ),
+    (RepeatSampler.__iter__, "torch.randperm(self.num_samples, generator=self.generator)", "the same"),
+    (RepeatSampler.__init__, "self.generator.manual_seed(seed)", "the same"),
+    (SkipBatchSampler.__init__, "self.batch_sampler = batch_sampler", "set_epoch reaches the order through it"),
     (trl.RewardTrainer.__init__, "self._total_train_tokens = 0", "we count tokens in it"),
     (
         trl.RewardTrainer._prepare_dataset,

@@ -29,3 +29,15 @@ class Moments:
         gap, share = mean - self.mean, len(numbers) / count
         squares = float(((numbers - mean) ** 2).sum()) + gap**2 * self.count * share
         return Moments(count, self.mean + gap * share, self.squares + squares)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The mean and the deviation in which values and returns are without a unit."""
+
+    mean: float
+    deviation: float
+
+    def without(self, values: Tensor) -> Tensor:
+        """(V - mean) / deviation, same shape."""
+        return (values - self.mean) / self.deviation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field
@@ -93,6 +93,12 @@ class _Running:
     def __call__(self, scored: ScoredResponses) -> Tensor:  # (B,)
         self._seen = self._seen.including(scored.scores)
         return (scored.scores - self._seen.mean) / (self._seen.deviation + 1e-8)
+
+    def state_dict(self) -> dict[str, float]:
+        return vars(self._seen).copy()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._seen = Moments(**state)
 
 
 @hookimpl

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Monitor
 
 Spec = Mapping[str, Any]  # {"use": name, **options}: a component in a recipe's words
+UNITS = {"s": 1, "min": 60, "h": 3600}  # of an interval, in seconds
 MARK = "run:"  # begins a path in a saved spec that is relative to the folder of its run
 Json = Any  # what `json.loads` returns
 
@@ -214,6 +215,32 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """When a training is saved so far, so that a run that was killed goes on from there; deleted with its end."""
+
+    every: str = "5 min"  # or `30 s`, `1 h`, `100 steps`
+    keep: Annotated[int, Ge(1)] = 2
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where `every` is no interval."""
+        number, _, unit = self.every.partition(" ")
+        if unit not in (*UNITS, "steps", "step") or not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"every: {self.every!r} is no interval; write one such as `5 min`, `30 s` or `100 steps`")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps from one to the next; 0 where time counts."""
+        number, _, unit = self.every.partition(" ")
+        return int(number) if unit.startswith("step") else 0
+
+    @property
+    def seconds(self) -> int:
+        """From one to the next; 0 where steps count."""
+        number, _, unit = self.every.partition(" ")
+        return int(number) * UNITS.get(unit, 0)
+
+
+@dataclass(frozen=True)
 class Budget:
     """What a stage may use; at the first limit that is reached it ends, its work kept."""
 
@@ -327,6 +354,21 @@ class Run(Protocol):
 
         Raises:
             RunError: it is no Trainer, the loss or the norm of a gradient is not finite, or a monitor stops it.
+        """
+        ...
+
+    def go_on(self, trainer: Any, last: bool = True) -> None:
+        """Trains a transformers Trainer; a run that was killed goes on from its newest checkpoint, bit for bit.
+
+        It ends early where the stage is to end. Whatever the trainer names in a method `stateful() -> {name: object}`
+        and has `state_dict` and `load_state_dict` is in the checkpoint, as are its callbacks that have them.
+
+        Args:
+            trainer: built as it was before the run was killed; `quiet` and the like are the caller's.
+            last: whether the stage trains no further model, so that the end of this training need not be kept.
+
+        Raises:
+            RunError: the checkpoint is of another model or training.
         """
         ...
 

@@ -16,7 +16,7 @@ and of the stage around it, all count.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -56,6 +56,21 @@ class Counter:
         self.generated_tokens += generated_tokens
         self.reward_calls += reward_calls
 
+    def state_dict(self) -> dict[str, float]:
+        """What it counted so far."""
+        named = {name: getattr(self, name) for name in ("flops", "generated_tokens", "reward_calls")}
+        return {**named, "trained_tokens": int(self._trained), "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Counts on from what another counted."""
+        missing = {name: value - self.state_dict()[name] for name, value in state.items()}
+        self.put_forward(missing.pop("seconds"))
+        self.add(**missing)
+
+    def put_forward(self, seconds: float) -> None:
+        """Has its clock show so many more."""
+        self._began -= seconds
+
     def close(self) -> None:
         """Stops its clock."""
         self._seconds = self.seconds
@@ -84,10 +99,29 @@ def counting() -> Iterator[Counter]:
         _OPEN.reset(token)
 
 
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """What the block does is not counted."""
+    token = _OPEN.set(())
+    try:
+        yield
+    finally:
+        _OPEN.reset(token)
+
+
 def add(**counts: Any) -> None:
     """Counts more in every open counter; arguments as of `Counter.add`."""
     for counter in _OPEN.get():
         counter.add(**counts)
+
+
+def go_on(counter: Counter, state: Mapping[str, Any]) -> None:
+    """Has a counter count on from a state, and all that are open count what it misses."""
+    missing = {name: value - counter.state_dict()[name] for name, value in state.items()}
+    seconds = missing.pop("seconds")
+    for each in {counter, *_OPEN.get()}:
+        each.put_forward(seconds)
+        each.add(**missing)
 
 
 @contextmanager

@@ -110,11 +110,17 @@ def _trimmed_last_layer(trunk: Any, places: Tensor) -> Iterator[None]:
 
 # ---- trials ----------------------------------------------------------------------------------------------------
 def trial_result(trunk: Any, what: str, trial: Callable[[], Found]) -> Found:
-    """The result of a trial, which runs once per device and precision of the trunk, and is kept on it."""
+    """The result of a trial, which runs once per device and precision of the trunk, and is kept on it.
+
+    It costs a process a little, not a training, which may go on in another process.
+    """
+    from rlhf_plugins.engine.cost import uncounted
+
     results: dict[Any, Any] = vars(trunk).setdefault("_rlhf_trials", {})
     key = _trial(trunk, what)
     if key not in results:
-        results[key] = trial()
+        with uncounted():
+            results[key] = trial()
     found: Found = results[key]
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.run import Base, Chat, Lengths, Weights
+from rlhf_plugins.contract.run import Base, Chat, Checkpoint, Lengths, Weights
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe import based
@@ -32,6 +32,7 @@ class Assembled:
     seed: int
     output_dir: Path
     engine: str
+    checkpoint: Checkpoint | None
     resolved: dict[str, Any]
     registry: Registry
 
@@ -69,6 +70,7 @@ def assemble(
         seed=recipe.seed,
         output_dir=recipe.output_dir,
         engine=recipe.engine,
+        checkpoint=recipe.checkpoint,
         resolved=resolved,
         registry=registry,
     )

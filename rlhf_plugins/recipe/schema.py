@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from rlhf_plugins.contract.component import uses
-from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.contract.run import Adapter, Checkpoint
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Stage
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.members import SCHEMA
@@ -72,6 +72,10 @@ class Recipe:
     plugins: Annotated[
         list[str], Field(description="Python files with components of your own, relative to the recipe's folder")
     ] = field(default_factory=list)
+    checkpoint: Annotated[
+        Checkpoint | None,
+        Field(description="how often trainings are saved (`5 min`, `100 steps`) for `--resume`; `none` saves nothing"),
+    ] = Checkpoint()
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of everything random")] = 0
     output_dir: Annotated[Path, Field(description="where the run is kept; runs/<name of the recipe> when left out")]
 

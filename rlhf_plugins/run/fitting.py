@@ -37,6 +37,6 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
     if monitors:
         watch(trainer, monitors_of(monitors, run.name, run))
     trainer.args.logging_nan_inf_filter = False  # it would show the mean of the finite losses
-    curves = quiet(trainer, log, run.stopped)
-    trainer.train()
+    curves = quiet(trainer, log)
+    run.go_on(trainer)
     return curves.curves

@@ -24,10 +24,12 @@ from rlhf_plugins.data.digests import FILES, RECIPE, RESULT, STATUS, of_folder
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
+from rlhf_plugins.run.checkpoints import finished, of_checkpoint, rewind
 
 CALL = "call.json"
 LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
+WENT_ON = "went_on"  # in the status: what was not as at the start when the run went on
 LAST = "\uffff"  # sorts after every name
 
 
@@ -81,12 +83,19 @@ class RunFolder:
         status = self.status() if path.exists() else {}
         _put(path, _json(status | changes))
 
+    def rewind(self, stage: Path) -> list[str]:
+        """Takes a stage's folder back to its newest whole checkpoint; notes a sentence for each that is torn."""
+        torn = rewind(stage)
+        if torn and self.is_run:
+            self.note(**{WENT_ON: [*self.status().get(WENT_ON, ()), *torn]})
+        return torn
+
     def stage(self, index: int, name: str) -> Path:
         """The folder of a stage."""
         return self.path / f"{index + 1:02d}-{name}"
 
     def fresh_stage(self, index: int, name: str) -> Path:
-        """The folder of a stage, without the files of an unfinished attempt."""
+        """The folder of a stage, without what an unfinished attempt made after its newest checkpoint."""
         return cleared(self.stage(index, name))
 
     def save(self, folder: Path, result: StageResult) -> StageResult:
@@ -96,6 +105,7 @@ class RunFolder:
 
             save_data(result.data, folder / results.DATA)
         _put(folder / RESULT, _json({**results.to_values(result, self.path), FILES: of_folder(folder)}))
+        finished(folder)
         return self.result(folder)
 
     def result(self, folder: Path) -> StageResult:
@@ -163,7 +173,9 @@ def _read_json(file: Path) -> Any:
 
 
 def cleared(folder: Path) -> Path:
-    """The folder without the files of an unfinished attempt, except those of `once` and `train`; made if missing.
+    """The folder as an unfinished attempt left it at its newest checkpoint, with what `once` and `train` made.
+
+    It is made if missing. Without a checkpoint all else is deleted.
 
     Raises:
         RunError: a file or a link is in its place, or it cannot be made.
@@ -173,8 +185,9 @@ def cleared(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+    rewind(folder)
     for path in folder.iterdir():
-        if path.name not in (ONCE, CALL) and not (path / CALL).exists():
+        if path.name not in (ONCE, CALL) and not of_checkpoint(path) and not (path / CALL).exists():
             _delete(path)
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.engine.cost import Counter
     from rlhf_plugins.run.stage_run import StageRun
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -108,6 +111,8 @@ def _begins(run: StageRun, stage: Stage, start: HandedOn | None) -> Places:
 
 
 def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
+    for sentence in run.services.files(run.folder).rewind(run.folder / given.name):
+        logger.warning("%s", sentence)
     folder = cleared(run.folder / given.name)
     inner = replace(
         run,

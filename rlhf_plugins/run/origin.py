@@ -15,7 +15,7 @@ from rlhf_plugins.recipe import provenance
 from rlhf_plugins.registry.discovery import Plugin
 from rlhf_plugins.run import reporting
 from rlhf_plugins.run.difference import difference
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.folder import WENT_ON, RunFolder
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled
@@ -86,7 +86,7 @@ def other_versions(folder: RunFolder, registry: Registry) -> list[str]:
             found.append(f"the code of plugin {name} is not what the run was started with")
     if found:
         said = [f"Went on at {reporting.now()}: {sentence}." for sentence in found]
-        folder.note(**{reporting.WENT_ON: [*status.get(reporting.WENT_ON, ()), *said]})
+        folder.note(**{WENT_ON: [*status.get(WENT_ON, ()), *said]})
     return found
 
 

@@ -56,7 +56,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))
     _describe(run, stage, result)
     used = _registered_name(stage, registry)
-    curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.logged.items()}
+    curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.log.curves().items()}
     curves |= result.curves
     result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
     begins: dict[str, Any] = names(stage, run.places)

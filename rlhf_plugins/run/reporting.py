@@ -17,10 +17,9 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.run.comparing import policies, with_costs
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.folder import WENT_ON, RunFolder
 
 DIGEST = "digest"  # of the rows, in the status alone
-WENT_ON = "went_on"  # in the status: what had another version when the run went on
 
 
 def surroundings() -> dict[str, Any]:

@@ -211,7 +211,7 @@ def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwr
         raise RunError("--resume goes on with a run and --overwrite deletes it; give one of them")
     if resume and not folder.is_run:
         raise RunError(f"{folder.path} holds no run to resume; leave out --resume")
-    if resume and (changed := difference(folder.recipe(), resolved, ("output_dir", "engine"))):
+    if resume and (changed := difference(folder.recipe(), resolved, ("output_dir", "engine", "checkpoint"))):
         raise RunError(f"{folder.path} was started with another recipe: {changed}; resume it as it was started")
     if resume or folder.is_free or (overwrite and folder.is_run):
         return
@@ -292,10 +292,12 @@ class _Staged:
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
         self.stop.begin()
+        for sentence in self.folder.rewind(self.folder.stage(index, stage.name)):
+            self.say(f"warning: {sentence}")
         run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished, stage)
         begins = starts.in_words(stage, run.places)
         self.say(f"{self._place(index)}: running{begins and ', '}{begins}")
-        services = replace(run.services, hooks=self.hooks, stop=self.stop)
+        services = replace(run.services, hooks=self.hooks, stop=self.stop, checkpoint=self.assembled.checkpoint)
         return perform(replace(run, name=stage.name, services=services), stage)
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:

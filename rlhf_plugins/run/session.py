@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Adapter, Base, Run
+from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Run
 from rlhf_plugins.data.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.errors import DataError, RunError, known
@@ -39,6 +39,7 @@ def session(
     *,
     seed: int = 0,
     registry: Registry | None = None,
+    checkpoint: Checkpoint | None = Checkpoint(),  # noqa: B008 (frozen)
 ) -> Run:
     """A run for a script: it opens and trains models, and keeps results in `folder`.
 
@@ -52,6 +53,7 @@ def session(
         folder: where everything is kept; made if missing.
         seed: of everything random.
         registry: the components by name; None: every installed one.
+        checkpoint: how often trainings are saved, so that a killed script goes on inside one; None saves nothing.
 
     Raises:
         DataError: the data cannot be read.
@@ -86,7 +88,7 @@ def session(
     _OPEN.append(hooks)
     _end_by_signals()
     hooks.started(files.recipe())
-    services = Services(registry, files.path, hooks)
+    services = Services(registry, files.path, hooks, checkpoint=checkpoint)
     return StageRun(start.base, rows, seed, files.path, services=services, begins=at(start))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.handles import Policy, RewardModel
-from rlhf_plugins.contract.run import Base, Budget, Cost, Curve, Json, Spec, StageResult, Step, Weights
+from rlhf_plugins.contract.run import Base, Budget, Checkpoint, Cost, Curve, Json, Spec, StageResult, Step, Weights
 from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError, StopRun
@@ -19,6 +19,7 @@ from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.run import nested
 from rlhf_plugins.run.folder import ONCE, RunFolder
 from rlhf_plugins.run.handed_on import HandedOn, Part, find, handed_on
+from rlhf_plugins.run.logged import Logged
 from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.starts import BASE, Places, Policies, at, base_after, places
 from rlhf_plugins.run.stop import Stop
@@ -39,6 +40,7 @@ class Services:
     root: Path | None = None
     hooks: Hooks | None = None
     stop: Stop = field(default_factory=Stop)
+    checkpoint: Checkpoint | None = field(default_factory=Checkpoint)  # None keeps none
 
     def files(self, stage: Path) -> RunFolder:
         """The folder that saved paths are relative to."""
@@ -83,7 +85,7 @@ class Memory:
     opened: dict[str, None] = field(default_factory=dict)  # lineages, in order
     parts: list[StageResult] = field(default_factory=list)  # of its own `train` calls
     names: list[str] = field(default_factory=list)  # of the parts
-    logged: dict[str, dict[int, float]] = field(default_factory=dict)  # name -> step -> number
+    log: Logged = field(default_factory=Logged)
     read: list[Cost] = field(default_factory=list)  # of the parts that were finished before
 
 
@@ -179,8 +181,7 @@ class StageRun:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Run`."""
-        for name, value in values.items():
-            self.memory.logged.setdefault(name, {})[step] = value
+        self.memory.log.calls.append((step, dict(values)))
         self.services.log(self.name, step, values)
         self.ending.see(Step(self.name, step, None, dict(values)))
 
@@ -207,6 +208,12 @@ class StageRun:
         from rlhf_plugins.run.fitting import fit
 
         return fit(self, trainer, monitors)
+
+    def go_on(self, trainer: Any, last: bool = True) -> None:
+        """See `Run`."""
+        from rlhf_plugins.run.going_on import go_on
+
+        go_on(self, trainer, last)
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
         """See `Run`."""

@@ -243,9 +243,9 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)
         evaluate_as(trainer, HeldOut)
         trainer.gold = run.data.gold
-        curves = quiet(trainer, run.log, run.stopped)
+        curves = quiet(trainer, run.log)
         with spending(trainer, self.budget) as spent:
-            trainer.train()
+            run.go_on(trainer)
         folder = run.folder / "model"
         _save_critic(trainer, run.folder)
         if backbone:

@@ -98,9 +98,9 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
             )
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
-        curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
+        curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
-            trainer.train()
+            run.go_on(trainer)
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder, **({"selected_adapters": ["default"]} if adapter else {}))
         trainer.processing_class.save_pretrained(folder)

@@ -156,9 +156,9 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         def log(step: int, values: Mapping[str, float]) -> None:
             run.log(step, {f"{name}{ending}": value for name, value in values.items()})
 
-        curves, monitors = quiet(trainer, log, run.stopped), supervise(trainer, self, run)
+        curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
-            trainer.train()
+            run.go_on(trainer, last=member is None)
         model.save(
             folder, {"base": described(self._base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
         )

@@ -69,9 +69,9 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
             )
         train_in_float32(trainer.model)
         left_out = {**rows.left_out, **_left_out(trainer, rows.dataset)}
-        curves, monitors = quiet(trainer, run.log, run.stopped), supervise(trainer, self, run)
+        curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
-            trainer.train()
+            run.go_on(trainer)
         folder = run.folder / "model"
         trainer.model.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)

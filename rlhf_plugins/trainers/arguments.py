@@ -83,11 +83,9 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
 class Curves(TrainerCallback):
     """Keeps every number that a trainer logs, by name: `[(step, value), ...]`, and passes it to `log`."""
 
-    def __init__(
-        self, log: Callable[[int, Mapping[str, float]], None], ended: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        self._log, self._ended = log, ended
+        self._log = log
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -102,12 +100,15 @@ class Curves(TrainerCallback):
             self.values[name].append((state.global_step, value))
         if logged:
             self._log(state.global_step, logged)
-        self.on_step_end(args, state, control)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called by the trainer, which then ends if the run is to."""
-        if self._ended():
-            control.should_training_stop = True
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers so far."""
+        return {"values": dict(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.values.clear()
+        self.values.update(state["values"])
 
 
 @contextmanager
@@ -131,16 +132,14 @@ def building(rows: int) -> Iterator[None]:
             enable_progress_bars()
 
 
-def quiet(
-    trainer: Any, log: Callable[[int, Mapping[str, float]], None], ended: Callable[[], bool] = lambda: False
-) -> Curves:
+def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curves:
     """Replaces a trainer's progress bar by ours, and returns the curves that the training will fill.
 
     Args:
         trainer: a `transformers.Trainer`.
         log: called with each step and its numbers, as `Run.log`.
     """
-    curves = Curves(log, ended)
+    curves = Curves(log)
     trainer.remove_callback(ProgressCallback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(Progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -39,6 +39,15 @@ class Spending(TrainerCallback):
                 self._message = f"The budget of {limit:.4g} {UNITS[name]} ended the training at {where}."
                 logger.warning("%s", self._message)
                 control.should_training_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it knows, and what was spent so far."""
+        return {"ended": self.ended, "message": self._message, "spent": self._counter.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.ended, self._message = state["ended"], state["message"]
+        self._counter.load_state_dict(state["spent"])
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ losses of the step before, its other batches with them. Each worker process (`da
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler as TorchSampler
@@ -56,6 +57,10 @@ class Draws(TorchSampler[int]):
         self._loss = np.full(len(self._length), np.nan)
         self._batch_size, self._planned, self._seed = batch_size, planned, seed
         self._epoch = 0
+        self._drawn_in = 0  # the epoch of the draws so far
+        self._drawn: list[int] = []
+        self._rng = np.random.default_rng([seed, 0])
+        self._again = False  # whether the next iteration begins with these draws
 
     def __len__(self) -> int:
         return len(self._length)
@@ -73,15 +78,34 @@ class Draws(TorchSampler[int]):
     def __iter__(self) -> Iterator[int]:
         """One epoch. Raises PluginError when the component fails or answers anything but rows."""
         epoch, self._epoch = self._epoch, self._epoch + 1
-        rng = np.random.default_rng([self._seed, epoch])
+        if not self._again or epoch != self._drawn_in:
+            self._drawn_in, self._drawn, self._rng = epoch, [], np.random.default_rng([self._seed, epoch])
+        self._again = False
         remaining = np.ones(len(self), dtype=bool)
-        for start in range(0, len(self), self._batch_size):
+        remaining[self._drawn] = False
+        yield from list(self._drawn)
+        for start in range(len(self._drawn), len(self), self._batch_size):
             size = min(self._batch_size, len(self) - start)
-            rows = self._drawn(size, remaining, epoch * len(self) + start, rng)
+            rows = self._draw(size, remaining, epoch * len(self) + start)
             remaining[rows] = False
+            self._drawn += rows.tolist()
             yield from rows.tolist()
 
-    def _drawn(self, size: int, remaining: np.ndarray, before: int, rng: np.random.Generator) -> np.ndarray:
+    def state_dict(self) -> dict[str, Any]:
+        """What was drawn in this epoch and what was observed, so that the same draws follow."""
+        own = self._sampler.state_dict() if hasattr(self._sampler, "state_dict") else None
+        rng = self._rng.bit_generator.state
+        return {"epoch": self._drawn_in, "drawn": [*self._drawn], "rng": rng, "loss": self._loss.copy(), "own": own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave; the next iteration of its epoch begins with what was drawn in it already."""
+        self._drawn_in, self._drawn, self._again = state["epoch"], [*state["drawn"]], True
+        self._rng.bit_generator.state = state["rng"]
+        self._loss = state["loss"]
+        if state["own"] is not None:
+            self._sampler.load_state_dict(state["own"])  # type: ignore[attr-defined]
+
+    def _draw(self, size: int, remaining: np.ndarray, before: int) -> np.ndarray:
         draw = SamplerState(
             size=size,
             remaining=_frozen(remaining.copy()),
@@ -90,7 +114,7 @@ class Draws(TorchSampler[int]):
             difficulty=self._difficulty,
             topic=self._topic,
             loss=_frozen(self._loss.copy()),
-            rng=rng,
+            rng=self._rng,
         )
         return self._sampler(draw)
 

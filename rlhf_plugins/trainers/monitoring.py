@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from rlhf_plugins.contract.named import Named
 from rlhf_plugins.contract.run import Alarm, Section, Step
@@ -101,6 +101,15 @@ class Monitors:
             if not hasattr(self._built.get(name), "load_state_dict"):
                 raise RunError(f"the state of the monitor {name!r} fits none of: {', '.join(self._built) or 'none'}")
             self._built[name].load_state_dict(state)  # type: ignore[attr-defined]
+
+    @property
+    def raised(self) -> str:
+        """All alarms so far as JSON."""
+        return to_json(self._alarms, inf_nan_mode="constants", fallback=_plain).decode()
+
+    @raised.setter
+    def raised(self, alarms: str) -> None:
+        self._alarms = from_json(alarms)
 
     def _record(self, name: str, alarm: Alarm, step: int, taken: bool) -> None:
         row = {

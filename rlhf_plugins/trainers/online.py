@@ -37,19 +37,21 @@ from rlhf_plugins.trainers.micro_batches import token_limit
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.online_metrics import Updates, note_completions, spread, take_logged
 from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, handle_of, name_of
+from rlhf_plugins.trainers.online_state import KeepsRollout
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import oversight, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.models import Models, Outputs
-from rlhf_plugins.trainers.ppo.rollout import Cut, Experience, MicroBatch, Rollouts
+from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
+from rlhf_plugins.trainers.resuming import Resumable
 
 logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
-class OnlineTrainer(trl.GRPOTrainer):
+class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
     """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
 
     It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
@@ -72,6 +74,7 @@ class OnlineTrainer(trl.GRPOTrainer):
 
     __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
     eos_token_ids: list[int]
+    records = RECORDS
 
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
@@ -185,7 +188,7 @@ class OnlineTrainer(trl.GRPOTrainer):
         """
         if self.obstacle is not None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
-        if resume_from_checkpoint and self._own_parts:
+        if resume_from_checkpoint and self._own_parts and not isinstance(self, Resumable):
             raise RunError(
                 "a training on a policy's own samples cannot go on from a checkpoint, which holds neither the rollout "
                 "in use, nor the critic, nor what the reward was normalised by; start the stage again"

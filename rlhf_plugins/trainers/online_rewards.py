@@ -50,12 +50,12 @@ class OneReward:
     """A reward, and what it answered last."""
 
     def __init__(self, reward: RewardHandle) -> None:
-        self._reward = reward
+        self.reward = reward
         self.each = torch.zeros(0, 1)  # (B, 1) NaN where it abstained
 
     def __call__(self, samples: Samples) -> Prediction:
         """The reward's answer."""
-        found = self._reward(samples)
+        found = self.reward(samples)
         numbers = [float("nan") if number is None else number for number in rewards(found)]
         self.each = torch.tensor(numbers).unsqueeze(1)
         return found
@@ -69,7 +69,7 @@ class RewardFunctions:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
+        self._trainer, self.reward = trainer, None
         self.each = torch.zeros(0, 0)  # (B, F) what each answered last, NaN where it did not
 
     def __call__(self, samples: Samples) -> Prediction:

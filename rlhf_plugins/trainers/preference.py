@@ -101,6 +101,10 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
             self._note_batch()
         return (loss, self._outputs([inputs])[0]) if return_outputs else loss
 
+    def stateful(self) -> dict[str, Any]:
+        """What a checkpoint asks for a state beside the trainer's."""
+        return {"loss": self._preference_loss} if self.obstacle is None else {}
+
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any) -> Tensor:
         """The batch's loss; its gradients are accumulated."""
         loss = super().training_step(model, inputs, *given)

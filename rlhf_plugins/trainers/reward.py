@@ -107,7 +107,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         prepare(self)
         if own.sampler is not None:
             known = examples(self.train_dataset)
-            self._draws = Draws(own.sampler, known, self._train_batch_size, self._planned(), self.args.seed)
+            self._draws = Draws(own.sampler.acting(), known, self._train_batch_size, self._planned(), self.args.seed)
 
     def _read_rows(self, own: RewardOptions) -> None:
         """Checks that TRL's rows have what components read of them, and numbers equal rows where that matters."""
@@ -204,6 +204,13 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         if self._scorer is None or isinstance(self.model, RewardModel):
             raise RunError("save_reward_model writes a classifier that the engine trains; use save_model")
         save_as_ours(self._scorer, self._parts_asked, Path(folder))
+
+    def stateful(self) -> dict[str, Any]:
+        """What a checkpoint asks for a state beside the trainer's; a loss with weights is in the model."""
+        if self._scorer is None:
+            return {}
+        loss = {} if isinstance(self._reward_loss, nn.Module) else {"loss": self._reward_loss}
+        return {**loss, "order": self._draws}
 
     def training_step(self, *given: Any) -> Tensor:
         """The batch's loss; its gradients are accumulated, and what it scored is noted for the log."""

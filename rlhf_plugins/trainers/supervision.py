@@ -48,7 +48,7 @@ def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
 
 def watch(trainer: Any, monitors: Monitors) -> None:
     """Has a trainer show its monitors every optimizer step."""
-    trainer.__class__ = _with(Monitored, type(trainer))
+    trainer.__class__ = as_first_base(Monitored, type(trainer))
     trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
 
 
@@ -59,12 +59,12 @@ def regularize(trainer: Any, stage: Any, run: Run) -> None:
         trainer.regularizers = {name: each.build(run, trainer.model) for name, each in named.items()}
         if not hasattr(trainer, "note_update"):
             trainer.note_update = lambda numbers: _log_later(trainer, numbers)
-        trainer.__class__ = _with(Regularized, type(trainer))
+        trainer.__class__ = as_first_base(Regularized, type(trainer))
 
 
 def evaluate_as(trainer: Any, way: type) -> None:
     """Has a trainer evaluate as a class says that is to be its first base."""
-    trainer.__class__ = _with(way, type(trainer))
+    trainer.__class__ = as_first_base(way, type(trainer))
 
 
 def clip_by_value(trainer: Any, limit: float | None) -> None:
@@ -162,7 +162,8 @@ def _log_later(trainer: Any, numbers: Mapping[str, float]) -> None:
         trainer._metrics["train"][name].append(value)
 
 
-def _with(first: type, cls: type) -> type:
+def as_first_base(first: type, cls: type) -> type:
+    """A class whose first base is the one, and which is shown as the other."""
     return type(cls.__name__, (first, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
 
 

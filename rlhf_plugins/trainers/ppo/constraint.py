@@ -42,6 +42,14 @@ class Constraint(TrainerCallback):
         """From now on the KL is measured at the response tokens of these batches, of one rollout."""
         self._batches, self._measured = batches, None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The KL as it was last measured."""
+        return {"measured": self._measured}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave, once the batches of the rollout are known again."""
+        self._measured = state["measured"]
+
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Called by the trainer."""
         if self._batches:

@@ -5,12 +5,12 @@ It knows no reward: values are in the unit of the returns that it is shown, what
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.arithmetic.moments import Moments
+from rlhf_plugins.arithmetic.moments import Moments, Unit
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter
@@ -24,17 +24,6 @@ from rlhf_plugins.trainers.ppo.options import Value
 EQUAL = 1e-6  # returns whose deviation is a smaller share of their mean are equal, up to rounding
 
 OWN = "value_head.", "value_network."  # prefixes of the names of its weights in the policy
-
-
-class Unit(NamedTuple):
-    """The mean and the deviation in which values and returns are without a unit."""
-
-    mean: float
-    deviation: float
-
-    def without(self, values: Tensor) -> Tensor:
-        """(V - mean) / deviation, same shape."""
-        return (values - self.mean) / self.deviation
 
 
 class ValueHead(nn.Linear):

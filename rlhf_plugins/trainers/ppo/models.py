@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_plugins.data.branches import BranchBatch, Ids, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, by_prompt, collate, within_budget
 from rlhf_plugins.engine.backbone import active_adapter
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.probing import layout_of
@@ -49,11 +49,14 @@ class Models:
     temperature: float
     accelerator: Any
 
+    def layout(self) -> Layout:
+        """How groups become rows that all models compute, each of which is then ready for it."""
+        reference = None if isinstance(self.reference, str) else self.reference
+        return layout_of(self.policy, reference, self.critic and self.critic.network)
+
     def batches(self, prompt_ids: Sequence[Ids], response_ids: Sequence[Ids], tokens: int | None) -> list[BranchBatch]:
         """The samples in order, in batches of at most so many tokens; neighbours with the same prompt share it."""
-        reference = None if isinstance(self.reference, str) else self.reference
-        layout = layout_of(self.policy, reference, self.critic and self.critic.network)
-        groups = by_prompt(prompt_ids, response_ids)
+        layout, groups = self.layout(), by_prompt(prompt_ids, response_ids)
         parts = [groups] if tokens is None else within_budget(groups, tokens, layout)
         inputs = [collate(part, self.pad_id, layout) for part in parts]
         return [BranchBatch.from_inputs({k: v.to(self.policy.device) for k, v in one.items()}) for one in inputs]

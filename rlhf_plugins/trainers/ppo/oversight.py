@@ -77,6 +77,16 @@ class RolloutLog:
         self._rollouts += 1
         return _numbers(rollout, gold)
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many rollouts were logged, and what is shown of them."""
+        newest = None if self._newest is self._first else self._newest
+        return {"rollouts": self._rollouts, "first": self._first, "newest": newest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._rollouts, self._first = state["rollouts"], state["first"]
+        self._newest = self._first if state["newest"] is None else state["newest"]
+
     def _golden(self, samples: Samples) -> Tensor | None:
         if self._gold is None:
             return None

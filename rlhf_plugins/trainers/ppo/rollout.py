@@ -15,6 +15,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked
+from rlhf_plugins.arithmetic.moments import Unit
+from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
@@ -35,7 +37,6 @@ from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
 from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights, weights_alike
 
 if TYPE_CHECKING:
-    from rlhf_plugins.trainers.ppo.critic import Unit
     from rlhf_plugins.trainers.ppo.models import Models, Outputs
 
 TokenTensors = dict[str, Tensor]  # by name, each (B, T)
@@ -107,6 +108,9 @@ class Experience:
     def log_ratio(self) -> Tensor | None:
         """log pi - log pi_ref, (B, T)."""
         return None if self.reference is None else self.policy - self.reference
+
+
+RECORDS = (Experience, Samples, ResponseRewards, Prediction, MicroBatch, BranchBatch, Unit)  # of which one is made
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""Trains a Trainer so that a run that was killed goes on from its newest checkpoint, and keeps these."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from rlhf_plugins.engine import cost
+from rlhf_plugins.engine.packing import Tensors, pack, unpack
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.run.checkpoints import Checkpoints, appended, best, read
+from rlhf_plugins.trainers.resuming import (
+    GoesOn,
+    Resumable,
+    load_rest,
+    load_weights,
+    outcome_of,
+    set_random_state,
+    state_of,
+)
+from rlhf_plugins.trainers.supervision import as_first_base
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rlhf_plugins.run.stage_run import StageRun
+
+logger = logging.getLogger(__name__)
+
+
+def go_on(run: StageRun, trainer: Any, last: bool) -> None:
+    """Trains a Trainer; see `contract.run.Run.go_on`."""
+    files = Checkpoints(run.folder, run.memory.log.trainings)
+    run.memory.log.trainings += 1
+    run.memory.log.kept_step = 0
+    trainer.add_callback(_Ends(run))
+    policy = run.services.checkpoint
+    if policy is None:
+        trainer.train()
+        return
+    trainer.__class__ = as_first_base(Resumable, type(trainer))
+    trainer.keeper = keeper = _Keeper(run, files)
+    found = files.newest()
+    if found is None:
+        trainer.train()
+    elif keeper.load(trainer, found):
+        return
+    else:
+        trainer.add_callback(GoesOn(trainer, trainer.resumed))
+        trainer.train(resume_from_checkpoint=str(found))
+    if (not last or keeper.is_due(trainer)) and not run.services.stop.asked:
+        keeper.write(trainer, finished=True)
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Keeps the checkpoints of one training."""
+
+    run: StageRun
+    files: Checkpoints
+
+    def between_steps(self, trainer: Any) -> None:
+        """Writes a checkpoint where one is due, or the run was asked to end, which the training then does."""
+        asked, ends = self.run.services.stop.stopped(), trainer.control.should_training_stop
+        going_on = not ends and trainer.state.global_step < trainer.state.max_steps
+        if going_on and (asked or self.is_due(trainer)) and getattr(trainer, "is_whole", True):
+            self.write(trainer)
+        trainer.control.should_training_stop = ends or asked
+
+    def is_due(self, trainer: Any) -> bool:
+        """Whether the policy asks for one now."""
+        policy, log = self.run.services.checkpoint, self.run.memory.log
+        assert policy is not None
+        since = trainer.state.global_step - log.kept_step if policy.steps else time.monotonic() - log.kept_at
+        return since >= (policy.steps or policy.seconds)
+
+    def write(self, trainer: Any, finished: bool = False) -> None:
+        """Writes one; where that fails, a warning says why and the training goes on."""
+        run, log, step = self.run, self.run.memory.log, trainer.state.global_step
+        policy = run.services.checkpoint
+        assert policy is not None
+        state = {
+            "finished": finished,
+            "trainer": outcome_of(trainer) if finished else state_of(trainer),
+            "run": {"calls": log.calls, "cost": run.ending.counter.state_dict() if run.ending.counter else None},
+        }
+        tensors: Tensors = {}
+        try:
+            packed = {name: pack(value, tensors, _records(trainer)) for name, value in state.items()}
+            beside = {"files": appended(run.folder), "best": best(run.folder)}
+            about = self._about(trainer)
+            self.files.write(step, {**packed, **beside}, tensors, about, 1 if finished else policy.keep)
+        except (OSError, TypeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"its state holds {error}"
+            logger.warning("step %d: no checkpoint was written: %s", step, reason)
+        log.kept_at, log.kept_step = time.monotonic(), step
+
+    def load(self, trainer: Any, found: Path) -> bool:
+        """Takes a trainer and the run to a checkpoint. Returns whether the training is finished there."""
+        packed, tensors = read(found)
+        parts = (unpack(packed[name], tensors, _records(trainer), trainer.args.device) for name in ("trainer", "run"))
+        try:
+            state, own = parts
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{found}: cannot be read: {type(error).__name__}: {error}; delete it") from error
+        step = int(found.name)
+        logger.info("%s goes on from step %d", self.run.name or "the training", step)
+        if own["cost"] and self.run.ending.counter:
+            cost.go_on(self.run.ending.counter, own["cost"])
+        log = self.run.memory.log
+        for call in own["calls"][len(log.calls) :]:
+            self.run.log(*call)
+        log.kept_at, log.kept_step = time.monotonic(), step
+        trainer.resumed = state
+        if packed["finished"]:
+            load_weights(trainer, state)
+            load_rest(trainer, state)
+            set_random_state(state["random"])
+        return bool(packed["finished"])
+
+    def _about(self, trainer: Any) -> str:
+        """The state of transformers' Trainer as JSON."""
+        return json.dumps(dataclasses.asdict(trainer.state), sort_keys=True)
+
+
+def _records(trainer: Any) -> tuple[type, ...]:
+    return getattr(trainer, "records", ())
+
+
+class _Ends(TrainerCallback):
+    """Ends a training where its part of the run is to end, after what it logged or what it cost."""
+
+    def __init__(self, run: StageRun) -> None:
+        self._run = run
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer."""
+        if self._run.ending():
+            control.should_training_stop = True
+
+    on_log = on_step_end

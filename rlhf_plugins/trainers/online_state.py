@@ -1,0 +1,68 @@
+"""What a checkpoint of a training on own samples holds: the rollout in use, and how far its steps are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
+
+
+class KeepsRollout:
+    """An OnlineTrainer's state; a class's first base."""
+
+    _updates: Any
+
+    @property
+    def is_whole(self: Any) -> bool:
+        """Whether a checkpoint can hold the rollout in use: not the graph of one that no step learned from yet."""
+        return self.obstacle is not None or self._experience is None or self._experience.first is None
+
+    def own_state(self: Any) -> dict[str, Any]:
+        """What a checkpoint holds beside the state of any Trainer: the rollout in use and how far its steps are."""
+        if self.obstacle is not None:
+            return {"step": self._step}
+        own = {name.removeprefix("_"): getattr(self, name) for name in STATE}
+        return {**own, "updates": dict(self._updates)}
+
+    def load_own_state(self: Any, state: Mapping[str, Any]) -> None:
+        """What `own_state` gave."""
+        for name, value in state.items():
+            setattr(self, f"_{name}", value)
+        if self.obstacle is None:
+            self._updates = defaultdict(list, state["updates"])
+            self._models.layout()  # of the rollout, which the models are now ready for
+            if self._constraint:
+                measured = self._constraint.state_dict()
+                self._constraint.use(self._experience.batches if self._experience else [])
+                self._constraint.load_state_dict(measured)
+
+    def stateful(self: Any) -> dict[str, Any]:
+        """What a checkpoint asks for a state beside its own."""
+        if self.obstacle is not None:
+            return {}
+        aim = self._objective
+        named = {"advantage": aim.advantage, "policy_loss": aim.policy_loss, "reduction": aim.reduction, "kl": aim.kl}
+        shaping = {f"shaping {place}": each for place, each in enumerate(aim.shaping)}
+        rewards = {"reward": self._asked.reward, "fallback": aim.fallback}
+        return {**named, **shaping, **rewards, "table": self._log}
+
+    def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
+        """TRL's order of the prompts, in any epoch that a training goes on in."""
+        return _by_epoch(super()._get_train_sampler(dataset))  # type: ignore[misc]
+
+
+def _by_epoch(sampler: Any) -> Any:
+    """TRL's RepeatSampler with a `set_epoch`, without which it replays the first epoch; any other as it is."""
+    if getattr(sampler, "shuffle", False) and getattr(sampler, "seed", None) is not None:
+
+        def set_epoch(epoch: int) -> None:
+            sampler.generator.manual_seed(sampler.seed)
+            for _ in range(epoch):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
+
+        sampler.set_epoch = set_epoch
+    return sampler

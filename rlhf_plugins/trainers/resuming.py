@@ -1,0 +1,205 @@
+"""The whole state of a training between two steps, and a Trainer that goes on from it bit for bit.
+
+It knows transformers' training loop, no files. What a Trainer of ours knows besides comes from its `own_state`, and
+from the parts that it names in `stateful`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from rlhf_plugins.engine.packing import set_weights, weights_of
+from rlhf_plugins.errors import RunError
+
+PICKLE = "training_args.bin"
+State = dict[str, Any]
+SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_total_train_tokens")
+
+
+class Keeper(Protocol):
+    """What a training's checkpoints are kept by."""
+
+    def between_steps(self, trainer: Any) -> None:
+        """Called after each optimizer step, when all of it is logged and evaluated."""
+        ...
+
+
+class Resumable:
+    """A Trainer whose state is kept; a class's first base."""
+
+    keeper: Keeper
+    resumed: State | None = None  # that it goes on from
+
+    def _maybe_log_save_evaluate(self: Any, *given: Any, **named: Any) -> None:
+        super()._maybe_log_save_evaluate(*given, **named)  # type: ignore[misc]
+        if not float(self.state.epoch).is_integer():  # a last step of an epoch is whole after the epoch's own log
+            self.keeper.between_steps(self)
+
+    def _run_epoch(self: Any, *given: Any, **named: Any) -> None:
+        super()._run_epoch(*given, **named)  # type: ignore[misc]
+        if float(self.state.epoch).is_integer():
+            self.keeper.between_steps(self)
+
+    def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the best model so far, without the pickle that transformers puts beside it."""
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        Path(output_dir or self.args.output_dir, PICKLE).unlink(missing_ok=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """These and what follows are in our checkpoints, without pickles."""
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """See above."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """See above."""
+
+    def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
+        load_weights(self, self.resumed)
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str) -> None:
+        self.optimizer.load_state_dict(self.resumed["optimizer"])
+        self.lr_scheduler.load_state_dict(self.resumed["scheduler"])
+
+    def _load_scaler(self: Any, checkpoint: str) -> None:
+        if self.resumed["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(self.resumed["scaler"])
+
+    def _load_rng_state(self: Any, checkpoint: str) -> None:
+        set_random_state(self.resumed["random"])
+
+
+class GoesOn(TrainerCallback):
+    """Restores what the training loop sets to its beginning; the last callback of a trainer."""
+
+    def __init__(self, trainer: Any, state: State) -> None:
+        self._trainer, self._state = trainer, state
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Called by the trainer."""
+        self._trainer.args.eval_on_start = False  # it was made
+        self._trainer._initial_global_step = 0  # the mean loss is of all steps
+        load_rest(self._trainer, self._state)
+
+
+def state_of(trainer: Any) -> State:
+    """All that a training goes on from."""
+    scaler = getattr(trainer.accelerator, "scaler", None)
+    return {
+        **outcome_of(trainer),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+
+
+def outcome_of(trainer: Any) -> State:
+    """What counts of a training that is finished."""
+    metrics = getattr(trainer, "_metrics", {})
+    return {
+        "weights": weights_of(trainer.model),
+        "random": random_state(),
+        "sums": {name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)},
+        "metrics": {mode: {name: list(values) for name, values in own.items()} for mode, own in metrics.items()},
+        "callbacks": {name: _callback_state(each) for name, each in _callbacks(trainer)},
+        "parts": {name: part.state_dict() for name, part in _parts(trainer)},
+        "trainer": trainer.own_state() if hasattr(trainer, "own_state") else None,
+        "watched": _watched(trainer.monitors) if hasattr(trainer, "monitors") else None,
+    }
+
+
+def load_weights(trainer: Any, state: State) -> None:
+    """Raises RunError where the model has other weights than the one whose state it was."""
+    try:
+        set_weights(trainer.model, state["weights"])
+    except ValueError as error:
+        raise RunError(f"the checkpoint is of another model: {error}; delete it to train from the beginning") from error
+
+
+def load_rest(trainer: Any, state: State) -> None:
+    """All but weights, optimizer and random state. Raises RunError where a part is missing."""
+    for name, value in state["sums"].items():
+        own = value.to(trainer.args.device) if isinstance(value, torch.Tensor) else value
+        setattr(trainer, name, own)
+    for mode, values in state["metrics"].items():
+        trainer._metrics[mode].clear()
+        trainer._metrics[mode].update(values)
+    if state["watched"] is not None:
+        trainer.monitors.counter.load_state_dict(state["watched"]["counter"])
+        trainer.monitors.raised = state["watched"]["alarms"]
+    for kind, known, load in (("callbacks", _callbacks, _load_callback), ("parts", _parts, _load_part)):
+        own = dict(known(trainer))
+        for name, value in state[kind].items():
+            if name not in own:
+                raise RunError(f"the checkpoint has the state of {name}, which this training lacks; delete it")
+            load(own[name], value)
+    if state["trainer"] is not None:
+        trainer.load_own_state(state["trainer"])
+
+
+def random_state() -> State:
+    """Of Python, numpy and torch."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002 (what transformers seeds)
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: State) -> None:
+    """Makes it what it was."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _parts(trainer: Any) -> Iterator[tuple[str, Any]]:
+    """What a trainer is made of and has a state of its own, by name."""
+    named: Mapping[str, Any] = trainer.stateful() if hasattr(trainer, "stateful") else {}
+    regularizers = getattr(trainer, "regularizers", {})
+    every = {**named, **{f"regularizer {name}": each for name, each in regularizers.items()}}
+    if hasattr(trainer, "monitors"):
+        every["monitors"] = trainer.monitors
+    yield from ((name, part) for name, part in every.items() if _has_state(part))
+
+
+def _has_state(part: Any) -> bool:
+    """Whether a part has a state; a reward that is a model has none, since it is not trained."""
+    return hasattr(part, "state_dict") and not isinstance(getattr(part, "function", None), torch.nn.Module)
+
+
+def _watched(monitors: Any) -> State:
+    return {"counter": monitors.counter.state_dict(), "alarms": monitors.raised}
+
+
+def _callbacks(trainer: Any) -> Iterator[tuple[str, Any]]:
+    """The callbacks with a state, by class and number."""
+    for place, each in enumerate(trainer.callback_handler.callbacks):
+        if hasattr(each, "state_dict") or isinstance(each, ExportableState):
+            yield f"{type(each).__name__} {place}", each
+
+
+def _callback_state(callback: Any) -> Any:
+    return callback.state_dict() if hasattr(callback, "state_dict") else callback.state()["attributes"]
+
+
+def _load_callback(callback: Any, state: Any) -> None:
+    if hasattr(callback, "load_state_dict"):
+        callback.load_state_dict(state)
+    else:
+        vars(callback).update(state)
+
+
+def _load_part(part: Any, state: Any) -> None:
+    part.load_state_dict(state)

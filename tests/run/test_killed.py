@@ -1,0 +1,62 @@
+"""A run that is ended by SIGKILL inside its trainings leaves what an undisturbed one leaves, its metrics included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from warm import Warm
+
+from rlhf_plugins.testing import tiny_base
+
+RECIPE = """\
+base: base
+adapter: {r: 2}
+data: {format: preference, source: pairs.jsonl}
+checkpoint: {every: 1 steps}
+stages:
+  - {stage: reward_model, trainer: {max_steps: 3, logging_steps: 1, per_device_train_batch_size: 4}}
+  - stage: online
+    trainer: {max_steps: 4, logging_steps: 1, per_device_train_batch_size: 8, num_generations: 4, num_iterations: 2}
+"""
+KILLS_ITSELF = """\
+import os, signal, sys, transformers
+own, left = transformers.Trainer.training_step, iter(range(int(sys.argv[1])))
+def training_step(*given):
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return own(*given)
+transformers.Trainer.training_step = training_step
+from rlhf_plugins import run_recipe
+run_recipe("r.yaml", resume=len(sys.argv) > 2)
+"""
+TIMED = {"result.json", "status.json", "report.json", "report.html", "recipe.yaml"}
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """All files of a run, those with times in them without these."""
+    found: dict[str, Any] = {}
+    for file in (file for file in folder.rglob("*") if file.is_file() and not file.name.endswith(".sqlite")):
+        name = file.relative_to(folder).as_posix()
+        if file.name == "result.json":
+            values = json.loads(file.read_text())
+            found[name] = {**values, "cost": {**values["cost"], "seconds": 0, "peak_bytes": 0}}
+        else:
+            found[name] = None if file.name in TIMED else file.read_bytes()
+    return found
+
+
+def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]
+    tiny_base(tmp_path / "base")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+
+    def code(steps: str, *more: str) -> int:
+        return python("-c", KILLS_ITSELF, steps, *more, cwd=tmp_path).returncode
+
+    assert code("99") == 0
+    whole = left_by((tmp_path / "runs").rename(tmp_path / "whole"))
+    assert [code("2"), code("4", "again"), code("1", "again")] == [-9, -9, 0]
+    assert left_by(tmp_path / "runs") == whole
