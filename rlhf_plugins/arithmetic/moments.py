@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,7 @@ class Moments:
         return Moments(count, self.mean + gap * share, self.squares + squares)
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """The mean and the deviation in which values and returns are without a unit."""
 
     mean: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ def pack(value: Any, tensors: Tensors, records: Collection[type] = ()) -> Any:
     Args:
         value: of None, bools, numbers, text, lists, tuples, dictionaries, tensors, arrays and records.
         tensors: by the name that the JSON has in their place.
-        records: dataclasses that may be in it.
+        records: dataclasses and named tuples that may be in it.
 
     Raises:
         TypeError: something else is in it.
@@ -39,7 +38,7 @@ def pack(value: Any, tensors: Tensors, records: Collection[type] = ()) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in KINDS:
         return {TAG: "array", "type": value.dtype.str, "values": value.tolist()}
     if type(value) in records:
-        own = {item.name: pack(getattr(value, item.name), tensors, records) for item in fields(value)}
+        own = {name: pack(getattr(value, name), tensors, records) for name in type(value).__match_args__}
         return {TAG: "record", "type": type(value).__name__, "fields": own}
     if isinstance(value, Mapping):
         return {TAG: "dict", "items": [[pack(each, tensors, records) for each in item] for item in value.items()]}

@@ -341,8 +341,10 @@ def _components(
 
 def _check(component: Registered, base: type | None) -> None:
     who = f"plugin {component.plugin}: {component.kind} {component.name!r}"
-    if not isinstance(component.name, str) or not re.fullmatch(NAME, component.name):
-        raise PluginError(f"{who}: a name is lower-case letters, digits and underscores")
+    words = "hyphens" if component.kind == COMMANDS else "underscores"
+    pattern = NAME.replace("_", "-") if component.kind == COMMANDS else NAME
+    if not isinstance(component.name, str) or not re.fullmatch(pattern, component.name):
+        raise PluginError(f"{who}: a name is lower-case letters, digits and {words}")
     if component.kind == COMMANDS:
         if not callable(component.cls):
             raise PluginError(f"{who}: expected a function or a typer app, got {component.cls!r}")

@@ -60,17 +60,17 @@ class Checkpoints:
             _synced(self.folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        for old in self.all()[:-keep]:
+        for old in self.every()[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
         return made
 
-    def all(self) -> list[Path]:
+    def every(self) -> list[Path]:
         """Whole and torn ones, by step."""
         return sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
 
     def newest(self) -> Path | None:
         """The newest that is whole; None where there is none."""
-        return next((path for path in reversed(self.all()) if not fault(path)), None)
+        return next((path for path in reversed(self.every()) if not fault(path)), None)
 
 
 def fault(checkpoint: Path) -> str:
@@ -109,19 +109,19 @@ def best(stage: Path) -> list[str]:
 def rewind(stage: Path) -> list[str]:
     """Takes a stage's folder back to its newest whole checkpoint; returns a sentence for each torn one.
 
-    Files that were appended to are cut, and torn checkpoints and all that was made later are deleted. Without a whole
-    checkpoint all of it is deleted.
+    That is in its first training that is not finished. Files that were appended to are cut, and torn checkpoints and
+    all that was made later are deleted.
     """
-    trainings = sorted(path for path in (stage / CHECKPOINTS).glob("[0-9]*") if path.is_dir())
     torn: list[str] = []
-    newest: Path | None = None
-    for training in reversed(trainings):
-        newest = newest or _without_torn(Checkpoints(stage, int(training.name)), stage, torn)
-        if newest is None:
-            shutil.rmtree(training, ignore_errors=True)
-    if newest is None:
-        shutil.rmtree(stage / CHECKPOINTS, ignore_errors=True)
-    state = read(newest)[0] if newest else {"files": {}, "best": []}
+    state: dict[str, Any] = {"finished": True, "files": {}, "best": []}
+    goes_on = 0
+    while state["finished"] and (found := _without_torn(Checkpoints(stage, goes_on), stage, torn)):
+        state, goes_on = read(found)[0], goes_on + 1
+    for later in (stage / CHECKPOINTS).glob("[0-9]*"):
+        if int(later.name) >= goes_on:
+            shutil.rmtree(later, ignore_errors=True)
+    if not goes_on:
+        finished(stage)
     for file in stage.glob(APPENDED):
         if file.name in state["files"]:
             os.truncate(file, state["files"][file.name])
@@ -136,7 +136,7 @@ def _without_torn(own: Checkpoints, stage: Path, torn: list[str]) -> Path | None
     """The newest whole checkpoint of a training, after those that are torn are deleted."""
     for draft in own.folder.glob(f"{DRAFT}-*"):
         shutil.rmtree(draft, ignore_errors=True)
-    for path in reversed(own.all()):
+    for path in reversed(own.every()):
         if not (wrong := fault(path) or _short(path, stage)):
             return path
         torn.append(f"{path.relative_to(stage.parent)} is torn ({wrong}), so the one before is used")

@@ -38,5 +38,5 @@ def fit(run: StageRun, trainer: Any, monitors: Sequence[Monitor]) -> Mapping[str
         watch(trainer, monitors_of(monitors, run.name, run))
     trainer.args.logging_nan_inf_filter = False  # it would show the mean of the finite losses
     curves = quiet(trainer, log)
-    run.go_on(trainer)
+    run.go_on(trainer, last=False)
     return curves.curves

@@ -29,21 +29,23 @@ from rlhf_plugins.trainers.supervision import as_first_base
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rlhf_plugins.contract.run import Checkpoint
     from rlhf_plugins.run.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 
 
 def go_on(run: StageRun, trainer: Any, last: bool) -> None:
-    """Trains a Trainer; see `contract.run.Run.go_on`."""
-    files = Checkpoints(run.folder, run.memory.log.trainings)
+    """Trains a Trainer; see `contract.run.Run.go_on`.
+
+    Raises:
+        KeyboardInterrupt: the run was asked to end, and the training did.
+        RunError: the checkpoint is of another training.
+    """
+    files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
     run.memory.log.trainings += 1
     run.memory.log.kept_step = 0
     trainer.add_callback(_Ends(run))
-    policy = run.services.checkpoint
-    if policy is None:
-        trainer.train()
-        return
     trainer.__class__ = as_first_base(Resumable, type(trainer))
     trainer.keeper = keeper = _Keeper(run, files)
     found = files.newest()
@@ -54,7 +56,9 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     else:
         trainer.add_callback(GoesOn(trainer, trainer.resumed))
         trainer.train(resume_from_checkpoint=str(found))
-    if (not last or keeper.is_due(trainer)) and not run.services.stop.asked:
+    if stop.asked:  # what the stage goes on to make would not be whole
+        raise KeyboardInterrupt
+    if keeper.keeps and (not last or keeper.is_due(trainer)):
         keeper.write(trainer, finished=True)
 
 
@@ -65,26 +69,28 @@ class _Keeper:
     run: StageRun
     files: Checkpoints
 
+    @property
+    def keeps(self) -> bool:
+        """Whether the recipe asks for any."""
+        return self.run.services.checkpoint is not None
+
     def between_steps(self, trainer: Any) -> None:
         """Writes a checkpoint where one is due, or the run was asked to end, which the training then does."""
         asked, ends = self.run.services.stop.stopped(), trainer.control.should_training_stop
         going_on = not ends and trainer.state.global_step < trainer.state.max_steps
-        if going_on and (asked or self.is_due(trainer)) and getattr(trainer, "is_whole", True):
+        if self.keeps and going_on and (asked or self.is_due(trainer)) and getattr(trainer, "is_whole", True):
             self.write(trainer)
         trainer.control.should_training_stop = ends or asked
 
     def is_due(self, trainer: Any) -> bool:
         """Whether the policy asks for one now."""
-        policy, log = self.run.services.checkpoint, self.run.memory.log
-        assert policy is not None
+        policy, log = self._policy, self.run.memory.log
         since = trainer.state.global_step - log.kept_step if policy.steps else time.monotonic() - log.kept_at
         return since >= (policy.steps or policy.seconds)
 
     def write(self, trainer: Any, finished: bool = False) -> None:
         """Writes one; where that fails, a warning says why and the training goes on."""
         run, log, step = self.run, self.run.memory.log, trainer.state.global_step
-        policy = run.services.checkpoint
-        assert policy is not None
         state = {
             "finished": finished,
             "trainer": outcome_of(trainer) if finished else state_of(trainer),
@@ -95,7 +101,7 @@ class _Keeper:
             packed = {name: pack(value, tensors, _records(trainer)) for name, value in state.items()}
             beside = {"files": appended(run.folder), "best": best(run.folder)}
             about = self._about(trainer)
-            self.files.write(step, {**packed, **beside}, tensors, about, 1 if finished else policy.keep)
+            self.files.write(step, {**packed, **beside}, tensors, about, 1 if finished else self._policy.keep)
         except (OSError, TypeError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"its state holds {error}"
             logger.warning("step %d: no checkpoint was written: %s", step, reason)
@@ -123,6 +129,11 @@ class _Keeper:
             load_rest(trainer, state)
             set_random_state(state["random"])
         return bool(packed["finished"])
+
+    @property
+    def _policy(self) -> Checkpoint:
+        assert self.run.services.checkpoint is not None
+        return self.run.services.checkpoint
 
     def _about(self, trainer: Any) -> str:
         """The state of transformers' Trainer as JSON."""

@@ -88,6 +88,8 @@ class GoesOn(TrainerCallback):
         self._trainer.args.eval_on_start = False  # it was made
         self._trainer._initial_global_step = 0  # the mean loss is of all steps
         load_rest(self._trainer, self._state)
+        self._trainer.resumed = {"random": self._state["random"]}  # which is set at the first batch
+        self._state = {}
 
 
 def state_of(trainer: Any) -> State:

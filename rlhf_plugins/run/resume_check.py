@@ -1,0 +1,130 @@
+"""Runs a recipe twice, once undisturbed and once killed again and again, and compares what the two leave."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from rlhf_plugins.data.digests import STATUS
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.sameness import differences
+
+BEGUN = b": running"  # printed once the first stage begins
+PAUSE = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of a check."""
+
+    killed_in: list[str]  # the stage of each kill
+    differences: list[str]
+    folder: Path  # with both runs, `whole` and `killed`
+
+
+class Process(Protocol):
+    """A process as `subprocess.Popen` has it."""
+
+    returncode: int
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        ...
+
+    def wait(self) -> Any:
+        """Waits for its end."""
+        ...
+
+
+Start = Callable[[Sequence[str], IO[bytes]], Any]  # a Process
+
+
+def _start(words: Sequence[str], log: IO[bytes]) -> Process:
+    command = [sys.executable, "-m", "rlhf_plugins.cli", "run", *words]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A process that ran a recipe, or a part of it."""
+
+    code: int
+    begun: float  # seconds until its first stage began
+    seconds: float
+
+
+def resume_check(
+    recipe: Path | str,
+    overrides: Sequence[str],
+    kills: int,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    start: Start = _start,
+) -> Checked:
+    """Compares a run that is ended by SIGKILL with one that is not.
+
+    The kills are spread at random over the time that the undisturbed run takes from its first stage on.
+
+    Args:
+        recipe: as `run_recipe` takes it.
+        overrides: as on the command line; without one of `checkpoint`, one is made at every optimizer step.
+        kills: how many; fewer where the run ends before.
+        seed: of their times.
+        say: prints a line of progress.
+        start: begins `rlhf run` with these words, which prints to the file.
+
+    Raises:
+        RunError: the recipe fails by itself.
+    """
+    words = [*overrides]
+    if not any(word.startswith("checkpoint") for word in words):
+        words.append("checkpoint.every=1 steps")
+    folder = Path(tempfile.mkdtemp(prefix="resume-check-"))
+    place = folder / "run"  # the same for both, since files may name it
+    command = [str(recipe), *words, f"output_dir={place}"]
+    whole = _run(start, command, folder)
+    say(f"undisturbed: finished in {whole.seconds:.0f} s")
+    place.rename(folder / "whole")
+    share = (whole.seconds - whole.begun) / (kills + 1)
+    rng, killed_in = random.Random(seed), list[str]()
+    while True:
+        again = ["--resume"] if (place / STATUS).exists() else []
+        after = rng.uniform(0, 2 * share) if len(killed_in) < kills else None
+        ends = _run(start, [*again, *command], folder, after)
+        if ends.code == 0:
+            break
+        killed_in.append(str(RunFolder(place).status().get("stage")))
+        say(f"kill {len(killed_in)} in {killed_in[-1]}, after {ends.seconds:.0f} s")
+    place.rename(folder / "killed")
+    return Checked(killed_in, differences(folder / "whole", folder / "killed"), folder)
+
+
+def _run(start: Start, words: Sequence[str], folder: Path, kill_after: float | None = None) -> _Attempt:
+    """Runs it, and kills it so many seconds after its first stage began. Raises RunError where it fails by itself."""
+    log = folder / "log.txt"
+    started, begun = time.monotonic(), 0.0
+    with log.open("wb") as out:
+        process = start(words, out)
+    while process.poll() is None:
+        time.sleep(PAUSE)
+        now = time.monotonic() - started
+        begun = begun or (now if BEGUN in log.read_bytes() else 0.0)
+        if kill_after is not None and begun and now - begun >= kill_after:
+            process.kill()
+            process.wait()
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise RunError(f"the recipe ended with exit code {process.returncode}; what it printed is in {log}")
+    return _Attempt(process.returncode, begun, time.monotonic() - started)

@@ -1,0 +1,59 @@
+"""What two runs left is compared file by file; only times, memory and caches may differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_plugins.run.resume_check import resume_check
+from rlhf_plugins.run.sameness import differences
+from rlhf_plugins.testing import tiny_base
+
+RECIPE = """\
+base: base
+adapter: {r: 2}
+data: {format: preference, source: pairs.jsonl}
+stages:
+  - {stage: preference, trainer: {max_steps: 4, logging_steps: 1, per_device_train_batch_size: 4}}
+"""
+
+
+def left(folder: Path, seconds: float, loss: float, **files: str) -> Path:
+    folder.mkdir()
+    values = {"cost": {"seconds": seconds, "flops": 2}, "curves": [[1, loss]], "note": f"the {seconds} s of it"}
+    (folder / "result.json").write_text(json.dumps(values))
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_times_are_no_difference(tmp_path: Path) -> None:
+    one, two = left(tmp_path / "a", 1.5, 0.25, model="w"), left(tmp_path / "b", 3.0, 0.25, model="w")
+    (two / "status.json").touch()
+    (two / "reference.sqlite").touch()
+    assert differences(one, two) == []
+
+
+def test_numbers_and_files_are_differences(tmp_path: Path) -> None:
+    one, two = left(tmp_path / "a", 1.0, 0.25, model="w", old=""), left(tmp_path / "b", 1.0, 0.5, model="v", new="")
+    assert differences(one, two) == [
+        "model differs",
+        "new is there too",
+        "old is missing",
+        "result.json: curves[0][1] is 0.5, and was 0.25",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_a_recipe_is_killed_and_leaves_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_base(tmp_path / "base")
+    rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    found = resume_check("r.yaml", (), kills=1)
+    assert found.differences == []
