@@ -1,6 +1,6 @@
 """Measures revision, AI labels, policies trained on them and self-improvement against the sandbox's true reward.
 
-python plugins/rlhf-constitution/bench/measure.py FOLDER [revision|labels|policies|loop]... [--seeds 5]
+python plugins/rlhf-constitution/bench/measure.py FOLDER [revision|labels|policies|loop|collapse]... [--seeds 5]
 
 Each part and seed is a JSON file in FOLDER, which is not made again; the tables are printed at the end.
 """
@@ -25,9 +25,8 @@ principles:
 """
 ADAPTER = {"r": 16, "lora_alpha": 32, "target_modules": ["o_proj", "down_proj"]}
 DPO = {"stage": "preference", "from": "base", "loss": {"use": "dpo", "beta": 1.0}}
-DPO |= {
-    "trainer": {"learning_rate": 5e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2, "warmup_steps": 10}
-}
+TRAINER = {"learning_rate": 5e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2, "warmup_steps": 10}
+DPO |= {"trainer": TRAINER}
 SFT = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 8}
 Numbers = dict[str, Any]
 
@@ -137,11 +136,35 @@ def loop(folder: Path, seed: int) -> Numbers:
     return found
 
 
+def collapse(folder: Path, seed: int) -> Numbers:
+    """The gain of a loop whose constitution is wrong: the shorter an answer, the better. With gates, and without."""
+    found: Numbers = {}
+    (folder / "short.yaml").write_text("principles: [{use: length_band, low: 1, high: 1}]")
+    feedback = {"stage": "ai_feedback", "constitution": str(folder / "short.yaml"), "gap": 0.02, "prompts": 300}
+    feedback |= {"sampling": {"max_new_tokens": 48}, "soft": False}
+    trainer = {**TRAINER, "learning_rate": 2e-3}
+    training = {"stage": "preference", "loss": {"use": "dpo", "beta": 0.1}, "trainer": trainer}
+    for gates in (True, False):
+        improve = {"stage": "self_improve", "rounds": 3, "gates": gates, "held_out": 128, "max_new_tokens": 48}
+        stages = [{**improve, "easy_first": False, "stages": [feedback, training]}]
+        data = {"format": "sandbox", "writer": "sloppy", "prompts": 400, "test_prompts": 128}
+        recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
+        output = {"output_dir": str(folder / f"gates-{gates}")}
+        (result,) = open_run(run_recipe({**recipe, **output}, say=print, overwrite=True).folder).finished
+        first, *rounds = result.sections[0].rows
+        word = "with gates" if gates else "without gates"
+        found[f"gain {word}"] = result.metrics["gain"]
+        found[f"standard error {word}"] = result.metrics["gain_error"]
+        found[f"variety of the last round {word}"] = rounds[-1]["effective answers"] / first["effective answers"]
+    return found
+
+
 PARTS: dict[str, Callable[[Path, int], Numbers]] = {
     "revision": revision,
     "labels": labels,
     "policies": policies,
     "loop": loop,
+    "collapse": collapse,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from statistics import fmean
 from typing import Annotated, Any
@@ -13,11 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlhf_constitution.answering import From, Sampling, answers
+from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.constitution import Constitution, faults, load
+from rlhf_constitution.critic import critic, unreadable
 from rlhf_constitution.fluency import fluent
 from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
-from rlhf_constitution.revision import Draft, Limits, from_json, revise, to_json
+from rlhf_constitution.revision import Draft, Limits, Makers, from_json, revise, to_json
 from rlhf_constitution.scoring import Scorer
 from rlhf_plugins import Data, Group, Origin, Run, RunError, Section, Stage, StageResult, hookimpl, uses
 
@@ -34,6 +36,10 @@ class CritiqueRevise(Stage, makes={"data"}):
 
     constitution: Annotated[str, Field(min_length=1, description="a file, or the name of a bundled one")]
     reviser: Reviser = uses("reviser", "samples")
+    critic: Assistant | None = uses("assistant", optional=True)
+    criticism: Annotated[
+        str | None, Field(description="a file, the critic's instruction with {principle} and {angle}; null is ours")
+    ] = None
     rounds: Annotated[int, Field(ge=1, description="revisions of an answer, at most, a principle at a time")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
     max_edit: Annotated[float, Field(gt=0, le=1, description="share of words that a revision may change")] = 1.0
@@ -47,20 +53,24 @@ class CritiqueRevise(Stage, makes={"data"}):
     name: str = "critique_revise"
 
     def missing(self) -> dict[str, str]:
-        """A constitution that cannot be read."""
-        return {"constitution": found} if (found := faults(self.constitution)) else {}
+        """A constitution or an instruction that cannot be read."""
+        found = {"constitution": faults(self.constitution), "criticism": unreadable(self.criticism)}
+        return {option: message for option, message in found.items() if message}
 
     def run(self, run: Run) -> StageResult:
         """Leaves all drafts in `revisions.jsonl`. Raises RunError where nothing was accepted and nothing is clean."""
         constitution = load(self.constitution)
-        score, propose = Scorer(constitution, run), self.reviser.acting(run)
+        score = Scorer(constitution, run)
+        makers = Makers(self.reviser.acting(run), score)
+        if self.critic is not None:
+            makers = replace(makers, criticise=critic(self.critic, run, self.criticism))
 
         def make() -> list[dict[str, Any]]:
             prompts, first = self.answers(run)
             scored = score(prompts, first)
             drafts = [Draft.of(*row) for row in zip(prompts, first, scored, strict=True)]
             check = None if self.max_perplexity is None else fluent(run, self.max_perplexity)
-            revised = revise(drafts, constitution, propose, score, self.rounds, Limits(self.max_edit, check))
+            revised = revise(drafts, constitution, makers, self.rounds, Limits(self.max_edit, check))
             return [to_json(draft) for draft in revised]
 
         rows = run.once("drafts", make)

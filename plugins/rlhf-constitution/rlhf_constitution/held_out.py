@@ -1,4 +1,7 @@
-"""Measures a policy on held-out prompts by a judge that trains nothing: its scores, and how varied its answers are."""
+"""Measures a policy on held-out prompts by a judge that trains nothing: its scores, and how varied its answers are.
+
+The judge is a constitution of its own, the true reward, or the labels of people on held-out pairs.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import Any
 
 from rlhf_constitution.constitution import load
 from rlhf_constitution.scoring import Scorer
-from rlhf_plugins import Policy, Run, RunError
+from rlhf_plugins import Group, Policy, Run, RunError
 
+PEOPLE = "people"
+TIE = 1e-6  # nats
 Judge = Callable[[Sequence[str], Sequence[str], int], list[float]]  # prompts, responses, and which draw of the noise
 
 
@@ -48,13 +53,73 @@ class HeldOut:
         """With answers that follow from the seed, and the judge's noise from the draw."""
         with policy:
             texts = policy.sample(self.prompts, self.answers, max_new_tokens=self.max_new_tokens, seed=seed).responses
-        asked = [prompt for prompt in self.prompts for _ in range(self.answers)]
-        scores = self.judge(asked, texts, draw)
         rows = range(0, len(texts), self.answers)
-        return Measured(
-            [fmean(scores[at : at + self.answers]) for at in rows],
-            fmean(effective(texts[at : at + self.answers]) for at in rows),
+        varied = fmean(effective(texts[at : at + self.answers]) for at in rows)
+        return Measured(self.scores(policy, texts, draw), varied)
+
+    def scores(self, policy: Policy, texts: Sequence[str], draw: int) -> list[float]:
+        """The judge's mean of the answers to each prompt."""
+        asked = [prompt for prompt in self.prompts for _ in range(self.answers)]
+        found = self.judge(asked, texts, draw)
+        return [fmean(found[at : at + self.answers]) for at in range(0, len(found), self.answers)]
+
+
+@dataclass(frozen=True)
+class ByPeople(HeldOut):
+    """Whether the policy leans to the response that people chose more than it did at the start: 1, 0, or 1/2 for a tie.
+
+    The lean is log pi(chosen) - log pi(rejected), less that of the policy that the stage starts from, the implicit
+    reward of DPO (Rafailov et al. 2023, section 4).
+    """
+
+    pairs: tuple[Group, ...] = ()  # one for each prompt, the chosen response first
+    start: tuple[float, ...] = ()  # leans of the policy that the stage starts from
+
+    def scores(self, policy: Policy, texts: Sequence[str], draw: int) -> list[float]:
+        """Of each pair."""
+        moved = [now - then for now, then in zip(leans(policy, self.pairs), self.start, strict=True)]
+        return [0.5 if abs(move) < TIE else float(move > 0) for move in moved]
+
+
+def leans(policy: Policy, pairs: Sequence[Group]) -> list[float]:
+    """log pi(first response) - log pi(second) of each pair."""
+    prompts = [pair.prompt for pair in pairs]
+    with policy:
+        first, second = (
+            policy.log_probs(policy.encode(prompts, [pair.responses[place] for pair in pairs])).sum(1).tolist()
+            for place in (0, 1)
         )
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
+def of_people(run: Run, most: int) -> tuple[Group, ...]:
+    """The held-out pairs that people ordered, the chosen one first. Raises RunError where there are fewer than two."""
+    found = []
+    for group in run.data.test:
+        pair = next((one for one in group.comparisons if not one.tied), None)
+        if pair is not None:
+            found.append(Group(group.prompt, (group.responses[pair.better], group.responses[pair.worse])))
+    if len(found) < 2:
+        raise RunError("self_improve: `judge: people` needs two held-out pairs at least that people ordered")
+    return tuple(found[:most])
+
+
+def held_out(run: Run, judge: str | None, most: int, answers: int, max_new_tokens: int) -> HeldOut:
+    """The held-out prompts with their judge. Raises RunError where there are too few, or no judge."""
+    if judge == PEOPLE:
+        pairs = of_people(run, most)
+        asked = [str(pair.prompt) for pair in pairs]
+        start = tuple(leans(run.policy(), pairs))
+        return ByPeople(asked, _nobody, "people", answers, max_new_tokens, pairs, start)
+    score, name = judge_of(run, judge)
+    asked = [str(group.prompt) for group in run.data.prompts["test"][:most]]
+    if len(asked) < 2:
+        raise RunError("self_improve: fewer than two held-out prompts")
+    return HeldOut(asked, score, name, answers, max_new_tokens)
+
+
+def _nobody(prompts: Sequence[str], texts: Sequence[str], draw: int) -> list[float]:
+    raise RunError("people judge pairs, not answers")
 
 
 def effective(texts: Sequence[str]) -> float:

@@ -89,8 +89,17 @@ class Limits:
     check: Callable[[str, str, str], str] | None = None  # (prompt, first answer, revision) -> why not, or nothing
 
 
+@dataclass(frozen=True)
+class Makers:
+    """Who takes part in a revision."""
+
+    propose: Propose
+    score: Score
+    criticise: Callable[[Sequence[Request]], list[Request]] = list  # puts critiques in other words
+
+
 def revise(
-    drafts: Sequence[Draft], constitution: Constitution, propose: Propose, score: Score, rounds: int, limits: Limits
+    drafts: Sequence[Draft], constitution: Constitution, makers: Makers, rounds: int, limits: Limits
 ) -> list[Draft]:
     """The drafts after at most so many rounds; those that need no revision come back as they are."""
     drafts = list(drafts)
@@ -98,13 +107,13 @@ def revise(
         asked = [(place, found) for place, draft in enumerate(drafts) if (found := draft.asks(constitution))]
         if not asked:
             break
-        requests = [drafts[place].request(found) for place, found in asked]
-        proposals = propose(requests, number)
+        requests = makers.criticise([drafts[place].request(found) for place, found in asked])
+        proposals = makers.propose(requests, number)
         flat = [(request.prompt, text) for request, texts in zip(requests, proposals, strict=True) for text in texts]
-        answers = iter(score([prompt for prompt, _ in flat], [text for _, text in flat]))
-        for (place, found), texts in zip(asked, proposals, strict=True):
+        answers = iter(makers.score([prompt for prompt, _ in flat], [text for _, text in flat]))
+        for (place, _), request, texts in zip(asked, requests, proposals, strict=True):
             scored = [(text, next(answers)) for text in texts]
-            drafts[place] = _tried(drafts[place], _Try(number, found, constitution, limits), scored)
+            drafts[place] = _tried(drafts[place], _Try(number, request.critique, constitution, limits), scored)
     return drafts
 
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlhf_constitution.constitution import faults
-from rlhf_constitution.held_out import HeldOut, Measured, judge_of
+from rlhf_constitution.held_out import PEOPLE, HeldOut, Measured, held_out
 from rlhf_constitution.replay import Replay, coverage, easiest, outliers
-from rlhf_plugins import Curve, Data, Evaluation, Group, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import Curve, Data, Evaluation, Group, Run, Section, Stage, StageResult, hookimpl, uses
 
 AUDITED = 16  # rows of each round that are written for people to look at
 START = "start"
@@ -57,7 +57,8 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
     stages: tuple[Stage, ...] = uses("stage", tag="stage")
     rounds: Annotated[int, Field(ge=1, description="at most")] = 4
     judge: Annotated[
-        str | None, Field(description="a constitution that trains nothing; null is the data's true reward")
+        str | None,
+        Field(description="a constitution that trains nothing, or `people`'s held-out pairs; null is the true reward"),
     ] = None
     held_out: Annotated[int, Field(ge=2, description="held-out prompts")] = 64
     answers: Annotated[int, Field(ge=2, description="to each held-out prompt")] = 4
@@ -79,15 +80,12 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
 
     def missing(self) -> dict[str, str]:
         """A judge that cannot be read."""
-        return {"judge": found} if self.judge and (found := faults(self.judge)) else {}
+        named = self.judge and self.judge != PEOPLE
+        return {"judge": found} if named and (found := faults(str(self.judge))) else {}
 
     def run(self, run: Run) -> StageResult:
-        """Raises RunError where there is no judge."""
-        judge, name = judge_of(run, self.judge)
-        asked = [str(group.prompt) for group in run.data.prompts["test"][: self.held_out]]
-        if len(asked) < 2:
-            raise RunError(f"{self.name}: fewer than two held-out prompts")
-        return _Loop(self, run, HeldOut(asked, judge, name, self.answers, self.max_new_tokens)).result()
+        """Raises RunError where there is no judge, or too little to judge."""
+        return _Loop(self, run, held_out(run, self.judge, self.held_out, self.answers, self.max_new_tokens)).result()
 
 
 class _Loop:

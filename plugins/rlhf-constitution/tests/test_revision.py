@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from rlhf_constitution.constitution import Constitution, Scored
-from rlhf_constitution.revision import Draft, Limits, Request, edit, from_json, revise, to_json
+from rlhf_constitution.revision import Draft, Limits, Makers, Request, edit, from_json, revise, to_json
 from rlhf_constitution.text import Forbidden, Required
 
 OURS = Constitution(
@@ -32,7 +32,7 @@ def after(text: str, *rounds: list[str], limits: Limits | None = None) -> Draft:
     def propose(requests: Sequence[Request], seed: int) -> list[list[str]]:
         return [next(proposals, []) for _ in requests]
 
-    return revise([draft(text)], OURS, propose, score, len(rounds), limits or Limits())[0]
+    return revise([draft(text)], OURS, Makers(propose, score), len(rounds), limits or Limits())[0]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,14 @@ def test_without_gates_the_collapse_is_kept(tmp_path: Path, measured: list[tuple
     assert record.finished[0].metrics["chosen"] == "r1-preference"
 
 
+def test_held_out_labels_of_people_choose_the_checkpoint(tmp_path: Path) -> None:
+    record = ran(recipe(tmp_path, rounds=1, judge="people"))
+    evaluation = record.finished[0].evaluation
+    assert evaluation.judge == "people"
+    assert evaluation.scores["start"] == [0.5] * 4  # of itself, it leans nowhere
+    assert set(evaluation.scores["r0-preference"]) <= {0.0, 0.5, 1.0}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
