@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select, update
 
 from rlhf_collect.store import chain, tables
 from rlhf_collect.study import Study
-from rlhf_plugins import DataError, load_reward_model
+from rlhf_plugins import DataError, Prediction, load_reward_model
 
 WAYS = ("margin", "variance")
 BATCH = 256
@@ -47,7 +47,7 @@ def prioritise(study: Study, reward: str, by: str = "margin", random_share: floa
     if study.kind.name != "pair":
         raise DataError(f"items of kind {study.kind.name} cannot be put in order yet, only pairs")
     with study.database.reading() as connection:
-        found = list(_open(connection))
+        found = list(unopened(connection))
     model = load_reward_model(reward)
     doubt = [one for start in range(0, len(found), BATCH) for one in _doubts(model, by, found[start : start + BATCH])]
     order = arranged(found, doubt, random_share, Random(f"{study.settings.seed}:{len(found)}"))
@@ -89,10 +89,16 @@ def _diverse(valued: Sequence[tuple[float, Open]]) -> list[Open]:
     return [one for *_, one in sorted(placed, key=lambda triple: (*triple[:2], triple[2].id))]
 
 
-def _doubts(model: Any, by: str, items: Sequence[Open]) -> list[float]:
-    """Of each item: how unsure the model is which answer is better, higher is less sure."""
+def predictions(model: Any, items: Sequence[Open]) -> tuple[Prediction, Prediction]:
+    """Of the first and the second answer of each item."""
     prompts = [one.prompt for one in items]
     first, second = (model.predict(model.encode(prompts, [one.answers[place] for one in items])) for place in (0, 1))
+    return first, second
+
+
+def _doubts(model: Any, by: str, items: Sequence[Open]) -> list[float]:
+    """Of each item: how unsure the model is which answer is better, higher is less sure."""
+    first, second = predictions(model, items)
     if by == "margin":
         near: list[float] = (-(first.reward - second.reward).abs()).tolist()
         return near
@@ -102,7 +108,7 @@ def _doubts(model: Any, by: str, items: Sequence[Open]) -> list[float]:
     return spread
 
 
-def _open(connection: Connection) -> Iterator[Open]:
+def unopened(connection: Connection) -> Iterator[Open]:
     """Items whose slots are all free."""
     item, prompt = tables.item, tables.prompt
     free = (

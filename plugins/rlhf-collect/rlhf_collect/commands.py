@@ -105,6 +105,18 @@ def prioritise(
 
 
 @collect.command()
+def suggest(
+    study: Folder,
+    reward: Annotated[str, typer.Option(help="RUN#STAGE or a folder: a reward model.")],
+) -> None:
+    """Keep what a reward model prefers; half of the people see it, each after the own answer."""
+    from rlhf_collect.study import open_study
+    from rlhf_collect.suggest import suggest as suggested
+
+    typer.echo(f"{study}: {suggested(open_study(study), reward)} items have a suggestion")
+
+
+@collect.command()
 def resume(study: Folder, name: Annotated[str, typer.Argument(help="Of the person.")]) -> None:
     """Let a person go on who was paused."""
     from rlhf_collect.store.people import named, set_state

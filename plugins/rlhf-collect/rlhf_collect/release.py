@@ -15,7 +15,7 @@ from rlhf_collect.aggregate.majority import majority
 from rlhf_collect.aggregate.votes import Question, Verdict, Vote
 from rlhf_collect.shapes.every import SHAPES
 from rlhf_collect.shapes.labelled import Labelled
-from rlhf_collect.store import chain, judged, tables
+from rlhf_collect.store import chain, hints, judged, tables
 from rlhf_collect.study import Study
 from rlhf_plugins import DataError
 
@@ -117,10 +117,12 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
         if item in voted:
             parts.setdefault(item, {})[part] = verdict
     items = judged.items(connection, parts.keys())
+    led = hints.changed_after(connection, until)
     rows, left_out = [], Counter[str]()
     for item, found in parts.items():
         split = _split(items[item].cluster, parameters.test_fraction)
-        labelled = Labelled(items[item], found, tuple(voted[item]), split)
+        moved = len({vote.person for vote in voted[item] if (item, vote.person) in led})
+        labelled = Labelled(items[item], found, tuple(voted[item]), split, moved)
         if study.kind.voted and all(verdict.label is None for verdict in found.values()):
             left_out["undecided"] += 1
         elif labelled.agreement < parameters.min_agreement:

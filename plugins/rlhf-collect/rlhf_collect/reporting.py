@@ -15,6 +15,8 @@ def lines(study: Study) -> Iterator[str]:
     yield f"votes: {found.votes}; slots: {_listed(found.slots)}; {_listed(found.acts)}"
     yield f"labels by majority: {_listed(found.labels)}; Dawid-Skene gives {found.changed} items another label"
     yield from _agreement(found)
+    for arm, shift in found.shift.items():
+        yield f"suggestions, {arm}: {shift}"
     yield from map(_person, found.people)
     for item, votes in found.disputed:
         yield f"divided on item {item}: {_listed(votes)}"

@@ -15,7 +15,7 @@ from rlhf_collect.aggregate.votes import Question, Vote, by_question
 from rlhf_collect.agreement.coefficients import fleiss, gwet, krippendorff
 from rlhf_collect.agreement.counts import Counts, count
 from rlhf_collect.agreement.intervals import Interval, bootstrap
-from rlhf_collect.store import chain, judged, tables, watch
+from rlhf_collect.store import chain, hints, judged, tables, watch
 from rlhf_collect.study import Study
 
 GATE = 0.4  # Fleiss' kappa, or alpha where items differ in votes, from which a study is fit to train on
@@ -48,6 +48,7 @@ class Summary:
     labels: Mapping[str, int]  # of the majority; `undecided` too
     changed: int  # to which Dawid and Skene give another label than the majority
     agreement: Mapping[str, Interval]  # by the name of the coefficient
+    shift: Mapping[str, hints.Shift]  # by arm: shown, control
     people: tuple[Worker, ...]
     disputed: tuple[tuple[str, Mapping[str, int]], ...]  # items on which people are most divided, with their votes
     broken: int | None  # the first event of the log that is not as it was
@@ -73,6 +74,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             Counter(verdict.label or "undecided" for verdict in first.values()),
             sum(verdict.label != second[question].label for question, verdict in first.items()),
             _agreement(count([vote.label for vote in votes] for votes in groups.values()), samples),
+            hints.shift(connection, study.kind),
             _people(connection, said),
             _disputed(groups),
             chain.first_broken(connection),

@@ -60,7 +60,8 @@ class Browser:
 
     def __init__(self, of: Study, name: str, role: str = "annotator") -> None:
         self.study = of
-        self.http = TestClient(site(of, desk=Desk(of, Never())), base_url=HERE, headers={"origin": HERE})
+        self.desk = Desk(of, Never())
+        self.http = TestClient(site(of, desk=self.desk), base_url=HERE, headers={"origin": HERE})
         with of.database.writing() as connection:
             ticket = people.invite(connection, of.now(), name, role)
         self.page = self.http.post("/enter", data={"ticket": ticket}).text

@@ -70,7 +70,7 @@ class Pages:
         if person.state != "active":
             return self.message(person, "paused", 403, reason=person.reason)
         taken = await run_in_threadpool(self.desk.submit, person, form)
-        told = taken if taken.purpose == "training" else None
+        told = taken if taken.purpose == "training" or taken.hint else None
         if request.headers.get("x-part"):
             return await self.next_item(person, "_task.html", told)
         return await self.next_item(person, "task.html", told) if told else RedirectResponse("/", 303)
@@ -158,7 +158,8 @@ class Pages:
         """A template in the person's language."""
         language = person.language if person else "en"
         direction = "rtl" if language in RIGHT_TO_LEFT else "ltr"
-        given = {"dimensions": self.study.settings.dimensions or ("overall",), **given}
+        settings = self.study.settings
+        given = {"dimensions": settings.dimensions or ("overall",), "kind": settings.kind, **given}
         common: dict[str, Any] = {
             "person": person,
             "languages": LANGUAGES,

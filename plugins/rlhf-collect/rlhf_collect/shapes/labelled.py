@@ -20,6 +20,7 @@ class Labelled:
     verdicts: Mapping[str, Verdict]  # of its parts; a pair has one, ""
     votes: tuple[Vote, ...]
     split: str  # train or test
+    after_suggestion: int = 0  # votes that were changed after a model's suggestion was shown
 
     @property
     def agreement(self) -> float:
@@ -47,6 +48,7 @@ class Labelled:
             "votes": votes.get("", votes),
             **({"topic": self.item.domain} if self.item.domain else {}),
             "reviewed": any(verdict.decided for verdict in self.verdicts.values()),
+            "after_suggestion": self.after_suggestion,
             "item": self.item.digest,
             "arm": self.item.arm,
         }

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from rlhf_collect.aggregate.majority import divided
 from rlhf_collect.kinds.base import Unreadable, whole
-from rlhf_collect.store import chain, judged, queue, tables, watch
+from rlhf_collect.store import chain, hints, judged, queue, tables, watch
 from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
@@ -43,6 +43,7 @@ class Taken:
     right: bool | None = None  # of an item with a known answer
     purpose: str = "judged"
     explanation: str = ""  # HTML
+    hint: Mapping[str, str] | None = None  # the form that a model suggests, where it is to be shown
 
 
 class Desk:
@@ -114,6 +115,8 @@ class Desk:
             return taken
         if place.purpose == "judged":
             self._widen(connection, place)
+            found = hints.after(connection, self.random, taken.annotation, values)
+            taken = replace(taken, hint=found and self.study.kind.shown(found.value, place.sides))
         elif place.purpose != "review":
             taken = self._checked(connection, place, values, taken)
         watch.look(connection, now, self.study.kind, person.id)

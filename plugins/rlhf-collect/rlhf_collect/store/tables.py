@@ -148,6 +148,23 @@ checked = Table(  # the first answers to gold and training items
 )
 Index("checked_person", checked.c.person, checked.c.purpose)
 
+suggestion = Table(  # of a model; never a vote, and never shown before a person has answered
+    "suggestion",
+    metadata,
+    Column("item", ForeignKey("item.id"), primary_key=True),
+    Column("value", JSON, nullable=False),
+    Column("origin", JSON, nullable=False),
+)
+
+hint = Table(  # first answers to items with a suggestion
+    "hint",
+    metadata,
+    Column("annotation", ForeignKey("annotation.id"), primary_key=True),
+    Column("item", ForeignKey("item.id"), nullable=False),
+    Column("person", ForeignKey("person.id"), nullable=False),
+    Column("arm", String(10), nullable=False),  # shown, or control: not shown
+)
+
 guideline = Table(
     "guideline",
     metadata,
@@ -194,7 +211,7 @@ log = Table(
     Column("digest", String(64), nullable=False),  # of this event and the digest before it
 )
 
-KEPT = (prompt, answer, item, gold, lease, annotation, checked, guideline, release, log)
+KEPT = (prompt, answer, item, gold, lease, annotation, checked, suggestion, hint, guideline, release, log)
 for _table in KEPT:
     for _deed in ("UPDATE", "DELETE"):
         _rule = DDL(

@@ -1,0 +1,77 @@
+"""Suggestions of a model: half of the answers are followed by one, and the other half is the control.
+
+People answer first, so that a vote is theirs; they may change it after. How far suggestions move people is the change
+of their agreement with the suggestion, in the arm that sees it less that in the control arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from rlhf_collect.kinds.base import Kind
+from rlhf_collect.store import tables
+
+ARMS = ("shown", "control")
+annotation, hint, suggestion = tables.annotation, tables.hint, tables.suggestion
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Of one arm."""
+
+    answers: int
+    before: float  # share that agreed with the suggestion when they answered
+    after: float  # share that agrees now
+
+    def __str__(self) -> str:
+        return f"{self.answers} answers, {self.before:.3f} agreed before and {self.after:.3f} after"
+
+
+def after(connection: Connection, random: Random, number: int, values: Mapping[str, Any]) -> Row[Any] | None:
+    """The suggestion for an item that was answered just now, where it is to be shown; draws the arm."""
+    if values["version"] > 1:
+        return None
+    found = connection.execute(select(suggestion).where(suggestion.c.item == values["item"])).first()
+    if found is None:
+        return None
+    arm = ARMS[random.random() >= 0.5]
+    drawn = {"annotation": number, "item": values["item"], "person": values["person"], "arm": arm}
+    connection.execute(insert(hint).values(drawn))
+    return found if arm == "shown" else None
+
+
+def shift(connection: Connection, kind: Kind) -> dict[str, Shift]:
+    """How many agree with the suggestion before and after, by arm; empty where nothing was suggested."""
+    found: dict[str, list[tuple[bool, bool]]] = {}
+    first = select(hint, annotation.c.value.label("value"), suggestion.c.value.label("suggested"))
+    first = first.join(annotation, hint.c.annotation == annotation.c.id).join(
+        suggestion, hint.c.item == suggestion.c.item
+    )
+    for row in connection.execute(first).all():
+        mine = (annotation.c.item == row.item) & (annotation.c.person == row.person) & (annotation.c.act == "answered")
+        last = connection.execute(
+            select(annotation.c.value).where(mine).order_by(annotation.c.version.desc())
+        ).scalars()
+        wanted = kind.label(row.suggested)
+        pair = kind.label(row.value) == wanted, kind.label(last.first()) == wanted
+        found.setdefault(row.arm, []).append(pair)
+    return {arm: _shift(found[arm]) for arm in ARMS if arm in found}
+
+
+def changed_after(connection: Connection, until: int) -> set[tuple[int, int]]:
+    """The (item, person) whose answer was changed after a suggestion was shown."""
+    later = select(annotation.c.item, annotation.c.person).join(
+        hint, (hint.c.item == annotation.c.item) & (hint.c.person == annotation.c.person)
+    )
+    rows = later.where(hint.c.arm == "shown", annotation.c.version > 1, annotation.c.id <= until)
+    return {(row.item, row.person) for row in connection.execute(rows)}
+
+
+def _shift(pairs: list[tuple[bool, bool]]) -> Shift:
+    before, now = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    return Shift(len(pairs), before, now)
