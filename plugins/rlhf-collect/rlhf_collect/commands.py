@@ -77,6 +77,15 @@ def add(study: Folder, prompts: Rows) -> None:
 
 
 @collect.command()
+def guide(study: Folder, guidelines: Annotated[Path, typer.Argument(help="A Markdown file.")]) -> None:
+    """Give a study new guidelines; each judgement keeps the number of those that it was made under."""
+    from rlhf_collect.study import open_study
+
+    version = open_study(study).guide(guidelines.read_text(encoding="utf-8"))
+    typer.echo(f"{study}: guidelines {version}")
+
+
+@collect.command()
 def invite(
     study: Folder,
     name: Annotated[str, typer.Argument(help="Of the person.")],

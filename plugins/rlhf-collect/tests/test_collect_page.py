@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
 
 import pytest
 from rlhf_collect.page.words import FOLDER, LANGUAGES, words
+from sqlalchemy import event, text
 from studies import Browser, pair, prefers_good, study
 
 STATIC = FOLDER.parent / "static"
@@ -43,8 +46,8 @@ class Outline(HTMLParser):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_language_says_everything_with_the_same_gaps(language: str) -> None:
-    gaps = {key: {name for _, name, *_ in Formatter().parse(text) if name} for key, text in words(language).items()}
-    english = {key: {name for _, name, *_ in Formatter().parse(text) if name} for key, text in words("en").items()}
+    gaps = {key: {name for _, name, *_ in Formatter().parse(said) if name} for key, said in words(language).items()}
+    english = {key: {name for _, name, *_ in Formatter().parse(said) if name} for key, said in words("en").items()}
     assert gaps == english
 
 
@@ -107,3 +110,49 @@ def test_training_is_explained_at_once(tmp_path: Path) -> None:
     browser.judge(choice=str(prefers_good(browser.shown())))
     assert "The guidelines say otherwise." in browser.page
     assert "<strong>so</strong>" in browser.page
+
+
+def test_feedback_on_known_answers_is_delayed(tmp_path: Path) -> None:
+    rows = [pair(n, purpose="gold", known="a") for n in range(11)]
+    browser = Browser(study(tmp_path, rows, gold_share_first=1.0), "Ada")
+    for asked in range(11):
+        assert ("checked some time ago" in browser.http.get("/mine").text) is (asked >= 10)
+        browser.judge(choice=str(prefers_good(browser.shown())))
+    assert "Of 6 of your answers that were checked some time ago, 6 agreed" in browser.http.get("/mine").text
+
+
+def test_new_guidelines_are_shown_and_kept_with_each_judgement(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(1), pair(2)])
+    browser = Browser(made, "Ada")
+    browser.judge(choice="1")
+    assert made.guide("Be **kind**.") == 2
+    browser.judge(choice="-1")
+    assert "<strong>kind</strong>" in browser.http.get("/guidelines").text
+    with made.database.reading() as connection:
+        assert connection.execute(text("SELECT guideline FROM annotation ORDER BY id")).scalars().all() == [1, 2]
+
+
+def test_a_full_disk_takes_no_answer_and_says_so(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(1)])
+    browser = Browser(made, "Ada")
+    with made.database.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    event.listen(made.database.engine, "checkout", lambda c, *_: c.execute(f"PRAGMA max_page_count={pages}"))
+    browser.http.post("/judge", data={**browser.hidden(), "choice": "1", "reason": "x" * 1900})
+    for number in range(40):  # until the file would have to grow
+        form = {**browser.hidden(), "choice": "1", "reason": "x" * 1900, "key": f"again {number}"}
+        if (answer := browser.http.post("/judge", data=form)).status_code == 507:
+            break
+    assert "no answer can be taken at the moment" in answer.text
+    assert browser.http.get("/guidelines").status_code == 200
+
+
+def test_answers_wait_in_the_browser_until_they_are_committed() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    command = [node, str(Path(__file__).with_name("outbox.mjs")), str(STATIC / "collect.js")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == {"sent": ["key=a&csrf=new", "key=b&csrf=new"], "left": [], "page": "two", "said": "✓ Saved"}

@@ -127,7 +127,8 @@ class Pages:
             return self.message(None, "no_session", 401)
         rows = await run_in_threadpool(history.latest, self.study, person)
         done = await run_in_threadpool(history.answered, self.study, person)
-        return self.page("mine.html", person, rows=rows, done=done)
+        known = await run_in_threadpool(history.feedback, self.study, person)
+        return self.page("mine.html", person, rows=rows, done=done, known=known)
 
     async def again(self, request: Request) -> Response:
         """One of the person's last answers, to change it."""

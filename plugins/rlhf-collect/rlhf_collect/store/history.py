@@ -8,12 +8,13 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from rlhf_collect.store import tables
+from rlhf_collect.store import tables, watch
 from rlhf_collect.store.desk import Task, task_of
 from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
 KEPT = 10  # answers that a person may change
+DELAYED = 5  # known answers that are not told yet
 annotation = tables.annotation
 
 
@@ -54,6 +55,13 @@ def again(study: Study, person: Person, which: str) -> Task | None:
         token = connection.execute(select(tables.lease.c.token).where(mine)).scalars().first()
         task = task_of(connection, study, place, token or "")
     return replace(task, form={**said, "confidence": confidence, "reason": row.reason})
+
+
+def feedback(study: Study, person: Person) -> tuple[int, int] | None:
+    """How many known answers were right, of how many; without the last ones, so that nobody can tell which they are."""
+    with study.database.reading() as connection:
+        right = watch.known_so_far(connection, person.id)[:-DELAYED]
+    return (sum(right), len(right)) if len(right) >= DELAYED else None
 
 
 def guidelines(study: Study) -> Any:

@@ -15,12 +15,14 @@ function show() {
   status.textContent = left ? document.body.dataset.waiting.replace("{n}", left) : status.textContent;
 }
 
-async function send(body) {
+async function send(kept) {
+  const body = new URLSearchParams(kept);
+  body.set("csrf", document.querySelector("input[name=csrf]").value); // of this session; it may be a later one
   const answer = await fetch("/judge", {
     method: "POST", body, headers: { "content-type": "application/x-www-form-urlencoded", "x-part": "1" },
   });
   const page = await answer.text();
-  if (answer.status >= 500) throw new Error(page);
+  if (answer.status >= 500 || answer.status === 401) throw new Error(page); // later, or once signed in again
   return { ok: answer.ok, page };
 }
 
