@@ -75,6 +75,8 @@ TrustPlugins = Annotated[bool, typer.Option("--trust-plugins", help="Run the cod
 
 def main() -> None:
     """The console script."""
+    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # read when CUDA starts
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # rows of many lengths leave gaps
     wait_asleep()
     # It warns of a kernel that it can do without, at every import on a CPU.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
+from rlhf_plugins.trainers.recovery import KEPT, SHARE, Kept, Opaque, Recovery
 
 Row = Mapping[str, Any]
-MICRO_BATCHES, SHARE = "micro_batches", "share"
+MICRO_BATCHES = "micro_batches"
 STEPPING = ("layerwise", "lomo")  # in the names of optimizers that step within the backward pass
 
 
@@ -47,8 +48,11 @@ def in_micro_batches(
         parts[-1].append(row)
         filled = [*filled, *own]
     if len(parts) == 1:
-        return collate(rows)
-    return {MICRO_BATCHES: [{**collate(part), SHARE: torch.tensor(len(part) / len(rows))} for part in parts]}
+        return {**collate(rows), KEPT: Opaque(Kept(rows, collate))}
+    shares = [torch.tensor(len(part) / len(rows)) for part in parts]
+    kept = [Opaque(Kept(part, collate)) for part in parts]
+    whole = zip(parts, shares, kept, strict=True)
+    return {MICRO_BATCHES: [{**collate(part), SHARE: share, KEPT: own} for part, share, own in whole]}
 
 
 def token_limit(tokens: int | None, args: TrainingArguments, *components: Any) -> int | None:
@@ -68,12 +72,27 @@ def optimizer_name(args: TrainingArguments) -> str:
 
 
 class TrainsInMicroBatches:
-    """A Trainer whose batches may come as micro-batches; it comes before the Trainer among a class's bases."""
+    """A Trainer whose batches may come as micro-batches; it comes before the Trainer among a class's bases.
+
+    A micro-batch that does not fit into memory is cut again, where `cuts` allows it.
+    """
+
+    cuts = False  # whether a batch in pieces trains as the whole one does
+    _recovery: Recovery | None = None
+
+    def noted(self) -> list[tuple[Any, str]]:
+        """What a step changes besides gradients, as (holder, name of an attribute)."""
+        return [(self, "_metrics"), (self, "_total_train_tokens")]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any) -> Tensor:
         """The batch's loss; its gradients are accumulated."""
         step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
-        return torch.stack([step(model, part, *given) for part in inputs.get(MICRO_BATCHES, [inputs])]).sum()
+        parts = inputs.get(MICRO_BATCHES, [inputs])
+        if not self.cuts:
+            return torch.stack([step(model, part, *given) for part in parts]).sum()
+        self._recovery = self._recovery or Recovery(model, self.noted)
+        recovery = self._recovery
+        return torch.stack([recovery.computed(lambda one: step(model, one, *given), part) for part in parts]).sum()
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **options: Any) -> tuple[Any, ...]:
         """The batch's loss, outputs and labels; outputs and labels are None where only the loss is asked.

@@ -21,11 +21,12 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, mean_loss, train_in_float32
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES, SHARE, TrainsInMicroBatches, by_share, token_limit
+from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES, TrainsInMicroBatches, by_share, token_limit
 from rlhf_plugins.trainers.preference_batch import Collator, separate
 from rlhf_plugins.trainers.preference_metrics import Means, pair_sums, token_sums
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference_way import PreferenceOptions, check, loss_of, obstacle_of
+from rlhf_plugins.trainers.recovery import SHARE
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +76,16 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
             if own is not None:
                 use_fast_paths(own)
         layout, limit = layout_of(self.model, self.ref_model), token_limit(tokens, args, loss)
+        self.cuts = token_limit(1, args, loss) is not None
         pad_id = self.processing_class.pad_token_id
         self.data_collator = Collator(pad_id, args.max_length, args.truncation_mode, layout, limit)
         if isinstance(self.model, PeftModel):
             train_in_float32(self.model)
         keep_freed_memory_of_process(args.device)
+
+    def noted(self) -> list[tuple[Any, str]]:
+        """See `TrainsInMicroBatches`."""
+        return [*super().noted(), (self._means, "_sums")]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's pairs."""

@@ -101,7 +101,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._reward_loss = made
         layout = layout_of(self._scorer.trunk) if own.features is None else Layout.SEPARATE
         collator = Collator(self.processing_class.pad_token_id, layout, own.features)
-        tokens = token_limit(own.tokens_per_batch, self.args, loss)
+        tokens, self.cuts = token_limit(own.tokens_per_batch, self.args, loss), token_limit(1, self.args, loss) == 1
         self.data_collator = Pairs(collator, tokens, own.loss is not None, loss.columns | self._scorer.columns)
         self._read_rows(own)
         prepare(self)
@@ -123,6 +123,11 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         if not hasattr(self.train_dataset, "__len__"):
             raise RunError("a sampler, and a head whose members see resampled rows, need rows that are not streamed")
         self.train_dataset = self.train_dataset.add_column(ROW, list(range(len(self.train_dataset))))
+
+    def noted(self) -> list[tuple[Any, str]]:
+        """See `TrainsInMicroBatches`."""
+        draws = [] if self._draws is None else [(self._draws, "_loss")]
+        return [*super().noted(), (self, "_parts"), *draws]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's groups."""
