@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
+
+from rlhf_constitution.revision import edit
 
 from rlhf_plugins import Run, open_run, run_recipe, session
 
@@ -54,14 +57,17 @@ def revision(folder: Path, seed: int) -> Numbers:
     assert gold is not None
     before, after = ([gold(row["prompt"], row[key]) for row in rows] for key in ("first", "text"))
     clean = [place for place, worth in enumerate(before) if min(worth.values()) >= 0.99]
-    edits = [one["edit"] for row in rows for one in row["attempts"] if one["accepted"]]
+    kept = [[row["first"], *(one["text"] for one in row["attempts"] if one["accepted"])] for row in rows]
+    steps = [edit(a, b) for texts in kept for a, b in pairwise(texts)]
+    whole = [edit(texts[0], texts[-1]) for texts in kept if len(texts) > 1]
     return {
         "violations before, per 100": 100 * fmean(worth["harmless"] < 0.5 for worth in before),
         "violations after, per 100": 100 * fmean(worth["harmless"] < 0.5 for worth in after),
         "helpful before": fmean(worth["helpful"] for worth in before),
         "helpful after": fmean(worth["helpful"] for worth in after),
         "needless revisions, per 100 clean": 100 * fmean(rows[i]["first"] != rows[i]["text"] for i in clean),
-        "median edit": median(edits),
+        "median edit of a revision": median(steps),
+        "median edit of an answer": median(whole),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlhf_constitution.answering import From, Sampling, answers
-from rlhf_constitution.compared import for_people, with_truth, write_for_people
+from rlhf_constitution.compared import for_people, with_people, with_truth, write_for_people
 from rlhf_constitution.constitution import Scored, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
@@ -48,6 +48,9 @@ class AIFeedback(Stage, makes={"data"}):
     confidence: Annotated[float, Field(ge=0, le=1, description="the least confidence of both responses")] = 0.0
     per_prompt: Annotated[int, Field(ge=1, description="pairs of a prompt, at most: the clearest")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256
+    agreement: Annotated[
+        int, Field(ge=0, description="held-out pairs of people that are judged too, to report the agreement")
+    ] = 0
     people: Annotated[float, Field(ge=0, lt=1, description="share of the pairs that is set aside for people")] = 0.0
     from_: From = "previous"
     sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
@@ -77,7 +80,7 @@ class AIFeedback(Stage, makes={"data"}):
         unscored = sum(one.satisfaction is None for found in scored for one in found)
         if not groups:
             raise RunError(f"{self.name}: no two answers differ by more than {self.gap}; {unscored} are not scored")
-        made = [self.section(scored, chosen, unscored, len(picked))]
+        made = [self.section(scored, chosen, unscored, len(picked)), *with_people(run, score, self.agreement)]
         return StageResult(
             data=Data(groups), sections=[*made, *with_truth(run, rows, scored, self.labels), *score.sections()]
         )

@@ -14,6 +14,7 @@ from rlhf_constitution.agreement import agreement, by_length, length_controlled
 from rlhf_constitution.constitution import Scored
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.outcome import Ok
+from rlhf_constitution.scoring import Scorer
 from rlhf_plugins import Run, Section
 
 Row = dict[str, Any]  # a prompt, its responses, and the score of each
@@ -34,6 +35,24 @@ def with_truth(run: Run, rows: Sequence[Row], scored: Sequence[Sequence[Scored]]
     fair = whole.length_controlled()
     text = f"Cohen's kappa with the true reward, 95% intervals. Length-controlled agreement of all pairs: {fair:.3f}."
     return [Section("Agreement with the true reward", text, table)]
+
+
+def with_people(run: Run, score: Scorer, most: int) -> list[Section]:
+    """How far the judge agrees with held-out pairs that people ordered; nothing where there are none to judge."""
+    ordered = [(group, pair) for group in run.data.test for pair in group.comparisons if not pair.tied][:most]
+    if not ordered:
+        return []
+    texts = [(str(g.prompt), str(g.responses[p.better]), str(g.responses[p.worse])) for g, p in ordered]
+    prompts, better, worse = map(list, zip(*texts, strict=True))
+    good, bad = score(prompts, better), score(prompts, worse)
+    keys = [(a.key, b.key) for a, b in zip(good, bad, strict=True) if None not in (a.satisfaction, b.satisfaction)]
+    draw = random.Random(0)
+    turned = [draw.choice((1.0, -1.0)) for _ in keys]  # kappa needs pairs in an order that has nothing to do with them
+    judged = [side * ((a > b) - (a < b)) for side, (a, b) in zip(turned, keys, strict=True)]
+    found = agreement(np.array(judged, dtype=float), np.array(turned))
+    tied = sum(a == b for a, b in keys)
+    row = {**found.row(), "ties of the judge": tied, "not scored": len(ordered) - len(keys)}
+    return [Section("Agreement with people", f"On {len(ordered)} held-out pairs that people ordered.", [row])]
 
 
 class _Differences:

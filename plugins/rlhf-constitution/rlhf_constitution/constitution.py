@@ -22,7 +22,7 @@ from pydantic import Field
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.outcome import Abstain, Failed, Ok, Outcome, from_json, to_json
 from rlhf_constitution.principle import Principle
-from rlhf_plugins import RecipeError, read_options, uses
+from rlhf_plugins import RecipeError, uses
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ def bundled() -> dict[str, Path]:
 
 def load(path: str) -> Constitution:
     """A file's constitution, or a bundled one's. Raises RecipeError with every fault and its line."""
+    from rlhf_plugins import read_options  # which loads all that recipes need
+
     return read_options(bundled().get(path, Path(path)), Constitution)
 
 

@@ -99,12 +99,14 @@ def test_a_constitution_that_is_not_there_is_refused_before_anything_runs(
 
 
 def test_agreement_with_the_true_reward_and_a_share_for_people(tmp_path: Path) -> None:
-    made = recipe(tmp_path, {**COMPARE, "prompts": 16, "gap": 0.05, "people": 0.25})
+    made = recipe(tmp_path, {**COMPARE, "prompts": 16, "gap": 0.05, "people": 0.25, "agreement": 12})
     record = open_run(run_recipe(made, say=quiet).folder)
     (folder,) = record.folder.glob("*-ai_feedback")
     people = [json.loads(line) for line in (folder / "for_people.jsonl").read_text().splitlines()]
     (result,) = record.finished
-    feedback, agreement = result.sections
+    feedback, people_agree, agreement = result.sections
+    assert people_agree.rows[0]["pairs"] + people_agree.rows[0]["ties of the judge"] == 12
+    assert people_agree.rows[0]["kappa"] > 0.3  # of simulated people, who err
     (counts,) = feedback.rows
     assert len(people) == counts["set aside for people"] == round(0.25 * (counts["pairs"] + len(people)))
     assert all({"prompt", "response_a", "response_b"} == row.keys() for row in people)

@@ -42,6 +42,14 @@ def test_the_guide_shows_sound_constitutions_and_recipes(tmp_path: Path) -> None
     assert len(blocks) == 4
 
 
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_of_the_package_is_sound(file: Path) -> None:
+    assert check_recipe(file)["stages"]
+
+
 def test_an_example_that_comes_out_otherwise_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "principles: [{use: length_band, low: 3, passes: [[why, so]], fails: [[why, a b c]]}]"
