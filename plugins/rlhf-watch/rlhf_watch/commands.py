@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from rlhf_plugins import hookimpl
+from rlhf_plugins import RunError, hookimpl
+
+if TYPE_CHECKING:
+    from rlhf_watch.page.board import Board
 
 
 def compare(
@@ -48,7 +52,63 @@ def compare(
         say(line)
 
 
-watch = typer.Typer(help="Watch runs, and calibrate the alarms of their monitors.", no_args_is_help=True)
+class Group(TyperGroup):
+    """`rlhf watch FOLDER` is `rlhf watch page FOLDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the command in where none is named."""
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["page", *args])
+
+
+watch = typer.Typer(cls=Group, help="Watch runs: `rlhf watch FOLDER`; calibrate the alarms of their monitors.")
+
+
+@watch.command()
+def page(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A run, or a folder that holds runs.")] = Path(
+        "runs"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    terminal: Annotated[bool, typer.Option("--terminal", help="A table in this terminal, no page.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="With --terminal: print the table and end.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the page as one file and end.")] = None,
+) -> None:
+    """Show the runs of a folder while they are written: curves over each other, alarms, samples, failures."""
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder")
+    from rlhf_watch.page.board import Board
+
+    board = Board(folder)
+    if terminal:
+        from rich.console import Console
+
+        from rlhf_watch.page.terminal import follow
+
+        follow(board, Console(), once)
+    elif out is not None:
+        from rlhf_watch.page.app import static_page
+
+        out.write_text(static_page(board), encoding="utf-8")
+        say(str(out))
+    else:
+        serve(board, port)
+
+
+def serve(board: Board, port: int) -> None:
+    """Serves the page on this machine alone, and prints its address."""
+    import secrets
+    import socket
+
+    import uvicorn
+
+    from rlhf_watch.page.app import site
+
+    token = secrets.token_urlsafe(16)
+    listener = socket.create_server(("127.0.0.1", port))
+    say(f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}\nend with Ctrl-C")
+    config = uvicorn.Config(site(board, token), log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 @watch.command()

@@ -1,0 +1,107 @@
+"""The site: on this machine alone, with a token. It knows routes; what is shown comes from the board."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from rlhf_watch.page.board import Board
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HERE = Path(__file__).parent
+COOKIE = "rlhf_watch"
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+def site(board: Board, token: str) -> Starlette:
+    """The ASGI application. `/?token=...` lets a browser in; everything else needs its cookie."""
+
+    async def page(request: Request) -> Response:
+        given = request.query_params.get("token")
+        if given is None:
+            return HTMLResponse(rendered())
+        if not secrets.compare_digest(given.encode(), token.encode()):
+            return PlainTextResponse("this is not the token of this page", 403)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        return answer
+
+    async def runs(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(lambda: [run.summary() for run in board.runs()]))
+
+    async def run(request: Request) -> Response:
+        found = board.run(request.query_params.get("name", ""))
+        if found is None:
+            return JSONResponse({"message": "no such run"}, 404)
+        return JSONResponse(await run_in_threadpool(found.shown))
+
+    static = StaticFiles(directory=HERE / "static")
+    routes = [Route("/", page), Route("/api/runs", runs), Route("/api/run", run), Mount("/static", static)]
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    return Starlette(routes=routes, middleware=[hosts, Middleware(Guard, token=token)])
+
+
+class Guard:
+    """Middleware: lets nobody in without the token, and adds the headers."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            await send(message)
+
+        if scope["type"] == "http" and not self._allowed(Request(scope)):
+            refusal = PlainTextResponse("open the address that `rlhf watch` printed, with its token", 403)
+            await refusal(scope, receive, sending)
+            return
+        await self.app(scope, receive, sending)
+
+    def _allowed(self, request: Request) -> bool:
+        """With the cookie, or on the way to it."""
+        known = secrets.compare_digest(request.cookies.get(COOKIE, "").encode(), self.token.encode())
+        return known or (request.url.path == "/" and "token" in request.query_params)
+
+
+def rendered(data: list[dict[str, Any]] | None = None) -> str:
+    """The page; with data it is one file that needs no server."""
+    jinja = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+    parts = {"data": None, "style": "", "script": ""}
+    if data is not None:
+        style, script = ((HERE / "static" / name).read_text(encoding="utf-8") for name in ("watch.css", "watch.js"))
+        written = json.dumps(data).replace("<", "\\u003c")  # so that no sample can end the element
+        parts = {"data": Markup(written), "style": Markup(style), "script": Markup(script)}
+    return jinja.get_template("watch.html").render(**parts)
+
+
+def static_page(board: Board) -> str:
+    """The page of all runs as they are now, as one file."""
+    runs = board.runs()
+    for run in runs:
+        run.read_now()
+    return rendered([run.shown() for run in runs])

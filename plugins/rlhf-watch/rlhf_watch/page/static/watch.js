@@ -1,0 +1,143 @@
+// Polls the runs, draws their curves over each other. Texts of runs are only ever set as text, never as HTML.
+const embedded = document.getElementById("data");
+const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8;
+const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "watch/reward_gap"];
+const chosen = new Set(), loaded = new Map();
+let runs = [];
+
+const by = (id) => document.getElementById(id);
+const make = (name, text = "", attributes = {}) => {
+  const element = Object.assign(document.createElement(name), attributes);
+  element.textContent = text;
+  return element;
+};
+const draw = (name, attributes, text = "") => {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.textContent = text;
+  return element;
+};
+const short = (value) => (value === null ? "not finite" : Number(value.toPrecision(4)).toString());
+const colour = (name) => `var(--c${runs.findIndex((run) => run.name === name) % COLOURS})`;
+const get = async (path) => {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+};
+
+function left(seconds) {
+  if (seconds === null) return "";
+  return seconds < 90 ? `, ${Math.round(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
+}
+
+function showRuns() {
+  const items = runs.map((run) => {
+    const box = make("input", "", { type: "checkbox", checked: chosen.has(run.name) });
+    box.addEventListener("change", () => { chosen[box.checked ? "add" : "delete"](run.name); refresh(); });
+    const label = make("label");
+    const swatch = make("span", "", { className: "swatch" });
+    swatch.style.background = colour(run.name);
+    const at = run.stage ? `, ${run.stage} step ${run.step}${left(run.left)}` : "";
+    const words = make("span", ` ${run.name}: ${run.status}${at} ${run.message}`);
+    if (run.status === "failed") words.className = "failed";
+    label.append(box, " ", swatch, words);
+    const item = make("li");
+    item.append(label);
+    return item;
+  });
+  by("runs").replaceChildren(...items);
+}
+
+function extent(curves) {
+  const points = curves.flatMap((curve) => curve.points);
+  const range = (values) => values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
+  const [x0, x1] = range(points.map((p) => p[0]));
+  let [y0, y1] = range(points.flatMap((p) => [p[2], p[3]]));
+  if (y0 === y1) { y0 -= 0.5; y1 += 0.5; }
+  return { x: (v) => LEFT + ((v - x0) / (x1 - x0 || 1)) * (WIDTH - LEFT - 4),
+           y: (v) => 6 + (1 - (v - y0) / (y1 - y0)) * (HEIGHT - BOTTOM - 8), x0, x1, y0, y1 };
+}
+
+function panel(name, curves) {
+  const figure = make("figure"), caption = make("figcaption");
+  const lasts = curves.map(({ curve }) => short(curve.last)).join("  ");
+  const bad = curves.reduce((sum, { curve }) => sum + curve.not_finite, 0);
+  caption.append(make("span", name), make("span", bad ? `${lasts} (${bad} not finite)` : lasts));
+  figure.append(caption);
+  const some = curves.filter(({ curve }) => curve.points.length);
+  if (!some.length) return figure;
+  const { x, y, x0, x1, y0, y1 } = extent(some.map(({ curve }) => curve));
+  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${lasts}` });
+  svg.append(draw("path", { class: "frame", d: `M${LEFT} 6V${HEIGHT - BOTTOM - 2}H${WIDTH - 4}` }));
+  for (const [value, place] of [[y1, 12], [y0, HEIGHT - BOTTOM - 4]])
+    svg.append(draw("text", { class: "axis", x: LEFT - 3, y: place, "text-anchor": "end" }, short(value)));
+  for (const [value, place, anchor] of [[x0, LEFT, "start"], [x1, WIDTH - 4, "end"]])
+    svg.append(draw("text", { class: "axis", x: place, y: HEIGHT - 3, "text-anchor": anchor }, String(value)));
+  for (const { run, curve } of some) {
+    const at = (p, i) => `${x(p[0]).toFixed(1)} ${y(p[i]).toFixed(1)}`;
+    if (curve.points.some((p) => p[2] !== p[3])) {
+      const edge = [...curve.points.map((p) => at(p, 3)), ...curve.points.map((p) => at(p, 2)).reverse()];
+      svg.append(draw("path", { class: "band", fill: colour(run), d: `M${edge.join("L")}Z` }));
+    }
+    const line = curve.points.map((p) => at(p, 1)).join("L");
+    svg.append(draw("path", { class: "line", stroke: colour(run), d: `M${line}${curve.points.length > 1 ? "" : "h2"}` }));
+  }
+  figure.append(svg);
+  return figure;
+}
+
+function rank(name) {
+  const place = FIRST.indexOf(name.slice(name.indexOf("/") + 1));
+  return place < 0 ? FIRST.length : place;
+}
+
+function showCurves() {
+  const found = new Map(), wanted = by("filter").value.trim().toLowerCase();
+  for (const run of shown())
+    for (const [name, curve] of Object.entries(run.curves))
+      if (name.toLowerCase().includes(wanted)) found.set(name, [...(found.get(name) || []), { run: run.name, curve }]);
+  const names = [...found.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+  by("curves").replaceChildren(...names.slice(0, 60).map((name) => panel(name, found.get(name))));
+}
+
+function showTexts() {
+  const alarms = shown().flatMap((run) => run.alarms.map((row) => `${run.name}, step ${row.step}, ${row.monitor}: ${row.message}`));
+  by("alarms").replaceChildren(...alarms.slice(0, 20).map((text) => make("li", text)));
+  const samples = shown().flatMap((run) => run.samples.slice(0, 6).map((row) => {
+    const { prompt = "", response = "", stage = "", ...numbers } = row;
+    const article = make("article");
+    const values = Object.entries(numbers).map(([name, value]) => `${name} ${typeof value === "number" ? short(value) : value}`);
+    article.append(make("p", `${run.name}, ${stage}: ${values.join(", ")}`, { className: "numbers" }), make("p", prompt), make("p", response));
+    return article;
+  }));
+  by("samples").replaceChildren(...samples);
+}
+
+const shown = () => runs.filter((run) => chosen.has(run.name) && loaded.has(run.name)).map((run) => loaded.get(run.name));
+
+function show() { showRuns(); showCurves(); showTexts(); }
+
+async function refresh() {
+  try {
+    if (!embedded) {
+      runs = await get("/api/runs");
+      if (!chosen.size && runs.length) chosen.add((runs.find((run) => run.status === "running") || runs[0]).name);
+      for (const name of chosen) loaded.set(name, await get(`/api/run?name=${encodeURIComponent(name)}`));
+      by("status").textContent = runs.length ? "" : "no run yet";
+    }
+    show();
+    document.body.dataset.ready = "true";
+  } catch (error) {
+    by("status").textContent = `the server does not answer: ${error.message}`;
+  }
+}
+
+by("filter").addEventListener("input", showCurves);
+if (embedded) {
+  runs = JSON.parse(embedded.textContent);
+  for (const run of runs) { loaded.set(run.name, run); chosen.add(run.name); }
+  refresh();
+} else {
+  const beat = async () => { await refresh(); setTimeout(beat, document.hidden ? 10000 : 2000); };
+  beat();
+}

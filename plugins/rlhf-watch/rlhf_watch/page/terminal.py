@@ -1,0 +1,65 @@
+"""The runs as a table in a terminal, drawn again while they are written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_watch.page.board import Board, Followed
+from rlhf_watch.page.series import Series
+
+NUMBERS = ("reward", "gold_reward", "kl", "entropy", "length")
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def table(runs: Sequence[Followed]) -> Table:
+    """One row a run."""
+    found = Table("run", "status", "stage", "step", *NUMBERS, "reward over time", "alarms")
+    for run in runs:
+        summary = run.summary()
+        numbers = ["-" if (value := run.latest(name)) is None else f"{value:.4g}" for name in NUMBERS]
+        curve = run.curves.get(f"{run.at[0]}/reward", Series())
+        cells = [run.name, summary["status"], summary["stage"], str(summary["step"]), *numbers, bars(curve)]
+        found.add_row(*map(_plain, (*cells, str(len(run.alarms)))))
+    return found
+
+
+def bars(curve: Series, width: int = 24) -> str:
+    """A curve in one line of text."""
+    means = [point[1] for point in curve.points()]
+    picked = [means[len(means) * i // width] for i in range(width)] if len(means) > width else means
+    low, high = min(picked, default=0.0), max(picked, default=0.0)
+    return "".join(BARS[round((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in picked)
+
+
+def follow(board: Board, console: Console, once: bool = False, poll: float = 1.0) -> None:
+    """Draws until Ctrl-C; once, when all ended runs are read."""
+    runs = _followed(board)
+    if once:
+        console.print(table(runs))
+        return
+    with Live(table(runs), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(poll)
+            live.update(table(_followed(board)), refresh=True)
+
+
+def _followed(board: Board, wait: float = 5.0) -> list[Followed]:
+    """The runs, those that ended read whole, as far as the wait allows."""
+    runs, until = board.runs(), time.monotonic() + wait
+    for run in runs:
+        run.follow()
+    for run in runs:
+        while run.summary()["status"] != "running" and not run.whole and time.monotonic() < until:
+            time.sleep(0.02)
+    return runs
+
+
+def _plain(text: str) -> Text:
+    """Text without what could steer a terminal."""
+    return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))

@@ -1,0 +1,146 @@
+"""The live page: curves in bounded memory, runs read while they are written, a site for whoever has the token."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rlhf_watch.commands import register_commands
+from rlhf_watch.page.app import HERE, site, static_page
+from rlhf_watch.page.board import Board
+from rlhf_watch.page.series import LIMIT, Series
+from rlhf_watch.page.terminal import follow
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+
+
+def write(folder: Path, lines: list[str], status: str = "running", name: str = "metrics.jsonl") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = "stages: [{stage: online, trainer: {max_steps: 100}}]\n"
+    (folder / "recipe.yaml").write_text(stages)
+    (folder / "status.json").write_text(json.dumps({"status": status, "message": EVIL}))
+    with (folder / name).open("a") as file:
+        file.write("".join(lines))
+
+
+def metric(step: int, **values: Any) -> str:
+    return json.dumps({"stage": "online", "step": step, **values}) + "\n"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A run that is being written, with a torn line, NaN, infinity and HTML in a sample, and one that failed."""
+    lines = [metric(0, reward=1.0, kl=None), metric(1, reward=2.0, kl="inf"), metric(2, reward=3.0), '{"stage": "onl']
+    write(tmp_path / "now", lines)
+    write(tmp_path / "now" / "01-online", [metric(1, prompt=EVIL, response=EVIL, reward=0.5)], name="samples.jsonl")
+    write(tmp_path / "old", [metric(step, reward=float(step)) for step in range(9)], status="failed")
+    for inner in ("recipe.yaml", "status.json"):
+        (tmp_path / "now" / "01-online" / inner).unlink()
+    return tmp_path
+
+
+def client(folder: Path, token: str = "t") -> TestClient:
+    return TestClient(site(Board(folder), "t"), base_url="http://127.0.0.1:1", cookies={"rlhf_watch": token})
+
+
+def loaded(http: TestClient, name: str) -> dict[str, Any]:
+    """A run's answer, once its thread has read a row."""
+    http.get("/api/runs")
+    for _ in range(400):
+        found: dict[str, Any] = http.get("/api/run", params={"name": name}).json()
+        if len(found.get("curves", {}).get("online/reward", {}).get("points", [])) > 2:
+            break
+    return found
+
+
+def test_a_curve_of_many_points_keeps_its_extremes_in_bounded_memory() -> None:
+    curve = Series()
+    for step in range(100_000):
+        curve.add(step, 99.0 if step == 54_321 else math.sin(step / 1e4))
+    points = curve.points()
+    assert len(points) <= LIMIT
+    assert max(high for _, _, _, high in points) == 99.0
+    assert points[0][0] == 0
+    assert curve.last == pytest.approx(math.sin(9.9999))
+
+
+def test_numbers_that_are_not_finite_are_counted_and_steps_that_go_back_replace() -> None:
+    curve = Series()
+    for step, value in enumerate([1.0, math.nan, math.inf, 1e308, 2.0, 3.0]):
+        curve.add(step, value)
+    assert curve.not_finite == 3
+    curve.add(2, 8.0)  # the stage was started again
+    assert [point[:2] for point in curve.points()] == [[0, 1.0], [2, 8.0]]
+
+
+def test_a_run_is_read_while_it_is_written(runs: Path) -> None:
+    with client(runs) as http:
+        before = loaded(http, "now")
+        assert (before["status"], before["step"]) == ("running", 2)
+        assert before["curves"]["online/kl"] == {"points": [], "last": None, "not_finite": 2}
+        write(runs / "now", ['ine", "step": 3, "reward": 4.0}\n', metric(4, reward=5.0)])
+        for _ in range(400):
+            found = http.get("/api/run", params={"name": "now"}).json()
+            if found["step"] == 4:
+                break
+    assert [point[1] for point in found["curves"]["online/reward"]["points"]] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert found["samples"][0]["response"] == EVIL
+    assert found["curves"]["online/samples: reward"]["last"] == 0.5
+
+
+def test_nobody_is_let_in_without_the_token(runs: Path) -> None:
+    assert client(runs, "wrong").get("/api/runs").status_code == 403
+    assert client(runs, "").get("/?token=wrong").status_code == 403
+    stranger = TestClient(site(Board(runs), "t"), base_url="http://evil.example")
+    assert stranger.get("/?token=t").status_code == 400
+    friend = TestClient(site(Board(runs), "t"), base_url="http://127.0.0.1:1")
+    answer = friend.get("/?token=t")  # sets the cookie and goes to the page
+    assert (answer.status_code, str(answer.url)) == (200, "http://127.0.0.1:1/")
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert friend.get("/static/watch.js").status_code == 200
+
+
+def test_only_runs_of_the_folder_are_shown(runs: Path) -> None:
+    with client(runs) as http:
+        listed = {run["name"]: run["status"] for run in http.get("/api/runs").json()}
+        assert listed == {"now": "running", "old": "failed"}
+        assert http.get("/api/run", params={"name": "../old"}).status_code == 404
+
+
+def test_the_page_as_one_file_holds_samples_as_data_alone(runs: Path) -> None:
+    page = static_page(Board(runs))
+    assert EVIL not in page
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    now = next(run for run in json.loads(data) if run["name"] == "now")
+    assert now["samples"][0]["prompt"] == EVIL
+    assert [point[1] for point in now["curves"]["online/reward"]["points"]] == [1.0, 2.0, 3.0]
+
+
+def test_no_text_of_a_run_becomes_html() -> None:
+    script = (HERE / "static" / "watch.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script)
+
+
+def test_the_terminal_shows_a_table(runs: Path) -> None:
+    console = Console(width=200, record=True, force_terminal=False)
+    (runs / "old" / "metrics.jsonl").open("a").write(metric(9, reward=9.0, kl=0.25))
+    follow(Board(runs), console, once=True)
+    text = console.export_text()
+    assert "failed" in text
+    assert "0.25" in text
+    assert "█" in text
+
+
+def test_the_command_writes_a_page_and_refuses_what_is_no_folder(runs: Path) -> None:
+    watch = register_commands()["watch"]
+    done = CliRunner().invoke(watch, [str(runs), "--out", str(runs / "page.html")])
+    assert done.exit_code == 0, done.output
+    assert "online/reward" in (runs / "page.html").read_text()
+    assert "no such folder" in str(CliRunner().invoke(watch, [str(runs / "none")]).exception)
