@@ -99,6 +99,11 @@ class RewardModel(Protocol):
         """The model; None where there is none, as for a function."""
         ...
 
-    def predict(self, samples: Samples) -> Prediction:
-        """(B,) rewards, with what else the model predicts."""
+    def predict(self, samples: Samples, *, grad: bool = False) -> Prediction:
+        """(B,) rewards, with what else the model predicts.
+
+        Args:
+            samples: the responses.
+            grad: with a gradient, where it is a saved reward model alone. Raises RunError where it is not.
+        """
         ...

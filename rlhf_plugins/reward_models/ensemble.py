@@ -142,7 +142,12 @@ def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone
     pad_id = int(encoder.tokenizer.pad_token_id)
     if not parts.on_base or backbone is None or not backbone.matches(parts.base):
         alone = open_reward_model(folder, component, trust_remote_code)
-        return RewardHandle(lambda samples: alone.predict(samples, pad_id), alone, encoder)
+        return RewardHandle(
+            lambda samples: alone.predict(samples, pad_id),
+            alone,
+            encoder,
+            with_grad=lambda samples: alone.predict(samples, pad_id, grad=True),
+        )
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
     adapter = None if parts.frozen else backbone.load(folder)
     with ExitStack() as failed:

@@ -34,24 +34,33 @@ class RewardHandle:
         module: the model, where there is one.
         encoder: of the model's base, where there is one.
         retries: when and how often it is asked again while it is unavailable.
+        with_grad: scores responses with a gradient, where that can be.
     """
 
     function: Predict
     module: nn.Module | None = None
     encoder: RowEncoder | None = field(default=None, repr=False)
     retries: Retries = field(default=Retries(), repr=False)  # noqa: RUF009 (frozen)
+    with_grad: Predict | None = field(default=None, repr=False)
 
-    def predict(self, samples: Samples) -> Prediction:
+    def predict(self, samples: Samples, *, grad: bool = False) -> Prediction:
         """(B,) rewards, with what else is predicted, on the CPU.
+
+        Args:
+            samples: the responses.
+            grad: with a gradient, of the weights or of what a hook puts into the model, in evaluation mode.
 
         Raises:
             ComponentError: the reward fails, or gives anything but finite numbers.
-            RunError: it stays unavailable.
+            RunError: it stays unavailable, or a gradient is wanted of what is no single reward model.
         """
+        if grad and self.with_grad is None:
+            raise RunError("this reward has no gradient: it is no single reward model")
         if not samples.responses:
             return Prediction(torch.zeros(0))
+        function = self.with_grad if grad and self.with_grad is not None else self.function
         with scoring(len(samples.responses)):
-            return self.retries(lambda: self.function(samples))
+            return self.retries(lambda: function(samples))
 
     __call__ = predict
 

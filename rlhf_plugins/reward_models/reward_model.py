@@ -111,8 +111,15 @@ class RewardModel(nn.Module):
         mask = batch.response if self.pooling.over == "response" else batch.mask
         return self.pooling(states, mask)
 
-    def predict(self, samples: Samples, pad_id: int, bar: bool = False) -> Prediction:
-        """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation."""
+    def predict(self, samples: Samples, pad_id: int, bar: bool = False, grad: bool = False) -> Prediction:
+        """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation.
+
+        Args:
+            samples: the responses.
+            pad_id: the token of padding.
+            bar: show a progress bar.
+            grad: with a gradient.
+        """
         columns, done = of_samples(samples.columns, self.columns), 0
 
         def predicted(batch: BranchBatch) -> Prediction:
@@ -121,7 +128,7 @@ class RewardModel(nn.Module):
             found: Prediction = self(batch, {name: values[rows] for name, values in columns.items()})
             return map_tensors(found, _to_cpu)
 
-        return concatenated(self._batched(predicted, samples, pad_id, bar))
+        return concatenated(self._batched(predicted, samples, pad_id, bar, grad))
 
     def features(self, samples: Samples, pad_id: int, bar: bool = False) -> Tensor:
         """Feature vectors of responses, in their order, (responses, width) on the model's device."""
@@ -131,13 +138,15 @@ class RewardModel(nn.Module):
         """Rewards of responses, in their order."""
         return self.predict(samples, pad_id).reward.tolist()
 
-    def _batched(self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool) -> list[Any]:
+    def _batched(
+        self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool, grad: bool = False
+    ) -> list[Any]:
         self.eval()
         layout, found = layout_of(self.trunk), []
         groups = by_prompt(samples.prompt_ids, samples.response_ids)
         batches = list(within_budget(groups, TOKENS_PER_BATCH, layout))
         shown = track(batches, "scoring", console=Console(stderr=True), transient=True, disable=not bar)
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             for batch in shown:
                 inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, layout).items()}
                 found.append(function(BranchBatch.from_inputs(inputs)))

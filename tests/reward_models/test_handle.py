@@ -55,6 +55,11 @@ def test_a_handle_of_a_function_has_no_tokenizer() -> None:
         RewardHandle(lengths).encode(["a"], ["b"])
 
 
+def test_a_handle_of_a_function_has_no_gradient() -> None:
+    with pytest.raises(RunError, match="this reward has no gradient: it is no single reward model"):
+        RewardHandle(lengths).predict(SAMPLES, grad=True)
+
+
 def test_an_abstained_reward_is_none() -> None:
     prediction = Prediction(torch.tensor([1.0, 0.0]), abstained=torch.tensor([False, True]))
     assert rewards(prediction) == [1.0, None]

@@ -20,6 +20,7 @@ from rlhf_plugins.data.branches import Layout
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel, open_reward_model
 from rlhf_plugins.testing import tiny_base
 
@@ -59,6 +60,17 @@ def test_what_is_saved_scores_the_same_again(base: Base, tmp_path: Path, pooling
     opened = open_reward_model(tmp_path / "saved", component)
     torch.testing.assert_close(rewards(opened), rewards(model), rtol=0, atol=0)
     assert not (tmp_path / "saved" / "adapter_model.safetensors").exists() or adapter
+
+
+def test_a_saved_model_scores_with_a_gradient_where_it_is_asked_for(base: Base, tmp_path: Path) -> None:
+    made(base).save(tmp_path / "saved", described(base))
+    handle = open_reward(tmp_path / "saved", component)
+    samples = Samples(["", ""], ["", ""], [[5], [6]], [[7, EOS], [8, EOS]])
+    plain, learning = handle.predict(samples).reward, handle.predict(samples, grad=True).reward
+    torch.testing.assert_close(learning.detach(), plain)
+    assert not plain.requires_grad
+    (slope,) = torch.autograd.grad(learning.sum(), handle.module.trunk.get_input_embeddings().weight)
+    assert slope[[5, 6, 7, 8]].abs().sum(1).bool().all()
 
 
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])
