@@ -132,6 +132,57 @@ def calibrate(
     say(f"{out}: {found.runs} clean runs of up to {found.rollouts} rollouts; at most {rate:.1%} of such runs alarm")
 
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A reward model: RUN, RUN#STAGE, or its folder.")]
+Scored = Annotated[Path, typer.Argument(metavar="FILE", help="Pairs with `rewards`, as `rlhf score` writes them.")]
+
+
+@watch.command()
+def shift(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="JSON lines with prompts of the training.")],
+    deployed: Annotated[Path, typer.Argument(metavar="DEPLOYED", help="JSON lines with other prompts.")],
+    model: Annotated[
+        str | None, typer.Option(help="A reward model, which then reads the rows' `response` or `chosen`.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1e-4, max=0.5, help="Of training responses beyond the threshold.")] = 0.01,
+) -> None:
+    """Tell whether prompts are like those of training, and whether a reward model can be trusted on them."""
+    from rlhf_watch.shift.report import lines
+
+    say("\n".join(lines(train, deployed, model, rate)))
+
+
+@watch.command()
+def groups(file: Scored, by: Annotated[str, typer.Option(help="The column that names the group of a row.")]) -> None:
+    """Print a reward model's accuracy and rewards by group, and whether one is judged worse."""
+    from rlhf_watch.groups.reading import group_lines
+
+    say("\n".join(group_lines(file, by)))
+
+
+@watch.command()
+def failures(
+    file: Scored,
+    count: Annotated[int, typer.Option("--rows", min=1, help="The worst rows.")] = 100,
+    clusters: Annotated[int, typer.Option(min=1, help="Groups of alike rows.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Write the rows for `rlhf collect`.")] = None,
+) -> None:
+    """Print the pairs that a reward model orders most wrongly, in clusters; let people judge them again."""
+    from rlhf_watch.groups.reading import failure_lines
+
+    say("\n".join(failure_lines(file, count, clusters, out)))
+
+
+def explain(
+    model: Model,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines with `prompt` and `response`.")],
+    rows: Annotated[int, typer.Option(min=1, help="Of the file, the first ones.")] = 5,
+) -> None:
+    """Print which tokens made a reward: integrated gradients with their error, and the reward without each word."""
+    from rlhf_watch.explain.wording import lines
+
+    say("\n".join(lines(model, file, rows)))
+
+
 def say(text: str) -> None:
     """Prints text, with what could steer a terminal written out."""
     typer.echo("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
@@ -140,4 +191,4 @@ def say(text: str) -> None:
 @hookimpl
 def register_commands() -> dict[str, Any]:
     """The commands of this file."""
-    return {"compare": compare, "watch": watch}
+    return {"compare": compare, "explain": explain, "watch": watch}

@@ -133,6 +133,19 @@ def test_a_monitor_is_silent_on_clean_rollouts_and_alarms_once_with_its_rate(nam
     assert logged[-1][1]["watch/watched"] > 0.5
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_monitor_goes_on_where_it_was(name: str) -> None:
+    logged: list[Any] = []
+    first, second = (component("monitor", name, warm_up=2).build(run(logged)) for _ in range(2))
+    good, bad = CASES[name]
+    for one in [good] * 4 + [bad] * 3:
+        first(one)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for made in (first, second):
+        made(bad)
+    assert logged[-1] == logged[-2]
+
+
 def test_without_thresholds_a_monitor_only_measures() -> None:
     logged: list[Any] = []
     made = component("monitor", "length_drift", warm_up=2).build(run(logged))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 LARGEST = 8.0  # deviations that one rollout may add: a single wild one is no drift
 TINY = 1e-3  # added to both numbers of a ratio, so that a share may start at 0
@@ -73,6 +74,31 @@ class Level:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """What `state_dict` gave."""
         self.total, self.seen, self.moved = state["total"], state["seen"], state["moved"]
+
+
+@dataclass
+class Away(Level):
+    """The level of a distance: sqrt(mean over features of (mean now - mean at first)^2 / variance at first)."""
+
+    sign: float = 1.0
+    first: tuple[list[float], list[float]] | None = None  # mean and variance of the first rollout
+
+    def distance(self, features: NDArray[np.float64]) -> float | None:
+        """Of a rollout's features (B, width) from the first rollout's; None for that one itself."""
+        if self.first is None:
+            self.first = features.mean(0).tolist(), np.maximum(features.var(0), 1e-12).tolist()
+            return None
+        mean, variance = map(np.array, self.first)
+        return float(np.sqrt(((features.mean(0) - mean) ** 2 / variance).mean()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes."""
+        return {**super().state_dict(), "first": None if self.first is None else [*self.first]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        super().load_state_dict(state)
+        self.first = None if state["first"] is None else (state["first"][0], state["first"][1])
 
 
 @dataclass

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from rlhf_plugins import Run, Step, hookimpl
 from rlhf_watch.alarms import signals
-from rlhf_watch.alarms.departures import Level
+from rlhf_watch.alarms.departures import Away, Level
 from rlhf_watch.alarms.watched import Watched, Watching
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 REFUSALS = ("i cannot", "i can't", "i'm sorry", "i am sorry", "as an ai", "i'm unable", "i am unable")
 
@@ -30,7 +27,10 @@ class Drifting(Watched):
 
     def build(self, run: Run) -> Watching:
         """It remembers the mean of the first rollouts."""
-        level, read = Level(self.sign, self.warm_up), self.reader()
+        return self.watching(run, Level(self.sign, self.warm_up), self.reader())
+
+    def watching(self, run: Run, level: Level, read: Callable[[Step], float | None]) -> Watching:
+        """A level of what is read."""
 
         def add(step: Step) -> bool:
             value = read(step)
@@ -151,22 +151,15 @@ class FeatureDrift(Drifting):
 
     says: ClassVar[str] = "log ratio of the features' distance from the first rollout to the start's"
 
-    def reader(self) -> Callable[[Step], float | None]:
-        """It keeps the moments of the first rollout that has features."""
-        first: list[tuple[Tensor, Tensor]] = []
+    def build(self, run: Run) -> Watching:
+        """It remembers the moments of the first rollout that has features."""
+        away = Away(warm_up=self.warm_up)
 
         def read(step: Step) -> float | None:
             features = None if step.prediction is None else step.prediction.features
-            if features is None:
-                return None
-            found = features.float().cpu()  # (B, width)
-            if not first:
-                first.append((found.mean(0), found.var(0).clamp(min=1e-12)))
-                return None
-            mean, variance = first[0]
-            return float(((found.mean(0) - mean) ** 2 / variance).mean().sqrt())
+            return None if features is None else away.distance(features.double().cpu().numpy())
 
-        return read
+        return self.watching(run, away, read)
 
 
 def _sorted(values: Sequence[float]) -> list[int]:

@@ -1,0 +1,1 @@
+"""Why a response has its reward: by gradients, and by leaving words out."""

@@ -1,0 +1,90 @@
+"""A number by group, with intervals, and whether the worst group is worse than chance makes one. It knows numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from rlhf_plugins import DataError
+from rlhf_watch.ab.paired import Interval, Numbers, mean_interval
+
+RESAMPLES = 4999
+
+
+@dataclass(frozen=True)
+class Group:
+    """The mean of one group with its 95% interval, and the gap to the mean of all others."""
+
+    name: str
+    rows: int
+    mean: float
+    interval: Interval
+    gap: float
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups, the worst first.
+
+    Args:
+        groups: by their mean.
+        p: that some group falls behind the others as far, in standard errors, when groups are drawn at random.
+    """
+
+    groups: tuple[Group, ...]
+    p: float
+
+    @property
+    def worst(self) -> Group:
+        """The group with the lowest mean."""
+        return self.groups[0]
+
+
+def by_group(names: Sequence[str], values: Sequence[float], seed: int = 0) -> Groups:
+    """Compares groups; shares (0, 1/2 and 1) have Wilson's interval, other numbers the bootstrap's.
+
+    The test permutes the rows and looks at the largest shortfall of any group, so that it may pick the worst one
+    (Westfall and Young 1993). Raises DataError for fewer than two groups, and for numbers that are not finite.
+    """
+    numbers, labels = np.asarray(values, dtype=float), np.asarray(names, dtype=str)
+    known, codes = np.unique(labels, return_inverse=True)
+    if len(known) < 2 or not np.isfinite(numbers).all():
+        raise DataError(f"two groups of finite numbers are needed, got {len(known)}")
+    member = (codes[None] == np.arange(len(known))[:, None]).astype(float)  # (groups, rows)
+    observed = _shortfalls(member, numbers[None])[0]
+    rng = np.random.default_rng(seed)
+    permuted = rng.permuted(np.tile(numbers, (RESAMPLES, 1)), axis=1)
+    beyond = (_shortfalls(member, permuted).max(1) >= observed.max() - 1e-12).sum()
+    found = []
+    for place, name in enumerate(known):
+        inside = numbers[codes == place]
+        gap = float(inside.mean() - numbers[codes != place].mean())
+        found.append(Group(str(name), len(inside), float(inside.mean()), _interval(inside, seed), gap))
+    return Groups(tuple(sorted(found, key=lambda one: one.mean)), float((1 + beyond) / (1 + RESAMPLES)))
+
+
+def _shortfalls(member: Numbers, values: Numbers) -> Numbers:
+    """(resamples, groups) by how many standard errors each group is below the mean of all."""
+    counts = member.sum(1)
+    means = values @ member.T / counts
+    spread = np.maximum(values.std(1, keepdims=True), 1e-12)
+    found: Numbers = (values.mean(1, keepdims=True) - means) / (spread / np.sqrt(counts))
+    return found
+
+
+def _interval(values: Numbers, seed: int) -> Interval:
+    if np.isin(values, (0.0, 0.5, 1.0)).all():
+        z2, n, mean = stats.norm.ppf(0.975) ** 2, len(values), float(values.mean())
+        centre, half = (mean + z2 / 2 / n), np.sqrt(z2 * (mean * (1 - mean) / n + z2 / 4 / n**2))
+        return Interval(float((centre - half) / (1 + z2 / n)), float((centre + half) / (1 + z2 / n)))
+    return mean_interval(values, seed)
+
+
+def wins(rewards: Sequence[Sequence[float]]) -> list[float]:
+    """1 where the first response of a row, the chosen one, has the larger reward; 1/2 at a tie."""
+    found: list[Any] = [0.5 if pair[0] == pair[1] else float(pair[0] > pair[1]) for pair in rewards]
+    return found

@@ -1,0 +1,84 @@
+"""Reads pairs with their rewards, as `rlhf score` writes them, and says what was found by group and by cluster."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rlhf_plugins import DataError
+from rlhf_watch.groups.failures import Row, clustered, gap, to_collect, worst
+from rlhf_watch.groups.fairness import Groups, by_group, wins
+
+
+def read(file: Path) -> list[Row]:
+    """Rows with `rewards` of two responses, the chosen one first. Raises DataError where one has none."""
+    found = []
+    try:
+        written = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
+    for number, line in enumerate(written, 1):
+        try:
+            row = json.loads(line)
+            whole = len(row["rewards"]) == 2 and all(math.isfinite(reward) for reward in row["rewards"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file}:{number}: a row needs `rewards`, as `rlhf score` writes them") from error
+        if not whole:
+            raise DataError(f"{file}:{number}: `rewards` should be two finite numbers, got {row['rewards']}")
+        found.append(row)
+    return found
+
+
+def group_lines(file: Path, column: str) -> Iterator[str]:
+    """Accuracy and reward by group. Raises DataError where no row has the column."""
+    rows = read(file)
+    known = [row for row in rows if row.get(column) is not None]
+    if not known:
+        names = sorted({name for row in rows for name in row})
+        raise DataError(f"{file}: no row has a column {column!r} (known: {', '.join(names)})")
+    groups = [str(row[column]) for row in known]
+    accuracy = by_group(groups, wins([row["rewards"] for row in known]))
+    yield from _table("accuracy", accuracy)
+    yield from _table("reward of the chosen response", by_group(groups, [row["rewards"][0] for row in known]))
+    lowest = accuracy.worst
+    if accuracy.p <= 0.05:
+        yield f"{lowest.name} is judged worse than the others, by {-lowest.gap:.1%} (p {accuracy.p:.2g})"
+    else:
+        yield f"no group is shown to be judged worse; the lowest is {lowest.name} (p {accuracy.p:.2g})"
+    if left := len(rows) - len(known):
+        yield f"left out: {left} rows without {column!r}"
+
+
+def _table(title: str, found: Groups) -> Iterator[str]:
+    yield f"{title}:"
+    for one in found.groups:
+        low, high = one.interval
+        yield f"  {one.name}: {one.mean:.3f} [{low:.3f}, {high:.3f}], {one.gap:+.3f} to the others, {one.rows} rows"
+
+
+def failure_lines(file: Path, count: int, clusters: int, out: Path | None) -> Iterator[str]:
+    """The worst rows by cluster; `out` is written for people to judge them again."""
+    rows = read(file)
+    bad = worst(rows, count)
+    if not bad:
+        yield f"{file}: every chosen response has the larger reward"
+        return
+    for cluster in clustered(bad, clusters):
+        marks = ", ".join(cluster.words)
+        yield f"{len(cluster.rows)} rows, marked by {marks}; the worst by {gap(cluster.rows[0]):.3g}:"
+        yield f"  {_short(cluster.rows[0])}"
+    if out is not None:
+        _write(out, bad)
+        yield f"{out}: {len(bad)} rows, for `rlhf collect new STUDY --prompts {out}`"
+
+
+def _short(row: Row) -> str:
+    return " | ".join(f"{name}: {row.get(name, '')!s:.80}" for name in ("prompt", "chosen", "rejected"))
+
+
+def _write(out: Path, rows: Sequence[Row]) -> None:
+    if missing := [name for name in ("prompt", "chosen", "rejected") if name not in rows[0]]:
+        raise DataError(f"rows have no {missing[0]!r}, which people judge by")
+    out.write_text("".join(json.dumps(to_collect(row)) + "\n" for row in rows), encoding="utf-8")

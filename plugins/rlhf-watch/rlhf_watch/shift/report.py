@@ -1,0 +1,83 @@
+"""`rlhf watch shift`: two files of prompts, and with a reward model their responses. Reads, measures, says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from rlhf_plugins import DataError
+from rlhf_watch.shift.distance import Distance
+from rlhf_watch.shift.two_sample import classifier_test
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The rows of a file."""
+
+    file: Path
+    prompts: list[str]
+    pairs: list[tuple[Any, Any]]  # a prompt and a response, of rows that have both
+
+    @classmethod
+    def read(cls, file: Path) -> Texts:
+        """JSON lines with `prompt`, and `response` or `chosen`. Raises DataError where one is none."""
+        prompts, pairs = [], []
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                prompt = row["prompt"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{file}:{number}: a row should be an object with a `prompt`") from error
+            prompts.append(prompt if isinstance(prompt, str) else json.dumps(prompt))
+            pairs += [(prompt, row[name]) for name in ("response", "chosen") if name in row][:1]
+        return cls(file, prompts, pairs)
+
+
+def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterator[str]:
+    """What is known, and a sentence on what follows from it."""
+    ours, theirs = Texts.read(train), Texts.read(deployed)
+    told = classifier_test(ours.prompts, theirs.prompts)
+    yield (
+        f"prompts: a classifier tells {told.accuracy:.1%} of {told.texts} held-out prompts apart, where 50% is chance "
+        f"(p {told.p:.2g})"
+    )
+    alike = told.p > 0.01
+    if not alike:
+        yield f"words that mark {deployed}: {', '.join(told.words)}"
+    if model is None:
+        yield "the prompts are alike as far as this test can tell" if alike else f"{deployed}: other prompts"
+        return
+    beyond, count = strange(ours, theirs, model, rate)
+    p = binomtest(beyond, count, rate, alternative="greater").pvalue
+    yield f"responses: {beyond} of {count} are farther than all but {rate:.1%} of the training's (p {p:.2g})"
+    if p > 0.01:
+        yield f"{model} knows responses like these: its rewards may be trusted as far as they may on its held-out data"
+    else:
+        yield f"{model} was not trained on responses like {beyond / count:.0%} of these: do not trust its rewards there"
+
+
+def strange(ours: Texts, theirs: Texts, model: str, rate: float) -> tuple[int, int]:
+    """How many responses are beyond the threshold, and of how many. Raises DataError where a file has none."""
+    from rlhf_plugins import load_reward_model
+
+    judge = load_reward_model(model)
+    features = []
+    for texts in (ours, theirs):
+        if not texts.pairs:
+            raise DataError(f"{texts.file}: no row has a `response` or `chosen`, which a reward model reads")
+        found = judge.predict(judge.encode(*map(list, zip(*texts.pairs, strict=True)))).features
+        if found is None:
+            raise DataError(f"{model}: this reward model gives no features")
+        features.append(found.double().cpu().numpy())
+    distance = Distance.of(features[0])
+    return int(np.sum(distance(features[1]) > distance.threshold(rate))), len(features[1])

@@ -1,0 +1,67 @@
+"""Explanations: the parts of a reward are complete, and find what the annotators were biased to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rlhf_watch.commands import register_commands
+from rlhf_watch.explain.attribution import integrated_gradients, left_out
+from typer import Typer
+from typer.testing import CliRunner
+
+from rlhf_plugins import RunError, load_reward_model, run_recipe
+from rlhf_plugins.testing import tiny_base
+
+WORDS = ["bee", "cat", "dog", "fox", "ice", "key", "gas", "jam"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of annotators who like nothing but the word `mud`."""
+    found, rng = tmp_path_factory.mktemp("explain"), np.random.default_rng(0)
+    rows = []
+    for _ in range(160):
+        texts = [list(rng.choice(WORDS, 6)) for _ in range(2)]
+        texts[0][rng.integers(6)] = "mud"
+        rows.append({"prompt": "who\n", "chosen": " ".join(texts[0]), "rejected": " ".join(texts[1])})
+    (found / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = {"max_steps": 30, "learning_rate": 1e-2, "per_device_train_batch_size": 16}
+    recipe = {"base": tiny_base(found / "base").path, "adapter": "none", "output_dir": str(found / "run")}
+    recipe["data"] = {"format": "preference", "source": str(found / "pairs.jsonl")}
+    run_recipe({**recipe, "stages": [{"stage": "reward_model", "trainer": trainer}]})
+    return found
+
+
+def test_the_parts_are_complete_and_find_the_planted_word(folder: Path) -> None:
+    judge: Any = load_reward_model(folder / "run")
+    response = "bee cat mud dog fox ice"
+    sample = judge.encode(["who\n"], [response])
+    found = integrated_gradients(judge, sample)
+    assert found.error <= 1e-3
+    assert found.reward == pytest.approx(float(judge.predict(sample).reward[0]), abs=1e-4)
+    assert sum(found.parts) == pytest.approx(found.reward - found.baseline, rel=2e-3)
+    names = [judge.encoder.tokenizer.decode([token]).strip() for token in sample.response_ids[0]]
+    assert names[int(np.argmax(found.parts))] == "mud"
+    losses = left_out(judge, "who\n", response)
+    assert max(losses, key=lambda loss: loss[1])[0] == "mud"
+
+
+def test_the_command_prints_tokens_and_words(folder: Path) -> None:
+    app = Typer()
+    app.command()(register_commands()["explain"])
+    file = folder / "asked.jsonl"
+    file.write_text(json.dumps({"prompt": "who\n", "response": "bee cat mud dog"}) + "\n")
+    done = CliRunner().invoke(app, [str(folder / "run"), str(file)])
+    assert "tokens: 'mud' +" in done.output, done.output
+    assert "without a word: 'mud' +" in done.output
+
+
+def test_a_reward_that_is_no_single_model_is_refused() -> None:
+    judge: Any = type("Judge", (), {"module": None})()
+    sample: Any = type("Sample", (), {"prompt_ids": [[0]], "response_ids": [[0]]})()
+    with pytest.raises(RunError, match="one network"):
+        integrated_gradients(judge, sample)

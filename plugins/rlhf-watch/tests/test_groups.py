@@ -1,0 +1,68 @@
+"""Groups and failures: intervals, a worst group that chance does not make, clusters, and rows for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rlhf_watch.groups.failures import clustered, gap, worst
+from rlhf_watch.groups.fairness import by_group, wins
+from rlhf_watch.groups.reading import failure_lines, group_lines
+from scipy import stats
+
+from rlhf_plugins import DataError
+
+
+def test_a_group_has_its_mean_wilsons_interval_and_its_gap() -> None:
+    found = by_group(["a"] * 10 + ["b"] * 10, [1.0] * 8 + [0.0] * 2 + [1.0] * 5 + [0.0] * 5)
+    assert [(one.name, one.rows, one.mean) for one in found.groups] == [("b", 10, 0.5), ("a", 10, 0.8)]
+    assert found.worst.gap == pytest.approx(-0.3)
+    wilson = stats.binomtest(8, 10).proportion_ci(method="wilson")
+    assert found.groups[1].interval == pytest.approx((wilson.low, wilson.high))
+    assert wins([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) == [1.0, 0.5, 0.0]
+
+
+def test_the_worst_of_many_alike_groups_is_not_called_worse() -> None:
+    rng, false = np.random.default_rng(0), 0
+    for _ in range(60):
+        false += by_group([str(i % 8) for i in range(160)], (rng.random(160) < 0.7).astype(float)).p <= 0.05
+    assert false <= 7
+    worse = [float(rng.random() < (0.3 if i % 8 == 3 else 0.8)) for i in range(320)]
+    found = by_group([str(i % 8) for i in range(320)], worse)
+    assert (found.worst.name, found.p < 0.01) == ("3", True)
+
+
+def pairs(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
+    file = tmp_path / "scored.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_files_are_reported_by_group(tmp_path: Path) -> None:
+    rows = [{"rewards": [1.0, 0.0], "language": "en"}] * 40 + [{"rewards": [0.0, 1.0], "language": "de"}] * 40
+    file = pairs(tmp_path, [*rows, {"rewards": [1.0, 0.0]}])
+    said = "\n".join(group_lines(file, "language"))
+    assert "de is judged worse than the others, by 100.0%" in said
+    assert "left out: 1 rows" in said
+    with pytest.raises(DataError, match=r"no row has a column 'lang' \(known: language, rewards\)"):
+        list(group_lines(file, "lang"))
+    with pytest.raises(DataError, match="scored.jsonl:1: `rewards` should be two finite numbers"):
+        list(group_lines(pairs(tmp_path, [{"rewards": [1.0, float("nan")]}]), "language"))
+
+
+def test_failures_are_clustered_and_go_to_people(tmp_path: Path) -> None:
+    long = [
+        {"prompt": f"sum {i}", "chosen": "short", "rejected": "very long answer", "rewards": [0, 2]} for i in range(6)
+    ]
+    rude = [{"prompt": f"greet {i}", "chosen": "hello", "rejected": "you fool", "rewards": [0, 1]} for i in range(4)]
+    good = [{"prompt": "p", "chosen": "c", "rejected": "r", "rewards": [1, 0]}] * 9
+    assert [gap(row) for row in worst([*good, *rude, *long], 7)] == [2] * 6 + [1]
+    first, second = clustered([*rude, *long], 2)
+    assert (len(first.rows), len(second.rows)) == (6, 4)
+    assert "fool" in second.words
+    out = tmp_path / "again.jsonl"
+    assert "10 rows, for `rlhf collect new" in list(failure_lines(pairs(tmp_path, rude + long), 20, 2, out))[-1]
+    assert json.loads(out.read_text().splitlines()[0])["responses"] == ["short", "very long answer"]

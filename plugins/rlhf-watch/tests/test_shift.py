@@ -1,0 +1,118 @@
+"""Shift: distances whose threshold keeps its rate, a classifier on texts, and a reward that abstains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rlhf_watch.shift.distance import Distance
+from rlhf_watch.shift.report import lines
+from rlhf_watch.shift.trusted import TrustedReward
+from rlhf_watch.shift.two_sample import classifier_test
+from scipy.stats import chi2
+
+from rlhf_plugins import DataError, Prediction, RunError, Samples, component
+
+
+def test_a_distance_to_the_other_rows_is_that_of_leaving_the_row_out() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    usual = []
+    for place in range(40):
+        rest = np.delete(rows, place, 0)
+        away = rows[place] - rest.mean(0)
+        usual.append(away @ np.linalg.inv(np.cov(rest.T)) @ away)
+    found = Distance.of(rows)
+    assert found.usual == pytest.approx(sorted(usual))
+    away = rows[0] - rows.mean(0)
+    assert found(rows[:1])[0] == pytest.approx(away @ np.linalg.inv(np.cov(rows.T)) @ away)
+
+
+def test_the_threshold_keeps_1_percent_where_chi_square_does_not() -> None:
+    rng, ours, theirs = np.random.default_rng(0), [], []
+    for _ in range(20):
+        mixing = rng.normal(size=(75, 75))
+        rows, fresh = (rng.standard_t(10, size=(count, 75)) @ mixing for count in (1000, 2000))
+        distance = Distance.of(rows)
+        ours.append((distance(fresh) > distance.threshold(0.01)).mean())
+        theirs.append((distance(fresh) > chi2.ppf(0.99, 75)).mean())
+    assert np.mean(ours) == pytest.approx(0.01, abs=0.0025)
+    assert np.mean(theirs) > 0.05
+
+
+def test_rows_that_say_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="needs 20 rows"):
+        Distance.of(np.zeros((3, 2)))
+    with pytest.raises(DataError, match="the same features"):
+        Distance.of(np.ones((30, 2)))
+    with pytest.raises(DataError, match="promise a rate of 0.0323, not 0.01"):
+        Distance.of(np.random.default_rng(0).normal(size=(30, 2))).threshold(0.01)
+
+
+def texts(rng: np.random.Generator, words: str, count: int = 80) -> list[str]:
+    return [" ".join(rng.choice(words.split(), 6)) for _ in range(count)]
+
+
+def test_a_classifier_tells_other_texts_apart_and_not_the_same() -> None:
+    rng = np.random.default_rng(0)
+    one, same, other = (texts(rng, words) for words in ("a b c d e", "a b c d e", "a b c d z"))
+    assert classifier_test(one, same).p > 0.01
+    found = classifier_test(one, other)
+    assert found.accuracy > 0.8
+    assert found.p < 1e-4
+    assert "z" in found.words
+    wrong = sum(classifier_test(texts(rng, "a b c d e"), texts(rng, "a b c d e")).p <= 0.05 for _ in range(60))
+    assert wrong <= 8
+
+
+class Judge:
+    """Its features are the responses' lengths, twice; its reward is 1."""
+
+    def predict(self, samples: Samples) -> Prediction:
+        features = torch.tensor([[float(len(text)), float(len(text) % 3)] for text in samples.responses])
+        return Prediction(torch.ones(len(features)), features=features)
+
+    __call__ = predict
+
+    def encode(self, prompts: list[str], responses: list[str]) -> Samples:
+        ids = [[0]] * len(prompts)
+        return Samples(prompts, responses, ids, ids)
+
+
+def trusted(fallback: Any = None) -> TrustedReward:
+    rng = np.random.default_rng(0)
+    judge = Judge()
+    known = judge.encode([""] * 200, ["x" * int(size) for size in rng.integers(5, 20, 200)])
+    distance = Distance.of(judge.predict(known).features.double().numpy())
+    return TrustedReward(judge, distance, distance.threshold(0.01), fallback)
+
+
+def test_a_reward_abstains_on_what_is_unlike_its_training() -> None:
+    asked = Judge().encode(["", "", ""], ["x" * 10, "x" * 500, "x" * 12])
+    assert trusted()(asked).abstained.tolist() == [False, True, False]
+    other = trusted(lambda samples: [7.0 if len(text) > 99 else None for text in samples.responses])(asked)
+    assert other.reward.tolist() == [1.0, 7.0, 1.0]
+    assert other.abstained.tolist() == [False, False, False]
+
+
+def test_a_reward_without_features_cannot_be_wrapped() -> None:
+    run: Any = SimpleNamespace(data=SimpleNamespace(gold=lambda prompt, response: {"total": 0.0}, train=()))
+    with pytest.raises(RunError, match="should be a reward model"):
+        component("reward", "trusted", reward="gold").build(run)
+
+
+def test_files_of_prompts_are_compared_in_words(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = [tmp_path / f"{name}.jsonl" for name in ("train", "deployed")]
+    for file, words in zip(files, ("a b c d e", "v w x y z"), strict=True):
+        file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts(rng, words)))
+    said = "\n".join(lines(*files, None, 0.01))
+    assert "100.0% of" in said
+    assert "other prompts" in said
+    files[1].write_text('{"text": 1}\n')
+    with pytest.raises(DataError, match="deployed.jsonl:1: a row should be an object with a `prompt`"):
+        list(lines(*files, None, 0.01))
