@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import Data, Group, Origin
 from rlhf_plugins.contract.run_kinds import DataFormat
@@ -175,6 +175,48 @@ class Prompts(_File, ordered=True, answered=False):
 
 
 @dataclass(frozen=True)
+class Mix(DataFormat):
+    """Several sets as one; a prompt that one of them holds out is trained on in none.
+
+    A training row of a part is there as often as the part's weight says: 2 is twice, 0.5 every second row by hash.
+    """
+
+    parts: tuple[DataFormat, ...] = uses("data_format", tag="format")
+    weights: Annotated[
+        list[Annotated[float, Field(gt=0, le=1000)]] | None, Field(description="one per part; null is 1 for each")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2:
+            raise ValueError("parts: at least two sets")
+        if self.weights is not None and len(self.weights) != len(self.parts):
+            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.parts)} parts")
+
+    def load(self, base: Base, seed: int) -> Data:
+        """Raises DataError as the parts do, and where some are text and others conversations."""
+        return self._mixed([part.load(base, seed) for part in self.parts], seed)
+
+    def load_in(self, run: Run) -> Data:
+        """As `load`, with parts that earlier stages made."""
+        return self._mixed([part.load_in(run) for part in self.parts], run.seed)
+
+    def known_gold(self) -> bool | None:
+        """Only where it comes with every part."""
+        known = [part.known_gold() for part in self.parts]
+        return False if False in known else None if None in known else True
+
+    def known_columns(self) -> frozenset[str] | None:
+        """Those that any part has."""
+        known = [part.known_columns() for part in self.parts]
+        return None if None in known else frozenset().union(*filter(None, known))
+
+    def _mixed(self, parts: list[Data], seed: int) -> Data:
+        from rlhf_plugins.data.mixing import mixed
+
+        return mixed(parts, self.weights or [1.0] * len(parts), seed)
+
+
+@dataclass(frozen=True)
 class Sandbox(DataFormat):
     """Responses to the sandbox's prompts, judged by a simulated annotator.
 
@@ -314,6 +356,7 @@ def register_data_format() -> dict[str, type]:
         "rankings": Rankings,
         "supervised": Supervised,
         "prompts": Prompts,
+        "mix": Mix,
         "sandbox": Sandbox,
         "stage": StageData,
         "stage_of_run": StageOfRun,

@@ -11,6 +11,7 @@ from rlhf_plugins.data.convert import compare_ratings
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.rankings import read_rankings
+from rlhf_plugins.data.rated_shapes import shape_of, shaped
 from rlhf_plugins.data.ratings import read_ratings
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
@@ -28,7 +29,9 @@ def read_rated(
     margins: bool,
 ) -> Iterator[Placed]:
     """Rated groups with what their ratings say of each pair. Raises DataError as `read_ratings` does."""
-    for where, group in read_ratings(rows, dropped, columns, dimensions):
+    rows, shape = shaped(rows, dropped, columns, dimensions)
+    names, by = (dimensions, by) if shape is None else (shape.dimensions, by or list(shape.by))
+    for where, group in read_ratings(rows, dropped, columns, names):
         yield where, compare_ratings(group, gap, by or (), margins)
 
 
@@ -42,7 +45,8 @@ def _is_compared(fields: Mapping[str, Any]) -> bool:
 
 def _is_rated(fields: Mapping[str, Any]) -> bool:
     listed = fields.get("responses")
-    return "response" in fields or (isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict))
+    several = isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict)
+    return "response" in fields or several or shape_of(fields) is not None
 
 
 def _is_ranked(fields: Mapping[str, Any]) -> bool:

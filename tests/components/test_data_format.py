@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlhf_plugins.components.data_format import (
     Comparisons,
+    Mix,
     Preference,
     Prompts,
     Rankings,
@@ -128,6 +129,7 @@ def test_names_of_the_recipe() -> None:
         "rankings": Rankings,
         "supervised": Supervised,
         "prompts": Prompts,
+        "mix": Mix,
         "sandbox": Sandbox,
         "stage": StageData,
         "stage_of_run": StageOfRun,

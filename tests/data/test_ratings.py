@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlhf_plugins.components.data_format import Ratings
 from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.ratings import read_ratings
 from rlhf_plugins.data.sources import RatingColumns
 from rlhf_plugins.errors import DataError
+from rlhf_plugins.recipe.assemble import component
 
 Row = dict[str, Any]
 
@@ -104,3 +109,34 @@ def test_columns_of_other_names() -> None:
     columns = RatingColumns(prompt="instruction", responses="completions", text="answer")
     given = {"instruction": "p", "completions": [{"answer": "x", "score": 1}]}
     assert read(given, columns=columns)[0].responses == ("x",)
+
+
+HELPFUL = {"prompt": "p", "correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 4}
+JUDGED = {name: {"Rating": "4", "Rationale": ""} for name in ("honesty", "instruction_following", "truthfulness")}
+
+
+def known(path: Path, *rows: dict[str, Any]) -> Group:
+    asked = "instruction" if "instruction" in rows[0] else "prompt"
+    (path / "a.jsonl").write_text("\n".join(map(json.dumps, [*rows, {**rows[0], asked: "q"}])))
+    assert Ratings.recognises(rows[0])
+    data = component("data_format", {"use": "ratings", "source": str(path / "a.jsonl")}).load(Base(""), 0)
+    return next(group for group in (*data.train, *data.test) if group.prompt == "p")
+
+
+def test_helpsteer_is_ordered_by_helpfulness(tmp_path: Path) -> None:
+    short = {**HELPFUL, "response": "a", "helpfulness": 3, "verbosity": 0}
+    group = known(tmp_path, short, {**HELPFUL, "response": "b", "helpfulness": 2})
+    assert [(c.better, c.worse, c.tied) for c in group.comparisons] == [(0, 1, False)]
+    assert group.ratings["verbosity"] == (0.0, 4.0)
+
+
+def test_ultrafeedback_is_ordered_by_the_mean_of_what_was_rated(tmp_path: Path) -> None:
+    ratings = {"a": "N/A", "b": "5", "c": "1"}
+    answers = [
+        {"response": text, "annotations": {**JUDGED, "helpfulness": {"Rating": rating}}}
+        for text, rating in ratings.items()
+    ]
+    group = known(tmp_path, {"instruction": "p", "source": "s", "completions": answers})
+    assert (group.responses, group.ratings["helpfulness"]) == (("a", "b", "c"), (None, 5.0, 1.0))
+    assert group.columns == {"source": "s"}
+    assert (1, 2) in [(c.better, c.worse) for c in group.comparisons]

@@ -165,7 +165,7 @@ def test_dropout_is_off_in_every_policys_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [sft, reward, preference, online])
 def test_an_adapter_that_does_not_fit_is_one_line(base: Base, tmp_path: Path, stage: Callable[[], Any]) -> None:
     base = replace(base, adapter=Adapter(target_modules=["no_such_module"]))
-    with pytest.raises(RunError, match="the trainer cannot be built: .*no_such_module"):
+    with pytest.raises(RunError, match="'no_such_module' matches no module"):
         stage().run(run_for(base, tmp_path / "run"))
 
 

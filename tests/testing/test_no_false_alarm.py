@@ -9,7 +9,10 @@ import pytest
 from rlhf_plugins.registry.registry import DISTRIBUTION, registry
 from rlhf_plugins.testing import Subject, examine, properties_of, subjects
 
-OPTIONS = {"reward.python": {"path": f"{Path(__file__).parent / 'python_reward.py'}:score"}}
+OPTIONS = {
+    "reward.python": {"path": f"{Path(__file__).parent / 'python_reward.py'}:score"},
+    "data_format.mix": {"parts": ["sandbox", "sandbox"]},
+}
 PACKAGES = sorted(folder.parent.name for folder in (Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
 BUNDLED = [one for name in (DISTRIBUTION, *PACKAGES) for one in subjects(name, OPTIONS)]
 

@@ -1,0 +1,57 @@
+"""Puts several sets together, each with a weight. It knows groups and splits, not where they come from."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.data.fields import form, key
+from rlhf_plugins.data.splits import digest
+from rlhf_plugins.errors import DataError
+
+HELD_OUT = "prompt is held out in another part"
+
+
+def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
+    """The rows of all parts; each training row and prompt of a part is there as often as the part's weight says.
+
+    Weight 2 is twice, 0.5 every second one by the hash of its prompt, 1.5 once and every second one again.
+    What is held out is there once. A prompt that a part holds out is in no part's training rows.
+
+    Raises:
+        DataError: some parts are text and others conversations, or no training row is left.
+    """
+    forms = {form(group.prompt): number for number, part in enumerate(parts) for group in (*part.train, *part.test)[:1]}
+    if len(forms) > 1:
+        words = " and ".join(f"part {number} is {each}" for each, number in forms.items())
+        raise DataError(f"mix: {words}; all parts should have one form")
+    apart = {key(group.prompt) for part in parts for group in (*part.test, *part.prompts.get("test", ()))}
+    train, asked, dropped = list[Group](), list[Group](), Counter[str]()
+    for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        seen = [group for group in part.train if key(group.prompt) not in apart]
+        dropped.update(part.dropped)
+        dropped[HELD_OUT] += len(part.train) - len(seen)
+        train += _repeated(seen, weight, seed + number)
+        own = [group for group in part.prompts.get("train", ()) if key(group.prompt) not in apart]
+        asked += _repeated(own, weight, seed + number)
+    if not train and not asked:
+        raise DataError("mix: every prompt is held out in another part, so none is left to train on")
+    names = dict.fromkeys(name for part in parts for name in part.prompts if name != "train")
+    prompts = {name: tuple(group for part in parts for group in part.prompts.get(name, ())) for name in names}
+    golds = {part.gold for part in parts}
+    return Data(
+        tuple(train),
+        tuple(group for part in parts for group in part.test),
+        {"train": tuple(asked), **prompts},
+        dict(+dropped),
+        golds.pop() if len(golds) == 1 else None,
+        tuple(group for part in parts for group in part.out_of_distribution),
+    )
+
+
+def _repeated(groups: Sequence[Group], weight: float, seed: int) -> list[Group]:
+    whole, rest = math.floor(weight), weight - math.floor(weight)
+    order = sorted(groups, key=lambda group: digest(key(group.prompt), seed))
+    return list(groups) * whole + order[: round(rest * len(order))]

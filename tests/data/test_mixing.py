@@ -1,0 +1,62 @@
+"""Several sets as one: how often a row is there, what is held out, and what does not go together."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.contract.rows import Data, Group
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.mixing import HELD_OUT, mixed
+from rlhf_plugins.errors import DataError, PluginError
+from rlhf_plugins.recipe.assemble import component
+
+
+def data(*prompts: str, test: tuple[str, ...] = ()) -> Data:
+    train, held = (tuple(Group(p, ("a", "b"), (0, 1)) for p in names) for names in (prompts, test))
+    return Data(train, held, {"train": tuple(map(Group, prompts)), "test": tuple(map(Group, test))})
+
+
+def test_a_weight_is_how_often_a_row_is_there() -> None:
+    found = mixed([data("p", "q"), data("r", "s", "t", "u")], [2.5, 0.5], seed=0)
+    count = Counter(str(group.prompt) for group in found.train)
+    assert sorted(count[name] for name in "pq") == [2, 3]
+    assert sorted(count[name] for name in "rstu") == [0, 0, 1, 1]
+    assert Counter(str(group.prompt) for group in found.prompts["train"]) == count
+    assert found.train == mixed([data("p", "q"), data("r", "s", "t", "u")], [2.5, 0.5], seed=0).train
+
+
+def test_what_one_part_holds_out_is_trained_on_in_none() -> None:
+    found = mixed([data("p", test=("q",)), data("q", "r")], [1, 1], seed=0)
+    assert [group.prompt for group in found.train] == ["p", "r"]
+    assert ([group.prompt for group in found.test], found.dropped) == (["q"], {HELD_OUT: 1})
+
+
+def test_text_and_conversations_do_not_mix() -> None:
+    chat = Data((Group([{"role": "user", "content": "p"}], ([], [])),))
+    with pytest.raises(DataError, match="part 0 is text and part 1 is messages"):
+        mixed([data("p"), chat], [1, 1], seed=0)
+    with pytest.raises(DataError, match="every prompt is held out in another part"):
+        mixed([data("p", test=("q",)), data("q", test=("p",))], [1, 1], seed=0)
+
+
+def words(folder: Path, **more: Any) -> dict[str, Any]:
+    parts = []
+    for name in "ab":
+        rows = [{"prompt": f"{name}{n}", "chosen": "x", "rejected": "y"} for n in range(10)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        parts.append({"format": "preference", "source": str(folder / f"{name}.jsonl")})
+    return {"use": "mix", "parts": parts, **more}
+
+
+def test_a_recipe_mixes_files(tmp_path: Path) -> None:
+    made = component("data_format", words(tmp_path, weights=[2, 1]))
+    found = made.load(Base(""), 0)
+    assert Counter(str(group.prompt)[0] for group in found.train) == {"a": 16, "b": 8}
+    assert (len(found.test), made.known_columns(), made.known_gold()) == (4, {"ranks"}, False)
+    with pytest.raises(PluginError, match="weights: 1 numbers for 2 parts"):
+        component("data_format", words(tmp_path, weights=[2]))
