@@ -64,7 +64,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
     """Of everything that was said until now."""
     with study.database.reading() as connection:
         said = judged.votes(connection, study.kind, judged.watermark(connection))
-        first, second = majority(said), dawid_skene(said)
+        first, second = (majority(said), dawid_skene(said)) if study.kind.voted else ({}, {})
         groups = by_question(said)
         return Summary(
             _counted(connection, tables.item.c.purpose),
@@ -73,7 +73,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             len({(vote.item, vote.person) for vote in said}),
             Counter(verdict.label or "undecided" for verdict in first.values()),
             sum(verdict.label != second[question].label for question, verdict in first.items()),
-            _agreement(count([vote.label for vote in votes] for votes in groups.values()), samples),
+            _agreement([[vote.label for vote in votes] for votes in groups.values()], study.kind.voted, samples),
             hints.shift(connection, study.kind),
             _people(connection, said),
             _disputed(groups),
@@ -81,9 +81,18 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
         )
 
 
-def _agreement(counts: Counts, samples: int) -> dict[str, Interval]:
-    """Alpha and AC1 of all items with two votes or more, kappa of those with the most frequent number."""
-    several = counts.rated()
+def _agreement(labels: list[list[str]], voted: bool, samples: int) -> dict[str, Interval]:
+    """Alpha and AC1 of all items with two votes or more, kappa of those with the most frequent number.
+
+    Of ratings, alpha with the distance of numbers alone.
+    """
+    if not voted:
+        numbers = count([[int(label) for label in given] for given in labels]).rated()
+        return {"alpha": bootstrap(lambda of, times: krippendorff(of, "interval", times), numbers, samples=samples)}
+    return _of_labels(count(labels).rated(), samples)
+
+
+def _of_labels(several: Counts, samples: int) -> dict[str, Interval]:
     sizes = Counter(several.table.sum(1).tolist())
     usual = several.exactly(int(sizes.most_common(1)[0][0]) if sizes else 2)
     return {

@@ -11,11 +11,13 @@ from rlhf_collect.simulate import join
 from rlhf_collect.store import chain, judged, tables
 from rlhf_collect.store.desk import Desk, Task
 from rlhf_collect.study import Study, open_study
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import IntegrityError
 from studies import Never, pair, study
 
 from rlhf_plugins import DataError
+
+SMALL = ("guideline", "FROM event ORDER BY event.number DESC")  # a few rows, or the last one
 
 
 def counted(of: Study) -> int:
@@ -147,3 +149,19 @@ def test_a_log_that_was_changed_is_found(tmp_path: Path) -> None:
 def test_a_folder_without_a_study_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no study; make one with: rlhf collect new"):
         open_study(tmp_path)
+
+
+def test_no_step_of_a_claim_or_a_submission_reads_a_whole_table(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(1), pair(2, purpose="gold", known="a"), pair(3, purpose="training", known="a")])
+    seen: list[tuple[str, object]] = []
+    event.listen(
+        made.database.engine, "before_cursor_execute", lambda c, _, sql, given, *rest: seen.append((sql, given))
+    )
+    desk, ada = Desk(made), join(made, "Ada")
+    while task := desk.claim(ada):
+        desk.submit(ada, form(task, key=task.token[:20]))
+    with made.database.engine.connect() as connection:
+        for statement, given in [one for one in seen if one[0].startswith(("SELECT", "UPDATE"))]:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given).all()
+            scans = [row[3] for row in plan if row[3].startswith("SCAN") and "USING" not in row[3]]
+            assert not scans or any(small in statement for small in SMALL), (scans, statement)

@@ -14,6 +14,7 @@ from rlhf_collect.kinds.pair import Pair
 from rlhf_collect.kinds.ranking import Ranking
 from rlhf_collect.kinds.rating import Rating
 from rlhf_collect.store.rows import Asked, Written
+from rlhf_collect.summary import summarise
 from studies import Browser, study
 
 from rlhf_plugins import Base, DataError, check_recipe, component
@@ -94,3 +95,14 @@ def test_the_files_of_a_release_are_read_by_the_bundled_formats(tmp_path: Path) 
     write(releases.make(made, releases.Parameters(test_fraction=0.0)), tmp_path)
     data = component("data_format", "rankings", source=str(tmp_path / "train.jsonl")).load(Base("sandbox"), 0)
     assert {group.ranks for group in data.train} == {(0, 1, 2)}
+
+
+def test_agreement_of_ratings_is_that_of_numbers(tmp_path: Path) -> None:
+    made = study(tmp_path, rows(1), kind="rating", votes=2)
+    for name, added in (("Ada", 0), ("Ben", 1)):
+        browser = Browser(made, name)
+        given = {f"overall_{n}": str(2 * ANSWERS.index(text) + 1 + added) for n, text in enumerate(browser.texts())}
+        browser.judge(**given)
+    found = summarise(made, 10).agreement  # 1 2, 3 4, 5 6: observed (1 - 2)^2; pairs of 1..6 are 7 apart on average
+    assert found["alpha"].value == pytest.approx(1 - 1 / 7)
+    assert list(found) == ["alpha"]

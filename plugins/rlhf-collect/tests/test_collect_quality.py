@@ -16,7 +16,7 @@ from rlhf_collect.store.desk import Desk
 from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 from sqlalchemy import func, select
-from studies import Never, pair, study
+from studies import Browser, Never, pair, study
 
 Answers = Iterator[bool]
 
@@ -131,3 +131,11 @@ def test_an_item_on_which_people_agree_has_3_votes(tmp_path: Path) -> None:
     made = study(tmp_path, [pair(1)])
     desk = Desk(made, Never())
     assert [judge(made, desk, join(made, f"p{n}")) for n in range(5)] == [True] * 3 + [False] * 2
+
+
+def test_the_page_says_at_once_that_somebody_is_paused(tmp_path: Path) -> None:
+    browser = Browser(study(tmp_path, [pair(n) for n in range(16)], votes=1), "Ada")
+    for _ in range(14):
+        assert "Your work is paused" not in browser.page
+        browser.judge(choice="5")
+    assert "Your work is paused: 14 times in a row the left side." in browser.page

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -28,6 +28,7 @@ from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
 HERE = Path(__file__).parent
+PART = "x-part"  # the header of a request that wants the changing part of a page
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -67,11 +68,14 @@ class Pages:
     async def judge(self, request: Request) -> Response:
         """Takes a judgement; answers with the next item, or the way to it."""
         form, person = await self.changes(request)
+        part = PART in request.headers
         if person.state != "active":
-            return self.message(person, "paused", 403, reason=person.reason)
+            return self.message(person, "paused", 403, part, reason=person.reason)
         taken = await run_in_threadpool(self.desk.submit, person, form)
+        if taken.paused:
+            return self.message(person, "paused", 200, part, reason=taken.paused)
         told = taken if taken.purpose == "training" or taken.hint else None
-        if request.headers.get("x-part"):
+        if part:
             return await self.next_item(person, "_task.html", told)
         return await self.next_item(person, "task.html", told) if told else RedirectResponse("/", 303)
 
@@ -171,25 +175,33 @@ class Pages:
         text = self.jinja.get_template(template).render(say=speaker(language), **common, **given)
         return HTMLResponse(text, status)
 
-    def message(self, person: Person | None, key: str, status: int = 200, **given: object) -> HTMLResponse:
-        """A page that says one thing."""
+    def message(
+        self, person: Person | None, key: str, status: int = 200, part: bool = False, **given: object
+    ) -> HTMLResponse:
+        """A page that says one thing, or the part of it that changes."""
         said = speaker(person.language if person else "en")(key, **given)
-        return self.page("message.html", person, status, message=said)
+        return self.page("_message.html" if part else "message.html", person, status, message=said)
 
     async def unreadable(self, request: Request, error: Exception) -> Response:
         """A form that holds no judgement."""
-        return self.page("message.html", None, 422, message=str(error))
+        return self.fault(request, 422, str(error))
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """What is not there or not allowed."""
         assert isinstance(error, HTTPException)
-        return self.page("message.html", None, error.status_code, message=error.detail)
+        return self.fault(request, error.status_code, error.detail)
 
     async def unavailable(self, request: Request, error: Exception) -> Response:
         """A database that takes nothing: 507 for a full disk."""
         if "full" in str(error):
-            return self.message(None, "full", 507)
+            return self.fault(request, 507, speaker("en")("full"))
         raise error
+
+    def fault(self, request: Request, status: int, said: str) -> Response:
+        """One line for the script, which shows it above the item; a page for a browser."""
+        if PART in request.headers:
+            return PlainTextResponse(said, status)
+        return self.page("message.html", None, status, message=said)
 
     def _who(self, token: str) -> Person | None:
         with self.study.database.reading() as connection:

@@ -44,6 +44,7 @@ class Taken:
     purpose: str = "judged"
     explanation: str = ""  # HTML
     hint: Mapping[str, str] | None = None  # the form that a model suggests, where it is to be shown
+    paused: str = ""  # why the person is paused from now on
 
 
 class Desk:
@@ -87,28 +88,17 @@ class Desk:
     def _take(self, connection: Connection, person: Person, form: Mapping[str, str], now: float) -> Taken:
         given, place = _given(connection, person, form.get("token", ""))
         values = _read(self.study, form, place.sides)
-        earlier = _last(connection, place.item, person.id)
         mine = place.state == "free" or place.person == person.id
-        surplus = int(not mine)
-        values |= {
-            "slot": place.id,
-            "item": place.item,
-            "person": person.id,
-            "version": earlier.version + 1 if earlier else 1,
-            "key": form["key"],
-            "sides": place.sides,
-            "seconds": now - given.started,
-            "guideline": connection.execute(select(func.max(tables.guideline.c.version))).scalar_one(),
-            "surplus": surplus,
-            "at": now,
-        }
-        made = connection.execute(insert(annotation).values(values)).inserted_primary_key
-        assert made
+        values |= {"key": form["key"], "seconds": now - given.started, "at": now, "surplus": int(not mine)}
+        number, values = _write(connection, place, person, values)
         if mine:
             _close(connection, place, person, values["act"])
         body = {name: values[name] for name in ("item", "person", "version", "act", "value", "surplus")}
-        chain.append(connection, now, "judged", {"annotation": made[0], **body})
-        taken = Taken(made[0], again=False, surplus=bool(surplus))
+        chain.append(connection, now, "judged", {"annotation": number, **body})
+        return self._followed(connection, place, values, Taken(number, again=False, surplus=not mine))
+
+    def _followed(self, connection: Connection, place: Row[Any], values: Mapping[str, Any], taken: Taken) -> Taken:
+        """What a judgement leads to: further votes, a review, a check, a suggestion, a pause."""
         if values["act"] == "flagged" and place.purpose == "judged":
             self._review(connection, place)
         if values["act"] != "answered":
@@ -119,8 +109,7 @@ class Desk:
             taken = replace(taken, hint=found and self.study.kind.shown(found.value, place.sides))
         elif place.purpose != "review":
             taken = self._checked(connection, place, values, taken)
-        watch.look(connection, now, self.study.kind, person.id)
-        return taken
+        return replace(taken, paused=watch.look(connection, values["at"], self.study.kind, values["person"]))
 
     def _checked(self, connection: Connection, place: Row[Any], values: Mapping[str, Any], taken: Taken) -> Taken:
         """With the known answer."""
@@ -172,9 +161,18 @@ def _given(connection: Connection, person: Person, token: str) -> tuple[Row[Any]
     return given, connection.execute(select(slot).where(slot.c.id == given.slot)).one()
 
 
-def _last(connection: Connection, item: int, person: int) -> Row[Any] | None:
-    mine = (annotation.c.item == item) & (annotation.c.person == person)
-    return connection.execute(select(annotation).where(mine).order_by(annotation.c.version.desc())).first()
+def _write(
+    connection: Connection, place: Row[Any], person: Person, values: dict[str, Any]
+) -> tuple[int, dict[str, Any]]:
+    """The number of the new version, and all of its columns."""
+    mine = (annotation.c.item == place.item) & (annotation.c.person == person.id)
+    version = connection.execute(select(func.max(annotation.c.version)).where(mine)).scalar() or 0
+    guideline = connection.execute(select(func.max(tables.guideline.c.version))).scalar_one()
+    values |= {"slot": place.id, "item": place.item, "person": person.id, "sides": place.sides}
+    values |= {"version": version + 1, "guideline": guideline}
+    made = connection.execute(insert(annotation).values(values)).inserted_primary_key
+    assert made
+    return int(made[0]), values
 
 
 def _close(connection: Connection, place: Row[Any], person: Person, act: str) -> None:

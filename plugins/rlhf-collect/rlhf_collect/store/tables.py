@@ -64,6 +64,8 @@ item = Table(
     Column("words", Integer, nullable=False),  # of the prompt and the answers
 )
 
+Index("item_purpose", item.c.purpose, item.c.id)
+
 # Read by the check of an answer alone: no query that makes a page joins it.
 gold = Table(
     "gold",

@@ -22,7 +22,8 @@ async function send(kept) {
     method: "POST", body, headers: { "content-type": "application/x-www-form-urlencoded", "x-part": "1" },
   });
   const page = await answer.text();
-  if (answer.status >= 500 || answer.status === 401) throw new Error(page); // later, or once signed in again
+  if (answer.status === 507) throw page; // a full disk; the server says so
+  if (answer.status >= 500 || answer.status === 401) throw ""; // later, or once signed in again
   return { ok: answer.ok, page };
 }
 
@@ -39,6 +40,7 @@ async function flush() {
     }
   } catch (error) {
     show();
+    if (typeof error === "string" && error) status.textContent = error;
     setTimeout(flush, 3000);
   } finally {
     sending = false;
