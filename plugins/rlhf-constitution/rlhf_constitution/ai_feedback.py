@@ -13,6 +13,7 @@ from rlhf_constitution.compared import for_people, with_people, with_truth, writ
 from rlhf_constitution.constitution import Scored, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
+from rlhf_constitution.texts import as_response, plain
 from rlhf_plugins import (
     Comparison,
     Data,
@@ -87,13 +88,13 @@ class AIFeedback(Stage, makes={"data"}):
 
     def scored(self, run: Run, score: Scorer) -> list[Row]:
         """Different answers of the policy to each prompt, scored."""
-        asked = [str(group.prompt) for group in run.data.prompts["train"][: self.prompts]]
+        asked = [group.prompt for group in run.data.prompts["train"][: self.prompts]]
         found = answers(run, asked, self.answers, self.sampling, self.explorer)
         rows: list[Row] = [
             {"prompt": prompt, "responses": list(dict.fromkeys(texts))}
             for prompt, texts in zip(asked, found, strict=True)
         ]
-        flat = [(row["prompt"], text) for row in rows for text in row["responses"]]
+        flat = [(plain(row["prompt"]), text) for row in rows for text in row["responses"]]
         judged = iter(score([prompt for prompt, _ in flat], [text for _, text in flat]))
         return [{**row, "scored": [next(judged).to_json() for _ in row["responses"]]} for row in rows]
 
@@ -109,7 +110,8 @@ class AIFeedback(Stage, makes={"data"}):
             )
             for pair in found
         ]
-        return Group(row["prompt"], tuple(row["responses"]), compared=tuple(compared), origin=Origin(self.name))
+        responses = tuple(as_response(row["prompt"], text) for text in row["responses"])
+        return Group(row["prompt"], responses, compared=tuple(compared), origin=Origin(self.name))
 
     def section(
         self, scored: Sequence[Sequence[Scored]], chosen: Sequence[Sequence[Pair]], unscored: int, people: int

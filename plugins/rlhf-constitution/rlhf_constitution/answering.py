@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rlhf_constitution.texts import Text
 from rlhf_plugins import Earlier, Generator, Run
 
 From = Annotated[
@@ -27,7 +28,7 @@ class Sampling:
     explore_temperature: Annotated[float, Field(gt=0, description="of the explorer")] = 1.2
 
 
-def answers(run: Run, prompts: Sequence[str], n: int, how: Sampling, explorer: Generator | None) -> list[list[str]]:
+def answers(run: Run, prompts: Sequence[Text], n: int, how: Sampling, explorer: Generator | None) -> list[list[str]]:
     """`n` answers to each prompt; each is the explorer's with the probability epsilon. Equal seeds, equal answers."""
 
     def sampled(policy: object, temperature: float, seed: int) -> list[list[str]]:

@@ -16,6 +16,7 @@ from rlhf_constitution.outcome import Failed
 from rlhf_constitution.quoting import question
 from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Propose, Request
+from rlhf_constitution.texts import plain
 from rlhf_plugins import Run, RunError, hookimpl, uses
 
 
@@ -56,7 +57,7 @@ class ByAssistant(Reviser):
 
 def asked(instruction: str, request: Request) -> str:
     """The question: the critique is quoted too, since it may hold words of the answer."""
-    quoted = {"Prompt": request.prompt, "Answer": request.response, "Critique": str(request.critique)}
+    quoted = {"Prompt": plain(request.prompt), "Answer": request.response, "Critique": str(request.critique)}
     return question(instruction.replace("{critique}", "The problem is in the critique below."), quoted, "New answer:")
 
 

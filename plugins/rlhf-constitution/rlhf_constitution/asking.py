@@ -67,14 +67,17 @@ class Asker:
         return asker
 
     def remember(self) -> None:
-        """Reads the cache; a line that was torn by a kill is left out."""
+        """Reads the cache, whose calls count in the budget; a line that was torn by a kill is left out."""
         if self.file is None or not self.file.exists():
             return
         for line in self.file.read_text(encoding="utf-8").splitlines():
             try:
-                self.known |= json.loads(line)
+                row = json.loads(line)
             except ValueError:
                 continue
+            self.ledger.calls, self.ledger.tokens = self.ledger.calls + 1, self.ledger.tokens + row["tokens"]
+            if row["answer"] is not None:
+                self.known[row["key"]] = row["answer"]
 
     def choose(self, questions: Sequence[str], choices: Sequence[str]) -> list[Chosen]:
         """As `Asked.choose`; a question of equal content is asked once, and a failure is asked again next time."""
@@ -87,13 +90,14 @@ class Asker:
         return [tuple(self.known[key]) if key in self.known else failed[key] for key in keys]
 
     def _batch(self, new: dict[str, str], choices: Sequence[str]) -> dict[str, Chosen]:
-        paid = {key: text for key, text in new.items() if self.ledger.reserve(len(text.encode()) + 8)}
+        paid = {key: text for key, text in new.items() if self.ledger.reserve(most_tokens(text))}
         found = dict(zip(paid, self.asked.choose(list(paid.values()), choices) if paid else [], strict=True))
         good = {key: list(answer) for key, answer in found.items() if not isinstance(answer, Failed)}
         self.known |= good
-        if good and self.file is not None:
+        rows = [{"key": key, "answer": good.get(key), "tokens": most_tokens(text)} for key, text in paid.items()]
+        if rows and self.file is not None:
             with self.file.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps({key: answer}) + "\n" for key, answer in good.items()))
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
         bad: dict[str, Chosen] = {key: found.get(key, OVER) for key in new if key not in good}
         self.failures += len(bad)
         return bad
@@ -108,3 +112,8 @@ class Asker:
         """Of the content, whatever the fence."""
         content = json.dumps([self.key, unfenced(question), list(choices)])
         return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def most_tokens(question: str) -> int:
+    """What a decision about a question may use: a token for each byte, and a few for the answer."""
+    return len(question.encode()) + 8

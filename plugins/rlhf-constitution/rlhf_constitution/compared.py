@@ -15,6 +15,7 @@ from rlhf_constitution.constitution import Scored
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.outcome import Ok
 from rlhf_constitution.scoring import Scorer
+from rlhf_constitution.texts import plain
 from rlhf_plugins import Run, Section
 
 Row = dict[str, Any]  # a prompt, its responses, and the score of each
@@ -25,7 +26,7 @@ def with_truth(run: Run, rows: Sequence[Row], scored: Sequence[Sequence[Scored]]
     gold = run.data.gold
     if gold is None:
         return []
-    truth = [[gold(row["prompt"], text)["total"] for text in row["responses"]] for row in rows]
+    truth = [[gold(plain(row["prompt"]), text)["total"] for text in row["responses"]] for row in rows]
     every = [pairs(found, Labels(gap=0.0, soft=labels.soft)) for found in scored]
     whole = _Differences(rows, scored, truth, every)
     kept = _Differences(rows, scored, truth, [pairs(found, labels) for found in scored])
@@ -42,7 +43,7 @@ def with_people(run: Run, score: Scorer, most: int) -> list[Section]:
     ordered = [(group, pair) for group in run.data.test for pair in group.comparisons if not pair.tied][:most]
     if not ordered:
         return []
-    texts = [(str(g.prompt), str(g.responses[p.better]), str(g.responses[p.worse])) for g, p in ordered]
+    texts = [tuple(map(plain, (g.prompt, g.responses[p.better], g.responses[p.worse]))) for g, p in ordered]
     prompts, better, worse = map(list, zip(*texts, strict=True))
     good, bad = score(prompts, better), score(prompts, worse)
     keys = [(a.key, b.key) for a, b in zip(good, bad, strict=True) if None not in (a.satisfaction, b.satisfaction)]
@@ -119,5 +120,5 @@ def write_for_people(
         one = chosen[row][place]
         sides = [rows[row]["responses"][one.better], rows[row]["responses"][one.worse]]
         draw.shuffle(sides)
-        lines.append(json.dumps({"prompt": rows[row]["prompt"], "response_a": sides[0], "response_b": sides[1]}))
+        lines.append(json.dumps({"prompt": plain(rows[row]["prompt"]), "response_a": sides[0], "response_b": sides[1]}))
     file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

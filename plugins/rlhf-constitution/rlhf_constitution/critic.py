@@ -14,6 +14,7 @@ from rlhf_constitution.critique import Critique
 from rlhf_constitution.outcome import Failed
 from rlhf_constitution.quoting import question
 from rlhf_constitution.revision import Request
+from rlhf_constitution.texts import plain
 from rlhf_plugins import Run
 
 ANGLES = {
@@ -52,7 +53,7 @@ def asked(text: str, request: Request) -> str:
     """The question about one response."""
     found = request.critique
     text = text.replace("{angle}", ANGLES[found.angle]).replace("{principle}", found.principle)
-    return question(text, {"Prompt": request.prompt, "Answer": request.response}, "Wrong:")
+    return question(text, {"Prompt": plain(request.prompt), "Answer": request.response}, "Wrong:")
 
 
 def worded(request: Request, answer: str) -> Request:

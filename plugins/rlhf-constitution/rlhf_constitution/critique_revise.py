@@ -21,6 +21,7 @@ from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Draft, Limits, Makers, from_json, revise, to_json
 from rlhf_constitution.scoring import Scorer
+from rlhf_constitution.texts import Text, as_response, plain
 from rlhf_plugins import Data, Group, Origin, Run, RunError, Section, Stage, StageResult, hookimpl, uses
 
 FILE = "revisions.jsonl"  # in the stage's folder: every draft with all its attempts
@@ -67,7 +68,7 @@ class CritiqueRevise(Stage, makes={"data"}):
 
         def make() -> list[dict[str, Any]]:
             prompts, first = self.answers(run)
-            scored = score(prompts, first)
+            scored = score([plain(prompt) for prompt in prompts], first)
             drafts = [Draft.of(*row) for row in zip(prompts, first, scored, strict=True)]
             check = None if self.max_perplexity is None else fluent(run, self.max_perplexity)
             revised = revise(drafts, constitution, makers, self.rounds, Limits(self.max_edit, check))
@@ -85,9 +86,9 @@ class CritiqueRevise(Stage, makes={"data"}):
             metrics=numbers(drafts),
         )
 
-    def answers(self, run: Run) -> tuple[list[str], list[str]]:
+    def answers(self, run: Run) -> tuple[list[Text], list[str]]:
         """Prompts, and the policy's first answer to each."""
-        asked = [str(group.prompt) for group in run.data.prompts["train"][: self.prompts]]
+        asked = [group.prompt for group in run.data.prompts["train"][: self.prompts]]
         found = answers(run, asked, 1, self.sampling, None)
         return asked, [text for (text,) in found]
 
@@ -101,9 +102,11 @@ class CritiqueRevise(Stage, makes={"data"}):
                 "before": draft.at_first.satisfaction,
                 "after": draft.scored.satisfaction,
             }
-            return Group(draft.prompt, (draft.text, draft.first), ranks=(0, 1), columns=columns, origin=origin)
+            both = tuple(as_response(draft.prompt, text) for text in (draft.text, draft.first))
+            return Group(draft.prompt, both, ranks=(0, 1), columns=columns, origin=origin)
         clean = draft.scored.satisfaction is not None and not draft.asks(constitution) and draft.text.strip()
-        return Group(draft.prompt, (draft.text,), origin=origin) if self.keep_clean and clean else None
+        alone = (as_response(draft.prompt, draft.text),)
+        return Group(draft.prompt, alone, origin=origin) if self.keep_clean and clean else None
 
 
 def numbers(drafts: Sequence[Draft]) -> dict[str, float]:
@@ -138,7 +141,7 @@ def sections(constitution: Constitution, drafts: Sequence[Draft]) -> list[Sectio
             rows.append({"principle": principle.name, "level": principle.level, **means, **broken})
     shown = [
         {
-            "prompt": draft.prompt,
+            "prompt": plain(draft.prompt),
             "first answer": draft.first,
             "critique": str(draft.accepted[-1].critique),
             "revision": draft.text,

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlhf_constitution.constitution import load
 from rlhf_constitution.scoring import Scorer
+from rlhf_constitution.texts import Text, plain
 from rlhf_plugins import Group, Policy, Run, RunError
 
 PEOPLE = "people"
@@ -43,7 +44,7 @@ class Measured:
 class HeldOut:
     """The prompts, the judge, and how they are answered."""
 
-    prompts: list[str]
+    prompts: list[Text]
     judge: Judge
     name: str  # of the judge
     answers: int
@@ -59,7 +60,7 @@ class HeldOut:
 
     def scores(self, policy: Policy, texts: Sequence[str], draw: int) -> list[float]:
         """The judge's mean of the answers to each prompt."""
-        asked = [prompt for prompt in self.prompts for _ in range(self.answers)]
+        asked = [plain(prompt) for prompt in self.prompts for _ in range(self.answers)]
         found = self.judge(asked, texts, draw)
         return [fmean(found[at : at + self.answers]) for at in range(0, len(found), self.answers)]
 
@@ -108,11 +109,11 @@ def held_out(run: Run, judge: str | None, most: int, answers: int, max_new_token
     """The held-out prompts with their judge. Raises RunError where there are too few, or no judge."""
     if judge == PEOPLE:
         pairs = of_people(run, most)
-        asked = [str(pair.prompt) for pair in pairs]
+        asked = [pair.prompt for pair in pairs]
         start = tuple(leans(run.policy(), pairs))
         return ByPeople(asked, _nobody, "people", answers, max_new_tokens, pairs, start)
     score, name = judge_of(run, judge)
-    asked = [str(group.prompt) for group in run.data.prompts["test"][:most]]
+    asked = [group.prompt for group in run.data.prompts["test"][:most]]
     if len(asked) < 2:
         raise RunError("self_improve: fewer than two held-out prompts")
     return HeldOut(asked, score, name, answers, max_new_tokens)

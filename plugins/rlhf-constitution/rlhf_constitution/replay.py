@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rlhf_constitution.texts import plain
 from rlhf_plugins import Group
 
 
@@ -57,21 +58,21 @@ def drawn(rows: Sequence[Group], count: int, draw: random.Random) -> list[Group]
 
 def easiest(prompts: Sequence[Group], share: float) -> tuple[Group, ...]:
     """The easier prompts by `difficulty`, where rows have one, else by their length; in the order that they had."""
-    ranked = sorted(range(len(prompts)), key=lambda i: (prompts[i].difficulty or 0.0, len(str(prompts[i].prompt))))
+    ranked = sorted(range(len(prompts)), key=lambda i: (prompts[i].difficulty or 0.0, len(plain(prompts[i].prompt))))
     chosen = set(ranked[: max(1, math.ceil(share * len(prompts)))])
     return tuple(group for place, group in enumerate(prompts) if place in chosen)
 
 
 def coverage(rows: Sequence[Group], prompts: Sequence[Group]) -> float:
     """The share of topics that have a row; of prompts where they have no topics."""
-    topics = {group.topic or str(group.prompt) for group in prompts}
-    known = {str(group.prompt): group.topic or str(group.prompt) for group in prompts}
-    return len({known.get(str(group.prompt)) for group in rows} & topics) / max(1, len(topics))
+    topics = {group.topic or plain(group.prompt) for group in prompts}
+    known = {plain(group.prompt): group.topic or plain(group.prompt) for group in prompts}
+    return len({known.get(plain(group.prompt)) for group in rows} & topics) / max(1, len(topics))
 
 
 def outliers(rows: Sequence[Group]) -> float:
     """The share of responses whose length is over 3.5 (scaled) median deviations from the median."""
-    counts = [len(str(text).split()) for group in rows for text in group.responses]
+    counts = [len(plain(text).split()) for group in rows for text in group.responses]
     if not counts:
         return 0.0
     middle = median(counts)

@@ -14,6 +14,7 @@ from rapidfuzz.distance import Levenshtein
 
 from rlhf_constitution.constitution import Constitution, Scored
 from rlhf_constitution.critique import REVISED_FROM, Critique, critique, critiques
+from rlhf_constitution.texts import Text, plain
 
 Score = Callable[[Sequence[str], Sequence[str]], list[Scored]]
 
@@ -22,7 +23,7 @@ Score = Callable[[Sequence[str], Sequence[str]], list[Scored]]
 class Request:
     """A response, and what is to be changed in it."""
 
-    prompt: str
+    prompt: Text
     response: str
     critique: Critique
     tried: frozenset[str] = frozenset()  # texts that were proposed before
@@ -49,7 +50,7 @@ class Attempt:
 class Draft:
     """A prompt's first answer, its present one, and the way from one to the other."""
 
-    prompt: str
+    prompt: Text
     first: str
     text: str
     at_first: Scored
@@ -58,7 +59,7 @@ class Draft:
     seen: frozenset[str] = field(default_factory=frozenset)  # hashes of the texts that were tried
 
     @staticmethod
-    def of(prompt: str, response: str, scored: Scored) -> Draft:
+    def of(prompt: Text, response: str, scored: Scored) -> Draft:
         """One that nothing was tried on."""
         return Draft(prompt, response, response, scored, scored, seen=frozenset([hashed(response)]))
 
@@ -86,7 +87,7 @@ class Limits:
     """What a revision has to keep."""
 
     edit: float = 1.0  # the largest share of tokens that it may change
-    check: Callable[[str, str, str], str] | None = None  # (prompt, first answer, revision) -> why not, or nothing
+    check: Callable[[Text, str, str], str] | None = None  # (prompt, first answer, revision) -> why not, or nothing
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def revise(
             break
         requests = makers.criticise([drafts[place].request(found) for place, found in asked])
         proposals = makers.propose(requests, number)
-        flat = [(request.prompt, text) for request, texts in zip(requests, proposals, strict=True) for text in texts]
+        flat = [
+            (plain(request.prompt), text) for request, texts in zip(requests, proposals, strict=True) for text in texts
+        ]
         answers = iter(makers.score([prompt for prompt, _ in flat], [text for _, text in flat]))
         for (place, _), request, texts in zip(asked, requests, proposals, strict=True):
             scored = [(text, next(answers)) for text in texts]

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Propose, Request, edit
+from rlhf_constitution.texts import plain
 from rlhf_constitution.truth import sentences
 from rlhf_plugins import Group, Run, RunError, hookimpl
 
@@ -41,7 +42,7 @@ class Simulated(Reviser, reads_gold=True):
         def value(request: Request, text: str) -> float:
             where = request.critique.where
             solved = bool(where) and where not in text
-            return gold(request.prompt, text)["total"] - edit(request.response, text) + solved
+            return gold(plain(request.prompt), text)["total"] - edit(request.response, text) + solved
 
         def propose(requests: Sequence[Request], seed: int) -> list[list[str]]:
             draw, found = random.Random(f"{run.seed} {seed}"), []
@@ -69,10 +70,10 @@ class _Known:
         counts: Counter[str] = Counter()
         self.by_prompt: dict[tuple[str, ...], Counter[str]] = {}
         for group in groups:
-            own = self.by_prompt.setdefault(tuple(words(str(group.prompt))), Counter())
+            own = self.by_prompt.setdefault(tuple(words(plain(group.prompt))), Counter())
             for text in group.responses:
-                counts.update(sentences(str(text)))
-                own.update(sentences(str(text)))
+                counts.update(sentences(plain(text)))
+                own.update(sentences(plain(text)))
         self.common = [part for part, _ in counts.most_common(COMMON)]
 
     def near(self, prompt: str) -> list[str]:
@@ -87,7 +88,7 @@ class _Known:
     def edits(self, request: Request) -> Iterator[str]:
         """The response with one sentence less, another or more."""
         parts = sentences(request.response)
-        new = dict.fromkeys([*self.near(request.prompt), *self.common])
+        new = dict.fromkeys([*self.near(plain(request.prompt)), *self.common])
         for place in range(len(parts)):
             before, after = parts[:place], parts[place + 1 :]
             yield " ".join([*before, *after])

@@ -99,6 +99,14 @@ def test_a_budget_is_reserved_before_a_call_and_never_exceeded() -> None:
     assert [isinstance(one, Failed) for one in late.choose(["a", "b"], ["A", "B"])] == [False, True]
 
 
+def test_a_budget_holds_over_a_kill(tmp_path: Path) -> None:
+    asked = Fixed((0.9, 0.1), Failed("busy"), (0.2, 0.8))
+    Asker(asked, Ledger(Budget(calls=3)), tmp_path / "cache.jsonl").choose(["a", "b"], ["A", "B"])
+    again = Asker(asked, Ledger(Budget(calls=3)), tmp_path / "cache.jsonl")
+    again.remember()
+    assert again.choose(["a", "b", "c"], ["A", "B"]) == [(0.9, 0.1), (0.2, 0.8), Failed("the budget is used up")]
+
+
 def test_equal_content_is_asked_once_and_a_failure_again(tmp_path: Path) -> None:
     asked = Fixed((0.9, 0.1), Failed("busy"), (0.2, 0.8))
     asker = Asker(asked, Ledger(Budget()), tmp_path / "cache.jsonl")
