@@ -188,6 +188,30 @@ def test_the_policies_of_a_run_are_compared_with_its_reference(tmp_path: Path) -
         compare([str(tmp_path / "run#dop")])
 
 
+def test_the_votes_of_people_are_compared_by_model(tmp_path: Path) -> None:
+    rows = [(f"p{i}", "new", "old") for i in range(18)] + [("q1", "old", "new"), ("q2", "old", "new")]
+    names = ("chosen", "rejected")
+    lines = [
+        {
+            "prompt": prompt,
+            "chosen": "a b",
+            "rejected": "a",
+            "origins": {n: {"model": m} for n, m in zip(names, models, strict=True)},
+        }
+        for prompt, *models in rows
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tie = {"prompt": "t", "response_a": "x", "response_b": "y"}
+    tie["origins"] = {"response_a": {"model": "old"}, "response_b": {"model": "new"}}
+    (tmp_path / "ties.jsonl").write_text(json.dumps(tie) + "\n")
+    (other,) = compare([str(tmp_path)])
+    assert (other.name, other.baseline, other.judge, other.counts) == ("old", "new", "people", (2, 1, 18))
+    assert other.length is not None
+    (tmp_path / "test.jsonl").write_text(json.dumps({**lines[0], "origins": None}) + "\n")
+    with pytest.raises(DataError, match="test.jsonl:1: no `origins` says which model wrote its chosen"):
+        compare([str(tmp_path)])
+
+
 def test_the_command_compares_and_plans(tmp_path: Path) -> None:
     app = Typer()
     app.command()(register_commands()["compare"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins import DataError, Evaluation, RunError, open_run
+from rlhf_watch.ab.votes import is_release, votes
 
 SCORES = ("score", "reward")  # columns of a file, the first that a row has
 
@@ -45,7 +46,7 @@ class _Means:
 
 
 def read(source: str) -> list[Scored]:
-    """What a source holds, the reference of a run first: `FILE.jsonl`, `RUN`, or one policy as `RUN#POLICY`.
+    """What a source holds, the reference of a run first: `FILE.jsonl`, `RUN`, one policy as `RUN#POLICY`, or a release.
 
     Raises:
         DataError: the file cannot be read, or a row has no prompt or score.
@@ -56,6 +57,8 @@ def read(source: str) -> list[Scored]:
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
         raise DataError(f"{source}: neither a file nor a run")
+    if is_release(Path(folder)):
+        return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
     evaluation = _evaluation(folder)
     names = [policy] if policy else [evaluation.reference, *(evaluation.scores.keys() - {evaluation.reference})]
     if unknown := [name for name in names if name not in evaluation.scores]:
@@ -76,6 +79,15 @@ def _of_run(folder: str, name: str, evaluation: Evaluation, prompts: Sequence[st
     for prompt, score in zip(prompts, evaluation.scores[name], strict=True):
         means.add(prompt, _finite(score, f"{folder}#{name}"))
     return Scored(f"{folder}#{name}", evaluation.judge, means.means())
+
+
+def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]]) -> Scored:
+    """What people said of a model."""
+    scores, lengths = _Means(), _Means()
+    for prompt, worth, response in rows:
+        scores.add(_key(prompt), worth)
+        lengths.add(_key(prompt), len(response.split()))
+    return Scored(model, "people", scores.means(), lengths.means())
 
 
 def _of_file(file: Path) -> Scored:

@@ -43,7 +43,7 @@ def clustered(rows: Sequence[Row], count: int, seed: int = 0) -> list[Cluster]:
     names, mean = vectorizer.get_feature_names_out(), np.asarray(weights.mean(0))[0]
     found = []
     for group in np.unique(groups):
-        own = np.flatnonzero(groups == group)
+        own = np.flatnonzero(groups == group).tolist()
         marks = (np.asarray(weights[own].mean(0))[0] - mean).argsort()[::-1][:WORDS]
         inside = sorted((rows[place] for place in own), key=lambda row: -gap(row))
         found.append(Cluster(tuple(names[marks]), tuple(inside)))
