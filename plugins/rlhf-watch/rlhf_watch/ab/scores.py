@@ -60,7 +60,8 @@ def read(source: str) -> list[Scored]:
     if is_release(Path(folder)):
         return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
     evaluation = _evaluation(folder)
-    names = [policy] if policy else [evaluation.reference, *(evaluation.scores.keys() - {evaluation.reference})]
+    others = [name for name in evaluation.scores if name != evaluation.reference]
+    names = [policy] if policy else [evaluation.reference, *others]
     if unknown := [name for name in names if name not in evaluation.scores]:
         raise RunError(f"{folder}: no policy {unknown[0]!r} was evaluated (known: {', '.join(evaluation.scores)})")
     prompts = [_key(prompt) for prompt in evaluation.prompts]
