@@ -95,6 +95,26 @@ class ReferenceKL(PreferenceLoss, takes_probabilities=True):
 
 
 @dataclass(frozen=True)
+class KTO(PreferenceLoss, takes_probabilities=True, uses_batch_mates=True, holds_constant=True, unpaired=True):
+    """w_D (1 - sigmoid(beta (h - z))) of a desirable response, w_U (1 - sigmoid(beta (z - h))) of one that is not.
+
+    h = log pi(y)/pi_ref(y), and z is max(0, the batch's mean of log pi(y')/pi_ref(y')) over responses y' to other
+    prompts, through which no gradient flows (Ethayarajh et al. 2024, equations 7 and 8).
+    """
+
+    beta: Beta = 0.1
+    desirable_weight: Annotated[float, Field(ge=0, description="w_D")] = 1.0
+    undesirable_weight: Annotated[float, Field(ge=0, description="w_U")] = 1.0
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        """A soft label weighs the two terms."""
+        z = (logps.rejected - logps.ref_rejected).detach().mean().clamp(min=0)
+        gain = self.beta * (logps.chosen - logps.ref_chosen - z)
+        good = self.desirable_weight * (-gain).sigmoid()
+        return logps.probability * good + (1 - logps.probability) * self.undesirable_weight * gain.sigmoid()
+
+
+@dataclass(frozen=True)
 class Sum(PreferenceLoss, like="losses"):
     """sum_k w_k L_k of other losses, such as TRL's lists of losses with weights."""
 
@@ -104,6 +124,8 @@ class Sum(PreferenceLoss, like="losses"):
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.losses) or not self.losses:
             raise ValueError(f"{len(self.losses)} losses and {len(self.weights)} weights: give each loss its weight")
+        if len({loss.unpaired for loss in self.losses}) > 1:
+            raise ValueError("losses: some are given labelled responses and others pairs, and no row is both")
 
     def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
         """Each part sees the pairs as it would alone."""
@@ -119,4 +141,12 @@ def _ipo(h: Tensor, beta: float, probability: Tensor) -> Tensor:
 @hookimpl
 def register_preference_loss() -> dict[str, type]:
     """The bundled preference losses."""
-    return {"dpo": DPO, "ipo": IPO, "ipo_per_token": IPOPerToken, "reference_kl": ReferenceKL, "sft": SFT, "sum": Sum}
+    return {
+        "dpo": DPO,
+        "ipo": IPO,
+        "ipo_per_token": IPOPerToken,
+        "kto": KTO,
+        "reference_kl": ReferenceKL,
+        "sft": SFT,
+        "sum": Sum,
+    }

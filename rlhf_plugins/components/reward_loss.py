@@ -186,6 +186,24 @@ class Regression(RewardLoss, whole_groups=True, takes_probabilities=True, needs=
 
 
 @dataclass(frozen=True)
+class LabelCrossEntropy(RewardLoss, whole_groups=True, takes_probabilities=True, needs={"ratings"}):
+    """Mean of -y log sigmoid(r) - (1 - y) log sigmoid(-r) over a group's labelled responses: logistic regression.
+
+    y is 1 for a desirable response and 0 for one that is not, r the reward, whose zero then means something.
+    """
+
+    dimension: Annotated[str, Field(min_length=1, description="the rating from 0 to 1 that is the label")] = "label"
+
+    def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
+        """Raises DataError where the data lack the rating, or have one that is no probability."""
+        error, rated = _error(scores, scores.scores, self.dimension)
+        label = scores.ratings[self.dimension].to(error).masked_fill(~rated, 0.0)
+        if bool(((label < 0) | (label > 1)).any()):
+            raise DataError(f"label_cross_entropy: the rating {self.dimension!r} should be from 0 to 1")
+        return mean(cross_entropy(scores.scores, label), rated, 1)
+
+
+@dataclass(frozen=True)
 class GaussianNLL(RewardLoss, whole_groups=True, takes_probabilities=True, needs={"ratings"}):
     """Mean of 1/2 (log var + (rating - mu)^2 / var) over a group's rated responses (Nix and Weigend 1994).
 
@@ -300,6 +318,7 @@ def register_reward_loss() -> dict[str, type]:
         "centering": Centering,
         "contrastive": Contrastive,
         "gaussian_nll": GaussianNLL,
+        "label_cross_entropy": LabelCrossEntropy,
         "label_smoothed": LabelSmoothed,
         "margin": Margin,
         "plackett_luce": PlackettLuce,

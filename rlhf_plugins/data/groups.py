@@ -17,6 +17,7 @@ __all__ = [
     "batch_columns",
     "best_response",
     "best_responses",
+    "labels",
     "pair_rows",
     "pairs",
     "preference_dataset",
@@ -49,6 +50,15 @@ def pair_rows(groups: Iterable[Group]) -> list[Row]:
             for row, value in zip(rows, known, strict=True):
                 row[name] = default if value is None else value
     return rows
+
+
+def labels(group: Group) -> list[tuple[Text, bool]]:
+    """The responses of a group that have a label, or are better or worse than another; each once with each label."""
+    if group.label is not None:
+        return [(response, group.label) for response in group.responses]
+    strict = [c for c in group.comparisons if not c.tied]
+    places = dict.fromkeys((place, good) for c in strict for place, good in ((c.better, True), (c.worse, False)))
+    return [(group.responses[place], good) for place, good in places]
 
 
 def prompt_dataset(prompts: Iterable[Group]) -> Dataset:

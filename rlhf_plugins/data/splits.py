@@ -89,7 +89,7 @@ def _useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Place
     found = list(_distinct(list(_alike(read(_counted(read_rows(source, split), left_out), left_out))), left_out))
     if not found:
         raise DataError(f"{source}: no row is useful ({reasons(left_out)})")
-    judged = any(len(group.responses) > 1 or group.ratings for _, group in found)
+    judged = any(len(group.responses) > 1 or (group.ratings and group.label is None) for _, group in found)
     if judged and not _says_something([group for _, group in found]):
         raise DataError(
             f"{source}: no response is preferred to another and no two ratings differ, so there is nothing to learn"

@@ -16,6 +16,7 @@ from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import as_answer, as_messages
 from rlhf_plugins.errors import DataError, known
 
+LABEL = "label"  # the rating that a label is for a reward model: 1 or 0
 ANSWERS = ("completion", "output", "response")
 JUDGED = {"chosen", "rejected", "rejected_response", "responses", "response_a", "response_b", "winner", "completions"}
 LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -44,7 +45,8 @@ def read_answers(
             continue
         dropped.note_shape(shape if label is None else f"{shape} and a label")
         more = extras(where, given, columns, given.keys() - fields.keys())
-        yield where, Group(prompt, (response,), label=label, **more)
+        rated = {} if label is None else {LABEL: (float(label),)}
+        yield where, Group(prompt, (response,), label=label, ratings=rated, **more)
 
 
 def read_prompts(

@@ -13,10 +13,13 @@ from typing import Any
 from datasets import Dataset
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.data.groups import best_response, pair_rows
+from rlhf_plugins.data.groups import best_response, labels, pair_rows
 from rlhf_plugins.data.lengths import PROMPT_TOO_LONG, responses_taken
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError
+
+NO_OTHER = "no other prompt's response fits behind the prompt and differs"
+TRIED = 64  # rows among which another response is looked for
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,38 @@ def tokenized_pairs(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
             tokens = taken[1]
             chosen, rejected = map(list, tokens.branches)
             found.append({"prompt_ids": list(tokens.prompt), "chosen_ids": chosen, "rejected_ids": rejected, **row})
+    return _tokenized(found, left_out)
+
+
+def tokenized_labels(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
+    """Labelled responses with the columns of `tokenized_pairs`, as losses with the trait `unpaired` read them.
+
+    `chosen_ids` is the response, `probability` its label, and `rejected_ids` the response of a later row with another
+    prompt. Of pairs and rankings a better response is desirable, and a worse one is not.
+
+    Raises:
+        DataError: no response has a label, or no row is left.
+    """
+    labelled = [(group.prompt, *row) for group in groups for row in labels(group)]
+    if not labelled:
+        raise DataError("no response has a label, and none is preferred to another: there is nothing to learn from")
+    left_out, found = Counter[str](), []
+    for place, (prompt, response, label) in enumerate(labelled):
+        if not (taken := responses_taken(prompt, [response], encoder.encode, encoder.fit, left_out)) or not taken[0]:
+            continue
+        others = (labelled[(place + step) % len(labelled)] for step in range(1, min(len(labelled), TRIED)))
+        both = (
+            responses_taken(prompt, [response, other], encoder.encode, encoder.fit, Counter())
+            for asked, other, _ in others
+            if asked != prompt
+        )
+        tokens = next((each[1] for each in both if each and len(each[0]) > 1), None)
+        if tokens is None:
+            left_out[NO_OTHER] += 1
+            continue
+        own, other = map(list, tokens.branches)
+        row = {"prompt_ids": list(tokens.prompt), "chosen_ids": own, "rejected_ids": other}
+        found.append({**row, "probability": float(label)})
     return _tokenized(found, left_out)
 
 

@@ -64,7 +64,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.data.tokenized import tokenized_pairs
+        from rlhf_plugins.data.tokenized import tokenized_labels, tokenized_pairs
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
@@ -78,7 +78,8 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         ours = {**longest(run), "precompute_ref_log_probs": True, "disable_dropout": not dropped}
         args = arguments(trl.DPOConfig, run.folder, run.seed, {**ours, **self.trainer})
         encoder = load_row_encoder(run.base)
-        rows = tokenized_pairs(run.data.train, encoder)
+        tokenized = tokenized_labels if self.loss.unpaired else tokenized_pairs
+        rows = tokenized(run.data.train, encoder)
         train = rows.dataset
         start, reference = run.weights("start"), run.weights("reference")
         with building(len(train)):
@@ -88,7 +89,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
                 models.reference,
                 args,
                 train_dataset=train,
-                eval_dataset=held_out(args, run.data.test, lambda test: tokenized_pairs(test, encoder).dataset),
+                eval_dataset=held_out(args, run.data.test, lambda test: tokenized(test, encoder).dataset),
                 processing_class=encoder.tokenizer,
                 peft_config=models.adapter,
                 loss=self.loss,

@@ -7,7 +7,7 @@ an absent response are in one batch, as in real data.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from rlhf_plugins.contract.records import Compared, MemberScores, PairLogps, Prediction, RankedScores
 from rlhf_plugins.contract.rollout import Rollout
 from rlhf_plugins.testing.records import pick
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.interfaces import PreferenceLoss
 
 WIDTH, QUANTILES, LENGTH = 8, 5, 40
 BIG = 1e4  # a reward, a feature or a log-probability that a model in trouble may give
@@ -99,11 +102,16 @@ def ranked_extremes(loss: Any) -> list[tuple[str, RankedScores]]:
 
 
 def _rated(loss: object, record: RankedScores) -> RankedScores:
-    """The record with a head that predicts what the loss's option `dimension` names, where it has one."""
-    name, said = getattr(loss, "dimension", None), record.prediction
-    if not isinstance(name, str) or said is None or name in said.dimensions:
+    """The record with what the loss's option `dimension` names, where it has one, as rated and as predicted."""
+    name, said, size = getattr(loss, "dimension", None), record.prediction, record.scores.shape
+    if not isinstance(name, str):
         return record
-    more = {**said.dimensions, name: _normal(*record.scores.shape, seed=8).abs()}
+    if name not in record.ratings:  # a share, so that it may be a label
+        rating = _normal(*size, seed=9).sigmoid().masked_fill(~record.present, torch.nan)
+        record = replace(record, ratings={**record.ratings, name: rating})
+    if said is None or name in said.dimensions:
+        return record
+    more = {**said.dimensions, name: _normal(*size, seed=8).abs()}
     return replace(record, prediction=replace(said, dimensions=more))
 
 
@@ -164,13 +172,16 @@ def _scored(record: RankedScores, scores: Tensor) -> RankedScores:
 
 
 # ---- preference losses -----------------------------------------------------------------------------------
-def pairs(_: object = None) -> list[tuple[str, PairLogps]]:
-    """Four pairs of responses of different lengths."""
-    return [("four pairs of responses of 2 to 40 tokens", PairLogps.of(
+def pairs(loss: PreferenceLoss | None = None) -> list[tuple[str, PairLogps]]:
+    """Four pairs of responses of different lengths; of labelled responses, where the loss takes them, two are bad."""
+    record = PairLogps.of(
         torch.tensor([-12.0, -30.0, -3.5, -55.0]), torch.tensor([-14.0, -22.0, -9.0, -50.0]),
         torch.tensor([-13.0, -29.0, -4.5, -57.0]), torch.tensor([-13.5, -23.0, -8.0, -51.5]),
         torch.tensor([8, 20, 2, 40]), torch.tensor([11, 14, 6, 33]),
-    ))]  # fmt: skip
+    )  # fmt: skip
+    if loss is not None and loss.unpaired:
+        record = replace(record, probability=torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    return [("four pairs of responses of 2 to 40 tokens", record)]
 
 
 def pairs_extremes(_: object = None) -> list[tuple[str, PairLogps]]:

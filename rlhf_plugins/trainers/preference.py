@@ -23,7 +23,7 @@ from rlhf_plugins.trainers.arguments import check_rows, mean_loss, train_in_floa
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES, TrainsInMicroBatches, by_share, token_limit
 from rlhf_plugins.trainers.preference_batch import Collator, separate
-from rlhf_plugins.trainers.preference_metrics import Means, pair_sums, token_sums
+from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference_way import PreferenceOptions, check, loss_of, obstacle_of
 from rlhf_plugins.trainers.recovery import SHARE
@@ -99,8 +99,12 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         logps = PairLogps.of(*parts, probability=inputs.get("probability"))
         losses = self._preference_loss(logps)
         loss = by_share(mean_loss(losses, self._preference_loss, logps, self.state.global_step), inputs)
-        self._means.add(pair_sums(logps, self._beta))
-        self._means.add(token_sums(found, batch.response_mask() & inputs["scored"].unsqueeze(1)))
+        sums = label_sums if self._preference_loss.unpaired else pair_sums
+        tokens = token_sums(found, batch.response_mask() & inputs["scored"].unsqueeze(1))
+        if self._preference_loss.unpaired:  # the second response is another prompt's
+            del tokens["logits/rejected"]
+        self._means.add(sums(logps, self._beta))
+        self._means.add(tokens)
         if self.model.training:
             self._total_train_tokens += int(batch.mask.sum())
         if SHARE not in inputs:

@@ -52,7 +52,21 @@ def pair_sums(logps: PairLogps, beta: float) -> Sums:
 
 
 @torch.no_grad()
-def token_sums(found: ResponseLogps, scored: Tensor) -> Sums:
+def label_sums(logps: PairLogps, beta: float) -> Sums:
+    """What labelled responses say, under the names of pairs; `kl` is the mean log-ratio of other prompts' responses."""
+    good, reward = logps.probability, beta * (logps.chosen - logps.ref_chosen)
+    bad, other = 1 - good, logps.rejected - logps.ref_rejected
+    return {
+        "rewards/chosen": ((reward * good).sum(), good.sum()),
+        "rewards/rejected": ((reward * bad).sum(), bad.sum()),
+        "logps/chosen": ((logps.chosen * good).sum(), good.sum()),
+        "logps/rejected": ((logps.chosen * bad).sum(), bad.sum()),
+        "kl": (other.sum(), torch.ones_like(other).sum()),
+    }
+
+
+@torch.no_grad()
+def token_sums(found: ResponseLogps, scored: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """What the tokens of a batch say: `scored` (2 pairs, T) are those that count, chosen and rejected in turn."""
     assert found.entropies is not None
     assert found.means is not None

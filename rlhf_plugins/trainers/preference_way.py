@@ -37,6 +37,8 @@ def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
     columns = getattr(rows, "column_names", None) or ()
     if loss is not None and not loss.takes_probabilities and "probability" in columns:
         raise RunError("the loss ignores soft labels, which the column 'probability' gives: leave the column out")
+    if loss is not None and loss.unpaired and not {"chosen_ids", "probability"} <= set(columns):
+        raise RunError("the loss is given labelled responses, and the rows are pairs: train it in a stage `preference`")
     if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
         raise RunError("reference_cache= keeps what args.precompute_ref_log_probs computes: set that to True")
 

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from rlhf_plugins.components.preference_loss import (
     DPO,
     IPO,
+    KTO,
     SFT,
     IPOPerToken,
     ReferenceKL,
@@ -64,6 +65,30 @@ def test_ipo_per_token_by_hand() -> None:
     # chosen (-1 + 3) / 4 = 1/2, rejected (-5 + 2) / 2 = -3/2: h = 2, and (2 - 1)^2 at beta 1/2
     assert IPOPerToken(beta=0.5)(pair).tolist() == [1.0]
     assert IPO(beta=0.5)(pair).tolist() == [16.0]  # h = 2 + 3 = 5
+
+
+def test_kto_by_hand() -> None:
+    ratios = tensor([1.0, -2.0]), tensor([3.0, 1.0])  # of two labelled responses, and of other prompts'
+    zeros, label = torch.zeros(2), tensor([1.0, 0.0])
+    pairs = PairLogps.of(*ratios, zeros, zeros, ONES[:2], ONES[:2], probability=label)
+    # z = (3 + 1) / 2 = 2: 1 - s(.5 (1 - 2)) = s(.5), and 2 (1 - s(.5 (2 + 2))) = 2 s(-2)
+    expected = torch.sigmoid(tensor([0.5, -2.0])) * tensor([1.0, 2.0])
+    assert_close(KTO(beta=0.5, undesirable_weight=2.0)(pairs), expected)
+    below = replace(pairs, rejected=tensor([-9.0, 1.0]))  # z is never below 0
+    assert_close(KTO(beta=0.5)(below), torch.sigmoid(tensor([-0.5, -1.0])))
+
+
+def test_no_gradient_flows_through_the_kl_of_kto() -> None:
+    pairs = replace(random_pairs(0), rejected=torch.ones(5, dtype=torch.float64, requires_grad=True))
+    chosen = pairs.chosen.clone().requires_grad_()
+    KTO()(replace(pairs, chosen=chosen)).sum().backward()
+    assert pairs.rejected.grad is None
+    assert chosen.grad is not None
+
+
+def test_labels_and_pairs_are_not_summed() -> None:
+    with pytest.raises(ValueError, match="some are given labelled responses and others pairs"):
+        Sum(losses=(DPO(), KTO()))
 
 
 def test_regularisers_by_hand() -> None:
@@ -185,6 +210,7 @@ def test_names_of_the_recipe() -> None:
         "dpo": DPO,
         "ipo": IPO,
         "ipo_per_token": IPOPerToken,
+        "kto": KTO,
         "sum": Sum,
         **regularisers,
     }

@@ -21,6 +21,7 @@ from rlhf_plugins.components.reward_loss import (
     Centering,
     Contrastive,
     GaussianNLL,
+    LabelCrossEntropy,
     LabelSmoothed,
     Margin,
     PlackettLuce,
@@ -277,6 +278,17 @@ def test_options_out_of_range_are_refused(cls: type, options: dict[str, object],
         TypeAdapter(cls).validate_python(options)
 
 
+def test_label_cross_entropy_by_hand() -> None:
+    ratings = {"label": tensor([[1.0, nan], [0.0, 1.0]])}
+    scores = RankedScores.of(tensor([[log(3), 9.0], [log(3), 0.0]]), ratings=ratings)
+    # -log 3/4; and the mean of -log 1/4 and -log 1/2
+    assert_close(LabelCrossEntropy()(scores), tensor([log(4 / 3), (log(4) + log(2)) / 2]))
+    with pytest.raises(DataError, match="the rating 'label' should be from 0 to 1"):
+        LabelCrossEntropy()(replace(scores, ratings={"label": 2 * ratings["label"]}))
+    with pytest.raises(DataError, match="the data hold no ratings of 'label'"):
+        LabelCrossEntropy()(replace(scores, ratings=RATINGS))
+
+
 def test_ties_reach_the_losses_that_take_them_alone() -> None:
     tied = RankedScores.of(tensor([[1.0, 1.0]]), tensor([0.0]), ranks=tensor([[0, 0]]))
     assert_close(per_group(TiesDavidson(1.0), tied), tensor([log(3)]))  # 1 of 1 + 1 + 1
@@ -290,6 +302,7 @@ def test_names_of_the_recipe() -> None:
         "centering": Centering,
         "contrastive": Contrastive,
         "gaussian_nll": GaussianNLL,
+        "label_cross_entropy": LabelCrossEntropy,
         "label_smoothed": LabelSmoothed,
         "margin": Margin,
         "plackett_luce": PlackettLuce,
