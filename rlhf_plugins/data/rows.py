@@ -22,7 +22,9 @@ Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
 MOST = 8 * 2**30  # bytes of a file, which is read whole
 SMALL, TIMES = 2**24, 200  # bytes that any file may unpack to, and how much larger than itself a larger one may be
 LONGEST_NAME = 200  # characters of a source in a message
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+PACKED = (".gz", ".zst")  # of text, after its own ending
+NO_ROWS = ("dataset_info.json", "dataset_dict.json", "state.json")  # that `datasets` writes beside its files
 MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
 CELL = re.compile(rf"\s*\[\s*[\"'{{\]n]|{MESSAGES.pattern}")  # how a list of texts or objects, or a message begins
 SPOKEN = {"role", "from"}  # a message has one of them
@@ -33,7 +35,7 @@ def no_such_file(source: str | None) -> str:
     if source is None or os.path.exists(source):
         return ""
     file = Path(source)
-    if not source.removesuffix(".gz").endswith(ENDINGS) and not source.startswith((".", "/", "~")):
+    if not _bare(source).endswith(ENDINGS) and not source.startswith((".", "/", "~")):
         return ""  # it may be a data set on the hub
     beside = file.parent.glob("*") if file.parent.is_dir() else ()
     near = get_close_matches(source, [str(each) for each in beside if each.suffix in ENDINGS], n=1)
@@ -41,11 +43,13 @@ def no_such_file(source: str | None) -> str:
 
 
 def read_rows(source: str, split: str = "train") -> Iterator[Row]:
-    """Rows of a local file (JSON lines, CSV, Parquet; JSON and CSV may be gzipped) or of a data set on the hub.
+    """Rows of a local file (JSON lines, CSV, Parquet, Arrow; text may be packed), of a folder of them, or of the hub.
+
+    Of a folder with a folder of the split's name, or with files whose names begin with it, those alone are read.
 
     Args:
         source: a path, or a hub name such as `trl-lib/ultrafeedback_binarized`.
-        split: the hub data set's split; a file has none.
+        split: of the hub's data set, or of a folder; a file has none.
 
     Raises:
         DataError: the source is missing, is not readable as its format, or is empty; names the file and line.
@@ -55,15 +59,19 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
         yield from _hub(source, split)
         return
     if path.is_dir():
-        raise DataError(f"{source}: is a folder; name a file {known('', ENDINGS)}")
+        for file in _files(path, split):
+            yield from read_rows(str(file), split)
+        return
     if not path.is_file():
         raise DataError(f"{source}: is a pipe or a device; name a file {known('', ENDINGS)}")
     if path.stat().st_size > MOST:
         raise DataError(f"{source}: is over {MOST // 2**30} GiB; split it, or give it as a data set of the hub's")
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    suffix = Path(_bare(path.name)).suffix
     if suffix not in ENDINGS:
         raise DataError(f"{source}: unknown file ending {suffix!r} {known(suffix, ENDINGS)}")
-    reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet}.get(suffix, _json_lines)
+    reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _arrow}.get(suffix, _json_lines)
+    if path.suffix in PACKED and reader in (_parquet, _arrow):
+        raise DataError(f"{source}: unpack it first: only text is read packed")
     empty = True
     for row in reader(path):
         empty = False
@@ -72,9 +80,28 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
         raise DataError(f"{source}: holds no rows")
 
 
+def _bare(name: str) -> str:
+    """A name without the ending of what packs it."""
+    return name.removesuffix(".gz").removesuffix(".zst")
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    """The files of a folder that hold rows of a split, all of one kind. Raises DataError where there are none."""
+    if (folder / split).is_dir():
+        return _files(folder / split, split)
+    files = [one for one in sorted(folder.iterdir()) if one.is_file() and one.name not in NO_ROWS]
+    files = [one for one in files if _bare(one.name).endswith(ENDINGS) and not one.name.startswith((".", "_"))]
+    found = [one for one in files if one.name.startswith(split)] or files
+    kinds = {Path(_bare(one.name)).suffix for one in found}
+    if len(kinds) != 1:
+        has = f"has files of several kinds ({', '.join(sorted(kinds))})" if kinds else "holds no file of rows"
+        raise DataError(f"{folder}: {has}; name a file {known('', ENDINGS)}")
+    return found
+
+
 def _text(path: Path) -> str:
     try:
-        return (_unpacked(path) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+        return (_unpacked(path) if path.suffix in PACKED else path.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{line}: is not UTF-8 (byte {error.start})") from error
@@ -83,9 +110,9 @@ def _text(path: Path) -> str:
 
 
 def _unpacked(path: Path) -> bytes:
-    """The content of a gzipped file. Raises DataError where it is far larger than the file, as rows are not."""
+    """The content of a packed file. Raises DataError where it is far larger than the file, as rows are not."""
     most, parts, size = max(SMALL, TIMES * path.stat().st_size), list[bytes](), 0
-    with gzip.open(path) as stream:
+    with _opened(path) as stream:
         while part := stream.read(SMALL):
             size += len(part)
             if size > most:
@@ -94,9 +121,18 @@ def _unpacked(path: Path) -> bytes:
     return b"".join(parts)
 
 
+def _opened(path: Path) -> Any:
+    """A stream of what a packed file holds."""
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     text = _text(path)
-    if path.name.removesuffix(".gz").endswith(".json") and text.lstrip().startswith("["):
+    if _bare(path.name).endswith(".json") and text.lstrip().startswith("["):
         yield from _json_array(path, text)
         return
     for number, line in enumerate(text.split("\n"), start=1):
@@ -140,7 +176,7 @@ def _record(where: str, value: Any) -> dict[str, Any]:
 def _csv(path: Path) -> Iterator[Row]:
     text = _text(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # which is no fault of the file
-    tabs = path.name.removesuffix(".gz").endswith(".tsv")
+    tabs = _bare(path.name).endswith(".tsv")
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter="\t" if tabs else ",")
     try:
         names = reader.fieldnames or []
@@ -211,8 +247,27 @@ def _parquet(path: Path) -> Iterator[Row]:
         yield f"{path}[{number}]", fields
 
 
+def _arrow(path: Path) -> Iterator[Row]:
+    """Of a file in Arrow's format for files or for streams, which `datasets` writes."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            try:
+                table = pyarrow.ipc.open_file(file).read_all()
+            except pyarrow.ArrowInvalid:
+                file.seek(0)
+                table = pyarrow.ipc.open_stream(file).read_all()
+            rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        first, *_ = str(error).split("\n")
+        raise DataError(f"{path}: cannot be read as Arrow: {first}") from error
+    for number, fields in enumerate(rows):
+        yield f"{path}[{number}]", fields
+
+
 def _hub(source: str, split: str) -> Iterator[Row]:
-    if source.startswith((".", "/", "~")) or Path(source).suffix in {*ENDINGS, ".gz"} or source.count("/") > 1:
+    if source.startswith((".", "/", "~")) or Path(source).suffix in {*ENDINGS, *PACKED} or source.count("/") > 1:
         raise DataError(f"{source}: no such file")
     from datasets import load_dataset
 

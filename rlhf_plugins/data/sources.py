@@ -16,7 +16,9 @@ class Sources:
 
     source: Annotated[
         str,
-        Field(min_length=1, description="a JSON lines, JSON, CSV or Parquet file, or a data set's name on the hub"),
+        Field(
+            min_length=1, description="a JSON lines, JSON, CSV, Parquet or Arrow file, a folder, or a name on the hub"
+        ),
     ]
     split: Annotated[str, Field(description="the hub data set's split to train on")] = "train"
     test_source: Annotated[

@@ -1,0 +1,81 @@
+"""Files of rows of every kind, packed and in folders: all say the same rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from datasets import Dataset, DatasetDict
+from pyarrow import parquet
+
+from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.errors import DataError
+
+ROWS = [{"prompt": "p", "chosen": "a"}, {"prompt": "q", "chosen": "b"}]
+LINES = "\n".join(map(json.dumps, ROWS)).encode()
+
+
+def fields(source: Path, split: str = "train") -> list[dict[str, Any]]:
+    return [row for _, row in read_rows(str(source), split)]
+
+
+def zstd(content: bytes) -> bytes:
+    return bytes(pyarrow.Codec("zstd").compress(content, asbytes=True))
+
+
+def test_packed_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.zst").write_bytes(zstd(LINES))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"prompt,chosen\np,a\nq,b\n"))
+    assert fields(tmp_path / "a.jsonl.zst") == fields(tmp_path / "a.csv.gz") == ROWS
+
+
+def test_arrow_in_both_of_its_formats(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(ROWS)
+    for name, new in (("file", pyarrow.ipc.new_file), ("stream", pyarrow.ipc.new_stream)):
+        with new(str(tmp_path / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        assert fields(tmp_path / f"{name}.arrow") == ROWS
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
+    splits = {"train": Dataset.from_list(ROWS[:1]), "test": Dataset.from_list(ROWS[1:])}
+    DatasetDict(splits).save_to_disk(str(tmp_path / "two"))
+    assert fields(tmp_path / "one") == ROWS
+    assert [fields(tmp_path / "two", split) for split in splits] == [ROWS[:1], ROWS[1:]]
+
+
+def test_a_folder_of_parts_is_read_in_order_and_by_split(tmp_path: Path) -> None:
+    for number, name in enumerate(("train-0", "train-1", "test-0")):
+        parquet.write_table(pyarrow.Table.from_pylist([{"n": number}]), tmp_path / f"{name}.parquet")
+    assert [row["n"] for row in fields(tmp_path)] == [0, 1]
+    assert [row["n"] for row in fields(tmp_path, "test")] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.zst", b"no zstd", "cannot be read"),
+        ("a.jsonl.zst", zstd(LINES)[:-9], "cannot be read"),
+        ("b.jsonl.zst", zstd(b"\n" * 2**25), "unpacks to over 200 times its size"),
+        ("a.arrow", b"no arrow", "cannot be read as Arrow"),
+        ("a.parquet.gz", b"", "only text is read packed"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        fields(tmp_path / name)
+
+
+def test_a_folder_without_one_kind_of_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no file of rows; name a file"):
+        fields(tmp_path)
+    for name in ("a.jsonl", "b.csv"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=r"has files of several kinds \(.csv, .jsonl\)"):
+        fields(tmp_path)
