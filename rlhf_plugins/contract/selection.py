@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 
@@ -55,6 +55,7 @@ class Situation:
     features: Features
     resources: Resources
     algorithms: Sequence[str]
+    stages: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # of each, where it may be trained
 
 
 @dataclass(frozen=True)

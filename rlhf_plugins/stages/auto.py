@@ -91,7 +91,8 @@ class Auto(Stage, makes={"policy"}):
         """The selector's answer for the run's data."""
         from rlhf_plugins.data.features import features
 
-        situation = Situation(features(run.data), self.resources, tuple(self.algorithms))
+        names = tuple(self.algorithms)
+        situation = Situation(features(run.data), self.resources, names, self.stages())
         found: Sequence[Choice] = self.selector.acting(run)(situation)
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -79,7 +80,7 @@ def enumerable() -> Iterator[str]:
         best = float(objective(star, reference, rewards, beta))
         found = {
             "pi*": star,
-            "RL, exact gradient": solved(lambda p, b=beta: -objective(p, reference, rewards, b), reference),
+            "RL, exact gradient": solved(partial(_lost, reference, rewards, beta), reference),
             "DPO": solved(preference(judged, reference, "dpo", beta), reference),
             "IPO": solved(preference(judged, reference, "ipo", beta), reference),
             "reference": reference,
@@ -90,6 +91,10 @@ def enumerable() -> Iterator[str]:
     yield ""
     yield "RL and DPO meet pi*, as the derivation of DPO says: its assumption, Bradley-Terry preferences, holds here by"
     yield "construction. IPO maximises preference, not this reward, so that it goes elsewhere."
+
+
+def _lost(reference: torch.Tensor, rewards: torch.Tensor, beta: float, policy: torch.Tensor) -> torch.Tensor:
+    return -objective(policy, reference, rewards, beta)
 
 
 def over_optimisation(data: dict[str, Any], source: str) -> Iterator[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlhf_bench import frontier
 from rlhf_bench.intervals import Estimate
 from rlhf_bench.measures import Row
 from rlhf_bench.suite import Suite
@@ -31,7 +33,13 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
     found = lines(suite, rows)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"suite": suite.name, "about": suite.about, "seeds": suite.seeds, "budget": suite.budget}
-    content = {**about, "baseline": suite.baseline, "lines": [line.record() for line in found], "runs": list(rows)}
+    content: dict[str, Any] = {
+        **about,
+        "baseline": suite.baseline,
+        "lines": [line.record() for line in found],
+        "runs": list(rows),
+    }
+    content["frontiers"] = [asdict(one) for one in frontier.frontiers(suite, found)]
     pages = {
         "bench.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
         "bench.md": markdown(suite, rows, found),
@@ -56,7 +64,7 @@ def markdown(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:
         "",
         *(f"- {sentence}" for sentence in (*verdicts(suite, found), *notes(suite, rows, found))),
     ]
-    return "\n".join(text).rstrip() + "\n"
+    return "\n".join([*text, *frontier.table(frontier.frontiers(suite, found))]).rstrip() + "\n"
 
 
 def page(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:

@@ -1,0 +1,129 @@
+"""The selector `learned`: what algorithms scored on tasks with such features. It knows a history, not how it was made.
+
+A history is a JSON list of `{task, algorithm, score, features}`. It is fitted again when it is opened: nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from math import log
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from rlhf_bench.suite import nearest
+from rlhf_plugins import Choice, Features, RunError, Selector, Situation, hookimpl
+
+Row = dict[str, Any]
+Vector = NDArray[np.float64]
+COUNTS = ("pairs", "prompts", "topics")  # on a log scale
+BUNDLED = Path(__file__).parent / "history.json"
+NORMAL = 1.96
+FEWEST = 3  # tasks of an algorithm
+
+
+@dataclass(frozen=True)
+class Learned(Selector):
+    """Expects of each algorithm the posterior mean of a Gaussian process over the features of tasks that were run.
+
+    The interval is 1.96 posterior deviations, the noise of a run included. Where the data lacks a feature that the
+    history has, the expectation is the mean over all values that the history has of it, and its variance grows by how
+    much they differ. An algorithm that the history does not know is last, without a score.
+    """
+
+    history: Annotated[str | None, Field(description="a JSON file; null is the one of the suite `selection`")] = None
+    wanted: list[str] = field(default_factory=lambda: ["pairs", "circles", "strength", "longer_wins", "ties"])
+
+    def missing(self) -> dict[str, str]:
+        """The file, where it is not there."""
+        file = BUNDLED if self.history is None else Path(self.history)
+        return {} if file.is_file() else {"history": f"there is no file {str(file)!r}"}
+
+    def __post_init__(self) -> None:
+        for name in self.wanted:
+            if name not in Features.__dataclass_fields__:
+                raise ValueError(f"wanted: unknown feature {name!r} {nearest(name, Features.__dataclass_fields__)}")
+
+    def __call__(self, situation: Situation) -> list[Choice]:
+        """The highest expectation first."""
+        rows = read(BUNDLED if self.history is None else Path(self.history))
+        vector = [_value(asdict(situation.features), name) for name in self.wanted]
+        choices = [self.choice(algorithm, rows, vector) for algorithm in situation.algorithms]
+        return sorted(choices, key=lambda one: -float("inf") if one.score is None else one.score, reverse=True)
+
+    def choice(self, algorithm: str, rows: Sequence[Row], vector: Sequence[float | None]) -> Choice:
+        """What is expected of one algorithm."""
+        mine = [row for row in rows if row["algorithm"] == algorithm]
+        tasks = {row["task"] for row in mine}
+        if len(tasks) < FEWEST:
+            return Choice(algorithm, (f"the history has {len(tasks)} tasks of it, fewer than {FEWEST}",))
+        x = np.array([[_value(row["features"], name) for name in self.wanted] for row in mine], dtype=float)
+        seen = ~np.isnan(x).any(0)  # features that every row of the history has
+        expected = expect(x[:, seen], np.array([row["score"] for row in mine]), np.array(vector, dtype=float)[seen])
+        reasons = [f"{len(mine)} runs on {len(tasks)} tasks scored {min(r['score'] for r in mine):.2f} to "
+                   f"{max(r['score'] for r in mine):.2f}"]  # fmt: skip
+        used = [name for name, is_seen in zip(self.wanted, seen, strict=True) if is_seen]
+        unseen = [name for name, value in zip(self.wanted, vector, strict=True) if value is None and name in used]
+        reasons += [f"not seen: {', '.join(unseen)}, so that the interval is wider"] * bool(unseen)
+        deviation = NORMAL * expected.deviation
+        mean = expected.mean
+        return Choice(algorithm, reasons, True, mean, mean - deviation, mean + deviation)
+
+
+class Expected(NamedTuple):
+    """A mean and a standard deviation."""
+
+    mean: float
+    deviation: float
+
+
+def expect(x: Vector, y: Vector, at: Vector) -> Expected:
+    """The posterior at a point of a Gaussian process on standardised features, averaged over what is NaN in the point.
+
+    Args:
+        x: (runs, features).
+        y: (runs,) scores.
+        at: (features,), NaN where unknown.
+    """
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    centre, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
+    spread = float(y.std()) or 1.0
+    kernel = ConstantKernel(1.0, (0.05, 20.0)) * RBF(2.0, (0.5, 20.0)) + WhiteKernel(0.3, (0.01, 3.0))
+    process = GaussianProcessRegressor(kernel, random_state=0).fit((x - centre) / scale, (y - y.mean()) / spread)
+    points = np.tile(at, (len(x), 1))
+    points = np.where(np.isnan(points), x, points)  # a missing value becomes each one of the history in turn
+    points = np.unique(points, axis=0)
+    means, deviations = process.predict((points - centre) / scale, return_std=True)
+    variance = (deviations**2).mean() + means.var()
+    return Expected(float(means.mean() * spread + y.mean()), float(np.sqrt(variance) * spread))
+
+
+def read(file: Path) -> list[Row]:
+    """A history. Raises RunError where it is none."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        assert all({"task", "algorithm", "score", "features"} <= row.keys() for row in rows)
+    except (OSError, ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise RunError(f"{file}: is no history, a JSON list of task, algorithm, score and features") from error
+    return list(rows)
+
+
+def _value(features: dict[str, Any], name: str) -> float | None:
+    value = features.get(name)
+    if value is None:
+        return None
+    return log(value) if name in COUNTS and value > 0 else float(value)
+
+
+@hookimpl
+def register_selector() -> dict[str, type]:
+    """The selector of this file."""
+    return {"learned": Learned}

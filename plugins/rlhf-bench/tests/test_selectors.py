@@ -1,0 +1,96 @@
+"""What a selector learns from a history, what it says of what it cannot see, and a bandit that trains to find out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rlhf_bench.bandit import regret
+from rlhf_bench.learned import expect
+
+from rlhf_plugins import Choice, Features, PluginError, Resources, RunError, Situation, component, open_run, run_recipe
+from rlhf_plugins.testing import tiny_base
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> str:
+    """DPO scores 2 whatever the data; IPO 1 where nothing is in circles, and 3 where a fifth is."""
+    rows = [
+        {"task": f"t{n}", "algorithm": name, "score": score, "features": {"pairs": 100, "circles": 0.02 * n}}
+        for n in range(11)
+        for name, score in (("dpo", 2.0 + 0.01 * (n % 2)), ("ipo", 1 + 0.2 * n))
+    ]
+    (tmp_path / "history.json").write_text(json.dumps(rows))
+    return str(tmp_path / "history.json")
+
+
+def ranked(history: str, **features: Any) -> list[Choice]:
+    selector = component("selector", "learned", history=history, wanted=["pairs", "circles"])
+    found: list[Choice] = selector(Situation(Features(100, 50, **features), Resources(), ("dpo", "ipo", "ppo")))
+    return found
+
+
+def test_it_ranks_by_what_similar_tasks_scored(history: str) -> None:
+    assert [choice.algorithm for choice in ranked(history, circles=0.0)] == ["dpo", "ipo", "ppo"]
+    first = ranked(history, circles=0.2)[0]
+    assert first.algorithm == "ipo"
+    assert first.score == pytest.approx(3.0, abs=0.2)
+    assert first.low is not None
+    assert first.low < first.score
+
+
+def test_an_algorithm_without_a_history_is_last_and_has_no_score(history: str) -> None:
+    last = ranked(history, circles=0.1)[-1]
+    assert (last.algorithm, last.score) == ("ppo", None)
+    assert last.reasons == ("the history has 0 tasks of it, fewer than 3",)
+
+
+def test_what_it_cannot_see_widens_the_interval_and_is_named(history: str) -> None:
+    seen, unseen = (
+        next(choice for choice in ranked(history, **features) if choice.algorithm == "ipo")
+        for features in ({"circles": 0.1}, {})
+    )
+    assert "not seen: circles, so that the interval is wider" in unseen.reasons
+    assert unseen.high is not None and unseen.low is not None and seen.high is not None and seen.low is not None  # noqa: PT018
+    assert unseen.high - unseen.low > 2 * (seen.high - seen.low)
+    assert unseen.score == pytest.approx(2.0, abs=0.1)  # the mean over all values of the history
+
+
+def test_a_point_of_the_history_is_met_and_a_far_one_is_the_mean() -> None:
+    x, y = np.arange(10.0)[:, None], np.arange(10.0) % 2
+    assert expect(x, np.arange(10.0), np.array([5.0])).mean == pytest.approx(5.0, abs=0.3)
+    assert expect(x, y, np.array([1000.0])).mean == pytest.approx(y.mean(), abs=0.05)
+
+
+def test_a_file_that_is_no_history_and_a_feature_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('[{"a": 1}]')
+    with pytest.raises(RunError, match="other.json: is no history"):
+        ranked(str(tmp_path / "other.json"))
+    with pytest.raises(PluginError, match="unknown feature 'circle' .did you mean circles"):
+        component("selector", "learned", wanted=["circle"])
+
+
+def test_regret_is_how_far_trainings_were_below_the_best() -> None:
+    assert regret([1.0, 3.0, 2.5]) == 2.5
+
+
+def test_a_bandit_trains_each_algorithm_and_the_better_half_again(tmp_path: Path) -> None:
+    trainer = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    bandit = {"use": "bandit", "flops": 1e6, "reward": "gold", "prompts": 4, "max_new_tokens": 4}
+    stage = {"stage": "auto", "selector": bandit, "algorithms": ["dpo", "ipo"], "trainer": trainer}
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 4, "test_prompts": 4}
+    recipe = {"base": tiny_base(tmp_path / "base").path, "adapter": {"r": 2}, "data": data, "stages": [stage]}
+    record = open_run(run_recipe({**recipe, "output_dir": str(tmp_path / "run")}, say=str).folder)
+    (result,) = record.finished
+    assert {"auto/try0-dpo-dpo", "auto/try0-ipo-ipo"} <= set(record.stages())
+    assert "sqrt(T log T) = 1.18" in result.sections[0].rows[0]["reasons"]  # T = 2
+    assert result.metrics["algorithm"] in ("dpo", "ipo")
+
+
+def test_a_bandit_needs_to_be_told_what_to_train() -> None:
+    selector = component("selector", "bandit", flops=1.0)
+    with pytest.raises(RunError, match="use it in the stage `auto`"):
+        selector.choose(None, Situation(Features(1, 1), Resources(), ("dpo",)))
