@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its d
     "live_reward": (Annotated[bool, typer.Option("--live-reward", help="The reward is a live judge.")], False),
     "staged": (Annotated[bool, typer.Option("--staged", help="Several trainings may follow one another.")], False),
     "latency": (Annotated[float | None, typer.Option(min=0.0, help="Seconds in which a response comes.")], None),
-    "update_every": (Annotated[float | None, typer.Option(min=0.0, help="Hours until it is trained anew.")], None),
+    "update_every": (Annotated[float | None, typer.Option(min=0.0, help="Hours until it is trained again.")], None),
     "priority": (Annotated[str | None, typer.Option(help=f"{', '.join(PRIORITIES)}.")], None),
     "selector": (Annotated[str, typer.Option(help="A selector component.")], "rules"),
     "base": (Annotated[str | None, typer.Option(help="Of the recipe.")], None),

@@ -93,7 +93,7 @@ class Rules(Selector):
         if resources.vram is not None and resources.vram < self.much_memory:
             yield from _each(ONLINE, -1, f"{resources.vram:g} GB are little for a value and sampling")
         if resources.update_every is not None and resources.update_every < self.much_time:
-            often = f"every {resources.update_every:g} hours it is trained anew"
+            often = f"every {resources.update_every:g} hours it is trained again"
             yield from _each(OFFLINE, 1, f"{often}, which one short training can do")
 
     def _little(self, resources: Resources) -> bool:

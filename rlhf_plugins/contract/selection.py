@@ -44,7 +44,7 @@ class Resources:
     live_reward: bool = False  # the reward is a live judge or a rule, not these pairs alone
     staged: bool = False  # several trainings may follow one another
     latency: Annotated[float, Gt(0)] | None = None  # seconds in which a response has to come
-    update_every: Annotated[float, Gt(0)] | None = None  # hours after which the policy is trained anew
+    update_every: Annotated[float, Gt(0)] | None = None  # hours after which the policy is trained again
     priority: Literal["quality", "speed", "stability"] | None = None
 
 

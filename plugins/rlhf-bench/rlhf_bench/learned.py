@@ -7,6 +7,7 @@ pickled.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import log
@@ -91,13 +92,16 @@ def expect(x: Vector, y: Vector, at: Vector) -> Expected:
         y: (runs,) scores.
         at: (features,), NaN where unknown.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
     centre, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
     spread = float(y.std()) or 1.0
     kernel = ConstantKernel(1.0, (0.05, 20.0)) * RBF(2.0, (0.5, 20.0)) + WhiteKernel(0.3, (0.01, 3.0))
-    process = GaussianProcessRegressor(kernel, random_state=0).fit((x - centre) / scale, (y - y.mean()) / spread)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the bounds are meant: few runs cannot place them
+        process = GaussianProcessRegressor(kernel, random_state=0).fit((x - centre) / scale, (y - y.mean()) / spread)
     points = np.tile(at, (len(x), 1))
     points = np.where(np.isnan(points), x, points)  # a missing value becomes each one of the history in turn
     points = np.unique(points, axis=0)

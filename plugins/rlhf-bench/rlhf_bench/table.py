@@ -14,6 +14,7 @@ from rlhf_bench.suite import BASE, Suite
 
 EQUAL = 0.1  # the part of a budget by which runs may miss it and still be at equal compute
 SIGNIFICANT = 0.05
+GOLD = "gold reward"  # what the stage `evaluate` calls the true reward
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
         if spent is not None and abs(spent - 1) > EQUAL:
             said.append(f"{line.task}, {line.algorithm}: used {100 * spent:.0f}% of the budget, not equal compute.")
     judges = {row["judge"] for row in rows if row["status"] == "finished"}
-    if judges - {"gold"}:
+    if judges - {GOLD}:
         said.append(f"Judged by {', '.join(sorted(judges))}: a reward model favours what was trained on it.")
     return said
 

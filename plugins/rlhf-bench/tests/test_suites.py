@@ -85,6 +85,7 @@ def test_each_cell_runs_once_and_the_table_has_intervals(
     assert "4 runs, 0 of them there" in first
     assert "| clean | ipo | 2 |" in first
     assert "not equal compute" in first  # two steps spend almost nothing of the budget
+    assert "Judged by" not in first  # the gold reward favours nobody
     bench(str(suite()), root=tmp_path / "runs")
     again = capsys.readouterr().out
     assert "4 runs, 4 of them there" in again
