@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ OPTIONS = {
     "reward.python": {"path": f"{Path(__file__).parent / 'python_reward.py'}:score"},
     "data_format.mix": {"parts": ["sandbox", "sandbox"]},
 }
-PACKAGES = sorted(folder.parent.name for folder in (Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
-BUNDLED = [one for name in (DISTRIBUTION, *PACKAGES) for one in subjects(name, OPTIONS)]
+PACKAGES = {  # with the options that each says to try its components with
+    file.parent.name: tomllib.loads(file.read_text()).get("tool", {}).get("rlhf_plugins", {}).get("options", {})
+    for file in sorted((Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
+}
+BUNDLED = [one for name, tried in {DISTRIBUTION: OPTIONS, **PACKAGES}.items() for one in subjects(name, tried)]
 
 
 @pytest.mark.parametrize("subject", BUNDLED, ids=str)
