@@ -87,3 +87,27 @@ def test_the_online_guide_writes_each_algorithm_as_a_sound_recipe(tmp_path: Path
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: next(iter(option)))
 def test_an_option_that_the_online_guide_shows_is_sound(option: dict[str, Any], tmp_path: Path) -> None:
     assert option.keys() <= with_stage(tmp_path, {**WHOLE["stages"][1], **option}).keys()
+
+
+LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
+
+
+def _anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", head.lower().strip()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), DOCS.parent / "README.md"], ids=lambda page: page.stem)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for name, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        if name.startswith("http") or page.name == "api.md":  # whose repeated headings are numbered
+            continue
+        target = page.parent / name if name else page
+        assert target.exists(), name
+        assert not anchor or target.suffix != ".md" or anchor in _anchors(target), f"{name}{anchor}"
+
+
+def test_the_menu_holds_pages_that_are_there() -> None:
+    menu = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = [one for part in menu for group in part.values() for one in ([group] if isinstance(group, str) else group)]
+    assert [page for page in listed if not (DOCS / page).exists()] == []

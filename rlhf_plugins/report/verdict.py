@@ -54,7 +54,7 @@ def faults(report: Report) -> list[str]:
     silent = judge.failed or 0.0
     return [
         *[f"it gave no usable answer to {share(silent)} of the comparisons"] * (silent > _SILENT),
-        *(() if model is None else _faults(model)),
+        *(() if model is None or judge.kind == "function" else _faults(model)),  # a function is the task itself
     ]
 
 
@@ -140,6 +140,8 @@ def _of_judge(report: Report, name: str) -> Iterator[str]:
             yield "it was trained against this judge, so that a higher score may be the judge's error"
         elif stage is not None and _rows(report, stage.name) == _rows(report, judge.stage):
             yield "the judge was trained on the same rows"
+    if judge.kind == "function" and report.reward_model is not None:
+        yield from (f"the function is not people's taste: {fault}" for fault in _faults(report.reward_model))
     if judge.failed:
         yield f"the judge gave no usable answer to {share(judge.failed)} of the comparisons"
     if judge.kind in ("reward model", "pairs") and report.reward_model is None:

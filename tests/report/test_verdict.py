@@ -109,3 +109,11 @@ def test_comparisons_without_an_answer_are_said(fields: dict[str, Any], failed: 
     assert found.word == word
     assert f"the judge gave no usable answer to {failed:.1%} of the comparisons" in found.caveats
     assert ("it gave no usable answer to 30.0%" in found.sentence) == (failed > 0.2)
+
+
+def test_a_function_is_the_task_itself_whatever_people_prefer(fields: dict[str, Any]) -> None:
+    model = fields["reward_model"] | {"accuracy": 0.55, "accuracy_interval": _between(0.5, 0.6)}
+    found = _verdict(fields, {"judge": {"kind": "function"}, "reward_model": model})
+    assert found.word == "better"
+    (said,) = found.caveats
+    assert said.startswith("the function is not people's taste: it orders 55.0% (95% CI 50.0% to 60.0%)")
