@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,16 @@ def client(folder: Path, token: str = "t") -> TestClient:
     return TestClient(site(Board(folder), "t"), base_url="http://127.0.0.1:1", cookies={"rlhf_watch": token})
 
 
-def loaded(http: TestClient, name: str) -> dict[str, Any]:
-    """A run's answer, once its thread has read a row."""
+def loaded(http: TestClient, name: str, points: int = 3) -> dict[str, Any]:
+    """A run's answer, once its thread has read this many points of its reward."""
     http.get("/api/runs")
-    for _ in range(400):
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
         found: dict[str, Any] = http.get("/api/run", params={"name": name}).json()
-        if len(found.get("curves", {}).get("online/reward", {}).get("points", [])) > 2:
-            break
-    return found
+        if len(found.get("curves", {}).get("online/reward", {}).get("points", [])) >= points and found["samples"]:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{name} was not read within 30 s")
 
 
 def test_a_curve_of_many_points_keeps_its_extremes_in_bounded_memory() -> None:
@@ -86,10 +89,7 @@ def test_a_run_is_read_while_it_is_written(runs: Path) -> None:
         assert (before["status"], before["step"]) == ("running", 2)
         assert before["curves"]["online/kl"] == {"points": [], "last": None, "not_finite": 2}
         write(runs / "now", ['ine", "step": 3, "reward": 4.0}\n', metric(4, reward=5.0)])
-        for _ in range(400):
-            found = http.get("/api/run", params={"name": "now"}).json()
-            if found["step"] == 4:
-                break
+        found = loaded(http, "now", points=5)
     assert [point[1] for point in found["curves"]["online/reward"]["points"]] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert found["samples"][0]["response"] == EVIL
     assert found["curves"]["online/samples: reward"]["last"] == 0.5
