@@ -21,7 +21,7 @@ from gpu_lab import Lab
 from gpu_models import SHAPES, Training, Watch, later, pairs, pairs_on_disk, random_model, text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_plugins import run_recipe
+from rlhf_plugins import estimate, run_recipe
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, with_adapter
 from rlhf_plugins.engine.sampling import Decoding, sample
@@ -265,7 +265,7 @@ def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, in
 # ---- cards -----------------------------------------------------------------------------------------------
 def cards(lab: Lab) -> None:
     """Every recipe for a card of so many GB, with no more memory than that: one step of each training."""
-    for recipe in sorted(RECIPES.glob("*gb.yaml")):
+    for recipe in sorted(RECIPES.glob("*qwen3_1.7b_12gb.yaml" if lab.tiny else "*gb.yaml")):
         lab.point(recipe.stem, partial(_on_card, lab, recipe))
 
 
@@ -275,6 +275,7 @@ def _on_card(lab: Lab, file: Path) -> dict[str, Any]:
     shape = "tiny" if lab.tiny else next((shape for shape in SHAPES if shape in recipe["base"]), None)
     if shape is None:
         return {"skipped": f"{recipe['base']} has none of the shapes"}
+    recipe.pop("chat_template_kwargs", None)  # the rows here are text
     recipe["base"] = str(random_model(lab.scratch / shape, shape, lab.device))
     recipe["data"] = pairs_on_disk(lab.scratch / "card", 32, *((16, 8) if lab.tiny else (512, 512)))
     for stage in recipe["stages"]:
@@ -332,7 +333,10 @@ def _grid(lab: Lab, folder: Path, quantization: str | None, stage: str, tokens: 
     recipe["stages"] = [{"stage": stage, "trainer": options}]
     runs: list[dict[str, Any]] = []
     _measured(lab, runs, partial(_run, lab, recipe))
-    return {name: value for name, value in runs[0].items() if name not in ("losses", "steps")}
+    recipe["stages"] = [{"stage": stage, "trainer": {**options, "max_length": tokens}}]  # as long as these pairs
+    (forecast,) = estimate({**recipe, "output_dir": str(lab.scratch / "none")}, gpu="12GB").stages
+    measured = {name: value for name, value in runs[0].items() if name not in ("losses", "steps")}
+    return {**measured, "forecast_mib": forecast.allocated_bytes // 2**20}
 
 
 SECTIONS = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.contract.workload import Work, Workload
+from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import MIB, Card
 from rlhf_plugins.forecast.shapes import configuration
@@ -146,7 +147,8 @@ def of_stage(stage: Stage, base: Base, config: Any, card: Card | None) -> StageF
     phases: dict[str, Bytes] = {}
     for work in workload.works:
         try:
-            found = traced(config, _whole(work), _setting(workload, base, card))
+            with _silent():
+                found = traced(config, _whole(_within(work, stage, base, config)), _setting(workload, base, card))
         except RunError:
             raise
         except Exception as error:  # an architecture may need numbers, as a mixture of experts does
@@ -157,6 +159,17 @@ def of_stage(stage: Stage, base: Base, config: Any, card: Card | None) -> StageF
         if sum(found.values()) > sum(phases.get(work.phase, {}).values()):
             phases[work.phase] = found
     return StageForecast(stage.name, phases, card)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """For the block, torch logs no failure of fake tensors, which becomes a line of the forecast."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def refuse_contradictions(assembled: Assembled, config: Any, card: Card | None) -> None:
@@ -170,6 +183,20 @@ def refuse_contradictions(assembled: Assembled, config: Any, card: Card | None) 
         if given.get("bf16") and card is not None and not card.bf16:
             why = f"{card.name} does not compute in bfloat16"
             raise RunError(f"stage {stage.name}: trainer.bf16, but {why}; write bf16: false, or fp16: true")
+
+
+def _within(work: Work, stage: Stage, base: Base, config: Any) -> Work:
+    """A work with lengths that the recipe and the model's positions allow."""
+    lengths, given = base.lengths, getattr(stage, "trainer", {})
+    own = None if "max_length" in given else lengths.max_length
+    most = min(filter(None, (own, getattr(config, "max_position_embeddings", None))), default=None)
+    if work.prompt_tokens is None:
+        prompt = lengths.max_prompt_length or PROMPT_TOKENS
+        room = prompt if most is None else max(1, min(prompt, most - work.response_tokens))
+        return replace(work, prompt_tokens=room)
+    if most is None or work.prompt_tokens + work.response_tokens <= most:
+        return work
+    return replace(work, prompt_tokens=most // 4, response_tokens=most - most // 4)
 
 
 def _whole(work: Work) -> Work:

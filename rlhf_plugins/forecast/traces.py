@@ -203,7 +203,7 @@ def _sample(model: Any, groups: list[PromptBranches], setting: Setting) -> None:
         del output
         with allocating(CACHE):
             for layer in cache.layers:
-                layer.keys, layer.values = (_longer(each, prompt + response - 1) for each in (layer.keys, layer.values))
+                _fill(layer, prompt + response - 1)
         seen = torch.ones(rows, prompt + response, dtype=torch.long, device=DEVICE)
         step = model(
             input_ids=ids[:, :1],
@@ -225,9 +225,15 @@ class _Cache(DynamicCache):
             return super().update(*given, **named)
 
 
-def _longer(states: Tensor, length: int) -> Tensor:
-    """An empty cache of keys or values of another length."""
-    return states.new_empty(*states.shape[:2], length, states.shape[3])
+def _fill(layer: Any, length: int) -> None:
+    """Makes a layer's cache as long as after so many tokens; one with a sliding window keeps the last of them."""
+    window = getattr(layer, "sliding_window", None)
+    if window is not None:
+        layer.cumulative_length = length
+    kept = length if window is None else min(length, window - 1)
+    for name in ("keys", "values"):
+        states = getattr(layer, name)
+        setattr(layer, name, states.new_empty(*states.shape[:2], kept, states.shape[3]))
 
 
 def _drawn(logits: Tensor) -> None:

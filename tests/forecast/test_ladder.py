@@ -1,0 +1,55 @@
+"""Recipes for cards of 8 to 24 GB: each resolves, says its forecast, and fits the card in its name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rlhf_plugins import check_recipe, estimate, run_recipe
+from rlhf_plugins.forecast.cards import card
+from rlhf_plugins.recipe.check import bundled
+
+LADDER = {name: file for name, file in bundled().items() if re.fullmatch(r".*_\d+gb", name)}
+SMALL = ["base=sandbox", "data=sandbox", "data.prompts=24", "data.responses=2", "data.pairs=1"]
+
+
+def said(file: Path) -> dict[str, float]:
+    """GiB by stage, as the header says."""
+    line = next(line for line in file.read_text().splitlines() if "Forecast in GiB: " in line)
+    return {name: float(gib) for name, gib in re.findall(r"(\w+) (\d+\.\d)\b", line.partition("GiB: ")[2])}
+
+
+def test_there_is_a_recipe_for_each_size() -> None:
+    assert {name.rpartition("_")[2] for name in LADDER} == {"8gb", "12gb", "16gb", "24gb"}
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_it_resolves_and_its_header_fits_the_card(name: str) -> None:
+    stages = [stage.get("name") for stage in check_recipe(LADDER[name])["stages"]]
+    found = said(LADDER[name])
+    assert list(found) == stages
+    assert max(found.values()) * 2**30 < 0.9 * card(name.rpartition("_")[2]).bytes
+    first = LADDER[name].read_text().partition("\n")[0]
+    assert first.endswith(f"rlhf run recipes/{name}.yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LADDER)
+def test_its_forecast_is_what_its_header_says_and_under_its_card(name: str) -> None:
+    found = estimate(LADDER[name], gpu=name.rpartition("_")[2])
+    assert all(stage.verdict == "fits" for stage in found.stages)
+    assert {s.name: round(s.peak_bytes / 2**30, 1) for s in found.stages} == pytest.approx(said(LADDER[name]), abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LADDER)
+def test_it_runs_two_steps_on_the_sandbox(name: str, tmp_path: Path) -> None:
+    found = check_recipe(LADDER[name])
+    plain = ["quantization=none"] if found["quantization"] != "none" else []
+    plain += ["chat_template_kwargs={}"]
+    steps = [f"stages.{s['name']}.trainer.max_steps=2" for s in found["stages"] if "trainer" in s]
+    judged = [f"stages.{s['name']}.prompts=8" for s in found["stages"] if s["stage"] == "evaluate"]
+    run = run_recipe(LADDER[name], [*SMALL, *plain, *steps, *judged, f"output_dir={tmp_path / 'run'}"], say=str)
+    assert run.report.recipe["base"] == "sandbox"
