@@ -52,9 +52,9 @@ class Fork:
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
-        if pid:
-            self.returncode = os.waitstatus_to_exitcode(status)
+        if self.returncode is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
     def kill(self) -> None:

@@ -90,8 +90,8 @@ class StopRun(RlhfError):
     """A hook of a plugin ends the run; its finished stages are kept, and it can be resumed."""
 
 
-# C0 but for tab and newline, C1, marks of direction, separators of lines, halves of characters.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 but for tab and newline, C1, marks of direction, separators of lines, halves of characters, and U+FEFF.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 LONGEST_LINE, LONGEST = 4_000, 200_000  # characters that are shown
 
 

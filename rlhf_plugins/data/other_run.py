@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ _Names = tuple[str, str, str]  # what its stage called it, the stage, and both
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's."""
-    return (folder / RECIPE).is_file() and (folder / STATUS).is_file()
+    return os.path.isfile(folder / RECIPE) and os.path.isfile(folder / STATUS)  # False for a name that is too long
 
 
 def saved_folder(words: str, part: Part = "policies") -> Path:

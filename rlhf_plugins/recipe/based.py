@@ -35,7 +35,7 @@ def no_model(path: str) -> str:
 def is_policy(words: str) -> bool:
     """Whether a base is a run, a stage of one, or an adapter, rather than a whole model."""
     folder = Path(words)
-    return "#" in words or is_run(folder) or (folder / "adapter_config.json").is_file()
+    return "#" in words or is_run(folder) or os.path.isfile(folder / "adapter_config.json")
 
 
 def _is_base(folder: Path) -> bool:

@@ -105,3 +105,15 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, m
         ["00000003", "00000004"],
         result(tmp_path / "whole"),
     )
+
+
+def test_an_interval_is_seconds_or_steps() -> None:
+    assert [(one.seconds, one.steps) for one in map(Checkpoint, ("5 min", "2 h", "30 s"))] == [
+        (300, 0),
+        (7200, 0),
+        (30, 0),
+    ]
+    assert (Checkpoint("100 steps").seconds, Checkpoint("100 steps").steps) == (0, 100)
+    for wrong in ("soon", "5", "0 s", "-1 s", "1.5 h", "5 days"):
+        with pytest.raises(ValueError, match=r"is no interval; write one such as `5 min`, `30 s` or `100 steps`"):
+            Checkpoint(wrong)

@@ -1,0 +1,16 @@
+"""A hundredth of `benchmarks/fuzz.py`: damaged recipes and data files are read, or refused by a clear message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from warm import Warm
+
+SCRIPT = str(Path(__file__).parents[2] / "benchmarks" / "fuzz.py")
+
+
+@pytest.mark.parametrize("what", ["recipes", "data"])
+def test_damaged_inputs_are_read_or_refused(python: Warm, what: str) -> None:
+    done = python(SCRIPT, what, "100")
+    assert (done.returncode, "; 0 faults" in done.stdout) == (0, True), done.stdout[-3000:] + done.stderr[-2000:]
