@@ -37,12 +37,17 @@ def main() -> None:
     suite = read(find(split["suite"]))
     rows = [row for row in measure(suite, runs) if row["status"] == "finished"]
     scores, seen = gold(rows), {task: looked_at(suite, task) for task in suite.tasks}
-    if missing := [task for task in suite.tasks if set(scores.get(task, ())) != set(suite.algorithms)]:
-        raise RunError(f"{runs}: not every algorithm has run on {', '.join(missing)}")
+    whole = [task for task in suite.tasks if set(scores.get(task, ())) == set(suite.algorithms)]
+    held_out = [task for task in split["held_out"] if task in whole]
+    if not held_out:
+        raise RunError(f"{runs}: there is no held-out task on which every algorithm has run")
     history.write_text(json.dumps(learned_rows(rows, seen, split["learn"]), indent=0) + "\n", encoding="utf-8")
-    chosen = {name: choose(name, suite, seen, split["held_out"], history) for name in ("rules", "learned")}
-    chosen |= {f"always {name}": dict.fromkeys(split["held_out"], name) for name in suite.algorithms}
-    page.write_text("\n".join(text(suite, rows, scores, chosen)) + "\n", encoding="utf-8")
+    chosen = {name: choose(name, suite, seen, held_out, history) for name in ("rules", "learned")}
+    chosen |= {f"always {name}": dict.fromkeys(held_out, name) for name in suite.algorithms}
+    left_out = [task for task in suite.tasks if task not in whole]
+    missed = [f"Left out, since not every algorithm ran on it: {', '.join(left_out)}.", ""] if left_out else []
+    lines = text(suite, rows, {task: scores[task] for task in whole}, chosen)
+    page.write_text("\n".join([*lines[:4], *missed, *lines[4:]]) + "\n", encoding="utf-8")
 
 
 def gold(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -111,7 +116,7 @@ def text(
         "",
         f"By `rlhf bench selection` and `python -m rlhf_bench.study` on {machine['cores']} cores ({machine['cpu']}), "
         f"seeds {', '.join(map(str, suite.seeds))}, {amount:.3g} {unit} for all trainings of an algorithm. `learned` "
-        f"was fitted on the {len(suite.tasks) - len(tasks)} other tasks of the suite; which tasks are held out was "
+        f"was fitted on the {len(scores) - len(tasks)} other tasks of the suite; which tasks are held out was "
         "committed before the first run. Regret is the distance in gold reward from the best algorithm of a task, "
         "which is the best of means that are themselves noisy; intervals are 95%, by resampling tasks.",
         "",
@@ -129,7 +134,7 @@ def text(
         "|" + " --- |" * (len(suite.algorithms) + 1),
         *(
             f"| {task} | " + " | ".join(f"{scores[task][name]:.2f}" for name in suite.algorithms) + " |"
-            for task in suite.tasks
+            for task in scores
             if task not in tasks
         ),
     ]
