@@ -47,7 +47,8 @@ def main() -> None:
     left_out = [task for task in suite.tasks if task not in whole]
     missed = [f"Left out, since not every algorithm ran on it: {', '.join(left_out)}.", ""] if left_out else []
     lines = text(suite, rows, {task: scores[task] for task in whole}, chosen)
-    page.write_text("\n".join([*lines[:4], *missed, *lines[4:]]) + "\n", encoding="utf-8")
+    noted = [split["note"], ""] if split.get("note") else []
+    page.write_text("\n".join([*lines[:4], *noted, *missed, *lines[4:]]) + "\n", encoding="utf-8")
 
 
 def gold(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
