@@ -77,8 +77,8 @@ def _free(connection: Connection, person: int, now: float, closed: list[str], pu
     """A slot of an item that the person may and did not judge; a lease that ran out is as good as none."""
     wanted = [slot.c.purpose == purpose, ~_judged_by(person, slot.c.item)]
     if closed:
-        within = select(item.c.id).join(tables.prompt).where(tables.prompt.c.domain.in_(closed))
-        wanted.append(slot.c.item.not_in(within))
+        its = (item.c.id == slot.c.item) & (tables.prompt.c.id == item.c.prompt)
+        wanted.append(~exists().where(its & tables.prompt.c.domain.in_(closed)))
     ran_out = (slot.c.state == "leased") & (slot.c.until < now)
     overdue = select(slot).where(ran_out, *wanted).limit(1)
     if found := connection.execute(overdue).first():
