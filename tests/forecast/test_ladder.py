@@ -50,6 +50,8 @@ def test_it_runs_two_steps_on_the_sandbox(name: str, tmp_path: Path) -> None:
     plain = ["quantization=none"] if found["quantization"] != "none" else []
     plain += ["chat_template_kwargs={}"]
     steps = [f"stages.{s['name']}.trainer.max_steps=2" for s in found["stages"] if "trainer" in s]
+    short = [f"stages.{s['name']}.trainer.max_completion_length=32" for s in found["stages"] if s["stage"] == "online"]
+    short += [f"stages.{s['name']}.max_new_tokens=32" for s in found["stages"] if s["stage"] == "evaluate"]
     judged = [f"stages.{s['name']}.prompts=8" for s in found["stages"] if s["stage"] == "evaluate"]
-    run = run_recipe(LADDER[name], [*SMALL, *plain, *steps, *judged, f"output_dir={tmp_path / 'run'}"], say=str)
+    run = run_recipe(LADDER[name], [*SMALL, *plain, *steps, *short, *judged, f"output_dir={tmp_path / 'run'}"], say=str)
     assert run.report.recipe["base"] == "sandbox"
