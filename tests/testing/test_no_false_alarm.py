@@ -13,6 +13,7 @@ from rlhf_plugins.testing import Subject, examine, properties_of, subjects
 OPTIONS = {
     "reward.python": {"path": f"{Path(__file__).parent / 'python_reward.py'}:score"},
     "data_format.mix": {"parts": ["sandbox", "sandbox"]},
+    "judge.server": {"url": "http://localhost:1/v1", "model": "none"},
 }
 PACKAGES = {  # with the options that each says to try its components with
     file.parent.name: tomllib.loads(file.read_text()).get("tool", {}).get("rlhf_plugins", {}).get("options", {})
