@@ -2,8 +2,8 @@
 
     python benchmarks/reward_unit.py [--seeds 3] [--factor 5] [--runs runs/reward_unit]
 
-The policies of recipes/compare_online.yaml's PPO; nothing else of the recipe changes with the factor. Exits with 1 when
-a pair of policies ends further apart than `--apart` in gold reward.
+The PPO of recipes/compare_online.yaml. What is in the reward's unit goes with it: the coefficient of a KL in the reward
+and the penalty of a missing EOS. Exits with 1 when a pair of policies ends further apart than `--apart` in gold reward.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ def main() -> None:
 
 
 def both(recipe: Recipe, factor: float) -> Recipe:
-    """One reward model, and PPO on its reward as it is and scaled."""
+    """One reward model, and PPO on its reward as it is and scaled, with what is in the reward's unit."""
     first, ppo, *_, last = recipe["stages"]
-    reward = {"use": "weighted", "parts": ["model"], "weights": [factor]}
-    return {**recipe, "stages": [first, ppo, {**ppo, "name": "ppo_scaled", "reward": reward}, last]}
+    scaled = {
+        "reward": {"use": "weighted", "parts": ["model"], "weights": [factor]},
+        "kl": {"use": "in_reward", "coef": factor * ppo["kl"]["coef"]},
+        "shaping": [{"use": "missing_eos", "penalty": factor}],
+    }
+    return {**recipe, "stages": [first, ppo, {**ppo, **scaled, "name": "ppo_scaled"}, last]}
 
 
 def gold(run: Ran, name: str) -> float:
@@ -55,7 +59,8 @@ def page(runs: list[Ran], factor: float) -> str:
     lines = [
         "# PPO and the unit of the reward",
         "",
-        f"PPO of `recipes/compare_online.yaml` on a reward model and on {factor:g} times its reward, by "
+        f"PPO of `recipes/compare_online.yaml` on a reward model and on {factor:g} times its reward, with "
+        "what is in its unit (`kl.coef` of `in_reward`, the penalty of a missing EOS) times as much, by "
         f"`python benchmarks/reward_unit.py` on {machine['cores']} cores ({machine['cpu']}).",
         "",
         "| reward | gold reward by seed | mean | KL |",
