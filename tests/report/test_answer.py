@@ -29,7 +29,7 @@ def test_the_best_is_taken_where_it_is_clear(fields: dict[str, Any]) -> None:
 )
 def test_of_equals_the_least_expensive_is_taken(fields: dict[str, Any], seconds: Any, name: str, why: str) -> None:
     report = _report(fields, dpo={"behind": BARELY, "seconds": seconds})
-    assert f"dpo and ppo cannot be told apart here; {name} {why}: take it." in answer(report)
+    assert f"dpo and ppo cannot be distinguished here; {name} {why}: take it." in answer(report)
     assert taken(report) == name
 
 

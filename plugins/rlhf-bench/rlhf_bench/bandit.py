@@ -50,9 +50,9 @@ class Bandit(Selector):
             if len(left) == 1:
                 break
         order = sorted(situation.algorithms, key=lambda name: (name in left, *reached[name]), reverse=True)
-        return [self.told(name, reached[name], regret(pulls), len(pulls)) for name in order]
+        return [self.choice(name, reached[name], regret(pulls), len(pulls)) for name in order]
 
-    def told(self, name: str, reached: tuple[int, float], lost: float, pulls: int) -> Choice:
+    def choice(self, name: str, reached: tuple[int, float], lost: float, pulls: int) -> Choice:
         """One algorithm's place in words. A single training has no interval."""
         number, score = reached
         flops = self.flops * 2**number

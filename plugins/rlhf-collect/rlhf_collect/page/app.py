@@ -74,18 +74,18 @@ class Pages:
         taken = await run_in_threadpool(self.desk.submit, person, form)
         if taken.paused:
             return self.message(person, "paused", 200, part, reason=taken.paused)
-        told = taken if taken.purpose == "training" or taken.hint else None
+        feedback = taken if taken.purpose == "training" or taken.hint else None
         if part:
-            return await self.next_item(person, "_task.html", told)
-        return await self.next_item(person, "task.html", told) if told else RedirectResponse("/", 303)
+            return await self.next_item(person, "_task.html", feedback)
+        return await self.next_item(person, "task.html", feedback) if feedback else RedirectResponse("/", 303)
 
-    async def next_item(self, person: Person, template: str, told: Taken | None = None) -> Response:
+    async def next_item(self, person: Person, template: str, feedback: Taken | None = None) -> Response:
         """The page of the next item, or the part of it that changes."""
         if person.state != "active":
             return self.message(person, "paused", reason=person.reason)
         task = await run_in_threadpool(self.desk.claim, person)
         done = await run_in_threadpool(history.answered, self.study, person)
-        return self.page(template, person, task=task, done=done, told=told, key=secrets.token_urlsafe(16))
+        return self.page(template, person, task=task, done=done, feedback=feedback, key=secrets.token_urlsafe(16))
 
     async def enter(self, request: Request) -> Response:
         """Shows a button, since programs that look at links before people do would use the link up; then lets in."""
@@ -143,7 +143,7 @@ class Pages:
         if task is None:
             raise HTTPException(404, "no such answer of yours")
         done = await run_in_threadpool(history.answered, self.study, person)
-        return self.page("task.html", person, task=task, done=done, told=None, key=secrets.token_urlsafe(16))
+        return self.page("task.html", person, task=task, done=done, feedback=None, key=secrets.token_urlsafe(16))
 
     async def person(self, request: Request) -> Person | None:
         """Whose session it is."""

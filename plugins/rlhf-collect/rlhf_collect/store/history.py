@@ -14,7 +14,7 @@ from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
 KEPT = 10  # answers that a person may change
-DELAYED = 5  # known answers that are not told yet
+DELAYED = 5  # known answers that are not shown yet
 annotation = tables.annotation
 
 

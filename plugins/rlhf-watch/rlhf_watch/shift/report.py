@@ -46,14 +46,14 @@ class Texts:
 def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterator[str]:
     """What is known, and a sentence on what follows from it."""
     ours, theirs = Texts.read(train), Texts.read(deployed)
-    told = classifier_test(ours.prompts, theirs.prompts)
+    test = classifier_test(ours.prompts, theirs.prompts)
     yield (
-        f"prompts: a classifier tells {told.accuracy:.1%} of {told.texts} held-out prompts apart, where 50% is chance "
-        f"(p {told.p:.2g})"
+        f"prompts: a classifier tells {test.accuracy:.1%} of {test.texts} held-out prompts apart, where 50% is chance "
+        f"(p {test.p:.2g})"
     )
-    alike = told.p > 0.01
+    alike = test.p > 0.01
     if not alike:
-        yield f"words that mark {deployed}: {', '.join(told.words)}"
+        yield f"words that mark {deployed}: {', '.join(test.words)}"
     if model is None:
         yield "the prompts are alike as far as this test can tell" if alike else f"{deployed}: other prompts"
         return

@@ -16,7 +16,7 @@ FEWEST = 20  # different texts of each
 
 @dataclass(frozen=True)
 class Told:
-    """How well held-out texts were told apart.
+    """How well held-out texts were distinguished.
 
     Args:
         accuracy: of held-out texts, half of each set; 1/2 is chance.
