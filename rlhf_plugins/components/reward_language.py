@@ -1,4 +1,4 @@
-"""A reward for the language of a response, recognised by its script and by small words. It needs no model and no download."""
+"""A reward for the language of a response, recognised by its script and by small words. No model, no download."""
 
 from __future__ import annotations
 

@@ -94,6 +94,13 @@ def load_causal(base: Base) -> PreTrainedModel:
     return _load(AutoModelForCausalLM, base)
 
 
+def load_to_adapt(base: Base) -> PreTrainedModel:
+    """The same, where a trainer makes the base's adapter. Raises RunError as `load_causal` and `refuse_unmatched`."""
+    model = load_causal(base)
+    refuse_unmatched(model, base.adapter)
+    return model
+
+
 def load_trunk(base: Base) -> PreTrainedModel:
     """The base without a head: hidden states only. Raises RunError if it does not load."""
     return _load(AutoModel, base)
@@ -133,12 +140,18 @@ def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
 
 
 def refuse_unmatched(model: PreTrainedModel, adapter: Adapter | None) -> None:
-    """Raises RunError for target modules that a plain model does not have, with the names of those that it has."""
+    """Raises RunError for target modules that a plain model does not have, with the names of those that it has.
+
+    A trunk has no `lm_head`, and an adapter of a policy may name it beside others.
+    """
     if adapter is None or adapter.target_modules == ALL_LINEAR:
         return
     names = [name for name, module in model.named_modules() if not list(module.children())]
     targets = adapter.target_modules
+    trunk = model.get_output_embeddings() is None and len(targets) > 1
     for target in [targets] if isinstance(targets, str) else targets:
+        if trunk and target == "lm_head":
+            continue
         pattern = target if isinstance(targets, str) else rf"(.*\.)?{re.escape(target)}"
         if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
             ends = {name.rpartition(".")[2] for name in names}
@@ -152,7 +165,8 @@ def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:
 
 
 def with_adapter(model: PreTrainedModel, adapter: Adapter | None, task: str | None = None) -> Any:
-    """The model with a new trainable adapter; unchanged if `adapter` is None."""
+    """The model with a new trainable adapter; unchanged if `adapter` is None. Raises RunError as `refuse_unmatched`."""
+    refuse_unmatched(model, adapter)
     return model if adapter is None else fuse_lora(get_peft_model(model, lora_config(adapter, task)))
 
 
@@ -214,7 +228,6 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         transformers_logging.set_verbosity(loud)
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
-    refuse_unmatched(model, base.adapter)
     if base.quantization:
         return counted(without_repacking(model).requires_grad_(False))
     return with_fast_paths(counted(model.to(device())))

@@ -20,7 +20,7 @@ from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, coll
 from rlhf_plugins.engine.forward import TRIMS, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.head import configured_scaling
 from rlhf_plugins.engine.layers import FULL, attention_types
-from rlhf_plugins.engine.loading import refuse_unmatched, with_adapter
+from rlhf_plugins.engine.loading import with_adapter
 from rlhf_plugins.forecast.quantized import quantized
 from rlhf_plugins.reward_models.reward_model import RewardModel
 
@@ -62,7 +62,6 @@ def fake_model(config: Any, build: Build, fake: FakeTensorMode, head: bool) -> A
         if build.quantization:
             quantized(model, build.quantization)
         if build.adapter is not None:
-            refuse_unmatched(model, build.adapter)
             model = with_adapter(model, build.adapter, "CAUSAL_LM" if head else "FEATURE_EXTRACTION")
         if build.checkpointing and build.trains:
             model.gradient_checkpointing_enable({"use_reentrant": False})

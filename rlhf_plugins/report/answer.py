@@ -24,7 +24,9 @@ def answer(report: Report) -> str:
     if len(rivals) > 1:
         chosen = _cheapest(report, rivals)
         which = _and(rivals)
-        return f"{names}? {which} cannot be distinguished here; {chosen} {_why(report, chosen, rivals)}: take it. {_SEEDS}"
+        return (
+            f"{names}? {which} cannot be distinguished here; {chosen} {_why(report, chosen, rivals)}: take it. {_SEEDS}"
+        )
     return f"{names}? Take {leader}{_lead(report, leader, list(found))}. {_SEEDS}"
 
 

@@ -133,7 +133,7 @@ def _identity(reference: Weights, args: Any) -> str | None:
 
 def _models(start: Weights, reference: Weights, precomputed: bool) -> _Models:
     """The policy and its reference, on one base in memory where that is possible."""
-    from rlhf_plugins.engine.loading import load_causal
+    from rlhf_plugins.engine.loading import load_to_adapt
     from rlhf_plugins.engine.noted import same_base
     from rlhf_plugins.engine.starting import config_of, load_frozen, load_start
 
@@ -142,7 +142,7 @@ def _models(start: Weights, reference: Weights, precomputed: bool) -> _Models:
         return _Models(load_start(start), None if shared else load_frozen(reference))
     alike = same_base(start.base, reference.base)
     if alike and reference.folder is None:
-        return _Models(load_causal(start.base), None, config_of(start), moves=start.folder is not None)
+        return _Models(load_to_adapt(start.base), None, config_of(start), moves=start.folder is not None)
     if alike and start.folder is not None:  # TRL keeps a copy of the adapter as the reference
         return _Models(load_start(reference), moves=reference != start)
     return _Models(load_start(start), load_frozen(reference))

@@ -46,7 +46,7 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         import trl
 
         from rlhf_plugins.data.tokenized import tokenized_answers
-        from rlhf_plugins.engine.loading import load_causal, load_row_encoder
+        from rlhf_plugins.engine.loading import load_row_encoder, load_to_adapt
         from rlhf_plugins.engine.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
         from rlhf_plugins.trainers.budget import spending
@@ -60,7 +60,7 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
             ours = {**longest(run), "completion_only_loss": True}
             args = arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
             trainer = trl.SFTTrainer(
-                model=load_causal(start.base) if new else load_start(start),
+                model=load_to_adapt(start.base) if new else load_start(start),
                 args=args,
                 train_dataset=rows.dataset,
                 eval_dataset=held_out(args, run.data.test, lambda test: tokenized_answers(test, encoder).dataset),

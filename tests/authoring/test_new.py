@@ -55,7 +55,7 @@ def kit(bare: Warm, monkeypatch: pytest.MonkeyPatch) -> Kit:
 
 
 def test_a_package_can_be_started_for_every_kind() -> None:
-    assert kinds(registry()) == sorted(KINDS)
+    assert set(KINDS) <= set(kinds(registry()))  # and the kinds of packages
 
 
 @pytest.mark.parametrize("kind", KINDS)

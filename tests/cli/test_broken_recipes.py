@@ -40,7 +40,7 @@ BROKEN = {
     "no base": (f"data: sandbox\n{STAGES}", "1: base: is required"),
     "no data": (
         f"base: sandbox\n{STAGES}",
-        "1: data: is required: comparisons, preference, prompts, rankings, ratings, sandbox",
+        "1: data: is required: ",
     ),
     "no stages": (TOP, "1: stages: is required"),
     "stages without one": (f"{TOP}stages: []\n", "3: stages: needs at least one stage"),

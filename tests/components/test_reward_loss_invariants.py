@@ -44,6 +44,7 @@ def judged(x: Tensor, seed: int) -> RankedScores:
     missing = {name: torch.rand(size, generator=draw) < 0.3 for name in DIMENSIONS}
     ratings = {name: values.masked_fill(missing[name], torch.nan) for name, values in ratings.items()}
     margin, weight = torch.rand(2, size[0], generator=draw).to(x)
+    ratings["label"] = torch.randint(0, 2, size, generator=draw).to(x)
     return replace(
         RankedScores.of(x, margin, weight=weight, ranks=ranks, present=present, ratings=ratings),
         prediction=predicted(x),
@@ -160,7 +161,7 @@ def test_extreme_scores_stay_finite(loss: Any, scale: float, dtype: torch.dtype)
 def test_a_batch_of_which_nothing_is_known_costs_nothing_and_can_be_learned_from(loss: Any) -> None:
     x = random_x(0).requires_grad_()
     scores = judged(x, 0)
-    nothing = {name: torch.full_like(x, torch.nan) for name in DIMENSIONS}
+    nothing = {name: torch.full_like(x, torch.nan) for name in scores.ratings}
     losses = applied(loss)(replace(scores, ranks=torch.full((GROUPS, K), -1), ratings=nothing))
     assert losses.shape == (GROUPS,)
     assert (losses == 0).all()

@@ -280,7 +280,7 @@ OVERLONG = [*tiny_pairs(8), long_response(300), long_response(251)]  # 251 words
 def test_what_the_model_cannot_read_is_left_out_and_counted(tmp_path: Path, architecture: str) -> None:
     """The tiny encoders have 256 positions, of which RoBERTa leaves out the first; their tokenizers say 254."""
     result = trained(base := tiny_encoder(tmp_path / "base", architecture), tmp_path / "run", OVERLONG)
-    assert result.report.left_out == {"response longer than max_length": 2, "nothing left to compare": 2}
+    assert result.report.left_out == {"response longer than the model takes": 2, "nothing left to compare": 2}
     run = tiny_run(base, tmp_path / "later", tiny_pairs(8), (result,))
     run = replace(run, data=replace(run.data, test=(*run.data.test, long_response(300))))
     found = component("stage", "evaluate_reward").run(run).report

@@ -57,9 +57,9 @@ def assert_equal(found: list[dict[str, float]], expected: list[dict[str, float]]
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
-def test_the_constructor_is_trls_with_three_keywords_more() -> None:
+def test_the_constructor_is_trls_with_keywords_more() -> None:
     found, theirs = (list(inspect.signature(cls).parameters) for cls in (OURS, STOCK))
-    assert found == [*theirs, "loss", "tokens_per_batch", "reference_cache"]
+    assert found == [*theirs, "loss", "tokens_per_batch", "reference_cache", "reference_identity"]
 
 
 @pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])

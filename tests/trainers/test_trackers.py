@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,27 +56,46 @@ def recipe(**more: Any) -> dict[str, Any]:
     return {"base": "sandbox", "data": "sandbox", "stages": stages, **more}
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package `wandb` that writes what it is asked into a file."""
+ALONE = """
+import sys
+from pathlib import Path
+from rlhf_plugins import check_recipe, session
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+stages = [{"stage": "sft"}, {"stage": "preference", "name": "dpo", "trainer": {"report_to": "none"}}, "evaluate"]
+checked = check_recipe({"base": "sandbox", "data": "sandbox", "stages": stages, "report_to": ["wandb"]})["stages"]
+assert [stage["trainer"]["report_to"] for stage in checked[:2]] == [["wandb"], "none"], checked
+
+folder = Path(sys.argv[1])
+base = tiny_base(folder / "base")
+run = session(base, tiny_run(base, folder / "rows", tiny_pairs(8)).data, folder / "mine")
+trainer = {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True, "report_to": ["wandb"]}
+for name in ("one", "two"):
+    run.train({"use": "preference", "trainer": trainer}, name=name)
+"""
+
+
+def test_each_stage_is_a_run_of_a_tracker_with_its_numbers(tmp_path: Path) -> None:
+    """In a process of its own: transformers and TRL remember for good that they saw the stand-in."""
     package = tmp_path / "stand_in/wandb"
     (package / "sdk/lib").mkdir(parents=True)
-    (package / "__init__.py").write_text(WANDB)
-    (package / "sdk/__init__.py").touch()
-    (package / "sdk/lib/__init__.py").touch()
-    (package / "sdk/lib/config_util.py").write_text("class ConfigError(Exception): pass\n")
-    monkeypatch.syspath_prepend(package.parent)
-    monkeypatch.setenv("STAND_IN", str(tmp_path / "events"))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path / "events"
-
-
-def test_the_recipes_trackers_are_every_stages_but_for_its_own(stand_in: Path) -> None:
-    sft, dpo, _ = check_recipe(recipe(report_to=["wandb"]))["stages"]
-    assert sft["trainer"]["report_to"] == ["wandb"]
-    assert dpo["trainer"]["report_to"] == "none"
-    assert "report_to" not in check_recipe(recipe())["stages"][0]["trainer"]
+    for name, text in {
+        "__init__.py": WANDB,
+        "sdk/__init__.py": "",
+        "sdk/lib/__init__.py": "",
+        "sdk/lib/config_util.py": "class ConfigError(Exception): pass\n",
+    }.items():
+        (package / name).write_text(text)
+    found = os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": found, "STAND_IN": str(tmp_path / "events")}
+    done = subprocess.run([sys.executable, "-c", ALONE, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    order = [event["event"] for event in events if event["event"] != "log"]
+    assert order == ["init", "finish", "init", "finish"]
+    assert [event["name"] for event in events if event["event"] == "init"] == ["mine/one", "mine/two"]
+    logged = {name for event in events if event["event"] == "log" for name in event["names"]}
+    assert {"train/loss", "train/rewards/margins"} <= logged
 
 
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="it is installed")
@@ -85,17 +106,8 @@ def test_a_tracker_that_is_not_there_is_one_fault() -> None:
     assert str(fault) == "recipe: report_to: mlflow is not installed: `pip install mlflow`, or write none"
 
 
-def test_each_stage_is_a_run_of_its_own_with_its_numbers(stand_in: Path, tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base")
-    run = session(base, tiny_run(base, tmp_path / "rows", tiny_pairs(8)).data, tmp_path / "mine")
-    for name in ("one", "two"):
-        run.train({**DPO, "trainer": {**DPO["trainer"], "report_to": ["wandb"]}}, name=name)
-    events = [json.loads(line) for line in stand_in.read_text().splitlines()]
-    order = [event["event"] for event in events if event["event"] != "log"]
-    assert order == ["init", "finish", "init", "finish"]
-    assert [event["name"] for event in events if event["event"] == "init"] == ["mine/one", "mine/two"]
-    logged = {name for event in events if event["event"] == "log" for name in event["names"]}
-    assert {"train/loss", "train/rewards/margins"} <= logged
+def test_a_recipe_without_trackers_names_none() -> None:
+    assert "report_to" not in check_recipe(recipe())["stages"][0]["trainer"]
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="needs tensorboard")
