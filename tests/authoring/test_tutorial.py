@@ -18,7 +18,7 @@ from warm import Warm
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "plugins.md"
-pytestmark = pytest.mark.timeout(900)  # of the fixture, which runs every command of the page
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # of the fixture, which runs every command of the page
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODULES = {"rlhf": "rlhf_plugins.cli", "pytest": "pytest"}

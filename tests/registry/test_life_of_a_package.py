@@ -53,6 +53,7 @@ class Place:
         self.pip("install", *OFF, str(self.package))
 
 
+@pytest.mark.slow
 def test_the_life_of_a_package(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     rlhf = Place(tmp_path)
