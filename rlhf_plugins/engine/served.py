@@ -16,6 +16,7 @@ from rlhf_plugins.errors import RunError, known
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
+LIKELY = 0.5  # the least probability of A and B together that makes an answer of them
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def preference(server: Server, question: str) -> Verdict:
 
 
 def _letters(choice: dict[str, Any]) -> float | None:
-    """P(A) / (P(A) + P(B)) of the first token; None where neither is among those listed."""
+    """P(A) / (P(A) + P(B)) of the first token; None where neither is listed, or it is more likely something else."""
     try:
         listed = choice["logprobs"]["content"][0]["top_logprobs"]
         found = {"A": 0.0, "B": 0.0}
@@ -97,7 +98,7 @@ def _letters(choice: dict[str, Any]) -> float | None:
     except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
     total = sum(found.values())
-    return found["A"] / total if 0 < total < math.inf else None
+    return found["A"] / total if LIKELY <= total < math.inf else None
 
 
 def _choice(answer: httpx.Response) -> dict[str, Any] | str:

@@ -106,6 +106,13 @@ def test_a_server_answers_in_log_probabilities(run: Run, serve: Callable[[Reply]
     assert [one.probability for one in verdicts] == pytest.approx([0.75, 0.25])
 
 
+def test_a_first_token_that_is_mostly_something_else_is_a_failure(run: Run, serve: Callable[[Reply], str]) -> None:
+    top = [{"token": token, "logprob": value} for token, value in {"Sorry": -1e-5, "A": -12.0, "B": -16.0}.items()]
+    choice = {"message": {"content": "Sorry, I"}, "logprobs": {"content": [{"top_logprobs": top}]}}
+    (one,) = of_server(run, serve(lambda _: (200, {"choices": [choice]})))(["who"], ["a"], ["b"])
+    assert one == Verdict(None, "failed", "answered 'Sorry, I', not A or B")
+
+
 def test_an_answer_in_text_counts_and_other_text_is_a_failure(run: Run, serve: Callable[[Reply], str]) -> None:
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
         return text("Banana" if "fruit" in body["messages"][0]["content"] else "**A**")

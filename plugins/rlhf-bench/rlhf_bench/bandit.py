@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
-from statistics import fmean
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_bench.rewards import known_rewards, mean_reward
 from rlhf_plugins import Budget, Choice, Reward, Run, RunError, Selector, Situation, hookimpl, uses
 
 Choose = Callable[[Situation], list[Choice]]
@@ -81,7 +81,7 @@ class Bandit(Selector):
         prompts = run.data.prompts.get("train", ())[: self.prompts]
         with run.policy(policy) as handle:
             samples = handle.sample(prompts, max_new_tokens=self.max_new_tokens, seed=run.seed)
-        return fmean(run.open("reward", run.spec(self.reward))(samples).reward.tolist())
+        return mean_reward(known_rewards(run.open("reward", run.spec(self.reward))(samples)))
 
 
 def regret(scores: Sequence[float]) -> float:

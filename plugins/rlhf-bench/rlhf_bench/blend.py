@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlhf_bench.rewards import known_rewards, mean_reward
 from rlhf_plugins import Reward, Run, RunError, Section, Stage, StageResult, hookimpl, uses
 
 
@@ -54,8 +54,7 @@ class Blend(Stage, makes={"policy"}, takes={"policy"}):
                 raise RunError(f"{self.name}: the data has no training prompts to validate on")
             with run.open("generator", self.mixture(run, alpha)) as policy:
                 samples = policy.sample(prompts, max_new_tokens=self.max_new_tokens, seed=run.seed)
-            rewards = run.open("reward", run.spec(self.reward))(samples)
-            return fmean(rewards.reward.tolist())
+            return mean_reward(known_rewards(run.open("reward", run.spec(self.reward))(samples)))
 
         return float(run.once("alpha-" + "-".join(f"{one:.3f}" for one in alpha), make))
 

@@ -33,6 +33,9 @@ def bench(
     files = write(found, rows, root / found.name)
     typer.echo(markdown(found, rows, lines(found, rows)))
     typer.echo("\n".join(map(str, files)))
+    if bad := sum(row.get("status", "finished") != "finished" for row in rows):
+        typer.echo(f"{bad} of {len(rows)} runs are not finished", err=True)
+        raise typer.Exit(1)
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_bench.rewards import known_rewards, mean_reward
 from rlhf_plugins import (
     Budget,
     Curve,
@@ -91,13 +92,15 @@ class Iterate(Stage, makes={"policy", "data"}):
                 max_new_tokens=self.max_new_tokens,
                 seed=run.seed + number,
             )
-        rewards = run.open("reward", run.spec(self.reward))(samples).reward.view(-1, self.n).tolist()
+        rewards = known_rewards(run.open("reward", run.spec(self.reward))(samples))
         texts = [list(samples.responses[at : at + self.n]) for at in range(0, len(samples.responses), self.n)]
-        pairs = [
-            [group.prompt, said[scores.index(max(scores))], said[scores.index(min(scores))]]
-            for group, said, scores in zip(asked, texts, rewards, strict=True)
-        ]
-        return {"pairs": [pair for pair in pairs if pair[1] != pair[2]], "reward": fmean(map(fmean, rewards))}
+        pairs = []
+        for place, (group, said) in enumerate(zip(asked, texts, strict=True)):
+            scores = {i: r for i, r in enumerate(rewards[place * self.n : (place + 1) * self.n]) if r is not None}
+            if scores:
+                best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
+                pairs.append([group.prompt, said[best], said[worst]])
+        return {"pairs": [pair for pair in pairs if pair[1] != pair[2]], "reward": mean_reward(rewards)}
 
 
 @dataclass(frozen=True)

@@ -31,5 +31,14 @@ def test_seeds_and_prompts_both_widen_the_interval() -> None:
         assert found.high - found.mean == pytest.approx(1.96 / 20, rel=0.15)  # the standard error of a mean of 400
 
 
+def test_three_seeds_without_a_difference_are_rarely_clear() -> None:
+    """Seeds deviate by 1 and prompts by 0.3: 5% of intervals may leave 0 out; 400 trials deviate by 1.1 points."""
+    rng = np.random.default_rng(0)
+    trials = [rng.normal(size=(3, 1)) + 0.3 * rng.normal(size=(3, 40)) for _ in range(400)]
+    found = [estimate(scores) for scores in trials]
+    assert np.mean([one.clear for one in found]) < 0.08
+    assert np.mean([one.p is not None and one.p < 0.05 for one in found]) < 0.08
+
+
 def test_a_difference_that_seeds_contradict_is_not_clear() -> None:
     assert not estimate([[1.0] * 50, [-1.0] * 50, [0.5] * 50]).clear

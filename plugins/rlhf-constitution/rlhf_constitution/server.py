@@ -19,6 +19,7 @@ from rlhf_constitution.outcome import Failed
 from rlhf_plugins import Run, RunError, hookimpl
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
+LIKELY = 0.5  # the least probability of all choices together that makes an answer of them
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def chosen(answer: Mapping[str, Any] | Failed, choices: Sequence[str]) -> Chosen
 
 
 def likely(answer: Mapping[str, Any], choices: Sequence[str]) -> tuple[float, ...] | None:
-    """By the log-probabilities of the first token; None where they are not given, or hold no choice."""
+    """By the log-probabilities of the first token; None where it is more likely no choice, or they are not given."""
     found = dict.fromkeys(choices, 0.0)
     try:
         for each in answer["logprobs"]["content"][0]["top_logprobs"]:
@@ -141,7 +142,7 @@ def likely(answer: Mapping[str, Any], choices: Sequence[str]) -> tuple[float, ..
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     total = sum(found.values())
-    return tuple(value / total for value in found.values()) if 0 < total < math.inf else None
+    return tuple(value / total for value in found.values()) if LIKELY <= total < math.inf else None
 
 
 @hookimpl

@@ -30,6 +30,7 @@ def completion(text: str, **logprobs: float) -> dict[str, Any]:
     ("answer", "expected"),
     [
         (completion("A", A=math.log(0.6), B=math.log(0.2), C=math.log(0.2)), (0.75, 0.25)),
+        (completion("Sorry, I", Sorry=-1e-5, A=-12.0, B=-16.0), Failed("answered 'Sorry, I', none of A, B")),
         (completion("B."), (0.0, 1.0)),
         (completion("A: it keeps the rule"), (1.0, 0.0)),
         (completion("Well, ..."), Failed("answered 'Well, ...', none of A, B")),

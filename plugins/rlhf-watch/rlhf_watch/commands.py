@@ -129,7 +129,7 @@ def calibrate(
     found.write(out)
     for name, entry in found.monitors.items():
         say(f"{name}: {entry['threshold']:.4g}")
-    say(f"{out}: {found.runs} clean runs of up to {found.rollouts} rollouts; at most {rate:.1%} of such runs alarm")
+    say(f"{out}: {found.runs} clean runs of at least {found.rollouts} rollouts; about {rate:.1%} of such runs alarm")
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A reward model: RUN, RUN#STAGE, or its folder.")]

@@ -19,7 +19,7 @@ from rlhf_plugins import DataError
 def test_a_group_has_its_mean_wilsons_interval_and_its_gap() -> None:
     found = by_group(["a"] * 10 + ["b"] * 10, [1.0] * 8 + [0.0] * 2 + [1.0] * 5 + [0.0] * 5)
     assert [(one.name, one.rows, one.mean) for one in found.groups] == [("b", 10, 0.5), ("a", 10, 0.8)]
-    assert found.worst.gap == pytest.approx(-0.3)
+    assert found.groups[0].gap == pytest.approx(-0.3)
     wilson = stats.binomtest(8, 10).proportion_ci(method="wilson")
     assert found.groups[1].interval == pytest.approx((wilson.low, wilson.high))
     assert wins([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) == [1.0, 0.5, 0.0]
@@ -32,7 +32,7 @@ def test_the_worst_of_many_alike_groups_is_not_called_worse() -> None:
     assert false <= 6
     worse = [float(rng.random() < (0.3 if i % 8 == 3 else 0.8)) for i in range(320)]
     found = by_group([str(i % 8) for i in range(320)], worse)
-    assert (found.worst.name, found.p < 0.01) == ("3", True)
+    assert (found.behind.name, found.p < 0.01) == ("3", True)
 
 
 def pairs(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -66,3 +66,11 @@ def test_failures_are_clustered_and_go_to_people(tmp_path: Path) -> None:
     out = tmp_path / "again.jsonl"
     assert "10 rows, for `rlhf collect new" in list(failure_lines(pairs(tmp_path, rude + long), 20, 2, out))[-1]
     assert json.loads(out.read_text().splitlines()[0])["responses"] == ["short", "very long answer"]
+
+
+def test_the_group_that_is_named_is_the_one_that_the_test_is_about() -> None:
+    """Half of a group of 500 at 0.55, against 0.80, is shown; one row at 0 is the lowest mean and shows nothing."""
+    names = ["large"] * 500 + ["other"] * 500 + ["tiny"]
+    values = [1.0] * 275 + [0.0] * 225 + [1.0] * 400 + [0.0] * 100 + [0.0]
+    found = by_group(names, values)
+    assert (found.groups[0].name, found.behind.name, found.p < 0.01) == ("tiny", "large", True)

@@ -28,6 +28,9 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
     records = [open_run(folder) for folder in _runs(folders)]
     if not records:
         raise RunError(f"{', '.join(map(str, folders))}: no run")
+    for record in records:
+        if record.status != "finished":
+            raise RunError(f"{record.folder} is {record.status}: only a finished run shows what a clean one does")
     found = [_maxima(record) for record in records]
     options = _options(records[0])
     for record, (largest, _) in zip(records, found, strict=True):
@@ -37,7 +40,7 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
             raise RunError(f"{record.folder}: its monitors have other options than those of {records[0].folder}")
     thresholds = joint_thresholds({name: [one[name] for one, _ in found] for name in found[0][0]}, rate)
     monitors = {name: {"threshold": limit, "options": options.get(name, {})} for name, limit in thresholds.items()}
-    return Limits(rate, len(records), max(rollouts for _, rollouts in found), monitors)
+    return Limits(rate, len(records), min(rollouts for _, rollouts in found), monitors)
 
 
 def _runs(folders: Iterable[Path]) -> Iterator[Path]:

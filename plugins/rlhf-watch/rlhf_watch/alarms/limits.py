@@ -20,7 +20,7 @@ class Limit:
         options: of the monitor, for which it holds.
         rate: of clean runs in which any monitor of the file alarms.
         runs: clean runs that it was fitted on.
-        rollouts: of the longest of them; nothing is known of longer runs.
+        rollouts: of the shortest of them; nothing is known of longer runs.
     """
 
     threshold: float

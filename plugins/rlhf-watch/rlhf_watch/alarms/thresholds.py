@@ -17,9 +17,9 @@ def joint_thresholds(largest: Mapping[str, Sequence[float]], rate: float) -> dic
     """A threshold for each statistic, so that a fresh clean run exceeds any of them with probability `rate` at most.
 
     With z = (log(1 + M) - mean) / deviation of each statistic's maximum M, and J = max z over the statistics, the
-    limit on J is the ceil((n + 1) (1 - rate))-th smallest of n clean runs: a fresh run that is exchangeable with them
-    exceeds it at that rate (conformal prediction, Vovk et al. 2005; max statistic, Westfall and Young 1993). The means
-    and deviations are of the same runs, which costs order 1 / n.
+    limit on J is the ceil((n + 1) (1 - rate))-th smallest of n clean runs (conformal prediction, Vovk et al. 2005; max
+    statistic, Westfall and Young 1993). The mean and deviation that a clean run is compared with are those of the
+    others, as a fresh run is compared with runs that it is none of (jackknife); simulation finds the rate kept.
 
     Args:
         largest: by statistic, its maximum over each clean run, all of one length n.
@@ -36,6 +36,9 @@ def joint_thresholds(largest: Mapping[str, Sequence[float]], rate: float) -> dic
     if place > count:
         raise DataError(f"{count} clean runs can promise a rate of {1 / (count + 1):.3g}, not {rate:g}")
     centre, spread = logs.mean(1), np.maximum(logs.std(1), 1e-6)
-    joint = ((logs - centre[:, None]) / spread[:, None]).max(0)  # (n,)
+    others = [np.delete(logs, place, 1) for place in range(count)]
+    joint = np.array(
+        [((logs[:, i] - rest.mean(1)) / np.maximum(rest.std(1), 1e-6)).max() for i, rest in enumerate(others)]
+    )
     limit = np.sort(joint)[place - 1]
     return {name: float(np.expm1(c + limit * s)) for name, c, s in zip(largest, centre, spread, strict=True)}

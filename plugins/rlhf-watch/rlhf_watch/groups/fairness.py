@@ -32,16 +32,13 @@ class Groups:
 
     Args:
         groups: by their mean.
+        behind: the group that is behind the others by the most standard errors; a small one may have a lower mean.
         p: that some group falls behind the others as far, in standard errors, when groups are drawn at random.
     """
 
     groups: tuple[Group, ...]
+    behind: Group
     p: float
-
-    @property
-    def worst(self) -> Group:
-        """The group with the lowest mean."""
-        return self.groups[0]
 
 
 def by_group(names: Sequence[str], values: Sequence[float], seed: int = 0) -> Groups:
@@ -64,7 +61,8 @@ def by_group(names: Sequence[str], values: Sequence[float], seed: int = 0) -> Gr
         inside = numbers[codes == place]
         gap = float(inside.mean() - numbers[codes != place].mean())
         found.append(Group(str(name), len(inside), float(inside.mean()), _interval(inside, seed), gap))
-    return Groups(tuple(sorted(found, key=lambda one: one.mean)), float((1 + beyond) / (1 + RESAMPLES)))
+    p = float((1 + beyond) / (1 + RESAMPLES))
+    return Groups(tuple(sorted(found, key=lambda one: one.mean)), found[int(observed.argmax())], p)
 
 
 def _shortfalls(member: Numbers, values: Numbers) -> Numbers:

@@ -42,11 +42,11 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
     accuracy = by_group(groups, wins([row["rewards"] for row in known]))
     yield from _table("accuracy", accuracy)
     yield from _table("reward of the chosen response", by_group(groups, [row["rewards"][0] for row in known]))
-    lowest = accuracy.worst
+    behind = accuracy.behind
     if accuracy.p <= 0.05:
-        yield f"{lowest.name} is judged worse than the others, by {-lowest.gap:.1%} (p {accuracy.p:.2g})"
+        yield f"{behind.name} is judged worse than the others, by {-behind.gap:.1%} (p {accuracy.p:.2g})"
     else:
-        yield f"no group is shown to be judged worse; the lowest is {lowest.name} (p {accuracy.p:.2g})"
+        yield f"no group is shown to be judged worse; the furthest behind is {behind.name} (p {accuracy.p:.2g})"
     if left := len(rows) - len(known):
         yield f"left out: {left} rows without {column!r}"
 

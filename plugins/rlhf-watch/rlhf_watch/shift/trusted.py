@@ -66,12 +66,12 @@ class TrustedReward:
         found = self.judge.predict(samples)
         assert found.features is not None
         strange = torch.from_numpy(self.distance(found.features.double().cpu().numpy()) > self.threshold)  # (B,)
+        before = found.abstained if found.abstained is not None else torch.zeros_like(strange)
         if self.other is None or not strange.any():
-            before = found.abstained if found.abstained is not None else torch.zeros_like(strange)
             return replace(found, abstained=before | strange)
         places = strange.nonzero()[:, 0].tolist()
         rewards, abstained = _filled(self.other(samples.take(places)), len(places))
-        reward, out = found.reward.clone(), torch.zeros_like(strange)
+        reward, out = found.reward.clone(), before.clone()
         reward[strange], out[strange] = rewards.to(reward.dtype), abstained
         return Prediction(reward, features=found.features, abstained=out)
 
