@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
+from textwrap import dedent
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
 
-FENCED = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)```", re.DOTALL)
+FENCED = re.compile(r"^[^\S\n]*```[^\S\n]*([\w+-]*)[^\n]*\n(.*?)^[^\S\n]*```", re.DOTALL | re.MULTILINE)
+PYTHON = ("py", "python", "python3")  # tags of a block
 FILES = 2**20  # bytes that the code may write
 # The word is printed behind the tests: code that ends the process early, or prints something else, has not passed.
 RUNNER = """
-import json, os, sys
+import json, os, sys, types
 given = json.load(sys.stdin)
 try:
     import resource
@@ -47,7 +49,9 @@ out = os.dup(1)
 null = os.open(os.devnull, os.O_WRONLY)
 os.dup2(null, 1)
 os.dup2(null, 2)
-space = {"__name__": "answer"}
+module = types.ModuleType("answer")
+sys.modules["answer"] = module
+space = vars(module)
 exec(compile(given["code"], "answer", "exec"), space)
 for test in given["tests"]:
     exec(compile(test, "test", "exec"), space)
@@ -59,9 +63,10 @@ os.write(out, given["word"].encode())
 class Code(Reward):
     """1 where the response's Python passes the tests of its prompt, 0 where it does not; it abstains without tests.
 
-    The code is the last fenced block, or the whole response. Tests are Python too, such as `assert add(2, 3) == 5`: a
-    text, or a list of texts that all must pass. What is run has limits of time, memory and output; this is no sandbox
-    against malice.
+    The code is the last fenced block with the tag `python`, `python3` or `py`; without one the last block that has no
+    tag; without any the whole response. Tests are Python too, such as `assert add(2, 3) == 5`: a text, or a list of
+    texts that all must pass. The standard library alone can be imported. What is run has limits of time, memory and
+    output; this is no sandbox against malice.
     """
 
     column: Annotated[str, Field(min_length=1, description="the prompts' column with the tests")] = "tests"
@@ -85,8 +90,7 @@ class Code(Reward):
     def _scored(self, response: str, tests: list[str]) -> float | None:
         if not tests:
             return None
-        blocks = FENCED.findall(response)
-        return float(self._passes(blocks[-1] if blocks else response, tests))
+        return float(self._passes(_code(response), tests))
 
     def _passes(self, code: str, tests: list[str]) -> bool:
         word = token_hex(16)
@@ -114,6 +118,13 @@ class Code(Reward):
                     if stream is not None:
                         stream.close()
         return out.decode(errors="replace") == word
+
+
+def _code(response: str) -> str:
+    """The Python of a response."""
+    blocks = [(tag.lower(), dedent(code)) for tag, code in FENCED.findall(response)]
+    tagged, bare = ([code for tag, code in blocks if tag in tags] for tags in (PYTHON, ("",)))
+    return [response, *bare, *tagged][-1]
 
 
 def _tests(value: object, column: str) -> list[str]:

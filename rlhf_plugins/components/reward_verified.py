@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
 
-DECIMAL = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?"
-NUMBER = re.compile(rf"[-+]?{DECIMAL}(?:\s?/\s?{DECIMAL})?")
+DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\d))?"
+NUMBER = re.compile(rf"(?:(?<![\w)\]])[-+])?{DECIMAL}(?:\s?/\s?{DECIMAL})?")
+FRACTION = re.compile(r"(?P<digit>\d)?\\[dt]?frac\{(?P<above>[^{}]*)\}\{(?P<below>[^{}]*)\}")  # of LaTeX
+MINUS = "\N{MINUS SIGN}"
 MOST_DIGITS = 400  # of a number that is read
 Column = Annotated[str, Field(min_length=1, description="the prompts' column with the right answer")]
 Pattern = Annotated[
@@ -81,7 +83,7 @@ class _Answered(Reward):
         if answer is None or answer == "":
             return None
         try:
-            return self._scored(response, str(answer))
+            return self._scored(response, _as_text(answer))
         except ValueError as error:
             raise RunError(f"reward: the answer to the prompt {str(prompt)[:60]!r} {error}") from error
 
@@ -108,14 +110,15 @@ class ExactMatch(_Answered):
 class NumberMatch(_Answered):
     """1 where the last number of the response is the last number of the answer, as GSM8K writes both.
 
-    A number may have an exponent (`2e-5`), or be a fraction of two (`3/4`).
+    A number may have an exponent (`2e-5`), or be a fraction of two (`3/4`, also as LaTeX writes it). A comma belongs to
+    it before three digits (`1,234`); a hyphen behind a letter, a digit or a bracket is no sign (`3-5`).
     """
 
     tolerance: Annotated[float, Field(ge=0, description="how far the two may be apart")] = 0.0
 
     def right(self, given: str, answer: str) -> bool:
         """Whether both have a number, and the same."""
-        found, expected = ([_value(number) for number in NUMBER.findall(text)] for text in (given, answer))
+        found, expected = ([_value(number) for number in NUMBER.findall(_plain(text))] for text in (given, answer))
         if not expected or expected[-1] is None:
             raise ValueError(f"is {answer[:40]!r}, which has no number")
         return bool(found) and found[-1] is not None and abs(found[-1] - expected[-1]) <= Fraction(str(self.tolerance))
@@ -186,6 +189,21 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern, re.DOTALL)
     except re.error as error:
         raise ValueError(f"pattern: {pattern!r} is no regular expression: {error}") from error
+
+
+def _as_text(answer: Any) -> str:
+    """An answer as a response writes it; true and false as JSON does. Raises ValueError for a list or an object."""
+    if isinstance(answer, list | tuple | dict):
+        raise ValueError(f"should be text or a number, found {type(answer).__name__}")
+    return json.dumps(answer) if isinstance(answer, bool) else str(answer)
+
+
+def _plain(text: str) -> str:
+    """The text with a hyphen for a minus sign and a/b for a fraction of LaTeX's, apart from a digit before it."""
+    return FRACTION.sub(
+        lambda found: f"{found['digit'] or ''}{' ' if found['digit'] else ''}{found['above']}/{found['below']}",
+        text.replace(MINUS, "-"),
+    )
 
 
 def _value(number: str) -> Fraction | None:

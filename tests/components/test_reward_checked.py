@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -57,6 +58,25 @@ def test_code_must_pass_the_tests_of_its_prompt() -> None:
     responses = [f"So:\n```python\n{ADD}```\nDone.", ADD.replace("+", "-"), "import sys; sys.exit(0)", "(", ADD]
     tests = [["assert add(1, 2) == 3", "assert add(0, 0) == 0"], *["assert add(1, 2) == 3"] * 3, None]
     assert scores("code", responses, tests=tests) == [1.0, 0.0, 0.0, 0.0, None]
+
+
+BLOCKS = [
+    f"```json\n{{}}\n```\nand\n```python\n{ADD}```\nprints\n```\n3\n```",
+    f"```Python title=a\n{ADD}```\n```bash\npython a.py\n```",
+    f"1. so\n   ```python3\n{indent(ADD, '   ')}   ```",
+    f"```\n{ADD}```",
+]
+
+
+@pytest.mark.parametrize("response", BLOCKS)
+def test_the_last_python_block_is_the_code(response: str) -> None:
+    assert scores("code", [response], tests=["assert add(1, 2) == 3"]) == [1.0]
+
+
+def test_code_is_a_module_that_can_be_found() -> None:
+    code = "from __future__ import annotations\nimport dataclasses, pickle\n"
+    code += "@dataclasses.dataclass\nclass A:\n    n: int = 1\n"
+    assert scores("code", [code], tests=["assert pickle.loads(pickle.dumps(A())) == A()"]) == [1.0]
 
 
 def test_code_has_limits() -> None:

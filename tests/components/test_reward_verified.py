@@ -45,6 +45,25 @@ def test_exponents_and_fractions_are_numbers(response: str, answer: str, expecte
     assert scores({"use": "number_match", "tolerance": 0.3}, ["0.6"], answer=["0.3"]) == [1.0]
 
 
+PUNCTUATED = [
+    *[("3,5", "35", 0), ("1,234,567.5", "1234567.5", 1), ("range 3-5", "5", 1), ("2024-01", "-1", 0)],
+    *[("so \u22125", "-5", 1), ("(2)-3", "3", 1), ("x = -3", "-3", 1)],
+    *[(r"\frac{3}{4}", "4", 0), (r"-\dfrac{3}{4}", "-0.75", 1), (r"1\frac{1}{2}", "5.5", 0)],
+]
+
+
+@pytest.mark.parametrize(("response", "answer", "expected"), PUNCTUATED)
+def test_commas_hyphens_and_fractions_of_latex(response: str, answer: str, expected: float) -> None:
+    assert scores("number_match", [response], answer=[answer]) == [expected]
+
+
+def test_an_answer_is_text_a_number_or_a_truth_value() -> None:
+    assert scores("exact_match", ["true", "false"], answer=[True, True]) == [1.0, 0.0]
+    for answer in (["a"], {"a": 1}):
+        with pytest.raises(RunError, match=f"'p' should be text or a number, found {type(answer).__name__}"):
+            scores("exact_match", ["a"], answer=[answer])
+
+
 RULES = [
     ({"use": "regex", "pattern": "a.b"}, "a\nb", "ab"),
     ({"use": "regex", "pattern": "a+b"}, "xaab", "ba"),
