@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import chain as joined
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
@@ -54,7 +55,13 @@ class Release:
 
 
 def make(study: Study, parameters: Parameters) -> Release:
-    """The next release, of all that was said until now, without persons that are paused now."""
+    """The next release, of all that was said until now, without persons that are paused now.
+
+    Raises:
+        DataError: the aggregation is one of pairs, and the study of another kind.
+    """
+    if parameters.aggregate == "dawid_skene" and study.kind.name != "pair":
+        raise DataError(f"dawid_skene finds the labels of pairs; a {study.kind.name} is made of all votes alike")
     with study.database.writing() as connection:
         last = _newest(connection)
         paused = select(tables.person.c.id).where(tables.person.c.state == "paused")
@@ -110,7 +117,8 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
     said = judged.votes(connection, study.kind, until, parameters.without)
     voted = _by_item(said)
     verdicts = {**AGGREGATIONS[parameters.aggregate](said)}
-    for vote in judged.votes(connection, study.kind, until, parameters.without, "review"):
+    reviewed = _by_item(judged.votes(connection, study.kind, until, parameters.without, "review"))
+    for vote in joined.from_iterable(reviewed.values()):
         verdicts[vote.question] = _decided(vote, verdicts.get(vote.question))
     parts: dict[int, dict[str, Verdict]] = {}
     for (item, part), verdict in verdicts.items():
@@ -118,11 +126,12 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
             parts.setdefault(item, {})[part] = verdict
     items = judged.items(connection, parts.keys())
     led = hints.changed_after(connection, until)
-    rows, left_out = [], Counter[str]()
+    rows, left_out = [], +Counter({"answered by a reviewer alone": len(reviewed.keys() - voted.keys())})
     for item, found in parts.items():
         split = _split(items[item].cluster, parameters.test_fraction)
         moved = len({vote.person for vote in voted[item] if (item, vote.person) in led})
-        labelled = Labelled(items[item], found, tuple(voted[item]), split, moved)
+        votes = voted[item] if study.kind.name == "pair" else reviewed.get(item, voted[item])
+        labelled = Labelled(items[item], found, tuple(votes), split, moved)
         if study.kind.voted and all(verdict.label is None for verdict in found.values()):
             left_out["undecided"] += 1
         elif labelled.agreement < parameters.min_agreement:

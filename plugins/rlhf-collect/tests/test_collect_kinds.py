@@ -87,6 +87,21 @@ def test_an_unknown_kind_names_the_nearest(tmp_path: Path) -> None:
         study(tmp_path, [], kind="pair", dimensions=("helpful",))
 
 
+@pytest.mark.parametrize(
+    ("kind", "gold", "words"),
+    [
+        ("pair", "a", "rows:1: gold is of at most 2 different responses, got 3"),
+        ("ranking", [1, 2, 3, 4], "rows:1: gold should be a list with the place of each of 3 responses"),
+        ("rating", {"overall": [1, 2]}, "rows:1: gold should have 3 ratings of overall, 1 to 7"),
+        ("rating", {"overall": [1, 2, 8]}, "rows:1: gold should have 3 ratings of overall, 1 to 7"),
+    ],
+)
+def test_a_known_answer_is_of_the_rows_responses(tmp_path: Path, kind: str, gold: object, words: str) -> None:
+    row = Asked("rows:1", "p", tuple(Written(text, {}) for text in ANSWERS), purpose="gold", known=gold)
+    with pytest.raises(DataError, match=words):
+        study(tmp_path, [row], kind=kind)
+
+
 def test_the_files_of_a_release_are_read_by_the_bundled_formats(tmp_path: Path) -> None:
     made = study(tmp_path, rows(6), kind="ranking", votes=1)
     browser = Browser(made, "Ada")

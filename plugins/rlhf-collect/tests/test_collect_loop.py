@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from rlhf_collect import release as releases
 from rlhf_collect.commands import collect
 from rlhf_collect.export import write
+from rlhf_collect.shapes.every import SHAPES
 from studies import Browser, pair, prefers_good, study
 from typer.testing import CliRunner
 
@@ -30,6 +32,19 @@ def test_what_three_people_said_is_what_a_release_has(tmp_path: Path) -> None:
     assert {row["weight"] for row in found} == {1 / 3}  # (2 - 1) / 3
     assert found[0]["votes"] == {"a": 2, "b": 1}
     assert found[0]["origins"] == {"chosen": {"model": "model-g"}, "rejected": {"model": "model-b"}}
+
+
+@pytest.mark.parametrize(("strengths", "label", "margin"), [((1, 1, -5), "a", 0.0), ((-4, -4, 5), "b", 1.0)])
+def test_a_margin_is_the_mean_strength_in_favour_of_the_label(
+    tmp_path: Path, strengths: tuple[int, ...], label: str, margin: float
+) -> None:
+    made = study(tmp_path, [pair(1)])
+    for n, strength in enumerate(strengths):
+        choices = {True: strength, False: -strength}
+        Browser(made, f"p{n}").work(lambda shown, of=choices: of[shown[0].startswith("good")])
+    (one,) = releases.make(made, releases.Parameters(test_fraction=0.0)).rows
+    row = SHAPES["pair"].row(one)
+    assert (one.verdicts[""].label, row["margin"]) == (label, pytest.approx(margin))
 
 
 def test_a_recipe_reads_a_release(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ class Kind:
         """What is aggregated, each part by itself."""
         return {"": self.label(value)}
 
-    def known(self, word: Any) -> Any:
-        """The value of a known answer as a file gives it. Raises DataError."""
+    def known(self, word: Any, count: int) -> Any:
+        """The value of a known answer to `count` responses, as a file gives it. Raises DataError."""
         raise NotImplementedError
 
     def agrees(self, value: Any, known: Any) -> bool:

@@ -35,11 +35,11 @@ class Pair(Kind):
         """a, b or tie."""
         return "tie" if value == 0 else "a" if value > 0 else "b"
 
-    def known(self, word: Any) -> int:
+    def known(self, word: Any, count: int) -> int:
         """Of a, b, tie or a number. Raises DataError."""
-        if isinstance(word, int) and abs(word) <= STRONGEST:
+        if type(word) is int and abs(word) <= STRONGEST:
             return word
-        if word not in WORDS:
+        if not isinstance(word, str) or word not in WORDS:
             raise DataError(
                 f"gold should be a, b, tie, or -{STRONGEST} to {STRONGEST} in favour of a, got {word!r:.40}"
             )

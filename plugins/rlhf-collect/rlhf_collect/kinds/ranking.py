@@ -35,10 +35,10 @@ class Ranking(Kind):
         pairs = combinations(range(len(value)), 2)
         return {f"{i}-{j}": words[(value[i] > value[j]) - (value[i] < value[j])] for i, j in pairs}
 
-    def known(self, word: Any) -> list[int]:
+    def known(self, word: Any, count: int) -> list[int]:
         """Of the places of the answers. Raises DataError."""
-        if not isinstance(word, list) or not all(isinstance(place, int) for place in word):
-            raise DataError(f"gold should be a list with the place of each response, got {word!r:.40}")
+        if not isinstance(word, list) or len(word) != count or not all(type(place) is int for place in word):
+            raise DataError(f"gold should be a list with the place of each of {count} responses, got {word!r:.40}")
         return dense(word)
 
     def agrees(self, value: Any, known: Any) -> bool:

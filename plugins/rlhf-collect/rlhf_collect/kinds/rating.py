@@ -42,12 +42,19 @@ class Rating(Kind):
         """Every dimension of every answer."""
         return {f"{name}_{answer}": str(one) for name, rated in value.items() for answer, one in enumerate(rated)}
 
-    def known(self, word: Any) -> dict[str, list[int]]:
+    def known(self, word: Any, count: int) -> dict[str, list[int]]:
         """Of lists of ratings by dimension. Raises DataError."""
         if not isinstance(word, dict) or not word.keys() <= set(self.dimensions):
             raise DataError(f"gold should have ratings of {', '.join(self.dimensions)}, got {word!r:.60}")
+        for name, rated in word.items():
+            if not isinstance(rated, list) or len(rated) != count or not all(map(_is_rating, rated)):
+                raise DataError(f"gold should have {count} ratings of {name}, 1 to {HIGHEST}, got {rated!r:.40}")
         return word
 
     def agrees(self, value: Any, known: Any) -> bool:
         """Whether no known rating is missed by more than 1."""
         return all(abs(one - value[name][n]) <= 1 for name, rated in known.items() for n, one in enumerate(rated))
+
+
+def _is_rating(one: Any) -> bool:
+    return type(one) is int and 1 <= one <= HIGHEST

@@ -18,7 +18,7 @@ class Labelled:
 
     item: Item
     verdicts: Mapping[str, Verdict]  # of its parts; a pair has one, ""
-    votes: tuple[Vote, ...]
+    votes: tuple[Vote, ...]  # of a ranking or rating that was reviewed, the reviewer's
     split: str  # train or test
     after_suggestion: int = 0  # votes that were changed after a model's suggestion was shown
 

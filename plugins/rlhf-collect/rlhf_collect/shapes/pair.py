@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf_collect.aggregate.votes import Vote
+from rlhf_collect.kinds.pair import WORDS
 from rlhf_collect.shapes.labelled import Labelled
 from rlhf_plugins import Comparison, Group, Origin
 
@@ -54,8 +55,9 @@ def columns(one: Labelled, apart: bool) -> set[str]:
 
 
 def _margin(one: Labelled) -> float:
-    """The mean strength in favour of the label."""
-    return abs(sum(one.values.values()) / len(one.values))
+    """The mean strength in favour of the label; 0 for a tie, and where the mean is against the label."""
+    mean = sum(one.values.values()) / len(one.values)
+    return max(0.0, WORDS[str(one.verdicts[""].label)] * mean)
 
 
 def _comparison(vote: Vote) -> Comparison:

@@ -17,6 +17,7 @@ from rlhf_collect.settings import Settings
 from rlhf_collect.store import tables
 from rlhf_collect.store.chain import digest
 from rlhf_collect.store.rows import Asked, Written
+from rlhf_plugins import DataError
 
 CHUNK = 500  # rows that are written together
 Values: TypeAlias = dict[str, Any]
@@ -49,14 +50,23 @@ class Content:
             self._items(list(self._planned(chunk, prompts)))
 
     def _usable(self, row: Asked) -> bool:
-        if row.known is not None:
-            self.kind.known(row.known)
         if not all(map(_whole, (row.prompt, row.domain, row.cluster, *(one.text for one in row.answers)))):
             self.left_out["with half a character"] += 1
             return False
-        enough = len({one.text for one in row.answers}) >= self.kind.least
-        self.left_out[f"fewer than {self.kind.least} different answers"] += not enough
-        return enough
+        different = len({one.text for one in row.answers})
+        if row.known is not None:
+            self._check(row, different)
+        self.left_out[f"fewer than {self.kind.least} different answers"] += different < self.kind.least
+        return different >= self.kind.least
+
+    def _check(self, row: Asked, different: int) -> None:
+        """Raises DataError where the known judgement is not of the row's answers."""
+        if different > self.kind.most:
+            raise DataError(f"{row.where}: gold is of at most {self.kind.most} different responses, got {different}")
+        try:
+            self.kind.known(row.known, different)
+        except DataError as error:
+            raise DataError(f"{row.where}: {error}") from error
 
     def _planned(self, chunk: Sequence[Asked], prompts: dict[str, int]) -> Iterator[Planned]:
         """Every pair of a row's answers, where a question has two; all of them together otherwise."""
@@ -80,7 +90,7 @@ class Content:
         if len(planned) > len(fresh):
             self.left_out["twice"] += len(planned) - len(fresh)
         judged = [slot for item, one in fresh.items() if one.row.purpose == "judged" for slot in self._slots(item, one)]
-        known = [self._gold(item, one.row) for item, one in fresh.items() if one.row.purpose != "judged"]
+        known = [self._gold(item, one) for item, one in fresh.items() if one.row.purpose != "judged"]
         self._write(tables.slot, judged)
         self._write(tables.gold, known)
 
@@ -90,8 +100,13 @@ class Content:
             place = {"item": item, "ordinal": ordinal, "sides": sides(len(planned.answers), self._random)}
             yield {**place, "purpose": "judged", "priority": priority, "state": "free"}
 
-    def _gold(self, item: int, row: Asked) -> Values:
-        return {"item": item, "value": self.kind.known(row.known), "explanation": html(row.explanation)}
+    def _gold(self, item: int, planned: Planned) -> Values:
+        row = planned.row
+        return {
+            "item": item,
+            "value": self.kind.known(row.known, len(planned.answers)),
+            "explanation": html(row.explanation),
+        }
 
     def _ids(self, table: Table, wanted: dict[str, Callable[[], Values]]) -> dict[str, int]:
         """The number of each row by its digest; those that are not there are made and written."""
