@@ -90,7 +90,7 @@ def page(rows: list[dict[str, Any]], reports: list[dict[str, Any]]) -> str:
         f"`recipes/quickstart.yaml` under seeds 1 to {len(reports)}, by `python benchmarks/five_seeds.py` on "
         f"{hardware['cores']} cores ({hardware['cpu']}), {hardware['platform']}.",
         "The recipe's coefficients were chosen under other seeds (0, 100 and 102). "
-        f"All stages of a run took {min(total):.0f} to {max(total):.0f} s. "
+        f"All stages of a run took {min(total):.0f} to {max(total):.0f} s, beside whatever else the machine did. "
         f"Best-of-{reports[0]['ceiling']['n']} by gold, the 100 of the score: {spread(ceilings)}. "
         f"Reward model accuracy on held-out pairs: {spread(accuracy)}.",
         "",

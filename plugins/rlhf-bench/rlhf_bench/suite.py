@@ -109,7 +109,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:
-    """A list of names in `quick` stands for those of the suite."""
+    """A list of names in `quick` selects among those of the suite."""
     for key in ("tasks", "algorithms"):
         names, known = words[key], whole.get(key)
         if isinstance(names, list) and isinstance(known, dict):

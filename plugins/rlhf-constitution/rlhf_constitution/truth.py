@@ -1,6 +1,6 @@
 """The principle `truth`: a dimension of the data's true reward, behind as much noise as is asked for.
 
-Only simulated data has a true reward. It stands in for a judge of known quality, so that what a loop does with a
+Only simulated data has a true reward. It takes the place of a judge of known quality, so that what a loop does with a
 judge's errors can be measured.
 """
 

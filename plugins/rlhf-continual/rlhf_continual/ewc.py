@@ -22,7 +22,7 @@ class EWC(Regularizer):
     response a prompt. It holds policies; a reward model has no responses of its own, and `l2_sp` is for it.
     """
 
-    strength: Annotated[float, Field(gt=0, description="lambda; old examples that the mean in F stands for")] = 100.0
+    strength: Annotated[float, Field(gt=0, description="lambda, in old examples: F is a mean over them")] = 100.0
     data: DataFormat | None = uses("data_format", optional=True, tag="format")  # old prompts; None: the stage's
     prompts: Annotated[int, Field(ge=1, description="of which F is taken, at most")] = 128
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
