@@ -143,7 +143,7 @@ class Ratings(_File):
 
     def __post_init__(self) -> None:
         for name in self.by or ():
-            if name not in self.dimensions:
+            if name not in self.dimensions and self.dimensions != score():  # a known set has more than the default
                 raise ValueError(f"by: unknown dimension {name!r} {known(name, self.dimensions)}")
 
 

@@ -29,7 +29,7 @@ from rlhf_plugins.data.fields import (
 )
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
-from rlhf_plugins.data.shapes import as_named
+from rlhf_plugins.data.shapes import as_named, with_system, with_system_cells
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import as_answer, as_messages
@@ -95,7 +95,7 @@ def read_comparisons(
     """
     meaning = {word.lower(): SIGNS[verdict] for word, verdict in (labels or words()).items()}
     pairs: dict[str, _Pair] = {}
-    for where, fields in rows:
+    for where, fields in with_system_cells(rows):
         pair = _row(where, fields, dropped, columns, meaning)
         if pair is None:
             continue
@@ -145,10 +145,12 @@ def _row(
 
 
 def _one_form(where: str, fields: dict[str, Any], names: tuple[str, str, str]) -> tuple[Text, ...]:
-    """Prompt and responses; as messages where one of them is, and with the row's tools."""
+    """Prompt and responses; as messages where one of them is, and with the row's system turn and tools."""
     prompt, *both = (text(where, name, required(where, name, fields)) for name in names)
     if form(both[0]) != form(both[1]):
         raise DataError(f"{where}: {names[1]} is {form(both[0])}, {names[2]} is {form(both[1])}")
+    fields.pop(names[0], None)
+    prompt = with_system(where, fields, prompt)
     if not all(isinstance(one, str) for one in (prompt, *both)):
         prompt, both = as_messages(prompt), [as_answer(one) for one in both]
     for name, one in zip(names[1:], both, strict=True):

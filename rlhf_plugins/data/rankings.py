@@ -20,9 +20,9 @@ from rlhf_plugins.data.fields import (
     required,
     responses,
     shown,
-    text,
 )
 from rlhf_plugins.data.rows import Row
+from rlhf_plugins.data.shapes import opened_prompt, with_system_cells
 from rlhf_plugins.data.sources import RankingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, known
@@ -43,7 +43,7 @@ def read_rankings(
     Raises:
         DataError: a column is missing, or a ranking names a missing response, repeats one or has the wrong length.
     """
-    for where, fields in rows:
+    for where, fields in with_system_cells(rows):
         group = _group(where, fields, dropped, columns)
         reason = _useless(group)
         if reason:
@@ -53,10 +53,10 @@ def read_rankings(
 
 
 def _group(where: str, fields: dict[str, Any], dropped: Dropped, columns: RankingColumns) -> Group:
-    prompt = text(where, columns.prompt, required(where, columns.prompt, fields))
+    prompt, taken = opened_prompt(where, fields, columns.prompt)
     elements = required(where, columns.responses, fields)
     found = responses(where, columns.responses, elements, columns.text, prompt)
-    more = extras(where, fields, columns)
+    more = extras(where, fields, columns, taken)
     choices = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c and at(fields, c) is not None]
     if len(choices) != 1:
         wanted = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c]

@@ -10,8 +10,9 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import averaged, blank, extras, key, number, required, responses, text
+from rlhf_plugins.data.fields import averaged, blank, extras, key, number, required, responses
 from rlhf_plugins.data.rows import Row
+from rlhf_plugins.data.shapes import opened_prompt, with_system_cells
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, known
@@ -56,9 +57,9 @@ def read_ratings(
     read = {name for path in paths.values() for name in (path, path.partition(".")[0])}
     groups: dict[str, _Rated] = {}
     missing = dict.fromkeys(paths, "")  # of each dimension that no row has had yet: what the first row has
-    for where, fields in rows:
-        prompt = text(where, columns.prompt, required(where, columns.prompt, fields))
-        more = extras(where, fields, columns, read)
+    for where, fields in with_system_cells(rows):
+        prompt, taken = opened_prompt(where, fields, columns.prompt)
+        more = extras(where, fields, columns, read | taken)
         many = columns.responses in fields
         place = where if many else key(prompt, more["topic"] or "")
         rated = list(_rated(where, fields, columns, prompt, paths, missing))

@@ -47,6 +47,13 @@ def opened(where: str, fields: Fields, prompt: Text) -> Text:
     return with_tools(where, with_system(where, fields, prompt), fields.pop(TOOLS, None))
 
 
+def opened_prompt(where: str, given: Fields, column: str) -> tuple[Text, set[str]]:
+    """The prompt of a column with what `opened` adds, and the columns that it was taken from. Raises DataError."""
+    fields, prompt = dict(given), text(where, column, required(where, column, given))
+    fields.pop(column, None)
+    return opened(where, fields, prompt), given.keys() - fields.keys()
+
+
 def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
     if column != "prompt" or "prompt" in fields:
         value = required(where, column, fields)
@@ -74,18 +81,22 @@ def with_system(where: str, fields: Fields, prompt: Text) -> Text:
     """The prompt as messages after the text of a `system` column, which may be blank; as it is without one.
 
     Raises:
-        DataError: the column holds no text, or the prompt has a system turn or is a transcript.
+        DataError: a column holds no text, two hold one, or the prompt has a system turn or is a transcript.
     """
-    name = next((name for name in SYSTEMS if name in fields), None)
-    if name is None:
+    cells, talk = {name: fields.pop(name) for name in SYSTEMS if name in fields}, as_messages(prompt)
+    if not cells:
         return prompt
-    first, talk = fields.pop(name), as_messages(prompt)
-    if first is not None and not isinstance(first, str):
-        raise DataError(f"{where}: {name} must be text, found {shown(first)}")
+    for name, cell in cells.items():
+        if cell is not None and not isinstance(cell, str):
+            raise DataError(f"{where}: {name} must be text, found {shown(cell)}")
     if isinstance(prompt, str) and prompt.startswith(HUMAN):
-        raise DataError(f"{where}: has a column {name!r} beside a transcript, which has no place for it")
-    if first is None or not first.strip():
+        raise DataError(f"{where}: has a column {min(cells)!r} beside a transcript, which has no place for it")
+    filled = {name: cell for name, cell in cells.items() if cell and cell.strip()}
+    if len(filled) > 1:
+        raise DataError(f"{where}: has a text in {' and in '.join(filled)}; leave one of them out")
+    if not filled:
         return talk
+    ((name, first),) = filled.items()
     if talk and talk[0]["role"] == "system":
         raise DataError(f"{where}: has a column {name!r} and a system turn in its prompt; leave one of them out")
     return [{"role": "system", "content": first}, *talk]

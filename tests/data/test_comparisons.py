@@ -109,6 +109,12 @@ def test_rows_of_several_annotators_are_put_together_in_either_order() -> None:
     assert dropped == {"an annotator judges a pair again": 1}
 
 
+def test_a_system_column_opens_the_prompt_before_rows_are_put_together() -> None:
+    first, second = read(row("a", annotator="1", system="S"), row("b", annotator="2", system="T"))
+    assert first.prompt == [{"role": "system", "content": "S"}, {"role": "user", "content": "p"}]
+    assert (second.prompt[0]["content"], second.columns, second.ranks) == ("T", {}, (1, 0))
+
+
 def test_rows_without_annotators_stay_apart() -> None:
     assert len(read(row("a"), row("b"))) == 2
 

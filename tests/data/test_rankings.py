@@ -65,6 +65,13 @@ def test_responses_in_objects_and_messages() -> None:
     assert read({"prompt": "p", "responses": objects, "ranking": [1, 0]})[0].responses == ("x", "y")
 
 
+def test_a_system_column_opens_the_prompt() -> None:
+    first, second = read(row(ranking=[0, 1, 2], system="S"), row(ranking=[0, 1, 2]))
+    asked = {"role": "user", "content": "p"}
+    assert (first.prompt, second.prompt) == ([{"role": "system", "content": "S"}, asked], [asked])
+    assert first.columns == {}
+
+
 def test_rows_without_use_are_counted() -> None:
     dropped = Dropped()
     same, blank = row(ranking=[0, 1, 2]) | {"responses": ["x", "y", "x"]}, row(ranking=[0, 1, 2], prompt="\n")

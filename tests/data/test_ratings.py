@@ -46,6 +46,16 @@ def test_one_prompt_under_two_topics_is_two_groups() -> None:
     assert [g.topic for g in read(row("x", 1, topic="s"), row("y", 2, topic="t"))] == ["s", "t"]
 
 
+def test_system_turns_and_tools_are_part_of_the_prompt() -> None:
+    asked, tool = {"role": "user", "content": "p"}, {"type": "function", "function": {"name": "tide"}}
+    first, second = read(row("x", 1, system="S"), row("y", 2, system="T"))
+    assert first.prompt == [{"role": "system", "content": "S"}, asked]
+    assert (second.prompt[0]["content"], second.columns) == ("T", {})
+    assert second.responses == ([{"role": "assistant", "content": "y"}],)
+    (called,) = read(row("x", 1, prompt=[asked], tools=[tool]))
+    assert called.prompt == [{**asked, "tools": [tool]}]
+
+
 def test_ratings_in_several_dimensions_may_be_missing() -> None:
     first, second = row("x", None, clear=1, true=""), row("y", None, clear=None)
     (group,) = read(first, second, dimensions=["clear", "true"])
@@ -115,11 +125,11 @@ HELPFUL = {"prompt": "p", "correctness": 4, "coherence": 4, "complexity": 1, "ve
 JUDGED = {name: {"Rating": "4", "Rationale": ""} for name in ("honesty", "instruction_following", "truthfulness")}
 
 
-def known(path: Path, *rows: dict[str, Any]) -> Group:
+def known(path: Path, *rows: dict[str, Any], **options: Any) -> Group:
     asked = "instruction" if "instruction" in rows[0] else "prompt"
     (path / "a.jsonl").write_text("\n".join(map(json.dumps, [*rows, {**rows[0], asked: "q"}])))
     assert Ratings.recognises(rows[0])
-    data = component("data_format", {"use": "ratings", "source": str(path / "a.jsonl")}).load(Base(""), 0)
+    data = component("data_format", {"use": "ratings", "source": str(path / "a.jsonl"), **options}).load(Base(""), 0)
     return next(group for group in (*data.train, *data.test) if group.prompt == "p")
 
 
@@ -128,6 +138,14 @@ def test_helpsteer_is_ordered_by_helpfulness(tmp_path: Path) -> None:
     group = known(tmp_path, short, {**HELPFUL, "response": "b", "helpfulness": 2})
     assert [(c.better, c.worse, c.tied) for c in group.comparisons] == [(0, 1, False)]
     assert group.ratings["verbosity"] == (0.0, 4.0)
+
+
+def test_helpsteer_may_be_ordered_by_another_of_its_dimensions(tmp_path: Path) -> None:
+    rows = [{**HELPFUL, "response": text, "helpfulness": 3, "correctness": n} for n, text in enumerate("ab")]
+    group = known(tmp_path, *rows, by=["correctness"])
+    assert [(c.better, c.worse, c.tied) for c in group.comparisons] == [(1, 0, False)]
+    with pytest.raises(DataError, match="by: unknown dimension 'score' .known: "):
+        known(tmp_path, *rows, by=["score"])
 
 
 def test_ultrafeedback_is_ordered_by_the_mean_of_what_was_rated(tmp_path: Path) -> None:

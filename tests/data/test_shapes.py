@@ -126,6 +126,14 @@ def test_the_rows_of_a_set_with_a_system_column_are_all_messages() -> None:
     assert [group.prompt for group in pairs({**row, "system": "s"}, row)] == [[turn("system", "s"), ASKED], [ASKED]]
 
 
+def test_of_two_system_columns_the_one_with_a_text_counts() -> None:
+    row = {"prompt": "why", "chosen": "yes", "rejected": "no", "system_prompt": "s"}
+    (group,) = pairs({**row, "system": ""})
+    assert group.prompt == [turn("system", "s"), ASKED]
+    with pytest.raises(DataError, match="f:1: has a text in system and in system_prompt"):
+        pairs({**row, "system": "t"})
+
+
 def test_a_column_that_is_read_may_be_kept_or_be_the_topic() -> None:
     row = {"prompt": [ASKED], "chosen": [YES], "rejected": [NO], "system": "s"}
     read = read_pairs([("f:1", row)], Dropped(), PairColumns(topic="system", keep=["system"]))
