@@ -65,7 +65,7 @@ class AIFeedback(Stage, makes={"data"}):
     @property
     def labels(self) -> Labels:
         """How differences become labels."""
-        return Labels(self.gap, self.soft, self.softness, self.clamp, self.confidence)
+        return Labels(self.gap, self.softness, self.clamp, self.confidence)
 
     def run(self, run: Run) -> StageResult:
         """Raises RunError where no pair is left."""

@@ -22,7 +22,6 @@ class Labels:
     """How a difference of scores becomes a label."""
 
     gap: Annotated[float, Field(ge=0, lt=1, description="epsilon: a pair needs s_i > s_j + gap")] = 0.1
-    soft: Annotated[bool, Field(description="write sigma((s_i - s_j) / temperature), not certainty")] = True
     temperature: Annotated[float, Field(gt=0, description="of soft labels, in scores")] = 0.2
     clamp: Annotated[float, Field(gt=0.5, le=1, description="the largest soft label")] = 0.95
     confidence: Annotated[float, Field(ge=0, le=1, description="the least confidence of both responses")] = 0.0
