@@ -12,6 +12,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Prediction, Verdict
 from rlhf_plugins.contract.run_kinds import Generator, Judge, Reward
+from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ class ByReward(Judge):
         """Raises RunError as the reward does."""
         from rlhf_plugins.reward_models.handle import reward_handle
 
-        score, policy = reward_handle(self.reward.build(run)), run.reference()
+        score = reward_handle(self.reward.build(run))
+        encode = run.reference().encode if score.encoder is None else score.encode  # its tokens may be others
 
         def judge(prompts: Sequence[Text], first: Sequence[str], second: Sequence[str]) -> Sequence[Verdict]:
-            one, other = (score(policy.encode(prompts, responses)) for responses in (first, second))
+            one, other = (score(encode(prompts, _answers(prompts, responses))) for responses in (first, second))
             return [_by_difference(one, other, row) for row in range(len(prompts))]
 
         return judge
@@ -61,6 +63,12 @@ class ByPolicy(Judge):
             return [Verdict(p) for p in policy.choose(texts, self.answers)[:, 0].exp().tolist()]
 
         return both_orders(prefers_first)
+
+
+def _answers(prompts: Sequence[Text], responses: Sequence[str]) -> list[Text]:
+    """The responses, as messages to prompts that are messages."""
+    pairs = zip(prompts, responses, strict=True)
+    return [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
 
 
 def _by_difference(one: Prediction, other: Prediction, row: int) -> Verdict:

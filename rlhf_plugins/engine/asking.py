@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import string
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.rows import Text
@@ -40,7 +40,8 @@ def asked(question: str, prompt: Text, first: str, second: str) -> str:
         raise ValueError(f"question: {error}") from error
     if not _NEEDED <= named <= _KNOWN:
         raise ValueError("question: it should have {prompt}, {first}, {second}, and may have {fence}")
-    fence = f"--{secrets.token_hex(8)}--"
+    content = repr((prompt, *sorted((first, second))))  # so that the same question is asked in every run
+    fence = f"--{blake2b(content.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}--"
     return question.format(prompt=_plain(prompt), first=first, second=second, fence=fence)
 
 

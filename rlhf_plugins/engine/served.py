@@ -81,7 +81,7 @@ def preference(server: Server, question: str) -> Verdict:
     if likely is not None:
         return Verdict(likely)
     text = str((choice.get("message") or {}).get("content") or "")
-    letter = re.match(r"\W*([AB])\b", text)
+    letter = re.fullmatch(r"\W*([AB])\W*", text)
     if letter is None:
         return Verdict(None, "failed", f"answered {text[:40]!r}, not A or B")
     return Verdict(1.0 if letter[1] == "A" else 0.0)

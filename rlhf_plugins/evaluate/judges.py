@@ -16,6 +16,7 @@ from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
 from rlhf_plugins.data.tokens import as_text
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, mean_interval, wins
 from rlhf_plugins.reward_models.handle import Predict, rewards
 
@@ -124,7 +125,7 @@ class PairJudge:
             "accuracy_interval": mean_interval(won)._asdict(),
             "n": int(known.sum()),
             "ece": None,
-            "longer_response_accuracy": float(wins(*longer).mean()),
+            "longer_response_accuracy": float(wins(*(each[known] for each in longer)).mean()),
         }
 
     def reasons(self) -> list[str]:
@@ -141,6 +142,10 @@ class PairJudge:
 
 
 def _rows(verdicts: Sequence[Verdict]) -> list[list[Any]]:
+    """As they are kept. Raises RunError where all failed, so that nothing is kept and a later run asks again."""
+    if all(one.status == "failed" for one in verdicts):
+        reason = verdicts[0].reason or "it gave no reason"
+        raise RunError(f"evaluate: the judge answered no comparison: {reason}")
     return [[one.probability, one.status, one.reason] for one in verdicts]
 
 

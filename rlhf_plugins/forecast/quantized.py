@@ -22,7 +22,7 @@ class FourBit(Linear4bit):
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
-        self.compute_dtype, self.quant_state = torch.bfloat16, None
+        self.compute_dtype, self.quant_state = linear.weight.dtype, None
         count = linear.weight.numel()
         self.weight = _packed(torch.empty(count // 2, 1, dtype=torch.uint8, device="meta"))
         vars(self.weight).update(compress_statistics=True, quant_type=NF4)

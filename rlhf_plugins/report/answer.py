@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlhf_plugins.report import words
-from rlhf_plugins.report.schema import PolicyReport, Report
+from rlhf_plugins.report.schema import Interval, PolicyReport, Report
 from rlhf_plugins.report.verdict import Verdict, faults, over, verdicts
 
 _SEEDS = "Each was trained once: another seed may order them differently."
@@ -53,16 +53,22 @@ def _led(report: Report, better: Sequence[str]) -> tuple[str, list[str]]:
 
 def _clear(leader: PolicyReport, other: PolicyReport) -> bool:
     """Whether the other is behind beyond chance: by their paired difference or, without one, by apart intervals."""
-    if other.behind is not None and other.behind.low is not None:
-        return other.behind.low > 0
+    behind = _behind(leader, other)
+    if behind is not None and behind.low is not None:
+        return behind.low > 0
     return leader.gold.low is not None and other.gold.high is not None and leader.gold.low > other.gold.high
+
+
+def _behind(leader: PolicyReport, other: PolicyReport) -> Interval | None:
+    """How much more the leader scores; unknown where the policy that all are compared with is another one."""
+    return other.behind if leader.behind is None else None
 
 
 def _lead(report: Report, leader: str, names: Sequence[str]) -> str:
     """How far the next one is behind."""
     others = [name for name in names if name != leader]
     following = max(others, key=lambda name: report.policies[name].gold.mean or 0.0)
-    behind = report.policies[following].behind
+    behind = _behind(report.policies[leader], report.policies[following])
     return "" if behind is None or behind.mean is None or behind.mean < 0 else f": {over(behind)} over {following}"
 
 

@@ -127,10 +127,10 @@ def _refuse(root: Path, folders: Iterable[RunFolder], resume: bool, overwrite: b
 
 
 def _note(root: Path, members: Sequence[Member]) -> None:
-    known = _noted(root) if is_several(root) else {}
+    """Keeps these members alone: those of another call may have another recipe, and no mean is over both."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        put(root / FILE, json.dumps({**known, **{one.label: one.group for one in members}}, indent=2).encode())
+        put(root / FILE, json.dumps({one.label: one.group for one in members}, indent=2).encode())
     except OSError as error:
         raise RunError(f"{root} cannot be written: {error.strerror}") from error
 

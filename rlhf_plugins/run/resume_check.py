@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol
 
 from rlhf_plugins.data.digests import STATUS
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.sameness import differences
 
@@ -87,8 +88,12 @@ def resume_check(
         start: begins `rlhf run` with these words, which prints to the file.
 
     Raises:
-        RunError: the recipe fails by itself.
+        RunError: the recipe fails by itself, means several trainings, or ended before it was killed.
     """
+    from rlhf_plugins.recipe.check import several
+
+    if several(recipe, overrides):
+        raise RunError(f"a recipe with `{SEEDS}` or `{SWEEP}` is several trainings: add {SEEDS}=[] {SWEEP}={{}}")
     words = [*overrides]
     if not any(word.startswith("checkpoint") for word in words):
         words.append("checkpoint.every=1 steps")
@@ -108,6 +113,10 @@ def resume_check(
             break
         killed_in.append(str(RunFolder(place).status().get("stage")))
         say(f"kill {len(killed_in)} in {killed_in[-1]}, after {ends.seconds:.0f} s")
+    if not killed_in:
+        raise RunError(
+            f"the run ended before it was killed, so nothing was compared; train longer, or add --seed {seed + 1}"
+        )
     place.rename(folder / "killed")
     return Checked(killed_in, differences(folder / "whole", folder / "killed"), folder)
 
@@ -115,7 +124,7 @@ def resume_check(
 def _run(start: Start, words: Sequence[str], folder: Path, kill_after: float | None = None) -> _Attempt:
     """Runs it, and kills it so many seconds after its first stage began. Raises RunError where it fails by itself."""
     log = folder / "log.txt"
-    started, begun = time.monotonic(), 0.0
+    started, begun, killed = time.monotonic(), 0.0, False
     with log.open("wb") as out:
         process = start(words, out)
     while process.poll() is None:
@@ -125,6 +134,7 @@ def _run(start: Start, words: Sequence[str], folder: Path, kill_after: float | N
         if kill_after is not None and begun and now - begun >= kill_after:
             process.kill()
             process.wait()
-    if process.returncode not in (0, -signal.SIGKILL):
+            killed = True
+    if process.returncode not in ((0, -signal.SIGKILL) if killed else (0,)):
         raise RunError(f"the recipe ended with exit code {process.returncode}; what it printed is in {log}")
     return _Attempt(process.returncode, begun, time.monotonic() - started)

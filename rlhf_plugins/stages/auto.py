@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Selector, Stage
 from rlhf_plugins.contract.selection import Choice, Resources, Situation
 from rlhf_plugins.errors import PluginError, RunError
-from rlhf_plugins.stages._training import From, Reference
+from rlhf_plugins.stages._training import From
 
 Own = dict[str, list[dict[str, Any]]]
 
@@ -37,7 +37,6 @@ class Auto(Stage, makes={"policy"}):
     )
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     from_: From = "previous"
-    reference: Reference = "start"
     trainer: Annotated[dict[str, Any], Field(description="TRL's options of every part that gives no others")] = field(
         default_factory=dict
     )
@@ -75,8 +74,9 @@ class Auto(Stage, makes={"policy"}):
         policies: Mapping[str, Any] = {}
         rewards: Mapping[str, Any] = {}
         for words in self.stages()[best["algorithm"]]:
-            start = next(iter(policies), None) if words["stage"] in POLICIES else None
-            made = run.train({"use": words.pop("stage"), **words}, name=words["name"], start=start)
+            stage = words.pop("stage")
+            start = next(iter(policies), None) if stage in POLICIES else None
+            made = run.train({"use": stage, **words}, name=words.get("name", stage), start=start)
             policies, rewards = made.policies or policies, made.rewards or rewards
         return StageResult(
             policies={self.name: next(iter(policies.values()))} if policies else {},

@@ -31,8 +31,11 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
         "pad_token",
         "padding_free",
         "precompute_ref_batch_size",
+        "ref_model_mixup_alpha",
+        "ref_model_sync_steps",
         "resume_from_checkpoint",
         "router_aux_loss_coef",
+        "sync_ref_model",
         "trust_remote_code",
         "use_weighting",
     }

@@ -1,6 +1,7 @@
-"""Out of memory in a micro-batch: it is computed again in halves, with the same gradients and nothing counted twice.
+"""Out of memory in a micro-batch: it is computed again in halves, with the same gradients and numbers.
 
-Only forward and backward passes are repeated. It knows gradients, random states and what a trainer noted, no loss.
+Only forward and backward passes are repeated; the cost counts what was really computed, repeated passes again. It
+knows gradients, random states and what a trainer noted, no loss.
 """
 
 from __future__ import annotations

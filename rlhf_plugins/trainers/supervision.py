@@ -135,6 +135,7 @@ class Monitored:
         metrics = getattr(self, "_metrics", {"train": {}})["train"]
         before = {name: len(values) for name, values in metrics.items()}
         loss: Tensor = super().training_step(model, inputs, *given)  # type: ignore[misc]
+        metrics = getattr(self, "_metrics", {"train": {}})["train"]  # a recovery from too little memory replaces it
         step = self.state.global_step + 1
         if not torch.isfinite(loss):
             message = not_finite("the loss", loss)

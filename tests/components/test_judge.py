@@ -6,18 +6,25 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from rlhf_plugins import ComponentError, RunError, Verdict
-from rlhf_plugins.components.judge import ByPolicy
+from rlhf_plugins.components.judge import ByPolicy, ByReward
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Run
-from rlhf_plugins.contract.run_kinds import Judge, JudgeFunction
+from rlhf_plugins.contract.run_kinds import Judge, JudgeFunction, Reward, RewardFunction
 from rlhf_plugins.engine.asking import asked, both_orders
+from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.evaluate.judges import PairJudge
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -80,6 +87,41 @@ def test_a_judge_by_reward_is_the_sigmoid_of_the_difference(run: Run, tmp_path: 
     assert one.probability == pytest.approx(1 / (1 + math.exp(-1)))
 
 
+def test_a_reward_model_of_another_vocabulary_reads_its_own_tokens(run: Run) -> None:
+    encoder = deepcopy(load_row_encoder(run.base))
+    encoder.tokenizer.add_tokens(["ant bee"])  # one token, where the policy has two
+    seen: list[int] = []
+
+    def score(samples: Samples) -> Prediction:
+        seen.extend(len(ids) for ids in samples.response_ids)
+        return Prediction(torch.zeros(len(samples.responses)))
+
+    ByReward(reward=Made(RewardHandle(score, encoder=encoder))).build(run)(["who\n"], ["ant bee"], ["ant"])
+    assert seen[0] == seen[1]
+
+
+def test_the_same_question_is_asked_in_every_run_and_its_fence_in_either_order() -> None:
+    one, other = (asked("{fence}{prompt}{first}{second}", "p", *pair) for pair in (("a", "b"), ("b", "a")))
+    assert one == asked("{fence}{prompt}{first}{second}", "p", "a", "b")
+    assert one[:20] == other[:20] != asked("{fence}{prompt}{first}{second}", "p", "a", "c")[:20]
+
+
+def test_a_judge_that_fails_altogether_is_asked_again_later(tmp_path: Path) -> None:
+    lost = [Verdict(None, "failed", "HTTP 503")]
+    kept: list[Any] = []
+    judge = PairJudge(lambda *_: lost, "base", lambda _, make: kept.append(make()) or kept[-1], "server")
+    with pytest.raises(RunError, match="evaluate: the judge answered no comparison: HTTP 503"):
+        judge.accuracy([Group("who", ("ant", "bee"))])
+    assert not kept
+
+
+def test_the_baseline_of_length_is_over_the_answered_pairs() -> None:
+    found = [Verdict(0.9), Verdict(None, "failed", "HTTP 503")]
+    judge = PairJudge(lambda *_: found, "base", lambda _, make: make(), "server")
+    pairs = [Group("who", ("longer", "one")), Group("how", ("one", "longer"))]
+    assert (judge.accuracy(pairs) or {})["longer_response_accuracy"] == 1.0
+
+
 def test_a_policy_is_asked_in_both_orders(run: Run) -> None:
     asks = ByPolicy(policy=component("generator", "base"), question="{prompt} {first} {second}", answers=("ant", "bee"))
     judge = asks.build(run)
@@ -115,9 +157,11 @@ def test_a_first_token_that_is_mostly_something_else_is_a_failure(run: Run, serv
 
 def test_an_answer_in_text_counts_and_other_text_is_a_failure(run: Run, serve: Callable[[Reply], str]) -> None:
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
-        return text("Banana" if "fruit" in body["messages"][0]["content"] else "**A**")
+        asked_for = body["messages"][0]["content"]
+        return text("Banana" if "fruit" in asked_for else "A better answer is" if "tree" in asked_for else "**A**")
 
-    good, bad = of_server(run, serve(reply))(["who", "fruit"], ["a", "b"], ["c", "d"])
+    good, bad, words = of_server(run, serve(reply))(["who", "fruit", "tree"], ["a", "b", "a"], ["c", "d", "b"])
+    assert (words.probability, words.status) == (None, "failed")
     assert good.probability == 0.5  # A in both orders
     assert (bad.probability, bad.status) == (None, "failed")
     assert "'Banana'" in bad.reason
@@ -156,6 +200,17 @@ def test_what_cannot_judge_at_all_is_said_before_anything_is_asked(run: Run, ser
         of_server(run, url, model="mm")
     with pytest.raises(ValueError, match="it should have {prompt}, {first}, {second}"):
         asked("Which is better?", "p", "a", "b")
+
+
+class Made(Reward):
+    """A reward that is made already."""
+
+    def __init__(self, made: RewardHandle) -> None:
+        self.made = made
+
+    def build(self, run: Run) -> RewardFunction:
+        """What was given."""
+        return cast("RewardFunction", self.made)
 
 
 class Wrongly(Judge):

@@ -113,6 +113,7 @@ def test_the_stages_of_an_algorithm_are_checked_before_anything_runs(tmp_path: P
 def test_the_stage_trains_what_was_chosen_and_goes_on_with_the_choice(tmp_path: Path) -> None:
     online = {"num_generations": 2, "max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 4}
     dpo, reward, ppo = ALGORITHMS["dpo_then_ppo"]
+    dpo = {name: value for name, value in dpo.items() if name != "name"}  # it is called as its stage is
     own = {"dpo_then_ppo": [dpo, reward, {**ppo, "trainer": online}]}
     names = ["dpo", "dpo_then_ppo"]
     folder = run_recipe(recipe(tmp_path, resources={"staged": True}, algorithms=names, own=own), say=str).folder

@@ -46,3 +46,13 @@ def test_none_is_taken_on_the_word_of_a_judge_that_may_be_guessing(fields: dict[
     report = _report(fields, {"judge": {"kind": "reward model"}, "reward_model": model})
     assert answer(report).startswith("dpo, ipo or ppo? This run cannot say: its judge cannot be trusted, since it")
     assert taken(report) is None
+
+
+def test_the_distance_to_another_policy_than_the_leader_is_not_that_to_the_leader(fields: dict[str, Any]) -> None:
+    clear = {"mean": 0.2, "low": 0.1, "high": 0.3}  # behind a policy that was not better than its own start
+    report = _report(fields, ppo={"behind": clear}, dpo={"behind": clear})
+    assert "dpo and ppo cannot be distinguished here" in answer(report)  # 0.66 to 0.70 and 0.69 to 0.73
+    apart = _report(
+        fields, ppo={"behind": clear}, dpo={"behind": clear, "gold": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+    )
+    assert "Take ppo. " in answer(apart)

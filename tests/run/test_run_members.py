@@ -69,3 +69,9 @@ def test_a_finished_member_of_another_recipe_is_not_taken_for_this_one(go: Go) -
     with pytest.raises(RunError, match="1 of 1 members failed: seed-0"):
         go("seeds=[0]", "stages.first.loss={use: scaled, scale: 2}", resume=True, say=said.append)
     assert "seed-0 was trained with another recipe: stages.0.loss" in said[0]
+
+
+def test_no_mean_is_over_members_of_two_recipes(go: Go) -> None:
+    go("seeds=[0, 1]")
+    made = go("seeds=[2, 3]", "stages.first.loss={use: scaled, scale: 2}")
+    assert [report.recipe["seed"] for report in reports(made.folder)[""]] == [2, 3]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from rlhf_plugins import RunError
 from rlhf_plugins.run.resume_check import resume_check
 from rlhf_plugins.run.sameness import differences
 from rlhf_plugins.testing import tiny_base
@@ -57,3 +59,27 @@ def test_a_recipe_is_killed_and_leaves_the_same(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "r.yaml").write_text(RECIPE)
     found = resume_check("r.yaml", (), kills=1)
     assert found.differences == []
+
+
+class Process:
+    """One that has ended already, and leaves an empty folder."""
+
+    def __init__(self, words: Sequence[str], code: int) -> None:
+        Path(words[-1].removeprefix("output_dir=")).mkdir(exist_ok=True)
+        self.returncode = code
+
+    def poll(self) -> int:
+        """Its exit code."""
+        return self.returncode
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize(("code", "words"), [(-9, "ended with exit code -9"), (0, "ended before it was killed")])
+def test_a_run_that_nobody_killed_is_no_check(code: int, words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        resume_check("quickstart", (), kills=1, say=str, start=lambda given, _: Process(given, code))
+
+
+def test_several_trainings_are_refused_with_the_override_to_add() -> None:
+    with pytest.raises(RunError, match=r"is several trainings: add seeds=\[\] sweep={}"):
+        resume_check("quickstart", ("seeds=[0, 1]",), kills=1)

@@ -17,9 +17,7 @@ from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 COMMON = {"activation_offloading", "dataset_num_proc", "max_length"}
 ROWS = {"pad_token", "pad_to_multiple_of", "padding_free", "packing"}
 READ = {
-    trl.DPOConfig: COMMON
-    | {"disable_dropout", "precompute_ref_log_probs", "ref_model_mixup_alpha", "ref_model_sync_steps"}
-    | {"sync_ref_model", "truncation_mode"},
+    trl.DPOConfig: COMMON | {"disable_dropout", "precompute_ref_log_probs", "truncation_mode"},
     trl.RewardConfig: COMMON | {"disable_dropout"},
     trl.SFTConfig: COMMON
     | ROWS

@@ -11,6 +11,7 @@ import torch
 
 from rlhf_plugins.contract.rows import GoldReward, Samples
 from rlhf_plugins.data.groups import batch_columns
+from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import RunError
@@ -28,7 +29,8 @@ class HeldOut:
         rows = list(self.eval_dataset)
         decoding = Decoding(self.max_completion_length, self.temperature, self.args.seed, self.top_p)
         with evaluating(self.model), torch.no_grad():  # TRL logs the numbers of the training apart from these
-            samples = sample(self.model, self._tokenizer, [row["prompt"] for row in rows], decoding=decoding)
+            prompts = [without_nulls(row["prompt"]) for row in rows]
+            samples = sample(self.model, self._tokenizer, prompts, decoding=decoding)
             samples = replace(samples, columns=batch_columns(rows))
             found = {**_scored(samples, self._objective.score, self.gold), **_kl(samples, self._models, len(rows))}
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
