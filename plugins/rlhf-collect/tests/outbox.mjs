@@ -1,6 +1,8 @@
-// Runs the page's script without a browser: two answers wait, the network fails, the server fails, then all is well.
+// Runs the page's script without a browser: two answers wait, the network and the server fail, the person is signed out and
+// paused, then all is well; another tab sends the first answer too.
 const sent = [], stored = new Map([["outbox-7", JSON.stringify(["key=a&csrf=old", "key=b&csrf=old"])]]);
-const answers = [() => { throw new Error("offline"); }, () => [500, "broken"], () => [401, "who?"], () => [200, "one"], () => [200, "two"]];
+const answers = [() => { throw new Error("offline"); }, () => [500, "broken"], () => [401, "who?"], () => [403, "paused"],
+  () => { stored.set("outbox-7", JSON.stringify(["key=b&csrf=old"])); return [200, "one"]; }, () => [200, "two"]];
 const main = { querySelector: () => null }, status = {};
 globalThis.document = {
   getElementById: (name) => ({ main, status })[name] ?? null,

@@ -12,6 +12,7 @@ from string import Formatter
 
 import pytest
 from rlhf_collect.page.words import FOLDER, LANGUAGES, words
+from rlhf_collect.store import people
 from sqlalchemy import event, text
 from studies import Browser, pair, prefers_good, study
 
@@ -156,3 +157,13 @@ def test_answers_wait_in_the_browser_until_they_are_committed() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == {"sent": ["key=a&csrf=new", "key=b&csrf=new"], "left": [], "page": "two", "said": "✓ Saved"}
+
+
+def test_a_paused_person_is_answered_with_a_sentence(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(1), pair(2)])
+    browser = Browser(made, "Ada")
+    with made.database.writing() as connection:
+        people.set_state(connection, made.now(), 1, "paused", "too fast")
+    answer = browser.http.post("/judge", data={**browser.hidden(), "choice": "1"}, headers={"x-part": "1"})
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "text/plain; charset=utf-8")
+    assert answer.text.startswith("Your work is paused: too fast")

@@ -70,7 +70,7 @@ class Pages:
         form, person = await self.changes(request)
         part = PART in request.headers
         if person.state != "active":
-            return self.message(person, "paused", 403, part, reason=person.reason)
+            raise HTTPException(403, speaker(person.language)("paused", reason=person.reason))
         taken = await run_in_threadpool(self.desk.submit, person, form)
         if taken.paused:
             return self.message(person, "paused", 200, part, reason=taken.paused)

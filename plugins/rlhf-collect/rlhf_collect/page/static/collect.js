@@ -22,8 +22,8 @@ async function send(kept) {
     method: "POST", body, headers: { "content-type": "application/x-www-form-urlencoded", "x-part": "1" },
   });
   const page = await answer.text();
-  if (answer.status === 507) throw page; // a full disk; the server says so
-  if (answer.status >= 500 || answer.status === 401) throw ""; // later, or once signed in again
+  if ([401, 403, 507].includes(answer.status)) throw page; // signed out, paused, a full disk: the server says so
+  if (answer.status >= 500) throw ""; // later
   return { ok: answer.ok, page };
 }
 
@@ -33,7 +33,7 @@ async function flush() {
   try {
     for (let left = outbox(); left.length; left = outbox()) {
       const { ok, page } = await send(left[0]);
-      save(OUTBOX, outbox().slice(1));
+      save(OUTBOX, outbox().filter((one) => one !== left[0])); // another tab may have added and sent others
       if (!ok) { status.textContent = page; continue; }
       status.textContent = "✓ " + document.body.dataset.saved;
       if (!outbox().length) replace(page);
