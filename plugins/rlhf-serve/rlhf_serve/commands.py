@@ -17,7 +17,7 @@ def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A reward model: RUN[#STAGE], or its folder.")],
     host: Annotated[str, typer.Option(help="The address to listen at; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8100,
-    rows: Annotated[int, typer.Option(min=1, help="Scored together, at most.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Scored together, at most, where no request has more.")] = 64,
 ) -> None:
     """Serve a reward model over HTTP, for the reward `served` of a recipe on this or another machine.
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from rlhf_plugins import Reward, RewardUnavailable, RunError, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rlhf_plugins import Run, Samples
 
@@ -28,7 +28,7 @@ class Served(Reward):
     url: Annotated[str, Field(pattern="^https?://", description="such as http://127.0.0.1:8100")]
     token: Annotated[str, Field(description="environment variable that holds the server's token")] = "RLHF_SERVE_TOKEN"
     model: Annotated[str | None, Field(description="the model that must be served there; null is any")] = None
-    rows: Annotated[int, Field(ge=1, le=1024, description="in a request, at most")] = 256
+    rows: Annotated[int, Field(ge=1, le=1024, description="in a request, at most; a prompt's stay together")] = 64
     timeout: Annotated[float, Field(gt=0, description="seconds for one request")] = 60.0
 
     def build(self, run: Run) -> Callable[[Samples], Sequence[float | None]]:
@@ -43,13 +43,12 @@ class Served(Reward):
             raise RunError(f"the server at {self.url} serves {found!r}, not {self.model!r}")
 
         def score(samples: Samples) -> list[float | None]:
-            starts = range(0, len(samples.responses), self.rows)
-            return [reward for start in starts for reward in self._asked(client, samples, start, str(found))]
+            requests = _requests(samples.prompts, self.rows)
+            return [reward for places in requests for reward in self._asked(client, samples, places, str(found))]
 
         return score
 
-    def _asked(self, client: httpx.Client, samples: Samples, start: int, model: str) -> list[float | None]:
-        places = slice(start, start + self.rows)
+    def _asked(self, client: httpx.Client, samples: Samples, places: slice, model: str) -> list[float | None]:
         prompts, responses = list(samples.prompts[places]), list(samples.responses[places])
         given = [_response(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         try:
@@ -70,6 +69,20 @@ class Served(Reward):
         return httpx.Client(
             base_url=self.url.rstrip("/"), headers={"Authorization": f"Bearer {token}"}, timeout=self.timeout
         )
+
+
+def _requests(prompts: Sequence[Any], rows: int) -> Iterator[slice]:
+    """At most `rows` rows each, cut where the prompt changes: a model may compare the responses to one prompt.
+
+    Only a prompt with more than `rows` responses is cut itself.
+    """
+    start, changes = 0, [n for n in range(1, len(prompts)) if prompts[n] != prompts[n - 1]]
+    while start < len(prompts):
+        end = min(start + rows, len(prompts))
+        if end < len(prompts):
+            end = max((n for n in changes if start < n <= end), default=end)
+        yield slice(start, end)
+        start = end
 
 
 def _response(prompt: Any, response: str) -> Any:

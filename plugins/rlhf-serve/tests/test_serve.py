@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -152,6 +153,21 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> Callab
     transport = httpx.MockTransport(lambda request: good if request.url.path == "/health" else answer)
     monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
     return Served("http://reward").build(None)  # type: ignore[arg-type]
+
+
+def test_a_prompts_responses_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/score":
+            asked.append("".join(json.loads(request.content)["prompts"]))
+        return httpx.Response(200, json={"model": "m", "rewards": [0.0] * len(asked[-1]) if asked else []})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
+    score = Served("http://reward", rows=4).build(None)  # type: ignore[arg-type]
+    assert len(score(samples(["r"] * 14, list("aabbbcddddddee"))).reward) == 14
+    assert asked == ["aa", "bbbc", "dddd", "ddee"]
 
 
 @pytest.mark.parametrize(
