@@ -125,7 +125,7 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
         if item in voted:
             parts.setdefault(item, {})[part] = verdict
     items = judged.items(connection, parts.keys())
-    led = hints.changed_after(connection, until)
+    led = hints.changed_after(connection, study.kind, until)
     rows, left_out = [], +Counter({"answered by a reviewer alone": len(reviewed.keys() - voted.keys())})
     for item, found in parts.items():
         split = _split(items[item].cluster, parameters.test_fraction)

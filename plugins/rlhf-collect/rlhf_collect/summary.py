@@ -73,7 +73,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             len({(vote.item, vote.person) for vote in said}),
             Counter(verdict.label or "undecided" for verdict in first.values()),
             sum(verdict.label != second[question].label for question, verdict in first.items()),
-            _agreement([[vote.label for vote in votes] for votes in groups.values()], study.kind.voted, samples),
+            _agreement(groups, study.kind.voted, samples),
             hints.shift(connection, study.kind),
             _people(connection, said),
             _disputed(groups),
@@ -81,15 +81,16 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
         )
 
 
-def _agreement(labels: list[list[str]], voted: bool, samples: int) -> dict[str, Interval]:
-    """Alpha and AC1 of all items with two votes or more, kappa of those with the most frequent number.
+def _agreement(groups: Mapping[Question, list[Vote]], voted: bool, samples: int) -> dict[str, Interval]:
+    """Alpha and AC1 of all parts with two votes or more, kappa of those with the most frequent number.
 
-    Of ratings, alpha with the distance of numbers alone.
+    Of ratings, alpha with the distance of numbers alone. The parts of an item are drawn together.
     """
+    labels, items = [[vote.label for vote in votes] for votes in groups.values()], [item for item, _ in groups]
     if not voted:
-        numbers = count([[int(label) for label in given] for given in labels]).rated()
+        numbers = count([[int(label) for label in given] for given in labels], clusters=items).rated()
         return {"alpha": bootstrap(lambda of, times: krippendorff(of, "interval", times), numbers, samples=samples)}
-    return _of_labels(count(labels).rated(), samples)
+    return _of_labels(count(labels, clusters=items).rated(), samples)
 
 
 def _of_labels(several: Counts, samples: int) -> dict[str, Interval]:
@@ -111,13 +112,13 @@ def _disputed(groups: Mapping[Question, list[Vote]], most: int = 10) -> tuple[tu
 
 def _people(connection: Connection, said: list[Vote]) -> tuple[Worker, ...]:
     ability = fit(said).ability if said else {}
-    times: dict[int, list[float]] = {}
+    times: dict[int, dict[int, float]] = {}  # by person and item
     for vote in said:
-        times.setdefault(vote.person, []).append(vote.seconds)
+        times.setdefault(vote.person, {})[vote.item] = vote.seconds
     found = []
     for row in connection.execute(select(tables.person).order_by(tables.person.c.id)):
         right = watch.known_so_far(connection, row.id)
-        seconds = median(times[row.id]) if row.id in times else None
+        seconds = median(times[row.id].values()) if row.id in times else None
         known = right.count(True), len(right)
         done = len(times.get(row.id, ()))
         found.append(

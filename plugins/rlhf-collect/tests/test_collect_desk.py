@@ -59,6 +59,28 @@ def test_a_late_answer_is_kept_and_not_counted(tmp_path: Path) -> None:
     assert counted(made) == 1
 
 
+def test_a_late_answer_hides_no_answer_of_the_same_person(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(1)], votes=2, lease_seconds=60)
+    desk, ada, ben = Desk(made), join(made, "Ada"), join(made, "Ben")
+    late = form(desk.claim(ada), 5, "late")
+    made.now.tick(61)
+    desk.submit(ben, form(desk.claim(ben), 1))
+    desk.submit(ada, form(desk.claim(ada), 2, "counted"))
+    assert desk.submit(ada, late).surplus
+    with made.database.reading() as connection:
+        assert len(judged.values_of(connection, 1)) == 2
+    assert counted(made) == 2
+
+
+def test_a_reviewers_answer_is_no_vote(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(1)], votes=1)
+    desk, ada, rita = Desk(made), join(made, "Ada"), join(made, "Rita", "reviewer")
+    desk.submit(ada, form(desk.claim(ada), act="flagged", reason="odd"))
+    desk.submit(rita, form(desk.claim(rita)))
+    with made.database.reading() as connection:
+        assert judged.values_of(connection, 1) == []
+
+
 def test_a_late_answer_counts_where_nobody_took_the_item(tmp_path: Path) -> None:
     made = study(tmp_path, [pair(1)], votes=1, lease_seconds=60)
     desk, ada = Desk(made), join(made, "Ada")

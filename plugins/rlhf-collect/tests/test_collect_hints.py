@@ -67,6 +67,17 @@ def test_rows_say_how_many_votes_followed_a_suggestion(tmp_path: Path) -> None:
     assert one.provenance()["after_suggestion"] == 1
 
 
+def test_an_answer_that_is_given_again_followed_nothing(tmp_path: Path) -> None:
+    made = suggested(tmp_path, 1)
+    desk, ada = Desk(made, Always(0)), join(made, "Ada")
+    task = desk.claim(ada)
+    assert task
+    for key, choice in (("a", "3"), ("b", "-3"), ("c", "2")):
+        desk.submit(ada, {"token": task.token, "key": key, "choice": choice})
+    (one,) = releases.make(made, releases.Parameters(test_fraction=0.0)).rows
+    assert one.provenance()["after_suggestion"] == 0
+
+
 def test_without_suggestions_there_is_no_arm(tmp_path: Path) -> None:
     made = study(tmp_path, [pair(1)])
     desk, ada = Desk(made, Never()), join(made, "Ada")

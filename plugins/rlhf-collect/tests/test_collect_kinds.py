@@ -112,6 +112,17 @@ def test_the_files_of_a_release_are_read_by_the_bundled_formats(tmp_path: Path) 
     assert {group.ranks for group in data.train} == {(0, 1, 2)}
 
 
+def test_a_summary_counts_items_and_draws_their_parts_together(tmp_path: Path) -> None:
+    made = study(tmp_path, rows(1), kind="ranking", votes=2)
+    for name, places in (("Ada", "123"), ("Ben", "132")):
+        browser = Browser(made, name)
+        browser.judge(**{f"place_{n}": places[ANSWERS.index(text)] for n, text in enumerate(browser.texts())})
+    found = summarise(made, 20)
+    assert [worker.answered for worker in found.people] == [1, 1]
+    alpha = found.agreement["alpha"]
+    assert alpha.value == alpha.low == alpha.high  # of one item, every resample is the same
+
+
 def test_agreement_of_ratings_is_that_of_numbers(tmp_path: Path) -> None:
     made = study(tmp_path, rows(1), kind="rating", votes=2)
     for name, added in (("Ada", 0), ("Ben", 1)):

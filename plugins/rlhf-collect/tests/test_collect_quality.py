@@ -110,6 +110,16 @@ def test_who_fails_the_training_of_a_domain_gets_none_of_its_items(tmp_path: Pat
     assert count == items
 
 
+def test_a_skipped_training_item_is_not_passed(tmp_path: Path) -> None:
+    made = study(tmp_path, rows_with_training("a"))
+    desk, ada = Desk(made, Never()), join(made, "Ada")
+    for key in ("first", "second"):
+        task = desk.claim(ada)
+        assert task
+        desk.submit(ada, {"token": task.token, "key": key, "act": "skipped"})
+    assert [judge(made, desk, ada) for _ in range(2)] == [True, False]  # the item without a domain alone
+
+
 def test_a_known_answer_comes_to_each_person_once_and_is_kept(tmp_path: Path) -> None:
     made = study(tmp_path, [pair(1), pair(2, purpose="gold", known="a")], gold_share_first=1.0)
     desk, ada, ben = Desk(made), join(made, "Ada"), join(made, "Ben")

@@ -1,4 +1,4 @@
-"""Intervals of a coefficient by the bootstrap over items (Efron 1979)."""
+"""Intervals of a coefficient by the bootstrap over items, or clusters of them (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ class Interval:
 def bootstrap(
     statistic: Callable[[Counts, Numbers], float], counts: Counts, seed: int = 0, samples: int = SAMPLES
 ) -> Interval:
-    """The statistic of the counts, and of resamples of as many items drawn with replacement."""
+    """The statistic of the counts, and of resamples of as many items, or clusters, drawn with replacement."""
     size = len(counts.table)
     if not size:
         return Interval(float("nan"), float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    found = [statistic(counts, _drawn(rng, size)) for _ in range(samples)]
+    rng, clusters = np.random.default_rng(seed), counts.clusters or range(size)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    of = [numbers[name] for name in clusters]
+    found = [statistic(counts, _drawn(rng, len(numbers))[of]) for _ in range(samples)]
     low, high = np.nanpercentile(found, (2.5, 97.5)) if np.isfinite(found).any() else (np.nan, np.nan)
     return Interval(statistic(counts, np.ones(size)), float(low), float(high))
 
 
 def _drawn(rng: np.random.Generator, size: int) -> Numbers:
-    """How often each item is in a resample."""
+    """How often each item, or cluster, is in a resample."""
     return np.bincount(rng.integers(size, size=size), minlength=size).astype(float)

@@ -101,6 +101,8 @@ class Desk:
         """What a judgement leads to: further votes, a review, a check, a suggestion, a pause."""
         if values["act"] == "flagged" and place.purpose == "judged":
             self._review(connection, place)
+        if values["act"] == "skipped" and place.purpose == "training":  # or nobody would have to pass
+            watch.note(connection, place, values, taken.annotation, right=False)
         if values["act"] != "answered":
             return taken
         if place.purpose == "judged":

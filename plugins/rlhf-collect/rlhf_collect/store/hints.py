@@ -63,13 +63,16 @@ def shift(connection: Connection, kind: Kind) -> dict[str, Shift]:
     return {arm: _shift(found[arm]) for arm in ARMS if arm in found}
 
 
-def changed_after(connection: Connection, until: int) -> set[tuple[int, int]]:
-    """The (item, person) whose answer was changed after a suggestion was shown."""
-    later = select(annotation.c.item, annotation.c.person).join(
-        hint, (hint.c.item == annotation.c.item) & (hint.c.person == annotation.c.person)
-    )
-    rows = later.where(hint.c.arm == "shown", annotation.c.version > 1, annotation.c.id <= until)
-    return {(row.item, row.person) for row in connection.execute(rows)}
+def changed_after(connection: Connection, kind: Kind, until: int) -> set[tuple[int, int]]:
+    """The (item, person) whose counted answer has other labels than the first, after a suggestion was shown."""
+    its = (hint.c.item == annotation.c.item) & (hint.c.person == annotation.c.person)
+    counted = (annotation.c.surplus == 0) | (annotation.c.version == 1)
+    counted &= (annotation.c.act == "answered") & (annotation.c.id <= until)
+    rows = select(annotation).join(hint, its).where(hint.c.arm == "shown", counted).order_by(annotation.c.version)
+    found: dict[tuple[int, int], list[Mapping[str, str]]] = {}
+    for row in connection.execute(rows):
+        found.setdefault((row.item, row.person), []).append(kind.parts(row.value))
+    return {who for who, labels in found.items() if labels[-1] != labels[0]}
 
 
 def _shift(pairs: list[tuple[bool, bool]]) -> Shift:

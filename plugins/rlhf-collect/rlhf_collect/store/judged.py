@@ -41,9 +41,9 @@ def votes(
 
     `purpose` is that of the slot: `judged`, `gold`, or `review` for the answers of reviewers.
     """
-    newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until)
+    newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until, annotation.c.surplus == 0)
     last = newest.group_by(annotation.c.item, annotation.c.person)
-    wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0) & (tables.slot.c.purpose == purpose)
+    wanted = (annotation.c.act == "answered") & (tables.slot.c.purpose == purpose)
     rows = select(annotation).join(tables.slot, annotation.c.slot == tables.slot.c.id)
     rows = rows.where(annotation.c.id.in_(last), wanted)
     found = connection.execute(rows.order_by(annotation.c.item, annotation.c.person))
@@ -56,10 +56,12 @@ def votes(
 
 
 def values_of(connection: Connection, of: int) -> list[Any]:
-    """The values of the votes on one item so far."""
-    newest = select(func.max(annotation.c.id)).where(annotation.c.item == of).group_by(annotation.c.person)
-    wanted = (annotation.c.act == "answered") & (annotation.c.surplus == 0)
-    return list(connection.execute(select(annotation.c.value).where(annotation.c.id.in_(newest), wanted)).scalars())
+    """The values of the votes on one item so far; a reviewer's is none."""
+    mine = (annotation.c.item == of) & (annotation.c.surplus == 0)
+    newest = select(func.max(annotation.c.id)).where(mine).group_by(annotation.c.person)
+    wanted = (annotation.c.act == "answered") & (tables.slot.c.purpose == "judged")
+    rows = select(annotation.c.value).join(tables.slot, annotation.c.slot == tables.slot.c.id)
+    return list(connection.execute(rows.where(annotation.c.id.in_(newest), wanted)).scalars())
 
 
 def items(connection: Connection, ids: Collection[int]) -> dict[int, Item]:
