@@ -84,12 +84,14 @@ class PairJudge:
         reference: the name of the policy that all are compared with.
         remember: gives what a call of this name made before, so that an answer that was paid for survives a kill.
         called: what it is.
+        stage: of this run, that trained the reward model by which it compares.
     """
 
     ask: JudgeFunction
     reference: str
     remember: Callable[[str, Callable[[], Any]], Any]
     called: str
+    stage: str = ""
     verdicts: list[Verdict] = field(default_factory=list)  # of all comparisons
 
     @property
@@ -101,7 +103,7 @@ class PairJudge:
         """As `report.schema.JudgeReport` has it."""
         silent = sum(one.probability is None for one in self.verdicts)
         share = silent / len(self.verdicts) if self.verdicts else None
-        return {"kind": "pairs", "name": self.called, "failed": share}
+        return {"kind": "pairs", "name": self.called, "stage": self.stage, "failed": share}
 
     def compared(self, who: str, ours: Samples, theirs: Samples) -> np.ndarray:
         """A probability a prompt, (n,), NaN where the judge failed or abstained."""

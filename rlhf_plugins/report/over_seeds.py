@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
 from rlhf_plugins.report.table import verbatim
-from rlhf_plugins.report.verdict import over
+from rlhf_plugins.report.verdict import faults, over
 from rlhf_plugins.report.words import NONE, number, share
 
 Groups = Mapping[str, Sequence[Report]]  # by setting: the reports of its seeds
@@ -28,7 +28,8 @@ class Row:
     score: Interval
     gain: Interval | None  # over its start
     kl: Interval | None
-    better: int  # seeds in which its own interval over prompts is above 0
+    better: int  # seeds in which its own interval over prompts is above 0, by a judge without faults
+    faults: tuple[str, ...] = ()  # why the judge of one of the seeds cannot be trusted
 
     @property
     def name(self) -> str:
@@ -86,7 +87,7 @@ def accuracy_table(groups: Groups) -> Table | None:
 def sentences(groups: Groups) -> list[str]:
     """Which policy is better than its start over the seeds, and which of them to take."""
     found = [row for row in rows(groups) if row.gain is not None]
-    return [*map(_sentence, found), *_take(found)]
+    return [*map(_sentence, found), *_take(found), *_scales(groups)]
 
 
 def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
@@ -97,6 +98,7 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
             continue
         line = any(policy.line for policy in policies)
         gains = [] if line else [gain for policy in policies if (gain := policy.start_gain or policy.gain)]
+        wrong = tuple(dict.fromkeys(fault for report in reports for fault in faults(report)))
         means = [gain.mean for gain in gains if gain.mean is not None]
         yield Row(
             setting,
@@ -105,7 +107,8 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
             over_seeds(scores),
             over_seeds(means) if means else None,
             _kl(policies),
-            sum(gain.low is not None and gain.low > 0 for gain in gains),
+            0 if wrong else sum(gain.low is not None and gain.low > 0 for gain in gains),
+            wrong,
         )
 
 
@@ -118,6 +121,8 @@ def _sentence(row: Row) -> str:
     assert row.gain is not None
     seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
     said = f"{row.name}: {over(row.gain)} over its start in the mean of {seeds}"
+    if row.faults:
+        return f"{said}; the judge cannot be trusted here, since {row.faults[0]}."
     if row.gain.low is None or row.gain.high is None:
         return f"{said}; one training has no interval over seeds."
     word = "better" if row.gain.low > 0 else "worse" if row.gain.high < 0 else "not shown to be better"
@@ -129,6 +134,8 @@ def _take(found: Sequence[Row]) -> list[str]:
     """The highest gain among those that are better over the seeds; nothing to say of one row alone."""
     if len(found) < 2:
         return []
+    if any(row.faults for row in found):
+        return ["Which to take cannot be said: the judge cannot be trusted."]
     better = [row for row in found if row.gain and row.gain.low is not None and row.gain.low > 0]
     if not better:
         return ["None is shown to be better than its start over the seeds."]
@@ -136,6 +143,14 @@ def _take(found: Sequence[Row]) -> list[str]:
     overlap = [row.name for row in better if row is not best and _overlap(row.gain, best.gain)]
     near = f"; the interval of {', '.join(overlap)} overlaps its own" if overlap else ""
     return [f"The highest gain over its start has {best.name}{near}."]
+
+
+def _scales(groups: Groups) -> list[str]:
+    """That settings have no scale in common, where each was judged by what its own runs trained."""
+    own = [any(report.judge and report.judge.stage for report in reports) for reports in groups.values()]
+    if len(own) < 2 or not any(own):
+        return []
+    return ["Settings were judged by the reward models of their own runs: their scores are on different scales."]
 
 
 def _overlap(one: Interval | None, other: Interval | None) -> bool:

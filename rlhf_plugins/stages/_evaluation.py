@@ -16,6 +16,7 @@ from rlhf_plugins.evaluate.judges import LIKELIHOOD
 from rlhf_plugins.reward_models.handle import reward_handle
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.run_kinds import Reward
     from rlhf_plugins.data.tokens import RowEncoder
     from rlhf_plugins.evaluate.judges import Judge, PairJudge
     from rlhf_plugins.evaluate.policies import Judged
@@ -67,17 +68,29 @@ class Session:
         if self.options.judge is not None:
             called = self.run.spec(self.options.judge)["use"]
             ask, reference = self.options.judge.build(self.run), self.run.weights("reference").name
-            return PairJudge(ask, reference, self.run.once, called)
+            stage = self.own_stage(getattr(self.options.judge, "reward", None))
+            return PairJudge(ask, reference, self.run.once, called, stage)
         if self.options.reward is not None:
             handle = reward_handle(self.options.reward.build(self.run))
             spec = self.run.spec(self.options.reward)
             called = " ".join(str(value) for value in spec.values() if value is not None)
-            return Judge(None, handle, called, "", handle.module is not None, self.own_encoder(handle))
+            stage = self.own_stage(self.options.reward)
+            return Judge(None, handle, called, stage, handle.module is not None, self.own_encoder(handle))
         if self.run.data.gold is not None:
             return Judge(self.run.data.gold, None)
         if self.reward is None:
             return None
         return Judge(None, self.reward, stage=[result.name for result in self.run.finished if result.rewards][-1])
+
+    def own_stage(self, reward: Reward | None) -> str:
+        """The stage of this run that trained a reward; empty where none did."""
+        words = {} if reward is None else self.run.spec(reward)
+        if words.get("use") != "model":
+            return ""
+        made = {result.name: result.rewards for result in self.run.finished if result.rewards}
+        wanted = words.get("stage")
+        called = {name: {name, *rewards, *(f"{name}/{one}" for one in rewards)} for name, rewards in made.items()}
+        return next(name for name in reversed(called) if wanted is None or wanted in called[name])
 
     def own_encoder(self, handle: RewardHandle) -> RowEncoder | None:
         """That of a reward model which has other tokens than the policies."""
@@ -218,11 +231,10 @@ class Session:
 
         if self.judge is None:
             judge = ["Nobody judged responses: the scores are the log-likelihoods of held-out answers."]
-        elif isinstance(self.judge, PairJudge):
-            judge = self.judge.reasons()
         else:
             own = "The judge is the run's own reward model: it favours what was trained on it."
             judge = [own] * bool(self.judge.stage)
+            judge += self.judge.reasons() if isinstance(self.judge, PairJudge) else []
         return judge + [
             "Seconds are those of a policy's own stage; one trained with the reward model also needs the "
             f"{result.cost.seconds:.0f} s of {result.name}."

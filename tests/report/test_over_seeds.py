@@ -83,3 +83,15 @@ def test_reward_models_have_a_table_where_one_was_measured(rewards: Report, repo
     assert table.row_count == 2
     bare = report.model_copy(update={"reward_model": None})
     assert accuracy_table({"": [bare]}) is None
+
+
+def test_a_judge_that_may_be_guessing_calls_nothing_better(fields: dict[str, Any]) -> None:
+    model = fields["reward_model"] | {"accuracy_interval": {"mean": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5}
+    guessing = fields | {"judge": {"kind": "reward model", "stage": "reward"}, "reward_model": model}
+    groups = {"beta 1": _reports(guessing, dpo=[0.2, 0.21, 0.22]), "beta 2": _reports(guessing, dpo=[0.2, 0.21, 0.22])}
+    first, _, take, scales = sentences(groups)
+    assert "better" not in first
+    assert "over its start in the mean of 3 seeds; the judge cannot be trusted here, since it orders" in first
+    assert take == "Which to take cannot be said: the judge cannot be trusted."
+    assert scales.startswith("Settings were judged by the reward models of their own runs")
+    assert [row.better for row in rows(groups) if row.policy == "dpo"] == [0, 0]

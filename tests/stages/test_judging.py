@@ -69,6 +69,23 @@ def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
     assert 0 <= found.report.reward_model["accuracy"] <= 1
 
 
+@pytest.mark.parametrize(
+    "judge", [{"reward": "model"}, {"reward": {"use": "model", "stage": "reward"}}, {"judge": "reward"}]
+)
+def test_a_judge_of_this_run_is_known_as_such_where_it_is_named(
+    base: Base, tmp_path: Path, judge: dict[str, Any]
+) -> None:
+    from rlhf_plugins import open_run, run_recipe
+
+    few = {"max_steps": 1, "disable_tqdm": True}
+    stages = [{"stage": "reward_model", "name": "reward", "trainer": few}, {"stage": "evaluate", **OPTIONS, **judge}]
+    data = {"format": "sandbox", "prompts": 8, "test_prompts": 4}
+    recipe = {"base": base.path, "data": data, "output_dir": str(tmp_path / "run"), "stages": stages}
+    found = open_run(run_recipe(recipe, say=str).folder).finished[-1]
+    assert found.report.judge["stage"] == "reward"
+    assert any("the run's own reward model" in note for note in found.report.notes)
+
+
 FAILS = """
 from dataclasses import dataclass
 
