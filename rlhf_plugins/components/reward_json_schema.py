@@ -70,6 +70,9 @@ def _check(schema: Any, where: str) -> None:
     for name, given in schema.items():
         if name not in RULES and name not in NOTES:
             raise ValueError(f"{where}: unknown keyword {name!r} {known(name, RULES)}")
+        right, words = VALUES.get(name, (None, ""))
+        if right is not None and not right(given):
+            raise ValueError(f"{where}.{name}: should be {words}, got {given!r}")
         if name == "properties":
             for each, inner in given.items():
                 _check(inner, f"{where}.properties.{each}")
@@ -104,10 +107,28 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal as JSON: 1 and 1.0 are, true and 1 are not."""
-    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) or (
-        _is_number(a) and _is_number(b) and bool(a == b)
-    )
+    """Equal as JSON, also inside: 1 and 1.0 are, true and 1 are not."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+    return bool(a == b) and ((_is_number(a) and _is_number(b)) or type(a) is type(b))
+
+
+def _is_limit(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_some_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
 
 
 def _additional(value: Any, given: Schema, schema: Mapping[str, Any]) -> bool:
@@ -124,6 +145,18 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "integer": lambda value: _is_number(value) and math.isfinite(value) and value == int(value),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
+}
+# keyword -> whether it may be given as that, and what it should be in words
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (lambda given: isinstance(given, str) or (_are_texts(given) and bool(given)), "a type or a list of types"),
+    "enum": (lambda given: isinstance(given, list), "a list"),
+    "properties": (lambda given: isinstance(given, Mapping), "schemas by name"),
+    "required": (_are_texts, "a list of names"),
+    "uniqueItems": (lambda given: isinstance(given, bool), "true or false"),
+    "pattern": (lambda given: isinstance(given, str), "a regular expression"),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), (_is_count, "a whole number, 0 or more")),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (_is_limit, "a number")),
+    **dict.fromkeys(LISTS, (_is_some_list, "a list of schemas")),
 }
 # keyword -> whether a value keeps to it; a keyword for another type of value allows everything
 RULES: dict[str, Callable[[Any, Any, Mapping[str, Any]], bool]] = {

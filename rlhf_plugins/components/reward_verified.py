@@ -178,7 +178,7 @@ class JSONObject(_Rule):
     def holds(self, response: str, tokens: int) -> bool:
         """Whether it can be read and has them."""
         try:
-            value = json.loads(response)
+            value = json.loads(response, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return False
         return isinstance(value, dict) and set(self.required) <= value.keys()
@@ -189,6 +189,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern, re.DOTALL)
     except re.error as error:
         raise ValueError(f"pattern: {pattern!r} is no regular expression: {error}") from error
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _as_text(answer: Any) -> str:

@@ -23,14 +23,16 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
         DataError: a text has the wrong type, questions and answers differ in number, a preference is no number, or
             none or several of three columns name the winner.
     """
-    found = dict(fields)
+    found, shape = dict(fields), ""
     if set(HELPSTEER3) <= found.keys() and "label" not in found and "overall_preference" in found:
         preference = number(where, "overall_preference", found.pop("overall_preference"))  # below 0 for the first
+        shape = "battles of HelpSteer3"
         found["strength_a_minus_b"] = None if preference is None else -preference
     for a, b in BATTLES:
         if {a, b} <= found.keys() and "response_a" not in found:
             found["response_a"], found["response_b"] = found.pop(a), found.pop(b)
-    _winner(where, found)
+    if _winner(where, found):
+        shape = shape or f"battles with {', '.join(WINNERS)}"
     if "prompt" not in found and isinstance(found.get("context"), list):
         found["prompt"] = found.pop("context")
     sides: list[Any] = [found.get("response_a"), found.get("response_b")]
@@ -47,6 +49,8 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
             return None
         dropped.note_shape("battles of two conversations")
         return {**found, "prompt": a[:-1], "response_a": a[-1:], "response_b": b[-1:]}
+    if shape:
+        dropped.note_shape(shape)
     return found
 
 
@@ -61,15 +65,16 @@ def _turns(where: str, asked: Sequence[Any], answers: Sequence[Any]) -> list[dic
     return [message for turn in turns for message in turn]
 
 
-def _winner(where: str, found: dict[str, Any]) -> None:
-    """Puts the winner under `label`: a column `winner`, or one of three columns that has a 1."""
+def _winner(where: str, found: dict[str, Any]) -> bool:
+    """Puts the winner under `label`: a column `winner`, or one of three columns that has a 1; whether of three."""
     if "label" not in found and "winner" in found:
         found["label"] = found.pop("winner")
     if "label" in found or not WINNERS.keys() <= found.keys():
-        return
+        return False
     won = [word for name, word in WINNERS.items() if str(found[name]).strip().lower() in ("1", "1.0", "true")]
     if len(won) != 1:
         raise DataError(f"{where}: one of {', '.join(WINNERS)} must be 1, and {len(won)} are")
     for name in WINNERS:
         del found[name]
     (found["label"],) = won
+    return True

@@ -25,6 +25,7 @@ LONGEST_NAME = 200  # characters of a source in a message
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".zst")  # of text, after its own ending
 NO_ROWS = ("dataset_info.json", "dataset_dict.json", "state.json")  # that `datasets` writes beside its files
+SPLITS = ("train", "test", "valid", "dev", "eval")  # how the names of files of one split begin
 MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
 CELL = re.compile(rf"\s*\[\s*[\"'{{\]n]|{MESSAGES.pattern}")  # how a list of texts or objects, or a message begins
 SPOKEN = {"role", "from"}  # a message has one of them
@@ -86,12 +87,22 @@ def _bare(name: str) -> str:
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-    """The files of a folder that hold rows of a split, all of one kind. Raises DataError where there are none."""
+    """The files of a folder that hold rows of a split, all of one kind.
+
+    Raises:
+        DataError: there are none, or no file's name begins with the split's and some with another split's.
+    """
     if (folder / split).is_dir():
         return _files(folder / split, split)
     files = [one for one in sorted(folder.iterdir()) if one.is_file() and one.name not in NO_ROWS]
     files = [one for one in files if _bare(one.name).endswith(ENDINGS) and not one.name.startswith((".", "_"))]
-    found = [one for one in files if one.name.startswith(split)] or files
+    found = [one for one in files if one.name.startswith(split)]
+    apart = SPLITS[:1] if split == "test" else SPLITS  # files of any held-out split are rows to test on
+    others = [one.name for one in files if one.name.lower().startswith(apart)]
+    if others and not found and folder.name != split:
+        has = f"no file begins with {split!r}, and {', '.join(others[:5])} with another split"
+        raise DataError(f"{folder}: {has}; name that in `split`, or name a file")
+    found = found or files
     kinds = {Path(_bare(one.name)).suffix for one in found}
     if len(kinds) != 1:
         has = f"has files of several kinds ({', '.join(sorted(kinds))})" if kinds else "holds no file of rows"

@@ -30,6 +30,8 @@ SCHEMAS = [
     ({"anyOf": [{"const": 1}, {"type": "string"}], "not": {"const": "x"}}, "1.0", '"x"'),
     ({"oneOf": [{"maximum": 5}, {"exclusiveMinimum": 3}]}, "6", "4"),
     ({}, "[]", "[NaN]"),
+    ({"const": {"a": [1]}}, '{"a": [1.0]}', '{"a": [true]}'),
+    ({"uniqueItems": True}, "[[1], [true]]", "[[1], [1.0]]"),
 ]
 
 
@@ -44,6 +46,12 @@ def test_json_that_fits_a_schema(schema: Any, right: str, wrong: str) -> None:
         ({"propertys": {}}, "schema: unknown keyword 'propertys' .did you mean properties"),
         ({"properties": {"a": {"type": "int"}}}, "schema.properties.a.type: unknown type 'int' .did you mean integer"),
         ({"items": 3}, "schema.items: should be a schema, got int"),
+        ({"minimum": "3"}, "schema.minimum: should be a number, got '3'"),
+        ({"required": "ab"}, "schema.required: should be a list of names, got 'ab'"),
+        ({"items": {"minLength": -1}}, "schema.items.minLength: should be a whole number, 0 or more, got -1"),
+        ({"type": [["string"]]}, "schema.type: should be a type or a list of types"),
+        ({"properties": []}, "schema.properties: should be schemas by name"),
+        ({"anyOf": {"type": "null"}}, "schema.anyOf: should be a list of schemas"),
     ],
 )
 def test_a_schema_that_is_not_read_is_refused(schema: Any, message: str) -> None:

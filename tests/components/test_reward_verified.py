@@ -72,6 +72,7 @@ RULES = [
     ("tags", "<think>x\n</think>\n<answer>y</answer>", "<think>x</think> so <answer>y</answer>"),
     ({"use": "json_object", "required": ["a"]}, '{"a": 1, "b": 2}', '{"b": 2}'),
     ("json_object", "{}", "[1]"),
+    ("json_object", '{"a": 1}', '{"a": NaN}'),
 ]
 
 

@@ -54,6 +54,15 @@ def test_a_folder_of_parts_is_read_in_order_and_by_split(tmp_path: Path) -> None
         parquet.write_table(pyarrow.Table.from_pylist([{"n": number}]), tmp_path / f"{name}.parquet")
     assert [row["n"] for row in fields(tmp_path)] == [0, 1]
     assert [row["n"] for row in fields(tmp_path, "test")] == [2]
+    with pytest.raises(DataError, match="no file begins with 'tset', and test-0.parquet, train-0.parquet, train-1"):
+        fields(tmp_path, "tset")
+
+
+def test_files_of_any_held_out_split_are_rows_to_test_on(tmp_path: Path) -> None:
+    (tmp_path / "eval.jsonl").write_text('{"n": 1}')
+    assert fields(tmp_path, "test") == [{"n": 1}]
+    with pytest.raises(DataError, match="no file begins with 'train', and eval.jsonl with another split"):
+        fields(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,20 @@ def test_battles_in_any_shape(row: Row) -> None:
     assert (group.prompt, group.responses, group.ranks) == ([ASKED], ([YES], [NO]), (0, 1))
 
 
+def test_the_shapes_of_battles_are_noted() -> None:
+    dropped, one = Dropped(), {**BATTLES[1], "prompt": "why", "response_a": "yes", "response_b": "no"}
+    list(read_comparisons([(f"f:{n}", row) for n, row in enumerate((*BATTLES, one))], dropped))
+    winners = "battles with winner_model_a, winner_model_b, winner_tie"
+    assert dropped.shapes == {"battles of two conversations": 2, "battles of HelpSteer3": 1, winners: 1}
+
+
+@pytest.mark.parametrize(("winner", "ranks"), [("response_1", (0, 1)), ("response_2", (1, 0)), ("model_2", (1, 0))])
+def test_numbered_responses_may_win(winner: str, ranks: tuple[int, int]) -> None:
+    row = {"prompt": "why", "response_1": "yes", "response_2": "no", "winner": winner}
+    ((_, group),) = read_comparisons([("f:1", row)], Dropped())
+    assert group.ranks == ranks
+
+
 def test_battles_are_read_also_where_a_topic_is_named() -> None:
     columns = ComparisonColumns(topic="area", keep=["context"])
     ((_, group),) = read_comparisons([("f:1", {**BATTLES[2], "area": "x"})], Dropped(), columns)
