@@ -27,7 +27,7 @@ def with_truth(run: Run, rows: Sequence[Row], scored: Sequence[Sequence[Scored]]
     if gold is None:
         return []
     truth = [[gold(plain(row["prompt"]), text)["total"] for text in row["responses"]] for row in rows]
-    every = [pairs(found, Labels(gap=0.0, soft=labels.soft)) for found in scored]
+    every = [pairs(found, Labels(gap=0.0)) for found in scored]
     whole = _Differences(rows, scored, truth, every)
     kept = _Differences(rows, scored, truth, [pairs(found, labels) for found in scored])
     table = [{"pairs of": "all", **whole.all().row()}, {"pairs of": f"a gap of {labels.gap}", **kept.all().row()}]
