@@ -43,13 +43,13 @@ def estimate(
     else:
         found = forecast(load_recipe(recipe, given), on)
     if as_json:
-        echo_whole(json.dumps(found.json(), indent=2))
+        echo_whole(json.dumps({**found.json(), **({"overrides": given} if fit else {})}, indent=2))
     else:
         for line in words.lines(found, advice.advised(recipe, given, on)):
             echo(line)
         if fit and given != tuple(overrides or ()):
-            echo(f"fits with: {' '.join(given)}")
-    if any(one.fits is False for one in found.stages):
+            echo(f"{'does not fit even' if found.too_large else 'fits'} with: {' '.join(given)}")
+    if found.too_large:
         raise typer.Exit(TOO_LARGE)
 
 

@@ -49,7 +49,7 @@ def fitted(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Fi
     assembled = load_recipe(recipe, given)
     found = forecast(assembled, card)
     for place, stage in enumerate(assembled.stages):
-        if _too_large(found.stages[place]):
+        if found.stages[place].too_large:
             own = _until_it_fits(recipe, given, place, card, [c for c in changes(stage) if not c.effect])
             given += own.overrides if own else ()
     return Fitted(given, forecast(load_recipe(recipe, given), card))
@@ -64,7 +64,7 @@ def advised(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> d
     return {
         stage.name: _until_it_fits(recipe, overrides, place, card, [*changes(stage), *_of_the_base(assembled)])
         for place, stage in enumerate(assembled.stages)
-        if _too_large(found.stages[place])
+        if found.stages[place].too_large
     }
 
 
@@ -118,17 +118,17 @@ def _until_it_fits(
 ) -> Change | None:
     """The first change with which a stage fits, else the first sum of them; None where all together do not do."""
     everything = {one.partition("=")[0]: one for change in tried for one in change.overrides}
-    if not tried or _too_large(_stage(recipe, (*given, *everything.values()), place, card)):
+    if not tried or _stage(recipe, (*given, *everything.values()), place, card).too_large:
         return None
     for change in tried:
-        if not _too_large(_stage(recipe, (*given, *change.overrides), place, card)):
+        if not _stage(recipe, (*given, *change.overrides), place, card).too_large:
             return change
     overrides: dict[str, str] = {}
     effects: list[str] = []
     for change in tried:
         overrides |= {one.partition("=")[0]: one for one in change.overrides}
         effects += [change.effect] if change.effect else []
-        if not _too_large(_stage(recipe, (*given, *overrides.values()), place, card)):
+        if not _stage(recipe, (*given, *overrides.values()), place, card).too_large:
             return Change(tuple(overrides.values()), "; ".join(effects))
     return None
 
@@ -138,7 +138,3 @@ def _stage(recipe: AnyRecipe, overrides: Sequence[str], place: int, card: Card |
 
     assembled = load_recipe(recipe, overrides)
     return of_stage(assembled.stages[place], assembled.base, configuration(assembled.base), card)
-
-
-def _too_large(one: StageForecast) -> bool:
-    return one.fits is False

@@ -84,6 +84,11 @@ class StageForecast:
         return abs(self.peak_bytes - self.card.bytes) <= MARGIN * self.peak_bytes
 
     @property
+    def too_large(self) -> bool:
+        """Whether the card does not hold it by the forecast, which may err where it is uncertain."""
+        return self.fits is False
+
+    @property
     def verdict(self) -> str:
         """In words."""
         if self.fits is None:
@@ -122,8 +127,8 @@ class Forecast:
 
     @property
     def too_large(self) -> list[StageForecast]:
-        """The stages that the card does not hold, or may not hold."""
-        return [one for one in self.stages if one.fits is False or (one.fits and one.uncertain)]
+        """The stages that the card does not hold."""
+        return [one for one in self.stages if one.too_large]
 
 
 def forecast(assembled: Assembled, card: Card | None) -> Forecast:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.forecast.advice import Change
     from rlhf_plugins.forecast.forecast import Forecast, StageForecast
 
+FIT = "rlhf estimate says what would fit, and --fit applies it where the batch stays the same"
+ONLY_JUST = "it fits only just, within the error of the forecast"
 SMALL = 0.01  # the share of the peak below which a consumer is left out
 
 
@@ -37,12 +39,15 @@ def lines(found: Forecast, changes: Mapping[str, Change | None]) -> Iterator[str
 
 def warnings(found: Forecast) -> Iterator[str]:
     """A line for each stage that may run out of memory."""
-    for one in found.too_large:
+    for one in found.stages:
+        if not one.too_large and not (one.fits and one.uncertain):
+            continue
         assert one.card is not None
         what = next(iter(one.consumers), "")
+        advice = FIT if one.too_large else ONLY_JUST
         yield (
             f"stage {one.name} may need {memory(one.peak_bytes)} of the GPU's {memory(one.card.bytes)}, most of it for "
-            f"{what} ({one.largest}): rlhf estimate says what would fit, --fit makes it fit"
+            f"{what} ({one.largest}): {advice}"
         )
 
 

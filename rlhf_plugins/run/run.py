@@ -134,10 +134,12 @@ def _fitted(recipe: AnyRecipe, overrides: Sequence[str], say: Say) -> Sequence[s
     if card is None:
         say("--fit: there is no GPU here, so nothing is changed")
         return overrides
-    found = fitted(recipe, overrides, card).overrides
-    for override in found[len(overrides) :]:
+    found = fitted(recipe, overrides, card)
+    for override in found.overrides[len(overrides) :]:
         say(f"--fit: {override}")
-    return found
+    for one in found.forecast.too_large:
+        say(f"--fit: nothing that leaves the batch the same makes stage {one.name} fit; see rlhf estimate")
+    return found.overrides
 
 
 def _warn_of_memory(assembled: Assembled, say: Say) -> None:

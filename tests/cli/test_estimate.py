@@ -54,3 +54,18 @@ def test_a_run_forecasts_first(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> N
     Path("none.jsonl").touch()
     monkeypatch.setattr(cards, "present", lambda: Card("small", 512 * 2**20))
     assert "warning: stage dpo may need" in rlhf("run", "r.yaml").stdout
+
+
+def test_fit_says_which_stage_it_cannot_make_fit(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("r.yaml").write_text(json.dumps({**RECIPE, "data": {"format": "preference", "source": "none.jsonl"}}))
+    Path("none.jsonl").touch()
+    monkeypatch.setattr(cards, "present", lambda: Card("small", 512 * 2**20))
+    said = rlhf("run", "r.yaml", "--fit").stdout
+    assert "--fit: nothing that leaves the batch the same makes stage dpo fit; see rlhf estimate" in said
+    assert "--fit makes it fit" not in said
+
+
+def test_json_holds_the_overrides_of_fit_alone(rlhf: Rlhf) -> None:
+    Path("r.yaml").write_text(json.dumps(RECIPE))
+    seed = rlhf("estimate", "r.yaml", "seed=1", "--gpu", "8GB", "--json", "--fit")
+    assert json.loads(seed.stdout)["overrides"] == ["seed=1"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_plugins import RunError, estimate
 from rlhf_plugins.forecast import advice, cards
@@ -108,3 +109,12 @@ def test_a_run_warns_of_what_may_not_fit() -> None:
     stages = [StageForecast(name, {"train": {"activations": size}}, on) for name, size in (("a", GIB // 2), ("b", GIB))]
     (line,) = [*warnings(Forecast([*stages[:1], StageForecast("b", {"train": {"activations": 2 * GIB}}, on)], on))]
     assert line.startswith("stage b may need 2.9 GiB of the GPU's 2.0 GiB, most of it for activations (train)")
+    (line,) = warnings(Forecast([StageForecast("c", {"train": {"activations": round(1.1 * GIB)}}, on)], on))
+    assert line.endswith("it fits only just, within the error of the forecast")  # so --fit has nothing to change
+
+
+def test_products_of_four_bits_are_in_the_precision_of_the_model() -> None:
+    from rlhf_plugins.forecast.quantized import FourBit
+
+    half = torch.nn.Linear(64, 64, dtype=torch.float16, device="meta")
+    assert FourBit(half).compute_dtype == torch.float16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from rlhf_plugins.contract.component import Component
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+from rlhf_plugins.trainers.ppo import held_out
 
 EVERY = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 6, "learning_rate": 1e-2, "logging_steps": 1}
 QUIET = {"disable_tqdm": True, "per_device_eval_batch_size": 4}
@@ -107,3 +109,19 @@ def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
     step = max(rewards, key=rewards.__getitem__)
     short = {**steep, "max_steps": step, "load_best_model_at_end": False}
     torch.testing.assert_close(weights(found), weights(run.train(made("online", short, **ONLINE), name="short")))
+
+
+def test_held_out_messages_lose_the_fields_that_a_table_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def sample(model: Any, tokenizer: Any, prompts: list[Any], decoding: Any) -> None:
+        seen.extend(prompts)
+        raise RunError("enough")
+
+    monkeypatch.setattr(held_out, "sample", sample)
+    row = {"prompt": [{"role": "user", "content": "who", "tool_calls": None}]}
+    options = {"max_completion_length": 4, "temperature": 1.0, "top_p": 1.0, "args": SimpleNamespace(seed=0)}
+    trainer = SimpleNamespace(eval_dataset=[row], model=torch.nn.Linear(1, 1), _tokenizer=None, **options)
+    with pytest.raises(RunError, match="enough"):
+        held_out.HeldOut.evaluate(trainer)
+    assert seen == [[{"role": "user", "content": "who"}]]

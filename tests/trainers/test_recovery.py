@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rlhf_plugins.trainers import recovery
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.preference import PreferenceTrainer
 from rlhf_plugins.trainers.recovery import out_of_memory
+from rlhf_plugins.trainers.supervision import Monitored, as_first_base
 
 from .conftest import OPTIONS
 
@@ -130,6 +132,19 @@ def test_pieces_are_halved_until_they_fit_and_stay_so(
     caplog.clear()
     trainer.training_step(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
     assert caplog.text == ""  # later batches are cut before they fail
+
+
+def test_monitors_see_the_numbers_of_a_step_that_was_computed_again(bases: Bases, tmp_path: Path) -> None:
+    trainer = dpo(bases(), tmp_path)
+    trainer.__class__ = as_first_base(Monitored, type(trainer))
+    trainer._show = lambda step: None
+    seen = []
+    for under in (Full(), Full(), Full(at=399)):  # the first tries layouts
+        trainer.step_numbers = defaultdict(list)
+        step(trainer, under)
+        seen.append({name: sum(values) / len(values) for name, values in trainer.step_numbers.items() if values})
+    assert "rewards/margins" in seen[1]
+    assert seen[2] == pytest.approx(seen[1], rel=1e-4, abs=1e-6)
 
 
 def test_one_row_that_does_not_fit_is_one_line(bases: Bases, tmp_path: Path) -> None:
