@@ -142,9 +142,13 @@ class Ratings(_File):
     columns: RatingColumns = RatingColumns()
 
     def __post_init__(self) -> None:
+        from rlhf_plugins.data.rated_shapes import HELPSTEER, ULTRAFEEDBACK
+
+        of_known_sets = (*HELPSTEER, *ULTRAFEEDBACK) if self.dimensions == score() else ()
+        names = dict.fromkeys((*self.dimensions, *of_known_sets))
         for name in self.by or ():
-            if name not in self.dimensions and self.dimensions != score():  # a known set has more than the default
-                raise ValueError(f"by: unknown dimension {name!r} {known(name, self.dimensions)}")
+            if name not in names:
+                raise ValueError(f"by: unknown dimension {name!r} {known(name, names)}")
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,8 @@ def test_helpsteer_may_be_ordered_by_another_of_its_dimensions(tmp_path: Path) -
     assert [(c.better, c.worse, c.tied) for c in group.comparisons] == [(1, 0, False)]
     with pytest.raises(DataError, match="by: unknown dimension 'score' .known: "):
         known(tmp_path, *rows, by=["score"])
+    with pytest.raises(DataError, match="by: unknown dimension 'correctness' .known: score"):
+        known(tmp_path, row("x", 1), by=["correctness"])
 
 
 def test_ultrafeedback_is_ordered_by_the_mean_of_what_was_rated(tmp_path: Path) -> None:
