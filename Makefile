@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
-TYPED := $(wildcard rlhf_plugins benchmarks pytest_rlhf_plugins.py)
+TYPED := $(wildcard rlhf_plugins benchmarks pytest_rlhf_plugins.py plugins/*/rlhf_*)
 
 # A process for each core, at most 8: each takes 1 GB of memory and imports all libraries.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)

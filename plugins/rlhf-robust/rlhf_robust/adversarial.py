@@ -1,6 +1,6 @@
 """Adversarial features: every reward is as bad as a small change of the features can make it.
 
-Two components work together: the head tells how steeply its reward changes, the loss takes the worst case.
+Two components work together: the head predicts how steeply its reward changes, the loss takes the worst case.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Adversarial(RewardLoss, like="loss"):
 
 
 def _detached(prediction: Prediction) -> Prediction:
-    parts = {name: value.detach() for name, value in vars(prediction).items() if isinstance(value, Tensor)}
+    parts: dict[str, Any] = {name: value.detach() for name, value in vars(prediction).items() if torch.is_tensor(value)}
     return replace(prediction, **parts)
 
 
