@@ -12,7 +12,7 @@ Question: TypeAlias = tuple[int, str]  # an item and a part of it
 
 @dataclass(frozen=True)
 class Vote:
-    """What one person said of one item, or of a part of it."""
+    """The vote of one person on one item, or on a part of it."""
 
     item: int
     person: int

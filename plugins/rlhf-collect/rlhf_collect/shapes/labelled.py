@@ -34,7 +34,7 @@ class Labelled:
 
     @property
     def values(self) -> dict[int, Any]:
-        """What each person said of the whole item."""
+        """The vote of each person on the whole item."""
         return {vote.person: vote.value for vote in self.votes}
 
     def provenance(self) -> dict[str, Any]:

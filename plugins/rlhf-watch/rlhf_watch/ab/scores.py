@@ -83,7 +83,7 @@ def _of_run(folder: str, name: str, evaluation: Evaluation, prompts: Sequence[st
 
 
 def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]]) -> Scored:
-    """What people said of a model."""
+    """The mean votes of people for a model, by prompt."""
     scores, lengths = _Means(), _Means()
     for prompt, worth, response in rows:
         scores.add(_key(prompt), worth)

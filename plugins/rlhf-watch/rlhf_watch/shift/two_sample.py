@@ -10,13 +10,13 @@ from scipy.stats import binomtest
 
 from rlhf_plugins import DataError
 
-SHOWN = 8  # words that tell the two apart
+SHOWN = 8  # words that mark the second set most
 FEWEST = 20  # different texts of each
 
 
 @dataclass(frozen=True)
-class Told:
-    """How well held-out texts were distinguished.
+class TwoSampleTest:
+    """How well a classifier distinguishes held-out texts of two sets.
 
     Args:
         accuracy: of held-out texts, half of each set; 1/2 is chance.
@@ -31,7 +31,7 @@ class Told:
     words: tuple[str, ...]
 
 
-def classifier_test(ours: Sequence[str], theirs: Sequence[str], seed: int = 0) -> Told:
+def classifier_test(ours: Sequence[str], theirs: Sequence[str], seed: int = 0) -> TwoSampleTest:
     """The classifier two-sample test (Lopez-Paz and Oquab 2017) by logistic regression on weighted words.
 
     Texts are counted once, and as many are drawn from each set. Half of them train, the other half tests: its hits
@@ -54,4 +54,4 @@ def classifier_test(ours: Sequence[str], theirs: Sequence[str], seed: int = 0) -
     hits = int((guesses == np.repeat([0, 1], half)).sum())
     strongest = model.coef_[0].argsort()[::-1][:SHOWN]
     p = binomtest(hits, count, alternative="greater").pvalue
-    return Told(hits / count, float(p), count, tuple(words.get_feature_names_out()[strongest]))
+    return TwoSampleTest(hits / count, float(p), count, tuple(words.get_feature_names_out()[strongest]))
