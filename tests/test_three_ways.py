@@ -11,6 +11,7 @@ import pytest
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "three_ways.ipynb"
 
 
+@pytest.mark.slow
 def test_a_session_a_recipe_and_a_script_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]

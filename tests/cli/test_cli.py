@@ -100,7 +100,10 @@ def test_a_run_prints_each_stage_and_its_page(command: Command, tmp_path: Path) 
     assert command("report", "runs/r").stdout.splitlines()[-1] == "runs/r/report.html"
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("SIGINT", 130), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("SIGTERM", 143), ("SIGHUP", 129)))],
+)
 def test_a_signal_keeps_finished_stages_and_says_how_to_go_on(
     name: str, code: int, shell: Shell, command: Command, tmp_path: Path
 ) -> None:

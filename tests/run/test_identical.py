@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rlhf_plugins.testing import tiny_base
 
 RECIPE = """\
@@ -27,6 +29,7 @@ def result(file: Path) -> Any:
     return {name: value for name, value in json.loads(file.read_text()).items() if name != "cost"}
 
 
+@pytest.mark.slow
 def test_two_runs_leave_the_same_files(tmp_path: Path) -> None:
     tiny_base(tmp_path / "base")
     rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]

@@ -53,8 +53,7 @@ def run(name: str, limit: float | None, norm: float, folder: Path) -> None:
     stage.run(tiny_run(tiny_base(folder / "base"), folder / f"run{limit}", tiny_pairs(16)))
 
 
-@pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("norm", [0.0, 0.01])
+@pytest.mark.parametrize(("name", "norm"), [*((name, 0.01) for name in STAGES), ("preference", 0.0)])
 def test_each_stage_clips_as_torch_does(seen: Gradients, tmp_path: Path, name: str, norm: float) -> None:
     run(name, None, norm, tmp_path)
     weights = [nn.Parameter(torch.zeros_like(grad)) for grads in seen for grad in grads]

@@ -47,7 +47,14 @@ class Measuring(OnlineTrainer):
         return [float(torch.cat(found).mean())]
 
 
-@pytest.mark.parametrize("options", [{}, {"tokens_per_batch": 24}, {"temperature": 0.7}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tokens_per_batch": 24},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"temperature": 0.7}, marks=pytest.mark.slow),
+    ],
+)
 def test_at_100_times_the_learning_rate_no_step_exceeds_the_limit(bases: Bases, tmp_path: Path, options: Any) -> None:
     """The KL may be larger where a new rollout is, since it is measured at its tokens then; but it does not rise."""
     held: Any = trainer(bases(), tmp_path, objective(kl=HELD), cls=Measuring, **FAST, **options)
