@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
+from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.run.folder import RunFolder
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.report.schema import Report
 
 Row = dict[str, Any]
@@ -78,6 +80,13 @@ class RunRecord:
     def page(self) -> Path:
         """Where the report is as HTML, if it has been written."""
         return self.folder / "report.html"
+
+    def data(self) -> Data:
+        """The recipe's rows, read again. Raises DataError where they cannot be read, RecipeError for a fault of it."""
+        from rlhf_plugins.recipe.check import load_recipe
+
+        assembled = load_recipe(self.folder / RECIPE)
+        return assembled.data.load(assembled.base, assembled.seed)
 
     def stages(self) -> list[str]:
         """The stages that have logged or finished, in the order of their folders; nested ones as `outer/name`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_plugins import RunError, open_run
+from rlhf_plugins import Base, RunError, component, open_run
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.run.folder import RunFolder
@@ -110,6 +110,17 @@ def test_a_finished_run_shows_its_recipe_results_and_curves(finished: RunRecord)
     assert list(finished.metrics("talk")) == [{"stage": "talk", "step": s, "loss": v} for s, v in ((1, 2.0), (2, 1.0))]
     assert finished.report.status == "finished"
     assert len(list(finished.tail())) == 4
+
+
+def test_the_rows_of_a_run_are_read_again_as_it_read_them(tmp_path: Path) -> None:
+    rows = {"format": "sandbox", "writer": "sloppy", "prompts": 3, "test_prompts": 2}
+    RunFolder(tmp_path / "run").start(
+        {"base": "sandbox", "data": rows, "seed": 5, "stages": ["reward_model"]}, {"status": "running"}
+    )
+    read = open_run(tmp_path / "run").data()
+    options = {name: value for name, value in rows.items() if name != "format"}
+    known = component("data_format", "sandbox", **options).load(Base("sandbox"), 5)
+    assert (read.train, read.test) == (known.train, known.test)
 
 
 def test_an_unknown_stage_is_refused_with_the_nearest(finished: RunRecord) -> None:
