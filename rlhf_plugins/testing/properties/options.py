@@ -66,8 +66,9 @@ def _now(subject: Subject, option: Option) -> Any:
 def options_are_mentioned(subject: Subject) -> None:
     """An option whose name no line of the component's module reads is a flag without a function."""
     read_by_us = {"name"} if subject.kind == "stage" else set()  # the runner names the folder with it
-    for name in options(subject.cls).keys() - read_by_us:
-        read = source.reads(subject.cls, name)
+    own = {name: option.field or name for name, option in options(subject.cls).items()}
+    for name in own.keys() - read_by_us:
+        read = source.reads(subject.cls, own[name])
         expect(read, f"the source of {subject.cls.__module__}", f"a line that reads {name!r}", "none")
 
 
