@@ -29,6 +29,12 @@ def prompts(pairs: ScoredPairs) -> np.ndarray:
     return np.unique(known, return_inverse=True)[1]
 
 
+def one_a_prompt(pairs: ScoredPairs) -> np.ndarray:
+    """The places of one random pair of each prompt, the same in every call: pairs of one prompt are not independent."""
+    order = np.random.default_rng(0).permutation(len(pairs.chosen))
+    return order[np.unique(prompts(pairs)[order], return_index=True)[1]]
+
+
 def responses(pairs: ScoredPairs, truth: np.ndarray | None = None) -> np.ndarray:
     """Reward, length and truth of each response, (3, responses), without those whose truth is unknown.
 

@@ -276,8 +276,7 @@ class Certificate(Metric, under_shift="same"):
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> certificate_lower_bound, certificate_pairs (how many counted)."""
-        order = np.random.default_rng(0).permutation(len(pairs.chosen))
-        one = order[np.unique(scored.prompts(pairs)[order], return_index=True)[1]]
+        one = scored.one_a_prompt(pairs)
         right, n = int((scored.gap(pairs)[one] > 0).sum()), len(one)
         bound = float(stats.beta.ppf(self.delta, right, n - right + 1)) if right else 0.0
         return {"certificate_lower_bound": bound, "certificate_pairs": float(n)}

@@ -143,7 +143,7 @@ class SamplerState:
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Held-out pairs as a reward model scores them; every array is (pairs,), None where it is unknown."""
+    """Held-out pairs as a reward model scores them; every array is (pairs,) or as written, None if unknown."""
 
     chosen: np.ndarray
     rejected: np.ndarray
@@ -157,6 +157,8 @@ class ScoredPairs:
     rejected_variance: np.ndarray | None = None
     chosen_epistemic: np.ndarray | None = None  # population variance of the rewards by the members of an ensemble
     rejected_epistemic: np.ndarray | None = None
+    chosen_features: np.ndarray | None = None  # (pairs, width) that the head saw
+    rejected_features: np.ndarray | None = None
     prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
     topic: np.ndarray | None = None  # text
     again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten

@@ -210,13 +210,15 @@ def _rating(group: Group, place: int) -> float:
 
 
 def _answered(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Rewards of n responses and the variances of these that are known, by the name that `ScoredPairs` has for them."""
+    """Rewards of n responses, and the variances and features that are known, by the names that `ScoredPairs` has."""
     doubts = {}
     if isinstance(answer, Prediction):
         if answer.variance is not None:
             doubts["variance"] = finite(answer.variance.tolist(), "predicted variance")
         if answer.members is not None:
             doubts["epistemic"] = finite(epistemic(answer).tolist(), "epistemic variance")
+        if answer.features is not None:
+            doubts["features"] = answer.features.float().numpy()
         answer = answer.reward.tolist()
     reward = finite([math.nan if reward is None else reward for reward in answer], "reward model score")
     if reward.shape != (n,):

@@ -64,6 +64,7 @@ def _pairs() -> list[tuple[str, ScoredPairs]]:
     rewards = ("chosen", "rejected", "chosen_gold", "rejected_gold")
     found: dict[str, Any] = {name: rng.normal(size=PAIRS) for name in rewards}
     found |= {name: rng.integers(3, 60, PAIRS) for name in ("chosen_length", "rejected_length")}
+    found |= {f"{side}_features": rng.normal(size=(PAIRS, 4)) for side in ("chosen", "rejected")}
     found["chosen"] += 0.5
     found["rejected_length"][:8] = found["chosen_length"][:8]
     known = (f"{side}_{what}" for side in ("chosen", "rejected") for what in ("rating", "variance", "epistemic"))
@@ -74,12 +75,12 @@ def _pairs() -> list[tuple[str, ScoredPairs]]:
 
 
 def _again(pairs: ScoredPairs) -> Any:
-    """Scores the pairs again: a rewritten response is worth less, by the share of it that was changed."""
+    """Scores the pairs again: of what was changed, a chosen response is worth less, a rejected one more."""
     words = [f"Word number {i} of a response; it says, for example, one thing or another." for i in range(PAIRS)]
 
     def again(rewrite: Rewrite) -> ScoredPairs:
         lost = np.array([_changed(text, rewrite(text, np.random.default_rng(i))) for i, text in enumerate(words)])
-        return replace(pairs, chosen=pairs.chosen - lost, again=None)
+        return replace(pairs, chosen=pairs.chosen - lost, rejected=pairs.rejected + lost, again=None)
 
     return again
 

@@ -19,7 +19,7 @@ from rlhf_plugins.stages.reward_model import RewardModelStage
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 24, "learning_rate": 1e-2, "logging_steps": 24, "disable_tqdm": True}
-ALL = "accuracy calibration certificate consistency cross_entropy robustness speed uncertainty"
+ALL = "accuracy calibration certificate consistency cross_entropy pac_bayes robustness speed uncertainty"
 
 
 def trained(base: Base, folder: Path, name: str = "reward", **parts: str) -> StageResult:
@@ -55,6 +55,7 @@ def test_a_trained_model_is_measured_on_any_base(tmp_path: Path, make: Any) -> N
     assert 0 < row["latency"] < 10
     assert row["metrics"]["consistency_space_at_end"] == 1.0  # the tokenizer knows words alone
     assert row["metrics"]["speed_pairs_per_second"] > 1
+    assert 0.3 < row["metrics"]["pac_bayes_lower_bound"] < row["metrics"]["certificate_lower_bound"]
     assert "out_of_distribution" not in row
 
 
