@@ -183,6 +183,30 @@ def explain(
     say("\n".join(lines(model, file, rows)))
 
 
+def probe(
+    model: Model,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="JSON lines with responses; the run's held-out rows if not given."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Groups of responses, the first ones.")] = 256,
+    filler: Annotated[list[str] | None, typer.Option(help="A sentence that says nothing; may be given again.")] = None,
+    opener: Annotated[list[str] | None, typer.Option(help="A polite sentence; may be given again.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what length, politeness, markdown, order and position do to a reward, beside what they go with.
+
+    A row of FILE has a prompt and a response, a list of responses, or chosen and rejected.
+    """
+    import json
+
+    from rlhf_watch.probe import interventions, reading, wording
+
+    words = interventions.interventions(filler or interventions.FILLERS, opener or interventions.OPENERS)
+    found = reading.probed(model, file, rows, words)
+    say(json.dumps(wording.record(found), indent=2) if as_json else "\n".join(wording.lines(found)))
+
+
 def say(text: str) -> None:
     """Prints text, with what could steer a terminal written out."""
     typer.echo("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
@@ -191,4 +215,4 @@ def say(text: str) -> None:
 @hookimpl
 def register_commands() -> dict[str, Any]:
     """The commands of this file."""
-    return {"compare": compare, "explain": explain, "watch": watch}
+    return {"compare": compare, "explain": explain, "probe": probe, "watch": watch}

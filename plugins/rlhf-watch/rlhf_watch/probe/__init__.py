@@ -1,0 +1,1 @@
+"""What causes a reward: the same responses with one thing changed."""

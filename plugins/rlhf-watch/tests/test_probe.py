@@ -1,0 +1,151 @@
+"""Probes: effects by hand, a length bias planted in the sandbox's annotators, intervals that hold, models and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rlhf_watch.commands import register_commands
+from rlhf_watch.probe.effects import caused, observed
+from rlhf_watch.probe.interventions import interventions, plain, words
+from rlhf_watch.probe.probing import Effect, Score, probe
+from rlhf_watch.probe.reading import of_file
+from typer import Typer
+from typer.testing import CliRunner
+
+from rlhf_plugins import Base, DataError, Group, component, open_run, run_recipe
+from rlhf_plugins.testing import tiny_base
+
+PAIRS = [Group(f"p{i}", (f"good question. it is {i}.", "no.")) for i in range(4)]
+
+
+def each(worth: Callable[[str, str], float]) -> Score:
+    """A reward that reads each response alone."""
+    return lambda prompts, texts: np.array([worth(*pair) for pair in zip(prompts, texts, strict=True)])
+
+
+def effects(groups: Sequence[Group], score: Score, **options: Any) -> dict[str, Effect]:
+    return {one.name: one for one in probe(groups, score, interventions(), **options).effects}
+
+
+def test_effects_by_hand() -> None:
+    """r = 2 words + 5 where it opens politely: an opener adds 5 and its own words, 2 or 3 of them."""
+    polite = ("of course", "good question", "happy to help")
+    found = effects(PAIRS, each(lambda _, text: 2 * words(text) + 5 * text.startswith(polite)))
+    assert found["length"].effect.value == pytest.approx(2)
+    assert found["length"].effect.interval == pytest.approx((2, 2))
+    added = [2, 2, 3] * 2 + [2, 2]  # of eight responses, each with the next opener
+    assert found["politeness"].effect.value == pytest.approx(5 + 2 * np.mean(added))
+    assert found["politeness"].slope.value == pytest.approx(2 * 5 + 5 - 2)  # 5 words and an opener, 1 word and none
+    assert found["politeness"].correlation.value == pytest.approx(1)
+    assert found["order"].effect.value == -5  # the opener no longer comes first
+    assert found["position"].effect.value == 0
+
+
+def test_markdown_and_order_keep_the_words() -> None:
+    known = {one.name: one for one in interventions()}
+    text = "it is red. also, it likes to dig."
+    assert known["markdown"].on(text, 0) == "- it is red.\n- also, it likes to dig."
+    assert known["markdown"].off("# Red\n**it** is\n* red.", 0) == plain("Red it is red.")
+    assert known["order"].on(text, 0) == "also, it likes to dig. it is red."
+    assert known["length"].on("It is red.", 0) == "It is red. Well, let me think."
+    assert known["politeness"].off("Good question. It is red.", 0) == "It is red."
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.2])
+def test_a_length_bias_of_the_sandboxs_annotators_is_found(bias: float) -> None:
+    """A word of filler costs 1/20 of gold, and the annotator likes each by `bias`; careful authors write longer."""
+    options = {"writer": "sloppy", "prompts": 1, "test_prompts": 60}
+    data = component("data_format", "sandbox", **options).load(Base(""), 0)
+    gold: Any = data.gold
+    asked = [group for group in data.test if all(gold(group.prompt, one)["concise"] > 0.8 for one in group.responses)]
+    length = effects(asked, each(lambda p, text: gold(p, text)["total"] + bias * words(text)))["length"]
+    assert length.effect.value == pytest.approx(bias - 0.05)
+    assert length.effect.interval == pytest.approx((bias - 0.05, bias - 0.05))
+    assert length.slope.value > bias + 0.1  # as observed a word seems to be worth 0.15 more than it is
+
+
+def test_a_reward_that_compares_siblings_has_an_effect_of_position() -> None:
+    def first_wins(prompts: Sequence[Any], texts: Sequence[Any]) -> Any:
+        return np.array([1.0 if i == 0 or prompts[i] != prompts[i - 1] else 0.0 for i in range(len(texts))])
+
+    found = effects(PAIRS, first_wins)["position"]
+    assert (found.effect.value, found.responses, found.effect.shown) == (-1, 8, True)
+
+
+def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Responses to one prompt share its effect, so that intervals over responses would be too narrow."""
+    rng, held = np.random.default_rng(0), 0
+    prompts = np.repeat(np.arange(40), 4)
+    for seed in range(100):
+        own = rng.normal(0.3, 1, 40)[prompts] + rng.normal(0, 0.3, 160)
+        low, high = caused(own, np.ones(160), prompts, seed).interval
+        held += low <= 0.3 <= high
+    assert held / 100 == pytest.approx(0.95, abs=0.05)
+
+
+def test_slope_and_correlation_are_those_of_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=50)
+    r = 2 * x + rng.normal(size=50)
+    found = observed(r, x, np.arange(50))
+    assert found.slope.value == pytest.approx(np.polyfit(x, r, 1)[0])
+    assert found.correlation.value == pytest.approx(np.corrcoef(x, r)[0, 1])
+    assert found.slope.interval.low < 2 < found.slope.interval.high
+
+
+def test_what_cannot_be_measured_has_a_reason() -> None:
+    found = effects(PAIRS, each(lambda *_: 0.0), reads=lambda text: "-" not in text)
+    assert "tokenizer does not know" in found["markdown"].reason
+    alone = effects([Group(f"p{i}", ("yes.",)) for i in range(3)], each(lambda *_: 0.0))
+    assert alone["position"].reason == "no prompt has two responses"
+    assert alone["order"].reason == "no response can be changed so"
+    with pytest.raises(DataError, match="two prompts or more, got 1"):
+        probe(PAIRS[:1], each(lambda *_: 0.0), interventions())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model of annotators who like the longer response, probed in its run."""
+    found, rng, lines = tmp_path_factory.mktemp("probe"), np.random.default_rng(0), []
+    for i in range(200):
+        short, long = (" ".join(rng.choice(["bee", "cat", "dog", "fox"], size)) for size in (3, 9))
+        prompt = f"{('who', 'how', 'why')[i % 3]} is{' the' * (i % 8)}\n"
+        lines.append({"prompt": prompt, "chosen": long, "rejected": short})
+    (found / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trainer = {"max_steps": 25, "learning_rate": 3e-3, "per_device_train_batch_size": 32}
+    recipe = {"base": tiny_base(found / "base").path, "adapter": "none", "output_dir": str(found / "run")}
+    recipe["data"] = {"format": "preference", "source": str(found / "pairs.jsonl")}
+    probing = {"stage": "probe", "fillers": ["bee cat"], "openers": ["the"], "rows": 24}
+    run_recipe({**recipe, "stages": [{"stage": "reward_model", "trainer": trainer}, probing]}, say=lambda _: None)
+    return found
+
+
+def test_a_trained_models_love_of_length_is_in_the_report(folder: Path) -> None:
+    found = open_run(folder / "run").finished[-1]
+    length = found.metrics["effects"]["length"]
+    assert length["effect_interval"][0] > 0
+    assert found.metrics["effects"]["position"]["effect"] == pytest.approx(0, abs=1e-4)
+    assert "length raises it" in found.sections[0].text
+
+
+def test_the_command_probes_a_run_and_a_file(folder: Path) -> None:
+    app = Typer()
+    app.command()(register_commands()["probe"])
+    words = [str(folder / "run"), "--filler", "bee cat", "--opener", "the"]
+    whole = CliRunner().invoke(app, words, catch_exceptions=False).output
+    assert "length: +" in whole
+    assert "markdown: not measured: the tokenizer does not know" in whole
+    given = CliRunner().invoke(app, [words[0], str(folder / "pairs.jsonl"), *words[1:], "--rows", "9", "--json"])
+    assert json.loads(given.output)["effects"]["length"]["effect"] > 0
+
+
+def test_a_row_without_a_response_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a", "chosen": "b"}\n')
+    with pytest.raises(DataError, match="rows.jsonl:2: a row should have a `prompt` and response or responses or"):
+        list(of_file(file))
