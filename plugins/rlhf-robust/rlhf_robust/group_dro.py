@@ -9,7 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_plugins import RankedScores, RewardLoss, hookimpl, uses
+from rlhf_plugins import RankedScores, RewardLoss, RunError, hookimpl, uses
+
+MOST = 4096  # topics
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,7 @@ class GroupDRO(RewardLoss, like="loss", needs={"topic"}, uses_batch_mates=True, 
 
     Their algorithm 1: each batch in training first moves q_g in proportion to q_g exp(eta L_g); q starts equal. Here q
     sums to 1 over the topics that a batch has, where theirs does over all. For the mean of a batch's N numbers to be
-    that sum, a row's number is N q_g / n_g times its loss, n_g being its topic's rows. q is not saved: a resumed run
-    starts again from equal q.
+    that sum, a row's number is N q_g / n_g times its loss, n_g being its topic's rows. q is saved with a checkpoint.
     """
 
     loss: RewardLoss = uses("reward_loss", "bradley_terry")
@@ -36,27 +37,20 @@ class _GroupDRO(nn.Module):
     def __init__(self, inner: Any, eta: float) -> None:
         super().__init__()
         self.inner, self.eta = inner, eta
-        self.register_buffer("gathered", torch.zeros(1))  # (topics,) log q up to a constant: eta times losses so far
+        # of one size from the start, since a checkpoint is loaded into a new module
+        self.register_buffer("gathered", torch.zeros(MOST))  # (topics,) log q up to a constant: eta times losses so far
 
     def forward(self, scores: RankedScores) -> Tensor:  # (groups,)
-        """Raises what the inner loss raises."""
+        """Raises RunError for more topics than it holds, and what the inner loss raises."""
         losses: Tensor = self.inner(scores)
         topics, place, count = scores.topic.unique(return_inverse=True, return_counts=True)
+        if int(topics.max()) >= MOST:
+            raise RunError(f"group_dro: the data have {int(topics.max()) + 1} topics, and it holds {MOST}")
         if self.training:
             mean = torch.zeros(len(topics)).to(losses).index_add(0, place, losses.detach()) / count
-            self._gather(topics, self.eta * mean)
-        share = self._known(topics).to(losses.dtype).softmax(0)
+            self.gathered[topics] += (self.eta * mean).to(self.gathered.dtype)
+        share = self.gathered[topics].to(losses.dtype).softmax(0)
         return losses * (len(losses) * share / count)[place]
-
-    def _gather(self, topics: Tensor, gained: Tensor) -> None:
-        unseen = int(topics.max()) + 1 - len(self.gathered)
-        grown = torch.nn.functional.pad(self.gathered, (0, max(0, unseen)))
-        self.gathered = grown.index_add(0, topics, gained.to(grown.dtype))
-
-    def _known(self, topics: Tensor) -> Tensor:
-        """0 for a topic that was not trained on."""
-        known = topics < len(self.gathered)
-        return self.gathered[topics * known] * known
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, log
+from typing import Any
 
 import pytest
 import torch
@@ -38,19 +39,46 @@ class Head(RewardHead):
         return Halves()
 
 
-def pairs(*gaps: float, topic: list[int] | None = None, slopes: list[list[float]] | None = None) -> RankedScores:
+def pairs(*gaps: float, slopes: list[list[float]] | None = None, **known: list[Any]) -> RankedScores:
     """Pairs with the given gaps of rewards."""
     scores = torch.tensor([[gap, 0.0] for gap in gaps])
     said = None if slopes is None else Prediction(scores, dimensions={"sensitivity": torch.tensor(slopes)})
-    known = {} if topic is None else {"topic": torch.tensor(topic)}
-    return RankedScores.of(scores, prediction=said, **known)
+    return RankedScores.of(scores, prediction=said, **{name: torch.tensor(each) for name, each in known.items()})
 
 
 @pytest.mark.parametrize(
     ("gap", "expected"), [(1.0, log(1 + exp(-1))), (-1.0, 0.75 * log(1 + exp(1)) + 0.25 * log(1 + exp(-1)))]
 )
 def test_a_confident_model_is_believed_by_a_quarter(gap: float, expected: float) -> None:
-    assert WeakToStrong(alpha=0.25)(pairs(gap)).tolist() == pytest.approx([expected])
+    assert WeakToStrong(alpha=0.25).build()(pairs(gap)).tolist() == pytest.approx([expected])
+
+
+def test_trust_rises_over_the_first_pairs_of_training() -> None:
+    """A pair with d = -1, which the two order differently: log(1 + e) falls to its mean with log(1 + 1/e)."""
+    loss = WeakToStrong(alpha=0.5, warmup=4).build().train()
+    labels, both = log(1 + exp(1)), (log(1 + exp(1)) + log(1 + exp(-1))) / 2
+    batch = pairs(-1.0, -1.0)
+    assert [loss(batch)[0].item() for _ in range(4)] == pytest.approx([labels, (labels + both) / 2, both, both])
+    again = WeakToStrong(alpha=0.5, warmup=4).build()
+    again.load_state_dict(loss.state_dict())
+    assert again.eval()(batch)[0].item() == pytest.approx(both)
+
+
+def test_a_soft_label_is_a_probability() -> None:
+    batch = pairs(1.0, probability=[0.75])
+    weak = 0.75 * log(1 + exp(-1)) + 0.25 * log(1 + exp(1))
+    assert WeakToStrong(alpha=0.0).build()(batch).item() == pytest.approx(weak)
+
+
+def test_a_checkpoint_keeps_the_weights_of_topics() -> None:
+    loss = GroupDRO(loss=Gap(), eta=log(2) / 3).build().train()
+    batch = pairs(-1.0, -3.0, -5.0, topic=[0, 0, 3])
+    loss(batch)
+    again = GroupDRO(loss=Gap(), eta=log(2) / 3).build()
+    again.load_state_dict(loss.state_dict())
+    assert again.eval()(batch).tolist() == loss.eval()(batch).tolist()
+    with pytest.raises(RunError, match="5001 topics"):
+        again(pairs(-1.0, topic=[5000]))
 
 
 def test_topics_start_equal() -> None:

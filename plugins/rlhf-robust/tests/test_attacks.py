@@ -1,0 +1,78 @@
+"""Attacks: changes that keep what is said, accuracy under the worst of them, and a model that is trained on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rlhf_robust.changes import CHANGES, padded, repeated, swapped
+from rlhf_robust.harden import Attack, accuracies, strict, worst
+
+from rlhf_plugins import Comparison, Group, Prediction, RunError, Samples, ScoredPairs, component
+from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_changes_take_nothing_away(seed: int) -> None:
+    text, rng = "it is red. it is big.", np.random.default_rng(seed)
+    assert sorted(swapped(text, rng).split()) == sorted(text.split())
+    longer = padded(text, rng).split(". ")
+    assert [one for one in longer if one.rstrip(".") in ("it is red", "it is big")] != []
+    assert repeated(text, rng) in (f"{text} it is red.", f"{text} it is big.")
+    assert all(change("", rng) is not None for change in CHANGES.values())
+
+
+def test_the_metric_by_hand() -> None:
+    """A repetition is worth 0.3 to the model, padding 0.1: gaps of 0.05, 0.2 and 0.5."""
+    gaps = np.array([0.05, 0.2, 0.5])
+
+    def again(rewrite: Any) -> ScoredPairs:
+        text = rewrite("red. big.", np.random.default_rng(0))
+        kind = 0.3 if text.count("red") + text.count("big") > 2 else 0.1 if len(text) > 9 else -1.0
+        return ScoredPairs(gaps + kind, np.zeros(3) + kind, *np.ones((2, 3)))
+
+    found = component("metric", "attacked", draws=2)(ScoredPairs(gaps, np.zeros(3), *np.ones((2, 3)), again=again))
+    assert found["attacked_padded"] == pytest.approx(2 / 3)
+    assert found["attacked_repeated"] == found["attacked_accuracy"] == pytest.approx(1 / 3)
+    assert found["attacked_swapped"] == 1.0
+
+
+class LikesLength:
+    """A reward of its words."""
+
+    def encode(self, prompts: list[Any], responses: list[str]) -> Samples:
+        return Samples(prompts, responses, [[0]] * len(prompts), [[0]] * len(prompts))
+
+    def predict(self, samples: Samples) -> Prediction:
+        return Prediction(torch.tensor([float(len(text.split())) for text in samples.responses]))
+
+
+def test_the_worst_version_is_what_is_learned() -> None:
+    first, second = ["a", "a b c", "a a"], ["b c", "b", "c b"]
+    attack = Attack([("p", "a b"), ("q", "a")], [[("p", text) for text in first], [("q", text) for text in second]])
+    assert worst(attack, LikesLength()) == [Group("p", ("a b", "a b c"), (0, 1))]  # of the second none is larger
+    chosen, rejected = attack.rewards(LikesLength())
+    found = accuracies(chosen, rejected, np.array([1, 0]))
+    assert found == {"clean": 0.5, "attacked": 0.0, "attacked as the first": 0.0}
+
+
+def test_pairs_are_read_better_first() -> None:
+    group = Group("p", ("a", "b", "c"), compared=(Comparison(1, 0), Comparison(0, 2, tied=True)))
+    assert strict([group]) == [Group("p", ("b", "a"), (0, 1))]
+
+
+def test_a_model_is_attacked_and_trained_again(tmp_path: Path) -> None:
+    trainer = {"max_steps": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "disable_tqdm": True}
+    model = {"stage": "reward_model", "pooling": "mean_sqrt_length", "trainer": trainer}
+    stage = component("stage", "harden", model=model, rounds=1, candidates=6)
+    made = stage.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", tiny_pairs(64)))
+    plain, hardened = made.metrics["models"]
+    assert plain["attacked"] <= plain["clean"]
+    assert hardened["rows added"] > 0
+    assert hardened["attacked as the first"] >= plain["attacked"]
+    assert made.rewards["harden"]["path"].endswith("r1/model")
+    with pytest.raises(RunError, match="no pair is strictly ordered"):
+        stage.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "other", [Group("how", ("ant",))]))
