@@ -1,0 +1,82 @@
+"""What a student keeps of its teacher, and how much faster it is. It knows policies and scores, no training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_plugins import Group, Policy, Samples
+from rlhf_transfer.recovered import UNDEFINED, Estimate, Numbers, recovered
+
+RESAMPLES = 2000
+
+
+class Answered(NamedTuple):
+    """A policy's responses to held-out prompts, one each, and the speed at which it wrote them."""
+
+    samples: Samples
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Numbers of a comparison on the same prompts.
+
+    Args:
+        scores: mean of each policy by name.
+        against_teacher: the student's win rate against the teacher; a tie is half a win.
+        against_reference: win rates of teacher and student against the reference.
+        gain: (student - reference) / (teacher - reference) of mean scores: what is kept of what the teacher gained.
+    """
+
+    scores: Mapping[str, float]
+    against_teacher: Estimate
+    against_reference: Mapping[str, Estimate]
+    gain: Estimate
+
+
+def answer(policy: Policy, prompts: Sequence[Group], seed: int, **options: Any) -> Answered:
+    """Responses to the prompts, timed after a few were answered untimed, so that first calls do not count."""
+    policy.sample(prompts[:2], seed=seed, **options)
+    began = time.perf_counter()
+    samples = policy.sample(prompts, seed=seed, **options)
+    seconds = time.perf_counter() - began
+    return Answered(samples, sum(map(len, samples.response_ids)) / seconds)
+
+
+def compared(teacher: Numbers, student: Numbers, reference: Numbers | None, seed: int = 0) -> Kept:
+    """Scores of responses to the same prompts, all (prompts,); the reference is None where the teacher is it."""
+    named = {"teacher": teacher, "student": student, **({} if reference is None else {"reference": reference})}
+    of_reference: dict[str, Estimate] = {}
+    gain = UNDEFINED
+    if reference is not None:
+        of_reference = {name: win_rate(named[name], reference, seed) for name in ("teacher", "student")}
+        gain = recovered(reference, student, teacher, np.arange(len(teacher)), seed)
+    means = {name: float(each.mean()) for name, each in named.items()}
+    return Kept(means, win_rate(student, teacher, seed), of_reference, gain)
+
+
+def win_rate(ours: Numbers, theirs: Numbers, seed: int = 0) -> Estimate:
+    """The share of prompts that ours wins, a tie counting one half, with a bootstrap of prompts."""
+    won = np.where(ours == theirs, 0.5, ours > theirs)
+    return _mean(won, seed)
+
+
+def _mean(values: Numbers, seed: int) -> Estimate:
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def scored(samples: Samples, judge: Callable[[Samples], Any] | None, gold: Callable[..., Any] | None) -> Numbers:
+    """Of each response, by the true reward where it is known, else by the judge."""
+    if gold is not None:
+        worths = (gold(prompt, text) for prompt, text in zip(samples.prompts, samples.responses, strict=True))
+        return np.array([worth["total"] for worth in worths])
+    assert judge is not None
+    found: Numbers = judge(samples).reward.double().cpu().numpy()
+    return found
