@@ -176,11 +176,18 @@ def explain(
     model: Model,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines with `prompt` and `response`.")],
     rows: Annotated[int, typer.Option(min=1, help="Of the file, the first ones.")] = 5,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="The reward at each layer, and its strongest attention.")
+    ] = False,
+    train: Annotated[
+        Path | None, typer.Option(help="Rows of the training: print the responses nearest to each.")
+    ] = None,
 ) -> None:
     """Print which tokens made a reward: integrated gradients with their error, and the reward without each word."""
     from rlhf_watch.explain.wording import lines
 
-    say("\n".join(lines(model, file, rows)))
+    for line in lines(model, file, rows, layers, train):
+        say(line)
 
 
 def probe(

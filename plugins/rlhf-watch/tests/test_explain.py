@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from rlhf_watch.commands import register_commands
 from rlhf_watch.explain.attribution import integrated_gradients, left_out
+from rlhf_watch.explain.layers import read_layers
+from rlhf_watch.explain.nearest import Neighbours
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -65,3 +67,34 @@ def test_a_reward_that_is_no_single_model_is_refused() -> None:
     sample: Any = type("Sample", (), {"prompt_ids": [[0]], "response_ids": [[0]]})()
     with pytest.raises(RunError, match="one network"):
         integrated_gradients(judge, sample)
+
+
+def test_layers_end_at_the_reward_and_attention_is_a_distribution(folder: Path) -> None:
+    judge: Any = load_reward_model(folder / "run")
+    sample = judge.encode(["who\n"], ["bee cat mud dog"])
+    before = float(judge.predict(sample).reward[0])
+    found = read_layers(judge, sample)
+    assert found.rewards[-1] == pytest.approx(before, abs=1e-4)
+    assert len(found.rewards) == len(found.attention) + 1
+    assert found.attention.sum(-1).numpy() == pytest.approx(1.0, abs=1e-5)
+    assert float(judge.predict(sample).reward[0]) == before
+
+
+def test_the_nearest_rows_are_by_distance_in_deviations() -> None:
+    """Features (0, 0) and (2, 4) deviate by (1, 2): (2, 2) is (2, 1) of them from one, (0, 1) from the other."""
+    known = Neighbours([("a", "b"), ("c", "d")], np.array([[0.0, 0.0], [2.0, 2.0]]), np.array([1.0, 2.0]), np.zeros(2))
+    (first, _, _, near), (second, _, _, far) = known.nearest(np.array([2.0, 2.0]), 2)
+    assert (first, second) == ("c", "a")
+    assert (near, far) == pytest.approx((0.5**0.5, 2.5**0.5))
+
+
+def test_the_command_prints_layers_and_neighbours(folder: Path) -> None:
+    app = Typer()
+    app.command()(register_commands()["explain"])
+    file = folder / "asked.jsonl"
+    file.write_text(json.dumps({"prompt": "who\n", "response": "bee cat mud dog"}) + "\n")
+    options = ["--layers", "--train", str(folder / "pairs.jsonl")]
+    done = CliRunner().invoke(app, [str(folder / "run"), str(file), *options])
+    assert "layer 0: " in done.output, done.output
+    assert done.output.count("  near (") == 3
+    assert all("mud" in line for line in done.output.splitlines() if "  near (" in line)

@@ -6,21 +6,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import DataError, load_reward_model
+from rlhf_plugins import DataError, Samples, load_reward_model
 from rlhf_watch.explain.attribution import ENOUGH, integrated_gradients, left_out
+from rlhf_watch.explain.layers import read_layers
+from rlhf_watch.explain.nearest import Neighbours
 from rlhf_watch.shift.report import Texts
 
 SHOWN = 6  # tokens and words of a response
+NEAREST = 3
 
 
-def lines(model: str, file: Path, rows: int) -> Iterator[str]:
-    """The first rows. Raises DataError where the file has none with a response."""
-    pairs = Texts.read(file).pairs[:rows]
-    if not pairs:
-        raise DataError(f"{file}: no row has a `response` or `chosen`")
+def lines(model: str, file: Path, rows: int, layers: bool = False, train: Path | None = None) -> Iterator[str]:
+    """The first rows. Raises DataError where a file has none with a response."""
+    pairs = _pairs(file)[:rows]
+    near = None if train is None else _pairs(train)
     judge = load_reward_model(model)
+    known = near and Neighbours.of(judge, near)
     for prompt, response in pairs:
         yield from _explained(judge, prompt, response)
+        sample = judge.encode([prompt], [response])
+        if layers:
+            yield from _layers(judge, sample)
+        if known:
+            yield from _near(known, judge, sample)
+
+
+def _pairs(file: Path) -> list[tuple[Any, Any]]:
+    pairs = Texts.read(file).pairs
+    if not pairs:
+        raise DataError(f"{file}: no row has a `response` or `chosen`")
+    return pairs
 
 
 def _explained(judge: Any, prompt: Any, response: Any) -> Iterator[str]:
@@ -28,12 +43,32 @@ def _explained(judge: Any, prompt: Any, response: Any) -> Iterator[str]:
     found = integrated_gradients(judge, sample)
     tokenizer = judge.encoder.tokenizer
     names = [tokenizer.decode([token]) for token in sample.response_ids[0]]
-    yield f"{prompt!s:.60}: reward {found.reward:.3f}, {found.reward - found.baseline:+.3f} from the response"
+    yield f"{_short(prompt)}: reward {found.reward:.3f}, {found.reward - found.baseline:+.3f} from the response"
     yield f"  tokens: {_strongest(list(zip(names, found.parts, strict=True)))}"
     if isinstance(response, str):
         yield f"  without a word: {_strongest(left_out(judge, prompt, response))}"
     if found.error > ENOUGH:
         yield f"  the tokens' parts miss {found.error:.1%} of the change: they are an approximation here"
+
+
+def _layers(judge: Any, sample: Samples) -> Iterator[str]:
+    found, decode = read_layers(judge, sample), judge.encoder.tokenizer.decode
+    ids = [*sample.prompt_ids[0], *sample.response_ids[0]]
+    yield f"  reward at the embeddings: {found.rewards[0]:+.3f}"
+    for layer, reward in enumerate(found.rewards[1:]):
+        head, token, weight = found.strongest(layer)
+        looks = f"head {head} reads {decode([ids[token]]).strip()!r} (token {token}) with {weight:.2f}"
+        yield f"  layer {layer}: {reward:+.3f}; the last token's {looks}"
+
+
+def _near(known: Neighbours, judge: Any, sample: Samples) -> Iterator[str]:
+    features = judge.predict(sample).features[0].double().numpy()
+    for prompt, response, reward, distance in known.nearest(features, NEAREST):
+        yield f"  near ({distance:.2f} deviations, reward {reward:+.3f}): {_short(prompt)} -> {_short(response)}"
+
+
+def _short(text: Any) -> str:
+    return f"{' '.join(str(text).split()):.60}"
 
 
 def _strongest(parts: list[tuple[str, float]]) -> str:
