@@ -44,7 +44,7 @@ def reliability(models: Mapping[str, RewardModelReport]) -> Plot | None:
     values = "; ".join(f"{_of(name, binned)}{_in_words(bins)}" for name, bins in binned.items())
     title = "Reliability of the reward model" + "s" * (len(binned) > 1)
     caption = "On the dashed line the model is calibrated; below it the model is overconfident."
-    size = (WIDTH if columns == 1 else WIDTH * columns / 2, (4.2 if columns == 1 else 3.2) * rows)
+    size = (WIDTH if columns == 1 else WIDTH * columns / 2, (3.6 if columns == 1 else 2.9) * rows)
     return Plot(title, caption, svg("plot-reliability", f"{title}: {values}.", size, draw))
 
 
@@ -80,7 +80,7 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
     curves = {name: values for name, values in found.items() if values and name not in beside}
     if not curves:
         return None
-    columns = min(4, len(curves))
+    columns = min(2, len(curves))
     rows = ceil(len(curves) / columns)
 
     def draw(figure: Figure) -> None:
@@ -107,7 +107,7 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
     shown = {name: line for name, line in found.items() if name in curves or name in beside}
     ends = "; ".join(f"{name} {_ends(line)}" for name, line in shown.items())
     title = f"Training curves: {stage.name}"
-    picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.9 * rows + 0.2), draw)
+    picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.6 * rows + 0.2), draw)
     return Plot(title, caption, picture)
 
 

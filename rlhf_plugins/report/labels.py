@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rlhf_plugins.report.svg import INK, MUTED
 
 Bar = tuple[float, float, float, float]
-SIZE = 8.5  # points
+SIZE = 9.1  # points
 _WIDE, _TALL = 0.62 * SIZE, 1.3 * SIZE  # of a letter; the page's own font is not known here, so generously
 _APART = 7.0  # of a name from its point
 _STEPS = 8  # lines of text that a name may be moved by

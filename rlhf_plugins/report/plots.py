@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rlhf_plugins.report.labels import Bar, name_points
+from rlhf_plugins.report.labels import SIZE, Bar, name_points
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
 from rlhf_plugins.report.words import number
@@ -62,7 +62,7 @@ def _scores(report: Report, names: list[str]) -> Plot:
     colours, lines = _colours(report), _lines(report)
     title = f"{report.score_name.capitalize()} by policy"
     values = ", ".join(f"{name} {number(report.policies[name].gold.mean)}" for name in names)
-    picture = svg("plot-scores", f"{title}: {values}.", (WIDTH, 1.4 + 0.48 * len(names)), draw)
+    picture = svg("plot-scores", f"{title}: {values}.", (WIDTH, 1.2 + 0.42 * len(names)), draw)
     caption = "Dots are means, bars 95% confidence intervals."
     return Plot(title, caption + (f" Dashed: {' and '.join(lines)}." if lines else ""), picture)
 
@@ -93,7 +93,7 @@ def _frontier(report: Report, names: list[str]) -> Plot:
     colours = _colours(report)
     title = f"{report.score_name.capitalize()} against KL"
     values = ", ".join(f"{name} {number(mean)} at {number(kl, 1)} nats" for name, (kl, mean) in points.items())
-    picture = svg("plot-frontier", f"{title}: {values}.", (WIDTH, 3.8), draw)
+    picture = svg("plot-frontier", f"{title}: {values}.", (WIDTH, 3.3), draw)
     caption = "More reward for less KL is better: up and to the left."
     if ceiling:
         caption += " The diamond is best-of-n by gold, at its analytic KL, log n \u2212 (n \u2212 1)/n."
@@ -117,13 +117,13 @@ def _dimensions(report: Report, names: list[str]) -> Plot:
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("dimension of the gold reward")
         axes.set_ylabel("mean per response")
-        ncols = max(1, 70 // (max(map(len, names)) + 4))
+        ncols = max(1, 60 * len(names) // sum(len(name) + 4 for name in names))
         figure.legend(loc="outside upper left", ncols=ncols, handlelength=1, handleheight=1)
 
     colours = _colours(report)
     columns = {key: (f"{name} {number(grades.get(key))}" for name, grades in graded.items()) for key in axis}
     values = "; ".join(f"{key}: {', '.join(column)}" for key, column in columns.items())
-    picture = svg("plot-dimensions", f"Gold dimensions by policy. {values}.", (WIDTH, 3.8), draw)
+    picture = svg("plot-dimensions", f"Gold dimensions by policy. {values}.", (WIDTH, 3.3), draw)
     return Plot("Gold dimensions by policy", "Bars of a group are in the order of the legend.", picture)
 
 
@@ -163,4 +163,4 @@ def _bars(policy: PolicyReport) -> list[Bar]:
 
 def _label(axes: Axes, text: str, at: tuple[float, float], by: tuple[float, float], ha: str, color: str = INK) -> None:
     note = axes.annotate(text, at, by, textcoords="offset points", annotation_clip=False)
-    note.set(ha=ha, color=color, fontsize=8.5)
+    note.set(ha=ha, color=color, fontsize=SIZE)
