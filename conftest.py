@@ -10,8 +10,10 @@ import inspect
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -77,6 +79,15 @@ def _by_path(word: str) -> frozenset[Path]:
 @cache
 def _files() -> tuple[Path, ...]:
     return tuple(file for folder in ("tests", "plugins") for file in (ROOT / folder).rglob("test_*.py"))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium; skips where there is none. Of a module: while it runs, its thread can run no other loop."""
+    import browsing
+
+    with browsing.chromium() as browser:
+        yield browser
 
 
 def pytest_runtest_setup() -> None:
