@@ -3,7 +3,8 @@ const embedded = document.getElementById("data");
 const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8;
 const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "watch/reward_gap"];
 const chosen = new Set(), loaded = new Map();
-let runs = [];
+const rows = new Map(); // of the list, by the run's name: kept, so that the focus is not lost when numbers change
+let runs = [], asked = false; // whether somebody has ticked runs
 
 const by = (id) => document.getElementById(id);
 const make = (name, text = "", attributes = {}) => {
@@ -30,22 +31,30 @@ function left(seconds) {
   return seconds < 90 ? `, ${Math.round(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
 }
 
+function rowOf(run) {
+  if (!rows.has(run.name)) {
+    const item = make("li"), label = make("label"), words = make("span");
+    const box = make("input", "", { type: "checkbox" }), swatch = make("span", "", { className: "swatch" });
+    box.addEventListener("change", () => { asked = true; chosen[box.checked ? "add" : "delete"](run.name); refresh(); });
+    label.append(box, " ", swatch, words);
+    item.append(label);
+    rows.set(run.name, { item, box, swatch, words });
+  }
+  return rows.get(run.name);
+}
+
 function showRuns() {
   const items = runs.map((run) => {
-    const box = make("input", "", { type: "checkbox", checked: chosen.has(run.name) });
-    box.addEventListener("change", () => { chosen[box.checked ? "add" : "delete"](run.name); refresh(); });
-    const label = make("label");
-    const swatch = make("span", "", { className: "swatch" });
+    const { item, box, swatch, words } = rowOf(run);
+    box.checked = chosen.has(run.name);
     swatch.style.background = colour(run.name);
     const at = run.stage ? `, ${run.stage} step ${run.step}${left(run.left)}` : "";
-    const words = make("span", ` ${run.name}: ${run.status}${at} ${run.message}`);
-    if (run.status === "failed") words.className = "failed";
-    label.append(box, " ", swatch, words);
-    const item = make("li");
-    item.append(label);
+    words.textContent = ` ${run.name}: ${run.status}${at} ${run.message}`;
+    words.className = run.status === "failed" ? "failed" : "";
     return item;
   });
-  by("runs").replaceChildren(...items);
+  const list = by("runs");
+  if (items.length !== list.children.length || items.some((item, place) => item !== list.children[place])) list.replaceChildren(...items);
 }
 
 function extent(curves) {
@@ -121,7 +130,7 @@ async function refresh() {
   try {
     if (!embedded) {
       runs = await get("/api/runs");
-      if (!chosen.size && runs.length) chosen.add((runs.find((run) => run.status === "running") || runs[0]).name);
+      if (!asked && !chosen.size && runs.length) chosen.add((runs.find((run) => run.status === "running") || runs[0]).name);
       for (const name of chosen) loaded.set(name, await get(`/api/run?name=${encodeURIComponent(name)}`));
       by("status").textContent = runs.length ? "" : "no run yet";
     }

@@ -1,0 +1,70 @@
+"""Times how long the page of many runs takes to open in Chromium.   python benchmarks/opening.py [RUNS] [STEPS]
+
+The folder holds RUNS runs (100) of STEPS steps (10,000) with eight numbers each. From the request to the drawn page in
+a new browser window, 9 times; the first with a server that has read nothing yet.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import threading
+import time
+from math import sin
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import uvicorn
+from playwright.sync_api import Browser, sync_playwright
+from rlhf_watch.page.app import site
+from rlhf_watch.page.board import Board
+
+NAMES = ("reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "loss")
+READY = "() => document.body.dataset.ready && document.querySelectorAll('#curves figure svg').length > 0"
+
+
+def fill(folder: Path, runs: int, steps: int) -> None:
+    """Runs that have ended."""
+    for number in range(runs):
+        run = folder / f"run-{number:03}"
+        run.mkdir()
+        (run / "recipe.yaml").write_text(f"stages: [{{stage: online, trainer: {{max_steps: {steps}}}}}]\n")
+        (run / "status.json").write_text(json.dumps({"status": "finished"}))
+        with (run / "metrics.jsonl").open("w") as file:
+            for step in range(steps):
+                numbers = {name: sin(step / 900 + number + place) for place, name in enumerate(NAMES)}
+                file.write(json.dumps({"stage": "online", "step": step, **numbers}) + "\n")
+
+
+def opened(browser: Browser, address: str) -> float:
+    """Milliseconds of one opening."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        start = time.perf_counter()
+        page.goto(address)
+        page.wait_for_function(READY)
+        return 1000 * (time.perf_counter() - start)
+
+
+def main(runs: int = 100, steps: int = 10_000) -> None:
+    """Fills a folder, serves it and prints the times."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token=t"
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        fill(Path(folder), runs, steps)
+        server = uvicorn.Server(uvicorn.Config(site(Board(Path(folder)), "t"), log_level="error", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        first, *later = (opened(browser, address) for _ in range(9))
+        browser.close()
+        server.should_exit = True
+        thread.join()
+    print(f"{runs} runs of {steps} steps: {first:.0f} ms, then {median(later):.0f} ms (at most {max(later):.0f})")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

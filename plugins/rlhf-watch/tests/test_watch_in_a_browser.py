@@ -1,0 +1,82 @@
+"""The live page in Chromium: 100 runs on a desk and a phone, light and dark; skipped where there is no browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sin
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import opened, served, smallest_text, too_wide, violations
+from rlhf_watch.page.app import site, static_page
+from rlhf_watch.page.board import Board
+from test_watch_page import EVIL, metric, write
+
+SLOW = [pytest.param(*look, marks=pytest.mark.slow) for look in ((1280, True), (390, False))]
+LOOKS = [(1280, False), (390, True), *SLOW]  # widths, and whether it is dark
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 runs that ended, one with HTML in its samples and its name."""
+    found: Path = tmp_path_factory.mktemp("runs")
+    for number in range(99):
+        lines = [metric(step, reward=sin(step / 9 + number), kl=step * 0.1, length=20.0) for step in range(60)]
+        write(found / f"run-{number:02}", lines, status="finished")
+    write(found / "<b>evil", [metric(step, reward=float(step)) for step in range(9)], status="failed")
+    stage = found / "<b>evil" / "01-online"
+    write(stage, [metric(1, prompt=EVIL, response="m" * 900, reward=0.5)], name="samples.jsonl")
+    for inner in ("recipe.yaml", "status.json"):
+        (stage / inner).unlink()
+    return found
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with served(site(Board(folder), "t")) as where:
+        yield where
+
+
+def ready(page: Any) -> None:
+    """Waits until the newest run's curves are there."""
+    page.wait_for_selector("#curves figure svg")
+
+
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
+def test_100_runs_fit_can_be_read_and_ask_for_nothing(chromium: Any, address: str, width: int, dark: bool) -> None:
+    with opened(chromium, width, dark) as (page, faults):
+        page.goto(f"{address}/?token=t")
+        ready(page)
+        assert page.locator("#runs li").count() == 100
+        for name in ("<b>evil", "run-00", "run-50"):
+            page.get_by_role("checkbox", name=f"{name}:").check()
+        page.get_by_text("m" * 900).wait_for()
+        assert too_wide(page) == 0
+        assert smallest_text(page) >= 9
+        assert violations(page) == []
+        assert faults == []
+
+
+def test_curves_are_chosen_without_a_mouse(chromium: Any, address: str) -> None:
+    with opened(chromium) as (page, faults):
+        page.goto(f"{address}/?token=t")
+        ready(page)
+        page.keyboard.press("Tab")
+        page.keyboard.type("samples")
+        assert page.locator("#curves figcaption span:first-child").all_inner_texts() == ["online/samples: reward"]
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        page.wait_for_function("() => document.querySelectorAll('#curves figure').length === 0")
+        assert page.locator("#runs input:checked").count() == 0
+        assert page.evaluate("document.activeElement.type") == "checkbox"  # the list was shown again, the focus kept
+        assert faults == []
+
+
+def test_the_page_as_one_file_asks_for_nothing(chromium: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(static_page(Board(folder)), encoding="utf-8")
+    with opened(chromium, 390, dark=True) as (page, faults):
+        page.goto((tmp_path / "page.html").as_uri())
+        ready(page)
+        assert page.locator("#runs input:checked").count() == 100
+        assert (too_wide(page), violations(page), faults) == (0, [], [])
