@@ -1,8 +1,8 @@
-"""Kills the server again and again while people judge, and counts what was lost.   python bench/kills.py [ROUNDS]
+"""Kills the server again and again while people judge, counts what was lost.   python bench/kills.py [ROUNDS] [ADDRESS]
 
 Eight people judge as fast as the server answers. After a while drawn at random it is killed with SIGKILL and started
 again, and each sends once more what was not acknowledged. At the end every acknowledged judgement has to be in the
-study, once.
+study, once. With an address, such as postgresql://USER@HOST/NAME, the study is in that empty database.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clients import Client
 from rlhf_collect.settings import Settings
 from rlhf_collect.store import chain, people, tables
 from rlhf_collect.store.rows import Asked, Written
-from rlhf_collect.study import Study, new_study
+from rlhf_collect.study import ADDRESS, Study, new_study
 from serving import Servers
 from sqlalchemy import func, select, text
 
@@ -32,8 +32,10 @@ def clock() -> float:
     return time.time() * FASTER
 
 
-def fill(folder: Path, items: int) -> tuple[Study, list[str]]:
+def fill(folder: Path, items: int, address: str) -> tuple[Study, list[str]]:
     """A study and a session for each client."""
+    if address:
+        (folder / ADDRESS).write_text(address)
     study = new_study(folder, Settings(votes=VOTES, most_votes=VOTES, gold_share=0.0, gold_share_first=0.0))
     study.now = clock
     study.add(Asked("", f"prompt {n}", (Written(f"one {n}", {}), Written(f"two {n}", {}))) for n in range(items))
@@ -63,6 +65,7 @@ def rounds(servers: Servers, clients: list[Client], count: int, random: Random) 
 def faults(study: Study, clients: list[Client]) -> dict[str, int]:
     """What must all be 0."""
     annotation, slot = tables.annotation, tables.slot
+    in_file = study.database.engine.dialect.name == "sqlite"
     acknowledged = {key: choice for client in clients for key, choice in client.acknowledged.items()}
     with study.database.reading() as connection:
         rows = connection.execute(select(annotation)).all()
@@ -79,14 +82,14 @@ def faults(study: Study, clients: list[Client]) -> dict[str, int]:
             "items with too many votes": len(connection.execute(over.having(func.count() > VOTES)).all()),
             "filled slots without a vote": filled - sum(not row.surplus for row in rows),
             "broken events": int(chain.first_broken(connection) is not None),
-            "faults of the file": int(connection.execute(text("PRAGMA integrity_check")).scalar_one() != "ok"),
+            "faults of the file": int(in_file and connection.scalar(text("PRAGMA integrity_check")) != "ok"),
         }
 
 
-def main(count: int) -> int:
+def main(count: int, address: str = "") -> int:
     """Runs and prints; 0 where nothing was lost."""
     with TemporaryDirectory() as folder:
-        study, sessions = fill(Path(folder), count * ITEMS_A_ROUND + 50)
+        study, sessions = fill(Path(folder), count * ITEMS_A_ROUND + 50, address)
         study.close()
         servers = Servers(Path(folder), clock)
         clients = [Client(servers.port, session, Random(n)) for n, session in enumerate(sessions)]
@@ -101,4 +104,4 @@ def main(count: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500, *sys.argv[2:]))

@@ -115,7 +115,7 @@ def unopened(connection: Connection) -> Iterator[Open]:
         select(slot.c.item)
         .where(slot.c.purpose == "judged")
         .group_by(slot.c.item)
-        .having(func.count() == func.sum(slot.c.state == "free"))
+        .having(func.count() == func.count().filter(slot.c.state == "free"))
     )
     texts = {row.id: row.text for row in connection.execute(select(tables.answer.c.id, tables.answer.c.text))}
     rows = select(item.c.id, item.c.answers, prompt.c.text, prompt.c.cluster).join(prompt).where(item.c.id.in_(free))

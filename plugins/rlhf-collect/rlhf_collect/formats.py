@@ -45,9 +45,9 @@ class Collected(DataFormat):
 
     def missing(self) -> dict[str, str]:
         """The study, where its folder holds none."""
-        from rlhf_collect.study import FILE
+        from rlhf_collect.study import holds_study
 
-        there = (Path(self.source).expanduser() / FILE).is_file()
+        there = holds_study(Path(self.source).expanduser())
         return {} if there else {"source": f"{self.source}: holds no study"}
 
     def known_gold(self) -> bool:

@@ -1,4 +1,4 @@
-"""A study: a folder with a database. Makes one, opens one, puts rows into it."""
+"""A study: a folder with a database, or with the address of one. Makes one, opens one, puts rows into it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, inspect, select
 from sqlalchemy.exc import DatabaseError
 
 from rlhf_collect.kinds.base import Kind
@@ -21,7 +21,7 @@ from rlhf_collect.store.database import Database
 from rlhf_collect.store.rows import Asked
 from rlhf_plugins import DataError
 
-FILE = "study.db"
+FILE, ADDRESS = "study.db", "study.url"  # of SQLite; of a database on a server
 GUIDELINES = "Choose the answer that serves the person who asked better. Choose a tie where you see no difference."
 
 
@@ -64,15 +64,19 @@ class Study:
 
 
 def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) -> Study:
-    """Makes the folder and an empty study in it. Raises DataError where there is one."""
+    """Makes the folder and an empty study in it, or in the empty database that a `study.url` in the folder names.
+
+    Raises:
+        DataError: there is a study already, or the database cannot be used.
+    """
     kind_of(settings.kind, settings.dimensions)
-    file = folder / FILE
-    if file.exists():
+    if (folder / FILE).exists():
         raise DataError(f"{folder}: holds a study already")
     folder.mkdir(parents=True, exist_ok=True)
-    file.touch(mode=0o600)  # it names people
-    study = Study(folder, settings, Database(file))
-    tables.metadata.create_all(study.database.engine)
+    _kept(folder).touch()
+    _kept(folder).chmod(0o600)  # it names people, or holds a password
+    study = Study(folder, settings, _database(folder))
+    _make_tables(study)
     with study.database.writing() as connection:
         values = {"schema": tables.SCHEMA, "created": study.now(), "settings": settings.record()}
         connection.execute(insert(tables.study).values(values))
@@ -83,18 +87,48 @@ def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) ->
 
 def open_study(folder: Path) -> Study:
     """Raises DataError where the folder holds no study, or one of another version."""
-    file = Path(folder) / FILE
-    if not file.is_file():
+    folder = Path(folder)
+    if not holds_study(folder):
         raise DataError(f"{folder}: holds no study; make one with: rlhf collect new {folder} --prompts FILE")
-    database = Database(file)
+    database = _database(folder)
     try:
         with database.reading() as connection:
             found = connection.execute(select(tables.study)).one()
     except DatabaseError as error:
-        raise DataError(f"{file}: is no study's database: {error.orig}") from error
+        raise DataError(f"{_kept(folder)}: is no study's database: {_why(error)}") from error
     if found.schema != tables.SCHEMA:
         raise DataError(
             f"{folder}: was made by another version of rlhf-collect: its tables are version {found.schema}, "
-            f"here they are {tables.SCHEMA}"
+            f"here they are {tables.SCHEMA}; export it with that version"
         )
-    return Study(Path(folder), Settings.of(found.settings), database)
+    return Study(folder, Settings.of(found.settings), database)
+
+
+def holds_study(folder: Path) -> bool:
+    """Whether the folder has a study's file, or the address of its database."""
+    return _kept(folder).is_file()
+
+
+def _kept(folder: Path) -> Path:
+    """The file of a study's database, or that of its address."""
+    return folder / ADDRESS if (folder / ADDRESS).is_file() else folder / FILE
+
+
+def _database(folder: Path) -> Database:
+    kept = _kept(folder)
+    return Database(kept if kept.name == FILE else kept.read_text(encoding="utf-8").strip())
+
+
+def _make_tables(study: Study) -> None:
+    """Raises DataError where the database cannot be reached or has a study's tables already."""
+    engine = study.database.engine
+    try:
+        if inspect(engine).has_table(tables.study.name):
+            raise DataError(f"{_kept(study.folder)}: the database holds a study already; give this one another")
+        tables.metadata.create_all(engine)
+    except DatabaseError as error:
+        raise DataError(f"{_kept(study.folder)}: the database cannot be used: {_why(error)}") from error
+
+
+def _why(error: DatabaseError) -> str:
+    return str(error.orig).strip().partition("\n")[0]

@@ -23,6 +23,7 @@ from rlhf_collect.page.guard import COOKIE, Guard, check_token, form_of
 from rlhf_collect.page.lead import Lead
 from rlhf_collect.page.words import LANGUAGES, RIGHT_TO_LEFT, speaker, words
 from rlhf_collect.store import history, people
+from rlhf_collect.store.database import full
 from rlhf_collect.store.desk import Desk, Taken
 from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
@@ -193,7 +194,8 @@ class Pages:
 
     async def unavailable(self, request: Request, error: Exception) -> Response:
         """A database that takes nothing: 507 for a full disk."""
-        if "full" in str(error):
+        assert isinstance(error, OperationalError)
+        if full(error):
             return self.fault(request, 507, speaker("en")("full"))
         raise error
 

@@ -66,7 +66,10 @@ def _with_headers(send: Send, kept: bool) -> Send:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form; the last of a name counts. Raises HTTPException: 413 where it is large, 400 for no form."""
+    """The fields of a form; the last of a name counts. NUL, which PostgreSQL cannot hold, is U+FFFD as in HTML.
+
+    Raises HTTPException: 413 where it is large, 400 for no form.
+    """
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise HTTPException(400, "a form was expected")
     body = b""
@@ -75,9 +78,10 @@ async def form_of(request: Request) -> dict[str, str]:
         if len(body) > LARGEST_FORM:
             raise HTTPException(413, "the form is too large")
     try:
-        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=200))
+        fields = parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=200)
     except ValueError as error:
         raise HTTPException(400, "the form cannot be read") from error
+    return {name: value.replace("\0", "\ufffd") for name, value in fields}
 
 
 def check_token(form: dict[str, str], csrf: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, cast, func, select
+from sqlalchemy import BigInteger, cast, desc, func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -79,8 +79,8 @@ class Lead:
 
     def _history(self) -> tuple[list[tuple[str, int]], list[Any]]:
         """Judgements a day, newest first; the releases."""
-        day = cast(tables.annotation.c.at / 86400, Integer)
-        rows = select(day.label("day"), func.count()).group_by(day).order_by(day.desc()).limit(DAYS)
+        day = cast(tables.annotation.c.at, BigInteger) // 86400  # whole seconds first: PostgreSQL rounds, SQLite cuts
+        rows = select(day.label("day"), func.count()).group_by("day").order_by(desc("day")).limit(DAYS)
         with self.study.database.reading() as connection:
             days = [(_day(number), count) for number, count in connection.execute(rows).all()]
             made = connection.execute(select(tables.release).order_by(tables.release.c.number.desc())).all()

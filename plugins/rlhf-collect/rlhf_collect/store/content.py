@@ -51,7 +51,7 @@ class Content:
 
     def _usable(self, row: Asked) -> bool:
         if not all(map(_whole, (row.prompt, row.domain, row.cluster, *(one.text for one in row.answers)))):
-            self.left_out["with half a character"] += 1
+            self.left_out["with half a character or NUL"] += 1
             return False
         different = len({one.text for one in row.answers})
         if row.known is not None:
@@ -128,8 +128,8 @@ def sides(answers: int, random: Random) -> list[int]:
 
 
 def _whole(text: str) -> bool:
-    """Whether it can be written: JSON can hold one half of a surrogate pair."""
-    return not any("\ud800" <= one <= "\udfff" for one in text)
+    """Whether it can be written: JSON can hold one half of a surrogate pair, and NUL, which PostgreSQL cannot."""
+    return not any("\ud800" <= one <= "\udfff" or one == "\0" for one in text)
 
 
 def _prompt_of(row: Asked) -> Callable[[], Values]:

@@ -8,30 +8,44 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from rlhf_plugins import DataError
 
 BUSY_SECONDS = 30  # for which a writer waits for one of another process
+# What a transaction begins with, to read one state of the database, and to be its only writer.
+READING = {"sqlite": "BEGIN", "postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"}
+WRITING = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE study IN SHARE ROW EXCLUSIVE MODE"}
+DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 
 
 class Database:
-    """Transactions on one SQLite file, in write-ahead mode with synchronous=FULL."""
+    """Transactions on an SQLite file in write-ahead mode with synchronous=FULL, or on a database of PostgreSQL.
 
-    def __init__(self, file: Path) -> None:
-        self.engine = _engine(file)
+    Args:
+        where: the file, or an address `postgresql://USER@HOST/NAME`.
+
+    Raises:
+        DataError: the address cannot be read or is of another kind of server, or psycopg is not installed.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self.engine = _sqlite(where) if isinstance(where, Path) else _postgresql(where)
         self._turn = Lock()  # of this process's threads, so that they queue and do not poll the file
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one state of the database."""
         with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql(READING[self.engine.dialect.name])
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction: committed whole when the block ends, rolled back when it raises."""
         with self._turn, self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql(WRITING[self.engine.dialect.name])
             yield connection
             connection.commit()
 
@@ -40,13 +54,41 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(file: Path) -> Engine:
+def full(error: DBAPIError) -> bool:
+    """Whether the disk of the database has no room."""
+    return "is full" in str(error.orig) or getattr(error.orig, "sqlstate", "") == DISK_FULL
+
+
+def _sqlite(file: Path) -> Engine:
     made = create_engine(f"sqlite:///{file}", connect_args={"timeout": BUSY_SECONDS}, pool_size=8, max_overflow=32)
-    event.listen(made, "connect", _prepare)
+    event.listen(made, "connect", _prepare_sqlite)
     return made
 
 
-def _prepare(connection: Any, record: Any) -> None:
+def _prepare_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # `reading` and `writing` begin their transactions themselves
     for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
         connection.execute(f"PRAGMA {setting}")
+
+
+def _postgresql(address: str) -> Engine:
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        raise DataError("the address of the database should be postgresql://USER@HOST/NAME") from None
+    if url.get_backend_name() != "postgresql":
+        raise DataError(f"no study can be kept in {url.drivername}: take postgresql://, or a folder without an address")
+    try:
+        made = create_engine(url.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=32, pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise DataError("PostgreSQL needs psycopg: pip install 'rlhf-collect[postgresql]'") from None
+    event.listen(made, "connect", _prepare_postgresql)
+    return made
+
+
+def _prepare_postgresql(connection: Any, record: Any) -> None:
+    """A commit waits for the disk, whatever the server's default is; a writer waits for another as long as SQLite's."""
+    name = "synchronous_commit"
+    connection.execute(f"SELECT set_config('{name}', 'on', false) WHERE current_setting('{name}') = 'off'")
+    connection.execute(f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', false)")
+    connection.commit()

@@ -37,8 +37,8 @@ prompt = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("text", Text, nullable=False),
     Column("html", Text, nullable=False),
-    Column("domain", String(200), nullable=False),
-    Column("cluster", String(200), nullable=False),  # prompts of a cluster are never in two splits
+    Column("domain", Text, nullable=False),
+    Column("cluster", Text, nullable=False),  # prompts of a cluster are never in two splits
 )
 
 answer = Table(
@@ -214,6 +214,11 @@ log = Table(
 )
 
 KEPT = (prompt, answer, item, gold, lease, annotation, checked, suggestion, hint, guideline, release, log)
+_REFUSE = DDL(
+    "CREATE OR REPLACE FUNCTION never_changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " RAISE integrity_constraint_violation USING MESSAGE = TG_TABLE_NAME || ' is never changed'; END $$"
+)
+event.listen(metadata, "before_create", _REFUSE.execute_if(dialect="postgresql"))
 for _table in KEPT:
     for _deed in ("UPDATE", "DELETE"):
         _rule = DDL(
@@ -221,3 +226,8 @@ for _table in KEPT:
             f" BEGIN SELECT RAISE(ABORT, '{_table.name} is never changed'); END"
         )
         event.listen(_table, "after_create", _rule.execute_if(dialect="sqlite"))
+    _rule = DDL(
+        f"CREATE TRIGGER {_table.name}_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON {_table.name}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION never_changed()"
+    )
+    event.listen(_table, "after_create", _rule.execute_if(dialect="postgresql"))
