@@ -106,6 +106,10 @@ def _pooled(acts: Any, record: cases.Hidden) -> Any:
     return unchecked(acts)(record.hidden, mask)
 
 
+def _rewarded(acts: Any, record: cases.Features) -> Any:
+    return unchecked(acts)(record.features, *([record.columns] if record.columns else []))
+
+
 def _pull(acts: Any, record: tokens.Ratios) -> Any:
     """What the distance weighs at the strength that follows a KL of 12 nats over 1000 responses.
 
@@ -125,7 +129,7 @@ BENCHES = {
     "reward_head": Bench(
         cases.features,
         cases.features_extremes,
-        lambda acts, record: unchecked(acts)(record.features),
+        _rewarded,
         _first("features"),
         ("features",),
         "response",

@@ -6,7 +6,8 @@ an absent response are in one batch, as in real data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,7 @@ class Features:
     """What a head is given."""
 
     features: Tensor  # (batch, width)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)  # (batch, ...) of a head that reads some
 
 
 def _normal(*size: int, seed: int = 0) -> Tensor:
@@ -64,17 +66,24 @@ def hidden_extremes(_: object = None) -> list[tuple[str, Hidden]]:
     ]
 
 
-def features(_: object = None) -> list[tuple[str, Features]]:
+def features(head: Any = None) -> list[tuple[str, Features]]:
     """Four feature vectors."""
-    return [("four feature vectors", Features(_normal(4, WIDTH)))]
+    return [("four feature vectors", Features(_normal(4, WIDTH), _columns(head)))]
 
 
-def features_extremes(_: object = None) -> list[tuple[str, Features]]:
+def features_extremes(head: Any = None) -> list[tuple[str, Features]]:
     """Feature vectors of a model in trouble."""
     return [
-        (f"features of size {BIG:.0e}", Features(_normal(4, WIDTH) * BIG)),
-        ("features of 0", Features(torch.zeros(4, WIDTH))),
+        (f"features of size {BIG:.0e}", Features(_normal(4, WIDTH) * BIG, _columns(head))),
+        ("features of 0", Features(torch.zeros(4, WIDTH), _columns(head))),
     ]
+
+
+def _columns(head: Any) -> Mapping[str, Tensor]:
+    """What four rows have in the columns that a head, or what it built, reads."""
+    from rlhf_plugins.contract.guards import maker
+
+    return {} if head is None or not head.columns else maker(head).examples(4)
 
 
 # ---- reward losses ---------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from rlhf_plugins.reward_models.reward_model import open_reward_model
 from rlhf_plugins.reward_models.score_cache import ScoreCache
 from rlhf_plugins.run.stage_run import Services
 from rlhf_plugins.saved.interchange import classifier
-from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
+from rlhf_plugins.testing import Subject, examine, properties_of, tiny_base, tiny_pairs, tiny_run
 
 Make = Callable[..., Any]
 FEW = {"max_steps": 30, "learning_rate": 0.03, "logging_steps": 1, "disable_tqdm": True}
@@ -51,7 +51,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(2, width) / width)
 
     def forward(self, features, columns):
-        assert (columns["user"].dtype, columns["user"].shape) == (torch.float32, features.shape[:1])
+        assert (columns["user"].dtype, columns["user"].shape) == (features.dtype, features.shape[:1])
         return (features * self.weight[columns["user"].long()]).sum(1)
 
 
@@ -131,6 +131,13 @@ def test_a_cache_tells_users_apart(users: RewardHandle) -> None:
     first, second = cache.scores("m", asked([0, 1], users), lambda samples: users.predict(samples).reward.tolist())
     assert first != second
     cache.close()
+
+
+def test_the_conformance_kit_gives_it_columns(guests: Registry) -> None:
+    subject = Subject("reward_head", "per_user", guests.get("reward_head", "per_user"), {}, guests)
+    for one in properties_of("reward_head", guests):
+        if one.name in ("answers", "batch_mates", "gradcheck", "state_is_restored"):
+            assert examine(subject, one) is None
 
 
 def test_it_does_not_become_a_sequence_classifier(folder: Path, component: Make) -> None:
