@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
@@ -15,6 +13,25 @@ def at_the_end(scores: Tensor, mask: Tensor) -> Tensor:
     """
     last = mask.sum(1, keepdim=True) - 1  # (B, 1)
     return scores.new_zeros(mask.shape).scatter(1, last, scores.unsqueeze(1))
+
+
+def by_potential(scores: Tensor, potentials: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """discount Phi(s_{t+1}) - Phi(s_t) at each token, and the score (B,) at the last one, (B, T).
+
+    Potential-based shaping (Ng et al. 1999, theorem 1), with Phi = 0 before the first token and after the last, so that
+    the discounted sum is that of the score alone.
+
+    Args:
+        scores: of whole responses.
+        potentials: (B, T) Phi of the state after each token.
+        mask: (B, T) True at response tokens, which come first in each row.
+        discount: of the return that is maximised.
+    """
+    after = potentials.masked_fill(~mask, 0.0)
+    last = at_the_end(torch.ones_like(scores), mask)
+    before = torch.nn.functional.pad(after[:, :-1], (1, 0))
+    change = discount * after * (1 - last) - before
+    return change.masked_fill(~mask, 0.0) + at_the_end(scores, mask)
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, epsilon: float) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 from pydantic import Field
 
 from rlhf_plugins.arithmetic.moments import Moments
+from rlhf_plugins.arithmetic.objectives import by_potential
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Shaping
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +77,25 @@ class Quantile(Shaping):
 
 
 @dataclass(frozen=True)
+class Potential(Shaping):
+    """The numbers of the tokens become a potential: what they tell early is paid early, and the optimum stays.
+
+    r_t = discount Phi(s_{t+1}) - Phi(s_t), and s more at the last token: Phi is the sum of the tokens' numbers so far,
+    0 at the end (Ng et al. 1999, theorem 1). The discounted return is that of s, paid at the end. `discount` is the
+    estimator's own (`gamma`), below 1: at 1 the numbers of tokens that sum to s are such a shaping already.
+    """
+
+    discount: Annotated[float, Field(gt=0, lt=1, description="gamma, as of the advantage")]
+
+    def __call__(self, scored: ScoredResponses) -> Tensor:  # (B, T)
+        """Raises RunError where the reward gives no number for each token."""
+        if scored.tokens is None:
+            raise RunError("shaping potential: needs a reward that gives each token a number, such as `prefixes`")
+        mask = torch.arange(scored.tokens.shape[1], device=scored.tokens.device) < scored.lengths.unsqueeze(1)
+        return by_potential(scored.scores, scored.tokens.cumsum(1), mask, self.discount)
+
+
+@dataclass(frozen=True)
 class Running(Shaping):
     """(s - mean) / deviation with both of every reward that the training has seen, this rollout's included.
 
@@ -108,6 +129,7 @@ def register_shaping() -> dict[str, type]:
         "clip": Clip,
         "length_penalty": LengthPenalty,
         "missing_eos": MissingEOS,
+        "potential": Potential,
         "quantile": Quantile,
         "running": Running,
     }

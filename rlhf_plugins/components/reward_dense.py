@@ -1,0 +1,110 @@
+"""Rewards for each token that leave the optimum of a reward for whole responses where it is.
+
+Both are potential-based shaping without discount (Ng et al. 1999, theorem 1): r_t = Phi(s_{t+1}) - Phi(s_t), where
+Phi is 0 before the first token and the whole response's reward R after the last. So the tokens sum to R, and at every
+state the same tokens are best; what is known earlier is paid earlier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.run_kinds import Reward
+from rlhf_plugins.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.run import Run
+    from rlhf_plugins.contract.run_kinds import RewardFunction
+
+
+@dataclass(frozen=True)
+class Guided(Reward):
+    """A reward R of whole responses, guided by another one's numbers for tokens: Phi is their sum so far.
+
+    r_t is the guide's own number, but at the last token R less the guide's other numbers. Adding the two, as `weighted`
+    does, would change what is best.
+    """
+
+    reward: Reward = uses("reward", "model")
+    guide: Reward = uses("reward")
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError as both do; what it builds, where the guide gives no number for each token."""
+        from rlhf_plugins.arithmetic.objectives import by_potential
+        from rlhf_plugins.reward_models.handle import reward_handle
+
+        whole, guide = (reward_handle(part.build(run)) for part in (self.reward, self.guide))
+
+        def score(samples: Samples) -> Prediction:
+            found, said = whole(samples), guide(samples)
+            if said.tokens is None:
+                raise RunError("reward guided: the guide should give each token a number, as `implicit` by_token does")
+            tokens = by_potential(found.reward, said.tokens.cumsum(1), _mask(samples), 1.0)
+            silent = [part.abstained for part in (found, said) if part.abstained is not None]
+            return Prediction(found.reward, tokens=tokens, abstained=sum(silent[1:], silent[0]) if silent else None)
+
+        return score
+
+
+@dataclass(frozen=True)
+class Prefixes(Reward):
+    """A reward R of whole responses that is paid as it grows: Phi is R of the response so far, every few tokens.
+
+    It asks the reward for every such prefix too, which a reward model has seldom seen: that makes a poor guide at
+    worst, not another optimum.
+    """
+
+    reward: Reward = uses("reward", "model")
+    every: Annotated[int, Field(ge=1, description="tokens from one prefix that is scored to the next")] = 8
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError as the reward does."""
+        from rlhf_plugins.arithmetic.objectives import by_potential
+        from rlhf_plugins.engine.loading import load_tokenizer
+        from rlhf_plugins.reward_models.handle import reward_handle
+
+        whole, tokenizer = reward_handle(self.reward.build(run)), load_tokenizer(run.base)
+
+        def score(samples: Samples) -> Prediction:
+            places = [(row, end) for row, ids in enumerate(samples.response_ids) for end in self._ends(len(ids))]
+            cut = samples.take(row for row, _ in places)
+            ids = [list(one[:end]) for one, (_, end) in zip(cut.response_ids, places, strict=True)]
+            texts = [tokenizer.decode(each, skip_special_tokens=True) for each in ids]
+            found = whole(samples + replace(cut, responses=texts, response_ids=ids))
+            count, mask = len(samples.responses), _mask(samples)
+            potentials = found.reward.new_zeros(mask.shape)
+            for number, (row, end) in enumerate(places, count):
+                if found.abstained is None or not found.abstained[number]:
+                    potentials[row, end - 1 :] = found.reward[number]
+            tokens = by_potential(found.reward[:count], potentials, mask, 1.0)
+            silent = None if found.abstained is None else found.abstained[:count]
+            return Prediction(found.reward[:count], tokens=tokens, abstained=silent)
+
+        return score
+
+    def _ends(self, length: int) -> range:
+        """The lengths of the prefixes of a response that are scored."""
+        return range(self.every, length, self.every)
+
+
+def _mask(samples: Samples) -> Tensor:
+    """(B, T) True at the tokens of the responses."""
+    import torch
+
+    lengths = torch.tensor([len(ids) for ids in samples.response_ids])
+    return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+
+
+@hookimpl
+def register_reward() -> dict[str, type]:
+    """The rewards of this file."""
+    return {"guided": Guided, "prefixes": Prefixes}
