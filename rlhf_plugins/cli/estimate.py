@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_plugins.cli.echo import confirmed, echo, echo_whole
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.errors import RunError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.forecast.forecast import Forecast
+    from rlhf_plugins.forecast.several import Cards
+    from rlhf_plugins.recipe.assemble import Assembled
 
 TOO_LARGE = 1  # exit code
 
 
-def estimate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as of `rlhf run`.")
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="A card or its memory: rtx4090, 12GB; this machine's where left out.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print bytes, for other programs.")] = False,
-    fit: Annotated[bool, typer.Option("--fit", help="Fewer tokens or rows at once, in the same batch.")] = False,
-    trust_plugins: Annotated[bool, typer.Option("--trust-plugins", help="Run the code of the files it names.")] = False,
-) -> None:
-    """Forecast the memory of each stage on a GPU, and what would fit; no weights are loaded.
+OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its default
+    "recipe": (
+        Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")],
+        Parameter.empty,
+    ),
+    "overrides": (
+        Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, as of `rlhf run`.")],
+        None,
+    ),
+    "gpu": (
+        Annotated[str | None, typer.Option(help="A card or its memory: rtx4090, 12GB; this machine's where left out.")],
+        None,
+    ),
+    "gpus": (Annotated[int, typer.Option(min=1, help="How many such cards train together.")], 1),
+    "strategy": (
+        Annotated[str | None, typer.Option(help="How they share a model: ddp (the default), fsdp, zero2, zero3.")],
+        None,
+    ),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print bytes, for other programs.")], False),
+    "fit": (Annotated[bool, typer.Option("--fit", help="Fewer tokens or rows at once, in the same batch.")], False),
+    "trust_plugins": (
+        Annotated[bool, typer.Option("--trust-plugins", help="Run the code of the files it names.")],
+        False,
+    ),
+}
+
+
+def estimate(**given: Any) -> None:
+    """Forecast the memory of each stage on a GPU or on several, and what would fit; no weights are loaded.
 
     Exit code 1 where the card does not hold a stage.
     """
@@ -35,22 +58,65 @@ def estimate(
     from rlhf_plugins.recipe.check import load_recipe, named_files
     from rlhf_plugins.registry.trust import ask
 
-    given = tuple(overrides or ())
-    ask(named_files(recipe, given), trust_plugins, confirmed(), recipe)
-    on = card(gpu) if gpu else present()
+    recipe, overrides, fit = given["recipe"], tuple(given["overrides"] or ()), given["fit"]
+    cards = _cards(given)
+    ask(named_files(recipe, overrides), given["trust_plugins"], confirmed(), recipe)
+    on = card(given["gpu"]) if given["gpu"] else present()
+    asked = overrides
     if fit:
-        given, found = advice.fitted(recipe, given, on)
+        overrides, found = advice.fitted(recipe, overrides, on)
     else:
-        found = forecast(load_recipe(recipe, given), on)
-    if as_json:
-        echo_whole(json.dumps({**found.json(), **({"overrides": given} if fit else {})}, indent=2))
+        found = forecast(load_recipe(recipe, overrides), on)
+    if cards is not None:
+        _show_several(found, load_recipe(recipe, overrides), cards, given["as_json"])
+        return
+    if given["as_json"]:
+        echo_whole(json.dumps({**found.json(), **({"overrides": overrides} if fit else {})}, indent=2))
     else:
-        for line in words.lines(found, advice.advised(recipe, given, on)):
+        for line in words.lines(found, advice.advised(recipe, overrides, on)):
             echo(line)
-        if fit and given != tuple(overrides or ()):
-            echo(f"{'does not fit even' if found.too_large else 'fits'} with: {' '.join(given)}")
+        if fit and overrides != asked:
+            echo(f"{'does not fit even' if found.too_large else 'fits'} with: {' '.join(overrides)}")
     if found.too_large:
         raise typer.Exit(TOO_LARGE)
+
+
+def _cards(given: dict[str, Any]) -> Cards | None:
+    """The cards that train together; None where there is one. Raises RunError for options that contradict another."""
+    from rlhf_plugins.forecast.several import Cards
+
+    if given["gpus"] == 1:
+        if given["strategy"] is not None:
+            raise RunError("--strategy: says how several cards share a model; write --gpus 2 or more")
+        return None
+    if given["fit"]:
+        raise RunError("--fit: fits a recipe to one card; leave out --gpus")
+    return Cards(given["gpus"], given["strategy"] or "ddp")
+
+
+def _show_several(found: Forecast, assembled: Assembled, cards: Cards, as_json: bool) -> None:
+    from rlhf_plugins.forecast import words
+    from rlhf_plugins.forecast.several import spread
+
+    each, traffic = spread(found, assembled, cards)
+    if as_json:
+        more = {name: vars(one) for name, one in traffic.items()}
+        echo_whole(json.dumps({**each.json(), **vars(cards), "traffic": more}, indent=2))
+    else:
+        for line in words.of_several(each, cards, traffic):
+            echo(line)
+    if each.too_large:
+        raise typer.Exit(TOO_LARGE)
+
+
+# The options are data, so that typer reads one argument each: a function may have at most seven written out.
+estimate.__annotations__ = {name: annotation for name, (annotation, _) in OPTIONS.items()}
+estimate.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in OPTIONS.items()
+    ]
+)
 
 
 @hookimpl

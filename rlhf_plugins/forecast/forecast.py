@@ -218,13 +218,19 @@ def _setting(workload: Workload, base: Base, card: Card | None) -> Setting:
     from rlhf_plugins.forecast.traces import Setting
 
     bf16 = card is None or card.bf16
-    dtype = torch.bfloat16 if base.adapter is not None and bf16 else torch.float32
+    dtype = dtype_of(base, card)
     precision = workload.precision or ("bf16" if bf16 else "fp32")
     trains = workload.optimizer is not None
     own = {None: base.quantization, "none": None}.get(workload.quantization, workload.quantization)
     build = Build(own, base.adapter, dtype, trains, workload.checkpointing)
     autocast = PRECISIONS[precision] if trains else None
     return Setting(build, autocast, workload.optimizer, workload.adapters, workload.models)
+
+
+def dtype_of(base: Base, card: Card | None) -> torch.dtype:
+    """In which weights that are not quantized are held: bfloat16 where they are frozen and the card computes in it."""
+    bf16 = card is None or card.bf16
+    return torch.bfloat16 if base.adapter is not None and bf16 else torch.float32
 
 
 def estimate(recipe: AnyRecipe, overrides: Sequence[str] = (), gpu: str | None = None) -> Forecast:

@@ -11,6 +11,7 @@ from rlhf_plugins.report.words import memory
 if TYPE_CHECKING:
     from rlhf_plugins.forecast.advice import Change
     from rlhf_plugins.forecast.forecast import Forecast, StageForecast
+    from rlhf_plugins.forecast.several import Cards, Traffic
 
 FIT = "rlhf estimate says what would fit, and --fit applies it where the batch stays the same"
 ONLY_JUST = "it fits only just, within the error of the forecast"
@@ -35,6 +36,17 @@ def lines(found: Forecast, changes: Mapping[str, Change | None]) -> Iterator[str
     if found.card is None:
         card = smallest(found.needed)
         yield f"needs {memory(found.needed)}: " + (f"a card such as {card.name}" if card else "no card in the list")
+
+
+def of_several(found: Forecast, cards: Cards, traffic: Mapping[str, Traffic]) -> Iterator[str]:
+    """The forecast of each card of several, and what each sends."""
+    yield f"{cards.count} cards, {cards.strategy}: the numbers are of each card"
+    for line in lines(found, {}):
+        yield line
+        name = line.partition(":")[0]
+        if name in traffic:
+            one = traffic[name]
+            yield f"  {'step':<10} {memory(one.sent_bytes):>9} sent by each card, {one.rows} rows learned from"
 
 
 def warnings(found: Forecast) -> Iterator[str]:
