@@ -17,6 +17,7 @@ import torch
 import transformers
 import trl
 import trl.trainer.utils
+from accelerate import Accelerator
 from accelerate.data_loader import SkipBatchSampler
 from peft import LoraConfig
 from peft.tuners import lora
@@ -54,6 +55,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     *(
         (transformers.Trainer, name, "Resumable replaces it, so that a training goes on from a checkpoint of ours")
         for name in (
+            "_load_best_model",
             "_load_from_checkpoint",
             "_load_optimizer_and_scheduler",
             "_load_rng_state",
@@ -65,6 +67,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
             "_save_scaler",
         )
     ),
+    (transformers.Trainer, "_get_dataloader", "SharesBatches replaces it, so that a process computes its own rows"),
     (transformers.trainer_callback.ExportableState, "state", "a checkpoint holds the state of such callbacks"),
     (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),
     (peft.utils.other, "AuxiliaryTrainingWrapper", "`base_weights` leaves out what it adds to a model"),
@@ -107,6 +110,8 @@ PARAMETERS: list[tuple[Any, set[str], str]] = [
 ]
 
 IN_THE_SOURCE: list[tuple[Any, str, str]] = [
+    (Accelerator.prepare_data_loader, "self.num_processes", "SharesBatches sets it to 1, so that batches stay whole"),
+    (transformers.Trainer._get_dataloader, "self.accelerator.prepare(", "batches are whole while it prepares them"),
     (torch.optim.lr_scheduler.LRScheduler.get_last_lr, "self._last_lr", "an alarm scales the rate that is logged"),
     (trl.DPOTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),
     (trl.DPOTrainer.__init__, "self.ref_model = ", "compute_ref_log_probs reads it"),

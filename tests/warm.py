@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import site
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +19,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 LIBRARIES = [
     *("datasets", "matplotlib.backends.backend_svg", "matplotlib.figure", "matplotlib.style", "pandas", "peft"),
@@ -43,6 +45,24 @@ class Warm:
         if not hasattr(os, "fork"):
             command = [self._python, *words]
             return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        return self._answers(words, cwd, [environment])[0]
+
+    def together(
+        self, *words: str, cwd: Path, count: int = 2, env: Mapping[str, str] = os.environ
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """What came of each of several processes, which a launcher seems to have started."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        places = [{"RANK": str(place), "LOCAL_RANK": str(place)} for place in range(count)]
+        own = {"PYTHONPATH": "", **env, **meet, "LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
+        return self._answers(words, cwd, [{**own, **place} for place in places])
+
+    def _answers(
+        self, words: Sequence[str], cwd: Path | None, environments: Sequence[Mapping[str, str]]
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """What came of the same words in each environment, all at once."""
         if self._process is None:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(
@@ -51,10 +71,9 @@ class Warm:
         asked, answered = self._process.stdin, self._process.stdout
         assert asked is not None
         assert answered is not None
-        asked.write(json.dumps([words, str(cwd or Path.cwd()), environment]) + "\n")
+        asked.write(json.dumps([words, str(cwd or Path.cwd()), environments]) + "\n")
         asked.flush()
-        code, out, err = json.loads(answered.readline())
-        return subprocess.CompletedProcess(words, code, out, err)
+        return [subprocess.CompletedProcess(words, *one) for one in json.loads(answered.readline())]
 
     def close(self) -> None:
         """Ends the process that has imported the libraries."""
@@ -63,24 +82,36 @@ class Warm:
 
 
 def main() -> None:
-    """Answers a line of words, folder and environment with a line of exit code and what was printed."""
+    """Answers a line of words, folder and environments with a line of exit codes and what was printed."""
     for name in sys.argv[1:]:
         module, _, attribute = name.partition(":")
         getattr(importlib.import_module(module), attribute or "__name__")
     gc.collect()
     gc.freeze()
     while line := sys.stdin.readline():
-        words, cwd, environment = json.loads(line)
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            child = os.fork()
-            if not child:
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                os._exit(_code(words, cwd, environment))
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            out.seek(0)
-            err.seek(0)
-            print(json.dumps([code, out.read(), err.read()]), flush=True)
+        words, cwd, environments = json.loads(line)
+        started = [_started(words, cwd, environment) for environment in environments]
+        print(json.dumps([_ended(*one) for one in started]), flush=True)
+
+
+def _started(words: list[str], cwd: str, environment: dict[str, str]) -> tuple[int, IO[str], IO[str]]:
+    """A fork that runs these words, and the files that it prints to."""
+    out, err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 (closed when it has ended)
+    child = os.fork()
+    if not child:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        os._exit(_code(words, cwd, environment))
+    return child, out, err
+
+
+def _ended(child: int, out: IO[str], err: IO[str]) -> tuple[int, str, str]:
+    """The exit code of a fork and what it printed."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with out, err:
+        out.seek(0)
+        err.seek(0)
+        return code, out.read(), err.read()
 
 
 def _code(words: list[str], cwd: str, environment: dict[str, str]) -> int:

@@ -20,12 +20,13 @@ from rlhf_plugins.cli.echo import confirmed, echo, echo_table, echo_whole, encod
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.cli.threads import wait_asleep
-from rlhf_plugins.errors import PluginError, ReportError, RlhfError
+from rlhf_plugins.errors import PluginError, ReportError, RlhfError, RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.report.schema import Report
 
+TOGETHER = ("run", "score")  # commands that several processes run together
 BAD_INPUT, NO_REPORT = 2, 3  # exit codes
 BY_SIGNAL = 128  # and the number of the signal that ended the command: 130 for Ctrl-C
 
@@ -41,7 +42,7 @@ class Commands(TyperGroup):
             echo(str(error), err=True)
             ctx.exit(NO_REPORT)
         except RlhfError as error:
-            echo(str(error), err=True)
+            _complain(error)
             ctx.exit(BAD_INPUT)
         except OSError as error:  # a disk, a permission or a name that no command could foresee
             if error.errno == errno.EPIPE:  # which click ends quietly
@@ -52,6 +53,18 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             echo(f"\n{str(stop) or 'interrupted'}", err=True)
             ctx.exit(BY_SIGNAL + getattr(stop, "number", signal.SIGINT))
+
+
+def _complain(error: RlhfError) -> None:
+    """Prints an error; of several processes, one that is not the main one prints what is its own alone."""
+    place = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    if place == "0":
+        echo(str(error), err=True)
+        return
+    from rlhf_plugins.contract import processes
+
+    if not processes.silent():
+        echo(f"process {place}: {error}", err=True)
 
 
 app = typer.Typer(
@@ -98,6 +111,8 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     engine: Annotated[str, typer.Option(help="auto, or plain: without our fast paths.")] = "auto",
 ) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ctx.invoked_subcommand not in TOGETHER:
+        raise RunError(f"rlhf {ctx.invoked_subcommand or ''} runs in one process, and a launcher started several")
     if engine != "auto":
         from rlhf_plugins.engine import set_engine
 
@@ -116,14 +131,24 @@ def run(
     resume: Annotated[bool, typer.Option(help="Go on with a run; finished stages are kept.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Delete the existing run first.")] = False,
     fit: Annotated[bool, typer.Option("--fit", help="Compute less at once where the GPU is too small.")] = False,
+    launch: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Start the processes of a configuration of accelerate.")
+    ] = None,
 ) -> None:
     """Run a recipe and write its report."""
+    if launch is not None:
+        _launch(launch)
+    from rlhf_plugins.contract import processes
     from rlhf_plugins.recipe.check import named_files
     from rlhf_plugins.registry.trust import ask
     from rlhf_plugins.run.run import run_recipe
 
     ask(named_files(recipe, overrides or ()), True, None, recipe)  # who runs it trusts it
     finished = run_recipe(recipe, overrides or (), resume=resume, overwrite=overwrite, fit=fit, say=echo)
+    main = processes.is_main()
+    processes.leave()
+    if not main:
+        return
     if finished.members:
         _show_members(finished.folder)
         return
@@ -134,6 +159,15 @@ def run(
         _show(finished.report, finished.page)
     else:
         echo(str(finished.folder))
+
+
+def _launch(config: Path) -> None:
+    """Has accelerate start this command in several processes, and leaves with their exit code."""
+    from rlhf_plugins.run.launch import launch as start
+
+    words, place = sys.argv[1:], next(i for i, word in enumerate(sys.argv[1:]) if word.startswith("--launch"))
+    own = 1 if "=" in words[place] else 2  # the option, and its value
+    raise typer.Exit(start(config, [*words[:place], *words[place + own :]]))
 
 
 @app.command()

@@ -76,12 +76,17 @@ def score(
 
     A row has a prompt and a response, a list of responses, or chosen and rejected.
     """
+    from rlhf_plugins.contract import processes
     from rlhf_plugins.saved.scoring import score_file
 
     if options and format is None:
         raise DataError(f"{options[0]}: is an option of a format, so --format must name one")
     read = data_format(file, options, format) if format else None
     done = score_file(_folder(model), file, out, read, cache, overwrite)
+    main = processes.is_main()
+    processes.leave()
+    if not main:
+        return
     echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
 
 

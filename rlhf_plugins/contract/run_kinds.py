@@ -147,6 +147,7 @@ class Stage(Component, kind="stage"):
     )
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
     judges: ClassVar[bool] = trait(False, "needs something to judge by: a reward, a true reward, or held-out answers")
+    processes: ClassVar[str] = trait("one", "whether several processes may run it together", choices=("one", "several"))
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
 
     name: str
@@ -156,6 +157,9 @@ class Stage(Component, kind="stage"):
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
+
+    def fits_processes(self, count: int) -> None:
+        """Raises ValueError where several processes cannot run it with these options."""
 
     def workload(self, adapter: Adapter | None) -> Workload | None:
         """What it computes and holds at once, so that its memory can be forecast; None is unknown."""

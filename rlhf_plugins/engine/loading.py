@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.chat import whole_template
 from rlhf_plugins.data.digests import refuse_changed
@@ -206,7 +207,9 @@ def load_policy(base: Base, folder: Path) -> Any:
 
 
 def device() -> torch.device:
-    """The device of models: the GPU if there is one."""
+    """The device of models: the GPU if there is one, in several processes that of this one."""
+    if processes.launched() > 1 and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -10,7 +10,8 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
@@ -34,6 +36,7 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import DataError, RunError
 
+SEEDS = 1_000_003  # between those of two processes
 DESCRIPTION = "policy.json"  # beside a saved policy: its base
 ADAPTER = "adapter_config.json"
 
@@ -112,7 +115,7 @@ class Handle(ABC):
                 raise DataError(f"column {name!r} has {len(values)} values for {len(prompts)} prompts")
         if not prompts:
             return Samples([], [], [], [], {name: [] for name in known})
-        found = self._sample(_texts(prompts), n, Decoding(max_new_tokens, temperature, seed, top_p))
+        found = self._sample_in_shares(_texts(prompts), n, Decoding(max_new_tokens, temperature, seed, top_p))
         repeated = {name: [v for v in values for _ in range(n)] for name, values in known.items()}
         return Samples(found.prompts, found.responses, found.prompt_ids, found.response_ids, repeated)
 
@@ -124,6 +127,30 @@ class Handle(ABC):
         """See `Policy`."""
         if grad:
             self._check_trainable()
+        elif processes.count() > 1 and samples.responses:
+            return self._log_probs_in_shares(samples, temperature)
+        return self._log_probs(samples, temperature, grad)
+
+    def _sample_in_shares(self, prompts: Sequence[Text], n: int, decoding: Decoding) -> Samples:
+        """Samples to all prompts, of which each process generates its share, with a seed of its own."""
+        if processes.count() == 1:
+            return self._sample(prompts, n, decoding)
+        own = prompts[processes.share(len(prompts))]
+        seeded = replace(decoding, seed=decoding.seed + SEEDS * processes.index())
+        with processes.alone():
+            found = self._sample(own, n, seeded) if own else None
+        return reduce(Samples.__add__, [part for part in processes.gathered(found) if part is not None])
+
+    def _log_probs_in_shares(self, samples: Samples, temperature: float) -> Tensor:
+        """As `log_probs`, of which each process computes its share of the rows."""
+        rows = range(len(samples.responses))[processes.share(len(samples.responses))]
+        own, longest = samples.take(rows), max(map(len, samples.response_ids))
+        with processes.alone():
+            found = self._log_probs(own, temperature, False).cpu() if rows else torch.zeros(0, 0)
+        whole = torch.nn.functional.pad(found, (0, longest - found.shape[1]))
+        return torch.cat(processes.gathered(whole)).to(self.models[0].device)
+
+    def _log_probs(self, samples: Samples, temperature: float, grad: bool) -> Tensor:
         longest = max(map(len, samples.response_ids), default=0)
         parts = []
         with self, self._mode(grad):

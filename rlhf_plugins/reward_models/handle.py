@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlhf_plugins.arithmetic.ranking import concatenated
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.data.tokens import encoded
 from rlhf_plugins.engine.cost import scoring
@@ -27,7 +30,8 @@ Predict = Callable[["Samples"], Prediction]
 class RewardHandle:
     """A `contract.run.RewardModel`: a saved reward model, an ensemble, or anything that a reward component builds.
 
-    It may be called too, as what a component builds.
+    It may be called too, as what a component builds. In several processes all of them ask it: a model scores in each
+    its share of the prompts, anything else is asked by the main one.
 
     Args:
         function: scores responses.
@@ -59,6 +63,18 @@ class RewardHandle:
         if not samples.responses:
             return Prediction(torch.zeros(0))
         function = self.with_grad if grad and self.with_grad is not None else self.function
+        if grad or processes.count() == 1:
+            return self._asked(function, samples)
+        if self.module is None:
+            return processes.on_main(lambda: self._asked(function, samples))
+        prompts = [list(rows) for _, rows in groupby(range(len(samples.responses)), lambda i: samples.prompt_ids[i])]
+        own = samples.take(processes.joined(prompts[processes.share(len(prompts))]))
+        with processes.alone():
+            found = self._asked(function, own) if own.responses else None
+        each = processes.gathered(found)
+        return concatenated([one for one in each if one is not None])
+
+    def _asked(self, function: Predict, samples: Samples) -> Prediction:
         with scoring(len(samples.responses)):
             return self.retries(lambda: function(samples))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import blake2b, file_digest
 from math import isfinite
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.values import plain
 from rlhf_plugins.errors import PluginError, RunError
@@ -69,8 +70,7 @@ class ScoreCache:
             PluginError: `score` gives too many or too few rewards.
             RunError: a reward is NaN or infinite; the finite ones are remembered.
         """
-        triples = zip(samples.prompt_ids, samples.response_ids, _columns(samples), strict=True)
-        keys = [_key(f"{identity}{columns}", prompt, response) for prompt, response, columns in triples]
+        keys = _keys(identity, samples)
         known: dict[bytes, float | None] = {**self._read(set(keys))}
         missing = {key: row for row, key in reversed([*enumerate(keys)]) if key not in known}  # first row of each
         if missing:
@@ -78,6 +78,12 @@ class ScoreCache:
         self.misses += len(missing)
         self.hits += len(keys) - len(missing)
         return [known[key] for key in keys]
+
+    def known(self, identity: str, samples: Samples) -> list[float | None]:
+        """What is remembered of the samples, in their order; None where nothing is."""
+        keys = _keys(identity, samples)
+        found = self._read(set(keys))
+        return [found.get(key) for key in keys]
 
     def close(self) -> None:
         """Closes the file."""
@@ -129,6 +135,36 @@ class ScoreCache:
         return RunError(
             f"{self._path} is no cache of scores, or is damaged: {why}; delete it, and everything is scored again"
         )
+
+
+def cached_in_shares(file: Path, identity: str, samples: Samples, score: Score) -> list[float | None]:
+    """Rewards of the samples, in their order: of what a file does not hold, each process scores its share.
+
+    Args:
+        file: that the main process reads and writes.
+        identity: of the model that scores.
+        samples: the same in all processes.
+        score: that model; it is called in every process that has a share.
+
+    Raises:
+        RunError: as `ScoreCache` does.
+    """
+
+    def remembered() -> list[float | None]:
+        with closing(ScoreCache(file)) as cache:
+            return cache.known(identity, samples)
+
+    def kept(score: Score) -> list[float | None]:
+        with closing(ScoreCache(file)) as cache:
+            return cache.scores(identity, samples, score)
+
+    if processes.count() == 1:
+        return kept(score)
+    known = processes.on_main(remembered)
+    missing = [row for row, reward in enumerate(known) if reward is None]
+    found = processes.in_shares(missing, lambda rows: list(score(samples.take(rows))))
+    by_key = dict(zip(_keys(identity, samples.take(missing)), found, strict=True))
+    return processes.on_main(lambda: kept(lambda asked: [by_key[key] for key in _keys(identity, asked)]))
 
 
 def identity(folder: Path) -> str:
@@ -183,6 +219,11 @@ def files_identity(folders: Sequence[str | Path], *circumstances: object) -> str
     files = [file for path in paths for file in sorted(path.rglob("*")) if file.is_file()]
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return blake2b(repr((states, circumstances)).encode(), digest_size=16).hexdigest()
+
+
+def _keys(identity: str, samples: Samples) -> list[bytes]:
+    triples = zip(samples.prompt_ids, samples.response_ids, _columns(samples), strict=True)
+    return [_key(f"{identity}{columns}", prompt, response) for prompt, response, columns in triples]
 
 
 def _columns(samples: Samples) -> list[str]:

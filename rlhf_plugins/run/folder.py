@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from pydantic_core import PydanticSerializationError, to_json
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.digests import FILES, RECIPE, RESULT, STATUS, of_folder
 from rlhf_plugins.data.files import put, read_json
@@ -78,7 +79,9 @@ class RunFolder:
         self.note(**status)
 
     def note(self, **changes: Any) -> None:
-        """Changes entries of the status."""
+        """Changes entries of the status; of several processes the main one does."""
+        if processes.index():
+            return
         path = self.path / STATUS
         status = self.status() if path.exists() else {}
         _put(path, _json(status | changes))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.packing import Tensors, pack, unpack
 from rlhf_plugins.errors import RunError
@@ -21,6 +22,7 @@ from rlhf_plugins.trainers.resuming import (
     load_rest,
     load_weights,
     outcome_of,
+    own_random_state,
     set_random_state,
     state_of,
 )
@@ -58,7 +60,7 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
         trainer.train(resume_from_checkpoint=str(found))
     if stop.asked:  # what the stage goes on to make would not be whole
         raise KeyboardInterrupt
-    if keeper.keeps and (not last or keeper.is_due(trainer)):
+    if keeper.keeps and (not last or processes.from_main(keeper.is_due(trainer))):
         keeper.write(trainer, finished=True)
 
 
@@ -76,10 +78,12 @@ class _Keeper:
 
     def between_steps(self, trainer: Any) -> None:
         """Writes a checkpoint where one is due, or the run was asked to end, which the training then does."""
-        asked, ends = self.run.services.stop.stopped(), trainer.control.should_training_stop
+        every = processes.gathered((self.run.services.stop.stopped(), self.keeps and self.is_due(trainer)))
+        asked, due, ends = any(one for one, _ in every), every[0][1], trainer.control.should_training_stop
         going_on = not ends and trainer.state.global_step < trainer.state.max_steps
-        if self.keeps and going_on and (asked or self.is_due(trainer)) and getattr(trainer, "is_whole", True):
+        if self.keeps and going_on and (asked or due) and getattr(trainer, "is_whole", True):
             self.write(trainer)
+        self.run.services.stop.asked |= asked  # of any process, so that all of them end
         trainer.control.should_training_stop = ends or asked
 
     def is_due(self, trainer: Any) -> bool:
@@ -96,6 +100,9 @@ class _Keeper:
             "trainer": outcome_of(trainer) if finished else state_of(trainer),
             "run": {"calls": log.calls, "cost": run.ending.counter.state_dict() if run.ending.counter else None},
         }
+        log.kept_at, log.kept_step = time.monotonic(), step
+        if processes.index():  # the state of the others was gathered
+            return
         tensors: Tensors = {}
         try:
             packed = {name: pack(value, tensors, _records(trainer)) for name, value in state.items()}
@@ -105,7 +112,7 @@ class _Keeper:
         except (OSError, TypeError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"its state holds {error}"
             logger.warning("step %d: no checkpoint was written: %s", step, reason)
-        log.kept_at, log.kept_step = time.monotonic(), step
+        log.kept_at = time.monotonic()
 
     def load(self, trainer: Any, found: Path) -> bool:
         """Takes a trainer and the run to a checkpoint. Returns whether the training is finished there."""
@@ -127,7 +134,7 @@ class _Keeper:
         if packed["finished"]:
             load_weights(trainer, state)
             load_rest(trainer, state)
-            set_random_state(state["random"])
+            set_random_state(own_random_state(state))
         return bool(packed["finished"])
 
     @property

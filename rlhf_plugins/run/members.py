@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP, Member
@@ -72,8 +73,8 @@ def run_members(
 
     root = Path(check_recipe(recipe, overrides)["output_dir"])
     folders = {member.label: RunFolder(root / member.label) for member in members}
-    _refuse(root, folders.values(), resume, overwrite)
-    _note(root, members)
+    processes.on_main(lambda: _refuse(root, folders.values(), resume, overwrite))
+    processes.on_main(lambda: _note(root, members))
     failed = {}
     for place, member in enumerate(members, 1):
         where = f"[{place}/{len(members)}] {member.label}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Budget, StageResult, Step
 from rlhf_plugins.data.digests import RESULT
 from rlhf_plugins.data.files import put, read_json
@@ -74,8 +75,9 @@ def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
     stage, given = _with_options(stage, given)
     start = None if given.start is None else find(run.finished, "policies", given.start)
     folder, begins = run.folder / given.name, _begins(run, stage, start)
-    _same_call(folder, _call(run, stage, given, begins))
-    if (folder / RESULT).exists():
+    call = _call(run, stage, given, begins)
+    processes.on_main(lambda: _same_call(folder, call))
+    if processes.from_main((folder / RESULT).exists()):
         result = run.services.files(run.folder).result(folder)
         run.memory.read += [result.cost] * (given.name not in run.memory.names)
     else:
@@ -111,9 +113,9 @@ def _begins(run: StageRun, stage: Stage, start: HandedOn | None) -> Places:
 
 
 def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
-    for sentence in run.services.files(run.folder).rewind(run.folder / given.name):
+    for sentence in processes.on_main(lambda: run.services.files(run.folder).rewind(run.folder / given.name)):
         logger.warning("%s", sentence)
-    folder = cleared(run.folder / given.name)
+    folder = processes.on_main(lambda: cleared(run.folder / given.name))
     inner = replace(
         run,
         data=given.data or run.data,

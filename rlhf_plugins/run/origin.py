@@ -34,6 +34,13 @@ def noted(assembled: Assembled, used: list[Plugin]) -> dict[str, Any]:
     }
 
 
+def facts(assembled: Assembled, data: Data, used: list[Plugin]) -> dict[str, Any]:
+    """What processes that train together must have alike: what a run notes when it starts, and its recipe."""
+    recipe = {name: value for name, value in assembled.resolved.items() if name != "output_dir"}
+    rows = {"rows": reporting.counted(data), "versions": report.versions()}
+    return {"recipe": recipe, **rows, **noted(assembled, used)}
+
+
 def note_base(folder: RunFolder, path: str) -> None:
     """Notes the base where it was downloaded since the run was started."""
     if BASE in (status := folder.status()) and status[BASE] is None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Cost, Spec, StageResult
 from rlhf_plugins.errors import PluginError
@@ -36,8 +37,10 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from rlhf_plugins.data.chat import refuse_text
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet
+    from rlhf_plugins.run import together
     from rlhf_plugins.run.starts import names
 
+    together.refuse_stage(stage)
     gc.collect()  # cyclic garbage of an earlier stage would count as this one's memory
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -47,21 +50,22 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
         given = run if stage.data is None else replace(run, data=stage.data.load_in(run))
+        together.refuse_few_rows(stage, given.data)
         refuse_text(given.data, given.base.chat)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
         result = stage.run(given)
     if services.stop.asked:
         raise KeyboardInterrupt
     _check_specs(run, result)
-    cost = sum(run.memory.read, _filled(result.cost, counter.cost(memory.bytes)))
-    _describe(run, stage, result)
+    cost = sum(run.memory.read, _filled(result.cost, _of_all(counter.cost(memory.bytes))))
+    processes.on_main(lambda: _describe(run, stage, result))
     used = _registered_name(stage, registry)
     curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.log.curves().items()}
     curves |= result.curves
     result = replace(result, name=run.name, stage=used, cost=cost, opened=run.opened, curves=curves)
     begins: dict[str, Any] = names(stage, run.places)
     result = replace(result, **begins)
-    result = services.files(run.folder).save(run.folder, result)
+    result = _saved_result(run, result)
     services.stage_finished(run.folder, result)
     return result
 
@@ -109,6 +113,26 @@ def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:
         of_part = any(folder.is_relative_to(run.folder / part) for part in run.memory.names)
         if folder.is_relative_to(run.folder) and not of_part:
             yield folder
+
+
+def _saved_result(run: StageRun, result: StageResult) -> StageResult:
+    """The result as a later process will read it; of several processes the main one writes it."""
+    files = run.services.files(run.folder)
+    if processes.count() == 1:
+        return files.save(run.folder, result)
+
+    def save() -> None:
+        files.save(run.folder, result)
+
+    processes.on_main(save)
+    return files.result(run.folder)
+
+
+def _of_all(own: Cost) -> Cost:
+    """The cost of all processes: sums, but for the time, which is the main one's, and the memory, the largest."""
+
+    every = processes.gathered(own)
+    return replace(sum(every[1:], every[0]), seconds=every[0].seconds)
 
 
 def _filled(given: Cost, counted: Cost) -> Cost:

@@ -6,12 +6,13 @@ import shlex
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins import report as reports
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.data.chat import refuse_text
@@ -22,7 +23,7 @@ from rlhf_plugins.recipe.assemble import Assembled
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
-from rlhf_plugins.run import blame, origin, reporting, starts
+from rlhf_plugins.run import blame, origin, reporting, starts, together
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
@@ -34,6 +35,7 @@ from rlhf_plugins.run.stop import Ended, Stop
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Stage
     from rlhf_plugins.recipe.check import AnyRecipe
+    from rlhf_plugins.registry.discovery import Plugin
     from rlhf_plugins.report.schema import Report
 
 Say = Callable[[str], None]
@@ -85,6 +87,8 @@ def run_recipe(
     """
     from rlhf_plugins.recipe.check import load_recipe, several
 
+    processes.join()
+    say = say if processes.is_main() else _nothing
     overrides = _fitted(recipe, overrides, say) if fit else overrides
     if members := several(recipe, overrides):
         from rlhf_plugins.run.members import run_members
@@ -119,10 +123,17 @@ def run(
     """
     from rlhf_plugins.engine import set_engine
 
+    processes.join()
+    together.refuse(assembled.stages)
     if several := [name for name in (SEEDS, SWEEP) if name in assembled.resolved]:
         raise RunError(f"a recipe with `{several[0]}` is several trainings: run it with run_recipe")
-    with set_engine("plain") if assembled.engine == "plain" else nullcontext(), locked(assembled.output_dir):
-        return _run(assembled, resume, overwrite, say)
+    with set_engine("plain") if assembled.engine == "plain" else nullcontext(), ExitStack() as held:
+        processes.on_main(lambda: held.enter_context(locked(assembled.output_dir)))
+        return _run(assembled, resume, overwrite, say if processes.is_main() else _nothing)
+
+
+def _nothing(_: str) -> None:
+    """What the processes beside the main one say."""
 
 
 def _fitted(recipe: AnyRecipe, overrides: Sequence[str], say: Say) -> Sequence[str]:
@@ -161,36 +172,31 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
 
     disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
     folder = RunFolder(assembled.output_dir)
-    _refuse(folder, assembled.resolved, resume, overwrite)
-    if resume:
-        origin.refuse_other_base(folder, assembled.base.path)
-    for warning in origin.other_versions(folder, assembled.registry) if resume else ():
+    for warning in processes.on_main(lambda: _allowed(folder, assembled, resume, overwrite)):
         say(f"warning: {warning}")
     _warn_of_memory(assembled, say)
     say("data: loading")
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
-    if resume:
-        origin.refuse_other_rows(folder, assembled, data)
-    if overwrite and not folder.is_free:
-        folder.remove()
-    if not resume:
-        used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
-        folder.start(assembled.resolved, reporting.birth(data, used) | origin.noted(assembled, used))
+    used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
+    if processes.count() > 1:
+        together.refuse_differences(origin.facts(assembled, data, used))
     hooks = Hooks(assembled.registry, folder, say)
     staged = _Staged(assembled, data, folder, say, hooks)
-    staged.discard()
+    processes.on_main(lambda: staged.begin(used, resume, overwrite))
+    together.refuse_other_folder(folder)
     with staged.stop.listening(say):
         try:
-            hooks.started(assembled.resolved)
+            processes.on_main(lambda: hooks.started(assembled.resolved))
             staged.run()
         except StopRun as stop:
             folder.note(status="failed", message=str(stop), finished=reporting.now())
             when = "it went on" if resume else "its first stage"
             raise RunError(f"the run was stopped before {when}: {stop}") from stop
         finally:
-            staged.finish()
+            if processes.is_main():
+                staged.finish()
     return Finished(folder.path, hooks.unreported)
 
 
@@ -206,6 +212,16 @@ def _loaded(assembled: Assembled) -> Data:
     except BaseException as error:  # also a plugin that ends the process
         where = blame.of_plugin(error, assembled.registry)
         raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
+
+
+def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:
+    """What is otherwise than when the run was started, and no obstacle. Raises RunError where something is one."""
+    _refuse(folder, assembled.resolved, resume, overwrite)
+    if not resume:
+        return []
+    origin.refuse_other_base(folder, assembled.base.path)
+    together.refuse_other_count(folder)
+    return list(origin.other_versions(folder, assembled.registry))
 
 
 def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
@@ -224,7 +240,7 @@ def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwr
 
 @dataclass
 class _Staged:
-    """The stages of one run, in one process."""
+    """The stages of one run, in one process or in each of several."""
 
     assembled: Assembled
     data: Data
@@ -232,6 +248,18 @@ class _Staged:
     say: Say
     hooks: Hooks
     stop: Stop = field(default_factory=Stop)
+
+    def begin(self, used: list[Plugin], resume: bool, overwrite: bool) -> None:
+        """Makes the folder, or takes it back to where the run goes on. Raises RunError where rows changed since."""
+        folder, assembled = self.folder, self.assembled
+        if resume:
+            origin.refuse_other_rows(folder, assembled, self.data)
+        if overwrite and not folder.is_free:
+            folder.remove()
+        if not resume:
+            status = reporting.birth(self.data, used) | origin.noted(assembled, used)
+            folder.start(assembled.resolved, {**status, together.PROCESSES: processes.launched()})
+        self.discard()
 
     def kept(self) -> list[StageResult]:
         """The finished stages up to the first that is not finished."""
@@ -253,8 +281,9 @@ class _Staged:
                 continue
             self.folder.note(status="running", stage=stage.name, message="")
             results.append(self._guarded(index, stage, tuple(results)))
-            origin.note_base(self.folder, self.assembled.base.path)
+            processes.on_main(lambda: origin.note_base(self.folder, self.assembled.base.path))
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
+        processes.gathered(None)  # all of them are done
         self.folder.note(status="finished", stage=None, message="", finished=reporting.now())
 
     def finish(self) -> None:
@@ -278,25 +307,33 @@ class _Staged:
             message = self._stopped("interrupted", stage, self.stop.why)
             raise Ended(message, self.stop.number) from None
         except ComponentError as error:
-            message = blame.of_component(error, self.folder.stage(index, stage.name), self.assembled)
+            where, message = self.folder.stage(index, stage.name), str(error)
+            if processes.is_main():
+                message = blame.of_component(error, where, self.assembled)
             raise RunError(self._stopped("failed", stage, message)) from error
         except RlhfError as error:
             raise RunError(self._stopped("failed", stage, str(error))) from error
         except BaseException as error:  # also a plugin that ends the process
-            trace = self.folder.stage(index, stage.name) / "traceback.txt"
-            with suppress(OSError):  # a full disk must not hide the error
-                trace.parent.mkdir(exist_ok=True)
-                trace.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-            where = blame.of_plugin(error, self.assembled.registry)
-            kept = f" (traceback in {trace})" if trace.exists() else ""
-            reason = f"{type(error).__name__}: {error}{where}{kept}"
-            raise RunError(self._stopped("failed", stage, reason)) from error
+            raise RunError(self._stopped("failed", stage, self._reason(error, index, stage))) from error
+
+    def _reason(self, error: BaseException, index: int, stage: Stage) -> str:
+        """What went wrong, in words; the traceback is in a file."""
+        if lost := processes.lost(error):
+            return lost
+        trace = self.folder.stage(index, stage.name) / f"traceback{processes.index() or ''}.txt"
+        with suppress(OSError):  # a full disk must not hide the error
+            trace.parent.mkdir(exist_ok=True)
+            trace.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        where = blame.of_plugin(error, self.assembled.registry)
+        kept = f" (traceback in {trace})" if trace.exists() else ""
+        return f"{type(error).__name__}: {error}{where}{kept}"
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
         self.stop.begin()
-        for sentence in self.folder.rewind(self.folder.stage(index, stage.name)):
+        for sentence in processes.on_main(lambda: self.folder.rewind(self.folder.stage(index, stage.name))):
             self.say(f"warning: {sentence}")
-        run = stage_run(self.assembled, self.data, self.folder.fresh_stage(index, stage.name), finished, stage)
+        fresh = processes.on_main(lambda: self.folder.fresh_stage(index, stage.name))
+        run = stage_run(self.assembled, self.data, fresh, finished, stage)
         begins = starts.in_words(stage, run.places)
         self.say(f"{self._place(index)}: running{begins and ', '}{begins}")
         services = replace(run.services, hooks=self.hooks, stop=self.stop, checkpoint=self.assembled.checkpoint)

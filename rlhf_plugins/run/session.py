@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rlhf_plugins.contract.processes import COUNT
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Run
 from rlhf_plugins.data.chat import refuse_text
@@ -58,11 +59,14 @@ def session(
     Raises:
         DataError: the data cannot be read.
         PluginError: the spec of the data is wrong.
-        RunError: the folder holds something else, such as a session with another base or seed, or is in use.
+        RunError: the folder holds something else, such as a session with another base or seed, or is in use; or a
+            launcher started several processes.
         StopRun: a plugin refuses the run.
     """
     from rlhf_plugins.sandbox import base_path
 
+    if int(os.environ.get(COUNT, "1")) > 1:
+        raise RunError("a session runs in one process, and a launcher started several: put the stages into a recipe")
     registry = registry or installed()
     model = base if isinstance(base, Base) else Base(base, adapter=Adapter() if based.is_policy(base) else None)
     start = based.weights(replace(model, path=base_path(model.path)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.run import Base, Budget, Checkpoint, Cost, Curve, Json, Spec, StageResult, Step, Weights
 from rlhf_plugins.contract.run_kinds import Reward
@@ -49,14 +50,16 @@ class Services:
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Calls the hook. Raises StopRun where a plugin wants the run to end, and asks for it."""
         if self.hooks:
+            hooks = self.hooks
             with self._stopping():
-                self.hooks.logged(stage, step, values)
+                processes.on_main(lambda: hooks.logged(stage, step, values))
 
     def log_samples(self, stage: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Calls the hook. Raises StopRun as `log` does."""
         if self.hooks:
+            hooks = self.hooks
             with self._stopping():
-                self.hooks.sampled(stage, step, rows)
+                processes.on_main(lambda: hooks.sampled(stage, step, rows))
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:
@@ -70,12 +73,14 @@ class Services:
     def stage_started(self, folder: Path, stage: str) -> None:
         """Calls the hook. Raises StopRun where a plugin does not let the stage run."""
         if self.hooks:
-            self.hooks.stage_started(folder, stage)
+            hooks = self.hooks
+            processes.on_main(lambda: hooks.stage_started(folder, stage))
 
     def stage_finished(self, folder: Path, result: StageResult) -> None:
         """Calls the hook."""
         if self.hooks:
-            self.hooks.stage_finished(folder, result)
+            hooks = self.hooks
+            processes.on_main(lambda: hooks.stage_finished(folder, result))
 
 
 @dataclass
@@ -222,15 +227,19 @@ class StageRun:
         if not STAGE_NAME.fullmatch(name):
             raise RunError(f"once: the name {name!r} cannot name a file; write letters, digits, '-', '_' and '.'")
         file = self.folder / ONCE / f"{name}.json"
-        if not file.exists():
-            made = make()
-            try:
-                content = json.dumps(made)
-            except (TypeError, ValueError) as error:
-                raise RunError(f"once: {name!r} should be what JSON can hold: {error}") from error
-            file.parent.mkdir(parents=True, exist_ok=True)
-            put(file, content.encode())
-        return read_json(file)
+
+        def remembered() -> Json:
+            if not file.exists():
+                made = make()
+                try:
+                    content = json.dumps(made)
+                except (TypeError, ValueError) as error:
+                    raise RunError(f"once: {name!r} should be what JSON can hold: {error}") from error
+                file.parent.mkdir(parents=True, exist_ok=True)
+                put(file, content.encode())
+            return read_json(file)
+
+        return processes.on_main(remembered)
 
     def stopped(self) -> bool:
         """See `Run`."""

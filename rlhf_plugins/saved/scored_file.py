@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.errors import RunError
 
@@ -52,7 +53,14 @@ class ScoredFile:
         return kept
 
     def extend(self, kept: int, chunks: Iterable[int], ends: Callable[[int], Sequence[str]]) -> None:
-        """Writes the chunks that begin at the lines `chunks`; `ends` gives the second halves of a chunk's lines."""
+        """Writes the chunks that begin at the lines `chunks`; `ends` gives the second halves of a chunk's lines.
+
+        Of several processes all compute the chunks, and the main one writes.
+        """
+        if processes.index():
+            for first in chunks:
+                ends(first)
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not kept:

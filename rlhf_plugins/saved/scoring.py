@@ -6,12 +6,13 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
@@ -74,7 +75,7 @@ def score_file(
     A row has a `prompt` and a `response`, or a list of `responses`, or `chosen` and `rejected`, whose prompt may be
     what they share; each text or messages. It gets a `reward`, or `rewards` in the order of its responses; and
     `variance`, `quantiles`, `dimensions`, `members` and `epistemic` (the members' variance) where the model has them.
-    Responses that an ensemble compares must be in one row.
+    Responses that an ensemble compares must be in one row. Several processes score a file together.
 
     Args:
         folder: a saved reward model or ensemble.
@@ -92,6 +93,7 @@ def score_file(
     from rlhf_plugins.reward_models.opening import saved_base
     from rlhf_plugins.reward_models.score_cache import identity
 
+    processes.join()
     base, known_as = saved_base(folder), identity(folder)
     items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
     encode = _encoder(base)
@@ -101,7 +103,7 @@ def score_file(
         raise RunError(f"{out}: is the file to score; name another with --out")
     note = {"model": known_as, "set of rows": _digest(items), "kind of scores": "rewards alone" if cache else "all"}
     file = ScoredFile(out, note, [item.line for item in items], CHUNK)
-    before = file.reopen(overwrite)
+    before = processes.on_main(lambda: file.reopen(overwrite))
     if before < len(items):
         _score(file, before, items, tokens, (folder, known_as, cache))
     return ScoredRows(out, len(items), before)
@@ -132,7 +134,7 @@ def shown(steps: Any, what: str = "reading") -> Any:
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(steps, what, console=console, transient=True, disable=not console.is_terminal)
+    return track(steps, what, console=console, transient=True, disable=not console.is_terminal or processes.index() > 0)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
@@ -253,16 +255,18 @@ def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable
     from rlhf_plugins.recipe.provenance import opener
     from rlhf_plugins.reward_models.handle import rewards
     from rlhf_plugins.reward_models.opening import open_reward
-    from rlhf_plugins.reward_models.score_cache import ScoreCache
+    from rlhf_plugins.reward_models.score_cache import cached_in_shares
 
     judge = open_reward(folder, opener(folder))
     if cache is None:
         yield lambda samples: _scores(judge(samples))
         return
-    with closing(ScoreCache(cache)) as scores:
-        yield lambda samples: [
-            {"reward": reward} for reward in scores.scores(identity, samples, lambda s: rewards(judge(s)))
-        ]
+
+    def remembered(samples: Samples, file: Path = cache) -> list[Scores]:
+        found = cached_in_shares(file, identity, samples, lambda missing: rewards(judge(missing)))
+        return [{"reward": reward} for reward in found]
+
+    yield remembered
 
 
 def _scores(prediction: Prediction) -> list[Scores]:

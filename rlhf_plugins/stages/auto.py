@@ -20,7 +20,7 @@ Own = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Auto(Stage, makes={"policy"}):
+class Auto(Stage, makes={"policy"}, processes="several"):
     """Trains by the algorithm that a selector ranks first for the run's data and for what may be used.
 
     The parts keep their names, so that `auto/dpo` has its own curves. A part that makes a policy starts from the part

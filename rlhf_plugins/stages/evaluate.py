@@ -16,7 +16,7 @@ from rlhf_plugins.contract.workload import PLENTY, Work, Workload
 
 
 @dataclass(frozen=True)
-class Evaluate(Stage, makes={"evaluation"}, judges=True):
+class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
     """Scores one response of each policy to each held-out prompt against one that they are all compared with.
 
     The judge is `reward`, which scores each response, or `judge`, which compares it with the reference's. Without

@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EvaluateReward(Stage, takes={"reward"}):
+class EvaluateReward(Stage, takes={"reward"}, processes="several"):
     """Measures every reward model of the run on the held-out pairs and, where there are any, on pairs unlike those of
     training.
 

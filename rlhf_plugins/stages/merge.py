@@ -12,7 +12,7 @@ from rlhf_plugins.stages._training import From
 
 
 @dataclass(frozen=True)
-class Merge(Stage, makes={"base", "policy"}):
+class Merge(Stage, makes={"base", "policy"}, processes="several"):
     """W + (alpha / r) B A for each layer with an adapter (Hu et al. 2021, section 4.1).
 
     Later stages start from the result and call it `base`. A quantized base is merged unquantized, and quantized again
@@ -24,15 +24,20 @@ class Merge(Stage, makes={"base", "policy"}):
 
     def run(self, run: Run) -> StageResult:
         """Leaves a whole model and its tokenizer in `model/`."""
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.engine.loading import load_tokenizer
         from rlhf_plugins.engine.starting import load_whole
 
         start, folder = run.weights("start"), run.folder / "model"
         if start.folder is None:
             raise RunError(f"{self.name}: {start.name} is a whole model, so that there is no adapter to merge")
-        whole = load_whole(replace(start, base=replace(start.base, quantization=None)))
-        whole.save_pretrained(folder)
-        load_tokenizer(start.base).save_pretrained(folder)
+
+        def save() -> None:
+            whole = load_whole(replace(start, base=replace(start.base, quantization=None)))
+            whole.save_pretrained(folder)
+            load_tokenizer(start.base).save_pretrained(folder)
+
+        processes.on_main(save)
         policy = {"use": "trained", "path": str(folder), "base": str(folder)}
         return StageResult(policies={self.name: policy}, base=folder)
 

@@ -96,7 +96,13 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
 
 
 @dataclass(frozen=True)
-class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Online(
+    Training,
+    makes={"policy"},
+    makes_rollouts=True,
+    processes="several",
+    reserved=frozenset({"output_dir", "seed", *UNREAD}),
+):
     """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
 
     A training step is one minibatch; `trainer` sets the rollout's size by TRL's own names (`num_generations`,
@@ -170,6 +176,18 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
             if one and one.lora_dropout:
                 raise ValueError(f"{name}.lora_dropout: {one.lora_dropout}, but ratios must start at 1 online; write 0")
 
+    def fits_processes(self, count: int) -> None:
+        """Raises ValueError where a process's part of a rollout would hold no whole groups, or vLLM generates."""
+        size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
+        own = size * (self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps"))
+        if own % group:
+            raise ValueError(
+                f"{own} responses of a rollout are each process's, which hold no whole groups of num_generations: "
+                f"{group}; write a per_device_train_batch_size that they divide"
+            )
+        if self.setting("use_vllm"):
+            raise ValueError("use_vllm was not tried in several processes; leave it out")
+
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
         from rlhf_plugins.data.branches import TOKENS_PER_BATCH
@@ -202,6 +220,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
 
         That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
         """
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.data.groups import prompt_dataset
         from rlhf_plugins.data.tokenized import prompts_with_room
         from rlhf_plugins.engine.backbone import Backbone
@@ -247,12 +266,7 @@ class Online(Training, makes={"policy"}, makes_rollouts=True, reserved=frozenset
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"
-        _save_critic(trainer, run.folder)
-        if backbone:
-            backbone.save_policy(folder)
-        else:
-            trainer.model.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
+        processes.on_main(lambda: _save(trainer, backbone, run.folder))
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
             report=ReportParts(left_out=left_out, rollouts=trainer.rollouts_shown, notes=spent.notes),
@@ -289,6 +303,16 @@ def _value(value: Value, run: Run) -> Value:
     from rlhf_plugins.sandbox import base_path
 
     return replace(value, base=base_path(value.base or run.base.path)) if value.reads == "own" else value
+
+
+def _save(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
+    """Writes the critic, and the policy without it."""
+    _save_critic(trainer, folder)
+    if backbone:
+        backbone.save_policy(folder / "model")
+    else:
+        trainer.model.save_pretrained(folder / "model")
+    trainer.processing_class.save_pretrained(folder / "model")
 
 
 def _save_critic(trainer: OnlineTrainer, folder: Path) -> None:

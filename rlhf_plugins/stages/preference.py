@@ -43,7 +43,7 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 
 @dataclass(frozen=True)
-class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Preference(Training, makes={"policy"}, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")
@@ -67,6 +67,7 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.data.tokenized import tokenized_labels, tokenized_pairs
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.starting import copy_start
@@ -106,8 +107,12 @@ class Preference(Training, makes={"policy"}, reserved=frozenset({"output_dir", "
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"
-        trainer.model.save_pretrained(folder, **({"selected_adapters": ["default"]} if adapter else {}))
-        trainer.processing_class.save_pretrained(folder)
+
+        def save() -> None:
+            trainer.model.save_pretrained(folder, **({"selected_adapters": ["default"]} if adapter else {}))
+            trainer.processing_class.save_pretrained(folder)
+
+        processes.on_main(save)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
             report=ReportParts(left_out={**rows.left_out, **trainer.left_out(len(train))}, notes=spent.notes),

@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RewardEnsemble(RewardModelStage):
+class RewardEnsemble(RewardModelStage, processes="several"):
     """Reward models that differ in their seed and, with `bootstrap`, in the groups that they were trained on.
 
     With an adapter the members share one base; without one each is a whole model. Each member's accuracy is measured
@@ -56,6 +56,7 @@ class RewardEnsemble(RewardModelStage):
 
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.reward_models.ensemble import describe
 
         folder, (groups, unread) = run.folder / "model", taught(self, run)
@@ -67,12 +68,14 @@ class RewardEnsemble(RewardModelStage):
             raise RunError(
                 f"aggregation {name} needs each member's accuracy, and a bootstrap left out no pair: use mean"
             )
-        describe(
-            folder,
-            [str(member) for member in range(self.members)],
-            run.spec(self.aggregation),
-            accuracy=accuracy if known else [1.0] * self.members,
-            early_exit=self.early_exit,
+        processes.on_main(
+            lambda: describe(
+                folder,
+                [str(member) for member in range(self.members)],
+                run.spec(self.aggregation),
+                accuracy=accuracy if known else [1.0] * self.members,
+                early_exit=self.early_exit,
+            )
         )
         left_out = Counter[str]()
         for member in members:

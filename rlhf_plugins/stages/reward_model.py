@@ -55,7 +55,9 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class RewardModelStage(
+    Training, makes={"reward"}, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})
+):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 
     pooling: Pooling = uses("pooling", "last_token")
@@ -117,6 +119,7 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         import torch
         import trl
 
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.noted import described
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
@@ -159,9 +162,8 @@ class RewardModelStage(Training, makes={"reward"}, reserved=frozenset({"output_d
         curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer, last=member is None)
-        model.save(
-            folder, {"base": described(self._base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
-        )
+        parts = {"base": described(self._base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
+        processes.on_main(lambda: model.save(folder, parts))
         return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
 
     def _drops(self, run: Run) -> bool:

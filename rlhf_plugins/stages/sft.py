@@ -29,7 +29,7 @@ UNREAD = frozenset(  # options that TRL's own rendering and loading alone would 
 
 
 @dataclass(frozen=True)
-class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class SFT(Training, makes={"policy"}, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
     from_: From = "previous"
@@ -45,12 +45,14 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
+        from rlhf_plugins.contract import processes
         from rlhf_plugins.data.tokenized import tokenized_answers
         from rlhf_plugins.engine.loading import load_row_encoder, load_to_adapt
         from rlhf_plugins.engine.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
+        from rlhf_plugins.trainers.sft import SFTTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
         encoder, start = load_row_encoder(run.base), run.weights("start")
@@ -59,7 +61,7 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         with building(len(rows.dataset)):
             ours = {**longest(run), "completion_only_loss": True}
             args = arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
-            trainer = trl.SFTTrainer(
+            trainer = SFTTrainer(
                 model=load_to_adapt(start.base) if new else load_start(start),
                 args=args,
                 train_dataset=rows.dataset,
@@ -73,8 +75,12 @@ class SFT(Training, makes={"policy"}, reserved=frozenset({"output_dir", "seed", 
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"
-        trainer.model.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
+
+        def save() -> None:
+            trainer.model.save_pretrained(folder)
+            encoder.tokenizer.save_pretrained(folder)
+
+        processes.on_main(save)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
             report=ReportParts(left_out=left_out, notes=spent.notes),

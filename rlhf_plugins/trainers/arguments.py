@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.answers import tensors
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.metrics import curve
@@ -180,7 +181,7 @@ def prepare(trainer: Any) -> None:
     """Checks a trainer that was just built, and makes its model and process ready for training.
 
     Raises:
-        RunError: it was launched in several processes, or has too few rows for a batch.
+        RunError: it was launched in several processes without a recipe, or has too few rows for a batch.
     """
     check_one_process(trainer)
     check_rows(trainer)
@@ -190,15 +191,15 @@ def prepare(trainer: Any) -> None:
 
 
 def check_one_process(trainer: Any) -> None:
-    """Raises RunError in a distributed launch, in which gradients would not be averaged."""
-    if trainer.accelerator.num_processes > 1:
+    """Raises RunError in a distributed launch without a recipe, in which gradients would not be averaged."""
+    if trainer.accelerator.num_processes > processes.count():
         raise RunError(f"{type(trainer).__name__} runs in one process; it was launched in several")
 
 
 def unusual_launch(trainer: Any) -> Iterator[str]:
     """What of a trainer's launch and of transformers' own options our engine does not compute, in words."""
     accelerator, args = trainer.accelerator, trainer.args
-    if accelerator.num_processes > 1 or accelerator.parallelism_config is not None:
+    if accelerator.num_processes > processes.count() or accelerator.parallelism_config is not None:
         yield "several processes"
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         yield "DeepSpeed or FSDP"

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Budget
 from rlhf_plugins.engine.cost import Counter, counting
 
@@ -31,9 +32,11 @@ class Spending(TrainerCallback):
         self._counter, self._message = counter, ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called by the trainer."""
+        """Called by the trainer. FLOPs are those of all processes, seconds the main one's."""
+        each = processes.gathered({name: getattr(self._counter, name) for name in self._limits}) if self._limits else []
+        spent = {name: each[0][name] if name == "seconds" else sum(one[name] for one in each) for name in self._limits}
         for name, limit in self._limits.items():
-            if getattr(self._counter, name) >= limit and not self.ended:
+            if spent[name] >= limit and not self.ended:
                 self.ended = {"limit": name, "step": state.global_step, "of": state.max_steps}
                 where = f"step {state.global_step} of {state.max_steps}"
                 self._message = f"The budget of {limit:.4g} {UNITS[name]} ended the training at {where}."

@@ -7,14 +7,17 @@ that losses and gradients sum to those of the batch. Memory then depends on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
-from rlhf_plugins.trainers.recovery import KEPT, SHARE, Kept, Opaque, Recovery
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.recovery import KEPT, SHARE, Kept, Opaque, Recovery, out_of_memory
 
 Row = Mapping[str, Any]
 MICRO_BATCHES = "micro_batches"
@@ -88,11 +91,29 @@ class TrainsInMicroBatches:
         """The batch's loss; its gradients are accumulated."""
         step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
         parts = inputs.get(MICRO_BATCHES, [inputs])
+        if processes.count() > 1:
+            return torch.stack([self._in_step(step, model, parts, place, *given) for place in range(len(parts))]).sum()
         if not self.cuts:
             return torch.stack([step(model, part, *given) for part in parts]).sum()
         self._recovery = self._recovery or Recovery(model, self.noted)
         recovery = self._recovery
         return torch.stack([recovery.computed(lambda one: step(model, one, *given), part) for part in parts]).sum()
+
+    def _in_step(
+        self: Any, step: Callable[..., Tensor], model: Any, parts: Sequence[Any], place: int, *given: Any
+    ) -> Tensor:
+        """The loss of a micro-batch of one of several processes, which may have more of them than another: gradients
+        are averaged with those of its last one. One that does not fit into memory ends the run."""
+        last = place == len(parts) - 1
+        try:
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                return step(model, parts[place], *given)
+        except Exception as error:
+            if out_of_memory(error):
+                reason = str(error).partition("\n")[0]
+                what = f"of {len(parts)} parts of a batch: {reason}: write a smaller tokens_per_batch"
+                raise RunError(f"process {processes.index()} has no memory for part {place + 1} {what}") from error
+            raise
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **options: Any) -> tuple[Any, ...]:
         """The batch's loss, outputs and labels; outputs and labels are None where only the loss is asked.

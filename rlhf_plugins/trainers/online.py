@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from math import inf
 from numbers import Real
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch
 import trl
 from torch import Tensor
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.rows import Samples
@@ -46,12 +49,13 @@ from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.models import Models, Outputs
 from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
 from rlhf_plugins.trainers.resuming import Resumable
+from rlhf_plugins.trainers.shares import SharesBatches, through
 
 logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
-class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
+class OnlineTrainer(KeepsRollout, SharesBatches, trl.GRPOTrainer):
     """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
 
     It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
@@ -75,6 +79,7 @@ class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
     __signature__ = with_own(trl.GRPOTrainer, OnlineOptions)
     eos_token_ids: list[int]
     records = RECORDS
+    cuts_batches = False  # each process gets the prompts of all, and generates for its share
 
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
@@ -163,6 +168,8 @@ class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
         aim, args = self._objective, self.args
         parts = [part for part in (aim.policy_loss, aim.reduction, aim.kl) if part is not None]
         whole = any(part.uses_batch_mates for part in parts) or not step.adds_up(aim.reduction)
+        if whole and processes.count() > 1:
+            raise RunError(f"{named(aim.reduction)} or another part needs a minibatch whole: launch one process")
         tokens = None if whole else token_limit(own.tokens_per_batch, args)
         return Cut(args.per_device_train_batch_size, args.gradient_accumulation_steps, tokens, whole, own.keep_groups)
 
@@ -209,7 +216,7 @@ class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
             self.model.train()
             self._experience = self._roll_out([without_nulls(row["prompt"]) for row in inputs], columns_of(inputs))
             if self._constraint:
-                self._constraint.use(self._experience.batches if self._experience else [])
+                self._constraint.use(self._experience.batches if self._experience else None)
         if place % steps == 0:
             self._trains = any(self._part(each) for each in range(place, place + steps))
             self._skips.append(float(not self._trains))
@@ -221,7 +228,7 @@ class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         if (place + 1) % steps == 0 and self._trains:
             self._end_step()
-        return loss
+        return processes.mean(loss)
 
     def _place(self) -> int:
         """Which training step of the generation cycle this is, from 0."""
@@ -292,21 +299,36 @@ class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
             return theirs
         assert self._experience is not None
         loss = torch.zeros(())
-        for part in inputs:
+        for place, part in enumerate(inputs):
             if loss.requires_grad:
                 self.accelerator.backward(loss)
-            outputs = self._outputs(part)
-            own, numbers = step.loss(outputs, part, self._experience, self._objective)
-            if self._theirs:
-                self._theirs.add(outputs, part, self._experience)
-            if not own.isfinite():
+            with self._averaging(model, place == len(inputs) - 1):
+                own = through(model, self.model, partial(self._loss_of, part))
+            if processes.count() == 1 and not own.isfinite():
                 self._stop_at(own, part)
-            for name, value in {**numbers, "loss": own.item()}.items():
-                self._step_numbers[name] += value
             loss = own + loss.detach()
+        if not processes.mean(loss).isfinite():
+            self._stop_at(loss, inputs[-1])
         if self._theirs:
             self._note(**self._theirs.take())
         return loss
+
+    def _averaging(self, model: Any, last: bool) -> Any:
+        """A context in which gradients are averaged over processes, which is after the last pass of a training step."""
+        return nullcontext() if last or processes.count() == 1 else self.accelerator.no_sync(model)
+
+    def _loss_of(self, part: MicroBatch) -> Tensor:
+        """What a micro-batch adds to the loss, as its part of the mean over processes; it notes its numbers."""
+        assert self._experience is not None
+        outputs = self._outputs(part)
+        own, numbers = step.loss(outputs, part, self._experience, self._objective)
+        if not part.counts:
+            return own * 0.0
+        if self._theirs:
+            self._theirs.add(outputs, part, self._experience)
+        for name, value in {**numbers, "loss": own.item()}.items():
+            self._step_numbers[name] += value
+        return own * processes.count()
 
     def _outputs(self, part: MicroBatch) -> Outputs:
         """Policy and critic outputs for a micro-batch; those of a rollout's only one were computed with the rollout."""
@@ -317,7 +339,8 @@ class OnlineTrainer(KeepsRollout, trl.GRPOTrainer):
 
     def _end_step(self) -> None:
         """Logs the numbers of an optimizer step, and skips the rest of a rollout once the policy moved too far."""
-        numbers = dict(self._step_numbers)
+        each = processes.gathered(dict(self._step_numbers))
+        numbers = {name: sum(own.get(name, 0.0) for own in each) for own in each for name in own}
         self._step_numbers.clear()
         self._updates["loss"].append(numbers.pop("loss"))
         if self._theirs and self._objective.entropy_coef:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+
+from rlhf_plugins.contract import processes
 
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
 
@@ -35,9 +38,12 @@ class KeepsRollout:
         if self.obstacle is None:
             self._updates = defaultdict(list, state["updates"])
             self._models.layout()  # of the rollout, which the models are now ready for
+            if self._experience and processes.count() > 1:  # the main process's were kept
+                parts = self._rollouts.parts(self._experience.samples, self._experience.steps)
+                self._experience = replace(self._experience, parts=parts)
             if self._constraint:
                 measured = self._constraint.state_dict()
-                self._constraint.use(self._experience.batches if self._experience else [])
+                self._constraint.use(self._experience.batches if self._experience else None)
                 self._constraint.load_state_dict(measured)
 
     def stateful(self: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import trl
 from peft import PeftModel
 from torch import Tensor
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.data.branches import BranchBatch
@@ -27,11 +28,12 @@ from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sum
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference_way import PreferenceOptions, check, loss_of, obstacle_of
 from rlhf_plugins.trainers.recovery import SHARE
+from rlhf_plugins.trainers.shares import SharesBatches, counts, through
 
 logger = logging.getLogger(__name__)
 
 
-class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
+class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
     """TRL's DPOTrainer, with the fields of `PreferenceOptions` as keywords besides its own arguments.
 
     The engine computes the prompt of a pair once for both responses. What it does not compute goes TRL's own way, and
@@ -50,7 +52,7 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
     def __init__(self, *given: Any, **named: Any) -> None:
         arguments, own = sorted_out(trl.DPOTrainer, PreferenceOptions, given, named)
         check(own, arguments)
-        self._means, self._reads_soft_labels = Means(), own.loss is not None
+        self._means, self._tokens, self._reads_soft_labels = Means(), 0, own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)
         self._reference_identity, self._reference_tokens = own.reference_identity or "", own.tokens_per_batch
         super().__init__(**arguments)
@@ -85,12 +87,19 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
 
     def noted(self) -> list[tuple[Any, str]]:
         """See `TrainsInMicroBatches`."""
-        return [*super().noted(), (self._means, "_sums")]
+        return [*super().noted(), (self._means, "_sums"), (self, "_tokens")]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's pairs."""
         if self.obstacle is not None:
             return super().compute_loss(model, inputs, return_outputs, **more)
+        loss = by_share(through(model, self.model, lambda: self._loss(inputs)), inputs)
+        if SHARE not in inputs:
+            self._note_batch()
+        return (loss, self._outputs([inputs])[0]) if return_outputs else loss
+
+    def _loss(self, inputs: dict[str, Any]) -> Tensor:
+        """The mean over the pairs of a batch, whose numbers are kept for the log."""
         batch = BranchBatch.from_inputs(inputs)
         with self.accelerator.autocast():
             found = response_logps(self.model, batch, observe=True)
@@ -98,7 +107,9 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         parts = (*policy.unbind(1), *reference.unbind(1), *inputs["lengths"].view(-1, 2).unbind(1))
         logps = PairLogps.of(*parts, probability=inputs.get("probability"))
         losses = self._preference_loss(logps)
-        loss = by_share(mean_loss(losses, self._preference_loss, logps, self.state.global_step), inputs)
+        loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
+        if not counts(inputs):
+            return loss
         sums = label_sums if self._preference_loss.unpaired else pair_sums
         tokens = token_sums(found, batch.response_mask() & inputs["scored"].unsqueeze(1))
         if self._preference_loss.unpaired:  # the second response is another prompt's
@@ -106,10 +117,8 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         self._means.add(sums(logps, self._beta))
         self._means.add(tokens)
         if self.model.training:
-            self._total_train_tokens += int(batch.mask.sum())
-        if SHARE not in inputs:
-            self._note_batch()
-        return (loss, self._outputs([inputs])[0]) if return_outputs else loss
+            self._tokens += int(batch.mask.sum())
+        return loss
 
     def stateful(self) -> dict[str, Any]:
         """What a checkpoint asks for a state beside the trainer's."""
@@ -118,7 +127,8 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any) -> Tensor:
         """The batch's loss; its gradients are accumulated."""
         loss = super().training_step(model, inputs, *given)
-        self._note_batch()
+        if self.obstacle is None:
+            self._note_batch()
         return loss
 
     def prediction_step(
@@ -128,6 +138,7 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         if self.obstacle is not None:
             theirs: tuple[Any, Any, Any] = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
             return theirs
+        self.note_rows(inputs)
         prepared = self._prepare_inputs(inputs)
         parts = prepared.get(MICRO_BATCHES, [prepared])
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -146,6 +157,8 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
         """
         if self.obstacle is not None:
             return self._gather
+        if processes.count() > 1:
+            return self.shared_losses
         return lambda values, **options: values if values.dim() > 1 else self._gather(values, **options)
 
     @gather_function.setter
@@ -184,8 +197,10 @@ class PreferenceTrainer(TrainsInMicroBatches, ReadsReference):
             return self.model(**rows, use_cache=False), rows["input_ids"]
 
     def _note_batch(self) -> None:
-        """Adds the means of a batch to those that are logged."""
+        """Adds the means of a batch, of all processes, to those that are logged."""
         metrics = self._metrics["train" if self.model.training else "eval"]
+        self._total_train_tokens += sum(processes.gathered(self._tokens))
+        self._tokens = 0
         for name, mean in self._means.take().items():
             metrics[name].append(mean)
             metrics["num_tokens"] = [self._total_train_tokens]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import PairLogps
 from rlhf_plugins.engine.log_probs import ResponseLogps
 
@@ -14,7 +15,10 @@ Sums = Mapping[str, tuple[Tensor, Tensor]]  # name -> a sum and the count that i
 
 
 class Means:
-    """Means over a batch whose micro-batches come one after the other; they reach the host once per batch."""
+    """Means over a batch whose micro-batches come one after the other; they reach the host once per batch.
+
+    In several processes all of them take the means, each of which is over all of theirs.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -29,10 +33,13 @@ class Means:
         """The means so far; the next batch starts from nothing."""
         names, sums = list(self._sums), list(self._sums.values())
         self._sums = {}
-        if not names:
-            return {}
-        totals, counts = torch.stack(sums, 1)
-        return dict(zip(names, (totals / counts.clamp(min=1)).tolist(), strict=True))
+        own = dict(zip(names, torch.stack(sums).tolist(), strict=True)) if names else {}
+        found = processes.gathered(own)
+        both = {
+            name: [sum(values) for values in zip(*(one[name] for one in found if name in one), strict=True)]
+            for name in dict.fromkeys(processes.joined([list(one) for one in found]))
+        }
+        return {name: total / max(1, count) for name, (total, count) in both.items()}
 
 
 @torch.no_grad()

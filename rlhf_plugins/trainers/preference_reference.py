@@ -6,7 +6,7 @@ It knows DPOTrainer's reference (a model, an adapter, or the model without its a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt,
 from rlhf_plugins.engine.loading import base_weights
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.reward_models.score_cache import ScoreCache, weights_identity
+from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
 from rlhf_plugins.trainers.preference_batch import REFERENCE, Collator
 
@@ -86,8 +86,7 @@ class ReadsReference(trl.DPOTrainer):
         sides = [side for row in dataset for side in self.data_collator.sides(row)]
         prompts, responses = [list(side.prompt) for side in sides], [list(side.response) for side in sides]
         samples = Samples([""] * len(sides), [""] * len(sides), prompts, responses)
-        with closing(ScoreCache(file)) as cache:
-            found = cache.scores(self._reference_identity, samples, self._summed)
+        found = cached_in_shares(file, self._reference_identity, samples, self._summed)
         kept = [value if side.scored and value is not None else 0.0 for value, side in zip(found, sides, strict=True)]
         return kept[::2], kept[1::2]
 

@@ -16,11 +16,13 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.packing import set_weights, weights_of
 from rlhf_plugins.errors import RunError
 
 PICKLE = "training_args.bin"
 State = dict[str, Any]
+AT_FIRST = ("random", "others")  # of a state: what is set at the first batch
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_total_train_tokens")
 
 
@@ -74,7 +76,11 @@ class Resumable:
             self.accelerator.scaler.load_state_dict(self.resumed["scaler"])
 
     def _load_rng_state(self: Any, checkpoint: str) -> None:
-        set_random_state(self.resumed["random"])
+        set_random_state(own_random_state(self.resumed))
+
+    def _load_best_model(self: Any) -> None:
+        processes.on_main(lambda: None)  # which wrote it
+        super()._load_best_model()  # type: ignore[misc]
 
 
 class GoesOn(TrainerCallback):
@@ -88,7 +94,7 @@ class GoesOn(TrainerCallback):
         self._trainer.args.eval_on_start = False  # it was made
         self._trainer._initial_global_step = 0  # the mean loss is of all steps
         load_rest(self._trainer, self._state)
-        self._trainer.resumed = {"random": self._state["random"]}  # which is set at the first batch
+        self._trainer.resumed = {name: value for name, value in self._state.items() if name in AT_FIRST}
         self._state = {}
 
 
@@ -104,11 +110,13 @@ def state_of(trainer: Any) -> State:
 
 
 def outcome_of(trainer: Any) -> State:
-    """What counts of a training that is finished."""
+    """What counts of a training that is finished; of several processes they all ask, and get the main one's."""
     metrics = getattr(trainer, "_metrics", {})
+    random_states = processes.gathered(random_state())
     return {
         "weights": weights_of(trainer.model),
-        "random": random_state(),
+        "random": random_states[0],
+        "others": random_states[1:],
         "sums": {name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)},
         "metrics": {mode: {name: list(values) for name, values in own.items()} for mode, own in metrics.items()},
         "callbacks": {name: _callback_state(each) for name, each in _callbacks(trainer)},
@@ -155,6 +163,12 @@ def random_state() -> State:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def own_random_state(state: State) -> State:
+    """That of this process; of one that was not there when the checkpoint was made, the main one's."""
+    every: list[State] = [state["random"], *state.get("others", [])]
+    return every[processes.index()] if processes.index() < len(every) else every[0]
 
 
 def set_random_state(state: State) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rlhf_plugins.arithmetic.ranking import comparisons, per_group
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.numeric import in_batch
@@ -33,11 +34,12 @@ from rlhf_plugins.trainers.draws import Draws
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, by_share, token_limit
 from rlhf_plugins.trainers.pairs import COLUMNS, ROW, Fitting, Pairs, columns_of, examples, refuse_unread
 from rlhf_plugins.trainers.reward_options import RewardOptions, refuse_at_odds
+from rlhf_plugins.trainers.shares import SharesBatches, counts, through
 
 logger = logging.getLogger(__name__)
 
 
-class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
+class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
     """TRL's RewardTrainer for any reward loss, head and pooling; a prompt is computed once for all its responses.
 
     It takes TRL's arguments in TRL's order, TRL's rows, and the fields of `RewardOptions` by keyword. `model` may also
@@ -64,6 +66,8 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         self._draws: Draws | None = None
         self._repeats: Tensor | None = None
         self._parts: list[tuple[Tensor, Tensor]] = []  # rewards and gaps of the parts of the batch so far
+        self._observed: list[tuple[list[int], list[float]]] = []  # rows and their losses of the same
+        self._tokens = 0  # of the same
         self._scorer: RewardModel | None = None  # None goes TRL's way
         self._head_learning_rate = own.head_learning_rate
         self._parts_asked = own.pooling, own.head
@@ -107,7 +111,8 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         prepare(self)
         if own.sampler is not None:
             known = examples(self.train_dataset)
-            self._draws = Draws(own.sampler.acting(), known, self._train_batch_size, self._planned(), self.args.seed)
+            batch = self._train_batch_size * processes.count()
+            self._draws = Draws(own.sampler.acting(), known, batch, self._planned(), self.args.seed)
 
     def _read_rows(self, own: RewardOptions) -> None:
         """Checks that TRL's rows have what components read of them, and numbers equal rows where that matters."""
@@ -126,30 +131,43 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
 
     def noted(self) -> list[tuple[Any, str]]:
         """See `TrainsInMicroBatches`."""
-        draws = [] if self._draws is None else [(self._draws, "_loss")]
-        return [*super().noted(), (self, "_parts"), *draws]
+        return [*super().noted(), (self, "_parts"), (self, "_observed"), (self, "_tokens")]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **more: Any) -> Any:
         """Mean loss of the batch's groups."""
         if self._scorer is None:
             return super().compute_loss(model, inputs, return_outputs, **more)
+        kept: list[RankedScores] = []
+
+        def compute() -> Tensor:
+            loss, scores = self._loss(model, inputs)
+            kept.append(scores)
+            return loss
+
+        loss = by_share(through(model, self.model, compute), inputs)
+        logits = kept[0].scores.t().reshape(-1, 1)  # chosen responses, then rejected ones
+        return (loss, SequenceClassifierOutput(logits=logits)) if return_outputs else loss
+
+    def _loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, RankedScores]:
+        """The mean over the groups of a batch, and what it was computed of."""
+        assert self._scorer is not None
         given = inputs["features"] if "features" in inputs else BranchBatch.from_inputs(inputs)
         columns = {name: values[inputs["group"]] for name, values in in_batch(inputs).items()}  # (branches, ...)
+        whole = self._scorer is self.model and processes.count() == 1
         with self.accelerator.autocast():
-            prediction = (model if self._scorer is self.model else self._scorer)(given, columns)
+            prediction = (model if whole else self._scorer)(given, columns)
         scores = judged(prediction, inputs, self._dimensions)
         losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if (coefficient := self.args.center_rewards_coefficient) is not None:
             centre = (scores.chosen + scores.rejected) ** 2  # (groups,)
             losses = losses + coefficient * centre.view(-1, *[1] * (losses.dim() - 1))
-        if self._draws is not None and self.model.training:
-            self._draws.observe(inputs["row"].tolist(), losses.detach().view(len(losses), -1).mean(1).tolist())
+        if counts(inputs):
+            self._scored(scores, int(given.mask.sum()) if isinstance(given, BranchBatch) else 0)
+            if self._draws is not None and self.model.training:
+                found = losses.detach().view(len(losses), -1).mean(1).tolist()
+                self._observed.append((inputs["row"].tolist(), found))
         losses = self._resampled(losses, inputs["row"]) if self._scorer.bootstrap else losses
-        loss = mean_loss(losses, self._reward_loss, scores, self.state.global_step)
-        self._scored(scores, int(given.mask.sum()) if isinstance(given, BranchBatch) else 0)
-        loss = by_share(loss, inputs)
-        logits = scores.scores.t().reshape(-1, 1)  # chosen responses, then rejected ones
-        return (loss, SequenceClassifierOutput(logits=logits)) if return_outputs else loss
+        return mean_loss(losses, self._reward_loss, scores, self.state.global_step), scores
 
     def create_optimizer(self, *given: Any) -> Any:
         """As the trainer's, with head and pooling at a rate of their own where the options say so."""
@@ -195,7 +213,8 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
 
     def _planned(self) -> int:
         """Examples that the whole training will draw."""
-        batch, count = self._train_batch_size * self.args.gradient_accumulation_steps, len(self.train_dataset)
+        batch = self._train_batch_size * self.args.gradient_accumulation_steps * processes.count()
+        count = len(self.train_dataset)
         return self.args.max_steps * batch if self.args.max_steps > 0 else ceil(self.args.num_train_epochs * count)
 
     def save_reward_model(self, folder: str | Path) -> None:
@@ -225,6 +244,7 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
 
     def prediction_step(self, *given: Any, **options: Any) -> Any:
         """The batch's loss, and its rewards (2 pairs, 1) if they are asked: chosen ones, then rejected ones."""
+        self.note_rows(given[1])
         found = super().prediction_step(*given, **options)
         self._note_batch()
         return found
@@ -237,6 +257,8 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         """
         if self._scorer is None:
             return self._gather
+        if processes.count() > 1:
+            return self.shared_losses
         return lambda values, **options: values if rewards(values) else self._gather(values, **options)
 
     @gather_function.setter
@@ -256,21 +278,31 @@ class RewardTrainer(TrainsInMicroBatches, trl.RewardTrainer):
         pairs = comparisons(scores)
         gaps = scores.scores[pairs.group, pairs.better] - scores.scores[pairs.group, pairs.worse]
         self._parts.append((scores.scores[scores.present].detach(), gaps.detach()))
-        self._total_train_tokens += tokens if self.model.training else 0
+        self._tokens += tokens if self.model.training else 0
 
     def _note_batch(self) -> None:
-        """Notes what all parts of a batch scored: the range of its rewards once, the others reward by reward."""
-        if not self._parts:
+        """Notes what all parts of a batch scored, of all processes: the range of its rewards once, the others reward
+        by reward; and shows the order of training their losses."""
+        if self._scorer is None:
+            return
+        own = [(each.tolist(), gaps.tolist()) for each, gaps in self._parts]
+        found = processes.gathered((own, self._observed, self._tokens))
+        self._parts, self._observed, self._tokens = [], [], 0
+        self._total_train_tokens += sum(tokens for _, _, tokens in found)
+        for rows, losses in processes.joined([observed for _, observed, _ in found]):
+            assert self._draws is not None
+            self._draws.observe(rows, losses)
+        parts = processes.joined([each for each, _, _ in found])
+        rewards, gaps = (processes.joined([part[side] for part in parts]) for side in (0, 1))
+        if not rewards:
             return
         metrics = self._metrics["train" if self.model.training else "eval"]
-        rewards, gaps = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        self._parts.clear()
-        metrics["min_reward"].append(rewards.min().item())
-        metrics["max_reward"].append(rewards.max().item())
-        metrics["mean_reward"] += rewards.tolist()
-        if len(gaps):
-            metrics["accuracy"] += (gaps > 0).float().tolist()
-            metrics["margin"] += gaps.tolist()
+        metrics["min_reward"].append(min(rewards))
+        metrics["max_reward"].append(max(rewards))
+        metrics["mean_reward"] += rewards
+        if gaps:
+            metrics["accuracy"] += [float(gap > 0) for gap in gaps]
+            metrics["margin"] += gaps
 
 
 def rewards(values: Any) -> bool:

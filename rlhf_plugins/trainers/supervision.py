@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Alarm, Run, Step
 from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.engine.cost import counting
@@ -33,7 +34,7 @@ def built_monitors(stage: Any, run: Run) -> Monitors:
 def monitors_of(monitors: Sequence[Monitor], stage: str, run: Run) -> Monitors:
     """Built for a run; their alarms are written in its folder."""
     built = {name: each.build(run) for name, each in _by_name(monitors, run).items()}
-    return Monitors(built, stage, Path(run.folder))
+    return Monitors(built, stage, Path(run.folder) if processes.is_main() else None)
 
 
 def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
@@ -127,7 +128,7 @@ class Monitored:
             return super().train(*args, **kwargs)  # type: ignore[misc]
 
     def training_step(self: Any, model: Any, inputs: Any, *given: Any) -> Tensor:
-        """The loss of a batch, after the monitors have seen the step that it completes.
+        """The loss of a batch, of all processes, after the monitors have seen the step that it completes.
 
         Raises:
             RunError: the loss is not finite, or a monitor stops the training.
@@ -137,17 +138,18 @@ class Monitored:
         loss: Tensor = super().training_step(model, inputs, *given)  # type: ignore[misc]
         metrics = getattr(self, "_metrics", {"train": {}})["train"]  # a recovery from too little memory replaces it
         step = self.state.global_step + 1
-        if not torch.isfinite(loss):
-            message = not_finite("the loss", loss)
+        whole = processes.mean(loss)
+        if not torch.isfinite(whole):
+            message = not_finite("the loss", whole)
             self.monitors.stop("finite", Alarm(message, action="stop"), step)
-        self.step_numbers["loss"].append(loss.item())
+        self.step_numbers["loss"].append(whole.item())
         for name, values in metrics.items():
             if name in NOT_KEPT:
                 continue
             self.step_numbers[name] += map(float, values[before.get(name, 0) :])
         if self.accelerator.sync_gradients:
             self._show(step)
-        return loss
+        return whole
 
     def _show(self: Any, step: int) -> None:
         numbers = {name: sum(values) / len(values) for name, values in self.step_numbers.items() if values}

@@ -34,12 +34,12 @@ class Constraint(TrainerCallback):
         self, kl: KL, models: Models, weights: Sequence[nn.Parameter], note: Callable[[Mapping[str, float]], None]
     ) -> None:
         self._kl, self._models, self._weights, self._note = kl, models, weights, note
-        self._batches: Sequence[BranchBatch] = ()
+        self._batches: Sequence[BranchBatch] | None = None
         self._before: tuple[list[Tensor], float] | None = None  # weights and KL without the update
         self._measured: float | None = None
 
-    def use(self, batches: Sequence[BranchBatch]) -> None:
-        """From now on the KL is measured at the response tokens of these batches, of one rollout."""
+    def use(self, batches: Sequence[BranchBatch] | None) -> None:
+        """From now on the KL is measured at the response tokens of these batches, of one rollout; of None it is not."""
         self._batches, self._measured = batches, None
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,14 +52,14 @@ class Constraint(TrainerCallback):
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Called by the trainer."""
-        if self._batches:
+        if self._batches is not None:
             kl = self._models.kl_per_token(self._batches) if self._measured is None else self._measured
             self._before = [weights.detach().clone() for weights in self._weights], kl
 
     @torch.no_grad()
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Called by the trainer."""
-        if self._before is None:
+        if self._before is None or self._batches is None:
             return
         (old, before), self._before = self._before, None
         share, kl = 1.0, self._models.kl_per_token(self._batches)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, by_prompt, collate, within_budget
 from rlhf_plugins.engine.backbone import active_adapter
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
@@ -92,7 +93,10 @@ class Models:
 
     @torch.no_grad()
     def kl_per_token(self, batches: Sequence[BranchBatch]) -> float:
-        """KL(pi || pi_ref) over the vocabulary at the temperature, the mean over the response tokens of batches."""
+        """KL(pi || pi_ref) over the vocabulary at the temperature, the mean over the response tokens of batches.
+
+        In several processes it is over the batches of all.
+        """
         total, count = 0.0, 0
         for batch in batches:
             with self.accelerator.autocast():
@@ -101,7 +105,8 @@ class Models:
                     both.append(response_logits(reference, batch))
             own, other = ((logits / self.temperature).log_softmax(-1) for logits in both)
             total, count = total + float((own.exp() * (own - other)).sum()), count + len(own)
-        return total / count
+        every = processes.gathered((total, count))
+        return sum(own for own, _ in every) / sum(tokens for _, tokens in every)
 
     @torch.no_grad()
     def explored_log_probs(self, batch: BranchBatch, log_probs: Tensor, exploration: Exploration) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked, objectives
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.tokens import as_text
@@ -72,7 +73,8 @@ class RolloutLog:
             columns = {"reward": rollout.rewards.rewards, "gold": gold, "kl": kl, "tokens": rollout.mask.sum(1)}
             self._newest = [{"step": step, **row} for row in rows(rollout.samples, places, **columns)]
             self._first = self._first or self._newest
-            write(self._file, self._newest)
+            if processes.is_main():
+                write(self._file, self._newest)
             self._listen(step, self._newest)
         self._rollouts += 1
         return _numbers(rollout, gold)

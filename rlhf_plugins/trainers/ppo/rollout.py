@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.arithmetic.moments import Unit
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
@@ -70,6 +72,7 @@ class MicroBatch:
 
     rows: Tensor  # (b,) places in the rollout
     batch: BranchBatch
+    counts: bool = True  # whether it is learned from: not where it is there so that a process takes part
 
 
 @dataclass
@@ -96,13 +99,14 @@ class Experience:
     returns: Tensor  # (B, T) what values are trained to predict
     token_weights: Tensor  # (B, T) of each token in the mean over its minibatch
     loss_weights: Tensor | None  # (B, T) the same in the reduction; None where it is no weighted sum
-    parts: tuple[tuple[MicroBatch, ...], ...]  # what each training step of an epoch computes
+    steps: tuple[Tensor, ...]  # rows (b,) of each training step of an epoch, of all processes
+    parts: tuple[tuple[MicroBatch, ...], ...]  # what each training step computes, of this one
     first: Outputs | None = None  # of the only micro-batch, with their graph, until its first loss used them
 
     @property
     def batches(self) -> list[BranchBatch]:
-        """All micro-batches."""
-        return [part.batch for step in self.parts for part in step]
+        """All micro-batches of this process that are learned from."""
+        return [part.batch for step in self.parts for part in step if part.counts]
 
     @property
     def log_ratio(self) -> Tensor | None:
@@ -158,15 +162,17 @@ class Rollouts:
         Raises:
             RunError: the chat template refuses a prompt.
         """
-        model = trainer.model
+        model, own = trainer.model, list(prompts[processes.share(len(prompts))])
         explores = self.models.exploring(self.objective.exploration)
         try:
             with folded(model), without_generation_defaults(model), own_decoding_loop(model), explores:
-                found = [trainer._generate(list(prompts[part])) for part in _at_once(trainer, prompts)]
+                found = [trainer._generate(own[part]) for part in _at_once(trainer, own)]
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
-        prompt_ids, response_ids, completions = ([row for each in found for row in each[i]] for i in (0, 1, 3))
-        cost.add(generated_tokens=sum(map(len, response_ids)))
+        written = tuple([row for each in found for row in each[i]] for i in (0, 1, 3))
+        cost.add(generated_tokens=sum(map(len, written[1])))
+        every = processes.gathered(written)
+        prompt_ids, response_ids, completions = (processes.joined([one[i] for one in every]) for i in range(3))
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return Samples(prompts, texts, prompt_ids, response_ids, columns)
 
@@ -176,8 +182,9 @@ class Rollouts:
             return None
         decoding = Decoding(trainer.max_completion_length, temperature=0.0)
         columns = {name: values[:: self.group] for name, values in samples.columns.items()}
-        found = sample(trainer.model, trainer._tokenizer, samples.prompts[:: self.group], decoding=decoding)
-        return replace(found, columns=columns)
+        asked = samples.prompts[:: self.group]
+        own = sample(trainer.model, trainer._tokenizer, asked[processes.share(len(asked))], decoding=decoding)
+        return replace(reduce(Samples.__add__, processes.gathered(own)), columns=columns)
 
     # ---- score -------------------------------------------------------------------------------------------
     def score(self, samples: Samples, greedy: Samples | None = None) -> Scored:
@@ -214,10 +221,12 @@ class Rollouts:
         """What training needs of the responses, with the KL term at this coefficient."""
         aim, rewards = self.objective, scored.rewards
         minibatches = self._minibatches(scored)
-        parts = [part for rows in minibatches for part in self._parts(scored.samples, rows)]
-        batches = [batch for part in parts for batch in part]
-        computed = [self._compute(each.batch, keep=len(batches) == 1) for each in batches]
-        tokens = _joined([each.rows for each in batches], [found for found, _ in computed])
+        steps = [rows for minibatch in minibatches for rows in self._steps(minibatch)]
+        parts = self.parts(scored.samples, steps)
+        batches = [batch for part in parts for batch in part if batch.counts]
+        alone = len(batches) == 1 and processes.count() == 1
+        computed = [self._compute(each.batch, keep=alone) for each in batches]
+        tokens = _joined([each.rows for each in batches], [found for found, _ in computed], self.models.policy.device)
         mask, values, reference = tokens["mask"].bool(), tokens.get("values"), tokens.get("reference")
         token_rewards, penalty = rewards.token_rewards, None
         if aim.kl is not None and reference is not None:
@@ -227,7 +236,7 @@ class Rollouts:
         estimate = self._advantages(
             Rollout(rewards.scores, token_rewards, values, mask, scored.group, tokens["policy"], scored.baseline)
         )
-        first = computed[0][1]
+        first = computed[0][1] if computed else None
         if self.models.critic and values is not None and not scored.equal_rewards:
             values = self.models.critic.learn(values, estimate.returns, mask)
             first = first and self.models.valued_again(first, batches[0].batch)
@@ -249,7 +258,8 @@ class Rollouts:
             returns=estimate.returns,
             token_weights=token_weights(minibatches, mask),
             loss_weights=self._loss_weights(minibatches, mask),
-            parts=tuple(parts),
+            steps=tuple(steps),
+            parts=parts,
             first=first,
         )
 
@@ -260,21 +270,38 @@ class Rollouts:
 
     def _minibatches(self, scored: Scored) -> list[Tensor]:
         """The rows of each optimizer step's minibatch: groups or rows in random order, in nearly equal parts."""
-        count = -(-scored.sampled // (self.cut.size * self.cut.accumulation))
+        count = -(-scored.sampled // (self.cut.size * self.cut.accumulation * processes.count()))
         if not self.cut.keeps_groups:  # with the random numbers that TRL draws
             return list(torch.randperm(len(scored.group)).tensor_split(count))
         sizes = Counter(scored.group.tolist())  # in the order of sampling
         groups = torch.arange(len(scored.group)).split(list(sizes.values()))
-        order = torch.cat([groups[i] for i in torch.randperm(len(groups)).tolist()])
+        order = torch.cat([groups[i] for i in processes.from_main(torch.randperm(len(groups)).tolist())])
         return list(order.tensor_split(count))
 
-    def _parts(self, samples: Samples, minibatch: Tensor) -> list[tuple[MicroBatch, ...]]:
-        """The micro-batches of each training step of a minibatch; a training step without responses has none."""
+    def _steps(self, minibatch: Tensor) -> list[Tensor]:
+        """The rows of each training step of a minibatch."""
         count = self.cut.accumulation
-        rows = [minibatch, *[minibatch[:0]] * (count - 1)] if self.cut.whole else minibatch.tensor_split(count)
+        rows = [minibatch, *[minibatch[:0]] * (count - 1)] if self.cut.whole else list(minibatch.tensor_split(count))
         if not self.cut.keeps_groups:  # neighbours share their prompt
             rows = [each.sort().values for each in rows]
-        return [tuple(self._micro_batches(samples, each)) for each in rows]
+        return rows
+
+    def parts(self, samples: Samples, steps: Sequence[Tensor]) -> tuple[tuple[MicroBatch, ...], ...]:
+        """The micro-batches of this process in each training step; one without responses has none.
+
+        Of several processes each has one at least, where any response is learned from: they average gradients together.
+        """
+        several, minibatch = processes.count() > 1, self.cut.accumulation
+        found = []
+        for place, rows in enumerate(steps):
+            own = self._micro_batches(samples, rows[processes.share(len(rows))])
+            first = place - place % minibatch
+            others = torch.cat(list(steps[first : first + minibatch]))
+            if several and not own and len(others):
+                filler = self._micro_batches(samples, others[:1])
+                own = [replace(one, counts=False) for one in filler]
+            found.append(tuple(own))
+        return tuple(found)
 
     def _micro_batches(self, samples: Samples, rows: Tensor) -> list[MicroBatch]:
         if not len(rows):
@@ -319,11 +346,21 @@ def _at_once(trainer: Any, prompts: Sequence[Any]) -> list[slice]:
     if limit is None or trainer.use_vllm:
         return [slice(None)]
     tokens = trainer._tokenize_prompts(list(prompts))[0]
-    return list(in_batches([len(ids) + trainer.max_completion_length for ids in tokens], AT_ONCE, limit))
+    found = list(in_batches([len(ids) + trainer.max_completion_length for ids in tokens], AT_ONCE, limit))
+    if processes.count() == 1:
+        return found
+    most = max(processes.gathered(len(found)))  # TRL gathers the lengths of each: they must be alike in all processes
+    return [processes.part(len(prompts), place, most) for place in range(most)]
 
 
-def _joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors]) -> TokenTensors:
-    """The tensors of micro-batches as whole ones, in the order of sampling."""
+def _joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors], device: torch.device) -> TokenTensors:
+    """The tensors of the micro-batches of all processes as whole ones, in the order of sampling."""
+    if processes.count() > 1:
+        own_parts = [{name: tensor.cpu() for name, tensor in part.items()} for part in parts]
+        every = processes.gathered(([own.cpu() for own in rows], own_parts))
+        rows = [own.to(device) for own in processes.joined([own for own, _ in every])]
+        cut = processes.joined([part for _, part in every])
+        parts = [{name: tensor.to(device) for name, tensor in part.items()} for part in cut]
     shape = sum(map(len, rows)), max(part["mask"].shape[1] for part in parts)
     whole = {name: torch.zeros(shape, dtype=t.dtype, device=t.device) for name, t in parts[0].items()}
     for own, part in zip(rows, parts, strict=True):

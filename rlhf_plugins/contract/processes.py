@@ -1,0 +1,228 @@
+"""The processes that train one model together: which of them this is, and what they do in step. It knows no model.
+
+A launcher (`accelerate launch`, `torchrun`) starts them. Each runs the whole recipe on its share of every batch; the
+first, the main one, alone writes, so that all of them need the same folders. What is sent between them goes through
+torch.distributed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rlhf_plugins.errors import RlhfError, RunError, StopRun
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Made = TypeVar("Made")
+Row = TypeVar("Row")
+COUNT = "WORLD_SIZE"  # in the environment, as launchers set it
+WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # of errors of a lost connection
+PATIENCE = 10.0  # seconds that a process which lost its connection may take to end
+SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+
+
+class Peer(NamedTuple):
+    """One of the processes."""
+
+    place: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.place} (pid {self.pid} on {self.host})"
+
+
+@dataclass
+class _State:
+    peers: tuple[Peer, ...] = ()
+    alone: bool = False  # while this process computes as if it were the only one
+    silent: bool = False  # an error of the main process ends this one, which has nothing to add
+
+
+_STATE = _State()
+
+
+def join() -> None:
+    """Meets the other processes, if a launcher started several; once in a process.
+
+    Raises:
+        RunError: the launch shards weights.
+    """
+    if int(os.environ.get(COUNT, "1")) < 2 or _STATE.peers:
+        return
+    for name, what in SHARDING.items():
+        if os.environ.get(name, "").lower() == "true":
+            raise RunError(
+                f"the launch asks for {what}, which shards weights, and recipes train whole copies so far: write "
+                "`distributed_type: MULTI_GPU` (DDP) in the configuration of accelerate, and see `rlhf estimate --gpus`"
+            )
+    import torch
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    PartialState(cpu=not torch.cuda.is_available())
+    own = Peer(torch.distributed.get_rank(), socket.gethostname(), os.getpid())
+    _STATE.peers = tuple(_all(own))
+
+
+def leave() -> None:
+    """Parts from the others, at the end of all that is done together."""
+    import torch
+
+    if _STATE.peers:
+        _STATE.peers = ()
+        torch.distributed.destroy_process_group()
+
+
+def count() -> int:
+    """How many processes there are; 1 where this one computes alone."""
+    return 1 if _STATE.alone or not _STATE.peers else len(_STATE.peers)
+
+
+def launched() -> int:
+    """How many processes there are, also where this one computes alone."""
+    return max(1, len(_STATE.peers))
+
+
+def index() -> int:
+    """Which of them this is, from 0."""
+    if not _STATE.peers:
+        return 0
+    import torch
+
+    return int(torch.distributed.get_rank())
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return index() == 0
+
+
+def silent() -> bool:
+    """Whether this process ends because of an error that the main process shows."""
+    return _STATE.silent
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """For the block, this process computes as if it were the only one: its share, or what the others wait for."""
+    before, _STATE.alone = _STATE.alone, True
+    try:
+        yield
+    finally:
+        _STATE.alone = before
+
+
+def gathered(value: Made) -> list[Made]:
+    """The value of every process, in their order; all of them must ask."""
+    return [value] if count() == 1 else _all(value)
+
+
+def from_main(value: Made) -> Made:
+    """The main process's value; all of them must ask."""
+    return gathered(value)[0]
+
+
+def on_main(make: Callable[[], Made]) -> Made:
+    """What the main process makes, while the others wait; it is copied to them.
+
+    Raises:
+        Exception: that of the main process; in the others a RunError with its message, or a StopRun where it is one.
+    """
+    if count() == 1:
+        return make()
+    made: Any = None
+    error: Exception | None = None
+    if is_main():
+        try:
+            with alone():
+                made = make()
+        except Exception as raised:  # the others would wait for ever
+            error = raised
+    told = None if error is None else (isinstance(error, StopRun), str(error))
+    answer, failed = from_main((made, told))
+    if error is not None:
+        raise error
+    if failed is not None:
+        _STATE.silent = True
+        raise (StopRun if failed[0] else RunError)(failed[1])
+    return answer
+
+
+def share(rows: int) -> slice:
+    """Which of so many rows are this process's: neighbours, in nearly equal parts, the first ones with one more."""
+    return part(rows, index() if count() > 1 else 0, count())
+
+
+def part(rows: int, place: int, parts: int) -> slice:
+    """Part `place` of so many rows in `parts` nearly equal parts."""
+    size, more = divmod(rows, parts)
+    start = place * size + min(place, more)
+    return slice(start, start + size + (place < more))
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, which must ask with equal shapes."""
+    if count() == 1:
+        return value
+    import torch
+
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / count()
+
+
+def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[Made]]) -> list[Made]:
+    """A result for each row, in order, of which each process computes those of its share; all of them must ask."""
+    own = rows[share(len(rows))]
+    with alone():
+        found = list(compute(own)) if own else []
+    return joined(gathered(found))
+
+
+def joined(parts: Sequence[Sequence[Made]]) -> list[Made]:
+    """The shares of all processes as one list, in order."""
+    return [each for part in parts for each in part]
+
+
+def ended() -> list[Peer]:
+    """The other processes on this machine that are gone."""
+    import psutil
+
+    def is_gone(peer: Peer) -> bool:
+        try:
+            return psutil.Process(peer.pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    here = socket.gethostname()
+    return [peer for peer in _STATE.peers if peer.host == here and peer.pid != os.getpid() and is_gone(peer)]
+
+
+def lost(error: BaseException) -> str:
+    """Which process is gone, where that is why another's call failed; empty where it is not."""
+    if not _STATE.peers or isinstance(error, RlhfError):
+        return ""
+    of_connection = any(each in str(error).lower() for each in WORDS)
+    until = time.monotonic() + (PATIENCE if of_connection else 0.0)
+    while not (gone := ended()) and time.monotonic() < until:
+        time.sleep(0.1)
+    if gone:
+        return f"{' and '.join(map(str, gone))} of {len(_STATE.peers)} ended, and the others cannot go on without it"
+    hosts = ", ".join(sorted({peer.host for peer in _STATE.peers}))
+    what = f"the connection to another of {len(_STATE.peers)} processes (on {hosts}) was lost"
+    return f"{what}: {error}" if of_connection else ""
+
+
+def _all(value: Any) -> list[Any]:
+    import torch
+
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found

@@ -1,0 +1,145 @@
+"""What several processes refuse before the first step, each in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import RunError
+from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.run import origin, together
+from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.launch import refuse
+from rlhf_plugins.testing import tiny_pairs
+
+
+@pytest.fixture(autouse=True)
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if four processes had been launched, which is known by their number alone."""
+    monkeypatch.setattr(processes, "count", lambda: 4)
+    monkeypatch.setattr(processes, "launched", lambda: 4)
+
+
+def stages(*blocks: dict[str, Any]) -> Any:
+    return load_recipe({"base": "sandbox", "data": "sandbox", "output_dir": "out", "stages": list(blocks)}).stages
+
+
+DPO = {"stage": "preference", "name": "dpo"}
+
+
+def test_a_stage_for_one_process_says_how_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (stage,) = stages(DPO)
+    monkeypatch.setattr(type(stage), "processes", "one")
+    with pytest.raises(RunError, match="stage dpo runs in one process, and 4 were launched: launch it alone"):
+        together.refuse([stage])
+
+
+def test_a_loss_over_the_whole_batch_is_refused() -> None:
+    found = stages({"stage": "reward_model", "loss": "contrastive"})
+    with pytest.raises(RunError, match="stage reward_model: Contrastive compares the groups of a whole batch"):
+        together.refuse(found)
+
+
+def test_more_processes_than_groups_are_refused() -> None:
+    (stage,) = stages(DPO)
+    together.refuse_few_rows(stage, Data(tiny_pairs(4)))
+    with pytest.raises(RunError, match="4 processes for 3 groups to train on: launch at most 3"):
+        together.refuse_few_rows(stage, Data(tiny_pairs(3)))
+
+
+def test_each_process_needs_whole_groups_of_a_rollout() -> None:
+    _, stage = stages({"stage": "reward_model"}, {"stage": "online"})
+    sizes = {"per_device_train_batch_size": 2, "num_generations": 4, "gradient_accumulation_steps": 1}
+    with pytest.raises(RunError, match="2 responses of a rollout are each process's, which hold no whole groups"):
+        together.refuse([replace(stage, trainer=sizes)])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "launched", "fine"),
+    [
+        ({}, "no", True),
+        ({}, "bf16", False),
+        ({"bf16": True}, "bf16", True),
+        ({"bf16": True}, "fp16", False),
+    ],
+)
+def test_a_precision_that_contradicts_the_recipes_is_refused(
+    trainer: dict[str, Any], launched: str, fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(together.PRECISION, launched)
+    asked = stages({**DPO, "trainer": trainer})
+    if fine:
+        together.refuse(asked)
+        return
+    with pytest.raises(RunError, match=f"stage dpo computes in .* mixed_precision: {launched}: write"):
+        together.refuse(asked)
+
+
+def differing(monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:
+    """The message where the second process differs in these facts."""
+    recipe = load_recipe({"base": "sandbox", "data": "sandbox", "output_dir": "out", "stages": [DPO]})
+
+    def gathered(value: Any) -> list[Any]:
+        return [("a", value[1]), ("b", {**value[1], **other})]
+
+    monkeypatch.setattr(processes, "gathered", gathered)
+    with pytest.raises(RunError) as caught:
+        together.refuse_differences(origin.facts(recipe, Data(tiny_pairs(4)), []))
+    return str(caught.value)
+
+
+def test_other_versions_or_rows_in_a_process_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf_plugins.report import versions
+
+    found = differing(monkeypatch, versions={**versions(), "trl": "1.0"})
+    assert found.startswith("process 1 on b would train otherwise: versions.trl is in process 0 on a '1.")
+    assert found.endswith("and '1.0' there; make them the same")
+    assert "rows.train is in process 0 on a 4 and 5 there" in differing(monkeypatch, rows={"train": 5})
+
+
+def test_a_folder_that_a_process_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes, "gathered", lambda value: [("a", True), ("b", False)])
+    with pytest.raises(RunError, match="process 1 on b does not see .*: give an output_dir on a file system"):
+        together.refuse_other_folder(RunFolder(tmp_path))
+
+
+def test_a_run_goes_on_in_as_many_processes_as_before(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start({"stages": []}, {"status": "running", together.PROCESSES: 2})
+    with pytest.raises(RunError, match="was started in 2 processes"):
+        together.refuse_other_count(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distributed_type: FSDP\nnum_processes: 2", "distributed_type: FSDP shards weights"),
+        ("distributed_type: DEEPSPEED", "write MULTI_GPU"),
+        ("distributed_type: MULTI_CPU\nnum_processes: 2", "through MPI alone; write `distributed_type: MULTI_GPU`"),
+        ("distributed_type: 'NO'\nnum_processes: 2", "num_processes: 2, but distributed_type: NO starts one"),
+        ("- a", "which is a mapping; `accelerate config` writes one"),
+    ],
+)
+def test_a_configuration_that_starts_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(RunError) as caught:
+        refuse(tmp_path / "a.yaml")
+    assert message in str(caught.value)
+
+
+def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no configuration of accelerate"):
+        refuse(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", processes.SHARDING)
+def test_a_launch_that_shards_weights_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(processes.COUNT, "2")
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(RunError, match=f"the launch asks for {processes.SHARDING[name]}, which shards weights"):
+        processes.join()
