@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import opened, served, smallest_text, too_wide, violations
+from browsing import is_dark, opened, served, smallest_text, too_wide, violations
 from rlhf_watch.page.app import site, static_page
 from rlhf_watch.page.board import Board
 from test_watch_page import EVIL, metric, write
@@ -48,6 +48,7 @@ def test_100_runs_fit_can_be_read_and_ask_for_nothing(chromium: Any, address: st
     with opened(chromium, width, dark) as (page, faults):
         page.goto(f"{address}/?token=t")
         ready(page)
+        assert is_dark(page) is dark
         assert page.locator("#runs li").count() == 100
         for name in ("<b>evil", "run-00", "run-50"):
             page.get_by_role("checkbox", name=f"{name}:").check()

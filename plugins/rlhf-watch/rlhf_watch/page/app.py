@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -40,7 +42,7 @@ def site(board: Board, token: str) -> Starlette:
     async def page(request: Request) -> Response:
         given = request.query_params.get("token")
         if given is None:
-            return HTMLResponse(rendered())
+            return HTMLResponse(rendered(first=await run_in_threadpool(board.first)))
         if not secrets.compare_digest(given.encode(), token.encode()):
             return PlainTextResponse("this is not the token of this page", 403)
         answer = RedirectResponse("/", 303)
@@ -88,15 +90,23 @@ class Guard:
         return known or (request.url.path == "/" and "token" in request.query_params)
 
 
-def rendered(data: list[dict[str, Any]] | None = None) -> str:
-    """The page; with data it is one file that needs no server."""
-    jinja = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
-    parts = {"data": None, "style": "", "script": ""}
+def rendered(data: list[dict[str, Any]] | None = None, first: str = "") -> str:
+    """The page; with data it is one file that needs no server.
+
+    `first` is the run that is shown at once: the browser asks for it while it loads the script.
+    """
+    parts = {"data": None, "style": "", "script": "", "first": first, "asked": quote(first, safe="!*'()")}
     if data is not None:
         style, script = ((HERE / "static" / name).read_text(encoding="utf-8") for name in ("watch.css", "watch.js"))
         written = json.dumps(data).replace("<", "\\u003c")  # so that no sample can end the element
-        parts = {"data": Markup(written), "style": Markup(style), "script": Markup(script)}
-    return jinja.get_template("watch.html").render(**parts)
+        parts |= {"data": Markup(written), "style": Markup(style), "script": Markup(script)}
+    return _template().render(**parts)
+
+
+@cache
+def _template() -> Template:
+    loader = FileSystemLoader(HERE / "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("watch.html")
 
 
 def static_page(board: Board) -> str:

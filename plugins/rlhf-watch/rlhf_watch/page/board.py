@@ -137,6 +137,11 @@ class Board:
                     continue
         return sorted(self._runs.values(), key=_started, reverse=True)
 
+    def first(self) -> str:
+        """The name of the run that is shown where nobody chose: the newest that runs, else the newest."""
+        runs = self.runs()
+        return next((run.name for run in runs if run.summary()["status"] == "running"), runs[0].name if runs else "")
+
     def run(self, name: str) -> Followed | None:
         """A run by its name, which is followed from now on."""
         found = self._runs.get(name)

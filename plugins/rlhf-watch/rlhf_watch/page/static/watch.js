@@ -130,7 +130,7 @@ async function refresh() {
   try {
     if (!embedded) {
       runs = await get("/api/runs");
-      if (!asked && !chosen.size && runs.length) chosen.add((runs.find((run) => run.status === "running") || runs[0]).name);
+      if (!asked && !chosen.size && runs.length) chosen.add(document.body.dataset.first || (runs.find((run) => run.status === "running") || runs[0]).name);
       for (const name of chosen) loaded.set(name, await get(`/api/run?name=${encodeURIComponent(name)}`));
       by("status").textContent = runs.length ? "" : "no run yet";
     }
