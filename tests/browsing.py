@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from io import BytesIO
 from typing import Any
 
 import pytest
+from PIL import Image, ImageStat
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -80,6 +82,15 @@ def too_wide(page: Any) -> int:
 def smallest_text(page: Any) -> float:
     """The size of the smallest text that is shown, in CSS pixels, in pictures as they are scaled."""
     return float(page.evaluate(SMALLEST))
+
+
+def is_dark(page: Any) -> bool:
+    """Whether a picture of the page is: most of it near black, or near white; fails where it is neither or blank."""
+    with Image.open(BytesIO(page.screenshot())) as picture:
+        grey = ImageStat.Stat(picture.convert("L"))
+    assert grey.stddev[0] > 5, "the page is blank"
+    assert not 80 < grey.median[0] < 175, "the page is neither light nor dark"
+    return bool(grey.median[0] < 80)
 
 
 def violations(page: Any) -> list[str]:

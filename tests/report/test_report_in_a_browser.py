@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import opened, smallest_text, too_wide, violations
+from browsing import is_dark, opened, smallest_text, too_wide, violations
 
 from rlhf_plugins.report.page import page as written
 from rlhf_plugins.report.schema import Report
@@ -27,6 +27,7 @@ def address(html: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_report_fits_can_be_read_and_asks_for_nothing(chromium: Any, address: str, width: int, dark: bool) -> None:
     with opened(chromium, width, dark) as (page, faults):
         page.goto(address)
+        assert is_dark(page) is dark
         page.locator("details").evaluate_all("all => all.forEach((one) => one.open = true)")
         assert too_wide(page) == 0
         assert smallest_text(page) >= 9
