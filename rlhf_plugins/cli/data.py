@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.audit import Audit, Tokens
     from rlhf_plugins.data.tokens import RowEncoder
 
-data = typer.Typer(help="Check, count and convert a file of preferences.", no_args_is_help=True)
+data = typer.Typer(help="Check, count and convert a file of rows.", no_args_is_help=True)
 
 FileArgument = Annotated[
     str,
@@ -51,6 +51,7 @@ def check(
     if max_length is not None and tokenizer is None:
         raise DataError("--max-length needs --tokenizer, whose tokens it counts")
     from rlhf_plugins.data.audit import audit
+    from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rendered import looks, obstacles
 
     made = data_format(file, options, format)
@@ -58,11 +59,12 @@ def check(
     found = audit(loaded, _tokens(encoder) if encoder else None, max_length)
     ordered = made.ordered
     echo("\n".join([*_report(found), *([] if ordered else [f"first response wins: {found.first_wins}"])]))
-    groups = [*loaded.train, *loaded.test]
+    groups = loaded.groups
     for shape, count in getattr(loaded.dropped, "shapes", {}).items():
         echo(f"shape: {shape} ({count} rows)")
-    for reason, count in (obstacles(groups, encoder) if encoder else {}).items():
-        echo(f"for {tokenizer}: {count} x {reason}")
+    unusable = obstacles(groups, encoder) if encoder else Dropped()
+    for reason, count in unusable.items():
+        echo(f"for {tokenizer}: {count} x {reason}: {', '.join(unusable.places[reason])}")
     echo("\n".join(["the first rows:", *(f"  {line}" for line in looks(groups, encoder))]))
     for warning in _warnings(found, ordered):
         echo(f"warning: {warning}")
@@ -94,29 +96,41 @@ def convert(
     file: FileArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file ending in .jsonl, .jsonl.gz, .csv or .parquet.")],
     options: Options = None,
-    to: Annotated[str, typer.Option(help="pairs (TRL's columns), ratings or rankings.")] = "pairs",
+    to: Annotated[
+        str, typer.Option(help="pairs (TRL's columns), comparisons, ratings, rankings, supervised, labels or prompts.")
+    ] = "pairs",
     format: FormatOption = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Write the useful rows of a file in another form; the formats preference, ratings and rankings read them."""
-    from rlhf_plugins.data import convert as forms
+    """Write the useful rows of a file in another form, and count what it leaves out and what that form does not hold.
+
+    Supervised rows are the best response to each prompt, labels those that are better or worse than others.
+    """
+    from rlhf_plugins.data.dropped import reasons
+    from rlhf_plugins.data.forms import FORMS, lost
     from rlhf_plugins.data.write import write_rows
 
-    writers = {"pairs": forms.preference_rows, "ratings": forms.rating_rows, "rankings": forms.ranking_rows}
-    if to not in writers:
-        raise DataError(f"--to: unknown form {to!r} {known(to, writers)}")
-    groups = _groups(file, options, format)
-    rows = writers[to](groups)
+    if to not in FORMS:
+        raise DataError(f"--to: unknown form {to!r} {known(to, FORMS)}")
+    loaded = _loaded(data_format(file, options, format))
+    groups = sorted(loaded.groups, key=_place)
+    rows = FORMS[to].write(groups)
     if not rows:
         raise DataError(f"{file}: holds nothing that could be written as {to}")
     write_rows(out, rows, overwrite)
-    ties = sum(c.tied for g in groups for c in g.comparisons) if to == "pairs" else 0
-    echo(f"{out}: {len(rows)} rows" + f", {ties} ties left out" * bool(ties))
+    gone = ", ".join(f"{count} x {kind}" for kind, count in lost(groups, FORMS[to], rows).items())
+    echo(f"{out}: {len(rows)} rows for the format {FORMS[to].format}" + (f"; lost: {gone}" if gone else ""))
+    if loaded.dropped:
+        echo(f"left out of {file}: {reasons(loaded.dropped)}")
+
+
+def _place(group: Group) -> tuple[str, int]:
+    """Where a group was written."""
+    return (group.origin.source, group.origin.row or 0) if group.origin else ("", 0)
 
 
 def _groups(file: str, words: Sequence[str] | None, name: str | None) -> list[Group]:
-    loaded = _loaded(data_format(file, words, name))
-    return [*loaded.train, *loaded.test]
+    return list(_loaded(data_format(file, words, name)).groups)
 
 
 def _loaded(made: DataFormat) -> Data:

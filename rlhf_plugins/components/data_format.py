@@ -54,7 +54,7 @@ class _File(DataFormat, Sources):
         """Files that are not there; what has no ending of a file may be a data set on the hub."""
         from rlhf_plugins.data.rows import no_such_file
 
-        found = {name: no_such_file(getattr(self, name)) for name in ("source", "test_source")}
+        found = {name: no_such_file(getattr(self, name)) for name in ("source", "test_source", "out_of_distribution")}
         return {name: message for name, message in found.items() if message}
 
     def known_gold(self) -> bool:
@@ -144,6 +144,14 @@ class Ratings(_File):
     def __post_init__(self) -> None:
         from rlhf_plugins.data.rated_shapes import HELPSTEER, ULTRAFEEDBACK
 
+        paths = self.dimensions.values() if isinstance(self.dimensions, dict) else self.dimensions
+        if ranks := [
+            path for path in paths if path.rpartition(".")[2].lower() in ("rank", "ranks", "ranking", "place")
+        ]:
+            raise ValueError(
+                f"dimensions: {ranks[0]!r} is a place, of which the lowest is best, and the highest rating is; "
+                "read it with the format rankings"
+            )
         of_known_sets = (*HELPSTEER, *ULTRAFEEDBACK) if self.dimensions == score() else ()
         names = dict.fromkeys((*self.dimensions, *of_known_sets))
         for name in self.by or ():

@@ -134,6 +134,11 @@ class Data:
                 if not isinstance(row, Group):
                     _refuse(f"{name} should hold groups, such as Group(prompt), not {type(row).__name__}")
 
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups: to train on, to test on, and out of distribution."""
+        return (*self.train, *self.test, *self.out_of_distribution)
+
 
 @dataclass(frozen=True)
 class Samples:

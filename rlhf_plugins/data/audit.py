@@ -59,13 +59,14 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
     Raises:
         DataError: every response is over-long.
     """
-    groups = [*data.train, *data.test]
+    groups = data.groups
     compared = [c for g in groups for c in g.comparisons]
     contradictions, circles, circling = _circles(groups)
+    strange = {"out of distribution": len(data.out_of_distribution)} if data.out_of_distribution else {}
     return Audit(
         data.dropped.rows if isinstance(data.dropped, Dropped) else None,
         len({key(g.prompt) for g in groups}),
-        {"train": len(data.train), "test": len(data.test)},
+        {"train": len(data.train), "test": len(data.test), **strange},
         len({key(g.prompt, r) for g in groups for r in g.responses}),
         len(compared),
         sum(c.tied for c in compared),

@@ -10,6 +10,7 @@ from rlhf_plugins.data.fields import all_texts, number, text
 from rlhf_plugins.errors import DataError
 
 HELPSTEER3 = ("response1", "response2")
+SUMMARIES = {"info", "summaries", "choice"}  # of a post or an article
 BATTLES = (("conversation_a", "conversation_b"), ("response_1", "response_2"), HELPSTEER3)
 WINNERS = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
 
@@ -28,6 +29,8 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
         preference = number(where, "overall_preference", found.pop("overall_preference"))  # below 0 for the first
         shape = "battles of HelpSteer3"
         found["strength_a_minus_b"] = None if preference is None else -preference
+    if found.keys() >= SUMMARIES and not {"prompt", "response_a", "label"} & found.keys():
+        found, shape = _summaries(where, found), "two summaries and a choice"
     for a, b in BATTLES:
         if {a, b} <= found.keys() and "response_a" not in found:
             found["response_a"], found["response_b"] = found.pop(a), found.pop(b)
@@ -52,6 +55,18 @@ def battle(where: str, fields: Mapping[str, Any], dropped: Dropped) -> dict[str,
     if shape:
         dropped.note_shape(shape)
     return found
+
+
+def _summaries(where: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Two summaries, of which `choice` names the better one, 0 or 1."""
+    info, texts, choice = found["info"], found["summaries"], found["choice"]
+    asked = [info[name] for name in ("post", "article") if info.get(name)] if isinstance(info, Mapping) else []
+    sides = [one.get("text") for one in texts if isinstance(one, Mapping)] if isinstance(texts, list) else []
+    if len(asked) != 1 or len(sides) != 2 or choice not in (0, 1, None):
+        raise DataError(f"{where}: should have one post or article in info, two summaries, and a choice of 0 or 1")
+    rest = {name: value for name, value in found.items() if name not in SUMMARIES}
+    label = None if choice is None else "ab"[choice]
+    return {**rest, "prompt": asked[0], "response_a": sides[0], "response_b": sides[1], "label": label}
 
 
 def _turns(where: str, asked: Sequence[Any], answers: Sequence[Any]) -> list[dict[str, str]]:

@@ -241,8 +241,10 @@ def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meanin
         strength = number(where, columns.strength, at(fields, columns.strength))
         if strength is not None:
             yield Vote((strength > 0) - (strength < 0), strength, annotator=who)
-        return
+            return
     if not holds(fields, columns.label):
+        if holds(fields, columns.strength):
+            return
         lacks = f"lacks {columns.label!r} and {columns.strength!r} {known(columns.label, fields)}"
         raise DataError(f"{where}: {lacks}; name them in `columns`")
     label = at(fields, columns.label)

@@ -159,17 +159,17 @@ def _preference_row(pair: Group) -> Row:
     (comparison,) = pair.comparisons
     texts = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[1]}
     more = {name: getattr(comparison, name) for name in ("margin", "probability", "annotator")}
-    return _with_extras({**texts, **more}, pair)
+    return with_extras({**texts, **more}, pair)
 
 
 def rating_rows(groups: Iterable[Group]) -> list[Row]:
     """One row per response, with `prompt`, `response` and each dimension; groups without ratings have none."""
     rows = [
-        _with_extras(
+        with_extras(
             {"prompt": g.prompt, "response": response, **{name: values[i] for name, values in g.ratings.items()}}, g
         )
         for g in groups
-        if g.ratings
+        if any(value is not None for values in g.ratings.values() for value in values)
         for i, response in enumerate(g.responses)
     ]
     return filled(rows)
@@ -183,7 +183,7 @@ def ranking_rows(groups: Iterable[Group]) -> list[Row]:
         if g.compared is not None or g.margin is not None:
             how = {"ranks": None, "pairwise": [_judgement(c) for c in g.comparisons]}
         if g.comparisons:
-            rows.append(_with_extras({"prompt": g.prompt, "responses": list(g.responses), **how}, g))
+            rows.append(with_extras({"prompt": g.prompt, "responses": list(g.responses), **how}, g))
     return filled(rows)
 
 
@@ -194,7 +194,7 @@ def _judgement(c: Comparison) -> Row:
     return fields | {name: value for name, value in more.items() if value is not None}
 
 
-def _with_extras(row: Row, group: Group) -> Row:
+def with_extras(row: Row, group: Group) -> Row:
     """A row of a format with the group's own columns after it; of two columns of one name the format's stays."""
     own = {"weight": group.weight, "topic": group.topic, "difficulty": group.difficulty}
     further = {name: value for name, value in group.columns.items() if name not in own}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from rlhf_plugins.data.battles import BATTLES
+from rlhf_plugins.data.battles import BATTLES, SUMMARIES
 from rlhf_plugins.data.comparisons import read_comparisons
 from rlhf_plugins.data.convert import compare_ratings
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.listed import as_ranking, as_rating
 from rlhf_plugins.data.preference import read_pairs
 from rlhf_plugins.data.rankings import read_rankings
 from rlhf_plugins.data.rated_shapes import shape_of, shaped
@@ -43,17 +44,19 @@ def _is_pair(fields: Mapping[str, Any]) -> bool:
 
 
 def _is_compared(fields: Mapping[str, Any]) -> bool:
-    return any(set(names) <= fields.keys() for names in (("response_a", "response_b"), *BATTLES))
+    return any(set(names) <= fields.keys() for names in (("response_a", "response_b"), SUMMARIES, *BATTLES))
 
 
 def _is_rated(fields: Mapping[str, Any]) -> bool:
     listed = fields.get("responses")
-    several = isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict)
-    return "response" in fields or several or shape_of(fields) is not None
+    several = isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict) and as_ranking(fields) is None
+    alone = "response" in fields and not is_answered(fields)
+    return alone or several or shape_of(fields) is not None or as_rating(fields) is not None
 
 
 def _is_ranked(fields: Mapping[str, Any]) -> bool:
-    return "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
+    placed = "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
+    return placed or as_ranking(fields) is not None
 
 
 READERS: dict[str, Callable[..., Iterable[Placed]]] = {

@@ -11,6 +11,7 @@ from rlhf_plugins.data.fields import form, key
 from rlhf_plugins.data.splits import digest
 from rlhf_plugins.errors import DataError
 
+HELD = ("test", "out_of_distribution")  # splits that no part trains on
 HELD_OUT = "prompt is held out in another part"
 
 
@@ -27,7 +28,9 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
     if len(forms) > 1:
         words = " and ".join(f"part {number} is {each}" for each, number in forms.items())
         raise DataError(f"mix: {words}; all parts should have one form")
-    apart = {key(group.prompt) for part in parts for group in (*part.test, *part.prompts.get("test", ()))}
+    held = [group for part in parts for group in (*part.test, *part.out_of_distribution)]
+    held += [group for part in parts for name in HELD for group in part.prompts.get(name, ())]
+    apart = {key(group.prompt) for group in held}
     train, asked, dropped = list[Group](), list[Group](), Counter[str]()
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         seen = [group for group in part.train if key(group.prompt) not in apart]

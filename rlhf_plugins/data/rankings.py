@@ -21,8 +21,9 @@ from rlhf_plugins.data.fields import (
     responses,
     shown,
 )
+from rlhf_plugins.data.listed import as_ranking
 from rlhf_plugins.data.rows import Row
-from rlhf_plugins.data.shapes import opened_prompt, with_system_cells
+from rlhf_plugins.data.shapes import as_named, opened_prompt, with_system_cells
 from rlhf_plugins.data.sources import RankingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.errors import DataError, known
@@ -38,12 +39,17 @@ def read_rankings(
     """Groups of K >= 2 responses with `ranks`, or `compared` where a row judges pairs.
 
     A row has `ranking` (every response's number once, best first), `ranks` (a place for each, null for none) or
-    `pairwise` judgements; two judgements of one pair that disagree are both left out and counted.
+    `pairwise` judgements; two judgements of one pair that disagree are both left out and counted. Lists of answers with
+    a `rank` each, or beside the place of the `best`, are read too.
 
     Raises:
         DataError: a column is missing, or a ranking names a missing response, repeats one or has the wrong length.
     """
-    for where, fields in with_system_cells(rows):
+    usual = as_named(columns, ("responses", "text", "ranking", "ranks", "pairwise"))
+    for where, given in with_system_cells(rows):
+        fields = (as_ranking(given) if usual else None) or given
+        if fields is not given:
+            dropped.note_shape("a list of answers with ranks, or with the best of them")
         group = _group(where, fields, dropped, columns)
         reason = _useless(group)
         if reason:

@@ -1,4 +1,4 @@
-"""Ratings in the shapes of known data sets: HelpSteer and HelpSteer2, and UltraFeedback as it was published."""
+"""Ratings in the shapes of known data sets: HelpSteer and HelpSteer2, UltraFeedback as it was published, and lists."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.listed import as_rating
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import as_named
 from rlhf_plugins.data.sources import Dimensions, RatingColumns, score
@@ -54,7 +55,17 @@ def shaped(
     usual = dimensions == score() and as_named(columns, ("prompt", "response", "responses", "text"))
     shape = shape_of(first[1]) if usual else None
     whole = chain([first], rest)
-    return (whole, None) if shape is None else (_renamed(whole, dropped, shape), shape)
+    if shape is not None:
+        return _renamed(whole, dropped, shape), shape
+    return (_lists(whole, dropped) if usual else whole), None
+
+
+def _lists(rows: Iterable[Row], dropped: Dropped) -> Iterator[Row]:
+    for where, fields in rows:
+        found = as_rating(fields)
+        if found is not None:
+            dropped.note_shape("a list of answers with scores")
+        yield where, found or fields
 
 
 def _renamed(rows: Iterable[Row], dropped: Dropped, shape: Shape) -> Iterator[Row]:

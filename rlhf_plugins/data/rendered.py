@@ -5,23 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from rlhf_plugins.contract.rows import Group, Text
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.lengths import responses_taken
 from rlhf_plugins.data.tokens import RowEncoder, as_text
 from rlhf_plugins.errors import DataError
 
 UNWRITTEN = "content that the chat template does not write whole"
+OTHERS = ("name", "reasoning_content", "thinking")  # fields with a text of their own that some templates write
+RESTARTED = "prompt that the chat template ends otherwise for sampling than before a given response"
 END = "|"  # between a prompt and its response
 
 
-def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> dict[str, int]:
-    """Responses that no training can use, by reason, and those of which a part is not written."""
-    found = Counter[str]()
+def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> Dropped:
+    """Responses that no training can use, by reason, and those of which a part is not written; with their places."""
+    found = Dropped()
     for group in groups:
-        responses_taken(group.prompt, group.responses, encoder.encode, encoder.fit, found)
-        found[UNWRITTEN] += sum(not _written(encoder, group.prompt, response) for response in group.responses)
-    return dict(+found)
+        reasons = Counter[str]()
+        responses_taken(group.prompt, group.responses, encoder.encode, encoder.fit, reasons)
+        if not group.responses:
+            reasons.update(_unasked(encoder, group.prompt))
+        for response in group.responses:
+            reasons.update(_unwritten(encoder, group.prompt, response))
+        for reason, count in (+reasons).items():
+            found.add(reason, str(group.origin or "a row without an origin"))
+            found[reason] += count - 1
+    return found
 
 
 def looks(groups: Sequence[Group], encoder: RowEncoder | None, count: int = 3) -> Iterator[str]:
@@ -40,18 +51,36 @@ def _look(prompt: Text, response: Text, encoder: RowEncoder | None) -> str:
         return f"({error})"
 
 
-def _written(encoder: RowEncoder, prompt: Text, response: Text) -> bool:
-    """Whether the content of messages is in what is tokenized, if they can be; white space does not count."""
-    if isinstance(response, str):
-        return True
+def _unasked(encoder: RowEncoder, prompt: Text) -> Iterator[str]:
+    """Why a prompt alone cannot be asked; nothing where it can."""
     try:
-        ids = encoder.encode(prompt, response)[1]
+        encoder.encode_start(prompt)
+    except DataError as error:
+        yield f"prompt: {str(error).removeprefix('its ')}"
+
+
+def _unwritten(encoder: RowEncoder, prompt: Text, response: Text) -> Iterator[str]:
+    """What of a conversation is not in its tokens, if it has any, each kind once; white space does not count."""
+    if isinstance(prompt, str) or isinstance(response, str):
+        return
+    try:
+        first, second = encoder.encode(prompt, response)
+        start = encoder.encode_start(prompt)
     except DataError:
-        return True
+        return
     tokenizer = encoder.tokenizer
 
-    def bare(text: str) -> str:
-        return "".join(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).split())
+    def bare(ids: Sequence[int]) -> str:
+        return "".join(tokenizer.decode(ids).split())
 
-    seen = "".join(tokenizer.decode(ids).split())
-    return all(bare(message["content"]) in seen for message in response if message["content"])
+    def is_lost(text: Any, seen: str) -> bool:
+        return bool(text) and bare(tokenizer(text, add_special_tokens=False)["input_ids"]) not in seen
+
+    sides = ((prompt, bare(first)), (response, bare(second)))
+    if any(is_lost(message["content"], seen) for talk, seen in sides for message in talk):
+        yield UNWRITTEN
+    for name in OTHERS:
+        if any(is_lost(message.get(name), seen) for talk, seen in sides for message in talk):
+            yield f"{name} that the chat template does not write"
+    if not (bare(first) + bare(second)).startswith(bare(start)):
+        yield RESTARTED

@@ -24,6 +24,7 @@ HUMAN, TURN = "\n\nHuman:", "\n\nAssistant:"  # of the transcripts of hh-rlhf
 TURNS = re.compile(f"{HUMAN}|{TURN}")
 TALKS = ("messages", "conversations")
 QUESTIONS = ("question", "instruction", "query")
+INPUTS = ("input", "context")  # beside an instruction
 SYSTEMS = ("system", "system_prompt")
 Fields = dict[str, Any]
 
@@ -33,7 +34,8 @@ def prompt_of(where: str, fields: Fields, column: str = "prompt") -> tuple[Text 
     """The prompt of a row and its shape, without the columns that it was taken from; None where no column holds one.
 
     That is the column that is named; without a column `prompt` a conversation that does not end with an answer, or else
-    the only one of `question`, `instruction` (with its `input`) and `query`. A `system` column and `tools` join it.
+    the only one of `question`, `instruction` (with its `input` or `context`) and `query`. A `system` column and `tools`
+    join it.
 
     Raises:
         DataError: a column has another type, or several could be the prompt.
@@ -48,10 +50,12 @@ def opened(where: str, fields: Fields, prompt: Text) -> Text:
 
 
 def opened_prompt(where: str, given: Fields, column: str) -> tuple[Text, set[str]]:
-    """The prompt of a column with what `opened` adds, and the columns that it was taken from. Raises DataError."""
-    fields, prompt = dict(given), text(where, column, required(where, column, given))
-    fields.pop(column, None)
-    return opened(where, fields, prompt), given.keys() - fields.keys()
+    """The prompt as `prompt_of` finds it, and the columns that it was taken from. Raises DataError without one."""
+    fields = dict(given)
+    prompt, _ = prompt_of(where, fields, column)
+    if prompt is None:
+        raise DataError(f"{where}: lacks the column {column!r} {known(column, given)}")
+    return prompt, given.keys() - fields.keys()
 
 
 def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
@@ -68,13 +72,21 @@ def _asked(where: str, fields: Fields, column: str) -> tuple[Text | None, str]:
     if len(named) > 1:
         raise DataError(f"{where}: {' and '.join(named)} could be the prompt; say which in `columns`")
     for name in named:
-        found, more = text(where, name, fields.pop(name)), fields.pop("input", None) if name == "instruction" else None
-        if more in (None, "", [], {}) or (isinstance(more, str) and not more.strip()):
+        found = text(where, name, fields.pop(name))
+        inputs = {each: fields.pop(each) for each in INPUTS if name == "instruction" and each in fields}
+        filled = {each: more for each, more in inputs.items() if not _empty(more)}
+        if not filled:
             return found, f"{name} as the prompt"
-        if not (isinstance(more, str) and isinstance(found, str)):
-            raise DataError(f"{where}: instruction is {form(found)} and input {form(more)}; both should be text")
-        return f"{found}\n\n{more}", "instruction and input as the prompt"
+        each, more = next(iter(filled.items()))
+        if len(filled) > 1 or not (isinstance(more, str) and isinstance(found, str)):
+            has = f"{name} is {form(found)} and {' and '.join(f'{key} {form(value)}' for key, value in filled.items())}"
+            raise DataError(f"{where}: {has}; it should be text, and one of {', '.join(INPUTS)} text beside it")
+        return f"{found}\n\n{more}", f"{name} and {each} as the prompt"
     return None, "no prompt"
+
+
+def _empty(value: Any) -> bool:
+    return value in (None, "", [], {}) or (isinstance(value, str) and not value.strip())
 
 
 def with_system(where: str, fields: Fields, prompt: Text) -> Text:

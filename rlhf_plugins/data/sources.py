@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 Column = Annotated[str, Field(min_length=1)]
+PLACE = re.compile(r"\[\d*\]")  # in a path to a column
+RESPONSES = ("response", "responses", "chosen", "rejected", "response_a", "response_b")  # columns of the formats below
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,15 @@ class Sources:
     ] = None
     test_fraction: Annotated[float, Field(gt=0, lt=1, description="share of prompts or topics held out")] = 0.1
     hold_out: Annotated[
-        Literal["prompt", "topic"], Field(description="what is held out whole: prompts, or topics with their prompts")
+        Literal["prompt", "topic"] | dict[Literal["topic"], Annotated[list[str], Field(min_length=1)]],
+        Field(
+            description="what is held out whole: prompts, or topics with their prompts; {topic: [NAMES]} keeps these "
+            "topics apart as out of distribution, and holds out prompts of the others"
+        ),
     ] = "prompt"
+    out_of_distribution: Annotated[
+        str | None, Field(min_length=1, description="rows unlike those of training, which are measured apart")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,13 @@ class Columns:
         list[str] | None,
         Field(description="further columns that rows keep, for rewards, heads and losses; null is all"),
     ] = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the prompt is read from a column of responses."""
+        for name in RESPONSES:
+            column = getattr(self, name, None)
+            if column is not None and PLACE.sub("[]", column) == PLACE.sub("[]", self.prompt):
+                raise ValueError(f"prompt and {name} are both {column!r}, so that the prompt would be the answer")
 
 
 @dataclass(frozen=True)

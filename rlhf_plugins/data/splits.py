@@ -11,8 +11,9 @@ from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import agreed, form, key
 from rlhf_plugins.data.rows import Row, read_rows
 from rlhf_plugins.data.sources import Sources
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.errors import DataError, known
 
+STRANGE = "out_of_distribution"  # the split of rows unlike those of training
 Placed = tuple[str, Group]  # its place, such as `file:12`
 Read = Callable[[Iterable[Row], Dropped], Iterable[Placed]]  # a format: rows to groups, useless rows counted
 
@@ -22,17 +23,20 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
 
     Repeated rows, rows of weight 0 and pairs or answers that another row of the same annotator judges otherwise are
     left out and counted, and so are training rows whose prompt (or topic) is in `test_source`. Without a `test_source`,
-    `test_fraction` of the prompts or topics is held out by hash, so that the order of rows does not matter.
+    `test_fraction` of the prompts or topics is held out by hash, so that the order of rows does not matter. Rows out of
+    distribution, of their own source or of the topics that `hold_out` names, share no prompt with any other rows.
 
     Raises:
         DataError: a source cannot be read, lacks a column, or holds a value of the wrong type; no row is useful;
-            or topics are held out of data that has fewer than two.
+            or topics are held out of data that has fewer than two, or not those that are named.
     """
     dropped = Dropped()
     placed = _useful(sources.source, sources.split, read, dropped)
+    strange, placed = _strange(sources, placed, read, dropped)
     unit = _unit(sources)
     if sources.test_source is not None:
-        test = _useful(sources.test_source, "test", read, dropped)
+        useful = _useful(sources.test_source, "test", read, dropped)
+        test = list(_elsewhere(useful, strange, dropped))
         apart, elsewhere = {unit(item) for item in test}, "the test source"
     else:
         apart, elsewhere = _held_out([unit(item) for item in placed], sources.test_fraction, seed), "a held-out topic"
@@ -40,16 +44,43 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
         placed = [item for item in placed if unit(item) not in apart]
         if sources.hold_out == "topic" and not test:
             raise DataError(f"{sources.source}: has one topic, so none can be held out")
-    train = list(_unseen(placed, test, apart, unit, dropped, (sources.hold_out, elsewhere)))
+    whole = "topic" if sources.hold_out == "topic" else "prompt"
+    train = list(_unseen(placed, test, apart, unit, dropped, (whole, elsewhere)))
     if not train:
-        raise DataError(
-            f"{sources.source}: every {sources.hold_out} is in {elsewhere} too, so none is left to train on"
-        )
-    return _data([group for _, group in train], [group for _, group in test], dropped)
+        raise DataError(f"{sources.source}: every {whole} is in {elsewhere} too, so none is left to train on")
+    return _data(dropped, train=train, test=test, **({"out_of_distribution": strange} if strange else {}))
 
 
-def _data(train: Sequence[Group], test: Sequence[Group], dropped: Dropped) -> Data:
-    return Data(tuple(train), tuple(test), {"train": prompts_of(train), "test": prompts_of(test)}, dropped)
+def _data(dropped: Dropped, **placed: Sequence[Placed]) -> Data:
+    splits = {name: tuple(group for _, group in of_split) for name, of_split in placed.items()}
+    prompts = {name: prompts_of(groups) for name, groups in splits.items()}
+    return Data(splits["train"], splits["test"], prompts, dropped, out_of_distribution=splits.get(STRANGE, ()))
+
+
+def _strange(sources: Sources, placed: list[Placed], read: Read, dropped: Dropped) -> tuple[list[Placed], list[Placed]]:
+    """The groups out of distribution, and the others without their prompts."""
+    named = sources.hold_out["topic"] if isinstance(sources.hold_out, dict) else []
+    topics = {group.topic for _, group in placed} - {None}
+    for name in named:
+        if name not in topics:
+            raise DataError(
+                f"{sources.source}: hold_out: no row has the topic {name!r} {known(name, map(str, topics))}"
+            )
+    strange = [item for item in placed if item[1].topic in named]
+    rest = [item for item in placed if item[1].topic not in named]
+    if sources.out_of_distribution is not None:
+        strange += _useful(sources.out_of_distribution, "test", read, dropped)
+    return strange, list(_elsewhere(rest, strange, dropped))
+
+
+def _elsewhere(placed: Iterable[Placed], strange: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
+    """The groups whose prompt is not out of distribution."""
+    asked = {key(group.prompt) for _, group in strange}
+    for item in placed:
+        if key(item[1].prompt) in asked:
+            dropped.add("prompt is out of distribution too", item[0])
+        else:
+            yield item
 
 
 def _unit(sources: Sources) -> Callable[[Placed], str]:

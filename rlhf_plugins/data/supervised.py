@@ -8,9 +8,10 @@ from typing import Any
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, optional, required, shown, text
+from rlhf_plugins.data.listed import is_list
 from rlhf_plugins.data.messages import check_answer
 from rlhf_plugins.data.rows import Row
-from rlhf_plugins.data.shapes import TALKS, as_named, opened, prompt_of, with_system_cells
+from rlhf_plugins.data.shapes import QUESTIONS, TALKS, as_named, opened, prompt_of, with_system_cells
 from rlhf_plugins.data.sources import Columns, SupervisedColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import as_answer, as_messages
@@ -19,7 +20,11 @@ from rlhf_plugins.errors import DataError, known
 LABEL = "label"  # the rating that a label is for a reward model: 1 or 0
 ANSWERS = ("completion", "output", "response")
 JUDGED = {"chosen", "rejected", "rejected_response", "responses", "response_a", "response_b", "winner", "completions"}
-LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+GOOD = ("true", "1", "1.0", "up", "thumbs up", "thumbs_up", "\N{THUMBS UP SIGN}", "desirable")
+BAD = ("false", "0", "0.0", "down", "thumbs down", "thumbs_down", "\N{THUMBS DOWN SIGN}", "undesirable")
+LABELS = {**dict.fromkeys(GOOD, True), **dict.fromkeys(BAD, False)}
+NO_RATINGS = ("prompt", "response", "weight", "difficulty", "id", "index", *QUESTIONS, *TALKS)  # numbers or not
+THUMBS = ("thumbs", "thumbs_up")  # columns of a label of that name
 
 
 def read_answers(
@@ -30,7 +35,7 @@ def read_answers(
     """Groups of one response, which a row gives as the last turn of its conversation or beside its prompt.
 
     A conversation is `messages` or `conversations`; beside a prompt the response is `completion`, `output` or
-    `response`. A `label` says whether it is desirable.
+    `response`. A `label`, or a column `thumbs` or `thumbs_up` in its place, says whether it is desirable.
 
     Raises:
         DataError: a row has no response or several, its last turn is not the assistant's, or it has a prompt that is
@@ -39,7 +44,9 @@ def read_answers(
     for where, given in with_system_cells(rows):
         fields = dict(given)
         prompt, response, shape = _answered(where, fields, columns)
-        label = _label(where, str(columns.label), optional(where, "label", columns.label, given))
+        column = _label_column(columns, given)
+        label = _label(where, str(column), None if column is None else optional(where, "label", column, given))
+        fields.pop(str(column), None)
         if blank(prompt) or blank(response):
             dropped.add("empty prompt or response", where)
             continue
@@ -73,16 +80,46 @@ def read_prompts(
 
 def is_answered(fields: Mapping[str, Any]) -> bool:
     """Whether a row with these columns is likely to have one answer."""
-    if JUDGED & fields.keys():
+    if JUDGED & fields.keys() or is_list(fields):
         return False
-    asked = not fields.keys().isdisjoint(("prompt", "instruction", "question"))
-    return not fields.keys().isdisjoint(TALKS) or (asked and bool({"completion", "output"} & fields.keys()))
+    asked = not fields.keys().isdisjoint(("prompt", *QUESTIONS))
+    beside = {"completion", "output"} & fields.keys() or ("response" in fields and not _may_be_rated(fields))
+    return _ends_with_answer(fields) or (asked and bool(beside))
 
 
 def is_prompt(fields: Mapping[str, Any]) -> bool:
     """Whether a row with these columns is likely to be a prompt, with what a reward reads."""
-    answered = fields.keys() & {*JUDGED, *ANSWERS, *TALKS} or any(name.startswith("response") for name in fields)
-    return "prompt" in fields and not answered
+    answered = fields.keys() & {*JUDGED, *ANSWERS} or any(name.startswith("response") for name in fields)
+    talk = next((fields[name] for name in TALKS if isinstance(fields.get(name), list)), None)
+    asked = "prompt" in fields if talk is None else not _ends_with_answer(fields)
+    return asked and not answered and not is_list(fields)
+
+
+def _ends_with_answer(fields: Mapping[str, Any]) -> bool:
+    """Whether a row has a conversation whose last turn is not a user's."""
+    for name in TALKS:
+        talk = fields.get(name)
+        last = talk[-1] if isinstance(talk, list) and talk else None
+        speaker = (last.get("role") or last.get("from")) if isinstance(last, Mapping) else None
+        if name in fields and str(speaker).lower() not in ("user", "human"):
+            return True
+    return False
+
+
+def _may_be_rated(fields: Mapping[str, Any]) -> bool:
+    """Whether a column may be a rating of the response: a number, or something that may hold one; labels are none."""
+    if not fields.keys().isdisjoint((LABEL, *THUMBS)):
+        return False
+    values = (value for name, value in fields.items() if name not in NO_RATINGS)
+    return any(_is_number(value) or isinstance(value, Mapping | list) for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) -> tuple[Text, Text, str]:
@@ -123,10 +160,17 @@ def _part_of(where: str, talk: Sequence[Mapping[str, Any]], prompt: Any) -> bool
     return list(talk[: len(said)]) == said
 
 
+def _label_column(columns: SupervisedColumns, fields: Mapping[str, Any]) -> str | None:
+    """The column of the label, or the only one of `THUMBS` where the recipe names none and `label` is not there."""
+    named = [name for name in THUMBS if name in fields]
+    usual = as_named(columns, ("label",)) and columns.label not in fields
+    return named[0] if usual and len(named) == 1 else columns.label
+
+
 def _label(where: str, column: str, value: Any) -> bool | None:
     if value is None or value == "":
         return None
     word = str(value).strip().lower()
     if word not in LABELS:
-        raise DataError(f"{where}: {column} must be true or false, found {shown(value)}")
+        raise DataError(f"{where}: {column} must be true or false, or thumbs up or down, found {shown(value)}")
     return LABELS[word]

@@ -178,7 +178,7 @@ def _of_format(source: str) -> Iterator[Asked]:
 
     words = {"use": recognised(source, registry(), "name the column of prompts prompt"), "source": source}
     data = component("data_format", words).load(Base(path=""), 0)
-    prompts = {json.dumps(group.prompt): group.prompt for group in (*data.train, *data.test)}
+    prompts = {json.dumps(group.prompt): group.prompt for group in data.groups}
     for number, prompt in enumerate(prompts.values()):
         where = f"{source}: prompt {number}"
         yield Asked(where, as_json(where, {"prompt": prompt}), prompt)

@@ -180,7 +180,7 @@ def _of_format(source: str, read: DataFormat, base: Base) -> Iterator[Item]:
         import logging
 
         logging.getLogger(__name__).warning("%s: left out: %s", source, reasons(data.dropped))
-    for number, group in enumerate((*data.train, *data.test)):
+    for number, group in enumerate(data.groups):
         where = f"{source}: group {number}"
         fields = {"prompt": group.prompt, "responses": list(group.responses)}
         yield Item(where, as_json(where, fields), group.prompt, group.responses, listed=True)

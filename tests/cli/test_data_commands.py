@@ -112,18 +112,49 @@ def test_stats_show_each_quantity(rlhf: Rlhf) -> None:
 def test_ratings_become_pairs_with_a_gap(rlhf: Rlhf) -> None:
     write("a.jsonl", *RATED)
     done = rlhf("data", "convert", "a.jsonl", "out.jsonl", "gap=2", "margins=true")
-    assert (done.exit_code, done.stdout) == (0, "out.jsonl: 1 rows\n")
+    lost = "3 x rating, 1 x prompt, 1 x response"
+    assert (done.exit_code, done.stdout) == (0, f"out.jsonl: 1 rows for the format preference; lost: {lost}\n")
     assert lines("out.jsonl") == [pair("p", "yy", "x") | {"margin": 2.0}]
     assert rlhf("data", "convert", "out.jsonl", "again.csv").exit_code == 0
     with open("again.csv", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [pair("p", "yy", "x") | {"margin": "2.0"}]
 
 
-def test_ties_are_counted_where_pairs_cannot_hold_them(rlhf: Rlhf) -> None:
+def test_what_a_form_does_not_hold_is_counted(rlhf: Rlhf) -> None:
     write("a.jsonl", {"prompt": "p", "responses": ["x", "y", "z"], "ranks": [1, 1, 2]})
-    assert rlhf("data", "convert", "a.jsonl", "out.jsonl").stdout == "out.jsonl: 2 rows, 1 ties left out\n"
-    assert rlhf("data", "convert", "a.jsonl", "r.jsonl", "--to", "rankings").stdout == "r.jsonl: 1 rows\n"
+    lost = "; lost: 1 x group of responses judged together, 1 x tie"
+    assert (
+        rlhf("data", "convert", "a.jsonl", "out.jsonl").stdout == f"out.jsonl: 2 rows for the format preference{lost}\n"
+    )
+    done = rlhf("data", "convert", "a.jsonl", "r.jsonl", "--to", "rankings")
+    assert done.stdout == "r.jsonl: 1 rows for the format rankings\n"
     assert lines("r.jsonl") == [{"prompt": "p", "responses": ["x", "y", "z"], "ranks": [0, 0, 1]}]
+
+
+def test_rows_keep_their_order_and_what_is_left_out_is_said(rlhf: Rlhf) -> None:
+    rows = [pair(prompt, "a", "b") for prompt in "qwertyuiop"]
+    write("a.jsonl", *rows, pair("z", "x", "x"))
+    done = rlhf("data", "convert", "a.jsonl", "out.jsonl")
+    assert done.stdout.splitlines()[1:] == ["left out of a.jsonl: 1 chosen equals rejected"]
+    assert lines("out.jsonl") == rows
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (
+            "comparisons",
+            [{"prompt": "p", "response_a": "x", "response_b": "y", "label": "a", "strength_a_minus_b": 2.0}],
+        ),
+        ("supervised", [{"prompt": "p", "completion": "x"}]),
+        ("labels", [{"prompt": "p", "completion": t, "label": t == "x"} for t in "xy"]),
+        ("prompts", [{"prompt": "p"}]),
+    ],
+)
+def test_pairs_are_written_in_every_form(form: str, expected: list[dict[str, Any]], rlhf: Rlhf) -> None:
+    write("a.jsonl", pair("p", "x", "y") | {"margin": 2})
+    assert rlhf("data", "convert", "a.jsonl", "out.jsonl", "--to", form).exit_code == 0
+    assert lines("out.jsonl") == expected
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from templates import chat_base
 
 from rlhf_plugins.components.data_format import Prompts, Supervised
-from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.rows import Group, Origin
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.lengths import EQUAL
@@ -58,7 +59,7 @@ def test_a_label_says_whether_an_answer_is_desirable(label: Any, expected: bool 
         ({"prompt": "p", "completoin": "a"}, "has no answer .did you mean completoin"),
         ({"messages": [ASKED, YES], "prompt": "other"}, "prompt is no turn of messages"),
         ({"prompt": "p", "completion": "a", "system": 3}, "system must be text, found '3'"),
-        ({"prompt": "p", "completion": "a", "label": "good"}, "label must be true or false, found 'good'"),
+        ({"prompt": "p", "completion": "a", "label": "good"}, "label must be true or false, or thumbs up or down, found 'good'"),
     ],
 )
 def test_a_row_without_one_answer_is_refused(row: Row, message: str) -> None:
@@ -123,6 +124,7 @@ def test_what_a_template_does_to_responses_is_counted_and_shown(tmp_path: Path) 
         Group([{"role": "user", "content": "who"}], tuple(said), (0, 1)),
         load_row_encoder(chat_base(tmp_path, "r1")),
     )
-    assert obstacles([group], encoder) == {EQUAL: 1, UNWRITTEN: 2}
+    found = obstacles([replace(group, origin=Origin("a.jsonl", 7))], encoder)
+    assert (found, found.places) == ({EQUAL: 1, UNWRITTEN: 2}, {EQUAL: ["a.jsonl:7"], UNWRITTEN: ["a.jsonl:7"]})
     assert list(looks([group], encoder)) == ["'<ask> who <answer>|bee <eos>'"] * 2
     assert list(looks([group], None))[0] == "'who|ant </think> bee'"
