@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import runpy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
+
+SMALL_THEN_LARGE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where a word begins in the name of a class
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Weighted(Reward):
     """sum_i w_i r_i over several sources, each on its own scale; a weight may be negative.
 
     If a source gives a number per token, all are summed token by token; a source with one number per response counts at
-    the last token.
+    the last token. The mean of each source, without its weight, is a curve such as `reward/number_match`.
     """
 
     parts: tuple[Reward, ...] = uses("reward")
@@ -100,9 +103,12 @@ class Weighted(Reward):
 
         weights = self.weights or [1.0] * len(self.parts)
         parts = [reward_handle(part.build(run)) for part in self.parts]  # each is waited for where it is unavailable
+        names = _different([SMALL_THEN_LARGE.sub("_", type(part).__name__).lower() for part in self.parts])
 
         def score(samples: Samples) -> Prediction:
-            return _sum(weights, [part(samples) for part in parts], samples)
+            found = [part(samples) for part in parts]
+            own = {name: one.reward for name, one in zip(names, found, strict=True)}
+            return replace(_sum(weights, found, samples), dimensions=own)
 
         return score
 
@@ -185,6 +191,12 @@ def _as_trl(samples: Samples) -> dict[str, Any]:
     completions = [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
     ids = [list(response) for response in samples.response_ids]
     return {"prompts": list(samples.prompts), "completions": completions, "completion_ids": ids}
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """The names, each after its first time with a number: `length`, `length_2`."""
+    times = [names[:place].count(name) + 1 for place, name in enumerate(names)]
+    return [name if number == 1 else f"{name}_{number}" for name, number in zip(names, times, strict=True)]
 
 
 def _sum(weights: Sequence[float], parts: Sequence[Any], samples: Samples) -> Prediction:

@@ -36,6 +36,7 @@ FIELDS = {
     "length_correlation": "length_bias",
 }
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_longer_response")
+UNPAIRED: Mapping[str, Any] = {"accuracy": None, "ece": None, "n": 0}  # the row of a model that was given no pair
 TIMED = 16  # pairs that are scored one by one
 
 
@@ -69,7 +70,10 @@ def score_pairs(
     """
     pairs = strict(groups)
     if not pairs:
-        raise RunError("no held-out pair is strictly ordered: there is nothing to measure a reward model on")
+        raise RunError(
+            "no held-out pair is strictly ordered and no held-out response has a label: there is nothing to measure a "
+            "reward model on"
+        )
     sides = [(group, place) for group, c in pairs for place in (c.better, c.worse)]
     keys = [(_key(group.prompt), _key(group.responses[place], group.columns)) for group, place in sides]
     distinct: dict[tuple[str, str], Side] = {}
@@ -110,7 +114,7 @@ class _Pairs:
         samples = samples_of(alone, RowEncoder(self.tokenizer, None, self.lengths))
         if rewrite is not None and self.longest is not None:
             samples = _cut(samples, self.longest)
-        reward, doubts = _answered(self.judge(samples), len(alone))
+        reward, doubts = answered(self.judge(samples), len(alone))
         length = np.array([len(ids) for ids in samples.response_ids])
         chosen, rejected = self.pairs
         sides = (("chosen", chosen), ("rejected", rejected))
@@ -209,7 +213,7 @@ def _rating(group: Group, place: int) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _answered(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def answered(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Rewards of n responses, and the variances and features that are known, by the names that `ScoredPairs` has."""
     doubts = {}
     if isinstance(answer, Prediction):

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from rlhf_plugins.report import words
-from rlhf_plugins.report.schema import Report, RewardModelReport
+from rlhf_plugins.report.schema import Interval, Report, RewardModelReport
 from rlhf_plugins.report.table import verbatim
 
 Models = Mapping[str, RewardModelReport]
@@ -54,11 +54,18 @@ def reward_table(report: Report) -> Table:
 
 def accuracy(model: RewardModelReport) -> str:
     """Accuracy as a percentage with its interval, where there is one: `74.2% [70.7, 77.7]`."""
-    interval = model.accuracy_interval
+    return _with_interval(model.accuracy, model.accuracy_interval)
+
+
+def _accuracy_of_labels(model: RewardModelReport) -> str:
+    return words.NONE if model.labels is None else _with_interval(model.labels.accuracy.mean, model.labels.accuracy)
+
+
+def _with_interval(mean: float | None, interval: Interval | None) -> str:
     if interval is None or interval.low is None or interval.high is None:
-        return words.share(model.accuracy)
+        return words.share(mean)
     low, high = (words.share(bound).removesuffix("%") for bound in (interval.low, interval.high))
-    return f"{words.share(model.accuracy)} [{low}, {high}]"
+    return f"{words.share(mean)} [{low}, {high}]"
 
 
 def _sections(models: Models, where: str) -> tuple[Section, ...]:
@@ -98,6 +105,11 @@ _MAIN: dict[str, Callable[[RewardModelReport], str]] = {
     "Kendall with gold or ratings": lambda model: words.number(model.kendall),
     "correlation with length": lambda model: words.number(model.length_correlation),
     "pairs": lambda model: str(model.n) if model.n else words.NONE,
+    "accuracy of labels (95% CI)": _accuracy_of_labels,
+    "AUC of labels": lambda model: words.number(model.labels.auc if model.labels else None),
+    "cross-entropy of labels (nats)": lambda model: words.number(model.labels.cross_entropy if model.labels else None),
+    "desirable responses": lambda model: words.share(model.labels.desirable if model.labels else None),
+    "labelled responses": lambda model: str(model.labels.n) if model.labels else words.NONE,
     "latency of a pair (ms)": lambda model: words.number(model.latency and 1000 * model.latency, 1),
     "training (s)": lambda model: words.seconds(model.seconds),
     "peak memory of training": lambda model: words.memory(model.peak_bytes),
@@ -109,4 +121,7 @@ _TERMINAL = {
     "cross-entropy (nats)": "cross-\nentropy",
     "AUC": "AUC",
     "pairs": "pairs",
+    "accuracy of labels (95% CI)": "labels\n(95% CI)",
+    "AUC of labels": "AUC of\nlabels",
+    "labelled responses": "labels",
 }

@@ -110,6 +110,21 @@ class ReliabilityBin(Record):
     count: Count
 
 
+class LabelsReport(Record):
+    """A reward model on `n` held-out responses with a label, of which a share `desirable` has the label true.
+
+    `accuracy` is the share whose reward is above 0 exactly where the label is true, `cross_entropy` the mean of
+    -log sigmoid(reward) or -log sigmoid(-reward) in nats, and `auc` the probability that a desirable response has a
+    higher reward than an undesirable one, of whatever prompts: it alone does not depend on where the reward is 0.
+    """
+
+    accuracy: Interval
+    cross_entropy: Number
+    auc: Number
+    desirable: Number
+    n: Count
+
+
 class RewardModelReport(Record):
     """A reward model on `n` held-out pairs.
 
@@ -118,7 +133,7 @@ class RewardModelReport(Record):
     where that is unknown, `length_correlation` its scores with response length; `longer_response_accuracy` is that of
     the baseline which always prefers the longer response. `metrics` holds every other number that was measured.
     `latency` is the median of seconds that one pair alone takes; `seconds` and `peak_bytes` are the cost of training.
-    `out_of_distribution` is the same on pairs unlike those of training.
+    `out_of_distribution` is the same on pairs unlike those of training, `labels` is measured on labelled responses.
     """
 
     accuracy: Number
@@ -139,6 +154,7 @@ class RewardModelReport(Record):
     seconds: Number = None
     peak_bytes: Count | None = None
     out_of_distribution: RewardModelReport | None = None
+    labels: LabelsReport | None = None
 
 
 class RolloutReport(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rlhf_plugins.report.answer import answer
-from rlhf_plugins.report.schema import Interval, Report, RewardModelReport
+from rlhf_plugins.report.schema import Interval, LabelsReport, Report, RewardModelReport
 from rlhf_plugins.report.verdict import verdicts
 from rlhf_plugins.report.words import number, share
 
@@ -28,9 +28,10 @@ def summary(report: Report) -> list[str]:
 
 def _of_reward_models(models: Mapping[str, RewardModelReport]) -> list[str]:
     """How often the best one is right, the baseline beside it, and the runner-up; nothing without one."""
+    labels = [_of_labels(name, model.labels) for name, model in models.items() if model.labels]
     order = sorted(models, key=lambda name: -(models[name].accuracy or 0.0))
     if not order or models[order[0]].accuracy is None:
-        return []
+        return labels
     best = models[order[0]]
     verb = "orders" if len(order) == 1 else "is the most accurate reward model: it orders"
     sentences = [f"{order[0]} {verb} {_accuracy(best)} of {best.n} held-out pairs as people did."]
@@ -40,14 +41,22 @@ def _of_reward_models(models: Mapping[str, RewardModelReport]) -> list[str]:
         second = models[order[1]]
         apart = _clear(order[0], best.accuracy_interval, second.accuracy_interval)
         sentences.append(f"Next is {order[1]}, {_accuracy(second)}{apart}.")
-    return sentences
+    return sentences + labels
+
+
+def _of_labels(name: str, labels: LabelsReport) -> str:
+    right = _share(labels.accuracy.mean, labels.accuracy)
+    return f"{name} agrees with {right} of {labels.n} held-out labels, of which {share(labels.desirable)} are true."
 
 
 def _accuracy(model: RewardModelReport) -> str:
-    interval = model.accuracy_interval
+    return _share(model.accuracy, model.accuracy_interval)
+
+
+def _share(mean: float | None, interval: Interval | None) -> str:
     if interval is None or interval.low is None or interval.high is None:
-        return share(model.accuracy)
-    return f"{share(model.accuracy)} (95% CI {share(interval.low)} to {share(interval.high)})"
+        return share(mean)
+    return f"{share(mean)} (95% CI {share(interval.low)} to {share(interval.high)})"
 
 
 def _clear(best: str, ours: Interval | None, theirs: Interval | None) -> str:

@@ -1,4 +1,4 @@
-"""The stage `evaluate_reward`: measures every reward model of a run on held-out pairs; no policy is needed."""
+"""The stage `evaluate_reward`: measures every reward model of a run on held-out judgements; no policy is needed."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluateReward(Stage, takes={"reward"}, processes="several"):
-    """Measures every reward model of the run on the held-out pairs and, where there are any, on pairs unlike those of
-    training.
+    """Measures every reward model of the run on the held-out pairs and labelled responses and, where there are any, on
+    those unlike training.
 
     The metrics `consistency`, `robustness` and `speed` score all pairs again, 4, 3 and 1 more times: a recipe asks for
     them.
@@ -63,7 +63,8 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
         """Leaves nothing but its result: `reward_models` in the shape of `report.schema`.
 
         Raises:
-            RunError: no reward model was trained before, or no held-out pair is strictly ordered.
+            RunError: no reward model was trained before, or no held-out pair is strictly ordered and no held-out
+                response has a label.
         """
         trained = [name for result in run.finished for name in result.rewards]
         if not trained:
@@ -77,7 +78,8 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
         """One reward model; it is loaded here and gone when the row is made."""
         from rlhf_plugins.data.ranked import encodable
         from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.evaluate.reward_models import latency, measure, score_pairs, strict
+        from rlhf_plugins.evaluate.labelled import labelled, measure_labels
+        from rlhf_plugins.evaluate.reward_models import UNPAIRED, latency, measure, score_pairs, strict
 
         logger.info("evaluating %s", name)
         judge, encoder = run.reward(name).predict, load_row_encoder(run.base)
@@ -86,12 +88,16 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
         )
 
         def scored(groups: Sequence[Group]) -> dict[str, Any]:
-            pairs = score_pairs(judge, groups, encoder.tokenizer, run.seed, encoder.fit.most, encoder.lengths)
-            return measure(pairs, self.metrics)
+            known, row = labelled(groups), dict(UNPAIRED)
+            if strict(groups) or not known:
+                pairs = score_pairs(judge, groups, encoder.tokenizer, run.seed, encoder.fit.most, encoder.lengths)
+                row = measure(pairs, self.metrics)
+            return {**row, "labels": measure_labels(judge, known, encoder)} if known else row
 
         row = scored(test)
-        row["latency"] = latency(judge, test, encoder.tokenizer)
-        if strict(strange):
+        if strict(test):
+            row["latency"] = latency(judge, test, encoder.tokenizer)
+        if strict(strange) or labelled(strange):
             row["out_of_distribution"] = scored(strange)
         unread = Counter(left_out) + Counter(also)
         return Measured(row, {f"held out, {reason}": count for reason, count in unread.items()})

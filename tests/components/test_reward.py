@@ -65,6 +65,16 @@ def test_weighted_sources_are_summed_each_on_its_own_scale() -> None:
     assert Weighted(parts=(Gold(), Length()), weights=[2.0, -0.5]).build(run)(SAMPLES).reward.tolist() == [4 - 2, 6 - 0]
 
 
+def test_each_weighted_source_is_known_by_its_own_name() -> None:
+    run = run_with(lambda prompt, _: {"total": len(prompt)})
+    own = Weighted(parts=(Gold(), Length(), Length())).build(run)(SAMPLES).dimensions
+    assert {name: values.tolist() for name, values in own.items()} == {
+        "gold": [2, 3],
+        "length": [4, 0],
+        "length_2": [4, 0],
+    }
+
+
 class Table(Reward):
     """Always the same rewards."""
 

@@ -97,9 +97,12 @@ def test_a_policy_learns_from_prompts_with_answers(tmp_path: Path) -> None:
     data = component("data_format", words).load(Base(""), 0)
     trainer = {"max_steps": 30, "per_device_train_batch_size": 16, "num_generations": 8, "max_completion_length": 2}
     trainer |= {"learning_rate": 3e-2, "logging_steps": 1, "disable_tqdm": True, "num_iterations": 1}
-    parts = {"reward": {"use": "exact_match"}, "advantage": "grpo", "kl": {"use": "in_reward", "coef": 0.0}}
+    weighted = {"use": "weighted", "parts": ["exact_match", "length"], "weights": [1.0, 0.0]}
+    parts = {"reward": weighted, "advantage": "grpo", "kl": {"use": "in_reward", "coef": 0.0}}
     stage = component("stage", {"use": "online", "shaping": [], "trainer": trainer, **parts, "monitors": []})
     run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
     result = stage.run(replace(run, data=data))
     found = [value for _, value in result.curves["reward"].points]
     assert sum(found[-5:]) / 5 > sum(found[:5]) / 5 + 0.3
+    assert [value for _, value in result.curves["reward/exact_match"].points] == found
+    assert {value for _, value in result.curves["reward/length"].points} == {1.0}

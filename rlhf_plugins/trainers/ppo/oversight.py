@@ -108,7 +108,8 @@ def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
         "length": mask.sum(1).float().mean(),
         "explained_variance": None if values is None else explained_variance(values, rollout.returns, mask),
     }
-    return {name: value.item() for name, value in found.items() if value is not None}
+    parts = {f"reward/{name}": each.mean() for name, each in rollout.rewards.prediction.dimensions.items()}
+    return {name: value.item() for name, value in {**found, **parts}.items() if value is not None}
 
 
 def step_of(rollout: Experience, updates: Mapping[str, Sequence[float]], numbers: Mapping[str, float]) -> Step:
