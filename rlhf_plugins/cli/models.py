@@ -34,6 +34,10 @@ def export(
     stock: Annotated[
         bool, typer.Option("--stock", help="Of a reward model, a classifier of transformers' own: a scalar head.")
     ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="How far rewards may move without the quantization, as a share of the largest."),
+    ] = 0.25,
 ) -> None:
     """Write a trained model for transformers, PEFT and what reads them, with its tokenizer and a filled-in card.
 
@@ -45,7 +49,8 @@ def export(
 
     found = made(model)
     if found.part == "rewards":
-        export_reward_model(model, out, stock, dtype)
+        for line in export_reward_model(model, out, stock, dtype, tolerance):
+            echo(line, err=True)
     else:
         _export_policy(found, out, stock, merge, dtype)
     echo(str(out))

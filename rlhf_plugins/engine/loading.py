@@ -43,8 +43,10 @@ from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import computes_in_bf16
 from rlhf_plugins.errors import RunError, known
 
+logger = logging.getLogger(__name__)
 PICKLES = "its weights are pickled, and a pickle can run code; save them as safetensors"
 ALL_LINEAR = "all-linear"  # what PEFT calls every linear layer but the head
+HEADS = ("score.", "classifier.", "v_head.", "value_head.")  # of classifiers and reward models
 UNUSED = "pooler."  # an encoder's weights above its last hidden states
 
 
@@ -231,6 +233,8 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         transformers_logging.set_verbosity(loud)
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED)):
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
+    if heads := sorted(key for key in report["unexpected_keys"] if key.startswith(HEADS)):
+        logger.warning("base %s: is a classifier or a reward model, whose head (%s) is dropped", base.path, heads[0])
     if base.quantization:
         return counted(without_repacking(model).requires_grad_(False))
     return with_fast_paths(counted(model.to(device())))

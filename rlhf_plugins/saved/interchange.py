@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import sub
 from pathlib import Path
@@ -15,6 +15,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.recipe.provenance import opener
 from rlhf_plugins.registry.registry import registry
+from rlhf_plugins.saved.moved import TOLERANCE, check_moved
 from rlhf_plugins.saved.written import dtype_of, empty_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from rlhf_plugins.saved.made import Made
 
 
-def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False, dtype: str | None = None) -> None:
+def export_reward_model(
+    folder: str | Path, out: str | Path, stock: bool = False, dtype: str | None = None, tolerance: float = TOLERANCE
+) -> Sequence[str]:
     """Writes a saved reward model as one that `AutoModelForSequenceClassification` opens, with tokenizer and card.
 
     An adapter is merged into the base, which is loaded unquantized and in float32.
@@ -35,9 +38,15 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
             token and the head one output. Otherwise any pooling and head; `import rlhf_plugins.auto` opens it.
         dtype: `bf16`, `fp16` or `fp32` of the trunk; None is float32. Of a classifier that is not stock, pooling and
             head stay in float32.
+        tolerance: of a model that was trained on a quantized base, the most that a reward of a few responses may move
+            on the plain one, as a share of the largest reward, or of 1 where that is less.
+
+    Returns:
+        Sentences to be read: how far these rewards move.
 
     Raises:
-        RunError: the folder holds no single reward model, `out` is not empty, or the form cannot hold the model.
+        RunError: the folder holds no single reward model, `out` is not empty, the form cannot hold the model, or a
+            reward moves too far.
         PluginError: no installed plugin registers the pooling or the head.
     """
     from rlhf_plugins.data.tokens import encodes_pairs, template_to_end
@@ -54,6 +63,8 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
     parts = read_description(folder, trust_remote_code=False)
     model = _unquantized(folder, parts)
     tokenizer = load_tokenizer(parts.base)
+    moved = check_moved(folder, parts, model, _probes(tokenizer), tokenizer.pad_token_id, tolerance)
+    notes = [str(moved)] if moved else []
     if precision:
         model.trunk = _merged(model.trunk).to(precision)
     try:
@@ -70,7 +81,8 @@ def export_reward_model(folder: str | Path, out: str | Path, stock: bool = False
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
     pairs, chat = encodes_pairs(tokenizer), bool(tokenizer.chat_template)
-    write_card(found, out, Form("classifier", parts.base.path, chat, auto=not stock, pairs=pairs))
+    write_card(found, out, Form("classifier", parts.base.path, chat, auto=not stock, pairs=pairs), notes)
+    return notes
 
 
 def classifier(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, LlamaForSequenceClassification
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.loading import load_causal, load_policy, load_tokenizer, load_trunk, with_adapter
@@ -102,6 +102,17 @@ def test_a_damaged_adapter_is_refused(tmp_path: Path, missing: str) -> None:
         (tmp_path / "policy" / missing).unlink()
     with pytest.raises(RunError, match="its adapter does not load: "):
         load_policy(base, tmp_path / "policy")
+
+
+def test_a_base_that_is_a_reward_model_says_that_its_head_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tiny_base(tmp_path)
+    load_trunk(base)
+    assert not caplog.records
+    LlamaForSequenceClassification.from_pretrained(base.path, num_labels=1).save_pretrained(base.path)
+    load_trunk(base)
+    assert "is a classifier or a reward model, whose head (score.weight) is dropped" in caplog.text
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
