@@ -59,7 +59,10 @@ def test_a_label_says_whether_an_answer_is_desirable(label: Any, expected: bool 
         ({"prompt": "p", "completoin": "a"}, "has no answer .did you mean completoin"),
         ({"messages": [ASKED, YES], "prompt": "other"}, "prompt is no turn of messages"),
         ({"prompt": "p", "completion": "a", "system": 3}, "system must be text, found '3'"),
-        ({"prompt": "p", "completion": "a", "label": "good"}, "label must be true or false, or thumbs up or down, found 'good'"),
+        (
+            {"prompt": "p", "completion": "a", "label": "good"},
+            "label must be true or false, or thumbs up or down, found",
+        ),
     ],
 )
 def test_a_row_without_one_answer_is_refused(row: Row, message: str) -> None:
