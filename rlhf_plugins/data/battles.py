@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import all_texts, number, text
+from rlhf_plugins.data.fields import number, text
+from rlhf_plugins.data.values import all_texts
 from rlhf_plugins.errors import DataError
 
 HELPSTEER3 = ("response1", "response2")

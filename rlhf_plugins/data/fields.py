@@ -223,11 +223,6 @@ def _topic(where: str, column: str, value: Any) -> str | None:
     return whole(where, column, str(value))
 
 
-def all_texts(value: Any) -> bool:
-    """Whether it is a list of texts, of which some may be missing."""
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) or one is None for one in value)
-
-
 def blank(text: Text) -> bool:
     """Whether there is nothing to read."""
     return not text.strip() if isinstance(text, str) else not any(said(m).strip() for m in text)

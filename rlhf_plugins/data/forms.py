@@ -16,7 +16,6 @@ from rlhf_plugins.data.comparisons import read_comparisons
 from rlhf_plugins.data.convert import Row, filled, pairs, preference_rows, ranking_rows, rating_rows, with_extras
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import key
-from rlhf_plugins.data.kinds import READERS, read_rated
 from rlhf_plugins.data.sources import RatingColumns
 from rlhf_plugins.data.splits import prompts_of
 from rlhf_plugins.data.supervised import LABEL
@@ -80,6 +79,8 @@ FORMS: Mapping[str, Form] = {
 
 def read_again(form: Form, rows: Sequence[Row], groups: Iterable[Group] = ()) -> list[Group]:
     """The groups that the rows of a form are read as; ratings by the dimensions that `groups` have."""
+    from rlhf_plugins.data.kinds import READERS, read_rated
+
     placed = [(f"row:{number}", row) for number, row in enumerate(rows, 1)]
     read = READERS[form.kind]
     if form.kind == "ratings":

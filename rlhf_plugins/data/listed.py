@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlhf_plugins.data.fields import all_texts
-from rlhf_plugins.data.shapes import QUESTIONS, TALKS
+from rlhf_plugins.data.turns import QUESTIONS, TALKS
+from rlhf_plugins.data.values import all_texts
 
 LISTS = ("responses", "answers", "completions", "candidates")
 TEXTS = ("text", "answer", "response", "completion", "content")  # of an element that is an object

@@ -10,11 +10,12 @@ from typing import Any
 from rlhf_plugins.contract.rows import Comparison, Data, Group
 from rlhf_plugins.data.convert import soft_label
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import all_texts, annotator, blank, extras, key, number, optional, probability, responses
+from rlhf_plugins.data.fields import annotator, blank, extras, key, number, optional, probability, responses
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import Pair, shaped_pairs
 from rlhf_plugins.data.sources import PairColumns, Sources
 from rlhf_plugins.data.splits import Placed, load
+from rlhf_plugins.data.values import all_texts
 from rlhf_plugins.errors import DataError
 
 

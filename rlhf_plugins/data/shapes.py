@@ -13,17 +13,16 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.fields import all_texts, blank, content, form, required, shown, text
+from rlhf_plugins.data.fields import blank, content, form, required, shown, text
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns
-from rlhf_plugins.data.turns import TOOLS, as_answer, as_messages
+from rlhf_plugins.data.turns import QUESTIONS, TALKS, TOOLS, as_answer, as_messages
+from rlhf_plugins.data.values import all_texts
 from rlhf_plugins.errors import DataError, known
 
 HUMAN, TURN = "\n\nHuman:", "\n\nAssistant:"  # of the transcripts of hh-rlhf
 TURNS = re.compile(f"{HUMAN}|{TURN}")
-TALKS = ("messages", "conversations")
-QUESTIONS = ("question", "instruction", "query")
 INPUTS = ("input", "context")  # beside an instruction
 SYSTEMS = ("system", "system_prompt")
 Fields = dict[str, Any]

@@ -11,10 +11,10 @@ from rlhf_plugins.data.fields import blank, extras, optional, required, shown, t
 from rlhf_plugins.data.listed import is_list
 from rlhf_plugins.data.messages import check_answer
 from rlhf_plugins.data.rows import Row
-from rlhf_plugins.data.shapes import QUESTIONS, TALKS, as_named, opened, prompt_of, with_system_cells
+from rlhf_plugins.data.shapes import as_named, opened, prompt_of, with_system_cells
 from rlhf_plugins.data.sources import Columns, SupervisedColumns
 from rlhf_plugins.data.splits import Placed
-from rlhf_plugins.data.turns import as_answer, as_messages
+from rlhf_plugins.data.turns import QUESTIONS, TALKS, as_answer, as_messages
 from rlhf_plugins.errors import DataError, known
 
 LABEL = "label"  # the rating that a label is for a reward model: 1 or 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Text
 
+TALKS = ("messages", "conversations")  # columns of conversations, and of questions
+QUESTIONS = ("question", "instruction", "query")
 TOOLS, CALLS = "tools", "tool_calls"  # fields of the first message of a prompt, and of any message
 
 

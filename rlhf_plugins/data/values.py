@@ -17,3 +17,8 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def all_texts(value: Any) -> bool:
+    """Whether it is a list of texts, of which some may be missing."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) or one is None for one in value)

@@ -11,7 +11,6 @@ from scipy import stats
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
-from rlhf_plugins.evaluate.reward_models import answered
 from rlhf_plugins.evaluate.statistics import wins
 from rlhf_plugins.reward_models.handle import Predict
 
@@ -32,6 +31,8 @@ def measure_labels(judge: Predict | RewardFunction, groups: Sequence[Group], enc
     Raises:
         RunError: the judge leaves out a response, or gives NaN or infinity.
     """
+    from rlhf_plugins.evaluate.reward_models import answered
+
     reward, _ = answered(judge(samples_of(groups, encoder)), len(groups))
     return agreement(reward, np.array([bool(group.label) for group in groups]))
 
