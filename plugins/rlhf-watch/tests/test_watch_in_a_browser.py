@@ -53,6 +53,9 @@ def test_100_runs_fit_can_be_read_and_ask_for_nothing(chromium: Any, address: st
         for name in ("<b>evil", "run-00", "run-50"):
             page.get_by_role("checkbox", name=f"{name}:").check()
         page.get_by_text("m" * 900).wait_for()
+        lines = page.locator("figure:first-child .line")
+        lines.nth(2).wait_for()
+        assert len(set(lines.evaluate_all("all => all.map((one) => one.getAttribute('stroke'))"))) == 3
         assert too_wide(page) == 0
         assert smallest_text(page) >= 9
         assert violations(page) == []
@@ -65,7 +68,7 @@ def test_curves_are_chosen_without_a_mouse(chromium: Any, address: str) -> None:
         ready(page)
         page.keyboard.press("Tab")
         page.keyboard.type("samples")
-        assert page.locator("#curves figcaption span:first-child").all_inner_texts() == ["online/samples: reward"]
+        assert page.locator("#curves figcaption > span:first-child").all_inner_texts() == ["online/samples: reward"]
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
         page.wait_for_function("() => document.querySelectorAll('#curves figure').length === 0")

@@ -3,6 +3,7 @@ const embedded = document.getElementById("data");
 const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8;
 const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "watch/reward_gap"];
 const chosen = new Set(), loaded = new Map();
+const colours = new Map(); // numbers of the colours of the ticked runs, so that the first eight are all different
 const rows = new Map(); // of the list, by the run's name: kept, so that the focus is not lost when numbers change
 let runs = [], asked = false; // whether somebody has ticked runs
 
@@ -19,7 +20,7 @@ const draw = (name, attributes, text = "") => {
   return element;
 };
 const short = (value) => (value === null ? "not finite" : Number(value.toPrecision(4)).toString());
-const colour = (name) => `var(--c${runs.findIndex((run) => run.name === name) % COLOURS})`;
+const colour = (name) => `var(--c${colours.get(name) % COLOURS})`;
 const get = async (path) => {
   const answer = await fetch(path);
   if (!answer.ok) throw new Error(await answer.text());
@@ -29,6 +30,17 @@ const get = async (path) => {
 function left(seconds) {
   if (seconds === null) return "";
   return seconds < 90 ? `, ${Math.round(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
+}
+
+function giveColours() {
+  for (const name of [...colours.keys()]) if (!chosen.has(name)) colours.delete(name);
+  for (const name of chosen) {
+    if (colours.has(name)) continue;
+    const taken = new Set(colours.values());
+    let number = 0;
+    while (taken.has(number)) number++;
+    colours.set(name, number);
+  }
 }
 
 function rowOf(run) {
@@ -47,7 +59,7 @@ function showRuns() {
   const items = runs.map((run) => {
     const { item, box, swatch, words } = rowOf(run);
     box.checked = chosen.has(run.name);
-    swatch.style.background = colour(run.name);
+    swatch.style.background = chosen.has(run.name) ? colour(run.name) : "transparent";
     const at = run.stage ? `, ${run.stage} step ${run.step}${left(run.left)}` : "";
     words.textContent = ` ${run.name}: ${run.status}${at} ${run.message}`;
     words.className = run.status === "failed" ? "failed" : "";
@@ -70,8 +82,15 @@ function extent(curves) {
 function panel(name, curves) {
   const figure = make("figure"), caption = make("figcaption");
   const lasts = curves.map(({ curve }) => short(curve.last)).join("  ");
+  const numbers = make("span");
   const bad = curves.reduce((sum, { curve }) => sum + curve.not_finite, 0);
-  caption.append(make("span", name), make("span", bad ? `${lasts} (${bad} not finite)` : lasts));
+  for (const { run, curve } of curves) {
+    const number = make("span", ` ${short(curve.last)}`);
+    number.style.color = colour(run);
+    numbers.append(number);
+  }
+  if (bad) numbers.append(` (${bad} not finite)`);
+  caption.append(make("span", name), numbers);
   figure.append(caption);
   const some = curves.filter(({ curve }) => curve.points.length);
   if (!some.length) return figure;
@@ -124,7 +143,7 @@ function showTexts() {
 
 const shown = () => runs.filter((run) => chosen.has(run.name) && loaded.has(run.name)).map((run) => loaded.get(run.name));
 
-function show() { showRuns(); showCurves(); showTexts(); }
+function show() { giveColours(); showRuns(); showCurves(); showTexts(); }
 
 async function refresh() {
   try {
