@@ -53,7 +53,17 @@ from rlhf_plugins.contract.run import (
     Step,
     Weights,
 )
-from rlhf_plugins.contract.run_kinds import DataFormat, Generator, Judge, Monitor, Regularizer, Reward, Selector, Stage
+from rlhf_plugins.contract.run_kinds import (
+    DataFormat,
+    DataStep,
+    Generator,
+    Judge,
+    Monitor,
+    Regularizer,
+    Reward,
+    Selector,
+    Stage,
+)
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
 from rlhf_plugins.contract.workload import Work, Workload
 from rlhf_plugins.errors import (
@@ -107,6 +117,7 @@ __all__ = [
     "Data",
     "DataError",
     "DataFormat",
+    "DataStep",
     "Earlier",
     "Evaluation",
     "Exploration",

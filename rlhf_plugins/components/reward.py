@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
@@ -17,7 +14,8 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing_file
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -145,22 +143,18 @@ class Python(Reward):
     returns a number per completion, None where it abstains. To messages, a completion is a list with one message.
     """
 
-    path: Annotated[str, Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
+    path: FunctionPath
 
     def __post_init__(self) -> None:
-        module, _, function = self.path.rpartition(":")
-        if not module or not function.isidentifier():
-            raise ValueError(f"path: {self.path!r} is neither FILE.py:FUNCTION nor PACKAGE.MODULE:FUNCTION")
+        check_path(self.path)
 
     def missing(self) -> dict[str, str]:
         """The file, where it is not there."""
-        file = self.path.rpartition(":")[0]
-        gone = file.endswith(".py") and not Path(file).is_file()
-        return {"path": f"there is no file {file!r}"} if gone else {}
+        return missing_file(self.path)
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported."""
-        function = _function(self.path)
+        function = function_at(self.path, "reward")
         takes = inspect.signature(function).parameters
         takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
@@ -170,19 +164,6 @@ class Python(Reward):
             return found
 
         return score
-
-
-def _function(path: str) -> Callable[..., Any]:
-    """The function that a path names."""
-    module, _, name = path.rpartition(":")
-    try:
-        found = runpy.run_path(module) if module.endswith(".py") else vars(import_module(module))
-    except Exception as error:  # its module may raise anything
-        raise RunError(f"reward: {path}: cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(function := found.get(name)):
-        functions = (key for key, value in found.items() if callable(value) and not key.startswith("_"))
-        raise RunError(f"reward: {module} has no function {name!r} {known(name, functions)}")
-    return cast("Callable[..., Any]", function)
 
 
 def _as_trl(samples: Samples) -> dict[str, Any]:

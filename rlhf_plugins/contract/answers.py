@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract.records import Prediction, SamplerState, Verdict
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
-from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.contract.run import Alarm
 from rlhf_plugins.contract.selection import Choice, Situation
 from rlhf_plugins.errors import known
@@ -241,6 +241,20 @@ def choices(answer: Any, situation: Situation) -> list[Choice]:
         if not all(isinstance(value, Real) and isfinite(value) for value in numbers) or numbers != sorted(numbers):
             raise Wrong(f"expects {one.score} of {one.algorithm}, from {one.low} to {one.high}")
     return found
+
+
+def prepared(answer: Any, before: Data) -> Data:
+    """Data whose held-out rows are as they were, and that counts every training row that is gone."""
+    if not isinstance(answer, Data):
+        raise Wrong(f"gave a {type(answer).__name__}, not Data")
+    for name in ("test", "out_of_distribution"):
+        if getattr(answer, name) != getattr(before, name):
+            raise Wrong(f"changed the held-out rows `{name}`, so that numbers on them mean something else")
+    gone = len(before.train) - len(answer.train)
+    counted = sum(answer.dropped.values()) - sum(before.dropped.values())
+    if gone > counted:
+        raise Wrong(f"left out {gone} training rows, and counts {counted} of them in `dropped`")
+    return answer
 
 
 def _of_shape(answer: Any, shape: tuple[int, ...]) -> Tensor:

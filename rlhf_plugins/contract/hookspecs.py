@@ -106,6 +106,12 @@ def register_data_format() -> dict[str, type[run_kinds.DataFormat]]:
 
 
 @hookspec
+def register_data_step() -> dict[str, type[run_kinds.DataStep]]:
+    """How loaded rows are selected, weighed and added to."""
+    return {}
+
+
+@hookspec
 def register_metric() -> dict[str, type[interfaces.Metric]]:
     """How a reward model is measured on held-out pairs."""
     return {}

@@ -136,6 +136,20 @@ class DataFormat(Component, kind="data_format"):
         return None
 
 
+class DataStep(Component, kind="data_step"):
+    """Changes loaded rows before anything is trained on them: leaves some out, adds some, weighs or labels them."""
+
+    writes: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it fills in", choices=COLUMNS)
+
+    def __call__(self, data: Data, seed: int) -> Data:
+        """-> the same with other training rows; rows that are left out are counted in `dropped` by reason."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Data:
+        """Data with the held-out rows as they were, and no training row gone that is not counted."""
+        return answer_checks().prepared(answer, inputs[0])
+
+
 class Stage(Component, kind="stage"):
     """One block of a recipe's `stages`."""
 

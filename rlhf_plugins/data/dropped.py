@@ -30,7 +30,7 @@ class Dropped(dict[str, int]):
         """Adds what another source left out."""
         for reason, count in other.items():
             self[reason] = self.get(reason, 0) + count
-            self.places[reason] = (self.places.get(reason, []) + other.places[reason])[:FIRST]
+            self.places[reason] = (self.places.get(reason, []) + other.places.get(reason, []))[:FIRST]
         for shape, count in other.shapes.items():
             self.shapes[shape] = self.shapes.get(shape, 0) + count
         self.rows += other.rows

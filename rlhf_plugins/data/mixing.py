@@ -36,9 +36,9 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
         seen = [group for group in part.train if key(group.prompt) not in apart]
         dropped.update(part.dropped)
         dropped[HELD_OUT] += len(part.train) - len(seen)
-        train += _repeated(seen, weight, seed + number)
+        train += repeated(seen, weight, seed + number)
         own = [group for group in part.prompts.get("train", ()) if key(group.prompt) not in apart]
-        asked += _repeated(own, weight, seed + number)
+        asked += repeated(own, weight, seed + number)
     if not train and not asked:
         raise DataError("mix: every prompt is held out in another part, so none is left to train on")
     names = dict.fromkeys(name for part in parts for name in part.prompts if name != "train")
@@ -54,7 +54,8 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
     )
 
 
-def _repeated(groups: Sequence[Group], weight: float, seed: int) -> list[Group]:
+def repeated(groups: Sequence[Group], weight: float, seed: int) -> list[Group]:
+    """Each group as often as the weight says; what is left of it by the hash of the prompt."""
     whole, rest = math.floor(weight), weight - math.floor(weight)
     order = sorted(groups, key=lambda group: digest(key(group.prompt), seed))
     return list(groups) * whole + order[: round(rest * len(order))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,8 @@ from rlhf_plugins.run.memory import PeakMemory
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.component import Component
-    from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
     from rlhf_plugins.registry.registry import Registry
     from rlhf_plugins.run.stage_run import StageRun
 
@@ -54,6 +56,9 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         refuse_text(given.data, given.base.chat)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
         result = stage.run(given)
+        if stage.data is not None:
+            own = _left_out_of_its_data(run, stage.data, given.data)
+            result = replace(result, report=replace(result.report, left_out={**own, **result.report.left_out}))
     if services.stop.asked:
         raise KeyboardInterrupt
     _check_specs(run, result)
@@ -68,6 +73,19 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     result = _saved_result(run, result)
     services.stage_finished(run.folder, result)
     return result
+
+
+def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:
+    """What was left out of the rows of a stage's own, by reason, without what the stages that made them left out."""
+    from rlhf_plugins.recipe.needs import all_parts
+    from rlhf_plugins.recipe.order import named_stages
+
+    named = {name for _, part in all_parts(source) for _, name, what in named_stages(part) if what == "data"}
+    before = Counter[str]()
+    for result in run.finished:
+        if result.name in named and result.data is not None:
+            before.update(result.data.dropped)
+    return {f"its data, {reason}": count for reason, count in (Counter(data.dropped) - before).items()}
 
 
 @contextmanager

@@ -56,12 +56,15 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
 
 
 def test_a_stage_trains_on_what_an_earlier_one_wrote(recipe: Callable[..., dict[str, Any]]) -> None:
-    run_recipe(recipe(), say=lambda _: None)
+    steps = [{"use": "diverse", "share": 0.5, "quality": 0.0}]
+    data = {"format": "prepared", "rows": {"format": "stage", "stage": "flip"}, "steps": steps}
+    run_recipe(recipe(data=data), say=lambda _: None)
     flip, reward = open_run("out").finished
     assert flip.data is not None
     assert len(flip.data.train) == 6
     assert "reward_model" in reward.rewards
-    run_recipe(recipe(), resume=True, say=lambda _: None)
+    assert reward.report.left_out["its data, diverse: not chosen"] == 3
+    run_recipe(recipe(data=data), resume=True, say=lambda _: None)
 
 
 @pytest.mark.parametrize(

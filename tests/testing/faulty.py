@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from rlhf_plugins import (
     Choice,
     Data,
     DataFormat,
+    DataStep,
     Generator,
     KLEstimator,
     KLTerm,
@@ -356,6 +357,14 @@ class Unshuffled(DataFormat):
 
     def load(self, base: Base, seed: int) -> Data:
         return Data((), (), {})
+
+
+@dataclass(frozen=True)
+class Uncounted(DataStep):
+    """Leaves out a row without a word."""
+
+    def __call__(self, data: Data, seed: int) -> Data:
+        return replace(data, train=data.train[1:])
 
 
 @dataclass(frozen=True)

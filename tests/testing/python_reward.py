@@ -1,7 +1,11 @@
-"""A function that the reward `python` is tried with."""
+"""Functions that the reward `python` and the step `accepted` are tried with."""
 
 from __future__ import annotations
 
 
 def score(completions: list[str], **_: object) -> list[float]:
     return [float(len(completion)) for completion in completions]
+
+
+def short(prompt: object, response: object) -> bool:
+    return len(str(response)) < 25

@@ -59,6 +59,7 @@ FAULTS = [
     ("shaping", other.Uncapped, "options_are_mentioned", "a line that reads 'ceiling'"),
     ("generator", other.Unbuilt, "it_builds", "a NoneType, which is no Policy"),
     ("data_format", other.Unshuffled, "options_are_mentioned", "a line that reads 'shuffled_twice'"),
+    ("data_step", other.Uncounted, "steps_repeat_and_count", "left out 1 training rows, and counts 0"),
     ("selector", other.Favourite, "every_algorithm_is_ranked", "ranked dpo, not each of dpo, ipo, ppo"),
     ("stage", other.NeverResumed, "options_are_mentioned", "a line that reads 'resume_from_best'"),
     ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),

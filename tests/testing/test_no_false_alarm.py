@@ -10,9 +10,13 @@ import pytest
 from rlhf_plugins.registry.registry import DISTRIBUTION, registry
 from rlhf_plugins.testing import Subject, examine, properties_of, subjects
 
+FUNCTIONS = Path(__file__).parent / "python_reward.py"
 OPTIONS = {
-    "reward.python": {"path": f"{Path(__file__).parent / 'python_reward.py'}:score"},
+    "aggregation.fixed": {"weights": [0.5, 0.3, 0.2]},
+    "data_step.accepted": {"path": f"{FUNCTIONS}:short"},
+    "reward.python": {"path": f"{FUNCTIONS}:score"},
     "data_format.mix": {"parts": ["sandbox", "sandbox"]},
+    "data_format.prepared": {"rows": "sandbox", "steps": ["prompt_rules"]},
     "judge.server": {"url": "http://localhost:1/v1", "model": "none"},
 }
 PACKAGES = {  # with the options that each says to try its components with

@@ -14,6 +14,7 @@ ABOUT = (
     "arrays",
     "runs",
     "selection",
+    "preparing",
     "loading",
     "training",
 )

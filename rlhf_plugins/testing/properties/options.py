@@ -62,7 +62,7 @@ def _now(subject: Subject, option: Option) -> Any:
     return subject.required.get(option.name, option.default)
 
 
-@holds_of("stage", "data_format", "reward", "reduction", "shaping", OUTSIDE)
+@holds_of("stage", "data_format", "data_step", "reward", "reduction", "shaping", OUTSIDE)
 def options_are_mentioned(subject: Subject) -> None:
     """An option whose name no line of the component's module reads is a flag without a function."""
     read_by_us = {"name"} if subject.kind == "stage" else set()  # the runner names the folder with it

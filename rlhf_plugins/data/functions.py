@@ -1,0 +1,42 @@
+"""Functions that a recipe names by where they are: FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+
+from rlhf_plugins.errors import RunError, known
+
+FunctionPath = Annotated[str, Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
+
+
+def check_path(path: str) -> None:
+    """Raises ValueError where it names no function."""
+    module, _, function = path.rpartition(":")
+    if not module or not function.isidentifier():
+        raise ValueError(f"path: {path!r} is neither FILE.py:FUNCTION nor PACKAGE.MODULE:FUNCTION")
+
+
+def missing_file(path: str) -> dict[str, str]:
+    """The file, where it is not there."""
+    file = path.rpartition(":")[0]
+    gone = file.endswith(".py") and not Path(file).is_file()
+    return {"path": f"there is no file {file!r}"} if gone else {}
+
+
+def function_at(path: str, who: str) -> Callable[..., Any]:
+    """The function that a path names. Raises RunError, which begins with `who`, where there is none."""
+    module, _, name = path.rpartition(":")
+    try:
+        found = runpy.run_path(module) if module.endswith(".py") else vars(import_module(module))
+    except Exception as error:  # its module may raise anything
+        raise RunError(f"{who}: {path}: cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(function := found.get(name)):
+        functions = (key for key, value in found.items() if callable(value) and not key.startswith("_"))
+        raise RunError(f"{who}: {module} has no function {name!r} {known(name, functions)}")
+    return cast("Callable[..., Any]", function)
