@@ -124,16 +124,23 @@ class MultiScale(Pooling):
 
     The document's feature is the mean of all tokens, the token feature is attention over tokens, the sentence feature
     attention over sentences, each the mean of its tokens (attention as in `attention`; words, then sentences, as in
-    Yang et al. 2016; gates as in Peters et al. 2018, equation 1). A pooling sees no text, so that windows of `window`
-    tokens take the place of sentences: they begin at the mask's first token, ignore punctuation, and the last one may
-    be shorter. Gates start equal and attentions as means.
+    Yang et al. 2016; gates as in Peters et al. 2018, equation 1). Sentences end where the text says so: at marks and
+    lines, and before the response. With `window` so many tokens take their place, from the mask's first token on; the
+    last ones may be fewer. Gates start equal and attentions as means.
     """
 
-    window: Annotated[int, Field(ge=1, description="tokens in the place of a sentence")] = 16
+    window: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="tokens in the place of a sentence; null is sentences")
+    ] = None
     over: Over = "sequence"
 
+    @property
+    def reads_sentences(self) -> bool:  # type: ignore[override]
+        """Where no window takes their place."""
+        return self.window is None
+
     def build(self, width: int) -> nn.Module:
-        """A module of 2 width + 3 weights from hidden states and a mask to (batch, width)."""
+        """A module of 2 width + 3 weights from hidden states, a mask and numbers of sentences to (batch, width)."""
         return _MultiScale(width, self.window, self.over)
 
 
@@ -144,11 +151,11 @@ class _Learned(nn.Module):
         super().__init__()
         self.over = over
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.pooled(_kept(hidden, mask), mask)
+            return self.pooled(_kept(hidden, mask), mask, *more)
 
-    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def pooled(self, hidden: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -157,7 +164,7 @@ class _Attention(_Learned):
         super().__init__(over)
         self.query = nn.Parameter(torch.zeros(width))
 
-    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def pooled(self, hidden: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         return _attended(self.query, hidden, mask)
 
 
@@ -166,22 +173,23 @@ class _Hierarchical(_Learned):
         super().__init__(over)
         self.logit = nn.Parameter(torch.tensor([alpha]).logit())
 
-    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def pooled(self, hidden: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         alpha = self.logit.to(hidden.dtype).sigmoid()
         return alpha * LastToken()(hidden, mask) + (1 - alpha) * Mean()(hidden, mask)
 
 
 class _MultiScale(_Learned):
-    def __init__(self, width: int, window: int, over: str) -> None:
+    def __init__(self, width: int, window: int | None, over: str) -> None:
         super().__init__(over)
         self.window = window
         self.token_query = nn.Parameter(torch.zeros(width))
         self.sentence_query = nn.Parameter(torch.zeros(width))
         self.gates = nn.Parameter(torch.zeros(3))
 
-    def pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def pooled(self, hidden: Tensor, mask: Tensor, *more: Tensor) -> Tensor:
         token = _attended(self.token_query, hidden, mask)
-        sentence = _attended(self.sentence_query, *_windows(hidden, mask, self.window))
+        number = (mask.cumsum(1) - 1) // self.window if self.window else more[0]  # (batch, length)
+        sentence = _attended(self.sentence_query, *_sentences(hidden, mask, number))
         document = Mean()(hidden, mask)
         gates = self.gates.to(hidden.dtype).softmax(0)
         return gates[0] * token + gates[1] * sentence + gates[2] * document
@@ -200,12 +208,11 @@ def _attended(query: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
     return (shares.unsqueeze(1) @ hidden).squeeze(1)
 
 
-def _windows(hidden: Tensor, mask: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Means of successive `window` True positions, (batch, windows, width), and which windows hold any."""
-    count = -(-mask.shape[1] // window)
-    index = (mask.cumsum(1) - 1) // window  # (batch, length)
-    holds = (index.unsqueeze(1) == torch.arange(count, device=mask.device).unsqueeze(1)) & mask.unsqueeze(1)
-    tokens = holds.sum(2, keepdim=True)  # (batch, windows, 1)
+def _sentences(hidden: Tensor, mask: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of the True positions of each number, (batch, numbers, width), and which numbers have any."""
+    count = int(number.amax()) + 1
+    holds = (number.unsqueeze(1) == torch.arange(count, device=mask.device).unsqueeze(1)) & mask.unsqueeze(1)
+    tokens = holds.sum(2, keepdim=True)  # (batch, numbers, 1)
     return (holds.to(hidden.dtype) @ hidden) / tokens.clamp(min=1), tokens.squeeze(2) > 0
 
 

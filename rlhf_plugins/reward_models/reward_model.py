@@ -35,6 +35,7 @@ from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.sentences import SentenceEnds
 from rlhf_plugins.errors import RunError
 
 NO_COLUMNS: Mapping[str, Tensor] = {}
@@ -56,6 +57,7 @@ class RewardModel(nn.Module):
         width = trunk.config.get_text_config().hidden_size
         self.trunk = trunk
         self.pooling = pooling.acting(width)
+        self.sentences = SentenceEnds(trunk.config.get_text_config().vocab_size) if pooling.reads_sentences else None
         self.head = head.build(width)
         self.columns = head.columns  # of the rows, which the head reads
         self.bootstrap = head.bootstrap  # whether its members see resampled rows
@@ -64,8 +66,8 @@ class RewardModel(nn.Module):
 
     @property
     def own(self) -> nn.ModuleDict:
-        """Pooling and head if they hold weights, which are saved beside the trunk."""
-        parts = {"pooling": self.pooling, "head": self.head}
+        """Pooling and head if they hold weights, and the ends of sentences, which are saved beside the trunk."""
+        parts = {"pooling": self.pooling, "sentences": self.sentences, "head": self.head}
         return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
 
     @property
@@ -109,7 +111,10 @@ class RewardModel(nn.Module):
             return self.pooling(states, batch.mask[:, :1])
         states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
         mask = batch.response if self.pooling.over == "response" else batch.mask
-        return self.pooling(states, mask)
+        if self.sentences is None:
+            return self.pooling(states, mask)
+        ids = batch.input_ids.flatten()[batch.index]  # (B, L)
+        return self.pooling(states, mask, self.sentences(ids, batch.mask, batch.response))
 
     def predict(self, samples: Samples, pad_id: int, bar: bool = False, grad: bool = False) -> Prediction:
         """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation.

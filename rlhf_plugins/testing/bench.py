@@ -103,7 +103,8 @@ def _alone(acts: Any, record: Any) -> Any:
 
 def _pooled(acts: Any, record: cases.Hidden) -> Any:
     mask = record.response if acts.over == "response" else record.mask
-    return unchecked(acts)(record.hidden, mask)
+    more = (record.sentences,) if acts.reads_sentences else ()
+    return unchecked(acts)(record.hidden, mask, *more)
 
 
 def _rewarded(acts: Any, record: cases.Features) -> Any:

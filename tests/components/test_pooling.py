@@ -234,6 +234,17 @@ def test_attention_starts_as_the_mean(seed: int) -> None:
     assert_close(MultiScale(window=99).build(3)(hidden, mask), Mean()(hidden, mask))
 
 
+def test_a_row_of_three_sentences_is_worked_by_hand() -> None:
+    """Sentences of 1, 3 and 2 tokens have the means 1, 3 and 8, and their mean is 4; that of the tokens is 26 / 6."""
+    hidden = tensor([[[1.0], [1.0], [3.0], [5.0], [7.0], [9.0], [99.0]]])
+    mask, number = tensor([[True] * 6 + [False]]), tensor([[0, 1, 1, 1, 2, 2, 2]])
+    module = MultiScale().build(1)
+    assert_close(module(hidden, mask, number), tensor([[(26 / 6 + 4 + 26 / 6) / 3]]))
+    module.gates.data = tensor([-99.0, 0.0, -99.0])
+    module.sentence_query.data = tensor([math.log(2)])  # shares of 2, 8 and 256
+    assert_close(module(hidden, mask, number), tensor([[(2 * 1 + 8 * 3 + 256 * 8) / 266]]))
+
+
 @learned
 def test_every_weight_learns(pooling: Any) -> None:
     module = pooling.build(3).double()

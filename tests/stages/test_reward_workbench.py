@@ -23,7 +23,7 @@ from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
-NEEDED: dict[str, dict[str, Any]] = {"multi": {"dimensions": ["kind", "true"]}}
+NEEDED: dict[str, dict[str, Any]] = {"multi": {"dimensions": ["kind", "true"]}, "multi_scale": {"window": 3}}
 WIDE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
 SAMPLES = Samples(["how"] * 2, [""] * 2, [[15]] * 2, [[4, 5, 1], [9, 10, 11, 1]])
 WORDS = Samples(["how"] * 12, [""] * 12, [[15]] * 12, [[word] * 4 + [1] for word in range(3, 15)])  # good, then bad
@@ -78,7 +78,9 @@ def test_so_they_do_on_a_quantized_base(wide: str, tmp_path: Path, pooling: str,
 
 def survives(base: Base, folder: Path, pooling: str, head: str, rounding: float = 0.0) -> None:
     """The trained model, kept, and the saved one opened again give the same scores."""
-    stage = component("stage", {"use": "reward", "pooling": pooling, "head": name_and_needed(head), "trainer": FEW})
+    stage = component(
+        "stage", {"use": "reward", "pooling": name_and_needed(pooling), "head": name_and_needed(head), "trainer": FEW}
+    )
     kept: dict[str, Any] = {}
     object.__setattr__(stage, "_model", lambda run: kept.setdefault("model", type(stage)._model(stage, run)))
     result = stage.run(tiny_run(base, folder / "run", tiny_pairs(8)))
