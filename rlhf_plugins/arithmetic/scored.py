@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from rlhf_plugins.contract.records import ScoredPairs
 
+Z = 1.959963984540054  # standard deviations on each side of a normal mean, of 95%
+
 
 def gap(pairs: ScoredPairs) -> np.ndarray:
     return pairs.chosen - pairs.rejected
@@ -44,6 +46,16 @@ def responses(pairs: ScoredPairs, truth: np.ndarray | None = None) -> np.ndarray
     columns = [np.tile(prompts(pairs), 2), reward, length, np.zeros_like(reward) if truth is None else truth]
     rows = np.column_stack(columns)
     return np.unique(rows[~np.isnan(rows[:, 3])], axis=0).T[1:]
+
+
+def unanimous(share: float, n: int) -> tuple[float, float]:
+    """The 95% interval of the mean of n independent shares, from 0 to 1, that all are `share`.
+
+    A bootstrap has none. Here a part z^2 / (n + z^2) of the population may be of others, all 0 or all 1; where the
+    share is 0 or 1, this is Wilson's interval (1927).
+    """
+    unseen = Z**2 / (n + Z**2)
+    return share * (1 - unseen), share + (1 - share) * unseen
 
 
 def constant(values: np.ndarray) -> bool:

@@ -30,7 +30,8 @@ class Accuracy(Metric, under_shift="same"):
 
     Its 95% interval is a bootstrap (Efron 1987, BCa; of more than 2000 prompts the percentiles) that draws prompts, not
     pairs: pairs of one prompt share responses, so they say less than as many pairs of different prompts (Field and
-    Welsh 2007, the cluster bootstrap). The accuracy of always preferring the longer response is reported beside it.
+    Welsh 2007, the cluster bootstrap). Where all prompts agree, at 100% say, it is Wilson's interval (1927), which few
+    prompts leave wide. The accuracy of always preferring the longer response is reported beside it.
     """
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
@@ -43,10 +44,10 @@ class Accuracy(Metric, under_shift="same"):
 
 
 def _interval(right: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
-    """Both bounds equal the mean where all prompts agree, or there is but one."""
+    """Where all prompts agree, or there is but one, it is Wilson's of as many prompts."""
     counts, sums = np.bincount(prompts), np.bincount(prompts, right)  # (prompts,)
     if np.ptp(sums / counts) == 0:
-        return float(right.mean()), float(right.mean())
+        return scored.unanimous(float(right.mean()), len(counts))
 
     def mean(right: np.ndarray, pairs: np.ndarray, axis: int = -1) -> np.ndarray:
         return right.sum(axis) / pairs.sum(axis)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch.nn.functional import normalize
+from torch.nn.functional import logsigmoid, normalize
 
 from rlhf_plugins.arithmetic.likelihoods import cross_entropy, davidson, plackett_luce, rao_kupper
 from rlhf_plugins.arithmetic.masked import mean
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_plugins.contract.records import RankedScores
+    from rlhf_plugins.contract.rows import Group
 
 Rated = Annotated[str | None, Field(description="the rating to predict; none is the mean of those a response has")]
 
@@ -146,8 +147,9 @@ class Centering(RewardLoss, takes_ties=True, takes_probabilities=True):
 class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}, under_shift="same"):
     """-log P(ranking) = -sum_i (r_i - log sum_{j not before i} exp r_j) (Luce 1959; Plackett 1975).
 
-    Of two responses it is Bradley-Terry. Ties that are split count by Efron's approximation (1977),
-    in which the l-th of d tied responses sees all d with the weight 1 - l / d.
+    Of two responses it is Bradley-Terry, and so is each judged pair that the ranking does not order, such as those of a
+    partial ranking: -log sigmoid(r_better - r_worse) is added for it. Ties that are split count by the approximation of
+    Efron (1977), in which the l-th of d tied responses sees all d with the weight 1 - l / d.
     """
 
     unplaced: Annotated[
@@ -162,7 +164,21 @@ class PlackettLuce(RewardLoss, whole_groups=True, needs={"ranks"}, under_shift="
         placed = scores.present & (scores.ranks != NOT_PLACED)
         if self.ties == "refused":
             _no_shared_place(scores.ranks, placed)
-        return -plackett_luce(scores.scores, scores.ranks, placed if self.unplaced == "ignored" else scores.present)
+        running = placed if self.unplaced == "ignored" else scores.present
+        return self._judged_pairs(scores, placed) - plackett_luce(scores.scores, scores.ranks, running)
+
+    def learns_from(self, group: Group) -> bool:
+        """From a ranking, or a pair of which one response is better."""
+        return super().learns_from(group) or any(not c.tied for c in group.comparisons)
+
+    def _judged_pairs(self, scores: RankedScores, placed: Tensor) -> Tensor:
+        """The loss of the judged pairs of which one response has no place, with `last` neither has one, (groups,)."""
+        found = comparisons(scores)
+        better, worse = (placed[found.group, side] for side in (found.better, found.worse))
+        ordered = better & worse if self.unplaced == "ignored" else better | worse
+        gap = scores.scores[found.group, found.better] - scores.scores[found.group, found.worse]
+        zero = scores.scores.new_zeros(len(scores.scores))
+        return zero.index_add(0, found.group, -logsigmoid(gap).masked_fill(ordered, 0.0))
 
 
 # ---- of ratings ------------------------------------------------------------------------------------------
@@ -244,10 +260,14 @@ class Contrastive(RewardLoss, whole_groups=True, uses_batch_mates=True):
 
     h is the feature vector of a chosen response, h+ that of another group's, and i runs over all responses of the
     batch but h itself; the mean is taken over h+ (Khosla et al. 2020, equation 2). A response is chosen that was found
-    better than another and never worse. By its nature a group's number depends on its batch mates.
+    better than another and never worse. By its nature a group's number depends on its batch mates. With `hardest` only
+    so many responses that are not chosen are in the sum, those nearest to h: the hard negatives.
     """
 
     temperature: Annotated[float, Field(gt=0, description="t")] = 0.1
+    hardest: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="negatives of each response, the nearest; null is all")
+    ] = None
 
     def __call__(self, scores: RankedScores) -> Tensor:  # (groups,)
         """0 for a group of which none is chosen, or whose batch holds no other chosen response."""
@@ -261,6 +281,8 @@ class Contrastive(RewardLoss, whole_groups=True, uses_batch_mates=True):
         positive = chosen.unsqueeze(1) & chosen & (group.unsqueeze(1) != group)  # (N, N)
         anchor = positive.any(1)
         others = scores.present.flatten() & ~torch.eye(len(unit), dtype=torch.bool, device=chosen.device)
+        if self.hardest is not None:
+            others &= chosen | _nearest(logits.detach(), others & ~chosen, self.hardest)
         excluded = anchor.unsqueeze(1) & ~others  # a row of -inf alone has no gradient
         losses = logits.masked_fill(excluded, -torch.inf).logsumexp(1) - mean(logits, positive, 1)
         return mean(losses.view(size), anchor.view(size), 1)
@@ -298,6 +320,12 @@ def _no_shared_place(ranks: Tensor, placed: Tensor) -> None:
     same = (ranks.unsqueeze(1) == ranks.unsqueeze(2)) & placed.unsqueeze(1) & placed.unsqueeze(2)
     if same.triu(1).any():
         raise DataError("two responses of a ranking share a place, which plackett_luce refuses: set `ties: split`")
+
+
+def _nearest(logits: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """The `count` allowed places of each row with the greatest logits, (N, N) bool; fewer where fewer are allowed."""
+    best = logits.masked_fill(~allowed, -torch.inf).topk(min(count, logits.shape[1]), dim=1).indices
+    return torch.zeros_like(allowed).scatter(1, best, True) & allowed
 
 
 def _chosen(scores: RankedScores) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_plugins.contract.rows import Comparison, Group
-from rlhf_plugins.data.convert import agreed_ranks
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError
@@ -22,7 +21,7 @@ MEANING = {  # of each column: what at least one row must have for it to change 
     "difficulty": "two difficulties that differ",
     "margin": "a margin other than 0",
     "probability": "a probability (soft label) below 1",
-    "ranks": "two responses with ranks",
+    "ranks": "two responses with ranks, or one that is preferred to another",
     "ratings": "a rating",
     "ties": "a tie",
     "topic": "two topics",
@@ -68,7 +67,9 @@ def _repeated(groups: Sequence[Group]) -> bool:
 
 
 def _ranked(groups: Sequence[Group]) -> bool:
-    return any(sum(rank is not None for rank in g.ranks or agreed_ranks(g) or ()) > 1 for g in groups)
+    """Whether any responses are in an order, by ranks or by a judged pair."""
+    placed = (sum(rank is not None for rank in group.ranks or ()) for group in groups)
+    return any(count > 1 for count in placed) or any(not c.tied for group in groups for c in group.comparisons)
 
 
 _FOUND: dict[str, Callable[[Sequence[Group], Sequence[Comparison]], bool]] = {

@@ -17,7 +17,7 @@ from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
 from rlhf_plugins.data.tokens import as_text
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import finite, mean_interval, wins
+from rlhf_plugins.evaluate.statistics import finite, share_interval, wins
 from rlhf_plugins.reward_models.handle import Predict, rewards
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class PairJudge:
         won = wins(right[known], np.full(int(known.sum()), 0.5))
         return {
             "accuracy": float(won.mean()),
-            "accuracy_interval": mean_interval(won)._asdict(),
+            "accuracy_interval": share_interval(won)._asdict(),
             "n": int(known.sum()),
             "ece": None,
             "longer_response_accuracy": float(wins(*(each[known] for each in longer)).mean()),

@@ -11,7 +11,15 @@ import numpy as np
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import Interval, distinct, mean_interval, normalised, sign_test, wins
+from rlhf_plugins.evaluate.statistics import (
+    Interval,
+    distinct,
+    mean_interval,
+    normalised,
+    share_interval,
+    sign_test,
+    wins,
+)
 
 ENOUGH = 20  # responses to estimate the coefficient of a control variate from
 
@@ -105,7 +113,7 @@ def measure(
         "kl_interval": judged.kl._asdict() if isinstance(judged.kl, Interval) else None,
         "line": judged.line,
         "perplexity": judged.perplexity,
-        "win_rate": None if itself else mean_interval(wins(scores, reference.scores))._asdict(),
+        "win_rate": None if itself else share_interval(wins(scores, reference.scores))._asdict(),
         "win_p_value": None if itself else sign_test(scores, reference.scores),
         "length": float(np.mean([len(ids) for ids in judged.samples.response_ids])),
         "distinct_1": distinct(texts, 1),

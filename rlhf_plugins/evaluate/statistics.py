@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from rlhf_plugins.arithmetic.scored import unanimous
 from rlhf_plugins.errors import RunError
 
 
@@ -33,6 +34,16 @@ def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> I
         (values,), np.mean, n_resamples=resamples, method="BCa", rng=np.random.default_rng(seed), vectorized=True
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high))
+
+
+def share_interval(values: np.ndarray) -> Interval:
+    """As `mean_interval`, of shares from 0 to 1; where all are equal, at 100% say, Wilson's (1927) instead of no width.
+
+    Args:
+        values: (n,) one share an independent unit, such as whether a prompt is won; n >= 1.
+    """
+    mean = float(np.mean(values))
+    return Interval(mean, *unanimous(mean, len(values))) if np.ptp(values) == 0 else mean_interval(values)
 
 
 def finite(scores: Sequence[float], what: str) -> np.ndarray:

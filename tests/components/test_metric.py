@@ -92,10 +92,12 @@ def alone(pairs: ScoredPairs) -> ScoredPairs:
     return replace(pairs, prompt=None)
 
 
-@pytest.mark.parametrize("prompts", [[0, 0, 0], [0, 1, 2]])
-def test_prompts_that_agree_give_no_width(prompts: list[int]) -> None:
-    found = Accuracy()(scored([1.0] * 3, [0.0] * 3, prompt=prompts))
-    assert [found[f"accuracy{end}"] for end in ("", "_low", "_high")] == [1.0, 1.0, 1.0]
+@pytest.mark.parametrize(("prompts", "low"), [([0, 0, 0], 0.206549), ([0, 1, 2], 0.438503)])
+def test_prompts_that_agree_leave_wilsons_width(prompts: list[int], low: float) -> None:
+    found = Accuracy()(scored([1.0] * 3, [0.0] * 3, prompt=prompts))  # n / (n + 1.96^2) of 1 and of 3 prompts
+    assert [found[f"accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.0, low, 1.0], abs=1e-6)
+    found = Accuracy()(scored([0.0] * 3, [1.0] * 3, prompt=prompts))
+    assert [found[f"accuracy{end}"] for end in ("", "_low", "_high")] == pytest.approx([0.0, 0.0, 1 - low], abs=1e-6)
 
 
 def test_an_interval_of_many_prompts_is_near_the_normal_one() -> None:

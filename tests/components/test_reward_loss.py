@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import e, log, nan
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,9 @@ from rlhf_plugins.components.reward_loss import (
     TiesRaoKupper,
     register_reward_loss,
 )
-from rlhf_plugins.contract.records import Prediction, RankedScores
+from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
+from rlhf_plugins.contract.rows import Comparison, Group
+from rlhf_plugins.data.columns import columns_of
 from rlhf_plugins.errors import DataError, RunError
 
 Loss = Callable[[RankedScores], Tensor]
@@ -157,6 +160,31 @@ def test_partial_rankings_by_hand(loss: Loss, ranks: list[int], probability: flo
     assert_close((-loss(scores)).exp(), tensor([probability]))
 
 
+@pytest.mark.parametrize(
+    ("unplaced", "ranks", "probability"),  # of strengths 3, 2, 1 and 4, where the third beat the last and the second
+    [
+        ("ignored", [-1, -1, -1, -1], 1 / 5 * 1 / 3),
+        ("ignored", [0, 1, -1, -1], 3 / 5 * 1 / 5 * 1 / 3),
+        ("ignored", [-1, 1, 0, -1], 1 / 3 * 1 / 5),  # the ranking has one of the two pairs already
+        ("last", [0, -1, -1, -1], 3 / 10 * 1 / 5 * 1 / 3),
+        ("last", [-1, -1, 0, -1], 1 / 10),
+    ],
+)
+def test_judged_pairs_that_a_ranking_does_not_order_count_too(
+    unplaced: Any, ranks: list[int], probability: float
+) -> None:
+    pairs = Compared(*map(tensor, ([0, 0], [2, 2], [3, 1], [False] * 2, [0.0] * 2, [1.0] * 2, [1.0] * 2)))
+    scores = RankedScores.of(tensor([[3.0, 2.0, 1.0, 4.0]]).log(), ranks=tensor([ranks]), compared=pairs)
+    assert_close((-PlackettLuce(unplaced=unplaced)(scores)).exp(), tensor([probability]))
+
+
+def test_a_group_of_judged_pairs_alone_is_learned_from() -> None:
+    group = Group("q", ("a", "b", "c"), compared=(Comparison(0, 1), Comparison(2, 1, tied=True)))
+    assert PlackettLuce().learns_from(group)
+    assert "ranks" in columns_of([group])
+    assert not PlackettLuce().learns_from(replace(group, compared=group.comparisons[1:]))
+
+
 def test_a_shared_place_is_refused_with_the_way_out() -> None:
     with pytest.raises(DataError, match="share a place, which plackett_luce refuses: set `ties: split`"):
         PlackettLuce()(replace(PAIRS, ranks=tensor([[0, 1], [0, 0], [0, 1]])))
@@ -254,6 +282,13 @@ def test_contrastive_takes_only_the_best_of_a_ranking_as_chosen() -> None:
     # the middle response, which lies on the other group's best, is a negative; that best is at cosine 0
     scores = contrast([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]]])
     assert_close(Contrastive(1.0)(scores), tensor([log(2 + e + 2 / e), log(4 + e)]))
+
+
+def test_contrastive_takes_only_the_nearest_wrong_responses() -> None:
+    # h and h+ at cosine 1; wrong ones at 0 (of its own group) and -1: of the nearest alone -log(e / (e + 1))
+    scores = contrast([[[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [-3.0, 0.0]]])
+    assert_close(Contrastive(1.0, hardest=1)(scores), tensor([log(1 + 1 / e)] * 2))
+    assert_close(Contrastive(1.0, hardest=2)(scores), Contrastive(1.0)(scores))
 
 
 def test_contrastive_of_one_group_is_nothing() -> None:

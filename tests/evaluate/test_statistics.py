@@ -7,9 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.statistics import distinct, finite, mean_interval, normalised, sign_test, wins
+from rlhf_plugins.evaluate.statistics import (
+    distinct,
+    finite,
+    mean_interval,
+    normalised,
+    share_interval,
+    sign_test,
+    wins,
+)
 
 SCORES = arrays(float, 12, elements=st.integers(-3, 3).map(float))
 
@@ -96,3 +105,15 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     assert finite([1, 2.5], "reward").tolist() == [1.0, 2.5]
     with pytest.raises(RunError, match="2 of 3 rewards are not finite numbers"):
         finite([float("nan"), 0.0, float("-inf")], "reward")
+
+
+@pytest.mark.parametrize(
+    ("share", "low", "high"), [(1.0, 0.722467, 1.0), (0.0, 0.0, 0.277533), (0.5, 0.361234, 0.638766)]
+)
+def test_shares_that_agree_leave_wilsons_width(share: float, low: float, high: float) -> None:
+    """1.96^2 / (10 + 1.96^2) = .2775; at 0 and 1 it is what scipy has."""
+    assert share_interval(np.full(10, share)) == pytest.approx((share, low, high), abs=1e-6)
+    if share in (0, 1):
+        wilson = stats.binomtest(int(10 * share), 10).proportion_ci(method="wilson")
+        assert share_interval(np.full(10, share))[1:] == pytest.approx((wilson.low, wilson.high))
+    assert share_interval(np.array([0.0, 1.0, 1.0])) == mean_interval(np.array([0.0, 1.0, 1.0]))
