@@ -60,7 +60,28 @@ class PolicyGradient(PolicyLoss):
         return -advantages * log_ratio.exp()
 
 
+@dataclass(frozen=True)
+class AdvantageWeighted(PolicyLoss, off_policy=True):
+    """-min(exp(A / beta), limit) log r: advantage-weighted regression (Peng et al. 2019, equation 9 and section 5).
+
+    What was sampled is imitated, the more the better it was, so that no clip is needed and rows of any policy will do:
+    it is the loss of the stage `offline`. At A = 0 it is the supervised loss. Its gradient is not the policy gradient.
+    """
+
+    beta: Annotated[float, Field(gt=0, description="advantage that weighs e times as much")] = 1.0
+    limit: Annotated[float, Field(gt=1, description="of the weight, so that no row outweighs all others")] = 20.0
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:  # (B, T)
+        """With the sign of a loss."""
+        return -(advantages / self.beta).exp().clamp(max=self.limit) * log_ratio
+
+
 @hookimpl
 def register_policy_loss() -> dict[str, type]:
     """The bundled losses."""
-    return {"clip": Clip, "dual_clip": DualClip, "policy_gradient": PolicyGradient}
+    return {
+        "advantage_weighted": AdvantageWeighted,
+        "clip": Clip,
+        "dual_clip": DualClip,
+        "policy_gradient": PolicyGradient,
+    }

@@ -61,7 +61,13 @@ def test_no_gradient_beyond_a_clip() -> None:
         assert found.tolist() == [pytest.approx(gradient)]
 
 
-@pytest.mark.parametrize("name", registry().names("policy_loss"))
+def test_advantage_weighted_regression_by_hand() -> None:
+    assert loss("advantage_weighted", 0.5, 1.0, beta=0.5) == pytest.approx(exp(2) * log(2))
+    assert loss("advantage_weighted", 0.5, 9.0, limit=5.0) == pytest.approx(5 * log(2))  # e^9 is beyond it
+    assert loss("advantage_weighted", 0.5, 0.0) == pytest.approx(log(2))  # the supervised loss
+
+
+@pytest.mark.parametrize("name", sorted({*registry().names("policy_loss")} - {"advantage_weighted"}))
 def test_at_ratio_1_every_loss_has_the_policy_gradient(name: str) -> None:
     log_ratio = torch.zeros(2, 3, requires_grad=True)
     advantages = tensor([[1.0, -2.0, 0.0], [3.0, -0.5, 0.25]])

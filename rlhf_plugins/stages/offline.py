@@ -1,0 +1,94 @@
+"""The stage `offline`: trains a policy on logged responses and their rewards, and samples nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.stages._training import From, Training
+
+UNREAD = frozenset({"label_names", "label_smoothing_factor", "remove_unused_columns", "resume_from_checkpoint"})
+
+
+@dataclass(frozen=True)
+class Offline(
+    Training,
+    makes={"policy"},
+    needs={"ratings"},
+    reserved=frozenset({"output_dir", "seed", "trust_remote_code", *UNREAD}),
+):
+    """Offline RL: advantage-weighted regression (Peng et al. 2019) on rated responses, as a log of any policy has them.
+
+    The advantage is (R - V) / s. R is the rating `dimension`, or the mean of a response's ratings. V is the mean over
+    the prompt's responses, of a single one that over all rows, and s the root mean square of all R - V, so that beta is
+    in standard deviations. A batch is so many prompts. The rows are those of `{format: ratings}`, or labelled answers.
+    """
+
+    policy_loss: PolicyLoss = uses("policy_loss", "advantage_weighted")
+    reduction: Reduction = uses("reduction", "tokens")
+    dimension: Annotated[str | None, Field(description="the rating that is the reward; none is the mean")] = None
+    from_: From = "previous"
+    name: str = "offline"
+    trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "transformers.TrainingArguments"})
+
+    def __post_init__(self) -> None:
+        if not self.policy_loss.off_policy:
+            name = type(self.policy_loss).__name__
+            raise ValueError(
+                f"policy_loss: {name} learns from what the policy itself has just sampled; take one for logged "
+                "responses, such as advantage_weighted"
+            )
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
+        from transformers import TrainingArguments
+
+        from rlhf_plugins.data.logged import logged_rows
+        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.starting import load_start
+        from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.held_out import held_out
+        from rlhf_plugins.trainers.offline import OfflineTrainer
+        from rlhf_plugins.trainers.supervision import supervise
+
+        encoder = load_row_encoder(run.base)
+        rows = logged_rows(run.data.train, self.dimension, encoder)
+        args = arguments(TrainingArguments, run.folder, run.seed, self.trainer)
+        with building(len(rows.dataset)):
+            trainer = OfflineTrainer(
+                load_start(run.weights("start")),
+                args,
+                policy_loss=self.policy_loss.acting(),
+                reduction=self.reduction.acting(),
+                train_dataset=rows.dataset,
+                eval_dataset=held_out(
+                    args, run.data.test, lambda test: logged_rows(test, self.dimension, encoder).dataset
+                ),
+                processing_class=encoder.tokenizer,
+            )
+        curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
+        with spending(trainer, self.budget) as spent:
+            run.go_on(trainer)
+        folder = run.folder / "model"
+        trainer.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        return StageResult(
+            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
+            report=ReportParts(left_out=rows.left_out, notes=spent.notes),
+            sections=monitors.sections(),
+            curves=curves.curves,
+            metrics=spent.metrics,
+        )
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"offline": Offline}
