@@ -1,7 +1,7 @@
 """Aggregations: from the rewards of an ensemble's members to one reward. They know numbers, not models.
 
-None depends on the order of the members, with one member the reward is that member's, and all but `vote` have a
-gradient.
+None but `fixed` depends on the order of the members, with one member the reward is that member's, and all but `vote`
+have a gradient.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Aggregation
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,70 @@ class Weighted(Aggregation, reads_accuracy=True, under_shift="follows", under_sc
         """Ignores groups."""
         weights = (self.alpha * members.accuracy.to(members.rewards.dtype)).softmax(0)  # (M,)
         return (weights.unsqueeze(1) * members.rewards).sum(0)
+
+
+@dataclass(frozen=True)
+class Expert(
+    Aggregation, reads_accuracy=True, reads_topics=True, needs={"topic"}, under_shift="follows", under_scale="follows"
+):
+    """sum_m w_m r_m with w_m proportional to exp(alpha accuracy_m(topic)): each member counts where it is good.
+
+    A topic's accuracy is shrunk towards the member's own by 10 pairs. The topic of a response is the column `topic` of
+    its row, so rows keep it, `columns: {keep: [topic]}`; without one, or with one that training had not, the weights
+    are those of `weighted`.
+    """
+
+    alpha: Annotated[
+        float, Field(ge=0, description="0 is the mean; at 10, 0.1 more accuracy weighs e times as much")
+    ] = 10.0
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores groups."""
+        own = members.accuracy.unsqueeze(1).expand_as(members.rewards)
+        accuracy = own if members.topic_accuracy is None else members.topic_accuracy  # (M, B)
+        return ((self.alpha * accuracy.to(members.rewards.dtype)).softmax(0) * members.rewards).sum(0)
+
+
+@dataclass(frozen=True)
+class Fixed(Aggregation, under_shift="follows", under_scale="follows"):
+    """sum_m w_m r_m / sum_m w_m with weights that are given, in the order of the members.
+
+    Where `early_exit` asks only the first members about a prompt, the sums are over these.
+    """
+
+    weights: Annotated[
+        list[Annotated[float, Field(gt=0)]], Field(min_length=1, description="w, one per member, such as [.5, .3, .2]")
+    ]
+
+    def fits(self, members: int) -> None:
+        """Raises ValueError where there are more or fewer members than weights."""
+        if members != len(self.weights):
+            raise ValueError(f"aggregation: {len(self.weights)} weights for {members} members")
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies and groups. Raises RunError where there are more members than weights."""
+        count = len(members.rewards)
+        if count > len(self.weights):
+            raise RunError(f"fixed: {len(self.weights)} weights for {count} members")
+        weights = members.rewards.new_tensor(self.weights[:count])
+        return weights @ members.rewards / weights.sum()
+
+
+@dataclass(frozen=True)
+class Consistent(Aggregation, under_shift="follows", under_scale="follows"):
+    """sum_m w_m r_m with w_m proportional to exp(-alpha d_m / mean_k d_k), d_m = |r_m - median|, for each response.
+
+    A member whose prediction is far from the others' counts little, however they are scaled; where all agree, or there
+    are two, all count alike. At alpha = 0 it is the mean, far above 1 nearly the median.
+    """
+
+    alpha: Annotated[float, Field(ge=0, description="per mean distance from the median")] = 1.0
+
+    def __call__(self, members: MemberScores) -> Tensor:  # (B,)
+        """Ignores accuracies and groups."""
+        far = (members.rewards - members.rewards.quantile(0.5, dim=0)).abs()  # (M, B)
+        mean = far.mean(0).clamp(min=torch.finfo(far.dtype).eps)
+        return ((-self.alpha * far / mean).softmax(0) * members.rewards).sum(0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +171,9 @@ def _beaten(rewards: Tensor) -> Tensor:
 def register_aggregation() -> dict[str, type]:
     """The bundled aggregations."""
     return {
+        "consistent": Consistent,
+        "expert": Expert,
+        "fixed": Fixed,
         "mean": Mean,
         "weighted": Weighted,
         "median": Median,

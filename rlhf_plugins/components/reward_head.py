@@ -139,6 +139,7 @@ class Ensemble(RewardHead, like="head"):
     ] = True  # the trainer reads it
 
     def __post_init__(self) -> None:
+        self.aggregation.fits(self.members)
         name = type(self.aggregation).__name__
         if self.aggregation.compares_siblings:
             raise ValueError(f"aggregation: {name} compares the responses to a prompt, and a head sees each one alone")

@@ -39,6 +39,9 @@ class Pooling(Component, kind="pooling"):
     """Turns the hidden states of a sequence into one feature vector; with `build(width)` where it has weights."""
 
     reads_last: ClassVar[bool] = trait(False, "reads the last token alone, which the mask then marks")
+    reads_sentences: bool = trait(
+        False, "is given, after the mask, the number of the sentence that each token is in, (batch, length) from 0"
+    )
     over: str = trait("sequence", "the tokens that the mask marks", choices=("sequence", "response"))
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -134,11 +137,17 @@ class Aggregation(Component, kind="aggregation"):
     reads_accuracy: ClassVar[bool] = trait(
         False, "reads each member's accuracy, measured on what its bootstrap left out"
     )
+    reads_topics: ClassVar[bool] = trait(
+        False, "reads each member's accuracy on a response's topic, which the column `topic` of the samples names"
+    )
     compares_siblings: ClassVar[bool] = trait(
         False, "compares a prompt's responses; a head, which sees each alone, refuses it"
     )
     under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)
     under_scale: ClassVar[str | None] = trait(None, SCALE, SYMMETRY)
+
+    def fits(self, members: int) -> None:
+        """Raises ValueError where it cannot aggregate so many members."""
 
     def __call__(self, members: MemberScores) -> Tensor:
         """-> (B,)."""
@@ -209,6 +218,9 @@ class PolicyLoss(Component, kind="policy_loss"):
     """Loss of each sampled token."""
 
     uses_batch_mates: ClassVar[bool] = trait(False, BATCH_MATES)
+    off_policy: ClassVar[bool] = trait(
+        False, "learns from responses of any policy, for which log pi is in the place of the log-ratio"
+    )
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         """(B, T) log pi - log pi_old, pi_old the policy that sampled, and (B, T) advantages -> (B, T)."""

@@ -116,6 +116,7 @@ class MemberScores:
     rewards: Tensor  # (M, B)
     accuracy: Tensor  # (M,) of each member on held-out pairs; equal where it was not measured
     group: Tensor  # (B,) equal for responses to one prompt
+    topic_accuracy: Tensor | None = None  # (M, B) of each member on held-out pairs of the response's topic, if measured
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.records import MemberScores, Prediction
-from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.files import read_json
+from rlhf_plugins.data.tokens import encoded
+from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_row_encoder, load_trunk
 from rlhf_plugins.errors import RunError
@@ -49,10 +51,11 @@ class Ensemble:
     aggregation: Aggregation
     accuracy: tuple[float, ...]  # of each member
     early_exit: bool = False
+    by_topic: Mapping[str, Sequence[float]] = field(default_factory=dict)  # accuracies of the members
 
     def __call__(self, samples: Samples) -> Prediction:
         """`reward` by the aggregation, `members` (B, M), `variance` the mean of those that members predict."""
-        group = prompt_codes(samples)
+        group, topics = prompt_codes(samples), self._accuracies(samples)
         rewards = torch.full((len(samples.responses), len(self.members)), torch.nan)
         variances = torch.full_like(rewards, torch.nan)
         open_rows = torch.arange(len(rewards))
@@ -66,9 +69,16 @@ class Ensemble:
             if not len(open_rows):
                 break
         variance = None if variances.isnan().all() else variances.nanmean(1)
-        return Prediction(self._aggregated(rewards, group), variance=variance, members=rewards)
+        return Prediction(self._aggregated(rewards, group, topics), variance=variance, members=rewards)
 
-    def _aggregated(self, rewards: Tensor, group: Tensor) -> Tensor:
+    def _accuracies(self, samples: Samples) -> Tensor | None:
+        """(B, M) on the topic of each response; None where the aggregation reads none."""
+        if not self.aggregation.reads_topics:
+            return None
+        topics = samples.columns.get("topic", [None] * len(samples.responses))
+        return torch.tensor([list(self.by_topic.get(str(topic), self.accuracy)) for topic in topics])
+
+    def _aggregated(self, rewards: Tensor, group: Tensor, topics: Tensor | None) -> Tensor:
         """Over the members that scored a response, which are the first few of them, (B,)."""
         if self.aggregation.compares_siblings and len(group.unique()) == len(group):
             logger.warning(
@@ -77,7 +87,8 @@ class Ensemble:
         reward, count = torch.zeros(len(rewards)), (~rewards.isnan()).sum(1)
         for n in count.unique().tolist():
             rows = count == n
-            scores = MemberScores(rewards[rows, :n].T, torch.tensor(self.accuracy[:n]), group[rows])
+            by_topic = None if topics is None else topics[rows, :n].T
+            scores = MemberScores(rewards[rows, :n].T, torch.tensor(self.accuracy[:n]), group[rows], by_topic)
             reward[rows] = self.aggregation(scores)
         return reward
 
@@ -111,18 +122,46 @@ def describe(folder: Path, members: Sequence[str], aggregation: Mapping[str, Any
     (folder / DESCRIPTION).write_text(text + "\n")
 
 
+def read_ensemble(folder: Path) -> dict[str, Any]:
+    """What `describe` wrote. Raises RunError where the folder holds no ensemble."""
+    try:
+        found: dict[str, Any] = read_json(folder / DESCRIPTION)
+        missing = {"members", "aggregation", "accuracy", "early_exit"} - found.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
+    if missing:
+        raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: lacks {', '.join(sorted(missing))})")
+    return found
+
+
 def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbone: Backbone | None) -> RewardHandle:
     """A saved ensemble, as `open_reward` opens it. Raises RunError when its description or a member does not load."""
+    described = read_ensemble(folder)
     try:
-        described = read_json(folder / DESCRIPTION)
         folders = [folder / name for name in described["members"]]
         aggregation = component("aggregation", described["aggregation"])
         accuracy, early_exit = tuple(described["accuracy"]), bool(described["early_exit"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        by_topic = dict(described.get("accuracy_by_topic", {}))
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
     members = tuple(_members(folders, component, trust_remote_code, backbone))
     modules = nn.ModuleList(member.module for member in members if member.module is not None)
-    return RewardHandle(Ensemble(members, aggregation, accuracy, early_exit), modules, members[0].encoder)
+    predicts = tuple(_reading(member, members[0]) for member in members)
+    return RewardHandle(Ensemble(predicts, aggregation, accuracy, early_exit, by_topic), modules, members[0].encoder)
+
+
+def _reading(member: RewardHandle, first: RewardHandle) -> Predict:
+    """The member, which is given the tokens of the first; one that has others reads the texts."""
+    own, given = member.encoder, first.encoder
+    if own is None or given is None or own.tokenizer.get_vocab() == given.tokenizer.get_vocab():
+        return member
+
+    def predict(samples: Samples) -> Prediction:
+        pairs = zip(samples.prompts, samples.responses, strict=True)
+        answers: list[Text] = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
+        return member(replace(encoded(samples.prompts, answers, own), columns=samples.columns))
+
+    return predict
 
 
 def _members(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, Run
+from rlhf_plugins.data.ranked import encodable
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.reward_models import ensemble
 from rlhf_plugins.reward_models.ensemble import Open, open_ensemble, open_member
 from rlhf_plugins.reward_models.handle import Predict, RewardHandle
 from rlhf_plugins.reward_models.reward_model import read_description
+
+SHRUNK = 10  # pairs
 
 
 def open_reward(
@@ -52,6 +56,28 @@ def pair_accuracy(predict: Predict, groups: Sequence[Group], encoder: RowEncoder
         if not c.tied
     ]
     return sum((gap > 0) + 0.5 * (gap == 0) for gap in gaps) / len(gaps) if gaps else None
+
+
+class Accuracies(NamedTuple):
+    """The share of strictly ordered pairs that a reward model orders so; None where there is none."""
+
+    whole: float | None
+    by_topic: Mapping[str, float]  # that of each topic, drawn towards the whole by `SHRUNK` pairs
+
+
+def pair_accuracies(predict: Predict, groups: Sequence[Group], encoder: RowEncoder) -> Accuracies:
+    """As `pair_accuracy`, of all groups and of those of each topic, without responses that the model cannot read."""
+    kept, _ = encodable(groups, encoder)
+    whole = pair_accuracy(predict, kept, encoder) if kept else None
+    if whole is None:
+        return Accuracies(None, {})
+    found = {}
+    for topic in sorted({group.topic for group in kept if group.topic is not None}):
+        own = [group for group in kept if group.topic == topic]
+        pairs = sum(not c.tied for group in own for c in group.comparisons)
+        right = pair_accuracy(predict, own, encoder) or 0.0
+        found[topic] = (pairs * right + SHRUNK * whole) / (pairs + SHRUNK)
+    return Accuracies(whole, found)
 
 
 def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:

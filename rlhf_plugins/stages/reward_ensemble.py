@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -16,29 +16,55 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, Base, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run_kinds import Stage
+from rlhf_plugins.contract.workload import Workload
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.options import options
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
 
+if TYPE_CHECKING:
+    from rlhf_plugins.reward_models.opening import Accuracies
+
 logger = logging.getLogger(__name__)
+MEMBERS, FEWEST = 4, 2
+PARTS = ("pooling", "reward_head", "reward_loss", "sampler")  # kinds of what each of `models` has of its own
+OWN = ("base", "head_learning_rate", "quantization", "tokens_per_batch", "train_layers")  # and options
+SHARED = {  # options of all members together, and their defaults
+    "budget": None,
+    "data": None,
+    "early_stopping_patience": None,
+    "early_stopping_threshold": 0.0,
+    "from_": "previous",
+    "max_grad_value": None,
+    "monitors": (),
+    "regularizers": (),
+    "teacher": None,
+}
 
 
 class Member(NamedTuple):
-    """One trained member, and its accuracy on the groups that its bootstrap left out; None where it left out none."""
+    """One trained member, and its accuracy on the groups that its bootstrap left out."""
 
     trained: Trained
-    accuracy: float | None
+    accuracies: Accuracies
 
 
 @dataclass(frozen=True)
 class RewardEnsemble(RewardModelStage, processes="several"):
     """Reward models that differ in their seed and, with `bootstrap`, in the groups that they were trained on.
 
-    With an adapter the members share one base; without one each is a whole model. Each member's accuracy is measured
+    With `models` they differ in their base, pooling, head, loss and what else a reward model has of its own; what all
+    share, such as `data` and `monitors`, is said once, of the ensemble, and so is what `trainer` has in common. With an
+    adapter the members share one base; without one each is a whole model. Each member's accuracy is measured
     on the groups that its bootstrap left out (Breiman 1996), about 37%; without bootstrap all count as equal.
     """
 
-    members: Annotated[int, Field(ge=2, description="reward models to train")] = 4
+    members: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Field(description="reward models to train, all as this stage says; null is 4, or those of `models`"),
+    ] = None
+    models: tuple[Stage, ...] = uses("stage", [], tag="stage")
     bootstrap: Annotated[bool, Field(description="draw each member's groups with replacement")] = True
     aggregation: Aggregation = uses("aggregation", "mean")
     early_exit: Annotated[
@@ -47,6 +73,8 @@ class RewardEnsemble(RewardModelStage, processes="several"):
     name: str = "reward_ensemble"
 
     def __post_init__(self) -> None:
+        self._check_models()
+        self.aggregation.fits(self.count)
         if self.aggregation.reads_accuracy and not self.bootstrap:
             name = type(self.aggregation).__name__
             raise ValueError(
@@ -54,27 +82,76 @@ class RewardEnsemble(RewardModelStage, processes="several"):
                 "write bootstrap: true, or aggregation: mean"
             )
 
+    @property
+    def count(self) -> int:
+        """How many members it has."""
+        return len(self.models) or self.members or MEMBERS
+
+    def workload(self, adapter: Adapter | None) -> Workload | None:
+        """As of one reward model; unknown where the members differ."""
+        return None if self.models else super().workload(adapter)
+
+    def _check_models(self) -> None:
+        """Raises ValueError for members that are no reward models, and for options that nothing would read."""
+        if not self.models:
+            return
+        if self.members is not None:
+            raise ValueError("members: `models` says how many there are; leave one of them out")
+        if len(self.models) < FEWEST:
+            raise ValueError(f"models: at least {FEWEST}")
+        if self.teacher is not None:
+            raise ValueError("teacher: does not go with `models`")
+        for name in OWN:
+            if getattr(self, name) != getattr(RewardModelStage, name):
+                raise ValueError(f"{name}: each of `models` has its own, so that nothing reads this one")
+        for place, model in enumerate(self.models):
+            if type(model) is not RewardModelStage:
+                raise ValueError(f"models.{place}: should be a reward_model")
+            for name, default in SHARED.items():
+                if getattr(model, name) != default:
+                    raise ValueError(
+                        f"models.{place}.{name.rstrip('_')}: all members share it; write it of the ensemble"
+                    )
+
+    def _of_member(self, run: Run, member: int) -> RewardModelStage:
+        """What trains a member. Raises RunError where an option of the ensemble is not read by any."""
+        from rlhf_plugins.trainers.budget import shared_budget
+
+        shared: dict[str, Any] = {"budget": shared_budget(self.budget, self.count)}
+        if not self.models:
+            return replace(self, **shared)
+        for name, of in options(RewardModelStage).items():
+            if of.kind in PARTS and getattr(self, name) != run.open(of.kind, of.default):
+                raise RunError(f"{self.name}: {name}: each of `models` has its own, so that nothing reads this one")
+        model = self.models[member]
+        assert isinstance(model, RewardModelStage)
+        given = {name: getattr(self, name) for name in SHARED if name not in ("budget", "data")}
+        own = {"trainer": {**self.trainer, **model.trainer}, "name": self.name}
+        return replace(model, **{**given, **shared, **own})
+
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.contract import processes
         from rlhf_plugins.reward_models.ensemble import describe
 
         folder, (groups, unread) = run.folder / "model", taught(self, run)
-        members = [self._member(run, member, groups) for member in range(self.members)]
-        accuracy = [member.accuracy for member in members]
+        members = [self._member(run, member, groups) for member in range(self.count)]
+        accuracy = [member.accuracies.whole for member in members]
         known = None not in accuracy
         if not known and self.aggregation.reads_accuracy:
             name = run.spec(self.aggregation)["use"]
             raise RunError(
                 f"aggregation {name} needs each member's accuracy, and a bootstrap left out no pair: use mean"
             )
+        topics = {"accuracy_by_topic": by_topic([member.accuracies for member in members])}
         processes.on_main(
             lambda: describe(
                 folder,
-                [str(member) for member in range(self.members)],
+                [str(member) for member in range(self.count)],
                 run.spec(self.aggregation),
-                accuracy=accuracy if known else [1.0] * self.members,
+                accuracy=accuracy if known else [1.0] * self.count,
                 early_exit=self.early_exit,
+                **(topics if self.aggregation.reads_topics else {}),
             )
         )
         left_out = Counter[str]()
@@ -93,29 +170,30 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         )
 
     def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
-        from rlhf_plugins.trainers.budget import shared_budget
-
-        logger.info("training member %d of %d", member + 1, self.members)
+        logger.info("training member %d of %d", member + 1, self.count)
         rng = np.random.default_rng([run.seed, member])
         drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
         folder = run.folder / "model" / str(member)
-        trained = replace(self, budget=shared_budget(self.budget, self.members)).train(
-            run, [groups[i] for i in drawn], folder, member
-        )
+        stage = self._of_member(run, member)
+        trained = stage.train(run, [groups[i] for i in drawn], folder, member)
         seen = set(drawn.tolist())
-        return Member(trained, _accuracy(run, folder, [g for i, g in enumerate(groups) if i not in seen]))
+        left_out = [g for i, g in enumerate(groups) if i not in seen]
+        return Member(trained, _accuracy(run, folder, left_out, stage.own_base(run)))
 
 
-def _accuracy(run: Run, folder: Path, groups: Sequence[Group]) -> float | None:
-    """The share of strictly ordered pairs of the groups that a trained member orders so; None where there is none."""
-    from rlhf_plugins.data.ranked import encodable
+def _accuracy(run: Run, folder: Path, groups: Sequence[Group], base: Base) -> Accuracies:
+    """Of a trained member."""
     from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.opening import open_reward, pair_accuracy
+    from rlhf_plugins.reward_models.opening import open_reward, pair_accuracies
 
-    encoder = load_row_encoder(run.base)
-    kept, _ = encodable(groups, encoder)
     judge = open_reward(folder, run.open, run.base.trust_remote_code)
-    return pair_accuracy(judge, kept, encoder) if kept else None
+    return pair_accuracies(judge, groups, load_row_encoder(base))
+
+
+def by_topic(members: Sequence[Accuracies]) -> dict[str, list[float | None]]:
+    """The accuracies of all members on each topic; a member that had no pair of it has its own."""
+    topics = sorted({topic for member in members for topic in member.by_topic})
+    return {topic: [member.by_topic.get(topic, member.whole) for member in members] for topic in topics}
 
 
 @hookimpl

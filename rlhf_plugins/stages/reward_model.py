@@ -14,7 +14,7 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult
+from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
 from rlhf_plugins.contract.workload import RANKED, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
@@ -77,6 +77,12 @@ class RewardModelStage(
         Earlier("reward"),
     ] = None
     from_: From = "previous"
+    base: Annotated[
+        Annotated[str, Field(min_length=1)] | None,
+        Field(
+            description="of its trunk, a decoder or an encoder, which it then starts from; null is where `from` says"
+        ),
+    ] = None
     quantization: Annotated[
         Literal["none", "nf4", "int8"] | None,
         Field(description="of its base, where it starts from the base; null is the recipe's"),
@@ -84,6 +90,12 @@ class RewardModelStage(
     tokens_per_batch: TokensPerBatch = 8_192
     name: str = "reward_model"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.RewardConfig"})
+
+    def missing(self) -> dict[str, str]:
+        """The base of its own, where it is not there."""
+        from rlhf_plugins.recipe.based import no_model
+
+        return {"base": message} if self.base and (message := no_model(self.base)) else {}
 
     def needs_of(self) -> frozenset[str]:
         """The columns that its parts need, without those that a teacher gives."""
@@ -136,9 +148,11 @@ class RewardModelStage(
             seed,
             {**longest(run), "disable_dropout": not self._drops(run), **self.trainer},
         )
-        encoder = load_row_encoder(run.base)
+        encoder = load_row_encoder(self.own_base(run))
         with building(len(groups)):
             model = self._model(run)
+            if model.sentences is not None:
+                model.sentences.read(encoder.tokenizer)
             rows = partial(self._rows, encoder=encoder, max_length=args.max_length)
             train = rows(groups)
             features = row_features(model, train, encoder.tokenizer.pad_token_id) if self.train_layers == 0 else None
@@ -162,7 +176,7 @@ class RewardModelStage(
         curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer, last=member is None)
-        parts = {"base": described(self._base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
+        parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
         processes.on_main(lambda: model.save(folder, parts))
         return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
 
@@ -176,9 +190,14 @@ class RewardModelStage(
         if self.quantization not in (None, "none") and adapter is None and self.train_layers != 0:
             raise ValueError("quantization: needs an adapter, since quantized weights cannot be trained")
 
-    def _base(self, run: Run) -> Base:
+    def own_base(self, run: Run) -> Base:
         """The base of its trunk. Raises RunError where it starts from an adapter on a base of another precision."""
+        from rlhf_plugins.sandbox import base_path
+
         own = None if self.quantization == "none" else self.quantization
+        if self.base is not None:
+            kept = run.base.quantization if self.quantization is None else own
+            return replace(run.base, path=base_path(self.base), quantization=kept)
         if self.quantization is None or own == run.base.quantization:
             return run.base
         start = run.weights("start")
@@ -191,8 +210,8 @@ class RewardModelStage(
         from rlhf_plugins.engine.starting import load_trunk_start
         from rlhf_plugins.reward_models.reward_model import RewardModel
 
-        base = self._base(run)
-        start = run.weights("start")
+        base = self.own_base(run)
+        start = run.weights("start") if self.base is None else Weights("", base)
         start = start if start.folder is not None else replace(start, base=base)
         if self.train_layers is None:
             return RewardModel(load_trunk_start(start), self.pooling, self.head)

@@ -31,6 +31,7 @@ class Hidden:
     hidden: Tensor  # (batch, length, width)
     mask: Tensor  # (batch, length) of the sequence
     response: Tensor  # (batch, length)
+    sentences: Tensor  # (batch, length) the number of each token's
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def hidden(_: object = None) -> list[tuple[str, Hidden]]:
     places = torch.arange(LENGTH)
     mask = places < length.unsqueeze(1)
     response = mask & (places >= prompt.unsqueeze(1))
-    return [("four sequences padded on the right", Hidden(_normal(4, LENGTH, WIDTH), mask, response))]
+    sentences = (places // 7).expand_as(mask)
+    return [("four sequences padded on the right", Hidden(_normal(4, LENGTH, WIDTH), mask, response, sentences))]
 
 
 def hidden_extremes(_: object = None) -> list[tuple[str, Hidden]]:
@@ -62,7 +64,7 @@ def hidden_extremes(_: object = None) -> list[tuple[str, Hidden]]:
     return [
         (f"hidden states of size {BIG:.0e}", replace(one, hidden=one.hidden * BIG)),
         ("hidden states of 0", replace(one, hidden=one.hidden * 0)),
-        ("a mask that marks no token", Hidden(one.hidden, nothing, nothing)),
+        ("a mask that marks no token", replace(one, mask=nothing, response=nothing)),
     ]
 
 
@@ -238,7 +240,12 @@ def rollout_extremes(estimator: Any) -> list[tuple[str, Rollout]]:
 def members(_: object = None) -> list[tuple[str, MemberScores]]:
     """Three members' rewards of four responses to two prompts."""
     group = torch.tensor([0, 0, 1, 1])
-    return [("three members and four responses", MemberScores(_normal(3, 4), torch.tensor([0.6, 0.7, 0.65]), group))]
+    return [
+        (
+            "three members and four responses",
+            MemberScores(_normal(3, 4), torch.tensor([0.6, 0.7, 0.65]), group, _normal(3, 4, seed=1).sigmoid()),
+        )
+    ]
 
 
 def members_extremes(_: object = None) -> list[tuple[str, MemberScores]]:
@@ -247,5 +254,5 @@ def members_extremes(_: object = None) -> list[tuple[str, MemberScores]]:
     return [
         ("members that agree", replace(one, rewards=one.rewards[:1].expand(3, 4).clone())),
         (f"rewards of size {BIG:.0e}", replace(one, rewards=one.rewards * BIG)),
-        ("one member alone", replace(one, rewards=one.rewards[:1], accuracy=one.accuracy[:1])),
+        ("one member alone", MemberScores(one.rewards[:1], one.accuracy[:1], one.group)),
     ]

@@ -45,7 +45,8 @@ def pick(record: Any, rows: Sequence[int]) -> Any:
     """Some examples of a record, in that order."""
     index = torch.tensor(rows)
     if isinstance(record, MemberScores):
-        return replace(record, rewards=record.rewards[:, index], group=record.group[index])
+        topics = None if record.topic_accuracy is None else record.topic_accuracy[:, index]
+        return replace(record, rewards=record.rewards[:, index], group=record.group[index], topic_accuracy=topics)
     if isinstance(record, RankedScores) and record.compared is not None:
         return _pick_compared(record, record.compared, rows)
     return over(record, lambda _, tensor: tensor[index])

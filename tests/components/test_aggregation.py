@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,9 @@ from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from rlhf_plugins.components.aggregation import (
+    Consistent,
+    Expert,
+    Fixed,
     Mean,
     Median,
     UncertaintyWeighted,
@@ -23,9 +28,11 @@ from rlhf_plugins.components.aggregation import (
     register_aggregation,
 )
 from rlhf_plugins.contract.records import MemberScores
+from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.options import adapter, options
 
-AGGREGATIONS = [Mean(), Weighted(3.0), Median(), WorstCase(), UncertaintyWeighted(), Vote()]
+AGGREGATIONS = [Mean(), Weighted(3.0), Expert(3.0), Median(), WorstCase(), UncertaintyWeighted(), Consistent(), Vote()]
 SMOOTH = [aggregation for aggregation in AGGREGATIONS if not isinstance(aggregation, Vote)]
 every = pytest.mark.parametrize("aggregation", AGGREGATIONS, ids=lambda aggregation: type(aggregation).__name__)
 smooth = pytest.mark.parametrize("aggregation", SMOOTH, ids=lambda aggregation: type(aggregation).__name__)
@@ -62,6 +69,42 @@ def test_by_hand(aggregation: Any, expected: list[float]) -> None:
 def test_weights_follow_accuracy() -> None:
     found = Weighted(10.0)(members([[1.0], [5.0]], accuracy=[0.6, 0.6 + math.log(3) / 10]))
     assert_close(found, tensor([4.0]))  # weights 1 : 3; (1 + 15) / 4
+
+
+def test_a_member_counts_where_it_is_good() -> None:
+    by_topic = tensor([[0.9, 0.6], [0.9 - math.log(3) / 10, 0.6 + math.log(3) / 10]])
+    found = Expert(10.0)(replace(members([[1.0, 1.0], [5.0, 5.0]]), topic_accuracy=by_topic))
+    assert_close(found, tensor([2.0, 4.0]))  # weights 3 : 1, then 1 : 3
+    accuracy = [0.6, 0.6 + math.log(3) / 10]
+    assert_close(Expert(10.0)(members([[1.0], [5.0]], accuracy)), tensor([4.0]))  # no topic is known
+
+
+def test_fixed_weights_are_numpys_average() -> None:
+    rewards = [[1.0, -2.0], [9.0, 0.5], [2.0, 4.0]]
+    found = Fixed([0.5, 0.3, 0.2])(members(rewards))
+    assert_close(found, tensor(np.average(rewards, axis=0, weights=[0.5, 0.3, 0.2])).float())
+    assert_close(found, tensor([3.6, -0.05]))
+    assert_close(Fixed([5.0, 3.0, 2.0])(members(rewards)), found)
+    assert_close(Fixed([0.5, 0.3, 0.2])(members(rewards[:2])), tensor([4.0, -8.5 / 8]))  # of 5/8 and 3/8
+    with pytest.raises(RunError, match="2 weights for 3 members"):
+        Fixed([0.5, 0.5])(members(rewards))
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("stage", {"use": "reward_ensemble"}), ("reward_head", {"use": "ensemble", "members": 4})]
+)
+def test_weights_that_are_not_one_per_member_are_refused(kind: str, spec: dict[str, Any]) -> None:
+    with pytest.raises(PluginError, match="aggregation: 3 weights for 4 members"):
+        component(kind, {**spec, "aggregation": {"use": "fixed", "weights": [0.5, 0.3, 0.2]}})
+
+
+def test_a_member_far_from_the_others_counts_little() -> None:
+    # the median is 2, the distances 1, 7 and 0 of mean 8/3: weights e^-.375 : e^-2.625 : 1
+    weights = [math.exp(-3 / 8), math.exp(-21 / 8), 1.0]
+    expected = (weights[0] * 1 + weights[1] * 9 + weights[2] * 2) / sum(weights)
+    assert_close(Consistent()(members([[1.0], [9.0], [2.0]])), tensor([expected]))
+    assert_close(Consistent(0.0)(members([[1.0], [9.0], [2.0]])), tensor([4.0]))
+    assert_close(Consistent()(members([[1.0], [9.0]])), tensor([5.0]))
 
 
 def test_an_even_number_of_members_has_two_in_the_middle() -> None:
@@ -177,6 +220,9 @@ def test_negative_options_are_refused(aggregation: type, option: str) -> None:
 
 def test_names_of_the_recipe() -> None:
     assert register_aggregation() == {
+        "consistent": Consistent,
+        "expert": Expert,
+        "fixed": Fixed,
         "mean": Mean,
         "weighted": Weighted,
         "median": Median,
