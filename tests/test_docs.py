@@ -14,7 +14,16 @@ from rlhf_plugins.recipe.check import check_recipe
 from rlhf_plugins.registry.registry import DISTRIBUTION, KINDS, registry
 
 GUIDES = {
-    "reward_models": ["pooling", "reward_head", "reward_loss", "sampler", "aggregation", "metric", "data_format"],
+    "reward_models": [
+        "pooling",
+        "reward_head",
+        "reward_loss",
+        "sampler",
+        "aggregation",
+        "metric",
+        "data_format",
+        "data_step",
+    ],
     "online": [
         "reward",
         "shaping",
