@@ -34,7 +34,7 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LabelCheck(RewardModelStage, makes={"data"}):
+class LabelCheck(RewardModelStage, makes={"data"}, processes="one"):
     """Finds wrong labels by cross-fitting: p = sigmoid(r_better - r_worse) by a reward model that never saw the prompt.
 
     The prompts are dealt into `folds` folds, and the model that judges one is trained on the others, as the stage

@@ -334,15 +334,15 @@ def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path:
     [
         ({"use": "weighted", "loss": "plackett_luce", "by": "difficulty"}, 1),
         ({"use": "sum", "losses": ["plackett_luce"], "weights": [1]}, 1),
-        ({"use": "sum", "losses": ["plackett_luce", "bradley_terry"], "weights": [1, 1]}, 0),
+        ({"use": "sum", "losses": ["plackett_luce", "ties_davidson"], "weights": [1, 1]}, 0),
         ("regression", 8),
     ],
 )
 def test_groups_of_which_no_part_of_a_loss_can_use_anything_are_counted(
     path: str, tmp_path: Path, loss: Any, counted: int
 ) -> None:
-    circle = tuple(Comparison(i, (i + 1) % 3) for i in range(3))
-    odd = Group("how\n", ("ant", "bee", "cat"), compared=circle, ratings={"kind": (1.0, 2.0, 3.0)})
+    ties = (Comparison(0, 1, tied=True), Comparison(1, 2, tied=True))
+    odd = Group("how\n", ("ant", "bee", "cat"), compared=ties, ratings={"kind": (1.0, 2.0, 3.0)})
     result = trained(Base(path), tmp_path, [*tiny_pairs(8), odd], loss=loss)
     assert result.report.left_out.get("nothing left to compare", 0) == counted
 
