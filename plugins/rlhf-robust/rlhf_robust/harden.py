@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from rlhf_plugins import DataFormat, Group, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import DataFormat, Earlier, Group, Run, RunError, Section, Stage, StageResult, hookimpl, uses
 from rlhf_robust.changes import CHANGES
 
 ABOUT = (
@@ -36,14 +36,18 @@ class Harden(Stage, makes={"reward"}):
     """min over theta of the max over changes of the loss: the worst version that is found joins the rows, in rounds.
 
     A version makes the rejected response no better, so that the pair keeps its label. Each round attacks the last
-    model, and trains a new one on the rows and on all that the rounds have found (Jia and Liang 2017, section 4.5; for
-    changes of embeddings Madry et al. 2018, equation 2.1).
+    model, or has another one attack, and trains a new one on the rows and on all that the rounds have found (Jia and
+    Liang 2017, section 4.5; for changes of embeddings Madry et al. 2018, equation 2.1).
     """
 
     model: Stage = uses("stage", "reward_model", tag="stage")
     rounds: Annotated[int, Field(ge=1, description="of attacking and training again")] = 2
     candidates: Annotated[int, Field(ge=1, description="versions of a rejected response that an attack tries")] = 12
     share: Annotated[float, Field(gt=0, le=1, description="of the training pairs that a round attacks")] = 0.5
+    attacker: Annotated[
+        Annotated[str | None, Field(description="an earlier stage whose reward says which version is the worst")],
+        Earlier("reward"),
+    ] = None  # None: the model itself
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "harden"
 
@@ -62,7 +66,8 @@ class Harden(Stage, makes={"reward"}):
         for number in range(1, self.rounds + 1):
             rng = np.random.default_rng([run.seed, number])
             some = [pairs[i] for i in rng.permutation(len(pairs))[: max(1, round(self.share * len(pairs)))]]
-            found += worst(self._attack(some, rng), run.open("reward", specs[-1]))
+            judge = run.open("reward", specs[-1]) if self.attacker is None else run.reward(self.attacker)
+            found += worst(self._attack(some, rng), judge)
             specs.append(self._trained(run, number, found))
             added.append(len(found))
         attack = self._attack(held_out, np.random.default_rng(run.seed))

@@ -65,7 +65,7 @@ def test_pairs_are_read_better_first() -> None:
 
 
 def test_a_model_is_attacked_and_trained_again(tmp_path: Path) -> None:
-    trainer = {"max_steps": 12, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "disable_tqdm": True}
+    trainer = {"max_steps": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "disable_tqdm": True}
     model = {"stage": "reward_model", "pooling": "mean_sqrt_length", "trainer": trainer}
     stage = component("stage", "harden", model=model, rounds=1, candidates=6)
     made = stage.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", tiny_pairs(64)))
@@ -74,5 +74,8 @@ def test_a_model_is_attacked_and_trained_again(tmp_path: Path) -> None:
     assert hardened["rows added"] > 0
     assert hardened["attacked as the first"] >= plain["attacked"]
     assert made.rewards["harden"]["path"].endswith("r1/model")
+    by_other = component("stage", "harden", model=model, rounds=1, candidates=6, attacker="harden")
+    found = by_other.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "by_other", tiny_pairs(64), [made]))
+    assert found.metrics["models"][1]["rows added"] != hardened["rows added"]
     with pytest.raises(RunError, match="no pair is strictly ordered"):
         stage.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "other", [Group("how", ("ant",))]))

@@ -130,7 +130,7 @@ def test_a_trained_models_love_of_length_is_in_the_report(folder: Path) -> None:
     length = found.metrics["effects"]["length"]
     assert length["effect_interval"][0] > 0
     assert found.metrics["effects"]["position"]["effect"] == pytest.approx(0, abs=1e-4)
-    assert "length raises it" in found.sections[0].text
+    assert "The reward is raised by length" in found.sections[0].text
 
 
 def test_the_command_probes_a_run_and_a_file(folder: Path) -> None:

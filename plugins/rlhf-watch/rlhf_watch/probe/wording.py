@@ -31,8 +31,10 @@ def sentence(found: Probed) -> str:
     shown = [one for one in found.effects if not one.reason and one.effect.shown]
     if not shown:
         return "no property is shown to change the reward by itself"
-    words = (f"{one.name} {'raises' if one.effect.value > 0 else 'lowers'} it" for one in shown)
-    return f"by itself, {', '.join(words)}"
+    raising = ", ".join(one.name for one in shown if one.effect.value > 0)
+    lowering = ", ".join(one.name for one in shown if one.effect.value < 0)
+    ways = [f"raised by {raising}"] * bool(raising) + [f"lowered by {lowering}"] * bool(lowering)
+    return f"the reward is {' and '.join(ways)}"
 
 
 def rows(found: Probed) -> list[dict[str, Any]]:
