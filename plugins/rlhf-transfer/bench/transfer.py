@@ -1,6 +1,6 @@
 """Runs the recipes of this package over seeds and writes docs/benchmarks/transfer.md.
 
-    python plugins/rlhf-transfer/bench/transfer.py [--seeds 3] [--runs runs/transfer]
+    python plugins/rlhf-transfer/bench/transfer.py [--seeds 3] [--students 3] [--runs runs/transfer]
 
 A finished run is read, not run again.
 """
@@ -32,11 +32,12 @@ def main() -> None:
     """Parses the command line, runs what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--students", type=int, default=3, help="seeds of the distillation")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "transfer")
     options = parser.parse_args()
+    asked = {"weak_to_strong_sandbox": options.seeds, "distill_sandbox": options.students}
     weak, small = (
-        [measured(name, seed, options.runs) for seed in range(1, options.seeds + 1)]
-        for name in ("weak_to_strong_sandbox", "distill_sandbox")
+        [measured(name, seed, options.runs) for seed in range(1, seeds + 1)] for name, seeds in asked.items()
     )
     folder = options.runs / "distill_sandbox-1"
     OUT.write_text(page(weak, small, json.loads((folder / "report.json").read_text())["hardware"]))
@@ -59,10 +60,10 @@ def page(weak: Sequence[Mapping[str, Metrics]], small: Sequence[Mapping[str, Met
     lines = [
         "# From weak to strong, and from large to small",
         "",
-        f"`weak_to_strong_sandbox.yaml` and `distill_sandbox.yaml` of `plugins/rlhf-transfer`, {len(weak)} seeds, by "
-        f"`python plugins/rlhf-transfer/bench/transfer.py --seeds {len(weak)}` on {machine['cores']} cores "
-        f"({machine['cpu']}). Means over seeds, with the deviation over seeds in brackets; accuracies are by the true "
-        "reward.",
+        f"`weak_to_strong_sandbox.yaml` ({len(weak)} seeds) and `distill_sandbox.yaml` ({len(small)} seeds) of "
+        "`plugins/rlhf-transfer`, by `python plugins/rlhf-transfer/bench/transfer.py "
+        f"--seeds {len(weak)} --students {len(small)}` on {machine['cores']} cores ({machine['cpu']}). Means over "
+        "seeds, with the deviation over seeds in brackets; accuracies are by the true reward.",
         "",
         "| supervisor | its accuracy | student | ceiling | gap recovered |",
         "|---|---|---|---|---|",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from rlhf_plugins import DataFormat, Earlier, Run, RunError, Samples, Section, Stage, StageResult, hookimpl, uses
-from rlhf_transfer.kept import Answered, Kept, answer, compared, scored
+from rlhf_transfer.kept import Kept, compared, scored, speeds
 from rlhf_transfer.recovered import Estimate
 
 From = Annotated[
@@ -18,8 +19,8 @@ From = Annotated[
     Earlier("policy", ("base", "previous")),
 ]
 ABOUT = (
-    "{prompts} held-out prompts, one response each, judged by {judge}. Tokens per second are those of sampling these "
-    "responses on this machine. The student has {share:.0%} of the teacher's weights."
+    "{prompts} held-out prompts, one response each, judged by {judge}. Tokens per second are medians of "
+    "rounds in which the two take turns on this machine. The student has {share:.0%} of the teacher's weights."
 )
 
 
@@ -42,7 +43,7 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         float, Field(ge=0, le=1, description="share of KL(teacher || student) in the loss, the rest imitates tokens")
     ] = 0.5
     responses: Annotated[int, Field(ge=1, description="of the teacher to each training prompt")] = 4
-    temperature: Annotated[float, Field(gt=0, description="of these responses")] = 1.0
+    temperature: Annotated[float, Field(gt=0, description="of all responses")] = 1.0
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64
     prompts: Annotated[int, Field(ge=2, description="held-out prompts that teacher and student answer")] = 128
     from_: From = "previous"
@@ -69,29 +70,29 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         if not asked or len(held_out) < 2:
             raise RunError(f"{self.name}: its data have no prompts to train on, or fewer than two that are held out")
         judge = self._judge(run)
-        with run.policy() as teacher:
-            samples = self._sampled(run, teacher, asked)
-            before = self._answer(run, teacher, held_out)
-        student, sizes, curves = self._trained(run, samples)
+        teacher: Any = run.policy()
+        student, sizes, curves = self._trained(run, self._answers(teacher, asked, run.seed, self.responses))
         folder = run.folder / "model"
         student.save_pretrained(folder)
-        teacher.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
+        teacher.tokenizer.save_pretrained(folder)
         spec = {"use": "trained", "path": str(folder), "base": str(folder)}
-        after = self._answer(run, run.open("generator", spec), held_out)
-        of_start = run.weights("start") == run.weights("reference")
-        first = None if of_start else self._answer(run, run.reference(), held_out)
-        gold = run.data.gold
-        worth = [None if each is None else scored(each.samples, judge, gold) for each in (before, after, first)]
-        assert worth[0] is not None
-        assert worth[1] is not None
-        kept = compared(worth[0], worth[1], worth[2], run.seed)
-        named = "the true reward" if gold else "the run's reward model"
+        both = {"teacher": teacher, "student": run.open("generator", spec)}
+        judged = dict(both)
+        if run.weights("start") != run.weights("reference"):
+            judged["reference"] = run.reference()
+        worth = {
+            name: scored(self._answers(policy, held_out, run.seed + 1), judge, run.data.gold)
+            for name, policy in judged.items()
+        }
+        kept = compared(worth["teacher"], worth["student"], worth.get("reference"), run.seed)
+        speed = speeds(both, held_out, run.seed, max_new_tokens=self.max_new_tokens)
+        named = "the true reward" if run.data.gold else "the run's reward model"
         text = ABOUT.format(prompts=len(held_out), judge=named, share=sizes[1] / sizes[0])
         return StageResult(
             policies={self.name: spec},
-            sections=[Section("Distilled", text, table(kept, before, after))],
+            sections=[Section("Distilled", text, table(kept, speed))],
             curves=curves,
-            metrics=numbers(kept, before, after, sizes),
+            metrics=numbers(kept, speed, sizes),
         )
 
     def _judge(self, run: Run) -> Any:
@@ -103,13 +104,10 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
             )
         return run.reward().predict
 
-    def _sampled(self, run: Run, teacher: Any, prompts: Any) -> Samples:
+    def _answers(self, policy: Any, prompts: Any, seed: int, count: int = 1) -> Samples:
         options = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
-        found: Samples = teacher.sample(prompts, self.responses, seed=run.seed, **options)
+        found: Samples = policy.sample(prompts, count, seed=seed, **options)
         return found
-
-    def _answer(self, run: Run, policy: Any, prompts: Any) -> Answered:
-        return answer(policy, prompts, run.seed + 1, max_new_tokens=self.max_new_tokens)
 
     def _trained(self, run: Run, samples: Samples) -> tuple[Any, tuple[int, int], Any]:
         """The student, the weights of teacher and student, and the curves."""
@@ -144,22 +142,21 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         return student.cpu() if args.device.type == "cpu" else student, (sizes[0], sizes[1]), curves
 
 
-def table(kept: Kept, teacher: Answered, student: Answered) -> list[dict[str, Any]]:
+def table(kept: Kept, speed: Mapping[str, float]) -> list[dict[str, Any]]:
     """A row for each policy."""
-    speeds = {"teacher": teacher.tokens_per_second, "student": student.tokens_per_second}
     found = []
     for name, score in kept.scores.items():
         wins = {"against the teacher": kept.against_teacher if name == "student" else None}
         wins["against the reference"] = kept.against_reference.get(name)
         shown = {column: "-" if each is None else _shown(each) for column, each in wins.items()}
-        speed = round(speeds[name], 1) if name in speeds else "-"
-        found.append({"policy": name, "score": round(score, 4), **shown, "tokens/s": speed})
+        rate = round(speed[name], 1) if name in speed else "-"
+        found.append({"policy": name, "score": round(score, 4), **shown, "tokens/s": rate})
     if kept.gain.value == kept.gain.value:
         found.append({"policy": "share of the teacher's gain kept", "score": _shown(kept.gain)})
     return found
 
 
-def numbers(kept: Kept, teacher: Answered, student: Answered, sizes: tuple[int, int]) -> dict[str, Any]:
+def numbers(kept: Kept, speed: Mapping[str, float], sizes: tuple[int, int]) -> dict[str, Any]:
     """For the report's metrics."""
     known = kept.gain.value == kept.gain.value
     return {
@@ -167,8 +164,8 @@ def numbers(kept: Kept, teacher: Answered, student: Answered, sizes: tuple[int, 
         "win_rate_against_teacher": kept.against_teacher._asdict(),
         "win_rate_against_reference": {name: each._asdict() for name, each in kept.against_reference.items()},
         "gain_kept": kept.gain._asdict() if known else None,
-        "tokens_per_second": {"teacher": teacher.tokens_per_second, "student": student.tokens_per_second},
-        "speedup": student.tokens_per_second / teacher.tokens_per_second,
+        "tokens_per_second": dict(speed),
+        "speedup": speed["student"] / speed["teacher"],
         "weights": {"teacher": sizes[0], "student": sizes[1]},
     }
 
