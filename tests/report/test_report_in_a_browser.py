@@ -11,8 +11,8 @@ from browsing import is_dark, opened, smallest_text, too_wide, violations
 from rlhf_plugins.report.page import page as written
 from rlhf_plugins.report.schema import Report
 
-LOOKS = [(width, dark) for width in (1280, 390) for dark in (False, True)]
-NAMED = [f"{'phone' if width < 640 else 'desk'}-{'dark' if dark else 'light'}" for width, dark in LOOKS]
+SLOW = [pytest.param(*look, marks=pytest.mark.slow) for look in ((1280, True), (390, False))]
+LOOKS = [(1280, False), (390, True), *SLOW]  # widths, and whether it is dark
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def address(html: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.as_uri()
 
 
-@pytest.mark.parametrize(("width", "dark"), LOOKS, ids=NAMED)
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
 def test_a_report_fits_can_be_read_and_asks_for_nothing(chromium: Any, address: str, width: int, dark: bool) -> None:
     with opened(chromium, width, dark) as (page, faults):
         page.goto(address)

@@ -120,7 +120,7 @@ def test_axe_finds_nothing_on_any_page_in_any_language(chromium: Any, places: An
     assert [fault for fault in faults if "401" not in fault] == []
 
 
-@pytest.mark.parametrize("kind", ["ranking", "rating"])
+@pytest.mark.parametrize("kind", [pytest.param("ranking", marks=pytest.mark.slow), "rating"])
 def test_axe_finds_nothing_on_other_kinds(chromium: Any, places: Any, kind: str) -> None:
     made, address = places[kind]
     for name, language in {"Ada": "en", "Aya": "ar"}.items():
@@ -186,6 +186,7 @@ def test_a_lost_network_loses_no_answer(chromium: Any, tmp_path: Path) -> None:
     assert [abs(value) for value in values(made).values()] == [3]
 
 
+@pytest.mark.slow  # tests/test_collect_safety.py reads the same pages as text
 def test_texts_that_attack_run_nothing_load_nothing_and_break_no_page(chromium: Any, tmp_path: Path) -> None:
     texts = [text.replace("\0", "").replace("\ud800", "") for text in ATTACKS]
     rows = [Asked("", texts[n], tuple(Written(text, {}) for text in texts[n : n + 6])) for n in range(0, 18, 6)]

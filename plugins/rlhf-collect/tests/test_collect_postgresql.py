@@ -35,15 +35,18 @@ ALIKE = (
     desk.test_a_late_answer_is_kept_and_not_counted,
     desk.test_a_changed_answer_is_a_version_and_the_newest_counts,
     desk.test_content_judgements_and_events_cannot_be_changed,
-    hints.test_the_shift_is_what_the_arm_that_saw_it_changed,
-    kinds.test_ratings_are_averaged_by_dimension,
     lead.test_a_lead_sees_how_the_study_goes,
-    lead.test_a_reviewer_gets_what_was_reported,
-    loop.test_what_three_people_said_is_what_a_release_has,
     loop.test_a_recipe_reads_a_release,
     loop.test_a_release_stays_as_it_was_made,
+)
+ALIKE_TOO = (
+    hints.test_the_shift_is_what_the_arm_that_saw_it_changed,
+    kinds.test_ratings_are_averaged_by_dimension,
+    lead.test_a_reviewer_gets_what_was_reported,
+    loop.test_what_three_people_said_is_what_a_release_has,
     quality.test_an_item_on_which_people_are_divided_is_asked_again_up_to_7_times,
 )
+PROMISES = [*ALIKE, *(pytest.param(one, marks=pytest.mark.slow) for one in ALIKE_TOO)]
 Empty = Callable[[], str]
 
 
@@ -73,7 +76,7 @@ def folder(empty: Empty, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("promise", ALIKE, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
 def test_what_sqlite_promises_holds(promise: Callable[[Path], None], folder: Path) -> None:
     promise(folder)
 
