@@ -27,13 +27,16 @@ SMALLEST = """() => Math.min(...[...document.querySelectorAll("body *")]
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A headless browser; skips the test where Playwright or Chromium is not installed."""
+    """A headless browser; skips the test where Playwright or Chromium is not installed, or does not start."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright comes with pip install '.[browser]'")
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("Chromium is not installed (Debian, Ubuntu: the package chromium)")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+        try:
+            browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+        except sync_api.Error as error:
+            pytest.skip(f"{program} does not start: {str(error).splitlines()[0]}")
         try:
             yield browser
         finally:
