@@ -72,13 +72,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{file.parent.parent.name} {k}": v for file, values in found.items() for k, v in values.items()}
 
 
-def assert_same(one: Path, two: Path, near: float = 1e-6) -> None:
-    """Every number that was logged, and every weight, to rounding in float32."""
+def assert_same(one: Path, two: Path, near: float = 1e-6, names: tuple[str, ...] = ()) -> None:
+    """Every number that was logged, or those of these names, and every weight, to rounding in float32."""
     assert len(logged(one)) == len(logged(two))
     for ours, theirs in zip(logged(one), logged(two), strict=True):
         assert ours.keys() == theirs.keys()
         assert ours.pop("stage") == theirs.pop("stage")
-        assert theirs == pytest.approx(ours, rel=2e-4, abs=2e-6)
+        compared = [name for name in names or ours if name in ours]
+        for name in compared:
+            assert theirs[name] == pytest.approx(ours[name], rel=2e-4, abs=2e-6), name
     known, other = weights(one), weights(two)
     assert known.keys() == other.keys()
     for name, tensor in known.items():
@@ -148,11 +150,13 @@ def test_two_processes_learn_from_the_rollout_of_one(python: Warm, tmp_path: Pat
 
 @pytest.mark.slow
 def test_accumulated_batches_of_one_process_are_those_of_two(python: Warm, tmp_path: Path) -> None:
-    # 12 rows: three batches of two and two
-    one, two = (prepared(tmp_path / name, pairs=12, BATCH=2, GA=ga) for name, ga in (("one", 2), ("two", 1)))
+    # 12 rows: three batches of two and two; other numbers are means over the batches of a process. A reward model's
+    # sampler draws four rows at once, or twice two, and so other ones.
+    recipe = "".join(line for line in RECIPE.splitlines(keepends=True) if "reward_model" not in line)
+    one, two = (prepared(tmp_path / name, recipe, 12, BATCH=2, GA=ga) for name, ga in (("one", 2), ("two", 1)))
     found = [python(*RUN, cwd=one), *python.together(*RUN, cwd=two)]
     assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
-    assert_same(one, two)
+    assert_same(one, two, names=("loss", "grad_norm"))
 
 
 DIES = """\
