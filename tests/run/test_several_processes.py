@@ -159,6 +159,32 @@ def test_accumulated_batches_of_one_process_are_those_of_two(python: Warm, tmp_p
     assert_same(one, two, names=("loss", "grad_norm"))
 
 
+REST = """\
+base: base
+adapter: {r: 2, target_modules: [q_proj, v_proj]}
+data: {format: preference, source: pairs.jsonl, test_source: held_out.jsonl}
+stages:
+  - {stage: reward_ensemble, members: 2, trainer: {max_steps: 2, logging_steps: 1, per_device_train_batch_size: BATCH}}
+  - {stage: evaluate_reward, metrics: [accuracy, calibration]}
+  - {stage: sft, trainer: {max_steps: 1, logging_steps: 1, per_device_train_batch_size: BATCH}}
+  - {stage: merge}
+  - {stage: evaluate, prompts: 4, best_of: 2, max_new_tokens: 8, temperature: 0}
+"""
+
+
+@pytest.mark.slow
+def test_an_ensemble_a_merge_and_evaluations_are_those_of_one_process(python: Warm, tmp_path: Path) -> None:
+    one, two = (prepared(tmp_path / name, REST, BATCH=size) for name, size in (("one", 4), ("two", 2)))
+    found = [python(*RUN, cwd=one), *python.together(*RUN, cwd=two)]
+    assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
+    assert_same(one, two, near=1e-5)
+    ours, theirs = (json.loads((each / "runs/r/report.json").read_text()) for each in (one, two))
+    rewards = [{name: row["accuracy"] for name, row in each["reward_models"].items()} for each in (ours, theirs)]
+    assert rewards[0] == rewards[1]
+    scores = [[row["gold"]["mean"] for row in each["policies"].values()] for each in (ours, theirs)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
 DIES = """\
 import os, signal, sys, transformers
 own, left = transformers.Trainer.training_step, iter(range(int(sys.argv[1])))
