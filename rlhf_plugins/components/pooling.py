@@ -125,7 +125,7 @@ class MultiScale(Pooling):
     The document's feature is the mean of all tokens, the token feature is attention over tokens, the sentence feature
     attention over sentences, each the mean of its tokens (attention as in `attention`; words, then sentences, as in
     Yang et al. 2016; gates as in Peters et al. 2018, equation 1). Sentences end where the text says so: at marks and
-    lines, and before the response. With `window` so many tokens take their place, from the mask's first token on; the
+    lines. With `window` so many tokens take their place, from the mask's first token on; the
     last ones may be fewer. Gates start equal and attentions as means.
     """
 

@@ -26,7 +26,8 @@ class SentenceEnds(nn.Module):
     """Numbers sentences. The marks of a vocabulary are saved, so that no tokenizer is needed later.
 
     A sentence ends after `!`, `?`, an ellipsis, their Chinese forms, or a line; after a full stop unless a small letter
-    or a digit follows without a space, as in 3.5; and before the response.
+    or a digit follows without a space, as in 3.5. Where the response begins does not count: a classifier that was
+    exported does not know it.
 
     Args:
         vocabulary: ids of tokens.
@@ -44,23 +45,26 @@ class SentenceEnds(nn.Module):
         written = tokenizer.convert_ids_to_tokens(range(count))
         read = [tokenizer.decode([i]) for i in range(count)]
         special = set(tokenizer.all_special_ids)
-        found = [0 if i in special else _mark(*both) for i, both in enumerate(zip(written, read, strict=True))]
+        spaced = any(token is not None and token.startswith(SPACES) for token in written)
+        pairs = enumerate(zip(written, read, strict=True))
+        found = [0 if i in special else _mark(str(token), text, spaced) for i, (token, text) in pairs]
         if not any(mark & (ENDS | MAY_END) for mark in found):
             raise RunError("multi_scale: no token of the tokenizer ends a sentence; set `window`, in tokens")
         self.marks[:count] = torch.tensor(found, dtype=torch.uint8)
 
-    def forward(self, ids: Tensor, mask: Tensor, response: Tensor) -> Tensor:
-        """(B, L) ids from the left, what is there, and what is the response -> (B, L) numbers of sentences from 0."""
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) ids from the left, and what is there -> (B, L) numbers of sentences from 0."""
         marks = self.marks[ids] * mask
         continued = pad(marks[:, 1:] & CONTINUES > 0, (0, 1))
         ends = (marks & ENDS > 0) | ((marks & MAY_END > 0) & ~continued)
-        starts = pad(ends[:, :-1], (1, 0)) | (response & ~pad(response[:, :-1], (1, 0)))
-        starts[:, 0] = False
-        return starts.long().cumsum(1)
+        return pad(ends[:, :-1], (1, 0)).long().cumsum(1)
 
 
-def _mark(written: str | None, read: str) -> int:
-    """Of a token as the vocabulary and as a reader has it."""
+def _mark(written: str, read: str, spaced: bool) -> int:
+    """Of a token as the vocabulary and as a reader has it; `spaced` is whether the vocabulary writes spaces."""
     mark = ENDS if SURE.search(read) else MAY_END if STOP.search(read) else 0
-    attached = written is not None and not written.startswith(SPACES) and GOES_ON.match(read.removeprefix("##"))
+    if spaced:
+        attached = not written.startswith(SPACES) and GOES_ON.match(read) is not None
+    else:  # BERT's marks what continues a word, and tells 3.5 from no 3. 5
+        attached = written.startswith("##") or read[:1].isdigit()
     return mark | (CONTINUES if attached else 0)

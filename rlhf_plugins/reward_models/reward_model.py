@@ -114,7 +114,7 @@ class RewardModel(nn.Module):
         if self.sentences is None:
             return self.pooling(states, mask)
         ids = batch.input_ids.flatten()[batch.index]  # (B, L)
-        return self.pooling(states, mask, self.sentences(ids, batch.mask, batch.response))
+        return self.pooling(states, mask, self.sentences(ids, batch.mask))
 
     def predict(self, samples: Samples, pad_id: int, bar: bool = False, grad: bool = False) -> Prediction:
         """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation.
