@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.component import Component, Earlier, trait, uses
+from rlhf_plugins.contract.component import Component, Earlier, OnDisk, trait, uses
 from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
@@ -132,6 +132,7 @@ __all__ = [
     "MemberScores",
     "Metric",
     "Monitor",
+    "OnDisk",
     "OnlineConfig",
     "OnlineTrainer",
     "Origin",

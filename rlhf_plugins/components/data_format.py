@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.component import Earlier, OnDisk, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import Data, Group, Origin
 from rlhf_plugins.contract.run_kinds import DataFormat
@@ -321,7 +321,7 @@ class StageData(_OfStage):
 class StageOfRun(_OfStage):
     """The rows that a stage of an earlier run handed on, with their splits, soft labels, columns and origins."""
 
-    run: Annotated[str, Field(min_length=1, description="the folder of the run")]
+    run: Annotated[str, OnDisk(), Field(min_length=1, description="the folder of the run")]
     stage: Annotated[str, Field(min_length=1, description="the stage's name, `outer/name` for one inside another")]
 
     def load(self, base: Base, seed: int) -> Data:

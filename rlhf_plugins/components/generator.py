@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.component import Earlier, OnDisk, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.contract.run_kinds import Generator
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Trained(Generator):
     """A policy that a stage saved: an adapter on its base, or a whole model."""
 
-    path: Annotated[str | None, Field(description="the folder that holds it; null is the base alone")] = None
-    base: Annotated[str | None, Field(description="of an adapter; null is the one noted beside it, or the run's")] = (
-        None
-    )
+    path: Annotated[str | None, OnDisk(), Field(description="the folder that holds it; null is the base alone")] = None
+    base: Annotated[
+        str | None, OnDisk(), Field(description="of an adapter; null is the one noted beside it, or the run's")
+    ] = None
     trainable: Annotated[bool, Field(description="let its weights be trained further")] = False
 
     def build(self, run: Run) -> Policy:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, uses
+from rlhf_plugins.contract.component import Earlier, OnDisk, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
@@ -42,7 +42,9 @@ class Model(Reward, takes={"reward"}):
 class Saved(Reward):
     """A reward model or an ensemble of another run, or in a folder."""
 
-    path: Annotated[str, Field(min_length=1, description="RUN, RUN#STAGE, or the folder that a stage saved it in")]
+    path: Annotated[
+        str, OnDisk("#"), Field(min_length=1, description="RUN, RUN#STAGE, or the folder that a stage saved it in")
+    ]
 
     def missing(self) -> dict[str, str]:
         """The folder or the stage, where it is not there."""

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from rlhf_plugins.contract.component import OnDisk
+
 Column = Annotated[str, Field(min_length=1)]
 PLACE = re.compile(r"\[\d*\]")  # in a path to a column
 RESPONSES = ("response", "responses", "chosen", "rejected", "response_a", "response_b")  # columns of the formats below
@@ -19,13 +21,14 @@ class Sources:
 
     source: Annotated[
         str,
+        OnDisk(),
         Field(
             min_length=1, description="a JSON lines, JSON, CSV, Parquet or Arrow file, a folder, or a name on the hub"
         ),
     ]
     split: Annotated[str, Field(description="the hub data set's split to train on")] = "train"
     test_source: Annotated[
-        str | None, Field(min_length=1, description="held-out rows; without it they are chosen by hash")
+        str | None, OnDisk(), Field(min_length=1, description="held-out rows; without it they are chosen by hash")
     ] = None
     test_fraction: Annotated[float, Field(gt=0, lt=1, description="share of prompts or topics held out")] = 0.1
     hold_out: Annotated[

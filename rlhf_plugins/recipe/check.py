@@ -13,6 +13,8 @@ from typing import Any
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+from rlhf_plugins.data.digests import RECIPE
+from rlhf_plugins.data.other_run import is_run
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
 from rlhf_plugins.recipe import based, foreseen, members, template
 from rlhf_plugins.recipe import overrides as command_line
@@ -52,8 +54,8 @@ def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Reg
     """The resolved recipe, with every default spelled out.
 
     Args:
-        recipe: a YAML file, the name of a bundled recipe, or a recipe as a mapping, whose paths are relative to the
-            working directory.
+        recipe: a YAML file, whose paths are relative to its folder, or the name of a bundled recipe, or a recipe as a
+            mapping; their paths, and those of overrides, are relative to the working directory.
         overrides: `a.b=value`, as on the command line.
         registry: the components by name; None: every installed one.
 
@@ -118,7 +120,9 @@ def _source(recipe: AnyRecipe) -> tuple[Source, Path]:
         source, name, folder = of_mapping(recipe), "recipe", Path()
     else:
         file = find(recipe)
-        source, name, folder = read(file), file.stem, file.parent
+        bundled_one, of_run = file != Path(recipe), file.name == RECIPE and is_run(file.parent)
+        # the paths of a run's recipe are absolute, but those of an older version
+        source, name, folder = read(file), file.stem, Path() if bundled_one or of_run else file.parent
     source.values.setdefault("output_dir", f"runs/{name}")
     return source, folder
 
@@ -139,7 +143,7 @@ def _checked(recipe: AnyRecipe, overrides: Sequence[str], registry: Registry) ->
     found, faults = _with_files(changed, folder, registry)
     if not is_several(changed):
         whole, missing = template.with_text(taken_out(changed), folder)
-        return _resolved(whole, found, [*faults, *missing])
+        return _resolved(whole, found, folder, [*faults, *missing])
     return _of_several(changed, lambda one: _member(changed, one, found, faults, folder))
 
 
@@ -175,7 +179,7 @@ def _member(
     """One member of a recipe with `seeds` or `sweep`."""
     changed = command_line.apply(taken_out(source), one.overrides, lambda stage: _quiet_name(stage, registry))
     whole, missing = template.with_text(changed, folder)
-    return _resolved(whole, registry, [*faults, *missing])
+    return _resolved(whole, registry, folder, [*faults, *missing])
 
 
 def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Registry, list[tuple[Keys, str]]]:
@@ -195,9 +199,9 @@ def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Regis
     return registry, faults
 
 
-def _resolved(source: Source, registry: Registry, faults: Sequence[tuple[Keys, str]]) -> _Checked:
+def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence[tuple[Keys, str]]) -> _Checked:
     """A source that is sound. Raises RecipeError holding every fault, those that are known already first."""
-    resolver = Resolver(registry)
+    resolver = Resolver(registry, source, folder)
     values = resolver.block(Recipe, source.values, ())
     problems = [*faults, *resolver.problems, *_output(values), *_base(values), *_quantization(values)]
     made, refused = _constructed(values, [keys for keys, _ in problems], registry)

@@ -30,6 +30,10 @@ SCHEMA = {
 }
 
 
+class Written(str):
+    """An override that a recipe's `sweep` wrote, so that its paths are relative to the recipe."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One training of a recipe with `seeds` or `sweep`."""
@@ -42,7 +46,7 @@ class Member:
     def overrides(self) -> list[str]:
         """As the command line writes them; `seeds` and `sweep` are taken out."""
         seed = [] if self.seed is None else [f"seed={self.seed}"]
-        return [*(f"{path}={_written(value)}" for path, value in self.setting.items()), *seed]
+        return [*(Written(f"{path}={_written(value)}") for path, value in self.setting.items()), *seed]
 
     @property
     def group(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from rlhf_plugins.errors import PluginError, known
 
+Mark = TypeVar("Mark")
 NONE = "none"  # what a recipe may write for an optional block
 
 
@@ -52,6 +53,11 @@ class Option:
     def optional(self) -> bool:
         """Whether `none` is a value of it."""
         return self.nullable or NoneType in _members(self.annotation)
+
+    def mark(self, cls: type[Mark]) -> Mark | None:
+        """What its annotation says of it with an object of `cls`, such as `OnDisk`."""
+        notes = getattr(self.annotation, "__metadata__", ())
+        return next((note for note in notes if isinstance(note, cls)), None)
 
     @property
     def description(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from rlhf_plugins.errors import Fault, RecipeError, known
+from rlhf_plugins.recipe.members import Written
 from rlhf_plugins.recipe.options import NONE, options
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, Place, Source, dotted
@@ -32,7 +33,8 @@ def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> So
         places = {keys: place for keys, place in places.items() if keys[: len(at)] != at}
         for keys in opened:  # the name that stood there alone keeps its place
             places.setdefault((*keys, _tag(keys)), places.get(keys, Place(FILE, number)))
-        places |= dict.fromkeys((*opened, at), Place(FILE, number, note(text)))
+        typed = not isinstance(text, Written)
+        places |= dict.fromkeys((*opened, at), Place(FILE, number, note(text), typed))
     if faults:
         raise RecipeError(faults)
     return Source(values, places)

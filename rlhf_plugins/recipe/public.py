@@ -54,7 +54,7 @@ def read_options(file: str | Path, cls: type[Options], registry: Registry | None
     """A YAML file of a package's own, such as a constitution, read and checked as a recipe is.
 
     Args:
-        file: a mapping of options, which may hold components.
+        file: a mapping of options, which may hold components; paths in it are relative to its folder.
         cls: a frozen dataclass, whose fields are the options.
         registry: the components by name; None: every installed one.
 
@@ -62,7 +62,7 @@ def read_options(file: str | Path, cls: type[Options], registry: Registry | None
         RecipeError: it holds every fault, with its line.
     """
     registry, source = registry or installed(), read(file)
-    resolver = Resolver(registry)
+    resolver = Resolver(registry, source, Path(file).parent)
     values = resolver.block(cls, source.values, ())
     problems = list(resolver.problems)
     if not problems:

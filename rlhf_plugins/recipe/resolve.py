@@ -9,13 +9,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract.component import OnDisk
 from rlhf_plugins.errors import known
 from rlhf_plugins.recipe import trainer
 from rlhf_plugins.recipe.limits import check_trackers
+from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
-from rlhf_plugins.recipe.source import Keys
+from rlhf_plugins.recipe.source import Keys, Source
 from rlhf_plugins.registry.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ class Resolver:
     """Resolves blocks against the classes of a registry; `problems` gathers every fault on the way."""
 
     registry: Registry
+    source: Source | None = None  # of the values; None leaves paths as they are
+    folder: Path = Path()  # that paths in the source's file are relative to
     problems: list[tuple[Keys, str]] = field(default_factory=list)
     shared: dict[str, Any] = field(default_factory=dict)  # options of the recipe's top that stages take over, resolved
 
@@ -96,9 +101,16 @@ class Resolver:
         if option.name not in values:
             return plain(option.annotation, value)
         try:
-            return plain(option.annotation, validated(option.annotation, value))
+            return self.on_disk(option, plain(option.annotation, validated(option.annotation, value)), keys)
         except ValueError as error:
             return self.problem(keys, str(error))
+
+    def on_disk(self, option: Option, value: Any, keys: Keys) -> Any:
+        """A path that is there as an absolute one, any other value as it is. Raises ValueError as `located` does."""
+        mark = option.mark(OnDisk)
+        if mark is None or self.source is None or not isinstance(value, str):
+            return value
+        return located(value, mark, None if self.source.place(keys).typed else self.folder)
 
     def components(self, option: Option, value: Any, keys: Keys) -> list[dict[str, Any]] | None:
         """A list of components; where there is a default, it may be empty."""

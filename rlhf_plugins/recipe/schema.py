@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
-from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.component import OnDisk, uses
 from rlhf_plugins.contract.run import Adapter, Checkpoint
 from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Stage
 from rlhf_plugins.errors import PluginError
@@ -30,6 +30,7 @@ class Recipe:
 
     base: Annotated[
         str,
+        OnDisk("#", (SANDBOX,)),
         Field(min_length=1, description="a folder, a hub name, `sandbox`, or another run's policy: `runs/a#dpo`"),
     ]
     quantization: Annotated[Literal["none", "nf4", "int8"], Field(description="of the base; needs an adapter")] = "none"

@@ -29,6 +29,7 @@ class Place:
     file: str
     line: int
     note: str = ""
+    typed: bool = False  # on the command line, whose paths are relative to the working directory
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ class Source:
 
     def fault(self, keys: Keys, message: str) -> Fault:
         """A fault at `keys`, or at the nearest ancestor that is written in the file."""
-        at = next(place for n in range(len(keys), -1, -1) if (place := self.places.get(keys[:n])))
+        at = self.place(keys)
         return Fault(at.file, at.line, dotted(keys), message + at.note)
+
+    def place(self, keys: Keys) -> Place:
+        """Where the value at `keys`, or its nearest ancestor that is written somewhere, was written."""
+        return next(place for n in range(len(keys), -1, -1) if (place := self.places.get(keys[:n])))
 
 
 def dotted(keys: Keys) -> str:

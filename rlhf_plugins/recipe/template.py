@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from rlhf_plugins.contract.component import OnDisk
+from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE
 from rlhf_plugins.recipe.source import Keys, Source
 
@@ -17,8 +19,11 @@ def with_text(source: Source, folder: Path) -> tuple[Source, list[tuple[Keys, st
     given = source.values.get(NAME)
     if not isinstance(given, str) or not given or given == NONE or "{{" in given or "{%" in given:
         return source, []
-    file = next((file for file in (folder / given, Path(given)) if os.path.isfile(file)), None)
-    if file is None:
+    try:
+        file = Path(located(given, OnDisk(), None if source.place((NAME,)).typed else folder))
+    except ValueError as error:
+        return source, [((NAME,), str(error))]
+    if not os.path.isfile(file):
         return source, [((NAME,), f"there is no file {given!r}, and a template has {{{{ or {{% in it")]
     try:
         return replace(source, values={**source.values, NAME: file.read_text(encoding="utf-8")}), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def select(
 def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:
     """The recipe as a file with its reasons. Raises RunError where the file exists or cannot be written."""
     about = [f"# {choice.algorithm}, by `rlhf select`.   rlhf run {file}", *(f"# {why}" for why in choice.reasons)]
-    text = "\n".join([*about, yaml.safe_dump(dict(recipe), sort_keys=False, default_flow_style=None, width=1_000)])
+    text = "\n".join(
+        [*about, yaml.safe_dump(_beside(recipe, file.parent), sort_keys=False, default_flow_style=None, width=1_000)]
+    )
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -74,6 +77,17 @@ def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:
         raise RunError(f"{file}: exists; name another file with --out") from None
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _beside(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe with its files relative to the folder that it is written in."""
+
+    def moved(value: Any) -> Any:
+        local = isinstance(value, str) and value != SANDBOX and os.path.exists(value) and not os.path.isabs(value)
+        return os.path.relpath(value, folder) if local else value
+
+    data = {key: moved(value) if key in ("source", "test_source") else value for key, value in recipe["data"].items()}
+    return {**recipe, "base": moved(recipe["base"]), "data": data}
 
 
 def _recipe(algorithm: str, data: Mapping[str, Any], base: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rlhf_bench.suite import nearest
-from rlhf_plugins import Choice, Features, RunError, Selector, Situation, hookimpl
+from rlhf_plugins import Choice, Features, OnDisk, RunError, Selector, Situation, hookimpl
 
 Row = dict[str, Any]
 Vector = NDArray[np.float64]
@@ -38,7 +38,9 @@ class Learned(Selector):
     much they differ. An algorithm that the history does not know is last, without a score.
     """
 
-    history: Annotated[str | None, Field(description="a JSON file; null is the one of the suite `selection`")] = None
+    history: Annotated[
+        str | None, OnDisk(), Field(description="a JSON file; null is the one of the suite `selection`")
+    ] = None
     wanted: list[str] = field(default_factory=lambda: ["pairs", "circles", "strength", "longer_wins", "ties"])
 
     def missing(self) -> dict[str, str]:

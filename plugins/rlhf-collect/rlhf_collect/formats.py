@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlhf_plugins import Base, Data, DataError, DataFormat, Group, Origin, hookimpl
+from rlhf_plugins import Base, Data, DataError, DataFormat, Group, OnDisk, Origin, hookimpl
 
 if TYPE_CHECKING:
     from rlhf_collect.release import Release
@@ -22,7 +22,7 @@ class Collected(DataFormat):
     for each vote with its annotator and strength, for losses that read annotators.
     """
 
-    source: Annotated[str, Field(min_length=1, description="the folder of a study")]
+    source: Annotated[str, OnDisk(), Field(min_length=1, description="the folder of a study")]
     release: Annotated[int, Field(ge=1, description="number of the release")] = 1
     votes: Annotated[Literal["together", "apart"], Field(description="one comparison a pair, or one a vote")] = (
         "together"

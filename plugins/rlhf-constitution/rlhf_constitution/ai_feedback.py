@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rlhf_constitution.answering import From, Sampling, answers
 from rlhf_constitution.compared import for_people, with_people, with_truth, write_for_people
-from rlhf_constitution.constitution import Scored, faults, load
+from rlhf_constitution.constitution import Scored, bundled, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
 from rlhf_constitution.texts import as_response, plain
@@ -19,6 +19,7 @@ from rlhf_plugins import (
     Data,
     Generator,
     Group,
+    OnDisk,
     Origin,
     Run,
     RunError,
@@ -40,7 +41,9 @@ class AIFeedback(Stage, makes={"data"}):
     A response on which a principle abstains or fails is in no pair.
     """
 
-    constitution: Annotated[str, Field(min_length=1, description="a file, or the name of a bundled one")]
+    constitution: Annotated[
+        str, OnDisk(words=tuple(bundled())), Field(min_length=1, description="a file, or the name of a bundled one")
+    ]
     answers: Annotated[int, Field(ge=2, description="k, responses to a prompt")] = 4
     gap: Annotated[float, Field(ge=0, lt=1, description="epsilon: a pair needs s_i > s_j + gap")] = 0.1
     soft: Annotated[bool, Field(description="write soft labels, not certainty")] = True

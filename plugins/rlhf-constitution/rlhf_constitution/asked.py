@@ -17,7 +17,7 @@ from rlhf_constitution.quoting import question
 from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Propose, Request
 from rlhf_constitution.texts import plain
-from rlhf_plugins import Run, RunError, hookimpl, uses
+from rlhf_plugins import OnDisk, Run, RunError, hookimpl, uses
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class ByAssistant(Reviser):
 
     assistant: Assistant = uses("assistant", "policy")
     n: Annotated[int, Field(ge=1, description="proposals for a request")] = 2
-    instruction: Annotated[str | None, Field(description="a file with {critique} in it; null is the bundled one")] = (
-        None
-    )
+    instruction: Annotated[
+        str | None, OnDisk(), Field(description="a file with {critique} in it; null is the bundled one")
+    ] = None
 
     def missing(self) -> dict[str, str]:
         """A file that is not there, or has no place for the critique."""

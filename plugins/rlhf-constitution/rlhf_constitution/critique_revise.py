@@ -14,7 +14,7 @@ from pydantic import Field
 
 from rlhf_constitution.answering import From, Sampling, answers
 from rlhf_constitution.assistant import Assistant
-from rlhf_constitution.constitution import Constitution, faults, load
+from rlhf_constitution.constitution import Constitution, bundled, faults, load
 from rlhf_constitution.critic import critic, unreadable
 from rlhf_constitution.fluency import fluent
 from rlhf_constitution.outcome import Ok
@@ -22,7 +22,7 @@ from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Draft, Limits, Makers, from_json, revise, to_json
 from rlhf_constitution.scoring import Scorer
 from rlhf_constitution.texts import Text, as_response, plain
-from rlhf_plugins import Data, Group, Origin, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import Data, Group, OnDisk, Origin, Run, RunError, Section, Stage, StageResult, hookimpl, uses
 
 FILE = "revisions.jsonl"  # in the stage's folder: every draft with all its attempts
 SHOWN = 8  # drafts in the report
@@ -35,11 +35,15 @@ class CritiqueRevise(Stage, makes={"data"}):
     A revision is accepted only if P rises and no gate is lost; else it is kept with the reason, and not trained on.
     """
 
-    constitution: Annotated[str, Field(min_length=1, description="a file, or the name of a bundled one")]
+    constitution: Annotated[
+        str, OnDisk(words=tuple(bundled())), Field(min_length=1, description="a file, or the name of a bundled one")
+    ]
     reviser: Reviser = uses("reviser", "samples")
     critic: Assistant | None = uses("assistant", optional=True)
     criticism: Annotated[
-        str | None, Field(description="a file, the critic's instruction with {principle} and {angle}; null is ours")
+        str | None,
+        OnDisk(),
+        Field(description="a file, the critic's instruction with {principle} and {angle}; null is ours"),
     ] = None
     rounds: Annotated[int, Field(ge=1, description="revisions of an answer, at most, a principle at a time")] = 3
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered")] = 256

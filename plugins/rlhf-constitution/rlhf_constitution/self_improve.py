@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_constitution.constitution import faults
+from rlhf_constitution.constitution import bundled, faults
 from rlhf_constitution.held_out import PEOPLE, HeldOut, Measured, held_out
 from rlhf_constitution.replay import Replay, coverage, easiest, outliers
-from rlhf_plugins import Curve, Data, Evaluation, Group, Run, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import Curve, Data, Evaluation, Group, OnDisk, Run, Section, Stage, StageResult, hookimpl, uses
 
 AUDITED = 16  # rows of each round that are written for people to look at
 START = "start"
@@ -58,6 +58,7 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
     rounds: Annotated[int, Field(ge=1, description="at most")] = 4
     judge: Annotated[
         str | None,
+        OnDisk(words=(PEOPLE, *bundled())),
         Field(description="a constitution that trains nothing, or `people`'s held-out pairs; null is the true reward"),
     ] = None
     held_out: Annotated[int, Field(ge=2, description="held-out prompts")] = 64

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlhf_plugins.contract.component import OnDisk
 from rlhf_plugins.contract.rows import GoldReward
 from rlhf_plugins.contract.run import Adapter
 
@@ -50,7 +51,9 @@ class Value:
         Field(description="for the value only; `none` trains all weights of a network of its `own`"),
     ] = None
     base: Annotated[
-        str | None, Field(description="of a network of its `own`, with the policy's vocabulary; `none`: the policy's")
+        str | None,
+        OnDisk(),
+        Field(description="of a network of its `own`, with the policy's vocabulary; `none`: the policy's"),
     ] = None
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
-from rlhf_plugins import Alarm, Monitor, Run, RunError, Step
+from rlhf_plugins import Alarm, Monitor, OnDisk, Run, RunError, Step
 from rlhf_watch.alarms.limits import Limit, read_limit, read_limits
 
 CURVE = "watch/"  # begins the names of the curves that hold statistics
@@ -31,7 +31,7 @@ class Watched(Monitor, reads_rollouts=True):
     """A monitor whose statistic is a curve `watch/NAME`. Without thresholds it measures, and never alarms."""
 
     thresholds: Annotated[
-        str, Field(description="a file that `rlhf watch calibrate` wrote; empty: it only measures")
+        str, OnDisk(), Field(description="a file that `rlhf watch calibrate` wrote; empty: it only measures")
     ] = ""
 
     def missing(self) -> dict[str, str]:
