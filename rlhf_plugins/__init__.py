@@ -65,7 +65,7 @@ from rlhf_plugins.contract.run_kinds import (
     Stage,
 )
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
-from rlhf_plugins.contract.workload import Work, Workload
+from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.errors import (
     ComponentError,
     DataError,
@@ -113,6 +113,7 @@ __all__ = [
     "Component",
     "ComponentError",
     "Cost",
+    "Course",
     "Curve",
     "Data",
     "DataError",
@@ -128,6 +129,7 @@ __all__ = [
     "KL",
     "KLEstimator",
     "KLTerm",
+    "Known",
     "Lengths",
     "MemberScores",
     "Metric",

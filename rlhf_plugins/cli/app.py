@@ -174,14 +174,16 @@ def _launch(config: Path) -> None:
 def check(recipe: RecipeArgument, overrides: Overrides = None, trust_plugins: TrustPlugins = False) -> None:
     """Check a recipe and name every fault, without running it; of files under `plugins:`, only those that you trust."""
     from rlhf_plugins.recipe.check import load_recipe, named_files, several
+    from rlhf_plugins.recipe.course import courses
     from rlhf_plugins.registry.trust import ask
 
     ask(named_files(recipe, overrides or ()), trust_plugins, confirmed(), recipe)
     members = several(recipe, overrides or ())
-    stages = load_recipe(recipe, overrides or ()).stages
-    count = "1 stage" if len(stages) == 1 else f"{len(stages)} stages"
+    found = courses(load_recipe(recipe, overrides or ()))
+    count = "1 stage" if len(found) == 1 else f"{len(found)} stages"
     times = f"{len(members)} times " if members else ""
-    echo(f"{recipe}: ok, {times}{count}: {', '.join(stage.name for stage in stages)}")
+    long = [f"  {name}: {course.words}" for name, course in found.items() if course]
+    echo("\n".join([f"{recipe}: ok, {times}{count}: {', '.join(found)}", *long]))
 
 
 @app.command()

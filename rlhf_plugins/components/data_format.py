@@ -67,6 +67,12 @@ class _File(DataFormat, Sources):
 
         return columns_of_file(self, self._read())
 
+    def known_rows(self) -> int | None:
+        """Those of a local file that is not large."""
+        from rlhf_plugins.data.columns import rows_of_file
+
+        return rows_of_file(self, self._read())
+
     @classmethod
     def recognises(cls, fields: Mapping[str, Any]) -> bool:
         """Whether a row with these columns is likely to be of this format."""
@@ -270,6 +276,10 @@ class Sandbox(DataFormat):
         """Strengths of preference as margins, or all ratings; ties where the annotator makes any and they are kept."""
         ties = {"ties"} if self.annotator.tie_margin and (self.ties or self.pairs is None) else set()
         return frozenset({"ranks", "ratings" if self.pairs is None else "margin"} | ties)
+
+    def known_rows(self) -> int:
+        """Pairs or rankings, before ties are left out."""
+        return self.prompts * (self.pairs or 1)
 
     def _judge(self, base: Base, asked: Sequence[str], seed: int) -> list[Group]:
         written = self._sampled(base, asked, seed) if self.writer == "base" else draft(asked, self.responses, seed)

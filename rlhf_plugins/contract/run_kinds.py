@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Samples, Text
     from rlhf_plugins.contract.run import Adapter, Alarm, Base, Run, StageResult, Step, Weights
     from rlhf_plugins.contract.selection import Choice, Situation
-    from rlhf_plugins.contract.workload import Workload
+    from rlhf_plugins.contract.workload import Course, Known, Workload
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
@@ -135,6 +135,10 @@ class DataFormat(Component, kind="data_format"):
         """Those of `COLUMNS` that its rows have, if that is known without a download or a model; None is unknown."""
         return None
 
+    def known_rows(self) -> int | None:
+        """About how many rows there are to train on, if that is known without a download or a model."""
+        return None
+
 
 class DataStep(Component, kind="data_step"):
     """Changes loaded rows before anything is trained on them: leaves some out, adds some, weighs or labels them."""
@@ -177,6 +181,10 @@ class Stage(Component, kind="stage"):
 
     def workload(self, adapter: Adapter | None) -> Workload | None:
         """What it computes and holds at once, so that its memory can be forecast; None is unknown."""
+        return None
+
+    def course(self, known: Known) -> Course | None:
+        """How long it is: steps, episodes and tokens, for `rlhf check` and the time left; None is unknown."""
         return None
 
     def run(self, run: Run) -> StageResult:

@@ -69,3 +69,33 @@ class Workload:
     adapters: int = 1
     models: int = 0
     quantization: str | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a recipe before anything loads, for the length of a stage.
+
+    Args:
+        rows: to train on, about; None where nobody knows.
+        max_length: the recipe's, in tokens.
+        policies: the base, and those that stages before it make.
+    """
+
+    rows: int | None = None
+    max_length: int | None = None
+    policies: int = 1
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long a stage is by its options, in one process.
+
+    Args:
+        steps: of the optimizer; None where it takes none, or the number of rows decides it and nobody knows them.
+        sequences: prompts with a response that it trains on, samples or scores, about; None where nobody knows.
+        words: steps, episodes and tokens for people.
+    """
+
+    steps: int | None
+    sequences: int | None
+    words: str

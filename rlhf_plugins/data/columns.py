@@ -42,11 +42,25 @@ def columns_of(groups: Iterable[Group]) -> frozenset[str]:
 
 def columns_of_file(sources: Sources, read: Read) -> frozenset[str] | None:
     """The columns of a local file; None for a large file, one that cannot be read, and a data set on the hub."""
+    groups = _small(sources, read)
+    return None if groups is None else columns_of(groups)
+
+
+def rows_of_file(sources: Sources, read: Read) -> int | None:
+    """About how many groups of a local file are trained on; None where `columns_of_file` is None."""
+    groups = _small(sources, read)
+    if groups is None:
+        return None
+    return len(groups) if sources.test_source else round(len(groups) * (1 - sources.test_fraction))
+
+
+def _small(sources: Sources, read: Read) -> list[Group] | None:
+    """The groups of a local file that is not large."""
     path = Path(sources.source)
     try:
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
             return None
-        return columns_of([group for _, group in read(read_rows(sources.source), Dropped())])
+        return [group for _, group in read(read_rows(sources.source), Dropped())]
     except (DataError, OSError):
         return None  # loading the data reports it
 

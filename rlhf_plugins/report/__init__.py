@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from rlhf_plugins.report.files import PAGE, read, write
+from rlhf_plugins.report.files import PAGE, read, show, write
 from rlhf_plugins.report.machine import hardware, versions
 from rlhf_plugins.report.reward_table import reward_table
 from rlhf_plugins.report.summary import summary
 from rlhf_plugins.report.table import markdown_table, rich_table
 
-__all__ = ["PAGE", "hardware", "markdown_table", "read", "reward_table", "rich_table", "summary", "versions", "write"]
+__all__ = [
+    "PAGE",
+    "hardware",
+    "markdown_table",
+    "read",
+    "reward_table",
+    "rich_table",
+    "show",
+    "summary",
+    "versions",
+    "write",
+]

@@ -30,6 +30,13 @@ def write(folder: Path, report: Report) -> Path:
     return folder / PAGE
 
 
+def show(folder: Path, report: Report) -> None:
+    """Writes `report.html` alone, of a run that goes on. Raises ReportError as `write` does."""
+    from rlhf_plugins.report.page import page
+
+    _replace(folder / PAGE, page(report))
+
+
 def read(folder: Path) -> Report:
     """The report of a run's folder; raises RunError when `report.json` is absent or not a report."""
     path = folder / _JSON

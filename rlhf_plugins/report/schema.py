@@ -294,7 +294,8 @@ class Report(Record):
     title: str
     started: AwareDatetime
     finished: AwareDatetime
-    status: Literal["finished", "interrupted", "failed"]
+    status: Literal["finished", "interrupted", "failed", "running"]
+    progress: str = ""  # where a run is that goes on
     recipe: dict[str, JsonValue]
     versions: dict[str, str]
     hardware: Hardware

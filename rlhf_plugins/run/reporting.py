@@ -16,8 +16,11 @@ from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.report.schema import FORMAT, Report
+from rlhf_plugins.report.words import duration
 from rlhf_plugins.run.comparing import policies, with_costs
 from rlhf_plugins.run.folder import WENT_ON, RunFolder
+from rlhf_plugins.run.lock import in_use
+from rlhf_plugins.run.record import RunRecord
 
 DIGEST = "digest"  # of the rows, in the status alone
 
@@ -81,10 +84,37 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
         "finished": status.get("finished", status.get("started")),
         **_evaluated(results),
     }
+    if values["status"] == "running" and in_use(folder.path):
+        return values | _going_on(folder, status, values)
     values["notes"] = [*values["notes"], *_files(status), *status.get(WENT_ON, ()), *status.get("hook_faults", ())]
     if values["status"] == "running":  # a process that was killed could not write its status
         values["status"] = "interrupted"
     return values
+
+
+def _going_on(folder: RunFolder, status: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run that goes on: the curves of its stage so far, and where it is."""
+    found: dict[str, Any] = {"finished": now(), "progress": "its first stage begins"}
+    if not (name := status.get("stage")):
+        return found
+    names = [str(stage.get("name", stage["stage"])) for stage in values["recipe"]["stages"]]
+    record = RunRecord(folder.path)
+    curves = record.curves(name) if name in record.stages() else {}
+    at = max((step for curve in curves.values() for step, _ in curve.points), default=None)
+    steps, left = status.get("steps"), status.get("left")
+    words = [
+        f"stage {name}, {names.index(name) + 1} of {len(names)}" if name in names else f"stage {name}",
+        "" if at is None else f"step {at:,}" + (f" of {steps:,}" if steps else ""),
+        "" if left is None else f"about {duration(left)} of the run were left when the stage began",
+    ]
+    running = StageResult(name=name, curves=curves)
+    stages = [*values["stages"], _stage(running)] if curves else values["stages"]
+    return {**found, "stages": stages, "progress": ", ".join(filter(None, words))}
+
+
+def show(folder: RunFolder) -> None:
+    """Writes the page of a run that goes on. Raises RunError as `build` does, and ReportError."""
+    report.show(folder.path, build(folder))
 
 
 def write(folder: RunFolder, made: Report) -> Path:

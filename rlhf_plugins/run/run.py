@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -20,13 +22,16 @@ from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.errors import ComponentError, DataError, RlhfError, RunError, StopRun, shown
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.recipe.assemble import Assembled
+from rlhf_plugins.recipe.course import courses
 from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
+from rlhf_plugins.report.words import duration
 from rlhf_plugins.run import blame, origin, reporting, starts, together
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
+from rlhf_plugins.run.left import left
 from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.perform import perform
 from rlhf_plugins.run.stage_run import stage_run
@@ -34,11 +39,13 @@ from rlhf_plugins.run.stop import Ended, Stop
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.contract.workload import Course
     from rlhf_plugins.recipe.check import AnyRecipe
     from rlhf_plugins.registry.discovery import Plugin
     from rlhf_plugins.report.schema import Report
 
 Say = Callable[[str], None]
+LARGE = 2**31  # bytes of weights that are seen to load
 
 
 @dataclass(frozen=True)
@@ -170,11 +177,13 @@ def _warn_of_memory(assembled: Assembled, say: Say) -> None:
 def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finished:
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
+    if not sys.stderr.isatty() or _small(assembled.base.path):
+        disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
     folder = RunFolder(assembled.output_dir)
     for warning in processes.on_main(lambda: _allowed(folder, assembled, resume, overwrite)):
         say(f"warning: {warning}")
     _warn_of_memory(assembled, say)
+    long = courses(assembled)
     say("data: loading")
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
@@ -183,7 +192,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     if processes.count() > 1:
         together.refuse_differences(origin.facts(assembled, data, used))
     hooks = Hooks(assembled.registry, folder, say)
-    staged = _Staged(assembled, data, folder, say, hooks)
+    staged = _Staged(assembled, data, folder, say, hooks, long)
     processes.on_main(lambda: staged.begin(used, resume, overwrite))
     together.refuse_other_folder(folder)
     with staged.stop.listening(say):
@@ -198,6 +207,11 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
             if processes.is_main():
                 staged.finish()
     return Finished(folder.path, hooks.unreported)
+
+
+def _small(path: str) -> bool:
+    """Whether the weights of a base are here and load in a moment."""
+    return os.path.isdir(path) and sum(file.stat().st_size for file in Path(path).glob("*.safetensors")) < LARGE
 
 
 def _loaded(assembled: Assembled) -> Data:
@@ -247,6 +261,7 @@ class _Staged:
     folder: RunFolder
     say: Say
     hooks: Hooks
+    courses: Mapping[str, Course | None]
     stop: Stop = field(default_factory=Stop)
 
     def begin(self, used: list[Plugin], resume: bool, overwrite: bool) -> None:
@@ -279,12 +294,14 @@ class _Staged:
             if index < len(results):
                 self.say(f"{self._place(index)}: finished before")
                 continue
-            self.folder.note(status="running", stage=stage.name, message="")
+            course, ahead = self.courses[stage.name], left(self.courses, results)
+            self.folder.note(status="running", stage=stage.name, message="", steps=course and course.steps, left=ahead)
             results.append(self._guarded(index, stage, tuple(results)))
             processes.on_main(lambda: origin.note_base(self.folder, self.assembled.base.path))
             self.say(f"{self._place(index)}: {_summary(results[-1])}")
         processes.gathered(None)  # all of them are done
-        self.folder.note(status="finished", stage=None, message="", finished=reporting.now())
+        over: dict[str, Any] = {"stage": None, "message": "", "steps": None, "left": None}
+        self.folder.note(status="finished", finished=reporting.now(), **over)
 
     def finish(self) -> None:
         """Calls the hooks of the end, which write the report. A signal in between leaves the rest of them out."""
@@ -335,7 +352,9 @@ class _Staged:
         fresh = processes.on_main(lambda: self.folder.fresh_stage(index, stage.name))
         run = stage_run(self.assembled, self.data, fresh, finished, stage)
         begins = starts.in_words(stage, run.places)
-        self.say(f"{self._place(index)}: running{begins and ', '}{begins}")
+        ahead = left(self.courses, finished)
+        parts = ["running", begins, ahead and f"about {duration(ahead)} left of the run"]
+        self.say(f"{self._place(index)}: {', '.join(filter(None, parts))}")
         services = replace(run.services, hooks=self.hooks, stop=self.stop, checkpoint=self.assembled.checkpoint)
         return perform(replace(run, name=stage.name, services=services), stage)
 

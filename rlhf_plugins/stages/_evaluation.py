@@ -40,6 +40,7 @@ class Session:
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.judges import Judge
         from rlhf_plugins.reward_models.opening import latest_reward
+        from rlhf_plugins.trainers.progress import Counted
 
         self.options, self.run, self.reward = options, run, latest_reward(run)
         self.encoder = load_row_encoder(run.base)
@@ -59,7 +60,14 @@ class Session:
         self.answers = self.held_out_answers()
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
         self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
+        self.progress = Counted(options.name, self.responses(), "responses")
         self.pool = self.sample(self.reference, self.asked, self.pool_size)
+
+    def responses(self) -> int:
+        """How many are sampled in all."""
+        trained = sum(1 for _ in self.trained_policies())
+        each = len(self.asked) + len(self.strange)
+        return len(self.asked) * self.pool_size + len(self.strange) + trained * each
 
     def chosen_judge(self) -> Judge | PairJudge | None:
         """What scores responses; None where held-out answers are all that is known."""
@@ -134,6 +142,7 @@ class Session:
             if name in judged:
                 raise RunError(f"evaluate: two policies are called {name}; give the stage another `name:`")
             judged[name] = policy
+        self.progress.close()
         judged, places = complete(judged)
         unscored = {"prompt without a score for each policy": len(self.prompts) - len(places)}
         reference = judged[self.weights.name]
@@ -173,12 +182,15 @@ class Session:
             best = best_of(rewards, self.pool_size, range(1, n + 1))
             name = f"best-of-{n}"
             yield name, self.judged(name, best, self.pool, best_of_kl(n), None)
+        for name in self.trained_policies():
+            logger.info("evaluating %s", name)
+            yield name, self.trained(name, self.run.policy(name))
+
+    def trained_policies(self) -> Iterator[str]:
+        """The names of those that the run made, but for the reference."""
         own = str(self.weights.folder or self.weights.base.path)
         for result in self.run.finished:
-            for name, spec in result.policies.items():
-                if spec.get("path") != own:
-                    logger.info("evaluating %s", name)
-                    yield name, self.trained(name, self.run.policy(name))
+            yield from (name for name, spec in result.policies.items() if spec.get("path") != own)
 
     def trained(self, name: str, policy: Policy) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
@@ -216,13 +228,15 @@ class Session:
 
     def sample(self, policy: Policy, prompts: Sequence[Group], per_prompt: int) -> Samples:
         """Responses under the stage's options; the same prompts and policy always give the same."""
-        return policy.sample(
+        samples = policy.sample(
             prompts,
             per_prompt,
             temperature=self.options.temperature,
             max_new_tokens=self.options.max_new_tokens,
             seed=self.run.seed,
         )
+        self.progress.add(len(samples.responses))
+        return samples
 
     def notes(self) -> list[str]:
         """Notes for the reader of the table."""

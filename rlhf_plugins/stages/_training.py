@@ -71,6 +71,11 @@ class Training(Stage, makes_rollouts=False):
             else _default(next(f.metadata["config"] for f in fields(self) if f.name == "trainer"), name)
         )
 
+    def limit(self, longest: int | None) -> int | None:
+        """Tokens of a sequence, at most; `longest` is the recipe's `max_length`."""
+        given: int | None = getattr(self, "trainer", {}).get("max_length", longest)
+        return given or self.setting("max_length")
+
     def learning(self, works: Sequence[Work], **more: Any) -> Workload:
         """A workload with the options that all trainings have in common."""
         given: dict[str, Any] = getattr(self, "trainer", {})

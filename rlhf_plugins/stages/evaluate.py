@@ -12,7 +12,8 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage
-from rlhf_plugins.contract.workload import PLENTY, Work, Workload
+from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
+from rlhf_plugins.stages._course import of_evaluation
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
             Work("scoring", "score", PLENTY, responses, rewards=True, **many),
         ]
         return Workload(works, adapters=2, models=2 * (adapter is None))
+
+    def course(self, known: Known) -> Course:
+        """Of its samples."""
+        return of_evaluation(self.prompts, known.policies, self.best_of, self.max_new_tokens)
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

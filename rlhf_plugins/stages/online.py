@@ -12,7 +12,8 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Monitor, Reward
-from rlhf_plugins.contract.workload import Work, Workload
+from rlhf_plugins.contract.workload import Course, Known, Work, Workload
+from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
@@ -214,6 +215,10 @@ class Online(
             adapters=1 + judges + (own == "adapter"),
             models=beside * (1 + judges) + (own == "own"),
         )
+
+    def course(self, known: Known) -> Course:
+        """Of its rollouts."""
+        return of_rollouts(self, known)
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`, and beside it the critic, if one was trained.

@@ -9,7 +9,8 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
-from rlhf_plugins.contract.workload import PLENTY, Work, Workload
+from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
+from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training, longest, pair_tokens
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Preference(Training, makes={"policy"}, processes="several", reserved=froze
         train = Work("train", "learn", batch, 2, *sizes, tokens)
         reference = Work("reference", "score", PLENTY, 2, *sizes, tokens or TOKENS_PER_BATCH)
         return self.learning([train, reference], models=int(adapter is None))
+
+    def course(self, known: Known) -> Course:
+        """Of its rows."""
+        return of_rows(self, known, *(("labelled responses", 1) if self.loss.unpaired else ("pairs", 2)))
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""

@@ -18,7 +18,7 @@ from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Stage
-from rlhf_plugins.contract.workload import Workload
+from rlhf_plugins.contract.workload import Course, Known, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.options import options
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
@@ -128,6 +128,15 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         given = {name: getattr(self, name) for name in SHARED if name not in ("budget", "data")}
         own = {"trainer": {**self.trainer, **model.trainer}, "name": self.name}
         return replace(model, **{**given, **shared, **own})
+
+    def course(self, known: Known) -> Course | None:
+        """That of each member; unknown where they differ."""
+        if self.models:
+            return None
+        one = super().course(known)
+        steps, sequences = (None if count is None else count * self.count for count in (one.steps, one.sequences))
+        return Course(steps, sequences, f"{self.count} members, each {one.words}")
+
 
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""

@@ -15,8 +15,9 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
-from rlhf_plugins.contract.workload import RANKED, Work, Workload
+from rlhf_plugins.contract.workload import RANKED, Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
 
 if TYPE_CHECKING:
@@ -113,6 +114,10 @@ class RewardModelStage(
             [Work("train", "learn", batch, responses, *sizes, self.tokens_per_batch, **parts)],
             quantization=self.quantization,
         )
+
+    def course(self, known: Known) -> Course:
+        """Of its groups, which are pairs where the loss reads pairs."""
+        return of_rows(self, known, *(("groups", None) if self.loss.whole_groups else ("pairs", 2)))
 
     def run(self, run: Run) -> StageResult:
         """Leaves the reward model in `model/`."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
-from rlhf_plugins.contract.workload import Work, Workload
+from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._training import From, Training, longest, pair_tokens
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class SFT(Training, makes={"policy"}, processes="several", reserved=frozenset({"
         """A batch of rows, which nothing cuts."""
         batch = self.setting("per_device_train_batch_size")
         return self.learning([Work("train", "learn", batch, 1, *pair_tokens(self.setting("max_length")))])
+
+    def course(self, known: Known) -> Course:
+        """Of its rows."""
+        return of_rows(self, known, "rows", 1)
 
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""

@@ -5,6 +5,7 @@ It knows TrainingArguments, no model and no loss.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -114,13 +115,13 @@ class Curves(TrainerCallback):
 
 @contextmanager
 def building(rows: int) -> Iterator[None]:
-    """For the block that builds a trainer: no progress bars of `datasets` for few rows, and errors of one line.
+    """For the block that builds a trainer: bars of `datasets` for many rows in a terminal only, errors of one line.
 
     Raises:
         RunError: TRL or PEFT refuses its arguments, such as an adapter on modules that the model lacks, the chat
             template refuses a prompt, or a package or file that an option needs is missing.
     """
-    silent = rows <= 10_000 and not are_progress_bars_disabled()
+    silent = (rows <= 10_000 or not sys.stderr.isatty()) and not are_progress_bars_disabled()
     if silent:
         disable_progress_bars()
     try:

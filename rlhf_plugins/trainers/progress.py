@@ -86,6 +86,46 @@ class Progress(TrainerCallback):
         sys.stderr.flush()
 
 
+class Counted:
+    """How far an evaluation or the like is: a bar in a terminal, a line now and then in a file.
+
+    Args:
+        name: what it is.
+        total: how many there are.
+        unit: of what.
+        every: seconds between two lines.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, name: str, total: int, unit: str, every: float = EVERY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name, self._total, self._unit, self._every, self._clock = name, total, unit, every, clock
+        self._began = self._said = clock()
+        self._done, self._bar = 0, None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar: Any = tqdm(total=total, desc=name, unit=f" {unit}", dynamic_ncols=True)
+
+    def add(self, count: int) -> None:
+        """So many more are done."""
+        self._done = min(self._done + count, self._total)
+        if self._bar is not None:
+            self._bar.update(self._done - self._bar.n)
+        elif self._clock() - self._said >= self._every and self._done < self._total:
+            self._said = self._clock()
+            left = (self._said - self._began) * (self._total / max(self._done, 1) - 1)
+            where = f"{self._name}: {self._done:,} of {self._total:,} {self._unit}"
+            sys.stderr.write(f"{where}, about {_duration(left)} left\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Nothing more is done."""
+        if self._bar is not None:
+            self._bar.close()
+
+
 def words(numbers: Mapping[str, float]) -> str:
     """The numbers that are shown, `loss 0.6931, reward 0.412`."""
     found = {shown: numbers[name] for name, shown in SHOWN.items() if name in numbers}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl
 
-from rlhf_plugins.trainers.progress import Progress, words
+from rlhf_plugins.trainers.progress import Counted, Progress, words
 
 ARGS = SimpleNamespace(output_dir="runs/a/02-dpo")
 
@@ -66,3 +66,13 @@ def test_in_a_terminal_there_is_a_bar_with_the_numbers(
 
 def test_numbers_in_words() -> None:
     assert words({"rewards/accuracies": 0.75, "reward": 1.5, "lr": 1.0}) == "reward 1.5, accuracy 0.75"
+
+
+def test_an_evaluation_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    counted = Counted("evaluate", 1000, "responses", 10, lambda: clock[0])
+    for now in (4.0, 12.0, 15.0, 40.0):
+        clock[0] = now
+        counted.add(250)
+    counted.close()
+    assert capsys.readouterr().err == "evaluate: 500 of 1,000 responses, about 12 s left\n"

@@ -1,0 +1,29 @@
+"""How long each stage of a recipe is by its options; it reads a small file of rows, and loads nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.contract.run_kinds import DataFormat
+from rlhf_plugins.contract.workload import Course, Known
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.assemble import Assembled
+
+
+def courses(assembled: Assembled) -> dict[str, Course | None]:
+    """By the names of the stages, in order; None where nobody knows."""
+    sources: dict[int, DataFormat] = {}
+
+    @cache
+    def rows(place: int) -> int | None:  # formats may hold lists, which have no hash
+        return sources[place].known_rows()
+
+    policies, found = 1, dict[str, Course | None]()
+    for stage in assembled.stages:
+        source = stage.data or assembled.data
+        sources[id(source)] = source
+        found[stage.name] = stage.course(Known(rows(id(source)), assembled.base.lengths.max_length, policies))
+        policies += "policy" in stage.makes
+    return found

@@ -1,0 +1,63 @@
+"""How long a stage is by its options: steps, episodes and tokens, before anything loads. It is no stage itself."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.contract.workload import Course
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.workload import Known
+    from rlhf_plugins.stages._training import Training
+
+
+def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> Course:
+    """A training on rows.
+
+    Args:
+        stage: whose options count.
+        known: of the recipe.
+        unit: a word for its rows.
+        responses: of each row; None where they differ.
+    """
+    batch = int(stage.setting("per_device_train_batch_size")) * int(stage.setting("gradient_accumulation_steps"))
+    given, epochs = int(stage.setting("max_steps")), float(stage.setting("num_train_epochs"))
+    steps = given if given > 0 else None if known.rows is None else ceil(ceil(known.rows / batch) * epochs)
+    if steps is None:
+        return Course(None, None, f"{_times(epochs, 'epoch')} of the rows, {batch:,} {unit} a step")
+    about = "" if given > 0 else "about "
+    longest = stage.limit(known.max_length)
+    tokens = f", at most {steps * batch * responses * longest:,} tokens" if responses and longest else ""
+    words = f"{about}{_times(steps, 'step')} of {batch:,} {unit}, {steps * batch:,} in all{tokens}"
+    return Course(steps, steps * batch * (responses or 2), words)
+
+
+def of_rollouts(stage: Training, known: Known) -> Course:
+    """A training on samples of its own: an episode is a response."""
+    size, accumulated = (
+        int(stage.setting(name)) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    parts = int(stage.setting("steps_per_generation") or accumulated)
+    used, new = parts * int(stage.setting("num_iterations")), int(stage.setting("max_completion_length"))
+    rollout, steps = size * parts, int(stage.setting("max_steps"))
+    if steps <= 0:
+        epochs = _times(float(stage.setting("num_train_epochs")), "epoch")
+        return Course(None, None, f"{epochs} of the prompts, {rollout:,} responses a rollout")
+    rollouts = ceil(steps * accumulated / used)
+    episodes = rollouts * rollout
+    of = f"{_times(rollouts, 'rollout')} of {rollout:,} responses, {episodes:,} episodes"
+    return Course(steps, 2 * episodes, f"{_times(steps, 'step')}, {of}, at most {episodes * new:,} sampled tokens")
+
+
+def of_evaluation(prompts: int, policies: int, best_of: int, longest: int) -> Course:
+    """Samples of every policy on prompts of two kinds, and the best-of-n of the first one."""
+    responses = 2 * prompts * policies
+    words = (
+        f"up to {prompts:,} prompts of each kind, {policies} policies, at most {responses * longest:,} sampled tokens"
+    )
+    return Course(None, responses + 2 * prompts * best_of, f"{words}, and best of {best_of}")
+
+
+def _times(count: float, word: str) -> str:
+    return f"{count:,.6g} {word}" + "s" * (count != 1)

@@ -1,0 +1,46 @@
+"""`check` says how many steps, episodes and tokens each stage takes, before anything loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.recipe.course import courses
+
+SANDBOX = {"format": "sandbox", "prompts": 64, "pairs": 3}
+
+
+def words(*stages: dict[str, Any], data: Any = SANDBOX, **more: Any) -> list[str]:
+    found = courses(load_recipe({"base": "sandbox", "data": data, "stages": list(stages), **more}))
+    return [course.words for course in found.values() if course]
+
+
+def test_steps_and_tokens_of_pairs() -> None:
+    trainer = {"max_steps": 10, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_length": 32}
+    (found,) = words({"stage": "preference", "trainer": trainer})
+    assert found == "10 steps of 8 pairs, 80 in all, at most 5,120 tokens"  # 10 * 8 * 2 * 32
+
+
+def test_epochs_become_steps_where_the_rows_are_known(tmp_path: Path) -> None:
+    sft = {"stage": "sft", "trainer": {"num_train_epochs": 2, "per_device_train_batch_size": 60}}
+    assert words(sft, max_length=50) == [
+        "about 8 steps of 60 rows, 480 in all, at most 24,000 tokens"
+    ]  # 2 ceil(192/60)
+    (file := tmp_path / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 200)
+    (found,) = words(sft, data={"format": "preference", "source": str(file)})
+    assert found.startswith("about 6 steps")  # 2 ceil(180 / 60): a tenth is held out
+    (unknown,) = words(sft, data={"format": "preference", "source": "owner/rows"})
+    assert unknown == "2 epochs of the rows, 60 rows a step"
+
+
+def test_rollouts_and_episodes() -> None:
+    trainer = {"max_steps": 10, "per_device_train_batch_size": 8, "steps_per_generation": 4, "num_iterations": 2}
+    _, found = words({"stage": "reward_model"}, {"stage": "online", "trainer": {**trainer, "max_completion_length": 5}})
+    # a rollout of 8 * 4 lasts 4 * 2 steps: 10 steps take 2 of them, 64 responses of up to 5 tokens
+    assert found == "10 steps, 2 rollouts of 32 responses, 64 episodes, at most 320 sampled tokens"
+
+
+def test_policies_of_an_evaluation() -> None:
+    *_, found = words({"stage": "preference"}, {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3})
+    assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens, and best of 16"
