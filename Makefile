@@ -22,7 +22,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
 	exit 1; }
 
-.PHONY: help quickstart test lint docs bench bench-speed constraints clean
+.PHONY: help quickstart test lint docs bench bench-speed compat constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,6 +54,10 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
 	$(BIN)/python benchmarks/speed.py
+
+# LIB is one library or several; each version is tested alone in an environment under build/compat.
+compat: $(READY)  ## test the seams with the oldest and the newest version of each library; LIB=trl for one
+	$(BIN)/python benchmarks/compat.py $(LIB)
 
 # torch first: the one large download fails or succeeds before anything else is fetched.
 $(READY): pyproject.toml constraints.txt $(PLUGINS)

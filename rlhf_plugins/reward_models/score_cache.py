@@ -21,11 +21,15 @@ from torch import Tensor
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.values import plain
+from rlhf_plugins.engine.cost import add, counting
 from rlhf_plugins.errors import PluginError, RunError
 
 Score = Callable[[Samples], Sequence[float | None]]
 IGNORED = {"_name_or_path", "transformers_version"}  # of a configuration: the same weights may have other ones
-TABLE = "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, reward REAL NOT NULL) WITHOUT ROWID"
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, reward REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS costs (key BLOB PRIMARY KEY, flops REAL NOT NULL) WITHOUT ROWID",
+)
 
 
 class ScoreCache:
@@ -51,12 +55,13 @@ class ScoreCache:
             self._connection = sqlite3.connect(path or ":memory:", timeout=60)
         try:
             with self._explained(), self._connection:
-                self._connection.execute(TABLE)
+                for table in TABLES:
+                    self._connection.execute(table)
         except RunError:
             self.close()
             raise
 
-    def scores(self, identity: str, samples: Samples, score: Score) -> list[float | None]:
+    def scores(self, identity: str, samples: Samples, score: Score, asker: str = "") -> list[float | None]:
         """Rewards of the samples, in their order; `score` is called once, and only for what is not remembered.
 
         Where `score` abstains the reward is None; that is not remembered, so that the next call asks again.
@@ -65,6 +70,8 @@ class ScoreCache:
             identity: of the model that scores; another text is another model.
             samples: the responses, identified by their ids and columns.
             score: that model, a number per response or None where it abstains.
+            asker: who asks this once. Where it asks again, since its run was killed and goes on, the FLOPs that the
+                answers took before count again. Empty: only what is computed counts.
 
         Raises:
             PluginError: `score` gives too many or too few rewards.
@@ -73,8 +80,11 @@ class ScoreCache:
         keys = _keys(identity, samples)
         known: dict[bytes, float | None] = {**self._read(set(keys))}
         missing = {key: row for row, key in reversed([*enumerate(keys)]) if key not in known}  # first row of each
+        asked = blake2b(b"".join((asker.encode(), identity.encode(), *sorted(keys))), digest_size=16).digest()
         if missing:
-            known |= self._scored(missing, samples, score)
+            known |= self._scored(missing, samples, score, asked if asker else None)
+        elif asker:
+            add(flops=self._spent(asked))
         self.misses += len(missing)
         self.hits += len(keys) - len(missing)
         return [known[key] for key in keys]
@@ -89,10 +99,13 @@ class ScoreCache:
         """Closes the file."""
         self._connection.close()
 
-    def _scored(self, missing: dict[bytes, int], samples: Samples, score: Score) -> dict[bytes, float | None]:
-        """Scores the missing rows in their order, and remembers the numbers."""
+    def _scored(
+        self, missing: dict[bytes, int], samples: Samples, score: Score, asked: bytes | None
+    ) -> dict[bytes, float | None]:
+        """Scores the missing rows in their order, and remembers the numbers, and what they took where `asked` is."""
         rows = sorted(missing.values())
-        rewards = [None if reward is None else float(reward) for reward in score(samples.take(rows))]
+        with counting() as counter:
+            rewards = [None if reward is None else float(reward) for reward in score(samples.take(rows))]
         if len(rewards) != len(rows):
             raise PluginError(f"the reward gave {len(rewards)} numbers for {len(rows)} responses")
         by_row = dict(zip(rows, rewards, strict=True))
@@ -101,6 +114,8 @@ class ScoreCache:
         finite = {key: reward for key, reward in numbers.items() if isfinite(reward)}
         with self._explained(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", finite.items())
+            if asked:
+                self._connection.execute("INSERT OR REPLACE INTO costs VALUES (?, ?)", (asked, counter.flops))
         if bad := len(numbers) - len(finite):
             raise RunError(f"{bad} of {len(missing)} rewards are not finite numbers")
         return found
@@ -114,11 +129,17 @@ class ScoreCache:
                     found[key] = self._sound(row[0])
         return found
 
+    def _spent(self, asked: bytes) -> float:
+        """The FLOPs of a question that was asked before; 0 where its answers were known then."""
+        with self._explained():
+            row = self._connection.execute("SELECT flops FROM costs WHERE key = ?", (asked,)).fetchone()
+        return 0.0 if row is None else self._sound(row[0])
+
     def _sound(self, reward: object) -> float:
-        """A remembered reward. Raises RunError when it is not a finite number: SQLite itself stores anything."""
+        """A remembered number. Raises RunError when it is not a finite number: SQLite itself stores anything."""
         if isinstance(reward, float) and isfinite(reward):
             return reward
-        raise self._damaged(f"it holds the reward {reward!r}")
+        raise self._damaged(f"it holds the number {reward!r}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -137,7 +158,9 @@ class ScoreCache:
         )
 
 
-def cached_in_shares(file: Path, identity: str, samples: Samples, score: Score) -> list[float | None]:
+def cached_in_shares(
+    file: Path, identity: str, samples: Samples, score: Score, asker: str = ""
+) -> list[float | None]:
     """Rewards of the samples, in their order: of what a file does not hold, each process scores its share.
 
     Args:
@@ -145,6 +168,7 @@ def cached_in_shares(file: Path, identity: str, samples: Samples, score: Score) 
         identity: of the model that scores.
         samples: the same in all processes.
         score: that model; it is called in every process that has a share.
+        asker: as of `ScoreCache.scores`, in one process alone.
 
     Raises:
         RunError: as `ScoreCache` does.
@@ -154,12 +178,12 @@ def cached_in_shares(file: Path, identity: str, samples: Samples, score: Score) 
         with closing(ScoreCache(file)) as cache:
             return cache.known(identity, samples)
 
-    def kept(score: Score) -> list[float | None]:
+    def kept(score: Score, asker: str = "") -> list[float | None]:
         with closing(ScoreCache(file)) as cache:
-            return cache.scores(identity, samples, score)
+            return cache.scores(identity, samples, score, asker)
 
     if processes.count() == 1:
-        return kept(score)
+        return kept(score, asker)
     known = processes.on_main(remembered)
     missing = [row for row, reward in enumerate(known) if reward is None]
     found = processes.in_shares(missing, lambda rows: list(score(samples.take(rows))))

@@ -77,16 +77,17 @@ class ReadsReference(trl.DPOTrainer):
             raise RunError(f"every prompt fills max_length ({self.args.max_length}): write a larger one, or null")
         if self.reference_cache is None:
             return super()._precompute_ref_logps(dataset, name, batch_size)
-        for column, values in zip(REFERENCE, self._remembered(self.reference_cache, dataset), strict=True):
+        for column, values in zip(REFERENCE, self._remembered(self.reference_cache, dataset, name), strict=True):
             dataset = dataset.add_column(column, values)
         return dataset
 
-    def _remembered(self, file: Path, dataset: Dataset) -> tuple[list[float], list[float]]:
+    def _remembered(self, file: Path, dataset: Dataset, name: str) -> tuple[list[float], list[float]]:
         """The reference's log-probabilities of chosen and rejected responses, from a file or computed."""
         sides = [side for row in dataset for side in self.data_collator.sides(row)]
         prompts, responses = [list(side.prompt) for side in sides], [list(side.response) for side in sides]
         samples = Samples([""] * len(sides), [""] * len(sides), prompts, responses)
-        found = cached_in_shares(file, self._reference_identity, samples, self._summed)
+        asker = f"{Path(self.args.output_dir).name} {name}"  # a stage that goes on before its first checkpoint
+        found = cached_in_shares(file, self._reference_identity, samples, self._summed, asker)
         kept = [value if side.scored and value is not None else 0.0 for value, side in zip(found, sides, strict=True)]
         return kept[::2], kept[1::2]
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.engine.cost import add, counting
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.reward_models.score_cache import ScoreCache, identity
 
@@ -170,7 +171,7 @@ def test_a_remembered_reward_that_is_none_is_refused(tmp_path: Path, reward: str
         cache.scores("a", samples_of(FIRST), Counting())
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"UPDATE scores SET reward = {reward}")
-    with closing(ScoreCache(path)) as cache, pytest.raises(RunError, match="is damaged: it holds the reward"):
+    with closing(ScoreCache(path)) as cache, pytest.raises(RunError, match="is damaged: it holds the number"):
         cache.scores("a", samples_of(FIRST), Counting())
 
 
@@ -223,3 +224,14 @@ def test_an_abstention_is_handed_on_and_not_remembered(cache: ScoreCache) -> Non
     samples = Samples(["p", "p"], ["a", "b"], [[1], [1]], [[2], [3]])
     assert cache.scores("model", samples, lambda _: [1.0, None]) == [1.0, None]
     assert cache.scores("model", samples, lambda rest: [float(len(rest.responses))]) == [1.0, 1.0]
+
+
+def test_an_asker_that_asks_again_is_charged_what_the_answers_took(tmp_path: Path) -> None:
+    def score(samples: Samples) -> list[float]:
+        add(flops=7.0)
+        return [1.0] * len(samples.responses)
+
+    with closing(ScoreCache(tmp_path / "scores")) as cache, counting() as counter:
+        for asker in ("dpo train", "ipo train", "dpo train", ""):  # the second asks for what is known
+            cache.scores("model", samples_of(FIRST), score, asker)
+        assert counter.flops == 14.0

@@ -52,7 +52,7 @@ class Value:
     ] = None
     base: Annotated[
         str | None,
-        OnDisk(),
+        OnDisk("#", ("sandbox",)),
         Field(description="of a network of its `own`, with the policy's vocabulary; `none`: the policy's"),
     ] = None
 
