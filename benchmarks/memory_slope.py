@@ -8,15 +8,15 @@ Exit code 1 where it is 50 KB or more.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
 
-from rlhf_plugins import Step, session
-from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.testing import tiny_base
+from rlhf_plugins import Adapter, Step, session
+from rlhf_plugins.testing import tiny_base, tiny_run
 
 FIRST, MOST = 50, 50_000  # steps that warm up; bytes a step
 ROLLOUTS = {
@@ -30,8 +30,8 @@ ROLLOUTS = {
 
 def sizes(steps: int, folder: Path) -> list[int]:
     """Bytes of the process after each step of an online training."""
-    tiny_base(folder / "base")
-    run = session(Base(str(folder / "base"), adapter=Adapter(r=2)), {"use": "sandbox", "prompts": 64}, folder / "run")
+    base = replace(tiny_base(folder / "base"), adapter=Adapter(r=2))
+    run = session(base, tiny_run(base, folder / "rows").data, folder / "run")
     process, found = psutil.Process(), list[int]()
 
     def seen(step: Step) -> bool:

@@ -31,8 +31,7 @@ SPIN = "while True: pass"
 
 def times(steps: int) -> list[float]:
     """Seconds of each step, the mean over those of one rollout; of this process, which trains."""
-    from rlhf_plugins import Step, session
-    from rlhf_plugins.contract.run import Adapter, Base
+    from rlhf_plugins import Adapter, Base, Step, session
 
     recipe: dict[str, Any] = yaml.safe_load(QUICKSTART.read_text())
     words = next(stage for stage in recipe["stages"] if stage["stage"] == "online")

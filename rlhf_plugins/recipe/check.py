@@ -283,8 +283,13 @@ def _constructed(
 def _foreseen(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
     """What would stop the recipe after stages have trained."""
     stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
-    unjudged = foreseen.unjudged(stages, made.get(("data",)), lambda part: registry.find(type(part)).name)
-    return [*foreseen.missing(made), *foreseen.taken(stages), *unjudged]
+    data = made.get(("data",))
+
+    def name(part: Any) -> str:
+        return registry.find(type(part)).name
+
+    found = (*foreseen.unjudged(stages, data, name), *foreseen.unanswered(stages, data, name))
+    return [*foreseen.missing(made), *foreseen.taken(stages), *foreseen.without_optimizer(stages), *found]
 
 
 def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:

@@ -46,6 +46,25 @@ def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name
         judge = judge or "reward" in stage.makes
 
 
+def unanswered(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name: Name) -> Iterator[Fault]:
+    """Stages that train on responses, with rows that have none; arguments as of `unjudged`."""
+    for keys, stage in stages:
+        source = stage.data or data
+        if stage.reads_answers and source is not None and not source.answered:
+            yield keys, f"stage {name(stage)} trains on responses, and data of format {name(source)} has prompts alone"
+
+
+def without_optimizer(stages: Sequence[tuple[Keys, Stage]]) -> Iterator[Fault]:
+    """Stages that go on with the optimizer of a stage which keeps none."""
+    makers: dict[str, Stage] = {}
+    for keys, stage in stages:
+        start = next(reversed(makers), "") if stage.from_ == "previous" else stage.from_
+        if getattr(stage, "optimizer", "new") == "start" and not getattr(makers.get(start), "keep_optimizer", True):
+            yield (*keys, "optimizer"), f"stage {start!r} keeps none: write `keep_optimizer: true` there"
+        if "policy" in stage.makes:
+            makers[stage.name] = stage
+
+
 def taken(stages: Sequence[tuple[Keys, Stage]]) -> Iterator[Fault]:
     """Stages whose names mean something else in `from` and `reference`."""
     for keys, stage in stages:

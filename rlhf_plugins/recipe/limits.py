@@ -27,6 +27,7 @@ RANGES: Mapping[str, Any] = {
     "eval_steps": Positive,
     "generation_batch_size": Count,
     "gradient_accumulation_steps": Count,
+    "label_smoothing_factor": Share,
     "learning_rate": NotNegative,
     "logging_steps": Positive,
     "max_completion_length": Count,

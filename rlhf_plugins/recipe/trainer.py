@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
@@ -84,9 +84,47 @@ def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself shows them
         try:
-            _load(config)(**{**base, **values})
+            made = _load(config)(**{**base, **values})
         except Exception as error:  # any exception is a refusal
             yield None, f"{config} refuses these options: {' '.join(str(error).split())}"
+            return
+        for name, build in _BUILT.items():
+            if name in values and (why := _failure(build, made)):
+                yield name, f"cannot be used: {why}"
+
+
+def _failure(build: Callable[[Any], object], made: Any) -> str:
+    """What a builder raises, in a line; empty where it builds."""
+    try:
+        build(made)
+    except Exception as error:  # any exception would end the stage when it begins
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _schedule(made: Any) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    get_scheduler(made.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=made.lr_scheduler_kwargs)
+
+
+def _optimizer(made: Any) -> None:
+    from torch import nn
+    from transformers import Trainer
+
+    cls, options = Trainer.get_optimizer_cls_and_kwargs(made, nn.Linear(1, 1))
+    if cls.__module__.startswith("torch."):  # others may want a GPU
+        cls(nn.Linear(1, 1).parameters(), **options)
+
+
+_BUILT: Mapping[str, Callable[[Any], object]] = {  # options that transformers reads once a training begins
+    "lr_scheduler_kwargs": _schedule,
+    "lr_scheduler_type": _schedule,
+    "optim": _optimizer,
+    "optim_args": _optimizer,
+}
 
 
 @cache

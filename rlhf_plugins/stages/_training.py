@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -90,6 +90,19 @@ class Training(Stage, makes_rollouts=False):
         )
         recomputes = given.get("gradient_checkpointing", True)
         return Workload(works, str(self.setting("optim")), bool(recomputes), cast(Any, precision), **more)
+
+
+@dataclass(frozen=True)
+class PolicyTraining(Training):
+    """A stage that trains a policy, whose optimizer a later one may go on with."""
+
+    optimizer: Annotated[
+        Literal["new", "start"],
+        Field(description="`start` goes on with the optimizer's state that the stage of its start kept"),
+    ] = "new"
+    keep_optimizer: Annotated[
+        bool, Field(description="keep the optimizer's state for a later stage with `optimizer: start`")
+    ] = False
 
 
 def pair_tokens(longest: int | None) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_rollouts
-from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training
+from rlhf_plugins.stages._training import From, PolicyTraining, Reference, TokensPerBatch
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
@@ -98,7 +98,7 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
 
 @dataclass(frozen=True)
 class Online(
-    Training,
+    PolicyTraining,
     makes={"policy"},
     makes_rollouts=True,
     processes="several",
@@ -235,6 +235,7 @@ class Online(
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out, stop_early
         from rlhf_plugins.trainers.online import OnlineTrainer
+        from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.ppo.config import OnlineConfig
         from rlhf_plugins.trainers.ppo.held_out import HeldOut
         from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, evaluate_as, regularize
@@ -263,6 +264,7 @@ class Online(
                 **self._parts(run.sharing(backbone) if backbone else run),
             )
         regularize(trainer, self, run)
+        hand_on(trainer, self, run)
         clip_by_value(trainer, self.max_grad_value)
         stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)
         evaluate_as(trainer, HeldOut)

@@ -11,7 +11,7 @@ from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, Reference, TokensPerBatch, Training, longest, pair_tokens
+from rlhf_plugins.stages._training import From, PolicyTraining, Reference, TokensPerBatch, longest, pair_tokens
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
@@ -44,7 +44,9 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 
 @dataclass(frozen=True)
-class Preference(Training, makes={"policy"}, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class Preference(
+    PolicyTraining, makes={"policy"}, reads_answers=True, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})
+):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
 
     loss: PreferenceLoss = uses("preference_loss", "dpo")
@@ -79,6 +81,7 @@ class Preference(Training, makes={"policy"}, processes="several", reserved=froze
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
+        from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.preference import PreferenceTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
@@ -109,6 +112,7 @@ class Preference(Training, makes={"policy"}, processes="several", reserved=froze
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
         curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
+        hand_on(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"

@@ -10,7 +10,7 @@ from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, Training, longest, pair_tokens
+from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +30,7 @@ UNREAD = frozenset(  # options that TRL's own rendering and loading alone would 
 
 
 @dataclass(frozen=True)
-class SFT(Training, makes={"policy"}, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class SFT(PolicyTraining, makes={"policy"}, reads_answers=True, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
     from_: From = "previous"
@@ -57,6 +57,7 @@ class SFT(Training, makes={"policy"}, processes="several", reserved=frozenset({"
         from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
+        from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.sft import SFTTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
@@ -77,6 +78,7 @@ class SFT(Training, makes={"policy"}, processes="several", reserved=frozenset({"
         train_in_float32(trainer.model)
         left_out = {**rows.left_out, **_left_out(trainer, rows.dataset)}
         curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
+        hand_on(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"
