@@ -22,7 +22,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
 	exit 1; }
 
-.PHONY: help quickstart test lint docs bench bench-speed compat constraints clean
+.PHONY: help quickstart test lint docs bench bench-speed audit compat constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,6 +54,15 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
 	$(BIN)/python benchmarks/speed.py
+
+# It needs a network: the list of known vulnerabilities is not on this machine.
+audit: $(READY)  ## look the pinned versions up in the list of known vulnerabilities; a line where it cannot be reached
+	@$(FIND_PYTHON); set -e; $$python -m venv build/audit; \
+	build/audit/bin/python -m pip install --quiet pip-audit && \
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off --timeout 20 \
+	  > build/audit.txt 2>&1 || { \
+	  grep -Eqi "connection|resolve|timed out|proxy" build/audit.txt || { cat build/audit.txt; exit 1; }; \
+	  echo "skipped: the list of known vulnerabilities cannot be reached here"; }
 
 # LIB is one library or several; each version is tested alone in an environment under build/compat.
 compat: $(READY)  ## test the seams with the oldest and the newest version of each library; LIB=trl for one

@@ -57,9 +57,13 @@ class Fork:
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
+    def send(self, number: int) -> None:
+        """Sends it a signal."""
+        os.kill(self._pid, number)
+
     def kill(self) -> None:
         """Ends it at once."""
-        os.kill(self._pid, signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def wait(self) -> None:
         """Waits for its end."""
@@ -90,13 +94,17 @@ def prepare(folder: Path) -> Path:
     return recipe
 
 
-def main(asked: int) -> int:
-    """Prints where the kills fell and what differs. Returns the exit code."""
+def imported() -> None:
+    """Imports what a fork then need not."""
     import trl.trainer.dpo_trainer
     import trl.trainer.grpo_trainer
     import trl.trainer.reward_trainer
-    import trl.trainer.sft_trainer  # noqa: F401 (a fork need not import them)
+    import trl.trainer.sft_trainer  # noqa: F401
 
+
+def main(asked: int) -> int:
+    """Prints where the kills fell and what differs. Returns the exit code."""
+    imported()
     folder = Path(mkdtemp(prefix="kills-"))
     recipe, fell, wrong, runs = prepare(folder), Counter[str](), list[str](), 0
     while fell.total() < asked:
