@@ -63,6 +63,7 @@ from rlhf_plugins.contract.run_kinds import (
     Reward,
     Selector,
     Stage,
+    Task,
 )
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
@@ -176,6 +177,7 @@ __all__ = [
     "StageResult",
     "Step",
     "StopRun",
+    "Task",
     "Value",
     "Verdict",
     "Weights",

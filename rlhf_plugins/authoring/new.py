@@ -42,6 +42,7 @@ STAGES = {  # where a recipe names a component of each kind
     "selector": [f"stage: auto, selector: $component, {FEW}"],
     "shaping": [f"stage: online, reward: gold, shaping: [$component], {FEW}"],
     "stage": ["stage: $component"],
+    "task": [f"stage: preference, {FEW}", "stage: evaluate, tasks: [$component], prompts: 16"],
 }
 RUN = "rlhf run recipe.yaml                  # a few steps in the sandbox"
 ANIMALS = ("ant", "bee", "cat", "dog", "elk")  # words that the sandbox's tokenizer knows

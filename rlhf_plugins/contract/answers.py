@@ -190,6 +190,16 @@ def verdicts(answer: Any, count: int) -> list[Verdict]:
     return list(answer)
 
 
+def shares(answer: Any) -> list[float]:
+    """Numbers from 0 to 1, two or more."""
+    if isinstance(answer, str) or not isinstance(answer, Sequence) or len(answer) < 2:
+        raise Wrong(f"gave a {type(answer).__name__}, not a number for each of two rows or more")
+    for row, given in enumerate(answer):
+        if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) <= 1:
+            raise Wrong(f"gave {given!r} for row {row}, not a number from 0 to 1")
+    return [float(given) for given in answer]
+
+
 def policy(made: Any) -> None:
     """What a generator builds: something that answers prompts; the rest of a Policy is asked for where it is used."""
     if not callable(getattr(made, "sample", None)):

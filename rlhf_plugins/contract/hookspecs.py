@@ -154,6 +154,12 @@ def register_selector() -> dict[str, type[run_kinds.Selector]]:
 
 
 @hookspec
+def register_task() -> dict[str, type[run_kinds.Task]]:
+    """What policies are measured on beside the judge: rows with right answers, what must not happen."""
+    return {}
+
+
+@hookspec
 def register_kind() -> dict[str, type[Component]]:
     """New kinds by name: the base class of each, `class Rule(Component, kind="rule")`."""
     return {}

@@ -108,6 +108,22 @@ class Selector(Component, kind="selector"):
         return answer_checks().choices(answer, inputs[0])
 
 
+class Task(Component, kind="task"):
+    """Measures policies on rows of its own; `build` binds it to the run."""
+
+    better: ClassVar[str] = trait("higher", "which share is the better one", choices=("higher", "lower"))
+
+    name: str
+
+    def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
+        """A function of a policy to a number from 0 to 1 for each row; the rows are the same for every policy."""
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> list[float]:
+        """A number from 0 to 1 for each row."""
+        return answer_checks().shares(answer)
+
+
 class DataFormat(Component, kind="data_format"):
     """Reads rows from somewhere."""
 

@@ -39,7 +39,7 @@ def unjudged(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, name
         for inside, part in all_parts(stage):
             if not known and part.reads_gold:
                 yield (*keys, *inside), f"{part.kind} {name(part)} needs {TRUTH}"
-        own = any(part.kind in JUDGES for _, part in all_parts(stage))
+        own = any(part.kind in JUDGES and inside[:1] != ("tasks",) for inside, part in all_parts(stage))
         if stage.judges and not known and not judge and not own and source and not source.answered:
             needs = "needs `reward:` or `judge:`, a stage before it that makes one, or data with answers"
             yield keys, f"stage {name(stage)} {needs}"

@@ -40,6 +40,7 @@ class Session:
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.judges import Judge
         from rlhf_plugins.reward_models.opening import latest_reward
+        from rlhf_plugins.stages._tasks import Tasks
         from rlhf_plugins.trainers.progress import Counted
 
         self.options, self.run, self.reward = options, run, latest_reward(run)
@@ -60,6 +61,7 @@ class Session:
         self.answers = self.held_out_answers()
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
         self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
+        self.tasks = Tasks(options.tasks, run)
         self.progress = Counted(options.name, self.responses(), "responses")
         self.pool = self.sample(self.reference, self.asked, self.pool_size)
 
@@ -166,6 +168,8 @@ class Session:
                 left_out={**self.unread, **left_out, **unscored},
                 notes=self.notes(),
             ),
+            sections=self.tasks.sections(self.weights.name),
+            metrics=self.tasks.metrics(),
         )
 
     def policies(self) -> Iterator[tuple[str, Judged]]:
@@ -210,6 +214,8 @@ class Session:
         from rlhf_plugins.evaluate.judges import PairJudge, log_likelihoods, perplexity
         from rlhf_plugins.evaluate.policies import Judged
 
+        if policy is not None:
+            self.tasks.measure(name, policy)
         chosen, known = samples.take(rows), log_likelihoods(policy, self.answers) if policy and self.answers else None
         elsewhere = None
         if isinstance(self.judge, PairJudge):

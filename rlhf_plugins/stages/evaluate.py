@@ -11,7 +11,7 @@ from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
-from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage
+from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_evaluation
 
@@ -34,6 +34,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
     reward: Reward | None = uses("reward", optional=True)
     judge: Judge | None = uses("judge", optional=True)
     metrics: tuple[Metric, ...] = uses("metric", ["accuracy", "calibration", "auc", "rank_correlation", "length_bias"])
+    tasks: tuple[Task, ...] = uses("task", [])
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     reference: Annotated[
         Annotated[str, Field(description="what scores and KL are compared with: `base`, or an earlier policy")],
@@ -45,6 +46,9 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
         """Raises ValueError where there are two judges."""
         if self.reward is not None and self.judge is not None:
             raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
+        names = [task.name for task in self.tasks]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"tasks: two are called {twice!r}: give one of them a `name:`")
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""

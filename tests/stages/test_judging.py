@@ -144,3 +144,16 @@ def test_with_nothing_to_judge_by_it_says_what_to_give(base: Base, tmp_path: Pat
     bare = replace(run.data, gold=None, test=(), prompts={"test": (Group("who\n"), Group("how\n"))})
     with pytest.raises(RunError, match="there is nothing to judge by"):
         component("stage", {"use": "evaluate", **OPTIONS}).run(replace(run, data=bare))
+
+
+def test_tasks_are_measured_for_every_policy(base: Base, tmp_path: Path) -> None:
+    tasks = [{"use": "violations", "reward": {"use": "json_object"}, "max_new_tokens": 2, "rows": 4}]
+    found = evaluate(base, tmp_path, tasks=tasks)
+    shares = found.metrics["tasks"]["violations"]
+    assert shares == dict.fromkeys(("base", "same"), {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 4})
+    (section,) = found.sections
+    assert section.rows[1] == {
+        "policy": "same",
+        "violations": "0.0% [0.0, 0.0]",
+        "violations: difference": "+0.0% [+0.0, +0.0]",
+    }

@@ -65,7 +65,7 @@ FAULTS = [
     ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),
 ]
 
-BUILT_OF_A_RUN = {"judge", "monitor", "regularizer"}
+BUILT_OF_A_RUN = {"judge", "monitor", "regularizer", "task"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""What policies are measured on beside the judge: rows with right answers, choices, and what must not happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.run_kinds import DataFormat, Reward, Task
+from rlhf_plugins.errors import RunError
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.handles import Policy
+    from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.run import Run
+
+Rows = Annotated[int, Field(ge=2, description="of the data, the first ones")]
+NewTokens = Annotated[int, Field(ge=1, description="where an answer is cut")]
+Temperature = Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")]
+
+
+@dataclass(frozen=True)
+class Answers(Task):
+    """The share of rows that are answered right: one answer to each, scored by a reward that a rule decides."""
+
+    data: DataFormat = uses("data_format", tag="format")
+    reward: Reward = uses("reward", "exact_match")
+    rows: Rows = 200
+    max_new_tokens: NewTokens = 64
+    temperature: Temperature = 0.0
+    name: str = "answers"
+
+    def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
+        """Raises RunError where the rows or the reward cannot be had, or it abstains."""
+        score = _scored(self.reward, run, self.name)
+        groups = _asked(_groups(self.data.load_in(run)), run, self.rows, self.max_new_tokens)
+        return lambda policy: score(
+            policy.sample(groups, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed)
+        )
+
+
+@dataclass(frozen=True)
+class Choices(Task):
+    """The share of rows where the right one of several answers is the most likely one, by its log-probability.
+
+    Log-probabilities are divided by the tokens of an answer, or summed with `by_length: false`.
+    """
+
+    data: DataFormat = uses("data_format", tag="format")
+    choices: Annotated[str, Field(description="the prompts' column with a list of answers")] = "choices"
+    answer: Annotated[str, Field(description="the column with the right one, or its number from 0")] = "answer"
+    by_length: Annotated[bool, Field(description="compare means over tokens, not sums")] = True
+    rows: Rows = 200
+    name: str = "choices"
+
+    def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
+        """Raises RunError where the rows cannot be had, or lack choices or the right one."""
+        groups = _asked(_groups(self.data.load_in(run)), run, self.rows, 1)
+        rows = [(group.prompt, *self.read(group)) for group in groups]
+
+        def right(policy: Policy) -> list[float]:
+            prompts = [prompt for prompt, choices, _ in rows for _ in choices]
+            samples = policy.encode(prompts, [choice for _, choices, _ in rows for choice in choices])
+            sums = policy.log_probs(samples).sum(1).tolist()
+            lengths = [len(ids) if self.by_length else 1 for ids in samples.response_ids]
+            scores = iter([total / max(count, 1) for total, count in zip(sums, lengths, strict=True)])
+            found = [[next(scores) for _ in choices] for _, choices, _ in rows]
+            return [float(each.index(max(each)) == row[2]) for each, row in zip(found, rows, strict=True)]
+
+        return right
+
+    def read(self, group: Group) -> tuple[list[str], int]:
+        """The answers of a row, and which one is right. Raises RunError naming the row."""
+        choices, answer = group.columns.get(self.choices), group.columns.get(self.answer)
+        where = f"task {self.name}: the row {str(group.prompt)[:60]!r}"
+        if not isinstance(choices, list | tuple) or len(choices) < 2 or not all(isinstance(c, str) for c in choices):
+            raise RunError(f"{where} has no list of two or more texts in the column {self.choices!r}")
+        place = choices.index(answer) if answer in choices else answer
+        if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(choices):
+            raise RunError(f"{where}: the column {self.answer!r} should be one of its choices or the number of one")
+        return list(choices), place
+
+
+@dataclass(frozen=True)
+class Violations(Task, better="lower"):
+    """The share of answers that a function or a classifier scores above a limit: violations per 100 answers."""
+
+    reward: Reward = uses("reward")
+    above: Annotated[float, Field(description="a higher score is a violation")] = 0.5
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    rows: Rows = 200
+    max_new_tokens: NewTokens = 64
+    temperature: Temperature = 1.0
+    name: str = "violations"
+
+    def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
+        """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
+        score = _scored(self.reward, run, self.name)
+        given = run.data.prompts.get("test", ()) if self.data is None else _groups(self.data.load_in(run))
+        groups = _asked(given, run, self.rows, self.max_new_tokens)
+        options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        return lambda policy: [
+            float(value > self.above) for value in score(policy.sample(groups, seed=run.seed, **options))
+        ]
+
+
+def _groups(data: Any) -> list[Group]:
+    """The prompts of every split: nobody trains on the rows of a task."""
+    return [group for split in data.prompts.values() for group in split]
+
+
+def _asked(groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
+    """The first of them that leave the model room for a response."""
+    from rlhf_plugins.data.tokenized import prompts_with_room
+    from rlhf_plugins.engine.loading import load_row_encoder
+
+    return prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
+
+
+def _scored(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[float]]:
+    """A function to the reward of each response."""
+    from rlhf_plugins.reward_models.handle import reward_handle
+
+    handle = reward_handle(reward.build(run))
+
+    def score(samples: Samples) -> list[float]:
+        found = handle(samples)
+        if found.abstained is not None and bool(found.abstained.any()):
+            row = int(found.abstained.int().argmax())
+            raise RunError(f"task {name}: the reward abstains on the answer to {str(samples.prompts[row])[:60]!r}")
+        values: list[float] = found.reward.tolist()
+        return values
+
+    return score
+
+
+@hookimpl
+def register_task() -> dict[str, type]:
+    """The bundled tasks."""
+    return {"answers": Answers, "choices": Choices, "violations": Violations}

@@ -1,0 +1,93 @@
+"""Tasks measure policies on rows with answers or choices, and count what must not happen, with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf_plugins import Run, RunError, Samples
+from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.testing import tiny_base, tiny_run
+
+ROWS = [
+    {"prompt": "how is ", "choices": ["ant", "bee"], "answer": "bee", "right": "ant"},
+    {"prompt": "who is ", "choices": ["ant", "bee", "cat"], "answer": 2, "right": "cat"},
+]
+
+
+class Says:
+    """A policy that answers `ant`, and finds the log-probability of an answer in a table, the same for each token."""
+
+    known = {"ant": -1.0, "bee": -2.0, "cat": -3.0}
+
+    def sample(self, prompts: Any, **_: Any) -> Samples:
+        columns = {name: [group.columns[name] for group in prompts] for name in ("right", "answer")}
+        texts = [group.prompt for group in prompts]
+        return Samples(texts, ["ant"] * len(texts), [[1]] * len(texts), [[2]] * len(texts), columns)
+
+    def encode(self, prompts: Any, responses: Any) -> Samples:
+        lengths = [4 if text == "ant" else 1 for text in responses]
+        return Samples(list(prompts), list(responses), [[1]] * len(prompts), [[2] * n for n in lengths])
+
+    def log_probs(self, samples: Samples) -> Tensor:
+        rows = [
+            [self.known[text]] * len(ids) for text, ids in zip(samples.responses, samples.response_ids, strict=True)
+        ]
+        return torch.tensor([row + [0.0] * (4 - len(row)) for row in rows])
+
+
+class SaysFour(Says):
+    """Four answers, whatever is asked."""
+
+    def sample(self, prompts: Any, **_: Any) -> Samples:
+        return Samples(["p"] * 4, ["ant"] * 4, [[1]] * 4, [[2]] * 4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("task")
+    return tiny_run(tiny_base(folder / "base"), folder / "run")
+
+
+def measured(run: Run, tmp_path: Path, use: str, rows: Any = ROWS, **options: Any) -> list[float]:
+    (file := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"use": "prompts", "source": str(file), "test_source": str(file)}
+    found: list[float] = component("task", {"use": use, "data": data, **options}).build(run)(Says())
+    return found[: len(rows)]
+
+
+def test_answers_are_scored_by_a_rule(run: Run, tmp_path: Path) -> None:
+    right = {"use": "exact_match", "column": "right"}
+    assert measured(run, tmp_path, "answers", reward=right) == [1.0, 0.0]
+
+
+def test_the_most_likely_choice_by_token_or_in_all(run: Run, tmp_path: Path) -> None:
+    # by token ant (-1) is the likeliest; in all it has 4 * -1, so that bee (-2) is
+    assert measured(run, tmp_path, "choices") == [0.0, 0.0]
+    assert measured(run, tmp_path, "choices", by_length=False) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"choices": "ant"}, "has no list of two or more texts in the column 'choices'"),
+        ({"answer": "dog"}, "the column 'answer' should be one of its choices or the number of one"),
+        ({"answer": 3}, "should be one of its choices or the number of one"),
+    ],
+)
+def test_a_row_without_a_right_choice_is_named(run: Run, tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=f"task choices: the row 'who is '.*{message}"):
+        measured(run, tmp_path, "choices", [ROWS[0], {**ROWS[1], **row}])
+
+
+def test_violations_are_scores_above_a_limit(run: Run, tmp_path: Path) -> None:
+    own = "def score(completions):\n    return [0.1 * i for i, _ in enumerate(completions)]\n"
+    (file := tmp_path / "own.py").write_text(own)
+    reward = {"use": "python", "path": f"{file}:score"}
+    found = component("task", {"use": "violations", "reward": reward, "above": 0.15}).build(run)(SaysFour())
+    assert found == [0.0, 0.0, 1.0, 1.0]  # of 0, 0.1, 0.2, 0.3
