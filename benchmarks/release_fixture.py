@@ -7,14 +7,15 @@ A folder that is there is left alone: a release is made once.
 from __future__ import annotations
 
 import json
-import sys
+from contextlib import chdir
 from importlib.metadata import version
 from pathlib import Path
 
 from rlhf_plugins import load_policy, load_reward_model, run_recipe
+from rlhf_plugins.data.digests import FILES, RESULT, of_folder
 
-RELEASES = Path(__file__).parents[1] / "tests" / "saved" / "releases"
-TRAINER = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
+RELEASES = Path("tests/saved/releases")
+TRAINER = {"learning_rate": 1e-3, "max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
 RECIPE = {
     "base": "sandbox",
     "adapter": {"r": 1, "target_modules": ["o_proj"]},
@@ -26,7 +27,7 @@ RECIPE = {
     ],
 }
 PROMPTS, RESPONSES = ["what is red ?", "who sings ?"], ["a rose .", "the bird ."]
-LEFT_OUT = ("report.html", "reference.sqlite")  # large, and made again
+LEFT_OUT = ("report.html", "reference.sqlite", "README.md")  # large, and made again
 
 
 def main() -> None:
@@ -41,10 +42,20 @@ def main() -> None:
     answers = {"responses": list(samples.responses), "log_probs": known, "rewards": rewards}
     asked = {"prompts": PROMPTS, "given": RESPONSES}
     (folder / "answers.json").write_text(json.dumps({**asked, **answers}, indent=2) + "\n")
+    _made_elsewhere(folder)
     for file in (file for name in LEFT_OUT for file in folder.rglob(name)):
         file.unlink()
     print(f"{folder}: {sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()):,} bytes")
 
 
+def _made_elsewhere(folder: Path) -> None:
+    """Names a checkout that is not there, as a run from another machine does, and digests what was changed again."""
+    for file in (file for file in folder.rglob("*") if file.suffix in (".json", ".md", ".yaml")):
+        file.write_text(file.read_text().replace(str(Path.cwd()), "/elsewhere"))
+    for result in folder.glob(f"*/{RESULT}"):
+        result.write_text(json.dumps(json.loads(result.read_text()) | {FILES: of_folder(result.parent)}, indent=2))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    with chdir(Path(__file__).parents[1]):  # the run's paths are then those of any checkout
+        main()

@@ -29,7 +29,7 @@ FOREIGN = {"hookimpl": "Marks a function of a plugin's module as a hook; pluggy'
 AUTHORS = "For component authors"
 GROUPS: dict[str, list[str]] = {  # by the modules that the names are from
     "Errors": [],
-    AUTHORS: ["contract.component", "_decorators", "registry.registry"],
+    AUTHORS: ["contract.component", "contract.on_disk", "_decorators", "registry.registry"],
     "Components": [],
     "Rows": ["contract.rows"],
     "Inputs and outputs of components": ["contract.records", "contract.rollout", "contract.selection"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.contract.component import Component, Earlier, OnDisk, trait, uses
+from rlhf_plugins.contract.component import Component, Earlier, trait, uses
 from rlhf_plugins.contract.handles import Policy, RewardModel
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import (
@@ -23,6 +23,7 @@ from rlhf_plugins.contract.interfaces import (
     Sampler,
     Shaping,
 )
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import (
     Compared,
     MemberScores,

@@ -35,7 +35,10 @@ USERS_OF_TRL = {"trainers", "stages"}
 LIGHT = {"__init__", "cli", "errors", "registry"}
 LIGHT_MODULES = {
     f"contract.{name}"
-    for name in ("component", "hookspecs", "interfaces", "records", "rollout", "rows", "run", "run_kinds", "workload")
+    for name in (
+        *("component", "hookspecs", "interfaces", "on_disk", "records"),
+        *("rollout", "rows", "run", "run_kinds", "workload"),
+    )
 }
 HEAVY = {
     "accelerate",

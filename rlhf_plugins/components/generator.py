@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, OnDisk, uses
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run import Weights
 from rlhf_plugins.contract.run_kinds import Generator
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import Earlier, OnDisk, uses
+from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
 from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing_file

@@ -110,8 +110,9 @@ class Violations(Task, better="lower"):
 
 
 def _groups(data: Any) -> list[Group]:
-    """The prompts of every split: nobody trains on the rows of a task."""
-    return [group for split in data.prompts.values() for group in split]
+    """The prompts of every split, in the order of the rows: nobody trains on the rows of a task."""
+    groups = (group for split in data.prompts.values() for group in split)
+    return sorted(groups, key=lambda group: (group.origin and group.origin.row) or 0)
 
 
 def _asked(groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:

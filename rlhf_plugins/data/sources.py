@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rlhf_plugins.contract.component import OnDisk
+from rlhf_plugins.contract.on_disk import OnDisk
 
 Column = Annotated[str, Field(min_length=1)]
 PLACE = re.compile(r"\[\d*\]")  # in a path to a column

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from rlhf_plugins.contract.component import OnDisk
+from rlhf_plugins.contract.on_disk import OnDisk
 
 SURELY = re.compile(r"\.{1,2}/.*|.*\.(jsonl?|csv|tsv|parquet|arrow|gz|zst|ya?ml|py|txt|md)")  # no name on the hub
 

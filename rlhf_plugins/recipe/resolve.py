@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.component import OnDisk
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.errors import known
 from rlhf_plugins.recipe import trainer
 from rlhf_plugins.recipe.limits import check_trackers

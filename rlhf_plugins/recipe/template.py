@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_plugins.contract.component import OnDisk
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE
 from rlhf_plugins.recipe.source import Keys, Source

@@ -88,9 +88,10 @@ def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:
         except Exception as error:  # any exception is a refusal
             yield None, f"{config} refuses these options: {' '.join(str(error).split())}"
             return
-        for name, build in _BUILT.items():
-            if name in values and (why := _failure(build, made)):
-                yield name, f"cannot be used: {why}"
+        for names, build in _BUILT.items():
+            given = [name for name in names if name in values]
+            if given and (why := _failure(build, made)):
+                yield given[0], f"cannot be used: {why}"
 
 
 def _failure(build: Callable[[Any], object], made: Any) -> str:
@@ -119,11 +120,9 @@ def _optimizer(made: Any) -> None:
         cls(nn.Linear(1, 1).parameters(), **options)
 
 
-_BUILT: Mapping[str, Callable[[Any], object]] = {  # options that transformers reads once a training begins
-    "lr_scheduler_kwargs": _schedule,
-    "lr_scheduler_type": _schedule,
-    "optim": _optimizer,
-    "optim_args": _optimizer,
+_BUILT: Mapping[tuple[str, str], Callable[[Any], object]] = {  # what transformers reads once a training begins
+    ("lr_scheduler_kwargs", "lr_scheduler_type"): _schedule,
+    ("optim_args", "optim"): _optimizer,
 }
 
 

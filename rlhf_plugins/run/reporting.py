@@ -19,8 +19,6 @@ from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.report.words import duration
 from rlhf_plugins.run.comparing import policies, with_costs
 from rlhf_plugins.run.folder import WENT_ON, RunFolder
-from rlhf_plugins.run.lock import in_use
-from rlhf_plugins.run.record import RunRecord
 
 DIGEST = "digest"  # of the rows, in the status alone
 
@@ -74,6 +72,8 @@ def build(folder: RunFolder) -> Report:
 
 def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
     """The values of a report."""
+    from rlhf_plugins.run.lock import in_use
+
     values = {
         "format": FORMAT,
         "title": folder.path.resolve().name,
@@ -94,6 +94,8 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
 
 def _going_on(folder: RunFolder, status: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a run that goes on: the curves of its stage so far, and where it is."""
+    from rlhf_plugins.run.record import RunRecord
+
     found: dict[str, Any] = {"finished": now(), "progress": "its first stage begins"}
     if not (name := status.get("stage")):
         return found

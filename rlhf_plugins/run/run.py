@@ -353,7 +353,7 @@ class _Staged:
         run = stage_run(self.assembled, self.data, fresh, finished, stage)
         begins = starts.in_words(stage, run.places)
         ahead = left(self.courses, finished)
-        parts = ["running", begins, ahead and f"about {duration(ahead)} left of the run"]
+        parts = ["running", begins, f"about {duration(ahead)} left of the run" if ahead else ""]
         self.say(f"{self._place(index)}: {', '.join(filter(None, parts))}")
         services = replace(run.services, hooks=self.hooks, stop=self.stop, checkpoint=self.assembled.checkpoint)
         return perform(replace(run, name=stage.name, services=services), stage)

@@ -102,11 +102,12 @@ class Counted:
     ) -> None:
         self._name, self._total, self._unit, self._every, self._clock = name, total, unit, every, clock
         self._began = self._said = clock()
-        self._done, self._bar = 0, None
+        self._done = 0
+        self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar: Any = tqdm(total=total, desc=name, unit=f" {unit}", dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=name, unit=f" {unit}", dynamic_ncols=True)
 
     def add(self, count: int) -> None:
         """So many more are done."""

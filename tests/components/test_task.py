@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def measured(run: Run, tmp_path: Path, use: str, rows: Any = ROWS, **options: Any) -> list[float]:
     (file := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"use": "prompts", "source": str(file), "test_source": str(file)}
+    data = {"format": "prompts", "source": str(file)}
     found: list[float] = component("task", {"use": use, "data": data, **options}).build(run)(Says())
     return found[: len(rows)]
 

@@ -99,7 +99,7 @@ def test_a_base_is_a_model_folder_or_a_hub_name(checked: Checked, tmp_path: Path
     assert "holds no config.json" in faults(checked, "base: model" + rest)[0]
     assert "not a hub name" in faults(checked, "base: ./nowhere" + rest)[0]
     (tmp_path / "model" / "config.json").write_text("{}")
-    assert checked("base: model" + rest)["base"] == "model"
+    assert checked("base: model" + rest)["base"] == str(tmp_path / "model")
     assert checked("base: Qwen/Qwen3-1.7B" + rest)["base"] == "Qwen/Qwen3-1.7B"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.contract.component import OnDisk
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import GoldReward
 from rlhf_plugins.contract.run import Adapter
 
