@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -43,10 +44,10 @@ def lines(data: Data) -> Iterator[str]:
 
 
 def digest(data: Data) -> str:
-    """Of its lines; the gold reward is not in it."""
+    """Of its lines, with the names of files, which may have been moved; the gold reward is not in it."""
     found = blake2b(digest_size=16)
-    for line in lines(data):
-        found.update(line.encode())
+    for row in _rows(data):
+        found.update(f"{json.dumps(row, ensure_ascii=False, default=_anywhere)}\n".encode())
     return found.hexdigest()
 
 
@@ -117,6 +118,15 @@ def _defaults(cls: type) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """What JSON has no form for: a record of ours, or a value of a column."""
     return _fields(value) if isinstance(value, Comparison | Origin) else plain(value)
+
+
+def _anywhere(value: Any) -> Any:
+    """As `_plain`, without the folders of files."""
+    fields = _plain(value)
+    if isinstance(value, Origin):
+        fields["source"] = os.path.basename(value.source)
+        fields |= {"parents": [os.path.basename(name) for name in value.parents]} if value.parents else {}
+    return fields
 
 
 def _split(where: str, row: dict[str, Any]) -> str:

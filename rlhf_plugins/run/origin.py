@@ -57,7 +57,7 @@ def refuse_other_base(folder: RunFolder, path: str) -> None:
 def refuse_other_rows(folder: RunFolder, assembled: Assembled, data: Data) -> None:
     """Raises RunError where the rows or the files of a stage's data changed; older versions noted no digest of them."""
     status = folder.status()
-    old, files = _dict(status.get("data")), _changed_files(_dict(status.get(READ)))
+    old, files = _dict(status.get("data")), _changed_files(_dict(status.get(READ)), assembled.resolved)
     if reporting.DIGEST in old and (what := difference(old, reporting.counted(data))):
         words = [f"{name} has changed" for name in files] + [what] * (not what.startswith(reporting.DIGEST))
         said = ", ".join(words) or "they are not the same"
@@ -107,9 +107,12 @@ def _code(used: list[Plugin], registry: Registry) -> dict[str, str]:
     return {name: digests.digest(file) for name, file in files.items() if file.is_file()}
 
 
-def _changed_files(read: Mapping[str, str]) -> list[str]:
-    now = {name: digests.digest(Path(name)) for name in read if os.path.isfile(name)}
-    return [name for name, was in read.items() if now.get(name) != was]
+def _changed_files(read: Mapping[str, str], recipe: Mapping[str, Any]) -> list[str]:
+    """Those with another digest, where the recipe has them now."""
+    here = {os.path.basename(name): name for name in _files(recipe)}
+    now = {name: here.get(os.path.basename(name), name) for name in read}
+    found = {name: digests.digest(Path(place)) for name, place in now.items() if os.path.isfile(place)}
+    return [now[name] for name, was in read.items() if found.get(name) != was]
 
 
 def _files(recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -65,7 +65,7 @@ def test_a_resume_with_another_base_is_refused(stub: Callable[..., list[str]]) -
     stub()
     with open("base/config.json", "a") as file:
         file.write("\n")
-    with pytest.raises(RunError, match=r"out was started with another base: base/config.json has changed; give it"):
+    with pytest.raises(RunError, match=r"out was started with another base: .*/base/config.json has changed; give it"):
         stub(resume=True)
     Path("base/config.json").write_text(Path("base/config.json").read_text()[:-1])
     stub(resume=True)
@@ -93,7 +93,7 @@ def test_a_resume_with_another_data_file_is_refused(
     Path("pairs.jsonl").write_text(rows(20) + "\n")  # the same rows
     run_recipe("r.yaml", resume=True, say=lambda _: None)
     Path("pairs.jsonl").write_text(rows(20).replace("p3", "p4"))
-    with pytest.raises(RunError, match=r"started with other rows: pairs.jsonl has changed, train was 18 and is now 17"):
+    with pytest.raises(RunError, match=r"started with other rows: .*pairs.jsonl has changed, train was 18 and is now"):
         run_recipe("r.yaml", resume=True, say=lambda _: None)
 
 
