@@ -235,6 +235,9 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         raise RunError(f"base {base.path}: lacks weights, which would start at random: {', '.join(missing[:3])}")
     if heads := sorted(key for key in report["unexpected_keys"] if key.startswith(HEADS)):
         logger.warning("base %s: is a classifier or a reward model, whose head (%s) is dropped", base.path, heads[0])
+    for name, weights in model.named_parameters():
+        if weights.is_floating_point() and not weights.sum(dtype=torch.float32).isfinite():
+            raise RunError(f"base {base.path}: its weights {name} hold NaN or infinite numbers: they are damaged")
     if base.quantization:
         return counted(without_repacking(model).requires_grad_(False))
     return with_fast_paths(counted(model.to(device())))

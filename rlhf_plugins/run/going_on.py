@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
+BEST = "metric_for_best_model"
 
 
 def go_on(run: StageRun, trainer: Any, last: bool) -> None:
@@ -51,17 +54,27 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     trainer.__class__ = as_first_base(Resumable, type(trainer))
     trainer.keeper = keeper = _Keeper(run, files)
     found = files.newest()
-    if found is None:
-        trainer.train()
-    elif keeper.load(trainer, found):
+    if found is not None and keeper.load(trainer, found):
         return
-    else:
+    if found is not None:
         trainer.add_callback(GoesOn(trainer, trainer.resumed))
-        trainer.train(resume_from_checkpoint=str(found))
+    with _explained():
+        trainer.train(resume_from_checkpoint=None if found is None else str(found))
     if stop.asked:  # what the stage goes on to make would not be whole
         raise KeyboardInterrupt
     if keeper.keeps and (not last or processes.from_main(keeper.is_due(trainer))):
         keeper.write(trainer, finished=True)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raises RunError for a metric that transformers does not find."""
+    try:
+        yield
+    except KeyError as error:
+        if BEST not in str(error):
+            raise
+        raise RunError(" ".join(str(error.args[0]).split())) from error
 
 
 @dataclass(frozen=True)

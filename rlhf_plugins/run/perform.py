@@ -61,6 +61,9 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
             result = replace(result, report=replace(result.report, left_out={**own, **result.report.left_out}))
     if services.stop.asked:
         raise KeyboardInterrupt
+    if not isinstance(result, StageResult):
+        name = _registered_name(stage, registry) or type(stage).__name__
+        raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
     cost = sum(run.memory.read, _filled(result.cost, _of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(run, stage, result))

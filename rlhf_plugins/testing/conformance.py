@@ -134,16 +134,31 @@ def subjects(distribution: str, options: Mapping[str, Mapping[str, Any]] | None 
 
 
 def subjects_in(file: Path, options: Mapping[str, Any]) -> list[Subject]:
-    """Every component of a plugin that is one file, each tried with these options.
+    """Every component of a plugin that is one file, each tried with those of these options that it has.
 
     Raises:
-        PluginError: the file is no sound plugin, or registers no component.
+        PluginError: the file is no sound plugin, registers no component, or none has one of the options.
     """
+    from rlhf_plugins.recipe.options import options as options_of
+
     whole = registry().with_files([file])
     found = [one for one in whole.describe() if (one.plugin.name, one.plugin.distribution) == (file.name, FILE)]
     if not found:
         raise PluginError(f"{file} registers no component")
-    return [Subject(one.kind, one.name, one.cls, options, whole) for one in found]
+    has = {one: set(options_of(one.cls)) for one in found}
+    every = set().union(*has.values())
+    if unknown := [name for name in options if name.partition(".")[0] not in every]:
+        raise PluginError(f"{file}: no component has the option {unknown[0]!r} {known(unknown[0], every)}")
+    return [
+        Subject(
+            one.kind,
+            one.name,
+            one.cls,
+            {name: value for name, value in options.items() if name.partition(".")[0] in own},
+            whole,
+        )
+        for one, own in has.items()
+    ]
 
 
 def why_empty(distribution: str) -> str | None:

@@ -44,7 +44,26 @@ def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
     clip_by_value(trainer, stage.max_grad_value)
     stop_early(trainer, stage.early_stopping_patience, stage.early_stopping_threshold)
     watch(trainer, monitors)
+    trainer.add_callback(_Moves())
     return monitors
+
+
+class _Moves(TrainerCallback):
+    """Fails a training in which no gradient ever reached the weights: it would end as it began, without a word."""
+
+    def __init__(self) -> None:
+        self._norms: list[float] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Called by the trainer."""
+        self._norms += [float(logs["grad_norm"])] if "grad_norm" in (logs or {}) else []
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Called by the trainer. Raises RunError."""
+        if len(self._norms) > 1 and not any(self._norms):
+            raise RunError(
+                "the gradient was 0 at every step, so nothing was learned: the base's weights may be damaged"
+            )
 
 
 def watch(trainer: Any, monitors: Monitors) -> None:

@@ -1,0 +1,37 @@
+"""Each component of a file is tried with those of the given options that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_plugins.errors import PluginError
+from rlhf_plugins.testing import subjects_in
+
+TWO = """
+from dataclasses import dataclass
+from rlhf_plugins import KL, Reduction, hookimpl
+@dataclass(frozen=True)
+class One(KL):
+    per_word: float = 1.0
+@dataclass(frozen=True)
+class Other(Reduction):
+    weight: float = 1.0
+@hookimpl
+def register_kl():
+    return {"one_of_two": One}
+@hookimpl
+def register_reduction():
+    return {"other_of_two": Other}
+"""
+
+
+def test_an_option_goes_to_the_component_that_has_it(tmp_path: Path) -> None:
+    (file := tmp_path / "two.py").write_text(TWO)
+    assert {one.name: one.options for one in subjects_in(file, {"weight": 2})} == {
+        "one_of_two": {},
+        "other_of_two": {"weight": 2},
+    }
+    with pytest.raises(PluginError, match=r"no component has the option 'wait' \(did you mean weight\?"):
+        subjects_in(file, {"wait": 2})
