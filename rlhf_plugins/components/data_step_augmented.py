@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group, Origin, Text
 from rlhf_plugins.contract.run_kinds import DataStep
 from rlhf_plugins.data.files import read_json
@@ -31,7 +32,7 @@ class Synonyms(DataStep):
     the contents of messages change. The origin of a copy has the row that it was made of as its parent.
     """
 
-    file: Annotated[str, Field(min_length=1, description="the list, as JSON: a word and its synonyms")]
+    file: Annotated[str, OnDisk(), Field(min_length=1, description="the list, as JSON: a word and its synonyms")]
     share: Annotated[float, Field(gt=0, le=1, description="of the rows, that is copied")] = 0.5
     rate: Annotated[float, Field(gt=0, le=1, description="of the words with synonyms, that is replaced")] = 0.5
 

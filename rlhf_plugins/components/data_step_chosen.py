@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run_kinds import DataStep
 from rlhf_plugins.data.fields import content
 from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing_file
@@ -121,7 +122,7 @@ class Classified(DataStep):
     of a text that is too long for it the end.
     """
 
-    model: Annotated[str, Field(min_length=1, description="a folder, or a model of the hub")]
+    model: Annotated[str, OnDisk(), Field(min_length=1, description="a folder, or a model of the hub")]
     labels: Annotated[list[str], Field(min_length=1, description="of rows to leave out, as its configuration has them")]
     threshold: Annotated[float, Field(gt=0, le=1, description="least probability of a label")] = 0.5
     over: Over = "row"

@@ -10,9 +10,10 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.errors import RunError, known
 
-FunctionPath = Annotated[str, Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
+FunctionPath = Annotated[str, OnDisk(":"), Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
 
 
 def check_path(path: str) -> None:

@@ -158,9 +158,7 @@ class ScoreCache:
         )
 
 
-def cached_in_shares(
-    file: Path, identity: str, samples: Samples, score: Score, asker: str = ""
-) -> list[float | None]:
+def cached_in_shares(file: Path, identity: str, samples: Samples, score: Score, asker: str = "") -> list[float | None]:
     """Rewards of the samples, in their order: of what a file does not hold, each process scores its share.
 
     Args:

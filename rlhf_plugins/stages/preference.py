@@ -45,7 +45,11 @@ UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone 
 
 @dataclass(frozen=True)
 class Preference(
-    PolicyTraining, makes={"policy"}, reads_answers=True, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})
+    PolicyTraining,
+    makes={"policy"},
+    reads_answers=True,
+    processes="several",
+    reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
 

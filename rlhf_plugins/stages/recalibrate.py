@@ -13,6 +13,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
@@ -39,7 +40,7 @@ class Recalibrate(Stage, makes={"reward"}):
     drifted from the others stands out.
     """
 
-    path: Annotated[str, Field(min_length=1, description="the ensemble: RUN, RUN#STAGE, or its folder")]
+    path: Annotated[str, OnDisk("#"), Field(min_length=1, description="the ensemble: RUN, RUN#STAGE, or its folder")]
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     name: str = "recalibrate"
 

@@ -137,7 +137,6 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         steps, sequences = (None if count is None else count * self.count for count in (one.steps, one.sequences))
         return Course(steps, sequences, f"{self.count} members, each {one.words}")
 
-
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.contract import processes

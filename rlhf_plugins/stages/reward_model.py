@@ -57,7 +57,11 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardModelStage(
-    Training, makes={"reward"}, reads_answers=True, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})
+    Training,
+    makes={"reward"},
+    reads_answers=True,
+    processes="several",
+    reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 

@@ -30,7 +30,13 @@ UNREAD = frozenset(  # options that TRL's own rendering and loading alone would 
 
 
 @dataclass(frozen=True)
-class SFT(PolicyTraining, makes={"policy"}, reads_answers=True, processes="several", reserved=frozenset({"output_dir", "seed", *UNREAD})):
+class SFT(
+    PolicyTraining,
+    makes={"policy"},
+    reads_answers=True,
+    processes="several",
+    reserved=frozenset({"output_dir", "seed", *UNREAD}),
+):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
 
     from_: From = "previous"
