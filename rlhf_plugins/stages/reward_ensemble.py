@@ -133,7 +133,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         """That of each member; unknown where they differ."""
         if self.models:
             return None
-        one = super().course(known)
+        one = super().course(known) or Course(None, None, "")
         steps, sequences = (None if count is None else count * self.count for count in (one.steps, one.sequences))
         return Course(steps, sequences, f"{self.count} members, each {one.words}")
 

@@ -119,7 +119,7 @@ class RewardModelStage(
             quantization=self.quantization,
         )
 
-    def course(self, known: Known) -> Course:
+    def course(self, known: Known) -> Course | None:
         """Of its groups, which are pairs where the loss reads pairs."""
         return of_rows(self, known, *(("groups", None) if self.loss.whole_groups else ("pairs", 2)))
 
