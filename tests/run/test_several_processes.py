@@ -185,6 +185,23 @@ def test_an_ensemble_a_merge_and_evaluations_are_those_of_one_process(python: Wa
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
+SEVERAL = """\
+base: base
+adapter: {r: 2, target_modules: [q_proj, v_proj]}
+seeds: [0, 1]
+data: {format: preference, source: pairs.jsonl, test_source: held_out.jsonl}
+stages:
+  - {stage: auto, algorithms: [dpo], trainer: {max_steps: 1, logging_steps: 1, per_device_train_batch_size: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_seeds_of_a_chosen_algorithm_run_one_after_the_other(python: Warm, tmp_path: Path) -> None:
+    found = python.together(*RUN, cwd=prepared(tmp_path / "run", SEVERAL))
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert found[0].stdout.splitlines()[-1] == "runs/r: 2 finished members"
+
+
 DIES = """\
 import os, signal, sys, transformers
 own, left = transformers.Trainer.training_step, iter(range(int(sys.argv[1])))
