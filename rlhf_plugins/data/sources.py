@@ -39,7 +39,7 @@ class Sources:
         ),
     ] = "prompt"
     out_of_distribution: Annotated[
-        str | None, Field(min_length=1, description="rows unlike those of training, which are measured apart")
+        str | None, OnDisk(), Field(min_length=1, description="rows unlike those of training, which are measured apart")
     ] = None
 
 

@@ -17,9 +17,9 @@ NAME = "base"  # of these weights, as `from` and `reference` call them
 
 def no_model(path: str) -> str:
     """Why a path or a name can be no model; empty where it is one, or may be one on the hub."""
-    from rlhf_plugins.recipe.schema import SANDBOX
+    from rlhf_plugins.sandbox import POLICIES
 
-    if path == SANDBOX or os.path.isfile(os.path.join(path, "config.json")):
+    if path in POLICIES or os.path.isfile(os.path.join(path, "config.json")):
         return ""
     if os.path.exists(path):
         return f"the folder {path!r} holds no config.json, so it is no model"

@@ -17,11 +17,11 @@ from rlhf_plugins.errors import PluginError
 from rlhf_plugins.recipe.members import SCHEMA
 from rlhf_plugins.recipe.options import NONE, Option, adapter, options, plain
 from rlhf_plugins.recipe.trainer import SECRETS, config_options
+from rlhf_plugins.sandbox import POLICIES
 
 if TYPE_CHECKING:
     from rlhf_plugins.registry.registry import Registry
 
-SANDBOX = "sandbox"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -31,8 +31,11 @@ class Recipe:
 
     base: Annotated[
         str,
-        OnDisk("#", (SANDBOX,)),
-        Field(min_length=1, description="a folder, a hub name, `sandbox`, or another run's policy: `runs/a#dpo`"),
+        OnDisk("#", tuple(POLICIES)),
+        Field(
+            min_length=1,
+            description="a folder, a hub name, `sandbox`, `sandbox_arithmetic`, or another run's policy: `runs/a#dpo`",
+        ),
     ]
     quantization: Annotated[Literal["none", "nf4", "int8"], Field(description="of the base; needs an adapter")] = "none"
     adapter: Annotated[Adapter | None, Field(description="LoRA options; `none` fine-tunes all weights")] = Adapter()

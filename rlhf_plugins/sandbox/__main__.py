@@ -1,6 +1,7 @@
 """`python -m rlhf_plugins.sandbox build|show`: rebuild the shipped policy, or look at what it writes.
 
     python -m rlhf_plugins.sandbox build                # the shipped folder again: 7 minutes of one CPU core
+    python -m rlhf_plugins.sandbox build --policy sandbox_arithmetic       # the other one: 2 minutes
     python -m rlhf_plugins.sandbox build --out FOLDER --seed 1
     python -m rlhf_plugins.sandbox show --policy FOLDER --number 6
 
@@ -10,27 +11,33 @@ of the sloppy writer. The shipped files are what it makes with its defaults; ano
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rlhf_plugins.sandbox import MAX_TOTAL, POLICY, gold, prompts
+from rlhf_plugins.errors import known
+from rlhf_plugins.sandbox import MAX_TOTAL, POLICIES, POLICY, gold, prompts
 
 app = typer.Typer(add_completion=False, help="The sandbox: a small world with a known gold reward.")
 
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="folder to write")] = POLICY,
+    policy: Annotated[str, typer.Option(help="sandbox or sandbox_arithmetic")] = "sandbox",
+    out: Annotated[Path | None, typer.Option(help="folder to write; by default the shipped one")] = None,
     seed: Annotated[int, typer.Option(help="seed of texts and weights")] = 0,
 ) -> None:
     """Make tokenizer and policy again from nothing."""
-    from rlhf_plugins.sandbox.build import Pretraining
+    from rlhf_plugins.sandbox.build import SHIPPED
     from rlhf_plugins.sandbox.build import build as make
 
-    make(out, Pretraining(seed=seed))
-    typer.echo(f"wrote {out}")
+    if policy not in SHIPPED:
+        raise typer.BadParameter(f"no policy {policy!r} {known(policy, SHIPPED)}")
+    folder = out or POLICIES[policy]
+    make(folder, replace(SHIPPED[policy], seed=seed))
+    typer.echo(f"wrote {folder}")
 
 
 @app.command()

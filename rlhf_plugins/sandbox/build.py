@@ -1,14 +1,14 @@
-"""Makes the shipped tokenizer and policy from nothing: word-level tokens, a small Llama, texts of the sloppy writer.
+"""Makes the shipped tokenizers and policies from nothing: word-level tokens, a small Llama, texts of sloppy writers.
 
-Knows the recipe of the pretraining and nothing of rewards: the policy never sees a gold score.
+Knows the recipe of the pretraining and nothing of rewards: a policy never sees a gold score.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf_plugins.sandbox import arithmetic
 from rlhf_plugins.sandbox.language import vocabulary
 from rlhf_plugins.sandbox.world import prompts_by_cell
 from rlhf_plugins.sandbox.writer import write
@@ -31,9 +32,35 @@ _CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Pretraining:
-    """How the policy is pretrained; the defaults make the shipped one."""
+class Corpus:
+    """What a policy is pretrained on: its words, and a writer of prompts with a response."""
 
+    vocabulary: tuple[str, ...]
+    draw: Callable[[random.Random, float | None], tuple[str, str]]  # a random generator, the author's care
+
+
+def _of_world(rng: random.Random, care: float | None) -> tuple[str, str]:
+    """A prompt of the world and a response by the sloppy writer; every cell is equally frequent."""
+    prompt = rng.choice(rng.choice(prompts_by_cell()))
+    return prompt, write(prompt, rng, care)
+
+
+def world() -> Corpus:
+    """Questions about the animals of the world."""
+    return Corpus(vocabulary(), _of_world)
+
+
+def sums() -> Corpus:
+    """Word problems of arithmetic."""
+    return Corpus(arithmetic.vocabulary(), arithmetic.draw)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How a policy is pretrained; the defaults make the shipped one of the world."""
+
+    corpus: Corpus = field(default_factory=world)
+    hidden_size: int = 144
     steps: int = 1800
     careful_share: float = 0.25  # of the steps, the first ones: texts of careful authors only, to learn the facts from
     batch_size: int = 128
@@ -43,18 +70,25 @@ class Pretraining:
     seed: int = 0
 
 
+SHIPPED = {
+    "sandbox": Pretraining(),
+    "sandbox_arithmetic": Pretraining(sums(), hidden_size=72, steps=800, batch_size=64),
+}
+
+
 def build(folder: Path, pretraining: Pretraining | None = None) -> None:
     """Write tokenizer and policy to a folder that `from_pretrained` loads (made if it is missing)."""
     pretraining = pretraining or Pretraining()
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(pretraining.corpus)
     model = pretrain(tokenizer, pretraining)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word or punctuation mark of the world; no BOS. Newlines are no tokens."""
-    ids = {token: index for index, token in enumerate((PAD, EOS, UNK, *vocabulary()))}
+def make_tokenizer(corpus: Corpus | None = None) -> PreTrainedTokenizerFast:
+    """One token a word or mark of the corpus (None is the world's); no BOS. Newlines are no tokens."""
+    known = vocabulary() if corpus is None else corpus.vocabulary
+    ids = {token: index for index, token in enumerate((PAD, EOS, UNK, *known))}
     core = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -70,12 +104,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained policy of about 0.8 million parameters."""
+def make_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int) -> LlamaForCausalLM:
+    """An untrained policy, of about 0.8 million parameters with a hidden size of 144."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=144,
-        intermediate_size=400,
+        hidden_size=hidden_size,
+        intermediate_size=25 * hidden_size // 9,
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=256,
@@ -94,7 +128,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def pretrain(tokenizer: PreTrainedTokenizerFast, options: Pretraining) -> LlamaForCausalLM:
     """Next-token prediction of freshly written responses; AdamW, linear warm-up, cosine decay to zero."""
     torch.manual_seed(options.seed)
-    model = make_model(tokenizer)
+    model = make_model(tokenizer, options.hidden_size)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
@@ -120,18 +154,17 @@ def _batches(tokenizer: PreTrainedTokenizerFast, options: Pretraining) -> Iterat
     rng = random.Random(options.seed)
     for start in range(0, options.steps, POOL):
         care = 1.0 if start < options.careful_share * options.steps else None
-        rows = [_row(tokenizer, rng, care) for _ in range(POOL * options.batch_size)]
+        rows = [_row(tokenizer, options.corpus.draw(rng, care)) for _ in range(POOL * options.batch_size)]
         rows.sort(key=lambda row: len(row[0]))
         batches = [rows[at : at + options.batch_size] for at in range(0, len(rows), options.batch_size)]
         rng.shuffle(batches)
         yield from (_pad(batch, tokenizer.pad_token_id) for batch in batches[: options.steps - start])
 
 
-def _row(tokenizer: PreTrainedTokenizerFast, rng: random.Random, care: float | None) -> tuple[list[int], int]:
-    """Token ids of a prompt and a response, and how many of them are the prompt's; every cell is equally frequent."""
-    prompt = rng.choice(rng.choice(prompts_by_cell()))
-    ids = tokenizer.encode(prompt + write(prompt, rng, care) + EOS)
-    return ids, len(tokenizer.encode(prompt))
+def _row(tokenizer: PreTrainedTokenizerFast, text: tuple[str, str]) -> tuple[list[int], int]:
+    """Token ids of a prompt and a response, and how many of them are the prompt's."""
+    prompt, response = text
+    return tokenizer.encode(prompt + response + EOS), len(tokenizer.encode(prompt))
 
 
 def _pad(rows: list[tuple[list[int], int]], pad: int) -> dict[str, Tensor]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_plugins.sandbox import POLICY
-from rlhf_plugins.sandbox.build import Pretraining, build, make_tokenizer, pretrain
+from rlhf_plugins.sandbox import POLICIES
+from rlhf_plugins.sandbox.build import SHIPPED, Pretraining, build, make_tokenizer, pretrain
 
 SHORT = Pretraining(steps=6, batch_size=8)
 
@@ -22,12 +24,15 @@ def test_a_built_folder_loads_and_is_repeatable(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "<eos>"
 
 
-def test_the_shipped_tokenizer_is_what_the_build_makes() -> None:
-    assert AutoTokenizer.from_pretrained(POLICY).get_vocab() == make_tokenizer().get_vocab()
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_tokenizer_is_what_the_build_makes(name: str) -> None:
+    made = make_tokenizer(SHIPPED[name].corpus)
+    assert AutoTokenizer.from_pretrained(POLICIES[name]).get_vocab() == made.get_vocab()
 
 
-def test_the_shipped_model_has_the_architecture_that_the_build_makes() -> None:
-    shipped = AutoModelForCausalLM.from_pretrained(POLICY)
-    made = pretrain(make_tokenizer(), Pretraining(steps=1, batch_size=2))
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_model_has_the_architecture_that_the_build_makes(name: str) -> None:
+    shipped = AutoModelForCausalLM.from_pretrained(POLICIES[name])
+    made = pretrain(make_tokenizer(SHIPPED[name].corpus), replace(SHIPPED[name], steps=1, batch_size=2))
     shapes = [{name: weight.shape for name, weight in model.state_dict().items()} for model in (shipped, made)]
     assert shapes[0] == shapes[1]
