@@ -1,8 +1,8 @@
-"""Certifies reward models on few and on many held-out prompts, over seeds; writes docs/benchmarks/certificates.md.
+"""Certifies reward models of many and of few training rows, over seeds; writes docs/benchmarks/certificates.md.
 
     python benchmarks/certificates.py [--seeds 5] [--runs runs/certificates]
 
-Clopper and Pearson's bound is beside PAC-Bayes-kl's, of a model that was trained on all training rows and of one that
+Clopper and Pearson's bound is beside PAC-Bayes-kl's, of a model that was trained on many rows and of one that
 was trained on few, whose held-out pairs have more to teach it.
 """
 
@@ -19,7 +19,7 @@ from sandbox_runs import Ran, Recipe, ran
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks" / "certificates.md"
 TRAINER = {"learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 1, "warmup_steps": 10}
-CASES = {"1,200 prompts to train on, 256 held out": (1200, 256), "60 to train on, 720 held out": (60, 720)}
+CASES = {"1,200 prompts to train on": (1200, 270), "60 prompts to train on": (60, 270)}
 SHOWN = {
     "accuracy": "accuracy",
     "certificate_lower_bound": "Clopper-Pearson",
@@ -59,7 +59,7 @@ def page(found: Mapping[str, Sequence[Ran]], seeds: int) -> str:
     lines = [
         "# Certificates of accuracy",
         "",
-        f"Reward models of the sandbox, {seeds} seeds, by `python benchmarks/certificates.py --seeds {seeds}` on "
+        f"Reward models of the sandbox, seeds: {seeds}, by `python benchmarks/certificates.py --seeds {seeds}` on "
         f"{machine['cores']} cores ({machine['cpu']}). Means over seeds; every bound fails with probability 5%.",
         "",
         f"| | {' | '.join(found)} |",

@@ -39,7 +39,7 @@ def main() -> None:
     weak, small = (
         [measured(name, seed, options.runs) for seed in range(1, seeds + 1)] for name, seeds in asked.items()
     )
-    folder = options.runs / "distill_sandbox-1"
+    folder = options.runs / "weak_to_strong_sandbox-1"
     OUT.write_text(page(weak, small, json.loads((folder / "report.json").read_text())["hardware"]))
     print(OUT.read_text())
 
@@ -56,23 +56,22 @@ def measured(name: str, seed: int, runs: Path) -> dict[str, Metrics]:
 def page(weak: Sequence[Mapping[str, Metrics]], small: Sequence[Mapping[str, Metrics]], machine: Metrics) -> str:
     """Both tables."""
     rows = [_weak(title, [run[name] for run in weak]) for name, title in STAGES.items()]
-    students = [run["distill"] for run in small]
     lines = [
         "# From weak to strong, and from large to small",
         "",
-        f"`weak_to_strong_sandbox.yaml` ({len(weak)} seeds) and `distill_sandbox.yaml` ({len(small)} seeds) of "
-        "`plugins/rlhf-transfer`, by `python plugins/rlhf-transfer/bench/transfer.py "
+        f"Recipes of `plugins/rlhf-transfer`: `weak_to_strong_sandbox.yaml`, seeds: {len(weak)}, and "
+        f"`distill_sandbox.yaml`, seeds: {len(small)}, "
+        "by `python plugins/rlhf-transfer/bench/transfer.py "
         f"--seeds {len(weak)} --students {len(small)}` on {machine['cores']} cores ({machine['cpu']}). Means over "
         "seeds, with the deviation over seeds in brackets; accuracies are by the true reward.",
         "",
         "| supervisor | its accuracy | student | ceiling | gap recovered |",
         "|---|---|---|---|---|",
         *rows,
-        "",
-        "| a student with one of three layers | |",
-        "|---|---|",
-        *_small(students),
     ]
+    if small:
+        lines += ["", "| a student with one of three layers | |", "|---|---|"]
+        lines += _small([run["distill"] for run in small])
     return "\n".join(lines) + "\n"
 
 

@@ -37,7 +37,7 @@ def main() -> None:
         "# Probes of reward models",
         "",
         "`probe_sandbox.yaml` of `plugins/rlhf-watch` with annotators who like each word by 0 and by 0.1, "
-        f"{len(seeds)} seeds, by `python plugins/rlhf-watch/benchmarks/probes.py --seeds {len(seeds)}` on "
+        f"seeds: {len(seeds)}, by `python plugins/rlhf-watch/benchmarks/probes.py --seeds {len(seeds)}` on "
         f"{machine['cores']} cores ({machine['cpu']}). Means over seeds, in deviations of the reward; *shown* counts "
         "seeds whose 95% interval leaves 0 out. The truth is the gold reward, without the annotators' bias.",
         "",
