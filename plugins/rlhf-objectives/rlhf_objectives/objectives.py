@@ -1,0 +1,103 @@
+"""Rewards for several objectives: one dimension of another reward, brevity, and several rewards made one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
+
+
+@dataclass(frozen=True)
+class Dimension(Reward):
+    """One of the dimensions that another reward predicts, such as a reward model with the head `multi`."""
+
+    dimension: Annotated[str, Field(min_length=1, description="its name")]
+    reward: Reward = uses("reward", "model")
+
+    def build(self, run: Run) -> Any:
+        """What it builds raises RunError where the reward predicts no such dimension."""
+        whole: Any = self.reward.build(run)
+
+        def score(samples: Samples) -> Prediction:
+            found: Prediction = whole(samples)
+            if self.dimension not in found.dimensions:
+                raise RunError(f"no dimension {self.dimension!r} (known: {', '.join(found.dimensions) or 'none'})")
+            return Prediction(found.dimensions[self.dimension], abstained=found.abstained)
+
+        return score
+
+
+@dataclass(frozen=True)
+class GoldDimension(Reward, reads_gold=True):
+    """One dimension of the data's own true reward; only simulated data has one. An upper bound, never a result."""
+
+    dimension: Annotated[str, Field(min_length=1, description="its name, such as `helpful` in the sandbox")]
+
+    def build(self, run: Run) -> Any:
+        """Raises RunError where the truth is not known; what it builds, where it has no such dimension."""
+        gold = run.data.gold
+        if gold is None:
+            raise RunError("reward gold_dimension needs data whose true reward is known, such as format sandbox")
+
+        def score(samples: Samples) -> list[float]:
+            found = [gold(str(p), r) for p, r in zip(samples.prompts, samples.responses, strict=True)]
+            if found and self.dimension not in found[0]:
+                raise RunError(f"no true dimension {self.dimension!r} (known: {', '.join(found[0])})")
+            return [each[self.dimension] for each in found]
+
+        return score
+
+
+@dataclass(frozen=True)
+class Brevity(Reward):
+    """Minus the words of a response, in tens."""
+
+    def build(self, run: Run) -> Any:
+        """Needs nothing of the run."""
+        return lambda samples: [-len(response.split()) / 10 for response in samples.responses]
+
+
+@dataclass(frozen=True)
+class Combined(Reward):
+    """Several rewards, one member each, made one by an `aggregation`; their weighted sum is the reward `weighted`.
+
+    Members are in the order of `rewards`, all of equal accuracy. An aggregation that compares siblings is given all
+    responses of a batch to a prompt. It abstains where a member does.
+    """
+
+    rewards: tuple[Reward, ...] = uses("reward")
+    aggregation: Aggregation = uses("aggregation")
+
+    def __post_init__(self) -> None:
+        if len(self.rewards) < 2:
+            raise ValueError("rewards: at least two, or there is nothing to aggregate")
+
+    def build(self, run: Run) -> Any:
+        """Raises RunError as its rewards do."""
+        parts: list[Any] = [reward.build(run) for reward in self.rewards]
+
+        def score(samples: Samples) -> Prediction:
+            found = [part(samples) for part in parts]
+            members = torch.stack([each.reward for each in found])  # (M, B)
+            silent = [each.abstained for each in found if each.abstained is not None]
+            scores = MemberScores(members, members.new_ones(len(members)), same(samples.prompts))
+            return Prediction(self.aggregation(scores), abstained=torch.stack(silent).any(0) if silent else None)
+
+        return score
+
+
+def same(prompts: Sequence[Any]) -> torch.Tensor:
+    """A number for each prompt, (B,), equal where the prompts are."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(repr(prompt), len(numbers)) for prompt in prompts])
+
+
+@hookimpl
+def register_reward() -> dict[str, type]:
+    """The rewards of this file."""
+    return {"combined": Combined, "brevity": Brevity, "dimension": Dimension, "gold_dimension": GoldDimension}

@@ -1,0 +1,84 @@
+"""Rewards for several objectives, and the stage that trains a policy for each weighting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import PluginError, RunError, Samples, StageResult, check_recipe, component
+from rlhf_plugins.testing import tiny_base, tiny_run
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+TRAINER = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 1}
+BOTH = {"objectives": ["gold", "brevity"], "names": ["good", "short"], "points": 2, "prompts": 4, "max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("objectives")
+    return tiny_run(tiny_base(folder / "base"), folder / "run")
+
+
+def samples(*responses: str) -> Samples:
+    """Responses to one prompt."""
+    ids = [[3] * max(1, len(response.split())) for response in responses]
+    return Samples(["how"] * len(ids), list(responses), [[15]] * len(ids), ids)
+
+
+def rewards(run: Any, name: str, *responses: str, **options: Any) -> list[float]:
+    found: list[float] = component("reward", name, **options).build(run)(samples(*responses)).reward.tolist()
+    return found
+
+
+def test_brevity_and_a_true_dimension_by_hand(run: Any) -> None:
+    """Three words; one good word of two."""
+    assert rewards(run, "brevity", "ant bee cat") == pytest.approx([-0.3])
+    assert rewards(run, "gold_dimension", "ant gas", dimension="total") == [0.5]
+    with pytest.raises(RunError, match=r"no true dimension 'kind' \(known: total\)"):
+        rewards(run, "gold_dimension", "ant", dimension="kind")
+    with pytest.raises(RunError, match=r"no dimension 'kind' \(known: none\)"):
+        rewards(run, "dimension", "ant", dimension="kind", reward="gold")
+
+
+def test_members_are_aggregated_by_hand(run: Any) -> None:
+    """All words are good in the first two, and the second is shorter; the third is shortest and bad."""
+    both = {"rewards": ["gold", "brevity"], "aggregation": "lexicographic"}
+    assert rewards(run, "combined", "ant bee", "ant", "", **both) == [0.5, 1.0, 0.0]
+    with pytest.raises(PluginError, match="at least two"):
+        rewards(run, "combined", "ant", rewards=["gold"], aggregation="mean")
+
+
+@pytest.fixture(scope="module")
+def swept(run: Any) -> StageResult:
+    made: StageResult = component("stage", "pareto", online={"trainer": TRAINER, "advantage": "rloo"}, **BOTH).run(run)
+    return made
+
+
+def test_a_policy_for_each_weighting(run: Any, swept: StageResult) -> None:
+    assert list(swept.policies) == ["pareto-0", "pareto-1"]
+    rows = {row["policy"]: row for row in swept.sections[0].rows}
+    assert [rows[name]["weights"] for name in ("start", "pareto-0", "pareto-1")] == ["", "1, 0", "0, 1"]
+    assert {name for name, row in rows.items() if row["front"]} == set(swept.metrics["front"])
+    assert "brevity" not in (svg := (run.folder / "front.svg").read_text())
+    assert "<svg" in svg
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ["a", "b", "c"]}, "2 objectives need as many different names"),
+        ({"online": {"reward": "gold"}}, "online.reward: `pareto` gives it"),
+        ({"online": {"advantag": "rloo"}}, "did you mean advantage"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        component("stage", "pareto", **{**BOTH, **options})
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_shipped_recipe_is_sound_and_short(file: Path) -> None:
+    assert check_recipe(file)["stages"]
+    assert len(file.read_text().splitlines()) <= 40
