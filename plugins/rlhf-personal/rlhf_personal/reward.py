@@ -1,0 +1,66 @@
+"""The reward `personal`: that of one new user, from a few of their judgements and a basis that others have trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_personal.cold_start import Prior, most_likely
+from rlhf_personal.head import NOBODY, USER, Table, phi
+from rlhf_plugins import DataFormat, Group, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
+
+
+@dataclass(frozen=True)
+class OneUser(Reward):
+    """w . phi(x, y), phi of a reward model with the head `personal`, w fitted to one user's judgements.
+
+    w maximises the likelihood of the judgements (Bradley and Terry 1952) under a normal prior with the mean and the
+    covariance of the weights in the model's table. Nothing of the model is trained. All training rows of `judgements`
+    are taken as this user's; without any, w is the mean.
+    """
+
+    judgements: DataFormat = uses("data_format", tag="format")
+    reward: Reward = uses("reward", "model")
+
+    def build(self, run: Run) -> Any:
+        """Raises RunError where the reward is no model with the head `personal`."""
+        model: Any = self.reward.build(run)
+        table = getattr(getattr(model, "module", None), "head", None)
+        if not isinstance(table, Table):
+            raise RunError("reward personal: needs a reward model that was trained with `head: personal`")
+        prior = Prior.of_users((table.shared + table.shift).detach().cpu())
+        weights = most_likely(differences(model, self.judgements.load_in(run).train), prior)
+
+        def score(samples: Samples) -> Prediction:
+            found = model(of_nobody(samples))
+            return Prediction(phi(found) @ weights, dimensions=found.dimensions, features=found.features)
+
+        return score
+
+
+def differences(model: Any, groups: Sequence[Group]) -> Tensor:
+    """phi of the better response less phi of the worse, (n, rank), of every strict comparison of the groups."""
+    pairs = [(g, c) for g in groups for c in g.comparisons if not c.tied]
+    if not pairs:
+        return torch.zeros(0, model.module.head.basis.out_features)
+    prompts = [group.prompt for group, _ in pairs]
+    better, worse = (
+        phi(model.predict(of_nobody(model.encode(prompts, [g.responses[getattr(c, side)] for g, c in pairs]))))
+        for side in ("better", "worse")
+    )
+    return better - worse
+
+
+def of_nobody(samples: Samples) -> Samples:
+    """The samples of a user who is not in the table."""
+    return replace(samples, columns={**samples.columns, USER: [NOBODY] * len(samples.responses)})
+
+
+@hookimpl
+def register_reward() -> dict[str, type]:
+    """The reward of this file."""
+    return {"personal": OneUser}
