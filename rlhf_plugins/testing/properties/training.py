@@ -179,4 +179,4 @@ def _groups() -> tuple[Group, ...]:
         for row, pair in enumerate(tiny_pairs(16))
     )
     ranks = ((0, 1, None), (0, 0, 1))
-    return (*pairs, *(Group("how is", ("ant", "gas", "bee key"), ranks[row % 2]) for row in range(4)))
+    return (*pairs, *(Group("how is\n", ("ant", "gas", "bee key"), ranks[row % 2]) for row in range(4)))
