@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+import gpu_memory
 import gpu_right
 import gpu_speed
 import torch
@@ -41,7 +42,7 @@ On a machine without a network that has torch, but not the rest, install wheels 
     /tmp/check/bin/python -m pip install --no-index --no-deps build/wheels/*.whl
     /tmp/check/bin/python benchmarks/gpu_check.py --run 1 --out "$OUT"
 """
-RUNS: dict[int, dict[str, Any]] = {1: gpu_right.SECTIONS, 2: gpu_speed.SECTIONS}
+RUNS: dict[int, dict[str, Any]] = {1: gpu_right.SECTIONS, 2: gpu_speed.SECTIONS | gpu_memory.SECTIONS}
 
 
 def main() -> None:

@@ -170,10 +170,13 @@ def stages(lab: Lab) -> None:
             recipe = {"base": "sandbox", "data": SANDBOX, **SETTINGS[setting], "stages": GROUPS[group]}
             lab.point(f"{setting}, {group}", partial(_whole, lab, recipe))
     if lab.cuda:
-        trainer = {**SHORT, "fp16": True}
-        half = [{**stage, **({"trainer": trainer} if "trainer" in stage else {})} for stage in GROUPS["offline"]]
-        recipe = {"base": "sandbox", "data": SANDBOX, **SETTINGS["LoRA"], "stages": half}
-        lab.point("fp16, offline", partial(_whole, lab, recipe))
+        trainer = {"fp16": True, "bf16": False}
+        for group in ("offline", "online"):
+            half = [
+                {**s, **({"trainer": {**s["trainer"], **trainer}} if "trainer" in s else {})} for s in GROUPS[group]
+            ]
+            recipe = {"base": "sandbox", "data": SANDBOX, **SETTINGS["LoRA"], "stages": half}
+            lab.point(f"fp16, {group}", partial(_whole, lab, recipe))
     if not lab.tiny:
         folder = random_model(lab.scratch / lab.header["shape"], lab.header["shape"], lab.device)
         data = pairs_on_disk(lab.scratch / "stage_rows", 8, 96, 32)

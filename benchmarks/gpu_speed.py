@@ -1,13 +1,10 @@
-"""Run 2 of `gpu_check.py`: how fast is it beside stock TRL on the same rows, and how much memory does it take?"""
+"""Run 2 of `gpu_check.py`: how fast is it beside stock TRL on the same rows?"""
 
 from __future__ import annotations
 
 import random
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,19 +12,18 @@ from typing import Any
 
 import torch
 import trl
-import yaml
 from datasets import Dataset
 from gpu_lab import Lab
-from gpu_models import SHAPES, Training, Watch, later, pairs, pairs_on_disk, random_model, text
+from gpu_models import Training, Watch, later, pairs, pairs_on_disk, random_model, text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhf_plugins import estimate, run_recipe
+from rlhf_plugins import run_recipe
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config, with_adapter
+from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.trainers.arguments import arguments
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 LORA = Adapter(r=16)
 TRAINER = {"learning_rate": 1e-4, "logging_steps": 1, "disable_tqdm": True}
 UNBOUNDED = {**TRAINER, "max_length": None}  # pairs are not cut
@@ -88,8 +84,8 @@ def _beside(lab: Lab, stage: str, sizes: tuple[int, int, int]) -> dict[str, Any]
         data = pairs_on_disk(lab.scratch / "rows", sizes[2], *sizes[:2])
         recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}, "data": data}
         recipe["stages"] = [{"stage": stage, "trainer": options}]
-        start = _measured(lab, sides["ours"], partial(_run, lab, recipe), start).start
-        _measured(lab, sides["stock"], partial(STOCK[stage], lab, base, sizes, options), start)
+        start = measured(lab, sides["ours"], partial(run_quietly, lab, recipe), start).start
+        measured(lab, sides["stock"], partial(STOCK[stage], lab, base, sizes, options), start)
     losses = [side[0]["losses"] for side in (sides["ours"], sides["stock"])]
     worst = max(abs(a - b) for a, b in zip(*losses, strict=True))
     found = {side: _medians(runs) for side, runs in sides.items()}
@@ -98,12 +94,12 @@ def _beside(lab: Lab, stage: str, sizes: tuple[int, int, int]) -> dict[str, Any]
     return {**found, "largest_difference_of_losses": worst, "ratio": ratio if equal else None, "ok": equal}
 
 
-def _measured(
+def measured(
     lab: Lab, runs: list[dict[str, Any]], work: Callable[[], object], start: dict[str, torch.Tensor] | None = None
 ) -> Training:
     """Runs one training, and adds its figures to `runs`."""
     lab.tidy()
-    _forget_peaks(lab)
+    forget_peaks(lab)
     with Watch(lab.synchronize, start=start) as watch:
         work()
     training = watch.trainings[-1]
@@ -114,7 +110,7 @@ def _measured(
             "build_seconds": training.build_seconds,
             "losses": training.losses,
             "steps": training.steps,
-            **_peak(lab),
+            **peak(lab),
         }
     )
     training.trainer = None  # frees the model before the next one is measured
@@ -126,12 +122,12 @@ def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**{name: median(run[name] for run in runs) for name in numbers}, "losses": runs[0]["losses"]}
 
 
-def _forget_peaks(lab: Lab) -> None:
+def forget_peaks(lab: Lab) -> None:
     if lab.cuda:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak(lab: Lab) -> dict[str, int]:
+def peak(lab: Lab) -> dict[str, int]:
     """Peaks in MiB since the memory was last reset, which a run does when a stage starts."""
     if not lab.cuda:
         return {}
@@ -139,7 +135,7 @@ def _peak(lab: Lab) -> dict[str, int]:
     return {f"{name}_mib": value // 2**20 for name, value in found.items()}
 
 
-def _run(lab: Lab, recipe: dict[str, Any]) -> None:
+def run_quietly(lab: Lab, recipe: dict[str, Any]) -> None:
     run_recipe({**recipe, "output_dir": str(lab.scratch / "run")}, overwrite=True, say=lambda _: None)
 
 
@@ -165,7 +161,7 @@ STOCK: dict[str, Callable[..., None]] = {"preference": _stock_preference, "rewar
 
 
 def _dtype(lab: Lab) -> torch.dtype:
-    return torch.bfloat16 if lab.cuda and torch.cuda.is_bf16_supported() else torch.float32
+    return (lab.cuda and half_precision()) or torch.float32
 
 
 # ---- online ----------------------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ def _ppo(lab: Lab) -> dict[str, Any]:
     recipe: dict[str, Any] = {"base": str(base), "adapter": {"r": LORA.r}, "data": data}
     recipe["stages"] = [judge, {"stage": "online", "trainer": trainer}]
     runs: list[dict[str, Any]] = []
-    _measured(lab, runs, partial(_run, lab, recipe))
+    measured(lab, runs, partial(run_quietly, lab, recipe))
     return {**_episodes(runs[0], trainer["per_device_train_batch_size"], updates), "updates_per_batch": updates}
 
 
@@ -208,17 +204,22 @@ def _grpo(lab: Lab) -> dict[str, Any]:
     prompt = 16 if lab.tiny else 256
     data = pairs_on_disk(lab.scratch / "prompts", 16, prompt, 8 if lab.tiny else 32)
     trainer = _rollout(lab, num_generations=4, max_steps=2 if lab.tiny else 4)
-    (lab.scratch / "reward.py").write_text(REWARD)
-    path = f"{lab.scratch / 'reward.py'}:reward"
-    stage = {"stage": "online", "advantage": "grpo", "reward": {"use": "python", "path": path}, "trainer": trainer}
+    stage = {"stage": "online", "advantage": "grpo", "reward": reward_function(lab), "trainer": trainer}
     stage["kl"] = {"use": "in_loss", "coef": 0.05}
     recipe = {"base": str(base), "adapter": {"r": LORA.r}, "data": data, "stages": [stage]}
     runs: list[dict[str, Any]] = []
-    for work in (partial(_run, lab, recipe), partial(_stock_grpo, lab, base, prompt, trainer)):
-        _measured(lab, runs, work)
+    for work in (partial(run_quietly, lab, recipe), partial(_stock_grpo, lab, base, prompt, trainer)):
+        measured(lab, runs, work)
     found = [_episodes(run, trainer["per_device_train_batch_size"], 1) for run in runs]
     ratio = found[0]["episodes_per_second"] / found[1]["episodes_per_second"]
     return {"ours": found[0], "stock": found[1], "ratio": ratio}
+
+
+def reward_function(lab: Lab) -> dict[str, str]:
+    """A recipe's words for a reward that needs no model."""
+    file = lab.scratch / "reward.py"
+    file.write_text(REWARD)
+    return {"use": "python", "path": f"{file}:reward"}
 
 
 def _stock_grpo(lab: Lab, base: Path, prompt: int, options: dict[str, Any]) -> None:
@@ -250,7 +251,7 @@ def decoding(lab: Lab) -> None:
 
 def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, int, int]) -> dict[str, Any]:
     rows, prompt, tokens = sizes
-    _forget_peaks(lab)
+    forget_peaks(lab)
     model, words = with_adapter(load_causal(base), adapter, "CAUSAL_LM"), load_tokenizer(base)
     prompts = [text(random.Random(row), prompt) + " " for row in range(rows)]
     counts: list[int] = []
@@ -259,84 +260,7 @@ def _decoded(lab: Lab, base: Base, adapter: Adapter | None, sizes: tuple[int, in
         counts.append(sum(map(len, sample(model, words, prompts, 1, Decoding(max_new_tokens=tokens)).response_ids)))
 
     seconds = _seconds(lab, work, 1 if lab.tiny else 2)
-    return {"tokens_per_second": counts[-1] / seconds, "ms_per_decoded_token": 1e3 * seconds / tokens, **_peak(lab)}
-
-
-# ---- cards -----------------------------------------------------------------------------------------------
-def cards(lab: Lab) -> None:
-    """Every recipe for a card of so many GB, with no more memory than that: one step of each training."""
-    for recipe in sorted(RECIPES.glob("*qwen3_1.7b_12gb.yaml" if lab.tiny else "*gb.yaml")):
-        lab.point(recipe.stem, partial(_on_card, lab, recipe))
-
-
-def _on_card(lab: Lab, file: Path) -> dict[str, Any]:
-    """Peaks of a recipe's last stage on a random model in the shape of its base, and pairs of 1,024 tokens each."""
-    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    shape = "tiny" if lab.tiny else next((shape for shape in SHAPES if shape in recipe["base"]), None)
-    if shape is None:
-        return {"skipped": f"{recipe['base']} has none of the shapes"}
-    recipe.pop("chat_template_kwargs", None)  # the rows here are text
-    recipe["base"] = str(random_model(lab.scratch / shape, shape, lab.device))
-    recipe["data"] = pairs_on_disk(lab.scratch / "card", 32, *((16, 8) if lab.tiny else (512, 512)))
-    for stage in recipe["stages"]:
-        short = {"max_steps": 1, **({"max_completion_length": 8} if lab.tiny and stage["stage"] == "online" else {})}
-        stage.update({"trainer": {**stage["trainer"], **short}} if "trainer" in stage else {})
-    found = re.search(r"(\d+)gb$", file.stem)
-    assert found is not None
-    with _card_of(lab, int(found[1])):
-        _run(lab, recipe)
-        return _peak(lab)
-
-
-@contextmanager
-def _card_of(lab: Lab, gigabytes: int) -> Iterator[None]:
-    """For the block torch may reserve 95% of so many GB at most; the rest is the context's and the screen's."""
-    if not lab.cuda:
-        yield
-        return
-    lab.tidy()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 0.95 * gigabytes * 2**30 / total))
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-# ---- memory ----------------------------------------------------------------------------------------------
-def memory(lab: Lab) -> None:
-    """Peaks of two steps on one pair: a prompt of a quarter of the tokens, two responses of three quarters each."""
-    for shape in lab.header["shapes"]:
-        folder = lab.scratch / shape
-        if not lab.point(f"{shape}, made", partial(_made, folder, shape, lab.device)):
-            continue
-        for quantization in (None, "nf4"):
-            for stage, tokens in (("preference", 512), ("reward", 2048), ("preference", 2048), ("reward", 512)):
-                size = 64 if lab.tiny else tokens
-                name = f"{shape}, {stage}, {quantization or 'bf16'}, {size} tokens"
-                lab.point(name, partial(_grid, lab, folder, quantization, stage, size))
-                if lab.tiny:
-                    break
-        if shape != lab.header["shape"]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _made(folder: Path, shape: str, device: str) -> dict[str, Any]:
-    return {"bytes": sum(file.stat().st_size for file in random_model(folder, shape, device).iterdir())}
-
-
-def _grid(lab: Lab, folder: Path, quantization: str | None, stage: str, tokens: int) -> dict[str, Any]:
-    data = pairs_on_disk(lab.scratch / "one", 1, tokens // 4, 3 * tokens // 4)
-    options = {**UNBOUNDED, "max_steps": 2, "per_device_train_batch_size": 1}
-    recipe: dict[str, Any] = {"base": str(folder), "adapter": {"r": LORA.r}, "data": data}
-    recipe["quantization"] = quantization or "none"
-    recipe["stages"] = [{"stage": stage, "trainer": options}]
-    runs: list[dict[str, Any]] = []
-    _measured(lab, runs, partial(_run, lab, recipe))
-    recipe["stages"] = [{"stage": stage, "trainer": {**options, "max_length": tokens}}]  # as long as these pairs
-    (forecast,) = estimate({**recipe, "output_dir": str(lab.scratch / "none")}, gpu="12GB").stages
-    measured = {name: value for name, value in runs[0].items() if name not in ("losses", "steps")}
-    return {**measured, "forecast_mib": forecast.allocated_bytes // 2**20}
+    return {"tokens_per_second": counts[-1] / seconds, "ms_per_decoded_token": 1e3 * seconds / tokens, **peak(lab)}
 
 
 SECTIONS = {
@@ -344,6 +268,4 @@ SECTIONS = {
     "beside_trl": (beside_trl, 95.0),
     "online": (online, 55.0),
     "decoding": (decoding, 35.0),
-    "cards": (cards, 45.0),
-    "memory": (memory, 300.0),  # what is left
 }

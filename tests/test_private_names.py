@@ -14,6 +14,7 @@ import bitsandbytes
 import peft.utils.other
 import pytest
 import torch
+import torch.utils._python_dispatch
 import transformers
 import trl
 import trl.trainer.utils
@@ -73,6 +74,8 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (peft.utils.other, "AuxiliaryTrainingWrapper", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "adapter_layer_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "other_param_names", "`base_weights` leaves out what it adds to a model"),
+    (BaseTunerLayer, "_cast_input_dtype", "`casts` leaves out what it does"),
+    (torch.utils._python_dispatch, "_disable_current_modes", "nothing counts the trial of `casts`"),
     (BaseTunerLayer, "_active_adapter", "`active_adapter` sets it"),
     (BaseTunerLayer, "_disable_adapters", "`active_adapter` sets it"),
     (GenerationMixin, "_update_model_kwargs_for_generation", "our decoding loop calls it after each token"),
@@ -212,6 +215,18 @@ IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (modeling_llama.LlamaAttention.forward, "= apply_rotary_pos_emb(", "fused rotations take the place of this call"),
     (modeling_llama.LlamaAttention.forward, "self.config._attn_implementation", "we set it to packed attention"),
     (_maybe_include_all_linear_layers, 'linear_names = ("Linear",)', "our LoRA layer is called Linear for this"),
+    (lora.Linear.forward, "x = self._cast_input_dtype(x, lora_A.weight.dtype)", "`casts` replaces this call"),
+    (
+        transformers.PreTrainedModel._set_gradient_checkpointing,
+        '"_gradient_checkpointing_func", gradient_checkpointing_func',
+        "`active_adapter` has a layer recompute with the adapter of its block by it",
+    ),
+    (trl.SFTTrainer.compute_loss, 'self._metrics[mode]["entropy"].append', "ours joins the means of a batch's parts"),
+    (
+        trl.SFTTrainer.compute_loss,
+        'self._metrics[mode]["mean_token_accuracy"].append',
+        "ours joins the means of a batch's parts",
+    ),
     (lora.Linear.merge, "base_layer.weight.data", "folding restores the weight by its `data`"),
     (transformers.PreTrainedModel.from_pretrained, "output_loading_info", "`loading` refuses missing weights by it"),
 ]

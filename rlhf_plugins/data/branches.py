@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 PADDING = -1  # the segment of a token that nobody reads
+ALIGNED = 8  # numbers, at whose multiples rows of a mask begin
 TOKENS_PER_BATCH = 8_192  # laid out at once by default, padding included
 
 Ids = Sequence[int]
@@ -110,12 +111,14 @@ class BranchBatch:
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
         """What any decoder takes: (R, 1, N, N) additive for shared rows, (R, N) of 0 and 1 for separate ones.
 
-        A padding token sees only itself, so that no row of a softmax is empty.
+        A padding token sees only itself, so that no row of a softmax is empty. Rows of a mask begin at a multiple of 8
+        numbers: kernels of a GPU would copy any other in each layer.
         """
         if not self.shared:
             return (self.segment != PADDING).long()
-        additive = torch.zeros(*self.segment.shape, self.segment.shape[1], dtype=dtype, device=self.segment.device)
-        return additive.masked_fill_(~self.visible(), torch.finfo(dtype).min).unsqueeze(1)
+        width = self.segment.shape[1]
+        wide = torch.zeros(*self.segment.shape, -(-width // ALIGNED) * ALIGNED, dtype=dtype, device=self.segment.device)
+        return wide[..., :width].masked_fill_(~self.visible(), torch.finfo(dtype).min).unsqueeze(1)
 
     def visible(self, at: slice = slice(None)) -> Tensor:
         """Which token of a row sees which, (R, n, n) bool, of the n tokens `at`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora
 from rlhf_plugins.engine.fitting import ADAPTER_WEIGHTS, UNLOADABLE, misfit, refuse_pickled, shapes
 from rlhf_plugins.engine.forward import trunk_of
-from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
+from rlhf_plugins.engine.layers import CHECKPOINTING, RECOMPUTING, checkpointing
 from rlhf_plugins.engine.loading import load_causal, lora_config, reason
 from rlhf_plugins.engine.noted import same_base, whole_path
 from rlhf_plugins.errors import RunError
@@ -172,17 +173,20 @@ def _key(base: Base) -> _Key:
 def active_adapter(model: Any, adapter: str | None) -> Iterator[Any]:
     """The trunk of a model with one of its adapters active, or none; afterwards the model is as before, also on errors.
 
-    Gradient flags do not change, and training modes are restored. In the block no activation is recomputed (gradient
-    checkpointing), since the backward pass would recompute it with the adapter that is active then.
+    Gradient flags do not change, and training modes are restored. The backward pass recomputes activations of the block
+    (gradient checkpointing) with the adapter of the block; where it cannot, as in torch's reentrant way, none is.
     """
     layers = [(layer, layer.active_adapter, layer.disable_adapters) for layer in _tuned(model)]
     modes = [(module, module.training) for module in model.modules()]
-    recomputed = checkpointing(model)
+    recomputed: list[tuple[nn.Module, Any]] = [(m, vars(m).get(RECOMPUTING)) for m in checkpointing(model)]
     try:
         for layer, _, _ in layers:
             _activate(layer, adapter or POLICY, adapter is None)
-        for module in recomputed:
-            setattr(module, CHECKPOINTING, False)
+        for module, function in recomputed:
+            if _takes_context(function) and torch.is_grad_enabled():
+                setattr(module, RECOMPUTING, partial(function, context_fn=partial(_contexts, module, adapter)))
+            else:
+                setattr(module, CHECKPOINTING, False)
         yield trunk_of(model)
     finally:
         for layer, own, disabled in layers:
@@ -190,8 +194,38 @@ def active_adapter(model: Any, adapter: str | None) -> Iterator[Any]:
         for module, training in modes:
             if module.training != training:
                 module.training = training
-        for module in recomputed:
+        for module, function in recomputed:
             setattr(module, CHECKPOINTING, True)
+            if function is not None:
+                setattr(module, RECOMPUTING, function)
+
+
+def _takes_context(function: Any) -> bool:
+    """Whether a function that recomputes activations takes the context in which it does so."""
+    given = function.keywords if isinstance(function, partial) else {}
+    return given.get("use_reentrant") is False and "context_fn" not in given
+
+
+def _contexts(module: nn.Module, adapter: str | None) -> tuple[AbstractContextManager[None], _Again]:
+    """Those in which a module computes and recomputes: in the second, the adapter of the first is active again."""
+    return nullcontext(), _Again(module, adapter)
+
+
+class _Again(AbstractContextManager[None]):
+    """A context in which one adapter of a module is active, which is entered at each recomputation."""
+
+    def __init__(self, module: nn.Module, adapter: str | None) -> None:
+        self._layers, self._adapter = _tuned(module), adapter
+        self._before: list[tuple[Any, bool]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(layer.active_adapter, layer.disable_adapters) for layer in self._layers]
+        for layer in self._layers:
+            _activate(layer, self._adapter or POLICY, self._adapter is None)
+
+    def __exit__(self, *_: Any) -> None:
+        for layer, before in zip(self._layers, self._before, strict=True):
+            _activate(layer, *before)
 
 
 def add_adapter(model: PeftModel, adapter: Adapter) -> str:

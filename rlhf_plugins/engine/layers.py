@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 CHECKPOINTING = "gradient_checkpointing"  # a flag of each layer that recomputes its activations
+RECOMPUTING = "_gradient_checkpointing_func"  # what such a layer computes by
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 

@@ -40,7 +40,7 @@ from rlhf_plugins.engine.cpu.rotation import fuse_rotations
 from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickled
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.layers import decoder_layers
-from rlhf_plugins.engine.precision import computes_in_bf16
+from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.errors import RunError, known
 
 logger = logging.getLogger(__name__)
@@ -220,8 +220,10 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
         refuse_changed(Path(base.path))
     options: dict[str, Any] = {"trust_remote_code": base.trust_remote_code, "dtype": _dtype(base)}
     options["use_safetensors"] = True  # a pickle can run code
+    if base.quantization or device().type == "cuda":  # shard by shard to its place, not through the host's memory
+        options["device_map"] = {"": device()}
     if base.quantization:
-        options |= {"quantization_config": _quantization(base.quantization), "device_map": {"": device()}}
+        options["quantization_config"] = _quantization(base.quantization)
     loud = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of missing weights becomes an error below
     try:
@@ -259,21 +261,23 @@ def without_repacking(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _dtype(base: Base) -> torch.dtype:
-    """bfloat16 for frozen weights if the device computes in it; weights that are trained are float32.
+    """Half precision for frozen weights where the device computes in it; weights that are trained are float32.
 
     So are embeddings and head of a quantized base: in float32 they, and with them all activations, would take more
     than NF4 saves of a small model. Norms compute in float32 whatever their weights are in.
     """
-    return torch.bfloat16 if base.adapter is not None and computes_in_bf16() else torch.float32
+    return (base.adapter is not None and half_precision()) or torch.float32
 
 
 def _quantization(name: str) -> BitsAndBytesConfig:
     if name == "int8":
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
         return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.bfloat16 if computes_in_bf16() else torch.float32
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=half_precision() or torch.float32,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import reduce
+from math import inf
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.tokens import RowEncoder, encoded, response_ends
 from rlhf_plugins.data.values import by_name
@@ -33,6 +34,7 @@ from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_enco
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.noted import described, noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import DataError, RunError
 
@@ -48,7 +50,7 @@ class Handle(ABC):
     """
 
     encoder: RowEncoder
-    tokens_per_batch = TOKENS_PER_BATCH
+    tokens_per_batch: int | None = None  # its own limit, below the one that holds for all
 
     def __init__(self) -> None:
         self._entered: list[AbstractContextManager[Any]] = []
@@ -184,7 +186,8 @@ class Handle(ABC):
     def _batches(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Iterator[BranchBatch]:
         layout, pad_id = layout_of(*self.models), int(self.tokenizer.pad_token_id)
         device = self.models[0].device
-        for groups in within_budget(by_prompt(prompts, responses), self.tokens_per_batch, layout):
+        tokens = min(self.tokens_per_batch or inf, tokens_at_once())
+        for groups in within_budget(by_prompt(prompts, responses), int(tokens), layout):
             yield BranchBatch.from_inputs({k: v.to(device) for k, v in collate(groups, pad_id, layout).items()})
 
     @contextmanager

@@ -16,6 +16,16 @@ def computes_in_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def half_precision() -> torch.dtype | None:
+    """What products are computed in: bfloat16, or float16 on a GPU that emulates it; None, float32, on a CPU.
+
+    float16 has no range for small gradients: trainers scale the loss. Activations beyond 65504 become infinite.
+    """
+    if computes_in_bf16():
+        return torch.bfloat16
+    return torch.float16 if torch.cuda.is_available() else None
+
+
 def on_one_gpu(args: Config) -> Config:
     """A trainer's arguments that use one GPU where nothing launched several processes.
 

@@ -19,28 +19,9 @@ from rlhf_plugins.engine import DECODING, cost
 from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
 
 AT_ONCE = 512  # responses that are generated at once
-CACHE_TOKENS = 16_384  # prompts and responses of these on a GPU, whose memory keys and values fill
-
-
-def cached_at_once(model: Any) -> int | None:
-    """Most tokens whose keys and values are kept at once; None, no limit, on a CPU."""
-    return CACHE_TOKENS if model.device.type == "cuda" else None
-
-
-def in_batches(lengths: Sequence[int], rows: int, tokens: int | None) -> Iterator[slice]:
-    """Neighbours of at most so many rows, padded to the longest of at most so many tokens; one alone may have more."""
-    start = 0
-    while start < len(lengths):
-        end, longest = start + 1, lengths[start]
-        while end < len(lengths) and end - start < rows:
-            longest = max(longest, lengths[end])
-            if tokens is not None and (end + 1 - start) * longest > tokens:
-                break
-            end += 1
-        yield slice(start, end)
-        start = end
 
 
 @dataclass(frozen=True)
@@ -64,11 +45,12 @@ def sample(
     """`per_prompt` responses to each prompt, in the prompts' order, the responses to one prompt side by side.
 
     The same arguments on the same machine give the same samples, and torch's global random state does not change. The
-    ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once, on a GPU fewer
-    where their tokens are more than `CACHE_TOKENS`.
+    ids of a response end with EOS if the model ended it. `batch_size` responses are generated at once, fewer where
+    there is room for fewer tokens (`room`), or memory runs out.
 
     Raises:
         DataError: a prompt cannot be tokenized.
+        RunError: memory does not hold a single response.
     """
     encoder = RowEncoder(tokenizer, None)
     rows = [(prompt, encoder.encode_start(prompt)) for prompt in prompts for _ in range(per_prompt)]
@@ -78,11 +60,21 @@ def sample(
     with torch.random.fork_rng(), evaluating(model), torch.inference_mode(), folded(model), own_distribution:
         torch.manual_seed(decoding.seed)
         lengths = [len(rows[row][1]) + decoding.max_new_tokens for row in order]
-        parts = list(in_batches(lengths, batch_size, cached_at_once(model)))
-        for part in track(parts, "sampling", console=Console(stderr=True), transient=True, disable=len(parts) < 2):
-            batch = order[part]
-            ids = [rows[row][1] for row in batch]
-            for row, response in zip(batch, _generate(model, tokenizer, ids, decoding), strict=True):
+
+        def generate(part: slice) -> list[list[int]]:
+            return _generate(model, tokenizer, [rows[row][1] for row in order[part]], decoding)
+
+        count = len(list(in_batches(lengths, batch_size, cached_at_once(model))))
+        found = track(
+            generated(model, lengths, batch_size, generate),
+            "sampling",
+            total=count,
+            console=Console(stderr=True),
+            transient=True,
+            disable=count < 2,
+        )
+        for part, made in found:
+            for row, response in zip(order[part], made, strict=True):
                 responses[row] = response
     cost.add(generated_tokens=sum(map(len, responses)))
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)

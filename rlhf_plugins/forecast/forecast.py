@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -187,7 +187,7 @@ def refuse_contradictions(assembled: Assembled, config: Any, card: Card | None) 
         given: Mapping[str, Any] = getattr(stage, "trainer", {})
         if given.get("bf16") and card is not None and not card.bf16:
             why = f"{card.name} does not compute in bfloat16"
-            raise RunError(f"stage {stage.name}: trainer.bf16, but {why}; write bf16: false, or fp16: true")
+            raise RunError(f"stage {stage.name}: trainer.bf16, but {why}; leave it out: losses are scaled in fp16")
 
 
 def _within(work: Work, stage: Stage, base: Base, config: Any) -> Work:
@@ -217,9 +217,8 @@ def _setting(workload: Workload, base: Base, card: Card | None) -> Setting:
     from rlhf_plugins.forecast.fakes import Build
     from rlhf_plugins.forecast.traces import Setting
 
-    bf16 = card is None or card.bf16
     dtype = dtype_of(base, card)
-    precision = workload.precision or ("bf16" if bf16 else "fp32")
+    precision = workload.precision or _half(card)
     trains = workload.optimizer is not None
     own = {None: base.quantization, "none": None}.get(workload.quantization, workload.quantization)
     build = Build(own, base.adapter, dtype, trains, workload.checkpointing)
@@ -228,9 +227,12 @@ def _setting(workload: Workload, base: Base, card: Card | None) -> Setting:
 
 
 def dtype_of(base: Base, card: Card | None) -> torch.dtype:
-    """In which weights that are not quantized are held: bfloat16 where they are frozen and the card computes in it."""
-    bf16 = card is None or card.bf16
-    return torch.bfloat16 if base.adapter is not None and bf16 else torch.float32
+    """In which weights that are not quantized are held: in half precision where they are frozen."""
+    return (base.adapter is not None and PRECISIONS[_half(card)]) or torch.float32
+
+
+def _half(card: Card | None) -> Literal["bf16", "fp16"]:
+    return "bf16" if card is None or card.bf16 else "fp16"
 
 
 def estimate(recipe: AnyRecipe, overrides: Sequence[str] = (), gpu: str | None = None) -> Forecast:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from rlhf_plugins.data.branches import ALIGNED
 
 BLOCK = 512  # bytes, to which torch's allocator for CUDA rounds
 ACTIVATIONS, LOG_PROBS, MASK = "activations", "log-probability buffers", "attention mask"
@@ -88,7 +89,8 @@ class Meter(TorchDispatchMode):
         shape = tensor.shape
         if self._vocabulary and self._vocabulary in shape:
             return LOG_PROBS
-        return MASK if self._row and shape[-2:] == torch.Size([self._row] * 2) else ACTIVATIONS
+        is_mask = len(shape) > 1 and 0 < self._row == shape[-2] <= shape[-1] < self._row + ALIGNED
+        return MASK if is_mask else ACTIVATIONS
 
     def _free(self, key: int) -> None:
         self.now -= self._live.pop(key).size

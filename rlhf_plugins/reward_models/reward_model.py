@@ -26,7 +26,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.numeric import of_samples
@@ -35,6 +35,7 @@ from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sentences import SentenceEnds
 from rlhf_plugins.errors import RunError
 
@@ -149,7 +150,7 @@ class RewardModel(nn.Module):
         self.eval()
         layout, found = layout_of(self.trunk), []
         groups = by_prompt(samples.prompt_ids, samples.response_ids)
-        batches = list(within_budget(groups, TOKENS_PER_BATCH, layout))
+        batches = list(within_budget(groups, tokens_at_once(), layout))
         shown = track(batches, "scoring", console=Console(stderr=True), transient=True, disable=not bar)
         with torch.set_grad_enabled(grad):
             for batch in shown:

@@ -95,7 +95,7 @@ def _gpu() -> Iterator[Check]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(number)
-            precise = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+            precise = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
             size = f"{about.total_memory / 2**30:.0f} GiB"
             yield Check("ok", f"gpu {number}", f"{about.name}, {size}, CUDA {torch.version.cuda}, {precise}")
     elif not NVIDIA.exists():

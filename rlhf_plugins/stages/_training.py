@@ -19,6 +19,11 @@ TokensPerBatch = Annotated[
     Field(description="tokens in memory at once; larger batches are cut into micro-batches of equal effect"),
 ]
 
+CacheTokens = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    Field(description="tokens of a generation whose keys and values are held at once; `none`: 16384 on a GPU"),
+]
+
 From = Annotated[
     Annotated[str, Field(description="`base`, `previous` (the last stage that made a policy), or an earlier policy")],
     Earlier("policy", ("base", "previous")),

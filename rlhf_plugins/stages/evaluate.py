@@ -14,6 +14,7 @@ from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_evaluation
+from rlhf_plugins.stages._training import CacheTokens
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
         Annotated[str, Field(description="what scores and KL are compared with: `base`, or an earlier policy")],
         Earlier("policy", ("base",)),
     ] = "base"
+    tokens_per_batch: Annotated[int, Field(ge=1, description="tokens in memory at once, in any pass")] = 8_192
+    cache_tokens: CacheTokens = None
     name: str = "evaluate"
 
     def __post_init__(self) -> None:
@@ -52,14 +55,14 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""
-        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
-        from rlhf_plugins.engine.sampling import AT_ONCE, CACHE_TOKENS
+        from rlhf_plugins.engine.room import CACHE_TOKENS
+        from rlhf_plugins.engine.sampling import AT_ONCE
 
         responses = max(self.best_of + 1, 1)
         part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": self.max_new_tokens}
-        many = {**part, "tokens": TOKENS_PER_BATCH}
+        many = {**part, "tokens": self.tokens_per_batch}
         works = [
-            Work("generation", "sample", AT_ONCE, 1, **part, tokens=CACHE_TOKENS),
+            Work("generation", "sample", AT_ONCE, 1, **part, tokens=self.cache_tokens or CACHE_TOKENS),
             Work("evaluate", "score", PLENTY, 1, **many),
             Work("scoring", "score", PLENTY, responses, rewards=True, **many),
         ]
@@ -71,9 +74,11 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""
+        from rlhf_plugins.engine.room import room
         from rlhf_plugins.stages._evaluation import Session
 
-        return Session(self, run).result()
+        with room(self.tokens_per_batch, self.cache_tokens):
+            return Session(self, run).result()
 
 
 @hookimpl

@@ -6,7 +6,9 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
@@ -50,13 +52,12 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
 
     metrics: tuple[Metric, ...] = uses("metric", METRICS)
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    tokens_per_batch: Annotated[int, Field(ge=1, description="tokens in memory at once, in any pass")] = 8_192
     name: str = "evaluate_reward"
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Scores of pairs."""
-        from rlhf_plugins.data.branches import TOKENS_PER_BATCH
-
-        work = Work("scoring", "score", PLENTY, 2, None, PROMPT_TOKENS, TOKENS_PER_BATCH, rewards=True)
+        work = Work("scoring", "score", PLENTY, 2, None, PROMPT_TOKENS, self.tokens_per_batch, rewards=True)
         return Workload([work])
 
     def run(self, run: Run) -> StageResult:
@@ -66,10 +67,13 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
             RunError: no reward model was trained before, or no held-out pair is strictly ordered and no held-out
                 response has a label.
         """
+        from rlhf_plugins.engine.room import room
+
         trained = [name for result in run.finished for name in result.rewards]
         if not trained:
             raise RunError("evaluate_reward: there is no reward model to measure: no earlier stage trained one")
-        measured = {name: self._measured(run, name) for name in trained}
+        with room(self.tokens_per_batch):
+            measured = {name: self._measured(run, name) for name in trained}
         rows = {name: found.row for name, found in measured.items()}
         left_out = {reason: n for found in measured.values() for reason, n in found.left_out.items()}  # alike for all
         return StageResult(report=ReportParts(reward_models=rows, left_out=left_out))

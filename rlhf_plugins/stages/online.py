@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_rollouts
-from rlhf_plugins.stages._training import From, PolicyTraining, Reference, TokensPerBatch
+from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
@@ -136,6 +136,7 @@ class Online(
     reference: Reference = "start"
     eval_prompts: Annotated[int, Field(ge=1, description="held-out prompts of an evaluation at `eval_strategy`")] = 64
     tokens_per_batch: TokensPerBatch = 8_192
+    cache_tokens: CacheTokens = None
     name: str = "online"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": CONFIG})
 
@@ -192,7 +193,7 @@ class Online(
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
         from rlhf_plugins.data.branches import TOKENS_PER_BATCH
-        from rlhf_plugins.engine.sampling import CACHE_TOKENS
+        from rlhf_plugins.engine.room import CACHE_TOKENS
 
         size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
         steps = self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps")
@@ -202,12 +203,12 @@ class Online(
         alone = steps == 1
         works = [
             Work("train", "learn", prompts, min(size, group), entropy=alone, values=bool(own), **part),
-            Work("generation", "sample", rows, 1, None, new, CACHE_TOKENS),
+            Work("generation", "sample", rows, 1, None, new, self.cache_tokens or CACHE_TOKENS),
         ]
         if self.kl is not None:
             works.append(Work("reference", "score", prompts, min(size, group), **part))
         if judges := "reward" in self.reward.takes:
-            whole = {**part, "tokens": TOKENS_PER_BATCH}
+            whole = {**part, "tokens": self.tokens_per_batch or TOKENS_PER_BATCH}
             works.append(Work("scoring", "score", max(1, rows // group), group, rewards=True, **whole))
         beside = adapter is None
         return self.learning(
@@ -230,6 +231,7 @@ class Online(
         from rlhf_plugins.data.tokenized import prompts_with_room
         from rlhf_plugins.engine.backbone import Backbone
         from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.room import room
         from rlhf_plugins.engine.starting import load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
@@ -270,7 +272,7 @@ class Online(
         evaluate_as(trainer, HeldOut)
         trainer.gold = run.data.gold
         curves = quiet(trainer, run.log)
-        with spending(trainer, self.budget) as spent:
+        with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"
         processes.on_main(lambda: _save(trainer, backbone, run.folder))

@@ -1,4 +1,4 @@
-"""The stage `sft`: imitates the best responses with TRL's SFTTrainer as it is."""
+"""The stage `sft`: imitates the best responses with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SFT(
         from rlhf_plugins.data.tokenized import tokenized_answers
         from rlhf_plugins.engine.loading import load_row_encoder, load_to_adapt
         from rlhf_plugins.engine.starting import config_of, load_start
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet, train_in_float32
+        from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.optimizer_state import hand_on
@@ -81,7 +81,6 @@ class SFT(
                 processing_class=encoder.tokenizer,
                 peft_config=config_of(start) if new else None,
             )
-        train_in_float32(trainer.model)
         left_out = {**rows.left_out, **_left_out(trainer, rows.dataset)}
         curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
         hand_on(trainer, self, run)

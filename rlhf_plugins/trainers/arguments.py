@@ -26,7 +26,7 @@ from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
-from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
+from rlhf_plugins.engine.precision import computes_in_bf16, half_precision, on_one_gpu
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.limits import keeping_the_best
 from rlhf_plugins.trainers.progress import Progress
@@ -53,7 +53,8 @@ NOT_KEPT |= {f"completions/{which}_terminated_length" for which in ("mean", "min
 def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[str, Any]) -> Config:
     """TRL's configuration from a recipe's `trainer:` block, over defaults that run on any machine.
 
-    TRL turns bfloat16 and gradient checkpointing on everywhere, we only on a GPU; nothing is reported to a service and
+    TRL turns bfloat16 and gradient checkpointing on everywhere, we only on a GPU, and float16 with scaled losses where
+    that emulates bfloat16; nothing is reported to a service and
     no optimizer state is saved unless the recipe sets it.
 
     Raises:
@@ -61,7 +62,8 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
     """
     cuda = torch.cuda.is_available()
     ours: dict[str, Any] = {
-        "bf16": computes_in_bf16() and not trainer.get("fp16"),
+        "bf16": half_precision() is torch.bfloat16 and not trainer.get("fp16"),
+        "fp16": half_precision() is torch.float16 and trainer.get("bf16") is None,
         "use_cpu": not cuda,
         "gradient_checkpointing": cuda,
         "dataloader_pin_memory": cuda,
@@ -74,7 +76,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
     note = r"`(is_)?gradient_checkpointing` is deprecated"  # TRL's own defaults cause it
     warnings.filterwarnings("ignore", message=note, category=FutureWarning)
     if trainer.get("bf16") and cuda and not computes_in_bf16():
-        raise RunError("trainer: bf16, but this GPU does not compute in it; leave it out, or write fp16: true")
+        raise RunError("trainer: bf16, but this GPU does not compute in it; leave it out: losses are scaled in fp16")
     try:
         made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:

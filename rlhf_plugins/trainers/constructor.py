@@ -7,6 +7,7 @@ from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from typing import Any, TypeVar
 
+from rlhf_plugins.engine.precision import on_one_gpu
 from rlhf_plugins.errors import PluginError, known
 
 Own = TypeVar("Own")
@@ -22,7 +23,7 @@ def with_own(trainer: type, own: type) -> Signature:
 def sorted_out(
     trainer: type, own: type[Own], given: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Own]:
-    """What a constructor was given: TRL's arguments by name, without those left out, and ours.
+    """What a constructor was given: TRL's arguments by name, without those left out, and ours; of one GPU at most.
 
     Raises:
         PluginError: a component of ours is given by its name alone.
@@ -37,4 +38,6 @@ def sorted_out(
     for name, value in ours.items():
         if isinstance(value, str) and name not in words:
             raise PluginError(f"{name} is a component, not a name: write component(kind, {value!r}) for {name}")
+    if bound.get("args") is not None:
+        on_one_gpu(bound["args"])
     return dict(bound), own(**ours)

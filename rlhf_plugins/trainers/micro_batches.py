@@ -16,8 +16,9 @@ from transformers import TrainingArguments
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
+from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.recovery import KEPT, SHARE, Kept, Opaque, Recovery, out_of_memory
+from rlhf_plugins.trainers.recovery import KEPT, SHARE, Cutting, Kept, Opaque, Recovery
 
 Row = Mapping[str, Any]
 MICRO_BATCHES = "micro_batches"
@@ -81,6 +82,7 @@ class TrainsInMicroBatches:
     """
 
     cuts = False  # whether a batch in pieces trains as the whole one does
+    cutting: Cutting | None = None
     _recovery: Recovery | None = None
 
     def noted(self) -> list[tuple[Any, str]]:
@@ -95,7 +97,7 @@ class TrainsInMicroBatches:
             return torch.stack([self._in_step(step, model, parts, place, *given) for place in range(len(parts))]).sum()
         if not self.cuts:
             return torch.stack([step(model, part, *given) for part in parts]).sum()
-        self._recovery = self._recovery or Recovery(model, self.noted)
+        self._recovery = self._recovery or Recovery(model, self.noted, self.cutting)
         recovery = self._recovery
         return torch.stack([recovery.computed(lambda one: step(model, one, *given), part) for part in parts]).sum()
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from math import inf
 from numbers import Real
 from pathlib import Path
@@ -25,7 +23,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.contract.run import Alarm, Step
+from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.groups import COLUMNS
 from rlhf_plugins.data.tokens import encode_prompt, turn_end
 from rlhf_plugins.data.turns import without_nulls
@@ -34,10 +32,11 @@ from rlhf_plugins.engine.loading import use_fast_paths
 from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
-from rlhf_plugins.trainers.arguments import not_finite, prepare
+from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.micro_batches import token_limit
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
+from rlhf_plugins.trainers.online_learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online_metrics import Updates, note_completions, spread, take_logged
 from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, handle_of, name_of
 from rlhf_plugins.trainers.online_state import KeepsRollout
@@ -46,16 +45,17 @@ from rlhf_plugins.trainers.ppo import oversight, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
 from rlhf_plugins.trainers.ppo.critic import Critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
-from rlhf_plugins.trainers.ppo.models import Models, Outputs
+from rlhf_plugins.trainers.ppo.models import Models
 from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
 from rlhf_plugins.trainers.resuming import Resumable
-from rlhf_plugins.trainers.shares import SharesBatches, through
+from rlhf_plugins.trainers.scaling import accept_skips
+from rlhf_plugins.trainers.shares import SharesBatches
 
 logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
-class OnlineTrainer(KeepsRollout, SharesBatches, trl.GRPOTrainer):
+class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, trl.GRPOTrainer):
     """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
 
     It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
@@ -106,6 +106,7 @@ class OnlineTrainer(KeepsRollout, SharesBatches, trl.GRPOTrainer):
             if model is not None:
                 use_fast_paths(model)
         prepare(self)
+        accept_skips(self)
         folder = Path(args.output_dir)
         self.monitors = watch.monitors or Monitors(folder=folder)
         self._asked = RewardFunctions(self) if reward is None else OneReward(reward)
@@ -130,6 +131,7 @@ class OnlineTrainer(KeepsRollout, SharesBatches, trl.GRPOTrainer):
         self._rollouts = Rollouts(
             aim, self._models, frozenset(self.eos_token_ids), self.num_generations, self._cut(own)
         )
+        self._recovery = recovering(self)
         self._skips_equal = own.skip_equal or aim.advantage.reads_values
         self._experience: Experience | None = None  # None: the rest of the rollout's training steps are skipped
         self._trains = False  # whether this optimizer step has anything to learn from
@@ -288,55 +290,6 @@ class OnlineTrainer(KeepsRollout, SharesBatches, trl.GRPOTrainer):
         names = self.reward_func_names if isinstance(self._asked, RewardFunctions) else []
         return spread(each, names, total, self.num_generations) | take_logged(self)
 
-    def _compute_loss(self, model: Any, inputs: Any) -> Tensor:
-        """What a training step adds to the loss; gradients of its micro-batches but the last are accumulated here.
-
-        Raises:
-            RunError: the loss is not finite.
-        """
-        if self.obstacle is not None or not self.model.training:
-            theirs: Tensor = super()._compute_loss(model, inputs)
-            return theirs
-        assert self._experience is not None
-        loss = torch.zeros(())
-        for place, part in enumerate(inputs):
-            if loss.requires_grad:
-                self.accelerator.backward(loss)
-            with self._averaging(model, place == len(inputs) - 1):
-                own = through(model, self.model, partial(self._loss_of, part))
-            if processes.count() == 1 and not own.isfinite():
-                self._stop_at(own, part)
-            loss = own + loss.detach()
-        if not processes.mean(loss).isfinite():
-            self._stop_at(loss, inputs[-1])
-        if self._theirs:
-            self._note(**self._theirs.take())
-        return loss
-
-    def _averaging(self, model: Any, last: bool) -> Any:
-        """A context in which gradients are averaged over processes, which is after the last pass of a training step."""
-        return nullcontext() if last or processes.count() == 1 else self.accelerator.no_sync(model)
-
-    def _loss_of(self, part: MicroBatch) -> Tensor:
-        """What a micro-batch adds to the loss, as its part of the mean over processes; it notes its numbers."""
-        assert self._experience is not None
-        outputs = self._outputs(part)
-        own, numbers = step.loss(outputs, part, self._experience, self._objective)
-        if not part.counts:
-            return own * 0.0
-        if self._theirs:
-            self._theirs.add(outputs, part, self._experience)
-        for name, value in {**numbers, "loss": own.item()}.items():
-            self._step_numbers[name] += value
-        return own * processes.count()
-
-    def _outputs(self, part: MicroBatch) -> Outputs:
-        """Policy and critic outputs for a micro-batch; those of a rollout's only one were computed with the rollout."""
-        assert self._experience is not None
-        first, self._experience.first = self._experience.first, None
-        entropy = self._objective.entropy_coef != 0 or self._theirs is not None
-        return first or self._models.outputs(part.batch, entropy=entropy)
-
     def _end_step(self) -> None:
         """Logs the numbers of an optimizer step, and skips the rest of a rollout once the policy moved too far."""
         each = processes.gathered(dict(self._step_numbers))
@@ -348,13 +301,6 @@ class OnlineTrainer(KeepsRollout, SharesBatches, trl.GRPOTrainer):
         self.note_update(numbers)
         if self._objective.stop_kl is not None and numbers["approx_kl"] > self._objective.stop_kl:
             self._experience = None
-
-    def _stop_at(self, loss: Tensor, part: MicroBatch) -> None:
-        """Ends the training for a loss that is not finite. Raises RunError."""
-        assert self._experience is not None
-        shown = oversight.step_of(self._experience, {}, {}).shown(part.rows.tolist())
-        alarm = Alarm(not_finite("the loss", loss), {"responses": shown}, action="stop")
-        self.monitors.stop("finite", alarm, self.state.global_step)
 
     def _show(self, found: Step) -> None:
         """Shows a rollout to the monitors; what they do to the KL coefficient holds from the next rollout on."""

@@ -38,7 +38,6 @@ THEIRS_ALONE = {  # options that the engine does not compute, and their value wh
     "use_adaptive_entropy": False,
     "use_transformers_continuous_batching": False,
     "cast_lm_head_to_fp32": False,
-    "fp16": False,
 }
 
 

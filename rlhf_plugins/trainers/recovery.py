@@ -6,7 +6,6 @@ knows gradients, random states and what a trainer noted, no loss.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -15,17 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory
 from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
 KEPT, SHARE = "kept", "share"  # keys of a batch
-WORDS = (  # of errors that torch raises without a class of their own
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "can't allocate memory",
-)
 FEW = 0.1  # share of a model's weights up to which gradients are set aside
 
 
@@ -41,13 +34,6 @@ class Opaque:
 
     def __init__(self, kept: Kept) -> None:
         self.kept = kept
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the process has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
 
 
 def halves(part: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -72,20 +58,31 @@ def tokens_of(part: Mapping[str, Any]) -> int:
     return int(part["input_ids"].numel()) if "input_ids" in part else 0
 
 
+class Cutting(NamedTuple):
+    """How the micro-batches of a trainer are cut, and what a user may write so that they need not be."""
+
+    halves: Callable[[Any], Sequence[Any]] = halves  # of a micro-batch; none where it cannot be cut
+    tokens: Callable[[Any], int] = tokens_of  # that it lays out
+    avoided: str = "tokens_per_batch: {tokens} avoids it"
+
+
 class Recovery:
     """Computes the micro-batches of one trainer.
 
     Args:
         model: whose gradients are accumulated.
         noted: what a step notes besides, as (holder, name of an attribute).
+        cutting: of its micro-batches; None where they are batches of rows.
     """
 
-    def __init__(self, model: nn.Module, noted: Callable[[], Sequence[tuple[Any, str]]]) -> None:
-        self._model, self._noted = model, noted
+    def __init__(
+        self, model: nn.Module, noted: Callable[[], Sequence[tuple[Any, str]]], cutting: Cutting | None = None
+    ) -> None:
+        self._model, self._noted, self._cutting = model, noted, cutting or Cutting()
         self._most: int | None = None  # tokens that fit, where more did not
-        self._done: list[dict[str, Any]] = []  # micro-batches since the last optimizer step, of a whole model
+        self._done: list[Any] = []  # micro-batches since the last optimizer step, of a whole model
 
-    def computed(self, step: Callable[[dict[str, Any]], Tensor], part: dict[str, Any], last: bool = False) -> Tensor:
+    def computed(self, step: Callable[[Any], Tensor], part: Any, last: bool = False) -> Tensor:
         """The loss of a micro-batch; its gradients are accumulated.
 
         One that cannot be cut is tried once more, since memory that was given back may be in fewer pieces.
@@ -93,16 +90,11 @@ class Recovery:
         Raises:
             RunError: a single row does not fit.
         """
-        if self._most is not None and tokens_of(part) > self._most and (cut := halves(part)):
+        tokens = self._cutting.tokens(part)
+        if self._most is not None and tokens > self._most and (cut := self._cutting.halves(part)):
             return self._sum(step, cut)
-        before, loss = _Before(self._noted()), None
-        gradients = _Gradients(self._model)
-        try:
-            loss = step(part)
-        except Exception as error:  # torch raises several classes
-            if not out_of_memory(error):
-                raise
-            reason = str(error).partition("\n")[0]
+        before, gradients = Before(self._noted()), _Gradients(self._model)
+        loss, reason = attempted(step, part)
         if loss is not None:
             gradients.join()
             self._remember(part, gradients)
@@ -112,27 +104,27 @@ class Recovery:
         release_memory()
         if not gradients.aside:
             self._replay(step)
-        cut = halves(part)
+        cut = self._cutting.halves(part)
         if not cut and not last:
             return self.computed(step, part, last=True)
         if not cut:
-            raise RunError(f"{reason}: one row of {tokens_of(part)} tokens is too much; {ADVICE}")
-        self._most = tokens_of(part) // 2
-        logger.warning(OUT_OF_MEMORY, tokens_of(part), self._most, self._most)
+            raise RunError(f"{reason}: one row of {tokens} tokens is too much; {ADVICE}")
+        self._most = tokens // 2
+        logger.warning(OUT_OF_MEMORY, tokens, self._most, self._cutting.avoided.format(tokens=self._most))
         return self._sum(step, cut)
 
-    def _sum(self, step: Callable[[dict[str, Any]], Tensor], parts: Sequence[dict[str, Any]]) -> Tensor:
+    def _sum(self, step: Callable[[Any], Tensor], parts: Sequence[Any]) -> Tensor:
         return torch.stack([self.computed(step, part) for part in parts]).sum()
 
-    def _remember(self, part: dict[str, Any], gradients: _Gradients) -> None:
+    def _remember(self, part: Any, gradients: _Gradients) -> None:
         """Keeps what has to be computed again if a later micro-batch fails, where gradients are not set aside."""
         if gradients.few:
             return
         self._done = [part] if gradients.fresh else [*self._done, part]
 
-    def _replay(self, step: Callable[[dict[str, Any]], Tensor]) -> None:
+    def _replay(self, step: Callable[[Any], Tensor]) -> None:
         """Accumulates again what was accumulated since the last optimizer step; what it notes does not count."""
-        done, before = list(self._done), _Before(self._noted())
+        done, before = list(self._done), Before(self._noted())
         for part in done:
             step(part)
             before.restore()
@@ -140,26 +132,23 @@ class Recovery:
 
 OUT_OF_MEMORY = (
     "out of memory with %d tokens at once: computed again in two parts, and so are later ones of more than %d; the "
-    "batch and its gradients stay the same, dropout draws other masks; tokens_per_batch: %d avoids it"
+    "batch and its gradients stay the same, dropout draws other masks; %s"
 )
 ADVICE = "write a smaller max_length, or see what `rlhf estimate` advises"
 
 
-class _Before:
+class Before:
     """What a step may change besides gradients: random states, and what a trainer notes."""
 
     def __init__(self, noted: Sequence[tuple[Any, str]]) -> None:
         self._noted = [(holder, name, deepcopy(getattr(holder, name))) for holder, name in noted]
-        self._random = torch.get_rng_state()
-        self._on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self._random = random_state()
 
     def restore(self) -> None:
         """Puts all back; it may be called again."""
         for holder, name, value in self._noted:
             setattr(holder, name, deepcopy(value))
-        torch.set_rng_state(self._random)
-        if self._on_gpu is not None:
-            torch.cuda.set_rng_state(self._on_gpu)
+        self._random()
 
 
 class _Gradients:
@@ -189,10 +178,3 @@ class _Gradients:
         """What was there before the pass; nothing where it was not set aside."""
         for weights, grad in zip(self._trained, self._so_far, strict=True):
             weights.grad = grad if self.aside else None
-
-
-def release_memory() -> None:
-    """Gives back what a failed pass left behind; called outside its `except`, whose traceback holds tensors."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

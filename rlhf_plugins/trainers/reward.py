@@ -236,6 +236,17 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         loss = {} if isinstance(self._reward_loss, nn.Module) else {"loss": self._reward_loss}
         return {**loss, "order": self._draws}
 
+    def train(self, *given: Any, **named: Any) -> Any:
+        """Trains; afterwards the model scores as it does once it is saved and opened again.
+
+        accelerate leaves its mixed precision around `forward`, where ours is around each pass of the training alone.
+        """
+        try:
+            return super().train(*given, **named)
+        finally:
+            if self._scorer is not None:
+                self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
     def training_step(self, *given: Any) -> Tensor:
         """The batch's loss; its gradients are accumulated, and what it scored is noted for the log."""
         loss = super().training_step(*given)

@@ -1,22 +1,90 @@
-"""TRL's SFTTrainer as it is, in one process or several: a loss is the mean over the tokens of all processes' batch."""
+"""TRL's SFTTrainer, in one process or several: a loss is the mean over the tokens of all processes' batch.
+
+The computation and the numbers are TRL's. In one process a batch that does not fit into memory is computed in halves.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import trl
+from torch import Tensor
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.trainers.arguments import train_in_float32
+from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, steps_in_backward
+from rlhf_plugins.trainers.recovery import KEPT, SHARE, Cutting, Kept, Opaque
 from rlhf_plugins.trainers.shares import IGNORED, LABELS, SharesBatches
 
+LEARNED = "learned"  # key of a batch: how many of its tokens have a label
+MEANS = ("entropy", "mean_token_accuracy")  # over the tokens of a batch, in TRL's log
 
-class SFTTrainer(SharesBatches, trl.SFTTrainer):
-    """TRL's SFTTrainer; what it logs of a batch, it gathers itself."""
+
+@dataclass(frozen=True)
+class Keeping:
+    """A collator whose batches keep their rows, so that they can be cut, and count their labels."""
+
+    collate: Callable[[Sequence[Any]], dict[str, Any]]
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """The collator's batch."""
+        return {**self.counted(rows), KEPT: Opaque(Kept(rows, self.counted))}
+
+    def counted(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """The collator's batch, which cannot be cut."""
+        batch = self.collate(rows)
+        return {**batch, LEARNED: int((batch[LABELS][..., 1:] != IGNORED).sum())}  # a first token is not predicted
+
+
+class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
+    """TRL's SFTTrainer; what it logs of a batch, it gathers itself. A batch with a router's loss of it is not cut."""
+
+    data_collator: Any
+    cutting = Cutting(avoided="a smaller per_device_train_batch_size avoids it")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        if processes.count() > 1:  # it would leave out some processes' numbers of a last batch that is small
+        self.cuts = not steps_in_backward(self.args) and not self.aux_loss_enabled
+        self._learned: list[int] = []  # tokens that each part of the batch learns
+        if processes.count() == 1:
+            self.data_collator = Keeping(self.data_collator)
+        else:  # it would leave out some processes' numbers of a last batch that is small
             self.accelerator.gather_for_metrics = self.accelerator.gather
+        use_fast_paths(self.model)
+        train_in_float32(self.model)
+
+    def noted(self) -> list[tuple[Any, str]]:
+        """See `TrainsInMicroBatches`."""
+        return [*super().noted(), (self, "_learned")]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The batch's loss, a mean over all its tokens; its gradients are accumulated."""
+        if processes.count() > 1:
+            theirs: Tensor = trl.SFTTrainer.training_step(self, model, inputs, num_items_in_batch)
+            return theirs
+        self._learned.clear()
+        before = {name: len(self._metrics["train"].get(name, ())) for name in MEANS}
+        items = inputs[LEARNED] if num_items_in_batch is None else num_items_in_batch
+        loss = super().training_step(model, inputs, items)
+        if len(self._learned) > 1:
+            for name, start in before.items():
+                self._join(self._metrics["train"][name], start)
+        return loss
+
+    def _join(self, means: list[float], start: int) -> None:
+        """One mean in the place of those of the parts of a batch."""
+        total = sum(self._learned)
+        parts = zip(means[start:], self._learned, strict=True)
+        means[start:] = [sum(mean * tokens for mean, tokens in parts) / total if total else 0.0]
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+        """TRL's."""
+        self._learned.append(inputs.get(LEARNED, 0))
+        theirs = {name: value for name, value in inputs.items() if name not in (KEPT, SHARE, LEARNED)}
+        return super().compute_loss(model, theirs, *given, **named)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> tuple[Any, Any, Any]:
         """The batch's loss, weighted by this process's part of the tokens, outputs and labels."""

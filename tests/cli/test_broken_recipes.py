@@ -114,10 +114,6 @@ BROKEN = {
         stage("{stage: online, trainer: {neftune_noise_alpha: 5.0}}"),
         f"{REFUSED}neftune_noise_alpha: 5.0, but in online training ratios must start at 1",
     ),
-    "fp16 online": (
-        stage("{stage: online, trainer: {fp16: true}}"),
-        f"{REFUSED}fp16: its gradient scaler does not allow for skipped minibatches",
-    ),
     "a stop_kl below 0": (stage("{stage: online, stop_kl: -1}"), "4: stages.0.stop_kl: should be greater than 0"),
     "a value that nothing reads": (
         stage("{stage: online, advantage: rloo, value: {coef: 1}}"),

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from rlhf_plugins import engine
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine import Engine, FastPath, attention, head, set_engine
+from rlhf_plugins.engine import Engine, FastPath, attention, casts, head, set_engine
 from rlhf_plugins.engine import sampling as sampled
 from rlhf_plugins.engine.cpu import decoding, feed_forward, folding, linear_layer, norm, product, rotation
 from rlhf_plugins.engine.cpu.folding import folded
@@ -35,7 +35,7 @@ from .conftest import batch_of, ragged
 from .test_backbone import IDS, shaken
 
 PATHS = {name: path for name, path in vars(engine).items() if isinstance(path, FastPath)}
-COMPARED_ON_THE_MODEL = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD"}
+COMPARED_THERE = {"SHARED_ROWS", "TRIMMED_LAYER", "CHUNKED_HEAD", "CASTS"}
 ADAPTER = Adapter(r=4)
 
 
@@ -51,9 +51,9 @@ def test_a_path_is_active_on_the_cpu_in_float32(name: str) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu", "meta"])
 @pytest.mark.parametrize("name", PATHS)
-def test_on_another_device_only_those_that_are_compared_on_the_model_are_active(name: str, device: str) -> None:
+def test_on_another_device_only_those_that_are_compared_there_are_active(name: str, device: str) -> None:
     tensor = placed(device) if device != "meta" else torch.empty(2, device="meta")
-    assert PATHS[name].active(tensor) == (name in COMPARED_ON_THE_MODEL)
+    assert PATHS[name].active(tensor) == (name in COMPARED_THERE)
 
 
 def test_an_untested_precision_of_any_tensor_or_autocast_switches_a_path_off() -> None:
@@ -239,10 +239,13 @@ def test_on_another_device_layers_compute_as_their_own_class(tmp_path: Path, mon
         assert not any(layer.merged for layer in model.modules() if hasattr(layer, "lora_A"))
 
 
-def test_layers_that_are_loaded_on_another_device_keep_their_classes() -> None:
+def test_layers_that_are_loaded_on_another_device_compute_as_pefts_do() -> None:
     stock = nn.Sequential(nn.Linear(4, 4, device="meta"))
-    model = fuse_lora(get_peft_model(stock, LoraConfig(r=2, target_modules=["0"])))
-    assert type(model.base_model.model[0]) is lora.Linear
+    with set_engine("plain"):
+        layer = fuse_lora(get_peft_model(stock, LoraConfig(r=2, target_modules=["0"]))).base_model.model[0]
+    assert type(layer) is lora.Linear
+    assert type(fuse_lora(nn.Sequential(layer))[0]) is casts.Linear
+    assert casts.Linear.forward is lora.Linear.forward
 
 
 def test_a_model_is_tried_again_in_another_precision(causal: Callable[..., Any]) -> None:

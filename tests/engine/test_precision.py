@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from peft import prepare_model_for_kbit_training
 
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
+from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
 from rlhf_plugins.engine import loading, sampling
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.engine.precision import computes_in_bf16, on_one_gpu
-from rlhf_plugins.engine.sampling import Decoding, in_batches, sample
+from rlhf_plugins.engine.room import cache_at_once, in_batches, room, tokens_at_once
+from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.sandbox import POLICY
 from rlhf_plugins.testing import tiny_base
-from rlhf_plugins.trainers.ppo.rollout import _at_once
+from rlhf_plugins.trainers.constructor import sorted_out
+from rlhf_plugins.trainers.reward_options import RewardOptions
 
 NF4 = Base(str(POLICY), quantization="nf4", adapter=Adapter(r=8))
 
@@ -71,6 +75,43 @@ def test_of_several_gpus_one_is_used(caplog: pytest.LogCaptureFixture) -> None:
     assert "one of 2 GPUs is used" in caplog.text
 
 
+def test_weights_go_straight_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str, **options: Any) -> None:
+        raise OSError(f"placed: {options.get('device_map')}")
+
+    base = Base(str(POLICY))
+    with pytest.raises(RunError, match="placed: None"):
+        loading._load(SimpleNamespace(from_pretrained=refused), base)
+    monkeypatch.setattr(loading, "device", lambda: torch.device("cuda"))
+    with pytest.raises(RunError, match=r"placed: {'': device\(type='cuda'\)}"):
+        loading._load(SimpleNamespace(from_pretrained=refused), base)
+
+
+def test_of_several_gpus_a_script_uses_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    args = trl.RewardConfig(str(tmp_path), use_cpu=True, bf16=False)
+    args._n_gpu = 2
+    sorted_out(trl.RewardTrainer, RewardOptions, [SimpleNamespace(), args], {})
+    assert args.n_gpu == 1
+    assert "one of 2 GPUs is used" in caplog.text
+
+
+def test_rows_of_a_mask_begin_at_multiples_of_8() -> None:
+    for width in (7, 8, 9):
+        groups = [PromptBranches([*range(5, 5 + width - 2)], [[5], [6]])]
+        mask = BranchBatch.from_inputs(collate(groups, 0, Layout.ROWS)).attention_mask(torch.float32)
+        assert mask.shape == (1, 1, width, width)
+        assert mask.stride(2) == -(-width // 8) * 8
+
+
+def test_a_stage_says_how_much_is_in_memory_at_once() -> None:
+    assert (tokens_at_once(), cache_at_once("cuda"), cache_at_once("cpu")) == (8_192, 16_384, None)
+    with room(100, 50):
+        assert (tokens_at_once(), cache_at_once("cuda"), cache_at_once("cpu")) == (100, 50, 50)
+        with room(None):
+            assert (tokens_at_once(), cache_at_once("cpu")) == (8_192, None)
+    assert tokens_at_once() == 8_192
+
+
 def test_batches_of_rows_and_tokens_by_hand() -> None:
     def parts(rows: int, tokens: int | None) -> list[tuple[int, int]]:
         return [(part.start, part.stop) for part in in_batches([2, 2, 4, 9, 1], rows, tokens)]
@@ -90,16 +131,7 @@ def test_a_smaller_cache_samples_the_same_greedy_responses(tmp_path: Path, monke
         return [list(ids) for ids in found.response_ids]
 
     whole, calls, own = responses(), list[int](), sampling._generate
-    monkeypatch.setattr(sampling, "cached_at_once", lambda model: 16)
+    monkeypatch.setattr("rlhf_plugins.engine.room.cached_at_once", lambda model: 16)
     monkeypatch.setattr(sampling, "_generate", lambda m, t, ids, d: calls.append(len(ids)) or own(m, t, ids, d))
     assert responses() == whole
     assert calls == [2, 2, 1, 1]
-
-
-def test_a_rollout_is_generated_in_parts_that_the_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer: Any = SimpleNamespace(model=None, use_vllm=False, max_completion_length=4)
-    trainer._tokenize_prompts = lambda prompts: ([[1] * len(one) for one in prompts], None, {})
-    monkeypatch.setattr("rlhf_plugins.trainers.ppo.rollout.cached_at_once", lambda model: 20)
-    assert _at_once(trainer, ["aaaa", "bb", "cccccc"]) == [slice(0, 2), slice(2, 3)]
-    monkeypatch.setattr("rlhf_plugins.trainers.ppo.rollout.cached_at_once", lambda model: None)
-    assert _at_once(trainer, ["aaaa", "bb"]) == [slice(None)]

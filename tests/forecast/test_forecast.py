@@ -78,10 +78,16 @@ def test_cards_by_name_and_by_memory() -> None:
     assert smallest(1000 * GIB) is None
 
 
+def test_a_card_that_emulates_bfloat16_holds_frozen_weights_in_float16() -> None:
+    (stage,) = estimate(recipe(DPO), gpu="rtx2080ti").stages
+    assert "weights fp16" in stage.consumers
+    assert "weights bf16" not in stage.consumers
+
+
 BAD = [
     ({}, "rtx490", "unknown GPU 'rtx490' (did you mean rtx4090?"),
     ({"base": "Qwen/Qwen3-9B"}, "12GB", "did you mean Qwen/Qwen3-8B?"),
-    ({"stages": [{**DPO, "trainer": {"bf16": True}}]}, "rtx2080ti", "does not compute in bfloat16; write bf16: false"),
+    ({"stages": [{**DPO, "trainer": {"bf16": True}}]}, "rtx2080ti", "does not compute in bfloat16; leave it out"),
     ({"adapter": {"target_modules": ["q_prj"]}}, "12GB", "q_proj"),
 ]
 

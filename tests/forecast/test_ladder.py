@@ -13,6 +13,7 @@ from rlhf_plugins.recipe.check import bundled
 
 LADDER = {name: file for name, file in bundled().items() if re.fullmatch(r".*_\d+gb", name)}
 SMALL = ["base=sandbox", "data=sandbox", "data.prompts=24", "data.responses=2", "data.pairs=1"]
+RATED = ["base=sandbox", "data=sandbox", "data.prompts=24", "data.responses=3", "data.pairs=null"]
 
 
 def said(file: Path) -> dict[str, float]:
@@ -21,8 +22,12 @@ def said(file: Path) -> dict[str, float]:
     return {name: float(gib) for name, gib in re.findall(r"(\w+) (\d+\.\d)\b", line.partition("GiB: ")[2])}
 
 
-def test_there_is_a_recipe_for_each_size() -> None:
+def test_there_is_a_recipe_for_each_size_and_each_method() -> None:
     assert {name.rpartition("_")[2] for name in LADDER} == {"8gb", "12gb", "16gb", "24gb"}
+    methods = {"reward", "reward_dimensions", "reward_ranking", "ensemble", "dpo", "ipo", "ppo", "rloo", "grpo"}
+    assert methods | {"dpo_then_ppo", "sft_reward_ppo"} == {
+        re.split("_(qwen|llama|gemma|smollm)", n)[0] for n in LADDER
+    }
 
 
 @pytest.mark.parametrize("name", LADDER)
@@ -53,5 +58,8 @@ def test_it_runs_two_steps_on_the_sandbox(name: str, tmp_path: Path) -> None:
     short = [f"stages.{s['name']}.trainer.max_completion_length=32" for s in found["stages"] if s["stage"] == "online"]
     short += [f"stages.{s['name']}.max_new_tokens=32" for s in found["stages"] if s["stage"] == "evaluate"]
     judged = [f"stages.{s['name']}.prompts=8" for s in found["stages"] if s["stage"] == "evaluate"]
-    run = run_recipe(LADDER[name], [*SMALL, *plain, *steps, *short, *judged, f"output_dir={tmp_path / 'run'}"], say=str)
+    small = RATED if found["data"]["format"] in ("ratings", "rankings") else SMALL
+    if "head" in found["stages"][0] and found["data"]["format"] == "ratings":
+        plain.append("stages.reward_model.head={use: multi, dimensions: [helpful, concise]}")
+    run = run_recipe(LADDER[name], [*small, *plain, *steps, *short, *judged, f"output_dir={tmp_path / 'run'}"], say=str)
     assert run.report.recipe["base"] == "sandbox"

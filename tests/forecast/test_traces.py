@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.workload import Work
 from rlhf_plugins.data.branches import Layout
-from rlhf_plugins.engine import pretending
+from rlhf_plugins.engine import casts, pretending
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
 from rlhf_plugins.forecast.fakes import Build
 from rlhf_plugins.forecast.forecast import SHARE, WORKSPACES
@@ -112,7 +112,8 @@ def measured() -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MEASURED.exists(), reason="the points that a GPU measured are not here")
-def test_a_forecast_is_within_6_percent_of_what_a_gpu_took() -> None:
+def test_a_forecast_is_within_6_percent_of_what_a_gpu_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casts, "agree", lambda *_: False)  # it still made PEFT's casts
     for point in measured():
         tokens, reward = point["tokens"], point["stage"] == "reward"
         parts = {"pooling": component("pooling", "last_token"), "head": component("reward_head", "scalar")}

@@ -89,7 +89,7 @@ def test_samples_are_scored_in_their_order(tmp_path: Path, architecture: str, mo
         for i in range(len(group.branches))
     ]
     assert model.score(samples, 0) == pytest.approx(alone, rel=1e-5, abs=1e-5)
-    monkeypatch.setattr("rlhf_plugins.reward_models.reward_model.TOKENS_PER_BATCH", 20)
+    monkeypatch.setattr("rlhf_plugins.reward_models.reward_model.tokens_at_once", lambda: 20)
     assert model.score(samples, 0) == pytest.approx(alone, rel=1e-5, abs=1e-5)
 
 

@@ -14,6 +14,7 @@ import transformers
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run
 from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
+from rlhf_plugins.engine import loading
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base
 
@@ -52,6 +53,20 @@ def test_two_reward_models_and_the_policy_hold_one_base(tmp_path: Path, adapter:
     counted = Counted(component("reward", {"use": "weighted", "parts": both}), [])
     replace(online(), reward=counted).run(run_for(base, tmp_path / "ppo", first, second))
     assert set(counted.copies) == {expected}
+
+
+def test_an_evaluation_loads_one_base_for_policies_reference_and_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Base = replace(tiny_base(tmp_path / "base"), adapter=Adapter(r=4))
+    finished = [made().run(run_for(base, tmp_path / made.__name__)) for made in (reward, preference, online)]
+    loads, own = list[str](), loading._load
+    monkeypatch.setattr(loading, "_load", lambda cls, base: loads.append(base.path) or own(cls, base))
+    words = {"use": "evaluate", "reward": "model", "best_of": 2, "prompts": 4, "max_new_tokens": 4}
+    run = run_for(base, tmp_path / "evaluate", *finished)
+    found = component("stage", words).run(run)
+    assert set(found.report.policies) == {"base", "best-of-2", "preference", "online"}
+    assert loads == [base.path]
 
 
 def held() -> int:

@@ -18,7 +18,7 @@ from rlhf_plugins.trainers.ppo.options import Value
 
 from . import by_hand
 from .conftest import furthest, trained
-from .online_parts import Bases, objective, trainer
+from .online_parts import Bases, objective, rolled_out, trainer
 from .test_online import Watched
 
 OWN = Adapter(r=2)
@@ -62,6 +62,23 @@ def test_activations_recomputed_for_the_policy_change_nothing(bases: Bases, tmp_
     )
     for name, tensor in plain.items():
         torch.testing.assert_close(spared[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activations_of_the_critic_are_recomputed_too(bases: Bases, tmp_path: Path, reentrant: bool) -> None:
+    """A step computes each layer for policy and critic, and again in the backward pass."""
+    found: Any = trainer(bases(), tmp_path, objective(value=Value(adapter=OWN)))
+    found._experience = rolled_out(found, ["how is the"] * 6)
+    found._experience.first = None
+    computed: list[str] = []
+    layer = found.model.get_base_model().model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: computed.append(str(layer.down_proj.active_adapters)))
+    (part,) = found._experience.parts[0]
+    found.model.train().gradient_checkpointing_enable({"use_reentrant": reentrant})
+    found._learn(part)
+    policy, critic = "['default']", f"['{found._critic._adapter}']"
+    again = [policy] if reentrant else [critic, policy]  # where it cannot be recomputed, it is kept
+    assert computed == [policy, critic, *again]
 
 
 def test_where_all_weights_are_trained_it_is_refused(bases: Bases, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_page_names_what_goes_trls_way() -> None:
     theirs = {name for name, way in WAYS.items() if way == "TRL's way"}
     vllm = {name for name in own if name.startswith("vllm_importance_sampling")}
     assert theirs & own == TRLS_ALONE.keys() | NOT_HERE | vllm
-    assert theirs >= LAUNCHED.keys() | {"tools", "rollout_func", "environment_factory", "deepspeed", "fsdp", "fp16"}
+    assert theirs >= LAUNCHED.keys() | {"tools", "rollout_func", "environment_factory", "deepspeed", "fsdp"}
 
 
 @pytest.mark.parametrize("options", TRLS_ALONE.values(), ids=TRLS_ALONE)

@@ -15,13 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlhf_plugins import RewardTrainer, RunError
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.loading import load_causal, load_tokenizer, lora_config
+from rlhf_plugins.data.tokenized import tokenized_answers
+from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_tokenizer, lora_config
+from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers import recovery
 from rlhf_plugins.trainers.arguments import arguments
 from rlhf_plugins.trainers.preference import PreferenceTrainer
-from rlhf_plugins.trainers.recovery import out_of_memory
+from rlhf_plugins.trainers.sft import SFTTrainer
 from rlhf_plugins.trainers.supervision import Monitored, as_first_base
 
 from .conftest import OPTIONS
@@ -65,6 +67,13 @@ def reward(base: Base, folder: Path) -> Any:
     return RewardTrainer(model, args, train_dataset=rows, processing_class=load_tokenizer(base))
 
 
+def sft(base: Base, folder: Path) -> Any:
+    encoder = load_row_encoder(base)
+    args = arguments(trl.SFTConfig, folder, 0, {**OPTIONS, "completion_only_loss": True})
+    given = {"train_dataset": tokenized_answers(tiny_pairs(8), encoder).dataset, "processing_class": encoder.tokenizer}
+    return SFTTrainer(load_causal(base), args, **given, peft_config=lora_config(Adapter(r=4), "CAUSAL_LM"))
+
+
 def step(trainer: Any, under: Full, batches: int = 1) -> tuple[list[torch.Tensor], float, dict[str, list[float]]]:
     """The gradients, the loss, and what is noted for the log."""
     trainer.current_gradient_accumulation_steps = batches
@@ -97,14 +106,14 @@ def assert_recovers(trainer: Any, every: int, batches: int = 1, first: int = 0) 
         assert_equal(step(trainer, Full(at), batches), plain)
 
 
-@pytest.mark.parametrize("make", [dpo, reward])
+@pytest.mark.parametrize("make", [dpo, reward, sft])
 def test_at_operations_all_over_a_step(bases: Bases, tmp_path: Path, make: Callable[..., Any]) -> None:
     assert_recovers(make(bases(), tmp_path), every=399)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(12))
-@pytest.mark.parametrize("make", [dpo, reward])
+@pytest.mark.parametrize("make", [dpo, reward, sft])
 def test_at_every_operation_of_a_step_in_turn(
     bases: Bases, tmp_path: Path, make: Callable[..., Any], first: int
 ) -> None:

@@ -14,7 +14,7 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
 from rlhf_plugins.data.groups import preference_dataset
@@ -108,6 +108,17 @@ def test_rows_without_a_margin_leave_the_others_theirs(bases: Bases, tmp_path: P
     assert batch["margin"].tolist() == [0, 2, 0, 0.5]
     expected = -logsigmoid(gap - torch.tensor([0, 2, 0, 0.5])).mean()
     assert losses(trainer) == [pytest.approx(float(expected), rel=1e-5)]
+
+
+def test_trained_in_half_precision_it_scores_as_it_does_reloaded(bases: Bases, tmp_path: Path) -> None:
+    model = twin(bases(), classifier(bases(), adapter=True), adapter=True)
+    args = arguments(trl.RewardConfig, tmp_path, 0, {**OPTIONS, "bf16": True})
+    loss = component("reward_loss", "bradley_terry")
+    reward_trainer(model, loss, args, ranked(bases(), PAIRS), load_tokenizer(bases())).train()
+    again = twin(bases(), classifier(bases(), adapter=True), adapter=True)
+    again.load_state_dict(model.state_dict())
+    samples = Samples([""] * 2, [""] * 2, [[15, 16]] * 2, [[3, 4, 1], [5, 1]])
+    assert model.score(samples, 0) == again.score(samples, 0)
 
 
 @pytest.mark.parametrize("pooling", ["last_token", "mean"])

@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from rlhf_plugins.engine import LORA, ONEDNN
+from rlhf_plugins.engine import CASTS, LORA, ONEDNN, casts
 from rlhf_plugins.engine.cpu import product as products
 from rlhf_plugins.engine.cpu.product import Product, uses_onednn
 
 
 def fuse_lora(model: Any) -> Any:
-    """The model, with our `Linear` for every LoRA layer of PEFT on a plain linear layer."""
+    """The model, with our `Linear` for every LoRA layer of PEFT on a plain linear layer.
+
+    Elsewhere, as on a GPU, it is the one of `casts`, which computes as PEFT does with fewer casts.
+    """
     for layer in model.modules():
         base: Any = layer.get_base_layer() if type(layer) is lora.Linear else None
         if is_plain(base) and LORA.active(base.weight):
             layer.__class__ = Linear
+        elif base is not None and CASTS.active(base.weight):
+            layer.__class__ = casts.Linear
     return model
 
 
@@ -59,7 +64,7 @@ class OneDNNLinear(nn.Linear):
         return Product(1.0, self.weight) if self.bias is None and ONEDNN.active(x, self.weight) else None
 
 
-class Linear(lora.Linear):  # PEFT reads this name, to find out where another adapter can be added
+class Linear(casts.Linear):
     """PEFT's LoRA layer, with W x + b + s B A x in one tensor if one frozen layer has one plain active adapter.
 
     Anything else (several adapters, dropout, DoRA), and every layer where `LORA` is not active, is PEFT's computation.

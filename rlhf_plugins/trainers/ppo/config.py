@@ -45,5 +45,3 @@ class OnlineConfig(trl.GRPOConfig):
             raise ValueError(
                 f"neftune_noise_alpha: {self.neftune_noise_alpha}, but in online training ratios must start at 1"
             )
-        if self.fp16:
-            raise ValueError("fp16: its gradient scaler does not allow for skipped minibatches; use bf16 or neither")

@@ -13,6 +13,7 @@ from rlhf_plugins.contract.rows import GoldReward, Samples
 from rlhf_plugins.data.groups import batch_columns
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import rewards
@@ -50,10 +51,10 @@ def _scored(samples: Samples, score: Any, gold: GoldReward | None) -> Mapping[st
     return found
 
 
-def _kl(samples: Samples, models: Models, count: int, tokens: int = 8_192) -> Mapping[str, float]:
+def _kl(samples: Samples, models: Models, count: int) -> Mapping[str, float]:
     """The mean over responses of their summed log-ratio to the reference, in nats."""
     ratios = 0.0
-    for batch in models.batches(samples.prompt_ids, samples.response_ids, tokens):
+    for batch in models.batches(samples.prompt_ids, samples.response_ids, tokens_at_once()):
         own, other = models.outputs(batch).log_probs, models.reference_log_probs(batch)
         ratios += float((own - other).masked_fill(~batch.response_mask(), 0.0).sum())
     return {"kl": ratios / count}

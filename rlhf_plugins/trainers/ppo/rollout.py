@@ -26,14 +26,12 @@ from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.sampling import (
-    AT_ONCE,
     Decoding,
-    cached_at_once,
-    in_batches,
     sample,
     without_generation_defaults,
 )
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.ppo import in_parts
 from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
 from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights, weights_alike
@@ -73,6 +71,11 @@ class MicroBatch:
     rows: Tensor  # (b,) places in the rollout
     batch: BranchBatch
     counts: bool = True  # whether it is learned from: not where it is there so that a process takes part
+
+    @property
+    def tokens(self) -> int:
+        """That are laid out, padding included."""
+        return self.batch.input_ids.numel()
 
 
 @dataclass
@@ -117,7 +120,7 @@ class Experience:
 RECORDS = (Experience, Samples, ResponseRewards, Prediction, MicroBatch, BranchBatch, Unit)  # of which one is made
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cut:
     """How a rollout is cut into minibatches, one for each optimizer step, and these into training steps.
 
@@ -125,7 +128,7 @@ class Cut:
         size: responses of a training step.
         accumulation: training steps of an optimizer step.
         tokens: most tokens of one forward pass, padding included; a response that alone has more is a pass of its own.
-            None is no limit.
+            None is no limit, until memory runs out.
         whole: whether a component needs each minibatch in one pass.
         keeps_groups: whether responses to a prompt are in one minibatch, as far as its size allows.
     """
@@ -166,7 +169,7 @@ class Rollouts:
         explores = self.models.exploring(self.objective.exploration)
         try:
             with folded(model), without_generation_defaults(model), own_decoding_loop(model), explores:
-                found = [trainer._generate(own[part]) for part in _at_once(trainer, own)]
+                found = in_parts.generated_for(trainer, own)
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
         written = tuple([row for each in found for row in each[i]] for i in (0, 1, 3))
@@ -222,10 +225,7 @@ class Rollouts:
         aim, rewards = self.objective, scored.rewards
         minibatches = self._minibatches(scored)
         steps = [rows for minibatch in minibatches for rows in self._steps(minibatch)]
-        parts = self.parts(scored.samples, steps)
-        batches = [batch for part in parts for batch in part if batch.counts]
-        alone = len(batches) == 1 and processes.count() == 1
-        computed = [self._compute(each.batch, keep=alone) for each in batches]
+        parts, batches, computed = in_parts.computed(self, scored.samples, steps)
         tokens = _joined([each.rows for each in batches], [found for found, _ in computed], self.models.policy.device)
         mask, values, reference = tokens["mask"].bool(), tokens.get("values"), tokens.get("reference")
         token_rewards, penalty = rewards.token_rewards, None
@@ -311,7 +311,7 @@ class Rollouts:
         each = rows.to(self.models.policy.device).split([len(batch.index) for batch in batches])
         return [MicroBatch(*both) for both in zip(each, batches, strict=True)]
 
-    def _compute(self, batch: BranchBatch, keep: bool) -> tuple[TokenTensors, Outputs | None]:
+    def compute(self, batch: BranchBatch, keep: bool) -> tuple[TokenTensors, Outputs | None]:
         """Policy, critic and reference outputs for a micro-batch, laid out as in training: first ratios are exactly 1.
 
         The second are the outputs of policy and critic with their graph, where `keep` asks for them.
@@ -338,19 +338,6 @@ class Rollouts:
         if not self.objective.advantage.whitens:
             return estimate
         return Advantages(masked.whiten(estimate.advantages, rollout.mask), estimate.returns)
-
-
-def _at_once(trainer: Any, prompts: Sequence[Any]) -> list[slice]:
-    """The prompts that are generated for together: all, but on a GPU as many as the cache of keys and values holds."""
-    limit = cached_at_once(trainer.model)
-    if limit is None or trainer.use_vllm:
-        return [slice(None)]
-    tokens = trainer._tokenize_prompts(list(prompts))[0]
-    found = list(in_batches([len(ids) + trainer.max_completion_length for ids in tokens], AT_ONCE, limit))
-    if processes.count() == 1:
-        return found
-    most = max(processes.gathered(len(found)))  # TRL gathers the lengths of each: they must be alike in all processes
-    return [processes.part(len(prompts), place, most) for place in range(most)]
 
 
 def _joined(rows: Sequence[Tensor], parts: Sequence[TokenTensors], device: torch.device) -> TokenTensors:

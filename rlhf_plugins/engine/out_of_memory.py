@@ -1,0 +1,55 @@
+"""Out of memory: which errors say so, what frees memory, and what puts random states back. It knows no work."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+Found = TypeVar("Found")
+WORDS = (  # of errors that torch raises without a class of their own
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the process has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+
+
+def release_memory() -> None:
+    """Gives back what a failed pass left behind; called outside the `except`, whose traceback holds tensors."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def random_state() -> Callable[[], None]:
+    """Torch's random states as they are now; the function that is returned sets them back, also more than once."""
+    state = torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+    def restore() -> None:
+        torch.set_rng_state(state)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu)
+
+    return restore
+
+
+def attempted(work: Callable[..., Found], *given: Any) -> tuple[Found | None, str]:
+    """What some work returns, or None and why it did not fit into memory; `release_memory` is the caller's to call."""
+    try:
+        return work(*given), ""
+    except Exception as error:  # torch raises several classes
+        if not out_of_memory(error):
+            raise
+        return None, str(error).partition("\n")[0]

@@ -1,0 +1,96 @@
+"""What of a rollout is computed in smaller parts where memory runs out: its generation, and the outputs of its models.
+
+In several processes, which take each step together, nothing is cut further.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.engine.out_of_memory import attempted, release_memory
+from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
+from rlhf_plugins.engine.sampling import AT_ONCE
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.recovery import ADVICE, Before
+
+if TYPE_CHECKING:
+    from rlhf_plugins.trainers.ppo.models import Outputs
+    from rlhf_plugins.trainers.ppo.rollout import MicroBatch, Rollouts, TokenTensors
+
+    Computed = tuple[TokenTensors, Outputs | None]
+
+logger = logging.getLogger(__name__)
+SMALLER = (
+    "out of memory with %d tokens of a rollout at once: it is computed in parts of at most %d, and so are later ones; "
+    "the numbers stay the same"
+)
+
+
+def generated_for(trainer: Any, prompts: Sequence[Any]) -> list[Any]:
+    """What TRL's trainer generates for all prompts, but for as many at once as there is room for.
+
+    Raises:
+        RunError: memory does not hold a single response.
+    """
+    limit = cached_at_once(trainer.model)
+    if trainer.use_vllm or (limit is None and processes.count() > 1):
+        return [trainer._generate(list(prompts))]
+    lengths = [len(ids) + trainer.max_completion_length for ids in trainer._tokenize_prompts(list(prompts))[0]]
+    if processes.count() > 1:  # TRL gathers the lengths of each: they must be alike in all processes
+        most = max(processes.gathered(len(list(in_batches(lengths, AT_ONCE, limit)))))
+        return [trainer._generate(list(prompts[processes.part(len(prompts), i, most)])) for i in range(most)]
+    noted = [(trainer, "_metrics"), (trainer.state, "num_input_tokens_seen")]
+
+    def generate(part: slice) -> Any:
+        return trainer._generate(list(prompts[part]))
+
+    rows = len(prompts) if limit is None else AT_ONCE
+    return [found for _, found in generated(trainer.model, lengths, rows, generate, lambda: Before(noted).restore)]
+
+
+def computed(
+    rollouts: Rollouts, samples: Samples, steps: Sequence[Tensor]
+) -> tuple[tuple[tuple[MicroBatch, ...], ...], list[MicroBatch], list[Computed]]:
+    """The micro-batches of each training step, those that are learned from, and the outputs for each of these.
+
+    Where they do not fit into memory they are cut smaller, from then on.
+
+    Raises:
+        RunError: one response does not fit, or a minibatch that a component needs whole.
+    """
+    while True:
+        parts = rollouts.parts(samples, steps)
+        batches = [batch for part in parts for batch in part if batch.counts]
+        if processes.count() > 1:
+            return parts, batches, [rollouts.compute(each.batch, keep=False) for each in batches]
+        found, reason = attempted(_outputs, rollouts, batches)
+        if found is not None:
+            return parts, batches, found
+        release_memory()
+        largest = max(each.tokens for each in batches)
+        if rollouts.cut.whole or all(len(each.rows) == 1 for each in batches):
+            raise RunError(f"{reason}: {largest} tokens that cannot be cut are too much; {ADVICE}")
+        rollouts.cut.tokens = largest // 2
+        logger.warning(SMALLER, largest, largest // 2)
+
+
+def _outputs(rollouts: Rollouts, batches: Sequence[MicroBatch]) -> list[Computed]:
+    return [rollouts.compute(each.batch, keep=len(batches) == 1) for each in batches]
+
+
+def halves(rollouts: Rollouts, samples: Samples, part: MicroBatch) -> list[MicroBatch]:
+    """A micro-batch as two; none where it has one response, or a component needs it whole."""
+    if rollouts.cut.whole or len(part.rows) < 2:
+        return []
+    middle = len(part.rows) // 2
+    both = part.rows[:middle], part.rows[middle:]
+    taken = (samples.take(rows.tolist()) for rows in both)
+    batches = [rollouts.models.batches(each.prompt_ids, each.response_ids, None)[0] for each in taken]
+    return [replace(part, rows=rows, batch=batch) for rows, batch in zip(both, batches, strict=True)]
