@@ -152,7 +152,7 @@ def test_a_quantized_adapter_is_merged_into_the_whole_base(base: Base, tmp_path:
     expected, described = rewards(folder, base), json.loads((folder / "reward_model.json").read_text())
     described["base"]["quantization"] = "nf4"
     (folder / "reward_model.json").write_text(json.dumps(described))
-    export_reward_model(folder, tmp_path / "out")
+    export_reward_model(folder, tmp_path / "out", tolerance=10.0)  # a random model moves far
     torch.testing.assert_close(logits(tmp_path / "out"), expected, rtol=1e-5, atol=1e-5)
 
 
