@@ -59,7 +59,7 @@ def test_kl_of_best_of_n_is_log_n_less_its_share() -> None:
         (("policies", "dpo", "kl"), "nan?", "valid number"),
         (("reference",), "stf", r"not a policy \(known: sft, best_of_16"),
         (("started",), "2025-06-01T09:30:00", "timezone"),
-        (("status",), "done", "'finished', 'interrupted' or 'failed'"),
+        (("status",), "done", "'finished', 'interrupted', 'failed' or 'running'"),
         (("stages",), [{"name": "a\x00b", "stage": "sft"}], "match pattern"),
         (("ceiling",), {"n": 0, "gold": 1.0}, "greater than or equal to 1"),
     ],
