@@ -82,7 +82,7 @@ def _recovered(lab: Lab, stage: str) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     measured(lab, runs, partial(run_quietly, lab, recipe))
     taken = runs[0].get("reserved_mib", 0) * 2**20
-    with _lines() as lines, _at_most(lab, round(weights + LEFT * (taken - weights))), _full(lab):
+    with _lines() as lines, _at_most(lab, round(weights + LEFT * (taken - weights))), _full(lab, stage == "online"):
         measured(lab, runs, partial(run_quietly, lab, recipe))
     whole, cut = (run["losses"] for run in runs)
     worst = max(abs(a - b) for a, b in zip(whole, cut, strict=True))
@@ -126,25 +126,26 @@ def _lines() -> Iterator[list[str]]:
 
 
 class _Little(TorchDispatchMode):
-    """Fails as a full GPU does, where more than so many tokens are embedded at once."""
+    """Fails as a full GPU does, where more than so many tokens are embedded at once, with gradients or in any pass."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, any_pass: bool) -> None:
         super().__init__()
-        self._tokens = tokens
+        self._tokens, self._any_pass = tokens, any_pass
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.embedding.default and args[1].numel() > self._tokens:
+        large = func is torch.ops.aten.embedding.default and args[1].numel() > self._tokens
+        if large and (self._any_pass or torch.is_grad_enabled()):
             raise torch.OutOfMemoryError("CUDA out of memory (rehearsed)")
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def _full(lab: Lab) -> Iterator[None]:
+def _full(lab: Lab, any_pass: bool) -> Iterator[None]:
     """On a CPU, whose memory has no such limit, the rehearsal of one."""
     if lab.cuda:
         yield
         return
-    with _Little(64):
+    with _Little(64, any_pass):
         yield
 
 
@@ -179,7 +180,7 @@ def _grid(lab: Lab, folder: Path, quantization: str | None, stage: str, tokens: 
         trainer: dict[str, Any] = {**TRAINER, **more, "max_steps": 1, "per_device_train_batch_size": 2}
         trainer["generation_kwargs"] = {"min_new_tokens": response}
         stages: list[dict[str, Any]] = [{"stage": stage, "reward": reward_function(lab), "trainer": trainer}]
-        recipe["max_prompt_length"] = prompt
+        recipe["max_prompt_length"] = prompt + 8  # a tokenizer may add some
     else:
         stages = [{"stage": stage, "trainer": {**UNBOUNDED, "max_steps": 2, "per_device_train_batch_size": 1}}]
     runs: list[dict[str, Any]] = []
