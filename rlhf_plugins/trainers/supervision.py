@@ -62,7 +62,8 @@ class _Moves(TrainerCallback):
         """Called by the trainer. Raises RunError."""
         if len(self._norms) > 1 and not any(self._norms):
             raise RunError(
-                "the gradient was 0 at every step, so nothing was learned: the base's weights may be damaged"
+                "the gradient was 0 at every step, so nothing was learned: no label prefers anything, all rewards are "
+                "equal, or the base's weights are damaged"
             )
 
 

@@ -13,7 +13,17 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from rlhf_plugins import Base, Comparison, DataError, Group, PairLogps, RankedScores, RecipeError, check_recipe
+from rlhf_plugins import (
+    Base,
+    Comparison,
+    DataError,
+    Group,
+    PairLogps,
+    RankedScores,
+    RecipeError,
+    RunError,
+    check_recipe,
+)
 from rlhf_plugins.arithmetic.ranking import comparisons, pairs
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.data.groups import preference_dataset
@@ -88,10 +98,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 @pytest.mark.parametrize("stage", ["reward", "preference"])
 def test_a_soft_label_changes_a_training(base: Base, tmp_path: Path, stage: str) -> None:
     losses = []
-    for p in (1.0, 0.75, 0.5):
+    for p in (1.0, 0.75, 0.6):
         run = tiny_run(base, tmp_path / str(p), softened(tiny_pairs(8), p))
         losses.append(component("stage", {"use": stage, "trainer": FEW}).run(run).curves["loss"].points[-1][1])
     assert len(set(losses)) == 3
+
+
+def test_labels_that_prefer_nothing_teach_a_policy_nothing(base: Base, tmp_path: Path) -> None:
+    run = tiny_run(base, tmp_path, softened(tiny_pairs(8), 0.5))
+    with pytest.raises(RunError, match="the gradient was 0 at every step, .*: no label prefers anything"):
+        component("stage", {"use": "preference", "trainer": FEW}).run(run)
 
 
 @pytest.mark.parametrize(

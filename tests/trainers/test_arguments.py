@@ -54,8 +54,13 @@ def test_refused_options_are_one_error(options: dict[str, Any]) -> None:
         arguments(trl.GRPOConfig, Path("here"), 0, options)
 
 
-@pytest.mark.parametrize(("rows", "disabled"), [(10_000, True), (10_001, False)])
-def test_small_data_are_prepared_without_bars(rows: int, disabled: bool) -> None:
+@pytest.mark.parametrize(
+    ("rows", "terminal", "disabled"), [(10_000, True, True), (10_001, True, False), (10_001, False, True)]
+)
+def test_bars_are_for_large_data_in_a_terminal(
+    rows: int, terminal: bool, disabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with building(rows):
         assert are_progress_bars_disabled() is disabled
     assert not are_progress_bars_disabled()
