@@ -13,7 +13,15 @@ COMMAND = [sys.executable, "-m", "rlhf_plugins.cli"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("words", [["recipes"], ["schema"], ["--help"], ["plugins", "list"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipes"],
+        ["--help"],
+        pytest.param(["schema"], marks=pytest.mark.slow),
+        pytest.param(["plugins", "list"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_output_is_one_sentence(words: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True)

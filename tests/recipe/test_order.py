@@ -22,7 +22,7 @@ MODEL = "reward: {use: model, stage: jugde}"
     ("stages", "message"),
     [
         (["- online"], "4: stages.0.reward: reward model needs a stage before this one that makes a reward model"),
-        (["- online", REWARD], "(recalibrate, reward_ensemble, reward_model)"),
+        (["- online", REWARD], "recalibrate, reward_ensemble, reward_model"),
         (["- evaluate_reward"], "4: stages.0: stage evaluate_reward needs a stage before this one"),
         (
             [REWARD, f"- {{stage: online, {MODEL}}}"],

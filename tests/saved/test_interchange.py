@@ -189,6 +189,7 @@ print(type(AutoModelForSequenceClassification.from_pretrained({out!r})).__name__
 """
 
 
+@pytest.mark.slow
 def test_the_order_of_imports_does_not_matter(base: Base, tmp_path: Path) -> None:
     """All other tests of this file import transformers first."""
     export_reward_model(saved(tmp_path / "saved", base), tmp_path / "out")
