@@ -33,7 +33,10 @@ def recovering(trainer: Any) -> Recovery | None:
     noted = [(trainer, "_step_numbers"), *([(trainer, "_theirs")] if trainer._theirs else [])]
 
     def halves(part: MicroBatch) -> list[MicroBatch]:
-        return in_parts.halves(trainer._rollouts, trainer._experience.samples, part)
+        cut = in_parts.halves(trainer._rollouts, trainer._experience.samples, part)
+        if cut:
+            trainer._experience.first = None  # of the whole micro-batch
+        return cut
 
     return Recovery(trainer.model, lambda: noted, Cutting(halves, lambda part: part.tokens))
 

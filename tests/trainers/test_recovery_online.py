@@ -71,3 +71,16 @@ def test_a_training_goes_on_where_neither_samples_nor_steps_fit(
     assert cached_at_once(found.model) is not None
     assert checkpointing(found.model)
     assert len(logged(found, "loss")) == 4
+
+
+def test_outputs_of_a_rollout_s_only_micro_batch_are_left_where_it_is_cut(bases: Bases, tmp_path: Path) -> None:
+    found = ready(bases(), tmp_path)
+    plain = step(found, Full())
+    (part,) = found._experience.parts[0]
+    found._experience.first = found._models.outputs(part.batch, entropy=True)
+    found.model.train().zero_grad()
+    found._recovery._most = 1
+    loss = found._compute_loss(found.model, [part])
+    assert loss.item() == pytest.approx(plain[1], rel=1e-5, abs=1e-7)
+    grads = [w.grad for w in found.model.parameters() if w.grad is not None]
+    assert all(torch.allclose(mine, theirs, rtol=1e-4, atol=1e-6) for mine, theirs in zip(grads, plain[0], strict=True))
