@@ -27,6 +27,8 @@ def located(value: str, mark: OnDisk, folder: Path | None) -> str:
     if os.path.isabs(whole := os.path.expanduser(value)):
         return whole
     name, more = _apart(value, mark.until, folder)
+    if mark.until == ":" and more and not name.endswith(".py"):  # PACKAGE.MODULE:FUNCTION
+        return value
     there = os.path.join(folder or "", name)
     if os.path.exists(there):
         return os.path.abspath(there) + more

@@ -84,6 +84,14 @@ def test_names_that_are_no_paths_stay(recipe: Path) -> None:
     assert found["stages"][1]["reward"]["path"] == "json:loads"
 
 
+def test_a_function_of_a_module_is_no_folder(recipe: Path) -> None:
+    (recipe.parent / "json").mkdir()
+    found = check_recipe(recipe, ["stages.online.reward.path=json:loads"])
+    assert found["stages"][1]["reward"]["path"] == "json:loads"
+    recipe.write_text(recipe.read_text().replace("rewards/own.py:short", "json:loads"))
+    assert check_recipe(recipe)["stages"][1]["reward"]["path"] == "json:loads"
+
+
 def test_a_run_keeps_whole_paths_and_one_of_an_older_version_the_working_directory(recipe: Path) -> None:
     run = recipe.parent / "run"
     run.mkdir()
