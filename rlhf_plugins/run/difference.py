@@ -7,10 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 
-def difference(old: Any, new: Any, may_differ: Collection[str] = (), path: str = "") -> str:
+def difference(
+    old: Any, new: Any, may_differ: Collection[str] = (), path: str = "", digested: Collection[str] = ()
+) -> str:
     """As `stages.0.loss was 1 and is now 2`; empty where they are equal, but for the top keys that may differ.
 
-    Paths are compared by their last names: what they name may have been moved.
+    Old paths that are `digested` are compared by their last names: their files may have been moved, and the caller
+    compares digests.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in (*old, *(new.keys() - old.keys())) if path or name not in may_differ]
@@ -18,16 +21,13 @@ def difference(old: Any, new: Any, may_differ: Collection[str] = (), path: str =
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
     else:
-        return "" if old == new or _moved(old, new) else f"{path} was {old!r} and is now {new!r}"
-    found = (difference(a, b, may_differ, f"{path}.{name}".lstrip(".")) for name, a, b in pairs)
+        return "" if old == new or _moved(old, new, digested) else f"{path} was {old!r} and is now {new!r}"
+    found = (difference(a, b, may_differ, f"{path}.{name}".lstrip("."), digested) for name, a, b in pairs)
     return next(filter(None, found), "")
 
 
-def _moved(old: Any, new: Any) -> bool:
-    """Whether two paths may be of one file that was moved, or whose older run noted it from its own folder.
-
-    Digests say whether it is the same.
-    """
-    if not isinstance(old, str) or not isinstance(new, str):
+def _moved(old: Any, new: Any, digested: Collection[str]) -> bool:
+    """Whether two paths may be of one file that was moved, or that an older run noted from the working directory."""
+    if not isinstance(old, str) or not isinstance(new, str) or not os.path.isabs(new):
         return False
-    return os.path.isabs(new) and os.path.basename(old) == os.path.basename(new)
+    return os.path.abspath(old) == new or (old in digested and os.path.basename(old) == os.path.basename(new))

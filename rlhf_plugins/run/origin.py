@@ -47,6 +47,16 @@ def note_base(folder: RunFolder, path: str) -> None:
         folder.note(**{BASE: digests.of_base(path)})
 
 
+def digested(folder: RunFolder, base: Any, path: str) -> set[str]:
+    """The paths of the recipe that the run was started with whose digests it noted.
+
+    Those of a base that is what an earlier run made, which `path` does not name, are of the base of that run.
+    """
+    status = folder.status()
+    whole = base == path and isinstance(status.get(BASE), dict)
+    return {*_dict(status.get(READ)), *([str(folder.recipe().get("base"))] if whole else ())}
+
+
 def refuse_other_base(folder: RunFolder, path: str) -> None:
     """Raises RunError where the files of the base are not those that the run was started with."""
     old, new = folder.status().get(BASE), digests.of_base(path)
@@ -109,10 +119,13 @@ def _code(used: list[Plugin], registry: Registry) -> dict[str, str]:
 
 def _changed_files(read: Mapping[str, str], recipe: Mapping[str, Any]) -> list[str]:
     """Those with another digest, where the recipe has them now."""
-    here = {os.path.basename(name): name for name in _files(recipe)}
-    now = {name: here.get(os.path.basename(name), name) for name in read}
-    found = {name: digests.digest(Path(place)) for name, place in now.items() if os.path.isfile(place)}
-    return [now[name] for name, was in read.items() if found.get(name) != was]
+    here, found = list(_files(recipe)), list[str]()
+    for name, was in read.items():
+        moved = [place for place in here if os.path.basename(place) == os.path.basename(name)]
+        places = [name] if name in here else moved or [name]
+        if not any(os.path.isfile(place) and digests.digest(Path(place)) == was for place in places):
+            found.append(places[0])
+    return found
 
 
 def _files(recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -230,26 +230,32 @@ def _loaded(assembled: Assembled) -> Data:
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:
     """What is otherwise than when the run was started, and no obstacle. Raises RunError where something is one."""
-    _refuse(folder, assembled.resolved, resume, overwrite)
+    _refuse(folder, resume, overwrite)
     if not resume:
         return []
+    _refuse_another(folder, assembled)
     origin.refuse_other_base(folder, assembled.base.path)
     together.refuse_other_count(folder)
     return list(origin.other_versions(folder, assembled.registry))
 
 
-def _refuse(folder: RunFolder, resolved: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+def _refuse(folder: RunFolder, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite deletes it; give one of them")
     if resume and not folder.is_run:
         raise RunError(f"{folder.path} holds no run to resume; leave out --resume")
-    if resume and (changed := difference(folder.recipe(), resolved, ("output_dir", "engine", "checkpoint"))):
-        raise RunError(f"{folder.path} was started with another recipe: {changed}; resume it as it was started")
     if resume or folder.is_free or (overwrite and folder.is_run):
         return
     if folder.is_run:
         raise RunError(f"{folder.path} holds a run: add --resume or --overwrite, or give another output_dir=...")
     raise RunError(f"{folder.path} is not empty and not a run of rlhf; give another output_dir=...")
+
+
+def _refuse_another(folder: RunFolder, assembled: Assembled) -> None:
+    free, resolved = ("output_dir", "engine", "checkpoint"), assembled.resolved
+    digested = origin.digested(folder, resolved["base"], assembled.base.path)
+    if changed := difference(folder.recipe(), resolved, free, digested=digested):
+        raise RunError(f"{folder.path} was started with another recipe: {changed}; resume it as it was started")
 
 
 @dataclass

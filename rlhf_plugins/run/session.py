@@ -76,7 +76,8 @@ def session(
     if not files.is_free and not files.is_run:
         raise RunError(f"{folder} is not empty and not a run of rlhf; give another folder")
     recipe = {**_described(model), "stages": [], "seed": seed}
-    if files.is_run and (changed := difference(files.recipe(), recipe)):
+    own = origin.digested(files, recipe["base"], start.base.path) if files.is_run else ()
+    if files.is_run and (changed := difference(files.recipe(), recipe, digested=own)):
         raise RunError(f"{folder} holds another run: {changed}; give another folder")
     if files.is_run:
         origin.refuse_other_base(files, start.base.path)

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from rlhf_plugins import load_policy, load_reward_model
-from rlhf_plugins.data.digests import of_base
+from rlhf_plugins.data.digests import digest, of_base
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
+from rlhf_plugins.run import origin
+from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.run import run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
@@ -95,6 +97,26 @@ def test_a_resume_with_another_data_file_is_refused(
     Path("pairs.jsonl").write_text(rows(20).replace("p3", "p4"))
     with pytest.raises(RunError, match=r"started with other rows: .*pairs.jsonl has changed, train was 18 and is now"):
         run_recipe("r.yaml", resume=True, say=lambda _: None)
+
+
+def test_data_files_of_one_name_are_each_compared_with_themselves(tmp_path: Path) -> None:
+    for name, count in (("sft", 1), ("pairs", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(rows(count))
+    recipe = {"stages": [{"data": str(tmp_path / name / "train.jsonl")} for name in ("sft", "pairs")]}
+    read = {file: digest(Path(file)) for file in origin._files(recipe)}
+    assert origin._changed_files(read, recipe) == []
+    assert origin._changed_files({f"/old{name}": was for name, was in read.items()}, recipe) == []
+    (tmp_path / "sft" / "train.jsonl").write_text(rows(3))
+    assert origin._changed_files(read, recipe) == [str(tmp_path / "sft" / "train.jsonl")]
+
+
+def test_paths_may_move_only_where_digests_say_what_they_name() -> None:
+    old, new = {"stages": [{"reward": {"path": "/a/run#rm"}}]}, {"stages": [{"reward": {"path": "/b/run#rm"}}]}
+    assert difference(old, new) == "stages.0.reward.path was '/a/run#rm' and is now '/b/run#rm'"
+    moved = {"base": "/a/base", "data": "/a/rows"}, {"base": "/b/base", "data": "/b/rows"}
+    assert difference(*moved, digested={"/a/base", "/a/rows"}) == ""
+    assert difference(*moved, digested={"/a/base"}) == "data was '/a/rows' and is now '/b/rows'"
 
 
 @pytest.mark.parametrize(("stage", "load"), [("01-reward_model", load_reward_model), ("02-preference", load_policy)])
