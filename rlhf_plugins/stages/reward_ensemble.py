@@ -44,7 +44,7 @@ SHARED = {  # options of all members together, and their defaults
 
 
 class Member(NamedTuple):
-    """One trained member, and its accuracy on the groups that its bootstrap left out."""
+    """One trained member, and its accuracy on the prompts that its bootstrap left out."""
 
     trained: Trained
     accuracies: Accuracies
@@ -57,7 +57,8 @@ class RewardEnsemble(RewardModelStage, processes="several"):
     With `models` they differ in their base, pooling, head, loss and what else a reward model has of its own; what all
     share, such as `data` and `monitors`, is said once, of the ensemble, and so is what `trainer` has in common. With an
     adapter the members share one base; without one each is a whole model. Each member's accuracy is measured
-    on the groups that its bootstrap left out (Breiman 1996), about 37%; without bootstrap all count as equal.
+    on the prompts that its bootstrap left out (Breiman 1996), about 37% where each has one row; without
+    bootstrap all count as equal.
     """
 
     members: Annotated[
@@ -184,9 +185,15 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         folder = run.folder / "model" / str(member)
         stage = self._of_member(run, member)
         trained = stage.train(run, [groups[i] for i in drawn], folder, member)
-        seen = set(drawn.tolist())
-        left_out = [g for i, g in enumerate(groups) if i not in seen]
-        return Member(trained, _accuracy(run, folder, left_out, stage.own_base(run)))
+        return Member(trained, _accuracy(run, folder, out_of_bag(groups, drawn.tolist()), stage.own_base(run)))
+
+
+def out_of_bag(groups: Sequence[Group], drawn: Sequence[int]) -> list[Group]:
+    """The groups whose prompt no drawn group has: neither copies of drawn rows nor other rows of their prompts."""
+    from rlhf_plugins.data.fields import key
+
+    seen = {key(groups[place].prompt) for place in drawn}
+    return [group for group in groups if key(group.prompt) not in seen]
 
 
 def _accuracy(run: Run, folder: Path, groups: Sequence[Group], base: Base) -> Accuracies:

@@ -20,6 +20,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.reward_models.ensemble import epistemic
 from rlhf_plugins.reward_models.opening import open_reward
+from rlhf_plugins.stages.reward_ensemble import out_of_bag
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
@@ -363,3 +364,8 @@ def test_what_the_test_and_strange_prompts_leave_out_is_added_up(tmp_path: Path)
     more = replace(run.data, test=(*run.data.test, long_response(300)), out_of_distribution=(long_response(301),))
     found = component("stage", "evaluate_reward").run(replace(run, data=more)).report
     assert found.left_out == {"held out, response longer than the model takes": 2}
+
+
+def test_a_copy_of_a_drawn_row_and_a_row_of_its_prompt_were_not_left_out() -> None:
+    rows = [Group(prompt, ("yes", "no"), (0, 1)) for prompt in ("a", "a", "b", "c")]
+    assert out_of_bag([*rows, Group("a", ("x", "y"), (0, 1))], [0, 3]) == [rows[2]]
