@@ -132,13 +132,13 @@ def _judged(judge: Any, base: Base, groups: Sequence[Group], rows: Sequence[int]
     from rlhf_plugins.engine.loading import load_row_encoder
 
     encoder = load_row_encoder(base)
-    readable, _ = encodable([groups[row] for row in rows], encoder)
-    texts = [(key(group.prompt), key(response)) for group in readable for response in group.responses]
-    rewards = judge.predict(samples_of(readable, encoder)).reward.tolist() if readable else []
-    reward = dict(zip(texts, rewards, strict=True))
+    readable = [(row, group) for row in rows for group in encodable([groups[row]], encoder)[0]]
+    texts = [(row, key(response)) for row, group in readable for response in group.responses]
+    samples = samples_of((group for _, group in readable), encoder)
+    reward = dict(zip(texts, judge.predict(samples).reward.tolist() if readable else [], strict=True))
     found = []
     for row in rows:
-        of = [reward.get((key(groups[row].prompt), key(response))) for response in groups[row].responses]
+        of = [reward.get((row, key(response))) for response in groups[row].responses]
         for place, c in enumerate(groups[row].comparisons):
             better, worse = of[c.better], of[c.worse]
             if not c.tied and better is not None and worse is not None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_plugins import RunError
-from rlhf_plugins.contract.rows import Group, Origin
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Group, Origin, Samples
 from rlhf_plugins.contract.run import Base, StageResult
 from rlhf_plugins.data.columns import columns_of
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.stages.label_check import _dealt
+from rlhf_plugins.stages.label_check import _dealt, _judged
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 12, "learning_rate": 1e-2, "disable_tqdm": True}
@@ -68,6 +70,21 @@ def test_rows_of_a_prompt_are_in_one_fold() -> None:
     dealt = _dealt(groups, 3, 0)
     assert dealt[:7] == dealt[7:14] == dealt[14:]
     assert sorted(dealt[:7].count(fold) for fold in range(3)) == [2, 2, 3]
+
+
+class ByColumn:
+    """A reward model that reads a column: 1 for the first response where it is 1, else for the second."""
+
+    def predict(self, samples: Samples) -> Prediction:
+        first = [response == "ant" for response in samples.responses]
+        return Prediction(torch.tensor([float(a == b) for a, b in zip(first, samples.columns["wanted"], strict=True)]))
+
+
+def test_rows_that_differ_in_a_column_have_their_own_rewards(tmp_path: Path) -> None:
+    texts = ("ant", "bee")
+    groups = [Group("how ", texts, (0, 1), columns={"wanted": wanted}) for wanted in (True, False)]
+    found = _judged(ByColumn(), Base(tiny_base(tmp_path / "base").path), groups, [0, 1])
+    assert [one.probability for one in found] == pytest.approx([0.7310586, 0.2689414])  # sigmoid(1), sigmoid(-1)
 
 
 def test_more_folds_than_prompts_are_refused(tmp_path: Path) -> None:
