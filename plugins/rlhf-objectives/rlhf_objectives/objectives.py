@@ -67,7 +67,7 @@ class Combined(Reward):
     """Several rewards, one member each, made one by an `aggregation`; their weighted sum is the reward `weighted`.
 
     Members are in the order of `rewards`, all of equal accuracy. An aggregation that compares siblings is given all
-    responses of a batch to a prompt. It abstains where a member does.
+    responses of a batch to a prompt on which no member abstains. It abstains where a member does.
     """
 
     rewards: tuple[Reward, ...] = uses("reward")
@@ -85,8 +85,13 @@ class Combined(Reward):
             found = [part(samples) for part in parts]
             members = torch.stack([each.reward for each in found])  # (M, B)
             silent = [each.abstained for each in found if each.abstained is not None]
-            scores = MemberScores(members, members.new_ones(len(members)), same(samples.prompts))
-            return Prediction(self.aggregation(scores), abstained=torch.stack(silent).any(0) if silent else None)
+            abstained = torch.stack(silent).any(0) if silent else None
+            heard = torch.ones(members.shape[1], dtype=torch.bool) if abstained is None else ~abstained
+            reward = members.new_zeros(members.shape[1])
+            if heard.any():
+                scores = MemberScores(members[:, heard], members.new_ones(len(members)), same(samples.prompts)[heard])
+                reward[heard] = self.aggregation(scores)
+            return Prediction(reward, abstained=abstained)
 
         return score
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rlhf_objectives.objectives import Combined
 
-from rlhf_plugins import PluginError, RunError, Samples, StageResult, check_recipe, component
+from rlhf_plugins import (
+    PluginError,
+    Prediction,
+    Reward,
+    Run,
+    RunError,
+    Samples,
+    StageResult,
+    check_recipe,
+    component,
+)
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -48,6 +61,26 @@ def test_members_are_aggregated_by_hand(run: Any) -> None:
     assert rewards(run, "combined", "ant bee", "ant", "", **both) == [0.5, 1.0, 0.0]
     with pytest.raises(PluginError, match="at least two"):
         rewards(run, "combined", "ant", rewards=["gold"], aggregation="mean")
+
+
+@dataclass(frozen=True)
+class Shy(Reward):
+    """1 for each response; it abstains on an empty one, with a number that means nothing."""
+
+    def build(self, run: Run) -> Any:
+        """Needs nothing of the run."""
+        said = lambda samples: torch.tensor([float(bool(response)) for response in samples.responses])  # noqa: E731
+        return lambda samples: Prediction(said(samples), abstained=said(samples) == 0)
+
+
+def test_an_answer_on_which_a_member_abstains_is_no_sibling(run: Any) -> None:
+    """Of three the better of two has rank 1; the third, worst by its number, would make the worse one 0.5."""
+    both = Combined(
+        rewards=(Shy(), component("reward", "brevity")), aggregation=component("aggregation", "lexicographic")
+    )
+    found = both.build(run)(samples("ant bee", "ant", ""))
+    assert found.reward.tolist() == [0.0, 1.0, 0.0]
+    assert found.abstained.tolist() == [False, False, True]
 
 
 @pytest.fixture(scope="module")
