@@ -149,7 +149,8 @@ class Ratings(_File):
     columns: RatingColumns = RatingColumns()
 
     def __post_init__(self) -> None:
-        from rlhf_plugins.data.rated_shapes import HELPSTEER, ULTRAFEEDBACK
+        from rlhf_plugins.data.listed import HELPSTEER
+        from rlhf_plugins.data.rated_shapes import ULTRAFEEDBACK
 
         paths = self.dimensions.values() if isinstance(self.dimensions, dict) else self.dimensions
         if ranks := [

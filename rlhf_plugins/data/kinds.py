@@ -56,7 +56,7 @@ def _is_rated(fields: Mapping[str, Any]) -> bool:
 
 def _is_ranked(fields: Mapping[str, Any]) -> bool:
     placed = "responses" in fields and not fields.keys().isdisjoint(("ranking", "ranks", "pairwise"))
-    return placed or as_ranking(fields) is not None
+    return placed or (as_ranking(fields) is not None and as_rating(fields) is None)
 
 
 READERS: dict[str, Callable[..., Iterable[Placed]]] = {

@@ -14,6 +14,7 @@ from rlhf_plugins.data.values import all_texts
 LISTS = ("responses", "answers", "completions", "candidates")
 TEXTS = ("text", "answer", "response", "completion", "content")  # of an element that is an object
 RANKS, SCORES = ("rank",), ("score", "rating", "reward")  # of such an element
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")  # ratings of one answer
 BESIDE = ("scores", "ratings", "rewards")  # lists beside a list of texts
 BEST = "best"  # the place of the best of n texts, from 0
 Fields = dict[str, Any]

@@ -8,12 +8,11 @@ from itertools import chain
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.data.listed import as_rating
+from rlhf_plugins.data.listed import HELPSTEER, as_rating
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import as_named
 from rlhf_plugins.data.sources import Dimensions, RatingColumns, score
 
-HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 ULTRAFEEDBACK = ("helpfulness", "honesty", "instruction_following", "truthfulness")
 
 

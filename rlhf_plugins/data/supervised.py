@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, optional, required, shown, text
-from rlhf_plugins.data.listed import is_list
+from rlhf_plugins.data.listed import HELPSTEER, SCORES, is_list
 from rlhf_plugins.data.messages import check_answer
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import as_named, opened, prompt_of, with_system_cells
@@ -107,7 +107,9 @@ def _ends_with_answer(fields: Mapping[str, Any]) -> bool:
 
 
 def _may_be_rated(fields: Mapping[str, Any]) -> bool:
-    """Whether a column may be a rating of the response: a number, or something that may hold one; labels are none."""
+    """Whether a column may be a rating: one called so, and where there is no label any that may hold a number."""
+    if any(fields[name] is None or _is_number(fields[name]) for name in (*SCORES, *HELPSTEER) if name in fields):
+        return True
     if not fields.keys().isdisjoint((LABEL, *THUMBS)):
         return False
     values = (value for name, value in fields.items() if name not in NO_RATINGS)

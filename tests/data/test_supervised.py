@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from templates import chat_base
 
-from rlhf_plugins.components.data_format import Prompts, Supervised
+from rlhf_plugins.components.data_format import Prompts, Rankings, Ratings, Supervised
 from rlhf_plugins.contract.rows import Group, Origin
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.dropped import Dropped
@@ -68,6 +68,28 @@ def test_a_label_says_whether_an_answer_is_desirable(label: Any, expected: bool 
 def test_a_row_without_one_answer_is_refused(row: Row, message: str) -> None:
     with pytest.raises(DataError, match=f"f:1: .*{message}"):
         list(read_answers([("f:1", row)], Dropped()))
+
+
+RATED: list[Row] = [
+    {"score": 4, "label": "politeness"},
+    {"rating": "4.5", "thumbs": True},
+    {"score": None, "label": 1},
+    {"helpfulness": 3, "label": 0},
+]
+
+
+@pytest.mark.parametrize("judged", RATED)
+def test_a_score_beside_a_label_is_a_rating(judged: Row) -> None:
+    row = {"prompt": "p", "response": "r", **judged}
+    assert (Ratings.recognises(row), Supervised.recognises(row)) == (True, False)
+
+
+def test_a_label_alone_is_no_rating_and_a_score_beside_a_rank_is_one() -> None:
+    row = {"prompt": "p", "response": "r", "label": 1, "seconds": 3}
+    assert (Ratings.recognises(row), Supervised.recognises(row)) == (False, True)
+    answers = [{"text": text, "score": score, "rank": 3 - score} for text, score in (("a", 1), ("b", 2))]
+    listed = {"prompt": "p", "responses": answers}
+    assert (Ratings.recognises(listed), Rankings.recognises(listed)) == (True, False)
 
 
 def test_columns_of_other_names_are_the_answer_and_its_label() -> None:
