@@ -181,6 +181,14 @@ def response_ends(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int
     return sorted(end for end in ends if end is not None)
 
 
+def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether the ids that one writes are those of the other: also their templates and what begins and ends a text."""
+    if one.get_vocab() != other.get_vocab() or one.chat_template != other.chat_template:
+        return False
+    marks = [(each.bos_token_id, each.eos_token_id, response_ends(each)) for each in (one, other)]
+    return marks[0] == marks[1]
+
+
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The first special token that the chat template writes after a response; None where it writes none."""
     if tokenizer.chat_template is None:

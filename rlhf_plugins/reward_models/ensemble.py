@@ -24,7 +24,7 @@ from rlhf_plugins.contract.records import MemberScores, Prediction
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.tokens import encoded
+from rlhf_plugins.data.tokens import alike, encoded
 from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_row_encoder, load_trunk
@@ -153,7 +153,7 @@ def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbo
 def _reading(member: RewardHandle, first: RewardHandle) -> Predict:
     """The member, which is given the tokens of the first; one that has others reads the texts."""
     own, given = member.encoder, first.encoder
-    if own is None or given is None or own.tokenizer.get_vocab() == given.tokenizer.get_vocab():
+    if own is None or given is None or alike(own.tokenizer, given.tokenizer):
         return member
 
     def predict(samples: Samples) -> Prediction:

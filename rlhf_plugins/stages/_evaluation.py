@@ -106,8 +106,10 @@ class Session:
 
     def own_encoder(self, handle: RewardHandle) -> RowEncoder | None:
         """That of a reward model which has other tokens than the policies."""
+        from rlhf_plugins.data.tokens import alike
+
         own = handle.encoder
-        if own is None or own.tokenizer.get_vocab() == self.encoder.tokenizer.get_vocab():
+        if own is None or alike(own.tokenizer, self.encoder.tokenizer):
             return None
         return own
 

@@ -9,17 +9,20 @@ import pytest
 import torch
 from engine.conftest import EOS
 from peft import PeftModel
+from templates import chat_base
 from torch import tensor
 
 from rlhf_plugins.components.aggregation import Mean, Vote, WorstCase
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.backbone import Backbone
-from rlhf_plugins.engine.loading import load_causal, load_trunk, with_adapter
+from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic
+from rlhf_plugins.reward_models.ensemble import Ensemble, _reading, describe, epistemic
+from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_base
@@ -129,6 +132,21 @@ def test_members_that_nobody_holds_leave_the_base(tmp_path: Path) -> None:
         open_reward(tmp_path / "model", component, backbone=backbone)
     gc.collect()
     assert not isinstance(backbone.model, PeftModel)
+
+
+def test_a_member_with_another_template_reads_the_texts(tmp_path: Path) -> None:
+    seen = list[Samples]()
+
+    def read(samples: Samples) -> Prediction:
+        seen.append(samples)
+        return Prediction(torch.zeros(len(samples.responses)))
+
+    encoders = [load_row_encoder(chat_base(tmp_path / style, style)) for style in ("qwen", "llama3")]
+    first, other = (RewardHandle(read, None, encoder) for encoder in encoders)
+    asked = [{"role": "user", "content": "how"}]
+    for member in (first, other):
+        _reading(member, first)(Samples([asked], ["the cat"], [[1]], [[2]]))
+    assert [samples.prompt_ids for samples in seen] == [[[1]], [encoders[1].encode(asked, as_answer("the cat"))[0]]]
 
 
 def test_a_damaged_ensemble_is_refused(tmp_path: Path) -> None:
