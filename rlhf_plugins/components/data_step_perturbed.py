@@ -47,7 +47,8 @@ class Perturbed(DataStep, writes={"ranks"}):
     def __call__(self, data: Data, seed: int) -> Data:
         """Raises DataError where no row can be changed so."""
         rng = np.random.default_rng(seed)
-        good = [(group, group.responses[place]) for group in data.train if (place := best(group)) is not None]
+        rows = [group for group in data.train if group.label is not False]  # a response that is not desirable
+        good = [(group, group.responses[place]) for group in rows if (place := best(group)) is not None]
         texts = [content(response) for _, response in good]
         others = Others(sorted({name for text in texts for name in names(text)}), sorted(set(texts)))
         drawn = sorted(rng.permutation(len(good))[: max(1, round(self.share * len(good)))].tolist()) if good else []

@@ -83,6 +83,13 @@ def test_pairs_are_added_to_answers_and_to_pairs() -> None:
     assert second.origin == Origin("perturbed: wrong_name (Bob to Ada)", parents=("a:1",))
 
 
+def test_an_undesirable_answer_is_no_good_one() -> None:
+    rows = [Group("q", (TEXT,), label=label) for label in (False, True)]
+    assert len(step(rows, kinds=["truncated"], share=1.0).train) == 3
+    with pytest.raises(DataError, match="no row has a good response"):
+        step(rows[:1], kinds=["truncated"], share=1.0)
+
+
 def test_messages_are_changed_in_their_content() -> None:
     said = [{"role": "assistant", "content": TEXT}]
     ((_, pair)) = step([Group([{"role": "user", "content": "q"}], (said,))], kinds=["truncated"], share=1.0).train
