@@ -74,7 +74,7 @@ class NearDuplicates(DataStep):
         """Keeps the first of several, in the order of the rows."""
         from rlhf_plugins.data.similar import repeats
 
-        seen = list(dict.fromkeys(map(self._text, data.test)))
+        seen = list(dict.fromkeys(map(self._text, (*data.test, *data.out_of_distribution))))
         held_out, own = len(seen), [self._text(group) for group in data.train]
         texts = [*seen, *(own if self.over == "row" else dict.fromkeys(own))]
         found = repeats(texts, self.threshold, self.width)

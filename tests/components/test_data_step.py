@@ -48,6 +48,15 @@ def test_each_chinese_character_is_a_word() -> None:
     assert len(step("prompt_rules", asked("天空为何蓝?", "why blue?"), min_words=5).train) == 1
 
 
+def test_near_duplicates_of_rows_out_of_distribution_are_left_out() -> None:
+    data = Data(
+        tuple(asked("How do birds fly?", "Why is it so?")), out_of_distribution=tuple(asked("how do birds fly"))
+    )
+    found = component("data_step", {"use": "near_duplicates"})(data, 0)
+    assert [group.prompt for group in found.train] == ["Why is it so?"]
+    assert found.dropped == {"near_duplicates: of a held-out row": 1}
+
+
 def test_near_duplicates_of_earlier_and_of_held_out_rows_are_counted_apart() -> None:
     rows = asked("Why is the sky so blue?", "why is the sky so blue", "How do birds fly?", "Who was Ada Lovelace?")
     found = step("near_duplicates", rows, *asked("How do birds fly??"))
