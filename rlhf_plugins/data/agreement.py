@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import fsum
 
 from rlhf_plugins.contract.rows import Comparison, Group
@@ -13,7 +12,8 @@ Pair = frozenset[int]
 def agreement(group: Group) -> dict[Pair, float]:
     """(n_1 - n_2) / n of each pair's n votes, those for the first verdict less those for the next; a tie is a verdict.
 
-    Of a pair with one comparison it is its weight, which is this number where a format has put votes together.
+    A soft label p is p of a vote for `better` and 1 - p for `worse`. Of a pair with one comparison it is so |2p - 1|,
+    without p its weight, which is this number where a format has put votes together.
     """
     found: dict[Pair, list[Comparison]] = {}
     for one in group.comparisons:
@@ -22,11 +22,21 @@ def agreement(group: Group) -> dict[Pair, float]:
 
 
 def _agreed(votes: list[Comparison]) -> float:
-    if len(votes) == 1:
+    if len(votes) == 1 and votes[0].probability is None:
         return min(votes[0].weight, 1.0)
-    found = Counter(None if vote.tied else vote.better for vote in votes).most_common(2)
-    first, second = [*(count for _, count in found), 0][:2]
+    found: dict[int | None, list[float]] = {}
+    for vote in votes:
+        for verdict, part in _parts(vote):
+            found.setdefault(verdict, []).append(part)
+    first, second = [*sorted(map(fsum, found.values()), reverse=True), 0.0][:2]
     return (first - second) / len(votes)
+
+
+def _parts(vote: Comparison) -> list[tuple[int | None, float]]:
+    """How much of a vote is for each verdict; None is a tie."""
+    if vote.probability is not None:
+        return [(vote.better, vote.probability), (vote.worse, 1 - vote.probability)]
+    return [(None if vote.tied else vote.better, 1.0)]
 
 
 def by_votes(group: Group) -> float | None:

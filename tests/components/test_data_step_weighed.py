@@ -53,6 +53,15 @@ def test_a_weight_that_votes_have_become_is_their_agreement() -> None:
     assert [group.weight for group in step("agreed", rows).train] == [0.6]
 
 
+def test_a_soft_label_agrees_as_far_as_it_is_from_half() -> None:
+    """|2p - 1| is 0.1, 0.8 and 0.8; votes of 0.9 and 0.2 are 1.1 to 0.9 of 2."""
+    soft = {p: Comparison(0, 1, probability=p) for p in (0.55, 0.9, 0.1, 0.2)}
+    rows = [voted(str(p), soft[p]) for p in (0.55, 0.9, 0.1)]
+    assert [g.prompt for g in step("agreed", rows, least=0.5).train] == ["0.9", "0.1"]
+    (found,) = step("difficulty", [voted("q", soft[0.9], soft[0.2])]).train
+    assert found.difficulty == pytest.approx(0.9)
+
+
 def test_a_ranking_keeps_the_judgements_that_are_agreed_on() -> None:
     row = Group("q", ("a", "b", "c"), compared=(Comparison(0, 1, weight=0.9), Comparison(1, 2, weight=0.1)))
     found = step("agreed", [row])
