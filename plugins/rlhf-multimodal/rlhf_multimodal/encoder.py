@@ -85,7 +85,8 @@ class _Pretrained:
         self.processor, self.model, self.vectors = processor, model, vectors
         digest = blake2b(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode(), digest_size=16)
         for name, weights in sorted(model.state_dict().items()):
-            digest.update(name.encode() + weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            numbers = weights.detach().cpu().contiguous().reshape(-1)  # one without dimensions has no bytes to view
+            digest.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
         self.identity = f"{type(model).__name__} {digest.hexdigest()} as {vectors} vectors"
 
     @torch.no_grad()

@@ -63,6 +63,15 @@ def test_a_vision_model_of_transformers_by_its_folder(vit: str) -> None:
     torch.testing.assert_close(encode([image((0, 0, 0), (255, 255, 255))])[0], one)
 
 
+def test_a_weight_without_dimensions_is_part_of_the_identity(vit: str) -> None:
+    made = component("image_encoder", "pretrained", model=vit, vectors=2).build()
+    names = set()
+    for scale in (1.0, 2.0):
+        made.model.register_buffer("scale", torch.tensor(scale))
+        names.add(encoder._Pretrained(made.processor, made.model, 2).identity)
+    assert len(names) == 2
+
+
 def test_a_model_that_is_not_there_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="image_encoder pretrained: .*nothing is no vision model that loads"):
         component("image_encoder", "pretrained", model=str(tmp_path / "nothing")).build()
