@@ -60,7 +60,7 @@ class Prefixes(Reward):
     """A reward R of whole responses that is paid as it grows: Phi is R of the response so far, every few tokens.
 
     It asks the reward for every such prefix too, which a reward model has seldom seen: that makes a poor guide at
-    worst, not another optimum.
+    worst, not another optimum. A reward that compares siblings compares whole responses with each other alone.
     """
 
     reward: Reward = uses("reward", "model")
@@ -79,15 +79,14 @@ class Prefixes(Reward):
             cut = samples.take(row for row, _ in places)
             ids = [list(one[:end]) for one, (_, end) in zip(cut.response_ids, places, strict=True)]
             texts = [tokenizer.decode(each, skip_special_tokens=True) for each in ids]
-            found = whole(samples + replace(cut, responses=texts, response_ids=ids))
-            count, mask = len(samples.responses), _mask(samples)
+            found, mask = whole(samples), _mask(samples)
+            grown = whole(replace(cut, responses=texts, response_ids=ids)) if places else found
             potentials = found.reward.new_zeros(mask.shape)
-            for number, (row, end) in enumerate(places, count):
-                if found.abstained is None or not found.abstained[number]:
-                    potentials[row, end - 1 :] = found.reward[number]
-            tokens = by_potential(found.reward[:count], potentials, mask, 1.0)
-            silent = None if found.abstained is None else found.abstained[:count]
-            return Prediction(found.reward[:count], tokens=tokens, abstained=silent)
+            for number, (row, end) in enumerate(places):
+                if grown.abstained is None or not grown.abstained[number]:
+                    potentials[row, end - 1 :] = grown.reward[number]
+            tokens = by_potential(found.reward, potentials, mask, 1.0)
+            return Prediction(found.reward, tokens=tokens, abstained=found.abstained)
 
         return score
 

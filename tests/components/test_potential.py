@@ -143,6 +143,25 @@ def test_a_guide_leaves_the_optimum_and_an_added_reward_does_not() -> None:
     assert moved > 5
 
 
+@dataclass(frozen=True)
+class Compared(Reward):
+    """The sum of ids less the mean over all that are asked together."""
+
+    def build(self, run: Any) -> Any:
+        def score(samples: Samples) -> Any:
+            sums = tensor([float(sum(ids)) for ids in samples.response_ids])
+            return (sums - sums.mean()).tolist()
+
+        return score
+
+
+def test_prefixes_are_no_siblings_of_whole_responses(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    found = Prefixes(reward=Compared(), every=2).build(run)(samples([3, 4, 5], [4]))
+    assert found.reward.tolist() == [4.0, -4.0]  # 12 and 4, without the 7 of a prefix
+    assert found.tokens.tolist() == [[0.0, 0.0, 4.0], [-4.0, 0.0, 0.0]]
+
+
 def test_prefixes_by_hand(tmp_path: Path) -> None:
     """R is the sum of ids: every two tokens what they added; 9 is left for the end."""
     run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
