@@ -58,8 +58,8 @@ def test_a_soft_label_agrees_as_far_as_it_is_from_half() -> None:
     soft = {p: Comparison(0, 1, probability=p) for p in (0.55, 0.9, 0.1, 0.2)}
     rows = [voted(str(p), soft[p]) for p in (0.55, 0.9, 0.1)]
     assert [g.prompt for g in step("agreed", rows, least=0.5).train] == ["0.9", "0.1"]
-    (found,) = step("difficulty", [voted("q", soft[0.9], soft[0.2])]).train
-    assert found.difficulty == pytest.approx(0.9)
+    found = step("difficulty", [voted("q", soft[0.9], soft[0.2]), voted("r", A)])
+    assert [group.difficulty for group in found.train] == [pytest.approx(0.9), 0.0]
 
 
 def test_a_ranking_keeps_the_judgements_that_are_agreed_on() -> None:
