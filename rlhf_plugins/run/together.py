@@ -65,14 +65,17 @@ def refuse_few_rows(stage: Stage, data: Data) -> None:
 
 
 def _refuse_precision(stage: Stage) -> None:
-    from rlhf_plugins.engine.precision import computes_in_bf16
+    import torch
+
+    from rlhf_plugins.engine.precision import half_precision
 
     launched = os.environ.get(PRECISION, "no").lower()
     given: Mapping[str, Any] | None = getattr(stage, "trainer", None)
     if launched in ("no", "") or given is None:
         return
-    by_default = computes_in_bf16() and not given.get("fp16")
-    own = "fp16" if given.get("fp16") else "bf16" if given.get("bf16", by_default) else "no"
+    half = half_precision()
+    scaled = given.get("fp16", half is torch.float16 and given.get("bf16") is None)
+    own = "fp16" if scaled else "bf16" if given.get("bf16", half is torch.bfloat16) else "no"
     if own != launched:
         words = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
         asked = f"write `mixed_precision: 'no'` there, or trainer: {{{launched}: true}} in the stage"

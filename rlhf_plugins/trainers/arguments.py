@@ -142,7 +142,11 @@ def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curv
     Args:
         trainer: a `transformers.Trainer`.
         log: called with each step and its numbers, as `Run.log`.
+
+    Raises:
+        RunError: the base is in float16, and the losses are not scaled.
     """
+    _refuse_unscaled(trainer)
     curves = Curves(log)
     trainer.remove_callback(ProgressCallback)
     if not trainer.args.disable_tqdm:
@@ -150,6 +154,14 @@ def quiet(trainer: Any, log: Callable[[int, Mapping[str, float]], None]) -> Curv
     trainer.add_callback(TrackerEnd)
     trainer.add_callback(curves)
     return curves
+
+
+def _refuse_unscaled(trainer: Any) -> None:
+    if not trainer.args.fp16 and any(each.dtype is torch.float16 for each in trainer.model.parameters()):
+        raise RunError(
+            "trainer: the base is in float16 on this GPU, in which small gradients become 0 unless losses are scaled: "
+            "leave out `bf16: false` and `fp16: false`"
+        )
 
 
 def mean_loss(losses: Tensor, loss: Any, inputs: Any, step: int) -> Tensor:

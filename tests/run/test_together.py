@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.engine import precision
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.run import origin, together
 from rlhf_plugins.run.folder import RunFolder
@@ -78,6 +80,14 @@ def test_a_precision_that_contradicts_the_recipes_is_refused(
         return
     with pytest.raises(RunError, match=f"stage dpo computes in .* mixed_precision: {launched}: write"):
         together.refuse(asked)
+
+
+def test_losses_are_scaled_in_each_process_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "half_precision", lambda: torch.float16)
+    monkeypatch.setenv(together.PRECISION, "fp16")
+    together.refuse(stages(DPO))
+    with pytest.raises(RunError, match="stage dpo computes in float32, and .* mixed_precision: fp16"):
+        together.refuse(stages({**DPO, "trainer": {"bf16": False}}))
 
 
 def differing(monkeypatch: pytest.MonkeyPatch, **other: Any) -> str:

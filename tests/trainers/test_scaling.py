@@ -13,8 +13,9 @@ from accelerate.utils import AutocastKwargs
 
 from rlhf_plugins.engine import precision
 from rlhf_plugins.engine.precision import half_precision
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import arguments as module
-from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.arguments import arguments, quiet
 from rlhf_plugins.trainers.scaling import accept_skips
 
 from .conftest import furthest, losses, trained
@@ -109,3 +110,10 @@ def test_trainers_scale_their_losses_there(
     monkeypatch.setattr(module, "half_precision", lambda: torch.float16)
     made = arguments(trl.DPOConfig, tmp_path, 0, given)
     assert (made.bf16, made.fp16) == expected
+
+
+def test_a_float16_base_without_scaled_losses_is_refused(bases: Bases, tmp_path: Path) -> None:
+    found = dpo(bases(), tmp_path)
+    found.model.half()
+    with pytest.raises(RunError, match="the base is in float16 on this GPU, .* leave out `bf16: false` and"):
+        quiet(found, lambda step, numbers: None)
