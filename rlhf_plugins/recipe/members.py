@@ -41,12 +41,14 @@ class Member:
     setting: Mapping[str, Any] = field(default_factory=dict)  # of the sweep: path -> value
     seed: int | None = None
     label: str = ""  # of its folder
+    typed: frozenset[str] = frozenset()  # the paths that the command line swept
 
     @property
     def overrides(self) -> list[str]:
         """As the command line writes them; `seeds` and `sweep` are taken out."""
         seed = [] if self.seed is None else [f"seed={self.seed}"]
-        return [*(Written(f"{path}={_written(value)}") for path, value in self.setting.items()), *seed]
+        swept = ((path, f"{path}={_written(value)}") for path, value in self.setting.items())
+        return [*(text if path in self.typed else Written(text) for path, text in swept), *seed]
 
     @property
     def group(self) -> str:
@@ -77,7 +79,8 @@ def members(source: Source) -> list[Member]:
     labels = [_label(setting, seed) for setting, seed in found]
     if len(set(labels)) < len(labels):  # values that look alike in a file's name
         labels = [f"{place:03d}-{label}" for place, label in enumerate(labels)]
-    return [Member(setting, seed, label) for (setting, seed), label in zip(found, labels, strict=True)]
+    typed = frozenset(path for path in sweep if source.place((SWEEP, path)).typed)
+    return [Member(setting, seed, label, typed) for (setting, seed), label in zip(found, labels, strict=True)]
 
 
 def _of_seeds(values: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

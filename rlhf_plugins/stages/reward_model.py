@@ -13,10 +13,12 @@ from pydantic import Field
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead, RewardLoss, Sampler
+from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
 from rlhf_plugins.contract.workload import RANKED, Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.sandbox import POLICIES
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
 
@@ -84,6 +86,7 @@ class RewardModelStage(
     from_: From = "previous"
     base: Annotated[
         Annotated[str, Field(min_length=1)] | None,
+        OnDisk(words=tuple(POLICIES)),
         Field(
             description="of its trunk, a decoder or an encoder, which it then starts from; null is where `from` says"
         ),

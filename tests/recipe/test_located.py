@@ -10,6 +10,7 @@ import pytest
 from rlhf_plugins import check_recipe, component
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.check import several
+from rlhf_plugins.testing import tiny_base
 
 ROW = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
 RECIPE = """\
@@ -75,6 +76,21 @@ def test_the_values_of_a_sweep_start_from_the_recipe(recipe: Path) -> None:
     (member,) = several(recipe)
     found = check_recipe(recipe, ["sweep={}", *member.overrides])
     assert found["data"]["source"] == str(recipe.parent / "rows.jsonl")
+
+
+def test_the_values_of_a_sweep_on_the_command_line_start_from_the_working_directory(
+    recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "more.jsonl").write_text(ROW)
+    (member,) = several(recipe, ["sweep={data.source: [more.jsonl]}"])
+    found = check_recipe(recipe, ["sweep={}", *member.overrides])
+    assert found["data"]["source"] == str(tmp_path / "more.jsonl")
+
+
+def test_the_base_of_a_reward_model_starts_from_the_recipe(recipe: Path) -> None:
+    tiny_base(recipe.parent / "trunk")
+    recipe.write_text(recipe.read_text().replace("stage: reward_model", "stage: reward_model, base: trunk"))
+    assert check_recipe(recipe)["stages"][0]["base"] == str(recipe.parent / "trunk")
 
 
 def test_names_that_are_no_paths_stay(recipe: Path) -> None:

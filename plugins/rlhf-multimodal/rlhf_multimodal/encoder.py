@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlhf_plugins import Component, DataError, hookimpl
+from rlhf_plugins import Component, DataError, OnDisk, hookimpl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +49,7 @@ class Pretrained(ImageEncoder):
     Its last hidden states, or the cells of its last feature map, are averaged into `vectors` neighbouring groups.
     """
 
-    model: Annotated[str, Field(min_length=1, description="a folder or a hub name")]
+    model: Annotated[str, OnDisk(), Field(min_length=1, description="a folder or a hub name")]
     vectors: Annotated[int, Field(ge=1, description="that an image becomes")] = 16
 
     def build(self) -> Callable[[Sequence[Image]], Tensor]:
