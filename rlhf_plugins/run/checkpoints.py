@@ -155,6 +155,13 @@ def _has(file: Path, size: int) -> bool:
     return file.is_file() and file.stat().st_size >= size
 
 
+def is_trained(stage: Path) -> bool:
+    """Whether a stage goes on after its trainings, none of which will write its files again; after `rewind`."""
+    trainings = sorted(int(path.name) for path in (stage / CHECKPOINTS).glob("[0-9]*"))
+    newest = Checkpoints(stage, trainings[-1]).newest() if trainings else None
+    return newest is not None and bool(read(newest)[0]["finished"])
+
+
 def of_checkpoint(path: Path) -> bool:
     """Whether a file or folder of a stage is what a checkpoint goes on from, after `rewind`."""
     return path.name == CHECKPOINTS or path.match("checkpoint-*") or path.match(APPENDED)

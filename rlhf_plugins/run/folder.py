@@ -21,11 +21,11 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.data.digests import FILES, RECIPE, RESULT, STATUS, of_folder
+from rlhf_plugins.data.digests import FILES, OPTIMIZER, RECIPE, RESULT, STATUS, of_folder
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run import results
-from rlhf_plugins.run.checkpoints import finished, of_checkpoint, rewind
+from rlhf_plugins.run.checkpoints import finished, is_trained, of_checkpoint, rewind
 
 CALL = "call.json"
 LOCK = ".lock"  # while a process runs in the folder
@@ -189,8 +189,9 @@ def cleared(folder: Path) -> Path:
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     rewind(folder)
+    kept = (ONCE, CALL, OPTIMIZER) if is_trained(folder) else (ONCE, CALL)
     for path in folder.iterdir():
-        if path.name not in (ONCE, CALL) and not of_checkpoint(path) and not (path / CALL).exists():
+        if path.name not in kept and not of_checkpoint(path) and not (path / CALL).exists():
             _delete(path)
     return folder
 

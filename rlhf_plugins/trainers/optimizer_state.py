@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from rlhf_plugins.contract.run import Run
+from rlhf_plugins.data.digests import OPTIMIZER
 from rlhf_plugins.errors import RunError
 
-FILE = "optimizer.safetensors"  # in a stage's folder
+FILE = OPTIMIZER
 NUMBERS = "numbers"  # its metadata: what is no tensor
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_plugins import Adapter, Run, RunError, session
+from rlhf_plugins.run.checkpoints import Checkpoints
+from rlhf_plugins.run.folder import cleared
 from rlhf_plugins.testing import tiny_base, tiny_run
 from rlhf_plugins.trainers.optimizer_state import FILE
 
@@ -46,3 +49,14 @@ def test_steps_and_moments_go_on(run: Run, stage: dict[str, Any]) -> None:
 def test_the_base_has_none(run: Run) -> None:
     with pytest.raises(RunError, match="optimizer: base kept no optimizer: write `keep_optimizer: true`"):
         kept(run, "base", None, use="preference", optimizer="start")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_it_stays_where_a_stage_goes_on_after_its_training(tmp_path: Path, finished: bool) -> None:
+    state = {"finished": finished, "files": {}, "best": []}
+    Checkpoints(tmp_path).write(2, state, {"w": torch.zeros(1)}, "{}", 1)
+    (tmp_path / FILE).touch()
+    (tmp_path / "model").mkdir()
+    cleared(tmp_path)
+    assert (tmp_path / FILE).exists() is finished
+    assert not (tmp_path / "model").exists()
