@@ -24,7 +24,8 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
     Repeated rows, rows of weight 0 and pairs or answers that another row of the same annotator judges otherwise are
     left out and counted, and so are training rows whose prompt (or topic) is in `test_source`. Without a `test_source`,
     `test_fraction` of the prompts or topics is held out by hash, so that the order of rows does not matter. Rows out of
-    distribution, of their own source or of the topics that `hold_out` names, share no prompt with any other rows.
+    distribution, of their own source or of the topics that `hold_out` names, share no prompt with any other rows; those
+    topics are taken out of `test_source` too.
 
     Raises:
         DataError: a source cannot be read, lacks a column, or holds a value of the wrong type; no row is useful;
@@ -32,11 +33,10 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
     """
     dropped = Dropped()
     placed = _useful(sources.source, sources.split, read, dropped)
-    strange, placed = _strange(sources, placed, read, dropped)
+    given = [] if sources.test_source is None else _useful(sources.test_source, "test", read, dropped)
+    strange, placed, test = _strange(sources, placed, given, read, dropped)
     unit = _unit(sources)
     if sources.test_source is not None:
-        useful = _useful(sources.test_source, "test", read, dropped)
-        test = list(_elsewhere(useful, strange, dropped))
         apart, elsewhere = {unit(item) for item in test}, "the test source"
     else:
         apart, elsewhere = _held_out([unit(item) for item in placed], sources.test_fraction, seed), "a held-out topic"
@@ -57,8 +57,10 @@ def _data(dropped: Dropped, **placed: Sequence[Placed]) -> Data:
     return Data(splits["train"], splits["test"], prompts, dropped, out_of_distribution=splits.get(STRANGE, ()))
 
 
-def _strange(sources: Sources, placed: list[Placed], read: Read, dropped: Dropped) -> tuple[list[Placed], list[Placed]]:
-    """The groups out of distribution, and the others without their prompts."""
+def _strange(
+    sources: Sources, placed: list[Placed], test: list[Placed], read: Read, dropped: Dropped
+) -> tuple[list[Placed], list[Placed], list[Placed]]:
+    """The groups out of distribution, and the others of both sources without their prompts."""
     named = sources.hold_out["topic"] if isinstance(sources.hold_out, dict) else []
     topics = {group.topic for _, group in placed} - {None}
     for name in named:
@@ -66,11 +68,12 @@ def _strange(sources: Sources, placed: list[Placed], read: Read, dropped: Droppe
             raise DataError(
                 f"{sources.source}: hold_out: no row has the topic {name!r} {known(name, map(str, topics))}"
             )
-    strange = [item for item in placed if item[1].topic in named]
-    rest = [item for item in placed if item[1].topic not in named]
+    strange = list(_distinct([item for item in (*placed, *test) if item[1].topic in named], dropped))
     if sources.out_of_distribution is not None:
         strange += _useful(sources.out_of_distribution, "test", read, dropped)
-    return strange, list(_elsewhere(rest, strange, dropped))
+    rest = ([item for item in part if item[1].topic not in named] for part in (placed, test))
+    placed, test = (list(_elsewhere(part, strange, dropped)) for part in rest)
+    return strange, placed, test
 
 
 def _elsewhere(placed: Iterable[Placed], strange: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:

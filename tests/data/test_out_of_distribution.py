@@ -62,6 +62,15 @@ def test_both_join_and_a_test_source_is_kept_clear_too(tmp_path: Path) -> None:
     assert asked(data.test) == {"y"}
 
 
+def test_a_named_topic_of_the_test_source_is_out_of_distribution(tmp_path: Path) -> None:
+    rows = [row("y", "art"), row("z", "sea"), row("sea 0", "sea")]  # the last is a training row too
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = read(tmp_path, TOPICS, test_source=str(tmp_path / "test.jsonl"), hold_out={"topic": ["sea"]})
+    assert asked(data.out_of_distribution) == {"z", *(f"sea {i}" for i in range(4))}
+    assert (len(data.out_of_distribution), asked(data.test)) == (5, {"y"})
+    assert {group.topic for group in data.train} == {"art", "law"}
+
+
 def test_what_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row has the topic 'lawn' .did you mean law"):
         read(tmp_path, TOPICS, hold_out={"topic": ["lawn"]})
