@@ -18,6 +18,10 @@ from rlhf_plugins.errors import DataError, known
 NO_REWARD = "response without a reward"
 
 
+class AllEqualError(DataError):
+    """Every response has the advantage 0."""
+
+
 def advantages(groups: Sequence[Group], dimension: str | None) -> list[list[float | None]]:
     """(R - V) / s of each response of each group; None where it has no reward.
 
@@ -25,7 +29,7 @@ def advantages(groups: Sequence[Group], dimension: str | None) -> list[list[floa
     of a single one that over all rows; s is the root mean square of all R - V.
 
     Raises:
-        DataError: no response has a reward, or all advantages are 0.
+        DataError: no response has a reward, or, as an AllEqualError, all advantages are 0.
     """
     rewards = [[_reward(group, place, dimension) for place in range(len(group.responses))] for group in groups]
     every = [r for row in rewards for r in row if r is not None]
@@ -40,7 +44,7 @@ def advantages(groups: Sequence[Group], dimension: str | None) -> list[list[floa
         found.append([None if r is None else r - value for r in row])
     scale = sqrt(fsum(a**2 for row in found for a in row if a is not None) / len(every))
     if not scale:
-        raise DataError("logged rewards: no response is better or worse than another, so there is nothing to learn")
+        raise AllEqualError("logged rewards: no response is better or worse than another: there is nothing to learn")
     return [[None if a is None else a / scale for a in row] for row in found]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -13,6 +14,10 @@ from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
 from rlhf_plugins.contract.run import ReportParts, Run, StageResult
 from rlhf_plugins.stages._training import From, Training
 
+if TYPE_CHECKING:
+    from rlhf_plugins.data.tokens import RowEncoder
+
+logger = logging.getLogger(__name__)
 UNREAD = frozenset({"label_names", "label_smoothing_factor", "remove_unused_columns", "resume_from_checkpoint"})
 
 
@@ -54,13 +59,13 @@ class Offline(
         from rlhf_plugins.engine.starting import load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.offline import OfflineTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
         encoder = load_row_encoder(run.base)
         rows = logged_rows(run.data.train, self.dimension, encoder)
         args = arguments(TrainingArguments, run.folder, run.seed, self.trainer)
+        held_out_rows = self._held_out(args, run, encoder)
         with building(len(rows.dataset)):
             trainer = OfflineTrainer(
                 load_start(run.weights("start")),
@@ -68,9 +73,7 @@ class Offline(
                 policy_loss=self.policy_loss.acting(),
                 reduction=self.reduction.acting(),
                 train_dataset=rows.dataset,
-                eval_dataset=held_out(
-                    args, run.data.test, lambda test: logged_rows(test, self.dimension, encoder).dataset
-                ),
+                eval_dataset=held_out_rows,
                 processing_class=encoder.tokenizer,
             )
         curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
@@ -86,6 +89,18 @@ class Offline(
             curves=curves.curves,
             metrics=spent.metrics,
         )
+
+    def _held_out(self, args: Any, run: Run, encoder: RowEncoder) -> Any:
+        """What is evaluated on; None, with a warning, where no held-out response is better than another."""
+        from rlhf_plugins.data.logged import AllEqualError, logged_rows
+        from rlhf_plugins.trainers.held_out import held_out
+
+        try:
+            return held_out(args, run.data.test, lambda test: logged_rows(test, self.dimension, encoder).dataset)
+        except AllEqualError as error:
+            logger.warning("%s: no evaluation while it trains, since of the held-out rows: %s", self.name, error)
+            args.eval_strategy = type(args.eval_strategy)("no")
+            return None
 
 
 @hookimpl

@@ -59,6 +59,17 @@ def test_the_first_loss_is_worked_by_hand(tmp_path: Path) -> None:
     assert dict(result.curves["loss"].points)[1] == pytest.approx(float(expected), rel=1e-3)
 
 
+def test_held_out_rewards_that_are_equal_are_not_evaluated_on(tmp_path: Path, caplog: Any) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", logged())
+    equal = tuple(replace(group, ranks=None, ratings={"reward": (1.0, 1.0)}) for group in run.data.test)
+    run = replace(run, data=replace(run.data, test=equal))
+    trainer = {**FEW, "eval_strategy": "steps", "eval_steps": 1}
+    result = component("stage", {"use": "offline", "trainer": trainer}).run(run)
+    assert "loss" in result.curves
+    assert "eval_loss" not in result.curves
+    assert "no response is better or worse than another" in caplog.text
+
+
 def test_a_loss_of_own_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="policy_loss: Clip learns from what the policy itself"):
         component("stage", {"use": "offline", "policy_loss": "clip"})
