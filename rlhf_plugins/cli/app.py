@@ -20,6 +20,7 @@ from rlhf_plugins.cli.echo import confirmed, echo, echo_table, echo_whole, encod
 from rlhf_plugins.cli.plugins import plugins
 from rlhf_plugins.cli.plugins_check import check as check_plugins
 from rlhf_plugins.cli.threads import wait_asleep
+from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import PluginError, ReportError, RlhfError, RunError
 
 if TYPE_CHECKING:
@@ -57,13 +58,10 @@ class Commands(TyperGroup):
 
 def _complain(error: RlhfError) -> None:
     """Prints an error; of several processes, one that is not the main one prints what is its own alone."""
-    place = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    place = os.environ.get("RANK", "0") if processes.is_launched() else "0"
     if place == "0":
         echo(str(error), err=True)
-        return
-    from rlhf_plugins.contract import processes
-
-    if not processes.silent():
+    elif not processes.silent():
         echo(f"process {place}: {error}", err=True)
 
 
@@ -111,7 +109,7 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     engine: Annotated[str, typer.Option(help="auto, or plain: without our fast paths.")] = "auto",
 ) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and ctx.invoked_subcommand not in TOGETHER:
+    if processes.is_launched() and ctx.invoked_subcommand not in TOGETHER:
         raise RunError(f"rlhf {ctx.invoked_subcommand or ''} runs in one process, and a launcher started several")
     if engine != "auto":
         from rlhf_plugins.engine import set_engine
@@ -138,7 +136,6 @@ def run(
     """Run a recipe and write its report."""
     if launch is not None:
         _launch(launch)
-    from rlhf_plugins.contract import processes
     from rlhf_plugins.recipe.check import named_files
     from rlhf_plugins.registry.trust import ask
     from rlhf_plugins.run.run import run_recipe

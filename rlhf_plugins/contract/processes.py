@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 Row = TypeVar("Row")
-COUNT = "WORLD_SIZE"  # in the environment, as launchers set it
+COUNT, PLACE = "WORLD_SIZE", "LOCAL_RANK"  # in the environment, as launchers set both; schedulers set one alone
 WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # of errors of a lost connection
 PATIENCE = 10.0  # seconds that a process which lost its connection may take to end
 SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
@@ -49,13 +49,18 @@ class _State:
 _STATE = _State()
 
 
+def is_launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return os.environ.get(COUNT, "") not in ("", "0", "1") and PLACE in os.environ
+
+
 def join() -> None:
     """Meets the other processes, if a launcher started several; once in a process.
 
     Raises:
         RunError: the launch shards weights.
     """
-    if int(os.environ.get(COUNT, "1")) < 2 or _STATE.peers:
+    if not is_launched() or _STATE.peers:
         return
     for name, what in SHARDING.items():
         if os.environ.get(name, "").lower() == "true":

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.run.stop import Ended
 
 MODULE = "rlhf_plugins.cli"
 SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
@@ -31,9 +32,11 @@ def launch(config: Path, words: Sequence[str]) -> int:
     Raises:
         RunError: the configuration cannot be read, starts no processes that a recipe trains in, or a signal ended one
             of them.
+        Ended: a signal came, which ended all of them.
     """
     refuse(config)
     from accelerate.commands.launch import launch_command, launch_command_parser  # type: ignore[import-untyped]
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it prints what is said here again
@@ -48,6 +51,8 @@ def launch(config: Path, words: Sequence[str]) -> int:
         raise RunError(
             f"process {place} (pid {failure.pid}) was ended by {name}, and the others stopped; go on with --resume"
         ) from error
+    except SignalException as stop:
+        raise Ended(f"interrupted by {stop.sigval.name}", stop.sigval) from stop
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     except (ConnectionError, ValueError) as error:

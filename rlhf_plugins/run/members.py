@@ -87,6 +87,8 @@ def run_members(
         try:
             _Member(recipe, own, folders[member.label], said).run(resume, overwrite)
         except RlhfError as error:
+            if processes.launched() > 1:  # the others may be inside the member, where they would wait for ever
+                raise
             failed[member.label] = str(error)
             said(str(error))
     if failed:

@@ -373,6 +373,7 @@ class _Staged:
             reason = f"{reason}; and {error}"
         done = ", ".join(result.name for result in self.kept()) or "none"
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
+        again += f", in {processes.launched()} processes" if processes.launched() > 1 else ""
         return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
 
 

@@ -43,6 +43,11 @@ class SFT(
     name: str = "sft"
     trainer: dict[str, Any] = field(default_factory=dict, metadata={"config": "trl.SFTConfig"})
 
+    def fits_processes(self, count: int) -> None:
+        """Raises ValueError where the loss would not be the mean over the tokens of all."""
+        if not self.setting("average_tokens_across_devices"):
+            raise ValueError("average_tokens_across_devices: false weighs a process's tokens by how few they are")
+
     def workload(self, adapter: Adapter | None) -> Workload:
         """A batch of rows, which nothing cuts."""
         batch = self.setting("per_device_train_batch_size")

@@ -13,6 +13,7 @@ from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.engine import precision
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.run import origin, together
 from rlhf_plugins.run.folder import RunFolder
@@ -150,6 +151,23 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", processes.SHARDING)
 def test_a_launch_that_shards_weights_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(processes.COUNT, "2")
+    monkeypatch.setenv(processes.PLACE, "1")
     monkeypatch.setenv(name, "true")
     with pytest.raises(RunError, match=f"the launch asks for {processes.SHARDING[name]}, which shards weights"):
         processes.join()
+
+
+@pytest.mark.parametrize(("count", "launched"), [("", False), ("1", False), ("2", True)])
+def test_a_launcher_sets_a_place_too(monkeypatch: pytest.MonkeyPatch, count: str, launched: bool) -> None:
+    """Schedulers set the number of processes for a single one as well."""
+    monkeypatch.setenv(processes.COUNT, count)
+    monkeypatch.delenv(processes.PLACE, raising=False)
+    assert not processes.is_launched()
+    monkeypatch.setenv(processes.PLACE, "0")
+    assert processes.is_launched() is launched
+
+
+def test_an_unweighted_mean_over_processes_is_refused() -> None:
+    stage = component("stage", {"use": "sft", "trainer": {"average_tokens_across_devices": False}})
+    with pytest.raises(ValueError, match="average_tokens_across_devices: false weighs"):
+        stage.fits_processes(2)
