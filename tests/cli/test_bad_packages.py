@@ -46,6 +46,8 @@ BAD: dict[str, tuple[str, str, str, str]] = {  # group, entry point, module, wha
     "a command at import": (COMMANDS, "odd_module", "raise SystemExit(3)", "SystemExit: 3"),
 }
 
+QUICK = ("a function", "ends the process", "an unreadable option", "a command of odd arguments")
+
 
 @pytest.fixture
 def add(installed: tuple[Path, Path]) -> Callable[[str, str], None]:
@@ -61,7 +63,11 @@ def add(installed: tuple[Path, Path]) -> Callable[[str, str], None]:
     return put
 
 
-@pytest.mark.parametrize(("group", "entry", "module", "said"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(
+    ("group", "entry", "module", "said"),
+    [one if name in QUICK else pytest.param(*one, marks=pytest.mark.slow) for name, one in BAD.items()],
+    ids=BAD,
+)
 def test_a_bad_package_is_named_and_harms_nothing(
     group: str, entry: str, module: str, said: str, add: Callable[..., None], command: Command, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from warm import Warm
 
 from rlhf_plugins.testing import tiny_base
@@ -47,6 +48,7 @@ def left_by(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, tmp_path: Path) -> None:
     rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]
     tiny_base(tmp_path / "base")

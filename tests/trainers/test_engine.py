@@ -74,7 +74,7 @@ def step(trainer: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
     return {name: logged[name] for name in logged.keys() - {"step_time"}}, gradients.found
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["lora", "full"])
 @pytest.mark.parametrize("make", [dpo, rewards, ppo])
 def test_a_step_is_the_same_without_fast_paths(
     bases: Bases, tmp_path: Path, make: Callable[..., Any], adapter: bool, monkeypatch: pytest.MonkeyPatch

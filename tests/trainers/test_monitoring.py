@@ -101,7 +101,9 @@ def test_an_alarm_scales_the_kl_coefficient_from_the_next_rollout_on(bases: Base
     assert found.monitors.alarms[0]["factor"] == 0.5
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(
+    "schedule", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "linear"))]
+)
 def test_an_alarm_scales_the_learning_rate_whatever_the_schedule(bases: Bases, tmp_path: Path, schedule: str) -> None:
     def slow(step: Step) -> Alarm | None:
         return Alarm("fast", action="scale_lr", factor=0.1) if step.step == 2 else None

@@ -75,6 +75,7 @@ for name in ("one", "two"):
 """
 
 
+@pytest.mark.slow
 def test_each_stage_is_a_run_of_a_tracker_with_its_numbers(tmp_path: Path) -> None:
     """In a process of its own: transformers and TRL remember for good that they saw the stand-in."""
     package = tmp_path / "stand_in/wandb"

@@ -11,6 +11,7 @@ from rlhf_bench.facts import bandits, enumerable, main, over_optimisation
 BENCHMARKS = Path(__file__).parents[3] / "docs" / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_page_of_facts_is_not_stale() -> None:
     curves = json.loads((BENCHMARKS / "over_optimisation.json").read_text())
     text = "\n".join([*bandits(), *enumerable(), *over_optimisation(curves, "over_optimisation.json")])

@@ -26,6 +26,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "rating": {"kind": "rating", "dimensions": ("helpful", "honest")},
 }
 
+pytestmark = pytest.mark.slow
+
 
 def hard(number: int, answers: int, **more: Any) -> Asked:
     """A row whose texts are hard to lay out."""
@@ -98,7 +100,7 @@ def faulty(page: Any) -> list[str]:
     return [f"{page.url} {fault}" for fault in violations(page) + [f"is {wide} px too wide"] * (wide > 0)]
 
 
-@pytest.mark.parametrize("language", ["en", "ar", *(pytest.param(one, marks=pytest.mark.slow) for one in ("es", "zh"))])
+@pytest.mark.parametrize("language", ["en", "ar", "es", "zh"])
 def test_axe_finds_nothing_on_any_page_in_any_language(chromium: Any, places: Any, language: str) -> None:
     made, address = places["pair"]
     with opened(chromium, 320, dark=language in ("zh", "ar")) as (page, faults):
@@ -120,7 +122,7 @@ def test_axe_finds_nothing_on_any_page_in_any_language(chromium: Any, places: An
     assert [fault for fault in faults if "401" not in fault] == []
 
 
-@pytest.mark.parametrize("kind", [pytest.param("ranking", marks=pytest.mark.slow), "rating"])
+@pytest.mark.parametrize("kind", ["ranking", "rating"])
 def test_axe_finds_nothing_on_other_kinds(chromium: Any, places: Any, kind: str) -> None:
     made, address = places[kind]
     for name, language in {"Ada": "en", "Aya": "ar"}.items():
@@ -186,7 +188,6 @@ def test_a_lost_network_loses_no_answer(chromium: Any, tmp_path: Path) -> None:
     assert [abs(value) for value in values(made).values()] == [3]
 
 
-@pytest.mark.slow  # tests/test_collect_safety.py reads the same pages as text
 def test_texts_that_attack_run_nothing_load_nothing_and_break_no_page(chromium: Any, tmp_path: Path) -> None:
     texts = [text.replace("\0", "").replace("\ud800", "") for text in ATTACKS]
     rows = [Asked("", texts[n], tuple(Written(text, {}) for text in texts[n : n + 6])) for n in range(0, 18, 6)]

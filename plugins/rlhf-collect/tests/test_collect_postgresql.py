@@ -29,7 +29,7 @@ from studies import Browser, pair, study
 from rlhf_plugins import DataError
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'rlhf-collect[postgresql]'")
-pytestmark = pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(postgres.missing()), reason=postgres.missing())]
 
 ALIKE = (
     desk.test_a_late_answer_is_kept_and_not_counted,

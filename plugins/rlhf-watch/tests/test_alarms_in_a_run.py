@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_clean_runs_are_calibrated_and_another_run_alarms(folder: Path) -> None:
     record = open_run(folder / "runs" / "clean1")
     logged = [row for row in record.metrics() if "watch/length_drift" in row]
@@ -55,6 +56,7 @@ def test_clean_runs_are_calibrated_and_another_run_alarms(folder: Path) -> None:
     assert all(row["false_alarm_rate"] == 0.5 for row in alarms)
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_calibrated_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match="2 clean runs can promise a rate of 0.333, not 0.01"):
         calibrate([folder / "runs" / "clean1", folder / "runs" / "clean2"], 0.01)

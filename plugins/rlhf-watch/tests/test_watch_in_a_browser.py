@@ -13,8 +13,9 @@ from rlhf_watch.page.app import site, static_page
 from rlhf_watch.page.board import Board
 from test_watch_page import EVIL, metric, write
 
-SLOW = [pytest.param(*look, marks=pytest.mark.slow) for look in ((1280, True), (390, False))]
-LOOKS = [(1280, False), (390, True), *SLOW]  # widths, and whether it is dark
+LOOKS = [(1280, False), (390, True), (1280, True), (390, False)]  # widths, and whether it is dark
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
