@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlhf_plugins.arithmetic.ranking import concatenated
+from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.tokens import encoded
 from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
@@ -67,12 +67,20 @@ class RewardHandle:
             return self._asked(function, samples)
         if self.module is None:
             return processes.on_main(lambda: self._asked(function, samples))
-        prompts = [list(rows) for _, rows in groupby(range(len(samples.responses)), lambda i: samples.prompt_ids[i])]
+        return self._in_shares(function, samples)
+
+    def _in_shares(self, function: Predict, samples: Samples) -> Prediction:
+        """Each process predicts for its share of the prompts, all responses to one of them together."""
+        rows: dict[str, list[int]] = {}
+        for row, prompt in enumerate(samples.prompts):
+            rows.setdefault(key(prompt), []).append(row)
+        prompts = list(rows.values())
         own = samples.take(processes.joined(prompts[processes.share(len(prompts))]))
         with processes.alone():
             found = self._asked(function, own) if own.responses else None
-        each = processes.gathered(found)
-        return concatenated([one for one in each if one is not None])
+        each = concatenated([one for one in processes.gathered(found) if one is not None])
+        places = torch.tensor(processes.joined(prompts)).argsort()
+        return map_tensors(each, lambda values: values[places])
 
     def _asked(self, function: Predict, samples: Samples) -> Prediction:
         with scoring(len(samples.responses)):

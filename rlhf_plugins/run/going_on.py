@@ -108,10 +108,12 @@ class _Keeper:
     def write(self, trainer: Any, finished: bool = False) -> None:
         """Writes one; where that fails, a warning says why and the training goes on."""
         run, log, step = self.run, self.run.memory.log, trainer.state.global_step
+        counter = run.ending.counter
+        costs = processes.gathered(counter.state_dict()) if counter else None
         state = {
             "finished": finished,
             "trainer": outcome_of(trainer) if finished else state_of(trainer),
-            "run": {"calls": log.calls, "cost": run.ending.counter.state_dict() if run.ending.counter else None},
+            "run": {"calls": log.calls, "costs": costs},
         }
         log.kept_at, log.kept_step = time.monotonic(), step
         if processes.index():  # the state of the others was gathered
@@ -137,8 +139,8 @@ class _Keeper:
             raise RunError(f"{found}: cannot be read: {type(error).__name__}: {error}; delete it") from error
         step = int(found.name)
         logger.info("%s goes on from step %d", self.run.name or "the training", step)
-        if own["cost"] and self.run.ending.counter:
-            cost.go_on(self.run.ending.counter, own["cost"])
+        if own["costs"] and self.run.ending.counter:
+            cost.go_on(self.run.ending.counter, own["costs"][processes.index()])
         log = self.run.memory.log
         for call in own["calls"][len(log.calls) :]:
             self.run.log(*call)

@@ -11,10 +11,12 @@ import torch
 
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
-from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.records import Prediction
+from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.engine import precision
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.run import origin, together
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.launch import refuse
@@ -171,3 +173,17 @@ def test_an_unweighted_mean_over_processes_is_refused() -> None:
     stage = component("stage", {"use": "sft", "trainer": {"average_tokens_across_devices": False}})
     with pytest.raises(ValueError, match="average_tokens_across_devices: false weighs"):
         stage.fits_processes(2)
+
+
+def test_all_responses_to_a_prompt_are_scored_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reward is how many siblings are in the call; process 0 has the rows 0 and 2, process 1 the row 1."""
+    samples = Samples(["a", "b", "a"], ["x", "y", "z"], [[0], [1], [0]], [[1], [1], [1]])
+    siblings = RewardHandle(
+        lambda asked: Prediction(torch.tensor([float(asked.prompts.count(one)) for one in asked.prompts])),
+        module=torch.nn.Identity(),
+    )
+    first = siblings.function(samples.take([0, 2]))
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "share", lambda rows: processes.part(rows, 1, 2))
+    monkeypatch.setattr(processes, "gathered", lambda own: [first, own])
+    assert siblings(samples).reward.tolist() == [2, 1, 2]
