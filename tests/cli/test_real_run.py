@@ -35,6 +35,7 @@ def test_the_report_has_every_policy_and_the_reward_model(whole: Path) -> None:
     assert [stage["name"] for stage in report["stages"]] == [*TRAINED, "evaluate"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_trains_the_same_policy(whole: Path) -> None:
     half = whole.with_name("half")
     shutil.copytree(whole, half)

@@ -66,6 +66,7 @@ def test_at_100_times_the_learning_rate_no_step_exceeds_the_limit(bases: Bases, 
     assert any(0 < share < 1 for share in logged(held, "update_share"))
 
 
+@pytest.mark.slow
 def test_without_it_the_kl_is_far_beyond(bases: Bases, tmp_path: Path) -> None:
     free: Any = trainer(bases(), tmp_path, objective(kl=FREE), cls=Measuring, **FAST)
     free.train()

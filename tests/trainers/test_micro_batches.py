@@ -74,6 +74,7 @@ def test_a_batch_in_micro_batches_is_the_same_batch(bases: Bases, tmp_path: Path
     assert last[0] == pytest.approx(last[1])
 
 
+@pytest.mark.slow
 def test_so_is_one_whose_reference_is_computed_before(bases: Bases, tmp_path: Path) -> None:
     options = {"precompute_ref_log_probs": True, "gradient_accumulation_steps": 2, "max_steps": 3}
     assert losses(dpo(bases(), tmp_path, 20, **options)) == pytest.approx(

@@ -189,6 +189,7 @@ def test_it_climbs_a_reward_that_it_is_shown(bases: Bases, tmp_path: Path, adapt
     assert sum(rewards[-3:]) / 3 > 2 * (sum(rewards[:3]) / 3) + 0.5
 
 
+@pytest.mark.slow
 def test_a_huge_kl_coefficient_holds_the_policy(bases: Bases, tmp_path: Path) -> None:
     options = {**BIG, "max_steps": 20, "learning_rate": 3e-3}
     free, held = (

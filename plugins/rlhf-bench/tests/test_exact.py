@@ -49,6 +49,7 @@ def test_ipo_stays_at_the_reference_on_a_circle_and_moves_no_unseen_action(tau: 
     assert unseen.exp().tolist() == pytest.approx(softmax(0.25 / tau, -0.25 / tau, 0.0), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_dpo_becomes_deterministic_on_a_certain_pair_whatever_its_beta() -> None:
     for beta in (0.5, 1.0):
         loss = preference(certain([(0, 1)]), uniform(2), "dpo", beta)

@@ -31,6 +31,7 @@ def test_seeds_and_prompts_both_widen_the_interval() -> None:
         assert found.high - found.mean == pytest.approx(1.96 / 20, rel=0.15)  # the standard error of a mean of 400
 
 
+@pytest.mark.slow
 def test_three_seeds_without_a_difference_are_rarely_clear() -> None:
     """Seeds deviate by 1 and prompts by 0.3: 5% of intervals may leave 0 out; 400 trials deviate by 1.1 points."""
     rng = np.random.default_rng(0)

@@ -96,6 +96,7 @@ def test_each_cell_runs_once_and_the_table_has_intervals(
     assert "<svg" in (tmp_path / "runs" / "small" / "bench.html").read_text()
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_interval_and_says_so(suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench(str(suite()), quick=True, root=tmp_path / "runs")
     assert "there are no intervals and no p-values" in capsys.readouterr().out

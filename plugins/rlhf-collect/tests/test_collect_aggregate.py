@@ -63,6 +63,7 @@ def test_the_table_of_the_paper() -> None:
     assert (fitted.posterior.argmax(1) + 1).tolist() == known["map_class_1based"]
 
 
+@pytest.mark.slow
 def test_people_who_answer_at_random_are_found_and_count_less() -> None:
     shares = []
     for seed in range(5):

@@ -48,6 +48,7 @@ def train(folder: Path, name: str, **options: Any) -> float:
     return float(correlation(rewards, torch.arange(float(len(texts)))))
 
 
+@pytest.mark.slow
 def test_a_reward_no_longer_goes_with_length(tmp_path: Path) -> None:
     tiny_base(tmp_path / "base")
     rng, lines = np.random.default_rng(0), []
