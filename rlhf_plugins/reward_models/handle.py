@@ -11,7 +11,6 @@ import torch
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.tokens import encoded
 from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
@@ -73,7 +72,7 @@ class RewardHandle:
         """Each process predicts for its share of the prompts, all responses to one of them together."""
         rows: dict[str, list[int]] = {}
         for row, prompt in enumerate(samples.prompts):
-            rows.setdefault(key(prompt), []).append(row)
+            rows.setdefault(repr(prompt), []).append(row)
         prompts = list(rows.values())
         own = samples.take(processes.joined(prompts[processes.share(len(prompts))]))
         with processes.alone():
