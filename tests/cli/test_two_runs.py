@@ -35,6 +35,7 @@ def waiting(shell: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Iter
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_until_the_first_is_dead(
     waiting: subprocess.Popen[str], command: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_session_goes_on_with_its_own_base_and_seed(tmp_path: Path) -> None:
     ("end", "status"),
     [("", "finished"), pytest.param("1 / 0", "failed", marks=pytest.mark.slow), (TERMINATED, "interrupted")],
 )
+@pytest.mark.slow
 def test_a_session_has_a_report_and_says_how_it_ended(end: str, status: str, tmp_path: Path) -> None:
     script = f"""import sys, stubs
 from rlhf_plugins import Data, session

@@ -103,6 +103,7 @@ def test_groups_that_are_too_small_for_the_estimator_are_left_out(bases: Bases, 
 
 
 @pytest.mark.parametrize("reduction", ["tokens", "responses", {"use": "constant", "length": 6}])
+@pytest.mark.slow
 def test_a_minibatch_without_any_response_is_skipped(bases: Bases, tmp_path: Path, reduction: Any) -> None:
     """Of 12 responses one has a reward, and so the first of two optimizer steps learns from one response."""
 

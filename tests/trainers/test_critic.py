@@ -44,6 +44,7 @@ def test_its_adapter_and_head_are_trained_and_taken_off(bases: Bases, tmp_path: 
     assert all(tensor.any() for tensor in outer)  # they start at 0
 
 
+@pytest.mark.slow
 def test_the_policy_does_not_feel_the_value_loss(bases: Bases, tmp_path: Path) -> None:
     first, second = (with_critic(bases, tmp_path, Value(coef, adapter=OWN), max_steps=1) for coef in (0.1, 10.0))
     assert all(torch.equal(p, policy(second)[name]) for name, p in policy(first).items())
@@ -110,6 +111,7 @@ def test_with_its_own_model_the_loss_is_the_one_computed_by_hand(bases: Bases, t
 
 
 @pytest.mark.parametrize("options", [{"adapter": True}, {"adapter": False}, {"adapter": False, "tokens_per_batch": 24}])
+@pytest.mark.slow
 def test_its_own_model_is_trained_and_the_policy_does_not_feel_it(bases: Bases, tmp_path: Path, options: Any) -> None:
     ends = []
     for coef in (0.1, 10.0):

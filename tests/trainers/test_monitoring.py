@@ -162,6 +162,7 @@ def test_a_skipped_rollout_changes_no_weight(bases: Bases, tmp_path: Path) -> No
     assert len(logged(found, "reward")) == 3  # a rollout every two steps, as ever
 
 
+@pytest.mark.slow
 def test_a_skipped_minibatch_does_not_pull_the_loss_down(bases: Bases, tmp_path: Path) -> None:
     """Whatever moves the policy at all ends a rollout: of each one's two minibatches the second is skipped."""
     options = {"learning_rate": 0.1, "max_steps": 4}
