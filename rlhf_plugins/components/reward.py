@@ -49,13 +49,9 @@ class Saved(Reward):
 
     def missing(self) -> dict[str, str]:
         """The folder or the stage, where it is not there."""
-        from rlhf_plugins.data.other_run import saved_folder
+        from rlhf_plugins.data.other_run import missing_rewards
 
-        try:
-            saved_folder(self.path, "rewards")
-        except RunError as error:
-            return {"path": str(error)}
-        return {}
+        return missing_rewards(self.path)
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError where the folder holds none, or it does not load."""

@@ -150,8 +150,8 @@ def on_main(make: Callable[[], Made]) -> Made:
                 made = make()
         except Exception as raised:  # the others would wait for ever
             error = raised
-    told = None if error is None else (isinstance(error, StopRun), str(error))
-    answer, failed = from_main((made, told))
+    failure = None if error is None else (isinstance(error, StopRun), str(error))
+    answer, failed = from_main((made, failure))
     if error is not None:
         raise error
     if failed is not None:

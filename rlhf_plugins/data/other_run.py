@@ -22,6 +22,15 @@ def is_run(folder: Path) -> bool:
     return os.path.isfile(folder / RECIPE) and os.path.isfile(folder / STATUS)  # False for a name that is too long
 
 
+def missing_rewards(path: str) -> dict[str, str]:
+    """For `missing` of a component with the option `path`: why there is no saved reward model; empty where there is."""
+    try:
+        saved_folder(path, "rewards")
+    except RunError as error:
+        return {"path": str(error)}
+    return {}
+
+
 def saved_folder(words: str, part: Part = "policies") -> Path:
     """The folder of a saved model: a folder itself, a run (its latest), or `RUN#STAGE`.
 

@@ -37,7 +37,7 @@ class Recalibrate(Stage, makes={"reward"}):
 
     Nothing is trained. The aggregation is the ensemble's own: `weighted` and `expert` then weigh by the new accuracies.
     The report has each member's accuracy before and now, and the mean and spread of its rewards: a member that has
-    drifted from the others stands out.
+    drifted from the others is seen.
     """
 
     path: Annotated[str, OnDisk("#"), Field(min_length=1, description="the ensemble: RUN, RUN#STAGE, or its folder")]
@@ -46,13 +46,9 @@ class Recalibrate(Stage, makes={"reward"}):
 
     def missing(self) -> dict[str, str]:
         """The ensemble, where it is not there."""
-        from rlhf_plugins.data.other_run import saved_folder
+        from rlhf_plugins.data.other_run import missing_rewards
 
-        try:
-            saved_folder(self.path, "rewards")
-        except RunError as error:
-            return {"path": str(error)}
-        return {}
+        return missing_rewards(self.path)
 
     def run(self, run: Run) -> StageResult:
         """Leaves the ensemble in `model/`. Raises RunError where it is none, or a member can judge no pair."""

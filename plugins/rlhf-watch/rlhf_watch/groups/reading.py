@@ -10,25 +10,19 @@ from pathlib import Path
 from rlhf_plugins import DataError
 from rlhf_watch.groups.failures import Row, clustered, gap, to_collect, worst
 from rlhf_watch.groups.fairness import Groups, by_group, wins
+from rlhf_watch.rows import parsed
 
 
 def read(file: Path) -> list[Row]:
     """Rows with `rewards` of two responses, the chosen one first. Raises DataError where one has none."""
-    found = []
-    try:
-        written = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    for number, line in enumerate(written, 1):
-        try:
-            row = json.loads(line)
-            whole = len(row["rewards"]) == 2 and all(math.isfinite(reward) for reward in row["rewards"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}:{number}: a row needs `rewards`, as `rlhf score` writes them") from error
-        if not whole:
-            raise DataError(f"{file}:{number}: `rewards` should be two finite numbers, got {row['rewards']}")
-        found.append(row)
-    return found
+    return list(parsed(file, _pair, "a row needs `rewards`, as `rlhf score` writes them"))
+
+
+def _pair(row: Row) -> Row:
+    rewards = row["rewards"]
+    if len(rewards) != 2 or not all(math.isfinite(reward) for reward in rewards):
+        raise DataError(f"`rewards` should be two finite numbers, got {rewards}")
+    return row
 
 
 def group_lines(file: Path, column: str) -> Iterator[str]:

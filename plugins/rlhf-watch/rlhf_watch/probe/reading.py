@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import DataError, Group, RunError, load_reward_model, open_run
+from rlhf_plugins import Group, RunError, load_reward_model, open_run
 from rlhf_watch.probe.interventions import Intervention
 from rlhf_watch.probe.probing import Probed, probe
 from rlhf_watch.probe.reward import Asked
+from rlhf_watch.rows import parsed
 
 FORMS = ("response", "responses", "chosen and rejected")
 
@@ -37,16 +37,8 @@ def _held_out(model: str) -> list[Group]:
 
 def of_file(file: Path) -> Iterator[Group]:
     """The rows of a file of JSON lines. Raises DataError where one has no prompt or no response."""
-    try:
-        written = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    for number, line in enumerate(written, 1):
-        try:
-            row = json.loads(line)
-            yield Group(row["prompt"], tuple(_responses(row)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}:{number}: a row should have a `prompt` and {' or '.join(FORMS)}") from error
+    needs = f"a row should have a `prompt` and {' or '.join(FORMS)}"
+    yield from parsed(file, lambda row: Group(row["prompt"], tuple(_responses(row))), needs)
 
 
 def _responses(row: dict[str, Any]) -> list[Any]:

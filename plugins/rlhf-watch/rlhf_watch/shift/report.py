@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from rlhf_plugins import DataError
+from rlhf_watch.rows import parsed
 from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.two_sample import classifier_test
 
@@ -28,19 +29,16 @@ class Texts:
     def read(cls, file: Path) -> Texts:
         """JSON lines with `prompt`, and `response` or `chosen`. Raises DataError where one is none."""
         prompts, pairs = [], []
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read: {error}") from error
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                prompt = row["prompt"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{file}:{number}: a row should be an object with a `prompt`") from error
+        for row in parsed(file, _with_prompt, "a row should be an object with a `prompt`"):
+            prompt = row["prompt"]
             prompts.append(prompt if isinstance(prompt, str) else json.dumps(prompt))
             pairs += [(prompt, row[name]) for name in ("response", "chosen") if name in row][:1]
         return cls(file, prompts, pairs)
+
+
+def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
+    row["prompt"]
+    return row
 
 
 def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterator[str]:
