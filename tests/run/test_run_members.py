@@ -57,6 +57,19 @@ def test_a_member_that_fails_is_said_at_the_end_and_tried_again(go: Go, tmp_path
     assert len(reports(go(resume=True).folder)[""]) == 2
 
 
+def test_in_several_processes_a_member_that_fails_ends_the_run(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may be inside that member, and would wait in it for ever."""
+    (tmp_path / "flag").touch()
+    monkeypatch.setattr("rlhf_plugins.run.members.processes.launched", lambda: 2)
+    monkeypatch.setattr("rlhf_plugins.run.run.together.refuse", lambda _: None)
+    said = list[str]()
+    with pytest.raises(RunError, match="stage first .*\n.*\ngo on with: .*, in 2 processes"):
+        go(say=said.append)
+    assert not any("seed-1" in line for line in said)
+
+
 def test_members_that_are_there_are_neither_mixed_nor_deleted_unasked(go: Go) -> None:
     go("seeds=[0]")
     with pytest.raises(RunError, match="seed-0 is there: add --resume or --overwrite"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
@@ -19,7 +21,8 @@ from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.run import origin, together
 from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.launch import refuse
+from rlhf_plugins.run.launch import launch, refuse
+from rlhf_plugins.run.stop import Ended
 from rlhf_plugins.testing import tiny_pairs
 
 
@@ -187,3 +190,14 @@ def test_all_responses_to_a_prompt_are_scored_by_one_process(monkeypatch: pytest
     monkeypatch.setattr(processes, "share", lambda rows: processes.part(rows, 1, 2))
     monkeypatch.setattr(processes, "gathered", lambda own: [first, own])
     assert siblings(samples).reward.tolist() == [2, 1, 2]
+
+
+def test_a_signal_to_the_launcher_ends_it_as_it_ends_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def ended(_: Any) -> None:
+        raise SignalException("came", signal.SIGTERM)
+
+    (tmp_path / "a.yaml").write_text("distributed_type: MULTI_GPU\nnum_processes: 2\n")
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", ended)
+    with pytest.raises(Ended, match="interrupted by SIGTERM") as caught:
+        launch(tmp_path / "a.yaml", ["run", "r.yaml"])
+    assert caught.value.number == signal.SIGTERM
