@@ -44,13 +44,13 @@ class Spending(TrainerCallback):
                 control.should_training_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """What it knows, and what was spent so far."""
-        return {"ended": self.ended, "message": self._message, "spent": self._counter.state_dict()}
+        """What it knows, and what each process spent so far; all of them must ask."""
+        return {"ended": self.ended, "message": self._message, "spent": processes.gathered(self._counter.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave."""
         self.ended, self._message = state["ended"], state["message"]
-        self._counter.load_state_dict(state["spent"])
+        self._counter.load_state_dict(state["spent"][processes.index()])
 
     @property
     def metrics(self) -> dict[str, Any]:
