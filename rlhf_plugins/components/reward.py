@@ -15,7 +15,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
-from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing_file
+from rlhf_plugins.data.functions import FunctionPath, at_most, check_path, function_at, missing_file
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class Python(Reward):
     """
 
     path: FunctionPath
+    timeout: Annotated[float, Field(gt=0, description="seconds for one call; a longer one ends the run")] = 1800.0
 
     def __post_init__(self) -> None:
         check_path(self.path)
@@ -159,7 +160,8 @@ class Python(Reward):
 
         def score(samples: Samples) -> Sequence[float | None]:
             given = {**samples.columns, **_as_trl(samples)}
-            found: Sequence[float | None] = function(**{k: v for k, v in given.items() if takes_all or k in takes})
+            with at_most(self.timeout):
+                found: Sequence[float | None] = function(**{k: v for k, v in given.items() if takes_all or k in takes})
             return found
 
         return score

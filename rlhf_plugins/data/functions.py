@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -41,3 +44,22 @@ def function_at(path: str, who: str) -> Callable[..., Any]:
         functions = (key for key, value in found.items() if callable(value) and not key.startswith("_"))
         raise RunError(f"{who}: {module} has no function {name!r} {known(name, functions)}")
     return cast("Callable[..., Any]", function)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the block after so many seconds; not on Windows, and not outside the main thread."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s; `timeout` allows more")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)

@@ -52,7 +52,7 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     run.memory.log.kept_step = 0
     trainer.add_callback(_Ends(run))
     trainer.__class__ = as_first_base(Resumable, type(trainer))
-    trainer.keeper = keeper = _Keeper(run, files)
+    trainer.keeper = keeper = Keeper(run, files)
     found = files.newest()
     if found is not None and keeper.load(trainer, found):
         return
@@ -78,7 +78,7 @@ def _explained() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Keeper:
+class Keeper:
     """Keeps the checkpoints of one training."""
 
     run: StageRun

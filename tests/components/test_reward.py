@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,10 @@ def length(completions, **_):
 def target(completions, wanted):
     return [None if w is None else float(c == w) for c, w in zip(completions, wanted)]
 
+def never(completions):
+    while True:
+        pass
+
 def roles(completions, prompts):
     return [float(c[0]["content"] == "xxxx" and p[0]["role"] == "user") for c, p in zip(completions, prompts)]
 """
@@ -181,6 +186,13 @@ def test_a_function_of_a_file_is_called_as_trl_calls_it(file: Path) -> None:
     found = scored("target", replace(SAMPLES, columns={"wanted": ["xxxx", None], "user": [1, 2]}))
     assert (found.reward.tolist(), found.abstained.tolist()) == ([1, 0], [False, True])
     assert scored("roles", replace(SAMPLES, prompts=[[{"role": "user", "content": "a"}]] * 2)).reward.tolist() == [1, 0]
+
+
+def test_a_function_that_does_not_return_is_stopped_and_named(file: Path) -> None:
+    reward, before = Python(f"{file}:never", timeout=0.05).build(run_with(None)), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(ComponentError, match="TimeoutError: not done after 0.05 s; `timeout` allows more"):
+        reward(SAMPLES)
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_a_function_that_is_not_there_is_named_with_the_nearest(file: Path) -> None:
