@@ -32,6 +32,18 @@ transformers.Trainer.training_step = training_step
 from rlhf_plugins import run_recipe
 run_recipe("r.yaml", resume=len(sys.argv) > 2)
 """
+LOSES_ITS_WORKER = """\
+import psutil, transformers
+from rlhf_plugins import run_recipe
+own = transformers.Trainer.training_step
+def training_step(*given):
+    for worker in psutil.Process().children():
+        worker.kill()
+    return own(*given)
+transformers.Trainer.training_step = training_step
+options = "stages.reward_model.trainer."
+run_recipe("r.yaml", [options + "dataloader_num_workers=1", options + "max_steps=30"])
+"""
 TIMED = {"result.json", "status.json", "report.json", "report.html", "recipe.yaml"}
 
 
@@ -48,17 +60,29 @@ def left_by(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
-def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One with the recipe, its base and its rows."""
     rows = [{"prompt": f"p{i} ", "chosen": "ant", "rejected": "gas"} for i in range(20)]
     tiny_base(tmp_path / "base")
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path
 
+
+@pytest.mark.slow
+def test_killed_runs_leave_what_an_undisturbed_one_leaves(python: Warm, folder: Path) -> None:
     def code(steps: str, *more: str) -> int:
-        return python("-c", KILLS_ITSELF, steps, *more, cwd=tmp_path).returncode
+        return python("-c", KILLS_ITSELF, steps, *more, cwd=folder).returncode
 
     assert code("99") == 0
-    whole = left_by((tmp_path / "runs").rename(tmp_path / "whole"))
+    whole = left_by((folder / "runs").rename(folder / "whole"))
     assert [code("2"), code("4", "again"), code("1", "again")] == [-9, -9, 0]
-    assert left_by(tmp_path / "runs") == whole
+    assert left_by(folder / "runs") == whole
+
+
+@pytest.mark.slow
+def test_a_lost_loader_worker_fails_the_stage_in_a_sentence(python: Warm, folder: Path) -> None:
+    done = python("-c", LOSES_ITS_WORKER, cwd=folder)
+    assert done.returncode
+    assert "stage reward_model failed: RuntimeError: DataLoader worker" in done.stderr
