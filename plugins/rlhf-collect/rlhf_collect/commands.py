@@ -186,6 +186,19 @@ def export(
 
 
 @collect.command()
+def migrate(study: Folder) -> None:
+    """Bring a study of an older version to the tables of this one; a study in a file is copied before."""
+    from rlhf_collect.migrate import migrate as migrated
+
+    done = migrated(study)
+    if done.before == done.after:
+        typer.echo(f"{study}: is of revision {done.after} already")
+    else:
+        kept = f"; as it was: {done.copy}" if done.copy else ""
+        typer.echo(f"{study}: revision {done.before} to {done.after}{kept}")
+
+
+@collect.command()
 def demo(
     study: Annotated[
         Path | None, typer.Argument(metavar="STUDY", help="A new folder; without one, a temporary.")

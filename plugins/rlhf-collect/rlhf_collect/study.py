@@ -15,7 +15,7 @@ from rlhf_collect.kinds.base import Kind
 from rlhf_collect.kinds.every import kind_of
 from rlhf_collect.markup import html
 from rlhf_collect.settings import Settings
-from rlhf_collect.store import chain, tables
+from rlhf_collect.store import chain, revisions, tables
 from rlhf_collect.store.content import Content
 from rlhf_collect.store.database import Database
 from rlhf_collect.store.rows import Asked
@@ -78,30 +78,32 @@ def new_study(folder: Path, settings: Settings, guidelines: str = GUIDELINES) ->
     study = Study(folder, settings, _database(folder))
     _make_tables(study)
     with study.database.writing() as connection:
-        values = {"schema": tables.SCHEMA, "created": study.now(), "settings": settings.record()}
-        connection.execute(insert(tables.study).values(values))
+        revisions.stamp(connection)
+        connection.execute(insert(tables.study).values(created=study.now(), settings=settings.record()))
         chain.append(connection, study.now(), "made", settings.record())
     study.guide(guidelines)
     return study
 
 
 def open_study(folder: Path) -> Study:
-    """Raises DataError where the folder holds no study, or one of another version."""
-    folder = Path(folder)
-    if not holds_study(folder):
-        raise DataError(f"{folder}: holds no study; make one with: rlhf collect new {folder} --prompts FILE")
-    database = _database(folder)
+    """Raises DataError where the folder holds no study, or one of another revision; it says how to migrate an older."""
+    database = database_of(folder := Path(folder))
     try:
         with database.reading() as connection:
-            found = connection.execute(select(tables.study)).one()
+            settings = connection.execute(select(tables.study.c.settings)).scalar_one()
+            revision = revisions.revision_of(connection)
     except DatabaseError as error:
-        raise DataError(f"{_kept(folder)}: is no study's database: {_why(error)}") from error
-    if found.schema != tables.SCHEMA:
-        raise DataError(
-            f"{folder}: was made by another version of rlhf-collect: its tables are version {found.schema}, "
-            f"here they are {tables.SCHEMA}; export it with that version"
-        )
-    return Study(folder, Settings.of(found.settings), database)
+        raise DataError(f"{_kept(folder)}: is no study's database: {why(error)}") from error
+    if revision != revisions.NEWEST:
+        raise DataError(revisions.refusal(folder, revision))
+    return Study(folder, Settings.of(settings), database)
+
+
+def database_of(folder: Path) -> Database:
+    """The database of the study in the folder. Raises DataError where there is none."""
+    if not holds_study(folder):
+        raise DataError(f"{folder}: holds no study; make one with: rlhf collect new {folder} --prompts FILE")
+    return _database(folder)
 
 
 def holds_study(folder: Path) -> bool:
@@ -127,8 +129,9 @@ def _make_tables(study: Study) -> None:
             raise DataError(f"{_kept(study.folder)}: the database holds a study already; give this one another")
         tables.metadata.create_all(engine)
     except DatabaseError as error:
-        raise DataError(f"{_kept(study.folder)}: the database cannot be used: {_why(error)}") from error
+        raise DataError(f"{_kept(study.folder)}: the database cannot be used: {why(error)}") from error
 
 
-def _why(error: DatabaseError) -> str:
+def why(error: DatabaseError) -> str:
+    """The first line of what the database says."""
     return str(error.orig).strip().partition("\n")[0]

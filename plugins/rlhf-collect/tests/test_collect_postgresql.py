@@ -15,6 +15,7 @@ import test_collect_hints as hints
 import test_collect_kinds as kinds
 import test_collect_lead as lead
 import test_collect_loop as loop
+import test_collect_migrate as migrate
 import test_collect_quality as quality
 from rlhf_collect.acquire import unopened
 from rlhf_collect.settings import Settings
@@ -38,6 +39,8 @@ ALIKE = (
     lead.test_a_lead_sees_how_the_study_goes,
     loop.test_a_recipe_reads_a_release,
     loop.test_a_release_stays_as_it_was_made,
+    migrate.test_a_migrated_study_has_the_tables_of_a_new_one,
+    migrate.test_an_older_study_is_migrated_by_a_command_and_goes_on,
 )
 ALIKE_TOO = (
     hints.test_the_shift_is_what_the_arm_that_saw_it_changed,

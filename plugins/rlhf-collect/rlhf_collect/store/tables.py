@@ -1,4 +1,7 @@
-"""The tables of a study. Content, annotations and events are never changed: triggers refuse it."""
+"""The tables of a study. Content, annotations and events are never changed: triggers refuse it.
+
+A change of the tables needs a revision in `migrations/versions`, which brings older studies to it.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,11 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA = 1  # of the tables; a study says which it has
-
 metadata = MetaData()
 
 study = Table(
     "study",
     metadata,
-    Column("schema", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("settings", JSON, nullable=False),
 )
