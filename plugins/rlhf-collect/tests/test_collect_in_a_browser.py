@@ -190,7 +190,7 @@ def test_a_lost_network_loses_no_answer(chromium: Any, tmp_path: Path) -> None:
 
 def test_texts_that_attack_run_nothing_load_nothing_and_break_no_page(chromium: Any, tmp_path: Path) -> None:
     texts = [text.replace("\0", "").replace("\ud800", "") for text in ATTACKS]
-    rows = [Asked("", texts[n], tuple(Written(text, {}) for text in texts[n : n + 6])) for n in range(0, 18, 6)]
+    rows = [Asked("", texts[n], tuple(Written(text, {}) for text in texts[n : n + 6])) for n in (0, 6, 12, 20)]
     made = study(tmp_path, rows, kind="ranking")
     with site_of(made) as address, entered(chromium, made, address, ATTACKS[1]) as (page, faults):
         page.on("dialog", lambda dialog: faults.append(dialog.message))

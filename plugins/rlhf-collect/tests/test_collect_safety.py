@@ -41,6 +41,10 @@ ATTACKS = [
     "> " * 500 + "deep",
     "[" * 5000,
     '=HYPERLINK("//evil.example")',
+    "&#x202e;nihton&#x202c; &#8294;",
+    "$\\text{<img src=x onerror=alert(1)>}$ $\\text{&lt;script&gt;alert(1)&lt;/script&gt;}$",
+    "$\\href{javascript:alert(1)}{x} \\style{position:fixed}{y} \\class{choice}{z} \\unicode{x202e}$",
+    "$$\\hspace{-999em} \\rule{999em}{999em} \\raisebox{-99em}{x}$$",
 ]
 
 
