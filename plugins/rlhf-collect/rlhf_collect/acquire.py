@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from rlhf_collect.store import chain, tables
 from rlhf_collect.study import Study
@@ -21,7 +21,7 @@ from rlhf_plugins import DataError, Prediction, load_reward_model
 
 WAYS = ("margin", "variance")
 BATCH = 256
-slot = tables.slot
+item, prompt, slot = tables.item, tables.prompt, tables.slot
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,22 @@ def _doubts(model: Any, by: str, items: Sequence[Open]) -> list[float]:
 
 def unopened(connection: Connection) -> Iterator[Open]:
     """Items whose slots are all free."""
-    item, prompt = tables.item, tables.prompt
     free = (
         select(slot.c.item)
         .where(slot.c.purpose == "judged")
         .group_by(slot.c.item)
         .having(func.count() == func.count().filter(slot.c.state == "free"))
     )
+    yield from _found(connection, item.c.id.in_(free))
+
+
+def known(connection: Connection) -> Iterator[Open]:
+    """Gold and training items."""
+    yield from _found(connection, item.c.purpose != "judged")
+
+
+def _found(connection: Connection, wanted: ColumnElement[bool]) -> Iterator[Open]:
     texts = {row.id: row.text for row in connection.execute(select(tables.answer.c.id, tables.answer.c.text))}
-    rows = select(item.c.id, item.c.answers, prompt.c.text, prompt.c.cluster).join(prompt).where(item.c.id.in_(free))
+    rows = select(item.c.id, item.c.answers, prompt.c.text, prompt.c.cluster).join(prompt).where(wanted)
     for row in connection.execute(rows.order_by(item.c.id)):
         yield Open(row.id, row.text, row.cluster, tuple(texts[one] for one in row.answers))

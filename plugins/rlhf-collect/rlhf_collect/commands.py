@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_plugins import hookimpl
+from rlhf_plugins import DataError, hookimpl
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -117,12 +117,15 @@ def prioritise(
 def suggest(
     study: Folder,
     reward: Annotated[str, typer.Option(help="RUN#STAGE or a folder: a reward model.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Show it to all before they answer, to confirm or correct it: no votes.")
+    ] = False,
 ) -> None:
     """Keep what a reward model prefers; half of the people see it, each after the own answer."""
     from rlhf_collect.study import open_study
     from rlhf_collect.suggest import suggest as suggested
 
-    typer.echo(f"{study}: {suggested(open_study(study), reward)} items have a suggestion")
+    typer.echo(f"{study}: {suggested(open_study(study), reward, verify)} items have a suggestion")
 
 
 @collect.command()
@@ -162,6 +165,9 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Without one, STUDY/releases/NUMBER.")] = None,
     min_agreement: Annotated[float, typer.Option(help="Of a new release: leave out items below it.")] = 0.0,
     aggregate: Annotated[str, typer.Option(help="Of a new release: majority or dawid_skene.")] = "majority",
+    verified: Annotated[
+        bool, typer.Option("--verified", help="Of a new release: count answers with a label shown as votes.")
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV in place of JSON lines.")] = False,
 ) -> None:
     """Write a release as files with TRL's columns; make it first if it is the next."""
@@ -171,8 +177,11 @@ def export(
 
     opened = open_study(study)
     following = releases.newest(opened) + 1
+    parameters = releases.Parameters(aggregate, min_agreement, verified=verified)
     if release in (None, following):
-        made = releases.make(opened, releases.Parameters(aggregate, min_agreement))
+        made = releases.make(opened, parameters)
+    elif parameters != releases.Parameters():
+        raise DataError(f"release {release} is not the next, {following}: its aggregation and votes are not chosen now")
     else:
         made = releases.load(opened, int(release or 0))
     folder = out or study / "releases" / str(made.number)

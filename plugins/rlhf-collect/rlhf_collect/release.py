@@ -34,6 +34,7 @@ class Parameters:
     min_agreement: float = 0.0  # items below it are left out and counted
     test_fraction: float = 0.1  # of clusters of prompts
     without: tuple[int, ...] = ()  # persons
+    verified: bool = False  # answers that confirm or correct a label that was shown count as votes too
 
     def __post_init__(self) -> None:
         if self.aggregate not in AGGREGATIONS:
@@ -114,7 +115,8 @@ def _newest(connection: Connection) -> Row[Any] | None:
 
 def _build(connection: Connection, study: Study, number: int, until: int, record: Mapping[str, Any]) -> Release:
     parameters = Parameters(**{**record, "without": tuple(record["without"])})
-    said = judged.votes(connection, study.kind, until, parameters.without)
+    every = judged.votes(connection, study.kind, until, parameters.without, verified=True)
+    said = [vote for vote in every if parameters.verified or not vote.verified]
     voted = _by_item(said)
     verdicts = {**AGGREGATIONS[parameters.aggregate](said)}
     reviewed = _by_item(judged.votes(connection, study.kind, until, parameters.without, "review"))
@@ -126,12 +128,20 @@ def _build(connection: Connection, study: Study, number: int, until: int, record
             parts.setdefault(item, {})[part] = verdict
     items = judged.items(connection, parts.keys())
     led = hints.changed_after(connection, study.kind, until)
-    rows, left_out = [], +Counter({"answered by a reviewer alone": len(reviewed.keys() - voted.keys())})
+    shown = _by_item(every).keys() - voted.keys()
+    left_out = +Counter(
+        {
+            "answered by a reviewer alone": len(reviewed.keys() - voted.keys() - shown),
+            "answered with a label shown (--verified counts them)": len(shown),
+        }
+    )
+    rows = []
     for item, found in parts.items():
         split = _split(items[item].cluster, parameters.test_fraction)
         moved = len({vote.person for vote in voted[item] if (item, vote.person) in led})
         votes = voted[item] if study.kind.name == "pair" else reviewed.get(item, voted[item])
-        labelled = Labelled(items[item], found, tuple(votes), split, moved)
+        verified = len({vote.person for vote in voted[item] if vote.verified})
+        labelled = Labelled(items[item], found, tuple(votes), split, moved, verified)
         if study.kind.voted and all(verdict.label is None for verdict in found.values()):
             left_out["undecided"] += 1
         elif labelled.agreement < parameters.min_agreement:

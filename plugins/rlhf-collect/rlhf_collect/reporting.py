@@ -17,6 +17,8 @@ def lines(study: Study) -> Iterator[str]:
     yield from _agreement(found)
     for arm, shift in found.shift.items():
         yield f"suggestions, {arm}: {shift}"
+    if found.verified[0]:
+        yield f"{found.verified[0]} answers with a label shown, which are no votes: {found.verified[1]} confirm it"
     yield from map(_person, found.people)
     for item, votes in found.disputed:
         yield f"divided on item {item}: {_listed(votes)}"

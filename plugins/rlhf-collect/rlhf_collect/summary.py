@@ -49,6 +49,7 @@ class Summary:
     changed: int  # to which Dawid and Skene give another label than the majority
     agreement: Mapping[str, Interval]  # by the name of the coefficient
     shift: Mapping[str, hints.Shift]  # by arm: shown, control
+    verified: tuple[int, int]  # answers with a label shown, and how many confirm it
     people: tuple[Worker, ...]
     disputed: tuple[tuple[str, Mapping[str, int]], ...]  # items on which people are most divided, with their votes
     broken: int | None  # the first event of the log that is not as it was
@@ -75,6 +76,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             sum(verdict.label != second[question].label for question, verdict in first.items()),
             _agreement(groups, study.kind.voted, samples),
             hints.shift(connection, study.kind),
+            hints.verified(connection, study.kind),
             _people(connection, said),
             _disputed(groups),
             chain.first_broken(connection),

@@ -21,6 +21,7 @@ class Vote:
     seconds: float = 0.0
     version: int = 1
     part: str = ""  # such as two answers of a ranking
+    verified: bool = False  # given with a label shown, and so not independent of it
 
     @property
     def question(self) -> Question:

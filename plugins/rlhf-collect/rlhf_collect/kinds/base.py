@@ -43,7 +43,7 @@ class Kind:
         return {"": self.label(value)}
 
     def known(self, word: Any, count: int) -> Any:
-        """The value of a known answer to `count` responses, as a file gives it. Raises DataError."""
+        """The value of a label of `count` responses, as a file gives it. Raises DataError with what it should be."""
         raise NotImplementedError
 
     def agrees(self, value: Any, known: Any) -> bool:

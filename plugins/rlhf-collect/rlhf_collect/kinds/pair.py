@@ -40,7 +40,5 @@ class Pair(Kind):
         if type(word) is int and abs(word) <= STRONGEST:
             return word
         if not isinstance(word, str) or word not in WORDS:
-            raise DataError(
-                f"gold should be a, b, tie, or -{STRONGEST} to {STRONGEST} in favour of a, got {word!r:.40}"
-            )
+            raise DataError(f"should be a, b, tie, or -{STRONGEST} to {STRONGEST} in favour of a, got {word!r:.40}")
         return WORDS[word]

@@ -38,7 +38,7 @@ class Ranking(Kind):
     def known(self, word: Any, count: int) -> list[int]:
         """Of the places of the answers. Raises DataError."""
         if not isinstance(word, list) or len(word) != count or not all(type(place) is int for place in word):
-            raise DataError(f"gold should be a list with the place of each of {count} responses, got {word!r:.40}")
+            raise DataError(f"should be a list with the place of each of {count} responses, got {word!r:.40}")
         return dense(word)
 
     def agrees(self, value: Any, known: Any) -> bool:

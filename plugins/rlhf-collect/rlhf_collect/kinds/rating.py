@@ -45,10 +45,10 @@ class Rating(Kind):
     def known(self, word: Any, count: int) -> dict[str, list[int]]:
         """Of lists of ratings by dimension. Raises DataError."""
         if not isinstance(word, dict) or not word.keys() <= set(self.dimensions):
-            raise DataError(f"gold should have ratings of {', '.join(self.dimensions)}, got {word!r:.60}")
+            raise DataError(f"should have ratings of {', '.join(self.dimensions)}, got {word!r:.60}")
         for name, rated in word.items():
             if not isinstance(rated, list) or len(rated) != count or not all(map(_is_rating, rated)):
-                raise DataError(f"gold should have {count} ratings of {name}, 1 to {HIGHEST}, got {rated!r:.40}")
+                raise DataError(f"should have {count} ratings of {name}, 1 to {HIGHEST}, got {rated!r:.40}")
         return word
 
     def agrees(self, value: Any, known: Any) -> bool:

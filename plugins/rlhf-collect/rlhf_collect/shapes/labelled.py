@@ -21,6 +21,7 @@ class Labelled:
     votes: tuple[Vote, ...]  # of a ranking or rating that was reviewed, the reviewer's
     split: str  # train or test
     after_suggestion: int = 0  # votes that were changed after a model's suggestion was shown
+    verified: int = 0  # votes that confirm or correct a label that was shown
 
     @property
     def agreement(self) -> float:
@@ -37,6 +38,11 @@ class Labelled:
         """The vote of each person on the whole item."""
         return {vote.person: vote.value for vote in self.votes}
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a group to train on says of it too."""
+        return {"agreement": self.agreement, "verified": self.verified}
+
     def provenance(self) -> dict[str, Any]:
         """The columns that every row ends with."""
         labels = {part: Counter[str]() for part in self.verdicts}
@@ -49,6 +55,7 @@ class Labelled:
             **({"topic": self.item.domain} if self.item.domain else {}),
             "reviewed": any(verdict.decided for verdict in self.verdicts.values()),
             "after_suggestion": self.after_suggestion,
+            "verified": self.verified,
             "item": self.item.digest,
             "arm": self.item.arm,
         }

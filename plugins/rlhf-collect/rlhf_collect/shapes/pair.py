@@ -43,7 +43,7 @@ def group(one: Labelled, origin: Origin, apart: bool) -> Group:
         weight=verdict.weight,
         compared=tuple(map(_comparison, one.votes)) if apart else (whole,),
         topic=one.item.domain or None,
-        columns={"agreement": one.agreement},
+        columns=one.columns,
         origin=origin,
     )
 

@@ -33,7 +33,7 @@ def group(one: Labelled, origin: Origin, apart: bool) -> Group:
         weight=one.weight,
         compared=tuple(map(_comparison, one.votes)) if apart else None,
         topic=one.item.domain or None,
-        columns={"agreement": one.agreement},
+        columns=one.columns,
         origin=origin,
     )
 

@@ -32,7 +32,7 @@ def group(one: Labelled, origin: Origin, apart: bool) -> Group:
         one.item.answers,
         ratings=ratings,
         topic=one.item.domain or None,
-        columns={"agreement": one.agreement},
+        columns=one.columns,
         origin=origin,
     )
 

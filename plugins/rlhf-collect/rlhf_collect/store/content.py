@@ -54,19 +54,20 @@ class Content:
             self.left_out["with half a character or NUL"] += 1
             return False
         different = len({one.text for one in row.answers})
-        if row.known is not None:
-            self._check(row, different)
+        for name, label in (("gold", row.known), ("verify", row.verify)):
+            if label is not None:
+                self._check(row.where, name, label, different)
         self.left_out[f"fewer than {self.kind.least} different answers"] += different < self.kind.least
         return different >= self.kind.least
 
-    def _check(self, row: Asked, different: int) -> None:
-        """Raises DataError where the known judgement is not of the row's answers."""
+    def _check(self, where: str, name: str, label: Any, different: int) -> None:
+        """Raises DataError where a known judgement, or one to verify, is not of the row's answers."""
         if different > self.kind.most:
-            raise DataError(f"{row.where}: gold is of at most {self.kind.most} different responses, got {different}")
+            raise DataError(f"{where}: {name} is of at most {self.kind.most} different responses, got {different}")
         try:
-            self.kind.known(row.known, different)
+            self.kind.known(label, different)
         except DataError as error:
-            raise DataError(f"{row.where}: {error}") from error
+            raise DataError(f"{where}: {name} {error}") from error
 
     def _planned(self, chunk: Sequence[Asked], prompts: dict[str, int]) -> Iterator[Planned]:
         """Every pair of a row's answers, where a question has two; all of them together otherwise."""
@@ -91,8 +92,10 @@ class Content:
             self.left_out["twice"] += len(planned) - len(fresh)
         judged = [slot for item, one in fresh.items() if one.row.purpose == "judged" for slot in self._slots(item, one)]
         known = [self._gold(item, one) for item, one in fresh.items() if one.row.purpose != "judged"]
+        shown = [self._shown(item, one) for item, one in fresh.items() if one.row.verify is not None]
         self._write(tables.slot, judged)
         self._write(tables.gold, known)
+        self._write(tables.suggestion, shown)
 
     def _slots(self, item: int, planned: Planned) -> Iterator[Values]:
         priority = self._random.random()
@@ -107,6 +110,10 @@ class Content:
             "value": self.kind.known(row.known, len(planned.answers)),
             "explanation": html(row.explanation),
         }
+
+    def _shown(self, item: int, planned: Planned) -> Values:
+        value = self.kind.known(planned.row.verify, len(planned.answers))
+        return {"item": item, "value": value, "origin": {"row": planned.row.where}, "before": 1}
 
     def _ids(self, table: Table, wanted: dict[str, Callable[[], Values]]) -> dict[str, int]:
         """The number of each row by its digest; those that are not there are made and written."""

@@ -30,7 +30,8 @@ class Task:
     answers: tuple[str, ...]  # HTML, as they are shown
     kind: str
     domain: str
-    form: Mapping[str, str] = field(default_factory=dict)  # what the person said before
+    form: Mapping[str, str] = field(default_factory=dict)  # what the person said before, or the label
+    label: Mapping[str, str] | None = None  # as a form: to confirm or correct
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,13 @@ class Desk:
         given, place = _given(connection, person, form.get("token", ""))
         values = _read(self.study, form, place.sides)
         mine = place.state == "free" or place.person == person.id
+        verified = hints.label_of(connection, place) is not None
         values |= {"key": form["key"], "seconds": now - given.started, "at": now, "surplus": int(not mine)}
+        values["verified"] = int(verified)
         number, values = _write(connection, place, person, values)
         if mine:
             _close(connection, place, person, values["act"])
-        body = {name: values[name] for name in ("item", "person", "version", "act", "value", "surplus")}
+        body = {name: values[name] for name in ("item", "person", "version", "act", "value", "surplus", "verified")}
         chain.append(connection, now, "judged", {"annotation": number, **body})
         return self._followed(connection, place, values, Taken(number, again=False, surplus=not mine))
 
@@ -199,4 +202,6 @@ def task_of(connection: Connection, study: Study, place: Row[Any], token: str) -
     written = select(tables.answer.c.id, tables.answer.c.html).where(tables.answer.c.id.in_(found.answers))
     shown = {row.id: row.html for row in connection.execute(written)}
     answers = tuple(shown[found.answers[side]] for side in place.sides)
-    return Task(token, found.html, answers, study.settings.kind, found.domain)
+    label = hints.label_of(connection, place)
+    form = None if label is None else study.kind.shown(label.value, place.sides)
+    return Task(token, found.html, answers, study.settings.kind, found.domain, form or {}, form)

@@ -2,6 +2,8 @@
 
 People answer first, so that a vote is theirs; they may change it after. How far suggestions move people is the change
 of their agreement with the suggestion, in the arm that sees it less that in the control arm.
+
+A label to verify is a suggestion that is shown before. Answers to it are marked, since they are not independent of it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from rlhf_collect.kinds.base import Kind
 from rlhf_collect.store import tables
@@ -36,13 +38,31 @@ def after(connection: Connection, random: Random, number: int, values: Mapping[s
     """The suggestion for an item that was answered just now, where it is to be shown; draws the arm."""
     if values["version"] > 1:
         return None
-    found = connection.execute(select(suggestion).where(suggestion.c.item == values["item"])).first()
+    mine = (suggestion.c.item == values["item"]) & (suggestion.c.before == 0)
+    found = connection.execute(select(suggestion).where(mine)).first()
     if found is None:
         return None
     arm = ARMS[random.random() >= 0.5]
     drawn = {"annotation": number, "item": values["item"], "person": values["person"], "arm": arm}
     connection.execute(insert(hint).values(drawn))
     return found if arm == "shown" else None
+
+
+def label_of(connection: Connection, place: Row[Any]) -> Row[Any] | None:
+    """The label that is shown with a slot's item, to confirm or correct; a reviewer sees none."""
+    if place.purpose == "review":
+        return None
+    mine = (suggestion.c.item == place.item) & (suggestion.c.before == 1)
+    return connection.execute(select(suggestion).where(mine)).first()
+
+
+def verified(connection: Connection, kind: Kind) -> tuple[int, int]:
+    """Newest answers that were given with a label shown, and how many of them confirm it."""
+    newest = select(func.max(annotation.c.id)).group_by(annotation.c.item, annotation.c.person)
+    mine = (annotation.c.verified == 1) & (annotation.c.act == "answered") & annotation.c.id.in_(newest)
+    rows = select(annotation.c.value.label("value"), suggestion.c.value.label("suggested"))
+    found = connection.execute(rows.join(suggestion, annotation.c.item == suggestion.c.item).where(mine)).all()
+    return len(found), sum(kind.parts(row.value) == kind.parts(row.suggested) for row in found)
 
 
 def shift(connection: Connection, kind: Kind) -> dict[str, Shift]:

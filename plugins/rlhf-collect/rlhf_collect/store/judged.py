@@ -35,11 +35,17 @@ def watermark(connection: Connection) -> int:
 
 
 def votes(
-    connection: Connection, kind: Kind, until: int, without: Collection[int] = (), purpose: str = "judged"
+    connection: Connection,
+    kind: Kind,
+    until: int,
+    without: Collection[int] = (),
+    purpose: str = "judged",
+    verified: bool = False,
 ) -> list[Vote]:
     """The newest answer of each person to each item, a vote a part, by item and person; late ones are left out.
 
-    `purpose` is that of the slot: `judged`, `gold`, or `review` for the answers of reviewers.
+    `purpose` is that of the slot: `judged`, `gold`, or `review` for the answers of reviewers. Answers that confirm or
+    correct a label that was shown are no independent votes: they are left out but for `verified`.
     """
     newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until, annotation.c.surplus == 0)
     last = newest.group_by(annotation.c.item, annotation.c.person)
@@ -48,9 +54,9 @@ def votes(
     rows = rows.where(annotation.c.id.in_(last), wanted)
     found = connection.execute(rows.order_by(annotation.c.item, annotation.c.person))
     return [
-        Vote(row.item, row.person, label, row.value, row.seconds, row.version, part)
+        Vote(row.item, row.person, label, row.value, row.seconds, row.version, part, bool(row.verified))
         for row in found
-        if row.person not in without
+        if row.person not in without and (verified or not row.verified)
         for part, label in kind.parts(row.value).items()
     ]
 

@@ -1,4 +1,4 @@
-"""Reads the rows of a file: a prompt, its answers and, of a gold or training item, the known judgement."""
+"""Reads the rows of a file: a prompt, its answers, and the known judgement of a gold or training item."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ class Asked:
     purpose: str = "judged"
     known: Any = None
     explanation: str = ""
+    verify: Any = None  # a label that people see before they answer, to confirm or correct it
 
 
 def read_rows(file: Path, left_out: Counter[str]) -> Iterator[Asked]:
     """The rows of a JSON lines file; those that nobody can judge are counted.
 
     A row has `prompt`, and `responses` (texts, or objects with `text` and whatever tells their origin) or
-    `response_a` and `response_b`; it may have `domain`, `cluster`, `gold`, `purpose`, `explanation`.
+    `response_a` and `response_b`; it may have `domain`, `cluster`, `gold`, `purpose`, `explanation`, `verify`.
 
     Raises:
         DataError: the file cannot be read, or a row is no object with a prompt; the message has the line.
@@ -62,6 +63,7 @@ def write_rows(file: Path, rows: Iterable[Asked]) -> int:
         for row in rows:
             known = {"gold": row.known, "purpose": row.purpose} if row.purpose != "judged" else {}
             named = {name: getattr(row, name) for name in ("domain", "cluster", "explanation") if getattr(row, name)}
+            known |= {} if row.verify is None else {"verify": row.verify}
             responses = [{"text": one.text, **one.origin} for one in row.answers]
             count += 1
             out.write(json.dumps({"prompt": row.prompt, "responses": responses, **named, **known}) + "\n")
@@ -87,7 +89,8 @@ def _row(where: str, line: str, left_out: Counter[str]) -> Asked | None:
     if purpose not in PURPOSES or (purpose != "judged") != ("gold" in fields):
         raise DataError(f"{where}: purpose should be one of {', '.join(PURPOSES)}, with `gold` for the last two")
     more = {name: _text(where, name, fields.get(name, "")) for name in ("domain", "cluster", "explanation")}
-    return Asked(where, fields["prompt"], answers, purpose=purpose, known=fields.get("gold"), **more)
+    known, verify = fields.get("gold"), fields.get("verify")
+    return Asked(where, fields["prompt"], answers, purpose=purpose, known=known, verify=verify, **more)
 
 
 def _answers(where: str, fields: Mapping[str, Any]) -> tuple[Written, ...]:

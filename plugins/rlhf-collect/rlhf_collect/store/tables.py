@@ -133,6 +133,7 @@ annotation = Table(
     Column("seconds", Float, nullable=False),  # since the item was given out
     Column("guideline", Integer, nullable=False),
     Column("surplus", Integer, nullable=False),  # 1: too late, the slot was somebody else's by then
+    Column("verified", Integer, nullable=False, server_default="0"),  # 1: confirms or corrects a label that was shown
     Column("at", Float, nullable=False),
     UniqueConstraint("item", "person", "version"),
     UniqueConstraint("person", "key"),
@@ -150,12 +151,13 @@ checked = Table(  # the first answers to gold and training items
 )
 Index("checked_person", checked.c.person, checked.c.purpose)
 
-suggestion = Table(  # of a model; never a vote, and never shown before a person has answered
+suggestion = Table(  # a label of a model or a file; never a vote
     "suggestion",
     metadata,
     Column("item", ForeignKey("item.id"), primary_key=True),
     Column("value", JSON, nullable=False),
     Column("origin", JSON, nullable=False),
+    Column("before", Integer, nullable=False, server_default="0"),  # 1: shown before a person answers, to verify it
 )
 
 hint = Table(  # first answers to items with a suggestion

@@ -85,7 +85,7 @@ function key(event) {
   const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
   const press = (selector) => form().querySelector(selector)?.click();
   if (digit) KEYS[form().dataset.kind](Number(digit[1]), event.shiftKey, press);
-  else if (event.key === "Enter" && event.target === document.body) press("button[value=answered]");
+  else if (event.key === "Enter" && event.target === document.body) press(".confirm, button[value=answered]");
   else if (event.key === "s") press("button[value=skipped]");
   else if (event.key === "u") location.href = "/again/last";
   else return;
