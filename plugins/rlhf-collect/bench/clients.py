@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from rlhf_collect.page.guard import COOKIE
 
+AGAIN = 0.1  # share of items that are loaded once more before they are judged
 HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
 
 
@@ -41,7 +42,7 @@ class Client:
 
     def _step(self, think: float) -> None:
         if self._pending is None:
-            if 'id="judge"' not in self._page:
+            if 'id="judge"' not in self._page or self.random.random() < AGAIN:
                 self._page = self._timed("GET", "/", "", self.pages)
             if 'id="judge"' not in self._page:
                 self.finished = True

@@ -1,7 +1,8 @@
 """Times the page while many people judge.   python bench/load.py [PEOPLE] [ITEMS] [SECONDS]
 
-Each thinks for about 5 seconds an item. The server is one process; the people are threads of this one, on the same
-machine. They judge at random, but for items with a known answer, so that nobody is paused.
+Each thinks for about 5 seconds an item, and loads the page of a tenth of the items again. The server is one process;
+the people are threads of this one, on the same machine. They judge at random, but for items with a known answer, so
+that nobody is paused.
 """
 
 from __future__ import annotations

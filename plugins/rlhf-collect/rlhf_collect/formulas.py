@@ -18,7 +18,7 @@ from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-MATH = {
+MATH: dict[str, set[str]] = {
     "math": {"display"},
     "mo": {"stretchy", "fence", "form", "lspace", "rspace", "minsize", "maxsize", "movablelimits", "largeop"},
     "mspace": {"width", "height", "depth"},
@@ -55,8 +55,7 @@ LONGEST, MOST, MOST_LINES = 2000, 20_000, 100  # characters of a formula, of all
 def add_formulas(markdown: MarkdownIt) -> MarkdownIt:
     """The parser, which now reads formulas too."""
     markdown.inline.ruler.before("escape", "formula", _within)
-    ends = {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    markdown.block.ruler.before("fence", "formula", _lines, ends)
+    markdown.block.ruler.before("fence", "formula", _lines, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     markdown.add_render_rule("formula", _rendered)
     return markdown
 

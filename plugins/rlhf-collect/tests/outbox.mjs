@@ -3,7 +3,7 @@
 const sent = [], stored = new Map([["outbox-7", JSON.stringify(["key=a&csrf=old", "key=b&csrf=old"])]]);
 const answers = [() => { throw new Error("offline"); }, () => [500, "broken"], () => [401, "who?"], () => [403, "paused"],
   () => { stored.set("outbox-7", JSON.stringify(["key=b&csrf=old"])); return [200, "one"]; }, () => [200, "two"]];
-const main = { querySelector: () => null }, status = {};
+const main = { querySelector: () => null, querySelectorAll: () => [] }, status = {};
 globalThis.document = {
   getElementById: (name) => ({ main, status })[name] ?? null,
   querySelector: () => ({ value: "new" }),

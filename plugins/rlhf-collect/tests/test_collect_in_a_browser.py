@@ -19,7 +19,8 @@ from studies import Never, pair, study
 from test_collect_safety import ATTACKS
 
 TABLE = "| a | table |\n|---|---|\n| of | " + "two " * 40 + "|"
-HARD = f"A word of {'m' * 300}\n\n{TABLE}\n\n```\n{'x = 1; ' * 60}\n```"
+FORMULA = "$$\\sum_{i=1}^n \\frac{x_i}{2} = " + " + ".join(f"x_{{{n}}}" for n in range(40)) + "$$"
+HARD = f"A word of {'m' * 300}\n\n{FORMULA}\n\n{TABLE}\n\n```\n{'x = 1; ' * 60}\n```"
 KINDS: dict[str, dict[str, Any]] = {
     "pair": {},
     "ranking": {"kind": "ranking"},

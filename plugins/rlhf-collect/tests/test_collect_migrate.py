@@ -24,12 +24,13 @@ from typer.testing import CliRunner
 from rlhf_plugins import DataError
 
 ADDED = {"study": {"schema": 1}}  # columns of revision 1 that are gone
+NUMBERED = {"person", "slot", "annotation"}  # by the database, from 1
 
 
 def rows_of(of: Study) -> dict[str, list[dict[str, Any]]]:
     with of.database.reading() as connection:
         return {
-            table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
+            table.name: [dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()]
             for table in tables.metadata.sorted_tables
         }
 
@@ -44,7 +45,8 @@ def aged(made: Study) -> Path:
         revisions.version.drop(connection)
         for name, found in rows.items():
             table = Table(name, MetaData(), autoload_with=connection)
-            kept = [{key: row[key] for key in row.keys() & table.c.keys()} | ADDED.get(name, {}) for row in found]
+            names = set(table.c.keys()) - ({"id"} if name in NUMBERED else set())
+            kept = [{key: row[key] for key in row.keys() & names} | ADDED.get(name, {}) for row in found]
             if kept:
                 connection.execute(insert(table), kept)
     made.close()
@@ -52,8 +54,11 @@ def aged(made: Study) -> Path:
 
 
 def judged(folder: Path) -> Study:
-    made = study(folder, [pair(n) for n in range(4)] + [pair(9, purpose="gold", known="a")], votes=1)
-    Browser(made, "Ada").judge(choice="3")
+    """A study with an item on which two people are divided."""
+    made = study(folder, [pair(n) for n in range(4)] + [pair(9, purpose="gold", known="a")], votes=2)
+    for name, good in (("Ada", 1), ("Ben", -1)):
+        browser = Browser(made, name)
+        browser.judge(choice=str(good * prefers_good(browser.shown())))
     return made
 
 
@@ -66,11 +71,13 @@ def test_an_older_study_is_migrated_by_a_command_and_goes_on(tmp_path: Path) -> 
     assert (done.before, done.after) == ("1", revisions.NEWEST)
     after = open_study(folder)
     migrated = rows_of(after)
+    assert [row["divided"] for row in migrated["slot"]] == [0] * 8 + [1]
     assert migrated["event"].pop()["what"] == "migrated"
     assert migrated == before
     after.now = made.now
     assert Browser(after, "Ada").work(prefers_good) == 3
-    assert len(releases.make(after, releases.Parameters(test_fraction=0.0)).rows) == 4
+    made = releases.make(after, releases.Parameters(test_fraction=0.0))
+    assert (len(made.rows), made.left_out) == (3, {"undecided": 1})
     with after.database.reading() as connection:
         assert chain.first_broken(connection) is None
     assert migrate(folder).copy is None  # nothing is left to do
@@ -93,7 +100,7 @@ def test_the_file_is_copied_as_it_was_and_no_copy_is_overwritten(tmp_path: Path)
     assert copy == folder / "study.db.1"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     query = "SELECT schema, (SELECT count(*) FROM annotation) FROM study"
-    assert sqlite3.connect(copy).execute(query).fetchall() == [(1, 1)]
+    assert sqlite3.connect(copy).execute(query).fetchall() == [(1, 2)]
     (folder / "study.db").write_bytes(copy.read_bytes())
     with pytest.raises(DataError, match=r"study.db.1: is there already"):
         migrate(folder)

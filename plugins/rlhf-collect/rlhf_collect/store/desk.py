@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from rlhf_collect.aggregate.majority import divided
 from rlhf_collect.kinds.base import Unreadable, whole
-from rlhf_collect.store import chain, hints, judged, queue, tables, watch
+from rlhf_collect.store import ability, chain, hints, judged, queue, tables, watch
 from rlhf_collect.store.people import Person
 from rlhf_collect.study import Study
 
@@ -77,7 +77,10 @@ class Desk:
             there = (annotation.c.person == person.id) & (annotation.c.key == key)
             if known := connection.execute(select(annotation).where(there)).first():
                 return Taken(known.id, again=True, surplus=bool(known.surplus))
-            return self._take(connection, person, form, self.study.now())
+            taken = self._take(connection, person, form, self.study.now())
+        if taken.annotation % ability.EVERY == 0:  # after the commit: nobody else waits for it
+            ability.rank(self.study)
+        return taken
 
     def _lease(self, connection: Connection, found: Row[Any], person: Person, now: float) -> str:
         token = secrets.token_urlsafe(32)
@@ -133,7 +136,7 @@ class Desk:
         values = judged.values_of(connection, place.item)
         if divided([self.study.kind.label(value) for value in values], settings.votes):
             if len(states) < settings.most_votes:
-                queue.widen(connection, place.item, self.random, place.priority)
+                queue.widen(connection, place.item, self.random, place.priority, divided=1)
             else:
                 self._review(connection, place)
 

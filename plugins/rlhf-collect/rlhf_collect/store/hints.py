@@ -62,7 +62,7 @@ def verified(connection: Connection, kind: Kind) -> tuple[int, int]:
     mine = (annotation.c.verified == 1) & (annotation.c.act == "answered") & annotation.c.id.in_(newest)
     rows = select(annotation.c.value.label("value"), suggestion.c.value.label("suggested"))
     found = connection.execute(rows.join(suggestion, annotation.c.item == suggestion.c.item).where(mine)).all()
-    return len(found), sum(kind.parts(row.value) == kind.parts(row.suggested) for row in found)
+    return len(found), sum(kind.parts(row.suggested).items() <= kind.parts(row.value).items() for row in found)
 
 
 def shift(connection: Connection, kind: Kind) -> dict[str, Shift]:

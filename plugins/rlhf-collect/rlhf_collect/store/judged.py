@@ -41,14 +41,16 @@ def votes(
     without: Collection[int] = (),
     purpose: str = "judged",
     verified: bool = False,
+    since: int = 0,
 ) -> list[Vote]:
     """The newest answer of each person to each item, a vote a part, by item and person; late ones are left out.
 
     `purpose` is that of the slot: `judged`, `gold`, or `review` for the answers of reviewers. Answers that confirm or
-    correct a label that was shown are no independent votes: they are left out but for `verified`.
+    correct a label that was shown are no independent votes: they are left out but for `verified`. Those up to the
+    number `since` are not read.
     """
-    newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until, annotation.c.surplus == 0)
-    last = newest.group_by(annotation.c.item, annotation.c.person)
+    newest = select(func.max(annotation.c.id)).where(annotation.c.id <= until, annotation.c.id > since)
+    last = newest.where(annotation.c.surplus == 0).group_by(annotation.c.item, annotation.c.person)
     wanted = (annotation.c.act == "answered") & (tables.slot.c.purpose == purpose)
     rows = select(annotation).join(tables.slot, annotation.c.slot == tables.slot.c.id)
     rows = rows.where(annotation.c.id.in_(last), wanted)

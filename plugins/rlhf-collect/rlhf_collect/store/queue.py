@@ -26,7 +26,8 @@ def held(connection: Connection, person: int, now: float) -> Found | None:
 def next_slot(connection: Connection, settings: Settings, person: Person, now: float, random: Random) -> Found | None:
     """A training item, then now and then a gold one, else the free slot with the lowest priority; None: all is done.
 
-    A reviewer first gets what others were divided on or reported.
+    A reviewer first gets what others were divided on or reported. Further votes on items on which people are divided go
+    first to the abler half of the people: to the others once nothing else is left for them.
     """
     if person.role == "reviewer" and (review := _free(connection, person.id, now, [], "review")):
         return review
@@ -41,7 +42,10 @@ def _usual(connection: Connection, settings: Settings, person: int, now: float, 
     share = settings.gold_share_first if done < FIRST else settings.gold_share
     if random.random() < share and (known := _set(connection, person, "gold", random)):
         return known
-    return _free(connection, person, now, closed, "judged")
+    able = connection.execute(select(tables.person.c.able).where(tables.person.c.id == person)).scalar_one()
+    order = (1, 0) if able else (0, 1)
+    found = (_free(connection, person, now, closed, "judged", divided) for divided in order)
+    return next(filter(None, found), None)
 
 
 def take(connection: Connection, chosen: int, person: int, until: float) -> None:
@@ -55,11 +59,20 @@ def give_back(connection: Connection, chosen: int) -> None:
     connection.execute(update(slot).where(slot.c.id == chosen).values(state="free", person=None, until=None))
 
 
-def widen(connection: Connection, of: int, random: Random, priority: float, purpose: str = "judged") -> int:
+def widen(
+    connection: Connection, of: int, random: Random, priority: float, purpose: str = "judged", divided: int = 0
+) -> int:
     """One more slot of an item; returns its id."""
     count = connection.execute(select(func.count()).where(slot.c.item == of)).scalar_one()
     answers = connection.execute(select(item.c.answers).where(item.c.id == of)).scalar_one()
-    values = {"item": of, "ordinal": count, "purpose": purpose, "priority": priority, "state": "free"}
+    values = {
+        "item": of,
+        "ordinal": count,
+        "purpose": purpose,
+        "priority": priority,
+        "state": "free",
+        "divided": divided,
+    }
     made = connection.execute(insert(slot).values(sides=sides(len(answers), random), **values)).inserted_primary_key
     assert made
     return int(made[0])
@@ -73,9 +86,11 @@ def _judged_by(person: int, of: Any) -> Any:
     return exists().where((annotation.c.item == of) & (annotation.c.person == person))
 
 
-def _free(connection: Connection, person: int, now: float, closed: list[str], purpose: str) -> Found | None:
+def _free(
+    connection: Connection, person: int, now: float, closed: list[str], purpose: str, divided: int = 0
+) -> Found | None:
     """A slot of an item that the person may and did not judge; a lease that ran out is as good as none."""
-    wanted = [slot.c.purpose == purpose, ~_judged_by(person, slot.c.item)]
+    wanted = [slot.c.purpose == purpose, slot.c.divided == divided, ~_judged_by(person, slot.c.item)]
     if closed:
         its = (item.c.id == slot.c.item) & (tables.prompt.c.id == item.c.prompt)
         wanted.append(~exists().where(its & tables.prompt.c.domain.in_(closed)))

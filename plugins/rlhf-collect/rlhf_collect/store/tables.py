@@ -85,6 +85,7 @@ person = Table(
     Column("reason", Text, nullable=False, server_default=""),  # why it is paused
     Column("since", Integer, nullable=False, server_default="0"),  # the annotation after which flags are looked for
     Column("language", String(8), nullable=False, server_default="en"),
+    Column("able", Integer, nullable=False, server_default="0"),  # 1: among the half who are right most often
     Column("created", Float, nullable=False),
 )
 
@@ -95,6 +96,7 @@ slot = Table(
     Column("item", ForeignKey("item.id"), nullable=False),
     Column("ordinal", Integer, nullable=False),
     Column("purpose", String(10), nullable=False),
+    Column("divided", Integer, nullable=False, server_default="0"),  # 1: a further vote, where people are divided
     Column("priority", Float, nullable=False),  # the lowest is given out first
     Column("arm", String(10), nullable=False, server_default="random"),  # what gave it the priority: random or chosen
     Column("sides", JSON, nullable=False),  # places of the answers as they are shown, drawn at random
@@ -103,7 +105,7 @@ slot = Table(
     Column("until", Float),
     UniqueConstraint("item", "ordinal"),
 )
-Index("slot_queue", slot.c.purpose, slot.c.state, slot.c.priority, slot.c.id)
+Index("slot_queue", slot.c.purpose, slot.c.state, slot.c.divided, slot.c.priority, slot.c.id)
 Index("slot_lease", slot.c.state, slot.c.until)
 Index("slot_person", slot.c.person, slot.c.state)
 

@@ -50,8 +50,13 @@ async function flush() {
 function replace(page) {
   if (location.pathname !== "/") { location.href = "/"; return; }
   main.innerHTML = page; // made by the server, as the page that was loaded
+  reach();
   localStorage.removeItem(DRAFT);
   main.querySelector("h1")?.scrollIntoView();
+}
+
+function reach() { // a formula that is wider than the screen is scrolled without a mouse too
+  for (const one of main.querySelectorAll("section, article")) if (one.scrollWidth > one.clientWidth) one.tabIndex = 0;
 }
 
 function submit(event) {
@@ -113,6 +118,8 @@ if (person) {
   document.addEventListener("keydown", key);
   document.addEventListener("input", draft);
   addEventListener("online", flush);
+  addEventListener("resize", reach);
+  reach();
   restore();
   flush();
 }
