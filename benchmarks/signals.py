@@ -71,6 +71,8 @@ def faults(place: Path, code: int | None, number: int, printed: str) -> Iterator
 
 def main(asked: int) -> int:
     """Prints what is wrong. Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
     imported()
     folder = Path(mkdtemp(prefix="signals-"))
     recipe, place, log = prepare(folder), folder / "run", folder / "log.txt"

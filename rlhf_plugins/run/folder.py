@@ -111,6 +111,11 @@ class RunFolder:
         finished(folder)
         return self.result(folder)
 
+    def drop_checkpoints(self) -> None:
+        """Deletes those of finished stages: a kill between a stage's result and this leaves them."""
+        for file in self.path.rglob(RESULT):
+            finished(file.parent)
+
     def result(self, folder: Path) -> StageResult:
         """The result of the stage in a folder. Raises RunError when it cannot be read."""
         file = folder / RESULT

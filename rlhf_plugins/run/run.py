@@ -275,6 +275,7 @@ class _Staged:
         folder, assembled = self.folder, self.assembled
         if resume:
             origin.refuse_other_rows(folder, assembled, self.data)
+            folder.drop_checkpoints()
         if overwrite and not folder.is_free:
             folder.remove()
         if not resume:

@@ -81,6 +81,7 @@ def session(
         raise RunError(f"{folder} holds another run: {changed}; give another folder")
     if files.is_run:
         origin.refuse_other_base(files, start.base.path)
+        files.drop_checkpoints()
     rows = data if isinstance(data, Data) else _loaded(data, start.base, seed, registry)
     refuse_text(rows, start.base.chat)
     if not files.is_run:

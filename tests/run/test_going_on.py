@@ -12,6 +12,7 @@ import transformers
 
 from rlhf_plugins import Adapter, Checkpoint, session
 from rlhf_plugins.data.digests import of_folder
+from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 PAIRS = {"max_steps": 7, "logging_steps": 2, "per_device_train_batch_size": 4, "disable_tqdm": True}
@@ -105,6 +106,16 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, m
         ["00000003", "00000004"],
         result(tmp_path / "whole"),
     )
+
+
+def test_checkpoints_that_a_kill_left_in_finished_stages_are_deleted(tmp_path: Path) -> None:
+    stages = [tmp_path / name for name in ("01-sft", "02-loop/round-0", "02-loop")]
+    for stage in stages:
+        (stage / "checkpoints" / "000").mkdir(parents=True)
+    for stage in stages[:2]:
+        (stage / "result.json").write_text("{}")
+    RunFolder(tmp_path).drop_checkpoints()
+    assert [(stage / "checkpoints").exists() for stage in stages] == [False, False, True]
 
 
 def test_an_interval_is_seconds_or_steps() -> None:
