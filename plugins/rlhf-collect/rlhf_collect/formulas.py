@@ -48,6 +48,12 @@ INLINE = re.compile(
 )
 LINES = {"$$": "$$", "\\[": "\\]"}
 DEFINING = re.compile(r"\\(new|renew|provide|def|let|Declare)")  # a command that makes commands can make ever more
+ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([^}]*)\}")
+KNOWN = {  # what the library lays out alike; it takes the marks of any other environment for text
+    **{name: name for name in ("array", "cases", "split", "align*", "smallmatrix")},
+    **{f"{name}matrix": f"{name}matrix" for name in ("", "p", "b", "B", "v", "V")},
+    **{"align": "align*", "aligned": "split", "gathered": "matrix", "gather": "matrix", "gather*": "matrix"},
+}
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # those after a backslash are characters
 LONGEST, MOST, MOST_LINES = 2000, 20_000, 100  # characters of a formula, of all in a text; lines of one
 
@@ -70,6 +76,9 @@ def mathml(latex: str, display: str = "inline") -> str | None:
     braces = BRACE.findall(latex)
     if len(latex) > LONGEST or DEFINING.search(latex) or braces.count("{") != braces.count("}"):
         return None
+    if not KNOWN.keys() >= {name for _, name in ENVIRONMENT.findall(latex)}:
+        return None
+    latex = ENVIRONMENT.sub(lambda found: f"\\{found[1]}{{{KNOWN[found[2]]}}}", latex)
     try:
         tree = convert_to_element(latex, display=display)
     except Exception:  # each fault of a formula has a class of its own there, and some have none
@@ -88,10 +97,10 @@ def small(tag: str, name: str, value: str) -> str | None:
 
 def _readable(element: Element) -> bool:
     """Whether a browser shows it as it is meant; an unknown command is left as it is written, with its backslash."""
+    known = element.tag in MATH and element.get("notation", "box") == "box"
+    new_line = element.tag == "mspace" and {*element.keys()} <= {"linebreak"}  # which browsers do not know
     whole = len(element) == PARTS.get(element.tag, len(element))
-    return (
-        whole and element.tag in MATH and "\\" not in (element.text or "") and element.get("notation", "box") == "box"
-    )
+    return known and whole and not new_line and "\\" not in (element.text or "")
 
 
 def _within(state: StateInline, silent: bool) -> bool:

@@ -61,12 +61,20 @@ def test_no_formula_is_read_where_none_is_meant(text: str) -> None:
         "\\newcommand{\\a}{\\b\\b}\\a",
         "\\def\\a{\\a\\a}\\a",
         "x^a^b",
+        "\\begin{multline}a\\\\b\\end{multline}",  # it would be one line
+        "a\\\\b",
         "\\sqrt" * 300 + "x",
         "x" * 3000,
     ],
 )
 def test_a_formula_that_cannot_be_read_is_shown_as_code(formula: str) -> None:
     assert html(f"${formula}$") == f"<p><code>${formula}$</code></p>\n"
+
+
+@pytest.mark.parametrize("name", ["align", "aligned", "cases", "gathered", "pmatrix", "split"])
+def test_rows_of_an_environment_are_rows(name: str) -> None:
+    shown = html(f"$$\\begin{{{name}}}a\\\\b\\end{{{name}}}$$")
+    assert re.findall("<mi>([ab])</mi>.*?</mtr>", shown) == ["a", "b"]
 
 
 def test_a_length_that_reaches_beyond_the_formula_is_left_out() -> None:

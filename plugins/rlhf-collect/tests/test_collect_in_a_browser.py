@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from browsing import opened, served, too_wide, violations
 from rlhf_collect.page.app import LOOPBACK, site
-from rlhf_collect.store import judged, people
+from rlhf_collect.store import judged, people, tables
 from rlhf_collect.store.desk import Desk
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import Study
+from sqlalchemy import select
 from studies import Never, pair, study
 from test_collect_safety import ATTACKS
 
@@ -151,6 +152,17 @@ def test_pairs_are_judged_without_a_mouse(chromium: Any, tmp_path: Path) -> None
     with made.database.reading() as connection:
         prompts = {item.id: item.prompt for item in judged.items(connection, range(1, 7)).values()}
     assert {prompts[item]: value for item, value in values(made).items()} == wanted
+
+
+def test_a_label_is_confirmed_with_one_key(chromium: Any, tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n, verify=-3) for n in range(2)], votes=1)
+    with site_of(made) as address, entered(chromium, made, address) as (page, faults):
+        assert faulty(page) == []
+        press(page, "Enter")
+        assert faults == []
+    with made.database.reading() as connection:
+        rows = connection.execute(select(tables.annotation.c.value, tables.annotation.c.verified)).all()
+    assert [tuple(row) for row in rows] == [(-3, 1)]
 
 
 def shown_order(page: Any) -> list[int]:
