@@ -78,7 +78,6 @@ def test_people_are_ranked_again_after_so_many_answers_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ability, "EVERY", 30)
-    monkeypatch.setattr(ability, "LEAST", 10)
     made = study(tmp_path, [pair(n) for n in range(10)], most_votes=3)
     desk, crowd = Desk(made, Never()), [join(made, name) for name in ("Ada", "Ben", "Cai")]
     for who in crowd:

@@ -16,9 +16,9 @@ from rlhf_collect.store import chain, judged, tables
 from rlhf_collect.study import Study
 
 EVERY = 100  # answers of a study, after which people are ranked again
-LAST = 5000  # answers that they are ranked by, so that it takes no longer in a large study
-LEAST = 20  # votes of a person among them, before which nothing is known
-STEPS, TOLERANCE = 50, 1e-4  # of EM; an order of people needs no more
+LAST = 3000  # answers that they are ranked by, so that it takes no longer in a large study
+LEAST = 10  # votes of a person among them, before which nothing is known
+STEPS, TOLERANCE = 20, 1e-3  # of EM; an order of people needs no more
 person = tables.person
 
 
