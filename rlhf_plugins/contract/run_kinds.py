@@ -204,6 +204,14 @@ class Stage(Component, kind="stage"):
         """How long it is: steps, episodes and tokens, for `rlhf check` and the time left; None is unknown."""
         return None
 
+    def held_out_numbers(self, gold: bool) -> frozenset[str] | None:
+        """What it measures on held-out rows at `trainer.eval_strategy`, without `eval_`; None is unknown.
+
+        Args:
+            gold: whether the data may know the true reward.
+        """
+        return None
+
     def run(self, run: Run) -> StageResult:
         """Trains or measures, leaves its artefacts in `run.folder`, and returns what it made."""
         raise NotImplementedError

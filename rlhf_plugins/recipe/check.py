@@ -289,6 +289,7 @@ def _foreseen(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str
         return registry.find(type(part)).name
 
     found = (*foreseen.unjudged(stages, data, name), *foreseen.unanswered(stages, data, name))
+    found = (*found, *foreseen.unmeasured(stages, data))
     return [*foreseen.missing(made), *foreseen.taken(stages), *foreseen.without_optimizer(stages), *found]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+from rlhf_plugins.errors import known
 from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.source import Keys
 
@@ -13,6 +14,7 @@ TAKEN = ("base", "previous", "start")  # words of `from` and `reference`
 TRUTH = "data whose true reward is known, such as format sandbox"
 
 JUDGES = ("reward", "judge")  # kinds of components
+BEST = "metric_for_best_model"
 
 Fault = tuple[Keys, str]
 
@@ -52,6 +54,28 @@ def unanswered(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None, na
         source = stage.data or data
         if stage.reads_answers and source is not None and not source.answered:
             yield keys, f"stage {name(stage)} trains on responses, and data of format {name(source)} has prompts alone"
+
+
+def unmeasured(stages: Sequence[tuple[Keys, Stage]], data: DataFormat | None) -> Iterator[Fault]:
+    """Stages that choose their best weights by a number that they do not measure; arguments as of `unjudged`."""
+    for keys, stage in stages:
+        source = stage.data or data
+        gold = source is None or source.known_gold() is not False
+        for inside, part in all_parts(stage):
+            if isinstance(part, Stage) and (message := _unmeasured(part, gold)):
+                yield (*keys, *inside, "trainer", BEST), message
+
+
+def _unmeasured(stage: Stage, gold: bool) -> str:
+    """What is wrong with the number by which a stage chooses; empty where nothing is."""
+    given, numbers = getattr(stage, "trainer", {}), stage.held_out_numbers(gold)
+    if numbers is None:
+        return ""
+    if given.get("eval_strategy", "no") == "no":
+        return "changes nothing without `eval_strategy`, which evaluates" if BEST in given else ""
+    chooses = given.get("load_best_model_at_end") or getattr(stage, "early_stopping_patience", None) is not None
+    name = (given.get(BEST) or ("loss" if chooses else "")).removeprefix("eval_")
+    return f"no held-out number {name!r} {known(name, numbers)}" if name and name not in numbers else ""
 
 
 def without_optimizer(stages: Sequence[tuple[Keys, Stage]]) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.run import Adapter, Budget, Run
-from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage
+from rlhf_plugins.contract.run_kinds import DataFormat, Monitor, Regularizer, Stage, Task
 from rlhf_plugins.contract.workload import Work, Workload
 
 TokensPerBatch = Annotated[
@@ -108,6 +108,36 @@ class PolicyTraining(Training):
     keep_optimizer: Annotated[
         bool, Field(description="keep the optimizer's state for a later stage with `optimizer: start`")
     ] = False
+    tasks: tuple[Task, ...] = uses("task", [])  # measured at `eval_strategy`
+
+    def fits(self, adapter: Adapter | None) -> None:
+        """Raises ValueError for tasks that nothing measures, that have one name, or whose best share is the lowest."""
+        super().fits(adapter)
+        distinct(self.tasks)
+        given: dict[str, Any] = getattr(self, "trainer", {})
+        if self.tasks and given.get("eval_strategy", "no") == "no":
+            raise ValueError(f"tasks: {NEEDS}")
+        best = str(given.get("metric_for_best_model")).removeprefix("eval_")
+        for task in self.tasks:
+            if task.name in self.own_numbers(True):
+                raise ValueError(f"tasks: {task.name!r} is a number of the stage's own: give the task another `name:`")
+            if task.name == best and task.better == "lower" and given.get("greater_is_better") is not False:
+                raise ValueError(f"trainer: of {task.name!r} less is better: write `greater_is_better: false`")
+
+    def own_numbers(self, gold: bool) -> frozenset[str]:
+        """What it measures on held-out rows beside its tasks; see `held_out_numbers`."""
+        raise NotImplementedError
+
+    def held_out_numbers(self, gold: bool) -> frozenset[str]:
+        """See `Stage`."""
+        return self.own_numbers(gold) | {task.name for task in self.tasks}
+
+
+def distinct(tasks: Sequence[Task]) -> None:
+    """Raises ValueError where two tasks have one name."""
+    names = [task.name for task in tasks]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ValueError(f"tasks: two are called {twice!r}: give one of them a `name:`")
 
 
 def pair_tokens(longest: int | None) -> tuple[int, int]:

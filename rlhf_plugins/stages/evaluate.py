@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_evaluation
-from rlhf_plugins.stages._training import CacheTokens
+from rlhf_plugins.stages._training import CacheTokens, distinct
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
         """Raises ValueError where there are two judges."""
         if self.reward is not None and self.judge is not None:
             raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
-        names = [task.name for task in self.tasks]
-        if twice := next((name for name in names if names.count(name) > 1), ""):
-            raise ValueError(f"tasks: two are called {twice!r}: give one of them a `name:`")
+        distinct(self.tasks)
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""

@@ -50,6 +50,10 @@ class Offline(
                 "responses, such as advantage_weighted"
             )
 
+    def held_out_numbers(self, gold: bool) -> frozenset[str]:
+        """See `Stage`."""
+        return frozenset({"loss"})
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         from transformers import TrainingArguments

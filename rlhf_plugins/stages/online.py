@@ -221,6 +221,10 @@ class Online(
         """Of its rollouts."""
         return of_rollouts(self, known)
 
+    def own_numbers(self, gold: bool) -> frozenset[str]:
+        """See `PolicyTraining`."""
+        return frozenset({"reward", "kl", "length", *(["gold_reward"] if gold else [])})
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`, and beside it the critic, if one was trained.
 
@@ -241,6 +245,7 @@ class Online(
         from rlhf_plugins.trainers.ppo.config import OnlineConfig
         from rlhf_plugins.trainers.ppo.held_out import HeldOut
         from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, evaluate_as, regularize
+        from rlhf_plugins.trainers.tasks import measure_tasks
 
         adapter = run.base.adapter
         encoder = load_row_encoder(run.base)
@@ -272,6 +277,7 @@ class Online(
         evaluate_as(trainer, HeldOut)
         trainer.gold = run.data.gold
         curves = quiet(trainer, run.log)
+        measure_tasks(trainer, self.tasks, run.sharing(backbone) if backbone else run, curves)
         with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"

@@ -16,6 +16,8 @@ from rlhf_plugins.stages._training import From, PolicyTraining, Reference, Token
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
 
+NUMBERS = {f"{what}/{which}" for what in ("rewards", "logps") for which in ("chosen", "rejected")}
+NUMBERS |= {"loss", "entropy", "mean_token_accuracy", "logits/chosen"}
 UNREAD = frozenset(  # options that TRL's own losses, batches and loading alone would read
     {
         "beta",
@@ -74,6 +76,11 @@ class Preference(
         """Of its rows."""
         return of_rows(self, known, *(("labelled responses", 1) if self.loss.unpaired else ("pairs", 2)))
 
+    def own_numbers(self, gold: bool) -> frozenset[str]:
+        """See `PolicyTraining`."""
+        of_pairs = {"rewards/accuracies", "rewards/margins", "logits/rejected"}
+        return frozenset(NUMBERS | ({"kl"} if self.loss.unpaired else of_pairs))
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
@@ -88,6 +95,7 @@ class Preference(
         from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.preference import PreferenceTrainer
         from rlhf_plugins.trainers.supervision import supervise
+        from rlhf_plugins.trainers.tasks import measure_tasks
 
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
@@ -116,6 +124,7 @@ class Preference(
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
         curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
+        measure_tasks(trainer, self.tasks, run, curves)
         hand_on(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)

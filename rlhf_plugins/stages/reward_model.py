@@ -196,6 +196,10 @@ class RewardModelStage(
         """Whether the recipe asks for dropout, which TRL's trainer switches off by default."""
         return self.head.dropout > 0 or bool(run.base.adapter and run.base.adapter.lora_dropout)
 
+    def held_out_numbers(self, gold: bool) -> frozenset[str]:
+        """See `Stage`."""
+        return frozenset({"loss", "accuracy", "margin", "min_reward", "max_reward", "mean_reward"})
+
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError for quantized weights that would be trained."""
         super().fits(adapter)

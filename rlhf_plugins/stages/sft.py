@@ -57,6 +57,10 @@ class SFT(
         """Of its rows."""
         return of_rows(self, known, "rows", 1)
 
+    def own_numbers(self, gold: bool) -> frozenset[str]:
+        """See `PolicyTraining`."""
+        return frozenset({"loss", "entropy", "mean_token_accuracy"})
+
     def run(self, run: Run) -> StageResult:
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
@@ -71,6 +75,7 @@ class SFT(
         from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.sft import SFTTrainer
         from rlhf_plugins.trainers.supervision import supervise
+        from rlhf_plugins.trainers.tasks import measure_tasks
 
         encoder, start = load_row_encoder(run.base), run.weights("start")
         new = start.folder is None
@@ -88,6 +93,7 @@ class SFT(
             )
         left_out = {**rows.left_out, **_left_out(trainer, rows.dataset)}
         curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
+        measure_tasks(trainer, self.tasks, run, curves)
         hand_on(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)

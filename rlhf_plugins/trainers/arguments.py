@@ -23,7 +23,7 @@ from transformers.trainer_callback import ProgressCallback
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.answers import tensors
 from rlhf_plugins.contract.guards import named
-from rlhf_plugins.contract.metrics import curve
+from rlhf_plugins.contract.metrics import Logged, curve
 from rlhf_plugins.contract.run import Curve
 from rlhf_plugins.engine.cpu.memory import keep_freed_memory_of_process
 from rlhf_plugins.engine.precision import computes_in_bf16, half_precision, on_one_gpu
@@ -89,12 +89,13 @@ class Curves(TrainerCallback):
 
     def __init__(self, log: Callable[[int, Mapping[str, float]], None]) -> None:
         self.values: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.known: dict[str, Logged] = {}  # of numbers that a stage has of its own
         self._log = log
 
     @property
     def curves(self) -> dict[str, Curve]:
         """The numbers so far, as a stage hands them on."""
-        return {name: curve(name, points) for name, points in self.values.items()}
+        return {name: curve(name, points, self.known) for name, points in self.values.items()}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""

@@ -74,6 +74,60 @@ def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str
     assert message in fault
 
 
+EVERY = {"eval_strategy": "steps", "eval_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("stage", "trainer", "message"),
+    [
+        (
+            "preference",
+            {**EVERY, "metric_for_best_model": "rewards/accuracy"},
+            "did you mean rewards/accuracies? known:",
+        ),
+        ("sft", {**EVERY, "metric_for_best_model": "eval_los"}, "no held-out number 'los' (did you mean loss? known:"),
+        ("reward_model", {**EVERY, "metric_for_best_model": "acuracy"}, "did you mean accuracy?"),
+        ("online", {**EVERY, "load_best_model_at_end": True}, "no held-out number 'loss' (known: kl, length, reward)"),
+        ("sft", {"metric_for_best_model": "loss"}, "changes nothing without `eval_strategy`"),
+    ],
+)
+def test_a_number_that_chooses_the_best_weights_is_measured(stage: str, trainer: dict[str, Any], message: str) -> None:
+    before = ["reward_model"] if stage == "online" else []
+    (fault,) = faults(*before, {"stage": stage, "trainer": trainer}, data=HUMAN)
+    assert f"stages.{len(before)}.trainer.metric_for_best_model: " in fault
+    assert message in fault
+
+
+def test_numbers_that_are_measured_may_choose() -> None:
+    best = {**EVERY, "load_best_model_at_end": True}
+    gold = {"stage": "online", "reward": "gold", "trainer": {**best, "metric_for_best_model": "eval_gold_reward"}}
+    assert not faults({"stage": "sft", "trainer": best}, gold)
+
+
+def task(**options: Any) -> dict[str, Any]:
+    """A task on rows that are not here."""
+    return {"use": "choices", "data": ASKED, **options}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "trainer", "message"),
+    [
+        ([task()], {}, "tasks: needs `trainer: {eval_strategy: steps}`"),
+        ([task(), task()], EVERY, "tasks: two are called 'choices'"),
+        ([task(name="loss")], EVERY, "tasks: 'loss' is a number of the stage's own"),
+        ([task()], {**EVERY, "metric_for_best_model": "choises"}, "did you mean choices?"),
+        (
+            [{"use": "violations", "reward": "gold"}],
+            {**EVERY, "metric_for_best_model": "violations"},
+            "of 'violations' less is better: write `greater_is_better: false`",
+        ),
+    ],
+)
+def test_tasks_of_a_training_are_checked(tasks: list[Any], trainer: dict[str, Any], message: str) -> None:
+    (fault,) = faults({"stage": "sft", "tasks": tasks, "trainer": trainer})
+    assert message in fault
+
+
 def test_minus_one_is_no_limit_of_steps() -> None:
     assert not faults({"stage": "preference", "trainer": {"max_steps": -1}})
 

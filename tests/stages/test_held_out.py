@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,9 @@ def made(use: str, trainer: dict[str, Any], **options: Any) -> Component:
 
 @pytest.mark.parametrize("use", NUMBERS)
 def test_numbers_on_held_out_rows_are_curves(run: Run, use: str) -> None:
-    curves = run.train(made(use, {}), name="a").curves
+    stage: Any = made(use, {})
+    curves = run.train(stage, name="a").curves
+    assert {name for name in curves if name.startswith("eval_")} == {f"eval_{n}" for n in stage.held_out_numbers(True)}
     for name in NUMBERS[use]:
         assert [step for step, _ in curves[name].points] == [2, 4, 6], name
     assert not [name for name in curves if "runtime" in name or "per_second" in name]
@@ -84,7 +87,9 @@ ROLLOUT = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completi
 
 
 def test_a_policy_is_sampled_on_held_out_prompts_and_training_is_the_same(run: Run) -> None:
-    found = run.train(made("online", ROLLOUT, **ONLINE), name="a").curves
+    stage: Any = made("online", ROLLOUT, **ONLINE)
+    found = run.train(stage, name="a").curves
+    assert {name for name in found if name.startswith("eval_")} == {f"eval_{n}" for n in stage.held_out_numbers(True)}
     for name in ("eval_reward", "eval_gold_reward", "eval_kl", "eval_length"):
         assert [step for step, _ in found[name].points] == [2, 4, 6], name
     values = {name: [value for _, value in found[name].points] for name in ("eval_reward", "eval_gold_reward")}
@@ -109,6 +114,23 @@ def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
     step = max(rewards, key=rewards.__getitem__)
     short = {**steep, "max_steps": step, "load_best_model_at_end": False}
     torch.testing.assert_close(weights(found), weights(run.train(made("online", short, **ONLINE), name="short")))
+
+
+@pytest.mark.parametrize("use", ["sft", "preference", "online"])
+def test_tasks_are_measured_while_a_policy_is_trained(run: Run, use: str, tmp_path: Path) -> None:
+    """The last share is that of the policy which the stage left."""
+    asked = ("how", "is", "the", "what", "who", "why")
+    rows = [{"prompt": f"{word} is ", "choices": ["ant", "bee"], "answer": i % 2} for i, word in enumerate(asked)]
+    (file := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"use": "choices", "data": {"format": "prompts", "source": str(file)}}
+    best = {"metric_for_best_model": "choices", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    more = (ROLLOUT, ONLINE) if use == "online" else ({}, {})
+    stage = made(use, {**more[0], **best}, tasks=[task], early_stopping_patience=5, **more[1])
+    found = run.train(stage, name="a")
+    (curve,) = (curve for name, curve in found.curves.items() if name == "eval_choices")
+    shares = component("task", task).build(run)(run.policy("a"))
+    assert ([step for step, _ in curve.points], curve.better) == ([2, 4, 6], "higher")
+    assert curve.points[-1][1] == sum(shares) / len(shares)
 
 
 def test_held_out_messages_lose_the_fields_that_a_table_adds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ class HeldOut:
     """An OnlineTrainer that evaluates so; a class's first base. Prompts and seed are the same at every evaluation."""
 
     gold: GoldReward | None
+    task_shares: Callable[[], Mapping[str, float]] = dict  # by the names of tasks
 
     def evaluate(self: Any, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""
@@ -34,6 +35,7 @@ class HeldOut:
             samples = sample(self.model, self._tokenizer, prompts, decoding=decoding)
             samples = replace(samples, columns=batch_columns(rows))
             found = {**_scored(samples, self._objective.score, self.gold), **_kl(samples, self._models, len(rows))}
+            found |= self.task_shares()
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(named)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
