@@ -63,6 +63,7 @@ FAULTS = [
     ("selector", other.Favourite, "every_algorithm_is_ranked", "ranked dpo, not each of dpo, ipo, ppo"),
     ("stage", other.NeverResumed, "options_are_mentioned", "a line that reads 'resume_from_best'"),
     ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),
+    ("stage", other.Silent, "a_result_is_returned", "a NoneType"),
 ]
 
 BUILT_OF_A_RUN = {"judge", "monitor", "regularizer", "task"}

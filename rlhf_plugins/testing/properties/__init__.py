@@ -17,6 +17,7 @@ ABOUT = (
     "preparing",
     "loading",
     "training",
+    "stages",
 )
 
 

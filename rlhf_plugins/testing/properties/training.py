@@ -116,7 +116,7 @@ def _trained(subject: Subject, place: Place, **changes: Any) -> Weights | None:
             stage = component("stage", place.spec(words), subject.registry)
             torch.manual_seed(0)
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                stage.run(tiny_run(_base(), Path(folder) / "run", _groups()))
+                stage.run(tiny_run(tiny_adapted(), Path(folder) / "run", varied_pairs()))
         except RlhfError:
             return None
         return {**_weights(Path(folder) / "run"), **_predictions(Path(folder) / "run" / "model", subject.registry)}
@@ -150,7 +150,8 @@ def _apart(one: Tensor, other: Tensor) -> bool:
 
 
 @cache
-def _base() -> Any:
+def tiny_adapted() -> Any:
+    """A tiny base with an adapter."""
     from rlhf_plugins.contract.run import Adapter
     from rlhf_plugins.testing.tiny import tiny_base
 
@@ -163,7 +164,7 @@ _KEPT: list[Any] = []  # folders that live until the process ends
 
 
 @cache
-def _groups() -> tuple[Group, ...]:
+def varied_pairs() -> tuple[Group, ...]:
     """Pairs with all that people may add to them, unlike from row to row, and rankings of which a part is unplaced."""
     from rlhf_plugins.testing.tiny import tiny_pairs
 
