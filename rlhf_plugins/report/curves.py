@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rlhf_plugins.contract.metrics import LOGGED
 from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelReport, StageReport
-from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
+from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, short, svg
 from rlhf_plugins.report.words import number, share
 
 HELD_OUT = "eval_"  # begins the names of numbers on held-out rows
@@ -36,7 +36,7 @@ def reliability(models: Mapping[str, RewardModelReport]) -> Plot | None:
             row, column = 2 * (place // columns), place % columns
             _diagram(panels[row, column], panels[row + 1, column], bins)
             if len(binned) > 1:
-                panels[row, column].set_title(name, color=INK)
+                panels[row, column].set_title(short(name), color=INK)
         for spare in range(len(binned), rows * columns):
             panels[2 * (spare // columns), spare % columns].set_visible(False)
             panels[2 * (spare // columns) + 1, spare % columns].set_visible(False)

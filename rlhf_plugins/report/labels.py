@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rlhf_plugins.report.svg import INK, MUTED
+from rlhf_plugins.report.svg import INK, MUTED, short
 
 Bar = tuple[float, float, float, float]
 SIZE = 9.1  # points
@@ -51,7 +51,7 @@ def place(points: Mapping[str, tuple[float, float]], bounds: Box, taken: Iterabl
     marks = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in points.values()] + list(taken)
     placed: dict[str, Box] = {}
     for name, (x, y) in sorted(points.items(), key=lambda item: (item[1][1], item[1][0])):
-        places = list(_around(x, y, max(len(name), 1) * _WIDE))
+        places = list(_around(x, y, max(len(short(name)), 1) * _WIDE))
         inside = [box for box in places if box.within(bounds)] or places
         free = [box for box in inside if not any(box.meets(other) for other in placed.values())] or inside
         placed[name] = next((box for box in free if not any(box.meets(mark) for mark in marks)), free[0])
@@ -83,7 +83,7 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], bars: Ite
     for name, box in place(where, bounds, lines).items():
         x, y = where[name]
         by = (box.left - x, box.bottom - y)
-        note = axes.annotate(name, points[name], by, textcoords="offset points", annotation_clip=False)
+        note = axes.annotate(short(name), points[name], by, textcoords="offset points", annotation_clip=False)
         note.set(ha="left", va="bottom", color=INK, fontsize=SIZE)
         if abs(box.bottom + _TALL / 2 - y) > _TALL:
             line = {"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 4}

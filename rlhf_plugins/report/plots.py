@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rlhf_plugins.report.labels import SIZE, Bar, name_points
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
-from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, svg
+from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, short, svg
 from rlhf_plugins.report.words import number
 
 _DASHED = (0, (4, 3))
@@ -47,7 +47,7 @@ def _scores(report: Report, names: list[str]) -> Plot:
             axes.errorbar(mean, row, xerr=_arms(gold), fmt="o", color=colours[name], lw=2, ms=7, capsize=4)
             # Beside the dashed line of the reference, not on it.
             _label(axes, number(mean), (mean, row), (4, 6), ha="left")
-        axes.set_yticks(range(len(names)), names, color=INK)
+        axes.set_yticks(range(len(names)), map(short, names), color=INK)
         axes.set_ylim(len(names) - 0.5, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"{report.score_name} per response (mean and 95% CI)")
@@ -111,13 +111,13 @@ def _dimensions(report: Report, names: list[str]) -> Plot:
         for index, (name, grades) in enumerate(graded.items()):
             places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(axis))]
             heights = [or_nan(grades.get(key)) for key in axis]
-            axes.bar(places, heights, width, label=name, color=colours[name], edgecolor=PAPER, linewidth=1)
+            axes.bar(places, heights, width, label=short(name), color=colours[name], edgecolor=PAPER, linewidth=1)
         axes.axhline(0, color=MUTED, lw=0.8)
         axes.set_xticks(range(len(axis)), axis, color=INK)
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("dimension of the gold reward")
         axes.set_ylabel("mean per response")
-        ncols = max(1, 60 * len(names) // sum(len(name) + 4 for name in names))
+        ncols = max(1, 60 * len(names) // sum(len(short(name)) + 4 for name in names))
         figure.legend(loc="outside upper left", ncols=ncols, handlelength=1, handleheight=1)
 
     colours = _colours(report)

@@ -72,7 +72,7 @@ def _sections(models: Models, where: str) -> tuple[Section, ...]:
     names = list(dict.fromkeys(name for model in models.values() for name in model.metrics))
     topics = {name: name.removeprefix(BY_TOPIC) for name in names if name.startswith(BY_TOPIC)}
     others = {name: name for name in names if name not in topics}
-    parts = {"Main measures": _rows(models, _MAIN), "Further measures": _named(models, others, words.number)}
+    parts = {"Main measures": _rows(models, _MAIN), "Further measures": _named(models, others, words.cell)}
     parts["Accuracy by topic"] = _named(models, topics, words.share)
     return tuple(Section(f"{title}, {where}" if where else title, tuple(rows)) for title, rows in parts.items())
 

@@ -77,6 +77,11 @@ def svg(key: str, alt: str, size: tuple[float, float], draw: Callable[[Figure], 
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def short(name: str) -> str:
+    """A name with at most 30 letters, the middle left out: a longer one would leave its plot no room."""
+    return name if len(name) <= 30 else f"{name[:15]}\N{HORIZONTAL ELLIPSIS}{name[-14:]}"
+
+
 def or_nan(value: float | None) -> float:
     """A gap in a line or an absent bar, where there is no number."""
     return nan if value is None else value

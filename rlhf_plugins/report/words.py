@@ -53,6 +53,8 @@ def cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
+        if value.is_integer() and 1 < abs(value) < 1e6:  # a count that JSON or a metric holds as a float
+            return f"{value:,.0f}"
         return number(value) if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

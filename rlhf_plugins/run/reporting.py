@@ -150,13 +150,10 @@ def _stage(result: StageResult) -> dict[str, Any]:
 def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]:
     """Counts of the rows that were loaded and dropped, and of those that each stage left out or cut."""
     left_out = {
-        f"{result.name}: {reason}": count
-        for result in results
-        for reason, count in result.report.left_out.items()
-        if count
+        f"{result.name}: {reason}": count for result in results for reason, count in result.report.left_out.items()
     }
     shown = {name: value for name, value in data.items() if name != DIGEST}
-    return {**shown, "dropped": {**data["dropped"], **left_out}}
+    return {**shown, "dropped": {why: count for why, count in {**data["dropped"], **left_out}.items() if count}}
 
 
 def _evaluated(results: list[StageResult]) -> Mapping[str, Any]:

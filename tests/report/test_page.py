@@ -296,3 +296,17 @@ def test_each_cell_that_a_phone_shows_as_a_line_has_its_columns_name(html: str) 
         labels = re.findall(r'<td[^>]* data-label="([^"]*)"|<td[^>]*(>)', table)
         assert {label for label, _ in labels} <= {*headers, "distinct-1", "distinct-2"}
         assert not any(bare for _, bare in labels)
+
+
+def test_whole_numbers_of_a_stage_are_counts(fields: dict[str, Any]) -> None:
+    fields["stages"][0]["metrics"] = {"pairs": 268.0, "share": 1.0}
+    html = page(Report.model_validate(fields))
+    assert "<dt>pairs</dt><dd>268</dd><dt>share</dt><dd>1.000</dd>" in html
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_names_of_policies_leave_plots_their_room(fields: dict[str, Any]) -> None:
+    names = {name: f"{name} with-the-best-of-{'very-' * 30}many-options-{name}" for name in fields["policies"]}
+    fields["policies"] = {names[name]: policy for name, policy in fields["policies"].items()}
+    fields |= {"reference": names[fields["reference"]], "samples": []}
+    page(Report.model_validate(fields))

@@ -18,7 +18,7 @@ STATUS = {"status": "finished", "started": "2025-06-01T09:30:00Z", "versions": {
 
 def left(folder: Path, *results: StageResult) -> Any:
     run = RunFolder(folder / "run")
-    run.start({"stages": []}, STATUS | {"data": {"train": 2, "test": 1, "dropped": {}}})
+    run.start({"stages": []}, STATUS | {"data": {"train": 2, "test": 1, "dropped": {"tie": 0, "repeated row": 3}}})
     for index, result in enumerate(results):
         (folder_of_stage := run.stage(index, result.name)).mkdir()
         run.save(folder_of_stage, result)
@@ -45,6 +45,11 @@ def test_a_run_that_measured_no_reward_model_reports_none(tmp_path: Path) -> Non
 
 def test_notes_are_reported_without_an_evaluation(tmp_path: Path) -> None:
     assert left(tmp_path, StageResult(name="plain", report=ReportParts(notes=["ended early"]))).notes == ["ended early"]
+
+
+def test_reasons_for_which_no_row_was_left_out_are_not_listed(tmp_path: Path) -> None:
+    made = left(tmp_path, StageResult(name="dpo", report=ReportParts(left_out={"too long": 2, "cut": 0})))
+    assert made.data.dropped == {"repeated row": 3, "dpo: too long": 2}
 
 
 @pytest.mark.parametrize("status", [{"status": "finished"}, STATUS | {"data": {}}, STATUS | {"data": 3}])
