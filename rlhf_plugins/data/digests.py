@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from rlhf_plugins.data.files import read_json
@@ -40,6 +41,19 @@ def of_folder(folder: Path) -> dict[str, str]:
             if file.is_file() and not file.is_symlink():
                 found[file.relative_to(folder).as_posix()] = digest(file)
     return dict(sorted(found.items()))
+
+
+def of_path(path: str) -> str | None:
+    """The digest of a file, or of the names and digests of a folder's files; None where there is neither.
+
+    What `datasets` caches in a folder does not count.
+    """
+    if os.path.isfile(path):
+        return digest(Path(path))
+    if not os.path.isdir(path):
+        return None
+    found = {name: was for name, was in of_folder(Path(path)).items() if not Path(name).name.startswith("cache-")}
+    return sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _is_apart(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins import report
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.data import digests
+from rlhf_plugins.data.other_run import is_run
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe import provenance
 from rlhf_plugins.registry.discovery import Plugin
@@ -29,7 +30,7 @@ def noted(assembled: Assembled, used: list[Plugin]) -> dict[str, Any]:
     """The digests of what the recipe names; None for a base that is not on this machine yet."""
     return {
         BASE: digests.of_base(assembled.base.path),
-        READ: {name: digests.digest(Path(name)) for name in _files(assembled.resolved)},
+        READ: {name: digests.of_path(name) for name in _files(assembled.resolved)},
         CODE: _code(used, assembled.registry),
     }
 
@@ -123,13 +124,13 @@ def _changed_files(read: Mapping[str, str], recipe: Mapping[str, Any]) -> list[s
     for name, was in read.items():
         moved = [place for place in here if os.path.basename(place) == os.path.basename(name)]
         places = [name] if name in here else moved or [name]
-        if not any(os.path.isfile(place) and digests.digest(Path(place)) == was for place in places):
+        if not any(digests.of_path(place) == was for place in places):
             found.append(places[0])
     return found
 
 
 def _files(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """The files that a recipe's `data` blocks name."""
+    """The files and folders that a recipe's `data` blocks name, but for those of runs, which hold weights."""
     for name, value in _blocks(recipe):
         if name == "data":
             yield from (text for text in _texts(value) if _is_file(text))
@@ -157,5 +158,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _is_file(text: str) -> bool:
-    """Whether it is the path of a file, not a word that happens to name one."""
+    """Whether it is the path of a file or of a folder with rows, not a word that happens to name one."""
+    if os.sep in text and os.path.isdir(text):
+        return not is_run(Path(text))
     return bool(Path(text).suffix or os.sep in text) and os.path.isfile(text)

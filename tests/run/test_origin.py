@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlhf_plugins import load_policy, load_reward_model
-from rlhf_plugins.data.digests import digest, of_base
+from rlhf_plugins.data.digests import digest, of_base, of_path
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
@@ -109,6 +109,20 @@ def test_data_files_of_one_name_are_each_compared_with_themselves(tmp_path: Path
     assert origin._changed_files({f"/old{name}": was for name, was in read.items()}, recipe) == []
     (tmp_path / "sft" / "train.jsonl").write_text(rows(3))
     assert origin._changed_files(read, recipe) == [str(tmp_path / "sft" / "train.jsonl")]
+
+
+def test_a_folder_of_rows_is_known_by_its_files(tmp_path: Path) -> None:
+    (here := tmp_path / "here" / "rows").mkdir(parents=True)
+    (here / "a.jsonl").write_text(rows(1))
+    read = {file: of_path(file) for file in origin._files({"data": {"source": str(here)}})}
+    assert list(read) == [str(here)]
+    there = shutil.copytree(here, tmp_path / "there" / "rows")
+    shutil.rmtree(here)
+    moved = {"data": {"source": str(there)}}
+    (there / "cache-1.arrow").touch()
+    assert origin._changed_files(read, moved) == []
+    (there / "b.jsonl").write_text(rows(1))
+    assert origin._changed_files(read, moved) == [str(there)]
 
 
 def test_paths_may_move_only_where_digests_say_what_they_name() -> None:
