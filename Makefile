@@ -22,7 +22,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
 	exit 1; }
 
-.PHONY: help quickstart test lint docs bench bench-speed audit compat constraints clean
+.PHONY: help quickstart test lint docs site bench bench-speed audit compat constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,12 @@ docs: $(READY)  ## write docs/components/, docs/api.md and docs/recipe.schema.js
 	mkdir -p docs
 	$(BIN)/rlhf schema > docs/recipe.schema.json.new
 	mv docs/recipe.schema.json.new docs/recipe.schema.json
+
+# In an environment of its own, since it needs nothing else of ours.
+site:  ## build the documentation into build/site; fails for a page, a link or a heading that is not there
+	@$(FIND_PYTHON); set -e; $$python -m venv build/mkdocs
+	build/mkdocs/bin/python -m pip install --quiet '$(shell sed -n 's/^docs = \["\(.*\)"\]$$/\1/p' pyproject.toml)'
+	NO_MKDOCS_2_WARNING=1 build/mkdocs/bin/mkdocs build --strict --quiet --site-dir build/site
 
 bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md and reward_sandbox.md say
 	$(BIN)/python -m pytest -m slow

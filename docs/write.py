@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -116,18 +115,20 @@ def _names(kind: str) -> str:
 
 def _api() -> str:
     groups = [(title, [name for name in rlhf_plugins.__all__ if _group(name) == title]) for title in GROUPS]
-    seen = Counter[str]()
-    rows = [f"| {title} | {' '.join(_link(name, seen) for name in names)} |" for title, names in groups]
+    anchors = _anchors([name for _, names in groups for name in names])
+    rows = [f"| {title} | {' '.join(f'[`{name}`](#{anchors[name]})' for name in names)} |" for title, names in groups]
     index = "\n".join(["| | |", "|---|---|", *rows])
-    parts = [part for title, names in groups for part in (f"## {title}", *map(_public, names))]
+    parts = [part for title, names in groups for part in (f"## {title}", *(_public(name, anchors) for name in names))]
     return _page("Public API", OUR_FRONT, index, *parts, f"## {KEYS}", _keys())
 
 
-def _link(name: str, seen: Counter[str]) -> str:
-    """A link to a heading of the page; of headings that differ in case alone, the second anchor ends in -1."""
-    anchor = name.lower()
-    seen[anchor] += 1
-    return f"[`{name}`](#{anchor}{f'-{seen[anchor] - 1}' if seen[anchor] > 1 else ''})"
+def _anchors(names: Sequence[str]) -> dict[str, str]:
+    """Those of the headings of the page; of headings that differ in case alone, the second one's ends in -1."""
+    found: dict[str, str] = {}
+    for name in names:
+        again = sum(known.lower() == name.lower() for known in found)
+        found[name] = name.lower() + (f"-{again}" if again else "")
+    return found
 
 
 def _group(name: str) -> str:
@@ -141,10 +142,11 @@ def _group(name: str) -> str:
     return found if inspect.isclass(value) or found == AUTHORS else "Functions for scripts"
 
 
-def _public(name: str) -> str:
+def _public(name: str, anchors: Mapping[str, str]) -> str:
     value = getattr(rlhf_plugins, name)
     about = FOREIGN.get(name) or _doc(value)
-    return "\n\n".join(filter(None, [f"### `{name}`", *_shown(value), about, *_parts(value)]))
+    own = f'<a id="{anchors[name]}"></a>' if anchors[name] != name.lower() else ""  # not all renderers number alike
+    return "\n\n".join(filter(None, [own, f"### `{name}`", *_shown(value), about, *_parts(value)]))
 
 
 def _shown(value: Any) -> list[str]:

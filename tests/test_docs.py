@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +102,32 @@ def test_an_option_that_the_online_guide_shows_is_sound(option: dict[str, Any], 
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
-def _anchors(page: Path) -> set[str]:
-    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {"#" + re.sub(r"[^\w\- ]", "", head.lower().strip()).replace(" ", "-") for head in heads}
+@cache
+def _anchors(page: Path) -> frozenset[str]:
+    text = page.read_text(encoding="utf-8")
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    slugs = (re.sub(r"[^\w\- ]", "", head.lower().strip()).replace(" ", "-") for head in heads)
+    return frozenset(f"#{name}" for name in (*slugs, *re.findall(r'<a id="([^"]*)">', text)))
 
 
-@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), DOCS.parent / "README.md"], ids=lambda page: page.stem)
+ROOT = DOCS.parent
+PAGES = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("plugins/*/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    """Those of the documentation to its own pages, which are all that its site holds."""
     for name, anchor in LINK.findall(page.read_text(encoding="utf-8")):
-        if name.startswith("http") or page.name == "api.md":  # whose repeated headings are numbered
+        if name.startswith("http"):
             continue
-        target = page.parent / name if name else page
+        target = (page.parent / name if name else page).resolve()
         assert target.exists(), name
+        assert target.is_file() or not page.is_relative_to(DOCS), f"{name} is a folder"
+        assert target.is_relative_to(DOCS) or not page.is_relative_to(DOCS), f"{name} is no page of the site"
         assert not anchor or target.suffix != ".md" or anchor in _anchors(target), f"{name}{anchor}"
 
 
-def test_the_menu_holds_pages_that_are_there() -> None:
-    menu = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+def test_the_menu_holds_every_page() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     listed = [one for part in menu for group in part.values() for one in ([group] if isinstance(group, str) else group)]
-    assert [page for page in listed if not (DOCS / page).exists()] == []
+    assert {page for page in listed if "/" not in page} == {page.name for page in DOCS.glob("*.md")}
