@@ -1,0 +1,73 @@
+"""All that somebody new does, by the commands of the pages: from own pairs to a model in plain transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+ASKED = ("What does the heron eat?", "Where does the otter sleep?", "Who built the old bridge?", "Why is the sky blue?")
+PAIRS = [
+    {"prompt": f"{asked} ({n})", "chosen": "Nobody knows.", "rejected": "That is a question, and a question."}
+    for asked in ASKED
+    for n in range(10)
+]
+ANSWERS = [{"prompt": f"{asked} [{n}]", "completion": "It is known."} for asked in ASKED for n in range(6)]
+RECIPE = """\
+base: sandbox
+adapter: {r: 4}
+data: {format: preference, source: pairs.jsonl}
+stages:
+  - {stage: sft, data: {format: supervised, source: answers.jsonl}, trainer: {max_steps: 2}}
+  - {stage: preference, name: dpo, trainer: {max_steps: 2}}
+  - {stage: reward_model, from: sft, trainer: {max_steps: 2}}
+  - {stage: online, name: ppo, from: dpo, trainer: {max_steps: 2, max_completion_length: 8}}
+  - {stage: evaluate, prompts: 4, best_of: 2, max_new_tokens: 8}
+"""
+OPENS = """\
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert not any(name.startswith("rlhf") for name in sys.modules)
+model, tokenizer = (cls.from_pretrained("mine") for cls in (AutoModelForCausalLM, AutoTokenizer))
+asked = tokenizer(["Why?"], return_tensors="pt")
+said = model.generate(**asked, max_new_tokens=6, do_sample=False)[0, asked["input_ids"].shape[1]:]
+print(tokenizer.decode(said, skip_special_tokens=True))
+"""
+
+
+@pytest.mark.slow
+def test_from_own_pairs_to_a_model_in_plain_transformers(rlhf: Callable[..., Result], tmp_path: Path) -> None:
+    def done(*words: str, **options: str) -> str:
+        result = rlhf(*words, **options)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    for name, rows in (("pairs", PAIRS), ("answers", ANSWERS)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("mine.yaml").write_text(RECIPE)
+    assert "rows: 40" in done("data", "check", "pairs.jsonl")
+    done("check", "mine.yaml")
+    done("run", "mine.yaml")
+    report = json.loads(Path("runs/mine/report.json").read_text())
+    assert list(report["policies"]) == ["base", "best-of-2", "sft", "dpo", "ppo"]
+    assert {stage["name"]: stage["start"] for stage in report["stages"]}["ppo"] == "dpo"
+    done("run", "mine.yaml", "seed=1", "output_dir=runs/other")
+    compared = done("report", "runs/mine", "runs/other")
+    assert all(f"{run} " in compared and "ppo" in compared for run in ("mine", "other"))
+    assert done("runs", "diff", "runs/mine", "runs/other").startswith("seed")
+    assert done("chat", "runs/mine#ppo", "--max-new-tokens", "4", input="Why?\n/quit\n")
+    Path("asked.txt").write_text("Why?\n")
+    done("generate", "runs/mine#ppo", "asked.txt", "--temperature", "0", "--max-new-tokens", "6", "--out", "said.jsonl")
+    expected = json.loads(Path("said.jsonl").read_text())["response"]
+    done("export", "runs/mine#ppo", "out", "--merge")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    shutil.move("out", elsewhere / "mine")
+    shutil.rmtree("runs")
+    plain = subprocess.run([sys.executable, "-c", OPENS], cwd=elsewhere, capture_output=True, text=True, check=True)
+    assert plain.stdout.removesuffix("\n") == expected
