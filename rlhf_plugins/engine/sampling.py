@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, TopPLogitsWarper
 
@@ -19,7 +17,8 @@ from rlhf_plugins.engine import DECODING, cost
 from rlhf_plugins.engine.cpu.decoding import decode, draw_tokens
 from rlhf_plugins.engine.cpu.folding import folded
 from rlhf_plugins.engine.forward import evaluating
-from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
+from rlhf_plugins.engine.progress import counted
+from rlhf_plugins.engine.room import generated
 
 AT_ONCE = 512  # responses that are generated at once
 
@@ -64,16 +63,8 @@ def sample(
         def generate(part: slice) -> list[list[int]]:
             return _generate(model, tokenizer, [rows[row][1] for row in order[part]], decoding)
 
-        count = len(list(in_batches(lengths, batch_size, cached_at_once(model))))
-        found = track(
-            generated(model, lengths, batch_size, generate),
-            "sampling",
-            total=count,
-            console=Console(stderr=True),
-            transient=True,
-            disable=count < 2,
-        )
-        for part, made in found:
+        found = generated(model, lengths, batch_size, generate)
+        for part, made in counted(found, "sampling", len(rows), "responses", lambda one: len(one[1])):
             for row, response in zip(order[part], made, strict=True):
                 responses[row] = response
     cost.add(generated_tokens=sum(map(len, responses)))

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
-from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -35,6 +33,7 @@ from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sentences import SentenceEnds
 from rlhf_plugins.errors import RunError
@@ -117,13 +116,12 @@ class RewardModel(nn.Module):
         ids = batch.input_ids.flatten()[batch.index]  # (B, L)
         return self.pooling(states, mask, self.sentences(ids, batch.mask))
 
-    def predict(self, samples: Samples, pad_id: int, bar: bool = False, grad: bool = False) -> Prediction:
+    def predict(self, samples: Samples, pad_id: int, grad: bool = False) -> Prediction:
         """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation.
 
         Args:
             samples: the responses.
             pad_id: the token of padding.
-            bar: show a progress bar.
             grad: with a gradient.
         """
         columns, done = of_samples(samples.columns, self.columns), 0
@@ -134,26 +132,25 @@ class RewardModel(nn.Module):
             found: Prediction = self(batch, {name: values[rows] for name, values in columns.items()})
             return map_tensors(found, _to_cpu)
 
-        return concatenated(self._batched(predicted, samples, pad_id, bar, grad))
+        return concatenated(self._batched(predicted, samples, pad_id, grad))
 
-    def features(self, samples: Samples, pad_id: int, bar: bool = False) -> Tensor:
+    def features(self, samples: Samples, pad_id: int) -> Tensor:
         """Feature vectors of responses, in their order, (responses, width) on the model's device."""
-        return torch.cat(list(self._batched(self.pooled, samples, pad_id, bar)))
+        return torch.cat(list(self._batched(self.pooled, samples, pad_id)))
 
     def score(self, samples: Samples, pad_id: int) -> list[float]:
         """Rewards of responses, in their order."""
         return self.predict(samples, pad_id).reward.tolist()
 
     def _batched(
-        self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, bar: bool, grad: bool = False
+        self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, grad: bool = False
     ) -> list[Any]:
         self.eval()
         layout, found = layout_of(self.trunk), []
         groups = by_prompt(samples.prompt_ids, samples.response_ids)
         batches = list(within_budget(groups, tokens_at_once(), layout))
-        shown = track(batches, "scoring", console=Console(stderr=True), transient=True, disable=not bar)
         with torch.set_grad_enabled(grad):
-            for batch in shown:
+            for batch in counted(batches, "scoring", len(batches), "batches"):
                 inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, layout).items()}
                 found.append(function(BranchBatch.from_inputs(inputs)))
         return found

@@ -38,9 +38,9 @@ class Hooks:
         """A stage wrote responses to its table. Raises StopRun when a plugin wants the run to end."""
         self._call("samples_logged", StopRun, stage=stage, step=step, rows=[dict(row) for row in rows])
 
-    def stage_started(self, folder: Path, stage: str) -> None:
+    def stage_started(self, folder: Path, stage: str, total_steps: int | None) -> None:
         """A stage, or a part of one as `outer/name`, begins. Raises StopRun where a plugin does not let it run."""
-        self._call("stage_started", StopRun, folder=folder, stage=stage)
+        self._call("stage_started", StopRun, folder=folder, stage=stage, total_steps=total_steps)
 
     def stage_finished(self, folder: Path, result: StageResult) -> None:
         """A stage finished."""

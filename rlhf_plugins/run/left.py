@@ -8,6 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import StageResult
     from rlhf_plugins.contract.workload import Course
+    from rlhf_plugins.engine.progress import Later
+
+
+def after(courses: Mapping[str, Course | None], finished: Sequence[StageResult], name: str) -> Later:
+    """How long the stages after the one of this name take, by the finished stages and by what it did so far."""
+    known = {name: course.sequences for name, course in courses.items() if course and course.sequences}
+    done = {result.name: result.cost.seconds for result in finished if result.name in known}
+    ahead = [known.get(one) for one in courses if one != name and one not in {result.name for result in finished}]
+
+    def seconds(share: float, taken: float) -> float | None:
+        counted = sum(known[one] for one in done) + share * known.get(name, 0)
+        if None in ahead or not counted:
+            return None
+        return sum(filter(None, ahead)) * (sum(done.values()) + (taken if name in known else 0.0)) / counted
+
+    return seconds
 
 
 def left(courses: Mapping[str, Course | None], finished: Sequence[StageResult]) -> float | None:

@@ -16,6 +16,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Budget, StageResult, Step
 from rlhf_plugins.data.digests import RESULT
 from rlhf_plugins.data.files import put, read_json
+from rlhf_plugins.engine.progress import before
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.options import parts
 from rlhf_plugins.run import results
@@ -81,7 +82,7 @@ def train(run: StageRun, stage: Stage, given: Given) -> StageResult:
         result = run.services.files(run.folder).result(folder)
         run.memory.read += [result.cost] * (given.name not in run.memory.names)
     else:
-        with random_state_kept():
+        with random_state_kept(), before(None):
             result = perform(_inner(run, given, begins), stage)
     run.memory.opened |= dict.fromkeys(begins.lineage)
     if given.name not in run.memory.names:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Cost, Spec, StageResult
+from rlhf_plugins.contract.workload import Known
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.run.memory import PeakMemory
 
@@ -48,7 +49,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         torch.cuda.empty_cache()
     set_seed(run.seed)  # a stage runs alike whether it follows another or a resume
     services, registry = run.services, run.services.registry
-    services.stage_started(run.folder, run.name)
+    services.stage_started(run.folder, run.name, _steps(run, stage))
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
         given = run if stage.data is None else replace(run, data=stage.data.load_in(run))
@@ -76,6 +77,13 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     result = _saved_result(run, result)
     services.stage_finished(run.folder, result)
     return result
+
+
+def _steps(run: StageRun, stage: Stage) -> int | None:
+    """About how many steps of the optimizer it will take; None where nobody knows before its data is read."""
+    rows = len(run.data.train) if stage.data is None else stage.data.known_rows()
+    course = stage.course(Known(rows, run.base.lengths.max_length))
+    return course and course.steps
 
 
 def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:

@@ -31,7 +31,7 @@ from rlhf_plugins.run import blame, origin, reporting, starts, together
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
-from rlhf_plugins.run.left import left
+from rlhf_plugins.run.left import after, left
 from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.perform import perform
 from rlhf_plugins.run.stage_run import stage_run
@@ -353,6 +353,8 @@ class _Staged:
         return f"{type(error).__name__}: {error}{where}{kept}"
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
+        from rlhf_plugins.engine import progress
+
         self.stop.begin()
         for sentence in processes.on_main(lambda: self.folder.rewind(self.folder.stage(index, stage.name))):
             self.say(f"warning: {sentence}")
@@ -363,7 +365,8 @@ class _Staged:
         parts = ["running", begins, f"about {duration(ahead)} left of the run" if ahead else ""]
         self.say(f"{self._place(index)}: {', '.join(filter(None, parts))}")
         services = replace(run.services, hooks=self.hooks, stop=self.stop, checkpoint=self.assembled.checkpoint)
-        return perform(replace(run, name=stage.name, services=services), stage)
+        with progress.before(after(self.courses, finished, stage.name)):
+            return perform(replace(run, name=stage.name, services=services), stage)
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:
         """Records that the run stopped, and returns the error message."""

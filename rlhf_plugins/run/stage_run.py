@@ -70,11 +70,11 @@ class Services:
             self.stop.asked = True
             raise
 
-    def stage_started(self, folder: Path, stage: str) -> None:
+    def stage_started(self, folder: Path, stage: str, total_steps: int | None) -> None:
         """Calls the hook. Raises StopRun where a plugin does not let the stage run."""
         if self.hooks:
             hooks = self.hooks
-            processes.on_main(lambda: hooks.stage_started(folder, stage))
+            processes.on_main(lambda: hooks.stage_started(folder, stage, total_steps))
 
     def stage_finished(self, folder: Path, result: StageResult) -> None:
         """Calls the hook."""

@@ -15,7 +15,7 @@ from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.saved.made import Made, made
 from rlhf_plugins.saved.scored_file import ScoredFile
-from rlhf_plugins.saved.scoring import as_json, shown
+from rlhf_plugins.saved.scoring import as_json, chunks
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
@@ -101,7 +101,7 @@ def _answer(file: ScoredFile, before: int, asked: Sequence[Asked], policy: Handl
         return [_ending(one.prompt, samples.responses[place * n : (place + 1) * n]) for place, one in enumerate(chunk)]
 
     try:
-        file.extend(before, shown(range(before, len(asked), CHUNK), "generating"), ends)
+        file.extend(before, chunks(range(before, len(asked), CHUNK), "generating"), ends)
     except KeyboardInterrupt as stop:
         how_on = "the same command goes on from there"
         raise KeyboardInterrupt(f"{file.path}: {reached} of {len(asked)} prompts are answered; {how_on}") from stop

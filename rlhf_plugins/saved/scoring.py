@@ -17,6 +17,7 @@ from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
 from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.saved.scored_file import ScoredFile
 
@@ -97,7 +98,7 @@ def score_file(
     base, known_as = saved_base(folder), identity(folder)
     items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
     encode = _encoder(base)
-    tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in shown(items)]
+    tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in items]
     out = _beside(source) if out is None else out
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise RunError(f"{out}: is the file to score; name another with --out")
@@ -122,19 +123,15 @@ def _score(
             return [item.ending([next(answers) for _ in item.responses]) for item in items[chunk]]
 
         try:
-            file.extend(before, shown(range(before, len(items), CHUNK), "scoring"), ends)
+            file.extend(before, chunks(range(before, len(items), CHUNK), "scoring"), ends)
         except KeyboardInterrupt as stop:
             how = "the same command goes on from there"
             raise KeyboardInterrupt(f"{file.path}: {reached} of {len(items)} rows are scored; {how}") from stop
 
 
-def shown(steps: Any, what: str = "reading") -> Any:
-    """The steps, with a bar where there is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(steps, what, console=console, transient=True, disable=not console.is_terminal or processes.index() > 0)
+def chunks(firsts: range, what: str) -> Iterator[int]:
+    """The first rows of chunks, counted as they are done."""
+    return counted(firsts, what, firsts.stop - firsts.start, "rows", lambda _: firsts.step)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------

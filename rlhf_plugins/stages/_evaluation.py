@@ -39,10 +39,10 @@ class Session:
         from rlhf_plugins.data.tokenized import prompts_with_room
         from rlhf_plugins.engine.backbone import shared
         from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.progress import Counted
         from rlhf_plugins.evaluate.judges import Judge
         from rlhf_plugins.reward_models.opening import latest_reward
         from rlhf_plugins.stages._tasks import Tasks
-        from rlhf_plugins.trainers.progress import Counted
 
         run = run.sharing(shared(run.base))  # which the judge and the reward model are adapters of, too
         self.options, self.run, self.reward = options, run, latest_reward(run)

@@ -285,7 +285,7 @@ def row_features(model: RewardModel, train: RankedRows, pad_id: int) -> Tensor:
     rows = [(row["prompt_ids"], ids) for row in train.dataset for ids in row["branch_ids"]]
     prompts, responses = map(list, zip(*rows, strict=True))
     nothing = [""] * len(rows)
-    return model.features(Samples(nothing, nothing, prompts, responses), pad_id, bar=True).cpu()  # as all rows
+    return model.features(Samples(nothing, nothing, prompts, responses), pad_id).cpu()  # as all rows
 
 
 @hookimpl

@@ -14,8 +14,6 @@ import torch
 import trl
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
@@ -23,6 +21,7 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.engine.loading import base_weights
 from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
@@ -112,9 +111,7 @@ class ReadsReference(trl.DPOTrainer):
         batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), tokens, layout))
         found: list[float] = []
         with self._reference() as reference:
-            for batch in track(
-                batches, "reference", console=Console(stderr=True), transient=True, disable=len(batches) < 3
-            ):
+            for batch in counted(batches, "reference", len(batches), "batches"):
                 inputs = self._prepare_inputs(collate(batch, pad_id, layout))
                 found += response_logps(reference, BranchBatch.from_inputs(inputs)).logps.sum(1).tolist()
         return found

@@ -1,4 +1,4 @@
-"""How far a training is, while it goes on: a bar in a terminal, a line now and then in a file. It knows no model."""
+"""How far a training is, while it goes on: steps, numbers and the time left. It knows no model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-EVERY = 10.0  # seconds between lines, where nobody looks at a terminal
+from rlhf_plugins.engine.progress import EVERY, Counted, left, left_of_run
+from rlhf_plugins.report.words import duration
+
 SHOWN = {  # logged name -> as it is shown, in this order
     "loss": "loss",
     "reward": "reward",
@@ -37,6 +39,7 @@ class Progress(TrainerCallback):
         self.numbers: dict[str, float] = {}
         self._every, self._clock = every, clock
         self._bar: Any = None
+        self._held_out: Counted | None = None
         self._began = self._said = clock()
         self._first = self._seen = 0
 
@@ -65,7 +68,21 @@ class Progress(TrainerCallback):
         """Called by the trainer."""
         self.numbers |= {name: float(value) for name, value in (logs or {}).items() if name in SHOWN}
         if self._bar is not None:
-            self._bar.set_postfix_str(words(self.numbers))
+            shown = words(self.numbers), left_of_run(*self._so_far(state))  # the bar itself says what is left of it
+            self._bar.set_postfix_str(", ".join(filter(None, shown)))
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        """Called by the trainer for each batch of held-out rows."""
+        if self._held_out is None:
+            name, count = f"{_name(args)}, held out", len(eval_dataloader)
+            self._held_out = Counted(name, count, "batches", self._every, self._clock, part=True)
+        self._held_out.add(1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer."""
+        if self._held_out is not None:
+            self._held_out.close()
+            self._held_out = None
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by the trainer."""
@@ -78,53 +95,19 @@ class Progress(TrainerCallback):
     def _line(self, args: Any, state: Any) -> None:
         """Writes where the training is, and about how long it takes to its last step."""
         self._said = self._clock()
-        done, taken = state.global_step - self._first, self._said - self._began
-        left = taken / done * max(state.max_steps - state.global_step, 0) if done else 0.0
+        share, taken = self._so_far(state)
         parts = [f"{_name(args)}: step {state.global_step} of {state.max_steps}", words(self.numbers)]
-        parts += [f"{_duration(taken)} so far, about {_duration(left)} left" if left else f"{_duration(taken)}"]
+        if share and state.global_step < state.max_steps:
+            parts += [f"{duration(taken)} so far", left(share, taken), left_of_run(share, taken)]
+        else:
+            parts += [duration(taken)]
         sys.stderr.write(", ".join(filter(None, parts)) + "\n")
         sys.stderr.flush()
 
-
-class Counted:
-    """How far an evaluation or the like is: a bar in a terminal, a line now and then in a file.
-
-    Args:
-        name: what it is.
-        total: how many there are.
-        unit: of what.
-        every: seconds between two lines.
-        clock: seconds.
-    """
-
-    def __init__(
-        self, name: str, total: int, unit: str, every: float = EVERY, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._name, self._total, self._unit, self._every, self._clock = name, total, unit, every, clock
-        self._began = self._said = clock()
-        self._done = 0
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc=name, unit=f" {unit}", dynamic_ncols=True)
-
-    def add(self, count: int) -> None:
-        """So many more are done."""
-        self._done = min(self._done + count, self._total)
-        if self._bar is not None:
-            self._bar.update(self._done - self._bar.n)
-        elif self._clock() - self._said >= self._every and self._done < self._total:
-            self._said = self._clock()
-            left = (self._said - self._began) * (self._total / max(self._done, 1) - 1)
-            where = f"{self._name}: {self._done:,} of {self._total:,} {self._unit}"
-            sys.stderr.write(f"{where}, about {_duration(left)} left\n")
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """Nothing more is done."""
-        if self._bar is not None:
-            self._bar.close()
+    def _so_far(self, state: Any) -> tuple[float, float]:
+        """The share of the steps since the training began or went on that are done, and their seconds."""
+        steps = max(state.max_steps - self._first, 1)
+        return (state.global_step - self._first) / steps, self._clock() - self._began
 
 
 def words(numbers: Mapping[str, float]) -> str:
@@ -136,10 +119,3 @@ def words(numbers: Mapping[str, float]) -> str:
 def _name(args: Any) -> str:
     """The stage, by its folder `01-dpo`."""
     return Path(args.output_dir).name.lstrip("0123456789").lstrip("-") or "training"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.workload import Course
 from rlhf_plugins.lifecycle import report as hooks
 from rlhf_plugins.run import reporting
 from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.run.left import left
+from rlhf_plugins.run.left import after, left
 from rlhf_plugins.run.lock import locked
 
 HARDWARE = {"cpu": "a", "cores": 1, "memory_bytes": 1, "platform": "b"}
@@ -69,3 +69,13 @@ def test_what_is_left_takes_as_long_a_sequence_as_what_was_done() -> None:
     assert left(courses, [sft]) == 50.0  # 250 sequences of 0.2 s
     assert left(courses, []) is None
     assert left({**courses, "own": None}, [sft]) is None
+
+
+def test_what_comes_after_a_stage_takes_as_long_a_sequence_as_it_and_what_was_done() -> None:
+    courses = {"sft": Course(10, 100, ""), "dpo": Course(10, 200, ""), "judge": Course(None, 50, "")}
+    sft = StageResult(name="sft", cost=Cost(seconds=20.0))
+    assert after(courses, [sft], "dpo")(0.5, 30.0) == 12.5  # 50 sequences, after 200 in 50 s
+    assert after(courses, [], "sft")(0.1, 5.0) == 125.0  # 250 of 0.5 s
+    assert after(courses, [sft], "judge")(0.5, 5.0) == 0.0
+    assert after({**courses, "own": None}, [sft], "dpo")(0.5, 30.0) is None
+    assert after({"own": None, **courses}, [], "own")(0.5, 30.0) is None

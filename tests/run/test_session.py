@@ -35,6 +35,7 @@ from rlhf_plugins import (
     session,
 )
 from rlhf_plugins.components.monitor import KLLimit
+from rlhf_plugins.contract.workload import Course, Known
 from rlhf_plugins.registry.registry import Plugin, Registry
 from rlhf_plugins.run.stage_run import Services
 from rlhf_plugins.run.stop import Stop
@@ -120,8 +121,8 @@ class Watcher:
         self.heard: list[Any] = []
 
     @hookimpl
-    def stage_started(self, folder: Path, stage: str) -> None:
-        self.heard.append((stage, folder.name))
+    def stage_started(self, folder: Path, stage: str, total_steps: int | None) -> None:
+        self.heard.append((stage, folder.name, total_steps))
 
     @hookimpl
     def step_logged(self, stage: str, step: int) -> None:
@@ -132,9 +133,14 @@ class Watcher:
         self.heard.append((result.name, folder.name, [*result.curves]))
 
 
+class Inner(stubs.Talk):
+    def course(self, known: Known) -> Course:
+        return Course(2, None, "2 steps")
+
+
 class Outer(stubs.Talk):
     def run(self, run: Any) -> StageResult:
-        return StageResult(curves=run.train(stubs.Talk(), name="inner").curves)
+        return StageResult(curves=run.train(Inner(), name="inner").curves)
 
 
 def test_hooks_see_a_part_by_both_names(tmp_path: Path) -> None:
@@ -142,8 +148,8 @@ def test_hooks_see_a_part_by_both_names(tmp_path: Path) -> None:
     registry.register(watcher, Plugin("watcher", None, None))  # type: ignore[arg-type]
     run = session("sandbox", Data(()), tmp_path / "run", registry=registry)
     run.train(Outer(), name="outer")
-    inner = [("outer/inner", "inner"), ("outer/inner", 1), ("outer/inner", 2), ("outer/inner", "inner", ["loss"])]
-    assert watcher.heard == [("outer", "outer"), *inner, ("outer", "outer", ["loss"])]
+    inner = [("outer/inner", "inner", 2), ("outer/inner", 1), ("outer/inner", 2), ("outer/inner", "inner", ["loss"])]
+    assert watcher.heard == [("outer", "outer", None), *inner, ("outer", "outer", ["loss"])]
 
 
 class Linear(torch.nn.Module):

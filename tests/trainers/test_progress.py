@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from transformers import TrainerControl
 
-from rlhf_plugins.trainers.progress import Counted, Progress, words
+from rlhf_plugins.engine.progress import Counted, before
+from rlhf_plugins.trainers.progress import Progress, words
 
 ARGS = SimpleNamespace(output_dir="runs/a/02-dpo")
 
@@ -36,6 +37,27 @@ def test_a_line_every_few_seconds_and_one_at_the_end(capsys: pytest.CaptureFixtu
         "dpo: step 3 of 100, loss 0.5, KL 1.25, 12 s so far, about 6 min 28 s left",  # 97 steps of 4 s
         "dpo: step 4 of 100, loss 0.5, KL 1.25, 13 s so far, about 5 min 12 s left",  # 96 steps of 3.25 s
     ]
+
+
+def test_a_stage_says_how_long_the_run_takes_and_its_parts_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    with before(lambda share, taken: 100.0):
+        train(Progress(10, lambda: clock[0]), [5.0, 10.0], clock)
+        part = Counted("sampling", 4, "responses", 10, lambda: clock[0], part=True)
+        clock[0] = 20.0
+        part.add(1)
+    first, _, sampling = capsys.readouterr().err.splitlines()
+    assert first.endswith("10 s so far, about 8 min 10 s left, 9 min 50 s of the run")  # 98 steps of 5 s, then 100 s
+    assert sampling == "sampling: 1 of 4 responses, about 30 s left"
+
+
+def test_held_out_rows_are_counted_while_they_are_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    progress, control = Progress(10, lambda: clock[0]), TrainerControl()
+    for clock[0] in (0.0, 11.0):
+        progress.on_prediction_step(ARGS, state(5), control, eval_dataloader=range(4))
+    progress.on_evaluate(ARGS, state(5), control)
+    assert capsys.readouterr().err == "dpo, held out: 2 of 4 batches, about 11 s left\n"
 
 
 def test_a_short_training_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
