@@ -37,6 +37,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, every: float = EVERY, clock: Callable[[], float] = time.monotonic) -> None:
         self.numbers: dict[str, float] = {}
+        self.shown = dict(SHOWN)
         self._every, self._clock = every, clock
         self._bar: Any = None
         self._held_out: Counted | None = None
@@ -66,9 +67,12 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""
-        self.numbers |= {name: float(value) for name, value in (logs or {}).items() if name in SHOWN}
+        self.numbers |= {name: float(value) for name, value in (logs or {}).items() if name in self.shown}
         if self._bar is not None:
-            shown = words(self.numbers), left_of_run(*self._so_far(state))  # the bar itself says what is left of it
+            shown = (
+                words(self.numbers, self.shown),
+                left_of_run(*self._so_far(state)),
+            )  # the bar itself says what is left of it
             self._bar.set_postfix_str(", ".join(filter(None, shown)))
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
@@ -96,7 +100,7 @@ class Progress(TrainerCallback):
         """Writes where the training is, and about how long it takes to its last step."""
         self._said = self._clock()
         share, taken = self._so_far(state)
-        parts = [f"{_name(args)}: step {state.global_step} of {state.max_steps}", words(self.numbers)]
+        parts = [f"{_name(args)}: step {state.global_step} of {state.max_steps}", words(self.numbers, self.shown)]
         if share and state.global_step < state.max_steps:
             parts += [f"{duration(taken)} so far", left(share, taken), left_of_run(share, taken)]
         else:
@@ -110,10 +114,10 @@ class Progress(TrainerCallback):
         return (state.global_step - self._first) / steps, self._clock() - self._began
 
 
-def words(numbers: Mapping[str, float]) -> str:
+def words(numbers: Mapping[str, float], shown: Mapping[str, str] = SHOWN) -> str:
     """The numbers that are shown, `loss 0.6931, reward 0.412`."""
-    found = {shown: numbers[name] for name, shown in SHOWN.items() if name in numbers}
-    return ", ".join(f"{shown} {value:.4g}" for shown, value in found.items())
+    found = {word: numbers[name] for name, word in shown.items() if name in numbers}
+    return ", ".join(f"{word} {value:.4g}" for word, value in found.items())
 
 
 def _name(args: Any) -> str:

@@ -14,6 +14,7 @@ from rlhf_plugins.engine.backbone import POLICY, Backbone
 from rlhf_plugins.engine.policy import ModelPolicy
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import Curves
+from rlhf_plugins.trainers.progress import Progress
 from rlhf_plugins.trainers.supervision import evaluate_as
 
 
@@ -29,6 +30,8 @@ def measure_tasks(trainer: Any, tasks: Sequence[Task], run: Run, curves: Curves)
         raise RunError("tasks: need `eval_strategy`, since no evaluation is made")
     built = {task.name: task.build(run) for task in tasks}
     curves.known |= {task.name: Logged("share", "of the task's rows", task.better) for task in tasks}
+    for bar in (each for each in trainer.callback_handler.callbacks if isinstance(each, Progress)):
+        bar.shown |= {f"eval_{name}": name for name in built}
     adapter = POLICY if isinstance(trainer.model, PeftModel) else None
     policy = ModelPolicy(Backbone(trainer.model, run.base), adapter)
 
