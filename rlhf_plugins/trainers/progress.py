@@ -69,11 +69,8 @@ class Progress(TrainerCallback):
         """Called by the trainer."""
         self.numbers |= {name: float(value) for name, value in (logs or {}).items() if name in self.shown}
         if self._bar is not None:
-            shown = (
-                words(self.numbers, self.shown),
-                left_of_run(*self._so_far(state)),
-            )  # the bar itself says what is left of it
-            self._bar.set_postfix_str(", ".join(filter(None, shown)))
+            parts = words(self.numbers, self.shown), left_of_run(*self._so_far(state))  # the bar has the stage's
+            self._bar.set_postfix_str(", ".join(filter(None, parts)))
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
         """Called by the trainer for each batch of held-out rows."""

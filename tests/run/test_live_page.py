@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,6 @@ def test_what_comes_after_a_stage_takes_as_long_a_sequence_as_it_and_what_was_do
     sft = StageResult(name="sft", cost=Cost(seconds=20.0))
     assert after(courses, [sft], "dpo")(0.5, 30.0) == 12.5  # 50 sequences, after 200 in 50 s
     assert after(courses, [], "sft")(0.1, 5.0) == 125.0  # 250 of 0.5 s
-    assert after(courses, [sft], "judge")(0.5, 5.0) == 0.0
+    assert after(courses, [sft, replace(sft, name="dpo")], "judge")(0.5, 5.0) == 0.0
     assert after({**courses, "own": None}, [sft], "dpo")(0.5, 30.0) is None
     assert after({"own": None, **courses}, [], "own")(0.5, 30.0) is None

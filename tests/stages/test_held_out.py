@@ -116,7 +116,7 @@ def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
     torch.testing.assert_close(weights(found), weights(run.train(made("online", short, **ONLINE), name="short")))
 
 
-@pytest.mark.parametrize("use", ["sft", "preference", "online"])
+@pytest.mark.parametrize("use", ["preference", "online"])
 def test_tasks_are_measured_while_a_policy_is_trained(run: Run, use: str, tmp_path: Path) -> None:
     """The last share is that of the policy which the stage left."""
     asked = ("how", "is", "the", "what", "who", "why")
@@ -124,7 +124,7 @@ def test_tasks_are_measured_while_a_policy_is_trained(run: Run, use: str, tmp_pa
     (file := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"use": "choices", "data": {"format": "prompts", "source": str(file)}}
     best = {"metric_for_best_model": "choices", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
-    more = (ROLLOUT, ONLINE) if use == "online" else ({}, {})
+    more: Any = (ROLLOUT, ONLINE) if use == "online" else ({}, {})
     stage = made(use, {**more[0], **best}, tasks=[task], early_stopping_patience=5, **more[1])
     found = run.train(stage, name="a")
     (curve,) = (curve for name, curve in found.curves.items() if name == "eval_choices")
