@@ -6,7 +6,7 @@ Most `build` what acts, since they hold weights or need something of the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rlhf_plugins.contract.component import COLUMNS, MADE, Component, answer_checks, trait
 
@@ -111,7 +111,9 @@ class Selector(Component, kind="selector"):
 class Task(Component, kind="task"):
     """Measures policies on rows of its own; `build` binds it to the run."""
 
-    better: ClassVar[str] = trait("higher", "which share is the better one", choices=("higher", "lower"))
+    better: ClassVar[Literal["higher", "lower"]] = trait(
+        "higher", "which share is the better one", choices=("higher", "lower")
+    )
 
     name: str
 

@@ -83,7 +83,7 @@ def _steps(run: StageRun, stage: Stage) -> int | None:
     """About how many steps of the optimizer it will take; None where nobody knows before its data is read."""
     rows = len(run.data.train) if stage.data is None else stage.data.known_rows()
     course = stage.course(Known(rows, run.base.lengths.max_length))
-    return course and course.steps
+    return course.steps if course else None
 
 
 def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:
