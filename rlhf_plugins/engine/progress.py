@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rlhf_plugins.contract import processes
 from rlhf_plugins.report.words import duration
 
 Part = TypeVar("Part")
@@ -69,6 +68,8 @@ class Counted:
         clock: Callable[[], float] = time.monotonic,
         part: bool = False,
     ) -> None:
+        from rlhf_plugins.contract import processes  # here, since it would lengthen chains of imports
+
         self._name, self._total, self._unit, self._every, self._clock = name, total, unit, every, clock
         self._began = self._said = clock()
         self._done, self._part = 0, part
