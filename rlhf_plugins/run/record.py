@@ -173,13 +173,15 @@ class _Reader:
 
     folder: Path
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)  # file -> inode, bytes read
-    logged: set[tuple[str, int, str, str]] = field(default_factory=set)  # stage, step, name, value
+    logged: dict[tuple[str, int], Row] = field(default_factory=dict)  # stage, step -> the first values
+    others: set[tuple[str, int, str, str]] = field(default_factory=set)  # stage, step, name, value of those after them
 
     def news(self, kinds: tuple[Kind, ...]) -> Iterator[Entry]:
         for kind in kinds:
             for file in sorted(self.folder.rglob(f"{kind}.jsonl")):
+                own = {"stage": self._stage(file), "step": 0}
                 for row in self._appended(file):
-                    row = {"stage": self._stage(file), "step": 0, **row}
+                    row = {**own, **row}
                     if kind != "metrics" or (row := self._unseen(row)):
                         yield Entry(kind, row)
 
@@ -204,8 +206,13 @@ class _Reader:
     def _unseen(self, row: Row) -> Row:
         """The values of a step that are new; empty where there is none. The file is rewritten when a run ends."""
         at = row["stage"], row["step"]
-        new = {name: value for name, value in row.items() if (*at, name, repr(value)) not in self.logged}
-        self.logged |= {(*at, name, repr(value)) for name, value in new.items()}
+        if at not in self.logged:
+            self.logged[at] = {**row}
+            return row
+        first = self.logged[at]
+        changed = {name: value for name, value in row.items() if repr(first.get(name)) != repr(value)}  # NaN is NaN
+        new = {name: value for name, value in changed.items() if (*at, name, repr(value)) not in self.others}
+        self.others |= {(*at, name, repr(value)) for name, value in new.items()}
         return {"stage": at[0], "step": at[1], **new} if new else {}
 
     def _stage(self, file: Path) -> str:
@@ -219,7 +226,11 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return {name: _number(name, value) for name, value in row.items()} if isinstance(row, dict) else None
+    if not isinstance(row, dict):
+        return None
+    for name in [name for name, value in row.items() if value.__class__ is not float and value.__class__ is not int]:
+        row[name] = _number(name, row[name])
+    return row
 
 
 def _number(name: str, value: Any) -> Any:

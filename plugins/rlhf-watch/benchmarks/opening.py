@@ -1,7 +1,7 @@
 """Times how long the page of many runs takes to open in Chromium.   python benchmarks/opening.py [RUNS] [STEPS]
 
-The folder holds RUNS runs (100) of STEPS steps (10,000) with eight numbers each. From the request to the drawn page in
-a new browser window, 9 times; the first with a server that has read nothing yet.
+The folder holds RUNS runs (100) of STEPS steps (10,000) with 18 numbers each, ten of them percentiles. From the request
+to the drawn page in a new browser window, 9 times; the first with a server that has just started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from playwright.sync_api import Browser, sync_playwright
 from rlhf_watch.page.app import site
 from rlhf_watch.page.board import Board
 
-NAMES = ("reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "loss")
+NAMES = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "loss"]
+NAMES += [f"{name}_p{rank}" for name in ("reward", "length") for rank in (5, 25, 50, 75, 95)]
 READY = "() => document.body.dataset.ready && document.querySelectorAll('#curves figure svg').length > 0"
 
 

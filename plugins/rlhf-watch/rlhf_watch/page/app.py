@@ -37,7 +37,11 @@ HEADERS = {
 
 
 def site(board: Board, token: str) -> Starlette:
-    """The ASGI application. `/?token=...` lets a browser in; everything else needs its cookie."""
+    """The ASGI application. `/?token=...` lets a browser in; everything else needs its cookie.
+
+    The run that is shown first is read from now on, before anybody opens the page.
+    """
+    board.run(board.first())
 
     async def page(request: Request) -> Response:
         given = request.query_params.get("token")

@@ -81,7 +81,9 @@ class Followed:
         self.alarms.append({name: _cut(value) for name, value in row.items() if name != "evidence"})
 
     def _add(self, name: str, step: int, value: float) -> None:
-        self.curves.setdefault(name, Series()).add(step, value)
+        if name not in self.curves:
+            self.curves[name] = Series()
+        self.curves[name].add(step, value)
 
     def latest(self, name: str) -> float | None:
         """The newest value of a curve of the newest stage; None where there is none, or it is not finite."""

@@ -9,7 +9,7 @@ LARGEST = 1e300  # beyond it a sum may overflow: such numbers count as not finit
 LIMIT = 600  # buckets of a curve, at most; a screen has no more columns
 
 
-@dataclass
+@dataclass(slots=True)
 class Bucket:
     """Some neighbouring points."""
 
@@ -18,6 +18,12 @@ class Bucket:
     count: int
     low: float
     high: float
+
+    def take(self, value: float) -> None:
+        """One more point."""
+        self.total += value
+        self.count += 1
+        self.low, self.high = min(self.low, value), max(self.high, value)
 
     def join(self, other: Bucket) -> Bucket:
         """Both as one."""
@@ -42,11 +48,10 @@ class Series:
             return
         while self.buckets and self.buckets[-1].step > step:
             self.buckets.pop()
-        point = Bucket(step, value, 1, value, value)
         if self.buckets and self.buckets[-1].count < self.width:
-            self.buckets[-1] = self.buckets[-1].join(point)
+            self.buckets[-1].take(value)
         else:
-            self.buckets.append(point)
+            self.buckets.append(Bucket(step, value, 1, value, value))
         if len(self.buckets) > LIMIT:
             pairs = zip(self.buckets[::2], [*self.buckets[1::2], None], strict=False)
             self.buckets = [one if other is None else one.join(other) for one, other in pairs]
