@@ -54,6 +54,19 @@ LOGGED = {
     "value_loss": Logged("deviations²", "the critic's part of the loss, in deviations of the returns", "lower"),
     "without_baseline": Logged("responses", "left out because the greedy response to their prompt has no reward"),
 }
+PERCENTILES = (5, 25, 50, 75, 95)  # of the responses of a rollout, logged beside the means of `length` and `reward`
+
+
+def percentile(name: str, rank: int) -> str:
+    """The name of a percentile of the number whose mean has this name: `reward_p5`."""
+    return f"{name}_p{rank}"
+
+
+LOGGED |= {
+    percentile(name, rank): Logged(LOGGED[name].unit, f"{rank}% of the responses of a rollout have a smaller {name}")
+    for name in ("length", "reward")
+    for rank in PERCENTILES
+}
 
 
 def curve(name: str, points: Sequence[tuple[int, float]], more: Mapping[str, Logged] = {}) -> Curve:  # noqa: B006

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from rlhf_plugins.contract.metrics import LOGGED
+from rlhf_plugins.contract.metrics import LOGGED, PERCENTILES, percentile
 from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelReport, StageReport
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, short, svg
 from rlhf_plugins.report.words import number, share
@@ -77,7 +77,8 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
     """Small multiples of a stage's curves over its steps, a single point as a dot; None when no curve holds one."""
     found = {name: [y for _, y in curve.points if y is not None] for name, curve in stage.curves.items()}
     beside = {name for name in found if name.startswith(HELD_OUT) and found.get(name.removeprefix(HELD_OUT))}
-    curves = {name: values for name, values in found.items() if values and name not in beside}
+    inside = {percentile(name, rank) for name in found for rank in PERCENTILES} & found.keys()
+    curves = {name: values for name, values in found.items() if values and name not in beside | inside}
     if not curves:
         return None
     columns = min(2, len(curves))
@@ -90,6 +91,7 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
             steps, values = zip(*stage.curves[name].points, strict=True)
             dot = "o" if len(found[name]) == 1 else ""
             panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4, marker=dot, ms=4)
+            _bands(panel, stage, name)
             if f"{HELD_OUT}{name}" in beside:
                 steps, values = zip(*stage.curves[f"{HELD_OUT}{name}"].points, strict=True)
                 panel.plot(steps, list(map(or_nan, values)), color=SERIES[1], lw=1.4, marker="o", ms=3)
@@ -104,11 +106,23 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
     directed = any(_titled(name, stage.curves[name])[-1] in _ARROWS.values() for name in curves)
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
     caption += " The points are on held-out rows." * bool(beside)
+    caption += " The bands hold 50% and 90% of the responses." * bool(inside)
     shown = {name: line for name, line in found.items() if name in curves or name in beside}
     ends = "; ".join(f"{name} {_ends(line)}" for name, line in shown.items())
     title = f"Training curves: {stage.name}"
     picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.6 * rows + 0.2), draw)
     return Plot(title, caption, picture)
+
+
+def _bands(panel: Axes, stage: StageReport, name: str) -> None:
+    """Between percentiles of the same distance from the median, where they were logged."""
+    for low, high in zip(PERCENTILES[:2], PERCENTILES[:-3:-1], strict=True):
+        edges = [stage.curves.get(percentile(name, rank)) for rank in (low, high)]
+        if edges[0] and edges[1]:
+            below, above = (dict(edge.points) for edge in edges if edge)
+            steps = sorted(below.keys() & above.keys())
+            sides = ([or_nan(side[step]) for step in steps] for side in (below, above))
+            panel.fill_between(steps, *sides, color=SERIES[0], alpha=0.18, lw=0)
 
 
 def _ends(line: Sequence[float]) -> str:

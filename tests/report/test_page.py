@@ -288,6 +288,17 @@ def test_numbers_on_held_out_rows_are_in_the_panel_of_training(fields: dict[str,
     assert ">eval_loss<" not in html
 
 
+def test_percentiles_are_bands_in_the_panel_of_their_mean(fields: dict[str, Any]) -> None:
+    values = {"reward": 1.0} | {f"reward_p{rank}": rank / 50 for rank in (5, 25, 50, 75, 95)}
+    curves = {name: {"points": [(1, value), (2, value)]} for name, value in values.items()}
+    html = _page(fields, stages=[{"name": "ppo", "stage": "online", "curves": curves}], reward_model=None)
+    assert "The bands hold 50% and 90% of the responses." in html
+    assert "reward_p" not in re.sub("<script.*?</script>", "", html, flags=re.DOTALL)
+    alone = _page(fields, stages=[{"name": "ppo", "stage": "online", "curves": {"reward": curves["reward"]}}])
+    assert html.count("fill-opacity: 0.18") == 2
+    assert "fill-opacity: 0.18" not in alone
+
+
 def test_each_cell_that_a_phone_shows_as_a_line_has_its_columns_name(html: str) -> None:
     tables = re.findall(r'<table class="[^"]*\bcards\b.*?</table>', html, re.DOTALL)
     assert len(tables) == 4  # policies, further measures, a section of a stage, the stages

@@ -27,6 +27,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.ppo.models import mixed
 from rlhf_plugins.trainers.ppo.options import Exploration, Oversight, Table
+from rlhf_plugins.trainers.ppo.oversight import percentiles
 from rlhf_plugins.trainers.ppo.scoring import Scorer
 
 from . import by_hand
@@ -325,7 +326,8 @@ def test_numbers_are_logged_and_some_responses_are_kept(bases: Bases, tmp_path: 
     gold = Oversight(Table(every=2, rows=3), gold=lambda prompt, response: {"total": float(len(response))})
     found = trainer(bases(), tmp_path, max_steps=10, oversight=gold)
     found.train()
-    for name in ("reward", "shaped_reward", "gold_reward", "kl", "entropy", "length", "explained_variance"):
+    names = ("reward", "shaped_reward", "gold_reward", "kl", "entropy", "length", "explained_variance")
+    for name in (*names, "reward_p5", "reward_p95", "length_p50"):
         assert len(logged(found, name)) == 5, name
     assert all(len(logged(found, name)) == 10 for name in ("policy_loss", "value_loss", "clip_fraction", "approx_kl"))
     kept = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
@@ -333,6 +335,13 @@ def test_numbers_are_logged_and_some_responses_are_kept(bases: Bases, tmp_path: 
     assert all(row["gold"] == len(row["response"]) for row in kept)
     assert [row["step"] for row in found.rollouts_shown] == [0] * 3 + [8] * 3
     assert len({row["prompt"] for row in kept[:3]}) == 3
+
+
+def test_percentiles_by_hand() -> None:
+    found = percentiles("length", torch.tensor([4, 0, 3, 1, 2]))
+    assert found == pytest.approx(
+        {"length_p5": 0.2, "length_p25": 1, "length_p50": 2, "length_p75": 3, "length_p95": 3.8}
+    )
 
 
 def test_a_chat_template_that_refuses_gives_one_line(bases: Bases, tmp_path: Path) -> None:

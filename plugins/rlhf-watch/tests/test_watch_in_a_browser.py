@@ -23,7 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 runs that ended, one with HTML in its samples and its name."""
     found: Path = tmp_path_factory.mktemp("runs")
     for number in range(99):
-        lines = [metric(step, reward=sin(step / 9 + number), kl=step * 0.1, length=20.0) for step in range(60)]
+        steps = ((step, sin(step / 9 + number)) for step in range(60))
+        spread = {f"reward_p{rank}": rank / 50 - 1 for rank in (5, 25, 50, 75, 95)}
+        lines = [metric(step, reward=mean, kl=step * 0.1, length=20.0, **spread) for step, mean in steps]
         write(found / f"run-{number:02}", lines, status="finished")
     write(found / "<b>evil", [metric(step, reward=float(step)) for step in range(9)], status="failed")
     stage = found / "<b>evil" / "01-online"
@@ -57,6 +59,10 @@ def test_100_runs_fit_can_be_read_and_ask_for_nothing(chromium: Any, address: st
         lines = page.locator("figure:first-child .line")
         lines.nth(2).wait_for()
         assert len(set(lines.evaluate_all("all => all.map((one) => one.getAttribute('stroke'))"))) == 3
+        names = page.locator("#curves figcaption > span:first-child").all_inner_texts()
+        assert names[0] == "online/reward, bands of 50% and 90%, dashed the median"
+        assert not any("_p" in name for name in names)
+        assert (page.locator("figure .median").count(), page.locator("figure:first-child .band").count()) == (2, 4)
         assert too_wide(page) == 0
         assert smallest_text(page) >= 9
         assert violations(page) == []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlhf_plugins.arithmetic import masked, objectives
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.metrics import PERCENTILES, percentile
 from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.tokens import as_text
@@ -109,7 +110,17 @@ def _numbers(rollout: Experience, gold: Tensor | None) -> dict[str, float]:
         "explained_variance": None if values is None else explained_variance(values, rollout.returns, mask),
     }
     parts = {f"reward/{name}": each.mean() for name, each in rollout.rewards.prediction.dimensions.items()}
-    return {name: value.item() for name, value in {**found, **parts}.items() if value is not None}
+    numbers = {name: value.item() for name, value in {**found, **parts}.items() if value is not None}
+    return {**numbers, **percentiles("reward", rollout.rewards.rewards), **percentiles("length", mask.sum(1))}
+
+
+def percentiles(name: str, values: Tensor) -> dict[str, float]:
+    """Of a number of each response (B,), between the two nearest ones linearly, under the names that they have."""
+    ranks = torch.tensor(PERCENTILES, dtype=torch.float32, device=values.device) / 100
+    return {
+        percentile(name, rank): value
+        for rank, value in zip(PERCENTILES, values.float().quantile(ranks).tolist(), strict=True)
+    }
 
 
 def step_of(rollout: Experience, updates: Mapping[str, Sequence[float]], numbers: Mapping[str, float]) -> Step:

@@ -2,6 +2,7 @@
 const embedded = document.getElementById("data");
 const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8;
 const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "watch/reward_gap"];
+const BANDS = [[5, 95], [25, 75]], PERCENTILE = /_p(5|25|50|75|95)$/; // of responses, logged beside their mean
 const chosen = new Set(), loaded = new Map();
 const colours = new Map(); // numbers of the colours of the ticked runs, so that the first eight are all different
 const rows = new Map(); // of the list, by the run's name: kept, so that the focus is not lost when numbers change
@@ -69,8 +70,15 @@ function showRuns() {
   if (items.length !== list.children.length || items.some((item, place) => item !== list.children[place])) list.replaceChildren(...items);
 }
 
-function extent(curves) {
-  const points = curves.flatMap((curve) => curve.points);
+function withSpread(run, name, curve) {
+  const of = (rank) => run.curves[`${name}_p${rank}`]?.points || [];
+  const bands = BANDS.map(([low, high]) => [of(low), of(high)]).filter((both) => both.every((points) => points.length));
+  return { run: run.name, curve, bands, median: of(50) };
+}
+
+const drawn = ({ curve, bands }) => (bands.length ? [curve.points, ...bands.flat()].flat().map(([step, mean]) => [step, mean, mean, mean]) : curve.points);
+
+function extent(points) {
   const range = (values) => values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
   const [x0, x1] = range(points.map((p) => p[0]));
   let [y0, y1] = range(points.flatMap((p) => [p[2], p[3]]));
@@ -90,25 +98,26 @@ function panel(name, curves) {
     numbers.append(number);
   }
   if (bad) numbers.append(` (${bad} not finite)`);
-  caption.append(make("span", name), numbers);
+  const spread = curves.some(({ bands }) => bands.length) ? ", bands of 50% and 90%, dashed the median" : "";
+  caption.append(make("span", name + spread), numbers);
   figure.append(caption);
   const some = curves.filter(({ curve }) => curve.points.length);
   if (!some.length) return figure;
-  const { x, y, x0, x1, y0, y1 } = extent(some.map(({ curve }) => curve));
-  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}: ${lasts}` });
+  const { x, y, x0, x1, y0, y1 } = extent(some.flatMap(drawn));
+  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}${spread}: ${lasts}` });
   svg.append(draw("path", { class: "frame", d: `M${LEFT} 6V${HEIGHT - BOTTOM - 2}H${WIDTH - 4}` }));
   for (const [value, place] of [[y1, 12], [y0, HEIGHT - BOTTOM - 4]])
     svg.append(draw("text", { class: "axis", x: LEFT - 3, y: place, "text-anchor": "end" }, short(value)));
   for (const [value, place, anchor] of [[x0, LEFT, "start"], [x1, WIDTH - 4, "end"]])
     svg.append(draw("text", { class: "axis", x: place, y: HEIGHT - 3, "text-anchor": anchor }, String(value)));
-  for (const { run, curve } of some) {
-    const at = (p, i) => `${x(p[0]).toFixed(1)} ${y(p[i]).toFixed(1)}`;
-    if (curve.points.some((p) => p[2] !== p[3])) {
-      const edge = [...curve.points.map((p) => at(p, 3)), ...curve.points.map((p) => at(p, 2)).reverse()];
-      svg.append(draw("path", { class: "band", fill: colour(run), d: `M${edge.join("L")}Z` }));
-    }
-    const line = curve.points.map((p) => at(p, 1)).join("L");
-    svg.append(draw("path", { class: "line", stroke: colour(run), d: `M${line}${curve.points.length > 1 ? "" : "h2"}` }));
+  for (const { run, curve, bands, median } of some) {
+    const along = (points, i) => points.map((p) => `${x(p[0]).toFixed(1)} ${y(p[i]).toFixed(1)}`);
+    const fill = (above, below) => svg.append(draw("path", { class: "band", fill: colour(run), d: `M${[...above, ...below.reverse()].join("L")}Z` }));
+    const line = (name, points) => svg.append(draw("path", { class: name, stroke: colour(run), d: `M${along(points, 1).join("L")}${points.length > 1 ? "" : "h2"}` }));
+    for (const [low, high] of bands) fill(along(high, 1), along(low, 1));
+    if (!bands.length && curve.points.some((p) => p[2] !== p[3])) fill(along(curve.points, 3), along(curve.points, 2));
+    if (median.length) line("median", median);
+    line("line", curve.points);
   }
   figure.append(svg);
   return figure;
@@ -123,7 +132,8 @@ function showCurves() {
   const found = new Map(), wanted = by("filter").value.trim().toLowerCase();
   for (const run of shown())
     for (const [name, curve] of Object.entries(run.curves))
-      if (name.toLowerCase().includes(wanted)) found.set(name, [...(found.get(name) || []), { run: run.name, curve }]);
+      if (name.toLowerCase().includes(wanted) && !(name.replace(PERCENTILE, "") in run.curves && PERCENTILE.test(name)))
+        found.set(name, [...(found.get(name) || []), withSpread(run, name, curve)]);
   const names = [...found.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
   by("curves").replaceChildren(...names.slice(0, 60).map((name) => panel(name, found.get(name))));
 }
