@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Bins = Annotated[int, Field(ge=1, description="equal-width bins of p over [0, 1]")]
 MANY = 2000  # prompts above which BCa, whose jackknife is quadratic, is slow and corrects next to nothing
 MATCHED = 0.1  # lengths that differ by less than this share of the longer one
+PEOPLE = 20  # annotators that are named
 FARTHEST = 7.0  # how far from the mean gap a temperature is looked for, as a natural logarithm
 
 
@@ -194,11 +195,26 @@ class AccuracyByTopic(Metric, under_shift="same"):
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> accuracy_by_topic_worst, accuracy_by_topic/<topic>; nothing where no pair has a topic."""
-        topics = np.array([] if pairs.topic is None else pairs.topic, dtype=str)
-        right = scored.right(pairs)
-        found = {str(topic): float(right[topics == topic].mean()) for topic in np.unique(topics) if topic}
-        named = {f"accuracy_by_topic/{_printable(topic)}": share for topic, share in found.items()}
+        found = {topic: float(right.mean()) for topic, right in _by_text(pairs.topic, scored.right(pairs)).items()}
+        named = {f"accuracy_by_topic/{topic}": share for topic, share in found.items()}
         return {"accuracy_by_topic_worst": min(found.values()), **named} if found else {}
+
+
+@dataclass(frozen=True)
+class AgreementByAnnotator(Metric, under_shift="same"):
+    """The share of each annotator's labels that the model agrees with, a tie counting one half, and their number.
+
+    An annotator is whom the rows' column `annotator` names: a person or, where a recipe reads another column as it, a
+    group of people. Of more than 20 those with the fewest labels are put together.
+    """
+
+    def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
+        """-> agreement_by_annotator/<annotator>, and _labels/<annotator>; nothing where no pair has an annotator."""
+        found = sorted(_by_text(pairs.annotator, scored.right(pairs)).items(), key=lambda item: -len(item[1]))
+        if rest := found[PEOPLE:]:
+            found = [*found[:PEOPLE], (f"{len(rest)} others", np.concatenate([right for _, right in rest]))]
+        agreement = {f"agreement_by_annotator/{who}": float(right.mean()) for who, right in found}
+        return agreement | {f"agreement_by_annotator_labels/{who}": float(len(right)) for who, right in found}
 
 
 @dataclass(frozen=True)
@@ -308,6 +324,12 @@ def _auroc(positive: np.ndarray, score: np.ndarray) -> float | None:
     return float(above) / (positive.sum() * (~positive).sum())
 
 
+def _by_text(texts: np.ndarray | None, values: np.ndarray) -> dict[str, np.ndarray]:
+    """The values of the pairs of each text, without those of the empty one."""
+    known = np.array([] if texts is None else texts, dtype=str)
+    return {_printable(str(text)): values[known == text] for text in np.unique(known) if text}
+
+
 def _printable(text: str) -> str:
     """Fit to be part of a number's name."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
@@ -319,6 +341,7 @@ def register_metric() -> dict[str, type]:
     return {
         "accuracy": Accuracy,
         "accuracy_by_topic": AccuracyByTopic,
+        "agreement_by_annotator": AgreementByAnnotator,
         "auc": AUC,
         "calibration": Calibration,
         "certificate": Certificate,

@@ -162,4 +162,5 @@ class ScoredPairs:
     rejected_features: np.ndarray | None = None
     prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
     topic: np.ndarray | None = None  # text
+    annotator: np.ndarray | None = None  # text: who judged the pair
     again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten

@@ -86,7 +86,11 @@ def score_pairs(
         tokenizer,
         [Group(g.prompt, (g.responses[place],), columns=g.columns) for g, place in distinct.values()],
         np.array([number[key] for key in keys]).reshape(-1, 2).T,
-        {**_known(sides), "prompt": np.array([code[prompt] for prompt, _ in keys[::2]])},
+        {
+            **_known(sides),
+            "prompt": np.array([code[prompt] for prompt, _ in keys[::2]]),
+            "annotator": _texts([comparison.annotator for _, comparison in pairs]),
+        },
         seed,
         longest,
         lengths if lengths.truncation == "cut" else Lengths(),
@@ -193,7 +197,6 @@ def _known(sides: Sequence[Side]) -> dict[str, Any]:
     """Gold rewards, ratings and topics of the pairs, given as alternating sides; None where unknown."""
     gold = [group.gold[place] for group, place in sides if group.gold]
     rated = [_rating(group, place) for group, place in sides]
-    topics = [group.topic or "" for group, _ in sides[::2]]
     found = {
         "gold": np.array(gold, dtype=float) if len(gold) == len(sides) else None,
         "rating": None if np.isnan(rated).all() else np.array(rated),
@@ -203,7 +206,12 @@ def _known(sides: Sequence[Side]) -> dict[str, Any]:
         for name, values in found.items()
         for start, side in enumerate(("chosen", "rejected"))
     }
-    return {**sides_of, "topic": np.array(topics, dtype=object) if any(topics) else None}
+    return {**sides_of, "topic": _texts([group.topic for group, _ in sides[::2]])}
+
+
+def _texts(found: Sequence[str | None]) -> np.ndarray | None:
+    """A text of each pair, empty where it has none; None where none has one."""
+    return np.array([text or "" for text in found], dtype=object) if any(found) else None
 
 
 def _rating(group: Group, place: int) -> float:

@@ -14,6 +14,7 @@ from rlhf_plugins.report.table import verbatim
 
 Models = Mapping[str, RewardModelReport]
 BY_TOPIC = "accuracy_by_topic/"
+BY_ANNOTATOR, LABELS = "agreement_by_annotator/", "agreement_by_annotator_labels/"
 ELSEWHERE = "out of distribution"
 
 
@@ -71,10 +72,20 @@ def _with_interval(mean: float | None, interval: Interval | None) -> str:
 def _sections(models: Models, where: str) -> tuple[Section, ...]:
     names = list(dict.fromkeys(name for model in models.values() for name in model.metrics))
     topics = {name: name.removeprefix(BY_TOPIC) for name in names if name.startswith(BY_TOPIC)}
-    others = {name: name for name in names if name not in topics}
+    people = [name.removeprefix(BY_ANNOTATOR) for name in names if name.startswith(BY_ANNOTATOR)]
+    others = {name: name for name in names if not name.startswith((BY_TOPIC, BY_ANNOTATOR, LABELS))}
     parts = {"Main measures": _rows(models, _MAIN), "Further measures": _named(models, others, words.cell)}
     parts["Accuracy by topic"] = _named(models, topics, words.share)
+    parts["Agreement by annotator"] = [Row(who, tuple(_agreement(m, who) for m in models.values())) for who in people]
     return tuple(Section(f"{title}, {where}" if where else title, tuple(rows)) for title, rows in parts.items())
+
+
+def _agreement(model: RewardModelReport, who: str) -> str:
+    """With an annotator's labels, and their share of all: `71.2% of 520 labels (40.0%)`."""
+    labels = model.metrics.get(LABELS + who)
+    if not labels:
+        return words.NONE
+    return f"{words.share(model.metrics[BY_ANNOTATOR + who])} of {labels:,.0f} labels ({words.share(labels / model.n)})"
 
 
 def _elsewhere(models: Models) -> Models:

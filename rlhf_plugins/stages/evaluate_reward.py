@@ -28,6 +28,7 @@ METRICS = [
     "auc",
     "rank_correlation",
     "accuracy_by_topic",
+    "agreement_by_annotator",
     "length_bias",
     "uncertainty",
     "certificate",

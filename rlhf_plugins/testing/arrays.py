@@ -70,7 +70,7 @@ def _pairs() -> list[tuple[str, ScoredPairs]]:
     known = (f"{side}_{what}" for side in ("chosen", "rejected") for what in ("rating", "variance", "epistemic"))
     topic = np.array(["cooking", "law", "sport", ""] * (PAIRS // 4))
     found |= {name: rng.random(PAIRS) + 0.1 for name in known}
-    pairs = ScoredPairs(**found, prompt=np.arange(PAIRS), topic=topic)
+    pairs = ScoredPairs(**found, prompt=np.arange(PAIRS), topic=topic, annotator=topic[::-1])
     return [("40 pairs, of which everything is known", replace(pairs, again=_again(pairs)))]
 
 

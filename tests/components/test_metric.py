@@ -17,6 +17,7 @@ from rlhf_plugins.components.metric import (
     AUC,
     Accuracy,
     AccuracyByTopic,
+    AgreementByAnnotator,
     Calibration,
     Certificate,
     CrossEntropy,
@@ -63,7 +64,8 @@ def scored(
 def random_pairs(seed: int, n: int = 12) -> ScoredPairs:
     draw = np.random.default_rng(seed)
     lengths, gold, variances = draw.integers(1, 50, (2, n)), draw.normal(size=(2, n)), draw.random((4, n))
-    columns = {"prompt": draw.integers(0, 5, n), "topic": draw.choice(["a", "b", ""], n)}
+    texts = {name: draw.choice(["a", "b", ""], n) for name in ("topic", "annotator")}
+    columns = {"prompt": draw.integers(0, 5, n), **texts}
     known = dict(zip(VARIANCES, variances, strict=True))
     return ScoredPairs(*draw.normal(size=(2, n)), *lengths, *gold, **columns, **known)
 
@@ -247,6 +249,24 @@ def test_accuracy_by_topic_by_hand() -> None:
     assert AccuracyByTopic()(replace(pairs, topic=None)) == {}
 
 
+def test_agreement_by_annotator_by_hand() -> None:
+    pairs = scored([1.0, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0, 1.0], annotator=["b", "b", "b", "a", ""])
+    assert AgreementByAnnotator()(pairs) == {
+        "agreement_by_annotator/b": pytest.approx(2 / 3),
+        "agreement_by_annotator/a": 0.5,
+        "agreement_by_annotator_labels/b": 3,
+        "agreement_by_annotator_labels/a": 1,
+    }
+    assert AgreementByAnnotator()(replace(pairs, annotator=None)) == {}
+
+
+def test_of_many_annotators_the_rare_ones_are_put_together() -> None:
+    who = [f"p{i:02}" for i in range(22) for _ in range(2 if i < 20 else 1)]
+    found = AgreementByAnnotator()(scored([1.0] * 42, [0.0] * 41 + [2.0], annotator=who))
+    assert len(found) == 2 * 21
+    assert (found["agreement_by_annotator/2 others"], found["agreement_by_annotator_labels/2 others"]) == (0.5, 2)
+
+
 def test_length_bias_by_hand() -> None:
     found = LengthBias()(scored([4.0, 2.0], [3.0, 1.0], ([3, 2], [4, 1])))
     assert found["length_bias"] == pytest.approx(0.8)  # the ranks of the test above
@@ -368,7 +388,7 @@ def test_every_number_begins_with_its_metrics_name() -> None:
 
 
 def test_names_of_the_recipe() -> None:
-    names = "accuracy accuracy_by_topic auc calibration certificate cross_entropy length_bias"
+    names = "accuracy accuracy_by_topic agreement_by_annotator auc calibration certificate cross_entropy length_bias"
     more = "rank_correlation temperature_scaling uncertainty"
     assert sorted(register_metric()) == [*names.split(), *more.split()]
     assert sorted(register_rescored()) == ["consistency", "robustness", "speed"]

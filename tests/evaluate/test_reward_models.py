@@ -106,16 +106,17 @@ def test_comparisons_are_taken_as_people_made_them(tokenizer: PreTrainedTokenize
     assert (found.chosen.tolist(), found.rejected.tolist()) == ([5.0, 3.0], [1.0, 5.0])
 
 
-def test_prompts_topics_and_ratings_of_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_prompts_topics_annotators_and_ratings_of_pairs(tokenizer: PreTrainedTokenizerFast) -> None:
     rated = {"good": (4.0, None, None), "short": (2.0, 5.0, None)}
     groups = [
         Group("p ", ("a", "b", "c"), (0, 1, 2), ratings=rated, topic="t"),
-        Group("q ", ("a", "b"), (0, 1)),
+        Group("q ", ("a", "b"), compared=(Comparison(0, 1, annotator="ann"),)),
         Group("p ", ("d", "a"), (0, 1)),
     ]
     found = score_pairs(by_length, groups, tokenizer)
     assert found.prompt.tolist() == [0, 0, 0, 1, 0]  # one prompt, though in two groups
     assert found.topic.tolist() == ["t", "t", "t", "", ""]
+    assert found.annotator.tolist() == ["", "", "", "ann", ""]
     np.testing.assert_equal(found.chosen_rating, [3.0, 3.0, 5.0, np.nan, np.nan])
     np.testing.assert_equal(found.rejected_rating, [5.0, np.nan, np.nan, np.nan, np.nan])
 

@@ -34,6 +34,15 @@ def test_sections_hold_what_was_measured(rewards: Report) -> None:
     assert found["Main measures, out of distribution"]["pairs"] == ("-", "300")
 
 
+def test_annotators_have_their_share_of_the_labels(fields: dict[str, Any]) -> None:
+    numbers = {"agreement_by_annotator/ann": 0.75, "agreement_by_annotator_labels/ann": 20.0}
+    model = {"accuracy": 0.7, "ece": 0.1, "n": 80}
+    fields["reward_models"] = {"a": {**model, "metrics": numbers}, "b": model}
+    found = _cells(Report.model_validate(fields))
+    assert found["Agreement by annotator"] == {"ann": ("75.0% of 20 labels (25.0%)", "-")}
+    assert "Further measures" not in found
+
+
 def test_a_model_without_numbers_has_no_section() -> None:
     assert sections({"one": RewardModelReport(accuracy=None, ece=None, n=0)}) == []
     assert sections({}) == []

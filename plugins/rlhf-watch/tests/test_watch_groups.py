@@ -46,6 +46,7 @@ def test_files_are_reported_by_group(tmp_path: Path) -> None:
     file = pairs(tmp_path, [*rows, {"rewards": [1.0, 0.0]}])
     said = "\n".join(group_lines(file, "language"))
     assert "de is judged worse than the others, by 100.0%" in said
+    assert "  de: 0.000 [0.000, 0.088], -1.000 to the others, 40 rows (50.0%)" in said  # Wilson's: 3.84 / 43.84
     assert "left out: 1 rows" in said
     with pytest.raises(DataError, match=r"no row has a column 'lang' \(known: language, rewards\)"):
         list(group_lines(file, "lang"))

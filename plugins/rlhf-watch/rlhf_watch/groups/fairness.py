@@ -78,7 +78,8 @@ def _interval(values: Numbers, seed: int) -> Interval:
     if np.isin(values, (0.0, 0.5, 1.0)).all():
         z2, n, mean = stats.norm.ppf(0.975) ** 2, len(values), float(values.mean())
         centre, half = (mean + z2 / 2 / n), np.sqrt(z2 * (mean * (1 - mean) / n + z2 / 4 / n**2))
-        return Interval(float((centre - half) / (1 + z2 / n)), float((centre + half) / (1 + z2 / n)))
+        low, high = ((centre + way * half) / (1 + z2 / n) for way in (-1, 1))
+        return Interval(max(0.0, float(low)), min(1.0, float(high)))  # rounding leaves them by 1e-17
     return mean_interval(values, seed)
 
 

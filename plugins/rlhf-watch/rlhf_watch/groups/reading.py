@@ -47,9 +47,11 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
 
 def _table(title: str, found: Groups) -> Iterator[str]:
     yield f"{title}:"
+    total = sum(one.rows for one in found.groups)
     for one in found.groups:
         low, high = one.interval
-        yield f"  {one.name}: {one.mean:.3f} [{low:.3f}, {high:.3f}], {one.gap:+.3f} to the others, {one.rows} rows"
+        share = f"{one.rows} rows ({one.rows / total:.1%})"
+        yield f"  {one.name}: {one.mean:.3f} [{low:.3f}, {high:.3f}], {one.gap:+.3f} to the others, {share}"
 
 
 def failure_lines(file: Path, count: int, clusters: int, out: Path | None) -> Iterator[str]:
