@@ -73,12 +73,23 @@ def page(
     terminal: Annotated[bool, typer.Option("--terminal", help="A table in this terminal, no page.")] = False,
     once: Annotated[bool, typer.Option("--once", help="With --terminal: print the table and end.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the page as one file and end.")] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send new alarms there; or the environment variable that holds the address."),
+    ] = None,
 ) -> None:
-    """Show the runs of a folder while they are written: curves over each other, alarms, samples, failures."""
+    """Show the runs of a folder while they are written: curves over each other, alarms, samples, failures.
+
+    Alarms go to `https://HOST/PATH` as JSON, or to `smtps://USER:PASSWORD@HOST?to=ME@HOST` as a mail.
+    """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
     from rlhf_watch.page.board import Board
 
+    if notify is not None:
+        if once or out is not None:
+            raise RunError("--notify sends alarms while runs are watched: leave --once and --out away")
+        send_news(folder, notify)
     board = Board(folder)
     if terminal:
         from rich.console import Console
@@ -93,6 +104,17 @@ def page(
         say(str(out))
     else:
         serve(board, port)
+
+
+def send_news(folder: Path, notify: str) -> None:
+    """Sends alarms beside the page. Raises RunError where the address is none."""
+    import threading
+
+    from rlhf_watch.notices.address import Address
+    from rlhf_watch.page.news import News
+
+    address = Address.read(notify)
+    threading.Thread(target=News(folder).send, args=(address,), daemon=True).start()
 
 
 def serve(board: Board, port: int) -> None:

@@ -33,6 +33,7 @@ class RewardGap(Watched):
     factor: Annotated[float, Field(gt=0, description="of `scale_lr` and `scale_kl`")] = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.action and not self.thresholds:
             raise ValueError("action: an alarm may act only where its false-alarm rate is known: give `thresholds`")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Protocol
@@ -10,9 +11,11 @@ from pydantic import Field
 
 from rlhf_plugins import Alarm, Monitor, OnDisk, Run, RunError, Step
 from rlhf_watch.alarms.limits import Limit, read_limit, read_limits
+from rlhf_watch.notices.address import VARIABLE, Address, Notice
+from rlhf_watch.notices.sending import send_beside
 
 CURVE = "watch/"  # begins the names of the curves that hold statistics
-PLACES = ("thresholds", "action", "factor", "audit")  # options that do not change the statistic
+PLACES = ("thresholds", "notify", "action", "factor", "audit")  # options that do not change the statistic
 
 
 class Statistic(Protocol):
@@ -33,15 +36,24 @@ class Watched(Monitor, reads_rollouts=True):
     thresholds: Annotated[
         str, OnDisk(), Field(description="a file that `rlhf watch calibrate` wrote; empty: it only measures")
     ] = ""
+    notify: Annotated[
+        str, Field(description="environment variable with the address that alarms are sent to; empty: nowhere")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.notify and not VARIABLE.fullmatch(self.notify):
+            raise ValueError("notify: name an environment variable that holds the address: recipes are copied")
 
     def missing(self) -> dict[str, str]:
-        """A file that is not there, or holds none."""
-        try:
-            if self.thresholds:
-                read_limits(self.thresholds)
-        except RunError as error:
-            return {"thresholds": str(error)}
-        return {}
+        """A file that is not there, or holds no thresholds; a variable that is not set, or holds no address."""
+        found = {}
+        for name, read in (("thresholds", read_limits), ("notify", Address.read)):
+            try:
+                if value := getattr(self, name):
+                    read(value)
+            except RunError as error:
+                found[name] = str(error)
+        return found
 
     def limit(self, name: str) -> Limit | None:
         """Its threshold. Raises RunError where the file has none for these options."""
@@ -67,6 +79,9 @@ class Watching:
         add: takes in a step; False where the step has nothing for it.
         worst: the places of the responses at fault, the worst first.
         says: what a value of the statistic means.
+
+    Raises:
+        RunError: the thresholds are of other options, or an alarm is to be sent and there can be none, or nowhere.
     """
 
     def __init__(
@@ -80,8 +95,13 @@ class Watching:
     ) -> None:
         self._name: str = run.spec(monitor)["use"]
         self._limit = monitor.limit(self._name)
+        if monitor.notify and self._limit is None:
+            raise RunError(f"notify: {self._name} has no thresholds, so that it never alarms")
         self._log, self._statistic, self._add, self._worst, self._says = run.log, statistic, add, worst, says
         self._action = getattr(monitor, "action", None), getattr(monitor, "factor", 1.0)
+        main = os.environ.get("RANK", "0") == "0"  # of several processes, which all see the alarm
+        self._address = Address.read(monitor.notify) if monitor.notify and main else None
+        self._run = run
         self._since: int | None = None
         self._seen, self._alarmed = 0, False
 
@@ -99,7 +119,14 @@ class Watching:
         if self._limit is None or self._alarmed or value <= self._limit.threshold:
             return None
         self._alarmed = True
-        return self._alarm(step, value, self._limit)
+        alarm = self._alarm(step, value, self._limit)
+        if self._address is not None:
+            send_beside(self._address, self._notice(step, alarm))
+        return alarm
+
+    def _notice(self, step: Step, alarm: Alarm) -> Notice:
+        where = f"{self._run.folder.parent.name}/{self._run.folder.name}"
+        return Notice(where, step.stage, step.step, self._name, alarm.message, alarm.action, alarm.false_alarm_rate)
 
     def _alarm(self, step: Step, value: float, limit: Limit) -> Alarm:
         known = self._seen <= limit.rollouts
