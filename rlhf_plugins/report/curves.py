@@ -121,8 +121,8 @@ def _bands(panel: Axes, stage: StageReport, name: str) -> None:
         if edges[0] and edges[1]:
             below, above = (dict(edge.points) for edge in edges if edge)
             steps = sorted(below.keys() & above.keys())
-            sides = ([or_nan(side[step]) for step in steps] for side in (below, above))
-            panel.fill_between(steps, *sides, color=SERIES[0], alpha=0.18, lw=0)
+            under, over = ([or_nan(side[step]) for step in steps] for side in (below, above))
+            panel.fill_between(steps, under, over, color=SERIES[0], alpha=0.18, lw=0)
 
 
 def _ends(line: Sequence[float]) -> str:

@@ -50,4 +50,5 @@ class News:
 def notice_of(run: str, row: Row) -> Notice:
     """A row of `alarms.jsonl` as it is sent."""
     names = ("stage", "step", "monitor", "message", "action", "false_alarm_rate")
-    return Notice(run, **{name: None if (value := row.get(name)) != value else value for name in names})
+    values: dict[str, Any] = {name: None if (value := row.get(name)) != value else value for name in names}
+    return Notice(run, **values)
