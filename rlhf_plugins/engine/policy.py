@@ -119,7 +119,7 @@ class Handle(ABC):
             return Samples([], [], [], [], {name: [] for name in known})
         found = self._sample_in_shares(_texts(prompts), n, Decoding(max_new_tokens, temperature, seed, top_p))
         repeated = {name: [v for v in values for _ in range(n)] for name, values in known.items()}
-        return Samples(found.prompts, found.responses, found.prompt_ids, found.response_ids, repeated)
+        return replace(found, columns={**found.columns, **repeated})
 
     def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
         """See `Policy`."""

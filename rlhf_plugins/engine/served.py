@@ -1,10 +1,11 @@
-"""A model behind a server that speaks the OpenAI protocol: one question, one answer of A or B with its probability."""
+"""A model behind a server that speaks the OpenAI protocol: completions, and answers of A or B with a probability."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,14 +49,12 @@ class Server:
 
     def ask(self, question: str) -> dict[str, Any] | str:
         """The first choice of a completion of at most four tokens at temperature 0; text says why there is none."""
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": 4,
-            "logprobs": True,
-            "top_logprobs": 5,
-        }
+        asked = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 4}
+        return self.complete({**asked, "logprobs": True, "top_logprobs": 5})
+
+    def complete(self, request: Mapping[str, Any]) -> dict[str, Any] | str:
+        """The first choice of a completion of the request; text says why there is none."""
+        body = {"model": self.model, **request}
         wait, reason = FIRST_WAIT, ""
         for attempt in range(self.attempts):
             try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from rlhf_plugins import RunError
 from rlhf_plugins.components.generator import BaseModel, Mixture, Trained, register_generator
 from rlhf_plugins.contract.run import Adapter, Base, Run
 from rlhf_plugins.engine.policy import open_policy
@@ -76,3 +79,21 @@ def test_weights_that_do_not_match_the_policies_are_refused(
 
 def test_names_of_the_recipe() -> None:
     assert sorted(register_generator()) == ["base", "mixture", "policy", "trained"]
+
+
+def test_a_server_answers_and_says_what_failed(run: Run, serve: Callable[[Any], str]) -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        said = body["messages"][-1]["content"]
+        if said == "who\n":
+            return 400, {}
+        return 200, {"choices": [{"message": {"content": "ant bee"}, "finish_reason": said.strip()}]}
+
+    policy = component("generator", {"use": "server", "url": serve(reply), "model": "m"}).build(run)
+    samples = policy.sample(["length\n", "who\n", "how\n"], columns={"answer": [1, 2, 3]})
+    assert samples.responses == ["ant bee", "", "ant bee"]
+    assert samples.columns == {"failed": ["cut at max_new_tokens", "HTTP 400", None], "answer": [1, 2, 3]}
+    assert len(samples.response_ids[0]) == 3  # ant, bee and the end
+    with pytest.raises(RunError, match="answered no prompt: HTTP 400"):
+        policy.sample(["who\n"])
+    with pytest.raises(RunError, match="m answers in text; its log-probabilities are not known"):
+        policy.choose(["who\n"], ["ant", "bee"])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,41 +31,6 @@ Reply = Callable[[dict[str, Any]], tuple[int, Any]]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     return tiny_run(tiny_base(folder / "base"), folder / "stage")
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Reply], str]]:
-    """Starts a server of the model `m` on this machine, and gives its address."""
-    started: list[ThreadingHTTPServer] = []
-
-    def start(reply: Reply) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(200, {"data": [{"id": "m"}]})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                self.answer(*reply({**body, "key": self.headers.get("authorization")}))
-
-            def answer(self, status: int, body: Any) -> None:
-                text = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("retry-after", "0")
-                self.send_header("content-length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{started[-1].server_port}/v1"
-
-    yield start
-    for one in started:
-        one.shutdown()
-        one.server_close()
 
 
 def text(content: str) -> tuple[int, Any]:
@@ -98,6 +60,17 @@ def test_a_reward_model_of_another_vocabulary_reads_its_own_tokens(run: Run) -> 
 
     ByReward(reward=Made(RewardHandle(score, encoder=encoder))).build(run)(["who\n"], ["ant bee"], ["ant"])
     assert seen[0] == seen[1]
+
+
+def test_an_ensemble_that_votes_judges_both_responses_together(run: Run) -> None:
+    def members(samples: Samples) -> Prediction:
+        long, short = ([float(sign * len(ids)) for ids in samples.response_ids] for sign in (1, -1))
+        return Prediction(torch.full((len(long),), 0.5), members=torch.tensor([long, long, short]).T, shares=True)
+
+    verdicts = ByReward(reward=Made(RewardHandle(members))).build(run)(
+        ["who\n"] * 2, ["ant bee", "ant"], ["ant", "ant"]
+    )
+    assert [one.probability for one in verdicts] == pytest.approx([2 / 3, 0.5])
 
 
 def test_the_same_question_is_asked_in_every_run_and_its_fence_in_either_order() -> None:
