@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.rows import Group, Origin, Text
+from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.contract.run_kinds import DataStep
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.data.perturbations import PERTURBATIONS, Others, names
-from rlhf_plugins.data.steps import best
+from rlhf_plugins.data.steps import best, made_of
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,18 +65,8 @@ class Perturbed(DataStep, writes={"ranks"}):
         for kind in rng.permutation(self.kinds).tolist():
             made = PERTURBATIONS[kind](text, others, rng)
             if made is not None and made[0].strip() and key(made[0]) != key(text):
-                parents = (str(group.origin),) if group.origin else ()
-                origin = Origin(f"perturbed: {kind} ({made[1]})", parents=parents)
-                worse = _with(response, made[0])
-                return Group(
-                    group.prompt,
-                    (response, worse),
-                    (0, 1),
-                    weight=self.weight,
-                    topic=group.topic,
-                    columns=group.columns,
-                    origin=origin,
-                )
+                both = (response, _with(response, made[0]))
+                return made_of(group, f"perturbed: {kind} ({made[1]})", both, self.weight)
         return None
 
 

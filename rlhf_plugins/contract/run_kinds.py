@@ -129,6 +129,10 @@ class Task(Component, kind="task"):
 class DataFormat(Component, kind="data_format"):
     """Reads rows from somewhere."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "weight": "unknown option (did you mean weights? a mix has a number for each part: `weights: [2, 1]` beside "
+        "`parts`)"
+    }
     ordered: ClassVar[bool] = trait(False, "the columns themselves say which response is better")
     answered: ClassVar[bool] = trait(True, "its rows hold answers to the prompts")
 
@@ -159,8 +163,13 @@ class DataFormat(Component, kind="data_format"):
 
 
 class DataStep(Component, kind="data_step"):
-    """Changes loaded rows before anything is trained on them: leaves some out, adds some, weighs or labels them."""
+    """Changes loaded rows before anything is trained on them: leaves some out, adds some, weighs or labels them.
 
+    One that asks a model has `build(run)` instead, to a function of the same arguments, for the `data` of a stage.
+    """
+
+    ordered: ClassVar[bool] = trait(False, "makes rows whose columns themselves say which response is better")
+    answered: ClassVar[bool] = trait(False, "gives prompts responses")
     writes: ClassVar[frozenset[str]] = trait(frozenset(), "columns of the rows that it fills in", choices=COLUMNS)
 
     def __call__(self, data: Data, seed: int) -> Data:

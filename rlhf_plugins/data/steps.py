@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 
-from rlhf_plugins.contract.rows import Data, Group
-from rlhf_plugins.contract.run_kinds import DataStep
+from rlhf_plugins.contract.rows import Data, Group, Origin, Text
+from rlhf_plugins.contract.run import Json, Run
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
 
+AT_ONCE = 64  # prompts or pairs that a model is asked about before its answers are kept
 Reason = Callable[[Group], str | None]  # why a row is left out; None keeps it
+Step = Callable[[Data, int], Data]
 
 
-def prepared(data: Data, steps: Sequence[DataStep], seed: int) -> Data:
+def prepared(data: Data, steps: Sequence[Step], seed: int) -> Data:
     """The data after all steps. A prompt all of whose rows were left out is not asked in training either.
 
     Raises:
@@ -62,6 +67,36 @@ def copied(data: Data) -> Dropped:
     else:
         made.update(data.dropped)
     return made
+
+
+def made_of(group: Group, step: str, responses: tuple[Text, ...], weight: float = 1.0) -> Group:
+    """A row of other responses to a row's prompt, the best first, that says which step made it, and of which row."""
+    ranks = tuple(range(len(responses))) if len(responses) > 1 else None
+    origin = made_from(group, step)
+    return Group(group.prompt, responses, ranks, weight=weight, topic=group.topic, columns=group.columns, origin=origin)
+
+
+def made_from(group: Group, step: str) -> Origin:
+    """The origin of a row that a step makes of another."""
+    return Origin(step, parents=(str(group.origin or "a row"),))
+
+
+def remembered(run: Run, given: Json, make: Callable[[], Json]) -> Json:
+    """What `make` returns, made once in the stage for what was given: a model is not asked again after a kill."""
+    name = blake2b(json.dumps(given, default=str).encode(), digest_size=8).hexdigest()
+    return run.once(f"asked-{name}", make)
+
+
+def is_made(group: Group) -> bool:
+    """Whether a step or a stage made the row of another one."""
+    return group.origin is not None and group.origin.row is None and bool(group.origin.parents)
+
+
+def made_by(groups: Sequence[Group]) -> list[str]:
+    """A sentence on how many rows were made of others, and by which steps or stages; none where there are none."""
+    makers = Counter(g.origin.source.partition(":")[0] for g in groups if g.origin and is_made(g))
+    found = ", ".join(f"{count} by {maker}" for maker, count in makers.items())
+    return [f"Of {len(groups)} training rows {makers.total()} were made of others: {found}."] if makers else []
 
 
 def judged_less(group: Group, gone: Collection[int]) -> Group:

@@ -23,7 +23,7 @@ from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.members import Member, is_several, taken_out
 from rlhf_plugins.recipe.needs import unmet, useless_monitors
 from rlhf_plugins.recipe.options import options
-from rlhf_plugins.recipe.order import named_stages, out_of_order
+from rlhf_plugins.recipe.order import named_stages, out_of_order, too_early
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
@@ -47,7 +47,6 @@ class _Checked:
 
 LONGEST = 255  # bytes of a name
 UNNAMEABLE = "no file or folder can have this name: it is too long, or holds a character that none may have"
-BEFORE = "no stage runs before the recipe's data is read: write it as the `data` of a stage"
 
 
 def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
@@ -301,7 +300,7 @@ def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys,
         for what in cls.makes:
             makers.setdefault(what, []).append(name)
     stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
-    early = ((("data", option), BEFORE) for option, _, _ in named_stages(made[("data",)])) if ("data",) in made else ()
+    early = too_early(made[("data",)]) if ("data",) in made else ()
     return [*early, *out_of_order(stages, makers, lambda part: registry.find(type(part)).name)]
 
 

@@ -14,6 +14,8 @@ from rlhf_plugins.recipe.source import Keys
 
 WORDS = {"base": "base", "data": "data", "evaluation": "evaluation", "policy": "policy", "reward": "reward model"}
 OURS = "rlhf_plugins."
+BEFORE = "no stage runs before the recipe's data is read: write it as the `data` of a stage"
+ASKS = "asks a model, which only a stage can open: write the data as the `data` of a stage"
 
 Placed = tuple[Keys, Stage]
 Fault = tuple[Keys, str]
@@ -38,6 +40,14 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
                 which = ", ".join(makers.get(what, ())) or "none is installed"
                 message = f"{part.kind} {name(part)} needs a stage before this one that makes a {WORDS[what]} ({which})"
                 yield (*keys, *inside), message
+
+
+def too_early(data: Component) -> Iterator[Fault]:
+    """What of the recipe's own data needs an earlier stage or a model."""
+    for inside, part in all_parts(data):
+        yield from ((("data", *inside, option), BEFORE) for option, _, _ in named_stages(part))
+        if part.kind == "data_step" and part.builds:
+            yield ("data", *inside), ASKS
 
 
 def _unknown(value: str, what: str, before: Sequence[Stage], after: Sequence[Stage]) -> str:

@@ -12,8 +12,9 @@ import pytest
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.mixing import HELD_OUT, mixed
-from rlhf_plugins.errors import DataError, PluginError
+from rlhf_plugins.errors import DataError, PluginError, RecipeError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.recipe.check import check_recipe
 
 
 def data(*prompts: str, test: tuple[str, ...] = ()) -> Data:
@@ -51,6 +52,12 @@ def words(folder: Path, **more: Any) -> dict[str, Any]:
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         parts.append({"format": "preference", "source": str(folder / f"{name}.jsonl")})
     return {"use": "mix", "parts": parts, **more}
+
+
+def test_the_weight_of_a_part_is_written_beside_the_parts() -> None:
+    data = {"format": "mix", "parts": [{"format": "sandbox", "weight": 2}, "sandbox"]}
+    with pytest.raises(RecipeError, match=r"data\.parts\.0\.weight: unknown option \(did you mean weights\?"):
+        check_recipe({"base": "sandbox", "data": data, "stages": [{"stage": "sft"}]})
 
 
 def test_a_recipe_mixes_files(tmp_path: Path) -> None:
