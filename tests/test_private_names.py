@@ -46,6 +46,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
         "it makes chosen_ids, rejected_ids; RewardTrainer skips it for ranked rows",
     ),
     (trl.RewardTrainer, "_set_signature_columns_if_needed", "RewardTrainer replaces it, to keep all columns"),
+    (trl.SFTTrainer, "_set_signature_columns_if_needed", "SFTTrainer replaces it, to keep the weights of rows"),
     (trl.GRPOTrainer, "_prepare_inputs", "OnlineTrainer rolls out in its place"),
     (trl.GRPOTrainer, "_compute_loss", "OnlineTrainer replaces it"),
     (trl.GRPOTrainer, "_generate", "OnlineTrainer samples with it"),

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.contract.run_kinds import DataStep
+from rlhf_plugins.contract.run_kinds import DataStep, Generator
 from rlhf_plugins.data.agreement import agreement, by_margin, by_ratings, by_votes
 from rlhf_plugins.data.mixing import repeated
-from rlhf_plugins.data.steps import copied, judged_less, kept, without
+from rlhf_plugins.data.steps import best, copied, judged_less, kept, remembered, without
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run import Run
 
 Difficulty = Callable[[Group], float | None]
 MEASURES: dict[str, Difficulty] = {"votes": by_votes, "margin": by_margin, "ratings": by_ratings}
@@ -108,6 +110,33 @@ class DerivedDifficulty(DataStep, writes={"difficulty"}):
 
 
 @dataclass(frozen=True)
+class DifficultyByLoss(DataStep, writes={"difficulty"}):
+    """Gives rows a first model's loss as their difficulty: the mean of -log p over the tokens of the best response.
+
+    A difficulty that a row has stays. A row without a response, or that the model cannot read, gets none.
+    """
+
+    policy: Generator = uses("generator", "policy")
+
+    def build(self, run: Run) -> Callable[[Data, int], Data]:
+        """What it builds raises DataError where the model can read no row."""
+
+        def measured(data: Data, seed: int) -> Data:
+            from rlhf_plugins.engine.losses import mean_losses
+
+            texts = [(g.prompt, None if (place := best(g)) is None else g.responses[place]) for g in data.train]
+            given = [run.spec(self.policy), texts]
+            found = remembered(run, given, lambda: mean_losses(self.policy.build(run), texts))
+            if all(loss is None for loss in found):
+                raise DataError("difficulty_by_loss: the model can read no row's response")
+            pairs = zip(data.train, found, strict=True)
+            rows = [g if g.difficulty is not None or loss is None else replace(g, difficulty=loss) for g, loss in pairs]
+            return replace(data, train=tuple(rows))
+
+        return measured
+
+
+@dataclass(frozen=True)
 class RepeatHard(DataStep):
     """Row i n p_i times with p_i = exp(alpha d_i) / sum_j exp(alpha d_j), d the difficulty in standard deviations.
 
@@ -165,6 +194,7 @@ def register_data_step() -> dict[str, type]:
         "agreed": Agreed,
         "balanced": Balanced,
         "difficulty": DerivedDifficulty,
+        "difficulty_by_loss": DifficultyByLoss,
         "repeat_hard": RepeatHard,
         "weigh_hard": WeighHard,
     }

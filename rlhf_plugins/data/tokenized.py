@@ -82,11 +82,17 @@ def tokenized_labels(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
 def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized:
     """Each group's best response with the columns `input_ids` and `completion_mask`, 1 at the response.
 
+    Where a group has a weight other than 1, there is a column `weight` too; one of weight 0 is left out.
+
     Raises:
         DataError: there is no response that may be imitated, or none is left.
     """
-    left_out, found = Counter[str](), []
+    groups = list(groups)
+    weighed, left_out, found = any(group.weight != 1 for group in groups), Counter[str](), []
     for group in groups:
+        if not group.weight:
+            left_out["weight 0"] += 1
+            continue
         response = best_response(group)
         if response is None:
             left_out["labelled undesirable" if group.responses else "no response"] += 1
@@ -96,7 +102,8 @@ def tokenized_answers(groups: Iterable[Group], encoder: RowEncoder) -> Tokenized
             tokens = taken[1]
             (ids,) = tokens.branches
             mask = [0] * len(tokens.prompt) + [1] * len(ids)
-            found.append({"input_ids": [*tokens.prompt, *ids], "completion_mask": mask})
+            row = {"input_ids": [*tokens.prompt, *ids], "completion_mask": mask}
+            found.append({**row, "weight": float(group.weight)} if weighed else row)
     return _tokenized(found, left_out)
 
 

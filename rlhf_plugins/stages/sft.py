@@ -37,7 +37,11 @@ class SFT(
     processes="several",
     reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
-    """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1)."""
+    """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1).
+
+    The loss of a batch is sum_i w_i sum_t -log p_it / N, with w_i the `weight` of row i, which is 1 where it has none,
+    and N the number of tokens of all its responses.
+    """
 
     from_: From = "previous"
     name: str = "sft"
@@ -73,7 +77,7 @@ class SFT(
         from rlhf_plugins.trainers.budget import spending
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.optimizer_state import hand_on
-        from rlhf_plugins.trainers.sft import SFTTrainer
+        from rlhf_plugins.trainers.sft import SFTTrainer, refuse_weights
         from rlhf_plugins.trainers.supervision import supervise
         from rlhf_plugins.trainers.tasks import measure_tasks
 
@@ -83,6 +87,7 @@ class SFT(
         with building(len(rows.dataset)):
             ours = {**longest(run), "completion_only_loss": True}
             args = arguments(trl.SFTConfig, run.folder, run.seed, {**ours, **self.trainer})
+            refuse_weights(args, rows.dataset)
             trainer = SFTTrainer(
                 model=load_to_adapt(start.base) if new else load_start(start),
                 args=args,

@@ -1,6 +1,7 @@
 """TRL's SFTTrainer, in one process or several: a loss is the mean over the tokens of all processes' batch.
 
-The computation and the numbers are TRL's. In one process a batch that does not fit into memory is computed in halves.
+The computation and the numbers are TRL's; where rows have weights, each multiplies the loss of its row's tokens. In one
+process a batch that does not fit into memory is computed in halves.
 """
 
 from __future__ import annotations
@@ -9,18 +10,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import trl
 from torch import Tensor
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import train_in_float32
 from rlhf_plugins.trainers.micro_batches import TrainsInMicroBatches, steps_in_backward
 from rlhf_plugins.trainers.recovery import KEPT, SHARE, Cutting, Kept, Opaque
 from rlhf_plugins.trainers.shares import IGNORED, LABELS, SharesBatches
 
 LEARNED = "learned"  # key of a batch: how many of its tokens have a label
+WEIGHT = "weight"  # of a row, and key of a batch with one for each row
 MEANS = ("entropy", "mean_token_accuracy")  # over the tokens of a batch, in TRL's log
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """A collator whose batches have the weights of their rows."""
+
+    collate: Callable[[Sequence[Any]], dict[str, Any]]
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """The collator's batch."""
+        return {**self.collate(rows), WEIGHT: torch.tensor([row.get(WEIGHT, 1.0) for row in rows])}
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,15 @@ class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
     """TRL's SFTTrainer; what it logs of a batch, it gathers itself. A batch with a router's loss of it is not cut."""
 
     data_collator: Any
+    _signature_columns: Any
     cutting = Cutting(avoided="a smaller per_device_train_batch_size avoids it")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.cuts = not steps_in_backward(self.args) and not self.aux_loss_enabled
         self._learned: list[int] = []  # tokens that each part of the batch learns
+        if self._has_weights():
+            self.data_collator = Weighing(self.data_collator)
         if processes.count() == 1:
             self.data_collator = Keeping(self.data_collator)
         else:  # it would leave out some processes' numbers of a last batch that is small
@@ -81,10 +99,20 @@ class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
         means[start:] = [sum(mean * tokens for mean, tokens in parts) / total if total else 0.0]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
-        """TRL's."""
+        """TRL's; in training sum_i w_i sum_t -log p_it / N, with w_i the weight of row i and N the tokens to learn."""
         self._learned.append(inputs.get(LEARNED, 0))
-        theirs = {name: value for name, value in inputs.items() if name not in (KEPT, SHARE, LEARNED)}
+        theirs = {name: value for name, value in inputs.items() if name not in (KEPT, SHARE, LEARNED, WEIGHT)}
+        if WEIGHT in inputs and self.model.training:
+            model = _weighed(model, inputs[WEIGHT])
         return super().compute_loss(model, theirs, *given, **named)
+
+    def _has_weights(self) -> bool:
+        return WEIGHT in (getattr(self.train_dataset, "column_names", None) or ())
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._has_weights():
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, WEIGHT]))
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> tuple[Any, Any, Any]:
         """The batch's loss, weighted by this process's part of the tokens, outputs and labels."""
@@ -105,3 +133,27 @@ class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
     @gather_function.setter
     def gather_function(self, function: Any) -> None:
         self._gather = function
+
+
+def _weighed(model: Any, weights: Tensor) -> Callable[..., Any]:  # (B,)
+    """The model, whose log-probabilities of labels are multiplied by their rows' weights."""
+
+    def forward(**inputs: Any) -> Any:
+        outputs = model(**inputs)
+        outputs.log_probs = outputs.log_probs * weights.to(outputs.log_probs).unsqueeze(1)
+        return outputs
+
+    return forward
+
+
+def refuse_weights(args: Any, rows: Any) -> None:
+    """Raises RunError where rows have weights that a training would not read.
+
+    Of packed rows a batch does not show whose tokens it holds, and other losses are no sums of log-probabilities.
+    """
+    if WEIGHT not in rows.column_names:
+        return
+    asked = {"loss_type": args.loss_type != "nll", "label_smoothing_factor": args.label_smoothing_factor > 0}
+    asked |= {"packing": args.packing, "padding_free": args.padding_free}
+    if name := next((name for name, given in asked.items() if given), None):
+        raise RunError(f"{name}: does not go with rows that have weights; read none with `columns: {{weight: null}}`")
