@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.records import Prediction, Verdict
+from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.run_kinds import Generator, Judge, Reward
 from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
@@ -21,22 +22,33 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import JudgeFunction
 
 
+ABSTAINED = Verdict(None, "abstained", "the reward abstains")
+
+
 @dataclass(frozen=True)
 class ByReward(Judge):
-    """sigmoid(r_1 - r_2) of a reward's scores, the probability of Bradley and Terry (1952); abstains where it does."""
+    """sigmoid(r_1 - r_2) of a reward's scores, the probability of Bradley and Terry (1952); abstains where it does.
+
+    Of an ensemble that votes it is the share of members that prefer the first.
+    """
 
     reward: Reward = uses("reward", "model")
 
     def build(self, run: Run) -> JudgeFunction:
         """Raises RunError as the reward does."""
+        from rlhf_plugins.reward_models.ensemble import preferred
         from rlhf_plugins.reward_models.handle import reward_handle
 
         score = reward_handle(self.reward.build(run))
         encode = run.reference().encode if score.encoder is None else score.encode  # its tokens may be others
 
         def judge(prompts: Sequence[Text], first: Sequence[str], second: Sequence[str]) -> Sequence[Verdict]:
-            one, other = (score(encode(prompts, _answers(prompts, responses))) for responses in (first, second))
-            return [_by_difference(one, other, row) for row in range(len(prompts))]
+            asked, count = [*prompts, *prompts], len(prompts)
+            found = score(encode(asked, _answers(asked, [*first, *second])))
+            places = torch.arange(count)
+            likely = preferred(found, places, places + count).tolist()
+            silent = [False] * count if found.abstained is None else found.abstained.view(2, count).any(0).tolist()
+            return [ABSTAINED if none else Verdict(p) for p, none in zip(likely, silent, strict=True)]
 
         return judge
 
@@ -69,12 +81,6 @@ def _answers(prompts: Sequence[Text], responses: Sequence[str]) -> list[Text]:
     """The responses, as messages to prompts that are messages."""
     pairs = zip(prompts, responses, strict=True)
     return [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
-
-
-def _by_difference(one: Prediction, other: Prediction, row: int) -> Verdict:
-    if any(each.abstained is not None and bool(each.abstained[row]) for each in (one, other)):
-        return Verdict(None, "abstained", "the reward abstains")
-    return Verdict(float((one.reward[row] - other.reward[row]).double().sigmoid()))
 
 
 @hookimpl

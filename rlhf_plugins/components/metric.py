@@ -12,6 +12,7 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from rlhf_plugins.arithmetic import scored
+from rlhf_plugins.arithmetic.bounds import mean_above
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
 
@@ -84,7 +85,7 @@ def calibration_errors(p: np.ndarray, happened: np.ndarray, bins: int) -> Calibr
 
 @dataclass(frozen=True)
 class Calibration(Metric, under_shift="same"):
-    """Calibration of p = sigmoid(r_a - r_b) as the probability that people prefer a to b.
+    """Calibration of p = sigmoid(r_a - r_b), or the share of votes for a, as the probability that people prefer a to b.
 
     Each pair is read both ways round, since which response came first is arbitrary. ECE = sum_b |b|/n |preferred(b) -
     p(b)| over equal-width bins, MCE is the largest of these gaps (Naeini et al. 2015), and Brier's score is the mean of
@@ -95,7 +96,7 @@ class Calibration(Metric, under_shift="same"):
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
         """-> calibration_ece, calibration_mce, calibration_brier."""
-        p, preferred = _both_ways(scored.gap(pairs))
+        p, preferred = _both_ways(scored.gap(pairs), pairs.probability)
         errors = calibration_errors(p, preferred, self.bins)
         found = {"calibration_ece": errors.expected, "calibration_mce": errors.maximum}
         return {**found, "calibration_brier": float(np.mean((p - preferred) ** 2))}
@@ -106,6 +107,7 @@ class TemperatureScaling(Metric, under_shift="same"):
     """The T that makes people's choices most likely under sigmoid((r_a - r_b) / T) (Guo et al. 2017, section 4.2).
 
     T is fitted on the pairs of a random half of the prompts; ECE before and after is of the pairs of the other half.
+    Shares of votes have no temperature.
     """
 
     bins: Bins = 10
@@ -116,7 +118,7 @@ class TemperatureScaling(Metric, under_shift="same"):
         gap, prompts = scored.gap(pairs), scored.prompts(pairs)
         order = np.random.default_rng(self.seed).permutation(prompts.max() + 1)
         fitted = np.isin(prompts, order[: len(order) // 2])
-        if not gap[fitted].any():
+        if not gap[fitted].any() or pairs.probability is not None:
             return {}
         temperature, rest = best_temperature(gap[fitted]), gap[~fitted]
         before, after = (calibration_errors(*_both_ways(g), self.bins).expected for g in (rest, rest / temperature))
@@ -143,10 +145,15 @@ def best_temperature(gap: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class CrossEntropy(Metric, under_shift="same"):
-    """The mean of -log sigmoid(r_chosen - r_rejected), in nats: Bradley-Terry's loss on held-out pairs."""
+    """The mean of -log sigmoid(r_chosen - r_rejected), in nats: Bradley-Terry's loss on held-out pairs.
+
+    It is not measured of shares of votes: one pair that all members order wrong would make it infinite.
+    """
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> cross_entropy."""
+        """-> cross_entropy; nothing of shares of votes."""
+        if pairs.probability is not None:
+            return {}
         return {"cross_entropy": float(np.logaddexp(0, -scored.gap(pairs)).mean())}
 
 
@@ -282,26 +289,34 @@ class Uncertainty(Metric):
 
 @dataclass(frozen=True)
 class Certificate(Metric, under_shift="same"):
-    """A lower bound on accuracy that holds with probability 1 - delta (Clopper and Pearson 1934, one-sided).
+    """A lower bound on accuracy that holds with probability 1 - delta: each prompt has one vote, which its pairs share.
 
-    It assumes that the prompts are independent draws from the population that the claim is about, and that nothing was
-    chosen (model, epoch, temperature) by looking at these pairs. Pairs of one prompt are not independent: one random
-    pair of each prompt counts. A tie counts as an error.
+    With probability 1 - delta the model orders at least so large a share of a new prompt's pairs as people do. Where
+    every prompt has one pair, it is that of Clopper and Pearson (1934, one-sided); else a prompt counts as the share of
+    its pairs that are right, and the bound is by betting (Waudby-Smith and Ramdas 2024), for any such shares. A tie
+    counts as an error. It assumes that the prompts are independent draws from the population that the claim is about,
+    and that nothing was chosen (model, epoch, temperature) by looking at these pairs.
     """
 
     delta: Annotated[float, Field(gt=0, lt=1, description="probability that the bound does not hold")] = 0.05
 
     def __call__(self, pairs: ScoredPairs) -> Mapping[str, float]:
-        """-> certificate_lower_bound, certificate_pairs (how many counted)."""
-        one = scored.one_a_prompt(pairs)
-        right, n = int((scored.gap(pairs)[one] > 0).sum()), len(one)
-        bound = float(stats.beta.ppf(self.delta, right, n - right + 1)) if right else 0.0
-        return {"certificate_lower_bound": bound, "certificate_pairs": float(n)}
+        """-> certificate_lower_bound, certificate_prompts (how many voted)."""
+        prompts, right = scored.prompts(pairs), scored.gap(pairs) > 0
+        counts, votes = np.bincount(prompts), np.bincount(prompts, right)
+        n, won = len(counts), int(votes.sum())
+        if counts.max() > 1:
+            bound = mean_above(votes / counts, self.delta)
+        else:
+            bound = float(stats.beta.ppf(self.delta, won, n - won + 1)) if won else 0.0
+        return {"certificate_lower_bound": bound, "certificate_prompts": float(n)}
 
 
-def _both_ways(gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _both_ways(gap: np.ndarray, likely: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Each pair read forth and back: the model's probability that the first is preferred, and whether it is."""
     p = expit(np.concatenate([gap, -gap]))  # not 1 - p, whose rounding puts equal probabilities into two bins
+    if likely is not None:
+        p = np.concatenate([likely, 1 - likely]).round(9)
     return p, np.repeat([1.0, 0.0], len(gap))
 
 

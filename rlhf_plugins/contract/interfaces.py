@@ -143,6 +143,9 @@ class Aggregation(Component, kind="aggregation"):
     compares_siblings: ClassVar[bool] = trait(
         False, "compares a prompt's responses; a head, which sees each alone, refuses it"
     )
+    shares: ClassVar[bool] = trait(
+        False, "its rewards are shares of votes, so that the share of members that order a pair is its probability"
+    )
     under_shift: ClassVar[str | None] = trait(None, SHIFT, SYMMETRY)
     under_scale: ClassVar[str | None] = trait(None, SCALE, SYMMETRY)
 

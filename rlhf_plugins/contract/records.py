@@ -25,6 +25,7 @@ class Prediction:
     features: Tensor | None = None  # (B, width) the head's input; the model fills it in
     tokens: Tensor | None = None  # (B, T) a reward for each token; `reward` is then their sum
     abstained: Tensor | None = None  # (B,) bool, True where there is no reward: the number there means nothing
+    shares: bool = False  # rewards are shares of votes: the members, not differences, give the probability of a pair
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,5 @@ class ScoredPairs:
     prompt: np.ndarray | None = None  # int codes: pairs of one prompt are not independent
     topic: np.ndarray | None = None  # text
     annotator: np.ndarray | None = None  # text: who judged the pair
+    probability: np.ndarray | None = None  # that the chosen one is better, by votes; None: sigmoid(chosen - rejected)
     again: Callable[[Rewrite], ScoredPairs] | None = None  # the same pairs with every response rewritten

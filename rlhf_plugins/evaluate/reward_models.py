@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import expit
 
 from rlhf_plugins.contract.interfaces import Metric
@@ -19,7 +20,7 @@ from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins
-from rlhf_plugins.reward_models.ensemble import epistemic
+from rlhf_plugins.reward_models.ensemble import epistemic, preferred
 from rlhf_plugins.reward_models.handle import Predict
 
 Side = tuple[Group, int]  # a response, by its group and its place in it
@@ -118,7 +119,8 @@ class _Pairs:
         samples = samples_of(alone, RowEncoder(self.tokenizer, None, self.lengths))
         if rewrite is not None and self.longest is not None:
             samples = _cut(samples, self.longest)
-        reward, doubts = answered(self.judge(samples), len(alone))
+        found = self.judge(samples)
+        reward, doubts = answered(found, len(alone))
         length = np.array([len(ids) for ids in samples.response_ids])
         chosen, rejected = self.pairs
         sides = (("chosen", chosen), ("rejected", rejected))
@@ -128,9 +130,18 @@ class _Pairs:
             chosen_length=length[chosen],
             rejected_length=length[rejected],
             **{f"{side}_{name}": doubt[which] for name, doubt in doubts.items() for side, which in sides},
+            probability=voted(found, chosen, rejected),
             again=self.scored if rewrite is None else None,
             **self.known,
         )
+
+
+def voted(answer: Prediction | Sequence[float | None], chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray | None:
+    """The probability of each pair by the votes of an ensemble; None where rewards are no shares of votes."""
+    if not isinstance(answer, Prediction) or not answer.shares:
+        return None
+    found: np.ndarray = preferred(answer, torch.from_numpy(chosen), torch.from_numpy(rejected)).numpy()
+    return found
 
 
 def _cut(samples: Samples, longest: int) -> Samples:
@@ -176,8 +187,9 @@ def measure(scored: ScoredPairs, metrics: Sequence[Metric]) -> dict[str, Any]:
 
 def reliability(scored: ScoredPairs, bins: int = 10) -> list[dict[str, float]]:
     """Pairs by the probability that the model gives to the response it prefers, in equal-width bins of [1/2, 1]."""
-    p = expit(np.abs(scored.chosen - scored.rejected))
-    right = wins(scored.chosen, scored.rejected)
+    p, right = expit(np.abs(scored.chosen - scored.rejected)), wins(scored.chosen, scored.rejected)
+    if (likely := scored.probability) is not None:
+        p, right = np.maximum(likely, 1 - likely), wins(likely, np.full_like(likely, 0.5))
     edges = np.linspace(0.5, 1.0, bins + 1)
     which = np.clip(np.digitize(p, edges) - 1, 0, bins - 1)
     return [

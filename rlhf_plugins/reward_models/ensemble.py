@@ -69,7 +69,8 @@ class Ensemble:
             if not len(open_rows):
                 break
         variance = None if variances.isnan().all() else variances.nanmean(1)
-        return Prediction(self._aggregated(rewards, group, topics), variance=variance, members=rewards)
+        reward, shares = self._aggregated(rewards, group, topics), self.aggregation.shares
+        return Prediction(reward, variance=variance, members=rewards, shares=shares)
 
     def _accuracies(self, samples: Samples) -> Tensor | None:
         """(B, M) on the topic of each response; None where the aggregation reads none."""
@@ -98,6 +99,18 @@ def epistemic(prediction: Prediction) -> Tensor:
     assert prediction.members is not None
     mean = prediction.members.nanmean(1, keepdim=True)
     return ((prediction.members - mean) ** 2).nanmean(1)
+
+
+def preferred(prediction: Prediction, first: Tensor, second: Tensor) -> Tensor:  # (pairs,)
+    """P(first is better) of responses at these places, (pairs,) each: sigmoid(r_1 - r_2) (Bradley and Terry 1952).
+
+    Where rewards are shares of votes it is the share of members that give the first the higher reward, a tie one half.
+    """
+    if not prediction.shares or prediction.members is None:
+        return (prediction.reward[first] - prediction.reward[second]).double().sigmoid()
+    gap = prediction.members[first] - prediction.members[second]  # (pairs, M)
+    votes = (gap > 0).double() + 0.5 * (gap == 0)
+    return votes.masked_fill(gap.isnan(), torch.nan).nanmean(1)
 
 
 def disputed(rewards: Tensor, group: Tensor) -> Tensor:

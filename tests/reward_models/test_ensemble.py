@@ -21,7 +21,7 @@ from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.ensemble import Ensemble, _reading, describe, epistemic
+from rlhf_plugins.reward_models.ensemble import Ensemble, _reading, describe, epistemic, preferred
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -49,6 +49,16 @@ def test_members_are_joined_and_their_disagreement_is_given() -> None:
     assert epistemic(found).tolist() == [1, 0, 4, 0]  # ((1 - 2)^2 + (3 - 2)^2) / 2, ((4 - 2)^2 + (0 - 2)^2) / 2
     assert found.variance is not None
     assert found.variance.tolist() == [2, 2, 2, 2]
+
+
+def test_the_probability_of_a_vote_is_the_share_of_members() -> None:
+    """Of w and x two of three prefer w; of y and z one prefers y, one z, and one neither."""
+    members = Table(1, 0, 4, 0), Table(3, 0, 0, 5), Table(0, 9, 6, 6)
+    first, second = tensor([0, 2]), tensor([1, 3])
+    votes = Ensemble(members, Vote(), (1, 1, 1))(SAMPLES)
+    assert preferred(votes, first, second).tolist() == pytest.approx([2 / 3, 0.5])
+    mean = Ensemble(members, Mean(), (1, 1, 1))(SAMPLES)
+    assert preferred(mean, first, second)[0] == pytest.approx(float(tensor(4 / 3 - 3).sigmoid()))
 
 
 def test_a_prompt_that_two_members_order_alike_is_not_shown_to_the_third() -> None:
