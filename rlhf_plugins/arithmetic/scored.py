@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import hypot, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,19 @@ def unanimous(share: float, n: int) -> tuple[float, float]:
     """
     unseen = Z**2 / (n + Z**2)
     return share * (1 - unseen), share + (1 - share) * unseen
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95% interval of a share of n independent ones (Wilson 1927)."""
+    middle, wide = share + Z**2 / (2 * n), Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return (middle - wide) / (1 + Z**2 / n), (middle + wide) / (1 + Z**2 / n)
+
+
+def difference(ours: float, n: int, theirs: float, m: int) -> tuple[float, float]:
+    """The 95% interval of the difference of two independent shares, of n and of m (Newcombe 1998, method 10)."""
+    (low, high), (least, most) = wilson(ours, n), wilson(theirs, m)
+    gap = ours - theirs
+    return gap - hypot(ours - low, most - theirs), gap + hypot(high - ours, theirs - least)
 
 
 def constant(values: np.ndarray) -> bool:

@@ -18,8 +18,10 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.report.words import wide
 
 if TYPE_CHECKING:
+    from rlhf_plugins.reward_models.members import Agreement, Orders
     from rlhf_plugins.reward_models.opening import Accuracies
 
 
@@ -27,8 +29,14 @@ class Measured(NamedTuple):
     """A member on the new rows."""
 
     accuracies: Accuracies
+    orders: Orders
     mean: float  # of its rewards
     deviation: float
+
+    @property
+    def prompts(self) -> int:
+        """Those with a pair that it read."""
+        return len({prompt for prompt, _, _ in self.orders})
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,9 @@ class Recalibrate(Stage, makes={"reward"}):
     """Measures an ensemble's members again, on the training rows of its `data`, and leaves it with these accuracies.
 
     Nothing is trained. The aggregation is the ensemble's own: `weighted` and `expert` then weigh by the new accuracies.
-    The report has each member's accuracy before and now, and the mean and spread of its rewards: a member that has
-    drifted from the others is seen.
+    The report has each member's accuracy before and now, how often it orders a pair as another member does (before: on
+    the rows that were held out when it was trained), and the mean and spread of its rewards. It names the members whose
+    accuracy or agreement has fallen beyond chance, by an interval of the difference (Newcombe 1998) over prompts.
     """
 
     path: Annotated[str, OnDisk("#"), Field(min_length=1, description="the ensemble: RUN, RUN#STAGE, or its folder")]
@@ -54,6 +63,7 @@ class Recalibrate(Stage, makes={"reward"}):
         """Leaves the ensemble in `model/`. Raises RunError where it is none, or a member can judge no pair."""
         from rlhf_plugins.data.other_run import saved_folder
         from rlhf_plugins.reward_models.ensemble import DESCRIPTION, read_ensemble
+        from rlhf_plugins.reward_models.members import agreement
         from rlhf_plugins.stages.reward_ensemble import by_topic
 
         source, folder = saved_folder(self.path, "rewards"), run.folder / "model"
@@ -64,33 +74,63 @@ class Recalibrate(Stage, makes={"reward"}):
             raise RunError(f"{self.name}: no row has one response preferred to another that every member can read")
         shutil.copytree(source, folder)
         topics = by_topic([one.accuracies for one in measured])
-        changed = {**described, "accuracy": accuracy, "accuracy_by_topic": topics}
+        alike = agreement([one.orders for one in measured])
+        now = {"prompts": [one.prompts for one in measured], "agreement": alike and alike._asdict()}
+        changed = {**described, "accuracy": accuracy, "accuracy_by_topic": topics, **now}
         (folder / DESCRIPTION).write_text(json.dumps(changed, indent=2) + "\n")
         return StageResult(
             rewards={self.name: {"use": "saved", "path": str(folder)}},
             metrics={"accuracy": accuracy},
-            sections=[Section("Members on new rows", rows=_rows(described, measured))],
+            sections=[_section(described, measured, alike)],
         )
 
 
 def _measured(run: Run, folder: Path, groups: Sequence[Group]) -> Measured:
     from rlhf_plugins.data.ranked import encodable
     from rlhf_plugins.data.tokens import samples_of
+    from rlhf_plugins.reward_models.members import orders
     from rlhf_plugins.reward_models.opening import open_reward, pair_accuracies
 
     judge = open_reward(folder, run.open, run.base.trust_remote_code)
     assert judge.encoder is not None
     kept, _ = encodable(groups, judge.encoder)
     rewards = judge(samples_of(kept, judge.encoder)).reward
-    return Measured(pair_accuracies(judge, kept, judge.encoder), float(rewards.mean()), float(rewards.std()))
+    accuracies, found = pair_accuracies(judge, kept, judge.encoder), orders(judge, kept, judge.encoder)
+    return Measured(accuracies, found, float(rewards.mean()), float(rewards.std()))
 
 
-def _rows(described: dict[str, Any], measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def _section(described: dict[str, Any], measured: Sequence[Measured], alike: Agreement | None) -> Section:
+    rows = _rows(described, measured, alike)
+    return Section("Members on new rows", _said(described, measured, alike), rows)
+
+
+def _said(described: dict[str, Any], measured: Sequence[Measured], alike: Agreement | None) -> str:
+    """Which members have drifted."""
+    from rlhf_plugins.reward_models.members import Share, drifted
+
+    prompts, before = described.get("prompts"), described.get("agreement")
+    found = []
+    for place, one in enumerate(measured):
+        old = Share(described["accuracy"][place], prompts[place]) if prompts else None
+        found.append(drifted(f"member {place}: its accuracy", old, Share(one.accuracies.whole or 0.0, one.prompts)))
+        if alike is not None:
+            old = Share(before["shares"][place], before["prompts"]) if before else None
+            found.append(drifted(f"member {place}: its agreement", old, Share(alike.shares[place], alike.prompts)))
+    said = "; ".join(filter(None, found)) or "No member's accuracy or agreement has fallen beyond chance"
+    few = wide(min(one.prompts for one in measured))
+    return f"{said[0].upper()}{said[1:]}{f' ({few})' if few else ''}."
+
+
+def _rows(described: dict[str, Any], measured: Sequence[Measured], alike: Agreement | None) -> list[dict[str, Any]]:
+    old = described.get("agreement")
     return [
         {
             "member": place,
             "accuracy before": round(before, 3),
             "accuracy now": round(one.accuracies.whole or 0.0, 3),
+            "agreement before": old and round(old["shares"][place], 3),
+            "agreement now": alike and round(alike.shares[place], 3),
+            "prompts": one.prompts,
             "mean reward": round(one.mean, 3),
             "deviation": round(one.deviation, 3),
         }

@@ -24,6 +24,9 @@ from rlhf_plugins.recipe.options import options
 from rlhf_plugins.stages.reward_model import RewardModelStage, Trained, taught
 
 if TYPE_CHECKING:
+    from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.reward_models.handle import RewardHandle
+    from rlhf_plugins.reward_models.members import Orders
     from rlhf_plugins.reward_models.opening import Accuracies
 
 logger = logging.getLogger(__name__)
@@ -44,10 +47,12 @@ SHARED = {  # options of all members together, and their defaults
 
 
 class Member(NamedTuple):
-    """One trained member, and its accuracy on the prompts that its bootstrap left out."""
+    """A trained member, its accuracy on the prompts that its bootstrap left out, and how it orders held-out pairs."""
 
     trained: Trained
     accuracies: Accuracies
+    prompts: int  # that its bootstrap left out
+    held_out: Orders
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         """Leaves the ensemble in `model/`, its members in `model/0`, `model/1` and so on."""
         from rlhf_plugins.contract import processes
         from rlhf_plugins.reward_models.ensemble import describe
+        from rlhf_plugins.reward_models.members import agreement
 
         folder, (groups, unread) = run.folder / "model", taught(self, run)
         members = [self._member(run, member, groups) for member in range(self.count)]
@@ -153,6 +159,7 @@ class RewardEnsemble(RewardModelStage, processes="several"):
                 f"aggregation {name} needs each member's accuracy, and a bootstrap left out no pair: use mean"
             )
         topics = {"accuracy_by_topic": by_topic([member.accuracies for member in members])}
+        alike = agreement([member.held_out for member in members])
         processes.on_main(
             lambda: describe(
                 folder,
@@ -160,6 +167,8 @@ class RewardEnsemble(RewardModelStage, processes="several"):
                 run.spec(self.aggregation),
                 accuracy=accuracy if known else [1.0] * self.count,
                 early_exit=self.early_exit,
+                prompts=[member.prompts if known else 0 for member in members],
+                agreement=alike and alike._asdict(),
                 **(topics if self.aggregation.reads_topics else {}),
             )
         )
@@ -179,13 +188,21 @@ class RewardEnsemble(RewardModelStage, processes="several"):
         )
 
     def _member(self, run: Run, member: int, groups: Sequence[Group]) -> Member:
+        from rlhf_plugins.data.fields import key
+        from rlhf_plugins.reward_models.members import orders
+        from rlhf_plugins.reward_models.opening import pair_accuracies
+
         logger.info("training member %d of %d", member + 1, self.count)
         rng = np.random.default_rng([run.seed, member])
         drawn = rng.integers(len(groups), size=len(groups)) if self.bootstrap else np.arange(len(groups))
         folder = run.folder / "model" / str(member)
         stage = self._of_member(run, member)
         trained = stage.train(run, [groups[i] for i in drawn], folder, member)
-        return Member(trained, _accuracy(run, folder, out_of_bag(groups, drawn.tolist()), stage.own_base(run)))
+        left_out = out_of_bag(groups, drawn.tolist())
+        judge, encoder = _opened(run, folder, stage.own_base(run))
+        prompts = len({key(group.prompt) for group in left_out if any(not c.tied for c in group.comparisons)})
+        held_out = orders(judge, run.data.test, encoder)
+        return Member(trained, pair_accuracies(judge, left_out, encoder), prompts, held_out)
 
 
 def out_of_bag(groups: Sequence[Group], drawn: Sequence[int]) -> list[Group]:
@@ -196,13 +213,12 @@ def out_of_bag(groups: Sequence[Group], drawn: Sequence[int]) -> list[Group]:
     return [group for group in groups if key(group.prompt) not in seen]
 
 
-def _accuracy(run: Run, folder: Path, groups: Sequence[Group], base: Base) -> Accuracies:
-    """Of a trained member."""
+def _opened(run: Run, folder: Path, base: Base) -> tuple[RewardHandle, RowEncoder]:
+    """A trained member, with the encoder of its base."""
     from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.opening import open_reward, pair_accuracies
+    from rlhf_plugins.reward_models.opening import open_reward
 
-    judge = open_reward(folder, run.open, run.base.trust_remote_code)
-    return pair_accuracies(judge, groups, load_row_encoder(base))
+    return open_reward(folder, run.open, run.base.trust_remote_code), load_row_encoder(base)
 
 
 def by_topic(members: Sequence[Accuracies]) -> dict[str, list[float | None]]:

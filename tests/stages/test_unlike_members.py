@@ -73,6 +73,22 @@ def test_an_ensemble_is_weighed_again_by_new_rows(expert: Path, tmp_path: Path) 
     assert said["accuracy_by_topic"] == {"c": pytest.approx(expected)}
     assert open_reward(folder_of(result.rewards), component).function.accuracy == tuple(expected)
     assert [row["accuracy now"] for row in result.sections[0].rows] == [round(one or 0.0, 3) for one in expected]
+    assert {row["prompts"] for row in result.sections[0].rows} == {len({group.prompt for group in turned})}
+    assert "agreement before" in result.sections[0].rows[0]
+
+
+def test_a_member_that_has_fallen_beyond_chance_is_named(expert: Path, tmp_path: Path) -> None:
+    """Turned pairs are what the members were trained against: an accuracy of 0.9 on 400 prompts is gone."""
+    copytree(expert, tmp_path / "model")
+    file = tmp_path / "model" / "reward_ensemble.json"
+    known = {"accuracy": [0.9, 0.1], "prompts": [400, 400], "agreement": {"shares": [0.0, 0.0], "prompts": 400}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **known}))
+    turned = [replace(group, responses=group.responses[::-1]) for group in tiny_pairs(20, seed=7)]
+    stage = component("stage", {"use": "recalibrate", "path": str(file.parent)})
+    said = stage.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", turned)).sections[0].text
+    assert said.startswith("Member 0: its accuracy has fallen from 90.0% to ")
+    assert "member 1" not in said
+    assert said.endswith("the interval is wide).")
 
 
 @pytest.mark.parametrize(
