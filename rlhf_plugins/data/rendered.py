@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,6 +35,20 @@ def obstacles(groups: Iterable[Group], encoder: RowEncoder) -> Dropped:
     return found
 
 
+def fields_lost(groups: Iterable[Group], encoder: Callable[[], RowEncoder]) -> dict[str, int]:
+    """Rows with fields of messages, such as `name`, that the chat template does not write, by field.
+
+    The encoder is asked for only where a row has such a field.
+    """
+    found = Counter[str]()
+    for group in groups:
+        talks = [talk for talk in (group.prompt, *group.responses) if not isinstance(talk, str)]
+        if any(message.get(name) for talk in talks for message in talk for name in OTHERS):
+            lost = {why for text in group.responses or ([],) for why in _unwritten(encoder(), group.prompt, text)}
+            found.update(lost & set(map(_lost, OTHERS)))
+    return dict(found)
+
+
 def looks(groups: Sequence[Group], encoder: RowEncoder | None, count: int = 3) -> Iterator[str]:
     """A few groups, each response in a line: as text, or as the tokens of an encoder decode."""
     for group in islice(groups, count):
@@ -51,6 +65,10 @@ def _look(prompt: Text, response: Text, encoder: RowEncoder | None) -> str:
         return f"({error})"
 
 
+def _lost(name: str) -> str:
+    return f"{name} that the chat template does not write"
+
+
 def _unasked(encoder: RowEncoder, prompt: Text) -> Iterator[str]:
     """Why a prompt alone cannot be asked; nothing where it can."""
     try:
@@ -64,8 +82,8 @@ def _unwritten(encoder: RowEncoder, prompt: Text, response: Text) -> Iterator[st
     if isinstance(prompt, str) or isinstance(response, str):
         return
     try:
-        first, second = encoder.encode(prompt, response)
         start = encoder.encode_start(prompt)
+        first, second = encoder.encode(prompt, response) if response else (start, [])
     except DataError:
         return
     tokenizer = encoder.tokenizer
@@ -81,6 +99,6 @@ def _unwritten(encoder: RowEncoder, prompt: Text, response: Text) -> Iterator[st
         yield UNWRITTEN
     for name in OTHERS:
         if any(is_lost(message.get(name), seen) for talk, seen in sides for message in talk):
-            yield f"{name} that the chat template does not write"
+            yield _lost(name)
     if not (bare(first) + bare(second)).startswith(bare(start)):
         yield RESTARTED

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rlhf_plugins.report.answer import answer
 from rlhf_plugins.report.schema import Interval, LabelsReport, Report, RewardModelReport
 from rlhf_plugins.report.verdict import verdicts
-from rlhf_plugins.report.words import number, share
+from rlhf_plugins.report.words import number, share, wide
 
 
 def summary(report: Report) -> list[str]:
@@ -19,7 +19,7 @@ def summary(report: Report) -> list[str]:
     measured = {name: policy for name, policy in report.policies.items() if policy.gold.mean is not None}
     if not measured:
         return _of_reward_models(report.measured_reward_models) or ["No policy was evaluated in this run."]
-    scores = {name: _with_interval(policy.gold) for name, policy in measured.items()}
+    scores = {name: _with_interval(policy.gold, policy.n) for name, policy in measured.items()}
     if len(measured) == 1:
         return [f"Only {name} was evaluated: {report.score_name} {score}." for name, score in scores.items()]
     listed = ", ".join(f"{name} {score}" for name, score in scores.items())
@@ -45,18 +45,18 @@ def _of_reward_models(models: Mapping[str, RewardModelReport]) -> list[str]:
 
 
 def _of_labels(name: str, labels: LabelsReport) -> str:
-    right = _share(labels.accuracy.mean, labels.accuracy)
+    right = _share(labels.accuracy.mean, labels.accuracy, labels.n)
     return f"{name} agrees with {right} of {labels.n} held-out labels, of which {share(labels.desirable)} are true."
 
 
 def _accuracy(model: RewardModelReport) -> str:
-    return _share(model.accuracy, model.accuracy_interval)
+    return _share(model.accuracy, model.accuracy_interval, model.n)
 
 
-def _share(mean: float | None, interval: Interval | None) -> str:
+def _share(mean: float | None, interval: Interval | None, n: int) -> str:
     if interval is None or interval.low is None or interval.high is None:
         return share(mean)
-    return f"{share(mean)} (95% CI {share(interval.low)} to {share(interval.high)})"
+    return f"{share(mean)} ({_interval(share(interval.low), share(interval.high), n)})"
 
 
 def _clear(best: str, ours: Interval | None, theirs: Interval | None) -> str:
@@ -65,7 +65,11 @@ def _clear(best: str, ours: Interval | None, theirs: Interval | None) -> str:
     return f"; the interval of {best} {'is clear of it' if ours.low > theirs.high else 'overlaps it'}"
 
 
-def _with_interval(value: Interval) -> str:
+def _with_interval(value: Interval, n: int) -> str:
     if value.low is None or value.high is None:
         return number(value.mean)
-    return f"{number(value.mean)} (95% CI {number(value.low)} to {number(value.high)})"
+    return f"{number(value.mean)} ({_interval(number(value.low), number(value.high), n)})"
+
+
+def _interval(low: str, high: str, n: int) -> str:
+    return "; ".join(filter(None, (f"95% CI {low} to {high}", wide(n))))

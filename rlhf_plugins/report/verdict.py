@@ -8,10 +8,9 @@ from math import ceil
 from typing import Literal
 
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, RewardModelReport
-from rlhf_plugins.report.words import number, share
+from rlhf_plugins.report.words import FEW, number, share
 
 Word = Literal["better", "not shown", "worse", "judge not trusted"]
-FEW = 50  # prompts below which an interval is itself uncertain
 NEAR = 0.1  # nats a response below which two policies can hardly be distinguished
 _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
 _SILENT = 0.2  # the share of comparisons without an answer above which the others are no fair sample

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 NONE = "-"
+FEW = 50  # values below which an interval is itself uncertain
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -16,6 +17,11 @@ def number(value: float | None, digits: int = 3) -> str:
 def share(value: float | None) -> str:
     """A share of 1 as a percentage with one decimal."""
     return NONE if value is None else f"{value:z.1%}"
+
+
+def wide(n: int) -> str:
+    """`n = 12: the interval is wide`, of few values; empty of more."""
+    return f"n = {n}: the interval is wide" if n < FEW else ""
 
 
 def p_value(value: float | None) -> str:

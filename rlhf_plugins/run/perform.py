@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.stage_run import StageRun
 
 
+logger = logging.getLogger(__name__)
+TRAINED = ("policy", "reward")  # what a stage makes that trains on rows
+
+
 def perform(run: StageRun, stage: Stage) -> StageResult:
     """The result of a stage, saved; its cost has those of its parts in it.
 
@@ -38,6 +44,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from transformers import set_seed
 
     from rlhf_plugins.data.chat import refuse_text
+    from rlhf_plugins.data.steps import made_by
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet
     from rlhf_plugins.run import together
@@ -55,6 +62,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         given = run if stage.data is None else replace(run, data=stage.data.load_in(run))
         together.refuse_few_rows(stage, given.data)
         refuse_text(given.data, given.base.chat)
+        lost = _fields_lost(stage, given)
         refuse_unmet(stage, given.data.train, lambda part: _registered_name(part, registry) or type(part).__name__)
         result = stage.run(given)
         if stage.data is not None:
@@ -66,6 +74,8 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         name = _registered_name(stage, registry) or type(stage).__name__
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
+    notes, left_out = [*made_by(given.data.train), *result.report.notes], {**lost, **result.report.left_out}
+    result = replace(result, report=replace(result.report, notes=notes, left_out=left_out))
     cost = sum(run.memory.read, _filled(result.cost, _of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(run, stage, result))
     used = _registered_name(stage, registry)
@@ -84,6 +94,19 @@ def _steps(run: StageRun, stage: Stage) -> int | None:
     rows = len(run.data.train) if stage.data is None else stage.data.known_rows()
     course = stage.course(Known(rows, run.base.lengths.max_length))
     return course.steps if course else None
+
+
+def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:
+    """Rows that a stage trains on without some field of their messages, by reason; each is said in the log."""
+    from rlhf_plugins.data.rendered import fields_lost
+    from rlhf_plugins.engine.loading import load_row_encoder
+
+    if stage.makes.isdisjoint(TRAINED):
+        return {}
+    found = fields_lost(run.data.train, cache(lambda: load_row_encoder(run.base)))
+    for reason, count in found.items() if processes.is_main() else ():
+        logger.warning("%s: %d of %d rows have a %s", run.name or "the stage", count, len(run.data.train), reason)
+    return found
 
 
 def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlhf_plugins.contract.run import Section
+from rlhf_plugins.report.words import wide
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
@@ -32,7 +33,7 @@ class Tasks:
     def metrics(self) -> dict[str, Any]:
         """By task and policy the share with its interval, and the number of rows; nothing without a task."""
         found = {
-            task: {policy: {**_interval(of[task])._asdict(), "n": len(of[task])} for policy, of in self._found.items()}
+            task: {policy: {**_of_shares(of[task])._asdict(), "n": len(of[task])} for policy, of in self._found.items()}
             for task in self._built
         }
         return {"tasks": found} if found else {}
@@ -43,15 +44,23 @@ class Tasks:
             return []
         lower = [name for name, better in self._better.items() if better == "lower"]
         text = f"Shares of rows with 95% intervals; the difference from {reference} is paired by row."
+        few = {task: wide(len(rows)) for rows_of in self._found.values() for task, rows in rows_of.items()}
+        text += "".join(f" {task}: {words}." for task, words in few.items() if words)
         text += f" Of {', '.join(lower)} less is better: it is per 100 answers." if lower else ""
         return [Section("Tasks", text, [dict(self._row(policy, reference)) for policy in self._found])]
 
     def _row(self, policy: str, reference: str) -> Iterator[tuple[str, str]]:
         yield "policy", policy
         for task, own in self._found[policy].items():
-            yield task, _percent(_interval(own))
+            yield task, _percent(_of_shares(own))
             if policy != reference:
                 yield f"{task}: difference", _percent(_interval(own - self._found[reference][task]), "+")
+
+
+def _of_shares(values: np.ndarray) -> Interval:
+    from rlhf_plugins.evaluate.statistics import share_interval
+
+    return share_interval(values)
 
 
 def _interval(values: np.ndarray) -> Interval:

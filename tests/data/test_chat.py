@@ -79,7 +79,8 @@ def recipe(folder: Path, **more: Any) -> dict[str, Any]:
     base = chat_base(folder / "base", "qwen")
     said = [[{"role": "assistant", "content": word}] for word in ("ant", "bee")]
     rows = [
-        {"prompt": [{"role": "user", "content": f"who {n}"}], "chosen": said[0], "rejected": said[1]} for n in range(8)
+        {"prompt": [{"role": "user", "content": f"who {n}", "name": "elk"}], "chosen": said[0], "rejected": said[1]}
+        for n in range(8)
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     stages = [{"stage": name, "trainer": TRAINER} for name in ("reward_model", "sft", "preference")]
@@ -101,11 +102,15 @@ def test_a_template_is_read_from_its_file_into_the_recipe(tmp_path: Path) -> Non
         check_recipe({**given, "chat_template": "t.jnja"})
 
 
-def test_what_stages_save_is_opened_as_it_was_trained(tmp_path: Path) -> None:
+def test_what_stages_save_is_opened_as_it_was_trained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run_recipe(recipe(tmp_path, system="dog", chat_template_kwargs={"enable_thinking": False}))
     expected = load_tokenizer(Base(str(tmp_path / "base"), chat=Chat(system="dog", options={"enable_thinking": False})))
     ids = encode_prompt(expected, ASKED)
     for place in ("02-sft", "03-preference"):
         assert load_policy(tmp_path / "run" / place / "model").encoder.encode_start(ASKED) == ids
     assert load_reward_model(tmp_path / "run/01-reward_model/model").encoder.encode_start(ASKED) == ids
+    lost = "name that the chat template does not write"
+    dropped = json.loads((tmp_path / "run" / "report.json").read_text())["data"]["dropped"]
+    assert [dropped[f"{stage}: {lost}"] for stage in ("reward_model", "sft", "preference")] == [6] * 3
+    assert f"sft: 6 of 6 rows have a {lost}" in caplog.text
     assert load_tokenizer(Base(str(tmp_path / "run/02-sft/model"))).chat_template == expected.chat_template

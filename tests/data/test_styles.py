@@ -22,7 +22,7 @@ from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.branches import BranchBatch, Layout
 from rlhf_plugins.data.ranked import Collator, ranked_rows
-from rlhf_plugins.data.rendered import RESTARTED, obstacles
+from rlhf_plugins.data.rendered import RESTARTED, fields_lost, obstacles
 from rlhf_plugins.data.tokens import RowEncoder, encode, encode_prompt
 from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_tokenizer, load_trunk
 from rlhf_plugins.engine.sampling import sample
@@ -160,6 +160,9 @@ def test_what_a_template_leaves_out_or_does_otherwise_is_said() -> None:
     thought = [{**ANSWERED[0], "reasoning_content": "Rayleigh"}]
     gemma, qwen = (RowEncoder(style_tokenizer(name), None) for name in ("gemma", "qwen"))
     assert obstacles([Group(named, (ANSWERED,))], gemma) == {"name that the chat template does not write": 1}
+    assert fields_lost([Group(named, (ANSWERED,)), Group(named), Group(ASKED, (ANSWERED,))], lambda: gemma) == {
+        "name that the chat template does not write": 2
+    }
     assert obstacles([Group(ASKED, (thought,))], qwen) == {}
     assert list(obstacles([Group(ASKED, (thought,))], gemma)) == [
         "reasoning_content that the chat template does not write"

@@ -44,14 +44,16 @@ def test_one_policy_none_and_unmeasured(fields: dict[str, Any]) -> None:
     fields["reward_model"] = None
     assert _summary(fields) == ["No policy was evaluated in this run."]
     assert _summary(fields, sft=None) == ["No policy was evaluated in this run."]
-    assert _summary(fields, ppo=(0.6, 0.1)) == ["Only ppo was evaluated: gold reward 0.600 (95% CI 0.500 to 0.700)."]
+    assert _summary(fields, ppo=(0.6, 0.1)) == [
+        "Only ppo was evaluated: gold reward 0.600 (95% CI 0.500 to 0.700; n = 8: the interval is wide)."
+    ]
 
 
 def test_without_a_comparison_there_is_no_verdict(fields: dict[str, Any]) -> None:
     said = _summary(fields, sft=None, dpo=(0.5, 0.01), ppo=(0.6, 0.01))
     assert said == [
-        "No trained policy was compared with its start: gold reward dpo 0.500 (95% CI 0.490 to 0.510), "
-        "ppo 0.600 (95% CI 0.590 to 0.610)."
+        "No trained policy was compared with its start: gold reward dpo 0.500 (95% CI 0.490 to 0.510; n = 8: the "
+        "interval is wide), ppo 0.600 (95% CI 0.590 to 0.610; n = 8: the interval is wide)."
     ]
 
 
