@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REPEATED, EMPTY, CUT = "another row of the prompt", "an empty response", "cut at max_new_tokens"
 UNSCORED = "no reward"
+APART = 1_000_003  # between the seeds of two models, which would else write alike where they are alike
 Temperature = Annotated[float, Field(ge=0, description="of the sampling; 0 is the most likely response")]
 Most = Annotated[int, Field(ge=1, description="tokens of a response; one that has as many is left out as cut")]
 
@@ -93,7 +94,7 @@ class Paired(DataStep, writes={"ranks"}, answered=True, ordered=True):
 
         def paired(data: Data, seed: int) -> Data:
             prompts = [group.prompt for group in _asked(data)]
-            stronger, weaker = (writer.responses(prompts, seed) for writer in writers)
+            stronger, weaker = (one.responses(prompts, seed + APART * place) for place, one in enumerate(writers))
             return _with_responses(data, "paired", [(a, b) for (a,), (b,) in zip(stronger, weaker, strict=True)])
 
         return paired

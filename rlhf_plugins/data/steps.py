@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from rlhf_plugins.contract.rows import Data, Group, Origin, Text
 from rlhf_plugins.contract.run import Json, Run
-from rlhf_plugins.data.dropped import Dropped
+from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
 
@@ -28,7 +28,8 @@ def prepared(data: Data, steps: Sequence[Step], seed: int) -> Data:
     for number, step in enumerate(steps):
         after = step(data, seed)
         if not after.train:
-            raise DataError(f"steps.{number}: left out all {len(data.train)} training rows")
+            why = reasons(Counter(after.dropped) - Counter(data.dropped))
+            raise DataError(f"steps.{number}: left out all {len(data.train)} training rows: {why}")
         data = _with_prompts(data, after)
     return data
 

@@ -95,7 +95,7 @@ def test_a_recipe_prepares_rows_of_any_format(tmp_path: Path) -> None:
 def test_steps_that_leave_nothing_are_refused(tmp_path: Path) -> None:
     rows = written(tmp_path, "a b", "b c", "c d")
     options = {"rows": rows, "steps": [{"use": "prompt_rules", "min_words": 5}]}
-    with pytest.raises(DataError, match=r"steps\.0: left out all 2 training rows"):
+    with pytest.raises(DataError, match=r"steps\.0: left out all 2 training rows: 2 prompt_rules: too_short"):
         component("data_format", {"use": "prepared", **options}).load(Base(""), 0)
     with pytest.raises(PluginError, match="needs at least one data_step"):
         component("data_format", {"use": "prepared", "rows": rows, "steps": []})
