@@ -13,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from rlhf_plugins.arithmetic.bounds import mean_above
 from rlhf_plugins.components.metric import (
     AUC,
     Accuracy,
     AccuracyByTopic,
     AgreementByAnnotator,
     Calibration,
-    Certificate,
     CrossEntropy,
     LengthBias,
     RankCorrelation,
@@ -329,41 +327,6 @@ def test_a_response_in_two_pairs_counts_once_in_a_mean_variance() -> None:
 @pytest.mark.parametrize("chosen", [[1.0, 2.0], [-1.0, -2.0], [0.0, 0.0]])
 def test_a_model_that_never_or_always_errs_has_no_auroc(chosen: list[float]) -> None:
     assert Uncertainty()(scored(chosen, [0.0, 0.0])) == {}
-
-
-@pytest.mark.parametrize(
-    ("right", "n", "delta", "bound"),
-    [
-        (10, 10, 0.05, 0.05**0.1),  # all right: accuracy^n = delta
-        (0, 10, 0.05, 0.0),
-        (1, 3, 0.1, 1 - 0.9 ** (1 / 3)),  # 1 - (1 - accuracy)^n = delta
-    ],
-)
-def test_certificate_by_hand(right: int, n: int, delta: float, bound: float) -> None:
-    found = Certificate(delta)(scored([1.0] * right + [0.0] * (n - right), [0.5] * n))
-    assert found == {"certificate_lower_bound": pytest.approx(bound), "certificate_prompts": n}
-
-
-def test_all_pairs_of_a_prompt_share_its_vote() -> None:
-    """One prompt of share x: K(m) = 1 + (x / m - 1) / 2, the mean stake being 1/2, is 20 at m = x / 39."""
-    found = Certificate()(scored([1.0, 1.0, 0.0, 2.0], [0.0, 0.0, 1.0, 2.0], prompt=[7, 7, 7, 7]))
-    assert found == {"certificate_lower_bound": pytest.approx(0.5 / 39), "certificate_prompts": 1}  # a tie is an error
-    twice = scored([1.0] * 60, [0.0] * 60, prompt=np.repeat(np.arange(30), 2))
-    once = Certificate()(scored([1.0] * 30, [0.0] * 30))["certificate_lower_bound"]
-    assert once - 0.05 < Certificate()(twice)["certificate_lower_bound"] < once == pytest.approx(0.05 ** (1 / 30))
-    assert Certificate()(scored([0.0] * 4, [1.0] * 4, prompt=[0, 0, 1, 1]))["certificate_lower_bound"] == 0.0
-
-
-def test_a_certificate_holds_as_often_as_it_says() -> None:
-    draws = np.random.default_rng(0).random((400, 50)) < 0.8
-    bounds = [Certificate(0.2)(scored(row.tolist(), [0.5] * 50))["certificate_lower_bound"] for row in draws]
-    assert 0.8 <= np.mean(np.array(bounds) <= 0.8) <= 0.9  # discrete, so rather more than 0.8
-
-
-def test_a_certificate_of_several_pairs_a_prompt_holds_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    shares = rng.binomial(3, rng.beta(4, 1, size=(100, 40))) / 3  # of mean 4 / 5, alike within a prompt
-    assert np.mean([mean_above(row, 0.2) <= 0.8 for row in shares]) >= 0.8
 
 
 @given(st.integers(0, 10_000))
