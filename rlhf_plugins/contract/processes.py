@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rlhf_plugins.errors import RlhfError, RunError, StopRun
@@ -20,12 +20,25 @@ from rlhf_plugins.errors import RlhfError, RunError, StopRun
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlhf_plugins.contract.run import Cost
+
 Made = TypeVar("Made")
 Row = TypeVar("Row")
 COUNT, PLACE = "WORLD_SIZE", "LOCAL_RANK"  # in the environment, as launchers set both; schedulers set one alone
 WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # of errors of a lost connection
 PATIENCE = 10.0  # seconds that a process which lost its connection may take to end
-SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # in the environment, as accelerate sets them
+UNTRIED = {  # of FSDP2, in the environment, and how a configuration leaves it out
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "fsdp_cpu_ram_efficient_loading",
+    "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
+    "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
+}
+
+
+NOT_DEEPSPEED = (
+    "with which no recipe was ever run, neither trained nor saved nor resumed: write `distributed_type: MULTI_GPU` "
+    "(DDP), or FSDP with `fsdp_version: 2`"
+)
 
 
 class Peer(NamedTuple):
@@ -58,22 +71,32 @@ def join() -> None:
     """Meets the other processes, if a launcher started several; once in a process.
 
     Raises:
-        RunError: the launch shards weights.
+        RunError: the launch shards weights in a way that was not tried.
     """
     if not is_launched() or _STATE.peers:
         return
-    for name, what in SHARDING.items():
-        if os.environ.get(name, "").lower() == "true":
-            raise RunError(
-                f"the launch asks for {what}, which shards weights, and recipes train whole copies so far: write "
-                "`distributed_type: MULTI_GPU` (DDP) in the configuration of accelerate, and see `rlhf estimate --gpus`"
-            )
+    if _is_set(DEEPSPEED):
+        raise RunError(f"the launch asks for DeepSpeed, {NOT_DEEPSPEED}")
+    if _is_set(FSDP):
+        if os.environ.get("FSDP_VERSION", "1") != "2":
+            raise RunError("the launch asks for FSDP1, with which no recipe was tried: write `fsdp_version: 2`")
+        if untried := [option for name, option in UNTRIED.items() if _is_set(name)]:
+            raise RunError(f"the launch asks for {untried[0]}, with which no recipe was tried: write `false` there")
     import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     PartialState(cpu=not torch.cuda.is_available())
     own = Peer(torch.distributed.get_rank(), socket.gethostname(), os.getpid())
     _STATE.peers = tuple(_all(own))
+
+
+def shards() -> bool:
+    """Whether the processes that have met hold weights that are trained in shards (FSDP)."""
+    return bool(_STATE.peers) and _is_set(FSDP)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("true", "1")
 
 
 def leave() -> None:
@@ -194,6 +217,27 @@ def in_shares(rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[M
 def joined(parts: Sequence[Sequence[Made]]) -> list[Made]:
     """The shares of all processes as one list, in order."""
     return [each for part in parts for each in part]
+
+
+def cost_of_all(own: Cost) -> Cost:
+    """The cost of all processes: sums, but for the time, which is the main one's, and the memory, the largest."""
+    every = gathered(own)
+    return replace(sum(every[1:], every[0]), seconds=every[0].seconds)
+
+
+def spent(counter: object, names: Iterable[str]) -> dict[str, float]:
+    """What all processes spent so far, by name of a counter's number: sums, of seconds the main one's."""
+    every = gathered({name: getattr(counter, name) for name in names})
+    return {name: own if name == "seconds" else sum(one[name] for one in every) for name, own in every[0].items()}
+
+
+def goes_on_from(states: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What this process counts on from, of the states of the counters of all: its own, or where there were more or
+    fewer of them the sum in the main one, with its seconds."""
+    if len(states) == launched():
+        return dict(states[index()])
+    whole = {name: sum(each[name] for each in states) for name in states[0]}
+    return {**(whole if is_main() else dict.fromkeys(whole, 0)), "seconds": states[0]["seconds"]}
 
 
 def ended() -> list[Peer]:

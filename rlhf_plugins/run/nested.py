@@ -49,10 +49,13 @@ class Ending:
         self.reached = self.reached or (self.until is not None and self.until(step))
 
     def __call__(self) -> bool:
-        """Whether the stage should end now."""
-        limits = vars(self.budget) if self.budget and self.counter else {}
-        spent = (limit is not None and getattr(self.counter, name) >= limit for name, limit in limits.items())
-        return self.reached or any(spent)
+        """Whether the stage should end now, as the main process says; all of them must ask."""
+        if self.until is None and self.budget is None:
+            return False
+        given = vars(self.budget) if self.budget and self.counter else {}
+        limits = {name: limit for name, limit in given.items() if limit is not None}
+        spent = processes.spent(self.counter, limits) if self.counter else {}
+        return processes.from_main(self.reached or any(spent[name] >= limit for name, limit in limits.items()))
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ def _call(run: StageRun, stage: Stage, given: Given, begins: Places) -> dict[str
         "budget": dataclasses.asdict(given.budget) if given.budget else None,
         "takes": {one.lineage: results.relative(one.spec, root) for one in opened},
     }
-    return json.loads(to_json(call))
+    several = {"processes": processes.launched()} if processes.launched() > 1 else {}  # of which each has its batch
+    return json.loads(to_json(call | several))
 
 
 def _spec(run: StageRun, stage: Stage) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     _check_specs(run, result)
     notes, left_out = [*made_by(given.data.train), *result.report.notes], {**lost, **result.report.left_out}
     result = replace(result, report=replace(result.report, notes=notes, left_out=left_out))
-    cost = sum(run.memory.read, _filled(result.cost, _of_all(counter.cost(memory.bytes))))
+    cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(run, stage, result))
     used = _registered_name(stage, registry)
     curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.log.curves().items()}
@@ -178,13 +178,6 @@ def _saved_result(run: StageRun, result: StageResult) -> StageResult:
 
     processes.on_main(save)
     return files.result(run.folder)
-
-
-def _of_all(own: Cost) -> Cost:
-    """The cost of all processes: sums, but for the time, which is the main one's, and the memory, the largest."""
-
-    every = processes.gathered(own)
-    return replace(sum(every[1:], every[0]), seconds=every[0].seconds)
 
 
 def _filled(given: Cost, counted: Cost) -> Cost:

@@ -243,7 +243,9 @@ class StageRun:
 
     def stopped(self) -> bool:
         """See `Run`."""
-        return self.services.stop.stopped() or self.ending()
+        stop = self.services.stop
+        stop.asked = any(processes.gathered(stop.stopped()))
+        return stop.asked or self.ending()
 
     def _note(self, kind: str, spec: str | Spec) -> None:
         """Adds a spec that an earlier stage handed on to the lineage."""

@@ -33,8 +33,7 @@ class Spending(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Called by the trainer. FLOPs are those of all processes, seconds the main one's."""
-        each = processes.gathered({name: getattr(self._counter, name) for name in self._limits}) if self._limits else []
-        spent = {name: each[0][name] if name == "seconds" else sum(one[name] for one in each) for name in self._limits}
+        spent = processes.spent(self._counter, self._limits) if self._limits else {}
         for name, limit in self._limits.items():
             if spent[name] >= limit and not self.ended:
                 self.ended = {"limit": name, "step": state.global_step, "of": state.max_steps}
@@ -50,7 +49,7 @@ class Spending(TrainerCallback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave."""
         self.ended, self._message = state["ended"], state["message"]
-        self._counter.load_state_dict(state["spent"][processes.index()])
+        self._counter.load_state_dict(processes.goes_on_from(state["spent"]))
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json, to_json
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.named import Named
 from rlhf_plugins.contract.run import Alarm, Section, Step
 from rlhf_plugins.engine.cost import Counter
@@ -76,9 +77,11 @@ class Monitors:
             ComponentError: a monitor fails, or answers anything but an alarm or None.
         """
         values = Named("metric of a step", step.values)
-        step = replace(step, stage=self.stage, values=values, cost=self.counter.cost())
+        cost = processes.cost_of_all(self.counter.cost()) if self._built else self.counter.cost()
+        step = replace(step, stage=self.stage, values=values, cost=cost)
         found = {name: watch(step) for name, watch in self._built.items()}
         alarms = {name: alarm for name, alarm in found.items() if alarm is not None}
+        alarms = processes.from_main(alarms) if self._built else alarms  # so that all of them do the same
         for name, alarm in alarms.items():
             self._record(name, alarm, step.step, alarm.action in {None, "stop", *scales})
         for alarm in alarms.values():

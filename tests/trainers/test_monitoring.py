@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_plugins.contract.run import Alarm, Step
+from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.run import Alarm, Cost, Step
 from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
@@ -47,6 +48,19 @@ def watched(base: Any, folder: Path, *watch: Watch, **options: Any) -> OnlineTra
 
 def saved(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "alarms.jsonl").read_text().splitlines()]
+
+
+def test_the_main_process_decides_of_the_cost_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Cost] = []
+    mains = {"guest": Alarm("spent", action="scale_lr", factor=0.5)}
+
+    def gathered(own: Any) -> list[Any]:
+        return [Cost(1.0, 2.0), Cost(3.0, 5.0)] if isinstance(own, Cost) else [mains, own]
+
+    monkeypatch.setattr(processes, "gathered", gathered)
+    found = Monitors({"guest": lambda step: seen.append(step.cost)}).show(Step("", 1, None, {}), {"scale_lr"})
+    assert found == {"scale_lr": 0.5}
+    assert seen == [Cost(seconds=1.0, flops=7.0)]
 
 
 def test_a_monitor_sees_every_whole_rollout(bases: Bases, tmp_path: Path) -> None:
