@@ -5,6 +5,7 @@
 N is the number of GPUs here; without one, two gloo processes on the CPU, which is how it is rehearsed. On the sandbox:
 
     same     each stage with a batch in one process, and with N parts of it in N: losses, norms of gradients, weights
+    shards   the same of the stages that train in shards (FSDP2), which accelerate makes on GPUs alone
     killed   one of N is killed in the middle of a stage: seconds until all have stopped, who was named, and resuming
     speed    seconds of each stage in one process and in N
 
@@ -21,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ CLOSE = {"cpu": 1e-3, "cuda": 2e-2}  # of losses and norms, relative: float32 is
 PER_PROCESS = 8  # rows
 COMPARED = ("loss", "grad_norm")
 MINUTE = 60.0
+ALIKE = ("sft", "reward_model", "dpo", "ipo")  # stages that sample nothing at random
+IN_SHARDS = ("sft", "dpo", "ipo")  # stages that train in shards
+FSDP2 = {
+    "distributed_type": "FSDP",
+    "mixed_precision": "no",
+    "fsdp_config": {
+        "fsdp_version": 2,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_cpu_ram_efficient_loading": False,
+    },
+}
 NAMES = re.compile(r"process \d+ \(pid \d+")
 
 
@@ -75,6 +87,7 @@ def main() -> None:
     config.write_text(yaml.safe_dump({"distributed_type": "MULTI_GPU", "num_processes": options.processes}))
     faults = [
         *_same(options.out, config, options.processes, options.steps),
+        *_shards(options.out, options.processes, options.steps),
         *_killed(options.out, config, options.steps),
     ]
     print("\n".join(faults) or "all as it should be")
@@ -93,17 +106,33 @@ def _same(out: Path, config: Path, count: int, steps: int) -> Iterator[str]:
         if done.returncode:
             yield f"{folder.name}: exit code {done.returncode}: {done.stderr[-2000:]}"
             return
-    close, ours, theirs = _close(), _logged(one), _logged(several)
-    for key, value in ours.items():
-        if key[0] == "ppo":  # which samples at random
-            continue
-        other = theirs.get(key)
-        if other is None or abs(other - value) > close * max(abs(value), 1e-3):
-            yield f"{key}: {value} in one process, {other} in {count}"
+    yield from _differences(one, several, ALIKE)
     for name, far in _weights(one, several):
         print(f"{name}: weights differ by {far:.1e} at most")
     for name, (alone, together) in _seconds(one, several).items():
         print(f"{name}: {alone:.1f} s in one process, {together:.1f} s in {count}")
+
+
+def _shards(out: Path, count: int, steps: int) -> Iterator[str]:
+    """What differs between one process, which `_same` ran, and several that hold shards."""
+    if not torch.cuda.is_available():
+        return
+    config, folder = out / "fsdp.yaml", _written(out / "shards", PER_PROCESS, steps, only=IN_SHARDS)
+    config.write_text(yaml.safe_dump({**FSDP2, "num_processes": count}))
+    done = _run(folder, "--launch", str(config.resolve()))
+    if done.returncode:
+        yield f"shards: exit code {done.returncode}: {done.stderr[-2000:]}"
+        return
+    yield from _differences(out / "one", folder, IN_SHARDS)
+
+
+def _differences(one: Path, several: Path, stages: Collection[str]) -> Iterator[str]:
+    """The numbers that stages logged in one process and not in several."""
+    close, theirs = _close(), _logged(several)
+    for key, value in _logged(one).items():
+        other = theirs.get(key)
+        if key[0] in stages and (other is None or abs(other - value) > close * max(abs(value), 1e-3)):
+            yield f"{several.name}: {key}: {value} in one process, {other} in several"
 
 
 DIES = """\
@@ -151,11 +180,13 @@ def _killed(out: Path, config: Path, steps: int) -> Iterator[str]:
             yield f"killed: {key} is {value} after it went on, and {whole[key]} undisturbed"
 
 
-def _written(folder: Path, batch: int, steps: int, dies: bool = False) -> Path:
-    """A folder with the recipe, and without an earlier run."""
+def _written(folder: Path, batch: int, steps: int, dies: bool = False, only: Collection[str] = ()) -> Path:
+    """A folder with the recipe, or some of its stages, and without an earlier run."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     made = {**recipe(batch, steps), "output_dir": "runs/r"}
+    if only:
+        made["stages"] = [stage for stage in made["stages"] if stage.get("name", stage["stage"]) in only]
     if dies:
         made["plugins"] = ["dies.py"]
         made["stages"][1]["monitors"] = ["dies"]

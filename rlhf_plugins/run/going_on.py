@@ -47,6 +47,8 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
         KeyboardInterrupt: the run was asked to end, and the training did.
         RunError: the checkpoint is of another training.
     """
+    if processes.shards():
+        _refuse_in_shards(run, trainer)
     files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
     run.memory.log.trainings += 1
     run.memory.log.kept_step = 0
@@ -64,6 +66,23 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
         raise KeyboardInterrupt
     if keeper.keeps and (not last or processes.from_main(keeper.is_due(trainer))):
         keeper.write(trainer, finished=True)
+
+
+def _refuse_in_shards(run: StageRun, trainer: Any) -> None:
+    """Raises RunError for what was not tried with weights in shards, and where accelerate makes none."""
+    if not trainer.accelerator.is_fsdp2:
+        raise RunError(
+            "the launch asks for FSDP, and accelerate shards weights on GPUs alone: here each process would train a "
+            "whole copy; write `distributed_type: MULTI_GPU`"
+        )
+    untried = {
+        "quantization": run.base.quantization is not None,
+        "regularizers": bool(getattr(trainer, "regularizers", {})),
+        "load_best_model_at_end": trainer.args.load_best_model_at_end,
+        "precompute_ref_log_probs: false": not getattr(trainer.args, "precompute_ref_log_probs", True),
+    }
+    if names := [name for name, asked in untried.items() if asked]:
+        raise RunError(f"{names[0]}: was not tried with weights in shards (FSDP); leave it out, or launch with DDP")
 
 
 @contextmanager
@@ -137,10 +156,11 @@ class Keeper:
             state, own = parts
         except (KeyError, TypeError) as error:
             raise RunError(f"{found}: cannot be read: {type(error).__name__}: {error}; delete it") from error
+        _refuse_other_count(trainer, found, 1 + len(state.get("others", ())))
         step = int(found.name)
         logger.info("%s goes on from step %d", self.run.name or "the training", step)
         if own["costs"] and self.run.ending.counter:
-            cost.go_on(self.run.ending.counter, own["costs"][processes.index()])
+            cost.go_on(self.run.ending.counter, processes.goes_on_from(own["costs"]))
         log = self.run.memory.log
         for call in own["calls"][len(log.calls) :]:
             self.run.log(*call)
@@ -160,6 +180,15 @@ class Keeper:
     def _about(self, trainer: Any) -> str:
         """The state of transformers' Trainer as JSON."""
         return json.dumps(dataclasses.asdict(trainer.state), sort_keys=True)
+
+
+def _refuse_other_count(trainer: Any, found: Path, count: int) -> None:
+    """Raises RunError where a checkpoint of so many processes has a part of each, which no other number takes over."""
+    if count != processes.count() and not getattr(trainer, "cuts_batches", False):
+        raise RunError(
+            f"{found}: was made in {count} processes, of which each has its part of a rollout, and now there are "
+            f"{processes.count()}: launch {count} again"
+        )
 
 
 def _records(trainer: Any) -> tuple[type, ...]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.stop import Ended
 
 MODULE = "rlhf_plugins.cli"
-SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 ON_CPUS = (
     "accelerate starts several processes on CPUs through MPI alone; write `distributed_type: MULTI_GPU` and no "
     "`use_cpu`, which starts gloo processes where there is no GPU"
@@ -64,11 +64,11 @@ def refuse(config: Path) -> None:
     """Raises RunError for a configuration that cannot be read, or that starts what a recipe does not train in."""
     found = _read(config)
     kind = str(found.get("distributed_type", "NO"))
-    if kind in SHARDING:
-        raise RunError(
-            f"{config}: distributed_type: {kind} shards weights, and recipes train whole copies so far: write "
-            "MULTI_GPU (DDP), and see `rlhf estimate --gpus`"
-        )
+    if kind in ("DEEPSPEED", "MEGATRON_LM"):
+        raise RunError(f"{config}: distributed_type: {kind}, {processes.NOT_DEEPSPEED}")
+    fsdp = found.get("fsdp_config")
+    if kind == "FSDP" and not (isinstance(fsdp, dict) and str(fsdp.get("fsdp_version")) == "2"):
+        raise RunError(f"{config}: FSDP1, with which no recipe was tried: write `fsdp_version: 2` in fsdp_config")
     several = int(found.get("num_processes") or 1) > 1
     if several and (kind == "MULTI_CPU" or found.get("use_cpu")) and not found.get("mpirun_config"):
         raise RunError(f"{config}: {ON_CPUS}")

@@ -235,7 +235,6 @@ def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: b
         return []
     _refuse_another(folder, assembled)
     origin.refuse_other_base(folder, assembled.base.path)
-    together.refuse_other_count(folder)
     return list(origin.other_versions(folder, assembled.registry))
 
 
@@ -254,7 +253,7 @@ def _refuse(folder: RunFolder, resume: bool, overwrite: bool) -> None:
 def _refuse_another(folder: RunFolder, assembled: Assembled) -> None:
     free, resolved = ("output_dir", "engine", "checkpoint"), assembled.resolved
     digested = origin.digested(folder, resolved["base"], assembled.base.path)
-    if changed := difference(folder.recipe(), resolved, free, digested=digested):
+    if changed := difference(*together.comparable(folder, assembled), free, digested=digested):
         raise RunError(f"{folder.path} was started with another recipe: {changed}; resume it as it was started")
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract import processes
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.component import Component
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.run.folder import RunFolder
 
 BY_BATCH = {"reward_loss", "preference_loss", "policy_loss", "reduction", "kl"}  # kinds that see a process's own part
+TRAINER, BATCH, EVALUATED = "trainer", "per_device_train_batch_size", "per_device_eval_batch_size"  # of a recipe
 PROCESSES = "processes"  # in the status: how many there were at the start
 PRECISION = "ACCELERATE_MIXED_PRECISION"  # in the environment, as accelerate sets it
 
@@ -42,6 +45,10 @@ def refuse_stage(stage: Stage) -> None:
         raise RunError(
             f"stage {stage.name} runs in one process, and {processes.count()} were launched: launch it alone with "
             "`rlhf run`, in a recipe of its own that goes on from this run (`base: RUN#STAGE`)"
+        )
+    if processes.shards() and hasattr(stage, TRAINER) and not stage.shards:
+        raise RunError(
+            f"stage {stage.name} trains whole copies, and the launch asks for FSDP: write `distributed_type: MULTI_GPU`"
         )
     try:
         stage.fits_processes(processes.count())
@@ -100,14 +107,60 @@ def refuse_differences(own: Mapping[str, Any]) -> None:
             raise RunError(f"process {place} on {host} would train otherwise: {words} there; make them the same")
 
 
-def refuse_other_count(folder: RunFolder) -> None:
-    """Raises RunError where the run was started in another number of processes, of which each has its batch."""
-    before, now = folder.status().get(PROCESSES, 1), processes.launched()
-    if before != now:
-        raise RunError(
-            f"{folder.path} was started in {before} processes, each with its part of a batch, and now there are "
-            f"{now}: launch {before} again, or give another output_dir"
-        )
+def comparable(folder: RunFolder, assembled: Assembled) -> tuple[Any, Any]:
+    """The recipe that a run was started with and the one it is to go on with, without what the number of processes
+    changes: where there are more or fewer of them, the batch of each.
+
+    Raises:
+        RunError: the batches of all of them together would be others.
+    """
+    before, now = folder.recipe(), assembled.resolved
+    was, are = folder.status().get(PROCESSES, 1), processes.launched()
+    if was == are:
+        return before, now
+    stages: Sequence[Any] = assembled.stages
+    names = [stage.name for stage in stages]
+    specs = (dict(zip(names, recipe.get("stages", ()), strict=False)) for recipe in (before, now))
+    old, new = (dict(_batches(each, "stages")) for each in specs)
+    for stage in stages:
+        if hasattr(stage, "setting") and hasattr(stage, TRAINER):
+            plain = replace(stage, trainer={})
+            for name in (BATCH, EVALUATED) if stage.setting("eval_strategy") != "no" else (BATCH,):
+                for sizes in (old, new):
+                    sizes.setdefault(f"stages.{stage.name}.{TRAINER}.{name}", plain.setting(name))
+    if new.keys() - old.keys():  # a change of the recipe
+        return before, now
+    where = f"{folder.path} was started in {_named(was)}, and now there {'is' if are == 1 else 'are'} {are}"
+    for path, size in old.items():
+        if size * was % are:
+            raise RunError(f"{where}, and {path}={size} of each makes batches of {size * was}, which do not divide")
+    wanted = {path: size * was // are for path, size in old.items()}
+    if other := [f"{path}={size}" for path, size in wanted.items() if new.get(path) != size]:
+        raise RunError(f"{where}: batches stay the same with {' '.join(other)}; or launch {was} again")
+    return _without_batches(before), _without_batches(now)
+
+
+def _named(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _batches(spec: Any, path: str) -> Iterator[tuple[str, int]]:
+    """The batches that the `trainer` blocks in a part of a recipe give, by path."""
+    if isinstance(spec, list):
+        spec = {str(place): each for place, each in enumerate(spec)}
+    for name, value in spec.items() if isinstance(spec, Mapping) else ():
+        if name in (BATCH, EVALUATED):
+            yield f"{path}.{name}", value
+        else:
+            yield from _batches(value, f"{path}.{name}")
+
+
+def _without_batches(spec: Any) -> Any:
+    if isinstance(spec, list):
+        return [_without_batches(each) for each in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    return {name: _without_batches(each) for name, each in spec.items() if name not in (BATCH, EVALUATED)}
 
 
 def refuse_other_folder(folder: RunFolder) -> None:

@@ -51,6 +51,7 @@ class Preference(
     makes={"policy"},
     reads_answers=True,
     processes="several",
+    shards=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
@@ -88,6 +89,7 @@ class Preference(
         from rlhf_plugins.contract import processes
         from rlhf_plugins.data.tokenized import tokenized_labels, tokenized_pairs
         from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.shards import to_save
         from rlhf_plugins.engine.starting import copy_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
@@ -128,10 +130,10 @@ class Preference(
         hand_on(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
-        folder = run.folder / "model"
+        folder, weights = run.folder / "model", to_save(trainer.model)
 
         def save() -> None:
-            trainer.model.save_pretrained(folder, **({"selected_adapters": ["default"]} if adapter else {}))
+            trainer.model.save_pretrained(folder, **weights, **({"selected_adapters": ["default"]} if adapter else {}))
             trainer.processing_class.save_pretrained(folder)
 
         processes.on_main(save)

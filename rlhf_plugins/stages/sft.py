@@ -35,6 +35,7 @@ class SFT(
     makes={"policy"},
     reads_answers=True,
     processes="several",
+    shards=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1).
@@ -72,6 +73,7 @@ class SFT(
         from rlhf_plugins.contract import processes
         from rlhf_plugins.data.tokenized import tokenized_answers
         from rlhf_plugins.engine.loading import load_row_encoder, load_to_adapt
+        from rlhf_plugins.engine.shards import to_save
         from rlhf_plugins.engine.starting import config_of, load_start
         from rlhf_plugins.trainers.arguments import arguments, building, quiet
         from rlhf_plugins.trainers.budget import spending
@@ -102,10 +104,10 @@ class SFT(
         hand_on(trainer, self, run)
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer)
-        folder = run.folder / "model"
+        folder, weights = run.folder / "model", to_save(trainer.model)
 
         def save() -> None:
-            trainer.model.save_pretrained(folder)
+            trainer.model.save_pretrained(folder, **weights)
             encoder.tokenizer.save_pretrained(folder)
 
         processes.on_main(save)

@@ -18,7 +18,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
 from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.recovery import KEPT, SHARE, Cutting, Kept, Opaque, Recovery
+from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE, Cutting, Kept, Opaque, Recovery
 
 Row = Mapping[str, Any]
 MICRO_BATCHES = "micro_batches"
@@ -94,6 +94,7 @@ class TrainsInMicroBatches:
         step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
         parts = inputs.get(MICRO_BATCHES, [inputs])
         if processes.count() > 1:
+            parts = evened(parts)
             return torch.stack([self._in_step(step, model, parts, place, *given) for place in range(len(parts))]).sum()
         if not self.cuts:
             return torch.stack([step(model, part, *given) for part in parts]).sum()
@@ -130,6 +131,16 @@ class TrainsInMicroBatches:
         halves = zip(*(each.chunk(2) for each in outputs if each is not None), strict=True)
         joined = torch.cat([torch.cat(half) for half in halves]) if outputs[0] is not None else None
         return torch.stack(losses).sum(), joined, labels[0]
+
+
+def evened(parts: Sequence[Any]) -> list[Any]:
+    """The micro-batches of a process; where each pass gathers the weights, with others that count nothing, so that all
+    processes have as many."""
+    if not processes.shards():
+        return list(parts)
+    most = max(processes.gathered(len(parts)))
+    filler = {**parts[-1], SHARE: torch.tensor(0.0), ROWS: 0}
+    return [*parts, *[filler] * (most - len(parts))]
 
 
 def by_share(loss: Tensor, inputs: Mapping[str, Any]) -> Tensor:

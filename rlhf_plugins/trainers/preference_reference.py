@@ -17,6 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
 from rlhf_plugins.engine.loading import base_weights
@@ -44,9 +45,19 @@ class ReadsReference(trl.DPOTrainer):
     _reference_identity = ""
     _reference_tokens: int | None = TOKENS_PER_BATCH  # laid out at once
 
+    @property
+    def is_fsdp_enabled(self) -> bool:
+        """Whether weights are sharded; not while a stage's trainer is built, whose reference reads whole ones."""
+        return self._shards and (self.settled or not processes.shards())
+
+    @is_fsdp_enabled.setter
+    def is_fsdp_enabled(self, shards: bool) -> None:
+        self._shards = shards
+
     def fill_in_reference(self) -> None:
         """The columns of all data sets, if the configuration asks for them."""
-        if not self.args.precompute_ref_log_probs or self.is_fsdp_enabled:
+        theirs = self.obstacle is not None and self.is_fsdp_enabled
+        if not self.args.precompute_ref_log_probs or theirs:
             return
         if self.reference_cache is not None and not self._reference_identity:
             self._reference_identity = self._identity()

@@ -19,6 +19,7 @@ from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
 KEPT, SHARE = "kept", "share"  # keys of a batch
+ROWS = "rows"  # another: how many rows of it count, 0 where one is there to take part
 FEW = 0.1  # share of a model's weights up to which gradients are set aside
 
 

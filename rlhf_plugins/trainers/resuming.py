@@ -18,6 +18,7 @@ from transformers.trainer_callback import ExportableState
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.packing import set_weights, weights_of
+from rlhf_plugins.engine.shards import like, optimizer_state, whole
 from rlhf_plugins.errors import RunError
 
 PICKLE = "training_args.bin"
@@ -68,7 +69,7 @@ class Resumable:
         load_weights(self, self.resumed)
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str) -> None:
-        self.optimizer.load_state_dict(self.resumed["optimizer"])
+        self.optimizer.load_state_dict(optimizer_state(self.resumed["optimizer"], self.optimizer))
         self.lr_scheduler.load_state_dict(self.resumed["scheduler"])
 
     def _load_scaler(self: Any, checkpoint: str) -> None:
@@ -103,7 +104,7 @@ def state_of(trainer: Any) -> State:
     scaler = getattr(trainer.accelerator, "scaler", None)
     return {
         **outcome_of(trainer),
-        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer": whole(trainer.optimizer.state_dict()),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
@@ -114,7 +115,7 @@ def outcome_of(trainer: Any) -> State:
     metrics = getattr(trainer, "_metrics", {})
     random_states = processes.gathered(random_state())
     return {
-        "weights": weights_of(trainer.model),
+        "weights": whole(weights_of(trainer.model)),
         "random": random_states[0],
         "others": random_states[1:],
         "sums": {name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)},
@@ -128,8 +129,9 @@ def outcome_of(trainer: Any) -> State:
 
 def load_weights(trainer: Any, state: State) -> None:
     """Raises RunError where the model has other weights than the one whose state it was."""
+    own = weights_of(trainer.model)
     try:
-        set_weights(trainer.model, state["weights"])
+        set_weights(trainer.model, {name: like(each, own.get(name, each)) for name, each in state["weights"].items()})
     except ValueError as error:
         raise RunError(f"the checkpoint is of another model: {error}; delete it to train from the beginning") from error
 
@@ -143,7 +145,7 @@ def load_rest(trainer: Any, state: State) -> None:
         trainer._metrics[mode].clear()
         trainer._metrics[mode].update(values)
     if state["watched"] is not None:
-        trainer.monitors.counter.load_state_dict(state["watched"]["counter"])
+        trainer.monitors.counter.load_state_dict(processes.goes_on_from(state["watched"]["counters"]))
         trainer.monitors.raised = state["watched"]["alarms"]
     for kind, known, load in (("callbacks", _callbacks, _load_callback), ("parts", _parts, _load_part)):
         own = dict(known(trainer))
@@ -196,7 +198,7 @@ def _has_state(part: Any) -> bool:
 
 
 def _watched(monitors: Any) -> State:
-    return {"counter": monitors.counter.state_dict(), "alarms": monitors.raised}
+    return {"counters": processes.gathered(monitors.counter.state_dict()), "alarms": monitors.raised}
 
 
 def _callbacks(trainer: Any) -> Iterator[tuple[str, Any]]:

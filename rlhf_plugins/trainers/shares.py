@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
-from rlhf_plugins.trainers.recovery import KEPT, SHARE
+from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE
 
 Found = TypeVar("Found")
-ROWS, LABELS = "rows", "labels"  # the first: how many rows of a batch count, 0 where one is there to take part
+LABELS = "labels"  # a key of a batch
 IGNORED = -100  # a label that no loss reads
 
 
@@ -99,11 +99,11 @@ def through(wrapped: Any, model: nn.Module, compute: Callable[[], Found]) -> Fou
     """What a function computes of a model, as the forward pass of what wraps it, which then averages gradients.
 
     Args:
-        wrapped: DistributedDataParallel, or the model itself.
+        wrapped: DistributedDataParallel, or the model itself, of which FSDP2 then gathers the weights in its pass.
         model: inside.
         compute: calls the model and its parts.
     """
-    if wrapped is model:
+    if wrapped is model and not processes.shards():
         return compute()
     before = vars(model).get("forward")
 
@@ -115,6 +115,9 @@ def through(wrapped: Any, model: nn.Module, compute: Callable[[], Found]) -> Fou
 
     def once(_: None) -> Found:
         restore()
+        policy: Any = model
+        if processes.shards():
+            policy.get_output_embeddings().unshard()  # it is read, not called
         return compute()
 
     model.forward = once

@@ -15,13 +15,17 @@ from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Data, Samples
+from rlhf_plugins.contract.run import Budget
 from rlhf_plugins.engine import precision
+from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.run import origin, together
+from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.launch import launch, refuse
+from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.stop import Ended
 from rlhf_plugins.testing import tiny_pairs
 
@@ -124,18 +128,59 @@ def test_a_folder_that_a_process_does_not_see_is_refused(monkeypatch: pytest.Mon
         together.refuse_other_folder(RunFolder(tmp_path))
 
 
-def test_a_run_goes_on_in_as_many_processes_as_before(tmp_path: Path) -> None:
+def of_batch(size: int) -> Any:
+    block = {**DPO, "trainer": {together.BATCH: size}}
+    return load_recipe({"base": "sandbox", "data": "sandbox", "output_dir": "out", "stages": [block]})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (6, 3, ""),
+        (8, 8, f"now there are 4: batches stay the same with stages.dpo.trainer.{together.BATCH}=4; or launch 2 again"),
+        (5, 5, "makes batches of 10, which do not divide"),
+    ],
+)
+def test_a_run_goes_on_in_another_number_of_processes_with_the_same_batches(
+    tmp_path: Path, before: int, now: int, message: str
+) -> None:
     folder = RunFolder(tmp_path)
-    folder.start({"stages": []}, {"status": "running", together.PROCESSES: 2})
-    with pytest.raises(RunError, match="was started in 2 processes"):
-        together.refuse_other_count(folder)
+    folder.start(of_batch(before).resolved, {"status": "running", together.PROCESSES: 2})
+    if not message:
+        assert not difference(*together.comparable(folder, of_batch(now)), ("output_dir",))
+        return
+    with pytest.raises(RunError, match=message):
+        together.comparable(folder, of_batch(now))
+
+
+def test_the_main_process_says_when_a_part_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has spent its own two seconds, and the main one half a second."""
+    counter = Counter()
+    counter.put_forward(2.0)
+    ending = Ending(budget=Budget(seconds=1.0), counter=counter)
+    monkeypatch.setattr(processes, "gathered", lambda own: [{"seconds": 0.5}, own] if isinstance(own, dict) else [own])
+    assert not ending()
+    monkeypatch.setattr(processes, "gathered", lambda own: [own])
+    assert ending()
+
+
+@pytest.mark.parametrize(
+    ("launched", "index", "flops"), [(2, 0, 3.0), (2, 1, 5.0), (1, 0, 8.0), (4, 0, 8.0), (4, 2, 0.0)]
+)
+def test_what_was_spent_is_taken_over_once(
+    monkeypatch: pytest.MonkeyPatch, launched: int, index: int, flops: float
+) -> None:
+    monkeypatch.setattr(processes, "launched", lambda: launched)
+    monkeypatch.setattr(processes, "index", lambda: index)
+    states = [{"flops": 3.0, "seconds": 7.0}, {"flops": 5.0, "seconds": 7.0}]
+    assert processes.goes_on_from(states) == {"flops": flops, "seconds": 7.0}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("distributed_type: FSDP\nnum_processes: 2", "distributed_type: FSDP shards weights"),
-        ("distributed_type: DEEPSPEED", "write MULTI_GPU"),
+        ("distributed_type: FSDP\nnum_processes: 2", "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),
+        ("distributed_type: DEEPSPEED", "DEEPSPEED, with which no recipe was ever run, neither trained nor saved"),
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "through MPI alone; write `distributed_type: MULTI_GPU`"),
         ("distributed_type: 'NO'\nnum_processes: 2", "num_processes: 2, but distributed_type: NO starts one"),
         ("- a", "which is a mapping; `accelerate config` writes one"),
@@ -153,13 +198,28 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
         refuse(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("name", processes.SHARDING)
-def test_a_launch_that_shards_weights_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(processes.COUNT, "2")
-    monkeypatch.setenv(processes.PLACE, "1")
-    monkeypatch.setenv(name, "true")
-    with pytest.raises(RunError, match=f"the launch asks for {processes.SHARDING[name]}, which shards weights"):
+@pytest.mark.parametrize(
+    ("environment", "what"),
+    [
+        ({processes.DEEPSPEED: "true"}, "DeepSpeed, with which no recipe was ever run"),
+        ({processes.FSDP: "true"}, "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),
+        ({processes.FSDP: "1", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+    ],
+)
+def test_a_launch_that_shards_weights_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], what: str
+) -> None:
+    for name, value in {processes.COUNT: "2", processes.PLACE: "1", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=f"the launch asks for {what}"):
         processes.join()
+
+
+def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "shards", lambda: True)
+    together.refuse(stages(DPO))
+    with pytest.raises(RunError, match="stage reward_model trains whole copies, and the launch asks for FSDP"):
+        together.refuse(stages({"stage": "reward_model"}))
 
 
 @pytest.mark.parametrize(("count", "launched"), [("", False), ("1", False), ("2", True)])
