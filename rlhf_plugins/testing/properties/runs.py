@@ -23,7 +23,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="rlhf-conformance-")  # until the p
 
 
 @cache
-def _run() -> Run:
+def run_with_reward() -> Run:
     """A run over a tiny base, of which a stage has left a reward model."""
     from rlhf_plugins.engine.loading import load_trunk
     from rlhf_plugins.recipe.assemble import component
@@ -42,7 +42,7 @@ def _run() -> Run:
 def _samples() -> Samples:
     from rlhf_plugins.engine.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(_run().base)
+    tokenizer = load_tokenizer(run_with_reward().base)
     ids = [[tokenizer(text)["input_ids"] for text in texts] for texts in (PROMPTS, RESPONSES)]
     return Samples(list(PROMPTS), list(RESPONSES), ids[0], [[*one, tokenizer.eos_token_id] for one in ids[1]])
 
@@ -55,7 +55,7 @@ def _picked(samples: Samples, row: int) -> Samples:
 def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | None:
     """What it says of the samples; None where it refuses this run with an error of ours."""
     try:
-        answer = unchecked(subject.made().build(_run()))(samples)
+        answer = unchecked(subject.made().build(run_with_reward()))(samples)
         return answer.reward.tolist() if isinstance(answer, Prediction) else list(answer)
     except ComponentError as error:  # of a part
         raise Broken(words, "a reward for each response", raised(error)) from error
@@ -123,7 +123,7 @@ def it_builds(subject: Subject) -> None:
     """What is built is what a training or a stage calls; one that cannot be built fails in the middle of a run."""
     words = "a run over a tiny base, of which a stage has left a reward model"
     try:
-        made = subject.made().build(_run())
+        made = subject.made().build(run_with_reward())
     except ComponentError as error:
         raise Broken(words, "something to call", raised(error)) from error
     except RlhfError:  # it refuses this run
