@@ -59,6 +59,8 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
+        if os.path.isabs(base.path) and not os.path.isdir(base.path):
+            raise RunError(f"base {base.path}: there is no such folder; a base has to stay where it was") from error
         raise RunError(f"base {base.path}: its tokenizer does not load: {reason(error)}") from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token

@@ -68,6 +68,11 @@ def test_a_base_that_does_not_load_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_base_that_was_moved_is_said_to_be() -> None:
+    with pytest.raises(RunError, match="base /no/base: there is no such folder; a base has to stay where it was"):
+        load_tokenizer(Base("/no/base"))
+
+
 def test_a_base_without_its_head_is_refused_and_not_finished_at_random(tmp_path: Path) -> None:
     base = tiny_base(tmp_path, "llama", tie_word_embeddings=False)
     AutoModel.from_pretrained(base.path).save_pretrained(tmp_path)
