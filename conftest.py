@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ os.environ |= {
 
 if not os.environ.get("RLHF_TEST_GPU"):  # most tests expect the layouts and fast paths of a CPU, and its rounding
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+gc.disable()  # until everything is imported and collected, which would take a third longer
 
 settings.register_profile("house", deadline=None, max_examples=30)  # a deadline fails on a machine that is busy
 settings.load_profile("house")
@@ -90,6 +92,22 @@ def chromium() -> Iterator[Any]:
         yield browser
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Lets the kit import each package in a fork of one process, which has imported what it imports before a package."""
+    if imports := sys.modules.get("rlhf_plugins.testing.imports"):
+        from warm import Warm
+
+        warm = Warm(libraries=("numpy", "pydantic.json_schema", "scipy.optimize", "scipy.stats", "torch"))
+        session.config.add_cleanup(warm.close)
+        imports._printed = partial(_printed, warm)
+
+
+def _printed(warm: Any, words: list[str], environment: dict[str, str]) -> str:
+    done = warm(*words, env=environment)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
 def pytest_runtest_setup() -> None:
     """Keeps what imports made out of garbage collection: each training ends with one, which would take 0.3 s."""
     global _imported
@@ -97,3 +115,4 @@ def pytest_runtest_setup() -> None:
         _imported = len(sys.modules)
         gc.collect()
         gc.freeze()
+        gc.enable()

@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from rlhf_plugins.contract.metrics import LOGGED, PERCENTILES, percentile
-from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelReport, StageReport
+from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelReport
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, short, svg
 from rlhf_plugins.report.words import number, share
 
@@ -73,9 +73,9 @@ def _diagram(above: Axes, below: Axes, bins: Sequence[ReliabilityBin]) -> None:
     below.set_xlabel("predicted probability")
 
 
-def stage_curves(stage: StageReport, key: str) -> Plot | None:
+def stage_curves(stage: str, logged: Mapping[str, CurveReport], key: str) -> Plot | None:
     """Small multiples of a stage's curves over its steps, a single point as a dot; None when no curve holds one."""
-    found = {name: [y for _, y in curve.points if y is not None] for name, curve in stage.curves.items()}
+    found = {name: [y for _, y in curve.points if y is not None] for name, curve in logged.items()}
     beside = {name for name in found if name.startswith(HELD_OUT) and found.get(name.removeprefix(HELD_OUT))}
     inside = {percentile(name, rank) for name in found for rank in PERCENTILES} & found.keys()
     curves = {name: values for name, values in found.items() if values and name not in beside | inside}
@@ -88,14 +88,14 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         figure.set_layout_engine(ConstrainedLayoutEngine(hspace=0.12, wspace=0.06))
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for panel, name in zip(panels, curves, strict=False):
-            steps, values = zip(*stage.curves[name].points, strict=True)
+            steps, values = zip(*logged[name].points, strict=True)
             dot = "o" if len(found[name]) == 1 else ""
             panel.plot(steps, list(map(or_nan, values)), color=SERIES[0], lw=1.4, marker=dot, ms=4)
-            _bands(panel, stage, name)
+            _bands(panel, logged, name)
             if f"{HELD_OUT}{name}" in beside:
-                steps, values = zip(*stage.curves[f"{HELD_OUT}{name}"].points, strict=True)
+                steps, values = zip(*logged[f"{HELD_OUT}{name}"].points, strict=True)
                 panel.plot(steps, list(map(or_nan, values)), color=SERIES[1], lw=1.4, marker="o", ms=3)
-            panel.set_title(_titled(name, stage.curves[name]), color=INK)
+            panel.set_title(_titled(name, logged[name]), color=INK)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.yaxis.set_major_locator(MaxNLocator(4))
         for panel in panels[len(curves) :]:
@@ -103,21 +103,21 @@ def stage_curves(stage: StageReport, key: str) -> Plot | None:
         for panel in panels[max(len(curves) - columns, 0) : len(curves)]:
             panel.set_xlabel("training step")
 
-    directed = any(_titled(name, stage.curves[name])[-1] in _ARROWS.values() for name in curves)
+    directed = any(_titled(name, logged[name])[-1] in _ARROWS.values() for name in curves)
     caption = "As logged, without smoothing." + " An arrow shows which direction is better." * directed
     caption += " The points are on held-out rows." * bool(beside)
     caption += " The bands hold 50% and 90% of the responses." * bool(inside)
     shown = {name: line for name, line in found.items() if name in curves or name in beside}
     ends = "; ".join(f"{name} {_ends(line)}" for name, line in shown.items())
-    title = f"Training curves: {stage.name}"
+    title = f"Training curves: {stage}"
     picture = svg(key, f"{title}. {ends}.", (WIDTH / 2 * columns, 1.6 * rows + 0.2), draw)
     return Plot(title, caption, picture)
 
 
-def _bands(panel: Axes, stage: StageReport, name: str) -> None:
+def _bands(panel: Axes, logged: Mapping[str, CurveReport], name: str) -> None:
     """Between percentiles of the same distance from the median, where they were logged."""
     for low, high in zip(PERCENTILES[:2], PERCENTILES[:-3:-1], strict=True):
-        edges = [stage.curves.get(percentile(name, rank)) for rank in (low, high)]
+        edges = [logged.get(percentile(name, rank)) for rank in (low, high)]
         if edges[0] and edges[1]:
             below, above = (dict(edge.points) for edge in edges if edge)
             steps = sorted(below.keys() & above.keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def hardware(gpu: str | None = None) -> Hardware:
     )
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

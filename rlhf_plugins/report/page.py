@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
+from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import TypeAdapter
 
 from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
@@ -17,7 +19,7 @@ from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.reward_table import sections
-from rlhf_plugins.report.schema import CostReport, EvaluationReport, Report
+from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report
 from rlhf_plugins.report.summary import summary
 from rlhf_plugins.report.svg import Plot
 from rlhf_plugins.report.table import Cell, cells, headers
@@ -25,6 +27,7 @@ from rlhf_plugins.report.table import Cell, cells, headers
 _HERE = Path(__file__).parent
 # Control characters of a response, other than tab and newline, as their visible pictures; `shown` writes out others.
 _PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
+_CURVES = TypeAdapter(dict[str, CurveReport])
 COSTS: dict[str, Callable[[CostReport], str]] = {
     "time": lambda cost: words.duration(cost.seconds),
     "FLOPs": lambda cost: words.flops(cost.flops),
@@ -75,10 +78,19 @@ def _costs(report: Report) -> dict[str, Callable[[CostReport], str]]:
 
 
 def _curves(report: Report) -> list[Plot]:
-    plots = (stage_curves(stage, f"plot-stage-{index}") for index, stage in enumerate(report.stages))
+    plots = (
+        _drawn(stage.name, _CURVES.dump_json(stage.curves), f"plot-stage-{index}")
+        for index, stage in enumerate(report.stages)
+    )
     return [plot for plot in plots if plot is not None]
 
 
+@lru_cache(maxsize=64)  # while a run goes on, its page is written again with the curves of finished stages
+def _drawn(stage: str, curves: bytes, key: str) -> Plot | None:
+    return stage_curves(stage, _CURVES.validate_json(curves), key)
+
+
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE),

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib.style
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 WIDTH = 5.0  # inches: two plots fit side by side on a page, and one on a phone with its text still legible
@@ -31,6 +32,7 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAP
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
     "axes.grid": True,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.8,
@@ -38,6 +40,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 9.5,
+    "figure.facecolor": "none",
     "font.size": 9.5,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
@@ -67,8 +70,11 @@ def svg(key: str, alt: str, size: tuple[float, float], draw: Callable[[Figure], 
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         drawn = StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(drawn, format="svg", transparent=True, metadata=no_metadata)
+        canvas, figure.dpi = FigureCanvasSVG(figure), 72
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)  # savefig would draw everything for it, and then again
+        figure.set_layout_engine("none")
+        canvas.print_svg(drawn, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = _themed(drawn.getvalue(), key)
     # In CSS pixels: half as large again as matplotlib's points, shrunk to fit, but never below legible text.
     root.attrib |= {"width": f"{108 * size[0]:.0f}", "style": f"min-width: {68 * size[0]:.0f}px"}

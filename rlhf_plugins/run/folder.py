@@ -30,6 +30,7 @@ from rlhf_plugins.run.checkpoints import finished, is_trained, of_checkpoint, re
 CALL = "call.json"
 LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 WENT_ON = "went_on"  # in the status: what was not as at the start when the run went on
 LAST = "\uffff"  # sorts after every name
 
@@ -56,7 +57,7 @@ class RunFolder:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe that the run was started with. Raises RunError when there is none."""
         try:
-            recipe = yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8"))
+            recipe = yaml.load((self.path / RECIPE).read_text(encoding="utf-8"), LOADER)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise RunError(f"{self.path / RECIPE} cannot be read: {error}") from error
         return recipe if isinstance(recipe, dict) else {}

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
-from warm import Warm
 
 from rlhf_plugins import PluginError, registry, run_recipe
 from rlhf_plugins.authoring.new import STAGES, kinds, new
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import KINDS
-from rlhf_plugins.testing import Finding, check, imports
+from rlhf_plugins.testing import check
 
 TRIED = ("reward_loss", "advantage", "reward", "stage", "monitor")  # by `make test`; the others by `make bench`
 Package = Callable[[str], Path]
-Kit = Callable[..., Sequence[Finding]]
 
 
 @pytest.fixture
@@ -34,27 +32,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     return write
 
 
-@pytest.fixture(scope="module")
-def bare() -> Iterator[Warm]:
-    """Python that has imported what the kit imports before a package."""
-    warm = Warm(libraries=("numpy", "pydantic.json_schema", "scipy.optimize", "scipy.stats", "torch"))
-    yield warm
-    warm.close()
-
-
-@pytest.fixture
-def kit(bare: Warm, monkeypatch: pytest.MonkeyPatch) -> Kit:
-    """The conformance kit, which imports a package in a process of its own: here in a fork."""
-
-    def printed(words: list[str], environment: dict[str, str]) -> str:
-        done = bare(*words, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    monkeypatch.setattr(imports, "_printed", printed)
-    return check
-
-
 def test_a_package_can_be_started_for_every_kind() -> None:
     assert set(KINDS) <= set(kinds(registry()))  # and the kinds of packages
 
@@ -62,11 +39,11 @@ def test_a_package_can_be_started_for_every_kind() -> None:
 @pytest.mark.parametrize(
     "kind", [kind if kind in TRIED else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
-def test_a_new_component_is_short_and_the_kit_finds_no_fault(kind: str, package: Package, kit: Kit) -> None:
+def test_a_new_component_is_short_and_the_kit_finds_no_fault(kind: str, package: Package) -> None:
     module = package(kind)
     assert len(module.read_text().splitlines()) < 30
     cls = registry().with_files([module]).get(kind, "my_own")
-    found = kit(cls, kind, {"source": "rows.txt"} if kind == "data_format" else {})
+    found = check(cls, kind, {"source": "rows.txt"} if kind == "data_format" else {})
     assert not found, "\n".join(map(str, found))
 
 

@@ -49,7 +49,7 @@ def test_help_answers_at_once(words: list[str]) -> None:
         ended = os.times()
         return ended.children_user + ended.children_system - begun.children_user - begun.children_system
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    assert any(seconds() < 0.3 for _ in range(5))
 
 
 def test_the_version_is_that_of_the_package(rlhf: Rlhf) -> None:
@@ -140,7 +140,7 @@ def test_a_report_that_cannot_be_written_has_a_code_of_its_own(command: Command,
 
 
 def test_a_closed_pipe_is_no_traceback(shell: Shell) -> None:
-    process = shell("plugins", "list")
+    process = shell("recipes")
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None

@@ -30,9 +30,21 @@ def test_a_full_output_is_one_sentence(words: list[str]) -> None:
     assert "No space left on device" in done.stderr
 
 
+def checked(folder: Path) -> subprocess.CompletedProcess[str]:
+    """`rlhf check ä.yaml` on such a terminal."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    return subprocess.run([*COMMAND, "check", "ä.yaml"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_an_error_on_a_terminal_of_few_letters_is_no_traceback(tmp_path: Path) -> None:
+    done = checked(tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert ".yaml:1: no such file, nor a bundled recipe of that name" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_terminal_of_few_letters_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "ä.yaml").write_text("base: sandbox\ndata: {format: sandbox}\nstages: [sft]\n")
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run([*COMMAND, "check", "ä.yaml"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = checked(tmp_path)
     assert done.returncode == 0
     assert done.stdout.partition("\n")[0].endswith(".yaml: ok, 1 stage: sft")

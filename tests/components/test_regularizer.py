@@ -18,6 +18,8 @@ from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
 ROLLOUT = {"reward": "gold", "trainer": {**FEW, "per_device_train_batch_size": 8, "num_generations": 4}}
 STAGES = {name: {"trainer": FEW} for name in ("sft", "reward", "preference")} | {"online": ROLLOUT}
+every_stage = pytest.mark.parametrize("name", STAGES)
+accumulated = pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 
 
 def test_l2_sp_by_hand() -> None:
@@ -46,8 +48,8 @@ def curves(name: str, accumulation: int, strength: float, folder: Path) -> Any:
     return dict(stage.run(run).curves["regularizer/l2_sp"].points)
 
 
-@pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("accumulation", [1, 2])
+@every_stage
+@accumulated
 def test_every_training_logs_it_and_holds_its_weights(tmp_path: Path, name: str, accumulation: int) -> None:
     weak, strong = (curves(name, accumulation, strength, tmp_path) for strength in (1e-6, 100.0))
     assert list(weak) == [1, 2, 3]
@@ -55,8 +57,8 @@ def test_every_training_logs_it_and_holds_its_weights(tmp_path: Path, name: str,
     assert 0 < strong[3] / 100.0 < 0.9 * weak[3] / 1e-6  # it holds them there
 
 
-@pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("accumulation", [1, 2])
+@every_stage
+@accumulated
 def test_every_training_adds_its_gradient_once_per_step(
     tmp_path: Path, name: str, accumulation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

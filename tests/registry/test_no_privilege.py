@@ -37,14 +37,15 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def without(python: Warm, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """What a copy of the package without this file can still do."""
+    copy = tmp_path_factory.mktemp("copy")
+    for folder in ("rlhf_plugins", "recipes"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     @cache
     def described(file: str) -> dict[str, Any]:
-        copy = tmp_path_factory.mktemp(file)
-        for folder in ("rlhf_plugins", "recipes"):
-            shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "rlhf_plugins/components" / file).unlink()
+        away = (copy / "rlhf_plugins/components" / file).rename(copy / file)
         done = python(str(Path(__file__).with_name("without.py")), path=(copy,), cwd=rows)
+        away.rename(copy / "rlhf_plugins/components" / file)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found

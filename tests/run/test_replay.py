@@ -169,7 +169,11 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "body", "stage", "message"), RUNS, ids=[case[0] for case in RUNS])
+# The calls of the others are saved and repeated above, and a run stops alike at each.
+@pytest.mark.parametrize(
+    ("kind", "body", "stage", "message"),
+    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] * (case[0] in ("sampler", "monitor"))) for case in RUNS],
+)
 def test_a_run_that_stops_names_the_plugin_and_saves_the_call(
     kind: str, body: str, stage: str, message: str, folder: Path
 ) -> None:
@@ -216,7 +220,10 @@ PULLS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "kl", "wrong", "right", "message"), PULLS, ids=[case[1] for case in PULLS])
+@pytest.mark.parametrize(
+    ("kind", "kl", "wrong", "right", "message"),
+    [pytest.param(*case, id=case[1], marks=[pytest.mark.slow] * (case[1] == IN_REWARD)) for case in PULLS],
+)
 def test_a_pull_towards_the_reference_stops_the_run_until_it_is_mended(
     kind: str, kl: str, wrong: str, right: str, message: str, folder: Path
 ) -> None:

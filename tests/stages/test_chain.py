@@ -57,7 +57,9 @@ def train(run: Run, use: str, name: str, **options: Any) -> StageResult:
     return run.train({"use": use, "trainer": FEW, **WORDS[use], **options}, name=name)
 
 
-@pytest.mark.parametrize("run", [Adapter(r=4), None], ids=["lora", "full"], indirect=True)
+@pytest.mark.parametrize(
+    "run", [Adapter(r=4), pytest.param(None, marks=pytest.mark.slow)], ids=["lora", "full"], indirect=True
+)
 def test_each_policy_hands_its_weights_to_the_next(run: Run) -> None:
     train(run, "sft", "sft")
     train(run, "preference", "dpo", **{"from": "sft"})

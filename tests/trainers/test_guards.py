@@ -59,9 +59,17 @@ WRONG: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: x.tolist(), "Broken of .* gave a list, not a tensor"),
     (lambda x: x.no_such_method(), "Broken of .* failed: AttributeError"),
 ]
+TRAINED = [pytest.param(*each, marks=[] if each in WRONG[:3:2] else pytest.mark.slow) for each in WRONG]
 
 
 @pytest.mark.parametrize(("answer", "message"), WRONG)
+def test_a_broken_loss_is_named_at_its_call(answer: Callable[..., Any], message: str) -> None:
+    loss = broken(RewardLoss, lambda scores: answer(scores.chosen))
+    with pytest.raises(PluginError, match=message):
+        loss(RankedScores.of(torch.randn(4, 2, requires_grad=True) * 1))
+
+
+@pytest.mark.parametrize(("answer", "message"), TRAINED)
 def test_a_broken_preference_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)
     loss = broken(PreferenceLoss, lambda logps: answer(logps.chosen))
@@ -79,7 +87,7 @@ def trainer_of(base: Base, folder: Path, **changed: Any) -> Any:
     return reward_trainer(model, made["reward_loss"], args, ranked(base, tiny_pairs(8)), load_tokenizer(base))
 
 
-@pytest.mark.parametrize(("answer", "message"), WRONG)
+@pytest.mark.parametrize(("answer", "message"), TRAINED)
 def test_a_broken_reward_loss(bases: Bases, tmp_path: Path, answer: Callable[..., Any], message: str) -> None:
     with pytest.raises(PluginError, match=message):
         trainer_of(bases(), tmp_path, reward_loss=broken(RewardLoss, lambda scores: answer(scores.chosen))).train()
