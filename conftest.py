@@ -116,3 +116,4 @@ def pytest_runtest_setup() -> None:
         gc.collect()
         gc.freeze()
         gc.enable()
+        gc.set_threshold(50_000)
