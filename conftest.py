@@ -36,7 +36,7 @@ settings.register_profile("house", deadline=None, max_examples=30)  # a deadline
 settings.load_profile("house")
 
 ROOT = Path(__file__).parent
-_imported = 0  # modules, when objects were last frozen
+_file: Path | None = None  # whose tests run
 KIT = ROOT / "tests/testing/test_no_false_alarm.py"  # the conformance kit on every component
 
 
@@ -93,7 +93,7 @@ def chromium() -> Iterator[Any]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Lets the kit import each package in a fork of one process, which has imported what it imports before a package."""
+    """Lets the kit import packages in forks of one process that has imported what comes before a package."""
     if imports := sys.modules.get("rlhf_plugins.testing.imports"):
         from warm import Warm
 
@@ -108,11 +108,11 @@ def _printed(warm: Any, words: list[str], environment: dict[str, str]) -> str:
     return str(done.stdout)
 
 
-def pytest_runtest_setup() -> None:
-    """Keeps what imports made out of garbage collection: each training ends with one, which would take 0.3 s."""
-    global _imported
-    if len(sys.modules) > _imported + 100:
-        _imported = len(sys.modules)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keeps what is there at a file's first test out of garbage collection: each training ends with one."""
+    global _file
+    if item.path != _file:
+        _file = item.path
         gc.collect()
         gc.freeze()
         gc.enable()
