@@ -6,9 +6,10 @@ It knows architectures and words, no component and no trainer.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ OWN_NAMES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
     "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2},
 }
+_made: dict[str, dict[str, bytes]] = {}  # the files of each base that was asked for, by name
 
 
 def tiny_base(
@@ -53,15 +55,25 @@ def tiny_base(
         seed: of the weights.
         config: options of the architecture's configuration, over ours.
     """
+    key = repr((architecture, pad_is_eos, seed, sorted(config.items())))
+    if key not in _made:
+        _made[key] = _files(architecture, pad_is_eos, seed, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _made[key].items():
+        (folder / name).write_bytes(content)
+    return Base(str(folder))
+
+
+def _files(architecture: str, pad_is_eos: bool, seed: int, config: Mapping[str, Any]) -> dict[str, bytes]:
     tokenizer = _tokenizer(pad_is_eos)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     sizes = {**SIZES, **OWN_NAMES.get(architecture, {}), "vocab_size": len(tokenizer), **ids, **config}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Base(str(folder))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def tiny_encoder(folder: Path, architecture: str = "bert", seed: int = 0) -> Base:

@@ -29,10 +29,13 @@ NUMBERS = {
 }
 
 
-@pytest.fixture(params=[Adapter(r=4), None], ids=["lora", "full"])
+@pytest.fixture
 def run(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
-    base = replace(tiny_base(tmp_path / "base"), adapter=request.param)
+    base = replace(tiny_base(tmp_path / "base"), adapter=getattr(request, "param", Adapter(r=4)))
     return session(base, tiny_run(base, tmp_path / "rows", tiny_pairs(16)).data, tmp_path / "run")
+
+
+full_too = pytest.mark.parametrize("run", [Adapter(r=4), None], ids=["lora", "full"], indirect=True)
 
 
 def made(use: str, trainer: dict[str, Any], **options: Any) -> Component:
@@ -56,6 +59,7 @@ def weights(result: StageResult) -> dict[str, Any]:
     return load_file(next(folder_of(result.policies or result.rewards).glob("*model.safetensors")))
 
 
+@full_too
 @pytest.mark.parametrize("use", NUMBERS)
 def test_the_best_weights_are_those_that_are_left(run: Run, use: str) -> None:
     """With a constant learning rate they are those of a run that ends there."""
@@ -106,6 +110,7 @@ def test_the_first_evaluation_of_a_policy_that_stays_has_no_kl(run: Run) -> None
     assert found["eval_reward"].points[0][1] == found["eval_reward"].points[1][1]
 
 
+@full_too
 def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
     best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
     steep = {**ROLLOUT, **best, "learning_rate": 0.1, "lr_scheduler_type": "constant"}

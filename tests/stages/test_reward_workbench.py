@@ -26,6 +26,12 @@ from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
 NEEDED: dict[str, dict[str, Any]] = {"multi": {"dimensions": ["kind", "true"]}, "multi_scale": {"window": 3}}
 OF_COLUMNS = {"cross_attention", "gated_fusion", "late_fusion", "personal"}  # heads that read what these rows lack
+HEADS, POOLINGS = sorted({*registry().names("reward_head")} - OF_COLUMNS), registry().names("pooling")
+EVERY = [  # `make test` tries each head and each pooling with one of the others, `make bench` with all
+    pytest.param(pooling, head, marks=[] if i % len(HEADS) == j or j % len(POOLINGS) == i else pytest.mark.slow)
+    for i, pooling in enumerate(POOLINGS)
+    for j, head in enumerate(HEADS)
+]
 WIDE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
 SAMPLES = Samples(["how"] * 2, [""] * 2, [[15]] * 2, [[4, 5, 1], [9, 10, 11, 1]])
 WORDS = Samples(["how"] * 12, [""] * 12, [[15]] * 12, [[word] * 4 + [1] for word in range(3, 15)])  # good, then bad
@@ -62,8 +68,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])
-@pytest.mark.parametrize("head", sorted({*registry().names("reward_head")} - OF_COLUMNS))
-@pytest.mark.parametrize("pooling", registry().names("pooling"))
+@pytest.mark.parametrize(("pooling", "head"), EVERY)
 def test_every_head_on_every_pooling_survives_saving(
     path: str, tmp_path: Path, pooling: str, head: str, adapter: Adapter | None
 ) -> None:

@@ -19,8 +19,9 @@ def test_a_tiny_base_is_tiny_and_loads(tmp_path: Path, architecture: str) -> Non
     assert model.config.model_type == architecture
 
 
-def test_the_same_arguments_write_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_arguments_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        monkeypatch.setattr("rlhf_plugins.testing.tiny._made", {})
         tiny_base(tmp_path / folder, seed=seed)
     first, second, other = ((tmp_path / f / "model.safetensors").read_bytes() for f in "abc")
     assert first == second
