@@ -40,7 +40,7 @@ def left(share: float, taken: float) -> str:
 def left_of_run(share: float, taken: float) -> str:
     """The same of the run, where it is a stage; empty where nobody knows, and where no stage comes after."""
     after = _Run.later(share, taken) if _Run.later and share else None
-    return f"{duration(_rest(share, taken) + after)} of the run" if after else ""
+    return f"about {duration(_rest(share, taken) + after)} left of the run" if after else ""
 
 
 def _rest(share: float, taken: float) -> float:

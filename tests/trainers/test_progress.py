@@ -47,7 +47,8 @@ def test_a_stage_says_how_long_the_run_takes_and_its_parts_do_not(capsys: pytest
         clock[0] = 20.0
         part.add(1)
     first, _, sampling = capsys.readouterr().err.splitlines()
-    assert first.endswith("10 s so far, about 8 min 10 s left, 9 min 50 s of the run")  # 98 steps of 5 s, then 100 s
+    # 98 steps of 5 s, then 100 s
+    assert first.endswith("10 s so far, about 8 min 10 s left, about 9 min 50 s left of the run")
     assert sampling == "sampling: 1 of 4 responses, about 30 s left"
 
 
