@@ -22,7 +22,8 @@ from rlhf_plugins.recipe.check import bundled, load_recipe
 from rlhf_plugins.recipe.provenance import plugins
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(file.name for file in (ROOT / "rlhf_plugins/components").glob("[a-z]*.py"))
+ALL = sorted(file.name for file in (ROOT / "rlhf_plugins/components").glob("[a-z]*.py"))
+FILES = [pytest.param(file, marks=[] if place % 3 == 0 else pytest.mark.slow) for place, file in enumerate(ALL)]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_without_a_file_recipes_that_do_not_need_it_check(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ALL)
 def test_without_a_file_every_test_that_fails_uses_it(file: str, tmp_path: Path) -> None:
     """Over all tests, so a file takes as long as `make test`; `-k shaping.py` chooses one."""
     copy = tmp_path / "copy"

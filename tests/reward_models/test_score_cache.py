@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from warm import Warm
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.engine.cost import add, counting
@@ -99,7 +98,7 @@ def test_a_cache_never_changes_a_reward(calls: list[list[tuple[str, list[int], l
         assert cache.misses == len({(name, str(p), str(r)) for call in calls for name, p, r in call})
 
 
-def test_a_file_is_used_by_a_later_process(tmp_path: Path) -> None:
+def test_a_file_is_used_by_a_later_process(python: Warm, tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.sqlite"
     code = (
         "import sys; from pathlib import Path; from rlhf_plugins.contract.rows import Samples\n"
@@ -108,7 +107,7 @@ def test_a_file_is_used_by_a_later_process(tmp_path: Path) -> None:
         "cache.scores('a', Samples(['p'], ['r'], [[1, 2]], [[3]]), lambda samples: [0.1 + 0.2])\n"
         "import os; os._exit(1)"  # dies without closing
     )
-    subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2], check=False)
+    python("-c", code, str(path))
     score = Counting()
     with closing(ScoreCache(path)) as cache:
         assert cache.scores("a", samples_of(FIRST), score) == [0.1 + 0.2]  # to the last bit
