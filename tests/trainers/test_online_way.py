@@ -68,6 +68,20 @@ def test_the_page_names_what_goes_trls_way() -> None:
 
 
 @pytest.mark.parametrize("options", TRLS_ALONE.values(), ids=TRLS_ALONE)
+def test_what_trl_alone_computes_goes_trls_way(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
+    assert script(OURS, bases(), tmp_path, options).obstacle
+
+
+TRAINED = ("importance_sampling_level", "use_adaptive_entropy", "vespo_k_neg")  # in `make test`
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[] if name in TRAINED else pytest.mark.slow)
+        for name, options in TRLS_ALONE.items()
+    ],
+)
 def test_what_trl_alone_computes_is_trls_training(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
     assert_alike(bases(), tmp_path, {"max_steps": 2, **options}, engine=False)
 
