@@ -49,14 +49,14 @@ def responses(pairs: ScoredPairs, truth: np.ndarray | None = None) -> np.ndarray
     return np.unique(rows[~np.isnan(rows[:, 3])], axis=0).T[1:]
 
 
-def unanimous(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of the mean of n independent shares, from 0 to 1, that all are `share`.
+def unanimous(value: float, n: int, least: float = 0.0) -> tuple[float, float]:
+    """The 95% interval of the mean of n independent numbers, from `least` to 1, that all are `value`.
 
-    A bootstrap has none. Here a part z^2 / (n + z^2) of the population may be of others, all 0 or all 1; where the
-    share is 0 or 1, this is Wilson's interval (1927).
+    A bootstrap has none. Here a part z^2 / (n + z^2) of the population may be of others, all `least` or all 1; of
+    shares, which are 0 or 1, this is Wilson's interval (1927).
     """
     unseen = Z**2 / (n + Z**2)
-    return share * (1 - unseen), share + (1 - share) * unseen
+    return value + (least - value) * unseen, value + (1 - value) * unseen
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

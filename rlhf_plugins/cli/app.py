@@ -237,12 +237,14 @@ def _compare(reports: dict[str, Report]) -> None:
 
 
 def _show(made: Report, page: Path) -> None:
-    from rlhf_plugins.report import reward_table, rich_table, summary
+    from rlhf_plugins.report import reward_table, rich_table, summary, task_tables
 
     if made.policies:
         echo_table(rich_table(made))
     if made.reward_models:
         echo_table(reward_table(made))
+    for table in task_tables(made):
+        echo_table(table)
     echo("\n".join([*summary(made), str(page)]))
 
 

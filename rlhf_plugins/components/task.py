@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
 
-Rows = Annotated[int, Field(ge=2, description="of the data, the first ones")]
+logger = logging.getLogger(__name__)
+Rows = Annotated[int, Field(ge=2, description="of the data, the first ones of all splits")]
 NewTokens = Annotated[int, Field(ge=1, description="where an answer is cut")]
 Temperature = Annotated[float, Field(ge=0, description="of sampling; 0 decodes greedily")]
 
@@ -38,7 +40,7 @@ class Answers(Task):
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows or the reward cannot be had, or it abstains."""
         score = _scored(self.reward, run, self.name)
-        groups = _asked(_groups(self.data.load_in(run)), run, self.rows, self.max_new_tokens)
+        groups = _asked(self.name, _groups(self.data.load_in(run)), run, self.rows, self.max_new_tokens)
         return lambda policy: score(
             policy.sample(groups, temperature=self.temperature, max_new_tokens=self.max_new_tokens, seed=run.seed)
         )
@@ -60,7 +62,7 @@ class Choices(Task):
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows cannot be had, or lack choices or the right one."""
-        groups = _asked(_groups(self.data.load_in(run)), run, self.rows, 1)
+        groups = _asked(self.name, _groups(self.data.load_in(run)), run, self.rows, 1)
         rows = [(group.prompt, *self.read(group)) for group in groups]
 
         def right(policy: Policy) -> list[float]:
@@ -102,7 +104,7 @@ class Violations(Task, better="lower"):
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
         score = _scored(self.reward, run, self.name)
         given = run.data.prompts.get("test", ()) if self.data is None else _groups(self.data.load_in(run))
-        groups = _asked(given, run, self.rows, self.max_new_tokens)
+        groups = _asked(self.name, given, run, self.rows, self.max_new_tokens)
         options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
         return lambda policy: [
             float(value > self.above) for value in score(policy.sample(groups, seed=run.seed, **options))
@@ -110,17 +112,21 @@ class Violations(Task, better="lower"):
 
 
 def _groups(data: Any) -> list[Group]:
-    """The prompts of every split, in the order of the rows: nobody trains on the rows of a task."""
+    """The prompts of every split, in the order of the rows."""
     groups = (group for split in data.prompts.values() for group in split)
     return sorted(groups, key=lambda group: (group.origin and group.origin.row) or 0)
 
 
-def _asked(groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
-    """The first of them that leave the model room for a response."""
+def _asked(name: str, groups: Sequence[Group], run: Run, most: int, room: int) -> list[Group]:
+    """The first of them that leave the model room for a response; warns of those that the run trains on."""
     from rlhf_plugins.data.tokenized import prompts_with_room
     from rlhf_plugins.engine.loading import load_row_encoder
 
-    return prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
+    asked = prompts_with_room(groups, load_row_encoder(run.base), room)[0][:most]
+    trained = {str(group.prompt) for group in (*run.data.train, *run.data.prompts.get("train", ()))}
+    if seen := sum(str(group.prompt) in trained for group in asked):
+        logger.warning("task %s: %d of its %d rows have prompts that the run trains on", name, seen, len(asked))
+    return asked
 
 
 def _scored(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[float]]:

@@ -36,14 +36,15 @@ def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> I
     return Interval(mean, float(found.low), float(found.high))
 
 
-def share_interval(values: np.ndarray) -> Interval:
+def share_interval(values: np.ndarray, least: float = 0.0) -> Interval:
     """As `mean_interval`, of shares from 0 to 1; where all are equal, at 100% say, Wilson's (1927) instead of no width.
 
     Args:
         values: (n,) one share an independent unit, such as whether a prompt is won; n >= 1.
+        least: the smallest possible one: -1 of differences of shares.
     """
     mean = float(np.mean(values))
-    return Interval(mean, *unanimous(mean, len(values))) if np.ptp(values) == 0 else mean_interval(values)
+    return Interval(mean, *unanimous(mean, len(values), least)) if np.ptp(values) == 0 else mean_interval(values)
 
 
 def finite(scores: Sequence[float], what: str) -> np.ndarray:

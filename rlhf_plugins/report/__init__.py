@@ -6,7 +6,7 @@ from rlhf_plugins.report.files import PAGE, read, show, write
 from rlhf_plugins.report.machine import hardware, versions
 from rlhf_plugins.report.reward_table import reward_table
 from rlhf_plugins.report.summary import summary
-from rlhf_plugins.report.table import markdown_table, rich_table
+from rlhf_plugins.report.table import markdown_table, rich_table, task_tables
 
 __all__ = [
     "PAGE",
@@ -17,6 +17,7 @@ __all__ = [
     "rich_table",
     "show",
     "summary",
+    "task_tables",
     "versions",
     "write",
 ]

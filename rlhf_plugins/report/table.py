@@ -12,7 +12,7 @@ from rich.text import Text
 from rlhf_plugins.errors import shown
 from rlhf_plugins.report import words
 from rlhf_plugins.report.answer import taken
-from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report
+from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, SectionReport
 
 REFERENCE = "reference"
 
@@ -54,6 +54,22 @@ def rich_table(report: Report) -> Table:
     for name, policy in report.policies.items():
         row = [name, *map(_unspaced, cells(policy.model_copy(update={"kl_interval": None})))]
         table.add_row(*map(verbatim, row), style="bold" if name == best else "")
+    return table
+
+
+def task_tables(report: Report) -> list[Table]:
+    """The tables of tasks for a terminal, one an evaluation."""
+    found = (section for stage in report.stages for section in stage.sections if section.title == words.TASKS)
+    return [_plain(section) for section in found]
+
+
+def _plain(section: SectionReport) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for column in section.columns:
+        number = any(isinstance(row.get(column), int | float) for row in section.rows)
+        table.add_column(verbatim(column), justify="right" if number else "left", overflow="fold")
+    for row in section.rows:
+        table.add_row(*(verbatim(words.cell(row.get(column))) for column in section.columns))
     return table
 
 

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 NONE = "-"
+TASKS = "Tasks"  # the title of the section with an evaluation's tasks
 FEW = 50  # values below which an interval is itself uncertain
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlhf_plugins.contract.run import Section
-from rlhf_plugins.report.words import wide
+from rlhf_plugins.report.words import TASKS, wide
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
@@ -21,6 +21,7 @@ class Tasks:
     """The tasks of one evaluation, and each policy's number for each row of them."""
 
     def __init__(self, tasks: Sequence[Task], run: Run) -> None:
+        self._specs = {task.name: run.spec(task) for task in tasks}
         self._better = {task.name: task.better for task in tasks}
         self._built = {task.name: task.build(run) for task in tasks}
         self._found: dict[str, dict[str, np.ndarray]] = {}  # policy -> task -> (rows,)
@@ -33,40 +34,44 @@ class Tasks:
     def metrics(self) -> dict[str, Any]:
         """By task and policy the share with its interval, and the number of rows; nothing without a task."""
         found = {
-            task: {policy: {**_of_shares(of[task])._asdict(), "n": len(of[task])} for policy, of in self._found.items()}
+            task: {policy: {**_interval(of[task])._asdict(), "n": len(of[task])} for policy, of in self._found.items()}
             for task in self._built
         }
         return {"tasks": found} if found else {}
 
     def sections(self, reference: str) -> list[Section]:
-        """A table of all policies."""
+        """A table with a row for each policy on each task."""
         if not self._built:
             return []
         lower = [name for name, better in self._better.items() if better == "lower"]
         text = f"Shares of rows with 95% intervals; the difference from {reference} is paired by row."
-        few = {task: wide(len(rows)) for rows_of in self._found.values() for task, rows in rows_of.items()}
-        text += "".join(f" {task}: {words}." for task, words in few.items() if words)
+        text += "".join(self._few(task, len(rows)) for task, rows in self._found[reference].items())
         text += f" Of {', '.join(lower)} less is better: it is per 100 answers." if lower else ""
-        return [Section("Tasks", text, [dict(self._row(policy, reference)) for policy in self._found])]
+        rows = [dict(self._row(task, policy, reference)) for task in self._built for policy in self._found]
+        return [Section(TASKS, text, rows)]
 
-    def _row(self, policy: str, reference: str) -> Iterator[tuple[str, str]]:
-        yield "policy", policy
-        for task, own in self._found[policy].items():
-            yield task, _percent(_of_shares(own))
-            if policy != reference:
-                yield f"{task}: difference", _percent(_interval(own - self._found[reference][task]), "+")
+    def _few(self, task: str, n: int) -> str:
+        """That there are fewer rows than asked for, and why; and that the interval is wide."""
+        spec = self._specs[task]
+        asked = spec.get("rows")
+        whose = "the run holds out" if spec.get("data") is None else "its data has"
+        less = (
+            f"{n} of {asked} rows, since {whose} no more that leave room for an answer" if asked and n < asked else ""
+        )
+        found = "; ".join(filter(None, (less, wide(n))))
+        return f" {task}: {found}." if found else ""
+
+    def _row(self, task: str, policy: str, reference: str) -> Iterator[tuple[str, str | int]]:
+        own, base = self._found[policy][task], self._found[reference][task]
+        yield from (("task", task), ("policy", policy), ("rows", len(own)), ("share", _percent(_interval(own))))
+        if policy != reference:
+            yield f"difference from {reference}", _percent(_interval(own - base, least=-1.0), "+")
 
 
-def _of_shares(values: np.ndarray) -> Interval:
+def _interval(values: np.ndarray, least: float = 0.0) -> Interval:
     from rlhf_plugins.evaluate.statistics import share_interval
 
-    return share_interval(values)
-
-
-def _interval(values: np.ndarray) -> Interval:
-    from rlhf_plugins.evaluate.statistics import mean_interval
-
-    return mean_interval(values)
+    return share_interval(values, least)
 
 
 def _percent(found: Interval, sign: str = "") -> str:

@@ -91,3 +91,9 @@ def test_violations_are_scores_above_a_limit(run: Run, tmp_path: Path) -> None:
     reward = {"use": "python", "path": f"{file}:score"}
     found = component("task", {"use": "violations", "reward": reward, "above": 0.15}).build(run)(SaysFour())
     assert found == [0.0, 0.0, 1.0, 1.0]  # of 0, 0.1, 0.2, 0.3
+
+
+def test_rows_that_the_run_trains_on_are_counted(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    seen = [{**ROWS[0], "prompt": str(run.data.train[0].prompt)}, ROWS[1]]
+    measured(run, tmp_path, "choices", seen)
+    assert "task choices: 1 of its 2 rows have prompts that the run trains on" in caplog.text

@@ -116,4 +116,5 @@ def test_shares_that_agree_leave_wilsons_width(share: float, low: float, high: f
     if share in (0, 1):
         wilson = stats.binomtest(int(10 * share), 10).proportion_ci(method="wilson")
         assert share_interval(np.full(10, share))[1:] == pytest.approx((wilson.low, wilson.high))
+    assert share_interval(np.ones(2), least=-1.0).low == pytest.approx(1 - 2 * 3.841459 / (2 + 3.841459))
     assert share_interval(np.array([0.0, 1.0, 1.0])) == mean_interval(np.array([0.0, 1.0, 1.0]))

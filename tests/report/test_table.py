@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rlhf_plugins.report import markdown_table, rich_table, words
+from rlhf_plugins.report import markdown_table, rich_table, task_tables, words
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.report.table import headers
 
@@ -77,6 +77,16 @@ def test_markup_in_a_name_is_text(fields: dict[str, Any]) -> None:
 def test_score_of_a_reward_model_is_called_so(fields: dict[str, Any]) -> None:
     table = markdown_table(Report.model_validate(fields | {"score_name": "reward model score"}))
     assert table.startswith("| policy | reward model score (mean, 95% CI) |")
+
+
+def test_tasks_have_a_table_of_their_own(fields: dict[str, Any]) -> None:
+    row = {"task": "violations", "policy": "grpo", "rows": 2, "share": "100.0% [34.2, 100.0]"}
+    evaluate = fields["stages"][-1] | {"sections": [{"title": "Tasks", "rows": [row]}]}
+    (table,) = task_tables(Report.model_validate(fields | {"stages": [evaluate]}))
+    console = Console(width=80, file=StringIO())
+    console.print(table)
+    (*_, last) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert last.split() == ["violations", "grpo", "2", "100.0%", "[34.2,", "100.0]"]
 
 
 def test_words() -> None:

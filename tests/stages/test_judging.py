@@ -147,13 +147,17 @@ def test_with_nothing_to_judge_by_it_says_what_to_give(base: Base, tmp_path: Pat
 
 
 def test_tasks_are_measured_for_every_policy(base: Base, tmp_path: Path) -> None:
-    tasks = [{"use": "violations", "reward": {"use": "json_object"}, "max_new_tokens": 2, "rows": 4}]
+    tasks = [{"use": "violations", "reward": {"use": "json_object"}, "max_new_tokens": 2, "rows": 9}]
     found = evaluate(base, tmp_path, tasks=tasks)
     shares = found.metrics["tasks"]["violations"]
-    assert shares == dict.fromkeys(("base", "same"), {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 4})
+    # nothing in 8 rows: 1.96^2 / (8 + 1.96^2) = .3244 of others may be there, twice that in a difference from -1 to 1
+    assert shares["same"] == {"mean": 0.0, "low": 0.0, "high": pytest.approx(0.3244, abs=1e-4), "n": 8}
     (section,) = found.sections
+    assert "violations: 8 of 9 rows, since the run holds out no more" in section.text
     assert section.rows[1] == {
+        "task": "violations",
         "policy": "same",
-        "violations": "0.0% [0.0, 0.0]",
-        "violations: difference": "+0.0% [+0.0, +0.0]",
+        "rows": 8,
+        "share": "0.0% [0.0, 32.4]",
+        "difference from base": "+0.0% [-32.4, +32.4]",
     }
