@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,14 +41,15 @@ def chat(
 ) -> None:
     """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
     from rlhf_plugins.engine.sampling import Decoding
-    from rlhf_plugins.saved.conversation import Conversation, judge_of
+    from rlhf_plugins.saved.conversation import Conversation, asked_as_text, judge_of
     from rlhf_plugins.saved.made import made
 
     found = [made(words, "policies") for words in (model, beside) if words]
     judge = judge_of(found[0], reward)
     opened = [(one.label, one.policy()) for one in found]
-    chat = _Chat(Conversation(opened, Decoding(max_new_tokens, temperature, seed), judge, preferences))
-    chat.greet()
+    as_text, notes = asked_as_text(found, opened[0][1].tokenizer.chat_template is not None)
+    chat = _Chat(Conversation(opened, Decoding(max_new_tokens, temperature, seed), judge, preferences, as_text))
+    chat.greet(notes)
     for line in _lines():
         if not chat.take(line.strip()):
             return
@@ -73,11 +74,11 @@ def _lines() -> Iterator[str]:
 class _Chat:
     talk: Conversation
 
-    def greet(self) -> None:
+    def greet(self, notes: Sequence[str]) -> None:
         names = " and ".join(name for name, _ in self.talk.policies)
         echo(f"{names}; /help lists the commands", err=True)
-        if not self.talk.remembers:
-            echo("the base has no chat template: each line is a prompt of its own, \\n a new line in it", err=True)
+        for note in notes:
+            echo(note, err=True)
 
     def take(self, line: str) -> bool:
         """Does a command, or lets the policies answer a line; False ends the conversation."""

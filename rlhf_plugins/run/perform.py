@@ -77,7 +77,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     notes, left_out = [*made_by(given.data.train), *result.report.notes], {**lost, **result.report.left_out}
     result = replace(result, report=replace(result.report, notes=notes, left_out=left_out))
     cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
-    processes.on_main(lambda: _describe(run, stage, result))
+    processes.on_main(lambda: _describe(given, stage, result))
     used = _registered_name(stage, registry)
     curves = {name: curve(name, sorted(points.items())) for name, points in run.memory.log.curves().items()}
     curves |= result.curves
@@ -145,9 +145,10 @@ def _check_specs(run: StageRun, result: StageResult) -> None:
 
 
 def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
-    """Completes the folders that the stage saved: plugins of a reward model, base of a policy, order of modules."""
+    """Completes the folders that the stage saved: plugins of a reward model, base of a policy, prompts, modules."""
     from rlhf_plugins.engine.fitting import in_order
     from rlhf_plugins.engine.policy import describe
+    from rlhf_plugins.engine.prompted import note_prompts
     from rlhf_plugins.recipe import provenance
 
     for folder in _saved(run, result.rewards):
@@ -156,6 +157,7 @@ def _describe(run: StageRun, stage: Stage, result: StageResult) -> None:
         describe(folder, run.base, run.services.files(run.folder).path)
     for folder in (*_saved(run, result.policies), *_saved(run, result.rewards)):
         in_order(folder)
+        note_prompts(folder, run.data, run.places.start.folder or Path(run.places.start.base.path))
 
 
 def _saved(run: StageRun, specs: Mapping[str, Spec]) -> Iterator[Path]:

@@ -6,7 +6,7 @@ It knows what a run wrote, and nothing of weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from rlhf_plugins.report.words import number, share
 from rlhf_plugins.saved.made import Made
 
 if TYPE_CHECKING:
+    from rlhf_plugins.engine.prompted import Prompted
     from rlhf_plugins.report.schema import Interval, Report
 
 NAMED = {"gae": "ppo"}  # an algorithm by the component that makes it so, where the two have different names
@@ -57,7 +58,7 @@ class Form:
 
     kind: Literal["model", "adapter", "classifier"]
     base: str
-    chat: bool  # it has a chat template
+    chat: bool  # it has a chat template; `write_card` asks whether its training used that
     auto: bool = False  # it is opened after `import rlhf_plugins.auto`
     pairs: bool = False  # its tokenizer separates prompt and response
 
@@ -85,7 +86,10 @@ class Form:
 
 def write_card(found: Made, out: Path, form: Form, notes: Sequence[str] = ()) -> None:
     """Writes README.md. Raises RunError where it cannot be written."""
-    stage, report = _stage(found), _report(found)
+    stage, report, prompted = _stage(found), _report(found), found.prompted()
+    if form.chat:
+        notes = [*notes, *_rendering(prompted)]
+        form = replace(form, chat=not prompted.as_text)
     parts = [
         _head(found, form, stage),
         f"# {_title(found, out)}\n\n{_about(found, form, stage)}",
@@ -99,6 +103,15 @@ def write_card(found: Made, out: Path, form: Form, notes: Sequence[str] = ()) ->
         (out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
+
+
+def _rendering(prompted: Prompted) -> list[str]:
+    """Of a model with a chat template: a sentence where that did not render its training, or may not have."""
+    if not prompted.forms:
+        return ["No note says whether it was trained on text or messages; the code below assumes messages."]
+    if not prompted.as_text:
+        return []
+    return ["Trained on text as it was, without the chat template that its tokenizer has: give it text."]
 
 
 def algorithms(stage: Mapping[str, Any]) -> list[str]:

@@ -34,19 +34,21 @@ class Answer:
 class Conversation:
     """Messages so far, and the answers to the last one.
 
-    Where the first policy's base has no chat template, every line is a prompt of its own, as it is.
+    Where the first policy's base has no chat template, or `as_text`, every line is a prompt of its own, as it is.
 
     Args:
         policies: by their names; all answer the same conversation.
         decoding: how answers are sampled; each has a seed of its own.
         judge: the reward model for `rewards`, opened when it is first asked.
         file: where `prefer` writes.
+        as_text: the policies were trained on text, which no template renders.
     """
 
     policies: Sequence[tuple[str, Handle]]
     decoding: Decoding
     judge: Made | None
     file: Path
+    as_text: bool = False
     messages: list[dict[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     better: int = 0  # the place of the answer that the conversation goes on from
@@ -57,7 +59,7 @@ class Conversation:
     @property
     def remembers(self) -> bool:
         """Whether the policies see what was said before."""
-        return self.policies[0][1].tokenizer.chat_template is not None
+        return not self.as_text and self.policies[0][1].tokenizer.chat_template is not None
 
     def ask(self, line: str) -> None:
         """Begins a turn; the better answer of the last one, or its first, becomes part of the conversation."""
@@ -143,6 +145,31 @@ class Conversation:
 
     def _written(self, answer: Answer) -> Text:
         return answer.text if isinstance(self._prompt, str) else [{"role": "assistant", "content": answer.text}]
+
+
+def asked_as_text(found: Sequence[Made], template: bool) -> tuple[bool, list[str]]:
+    """Whether policies are given text, as the first that is noted was in training; and sentences on what follows.
+
+    Args:
+        found: the policies of a conversation.
+        template: whether their base has a chat template; else all is text.
+    """
+    lines = "each line is a prompt of its own, \\n a new line in it"
+    if not template:
+        return True, [f"the base has no chat template: {lines}"]
+    noted = [(one, one.prompted()) for one in found]
+    text = next((prompted.as_text for _, prompted in noted if prompted.forms), False)
+    notes = []
+    for one, prompted in noted:
+        if one.folder and not prompted.forms:
+            taken = "text" if text else "messages for the chat template"
+            notes.append(f"{one.label} has no note whether it was trained on text or messages: lines are {taken}")
+        elif prompted.forms and prompted.as_text != text:
+            notes.append(f"{one.label} was trained on {' and '.join(prompted.forms)}, and is given the other's prompts")
+        elif text and prompted.forms:
+            before = ", from a policy of messages" if "messages" in prompted.start else ""
+            notes.append(f"{one.label} was trained on text{before}: {lines}")
+    return text, notes
 
 
 def judge_of(found: Made, words: str | None) -> Made | None:

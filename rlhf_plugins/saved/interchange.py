@@ -51,6 +51,7 @@ def export_reward_model(
     """
     from rlhf_plugins.data.tokens import encodes_pairs, template_to_end
     from rlhf_plugins.engine.loading import load_tokenizer
+    from rlhf_plugins.engine.prompted import copy_note
     from rlhf_plugins.reward_models.reward_model import read_description
     from rlhf_plugins.saved.card import Form, write_card
     from rlhf_plugins.saved.made import made
@@ -78,6 +79,7 @@ def export_reward_model(
             _ask_for_token_types(tokenizer, made_of)
         tokenizer.chat_template = template_to_end(tokenizer)
         tokenizer.save_pretrained(out)
+        copy_note(folder, out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error}") from error
     pairs, chat = encodes_pairs(tokenizer), bool(tokenizer.chat_template)

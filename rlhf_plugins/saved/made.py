@@ -14,6 +14,7 @@ from rlhf_plugins.run.handed_on import WORDS, HandedOn, Part, find, handed_on
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
+    from rlhf_plugins.engine.prompted import Prompted
     from rlhf_plugins.reward_models.handle import RewardHandle
 
 BASE = "base"  # as a stage: the model that the run started from
@@ -40,6 +41,12 @@ class Made:
         """Where it is saved; None where it is not a saved model but made of others, or the base."""
         path = self.spec.get("path")
         return Path(path) if path and Path(path).is_dir() else None
+
+    def prompted(self) -> Prompted:
+        """Whether it was trained on text or messages, as far as that is noted. Raises RunError as reading does."""
+        from rlhf_plugins.engine.prompted import Prompted, noted_prompts
+
+        return noted_prompts(self.folder) if self.folder else Prompted()
 
     def policy(self) -> Handle:
         """Opened. Raises RunError where it does not load."""

@@ -54,6 +54,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
     """
     from rlhf_plugins.engine.loading import load_tokenizer
     from rlhf_plugins.engine.policy import saved_base
+    from rlhf_plugins.engine.prompted import copy_note
 
     if found.folder is None:
         raise RunError(f"{found.label}: is not saved as a model in a folder: {dict(found.spec)}")
@@ -71,6 +72,7 @@ def export_policy(found: Made, out: Path, merge: bool = False, dtype: str | None
         done = _write_whole(found, base, out, precision, tokenizer)
         form = Form("model", base.path, bool(tokenizer.chat_template))
     tokenizer.save_pretrained(out)
+    copy_note(folder, out)
     write_card(
         found,
         out,

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_plugins import export_reward_model, load_reward_function
+from rlhf_plugins import Data, Group, export_reward_model, load_reward_function
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.engine.policy import describe, saved_base
+from rlhf_plugins.engine.prompted import note_prompts
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.saved.made import made
@@ -170,6 +171,18 @@ def test_a_card_is_filled_in_and_its_code_runs(
     assert "8 groups of rows to train on, 4 held out" in text
     assert str(tmp_path) not in text
     assert ran(tmp_path / "out/README.md", monkeypatch).strip()
+
+
+def test_a_card_asks_as_the_training_did(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", chat=True)
+    export_policy(made(f"{run.path}#dpo"), tmp_path / "older")
+    assert "No note says whether it was trained on text" in (card := (tmp_path / "older/README.md").read_text())
+    assert "apply_chat_template" in card
+    note_prompts(run.path / "02-dpo/model", Data((Group("how "),)), run.path)
+    export_policy(made(f"{run.path}#dpo"), tmp_path / "text")
+    assert "apply_chat_template" not in (card := (tmp_path / "text/README.md").read_text())
+    assert 'tokenizer("Hello"' in card
+    assert made(str(tmp_path / "text")).prompted().as_text
 
 
 @pytest.mark.parametrize("stock", [False, True], ids=["auto", "stock"])

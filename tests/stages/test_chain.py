@@ -13,6 +13,7 @@ from handed import folder_of
 
 from rlhf_plugins import Adapter, Run, RunError, StageResult, load_reward_model, session
 from rlhf_plugins.engine.forward import trunk_of
+from rlhf_plugins.engine.prompted import Prompted, noted_prompts
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
@@ -115,3 +116,4 @@ def test_a_run_goes_on_from_another_one(run: Run, tmp_path: Path) -> None:
     assert losses(second)[0] == pytest.approx(0.6931, abs=1e-3)
     assert (second.start, second.reference) == ("base", "base")
     assert json.loads((folder_of(second.policies) / "policy.json").read_text())["base"]["path"] == run.base.path
+    assert noted_prompts(folder_of(second.policies)) == Prompted(("text",), ("text",))

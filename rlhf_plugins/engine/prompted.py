@@ -1,0 +1,67 @@
+"""Whether the prompts that a saved model was trained on were text or messages, noted beside it as `prompts.json`.
+
+A chat template renders messages alone, so that a model of text that is asked in messages sees what it never saw.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.data.files import read_json
+from rlhf_plugins.errors import RunError
+
+Form = Literal["text", "messages"]
+FILE = "prompts.json"
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """The forms of the prompts of a training, in order of their names, and of the model that it started from."""
+
+    trained: tuple[Form, ...] = ()
+    start: tuple[Form, ...] = ()
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Of the last training that had rows; empty where none is known."""
+        return self.trained or self.start
+
+    @property
+    def as_text(self) -> bool:
+        """Whether a prompt is given as text: no message was in the last training."""
+        return self.forms == ("text",)
+
+
+def note_prompts(folder: Path, data: Data, start: Path) -> None:
+    """Writes beside a saved model how its prompts were.
+
+    Args:
+        folder: of the model.
+        data: of its training.
+        start: the folder of the model that it started from; one without a note adds nothing.
+    """
+    groups = (*data.train, *data.prompts.get("train", ()))
+    forms: set[Form] = {"text" if isinstance(group.prompt, str) else "messages" for group in groups}
+    noted = Prompted(tuple(sorted(forms)), noted_prompts(start).forms)
+    (folder / FILE).write_text(json.dumps(asdict(noted)) + "\n")
+
+
+def copy_note(folder: Path, out: Path) -> None:
+    """Gives what was exported the note of the model that it was, if there is one."""
+    if (folder / FILE).exists():
+        shutil.copyfile(folder / FILE, out / FILE)
+
+
+def noted_prompts(folder: Path) -> Prompted:
+    """What is noted beside a saved model; older ones have no note. Raises RunError where it cannot be read."""
+    if not (folder / FILE).exists():
+        return Prompted()
+    try:
+        return Prompted(**{name: tuple(forms) for name, forms in read_json(folder / FILE).items()})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / FILE}: cannot be read: {error}") from error
