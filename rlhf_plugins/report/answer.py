@@ -19,6 +19,8 @@ def answer(report: Report) -> str:
         return f"{names}? This run cannot say: its judge cannot be trusted, since {'; '.join(wrong)}."
     if not (better := _better(found)):
         n = min(report.policies[name].n for name in found)
+        if all(verdict.word == "not judged" for verdict in found.values()):
+            return f"{names}? They cannot be judged on {n} prompts."
         return f"{names}? None is shown to be better than its start on {n} prompts: keep the start."
     leader, rivals = _led(report, better)
     if len(rivals) > 1:

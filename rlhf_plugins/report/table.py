@@ -115,7 +115,7 @@ def _kl(policy: PolicyReport) -> Cell:
 
 
 def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
-    if interval.low is None or interval.high is None:
+    if interval.low is None or interval.high is None or interval.low == interval.high:
         return ""
     return f"[{say(interval.low)}, {say(interval.high)}]"
 

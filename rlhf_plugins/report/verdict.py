@@ -8,9 +8,9 @@ from math import ceil
 from typing import Literal
 
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, RewardModelReport
-from rlhf_plugins.report.words import FEW, number, share
+from rlhf_plugins.report.words import FEW, FEWEST, called, number, share
 
-Word = Literal["better", "not shown", "worse", "judge not trusted"]
+Word = Literal["better", "not shown", "worse", "not judged", "judge not trusted"]
 NEAR = 0.1  # nats a response below which two policies can hardly be distinguished
 _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
 _SILENT = 0.2  # the share of comparisons without an answer above which the others are no fair sample
@@ -60,7 +60,7 @@ def faults(report: Report) -> list[str]:
 def over(value: Interval) -> str:
     """A difference with its sign and interval: `+0.260 (95% CI 0.235 to 0.285)`."""
     sign = "+" if (value.mean or 0.0) >= 0 else ""
-    if value.low is None or value.high is None:
+    if value.low is None or value.high is None or value.low == value.high:
         return f"{sign}{number(value.mean)}"
     return f"{sign}{number(value.mean)} (95% CI {number(value.low)} to {number(value.high)})"
 
@@ -74,7 +74,11 @@ def _verdict(report: Report, name: str) -> Verdict:
     if wrong := faults(report):
         sentence = f"{name}: the judge cannot be trusted here, since {'; '.join(wrong)} ({numbers})."
         return Verdict(name, "judge not trusted", sentence, _caveats(report, name))
-    word = _word(gain)
+    word = shown(gain, policy.n)
+    if word == "not judged":
+        numbers = f"{report.score_name} {over(gain)} over {start}{_at(report, policy)}"
+        sentence = f"{name} cannot be judged on {policy.n} prompts: {numbers}."
+        return Verdict(name, word, sentence, _caveats(report, name))
     said = {"better": "is better than", "worse": "is worse than"}.get(word, "is not shown to be better than")
     return Verdict(
         name, word, f"{name} {said} {start}: {numbers}{_enough(word, gain, policy.n)}.", _caveats(report, name)
@@ -91,7 +95,10 @@ def _against(report: Report, policy: PolicyReport) -> str:
     return report.reference or "the reference"
 
 
-def _word(gain: Interval) -> Word:
+def shown(gain: Interval, n: int) -> Word:
+    """What a paired difference on n prompts shows; nothing on very few, or where all are equal and not 0."""
+    if n < FEWEST or (gain.mean and gain.low is not None and gain.low == gain.high):
+        return "not judged"
     if gain.low is not None and gain.low > 0:
         return "better"
     return "worse" if gain.high is not None and gain.high < 0 else "not shown"
@@ -108,16 +115,17 @@ def _at(report: Report, policy: PolicyReport) -> str:
 
 def _enough(word: Word, gain: Interval, n: int) -> str:
     """How many prompts would show a difference of this size: its interval shrinks with their root."""
-    if word != "not shown" or not gain.mean or gain.low is None or gain.high is None or gain.mean < 0:
+    if word != "not shown" or not gain.mean or gain.low is None or gain.high is None:
         return ""
-    needed = ceil(n * (max(gain.mean - gain.low, 0.0) / gain.mean) ** 2)
+    half = gain.mean - gain.low if gain.mean > 0 else gain.high - gain.mean  # on the side of 0
+    needed = ceil(n * (max(half, 0.0) / gain.mean) ** 2)
     return f"; a difference of this size would need about {needed:,} prompts" if n < needed <= _MOST else ""
 
 
 def _caveats(report: Report, name: str) -> tuple[str, ...]:
     policy = report.policies[name]
     found = []
-    if policy.n < FEW:
+    if FEWEST <= policy.n < FEW:
         found.append(f"{policy.n} prompts are too few for a firm interval")
     gain = _gain(policy)
     if gain is not None and gain.low is not None and gain.low == gain.high:
@@ -139,6 +147,8 @@ def _of_judge(report: Report, name: str) -> Iterator[str]:
             yield "it was trained against this judge, so that a higher score may be the judge's error"
         elif stage is not None and _rows(report, stage.name) == _rows(report, judge.stage):
             yield "the judge was trained on the same rows"
+    if judge.kind == "function" and judge.name and _holds(_spec(report, _stage_of(report, name)), judge.name):
+        yield "it was trained on the function that judges it, so that a higher score is what it was rewarded for"
     if judge.kind == "function" and report.reward_model is not None:
         yield from (f"the function is not people's taste: {fault}" for fault in _faults(report.reward_model))
     if judge.failed:
@@ -163,9 +173,20 @@ def _stage_of(report: Report, policy: str) -> str:
 
 def _rows(report: Report, stage: str) -> object:
     """A stage's own rows in the recipe's words; None for the recipe's."""
+    return _spec(report, stage).get("data")
+
+
+def _spec(report: Report, stage: str) -> Mapping[str, object]:
     stages = report.recipe.get("stages")
     specs = stages if isinstance(stages, list) else []
-    return next((one.get("data") for one in specs if isinstance(one, Mapping) and one.get("name") == stage), None)
+    return next((one for one in specs if isinstance(one, Mapping) and one.get("name") == stage), {})
+
+
+def _holds(spec: object, name: str) -> bool:
+    """Whether a component of this name and options is in a spec."""
+    if isinstance(spec, Mapping):
+        return called(spec) == name or any(_holds(part, name) for part in spec.values())
+    return isinstance(spec, list) and any(_holds(part, name) for part in spec)
 
 
 def _faults(model: RewardModelReport) -> Iterator[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 
 NONE = "-"
 TASKS = "Tasks"  # the title of the section with an evaluation's tasks
+FEWEST = 10  # values below which an interval says nothing
 FEW = 50  # values below which an interval is itself uncertain
 
 
@@ -23,6 +25,11 @@ def share(value: float | None) -> str:
 def wide(n: int) -> str:
     """`n = 12: the interval is wide`, of few values; empty of more."""
     return f"n = {n}: the interval is wide" if n < FEW else ""
+
+
+def called(spec: Mapping[str, object]) -> str:
+    """A component by its name and options: `python score.py:score`."""
+    return " ".join(str(value) for value in spec.values() if value is not None)
 
 
 def p_value(value: float | None) -> str:

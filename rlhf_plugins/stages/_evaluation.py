@@ -13,6 +13,7 @@ from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import LIKELIHOOD
+from rlhf_plugins.report.words import called
 from rlhf_plugins.reward_models.handle import reward_handle
 
 if TYPE_CHECKING:
@@ -78,16 +79,15 @@ class Session:
         from rlhf_plugins.evaluate.judges import Judge, PairJudge
 
         if self.options.judge is not None:
-            called = self.run.spec(self.options.judge)["use"]
+            name = self.run.spec(self.options.judge)["use"]
             ask, reference = self.options.judge.build(self.run), self.run.weights("reference").name
             stage = self.own_stage(getattr(self.options.judge, "reward", None))
-            return PairJudge(ask, reference, self.run.once, called, stage)
+            return PairJudge(ask, reference, self.run.once, name, stage)
         if self.options.reward is not None:
             handle = reward_handle(self.options.reward.build(self.run))
-            spec = self.run.spec(self.options.reward)
-            called = " ".join(str(value) for value in spec.values() if value is not None)
+            name = called(self.run.spec(self.options.reward))
             stage = self.own_stage(self.options.reward)
-            return Judge(None, handle, called, stage, handle.module is not None, self.own_encoder(handle))
+            return Judge(None, handle, name, stage, handle.module is not None, self.own_encoder(handle))
         if self.run.data.gold is not None:
             return Judge(self.run.data.gold, None)
         if self.reward is None:

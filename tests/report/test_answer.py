@@ -41,6 +41,12 @@ def test_none_is_taken_where_none_is_better(fields: dict[str, Any]) -> None:
     assert taken(report) is None
 
 
+def test_none_is_taken_on_very_few_prompts(fields: dict[str, Any]) -> None:
+    report = _report(fields, **{name: {"n": 4} for name in ("dpo", "ipo", "ppo")})
+    assert answer(report) == "dpo, ipo or ppo? They cannot be judged on 4 prompts."
+    assert taken(report) is None
+
+
 def test_none_is_taken_on_the_word_of_a_judge_that_may_be_guessing(fields: dict[str, Any]) -> None:
     model = fields["reward_model"] | {"accuracy_interval": {"mean": 0.5, "low": 0.4, "high": 0.6}, "accuracy": 0.5}
     report = _report(fields, {"judge": {"kind": "reward model"}, "reward_model": model})

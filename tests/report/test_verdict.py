@@ -43,6 +43,17 @@ def test_how_many_prompts_would_show_a_difference(fields: dict[str, Any]) -> Non
     said = _verdict(fields, gain=_between(-0.01, 0.03)).sentence
     assert said.endswith("; a difference of this size would need about 1,024 prompts.")
 
+    below = _verdict(fields, gain=_between(-0.03, 0.01)).sentence
+    assert below.endswith("; a difference of this size would need about 1,024 prompts.")
+
+
+@pytest.mark.parametrize(("n", "gain"), [(9, _between(0.5, 1.5)), (256, _between(1.0, 1.0))])
+def test_very_few_prompts_and_equal_differences_show_nothing(fields: dict[str, Any], n: int, gain: Any) -> None:
+    found = _verdict(fields, n=n, gain=gain)
+    assert found.word == "not judged"
+    assert found.sentence.startswith(f"ppo cannot be judged on {n} prompts: gold reward +1.000")
+    assert "(95% CI 1.000" not in found.sentence
+
 
 def test_it_is_compared_with_its_start_where_that_was_judged(fields: dict[str, Any]) -> None:
     found = _verdict(fields, gain=_between(0.1, 0.3), start="dpo", start_gain=_between(-0.3, -0.1))
@@ -62,6 +73,14 @@ def test_limits_are_said_beside_the_number(fields: dict[str, Any]) -> None:
 def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, Any]) -> None:
     (said,) = _verdict(fields, JUDGE, stage="ppo").caveats
     assert said == "it was trained against this judge, so that a higher score may be the judge's error"
+
+
+def test_a_policy_that_was_trained_on_the_function_that_judges_says_so(fields: dict[str, Any]) -> None:
+    judge = {"judge": {"kind": "function", "name": "python s.py:f 9.0"}, "reward_model": None}
+    parts = {"use": "weighted", "rewards": [{"use": "python", "path": "s.py:f", "note": None, "timeout": 9.0}]}
+    (said,) = _verdict(fields, {**judge, "recipe": {"stages": [{"name": "ppo", "reward": parts}]}}).caveats
+    assert said.startswith("it was trained on the function that judges it")
+    assert _verdict(fields, judge).caveats == ()
 
 
 def test_a_judge_of_the_same_rows_is_said(fields: dict[str, Any]) -> None:
