@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from warm import Warm
 
+from rlhf_plugins.registry.discovery import DISABLED
 from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.testing.tiny import ASKED, BAD, GOOD
 
@@ -86,6 +88,14 @@ def assert_same(one: Path, two: Path, near: float = 1e-6, names: tuple[str, ...]
     assert known.keys() == other.keys()
     for name, tensor in known.items():
         torch.testing.assert_close(other[name], tensor, rtol=min(1e-5, rel), atol=near)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_pages() -> Iterator[None]:
+    """Drawing them would take half of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DISABLED, "lifecycle.report")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +246,10 @@ stages:
 
 
 @pytest.mark.slow
-def test_an_ensemble_a_merge_and_evaluations_are_those_of_one_process(python: Warm, tmp_path: Path) -> None:
+def test_an_ensemble_a_merge_and_evaluations_are_those_of_one_process(
+    python: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DISABLED)
     one, two = (prepared(tmp_path / name, REST, BATCH=size) for name, size in (("one", 4), ("two", 2)))
     found = [python(*RUN, cwd=one), *python.together(*RUN, cwd=two)]
     assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
