@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
 
 from rlhf_plugins.engine.progress import EVERY, Counted, left, left_of_run
 from rlhf_plugins.report.words import duration
@@ -74,6 +75,8 @@ class Progress(TrainerCallback):
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
         """Called by the trainer for each batch of held-out rows."""
+        if not has_length(eval_dataloader):
+            return
         if self._held_out is None:
             name, count = f"{_name(args)}, held out", len(eval_dataloader)
             self._held_out = Counted(name, count, "batches", self._every, self._clock, part=True)

@@ -58,6 +58,7 @@ def test_held_out_rows_are_counted_while_they_are_computed(capsys: pytest.Captur
     for clock[0] in (0.0, 11.0):
         progress.on_prediction_step(ARGS, state(5), control, eval_dataloader=range(4))
     progress.on_evaluate(ARGS, state(5), control)
+    progress.on_prediction_step(ARGS, state(5), control, eval_dataloader=iter(()))  # rows that are streamed
     assert capsys.readouterr().err == "dpo, held out: 2 of 4 batches, about 11 s left\n"
 
 
