@@ -43,6 +43,14 @@ def of_folder(folder: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def of_reward_models(stage: Path) -> str:
+    """One digest of the reward models that a finished stage saved, as its result has them; empty without any."""
+    saved = read_json(stage / RESULT).get(FILES, {}) if (stage / RESULT).is_file() else {}
+    parts = (".safetensors", "reward_model.json")
+    found = {name: was for name, was in saved.items() if name.endswith(parts) and name != OPTIMIZER}
+    return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest() if found else ""
+
+
 def of_path(path: str) -> str | None:
     """The digest of a file, or of the names and digests of a folder's files; None where there is neither.
 

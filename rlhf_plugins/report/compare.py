@@ -50,7 +50,7 @@ def obstacles(reports: Mapping[str, Report]) -> list[str]:
     judged = {run: report for run, report in reports.items() if report.policies}
     found = [f"{run}: no policy was evaluated." for run in reports if run not in judged]
     asked = {
-        "The scores are by different judges": {run: report.score_name for run, report in judged.items()},
+        "The scores are by different judges": {run: _judge(run, report) for run, report in judged.items()},
         "The references differ": {run: report.reference or "none" for run, report in judged.items()},
         "The numbers of prompts differ": {
             run: str(max(policy.n for policy in report.policies.values())) for run, report in judged.items()
@@ -62,6 +62,15 @@ def obstacles(reports: Mapping[str, Report]) -> list[str]:
         if len(set(values.values())) > 1:
             found.append(f"{what}: {', '.join(f'{run} {value}' for run, value in values.items())}.")
     return found
+
+
+def _judge(run: str, report: Report) -> str:
+    """What the scores are called and, where that does not say what gave them, which function or weights did."""
+    judge = report.judge
+    if judge is None or judge.kind in ("gold", "loss"):
+        return report.score_name
+    which = f"{judge.stage} {judge.digest[:8] or f'of {run}'}" if judge.stage else judge.name
+    return f"{report.score_name} ({which})" if which else report.score_name
 
 
 def _data(report: Report) -> str:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from rlhf_plugins.report.schema import Interval, PolicyReport, Report
 from rlhf_plugins.report.table import verbatim
-from rlhf_plugins.report.verdict import faults, over
-from rlhf_plugins.report.words import NONE, number, share
+from rlhf_plugins.report.verdict import faults, over, shown
+from rlhf_plugins.report.words import FEWEST, NONE, number, share
 
 Groups = Mapping[str, Sequence[Report]]  # by setting: the reports of its seeds
 
@@ -29,6 +29,7 @@ class Row:
     gain: Interval | None  # over its start
     kl: Interval | None
     better: int  # seeds in which its own interval over prompts is above 0, by a judge without faults
+    prompts: int = 0  # of the seed with the fewest
     faults: tuple[str, ...] = ()  # why the judge of one of the seeds cannot be trusted
 
     @property
@@ -38,8 +39,8 @@ class Row:
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean with Student's 95% interval over independent trainings; of one training there is no interval."""
-    if len(values) < 2:
+    """The mean with Student's 95% interval over independent trainings; of one, or of equal ones, there is none."""
+    if len(set(values)) < 2:
         return Interval(mean=values[0], low=None, high=None)
     from scipy.stats import t
 
@@ -97,9 +98,9 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
         if not scores:
             continue
         line = any(policy.line for policy in policies)
-        gains = [] if line else [gain for policy in policies if (gain := policy.start_gain or policy.gain)]
+        gains = [] if line else [(gain, policy.n) for policy in policies if (gain := policy.start_gain or policy.gain)]
         wrong = tuple(dict.fromkeys(fault for report in reports for fault in faults(report)))
-        means = [gain.mean for gain in gains if gain.mean is not None]
+        means = [gain.mean for gain, _ in gains if gain.mean is not None]
         yield Row(
             setting,
             name,
@@ -107,7 +108,8 @@ def _rows(setting: str, reports: Sequence[Report]) -> Iterator[Row]:
             over_seeds(scores),
             over_seeds(means) if means else None,
             _kl(policies),
-            0 if wrong else sum(gain.low is not None and gain.low > 0 for gain in gains),
+            0 if wrong else sum(shown(gain, n) == "better" for gain, n in gains),
+            min(policy.n for policy in policies),
             wrong,
         )
 
@@ -123,8 +125,11 @@ def _sentence(row: Row) -> str:
     said = f"{row.name}: {over(row.gain)} over its start in the mean of {seeds}"
     if row.faults:
         return f"{said}; the judge cannot be trusted here, since {row.faults[0]}."
+    if row.prompts < FEWEST:
+        return f"{said}; it cannot be judged on {row.prompts} prompts."
     if row.gain.low is None or row.gain.high is None:
-        return f"{said}; one training has no interval over seeds."
+        alone = "one training has" if row.seeds == 1 else "seeds that agree give"
+        return f"{said}; {alone} no interval over seeds."
     word = "better" if row.gain.low > 0 else "worse" if row.gain.high < 0 else "not shown to be better"
     few = "; two seeds give a very wide interval" if row.seeds == 2 and word == "not shown to be better" else ""
     return f"{said}, {word}{few}."
@@ -136,7 +141,8 @@ def _take(found: Sequence[Row]) -> list[str]:
         return []
     if any(row.faults for row in found):
         return ["Which to take cannot be said: the judge cannot be trusted."]
-    better = [row for row in found if row.gain and row.gain.low is not None and row.gain.low > 0]
+    judged = [row for row in found if row.prompts >= FEWEST]
+    better = [row for row in judged if row.gain and row.gain.low is not None and row.gain.low > 0]
     if not better:
         return ["None is shown to be better than its start over the seeds."]
     best = max(better, key=lambda row: row.gain.mean or 0.0 if row.gain else 0.0)
@@ -146,11 +152,19 @@ def _take(found: Sequence[Row]) -> list[str]:
 
 
 def _scales(groups: Groups) -> list[str]:
-    """That settings have no scale in common, where each was judged by what its own runs trained."""
+    """That settings have no scale in common, where each was judged by what its own runs trained, and these differ."""
     own = [any(report.judge and report.judge.stage for report in reports) for reports in groups.values()]
-    if len(own) < 2 or not any(own):
+    if len(own) < 2 or not any(own) or _one_judge(groups):
         return []
     return ["Settings were judged by the reward models of their own runs: their scores are on different scales."]
+
+
+def _one_judge(groups: Groups) -> bool:
+    """Whether the reward models of each seed have the same weights in every setting."""
+    found: dict[str, set[str]] = {}
+    for report in (report for reports in groups.values() for report in reports):
+        found.setdefault(str(report.recipe.get("seed")), set()).add(report.judge.digest if report.judge else "")
+    return all(len(digests) == 1 and "" not in digests for digests in found.values())
 
 
 def _overlap(one: Interval | None, other: Interval | None) -> bool:

@@ -262,6 +262,8 @@ class PluginReport(Record):
 class JudgeReport(Record):
     """What scored the responses: `stage` trained it, where a stage of this run did; `name` says what it is.
 
+    `digest` is of the weights that this stage saved: two runs with the same one have scores on one scale.
+
     Of `pairs`, a score is the probability that the response is better than the reference's, and `failed` is the share
     of comparisons without a usable answer.
     """
@@ -269,6 +271,7 @@ class JudgeReport(Record):
     kind: Literal["gold", "reward model", "function", "pairs", "loss"]
     name: str = ""
     stage: str = ""
+    digest: str = ""
     failed: Number = None
 
 

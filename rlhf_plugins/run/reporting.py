@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rlhf_plugins import report
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import StageResult
+from rlhf_plugins.data.digests import of_reward_models
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.report.schema import FORMAT, Report
@@ -84,12 +85,20 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
         "finished": status.get("finished", status.get("started")),
         **_evaluated(results),
     }
+    if (judge := values.get("judge")) and judge.get("stage"):
+        values["judge"] = {**judge, "digest": _digest(folder, results, judge["stage"])}
     if values["status"] == "running" and in_use(folder.path):
         return values | _going_on(folder, status, values)
     values["notes"] = [*values["notes"], *_files(status), *status.get(WENT_ON, ()), *status.get("hook_faults", ())]
     if values["status"] == "running":  # a process that was killed could not write its status
         values["status"] = "interrupted"
     return values
+
+
+def _digest(folder: RunFolder, results: list[StageResult], stage: str) -> str:
+    """That of the reward models of a finished stage."""
+    places = {result.name: place for place, result in enumerate(results)}
+    return of_reward_models(folder.stage(places[stage], stage)) if stage in places else ""
 
 
 def _going_on(folder: RunFolder, status: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,15 @@ def test_what_is_not_on_one_scale_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_that_were_judged_by_other_weights_say_so(tmp_path: Path) -> None:
+    values = report_of(tmp_path / "run").model_dump() | {"score_name": "reward model score"}
+    judge = {"kind": "reward model", "stage": "reward"}
+    one, same, other = (Report.model_validate(values | {"judge": {**judge, "digest": name}}) for name in "aab")
+    assert obstacles({"a": one, "b": same}) == []
+    (said,) = obstacles({"a": one, "b": other})
+    assert said.endswith("different judges: a reward model score (reward a), b reward model score (reward b).")
+
+
 def test_reward_models_have_a_table(tmp_path: Path) -> None:
     one = report_of(tmp_path / "run")
     model = {"accuracy": 0.75, "ece": 0.1, "n": 8, "accuracy_interval": {"mean": 0.75, "low": 0.5, "high": 1.0}}

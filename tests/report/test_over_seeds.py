@@ -33,8 +33,8 @@ def _around(mean: float) -> dict[str, float]:
 def test_students_interval_by_hand() -> None:
     found = over_seeds([1.0, 2.0, 3.0])  # the standard error is 1/sqrt(3), t with 2 degrees of freedom 4.303
     assert (found.mean, found.low, found.high) == pytest.approx((2.0, -0.4841, 4.4841), abs=1e-4)
-    alone = over_seeds([1.5])
-    assert (alone.mean, alone.low, alone.high) == (1.5, None, None)
+    for alone in (over_seeds([1.5]), over_seeds([1.5, 1.5])):
+        assert (alone.mean, alone.low, alone.high) == (1.5, None, None)
 
 
 def test_a_row_counts_seeds_and_those_that_are_better_by_themselves(fields: dict[str, Any]) -> None:
@@ -95,3 +95,22 @@ def test_a_judge_that_may_be_guessing_calls_nothing_better(fields: dict[str, Any
     assert take == "Which to take cannot be said: the judge cannot be trusted."
     assert scales.startswith("Settings were judged by the reward models of their own runs")
     assert [row.better for row in rows(groups) if row.policy == "dpo"] == [0, 0]
+
+
+def test_settings_with_the_same_judge_for_each_seed_are_on_one_scale(fields: dict[str, Any]) -> None:
+    def judged(seed: int, digest: str) -> Report:
+        judge = {"kind": "reward model", "stage": "reward", "digest": digest}
+        return _report(fields | {"judge": judge, "recipe": {"seed": seed}}, {"dpo": 0.1})
+
+    one = [judged(0, "a"), judged(1, "b")]
+    scales = "Settings were judged by the reward models of their own runs: their scores are on different scales."
+    assert scales not in sentences({"beta 1": one, "beta 2": one})
+    assert sentences({"beta 1": one, "beta 2": [judged(0, "a"), judged(1, "c")]})[-1] == scales
+    assert sentences({"beta 1": [judged(0, "")], "beta 2": [judged(0, "")]})[-1] == scales
+
+
+def test_nothing_is_better_on_very_few_prompts(fields: dict[str, Any]) -> None:
+    few = {name: policy | {"n": 2} for name, policy in fields["policies"].items()}
+    groups = {"": _reports(fields | {"policies": few}, dpo=[0.2, 0.21, 0.22])}
+    assert sentences(groups)[0].endswith("in the mean of 3 seeds; it cannot be judged on 2 prompts.")
+    assert [row.better for row in rows(groups) if row.policy == "dpo"] == [0]

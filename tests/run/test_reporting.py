@@ -103,3 +103,14 @@ def test_a_policy_is_compared_with_its_start_and_with_the_best(tmp_path: Path) -
     assert (rows["dpo"].stage, rows["dpo"].start, rows["dpo"].start_gain) == ("dpo", "base", None)
     assert (rows["ppo"].start, rows["ppo"].start_gain.mean) == ("dpo", 2.0)
     assert (rows["dpo"].behind.mean, rows["ppo"].behind, rows["base"].behind) == (2.0, None, None)
+
+
+def test_a_judge_is_known_by_the_weights_of_the_stage_that_trained_it(tmp_path: Path) -> None:
+    parts = ReportParts(judge={"kind": "reward model", "stage": "reward"})
+    judged = StageResult(name="evaluate", evaluation=Evaluation("s", "base", ["p"], {"base": [0.0]}), report=parts)
+    trained = StageResult(name="reward")
+    assert left(tmp_path, trained, judged).judge.digest == ""
+    run = RunFolder(tmp_path / "run")
+    (run.stage(0, "reward") / "head.safetensors").write_bytes(b"w")
+    run.save(run.stage(0, "reward"), trained)
+    assert len(reporting.build(run).judge.digest) == 64
