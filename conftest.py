@@ -30,7 +30,7 @@ os.environ |= {
 if not os.environ.get("RLHF_TEST_GPU"):  # most tests expect the layouts and fast paths of a CPU, and its rounding
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-gc.disable()  # until everything is imported and collected, which would take a third longer
+gc.set_threshold(0)  # none until everything is imported and collected, which would take a third longer
 
 settings.register_profile("house", deadline=None, max_examples=30)  # a deadline fails on a machine that is busy
 settings.load_profile("house")
@@ -115,5 +115,4 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _file = item.path
         gc.collect()
         gc.freeze()
-        gc.enable()
         gc.set_threshold(50_000)

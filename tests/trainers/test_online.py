@@ -183,7 +183,7 @@ def test_the_reference_is_untouched(bases: Bases, tmp_path: Path, adapter: bool)
 BIG = {"per_device_train_batch_size": 24, "num_generations": 4, "steps_per_generation": 1, "num_iterations": 2}
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_it_climbs_a_reward_that_it_is_shown(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     rewards = curve(trainer(bases(), tmp_path, objective(**FREE), adapter=adapter, max_steps=40, **BIG), "reward")
     assert sum(rewards[-3:]) / 3 > 2 * (sum(rewards[:3]) / 3) + 0.5
