@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,19 +16,19 @@ from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Data, Samples
-from rlhf_plugins.contract.run import Budget
+from rlhf_plugins.contract.run import Base, Budget
 from rlhf_plugins.engine import precision
 from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.reward_models.handle import RewardHandle
-from rlhf_plugins.run import origin, together
+from rlhf_plugins.run import going_on, origin, together
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.launch import launch, refuse
 from rlhf_plugins.run.nested import Ending
 from rlhf_plugins.run.stop import Ended
-from rlhf_plugins.testing import tiny_pairs
+from rlhf_plugins.testing import tiny_pairs, tiny_run
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +152,24 @@ def test_a_run_goes_on_in_another_number_of_processes_with_the_same_batches(
         return
     with pytest.raises(RunError, match=message):
         together.comparable(folder, of_batch(now))
+
+
+class Kept:
+    """A trainer whose processes each keep a part of a rollout, or which accelerate did not shard."""
+
+    cuts_batches = False
+    accelerator = SimpleNamespace(is_fsdp2=False)
+
+
+def test_parts_of_a_rollout_are_taken_over_by_as_many_processes(tmp_path: Path) -> None:
+    going_on._refuse_other_count(Kept(), tmp_path, 4)
+    with pytest.raises(RunError, match="was made in 2 processes, of which each has its part .* launch 2 again"):
+        going_on._refuse_other_count(Kept(), tmp_path, 2)
+
+
+def test_a_launch_that_asks_for_shards_where_accelerate_makes_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="each process would train a whole copy; write `distributed_type: MULTI_GPU`"):
+        going_on._refuse_in_shards(tiny_run(Base("base"), tmp_path), Kept())  # type: ignore[arg-type]
 
 
 def test_the_main_process_says_when_a_part_ends(monkeypatch: pytest.MonkeyPatch) -> None:
