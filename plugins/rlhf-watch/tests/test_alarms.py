@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rlhf_watch.alarms.departures import Cusum, Gap, Level, Regression
-from rlhf_watch.alarms.limits import Limits
+from rlhf_watch.alarms.limits import SHIPPED, Limits, read_limits
 from rlhf_watch.alarms.run_lengths import alarm_probability, average_run_length
 from rlhf_watch.alarms.thresholds import joint_thresholds
 
@@ -92,14 +92,15 @@ def test_too_few_clean_runs_promise_nothing() -> None:
         joint_thresholds({"a": [1.0] * 20}, 0.01)
 
 
-def run(logged: list[Any], seed: int = 0) -> Any:
+def run(logged: list[Any], seed: int = 0, base: str = "elsewhere", name: str = "watched") -> Any:
     """A run that names one monitor, keeps what is logged, and whose gold reward is 0."""
     data = SimpleNamespace(gold=lambda prompt, response: {"total": 0.0})
     return SimpleNamespace(
-        spec=lambda one: {"use": "watched"},
+        spec=lambda one: {"use": name},
         log=lambda step, values: logged.append((step, values)),
         seed=seed,
         data=data,
+        base=SimpleNamespace(path=base),
     )
 
 
@@ -213,3 +214,25 @@ def test_thresholds_of_other_options_or_longer_runs_are_not_trusted(tmp_path: Pa
     (alarm,) = [found for one in [good] * 6 + [bad] * 9 if (found := made(one))]
     assert alarm.false_alarm_rate is None
     assert "nothing is known of longer ones" in alarm.message
+
+
+def test_in_the_sandbox_the_shipped_thresholds_alarm_with_their_rate() -> None:
+    shipped = read_limits(str(SHIPPED))
+    assert set(shipped.monitors) == {*CASES, "reward_gap"}
+    assert [*shipped.fitted] == ["recipe", "seeds", "script", "machine"]
+    here = run([], base="/x/rlhf_plugins/sandbox/policy", name="length_drift")
+    made, (good, bad) = component("monitor", "length_drift").build(here), CASES["length_drift"]
+    (alarm,) = [found for one in [good] * 11 + [bad] * 20 if (found := made(one))]
+    assert alarm.false_alarm_rate == shipped.rate
+    assert f"of clean runs of clean_sandbox.yaml {shipped.rate:.1%} at most" in alarm.message
+
+
+def test_elsewhere_the_shipped_thresholds_are_refused_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    here = run([], name="length_drift")
+    with pytest.raises(RunError, match="shipped for length_drift are of `base: sandbox`"):
+        component("monitor", "length_drift", thresholds="sandbox").build(here)
+    component("monitor", "length_drift").build(here)
+    other = run([], base="/x/rlhf_plugins/sandbox/policy", name="length_drift")
+    component("monitor", "length_drift", warm_up=3).build(other)
+    assert ["only measures" in line for line in caplog.messages] == [True, True]
+    assert "calibrated with warm_up 10, not 3" in caplog.messages[1]

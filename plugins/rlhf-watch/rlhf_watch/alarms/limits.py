@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import RunError
+from rlhf_plugins import Run, RunError
+
+SANDBOX = "sandbox"  # names the thresholds that are shipped
+SHIPPED = Path(__file__).with_name("sandbox.json")  # by benchmarks/sandbox_thresholds.py
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Limit:
         rate: of clean runs in which any monitor of the file alarms.
         runs: clean runs that it was fitted on.
         rollouts: of the shortest of them; nothing is known of longer runs.
+        fitted: on which runs and machine, by what, where the thresholds are shipped.
     """
 
     threshold: float
@@ -28,6 +32,7 @@ class Limit:
     rate: float
     runs: int
     rollouts: int
+    fitted: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Limits:
     runs: int
     rollouts: int
     monitors: Mapping[str, Mapping[str, Any]]  # name -> threshold and options
+    fitted: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """As JSON."""
@@ -57,7 +63,22 @@ def read_limit(file: str, monitor: str, options: Mapping[str, Any]) -> Limit:
     if other := [name for name in found["options"] if found["options"][name] != options.get(name)]:
         was, now = found["options"][other[0]], options.get(other[0])
         raise RunError(f"{file}: {monitor} was calibrated with {other[0]} {was}, not {now}; calibrate again")
-    return Limit(float(found["threshold"]), found["options"], limits.rate, limits.runs, limits.rollouts)
+    threshold = float(found["threshold"])
+    return Limit(threshold, found["options"], limits.rate, limits.runs, limits.rollouts, limits.fitted)
+
+
+def shipped_limit(monitor: str, options: Mapping[str, Any], run: Run) -> Limit:
+    """The threshold that is shipped for the sandbox.
+
+    Raises:
+        RunError: the run trains another policy than the sandbox's, or the monitor has other options.
+    """
+    if run.data.gold is None or Path(run.base.path).parts[-2:] != (SANDBOX, "policy"):
+        raise RunError(
+            f"the thresholds that are shipped for {monitor} are of `base: sandbox` with data of the sandbox; fit your "
+            "own with `rlhf watch calibrate`"
+        )
+    return read_limit(str(SHIPPED), monitor, options)
 
 
 def read_limits(file: str) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,10 +11,11 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 
 from rlhf_plugins import Alarm, Monitor, OnDisk, Run, RunError, Step
-from rlhf_watch.alarms.limits import Limit, read_limit, read_limits
+from rlhf_watch.alarms.limits import SANDBOX, Limit, read_limit, read_limits, shipped_limit
 from rlhf_watch.notices.address import VARIABLE, Address, Notice
 from rlhf_watch.notices.sending import send_beside
 
+logger = logging.getLogger(__name__)
 CURVE = "watch/"  # begins the names of the curves that hold statistics
 PLACES = ("thresholds", "notify", "action", "factor", "audit")  # options that do not change the statistic
 
@@ -31,10 +33,17 @@ class Statistic(Protocol):
 
 @dataclass(frozen=True)
 class Watched(Monitor, reads_rollouts=True):
-    """A monitor whose statistic is a curve `watch/NAME`. Without thresholds it measures, and never alarms."""
+    """A monitor whose statistic is a curve `watch/NAME`. Without thresholds it measures, and never alarms.
+
+    Thresholds for runs of the sandbox's policy are shipped, and taken there where none are given.
+    """
 
     thresholds: Annotated[
-        str, OnDisk(), Field(description="a file that `rlhf watch calibrate` wrote; empty: it only measures")
+        str,
+        OnDisk(words=(SANDBOX,)),
+        Field(
+            description="a file that `rlhf watch calibrate` wrote, or `sandbox`; empty: the sandbox's, where they fit"
+        ),
     ] = ""
     notify: Annotated[
         str, Field(description="environment variable with the address that alarms are sent to; empty: nowhere")
@@ -49,15 +58,28 @@ class Watched(Monitor, reads_rollouts=True):
         found = {}
         for name, read in (("thresholds", read_limits), ("notify", Address.read)):
             try:
-                if value := getattr(self, name):
+                if (value := getattr(self, name)) not in ("", SANDBOX):
                     read(value)
             except RunError as error:
                 found[name] = str(error)
         return found
 
-    def limit(self, name: str) -> Limit | None:
-        """Its threshold. Raises RunError where the file has none for these options."""
-        return read_limit(self.thresholds, name, statistic_options(self.record())) if self.thresholds else None
+    def limit(self, name: str, run: Run) -> Limit | None:
+        """Its threshold; None where none are given, and those that are shipped are of other runs.
+
+        Raises:
+            RunError: the file has none for these options, or `sandbox` is asked for in another run.
+        """
+        options = statistic_options(self.record())
+        if self.thresholds not in ("", SANDBOX):
+            return read_limit(self.thresholds, name, options)
+        try:
+            return shipped_limit(name, options, run)
+        except RunError as error:
+            if self.thresholds:
+                raise
+            logger.warning("%s only measures, and never alarms: %s", name, error)
+            return None
 
     def record(self) -> dict[str, Any]:
         """Its options as JSON."""
@@ -94,7 +116,7 @@ class Watching:
         says: str,
     ) -> None:
         self._name: str = run.spec(monitor)["use"]
-        self._limit = monitor.limit(self._name)
+        self._limit = monitor.limit(self._name, run)
         if monitor.notify and self._limit is None:
             raise RunError(f"notify: {self._name} has no thresholds, so that it never alarms")
         self._log, self._statistic, self._add, self._worst, self._says = run.log, statistic, add, worst, says
@@ -130,8 +152,9 @@ class Watching:
 
     def _alarm(self, step: Step, value: float, limit: Limit) -> Alarm:
         known = self._seen <= limit.rollouts
+        those = f"of {limit.fitted['recipe']} " if limit.fitted else ""
         rate = (
-            f"of clean runs {limit.rate:.1%} at most have an alarm of any monitor ({limit.runs} runs)"
+            f"of clean runs {those}{limit.rate:.1%} at most have an alarm of any monitor ({limit.runs} runs)"
             if known
             else f"the thresholds are of runs with {limit.rollouts} rollouts, and nothing is known of longer ones"
         )
