@@ -153,18 +153,28 @@ class Python(Reward):
         return missing_file(self.path)
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError when there is no such function, or its module cannot be imported."""
+        """Raises RunError when there is no such function, or its module cannot be imported, as does a wrong answer."""
         function = function_at(self.path, "reward")
         takes = inspect.signature(function).parameters
         takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
-        def score(samples: Samples) -> Sequence[float | None]:
+        def score(samples: Samples) -> Prediction:
             given = {**samples.columns, **_as_trl(samples)}
             with at_most(self.timeout):
-                found: Sequence[float | None] = function(**{k: v for k, v in given.items() if takes_all or k in takes})
-            return found
+                found = function(**{k: v for k, v in given.items() if takes_all or k in takes})
+            return _fitting(found, samples, self.path)
 
         return score
+
+
+def _fitting(answer: Any, samples: Samples, path: str) -> Prediction:
+    """A function's answer. Raises RunError in its name where it does not fit the completions."""
+    from rlhf_plugins.contract.answers import Wrong, rewards
+
+    try:
+        return rewards(answer, samples)
+    except Wrong as wrong:
+        raise RunError(f"reward: {path} {wrong}") from wrong
 
 
 def _as_trl(samples: Samples) -> dict[str, Any]:

@@ -304,7 +304,7 @@ def _misfit(rows: list[Tensor], samples: Samples) -> str | None:
     """What is wrong with the shapes of a reward's answer; None when they fit."""
     count, lengths = len(samples.responses), [len(ids) for ids in samples.response_ids]
     if len(rows) != count:
-        return f"numbers of shape ({len(rows)},) for {count} responses"
+        return f"{len(rows)} number{'s' * (len(rows) != 1)} for {count} responses"
     for row, length in zip(rows, lengths, strict=True):
         if row.shape not in ((), (length,)):
             return f"numbers of shape {tuple(row.shape)} for a response of {length} tokens: one, or one a token"

@@ -163,6 +163,12 @@ def length(completions, **_):
 def target(completions, wanted):
     return [None if w is None else float(c == w) for c, w in zip(completions, wanted)]
 
+def one(completions):
+    return [1.0]
+
+def words(completions):
+    return [c.split() for c in completions]
+
 def never(completions):
     while True:
         pass
@@ -193,6 +199,18 @@ def test_a_function_that_does_not_return_is_stopped_and_named(file: Path) -> Non
     with pytest.raises(ComponentError, match="TimeoutError: not done after 0.05 s; `timeout` allows more"):
         reward(SAMPLES)
     assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("one", r"r\.py:one gave 1 number for 2 responses"),
+        ("words", r"r\.py:words gave .*, not a number for each of 2 responses"),
+    ],
+)
+def test_a_function_whose_answer_does_not_fit_is_named(file: Path, function: str, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        Python(f"{file}:{function}").build(run_with(None))(SAMPLES)
 
 
 def test_a_function_that_is_not_there_is_named_with_the_nearest(file: Path) -> None:

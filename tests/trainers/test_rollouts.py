@@ -76,7 +76,7 @@ def fails(samples: Samples) -> list[float]:
     ("score", "message"),
     [
         (lambda s: [float("nan")] * 3, "gave nan for the response 'x'"),
-        (lambda s: [1.0], r"gave numbers of shape \(1,\) for 3 responses"),
+        (lambda s: [1.0], r"gave 1 number for 3 responses"),
         (lambda s: [[1.0, 2.0]] * 3, r"gave numbers of shape \(2,\) for a response of 3 tokens: one, or one a token"),
         (lambda s: [1.0, [1.0], 1.0], "gave numbers to some responses and rows of them to others"),
         (lambda s: ["a"] * 3, r"gave \['a', .*, not a number for each of 3 responses"),
