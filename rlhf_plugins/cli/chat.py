@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_plugins.cli.echo import echo
-from rlhf_plugins.cli.policies import MaxNewTokens, PolicyArgument, Seed, Temperature
+from rlhf_plugins.cli.policies import PolicyArgument, Seed, Temperature
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import RlhfError, RunError, known
 
 if TYPE_CHECKING:
     from rlhf_plugins.saved.conversation import Conversation
 
+LONG = 512  # tokens of an answer
 HELP = {
     "/again": "another answer to the last line; of one policy it is compared with the one before",
     "/better 1|2": "write that answer as the better of the two, and go on from it",
@@ -36,19 +37,26 @@ def chat(
     ] = None,
     preferences: Annotated[Path, typer.Option(help="The file that /better adds to.")] = Path("preferences.jsonl"),
     temperature: Temperature = 0.7,
-    max_new_tokens: MaxNewTokens = 512,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=f"Where an answer is cut; if not given {LONG}, or fewer where the reward model takes no more."
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
     from rlhf_plugins.engine.sampling import Decoding
-    from rlhf_plugins.saved.conversation import Conversation, asked_as_text, judge_of
+    from rlhf_plugins.saved.conversation import Conversation, asked_as_text, judge_of, reader_of
     from rlhf_plugins.saved.made import made
 
     found = [made(words, "policies") for words in (model, beside) if words]
     judge = judge_of(found[0], reward)
     opened = [(one.label, one.policy()) for one in found]
     as_text, notes = asked_as_text(found, opened[0][1].tokenizer.chat_template is not None)
-    chat = _Chat(Conversation(opened, Decoding(max_new_tokens, temperature, seed), judge, preferences, as_text))
+    decoding = Decoding(max_new_tokens or LONG, temperature, seed)
+    reader = None if max_new_tokens else reader_of(judge)
+    chat = _Chat(Conversation(opened, decoding, judge, preferences, as_text, reader))
     chat.greet(notes)
     for line in _lines():
         if not chat.take(line.strip()):
@@ -130,7 +138,7 @@ class _Chat:
                 for piece in pieces:
                     echo(piece, nl=False)
                     sys.stdout.flush()
-                cut = "" if talk.answers and talk.answers[-1].ended else " [cut at --max-new-tokens]"
+                cut = "" if talk.answers and talk.answers[-1].ended else " [cut; see --max-new-tokens]"
             except KeyboardInterrupt:
                 pieces.close()  # type: ignore[attr-defined]
                 cut = " [stopped]"

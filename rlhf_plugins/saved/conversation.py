@@ -16,6 +16,7 @@ from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.saved.made import Made
 
 if TYPE_CHECKING:
+    from rlhf_plugins.data.tokens import RowEncoder
     from rlhf_plugins.engine.policy import Handle
     from rlhf_plugins.engine.sampling import Decoding
     from rlhf_plugins.reward_models.handle import RewardHandle
@@ -42,6 +43,7 @@ class Conversation:
         judge: the reward model for `rewards`, opened when it is first asked.
         file: where `prefer` writes.
         as_text: the policies were trained on text, which no template renders.
+        reader: of a reward model, for which answers are cut as long as it can read the conversation at all.
     """
 
     policies: Sequence[tuple[str, Handle]]
@@ -49,6 +51,7 @@ class Conversation:
     judge: Made | None
     file: Path
     as_text: bool = False
+    reader: RowEncoder | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     better: int = 0  # the place of the answer that the conversation goes on from
@@ -83,7 +86,8 @@ class Conversation:
         pieces: list[str] = []
         ended = False
         self.sampled += 1
-        seeded = replace(self.decoding, seed=self.decoding.seed + self.sampled - 1)
+        seed = self.decoding.seed + self.sampled - 1
+        seeded = replace(self.decoding, seed=seed, max_new_tokens=self._room())
         try:
             source = stream(policy, self._prompt, seeded)
             while True:
@@ -98,6 +102,18 @@ class Conversation:
             if pieces or ended:
                 self.answers.append(Answer(name, "".join(pieces), ended))
 
+    def _room(self) -> int:
+        """Tokens of the next answer: no more than the reader takes behind the conversation."""
+        wanted = self.decoding.max_new_tokens
+        most = self.reader.fit.most if self.reader else None
+        if self.reader is None or most is None:
+            return wanted
+        try:
+            left = most - len(self.reader.encode_start(self._prompt)) - 1  # the end of the answer
+        except DataError:  # which `rewards` reports
+            return wanted
+        return min(wanted, left) if left > 0 else wanted
+
     def again(self) -> None:
         """Makes room for further answers to the last line: of one policy the last one is kept, of two none."""
         self.answers, self.better = self.answers[-1:] if len(self.policies) == 1 else [], 0
@@ -107,7 +123,10 @@ class Conversation:
         self.messages, self.answers, self.better, self._prompt = [], [], 0, ""
 
     def rewards(self) -> list[float]:
-        """The reward model's score of each answer. Raises RunError where there is no model or no answer."""
+        """The reward model's score of each answer.
+
+        Raises RunError where there is no model or no answer, and where it cannot read so much.
+        """
         if not self.answers:
             raise RunError("there is no answer to score yet")
         if self.judge is None:
@@ -115,7 +134,19 @@ class Conversation:
         if self._reward is None:
             self._reward = self.judge.reward()
         prompts, written = [self._prompt] * len(self.answers), [self._written(one) for one in self.answers]
+        self._check_length(self._reward.encoder, written)
         return self._reward.predict(self._reward.encode(prompts, written)).reward.tolist()
+
+    def _check_length(self, reader: RowEncoder | None, written: Sequence[Text]) -> None:
+        most = reader.fit.most if reader else None
+        if reader is None or most is None:
+            return
+        tokens = max(sum(map(len, reader.encode(self._prompt, one))) for one in written)
+        if tokens > most:
+            raise RunError(
+                f"the conversation has {tokens} tokens with its answer, and the reward model takes {most}: "
+                "/reset begins a new one, and a smaller --max-new-tokens makes answers shorter"
+            )
 
     def prefer(self, number: int) -> dict[str, Any]:
         """Writes a preference row with the columns of TRL, and goes on from that answer.
@@ -182,3 +213,11 @@ def judge_of(found: Made, words: str | None) -> Made | None:
     if found.run is None or not list(handed_on(found.run.finished(), "rewards")):
         return None
     return made(str(found.run.path), "rewards")
+
+
+def reader_of(judge: Made | None) -> RowEncoder | None:
+    """How a saved reward model reads, without its weights; None where there is none. Raises RunError."""
+    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.reward_models.opening import saved_base
+
+    return load_row_encoder(saved_base(judge.folder)) if judge and judge.folder else None

@@ -19,7 +19,7 @@ from rlhf_plugins.engine.sampling import Decoding, drawn
 from rlhf_plugins.engine.streaming import stream
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.saved.conversation import Conversation, asked_as_text, judge_of
+from rlhf_plugins.saved.conversation import Answer, Conversation, asked_as_text, judge_of, reader_of
 from rlhf_plugins.saved.made import made
 
 GREEDY = Decoding(6, 0.0)
@@ -141,3 +141,15 @@ def test_a_policy_of_text_is_asked_in_text(run: RunFolder, tmp_path: Path) -> No
     judge = made(str(run.path), "rewards").reward()
     expected = judge.predict(judge.encode([line], [talk.answers[0].text])).reward.tolist()
     assert talk.rewards() == pytest.approx(expected, abs=1e-6)
+
+
+def test_answers_leave_the_reward_model_room_to_read(run: RunFolder, tmp_path: Path) -> None:
+    """The base takes 256 tokens; the template writes a space behind each of the 248 words."""
+    policies, judge = [("dpo", made(f"{run.path}#dpo").policy())], made(str(run.path), "rewards")
+    talk = Conversation(policies, Decoding(50, 0.0), judge, tmp_path / "x", reader=reader_of(judge))
+    said(talk, "how " * 248)
+    assert len(talk.rewards()) == 1
+    talk.reader = None
+    talk.answers = [Answer("dpo", "how " * 20)]
+    with pytest.raises(RunError, match=r"the conversation has 2\d\d tokens .* takes 256: /reset begins a new one"):
+        talk.rewards()
