@@ -166,9 +166,19 @@ def _training(found: Made, stage: Mapping[str, Any]) -> list[str]:
         name: recipe[name] for name in ("quantization", "adapter", "data", "seed") if name in recipe
     }
     kept["stages"] = [{**stage}]
-    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_without_folders(kept), sort_keys=False, allow_unicode=True)
     rows = f"{counts.get('train', 0)} groups of rows to train on, {counts.get('test', 0)} held out."
     return [f"## Training\n\n{rows}\n\n```yaml\n{text}```"]
+
+
+def _without_folders(value: Any) -> Any:
+    """The values of a recipe, in which a path from the root of this machine's file system is its last name alone."""
+    if isinstance(value, Mapping):
+        return {name: _without_folders(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(each) for each in value]
+    local = isinstance(value, str) and "\n" not in value and Path(value).is_absolute()
+    return Path(value).name or value if local else value
 
 
 def _scores(found: Made, report: Report | None) -> list[str]:

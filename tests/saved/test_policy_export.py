@@ -173,6 +173,18 @@ def test_a_card_is_filled_in_and_its_code_runs(
     assert ran(tmp_path / "out/README.md", monkeypatch).strip()
 
 
+def test_a_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    recipe = run.recipe()
+    recipe["data"]["source"] = [str(tmp_path / "pairs.jsonl"), "hub/name"]
+    recipe["stages"][1]["reward"] = {"use": "python", "path": f"{tmp_path}/score.py:good"}
+    (run.path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    export_policy(made(f"{run.path}#dpo"), tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert ("- pairs.jsonl" in card, "- hub/name" in card, "path: score.py:good" in card) == (True, True, True)
+    assert str(tmp_path) not in card
+
+
 def test_a_card_asks_as_the_training_did(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", chat=True)
     export_policy(made(f"{run.path}#dpo"), tmp_path / "older")
