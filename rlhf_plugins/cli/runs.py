@@ -49,6 +49,8 @@ def show(run: RunArgument) -> None:
     for one in catalogue.stages(found):
         loss = "" if one.loss is None else f", loss {one.loss:.4g}"
         echo(f"  {one.name} ({one.stage}): " + (f"{one.seconds:.1f} s{loss}" if one.finished else "not finished"))
+        if one.rows:
+            echo(f"    its own data: {one.rows}")
         for made in one.made:
             echo(f"    {made}")
     if (page := run / "report.html").exists():

@@ -147,6 +147,7 @@ class ReportParts:
     samples: Sequence[Mapping[str, Any]] = ()  # Sample: a prompt with every policy's response
     rollouts: Sequence[Mapping[str, Any]] = ()  # RolloutReport: responses during training
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> rows that were not used, or were cut
+    own_data: Mapping[str, int] = field(default_factory=dict)  # train, test: its rows, where the stage has its own
     notes: Sequence[str] = ()
 
 

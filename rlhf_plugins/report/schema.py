@@ -234,8 +234,18 @@ class Sample(Record):
     responses: dict[Name, Response]
 
 
+class RowsReport(Record):
+    """Rows of a stage's own data."""
+
+    train: Count
+    test: Count
+
+
 class DataReport(Record):
-    """Rows used, and rows dropped by reason; any further key is shown as it is."""
+    """Rows of the recipe's data and of stages that have their own, and rows dropped by reason.
+
+    Any further key is shown as it is.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, JsonValue]
@@ -243,6 +253,7 @@ class DataReport(Record):
     train: Count
     test: Count
     dropped: dict[str, Count] = {}
+    of_stages: dict[Name, RowsReport] = {}
 
 
 class Hardware(Record):

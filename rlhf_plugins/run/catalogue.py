@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract.run import StageResult
 from rlhf_plugins.errors import RunError, known
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.handed_on import WORDS, Part, handed_on
@@ -41,6 +42,7 @@ class StageLine:
     seconds: float = 0.0
     loss: float | None = None
     made: tuple[str, ...] = ()  # `policy runs/a#dpo`
+    rows: str = ""  # of its own data, `40 groups to train on, 0 held out`
 
 
 def find(path: Path) -> RunFolder:
@@ -103,8 +105,18 @@ def stages(run: RunFolder) -> list[StageLine]:
         curve = result.curves.get("loss")
         losses = [value for _, value in curve.points if value is not None] if curve else []
         made = [f"{WORDS[part]} {run.path}#{_name(one)}" for part in PARTS for one in handed_on([result], part)]
-        lines.append(StageLine(name, stage, True, result.cost.seconds, losses[-1] if losses else None, tuple(made)))
+        lines.append(
+            StageLine(
+                name, stage, True, result.cost.seconds, losses[-1] if losses else None, tuple(made), _own_rows(result)
+            )
+        )
     return lines
+
+
+def _own_rows(result: StageResult) -> str:
+    """How many rows a stage's own data has; empty where it has none."""
+    own = result.report.own_data
+    return f"{own['train']} groups to train on, {own['test']} held out" if own else ""
 
 
 def _name(one: Any) -> str:

@@ -67,7 +67,8 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         result = stage.run(given)
         if stage.data is not None:
             own = _left_out_of_its_data(run, stage.data, given.data)
-            result = replace(result, report=replace(result.report, left_out={**own, **result.report.left_out}))
+            left_out = {**own, **result.report.left_out}
+            result = replace(result, report=replace(result.report, left_out=left_out, own_data=_sizes(given.data)))
     if services.stop.asked:
         raise KeyboardInterrupt
     if not isinstance(result, StageResult):
@@ -107,6 +108,12 @@ def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:
     for reason, count in found.items() if processes.is_main() else ():
         logger.warning("%s: %d of %d rows have a %s", run.name or "the stage", count, len(run.data.train), reason)
     return found
+
+
+def _sizes(data: Data) -> dict[str, int]:
+    """Groups to train on and held out; of data without groups its prompts."""
+    splits = {"train": data.train, "test": data.test} if data.train or data.test else data.prompts
+    return {name: len(splits.get(name, ())) for name in ("train", "test")}
 
 
 def _left_out_of_its_data(run: StageRun, source: DataFormat, data: Data) -> dict[str, int]:

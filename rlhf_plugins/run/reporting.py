@@ -162,6 +162,7 @@ def _data(data: Mapping[str, Any], results: list[StageResult]) -> dict[str, Any]
         f"{result.name}: {reason}": count for result in results for reason, count in result.report.left_out.items()
     }
     shown = {name: value for name, value in data.items() if name != DIGEST}
+    shown["of_stages"] = {result.name: dict(result.report.own_data) for result in results if result.report.own_data}
     return {**shown, "dropped": {why: count for why, count in {**data["dropped"], **left_out}.items() if count}}
 
 

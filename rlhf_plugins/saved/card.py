@@ -161,7 +161,8 @@ def _training(found: Made, stage: Mapping[str, Any]) -> list[str]:
     if found.run is None:
         return []
     recipe = found.run.recipe()
-    counts: Mapping[str, Any] = found.run.status().get("data") or {}
+    own = next((one.report.own_data for one in found.run.finished() if one.name == found.stage), None)
+    counts: Mapping[str, Any] = own or found.run.status().get("data") or {}
     kept: dict[str, Any] = {
         name: recipe[name] for name in ("quantization", "adapter", "data", "seed") if name in recipe
     }

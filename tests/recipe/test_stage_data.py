@@ -64,6 +64,7 @@ def test_a_stage_trains_on_what_an_earlier_one_wrote(recipe: Callable[..., dict[
     assert len(flip.data.train) == 6
     assert "reward_model" in reward.rewards
     assert reward.report.left_out["its data, diverse: not chosen"] == 3
+    assert reward.report.own_data == {"train": 3, "test": 0}
     run_recipe(recipe(data=data), resume=True, say=lambda _: None)
 
 

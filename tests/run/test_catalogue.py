@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from finished import finished_run
 
+from rlhf_plugins.contract.run import ReportParts
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.run import catalogue
+from rlhf_plugins.report.page import page
+from rlhf_plugins.run import catalogue, reporting
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.lock import locked
 from rlhf_plugins.saved.made import made
@@ -39,6 +42,15 @@ def test_what_a_stage_made_is_written_as_commands_take_it(run: RunFolder) -> Non
     ]  # fmt: skip
     assert [line.made for line in lines[1:4]] == [(f"policy {run.path}#dpo",), (f"reward model {run.path}#judge",), ()]
     assert made(lines[1].made[0].removeprefix("policy ")).stage == "dpo"
+
+
+def test_rows_of_a_stages_own_are_counted(run: RunFolder) -> None:
+    sft = run.finished()[0]
+    run.save(run.path / "01-sft", replace(sft, report=ReportParts(own_data={"train": 40, "test": 2})))
+    assert [line.rows for line in catalogue.stages(run)[:2]] == ["40 groups to train on, 2 held out", ""]
+    found = reporting.build(run)
+    assert {name: (own.train, own.test) for name, own in found.data.of_stages.items()} == {"sft": (40, 2)}
+    assert "<dt>Own rows of sft</dt><dd>40 to train on, 2 held out</dd>" in page(found)
 
 
 def test_a_difference_is_found_by_the_stages_name(run: RunFolder, tmp_path: Path) -> None:

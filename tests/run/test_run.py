@@ -105,7 +105,7 @@ def test_metrics_have_a_line_a_stage_and_step(go: Go) -> None:
 
 def test_the_report_joins_evaluation_stages_and_data(go: Go) -> None:
     report = go().report
-    assert report.data.model_dump() == {"train": 2, "test": 1, "dropped": {"tie": 1}}
+    assert report.data.model_dump() == {"train": 2, "test": 1, "dropped": {"tie": 1}, "of_stages": {}}
     assert [stage.name for stage in report.stages] == ["first", "second", "judge"]
     assert report.policies["first"].seconds == report.stages[0].cost.seconds
     assert report.policies["base"].seconds is None
