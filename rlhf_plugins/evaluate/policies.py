@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,6 +93,11 @@ def controlled(log_ratio: np.ndarray) -> np.ndarray:  # (B, T)
         return plain + control
     away = float(((plain - plain.mean()) * (control - control.mean())).mean())
     return plain + min(max(-away / spread, 0.0), 1.0) * control
+
+
+def cut_share(samples: Samples, longest: int, ends: Collection[int]) -> float:
+    """The share of responses with `longest` tokens of which the last is no end."""
+    return float(np.mean([len(ids) >= longest and ids[-1] not in ends for ids in samples.response_ids]))
 
 
 def measure(

@@ -53,9 +53,10 @@ class PolicyReport(Record):
     """One policy on the `n` held-out prompts.
 
     `kl` is the sequence KL to the reference in nats per response, `length` is in tokens, `perplexity` is of held-out
-    answers, `win_rate` and `distinct_*` are shares of 1, `gain` is the paired difference in `gold` from the reference
-    on the same prompts, `normalised` is 100 * (gold - reference) / (ceiling - reference), `out_of_distribution` is
-    `gold` on prompts unlike those of training, `seconds` and `peak_bytes` are the cost of making the policy.
+    answers, `win_rate` and `distinct_*` are shares of 1, `cut` the share of responses that reached `max_new_tokens`,
+    `gain` is the paired difference in `gold` from the reference on the same prompts, `normalised` is
+    100 * (gold - reference) / (ceiling - reference), `out_of_distribution` is `gold` on prompts unlike those of
+    training, `seconds` and `peak_bytes` are the cost of making the policy.
 
     `stage` made it, `start` is the policy that it was trained from, `start_gain` the paired difference from that one,
     and `behind` how much the best trained policy scores more. A `line` is no policy that anybody would use, such as
@@ -65,6 +66,7 @@ class PolicyReport(Record):
     gold: Interval
     n: Count
     length: Number = None
+    cut: Number = None
     perplexity: Number = None
     distinct_1: Number = None
     distinct_2: Number = None

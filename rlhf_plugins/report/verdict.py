@@ -13,6 +13,7 @@ from rlhf_plugins.report.words import FEW, FEWEST, called, number, share
 Word = Literal["better", "not shown", "worse", "not judged", "judge not trusted"]
 NEAR = 0.1  # nats a response below which two policies can hardly be distinguished
 _LONGER, _BY_LENGTH = 1.5, 0.3  # times as long, and the correlation of scores with length, that together are suspect
+_CUT = 0.05  # the share of cut responses above which the scores are those of beginnings
 _SILENT = 0.2  # the share of comparisons without an answer above which the others are no fair sample
 _MOST = 100_000  # prompts that anybody would ask
 
@@ -132,6 +133,8 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
         found.append("all differences are equal, so that the interval has no width, which is not certainty")
     if policy.kl is not None and policy.kl < NEAR:
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
+    if policy.cut is not None and policy.cut > _CUT:
+        found.append(f"{share(policy.cut)} of its responses were cut at `max_new_tokens`")
     return (*found, *_of_judge(report, name))
 
 

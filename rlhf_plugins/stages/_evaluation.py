@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rlhf_plugins.reward_models.handle import reward_handle
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Reward
     from rlhf_plugins.data.tokens import RowEncoder
+    from rlhf_plugins.engine.policy import Handle
     from rlhf_plugins.evaluate.judges import Judge, PairJudge
     from rlhf_plugins.evaluate.policies import Judged
     from rlhf_plugins.evaluate.statistics import Interval
@@ -153,7 +154,10 @@ class Session:
         unscored = {"prompt without a score for each policy": len(self.prompts) - len(places)}
         reference = judged[self.weights.name]
         worths = self.judge.worths if isinstance(self.judge, Judge) else (lambda samples: [])
-        rows = {name: measure(policy, reference, ceiling, worths(policy.samples)) for name, policy in judged.items()}
+        rows = {
+            name: measure(policy, reference, ceiling, worths(policy.samples)) | {"cut": self.cut(policy.samples)}
+            for name, policy in judged.items()
+        }
         of_judge, left_out = self.reward_model()
         scores_by_name = {name: policy.scores.tolist() for name, policy in judged.items()}
         return StageResult(
@@ -247,6 +251,14 @@ class Session:
         )
         self.progress.add(len(samples.responses))
         return samples
+
+    def cut(self, samples: Samples) -> float:
+        """The share of responses that were cut at `max_new_tokens`."""
+        from rlhf_plugins.engine.sampling import end_tokens
+        from rlhf_plugins.evaluate.policies import cut_share
+
+        ends = end_tokens(cast("Handle", self.reference).models[0], self.encoder.tokenizer)
+        return cut_share(samples, self.options.max_new_tokens, ends)
 
     def notes(self) -> list[str]:
         """Notes for the reader of the table."""

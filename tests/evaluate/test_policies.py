@@ -10,7 +10,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import Judge, perplexity
-from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, measure
+from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, cut_share, measure
 from rlhf_plugins.evaluate.statistics import Interval
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
@@ -86,6 +86,12 @@ def test_a_response_without_a_score_leaves_its_prompt_out_for_all() -> None:
 
 def test_perplexity_by_hand() -> None:
     assert perplexity(np.log([1 / 4, 1 / 2]), np.array([2, 1])) == pytest.approx(2.0)  # 8 ** (1/3)
+
+
+def test_a_response_is_cut_where_it_has_all_tokens_and_no_end() -> None:
+    # of 4, 2 and 1 tokens, all of which end with 0
+    assert [cut_share(SAMPLES, longest, {0}) for longest in (1, 4)] == [0.0, 0.0]
+    assert [cut_share(SAMPLES, longest, {9}) for longest in (1, 2, 4, 5)] == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0])
 
 
 def test_a_row_by_hand() -> None:

@@ -44,6 +44,7 @@ def test_without_a_judge_the_likelihood_of_held_out_answers_is_the_score(base: B
     assert judged.scores["same"] == pytest.approx(judged.scores["base"])
     assert rows["base"]["perplexity"] == pytest.approx(math.exp(-rows["base"]["gold"]["mean"]), rel=0.2)
     assert rows["same"]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert rows["same"]["cut"] == rows["base"]["cut"] > 0  # at two tokens
 
 
 def test_a_function_judges_and_a_prompt_on_which_it_abstains_is_left_out(base: Base, tmp_path: Path) -> None:
