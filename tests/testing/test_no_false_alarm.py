@@ -20,6 +20,7 @@ OPTIONS = {
     "reward.python": {"path": f"{FUNCTIONS}:score"},
     "data_format.mix": {"parts": ["sandbox", "sandbox"]},
     "data_format.prepared": {"rows": "sandbox", "steps": ["prompt_rules"]},
+    "generator.server": {"url": "http://localhost:1/v1", "model": "none"},
     "judge.server": {"url": "http://localhost:1/v1", "model": "none"},
 }
 PACKAGES = {  # with the options that each says to try its components with
