@@ -52,10 +52,16 @@ class _File(DataFormat, Sources):
         return load(self, self._read(), seed)
 
     def missing(self) -> dict[str, str]:
-        """Files that are not there; what has no ending of a file may be a data set on the hub."""
+        """Files that are not there or do not fit; what has no ending of a file may be a data set on the hub."""
+        from rlhf_plugins.data.columns import fault_of_file
         from rlhf_plugins.data.rows import no_such_file
 
-        found = {name: no_such_file(getattr(self, name)) for name in ("source", "test_source", "out_of_distribution")}
+        sources = {"source": self.split, "test_source": "test", "out_of_distribution": "test"}
+        given = {name: (path, split) for name, split in sources.items() if (path := getattr(self, name)) is not None}
+        found = {
+            name: no_such_file(path) or fault_of_file(path, split, self._read())
+            for name, (path, split) in given.items()
+        }
         return {name: message for name, message in found.items() if message}
 
     def known_gold(self) -> bool:

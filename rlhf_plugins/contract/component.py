@@ -170,7 +170,7 @@ class Component:
         return self.needs.union(*(part.needs_of() for part in _parts(held)))
 
     def missing(self) -> Mapping[str, str]:
-        """Options that name what is not on this machine, such as a file, each with a message; for `rlhf check`."""
+        """Options that name what is not here or does not fit, such as a file, each with a message; for `rlhf check`."""
         return {}
 
     def checked(self, answer: Any, *inputs: Any) -> Any:

@@ -22,6 +22,7 @@ Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
 MOST = 8 * 2**30  # bytes of a file, which is read whole
 SMALL, TIMES = 2**24, 200  # bytes that any file may unpack to, and how much larger than itself a larger one may be
 LONGEST_NAME = 200  # characters of a source in a message
+AT_ONCE = 1_000  # rows of a Parquet file that become Python's
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".zst")  # of text, after its own ending
 NO_ROWS = ("dataset_info.json", "dataset_dict.json", "state.json")  # that `datasets` writes beside its files
@@ -254,7 +255,8 @@ def _parquet(path: Path) -> Iterator[Row]:
     except (pyarrow.ArrowException, OSError) as error:
         first, *_ = str(error).split("\n")
         raise DataError(f"{path}: cannot be read as Parquet: {first}") from error
-    for number, fields in enumerate(table.to_pylist()):
+    batches = table.to_batches(max_chunksize=AT_ONCE)
+    for number, fields in enumerate(fields for batch in batches for fields in batch.to_pylist()):
         yield f"{path}[{number}]", fields
 
 

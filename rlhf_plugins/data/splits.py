@@ -32,8 +32,8 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
             or topics are held out of data that has fewer than two, or not those that are named.
     """
     dropped = Dropped()
-    placed = _useful(sources.source, sources.split, read, dropped)
-    given = [] if sources.test_source is None else _useful(sources.test_source, "test", read, dropped)
+    placed = useful(sources.source, sources.split, read, dropped)
+    given = [] if sources.test_source is None else useful(sources.test_source, "test", read, dropped)
     strange, placed, test = _strange(sources, placed, given, read, dropped)
     unit = _unit(sources)
     if sources.test_source is not None:
@@ -70,7 +70,7 @@ def _strange(
             )
     strange = list(_distinct([item for item in (*placed, *test) if item[1].topic in named], dropped))
     if sources.out_of_distribution is not None:
-        strange += _useful(sources.out_of_distribution, "test", read, dropped)
+        strange += useful(sources.out_of_distribution, "test", read, dropped)
     rest = ([item for item in part if item[1].topic not in named] for part in (placed, test))
     placed, test = (list(_elsewhere(part, strange, dropped)) for part in rest)
     return strange, placed, test
@@ -118,7 +118,8 @@ def _unseen(
             yield item
 
 
-def _useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Placed]:
+def useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Placed]:
+    """The groups of a source, without repeated and contradicted ones. Raises DataError where there are none."""
     left_out = Dropped()
     found = list(_distinct(list(_alike(read(_counted(read_rows(source, split), left_out), left_out))), left_out))
     if not found:

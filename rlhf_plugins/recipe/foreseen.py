@@ -20,7 +20,7 @@ Fault = tuple[Keys, str]
 
 
 def missing(made: Mapping[Keys, Component]) -> Iterator[Fault]:
-    """Files and folders that are not on this machine."""
+    """Files and folders that are not on this machine, or do not fit."""
     for keys, component in made.items():
         for inside, part in all_parts(component):
             yield from (((*keys, *inside, option), message) for option, message in part.missing().items())
