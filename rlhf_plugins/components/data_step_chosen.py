@@ -13,7 +13,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.run_kinds import DataStep
 from rlhf_plugins.data.fields import content
-from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing_file
+from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing
 from rlhf_plugins.data.steps import best, kept, whole, without
 from rlhf_plugins.errors import DataError, known
 
@@ -92,8 +92,8 @@ class Accepted(DataStep):
         check_path(self.path)
 
     def missing(self) -> dict[str, str]:
-        """The file, where it is not there."""
-        return missing_file(self.path)
+        """The function, where it or its file is not there."""
+        return missing(self.path)
 
     def __call__(self, data: Data, seed: int) -> Data:
         """Raises RunError where there is no such function, DataError where it fails or answers anything but a bool."""

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
-from rlhf_plugins.data.functions import FunctionPath, at_most, check_path, function_at, missing_file
+from rlhf_plugins.data.functions import FunctionPath, at_most, check_path, function_at, missing
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ class Python(Reward):
         check_path(self.path)
 
     def missing(self) -> dict[str, str]:
-        """The file, where it is not there."""
-        return missing_file(self.path)
+        """The function, where it or its file is not there."""
+        return missing(self.path)
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported, as does a wrong answer."""

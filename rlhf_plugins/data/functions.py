@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import runpy
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -17,6 +19,8 @@ from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.errors import RunError, known
 
 FunctionPath = Annotated[str, OnDisk(":"), Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+UNREADABLE = {"*", "exec", "globals", "locals", "vars"}  # by which a file may have names that it does not spell
 
 
 def check_path(path: str) -> None:
@@ -26,11 +30,32 @@ def check_path(path: str) -> None:
         raise ValueError(f"path: {path!r} is neither FILE.py:FUNCTION nor PACKAGE.MODULE:FUNCTION")
 
 
-def missing_file(path: str) -> dict[str, str]:
-    """The file, where it is not there."""
-    file = path.rpartition(":")[0]
-    gone = file.endswith(".py") and not Path(file).is_file()
-    return {"path": f"there is no file {file!r}"} if gone else {}
+def missing(path: str) -> dict[str, str]:
+    """The file, where it is not there, or the function, where the file gives nothing its name; no code is run."""
+    file, _, name = path.rpartition(":")
+    if not file.endswith(".py"):
+        return {}
+    if not Path(file).is_file():
+        near = get_close_matches(file, map(str, Path(file).parent.glob("*.py")), n=1)
+        return {"path": f"there is no file {file!r}" + (f" (did you mean {near[0]}?)" if near else "")}
+    try:
+        code = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        return {"path": f"{file} cannot be imported: {type(error).__name__}: {error}"}
+    if name in (bound := {found for node in ast.walk(code) for found in _bound(node)}) or bound & UNREADABLE:
+        return {}
+    functions = (node.name for node in code.body if isinstance(node, FUNCTIONS) and not node.name.startswith("_"))
+    return {"path": f"{file} has no function {name!r} {known(name, functions)}"}
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """The names that a node of code gives to something, and a word of `UNREADABLE` where it may give any."""
+    if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+        yield node.name
+    elif isinstance(node, ast.alias):
+        yield node.asname or node.name.partition(".")[0]
+    elif isinstance(node, ast.Name) and (isinstance(node.ctx, ast.Store) or node.id in UNREADABLE):
+        yield node.id
 
 
 def function_at(path: str, who: str) -> Callable[..., Any]:

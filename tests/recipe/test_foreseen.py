@@ -49,6 +49,27 @@ def test_what_would_stop_a_recipe_later_is_said_at_once(stages: list[Any], data:
 
 
 @pytest.mark.parametrize(
+    ("code", "path", "message"),
+    [
+        ("def score(prompts): ...", "rewards.py:scores", "has no function 'scores' (did you mean score? known: score)"),
+        ("def score(prompts): ...", "reward.py:score", "there is no file 'reward.py' (did you mean rewards.py?)"),
+        ("def score(prompts)", "rewards.py:score", "rewards.py cannot be imported: SyntaxError"),
+        ("raise SystemExit\nif 1:\n    score = len", "rewards.py:score", ""),
+        ("from re import match as score", "rewards.py:score", ""),
+        ("from os.path import *", "rewards.py:exists", ""),
+    ],
+)
+def test_a_function_is_looked_up_and_nothing_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, path: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rewards.py").write_text(code)
+    found = faults({"stage": "online", "reward": {"use": "python", "path": path}})
+    assert len(found) == bool(message)
+    assert message in "".join(found)
+
+
+@pytest.mark.parametrize(
     "stages", [["reward_model", "evaluate"], ["sft", "evaluate"], ["sft", {"stage": "preference", "from": "previous"}]]
 )
 def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
