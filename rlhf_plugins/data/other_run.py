@@ -22,6 +22,14 @@ def is_run(folder: Path) -> bool:
     return os.path.isfile(folder / RECIPE) and os.path.isfile(folder / STATUS)  # False for a name that is too long
 
 
+def bases_beside(path: str, start: Path = Path()) -> list[str]:  # noqa: B008 (the working directory)
+    """The runs, models and adapters in the folder of a path, which begins at `start`, written as the path is."""
+    files, folder = ("config.json", "adapter_config.json"), os.path.dirname(path)
+    inside = (start / folder).glob("*/") if os.path.isdir(start / folder) else ()
+    found = [each.name for each in inside if is_run(each) or any(os.path.isfile(each / file) for file in files)]
+    return [os.path.join(folder, name) for name in found]
+
+
 def missing_rewards(path: str) -> dict[str, str]:
     """For `missing` of a component with the option `path`: why there is no saved reward model; empty where there is."""
     try:

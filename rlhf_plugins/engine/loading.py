@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.chat import whole_template
 from rlhf_plugins.data.digests import refuse_changed
+from rlhf_plugins.data.other_run import bases_beside
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
@@ -61,6 +63,10 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         if os.path.isabs(base.path) and not os.path.isdir(base.path):
             raise RunError(f"base {base.path}: there is no such folder; a base has to stay where it was") from error
+        if not os.path.isdir(base.path):
+            near = get_close_matches(base.path, bases_beside(base.path), n=1)
+            here = f"there is no such folder{f' (did you mean {near[0]}?)' if near else ''}"
+            raise RunError(f"base {base.path}: {here}, and the hub gave no model: {reason(error)}") from error
         raise RunError(f"base {base.path}: its tokenizer does not load: {reason(error)}") from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token

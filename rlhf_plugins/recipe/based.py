@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
-from rlhf_plugins.data.other_run import is_run, saved_folder
+from rlhf_plugins.data.other_run import bases_beside, is_run, saved_folder
 from rlhf_plugins.errors import RunError, known
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+CLOSE = 0.8  # how like a folder's name one is that is a slip rather than a name on the hub
 NAME = "base"  # of these weights, as `from` and `reference` call them
 
 
-def no_model(path: str) -> str:
-    """Why a path or a name can be no model; empty where it is one, or may be one on the hub."""
+def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working directory)
+    """Why a path or a name, relative to `start`, can be no model; empty where it is one, or may be one on the hub."""
     from rlhf_plugins.sandbox import POLICIES
 
     if path in POLICIES or os.path.isfile(os.path.join(path, "config.json")):
@@ -24,22 +26,29 @@ def no_model(path: str) -> str:
     if os.path.exists(path):
         return f"the folder {path!r} holds no config.json, so it is no model"
     folder, _, name = path.rpartition("/")
-    if HUB_NAME.fullmatch(path) and not (name and os.path.isdir(folder)):
+    if not HUB_NAME.fullmatch(path):
+        return f"no folder {path!r}, and that is not a hub name such as `owner/model`"
+    beside = bases_beside(path, start)
+    if folder:
+        has = f"there is a folder {folder!r}, and no model or run {name!r} in it {known(path, beside)}"
+        return has if os.path.isdir(start / folder) else ""
+    near = get_close_matches(path, beside, n=1, cutoff=CLOSE)
+    if not near or _downloaded(path):
         return ""
-    near = known(path, [f"{folder}/{each.name}" for each in Path(folder or ".").glob("*/") if _is_base(each)])
-    if HUB_NAME.fullmatch(path):
-        return f"there is a folder {folder!r}, and no model or run {name!r} in it {near}"
-    return f"no folder {path!r}, and that is not a hub name such as `owner/model`"
+    return f"there is no folder {path!r} (did you mean {near[0]}?); a model on the hub is written `owner/model`"
+
+
+def _downloaded(name: str) -> bool:
+    """Whether the hub's cache on this machine has the model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def is_policy(words: str) -> bool:
     """Whether a base is a run, a stage of one, or an adapter, rather than a whole model."""
     folder = Path(words)
     return "#" in words or is_run(folder) or os.path.isfile(folder / "adapter_config.json")
-
-
-def _is_base(folder: Path) -> bool:
-    return is_run(folder) or any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 def weights(base: Base) -> Weights:

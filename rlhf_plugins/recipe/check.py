@@ -202,7 +202,8 @@ def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence
     """A source that is sound. Raises RecipeError holding every fault, those that are known already first."""
     resolver = Resolver(registry, source, folder)
     values = resolver.block(Recipe, source.values, ())
-    problems = [*faults, *resolver.problems, *_output(values), *_base(values), *_quantization(values)]
+    start = Path() if source.place(("base",)).typed else folder
+    problems = [*faults, *resolver.problems, *_output(values), *_base(values, start), *_quantization(values)]
     made, refused = _constructed(values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))
@@ -230,11 +231,11 @@ def _nameable(path: str) -> bool:
         return False
 
 
-def _base(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+def _base(values: dict[str, Any], start: Path) -> list[tuple[Keys, str]]:
     path = values.get("base")
     if path and based.is_policy(path):
         return _of_another_run(values)
-    message = based.no_model(path) if path else ""
+    message = based.no_model(path, start) if path else ""
     return [(("base",), message)] if message else []
 
 

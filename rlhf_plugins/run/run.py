@@ -230,8 +230,12 @@ def _loaded(assembled: Assembled) -> Data:
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:
     """What is otherwise than when the run was started, and no obstacle. Raises RunError where something is one."""
+    from rlhf_plugins.engine.loading import load_tokenizer
+
     _refuse(folder, resume, overwrite)
     if not resume:
+        if not os.path.isdir(assembled.base.path):
+            load_tokenizer(assembled.base)  # a run whose base is nowhere leaves no folder
         return []
     _refuse_another(folder, assembled)
     origin.refuse_other_base(folder, assembled.base.path)

@@ -73,6 +73,14 @@ def test_a_base_that_was_moved_is_said_to_be() -> None:
         load_tokenizer(Base("/no/base"))
 
 
+def test_a_base_that_is_nowhere_names_the_nearest_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_base(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    message = r"base tinny: there is no such folder \(did you mean tiny\?\), and the hub gave no model: "
+    with pytest.raises(RunError, match=message):
+        load_tokenizer(Base("tinny"))
+
+
 def test_a_base_without_its_head_is_refused_and_not_finished_at_random(tmp_path: Path) -> None:
     base = tiny_base(tmp_path, "llama", tie_word_embeddings=False)
     AutoModel.from_pretrained(base.path).save_pretrained(tmp_path)

@@ -164,6 +164,20 @@ def test_a_misspelt_run_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytes
     assert check_recipe({"base": "owner/god", "data": "sandbox", "stages": ["sft"]})["base"] == "owner/god"
 
 
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_misspelt_folder_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: bool) -> None:
+    (model := tmp_path / "tiny").mkdir()
+    (model / "config.json").touch()
+    (recipe := tmp_path / "own.yaml").write_text("{base: tinny, data: sandbox, stages: [sft]}")
+    if typed:
+        monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"base: there is no folder 'tinny' \(did you mean tiny\?\); a model on the hub"
+    ):
+        check_recipe(recipe, ["base=tinny"] if typed else [])
+    assert check_recipe(recipe, ["base=gpt2"])["base"] == "gpt2"
+
+
 def test_the_base_of_a_critic_is_looked_for_too() -> None:
     value = {"network": "own", "base": "./no"}
     (fault,) = faults({"stage": "online", "reward": "gold", "value": value})

@@ -229,6 +229,12 @@ def test_bad_data_leaves_nothing_and_removes_nothing(go: Go) -> None:
     assert Path("out/03-judge/result.json").exists()
 
 
+def test_a_base_that_is_nowhere_leaves_nothing(go: Go) -> None:
+    with pytest.raises(RunError, match="base nowhere: there is no such folder, and the hub gave no model: "):
+        go("base=nowhere")
+    assert not Path("out").exists()
+
+
 def test_a_place_that_cannot_be_written_is_a_run_error(go: Go) -> None:
     Path("file").touch()
     for place in ("file", "file/out"):
