@@ -53,7 +53,7 @@ class _File(DataFormat, Sources):
 
     def missing(self) -> dict[str, str]:
         """Files that are not there or do not fit; what has no ending of a file may be a data set on the hub."""
-        from rlhf_plugins.data.columns import fault_of_file
+        from rlhf_plugins.data.local import fault_of_file
         from rlhf_plugins.data.rows import no_such_file
 
         sources = {"source": self.split, "test_source": "test", "out_of_distribution": "test"}
@@ -70,13 +70,13 @@ class _File(DataFormat, Sources):
 
     def known_columns(self) -> frozenset[str] | None:
         """Those of a local file that is not large."""
-        from rlhf_plugins.data.columns import columns_of_file
+        from rlhf_plugins.data.local import columns_of_file
 
         return columns_of_file(self, self._read())
 
     def known_rows(self) -> int | None:
         """Those of a local file that is not large."""
-        from rlhf_plugins.data.columns import rows_of_file
+        from rlhf_plugins.data.local import rows_of_file
 
         return rows_of_file(self, self._read())
 
@@ -350,7 +350,8 @@ class StageOfRun(_OfStage):
 
     def known_columns(self) -> frozenset[str] | None:
         """Those of the rows, where the run has made them already."""
-        from rlhf_plugins.data.columns import MAX_BYTES, columns_of
+        from rlhf_plugins.data.columns import columns_of
+        from rlhf_plugins.data.local import MAX_BYTES
         from rlhf_plugins.data.store import FILE, load_data, stage_folder
 
         try:

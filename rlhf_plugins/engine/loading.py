@@ -32,7 +32,6 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.chat import whole_template
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.data.other_run import bases_beside
 from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
@@ -64,6 +63,8 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
         if os.path.isabs(base.path) and not os.path.isdir(base.path):
             raise RunError(f"base {base.path}: there is no such folder; a base has to stay where it was") from error
         if not os.path.isdir(base.path):
+            from rlhf_plugins.data.other_run import bases_beside
+
             near = get_close_matches(base.path, bases_beside(base.path), n=1)
             here = f"there is no such folder{f' (did you mean {near[0]}?)' if near else ''}"
             raise RunError(f"base {base.path}: {here}, and the hub gave no model: {reason(error)}") from error
