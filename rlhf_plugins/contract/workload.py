@@ -79,11 +79,13 @@ class Known:
         rows: to train on, about; None where nobody knows.
         max_length: the recipe's, in tokens.
         policies: the base, and those that stages before it make.
+        rewards: whether a stage before it makes a reward model.
     """
 
     rows: int | None = None
     max_length: int | None = None
     policies: int = 1
+    rewards: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ def courses(assembled: Assembled) -> dict[str, Course | None]:
     def rows(place: int) -> int | None:  # formats may hold lists, which have no hash
         return sources[place].known_rows()
 
-    policies, found = 1, dict[str, Course | None]()
+    policies, rewards, found = 1, False, dict[str, Course | None]()
     for stage in assembled.stages:
         source = stage.data or assembled.data
         sources[id(source)] = source
-        found[stage.name] = stage.course(Known(rows(id(source)), assembled.base.lengths.max_length, policies))
-        policies += "policy" in stage.makes
+        found[stage.name] = stage.course(Known(rows(id(source)), assembled.base.lengths.max_length, policies, rewards))
+        policies, rewards = policies + ("policy" in stage.makes), rewards or "reward" in stage.makes
     return found

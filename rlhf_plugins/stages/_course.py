@@ -51,12 +51,11 @@ def of_rollouts(stage: Training, known: Known) -> Course:
 
 
 def of_evaluation(prompts: int, policies: int, best_of: int, longest: int) -> Course:
-    """Samples of every policy on prompts of two kinds, and the best-of-n of the first one."""
+    """Samples of every policy on prompts of two kinds, and the best-of-n of the first one, where n is not 0."""
     responses = 2 * prompts * policies
-    words = (
-        f"up to {prompts:,} prompts of each kind, {policies} policies, at most {responses * longest:,} sampled tokens"
-    )
-    return Course(None, responses + 2 * prompts * best_of, f"{words}, and best of {best_of}")
+    measured = "1 policy" if policies == 1 else f"{policies} policies"
+    words = f"up to {prompts:,} prompts of each kind, {measured}, at most {responses * longest:,} sampled tokens"
+    return Course(None, responses + 2 * prompts * best_of, words + f", and best of {best_of}" * (best_of > 0))
 
 
 def _times(count: float, word: str) -> str:

@@ -68,7 +68,8 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
 
     def course(self, known: Known) -> Course:
         """Of its samples."""
-        return of_evaluation(self.prompts, known.policies, self.best_of, self.max_new_tokens)
+        chooses = known.rewards and self.best_of > 1 and self.temperature > 0
+        return of_evaluation(self.prompts, known.policies, self.best_of if chooses else 0, self.max_new_tokens)
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

@@ -42,5 +42,8 @@ def test_rollouts_and_episodes() -> None:
 
 
 def test_policies_of_an_evaluation() -> None:
-    *_, found = words({"stage": "preference"}, {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3})
-    assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens, and best of 16"
+    evaluate = {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3}
+    *_, found = words({"stage": "preference"}, evaluate)
+    assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens"
+    *_, found = words({"stage": "reward_model"}, evaluate)
+    assert found == "up to 4 prompts of each kind, 1 policy, at most 24 sampled tokens, and best of 16"
