@@ -22,10 +22,9 @@ def compared(reports: Mapping[str, Report]) -> Table:
     for header in ("score", *(name.replace(" vs ", "\nvs ").replace(" to ", "\nto ") for name in KEPT)):
         table.add_column(header, justify="right")
     for run, report in reports.items():
-        places = [1 + [*COLUMNS].index(name) for name in KEPT]
         for name, policy in report.policies.items():
-            found = cells(policy.model_copy(update={"kl_interval": None}))  # no room for it in 80 columns
-            chosen = [found[0], *(found[place] for place in places)]
+            narrow = policy.model_copy(update={"kl_interval": None})  # no room for it in 80 columns
+            chosen = cells(narrow, {name: COLUMNS[name] for name in KEPT})
             words = (f"{cell.main} {cell.interval.replace(' ', '')}".rstrip() for cell in chosen)
             table.add_row(*map(verbatim, (run, name, *words)))
     return table

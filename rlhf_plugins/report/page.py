@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,10 +20,10 @@ from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.curves import reliability, stage_curves
 from rlhf_plugins.report.plots import policy_plots
 from rlhf_plugins.report.reward_table import sections
-from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report
+from rlhf_plugins.report.schema import CostReport, CurveReport, EvaluationReport, Report, SectionReport
 from rlhf_plugins.report.summary import summary
 from rlhf_plugins.report.svg import Plot
-from rlhf_plugins.report.table import Cell, cells, headers
+from rlhf_plugins.report.table import Cell, cells, columns, headers
 
 _HERE = Path(__file__).parent
 # Control characters of a response, other than tab and newline, as their visible pictures; `shown` writes out others.
@@ -67,7 +68,22 @@ def page(report: Report) -> str:
 
 
 def _rows(judged: Report | EvaluationReport) -> dict[str, list[Cell]]:
-    return {name: cells(policy) for name, policy in judged.policies.items()}
+    found = columns(judged)
+    return {name: cells(policy, found) for name, policy in judged.policies.items()}
+
+
+def _nested(value: Mapping[str, Any]) -> SectionReport:
+    """Nested numbers as a table: whose they are, `answers, dpo`, and a column for each."""
+    return SectionReport(title="numbers", rows=list(_rows_of(value)))
+
+
+def _rows_of(value: Mapping[str, Any], of: str = "") -> Iterator[dict[str, Any]]:
+    plain = {name: one for name, one in value.items() if not isinstance(one, Mapping)}
+    if plain:
+        yield {"of": of, **plain}
+    for name, one in value.items():
+        if isinstance(one, Mapping):
+            yield from _rows_of(one, f"{of}, {name}" if of else name)
 
 
 def _costs(report: Report) -> dict[str, Callable[[CostReport], str]]:
@@ -101,5 +117,7 @@ def _environment() -> Environment:
         finalize=lambda value: shown(value) if type(value) is str else value,
     )
     environment.globals |= {"words": words}
-    environment.filters |= {"visible": lambda text: str(text).translate(_PICTURES)}
+    environment.filters |= {"handed": words.handed, "nested": _nested} | {
+        "visible": lambda text: str(text).translate(_PICTURES)
+    }
     return environment

@@ -15,6 +15,8 @@ from rlhf_plugins.report.answer import taken
 from rlhf_plugins.report.schema import EvaluationReport, Interval, PolicyReport, Report, SectionReport
 
 REFERENCE = "reference"
+NORMALISED = "score 0-100"
+Columns = dict[str, "Callable[[PolicyReport], Cell]"]
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,33 @@ def headers(report: Report | EvaluationReport) -> list[str]:
     """`policy` and one header a column, in the order of `cells`."""
     named = report.reference or ""
     short = named if 0 < len(named) <= len(REFERENCE) else REFERENCE  # a longer name would not fit 80 columns
-    return ["policy", f"{report.score_name} (mean, 95% CI)", *(one.replace(REFERENCE, short) for one in COLUMNS)]
+    others = (name.replace(REFERENCE, short) for name in columns(report))
+    return ["policy", f"{report.score_name} (mean, 95% CI)", *others]
 
 
-def cells(policy: PolicyReport) -> list[Cell]:
+def columns(report: Report | EvaluationReport) -> Columns:
+    """Those after the score: the normalised one only where it is known, which needs a gold reward."""
+    known = any(policy.normalised is not None for policy in report.policies.values())
+    return {name: column for name, column in COLUMNS.items() if known or name != NORMALISED}
+
+
+def cells(policy: PolicyReport, chosen: Columns) -> list[Cell]:
     """The cells of a policy after its name; `-` where there is no number."""
-    return [_score(policy.gold), *(column(policy) for column in COLUMNS.values())]
+    return [_score(policy.gold), *(column(policy) for column in chosen.values())]
 
 
 def rich_table(report: Report) -> Table:
     """The table for a terminal; it fits 80 columns, without the interval of KL; the policy to take is bold."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    name_header, score_header, *rest = headers(report)
+    (name_header, score_header, *rest), shown_columns = headers(report), columns(report)
     table.add_column(name_header, overflow="fold")
     table.add_column(verbatim(score_header.replace(" (", "\n(")), justify="right")
-    for header, column in zip(rest, COLUMNS.values(), strict=True):
+    for header, column in zip(rest, shown_columns.values(), strict=True):
         # Its last word on a line of its own; only a column of intervals gives way to a narrow terminal.
         table.add_column(verbatim("\n".join(header.rsplit(" ", 1))), justify="right", no_wrap=column is not _wins)
     best = taken(report)
     for name, policy in report.policies.items():
-        row = [name, *map(_unspaced, cells(policy.model_copy(update={"kl_interval": None})))]
+        row = [name, *map(_unspaced, cells(policy.model_copy(update={"kl_interval": None}), shown_columns))]
         table.add_row(*map(verbatim, row), style="bold" if name == best else "")
     return table
 
@@ -85,8 +94,9 @@ def _unspaced(cell: Cell) -> str:
 
 def markdown_table(report: Report) -> str:
     """The same table as GitHub Markdown, with a newline at its end."""
-    rule = ["---"] + ["---:"] * (len(COLUMNS) + 1)
-    rows = [[_escaped(shown(name)), *map(str, cells(policy))] for name, policy in report.policies.items()]
+    found = columns(report)
+    rule = ["---"] + ["---:"] * (len(found) + 1)
+    rows = [[_escaped(shown(name)), *map(str, cells(policy, found))] for name, policy in report.policies.items()]
     return "".join(f"| {' | '.join(row)} |\n" for row in [headers(report), rule, *rows])
 
 
@@ -120,8 +130,8 @@ def _range(interval: Interval, say: Callable[[float | None], str]) -> str:
     return f"[{say(interval.low)}, {say(interval.high)}]"
 
 
-COLUMNS: dict[str, Callable[[PolicyReport], Cell]] = {
-    "score 0-100": lambda policy: Cell(words.number(policy.normalised, 1), value=policy.normalised),
+COLUMNS: Columns = {
+    NORMALISED: lambda policy: Cell(words.number(policy.normalised, 1), value=policy.normalised),
     f"KL to {REFERENCE}": _kl,
     f"win rate vs {REFERENCE}": _wins,
     "length": lambda policy: Cell(words.number(policy.length, 1), value=policy.length),

@@ -32,6 +32,15 @@ def called(spec: Mapping[str, object]) -> str:
     return " ".join(str(value) for value in spec.values() if value is not None)
 
 
+def handed(lineage: str) -> str:
+    """What a stage opened, `dpo.policies.dpo`, in words: `policy dpo`, with the stage where its name is another."""
+    for part, word in ((".policies.", "policy"), (".rewards.", "reward model")):
+        stage, found, name = lineage.partition(part)
+        if found:
+            return f"{word} {name}" + f" of {stage}" * (name != stage)
+    return f"base of {stage}" if (stage := lineage.removesuffix(".base")) != lineage else lineage
+
+
 def p_value(value: float | None) -> str:
     if value is None:
         return NONE

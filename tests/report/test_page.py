@@ -253,9 +253,20 @@ def test_stages_show_their_costs_and_what_they_opened(html: str) -> None:
         "900 MiB",
         "sft",
         "base",
-        "reward.rewards.reward",
+        "reward model reward",
     ]
     assert rows[start + 2] == last
+
+
+def test_nested_numbers_of_a_stage_are_a_table(fields: dict[str, Any]) -> None:
+    tasks = {"answers": {"base": {"mean": 0.5, "n": 10}, "dpo": {"mean": 0.75, "n": 10}}}
+    stage = {"name": "evaluate", "stage": "evaluate", "metrics": {"tasks": tasks, "loss": 0.5}}
+    html = _page(fields, stages=[stage])
+    rows = _cells(html)
+    start = rows.index(["of", "mean", "n"])
+    assert rows[start + 1 : start + 3] == [["answers, base", "0.500", "10"], ["answers, dpo", "0.750", "10"]]
+    assert "<dt>loss</dt><dd>0.500</dd>" in html
+    assert "<dt>tasks</dt>" not in html
 
 
 def test_a_cost_that_nothing_counted_has_no_column(fields: dict[str, Any]) -> None:

@@ -30,6 +30,13 @@ def test_markdown_rows_are_the_worked_numbers(report: Report) -> None:
     assert dpo == "| dpo | 0.680 [0.660, 0.700] | 57.5 | 6.20 | 81.0% [76.0, 86.0] | 36.8 | 73 | 900 MiB |"
 
 
+def test_a_score_from_0_to_100_is_shown_where_it_is_known(fields: dict[str, Any]) -> None:
+    policies = {name: policy | {"normalised": None} for name, policy in fields["policies"].items()}
+    own = Report.model_validate(fields | {"policies": policies})
+    assert "score 0-100" not in markdown_table(own)
+    assert "score 0-100" not in _printed(own, 100).replace("\n", " ")
+
+
 def test_what_does_not_exist_is_a_dash(fields: dict[str, Any]) -> None:
     bare = {
         "gold": {"mean": None, "low": None, "high": None},
@@ -39,7 +46,7 @@ def test_what_does_not_exist_is_a_dash(fields: dict[str, Any]) -> None:
         "distinct_2": None,
     }
     fields |= {"policies": {"a|b": bare}, "reference": None}
-    assert markdown_table(Report.model_validate(fields)).splitlines()[2] == r"| a\|b | - | - | - | - | - | - | - |"
+    assert markdown_table(Report.model_validate(fields)).splitlines()[2] == r"| a\|b | - | - | - | - | - | - |"
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
@@ -90,6 +97,8 @@ def test_tasks_have_a_table_of_their_own(fields: dict[str, Any]) -> None:
 
 
 def test_words() -> None:
+    opened = ("dpo.policies.dpo", "a/b.rewards.c", "sft.base", "x")
+    assert [words.handed(one) for one in opened] == ["policy dpo", "reward model c of a/b", "base of sft", "x"]
     assert words.number(-0.0001) == "0.000"
     assert words.memory(2**30 - 1) == "1024 MiB"
     assert words.memory(3 * 2**29) == "1.5 GiB"

@@ -113,4 +113,6 @@ def test_a_judge_is_known_by_the_weights_of_the_stage_that_trained_it(tmp_path: 
     run = RunFolder(tmp_path / "run")
     (run.stage(0, "reward") / "head.safetensors").write_bytes(b"w")
     run.save(run.stage(0, "reward"), trained)
-    assert len(reporting.build(run).judge.digest) == 64
+    judge = reporting.build(run).judge
+    assert judge is not None
+    assert len(judge.digest) == 64
