@@ -53,7 +53,7 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
     if name not in types:
         near = get_close_matches(name, types.keys() - set(reserved) - SECRETS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
-        raise ValueError(f"unknown option of {config} ({hint})")
+        raise ValueError(f"unknown option of {_known_as(config)} ({hint})")
     try:
         result = validated(types[name], value)
     except PydanticSchemaGenerationError:
@@ -63,6 +63,11 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
     if name == "report_to":
         check_trackers(result)
     return value if value == result else result  # keeps a 10 where TRL's type is float
+
+
+def _known_as(config: str) -> str:
+    """A configuration class as users know it: `trl.RewardConfig`, and ours without its module."""
+    return config.rpartition(".")[2] if config.startswith("rlhf_plugins.") else config
 
 
 def _instead(name: str) -> str:

@@ -172,7 +172,9 @@ def _readable_entries(group: str) -> Iterator[EntryPoint]:
 @contextmanager
 def _watched(plugin: Plugin) -> Iterator[None]:
     """For an import: what it prints is no output of a command, and one that takes long is named."""
-    said = f"plugin {plugin} has been importing for {SLOW} s; `rlhf plugins disable {plugin.name}` leaves it out"
+    said = f"plugin {plugin} has been importing for {SLOW} s"
+    if plugin.distribution != DISTRIBUTION:  # one of ours waits for a busy machine
+        said += f"; `rlhf plugins disable {plugin.name}` leaves it out"
     timer = threading.Timer(SLOW, lambda: print(said, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()

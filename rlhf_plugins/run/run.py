@@ -27,8 +27,7 @@ from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.report.words import duration
-from rlhf_plugins.run import blame, origin, reporting, starts, together
-from rlhf_plugins.run.difference import difference
+from rlhf_plugins.run import amended, blame, origin, reporting, starts, together
 from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.left import after, left
@@ -237,9 +236,13 @@ def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: b
         if not os.path.isdir(assembled.base.path):
             load_tokenizer(assembled.base)  # a run whose base is nowhere leaves no folder
         return []
-    _refuse_another(folder, assembled)
+    amended.amendments(folder, assembled, _digested(folder, assembled))
     origin.refuse_other_base(folder, assembled.base.path)
     return list(origin.other_versions(folder, assembled.registry))
+
+
+def _digested(folder: RunFolder, assembled: Assembled) -> set[str]:
+    return origin.digested(folder, assembled.resolved["base"], assembled.base.path)
 
 
 def _refuse(folder: RunFolder, resume: bool, overwrite: bool) -> None:
@@ -252,13 +255,6 @@ def _refuse(folder: RunFolder, resume: bool, overwrite: bool) -> None:
     if folder.is_run:
         raise RunError(f"{folder.path} holds a run: add --resume or --overwrite, or give another output_dir=...")
     raise RunError(f"{folder.path} is not empty and not a run of rlhf; give another output_dir=...")
-
-
-def _refuse_another(folder: RunFolder, assembled: Assembled) -> None:
-    free, resolved = ("output_dir", "engine", "checkpoint"), assembled.resolved
-    digested = origin.digested(folder, resolved["base"], assembled.base.path)
-    if changed := difference(*together.comparable(folder, assembled), free, digested=digested):
-        raise RunError(f"{folder.path} was started with another recipe: {changed}; resume it as it was started")
 
 
 @dataclass
@@ -279,6 +275,10 @@ class _Staged:
         if resume:
             origin.refuse_other_rows(folder, assembled, self.data)
             folder.drop_checkpoints()
+            for sentence in (changed := amended.amend(folder, assembled, _digested(folder, assembled))):
+                self.say(f"warning: {sentence}")
+            if changed:
+                folder.note(**origin.noted(assembled, used), plugins=[vars(plugin) for plugin in used])
         if overwrite and not folder.is_free:
             folder.remove()
         if not resume:
@@ -381,7 +381,8 @@ class _Staged:
         done = ", ".join(result.name for result in self.kept()) or "none"
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
         again += f", in {processes.launched()} processes" if processes.launched() > 1 else ""
-        return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}"
+        cure = f" (if an option is the fault, add stages.{stage.name}.OPTION=VALUE)" if status == "failed" else ""
+        return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}{cure}"
 
 
 def _summary(result: StageResult) -> str:

@@ -124,7 +124,7 @@ def test_the_saved_recipe_runs_the_same_again(go: Go, registry: Registry) -> Non
 def test_an_error_keeps_finished_stages_and_a_resume_skips_them(go: Go, stopped: Callable[..., str]) -> None:
     message = stopped("error", RunError)
     assert "stage second failed: ZeroDivisionError: division by zero in plugin stubs (stub-package 1.0), " in message
-    assert message.endswith("finished stages: first\ngo on with: rlhf run --resume out/recipe.yaml")
+    assert "finished stages: first\ngo on with: rlhf run --resume out/recipe.yaml (if an option is" in message
     assert "ZeroDivisionError" in Path("out/02-second/traceback.txt").read_text()
     assert (status()["status"], status()["stage"]) == ("failed", "second")
     before = Path("out/01-first/result.json").stat().st_mtime_ns
@@ -211,6 +211,33 @@ def test_a_resume_with_another_recipe_is_refused(override: str, difference: str,
     go()
     with pytest.raises(RunError, match=f"out was started with another recipe: {difference}"):
         go(override, resume=True)
+
+
+def test_stages_that_are_not_finished_may_go_on_otherwise(go: Go, stopped: Callable[..., str]) -> None:
+    stopped("error", RunError)
+    before = Path("out/01-first/result.json").stat().st_mtime_ns
+    made = go("stages.second.stop=known", "stages.judge.name=last", resume=True)
+    said = " ".join(made.report.notes)
+    assert "stages.1.stop was 'error' and is now 'known'" in said
+    assert "stages.2.name was 'judge' and is now 'last'" in said
+    assert Path("out/01-first/result.json").stat().st_mtime_ns == before
+    assert yaml.safe_load(Path("out/recipe.yaml").read_text())["stages"][1]["stop"] == "known"
+    with pytest.raises(RunError, match="out was started with another recipe: stages.1.stop was 'known'"):
+        go("stages.second.stop=wait", "stages.judge.name=last", resume=True)
+
+
+def test_what_a_changed_stage_had_begun_is_made_again(go: Go, stopped: Callable[..., str]) -> None:
+    stopped("error", RunError)
+    Path("out/02-second/checkpoints/000").mkdir(parents=True)
+    go("stages.second.name=other", resume=True)
+    assert sorted(path.name for path in Path("out").glob("0*")) == ["01-first", "02-other", "03-judge"]
+
+
+def test_a_run_without_a_finished_stage_is_to_be_started_again(go: Go, stopped: Callable[..., str]) -> None:
+    stopped("error", RunError)
+    shutil.rmtree("out/01-first")
+    with pytest.raises(RunError, match="seed was 0 and is now 1; no stage of it is finished: --overwrite"):
+        go("seed=1", resume=True)
 
 
 def test_a_resume_needs_a_run(go: Go) -> None:

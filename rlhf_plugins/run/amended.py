@@ -1,0 +1,62 @@
+"""What a resumed run may have otherwise than it was started: the options of its stages that are not finished."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from rlhf_plugins.contract import processes
+from rlhf_plugins.errors import RunError, shown
+from rlhf_plugins.run import together
+from rlhf_plugins.run.difference import difference
+from rlhf_plugins.run.folder import WENT_ON, RunFolder, own
+from rlhf_plugins.run.reporting import now
+
+if TYPE_CHECKING:
+    from rlhf_plugins.recipe.assemble import Assembled
+
+FREE = ("output_dir", "engine", "checkpoint")
+
+
+def amendments(folder: RunFolder, assembled: Assembled, digested: Collection[str]) -> dict[int, str]:
+    """A sentence for each stage that is not finished and is to run otherwise, by its index.
+
+    Args:
+        digested: paths of the recipe that `difference` need not compare.
+
+    Raises:
+        RunError: the recipe differs in what finished stages were made from, or none is finished.
+    """
+    old, new = together.comparable(folder, assembled)
+    kept = len(folder.finished())
+    before, after = ({**recipe, "stages": recipe["stages"][:kept]} for recipe in (old, new))
+    if differs := difference(before, after, FREE, digested=digested):
+        cure = "resume it as it was started" if kept else "no stage of it is finished: --overwrite starts it again"
+        raise RunError(f"{folder.path} was started with another recipe: {differs}; {cure}")
+    return dict(_others(old["stages"], new["stages"], kept, digested))
+
+
+def amend(folder: RunFolder, assembled: Assembled, digested: Collection[str]) -> list[str]:
+    """Makes the changed recipe the run's, without what a changed stage had begun. Returns the sentences."""
+    changed = amendments(folder, assembled, digested)
+    if not changed:
+        return []
+    begun = len(folder.finished())
+    for left in folder.path.glob(f"{begun + 1:02d}-*") if begun in changed else ():
+        shutil.rmtree(own(left))
+    notes = [*folder.status().get(WENT_ON, ()), *(f"Went on at {now()}: {one}." for one in changed.values())]
+    folder.start(assembled.resolved, {together.PROCESSES: processes.launched(), WENT_ON: notes})
+    return list(changed.values())
+
+
+def _others(old: list[Any], new: list[Any], kept: int, digested: Collection[str]) -> Iterator[tuple[int, str]]:
+    for index, (before, after) in enumerate(zip_longest(old, new)):
+        if index < kept or before == after:
+            continue
+        if before is None or after is None:
+            name = (before or after).get("name") or (before or after)["stage"]
+            yield index, f"stage {shown(str(name))} was {'added' if before is None else 'left out'}"
+        elif said := difference(before, after, path=f"stages.{index}", digested=digested):
+            yield index, said
