@@ -20,6 +20,8 @@ RECIPE = {
     "data": "sandbox",
     "stages": [{"stage": "preference", "name": "dpo", "trainer": {"max_length": 64}}],
 }
+# which a check lets through, and loading does not
+WITHOUT_TOPIC = {"format": "preference", "source": "rows.jsonl", "hold_out": "topic"}
 
 
 def test_json_holds_bytes_by_consumer(rlhf: Rlhf) -> None:
@@ -50,15 +52,15 @@ def test_fit_changes_nothing_without_a_gpu_and_says_so(rlhf: Rlhf, monkeypatch: 
 
 
 def test_a_run_forecasts_first(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("r.yaml").write_text(json.dumps({**RECIPE, "data": {"format": "preference", "source": "none.jsonl"}}))
-    Path("none.jsonl").touch()
+    Path("r.yaml").write_text(json.dumps({**RECIPE, "data": WITHOUT_TOPIC}))
+    Path("rows.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
     monkeypatch.setattr(cards, "present", lambda: Card("small", 512 * 2**20))
     assert "warning: stage dpo may need" in rlhf("run", "r.yaml").stdout
 
 
 def test_fit_says_which_stage_it_cannot_make_fit(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("r.yaml").write_text(json.dumps({**RECIPE, "data": {"format": "preference", "source": "none.jsonl"}}))
-    Path("none.jsonl").touch()
+    Path("r.yaml").write_text(json.dumps({**RECIPE, "data": WITHOUT_TOPIC}))
+    Path("rows.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
     monkeypatch.setattr(cards, "present", lambda: Card("small", 512 * 2**20))
     said = rlhf("run", "r.yaml", "--fit").stdout
     assert "--fit: nothing that leaves the batch the same makes stage dpo fit; see rlhf estimate" in said

@@ -26,7 +26,7 @@ stages:
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe with its rows and its reward in one folder; the working directory is another."""
     (tmp_path / "recipes" / "rewards").mkdir(parents=True)
-    (tmp_path / "recipes" / "rewards" / "own.py").touch()
+    (tmp_path / "recipes" / "rewards" / "own.py").write_text("short = len")
     (tmp_path / "recipes" / "rows.jsonl").write_text(ROW)
     (file := tmp_path / "recipes" / "mine.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
