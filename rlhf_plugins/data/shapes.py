@@ -14,6 +14,7 @@ from typing import Any
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, content, form, required, shown, text
+from rlhf_plugins.data.guessed import as_columns, without_prompt
 from rlhf_plugins.data.messages import check_answer, with_tools
 from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns
@@ -173,13 +174,14 @@ def _repeats(texts: Sequence[Any]) -> bool:
 
 def _pair(where: str, given: Mapping[str, Any], columns: PairColumns) -> tuple[Pair, str]:
     fields, sides = dict(given), (columns.chosen, columns.rejected)
-    has, shape = list(fields), ""
+    shape = ""
     spoken = "rejected_response" in fields and "chosen" not in fields and isinstance(fields.get("messages"), list)
     if spoken and as_named(columns, ("prompt", "chosen", "rejected")):
         talk = text(where, "messages", fields.pop("messages"))
         both: list[Any] = [talk[-1:], as_answer(text(where, "rejected_response", fields.pop("rejected_response")))]
         fields["prompt"], shape = talk[:-1], "messages and a rejected response"
     else:
+        _refuse_other_names(where, fields, columns)
         both = [required(where, name, fields) for name in sides]
         for name in sides:
             fields.pop(name, None)
@@ -187,24 +189,34 @@ def _pair(where: str, given: Mapping[str, Any], columns: PairColumns) -> tuple[P
     shape = shape or f"pairs with {of_prompt}"
     if any(map(all_texts, both)) and all(one == [] or all_texts(one) for one in both):
         if prompt is None:
-            raise DataError(f"{where}: has no `prompt` {known('prompt', has)}")
+            raise DataError(f"{where}: has no `prompt` {known('prompt', given)}; {without_prompt(given)}")
         texts, shape = (prompt, *both), f"lists of right and wrong responses, with {of_prompt}"
     else:
-        texts, more = _texts(where, has, columns, (prompt, *both))
+        texts, more = _texts(where, given, columns, (prompt, *both))
         shape += more
         if prompt is None and texts[0] is not None:
             texts = (opened(where, fields, texts[0]), *texts[1:])
     return Pair(where, given, texts, frozenset(given.keys() - fields.keys())), shape
 
 
-def _texts(where: str, has: Sequence[str], columns: PairColumns, given: Sequence[Any]) -> tuple[Any, str]:
+def _refuse_other_names(where: str, fields: Fields, columns: PairColumns) -> None:
+    """Raises DataError where a row lacks responses and the recipe gives no names of them."""
+    lacking = [name for name in ("chosen", "rejected") if name not in fields]
+    if not lacking or not as_named(columns, ("chosen", "rejected")):
+        return
+    cure = as_columns(fields) or ("columns: {chosen: NAME, rejected: NAME}" if len(lacking) == 2 else "")
+    lacks = f"lacks the column {lacking[0]!r} {known(lacking[0], fields)}"
+    raise DataError(f"{where}: {lacks}" + (f"; if they have other names, write `{cure}`" if cure else ""))
+
+
+def _texts(where: str, fields: Mapping[str, Any], columns: PairColumns, given: Sequence[Any]) -> tuple[Any, str]:
     """Prompt and responses in one form, and the words that say more of the shape."""
     sides = (columns.chosen, columns.rejected)
     prompt, chosen, rejected = given[0], *(text(where, *each) for each in zip(sides, given[1:], strict=True))
     if form(chosen) != form(rejected):
         raise DataError(f"{where}: {sides[0]} is {form(chosen)}, {sides[1]} is {form(rejected)}")
     if prompt is None:
-        return _implicit(where, has, chosen, rejected), ""
+        return _implicit(where, fields, chosen, rejected), ""
     found, more = _one_form(where, prompt, chosen, rejected)
     for name, response in zip(sides, found[1:] if found[0] is not None else (), strict=False):
         check_answer(where, name, response)
@@ -231,7 +243,7 @@ def _one_form(where: str, prompt: Text, chosen: Text, rejected: Text) -> tuple[t
 
 def _cut(where: str, prompt: str, chosen: Any, rejected: Any) -> tuple[Any, ...]:
     """Whole conversations cut where they part; the prompt must be a turn of what they share. Equal ones are not cut."""
-    found = _implicit(where, (), chosen, rejected)
+    found = _implicit(where, {}, chosen, rejected)
     shared = chosen if found[0] is None else found[0]
     turns = TURNS.split(shared) if isinstance(shared, str) else [message["content"] for message in shared]
     if not blank(shared) and prompt.strip() not in {turn.strip() for turn in turns}:
@@ -239,7 +251,7 @@ def _cut(where: str, prompt: str, chosen: Any, rejected: Any) -> tuple[Any, ...]
     return found
 
 
-def _implicit(where: str, has: Sequence[str], chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+def _implicit(where: str, fields: Mapping[str, Any], chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """The implicit prompt: what chosen and rejected share at their start, up to the last turn of the assistant.
 
     In text that has no turns as hh-rlhf writes them it ends with a whole word: as with TRL a space before the first
@@ -259,6 +271,7 @@ def _implicit(where: str, has: Sequence[str], chosen: Any, rejected: Any) -> tup
         while length > 0 and {chosen[length]["role"], rejected[length]["role"]} != {"assistant"}:
             length -= 1
     if length <= 0:
-        lacks = f"has no `prompt` {known('prompt', has)}"
-        raise DataError(f"{where}: {lacks}, and chosen and rejected share no beginning that could be one")
+        lacks = f"has no `prompt` {known('prompt', fields)}"
+        shared = "chosen and rejected share no beginning that could be one (an implicit prompt)"
+        raise DataError(f"{where}: {lacks}, and {shared}; {without_prompt(fields)}")
     return chosen[:length], chosen[length:], rejected[length:]

@@ -8,6 +8,7 @@ from typing import Any
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import blank, extras, optional, required, shown, text
+from rlhf_plugins.data.guessed import without_prompt
 from rlhf_plugins.data.listed import HELPSTEER, SCORES, is_list
 from rlhf_plugins.data.messages import check_answer
 from rlhf_plugins.data.rows import Row
@@ -70,7 +71,7 @@ def read_prompts(
         fields = dict(given)
         prompt, shape = prompt_of(where, fields, columns.prompt)
         if prompt is None:
-            raise DataError(f"{where}: has no `prompt` {known('prompt', given)}")
+            raise DataError(f"{where}: has no `prompt` {known('prompt', given)}; {without_prompt(given)}")
         if blank(prompt):
             dropped.add("empty prompt", where)
             continue
@@ -137,7 +138,7 @@ def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) ->
     check_answer(where, given[0], response)
     prompt, shape = prompt_of(where, fields, columns.prompt)
     if prompt is None:
-        raise DataError(f"{where}: has no `prompt` {known('prompt', fields)}")
+        raise DataError(f"{where}: has no `prompt` {known('prompt', fields)}; {without_prompt(fields)}")
     if not (isinstance(prompt, str) and isinstance(response, str)):
         prompt, response = as_messages(prompt), as_answer(response)
     return prompt, response, f"{shape} with {given[0]}"

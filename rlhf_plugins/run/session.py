@@ -18,6 +18,7 @@ from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Run
 from rlhf_plugins.data.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
+from rlhf_plugins.data.guessed import as_columns
 from rlhf_plugins.errors import DataError, RunError, known
 from rlhf_plugins.recipe import based
 from rlhf_plugins.registry.registry import Registry
@@ -163,5 +164,10 @@ def recognised(file: str, registry: Registry, advice: str, split: str = "train")
     found = [name for name, cls in formats.items() if cls.recognises(fields)]
     if len(found) != 1:
         which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"
-        raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {known('', formats)}")
+        pairs = (
+            ""
+            if found or not (columns := as_columns(fields))
+            else f"; pairs with `{columns}` have the format preference"
+        )
+        raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {known('', formats)}{pairs}")
     return found[0]
