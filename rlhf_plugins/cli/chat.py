@@ -47,16 +47,16 @@ def chat(
 ) -> None:
     """Talk to a policy, or to two at once; /help lists what can be done. Lines may come from a pipe."""
     from rlhf_plugins.engine.sampling import Decoding
-    from rlhf_plugins.saved.conversation import Conversation, asked_as_text, judge_of, reader_of
+    from rlhf_plugins.saved.conversation import Conversation, judge_of, reader_of, text_ending
     from rlhf_plugins.saved.made import made
 
     found = [made(words, "policies") for words in (model, beside) if words]
     judge = judge_of(found[0], reward)
     opened = [(one.label, one.policy()) for one in found]
-    as_text, notes = asked_as_text(found, opened[0][1].tokenizer.chat_template is not None)
+    ending, notes = text_ending(found, opened[0][1].tokenizer.chat_template is not None)
     decoding = Decoding(max_new_tokens or LONG, temperature, seed)
     reader = None if max_new_tokens else reader_of(judge)
-    chat = _Chat(Conversation(opened, decoding, judge, preferences, as_text, reader))
+    chat = _Chat(Conversation(opened, decoding, judge, preferences, ending, reader))
     chat.greet(notes)
     for line in _lines():
         if not chat.take(line.strip()):

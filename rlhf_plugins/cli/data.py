@@ -66,7 +66,8 @@ def check(
     for reason, count in unusable.items():
         echo(f"for {tokenizer}: {count} x {reason}: {', '.join(unusable.places[reason])}")
     echo("\n".join(["the first rows:", *(f"  {line}" for line in looks(groups, encoder))]))
-    for warning in _warnings(found, ordered):
+    template = tokenizer if encoder and encoder.tokenizer.chat_template else None
+    for warning in [*_warnings(found, ordered), *_unrendered(groups, template)]:
         echo(f"warning: {warning}")
 
 
@@ -226,6 +227,13 @@ def _warnings(found: Audit, ordered: bool) -> list[str]:
         *(["no group is held out, so nothing can be measured"] if not found.groups["test"] else []),
         *(["train and test overlap: scores are optimistic"] if shared else []),
     ]
+
+
+def _unrendered(groups: Sequence[Group], template: str | None) -> list[str]:
+    """A warning where rows are text, which the chat template of the named tokenizer does not render."""
+    if template is None or not all(isinstance(group.prompt, str) for group in groups):
+        return []
+    return [f"the rows are text, so that the chat template of {template} renders none of them: a policy learns text"]
 
 
 @hookimpl

@@ -21,10 +21,17 @@ FILE = "prompts.json"
 
 @dataclass(frozen=True)
 class Prompted:
-    """The forms of the prompts of a training, in order of their names, and of the model that it started from."""
+    """How the prompts of a training were.
+
+    Args:
+        trained: their forms, in order of the names.
+        start: those of the model that it started from.
+        ending: white space that every text ended with, as a line break does in many formats.
+    """
 
     trained: tuple[Form, ...] = ()
     start: tuple[Form, ...] = ()
+    ending: str = ""
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -45,9 +52,11 @@ def note_prompts(folder: Path, data: Data, start: Path) -> None:
         data: of its training.
         start: the folder of the model that it started from; one without a note adds nothing.
     """
-    groups = (*data.train, *data.prompts.get("train", ()))
-    forms: set[Form] = {"text" if isinstance(group.prompt, str) else "messages" for group in groups}
-    noted = Prompted(tuple(sorted(forms)), noted_prompts(start).forms)
+    prompts, before = [group.prompt for group in (*data.train, *data.prompts.get("train", ()))], noted_prompts(start)
+    forms: set[Form] = {"text" if isinstance(prompt, str) else "messages" for prompt in prompts}
+    endings = {prompt[len(prompt.rstrip()) :] for prompt in prompts if isinstance(prompt, str)}
+    ending = before.ending if not prompts else endings.pop() if len(endings) == 1 else ""
+    noted = Prompted(tuple(sorted(forms)), before.forms, ending)
     (folder / FILE).write_text(json.dumps(asdict(noted)) + "\n")
 
 
@@ -62,6 +71,7 @@ def noted_prompts(folder: Path) -> Prompted:
     if not (folder / FILE).exists():
         return Prompted()
     try:
-        return Prompted(**{name: tuple(forms) for name, forms in read_json(folder / FILE).items()})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        found = read_json(folder / FILE)
+        return Prompted(tuple(found["trained"]), tuple(found["start"]), str(found.get("ending", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / FILE}: cannot be read: {error}") from error

@@ -5,6 +5,7 @@ It knows what a run wrote, and nothing of weights.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,7 @@ class Form:
     chat: bool  # it has a chat template; `write_card` asks whether its training used that
     auto: bool = False  # it is opened after `import rlhf_plugins.auto`
     pairs: bool = False  # its tokenizer separates prompt and response
+    ending: str = ""  # of every text that it was trained on
 
     def code(self, name: str) -> str:
         """Python that opens it from the folder above."""
@@ -72,7 +74,8 @@ class Form:
         if self.chat:
             options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
             return f"inputs = tokenizer.apply_chat_template({MESSAGES}, {options})"
-        return 'inputs = tokenizer("Hello", return_tensors="pt", return_token_type_ids=False)'
+        asked = json.dumps(f"Hello{self.ending}")
+        return f'inputs = tokenizer({asked}, return_tensors="pt", return_token_type_ids=False)'
 
     def _judged(self) -> str:
         """A response as the model was trained to read it; the template that is saved ends where a response does."""
@@ -81,7 +84,8 @@ class Form:
         options = 'return_tensors="pt", return_token_type_ids=False'
         if self.chat:
             return f'inputs = tokenizer.apply_chat_template({ANSWERED}, return_dict=True, return_tensors="pt")'
-        return f'inputs = tokenizer("Hello Hi" + tokenizer.eos_token, {options})'
+        read = json.dumps(f"Hello{self.ending or ' '}Hi")
+        return f"inputs = tokenizer({read} + tokenizer.eos_token, {options})"
 
 
 def write_card(found: Made, out: Path, form: Form, notes: Sequence[str] = ()) -> None:
@@ -90,6 +94,7 @@ def write_card(found: Made, out: Path, form: Form, notes: Sequence[str] = ()) ->
     if form.chat:
         notes = [*notes, *_rendering(prompted)]
         form = replace(form, chat=not prompted.as_text)
+    form = replace(form, ending=prompted.ending)
     parts = [
         _head(found, form, stage),
         f"# {_title(found, out)}\n\n{_about(found, form, stage)}",

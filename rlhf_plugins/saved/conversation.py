@@ -35,14 +35,14 @@ class Answer:
 class Conversation:
     """Messages so far, and the answers to the last one.
 
-    Where the first policy's base has no chat template, or `as_text`, every line is a prompt of its own, as it is.
+    Where the first policy's base has no chat template, or `ending` is given, every line is a prompt of its own.
 
     Args:
         policies: by their names; all answer the same conversation.
         decoding: how answers are sampled; each has a seed of its own.
         judge: the reward model for `rewards`, opened when it is first asked.
         file: where `prefer` writes.
-        as_text: the policies were trained on text, which no template renders.
+        ending: of every line, where policies are given text; None gives them messages where there is a chat template.
         reader: of a reward model, for which answers are cut as long as it can read the conversation at all.
     """
 
@@ -50,7 +50,7 @@ class Conversation:
     decoding: Decoding
     judge: Made | None
     file: Path
-    as_text: bool = False
+    ending: str | None = None
     reader: RowEncoder | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
@@ -62,12 +62,13 @@ class Conversation:
     @property
     def remembers(self) -> bool:
         """Whether the policies see what was said before."""
-        return not self.as_text and self.policies[0][1].tokenizer.chat_template is not None
+        return self.ending is None and self.policies[0][1].tokenizer.chat_template is not None
 
     def ask(self, line: str) -> None:
         """Begins a turn; the better answer of the last one, or its first, becomes part of the conversation."""
         if not self.remembers:
-            self._prompt = line.replace("\\n", "\n")
+            ending = self.ending or ""
+            self._prompt = line.replace("\\n", "\n").removesuffix(ending) + ending
         else:
             if self.answers:
                 self.messages.append({"role": "assistant", "content": self.answers[self.better].text})
@@ -178,19 +179,24 @@ class Conversation:
         return answer.text if isinstance(self._prompt, str) else [{"role": "assistant", "content": answer.text}]
 
 
-def asked_as_text(found: Sequence[Made], template: bool) -> tuple[bool, list[str]]:
-    """Whether policies are given text, as the first that is noted was in training; and sentences on what follows.
+def text_ending(found: Sequence[Made], template: bool) -> tuple[str | None, list[str]]:
+    """What ends each line where policies are given text, as the first that is noted was in training; and sentences.
+
+    None where they are given messages.
 
     Args:
         found: the policies of a conversation.
         template: whether their base has a chat template; else all is text.
     """
-    lines = "each line is a prompt of its own, \\n a new line in it"
-    if not template:
-        return True, [f"the base has no chat template: {lines}"]
+    from rlhf_plugins.engine.prompted import Prompted
+
     noted = [(one, one.prompted()) for one in found]
-    text = next((prompted.as_text for _, prompted in noted if prompted.forms), False)
-    notes = []
+    first = next((prompted for _, prompted in noted if prompted.forms), Prompted())
+    lines = "each line is a prompt of its own, \\n a new line in it"
+    lines += f", and {first.ending!r} is added as in training" * bool(first.ending)
+    if not template:
+        return first.ending, [f"the base has no chat template: {lines}"]
+    text, notes = first.as_text, []
     for one, prompted in noted:
         if one.folder and not prompted.forms:
             taken = "text" if text else "messages for the chat template"
@@ -200,7 +206,7 @@ def asked_as_text(found: Sequence[Made], template: bool) -> tuple[bool, list[str
         elif text and prompted.forms:
             before = ", from a policy of messages" if "messages" in prompted.start else ""
             notes.append(f"{one.label} was trained on text{before}: {lines}")
-    return text, notes
+    return first.ending if text else None, notes
 
 
 def judge_of(found: Made, words: str | None) -> Made | None:

@@ -77,7 +77,8 @@ def test_check_warns_of_what_spoils_a_measurement(rlhf: Rlhf) -> None:
 def test_check_counts_over_long_responses(rlhf: Rlhf) -> None:
     write("a.jsonl", pair("What is it ?", "yes", "yes " * 200), pair("And why ?", "no", "yes"))
     limit = ("--tokenizer", str(POLICY), "--max-length")
-    assert "over-long responses: 1 of 4\n" in rlhf("data", "check", "a.jsonl", *limit, "100").stdout
+    assert "over-long responses: 1 of 4\n" in (out := rlhf("data", "check", "a.jsonl", *limit, "100").stdout)
+    assert "warning: the rows are text, so that the chat template of" in out
     refused = rlhf("data", "check", "a.jsonl", *limit, "1")
     assert refused.exit_code == 2
     assert "every response is longer than 1 tokens" in refused.stderr

@@ -35,5 +35,5 @@ def test_the_last_training_with_rows_decides(tmp_path: Path) -> None:
 def test_an_older_model_has_no_note_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     assert noted_prompts(tmp_path) == Prompted()
     (tmp_path / FILE).write_text('{"tained": []}')
-    with pytest.raises(RunError, match=r"prompts\.json: cannot be read: .*tained"):
+    with pytest.raises(RunError, match=r"prompts\.json: cannot be read: 'trained'"):
         noted_prompts(tmp_path)

@@ -19,7 +19,7 @@ from rlhf_plugins.engine.sampling import Decoding, drawn
 from rlhf_plugins.engine.streaming import stream
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.run.folder import RunFolder
-from rlhf_plugins.saved.conversation import Answer, Conversation, asked_as_text, judge_of, reader_of
+from rlhf_plugins.saved.conversation import Answer, Conversation, judge_of, reader_of, text_ending
 from rlhf_plugins.saved.made import made
 
 GREEDY = Decoding(6, 0.0)
@@ -111,33 +111,34 @@ def test_what_cannot_be_done_is_said(run: RunFolder, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trained", "as_text", "note"),
+    ("trained", "ending", "note"),
     [
-        (["how "], True, "dpo was trained on text: each line is a prompt of its own"),
-        ([[{"role": "user", "content": "how"}]], False, ""),
-        ([], False, "dpo has no note whether it was trained on text or messages: lines are messages"),
+        (["how\n", "why is\n"], "\n", r"a new line in it, and '\n' is added as in training"),
+        (["how\n", "why is"], "", "dpo was trained on text: each line is a prompt of its own"),
+        ([[{"role": "user", "content": "how"}]], None, ""),
+        ([], None, "dpo has no note whether it was trained on text or messages: lines are messages"),
     ],
-    ids=["text", "messages", "older"],
+    ids=["line break", "text", "messages", "older"],
 )
 def test_a_line_is_rendered_as_in_training(
-    run: RunFolder, tmp_path: Path, trained: list[Any], as_text: bool, note: str
+    run: RunFolder, tmp_path: Path, trained: list[Any], ending: str | None, note: str
 ) -> None:
     folder = shutil.copytree(run.path, tmp_path / "run")
     if trained:
         note_prompts(folder / "02-dpo/model", Data(tuple(map(Group, trained))), folder)
     found = [made(f"{folder}#{stage}", "policies") for stage in ("dpo", "base")]
-    given, notes = asked_as_text(found, template=True)
-    assert (given, len(notes)) == (as_text, bool(note))
+    given, notes = text_ending(found, template=True)
+    assert (given, len(notes)) == (ending, bool(note))
     assert note in "".join(notes)
-    _, (plain,) = asked_as_text(found, template=False)
+    _, (plain,) = text_ending(found, template=False)
     assert plain.startswith("the base has no chat template")
 
 
 def test_a_policy_of_text_is_asked_in_text(run: RunFolder, tmp_path: Path) -> None:
     policy = made(f"{run.path}#dpo").policy()
-    talk = Conversation([("dpo", policy)], GREEDY, made(str(run.path), "rewards"), tmp_path / "x", as_text=True)
-    for line in ("how is ", "why who "):
-        assert said(talk, line) == list(policy.sample([line], temperature=0, max_new_tokens=6).responses)
+    talk = Conversation([("dpo", policy)], GREEDY, made(str(run.path), "rewards"), tmp_path / "x", ending=" ")
+    for line in ("how is", "why who "):
+        assert said(talk, line) == list(policy.sample([line.rstrip() + " "], temperature=0, max_new_tokens=6).responses)
     judge = made(str(run.path), "rewards").reward()
     expected = judge.predict(judge.encode([line], [talk.answers[0].text])).reward.tolist()
     assert talk.rewards() == pytest.approx(expected, abs=1e-6)

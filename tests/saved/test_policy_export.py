@@ -190,10 +190,10 @@ def test_a_card_asks_as_the_training_did(tmp_path: Path) -> None:
     export_policy(made(f"{run.path}#dpo"), tmp_path / "older")
     assert "No note says whether it was trained on text" in (card := (tmp_path / "older/README.md").read_text())
     assert "apply_chat_template" in card
-    note_prompts(run.path / "02-dpo/model", Data((Group("how "),)), run.path)
+    note_prompts(run.path / "02-dpo/model", Data((Group("how\n"),)), run.path)
     export_policy(made(f"{run.path}#dpo"), tmp_path / "text")
     assert "apply_chat_template" not in (card := (tmp_path / "text/README.md").read_text())
-    assert 'tokenizer("Hello"' in card
+    assert r'tokenizer("Hello\n"' in card
     assert made(str(tmp_path / "text")).prompted().as_text
 
 

@@ -116,4 +116,4 @@ def test_a_run_goes_on_from_another_one(run: Run, tmp_path: Path) -> None:
     assert losses(second)[0] == pytest.approx(0.6931, abs=1e-3)
     assert (second.start, second.reference) == ("base", "base")
     assert json.loads((folder_of(second.policies) / "policy.json").read_text())["base"]["path"] == run.base.path
-    assert noted_prompts(folder_of(second.policies)) == Prompted(("text",), ("text",))
+    assert noted_prompts(folder_of(second.policies)) == Prompted(("text",), ("text",), "\n")
