@@ -60,6 +60,7 @@ def tiny_base(
         _made[key] = _files(architecture, pad_is_eos, seed, config)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in _made[key].items():
+        (folder / name).unlink(missing_ok=True)  # a model of an earlier call may read it still
         (folder / name).write_bytes(content)
     return Base(str(folder))
 
