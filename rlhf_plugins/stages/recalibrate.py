@@ -18,7 +18,6 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Run, Section, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.report.words import wide
 
 if TYPE_CHECKING:
     from rlhf_plugins.reward_models.members import Agreement, Orders
@@ -106,6 +105,7 @@ def _section(described: dict[str, Any], measured: Sequence[Measured], alike: Agr
 
 def _said(described: dict[str, Any], measured: Sequence[Measured], alike: Agreement | None) -> str:
     """Which members have drifted."""
+    from rlhf_plugins.report.words import wide
     from rlhf_plugins.reward_models.members import Share, drifted
 
     prompts, before = described.get("prompts"), described.get("agreement")
