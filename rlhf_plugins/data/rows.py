@@ -162,8 +162,8 @@ def _parsed(where: str, path: Path, first_line: int, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_fields)
     except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise DataError(f"{path}:{line}: is not JSON: {error.msg} at column {error.colno}") from error
+        line, why = first_line + error.lineno - 1, error.msg.removesuffix(" at")
+        raise DataError(f"{path}:{line}: is not JSON: {why} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot be read as JSON: {error}") from error
 
