@@ -55,15 +55,19 @@ def find(path: Path) -> RunFolder:
 
 
 def listed(folder: Path) -> list[Listed]:
-    """The runs directly below a folder, the newest last. Raises RunError where the folder is not there."""
+    """The runs in a folder, the newest last. Raises RunError where the folder is not there."""
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
     return sorted((_line(RunFolder(path)) for path in _below(folder)), key=lambda line: line.started)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from (path for path in sorted(folder.iterdir()) if path.is_dir() and RunFolder(path).is_run)
+def _below(folder: Path, members: bool = True) -> Iterator[Path]:
+    """The runs directly below a folder, and those of recipes with `seeds` or `sweep`, which are a level deeper."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and RunFolder(path).is_run:
+            yield path
+        elif path.is_dir() and members:
+            yield from _below(path, members=False)
 
 
 def _line(run: RunFolder) -> Listed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from finished import finished_run
@@ -33,6 +34,13 @@ def test_a_run_is_a_line(run: RunFolder) -> None:
     assert catalogue.listed(run.path.parent)[0].status == "killed"
     with locked(run.path):
         assert catalogue.listed(run.path.parent)[0].status == "running"
+
+
+def test_trainings_of_a_sweep_are_listed(run: RunFolder, tmp_path: Path) -> None:
+    place = tmp_path / "many"
+    copytree(run.path, place / "sweep" / "seed-1")
+    copytree(run.path, place / "too" / "deep" / "seed-1")
+    assert [line.path for line in catalogue.listed(place)] == [place / "sweep" / "seed-1"]
 
 
 def test_what_a_stage_made_is_written_as_commands_take_it(run: RunFolder) -> None:
