@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.rows import Group, Text
+from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Group, Text
 from rlhf_plugins.contract.run_kinds import DataStep, Generator, Reward
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.steps import AT_ONCE, copied, made_of, remembered
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Step = Callable[[Data, int], Data]
 
-REPEATED, EMPTY, CUT = "another row of the prompt", "an empty response", "cut at max_new_tokens"
+REPEATED = "another row of the prompt"
 UNSCORED = "no reward"
 APART = 1_000_003  # between the seeds of two models, which would else write alike where they are alike
 Temperature = Annotated[float, Field(ge=0, description="of the sampling; 0 is the most likely response")]
@@ -127,8 +127,8 @@ class _Writer:
     def _write(self, prompts: Sequence[Text], seed: int) -> list[Written]:
         with self.policy as policy:
             samples = policy.sample(prompts, self.n, temperature=self.temperature, max_new_tokens=self.most, seed=seed)
-        full = [CUT if len(ids) >= self.most else None for ids in samples.response_ids]
-        reasons = samples.columns.get("failed", full)  # a server says itself what it cut
+        full = [CUT_SHORT if len(ids) >= self.most else None for ids in samples.response_ids]
+        reasons = samples.columns.get(FAILED, full)  # a server says itself what it cut
         pairs = zip(samples.responses, reasons, strict=True)
         return [Written(text, why or (None if text.strip() else EMPTY)) for text, why in pairs]
 

@@ -69,7 +69,7 @@ LOGGED |= {
 }
 
 
-def curve(name: str, points: Sequence[tuple[int, float]], more: Mapping[str, Logged] = {}) -> Curve:  # noqa: B006
+def curve(name: str, points: Sequence[tuple[int, float]], more: Mapping[str, Logged] | None = None) -> Curve:
     """The points of a logged number with its unit and direction; without, where the name is not there nor in `more`."""
-    known = {**LOGGED, **more}.get(name.removeprefix("eval_"), Logged("", ""))
+    known = {**LOGGED, **(more or {})}.get(name.removeprefix("eval_"), Logged("", ""))
     return Curve(points, known.unit, known.better)

@@ -140,6 +140,10 @@ class Data:
         return (*self.train, *self.test, *self.out_of_distribution)
 
 
+FAILED = "failed"  # a column of samples that a server wrote: why a response is empty or cut; None where it is whole
+EMPTY, CUT_SHORT = "an empty response", "cut at max_new_tokens"  # such reasons
+
+
 @dataclass(frozen=True)
 class Samples:
     """B responses that a policy wrote, as text and as the token ids that it really emitted (EOS included)."""

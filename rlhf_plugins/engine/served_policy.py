@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from rlhf_plugins.contract.rows import Samples, Text
+from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Samples, Text
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.data.turns import TOOLS, as_answer, as_messages
@@ -20,8 +20,6 @@ from rlhf_plugins.engine.served import Server
 from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
-FAILED = "failed"  # column of its samples: why a response is empty or cut; None where it is whole
-CUT = "cut at max_new_tokens"
 
 
 class ServedPolicy(Handle):
@@ -99,7 +97,8 @@ class ServedPolicy(Handle):
         if isinstance(choice, str):
             return "", choice
         text = str((choice.get("message") or {}).get("content") or "")
-        return text, (CUT if choice.get("finish_reason") == "length" else None) if text.strip() else "an empty answer"
+        cut = CUT_SHORT if choice.get("finish_reason") == "length" else None
+        return text, cut if text.strip() else EMPTY
 
     def _ids(self, prompt: Text, text: str) -> list[int]:
         return self.encoder.encode(prompt, text if isinstance(prompt, str) else as_answer(text))[1]

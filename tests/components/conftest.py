@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
-
-Reply = Callable[[dict[str, Any]], tuple[int, Any]]
+from openai_server import Reply, serving
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Reply], str]]:
-    """Starts a server of the model `m` on this machine, and gives its address."""
-    started: list[ThreadingHTTPServer] = []
-
-    def start(reply: Reply) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(200, {"data": [{"id": "m"}]})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                self.answer(*reply({**body, "key": self.headers.get("authorization")}))
-
-            def answer(self, status: int, body: Any) -> None:
-                text = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("retry-after", "0")
-                self.send_header("content-length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{started[-1].server_port}/v1"
-
-    yield start
-    for one in started:
-        one.shutdown()
-        one.server_close()
+    """Starts a server by the function that answers, and gives its address."""
+    with serving() as start:
+        yield start

@@ -14,16 +14,15 @@ from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from crowd import crowded
 from rlhf_collect import release as releases
 from rlhf_collect.settings import Settings
-from rlhf_collect.simulate import Clock, Habits, Simulated, Worth, join, sandbox_rows, worth_of_shown
-from rlhf_collect.store.desk import Desk
+from rlhf_collect.simulate import Worth, sandbox_rows
 from rlhf_collect.store.rows import Asked
-from rlhf_collect.study import new_study
 
 from rlhf_plugins import session
 
-PEOPLE, CARELESS, VOTES, HELD_OUT = 20, 6, 5, 300
+VOTES, HELD_OUT = 5, 300
 ARMS: dict[str, tuple[int, Any]] = {  # name: number of the release, loss
     "majority": (1, "bradley_terry"),
     "majority, weighted": (1, {"use": "weighted", "loss": "bradley_terry"}),
@@ -34,19 +33,11 @@ ARMS: dict[str, tuple[int, Any]] = {  # name: number of the release, loss
 
 def collect(folder: Path, rows: list[Asked], worth: Worth, seed: int) -> None:
     """A study in which everybody worked until all was judged, with two releases. Nobody is paused: there is no gold."""
-    study = new_study(folder, Settings(votes=VOTES, most_votes=VOTES, seed=seed))
-    study.now = clock = Clock(1.0e9)
-    study.add(rows)
-    shown, desk = worth_of_shown(study, worth), Desk(study, Random(seed))
-    habits = [Habits(0.0, 0.0)] * CARELESS + [Habits(3.0, 0.0)] * (PEOPLE - CARELESS)
-    crowd = [
-        Simulated(join(study, f"p{n}"), habit, Random(f"{seed}:{n}"), shown, clock) for n, habit in enumerate(habits)
-    ]
-    while sum(one.work(desk, 10) for one in crowd):
-        pass
-    for aggregate in ("majority", "dawid_skene"):
-        releases.make(study, releases.Parameters(aggregate, test_fraction=0.05))
-    study.close()
+    with crowded(folder, Settings(votes=VOTES, most_votes=VOTES, seed=seed), rows, worth) as (study, desk, people):
+        while sum(one.work(desk, 10) for one in people):
+            pass
+        for aggregate in ("majority", "dawid_skene"):
+            releases.make(study, releases.Parameters(aggregate, test_fraction=0.05))
 
 
 def accuracy(reward: Any, rows: list[Asked], worth: Worth) -> float:

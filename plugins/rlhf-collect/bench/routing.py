@@ -10,21 +10,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from random import Random
 from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 
+from crowd import CARELESS, crowded
 from rlhf_collect.aggregate.dawid_skene import dawid_skene
 from rlhf_collect.aggregate.majority import majority
 from rlhf_collect.aggregate.votes import Question, Verdict, Vote
 from rlhf_collect.settings import Settings
-from rlhf_collect.simulate import Clock, Habits, Simulated, Worth, join, sandbox_rows, worth_of_shown
+from rlhf_collect.simulate import Worth, sandbox_rows
 from rlhf_collect.store import ability, judged, tables
-from rlhf_collect.store.desk import Desk
-from rlhf_collect.study import Study, new_study
+from rlhf_collect.study import Study
 from sqlalchemy import select, update
 
-PEOPLE, CARELESS, VOTES = 20, 6, 3
+VOTES = 3
 WAYS: dict[str, Callable[[Sequence[Vote]], Mapping[Question, Verdict]]] = {
     "majority": majority,
     "Dawid-Skene": dawid_skene,
@@ -40,21 +39,12 @@ def in_turn(study: Study) -> None:
 def run(folder: Path, items: int, seed: int, routed: bool) -> dict[str, float]:
     """Of one arm: the share of right labels, votes an item, the share of further votes by those who do not guess."""
     rows, worth = sandbox_rows(items, gold=0, training=0, seed=seed)
-    study = new_study(folder, Settings(votes=VOTES, seed=seed))
-    study.now = clock = Clock(1.0e9)
-    study.add(rows)
-    shown, desk = worth_of_shown(study, worth), Desk(study, Random(seed))
-    habits = [Habits(0.0, 0.0)] * CARELESS + [Habits(3.0, 0.0)] * (PEOPLE - CARELESS)
-    crowd = [
-        Simulated(join(study, f"p{n}"), habit, Random(f"{seed}:{n}"), shown, clock) for n, habit in enumerate(habits)
-    ]
-    if not routed:
-        in_turn(study)
-    while sum(one.work(desk, 1) for one in crowd):
-        pass
-    found = measured(study, worth)
-    study.close()
-    return found
+    with crowded(folder, Settings(votes=VOTES, seed=seed), rows, worth) as (study, desk, people):
+        if not routed:
+            in_turn(study)
+        while sum(one.work(desk, 1) for one in people):
+            pass
+        return measured(study, worth)
 
 
 def measured(study: Study, worth: Worth) -> dict[str, float]:
