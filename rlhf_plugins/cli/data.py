@@ -12,7 +12,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.errors import DataError, known
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rlhf_plugins.contract.rows import Data, Group, Text
     from rlhf_plugins.contract.run_kinds import DataFormat
@@ -208,7 +208,7 @@ def _report(found: Audit) -> list[str]:
         *left_out,
         f"contradictions: {found.contradictions} pairs ordered both ways",
         f"circles: {found.circles} prompts, {found.circling.count} of {found.circling.of} comparisons",
-        f"in train and test: {found.shared_prompts} prompts, {found.shared_responses} responses",
+        f"in train and test: {len(found.shared_prompts)} prompts, {len(found.shared_responses)} responses",
         f"longer response wins: {found.longer_wins}",
         *long,
     ]
@@ -220,13 +220,30 @@ def _first(found: Audit, reason: str, count: int) -> str:
 
 
 def _warnings(found: Audit, ordered: bool) -> list[str]:
-    shared, first = found.shared_prompts + found.shared_responses, found.first_wins
+    first = found.first_wins
     one_class = not ordered and first.of > 1 and first.count in (0, first.of)
     return [
         *(["the same place wins every pair: is the label a constant?"] if one_class else []),
         *(["no group is held out, so nothing can be measured"] if not found.groups["test"] else []),
-        *(["train and test overlap: scores are optimistic"] if shared else []),
+        *_overlaps(found),
     ]
+
+
+def _overlaps(found: Audit) -> Iterator[str]:
+    """What training and test groups share, and what to do; a stock refusal is another thing than a question."""
+    if found.shared_prompts:
+        which = f"{len(found.shared_prompts)} prompts are in train and test ({_most(found.shared_prompts)})"
+        yield f"{which}: what is measured on them is no test, so leave them out of one of the two"
+    if found.shared_responses:
+        which = f"{found.known.count} of {found.known.of} test groups have a response that training has too"
+        advice = "a stock answer of few groups does no harm; where many have one, accuracy is too high: leave these out"
+        yield f"{which} ({_most(found.shared_responses)}): {advice}"
+
+
+def _most(shared: Mapping[str, int]) -> str:
+    """The text that most groups have."""
+    text, count = next(iter(shared.items()))
+    return f"in {count} groups {text[:60]!r}" + ", ..." * (len(shared) > 1)
 
 
 def _unrendered(groups: Sequence[Group], template: str | None) -> list[str]:

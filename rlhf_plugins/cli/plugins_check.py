@@ -29,8 +29,11 @@ def check(
     kind: Annotated[str | None, typer.Option(help="Of the component, where two kinds share the name.")] = None,
 ) -> None:
     """Test the properties of a component: shapes, gradients, masks, options, state and more."""
+    from transformers.utils.logging import disable_progress_bar
+
     from rlhf_plugins.testing import examine, properties_of
 
+    disable_progress_bar()  # of tiny models that load in a moment
     failed = 0
     for subject in _subjects(name, kind, _read(options or ())):
         tried = properties_of(subject.kind, subject.registry)

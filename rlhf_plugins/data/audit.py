@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,9 @@ class Audit:
     contradictions: int  # pairs of responses that are ordered both ways
     circles: int  # prompts in which a > b > c > a
     circling: Share  # comparisons between responses of one circle
-    shared_prompts: int  # prompts in training and in test groups
-    shared_responses: int  # response texts in training and in test groups
+    shared_prompts: Mapping[str, int]  # prompts in training and in test groups, and in how many; the most first
+    shared_responses: Mapping[str, int]  # the same of response texts
+    known: Share  # test groups with a response that a training group has too
     longer_wins: Share  # of pairs that differ in length, in characters
     first_wins: Share  # of pairs in the order of their group of two
     too_long: Share | None  # responses that are over the limit with their prompt
@@ -60,6 +62,7 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         DataError: every response is over-long.
     """
     groups = data.groups
+    shared = _shared(data, lambda g: g.responses)
     compared = [c for g in groups for c in g.comparisons]
     contradictions, circles, circling = _circles(groups)
     strange = {"out of distribution": len(data.out_of_distribution)} if data.out_of_distribution else {}
@@ -76,17 +79,28 @@ def audit(data: Data, tokens: Tokens | None = None, max_length: int | None = Non
         contradictions,
         circles,
         circling,
-        _shared(data, lambda g: (g.prompt,)),
-        _shared(data, lambda g: g.responses),
+        _read(_shared(data, lambda g: (g.prompt,))),
+        _read(shared),
+        Share(len(data.test), sum(any(key(r) in shared for r in g.responses) for g in data.test)),
         _longer_wins(groups),
         _first_wins(groups),
         _too_long(groups, tokens, max_length) if tokens and max_length else None,
     )
 
 
-def _shared(data: Data, texts: Callable[[Group], Sequence[Text]]) -> int:
-    train, test = ({key(text) for g in split for text in texts(g)} for split in (data.train, data.test))
-    return len(train & test)
+def _shared(data: Data, texts: Callable[[Group], Sequence[Text]]) -> dict[str, int]:
+    """The keys of texts that training and test groups have, and how many groups have each."""
+
+    def names(groups: Iterable[Group]) -> Counter[str]:
+        return Counter(name for g in groups for name in dict.fromkeys(map(key, texts(g))))
+
+    train, test = names(data.train), names(data.test)
+    return {name: count for name, count in (train + test).most_common() if train[name] and test[name]}
+
+
+def _read(counts: Mapping[str, int]) -> dict[str, int]:
+    """The same by what a reader sees of each text."""
+    return {content(json.loads(name)[0]): count for name, count in counts.items()}
 
 
 def _longer_wins(groups: Iterable[Group]) -> Share:

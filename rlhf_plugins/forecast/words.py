@@ -20,9 +20,8 @@ SMALL = 0.01  # the share of the peak below which a consumer is left out
 
 def lines(found: Forecast, changes: Mapping[str, Change | None]) -> Iterator[str]:
     """All of a forecast."""
-    on = "" if found.card is None else f" of {found.card.name} ({memory(found.card.bytes)})"
     for one in found.stages:
-        yield f"{one.name}: {_verdict(one)}{on if one.fits is not None else ''}"
+        yield f"{one.name}: {_verdict(one)}"
         for phase, consumers in one.phases.items():
             total = sum(consumers.values())
             parts = [
@@ -66,8 +65,10 @@ def warnings(found: Forecast) -> Iterator[str]:
 def _verdict(one: StageForecast) -> str:
     if not one.phases:
         return one.verdict
-    largest = next(iter(one.consumers))
-    return f"{one.verdict}, peak {memory(one.peak_bytes)} in {one.largest}, largest: {largest}"
+    on = "" if one.card is None else f" on {one.card.name} ({memory(one.card.bytes)})"
+    own, rest = memory(one.allocated_bytes), memory(one.peak_bytes - one.allocated_bytes)
+    parts = f"{own} in {one.largest}, most of it {next(iter(one.consumers))}, and {rest} of CUDA and torch's reserve"
+    return f"{one.verdict}{on}, peak {memory(one.peak_bytes)}: {parts}"
 
 
 def _advice(change: Change | None, one: StageForecast) -> str:

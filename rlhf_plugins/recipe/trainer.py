@@ -91,7 +91,7 @@ def _refused(config: str, values: Mapping[str, Any]) -> Iterator[Problem]:
         try:
             made = _load(config)(**{**base, **values})
         except Exception as error:  # any exception is a refusal
-            yield None, f"{config} refuses these options: {' '.join(str(error).split())}"
+            yield None, f"{_known_as(config)} refuses these options: {' '.join(str(error).split())}"
             return
         for names, build in _BUILT.items():
             given = [name for name in names if name in values]

@@ -382,7 +382,9 @@ class _Staged:
         again = f"rlhf run --resume {shlex.quote(str(self.folder.path / RECIPE))}"
         again += f", in {processes.launched()} processes" if processes.launched() > 1 else ""
         cure = f" (if an option is the fault, add stages.{stage.name}.OPTION=VALUE)" if status == "failed" else ""
-        return f"stage {stage.name} {status}: {reason}\nfinished stages: {done}\ngo on with: {again}{cure}"
+        how = reason if status == "interrupted" else f"{status}: {reason}"
+        when = "once the cause is gone, " if status == "failed" else ""
+        return f"stage {stage.name} {how}\nfinished stages: {done}\n{when}go on with: {again}{cure}"
 
 
 def _summary(result: StageResult) -> str:

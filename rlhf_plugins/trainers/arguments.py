@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.answers import tensors
@@ -96,6 +97,11 @@ class Curves(TrainerCallback):
     def curves(self) -> dict[str, Curve]:
         """The numbers so far, as a stage hands them on."""
         return {name: curve(name, points, self.known) for name, points in self.values.items()}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer; has it log the last step, which a short training would end without."""
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        control.should_log |= last and args.logging_strategy != IntervalStrategy.NO
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Called by the trainer."""

@@ -12,7 +12,7 @@ Rlhf = Callable[..., Result]
 
 TOP = "base: sandbox\ndata: {format: sandbox, prompts: 8}\n"
 STAGES = "stages:\n- {stage: reward}\n- {stage: online}\n"
-REFUSED = "4: stages.0.trainer: rlhf_plugins.trainers.ppo.config.OnlineConfig refuses these options: "
+REFUSED = "4: stages.0.trainer: OnlineConfig refuses these options: "
 
 
 def stage(block: str) -> str:
@@ -97,6 +97,11 @@ BROKEN = {
     "a temperature of 0": (
         stage("{stage: online, trainer: {temperature: 0}}"),
         "4: stages.0.trainer.temperature: should be greater than 0, got 0.0",
+    ),
+    "a rollout that groups do not fill": (
+        stage("{stage: online, trainer: {per_device_train_batch_size: 6, num_generations: 4}}"),
+        f"{REFUSED}a rollout has 6 responses (per_device_train_batch_size: 6, gradient_accumulation_steps: 1), which "
+        "num_generations: 4 does not divide",
     ),
     "no group": (
         stage("{stage: online, trainer: {num_generations: null}}"),

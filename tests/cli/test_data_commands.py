@@ -69,7 +69,7 @@ def test_check_warns_of_what_spoils_a_measurement(rlhf: Rlhf) -> None:
     assert "first response wins: 1.000 (n=2)\n" in out
     assert "warning: the same place wins every pair: is the label a constant?\n" in out
     assert "in train and test: 0 prompts, 1 responses\n" in out
-    assert "warning: train and test overlap: scores are optimistic" in out
+    assert "warning: 1 of 1 test groups have a response that training has too (in 2 groups 'x'): a stock answer" in out
     write("b.jsonl", rows[0])
     assert "warning: no group is held out" in rlhf("data", "check", "b.jsonl").stdout
 

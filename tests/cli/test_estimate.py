@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,21 @@ def test_json_holds_bytes_by_consumer(rlhf: Rlhf) -> None:
     assert (stage["fits"], stage["uncertain"]) == (True, False)
 
 
+def test_without_a_gpu_the_parts_of_a_peak_are_its_sum(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("r.yaml").write_text(json.dumps(RECIPE))
+    monkeypatch.setattr(cards, "present", lambda: None)
+    line = rlhf("estimate", "r.yaml").stdout.splitlines()[0]
+    numbers = re.fullmatch(r"dpo: no card given, peak (\d+) MiB: (\d+) MiB in .* and (\d+) MiB of CUDA and .*", line)
+    assert numbers is not None
+    peak, *parts = map(int, numbers.groups())
+    assert peak == pytest.approx(sum(parts), abs=1)
+
+
 def test_a_card_that_is_too_small_is_exit_code_1(rlhf: Rlhf) -> None:
     Path("r.yaml").write_text(json.dumps(RECIPE))
     done = rlhf("estimate", "r.yaml", "--gpu", "512MiB")
     assert done.exit_code == 1
-    assert "dpo: does not fit, peak" in done.stdout
+    assert "dpo: does not fit on 512MiB (512 MiB), peak" in done.stdout
     assert "no change of its options fits: it needs a card such as" in done.stdout
     assert "train " in done.stdout
 

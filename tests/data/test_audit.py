@@ -43,9 +43,10 @@ def test_circles_and_contradictions() -> None:
 
 def test_what_stands_in_train_and_test() -> None:
     found = audit(data(RANKED, test=(TEST, CIRCLE)))
-    assert (found.shared_prompts, found.shared_responses) == (1, 1)  # p, and the response b
+    assert (found.shared_prompts, found.shared_responses) == ({"p": 2}, {"b": 3})
+    assert found.known == Share(2, 2)
     found = audit(data(RANKED, test=()))
-    assert (found.shared_prompts, found.shared_responses) == (0, 0)
+    assert (found.shared_prompts, found.shared_responses) == ({}, {})
 
 
 def test_over_long_responses() -> None:

@@ -124,7 +124,10 @@ def test_the_saved_recipe_runs_the_same_again(go: Go, registry: Registry) -> Non
 def test_an_error_keeps_finished_stages_and_a_resume_skips_them(go: Go, stopped: Callable[..., str]) -> None:
     message = stopped("error", RunError)
     assert "stage second failed: ZeroDivisionError: division by zero in plugin stubs (stub-package 1.0), " in message
-    assert "finished stages: first\ngo on with: rlhf run --resume out/recipe.yaml (if an option is" in message
+    assert (
+        "finished stages: first\nonce the cause is gone, go on with: rlhf run --resume out/recipe.yaml (if an option is"
+        in message
+    )
     assert "ZeroDivisionError" in Path("out/02-second/traceback.txt").read_text()
     assert (status()["status"], status()["stage"]) == ("failed", "second")
     before = Path("out/01-first/result.json").stat().st_mtime_ns
@@ -169,7 +172,7 @@ def test_an_error_of_ours_needs_no_traceback(stopped: Callable[..., str]) -> Non
 
 def test_an_interrupted_run_says_so_and_resumes_to_the_same_end(go: Go, stopped: Callable[..., str]) -> None:
     message = stopped("interrupt", KeyboardInterrupt)
-    assert "stage second interrupted: interrupted by the user\nfinished stages: first\n" in message
+    assert "stage second interrupted by the user\nfinished stages: first\n" in message
     assert status()["status"] == "interrupted"
     assert go("stages.second.stop=interrupt", resume=True).report.status == "finished"
     whole = go("stages.second.stop=interrupt", "output_dir=whole").folder

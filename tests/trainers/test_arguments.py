@@ -88,11 +88,14 @@ def test_no_row_left_is_refused(bases: Bases, tmp_path: Path) -> None:
         trainer(bases(), tmp_path, max_length=1)
 
 
-def test_curves_hold_every_step(bases: Bases, tmp_path: Path) -> None:
-    found = trainer(bases(), tmp_path, max_steps=3)
+@pytest.mark.parametrize(("options", "logged"), [({}, [1, 2, 3]), ({"logging_steps": 2}, [2, 3])])
+def test_curves_hold_every_logged_step_and_the_last(
+    bases: Bases, tmp_path: Path, options: dict[str, int], logged: list[int]
+) -> None:
+    found = trainer(bases(), tmp_path, max_steps=3, **options)
     curves = quiet(found, lambda _, __: None)
     found.train()
-    assert [step for step, _ in curves.values["loss"]] == [1, 2, 3]
+    assert [step for step, _ in curves.values["loss"]] == logged
     assert {"rewards/accuracies", "rewards/chosen", "rewards/rejected", "learning_rate"} <= curves.values.keys()
     assert "epoch" not in curves.values
 

@@ -19,9 +19,15 @@ class OnlineConfig(trl.GRPOConfig):
 
     def __post_init__(self) -> None:
         self._check()
+        steps = "gradient_accumulation_steps" if self.steps_per_generation is None else "steps_per_generation"
+        given = self.generation_batch_size
         try:
             super().__post_init__()
         except ValueError as error:
+            if given is None and (rollout := self.generation_batch_size) and rollout % self.num_generations:
+                sizes = ", ".join(f"{name}: {getattr(self, name)}" for name in ("per_device_train_batch_size", steps))
+                why = f"which num_generations: {self.num_generations} does not divide"
+                raise ValueError(f"a rollout has {rollout} responses ({sizes}), {why}") from error
             if self.num_generations != 1 or "at least 2 generations" not in str(error):
                 raise
         if self.steps_per_generation % self.gradient_accumulation_steps:
