@@ -37,6 +37,10 @@ class Answers(Task):
     temperature: Temperature = 0.0
     name: str = "answers"
 
+    def sampled(self) -> tuple[int, int]:
+        """An answer to each row."""
+        return self.rows, self.max_new_tokens
+
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows or the reward cannot be had, or it abstains."""
         score = _scored(self.reward, run, self.name)
@@ -99,6 +103,10 @@ class Violations(Task, better="lower"):
     max_new_tokens: NewTokens = 64
     temperature: Temperature = 1.0
     name: str = "violations"
+
+    def sampled(self) -> tuple[int, int]:
+        """An answer to each row."""
+        return self.rows, self.max_new_tokens
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""

@@ -117,6 +117,10 @@ class Task(Component, kind="task"):
 
     name: str
 
+    def sampled(self) -> tuple[int, int]:
+        """Answers that it samples of a policy, and tokens of each, at most; for the forecast of memory and length."""
+        return 0, 0
+
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """A function of a policy to a number from 0 to 1 for each row; the rows are the same for every policy."""
         raise NotImplementedError

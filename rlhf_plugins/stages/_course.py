@@ -10,6 +10,7 @@ from rlhf_plugins.contract.workload import Course
 if TYPE_CHECKING:
     from rlhf_plugins.contract.workload import Known
     from rlhf_plugins.stages._training import Training
+    from rlhf_plugins.stages.evaluate import Evaluate
 
 
 def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> Course:
@@ -50,12 +51,17 @@ def of_rollouts(stage: Training, known: Known) -> Course:
     return Course(steps, 2 * episodes, f"{_times(steps, 'step')}, {of}, at most {episodes * new:,} sampled tokens")
 
 
-def of_evaluation(prompts: int, policies: int, best_of: int, longest: int) -> Course:
-    """Samples of every policy on prompts of two kinds, and the best-of-n of the first one, where n is not 0."""
-    responses = 2 * prompts * policies
-    measured = "1 policy" if policies == 1 else f"{policies} policies"
-    words = f"up to {prompts:,} prompts of each kind, {measured}, at most {responses * longest:,} sampled tokens"
-    return Course(None, responses + 2 * prompts * best_of, words + f", and best of {best_of}" * (best_of > 0))
+def of_evaluation(stage: Evaluate, policies: int, best_of: int) -> Course:
+    """Samples of every policy on prompts of two kinds and tasks, and the best-of-n of the first, where n is not 0."""
+    own, tasks = 2 * stage.prompts, [task.sampled() for task in stage.tasks]
+    tokens = policies * (own * stage.max_new_tokens + sum(answers * longest for answers, longest in tasks))
+    measured = [
+        "1 policy" if policies == 1 else f"{policies} policies",
+        *([_times(len(tasks), "task")] if tasks else []),
+    ]
+    words = f"up to {stage.prompts:,} prompts of each kind, {', '.join(measured)}, at most {tokens:,} sampled tokens"
+    sequences = policies * (own + sum(answers for answers, _ in tasks)) + own * best_of
+    return Course(None, sequences, words + f", and best of {best_of}" * (best_of > 0))
 
 
 def _times(count: float, word: str) -> str:

@@ -140,6 +140,16 @@ def distinct(tasks: Sequence[Task]) -> None:
         raise ValueError(f"tasks: two are called {twice!r}: give one of them a `name:`")
 
 
+def sampling(tasks: Sequence[Task], cache_tokens: int | None = None) -> list[Work]:
+    """The generation of answers to tasks."""
+    from rlhf_plugins.engine.room import CACHE_TOKENS
+    from rlhf_plugins.engine.sampling import AT_ONCE
+
+    most = cache_tokens or CACHE_TOKENS
+    sizes = (task.sampled() for task in tasks)
+    return [Work("generation", "sample", min(rows, AT_ONCE), 1, None, new, most) for rows, new in sizes if rows]
+
+
 def pair_tokens(longest: int | None) -> tuple[int, int]:
     """Tokens of the prompt and of each response of rows of this length: a quarter and the rest."""
     whole = longest or WITHOUT_LIMIT

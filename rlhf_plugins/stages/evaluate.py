@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_evaluation
-from rlhf_plugins.stages._training import CacheTokens, distinct
+from rlhf_plugins.stages._training import CacheTokens, distinct, sampling
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
             Work("generation", "sample", AT_ONCE, 1, **part, tokens=self.cache_tokens or CACHE_TOKENS),
             Work("evaluate", "score", PLENTY, 1, **many),
             Work("scoring", "score", PLENTY, responses, rewards=True, **many),
+            *sampling(self.tasks, self.cache_tokens),
         ]
         return Workload(works, adapters=2, models=2 * (adapter is None))
 
     def course(self, known: Known) -> Course:
         """Of its samples."""
         chooses = known.rewards and self.best_of > 1 and self.temperature > 0
-        return of_evaluation(self.prompts, known.policies, self.best_of if chooses else 0, self.max_new_tokens)
+        return of_evaluation(self, known.policies, self.best_of if chooses else 0)
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

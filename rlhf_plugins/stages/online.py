@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_rollouts
-from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch
+from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
     Exploration,
@@ -204,6 +204,7 @@ class Online(
         works = [
             Work("train", "learn", prompts, min(size, group), entropy=alone, values=bool(own), **part),
             Work("generation", "sample", rows, 1, None, new, self.cache_tokens or CACHE_TOKENS),
+            *sampling(self.tasks, self.cache_tokens),
         ]
         if self.kl is not None:
             works.append(Work("reference", "score", prompts, min(size, group), **part))

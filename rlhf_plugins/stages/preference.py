@@ -11,7 +11,15 @@ from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, PolicyTraining, Reference, TokensPerBatch, longest, pair_tokens
+from rlhf_plugins.stages._training import (
+    From,
+    PolicyTraining,
+    Reference,
+    TokensPerBatch,
+    longest,
+    pair_tokens,
+    sampling,
+)
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
@@ -71,7 +79,7 @@ class Preference(
         batch, tokens = self.setting("per_device_train_batch_size"), self.tokens_per_batch
         train = Work("train", "learn", batch, 2, *sizes, tokens)
         reference = Work("reference", "score", PLENTY, 2, *sizes, tokens or TOKENS_PER_BATCH)
-        return self.learning([train, reference], models=int(adapter is None))
+        return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None))
 
     def course(self, known: Known) -> Course:
         """Of its rows."""

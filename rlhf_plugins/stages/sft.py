@@ -10,7 +10,7 @@ from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages._course import of_rows
-from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens
+from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +56,8 @@ class SFT(
     def workload(self, adapter: Adapter | None) -> Workload:
         """A batch of rows, which nothing cuts."""
         batch = self.setting("per_device_train_batch_size")
-        return self.learning([Work("train", "learn", batch, 1, *pair_tokens(self.setting("max_length")))])
+        train = Work("train", "learn", batch, 1, *pair_tokens(self.setting("max_length")))
+        return self.learning([train, *sampling(self.tasks)])
 
     def course(self, known: Known) -> Course:
         """Of its rows."""

@@ -24,6 +24,7 @@ def recipe(*stages: dict[str, Any], **top: Any) -> dict[str, Any]:
     return {"base": "sandbox", "data": "sandbox", "output_dir": "out", "stages": list(stages), **top}
 
 
+EVALUATED = {**SMALL, "eval_strategy": "steps"}
 DPO = {"stage": "preference", "name": "dpo", "trainer": SMALL}
 
 
@@ -37,6 +38,20 @@ def test_every_bundled_stage_has_a_forecast() -> None:
     assert phases["online"] == {"train", "generation", "reference", "scoring"}
     assert phases["evaluate"] == {"generation", "evaluate", "scoring"}
     assert all("KV cache" in one.phases["generation"] for one in found.stages if "generation" in one.phases)
+
+
+ANSWERS = {"use": "answers", "data": {"format": "prompts", "source": "sums.jsonl"}, "rows": 512, "max_new_tokens": 128}
+EVALUATE = {"stage": "evaluate", "max_new_tokens": 8, "cache_tokens": 100_000}
+
+
+@pytest.mark.parametrize("stage", [EVALUATE, {**DPO, "trainer": EVALUATED}])
+def test_answers_to_tasks_are_generated(stage: dict[str, Any]) -> None:
+    Path("sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
+    given = (recipe({**stage, **more}, max_prompt_length=16) for more in ({}, {"tasks": [ANSWERS]}))
+    (plain,), (tasked,) = (estimate(one).stages for one in given)
+    cache = [one.phases.get("generation", {}).get("KV cache", 0) for one in (plain, tasked)]
+    assert cache[1] > 2 * cache[0]
+    assert tasked.peak_bytes >= plain.peak_bytes
 
 
 def test_a_verdict_is_uncertain_within_the_margin() -> None:

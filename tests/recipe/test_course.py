@@ -47,3 +47,7 @@ def test_policies_of_an_evaluation() -> None:
     assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens"
     *_, found = words({"stage": "reward_model"}, evaluate)
     assert found == "up to 4 prompts of each kind, 1 policy, at most 24 sampled tokens, and best of 16"
+    Path("sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
+    task = {"use": "answers", "data": {"format": "prompts", "source": "sums.jsonl"}, "rows": 10, "max_new_tokens": 7}
+    (found,) = words({**evaluate, "tasks": [task]})  # 8 responses of 3 tokens, and 10 answers of 7
+    assert found == "up to 4 prompts of each kind, 1 policy, 1 task, at most 94 sampled tokens"
