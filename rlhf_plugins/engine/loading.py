@@ -42,6 +42,7 @@ from rlhf_plugins.engine.fitting import UNLOADABLE, refuse_misfit, refuse_pickle
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
+from rlhf_plugins.engine.progress import loading
 from rlhf_plugins.errors import RunError, known
 
 logger = logging.getLogger(__name__)
@@ -236,7 +237,8 @@ def _load(cls: Any, base: Base) -> PreTrainedModel:
     loud = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of missing weights becomes an error below
     try:
-        model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
+        with loading(base.path):
+            model, report = cls.from_pretrained(base.path, **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         why = PICKLES if _is_pickled(Path(base.path)) else reason(error)
         raise RunError(f"base {base.path}: does not load: {why}") from error

@@ -5,21 +5,54 @@ A run says how long its later stages take; the switch is of the process.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_plugins.report.words import duration
+from rlhf_plugins.report.words import duration, memory
 
 Part = TypeVar("Part")
 EVERY = 10.0  # seconds between lines, where nobody looks at a terminal
+SOON = 5.0  # seconds of loading, after which the end is said too
+HEAVY = 2**28  # bytes of weights that take a moment to load
 Later = Callable[[float, float], float | None]  # the share of a stage that is done and its seconds -> those after it
 
 
 class _Run:
     later: Later | None = None
+
+
+def weights_of(path: str) -> int | None:
+    """Bytes of the weights in a folder; None of a hub name, which may have to be downloaded."""
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors")) if os.path.isdir(path) else None
+
+
+@contextmanager
+def loading(path: str, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """For the block, which loads a heavy model: a log file says which, and after some seconds that it is there.
+
+    In a terminal, transformers draws a bar.
+    """
+    from rlhf_plugins.contract import processes  # here, since it would lengthen chains of imports
+
+    size = weights_of(path)
+    if sys.stderr.isatty() or processes.index() > 0 or (size is not None and size < HEAVY):
+        yield
+        return
+    began = clock()
+    _line(f"loading {path}" + (f" ({memory(size)})" if size else ""))
+    yield
+    if (taken := clock() - began) >= SOON:
+        _line(f"loaded {path} in {duration(taken)}")
+
+
+def _line(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 @contextmanager
@@ -95,8 +128,7 @@ class Counted:
                 left(*so_far),
                 self._of_run(*so_far),
             )
-            sys.stderr.write(", ".join(filter(None, words)) + "\n")
-            sys.stderr.flush()
+            _line(", ".join(filter(None, words)))
 
     def _of_run(self, share: float, taken: float) -> str:
         return "" if self._part else left_of_run(share, taken)

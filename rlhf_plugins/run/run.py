@@ -176,7 +176,10 @@ def _warn_of_memory(assembled: Assembled, say: Say) -> None:
 def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finished:
     from transformers.utils.logging import disable_progress_bar
 
-    if not sys.stderr.isatty() or _small(assembled.base.path):
+    from rlhf_plugins.engine.progress import weights_of
+
+    size = weights_of(assembled.base.path)
+    if not sys.stderr.isatty() or (size is not None and size < LARGE):
         disable_progress_bar()  # of weights that load in a moment; trainings keep theirs
     folder = RunFolder(assembled.output_dir)
     for warning in processes.on_main(lambda: _allowed(folder, assembled, resume, overwrite)):
@@ -206,11 +209,6 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
             if processes.is_main():
                 staged.finish()
     return Finished(folder.path, hooks.unreported)
-
-
-def _small(path: str) -> bool:
-    """Whether the weights of a base are here and load in a moment."""
-    return os.path.isdir(path) and sum(file.stat().st_size for file in Path(path).glob("*.safetensors")) < LARGE
 
 
 def _loaded(assembled: Assembled) -> Data:

@@ -65,7 +65,7 @@ def test_in_several_processes_a_member_that_fails_ends_the_run(
     monkeypatch.setattr("rlhf_plugins.run.members.processes.launched", lambda: 2)
     monkeypatch.setattr("rlhf_plugins.run.run.together.refuse", lambda _: None)
     said = list[str]()
-    with pytest.raises(RunError, match="stage first .*\n.*\ngo on with: .*, in 2 processes"):
+    with pytest.raises(RunError, match="stage first .*\n.*\n.*go on with: .*, in 2 processes"):
         go(say=said.append)
     assert not any("seed-1" in line for line in said)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import TrainerControl
 
-from rlhf_plugins.engine.progress import Counted, before
+from rlhf_plugins.engine import progress as of_engine
+from rlhf_plugins.engine.loading import load_causal
+from rlhf_plugins.engine.progress import HEAVY, Counted, before, loading
+from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.trainers.progress import Progress, words
 
 ARGS = SimpleNamespace(output_dir="runs/a/02-dpo")
@@ -100,3 +104,25 @@ def test_an_evaluation_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) ->
         counted.add(250)
     counted.close()
     assert capsys.readouterr().err == "evaluate: 500 of 1,000 responses, about 12 s left\n"
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(HEAVY, 30.0), (HEAVY, 1.0), (HEAVY - 1, 30.0)])
+def test_a_heavy_model_is_said_to_load(
+    size: int, seconds: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+    clock = [0.0]
+    with loading(str(tmp_path), lambda: clock[0]):
+        begun = capsys.readouterr().err
+        clock[0] = seconds
+    assert begun == (f"loading {tmp_path} (256 MiB)\n" if size == HEAVY else "")
+    assert capsys.readouterr().err == (f"loaded {tmp_path} in 30 s\n" if begun and seconds == 30 else "")
+
+
+def test_whatever_opens_a_base_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_engine, "HEAVY", 0)
+    load_causal(tiny_base(tmp_path))
+    assert f"loading {tmp_path} (" in capsys.readouterr().err
