@@ -31,15 +31,22 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
     """
     for place, (keys, stage) in enumerate(stages):
         before, after = [s for _, s in stages[:place]], [s for _, s in stages[place + 1 :]]
-        for inside, part in all_parts(stage):
+        parts = list(all_parts(stage))
+        for number, (inside, part) in enumerate(parts):
             for option, value, what in named_stages(part):
                 if message := _unknown(value, what, before, after):
                     yield (*keys, *inside, option), message
             needed = part.takes - {what for _, _, what in named_stages(part)}
-            for what in sorted(needed - {made for other in before for made in other.makes}):
+            made = {what for other in (*before, *_done(parts[:number], inside)) for what in other.makes}
+            for what in sorted(needed - made):
                 which = ", ".join(makers.get(what, ())) or "none is installed"
                 message = f"{part.kind} {name(part)} needs a stage before this one that makes a {WORDS[what]} ({which})"
                 yield (*keys, *inside), message
+
+
+def _done(parts: Sequence[tuple[Keys, Component]], at: Keys) -> Iterator[Stage]:
+    """The stages within a stage that it trains before this place, in the order of its options."""
+    yield from (part for keys, part in parts if keys and isinstance(part, Stage) and at[: len(keys)] != keys)
 
 
 def too_early(data: Component) -> Iterator[Fault]:

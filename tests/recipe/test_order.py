@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlhf_plugins.contract.component import uses
+from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe, load_recipe
 from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.order import out_of_order
 
 HEAD = "base: sandbox\ndata: sandbox\nstages:\n"
 REWARD = "- {stage: reward_model, name: judge}"
@@ -59,6 +63,26 @@ def test_a_stage_out_of_order_is_found(stages: list[str], message: str, tmp_path
 def test_a_good_order_is_let_through(stages: list[str], tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(HEAD + "\n".join(stages) + "\n")
     check_recipe(tmp_path / "recipe.yaml")
+
+
+@dataclass(frozen=True)
+class Both(Stage):
+    """Trains two stages, one after the other."""
+
+    first: Stage = uses("stage")
+    second: Stage = uses("stage")
+    name: str = "both"
+
+
+def test_a_stage_within_another_is_before_the_ones_that_follow_it() -> None:
+    reward, online = component("stage", "reward_model"), component("stage", "online")
+
+    def faults(first: Any, second: Any) -> list[Any]:
+        both = Both(first=first, second=second)
+        return [keys for keys, _ in out_of_order([(("stages", 0), both)], {}, lambda part: "x")]
+
+    assert faults(reward, online) == []
+    assert faults(online, reward) == [("stages", 0, "first", "reward")]
 
 
 def test_the_old_name_of_a_stage_is_accepted_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
