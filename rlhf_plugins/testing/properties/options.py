@@ -65,7 +65,7 @@ def _now(subject: Subject, option: Option) -> Any:
 @holds_of("stage", "data_format", "data_step", "reward", "reduction", "shaping", OUTSIDE)
 def options_are_mentioned(subject: Subject) -> None:
     """An option whose name no line of the component's module reads is a flag without a function."""
-    read_by_us = {"name"} if subject.kind == "stage" else set()  # the runner names the folder with it
+    read_by_us = {"name", "data", "from", "reference"} if subject.kind == "stage" else set()  # by the runner
     own = {name: option.field or name for name, option in options(subject.cls).items()}
     for name in own.keys() - read_by_us:
         read = source.reads(subject.cls, own[name])
