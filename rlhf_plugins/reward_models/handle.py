@@ -109,7 +109,8 @@ def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # 
     """What a reward component built, as a handle."""
     if isinstance(built, RewardHandle):
         return built
-    return RewardHandle(built, getattr(built, "module", None), getattr(built, "encoder", None), retries)
+    module, encoder, with_grad = (getattr(built, name, None) for name in ("module", "encoder", "with_grad"))
+    return RewardHandle(built, module, encoder, retries, with_grad)
 
 
 def rewards(prediction: Prediction) -> list[float | None]:

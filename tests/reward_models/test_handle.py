@@ -83,3 +83,13 @@ def test_a_reward_that_stays_unavailable_ends_the_stage(limits: dict[str, Any], 
     handle = reward_handle(Busy(*[None] * 9), Retries(sleep=lambda _: None, **limits))
     with pytest.raises(RunError, match=f"the reward stayed unavailable after {after}: server busy"):
         handle.predict(SAMPLES)
+
+
+def test_a_handle_has_the_gradient_of_what_was_built() -> None:
+    class Built:
+        with_grad = staticmethod(lengths)
+
+        def __call__(self, samples: Samples) -> Prediction:
+            raise AssertionError
+
+    assert reward_handle(Built()).predict(SAMPLES, grad=True).reward.tolist() == [2, 3]
