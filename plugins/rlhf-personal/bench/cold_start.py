@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from rlhf_personal.cold_start import Prior, most_likely
-from rlhf_personal.reward import of_nobody
+from rlhf_personal.head import of_nobody
 from rlhf_personal.tastes import taste
 from torch import Tensor
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_plugins import DataError, Prediction, RewardHead, hookimpl
+from rlhf_plugins import DataError, Prediction, RewardHead, Samples, hookimpl
 
 USER = "user"  # the column with a user's number
 NOBODY = -1  # the number of a user without a row in the table, who has the shared weights
@@ -33,6 +33,10 @@ class Personal(RewardHead, columns={USER}):
     def build(self, width: int) -> nn.Module:
         """A module from (batch, width) features and (batch,) users to a `Prediction` with dimensions."""
         return Table(width, self.users, self.rank)
+
+    def examples(self, rows: int) -> Mapping[str, Tensor]:
+        """The users in turn."""
+        return {USER: torch.arange(rows).float() % self.users}
 
 
 class Table(nn.Module):
@@ -65,6 +69,11 @@ def phi(prediction: Prediction) -> Tensor:
     """The shared rewards of responses, (B, rank)."""
     names = [name for name in prediction.dimensions if name.startswith(BASIS)]
     return torch.stack([prediction.dimensions[name] for name in names], -1)
+
+
+def of_nobody(samples: Samples) -> Samples:
+    """The samples of a user who is not in the table."""
+    return replace(samples, columns={**samples.columns, USER: [NOBODY] * len(samples.responses)})
 
 
 @hookimpl

@@ -1,16 +1,16 @@
-"""The reward `personal`: that of one new user, from a few of their judgements and a basis that others have trained."""
+"""The reward `personal`: that of one new user, from a few of their judgements and what others have trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf_personal.cold_start import Prior, most_likely
-from rlhf_personal.head import NOBODY, USER, Table, phi
+from rlhf_personal.head import Table, of_nobody, phi
 from rlhf_plugins import DataFormat, Group, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
 
 
@@ -20,18 +20,23 @@ class OneUser(Reward):
 
     w maximises the likelihood of the judgements (Bradley and Terry 1952) under a normal prior with the mean and the
     covariance of the weights in the model's table. Nothing of the model is trained. All training rows of `judgements`
-    are taken as this user's; without any, w is the mean.
+    are taken as this user's; without any, w is the mean. Of a stage `adapters` it is the reward model with theta_meta +
+    delta, delta fitted to the judgements as the stage fits those of its users.
     """
 
     judgements: DataFormat = uses("data_format", tag="format")
     reward: Reward = uses("reward", "model")
 
     def build(self, run: Run) -> Any:
-        """Raises RunError where the reward is no model with the head `personal`."""
+        """Raises RunError where the reward is neither a model with the head `personal` nor of a stage `adapters`."""
         model: Any = self.reward.build(run)
+        if hasattr(model, "of_one"):
+            return model.of_one(self.judgements.load_in(run).train)
         table = getattr(getattr(model, "module", None), "head", None)
         if not isinstance(table, Table):
-            raise RunError("reward personal: needs a reward model that was trained with `head: personal`")
+            raise RunError(
+                "reward personal: needs a reward model that was trained with `head: personal`, or a stage `adapters`"
+            )
         prior = Prior.of_users((table.shared + table.shift).detach().cpu())
         weights = most_likely(differences(model, self.judgements.load_in(run).train), prior)
 
@@ -53,11 +58,6 @@ def differences(model: Any, groups: Sequence[Group]) -> Tensor:
         for side in ("better", "worse")
     )
     return better - worse
-
-
-def of_nobody(samples: Samples) -> Samples:
-    """The samples of a user who is not in the table."""
-    return replace(samples, columns={**samples.columns, USER: [NOBODY] * len(samples.responses)})
 
 
 @hookimpl
