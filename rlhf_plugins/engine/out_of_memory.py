@@ -1,14 +1,23 @@
-"""Out of memory: which errors say so, what frees memory, and what puts random states back. It knows no work."""
+"""Out of memory: which errors say so, what frees memory, what puts random states back, and the words for a user.
+
+A run says which stage it is in, and what was forecast for it; the switch is of the process.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
+from rlhf_plugins.errors import RunError
+
+logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
+ADVICE = "write a smaller max_length, or see what `rlhf estimate` advises"
 WORDS = (  # of errors that torch raises without a class of their own
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -16,6 +25,30 @@ WORDS = (  # of errors that torch raises without a class of their own
     "CUDNN_STATUS_ALLOC_FAILED",
     "can't allocate memory",
 )
+
+
+class _Work:
+    words = ""
+
+
+@contextmanager
+def during(words: str) -> Iterator[None]:
+    """For the block, messages about a lack of memory say what runs, such as `stage dpo`."""
+    before, _Work.words = _Work.words, f" ({words})"
+    try:
+        yield
+    finally:
+        _Work.words = before
+
+
+def warn(message: str, *values: object) -> None:
+    """Logs that memory ran out and what is done about it; the message has places for the values."""
+    logger.warning("out of memory%s " + message, _Work.words, *values)
+
+
+def too_much(reason: str, what: str) -> RunError:
+    """The error where memory does not hold what cannot be cut further."""
+    return RunError(f"{reason}: {what} too much{_Work.words}; {ADVICE}")
 
 
 def out_of_memory(error: BaseException) -> bool:

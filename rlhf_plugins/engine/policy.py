@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.tokens import RowEncoder, encoded, response_ends
 from rlhf_plugins.data.values import by_name
@@ -33,6 +33,7 @@ from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.noted import described, noted_base, path_to_note
+from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
@@ -156,8 +157,8 @@ class Handle(ABC):
         longest = max(map(len, samples.response_ids), default=0)
         parts = []
         with self, self._mode(grad):
-            for batch in self._batches(samples.prompt_ids, samples.response_ids):
-                logps = self._logps(batch, temperature)
+            groups = by_prompt(samples.prompt_ids, samples.response_ids)
+            for _, logps in self._passes().over(groups, lambda batch, _: self._logps(batch, temperature)):
                 parts.append(torch.nn.functional.pad(logps, (0, longest - logps.shape[1])))
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
@@ -183,12 +184,9 @@ class Handle(ABC):
         begins = any(a is not b and b[: len(a)] == a for a in bare for b in bare)
         return [(rows[0][0][:shortest], ids) for ids in (whole if begins else bare)]
 
-    def _batches(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Iterator[BranchBatch]:
-        layout, pad_id = layout_of(*self.models), int(self.tokenizer.pad_token_id)
-        device = self.models[0].device
-        tokens = min(self.tokens_per_batch or inf, tokens_at_once())
-        for groups in within_budget(by_prompt(prompts, responses), int(tokens), layout):
-            yield BranchBatch.from_inputs({k: v.to(device) for k, v in collate(groups, pad_id, layout).items()})
+    def _passes(self) -> Passes:
+        tokens = int(min(self.tokens_per_batch or inf, tokens_at_once()))
+        return Passes(self.models[0], layout_of(*self.models), int(self.tokenizer.pad_token_id), tokens)
 
     @contextmanager
     def _mode(self, grad: bool) -> Iterator[None]:

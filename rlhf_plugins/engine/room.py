@@ -6,7 +6,6 @@ memory runs out all the same, generation goes on for fewer prompts at a time. It
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,14 +15,12 @@ from torch import nn
 
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
-from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory, too_much, warn
 
-logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
 CACHE_TOKENS = 16_384  # of prompts and responses on a GPU, whose memory their keys and values fill
 FEWER = (
-    "out of memory with keys and values of %d tokens at once: generated again for fewer prompts at a time, and so are "
+    "with keys and values of %d tokens at once: generated again for fewer prompts at a time, and so are "
     "later ones of more than %d; the samples are others than in one call, from the same distribution"
 )
 _FIT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # tokens of cache that fit, of models where more did not
@@ -115,9 +112,9 @@ def generated(
         tokens = (end - start) * max(lengths[start:end])
         if end - start > 1:
             _FIT[_inner(model)] = tokens // 2
-            logger.warning(FEWER, tokens, tokens // 2)
+            warn(FEWER, tokens, tokens // 2)
         elif again:
-            raise RunError(f"{reason}: one response of {tokens} tokens, its prompt's included, is too much")
+            raise too_much(reason, f"one response of {tokens} tokens, its prompt's included, is")
         again = end - start == 1
 
 

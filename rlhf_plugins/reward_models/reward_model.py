@@ -24,7 +24,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.branches import BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.numeric import of_samples
@@ -32,6 +32,7 @@ from rlhf_plugins.engine.fitting import misfit, shapes
 from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_base, path_to_note
+from rlhf_plugins.engine.passes import Passes, rows_of
 from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import tokens_at_once
@@ -124,11 +125,9 @@ class RewardModel(nn.Module):
             pad_id: the token of padding.
             grad: with a gradient.
         """
-        columns, done = of_samples(samples.columns, self.columns), 0
+        columns = of_samples(samples.columns, self.columns)
 
-        def predicted(batch: BranchBatch) -> Prediction:
-            nonlocal done
-            rows = slice(done, done := done + len(batch.index))
+        def predicted(batch: BranchBatch, rows: slice) -> Prediction:
             found: Prediction = self(batch, {name: values[rows] for name, values in columns.items()})
             return map_tensors(found, _to_cpu)
 
@@ -136,24 +135,20 @@ class RewardModel(nn.Module):
 
     def features(self, samples: Samples, pad_id: int) -> Tensor:
         """Feature vectors of responses, in their order, (responses, width) on the model's device."""
-        return torch.cat(list(self._batched(self.pooled, samples, pad_id)))
+        return torch.cat(self._batched(lambda batch, _: self.pooled(batch), samples, pad_id))
 
     def score(self, samples: Samples, pad_id: int) -> list[float]:
         """Rewards of responses, in their order."""
         return self.predict(samples, pad_id).reward.tolist()
 
     def _batched(
-        self, function: Callable[[BranchBatch], Any], samples: Samples, pad_id: int, grad: bool = False
+        self, function: Callable[[BranchBatch, slice], Any], samples: Samples, pad_id: int, grad: bool = False
     ) -> list[Any]:
         self.eval()
-        layout, found = layout_of(self.trunk), []
-        groups = by_prompt(samples.prompt_ids, samples.response_ids)
-        batches = list(within_budget(groups, tokens_at_once(), layout))
+        passes = Passes(self.trunk, layout_of(self.trunk), pad_id, tokens_at_once())
         with torch.set_grad_enabled(grad):
-            for batch in counted(batches, "scoring", len(batches), "batches"):
-                inputs = {k: v.to(self.trunk.device) for k, v in collate(batch, pad_id, layout).items()}
-                found.append(function(BranchBatch.from_inputs(inputs)))
-        return found
+            found = passes.over(by_prompt(samples.prompt_ids, samples.response_ids), function)
+            return [each for _, each in counted(found, "scoring", len(samples.responses), "responses", rows_of)]
 
     def save(self, folder: Path, description: Mapping[str, Any]) -> None:
         """Writes the folder. `description` holds `base`, and the specs of `pooling` and `head`.

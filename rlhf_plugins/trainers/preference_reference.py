@@ -19,9 +19,10 @@ from trl.trainer.utils import use_adapter
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt, collate, within_budget
+from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt
 from rlhf_plugins.engine.loading import base_weights
 from rlhf_plugins.engine.log_probs import response_logps
+from rlhf_plugins.engine.passes import Passes, rows_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
@@ -117,15 +118,16 @@ class ReadsReference(trl.DPOTrainer):
 
     def _summed(self, samples: Samples) -> list[float]:
         """The reference's log-probabilities of responses, in their order."""
-        layout, pad_id = self.data_collator.layout, self.data_collator.pad_id
-        tokens = self._reference_tokens or TOKENS_PER_BATCH
-        batches = list(within_budget(by_prompt(samples.prompt_ids, samples.response_ids), tokens, layout))
-        found: list[float] = []
+        groups, collator = by_prompt(samples.prompt_ids, samples.response_ids), self.data_collator
         with self._reference() as reference:
-            for batch in counted(batches, "reference", len(batches), "batches"):
-                inputs = self._prepare_inputs(collate(batch, pad_id, layout))
-                found += response_logps(reference, BranchBatch.from_inputs(inputs)).logps.sum(1).tolist()
-        return found
+
+            def summed(batch: BranchBatch, _: slice) -> list[float]:
+                return list(response_logps(reference, batch).logps.sum(1).tolist())
+
+            tokens = self._reference_tokens or TOKENS_PER_BATCH
+            found = Passes(reference, collator.layout, collator.pad_id, tokens).over(groups, summed)
+            done = counted(found, "reference", len(samples.responses), "responses", rows_of)
+            return [value for _, part in done for value in part]
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:

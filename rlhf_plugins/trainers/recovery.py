@@ -6,7 +6,6 @@ knows gradients, random states and what a trainer noted, no loss.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -14,10 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory, too_much, warn
 
-logger = logging.getLogger(__name__)
 KEPT, SHARE = "kept", "share"  # keys of a batch
 ROWS = "rows"  # another: how many rows of it count, 0 where one is there to take part
 FEW = 0.1  # share of a model's weights up to which gradients are set aside
@@ -109,9 +106,9 @@ class Recovery:
         if not cut and not last:
             return self.computed(step, part, last=True)
         if not cut:
-            raise RunError(f"{reason}: one row of {tokens} tokens is too much; {ADVICE}")
+            raise too_much(reason, f"one row of {tokens} tokens is")
         self._most = tokens // 2
-        logger.warning(OUT_OF_MEMORY, tokens, self._most, self._cutting.avoided.format(tokens=self._most))
+        warn(CUT, tokens, self._most, self._cutting.avoided.format(tokens=self._most))
         return self._sum(step, cut)
 
     def _sum(self, step: Callable[[Any], Tensor], parts: Sequence[Any]) -> Tensor:
@@ -131,11 +128,10 @@ class Recovery:
             before.restore()
 
 
-OUT_OF_MEMORY = (
-    "out of memory with %d tokens at once: computed again in two parts, and so are later ones of more than %d; the "
+CUT = (
+    "with %d tokens at once: computed again in two parts, and so are later ones of more than %d; the "
     "batch and its gradients stay the same, dropout draws other masks; %s"
 )
-ADVICE = "write a smaller max_length, or see what `rlhf estimate` advises"
 
 
 class Before:

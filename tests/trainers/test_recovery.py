@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import trl
-from torch.utils._python_dispatch import TorchDispatchMode
+from memory_full import Full
 
 from rlhf_plugins import RewardTrainer, RunError
 from rlhf_plugins.contract.run import Adapter, Base
@@ -29,24 +29,6 @@ from rlhf_plugins.trainers.supervision import Monitored, as_first_base
 from .conftest import OPTIONS
 
 Bases = Callable[..., Base]
-
-
-class Full(TorchDispatchMode):
-    """Raises at one operation, counted from 0, or at embeddings of more numbers than a limit; and counts them."""
-
-    def __init__(self, at: int = -1, most: int | None = None) -> None:
-        super().__init__()
-        self.at, self.most, self.count = at, most, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        place, self.count = self.count, self.count + 1
-        if place == self.at and func is not torch.ops.aten.add_.Tensor:  # which allocates nothing
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        result = func(*args, **(kwargs or {}))
-        embeds = func is torch.ops.aten.embedding.default
-        if self.most is not None and embeds and result.numel() > self.most:
-            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
-        return result
 
 
 def dpo(base: Base, folder: Path, tokens: int | None = None) -> Any:

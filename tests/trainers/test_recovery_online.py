@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from memory_full import Full
 
 from rlhf_plugins.engine.layers import checkpointing
 from rlhf_plugins.engine.room import cached_at_once
 
 from .online_parts import Bases, logged, objective, rolled_out, trainer
-from .test_recovery import Full
 
 GRPO: dict[str, Any] = {"advantage": "grpo", "kl": {"use": "in_loss", "coef": 0.1}}
 PROMPTS = ["how is the"] * 3 + ["what"] * 3

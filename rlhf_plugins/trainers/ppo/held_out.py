@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from rlhf_plugins.contract.rows import GoldReward, Samples
+from rlhf_plugins.data.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.groups import batch_columns
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.forward import evaluating
+from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import RunError
@@ -55,8 +57,11 @@ def _scored(samples: Samples, score: Any, gold: GoldReward | None) -> Mapping[st
 
 def _kl(samples: Samples, models: Models, count: int) -> Mapping[str, float]:
     """The mean over responses of their summed log-ratio to the reference, in nats."""
-    ratios = 0.0
-    for batch in models.batches(samples.prompt_ids, samples.response_ids, tokens_at_once()):
+
+    def summed(batch: BranchBatch, _: slice) -> float:
         own, other = models.outputs(batch).log_probs, models.reference_log_probs(batch)
-        ratios += float((own - other).masked_fill(~batch.response_mask(), 0.0).sum())
-    return {"kl": ratios / count}
+        return float((own - other).masked_fill(~batch.response_mask(), 0.0).sum())
+
+    groups = by_prompt(samples.prompt_ids, samples.response_ids)
+    passes = Passes(models.policy, models.layout(), models.pad_id, tokens_at_once())
+    return {"kl": sum(ratios for _, ratios in passes.over(groups, summed)) / count}

@@ -5,7 +5,6 @@ In several processes, which take each step together, nothing is cut further.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.engine.out_of_memory import attempted, release_memory
+from rlhf_plugins.engine.out_of_memory import attempted, release_memory, too_much, warn
 from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
 from rlhf_plugins.engine.sampling import AT_ONCE
-from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.recovery import ADVICE, Before
+from rlhf_plugins.trainers.recovery import Before
 
 if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.models import Outputs
@@ -26,9 +24,8 @@ if TYPE_CHECKING:
 
     Computed = tuple[TokenTensors, Outputs | None]
 
-logger = logging.getLogger(__name__)
 SMALLER = (
-    "out of memory with %d tokens of a rollout at once: it is computed in parts of at most %d, and so are later ones; "
+    "with %d tokens of a rollout at once: it is computed in parts of at most %d, and so are later ones; "
     "the numbers stay the same"
 )
 
@@ -76,9 +73,9 @@ def computed(
         release_memory()
         largest = max(each.tokens for each in batches)
         if rollouts.cut.whole or all(len(each.rows) == 1 for each in batches):
-            raise RunError(f"{reason}: {largest} tokens that cannot be cut are too much; {ADVICE}")
+            raise too_much(reason, f"{largest} tokens that cannot be cut are")
         rollouts.cut.tokens = largest // 2
-        logger.warning(SMALLER, largest, largest // 2)
+        warn(SMALLER, largest, largest // 2)
 
 
 def _outputs(rollouts: Rollouts, batches: Sequence[MicroBatch]) -> list[Computed]:
