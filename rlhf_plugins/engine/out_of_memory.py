@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from rlhf_plugins.errors import RunError
-
 logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
 ADVICE = "write a smaller max_length, or see what `rlhf estimate` advises"
@@ -46,9 +44,9 @@ def warn(message: str, *values: object) -> None:
     logger.warning("out of memory%s " + message, _Work.words, *values)
 
 
-def too_much(reason: str, what: str) -> RunError:
-    """The error where memory does not hold what cannot be cut further."""
-    return RunError(f"{reason}: {what} too much{_Work.words}; {ADVICE}")
+def too_much(reason: str, what: str) -> str:
+    """The message where memory does not hold what cannot be cut further."""
+    return f"{reason}: {what} too much{_Work.words}; {ADVICE}"
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate, size, within_budget
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, too_much, warn
+from rlhf_plugins.errors import RunError
 
 Found = TypeVar("Found")
 SMALLER = (
@@ -66,7 +67,7 @@ class Passes:
             release_memory()
             tokens, alone = size(batches[0], self.layout), rows.stop - rows.start == 1
             if alone and again:
-                raise too_much(reason, f"one response of {tokens} tokens, its prompt's included, is")
+                raise RunError(too_much(reason, f"one response of {tokens} tokens, its prompt's included, is"))
             if not alone:
                 _FIT[self.model] = tokens // 2
                 warn(SMALLER, tokens, tokens // 2, tokens // 2)

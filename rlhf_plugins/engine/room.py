@@ -16,6 +16,7 @@ from torch import nn
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.engine.layers import CHECKPOINTING, checkpointing
 from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory, too_much, warn
+from rlhf_plugins.errors import RunError
 
 Found = TypeVar("Found")
 CACHE_TOKENS = 16_384  # of prompts and responses on a GPU, whose memory their keys and values fill
@@ -114,7 +115,7 @@ def generated(
             _FIT[_inner(model)] = tokens // 2
             warn(FEWER, tokens, tokens // 2)
         elif again:
-            raise too_much(reason, f"one response of {tokens} tokens, its prompt's included, is")
+            raise RunError(too_much(reason, f"one response of {tokens} tokens, its prompt's included, is"))
         again = end - start == 1
 
 

@@ -62,6 +62,13 @@ def warnings(found: Forecast) -> Iterator[str]:
         )
 
 
+def in_short(one: StageForecast) -> str:
+    """The peak of a stage beside its card, and what most of it is for."""
+    of_card = "" if one.card is None else f" of {memory(one.card.bytes)}"
+    most = f", most of it for {next(iter(one.consumers))} ({one.largest})" if one.consumers else ""
+    return f"forecast {memory(one.peak_bytes)}{of_card}{most}"
+
+
 def _verdict(one: StageForecast) -> str:
     if not one.phases:
         return one.verdict

@@ -36,6 +36,7 @@ COSTS: dict[str, Callable[[CostReport], str]] = {
     "tokens generated": lambda cost: words.count(cost.generated_tokens),
     "reward calls": lambda cost: words.count(cost.reward_calls),
     "peak memory": lambda cost: words.memory(cost.peak_bytes),
+    "forecast": lambda cost: words.memory(cost.forecast_bytes),
 }
 
 

@@ -172,7 +172,10 @@ class RolloutReport(Record):
 
 
 class CostReport(Record):
-    """What a stage used; FLOPs are of the engine's forward and backward passes, a reward call scores one response."""
+    """What a stage used; FLOPs are of the engine's forward and backward passes, a reward call scores one response.
+
+    `forecast_bytes` is what `peak_bytes` was forecast to be, on a GPU.
+    """
 
     seconds: Number = None
     flops: Number = None
@@ -180,6 +183,7 @@ class CostReport(Record):
     generated_tokens: Count = 0
     reward_calls: Count = 0
     peak_bytes: Count | None = None
+    forecast_bytes: Count | None = None
 
 
 class CurveReport(Record):

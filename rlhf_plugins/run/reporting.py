@@ -20,6 +20,7 @@ from rlhf_plugins.report.schema import FORMAT, Report
 from rlhf_plugins.report.words import duration
 from rlhf_plugins.run.comparing import policies, with_costs
 from rlhf_plugins.run.folder import WENT_ON, RunFolder
+from rlhf_plugins.run.forecasts import forecast_bytes
 
 DIGEST = "digest"  # of the rows, in the status alone
 
@@ -79,7 +80,7 @@ def _values(folder: RunFolder, status: Mapping[str, Any], results: list[StageRes
         "format": FORMAT,
         "title": folder.path.resolve().name,
         "recipe": folder.recipe(),
-        "stages": [_stage(result) for result in results],
+        "stages": [_stage(result, status) for result in results],
         **{name: status.get(name) for name in ("started", "status", "versions", "hardware", "plugins")},
         "data": _data(status["data"], results),
         "finished": status.get("finished", status.get("started")),
@@ -119,7 +120,7 @@ def _going_on(folder: RunFolder, status: Mapping[str, Any], values: Mapping[str,
         "" if left is None else f"about {duration(left)} of the run were left when the stage began",
     ]
     running = StageResult(name=name, curves=curves)
-    stages = [*values["stages"], _stage(running)] if curves else values["stages"]
+    stages = [*values["stages"], _stage(running, status)] if curves else values["stages"]
     return {**found, "stages": stages, "progress": ", ".join(filter(None, words))}
 
 
@@ -141,11 +142,11 @@ def _files(status: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _stage(result: StageResult) -> dict[str, Any]:
+def _stage(result: StageResult, status: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": result.name,
         "stage": result.stage or "stage",
-        "cost": asdict(result.cost),
+        "cost": {**asdict(result.cost), "forecast_bytes": forecast_bytes(status, result.name)},
         "curves": {name: asdict(curve) for name, curve in result.curves.items()},
         "rollouts": list(result.report.rollouts),
         "sections": [asdict(section) for section in result.sections],

@@ -27,7 +27,7 @@ from rlhf_plugins.recipe.members import SEEDS, SWEEP
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import registry as installed
 from rlhf_plugins.report.words import duration
-from rlhf_plugins.run import amended, blame, origin, reporting, starts, together
+from rlhf_plugins.run import amended, blame, forecasts, origin, reporting, starts, together
 from rlhf_plugins.run.folder import RunFolder, own
 from rlhf_plugins.run.hooks import Hooks
 from rlhf_plugins.run.left import after, left
@@ -159,20 +159,6 @@ def _fitted(recipe: AnyRecipe, overrides: Sequence[str], say: Say) -> Sequence[s
     return found.overrides
 
 
-def _warn_of_memory(assembled: Assembled, say: Say) -> None:
-    """A line for each stage that this machine's GPU may not hold; where there is no forecast, a run finds out."""
-    from rlhf_plugins.forecast import cards, words
-    from rlhf_plugins.forecast.forecast import forecast
-
-    if (card := cards.present()) is None:
-        return
-    try:
-        for line in words.warnings(forecast(assembled, card)):
-            say(f"warning: {line}")
-    except RunError as error:
-        say(f"warning: no forecast of memory: {error}")
-
-
 def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finished:
     from transformers.utils.logging import disable_progress_bar
 
@@ -184,7 +170,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     folder = RunFolder(assembled.output_dir)
     for warning in processes.on_main(lambda: _allowed(folder, assembled, resume, overwrite)):
         say(f"warning: {warning}")
-    _warn_of_memory(assembled, say)
+    ahead = forecasts.of_memory(assembled, say)
     long = courses(assembled)
     say("data: loading")
     data = _loaded(assembled)
@@ -196,6 +182,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     hooks = Hooks(assembled.registry, folder, say)
     staged = _Staged(assembled, data, folder, say, hooks, long)
     processes.on_main(lambda: staged.begin(used, resume, overwrite))
+    folder.note(**forecasts.noted(ahead))
     together.refuse_other_folder(folder)
     with staged.stop.listening(say):
         try:
@@ -343,6 +330,8 @@ class _Staged:
 
     def _reason(self, error: BaseException, index: int, stage: Stage) -> str:
         """What went wrong, in words; the traceback is in a file."""
+        from rlhf_plugins.engine.out_of_memory import ADVICE, out_of_memory
+
         if lost := processes.lost(error):
             return lost
         trace = self.folder.stage(index, stage.name) / f"traceback{processes.index() or ''}.txt"
@@ -351,10 +340,11 @@ class _Staged:
             trace.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         where = blame.of_plugin(error, self.assembled.registry)
         kept = f" (traceback in {trace})" if trace.exists() else ""
-        return f"{type(error).__name__}: {error}{where}{kept}"
+        short = f"; {forecasts.words(self.folder.status(), stage.name)}; {ADVICE}" if out_of_memory(error) else ""
+        return f"{type(error).__name__}: {error}{where}{kept}{short}"
 
     def _run(self, index: int, stage: Stage, finished: tuple[StageResult, ...]) -> StageResult:
-        from rlhf_plugins.engine import progress
+        from rlhf_plugins.engine import out_of_memory, progress
 
         self.stop.begin()
         for sentence in processes.on_main(lambda: self.folder.rewind(self.folder.stage(index, stage.name))):
@@ -366,7 +356,8 @@ class _Staged:
         parts = ["running", begins, f"about {duration(ahead)} left of the run" if ahead else ""]
         self.say(f"{self._place(index)}: {', '.join(filter(None, parts))}")
         services = replace(run.services, hooks=self.hooks, stop=self.stop, checkpoint=self.assembled.checkpoint)
-        with progress.before(after(self.courses, finished, stage.name)):
+        words = forecasts.words(self.folder.status(), stage.name)
+        with progress.before(after(self.courses, finished, stage.name)), out_of_memory.during(words):
             return perform(replace(run, name=stage.name, services=services), stage)
 
     def _stopped(self, status: str, stage: Stage, reason: str) -> str:

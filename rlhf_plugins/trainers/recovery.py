@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.engine.out_of_memory import attempted, random_state, release_memory, too_much, warn
+from rlhf_plugins.errors import RunError
 
 KEPT, SHARE = "kept", "share"  # keys of a batch
 ROWS = "rows"  # another: how many rows of it count, 0 where one is there to take part
@@ -106,7 +107,7 @@ class Recovery:
         if not cut and not last:
             return self.computed(step, part, last=True)
         if not cut:
-            raise too_much(reason, f"one row of {tokens} tokens is")
+            raise RunError(too_much(reason, f"one row of {tokens} tokens is"))
         self._most = tokens // 2
         warn(CUT, tokens, self._most, self._cutting.avoided.format(tokens=self._most))
         return self._sum(step, cut)

@@ -91,7 +91,7 @@ def test_sections_costs_units_numbers_and_lineage_of_a_stage_are_reported(tmp_pa
     (stage,) = left(tmp_path, result).stages
     assert stage.sections[0].rows == [{"round": 1, "passed": True}]
     assert (stage.curves["kept"].unit, stage.curves["kept"].better) == ("share", "higher")
-    assert list(stage.cost.model_dump().values()) == [1.0, 2e9, 3, 4, 5, 6]
+    assert list(stage.cost.model_dump().values()) == [1.0, 2e9, 3, 4, 5, 6, None]
     assert (stage.stage, stage.metrics, stage.opened) == ("self_improve", {"rounds": 2}, ["sft.policies.sft"])
 
 

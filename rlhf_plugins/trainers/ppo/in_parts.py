@@ -16,6 +16,7 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.engine.out_of_memory import attempted, release_memory, too_much, warn
 from rlhf_plugins.engine.room import cached_at_once, generated, in_batches
 from rlhf_plugins.engine.sampling import AT_ONCE
+from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.recovery import Before
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def computed(
         release_memory()
         largest = max(each.tokens for each in batches)
         if rollouts.cut.whole or all(len(each.rows) == 1 for each in batches):
-            raise too_much(reason, f"{largest} tokens that cannot be cut are")
+            raise RunError(too_much(reason, f"{largest} tokens that cannot be cut are"))
         rollouts.cut.tokens = largest // 2
         warn(SMALLER, largest, largest // 2)
 
