@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -374,7 +374,7 @@ def _first(split: str, count: int) -> tuple[str, ...]:
 
 def _gold(prompt: str, response: str) -> Mapping[str, float]:
     worth = gold(prompt, response)
-    return {**asdict(worth), "total": worth.total}
+    return {**vars(worth), "total": worth.total}
 
 
 @hookimpl

@@ -15,7 +15,8 @@ the prompt. An empty text, and a prompt from outside the world, score zero.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 from rlhf_plugins.sandbox.language import Kind, Sentence, read
@@ -43,9 +44,10 @@ class Gold:
     @property
     def total(self) -> float:
         """The weighted sum (`WEIGHTS`), in [0, `MAX_TOTAL`]."""
-        return sum(WEIGHTS[name] * value for name, value in asdict(self).items())
+        return sum(WEIGHTS[name] * value for name, value in vars(self).items())
 
 
+@lru_cache(4096)  # a rollout's curve and its audit ask for the same
 def gold(prompt: str, response: str) -> Gold:
     """Score any response to a prompt; never raises on a text."""
     query, parts = parse_prompt(prompt), read(response)
