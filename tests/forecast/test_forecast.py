@@ -40,14 +40,16 @@ def test_every_bundled_stage_has_a_forecast() -> None:
     assert all("KV cache" in one.phases["generation"] for one in found.stages if "generation" in one.phases)
 
 
-ANSWERS = {"use": "answers", "data": {"format": "prompts", "source": "sums.jsonl"}, "rows": 512, "max_new_tokens": 128}
+ANSWERS = {"use": "answers", "rows": 512, "max_new_tokens": 128}
 EVALUATE = {"stage": "evaluate", "max_new_tokens": 8, "cache_tokens": 100_000}
 
 
 @pytest.mark.parametrize("stage", [EVALUATE, {**DPO, "trainer": EVALUATED}])
-def test_answers_to_tasks_are_generated(stage: dict[str, Any]) -> None:
-    Path("sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
-    given = (recipe({**stage, **more}, max_prompt_length=16) for more in ({}, {"tasks": [ANSWERS]}))
+def test_answers_to_tasks_are_generated(stage: dict[str, Any], tmp_path: Path) -> None:
+    rows = tmp_path / "sums.jsonl"
+    rows.write_text('{"prompt": "2 + 2", "answer": "4"}\n')
+    tasks = [{**ANSWERS, "data": {"format": "prompts", "source": str(rows)}}]
+    given = (recipe({**stage, **more}, max_prompt_length=16) for more in ({}, {"tasks": tasks}))
     (plain,), (tasked,) = (estimate(one).stages for one in given)
     cache = [one.phases.get("generation", {}).get("KV cache", 0) for one in (plain, tasked)]
     assert cache[1] > 2 * cache[0]
