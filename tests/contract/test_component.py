@@ -10,8 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhf_plugins import Component, Earlier, Generator, PluginError, RankedScores, RewardHead, RewardLoss, trait, uses
-from rlhf_plugins.components.reward_loss import BradleyTerry
+from rlhf_plugins import (
+    Component,
+    Earlier,
+    Generator,
+    PluginError,
+    RankedScores,
+    RewardHead,
+    RewardLoss,
+    component,
+    trait,
+    uses,
+)
 from rlhf_plugins.errors import ComponentError
 
 PAIRS = RankedScores.of(torch.tensor([[1.0, 0.0]], requires_grad=True))
@@ -134,9 +144,9 @@ def test_a_kind_declares_its_own_traits() -> None:
 
 
 def test_soft_labels_are_taken_where_all_parts_take_them() -> None:
-    known = {"bradley_terry": BradleyTerry(), "gap": Gap()}
-    assert Both(first=known["bradley_terry"], others=(known["bradley_terry"],)).takes_probabilities
-    assert not Both(first=known["bradley_terry"], others=(known["gap"],)).takes_probabilities
+    takes = component("reward_loss", "bradley_terry")
+    assert Both(first=takes, others=(takes,)).takes_probabilities
+    assert not Both(first=takes, others=(Gap(),)).takes_probabilities
 
 
 def test_a_field_may_hold_several_or_none() -> None:

@@ -34,7 +34,6 @@ from rlhf_plugins import (
     open_run,
     session,
 )
-from rlhf_plugins.components.monitor import KLLimit
 from rlhf_plugins.contract.workload import Course, Known
 from rlhf_plugins.registry.registry import Plugin, Registry
 from rlhf_plugins.run.stage_run import Services
@@ -187,6 +186,12 @@ class Until(Monitor):
         return lambda step: alarms.get(step.step)
 
 
+@dataclass(frozen=True)
+class Reader(Monitor, reads_rollouts=True):
+    def build(self, run: Run) -> Callable[[Step], Alarm | None]:
+        return lambda step: None
+
+
 @hookimpl
 def register_monitor() -> dict[str, type]:
     return {"until": Until}
@@ -200,8 +205,8 @@ def test_monitors_watch_the_training_of_a_guest(tmp_path: Path) -> None:
         run.fit(trainer(tmp_path / "a", 1.0), [Until()])
     rows = [json.loads(line) for line in (tmp_path / "run" / "alarms.jsonl").read_text().splitlines()]
     assert [(row["step"], row["message"]) for row in rows] == [(1, "slower"), (2, "enough")]
-    with pytest.raises(RunError, match="fit: a monitor reads rollouts, of which a guest's Trainer makes none: KLLimit"):
-        run.fit(trainer(tmp_path / "b", 1.0), [KLLimit()])
+    with pytest.raises(RunError, match="fit: a monitor reads rollouts, of which a guest's Trainer makes none: Reader"):
+        run.fit(trainer(tmp_path / "b", 1.0), [Reader()])
 
 
 def test_an_interrupt_asks_a_stage_that_looks_and_the_second_one_ends_it() -> None:

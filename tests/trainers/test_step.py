@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,6 @@ from torch import Tensor, tensor
 
 from rlhf_plugins.arithmetic import masked
 from rlhf_plugins.arithmetic.moments import Unit
-from rlhf_plugins.components.kl import InLoss
 from rlhf_plugins.contract.interfaces import KLEstimator, PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.errors import PluginError, RunError
@@ -231,7 +231,7 @@ def test_an_optimizer_step_that_would_mix_rollouts_is_refused(bases: Bases, tmp_
 
 
 def test_a_component_that_uses_batch_mates_is_given_the_whole_minibatch(bases: Bases, tmp_path: Path) -> None:
-    kl = InLoss(estimator=Centred())
+    kl = replace(component("kl", "in_loss"), estimator=Centred())
     for parts in ({"reduction": Worst()}, {"reduction": MeanOf()}, {"policy_loss": Mates()}, {"kl": kl}):
         found = trainer(bases(), tmp_path, objective(**parts), tokens_per_batch=8)
         assert found._rollouts.cut.tokens is None
