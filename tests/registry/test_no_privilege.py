@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from warm import Warm
@@ -79,37 +75,3 @@ def test_without_a_file_recipes_that_do_not_need_it_check(
     for recipe, fault in without(file)["recipes"].items():
         assert bool(fault) == (own in uses[recipe]), (recipe, fault)
         assert not fault or re.search("unknown (.*) '|is required|needs at least", fault)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("file", ALL)
-def test_without_a_file_every_test_that_fails_uses_it(file: str, tmp_path: Path) -> None:
-    """Over all tests, so a file takes as long as `make test`; `-k shaping.py` chooses one."""
-    copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "build"))
-    (copy / "rlhf_plugins/components" / file).unlink()
-    words = ["-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore", "--continue-on-collection-errors"]
-    words += ["--numprocesses", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal", "--junitxml", "found.xml"]
-    environment = os.environ | {"PYTHONPATH": str(copy)}
-    subprocess.run([sys.executable, "-m", "pytest", *words], cwd=copy, env=environment, capture_output=True)
-    failed = list(_failures(copy / "found.xml"))
-    assert failed
-    assert [failure for failure in failed if not _uses(file).search(failure)] == []
-
-
-def _failures(junit: Path) -> Iterator[str]:
-    """The name of each test that failed, and with what message."""
-    for case in ElementTree.parse(junit).iter("testcase"):
-        for found in (*case.findall("failure"), *case.findall("error")):
-            errors = [line for line in (found.text or "").splitlines() if line.startswith("E ")]
-            yield "\n".join([f"{case.get('classname')}::{case.get('name')}", found.get("message", ""), *errors])
-
-
-def _uses(file: str) -> re.Pattern[str]:
-    """A test uses a file if its name or its failure names the file or, in quotes, one of its components."""
-    stem = file.removesuffix(".py")
-    made = [c for c in registry().describe() if c.plugin.name == f"components.{stem}"]
-    names, pages = [re.escape(c.name) for c in made], "|".join(sorted({stem, *(c.kind for c in made)}))
-    quoted = f"""['"`]({"|".join([stem, *names])})['"`]"""
-    return re.compile(rf"\btest_{stem}\b|\[[^]]*\b{stem}\b|components[./]({pages})\b|{quoted}")
