@@ -51,6 +51,22 @@ class Mean(Pooling):
 
 
 @dataclass(frozen=True)
+class Sum(Pooling):
+    """The sum of the hidden states over the True positions, sum_t h_t, divided by `scale`.
+
+    Under a linear head it is a reward for every token, r_t = w . h_t / scale, which is learned from judgements of whole
+    responses (Yang et al. 2023, arXiv 2306.00398); the reward `by_token` pays them. It grows with the length.
+    """
+
+    scale: Annotated[float, Field(gt=0, description="brings the feature to the size that a head expects")] = 16.0
+    over: Over = "sequence"
+
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:  # (batch, length, width) -> (batch, width)
+        """sum_t h_t / scale."""
+        return _kept(hidden, mask).sum(1) / self.scale
+
+
+@dataclass(frozen=True)
 class MeanSqrtLength(Pooling):
     """The sum of the hidden states over the root of their number, 1/sqrt(T) sum_t h_t, divided by `scale`.
 
@@ -228,4 +244,5 @@ def register_pooling() -> dict[str, type]:
         "hierarchical": Hierarchical,
         "learned_hierarchical": LearnedHierarchical,
         "multi_scale": MultiScale,
+        "sum": Sum,
     }

@@ -1,6 +1,6 @@
 """Rewards for each token that leave the optimum of a reward for whole responses where it is.
 
-Both are potential-based shaping without discount (Ng et al. 1999, theorem 1): r_t = Phi(s_{t+1}) - Phi(s_t), where
+All are potential-based shaping without discount (Ng et al. 1999, theorem 1): r_t = Phi(s_{t+1}) - Phi(s_t), where
 Phi is 0 before the first token and the whole response's reward R after the last. So the tokens sum to R, and at every
 state the same tokens are best; what is known earlier is paid earlier.
 """
@@ -56,6 +56,28 @@ class Guided(Reward):
 
 
 @dataclass(frozen=True)
+class ByToken(Reward):
+    """A reward model's reward R of whole responses, each token paid what it adds: Phi is R of the response so far.
+
+    Return decomposition by differences (Arjona-Medina et al. 2019) of a reward model that was trained on
+    whole responses. Its pooling says which prefixes that training reached: `mean` over the response trains the hidden
+    state of every token and `attention` its share too, `last_token` that of the last one alone, so that what it says
+    earlier is a poor guide. All prefixes are of one forward pass.
+    """
+
+    reward: Reward = uses("reward", "model")
+
+    def build(self, run: Run) -> RewardFunction:
+        """Raises RunError as the reward does, and where it is no single reward model of a decoder."""
+        from rlhf_plugins.reward_models.handle import reward_handle
+
+        handle = reward_handle(self.reward.build(run))
+        if handle.with_tokens is None:
+            raise RunError("reward by_token: needs a single reward model, such as `model`; others may use `prefixes`")
+        return handle.by_token
+
+
+@dataclass(frozen=True)
 class Prefixes(Reward):
     """A reward R of whole responses that is paid as it grows: Phi is R of the response so far, every few tokens.
 
@@ -106,4 +128,4 @@ def _mask(samples: Samples) -> Tensor:
 @hookimpl
 def register_reward() -> dict[str, type]:
     """The rewards of this file."""
-    return {"guided": Guided, "prefixes": Prefixes}
+    return {"by_token": ByToken, "guided": Guided, "prefixes": Prefixes}

@@ -199,6 +199,7 @@ def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone
             alone,
             encoder,
             with_grad=lambda samples: alone.predict(samples, pad_id, grad=True),
+            with_tokens=lambda samples: alone.by_token(samples, pad_id),
         )
     pooling, head = component("pooling", parts.pooling), component("reward_head", parts.head)
     adapter = None if parts.frozen else backbone.load(folder)
@@ -213,4 +214,8 @@ def open_member(folder: Path, component: Open, trust_remote_code: bool, backbone
         with backbone.using(adapter):
             return model.predict(samples, pad_id)
 
-    return RewardHandle(predict, model, encoder)
+    def by_token(samples: Samples) -> Prediction:
+        with backbone.using(adapter):
+            return model.by_token(samples, pad_id)
+
+    return RewardHandle(predict, model, encoder, with_tokens=by_token)

@@ -38,6 +38,7 @@ class RewardHandle:
         encoder: of the model's base, where there is one.
         retries: when and how often it is asked again while it is unavailable.
         with_grad: scores responses with a gradient, where that can be.
+        with_tokens: scores responses token by token, where that can be.
     """
 
     function: Predict
@@ -45,6 +46,7 @@ class RewardHandle:
     encoder: RowEncoder | None = field(default=None, repr=False)
     retries: Retries = field(default=Retries(), repr=False)  # noqa: RUF009 (frozen)
     with_grad: Predict | None = field(default=None, repr=False)
+    with_tokens: Predict | None = field(default=None, repr=False)
 
     def predict(self, samples: Samples, *, grad: bool = False) -> Prediction:
         """(B,) rewards, with what else is predicted, on the CPU.
@@ -59,9 +61,22 @@ class RewardHandle:
         """
         if grad and self.with_grad is None:
             raise RunError("this reward has no gradient: it is no single reward model")
+        function = self.with_grad if grad and self.with_grad is not None else self.function
+        return self._predicted(function, samples, grad)
+
+    def by_token(self, samples: Samples) -> Prediction:
+        """As `predict`, with `tokens`: what each token adds to the reward of the response so far.
+
+        Raises:
+            RunError: it is no single reward model, or that of an encoder.
+        """
+        if self.with_tokens is None:
+            raise RunError("this reward gives no numbers to tokens: it is no single reward model")
+        return self._predicted(self.with_tokens, samples)
+
+    def _predicted(self, function: Predict, samples: Samples, grad: bool = False) -> Prediction:
         if not samples.responses:
             return Prediction(torch.zeros(0))
-        function = self.with_grad if grad and self.with_grad is not None else self.function
         if grad or processes.count() == 1:
             return self._asked(function, samples)
         if self.module is None:
@@ -109,8 +124,9 @@ def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # 
     """What a reward component built, as a handle."""
     if isinstance(built, RewardHandle):
         return built
-    module, encoder, with_grad = (getattr(built, name, None) for name in ("module", "encoder", "with_grad"))
-    return RewardHandle(built, module, encoder, retries, with_grad)
+    names = ("module", "encoder", "with_grad", "with_tokens")
+    module, encoder, with_grad, with_tokens = (getattr(built, name, None) for name in names)
+    return RewardHandle(built, module, encoder, retries, with_grad, with_tokens)
 
 
 def rewards(prediction: Prediction) -> list[float | None]:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from rlhf_plugins.arithmetic.objectives import by_potential
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
@@ -29,7 +30,7 @@ from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.numeric import of_samples
 from rlhf_plugins.engine.fitting import misfit, shapes
-from rlhf_plugins.engine.forward import sequence_states, states_at, trunk_of
+from rlhf_plugins.engine.forward import is_causal, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.loading import load_trunk, with_saved_adapter
 from rlhf_plugins.engine.noted import noted_base, path_to_note
 from rlhf_plugins.engine.passes import Passes, rows_of
@@ -38,6 +39,7 @@ from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sentences import SentenceEnds
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.reward_models.prefixes import prefix_features
 
 NO_COLUMNS: Mapping[str, Tensor] = {}
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
@@ -112,10 +114,15 @@ class RewardModel(nn.Module):
             return self.pooling(states, batch.mask[:, :1])
         states = sequence_states(trunk_of(self.trunk), batch)  # (B, L, width)
         mask = batch.response if self.pooling.over == "response" else batch.mask
+        numbers = self._numbers(batch)
+        return self.pooling(states, mask) if numbers is None else self.pooling(states, mask, numbers)
+
+    def _numbers(self, batch: BranchBatch) -> Tensor | None:
+        """Of the sentences of each branch, (B, L), where the pooling reads them."""
         if self.sentences is None:
-            return self.pooling(states, mask)
-        ids = batch.input_ids.flatten()[batch.index]  # (B, L)
-        return self.pooling(states, mask, self.sentences(ids, batch.mask))
+            return None
+        numbers: Tensor = self.sentences(batch.input_ids.flatten()[batch.index], batch.mask)
+        return numbers
 
     def predict(self, samples: Samples, pad_id: int, grad: bool = False) -> Prediction:
         """Predictions for responses, in their order, on the CPU; neighbours with one prompt share its computation.
@@ -132,6 +139,30 @@ class RewardModel(nn.Module):
             return map_tensors(found, _to_cpu)
 
         return concatenated(self._batched(predicted, samples, pad_id, grad))
+
+    def by_token(self, samples: Samples, pad_id: int) -> Prediction:
+        """As `predict`, and what each token adds to the reward of the response so far, which starts from 0: `tokens`.
+
+        Raises:
+            RunError: the trunk reads both ways, so that a token changes what precedes it.
+        """
+        if not is_causal(trunk_of(self.trunk)):
+            raise RunError("an encoder reads both ways, and gives no reward to the beginning of a response")
+        columns = of_samples(samples.columns, self.columns)
+
+        def grown(batch: BranchBatch, rows: slice) -> Prediction:
+            states, counts = sequence_states(trunk_of(self.trunk), batch), batch.lengths.cpu()
+            features = prefix_features(states, batch, self.pooling, self._numbers(batch))
+            given = {name: values[rows].repeat_interleave(counts, 0) for name, values in columns.items()}
+            found: Prediction = self(features, given)
+            return map_tensors(replace(found, features=None), _to_cpu)
+
+        every = concatenated(self._batched(grown, samples, pad_id))  # of every prefix
+        lengths = torch.tensor([len(ids) for ids in samples.response_ids])
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        whole = map_tensors(every, lambda values: values[lengths.cumsum(0) - 1])
+        potentials = every.reward.new_zeros(mask.shape).masked_scatter(mask, every.reward)
+        return replace(whole, tokens=by_potential(whole.reward, potentials, mask, 1.0))
 
     def features(self, samples: Samples, pad_id: int) -> Tensor:
         """Feature vectors of responses, in their order, (responses, width) on the model's device."""

@@ -23,6 +23,7 @@ from rlhf_plugins.components.pooling import (
     Mean,
     MeanSqrtLength,
     MultiScale,
+    Sum,
     register_pooling,
 )
 from rlhf_plugins.recipe.options import adapter, options
@@ -38,10 +39,11 @@ POOLINGS = [
     Hierarchical(0.3),
     LearnedHierarchical(0.3),
     MultiScale(2),
+    Sum(4.0),
 ]
 LEARNED = [pooling for pooling in POOLINGS if hasattr(pooling, "build")]
 every = pytest.mark.parametrize("pooling", POOLINGS, ids=lambda pooling: type(pooling).__name__)
-AVERAGES = [pooling for pooling in POOLINGS if not isinstance(pooling, MeanSqrtLength)]  # it grows with the length
+AVERAGES = [pooling for pooling in POOLINGS if not isinstance(pooling, MeanSqrtLength | Sum)]  # they grow with it
 averaging = pytest.mark.parametrize("pooling", AVERAGES, ids=lambda pooling: type(pooling).__name__)
 learned = pytest.mark.parametrize("pooling", LEARNED, ids=lambda pooling: type(pooling).__name__)
 
@@ -284,6 +286,11 @@ def test_the_sum_over_the_root_of_the_length_by_hand() -> None:
     assert MeanSqrtLength()(hidden, torch.zeros_like(mask)).tolist() == [[0.0], [0.0]]
 
 
+def test_the_sum_by_hand() -> None:
+    """(1 + 2 + 6) / 4."""
+    assert_close(Sum(4.0)(HIDDEN, ALL), tensor([[2.25, 22.5]]))
+
+
 def test_names_of_the_recipe() -> None:
     assert register_pooling() == {
         "last_token": LastToken,
@@ -294,4 +301,5 @@ def test_names_of_the_recipe() -> None:
         "hierarchical": Hierarchical,
         "learned_hierarchical": LearnedHierarchical,
         "multi_scale": MultiScale,
+        "sum": Sum,
     }
