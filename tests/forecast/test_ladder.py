@@ -9,7 +9,8 @@ import pytest
 
 from rlhf_plugins import check_recipe, estimate, run_recipe
 from rlhf_plugins.forecast.cards import card
-from rlhf_plugins.recipe.check import bundled
+from rlhf_plugins.recipe.check import bundled, load_recipe
+from rlhf_plugins.recipe.course import courses
 
 LADDER = {name: file for name, file in bundled().items() if re.fullmatch(r".*_\d+gb", name)}
 SMALL = ["base=sandbox", "data=sandbox", "data.prompts=24", "data.responses=2", "data.pairs=1"]
@@ -38,6 +39,16 @@ def test_it_resolves_and_its_header_fits_the_card(name: str) -> None:
     assert max(found.values()) * 2**30 < 0.9 * card(name.rpartition("_")[2]).bytes
     first = LADDER[name].read_text().partition("\n")[0]
     assert first.endswith(f"rlhf run recipes/{name}.yaml")
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_its_header_says_the_cost_that_check_counts(name: str) -> None:
+    line = LADDER[name].read_text().splitlines()[1]
+    counted = [one.words for one in courses(load_recipe(LADDER[name])).values() if one]
+    for samples in re.findall(r"([\d,]+) (?:episodes|responses) of up to", line):
+        assert any(f", {samples} episodes," in words for words in counted)
+    for rows in re.findall(r"Cost: ([\d,]+) .*steps", line):  # others go through the data once
+        assert any(f", {rows} in all" in words for words in counted)
 
 
 @pytest.mark.slow
