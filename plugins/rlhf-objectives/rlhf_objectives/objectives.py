@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 
 from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
+
+WEIGHTS, ASKED = "weights", "asked"  # columns of a prompt with words for weights: the weights, and the prompt without
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ class Combined(Reward):
         def score(samples: Samples) -> Prediction:
             found = [part(samples) for part in parts]
             members = torch.stack([each.reward for each in found])  # (M, B)
-            silent = [each.abstained for each in found if each.abstained is not None]
-            abstained = torch.stack(silent).any(0) if silent else None
+            abstained = any_abstains(found)
             heard = torch.ones(members.shape[1], dtype=torch.bool) if abstained is None else ~abstained
             reward = members.new_zeros(members.shape[1])
             if heard.any():
@@ -94,6 +95,47 @@ class Combined(Reward):
             return Prediction(reward, abstained=abstained)
 
         return score
+
+
+@dataclass(frozen=True)
+class OfWeights(Reward):
+    """sum_i w_i r_i, w from the column `weights` of each response's prompt, as the stage `conditioned` writes it.
+
+    The rewards r_i read the prompt in the column `asked`, without the words for the weights.
+    """
+
+    objectives: tuple[Reward, ...] = uses("reward")
+
+    def build(self, run: Run) -> Any:
+        """Raises RunError as its objectives do; what it builds, where a response has no weights."""
+        parts: list[Any] = [reward.build(run) for reward in self.objectives]
+
+        def score(samples: Samples) -> Prediction:
+            if WEIGHTS not in samples.columns:
+                raise RunError("reward conditioned: needs prompts with the columns that the stage `conditioned` writes")
+            found = [read_as(part, samples, samples.columns[ASKED]) for part in parts]
+            weights = torch.tensor(samples.columns[WEIGHTS], dtype=torch.float)  # (B, objectives)
+            rewards = torch.stack([each.reward for each in found], 1)
+            return Prediction((weights * rewards).sum(1), abstained=any_abstains(found))
+
+        return score
+
+
+def read_as(reward: Any, samples: Samples, prompts: Sequence[Any]) -> Prediction:
+    """The rewards of responses as answers to these prompts, which may be others than those that were sampled for."""
+    if list(prompts) != list(samples.prompts):
+        if getattr(reward, "encoder", None) is not None:
+            samples = replace(reward.encode(prompts, samples.responses), columns=samples.columns)
+        else:
+            samples = replace(samples, prompts=list(prompts))
+    found: Prediction = reward(samples)
+    return found
+
+
+def any_abstains(found: Sequence[Prediction]) -> torch.Tensor | None:
+    """Where one of several predictions abstains, (B,); None where none of them may."""
+    silent = [each.abstained for each in found if each.abstained is not None]
+    return torch.stack(silent).any(0) if silent else None
 
 
 def same(prompts: Sequence[Any]) -> torch.Tensor:
@@ -105,4 +147,10 @@ def same(prompts: Sequence[Any]) -> torch.Tensor:
 @hookimpl
 def register_reward() -> dict[str, type]:
     """The rewards of this file."""
-    return {"combined": Combined, "brevity": Brevity, "dimension": Dimension, "gold_dimension": GoldDimension}
+    return {
+        "brevity": Brevity,
+        "combined": Combined,
+        "conditioned": OfWeights,
+        "dimension": Dimension,
+        "gold_dimension": GoldDimension,
+    }
