@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from rlhf_plugins.errors import PluginError
-from rlhf_plugins.recipe.options import Option, plain, validated
+from rlhf_plugins.recipe.options import Option, options, plain, validated
 from rlhf_plugins.registry.registry import Registry
 
 NAMES = ("helpful", "honest")  # the dimensions that are rated in every case of the kit
@@ -20,9 +20,13 @@ NONSENSE = "no such value"
 
 
 def made_up(option: Option, registry: Registry) -> Any:
-    """A value for an option that a recipe must give. Raises PluginError where none can be made up."""
+    """A value for an option that a recipe must give; of a kind, a component that asks for no option, if there is one.
+
+    Raises PluginError where none can be made up.
+    """
     if option.kind:
-        name = registry.names(option.kind)[0]
+        names = registry.names(option.kind)
+        name = next((name for name in names if _asks_nothing(registry.get(option.kind, name))), names[0])
         return [name] if option.many else name
     for value in _guesses(option.annotation, None):
         if _legal(option, value):
@@ -60,6 +64,10 @@ def ends(option: Option) -> Iterator[Any]:
 def chooses(option: Option) -> bool:
     """Whether its value is one of a few words, or yes or no."""
     return any(kind is bool or get_origin(kind) is Literal for kind in _leaves(option.annotation))
+
+
+def _asks_nothing(component: type) -> bool:
+    return not any(option.required for option in options(component).values())
 
 
 def _guesses(annotation: Any, now: Any) -> Iterator[Any]:

@@ -35,3 +35,33 @@ def test_an_option_goes_to_the_component_that_has_it(tmp_path: Path) -> None:
     }
     with pytest.raises(PluginError, match=r"no component has the option 'wait' \(did you mean weight\?"):
         subjects_in(file, {"wait": 2})
+
+
+PART = """
+from dataclasses import dataclass
+from rlhf_plugins import Component, KL, hookimpl, uses
+class Rule(Component, kind="rule"): ...
+@dataclass(frozen=True)
+class Asking(Rule):
+    path: str
+@dataclass(frozen=True)
+class Silent(Rule): ...
+@dataclass(frozen=True)
+class Ruled(KL):
+    rule: Rule = uses("rule")
+@hookimpl
+def register_kind():
+    return {"rule": Rule}
+@hookimpl
+def register_components():
+    return {"rule": {"asking": Asking, "silent": Silent}}
+@hookimpl
+def register_kl():
+    return {"ruled": Ruled}
+"""
+
+
+def test_a_part_is_made_up_of_what_asks_for_no_option(tmp_path: Path) -> None:
+    (file := tmp_path / "part.py").write_text(PART)
+    required = {one.name: one.required for one in subjects_in(file, {"path": "a"})}
+    assert required == {"asking": {"path": "a"}, "silent": {}, "ruled": {"rule": "silent"}}
