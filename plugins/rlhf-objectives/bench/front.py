@@ -1,11 +1,13 @@
 """Several objectives in the sandbox: the front of helpfulness and brevity, and what votes of users choose.
 
     python plugins/rlhf-objectives/bench/front.py front [SEEDS] [STEPS]
+    python plugins/rlhf-objectives/bench/front.py conditioned [SEEDS] [STEPS]
     python plugins/rlhf-objectives/bench/front.py votes [SEEDS]
 
-`front` runs the shipped recipe for each seed and prints every policy's objectives, with the size of the front; the last
-seed's picture is left in `front.svg`. `votes` trains nothing: 25 simulated users with different tastes value 8
-responses to a prompt, and each aggregation chooses one; then five of the users report twenty times their values.
+`front` and `conditioned` run a shipped recipe for each seed and print every policy's objectives, with the size of the
+front and what each stage alone dominates; the last seed's picture is left in `front.svg`. `votes` trains nothing: 25
+simulated users with different tastes value 8 responses to a prompt, and each aggregation chooses one; then five of the
+users report twenty times their values.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from shutil import copy
 from statistics import fmean, stdev
@@ -25,28 +28,30 @@ import yaml
 
 from rlhf_plugins import Base, Data, MemberScores, component, open_run, run_recipe
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "pareto_sandbox.yaml"
+RECIPES = Path(__file__).parents[1] / "recipes"
 USERS, LOUD, FACTOR = 25, 5, 20.0
 CHOICES = ("mean", "worst_case", "vote", "majority", "maximin")
 
 
-def swept(seed: int, steps: int, folder: Path) -> dict[str, Sequence[float]]:
+def swept(name: str, seed: int, steps: int, folder: Path) -> dict[str, Sequence[float]]:
     """The means of every policy, and the size of the front."""
-    words = yaml.safe_load(RECIPE.read_text()) | {"seed": seed, "output_dir": str(folder)}
+    words = yaml.safe_load((RECIPES / f"{name}_sandbox.yaml").read_text()) | {"seed": seed, "output_dir": str(folder)}
     for stage in words["stages"]:
         stage.get("online", stage)["trainer"]["max_steps"] = steps
     run_recipe(words, say=lambda _: None)
-    found = open_run(folder).finished[-1].metrics
-    copy(next(folder.rglob("front.svg")), "front.svg")
-    return {**found["means"], "size of the front": [found["hypervolume"], float(len(found["front"]))]}
+    results = [result for result in open_run(folder).finished if "means" in result.metrics]
+    found = results[-1].metrics
+    copy(sorted(folder.rglob("front.svg"))[-1], "front.svg")
+    own = {f"volume of {result.name} alone": [result.metrics["own_hypervolume"]] for result in results}
+    return {**found["means"], "size of the front": [found["hypervolume"], float(len(found["front"]))], **own}
 
 
-def front(seeds: int = 5, steps: int = 60) -> None:
+def front(name: str, seeds: int = 5, steps: int = 60) -> None:
     """Prints means over seeds with standard errors."""
     found = []
     for seed in range(seeds):
         with TemporaryDirectory() as folder:
-            found.append(swept(seed, steps, Path(folder) / "run"))
+            found.append(swept(name, seed, steps, Path(folder) / "run"))
             print(f"seed {seed}: {found[-1]}", file=sys.stderr)
     print("| policy | helpful | brief |\n|---|---|---|")
     for name in found[0]:
@@ -102,5 +107,8 @@ def shown(numbers: Any) -> str:
 
 if __name__ == "__main__":
     began = time.perf_counter()
-    {"front": front, "votes": votes}[sys.argv[1]](*map(int, sys.argv[2:]))
+    numbers = [int(each) for each in sys.argv[2:]]
+    {"front": partial(front, "pareto"), "conditioned": partial(front, "conditioned"), "votes": votes}[sys.argv[1]](
+        *numbers
+    )
     print(f"{time.perf_counter() - began:.0f} s")

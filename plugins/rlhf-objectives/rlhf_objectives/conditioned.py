@@ -19,10 +19,10 @@ class Conditioned(OverWeights, makes={"policy"}):
     """Trains one policy on sum_i w_i r_i(x, y), with w drawn for each prompt and put before it in words.
 
     The policy is pi(y | w, x), w any weighting of the lattice of `pareto`: all multiples of 1 / (points - 1) that sum
-    to 1 (Wang et al. 2024, arXiv 2402.18571, section 3, with words in place of a reward model's data; Dosovitskiy and
-    Djolonga 2020 for the loss). Every objective is measured at every weighting, on prompts without words for the
-    rewards; earlier policies of the run are measured beside, and `front.svg` in the stage's folder shows all. Whoever
-    uses the policy puts the same words before a prompt.
+    to 1 (weights in the prompt as by Wang et al. 2024, arXiv 2402.18571; loss-conditional training, Dosovitskiy and
+    Djolonga 2020). Every objective is measured at every weighting, on prompts without words for the rewards; earlier
+    policies of the run are measured beside, and `front.svg` in the stage's folder shows all. Whoever uses the policy
+    puts the same words before a prompt.
     """
 
     words: Annotated[
