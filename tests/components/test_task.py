@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from templates import chat_base
 from torch import Tensor
 
 from rlhf_plugins import Run, RunError, Samples
+from rlhf_plugins.data.fields import content
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.testing import tiny_base, tiny_run
+from rlhf_plugins.testing import tiny_run
 
 ROWS = [
     {"prompt": "how is ", "choices": ["ant", "bee"], "answer": "bee", "right": "ant"},
@@ -31,8 +33,10 @@ class Says:
         return Samples(texts, ["ant"] * len(texts), [[1]] * len(texts), [[2]] * len(texts), columns)
 
     def encode(self, prompts: Any, responses: Any) -> Samples:
-        lengths = [4 if text == "ant" else 1 for text in responses]
-        return Samples(list(prompts), list(responses), [[1]] * len(prompts), [[2] * n for n in lengths])
+        assert {type(prompt) for prompt in prompts} == {type(response) for response in responses}
+        texts = [content(response) for response in responses]
+        lengths = [4 if text == "ant" else 1 for text in texts]
+        return Samples(list(prompts), texts, [[1]] * len(prompts), [[2] * n for n in lengths])
 
     def log_probs(self, samples: Samples) -> Tensor:
         rows = [
@@ -51,7 +55,7 @@ class SaysFour(Says):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("task")
-    return tiny_run(tiny_base(folder / "base"), folder / "run")
+    return tiny_run(chat_base(folder / "base", "chatml"), folder / "run")
 
 
 def measured(run: Run, tmp_path: Path, use: str, rows: Any = ROWS, **options: Any) -> list[float]:
@@ -70,6 +74,8 @@ def test_the_most_likely_choice_by_token_or_in_all(run: Run, tmp_path: Path) -> 
     # by token ant (-1) is the likeliest; in all it has 4 * -1, so that bee (-2) is
     assert measured(run, tmp_path, "choices") == [0.0, 0.0]
     assert measured(run, tmp_path, "choices", by_length=False) == [1.0, 0.0]
+    in_messages = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    assert measured(run, tmp_path, "choices", in_messages, by_length=False) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
