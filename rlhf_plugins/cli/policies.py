@@ -43,6 +43,8 @@ def generate(
     done = generate_file(model, file, out, n, Decoding(max_new_tokens, temperature, seed))
     before = f", {done.before} of them answered before" * bool(done.before)
     cut = f", {done.cut} responses cut at {max_new_tokens} tokens" * bool(done.cut)
+    if done.note:
+        echo(done.note, err=True)
     echo(f"{done.out}: {done.rows} prompts{before}{cut}")
 
 

@@ -19,6 +19,7 @@ from rlhf_plugins.saved.scoring import as_json, chunks
 
 if TYPE_CHECKING:
     from rlhf_plugins.engine.policy import Handle
+    from rlhf_plugins.engine.prompted import Prompted
     from rlhf_plugins.engine.sampling import Decoding
 
 CHUNK = 16  # prompts; an interruption loses no more
@@ -37,19 +38,29 @@ class Asked:
 
 @dataclass(frozen=True)
 class Responses:
-    """The result of a call: the file, its prompts, those answered before, and the responses cut in this call."""
+    """The result of a call.
+
+    Args:
+        out: the file.
+        rows: its prompts.
+        before: those answered before.
+        cut: responses cut in this call.
+        note: in which form prompts are given, where that is not the file's own or not the training's.
+    """
 
     out: Path
     rows: int
     before: int
     cut: int
+    note: str = ""
 
 
 def generate_file(model: str | Path, source: str, out: Path | None, n: int, decoding: Decoding) -> Responses:
     """Writes the prompts of a file with `n` responses each as JSON lines, and goes on where an earlier call stopped.
 
     A row with a `prompt`, text or messages, keeps its other columns but for responses that it has. Of rows in another
-    data format, each different prompt is answered once; of a `.txt` file, each line that is not blank. A line has a
+    data format, each different prompt is answered once; of a `.txt` file, each line that is not blank, in the form of
+    the policy's training: a message of the user, or text with its end. A line of the output has a
     `response`, or with n > 1 the list `responses`, so that `rlhf score` reads it.
 
     Args:
@@ -65,7 +76,8 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
         KeyboardInterrupt: Ctrl-C; the message gives the number of prompts answered.
     """
     found = made(str(model), "policies")
-    asked = list(_asked(source))
+    prompted = _prompted(found)
+    asked = list(_asked(source, prompted))
     out = _beside(source) if out is None else out
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise RunError(f"{out}: is the file of prompts; name another with --out")
@@ -78,7 +90,27 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
     file = ScoredFile(out, note, [one.line for one in asked], CHUNK, "name another file with --out, or delete it")
     before = file.reopen(False)
     cut = _answer(file, before, asked, found.policy(), (n, decoding)) if before < len(asked) else 0
-    return Responses(out, len(asked), before, cut)
+    return Responses(out, len(asked), before, cut, _note(source, asked, prompted))
+
+
+def _prompted(found: Made) -> Prompted:
+    """The prompts that a policy was trained on; for the base of a run, those of the run's last policy."""
+    noted = found.prompted()
+    if noted.forms or found.run is None or found.folder:
+        return noted
+    try:
+        return made(str(found.run.path), "policies").prompted()
+    except RunError:  # it made none
+        return noted
+
+
+def _note(source: str, asked: Sequence[Asked], prompted: Prompted) -> str:
+    forms = {"text" if isinstance(one.prompt, str) else "messages" for one in asked}
+    if prompted.forms and forms.isdisjoint(prompted.forms):
+        return f"{source}: its prompts are {' and '.join(forms)}, and the policy was trained on {prompted.forms[0]}"
+    if Path(source).suffix == PLAIN and "messages" in forms:
+        return f"{source}: each line is a message for the chat template, as in the policy's training"
+    return ""
 
 
 def _answer(file: ScoredFile, before: int, asked: Sequence[Asked], policy: Handle, how: tuple[int, Decoding]) -> int:
@@ -135,9 +167,9 @@ def _check_room(policy: Handle, asked: Sequence[Asked], wanted: int) -> None:
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
-def _asked(source: str) -> Iterator[Asked]:
+def _asked(source: str, prompted: Prompted) -> Iterator[Asked]:
     if Path(source).suffix == PLAIN:
-        yield from _plain(Path(source))
+        yield from _plain(Path(source), prompted)
         return
     rows = read_rows(source)
     where, fields = next(rows)
@@ -148,7 +180,7 @@ def _asked(source: str) -> Iterator[Asked]:
     yield from (_with_prompt(where, fields) for where, fields in rows)
 
 
-def _plain(path: Path) -> Iterator[Asked]:
+def _plain(path: Path, prompted: Prompted) -> Iterator[Asked]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -158,7 +190,11 @@ def _plain(path: Path) -> Iterator[Asked]:
     asked = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not asked:
         raise DataError(f"{path}: holds no prompt")
-    yield from (Asked(where, as_json(where, {"prompt": line}), line) for where, line in asked)
+    for where, line in asked:
+        prompt: Text = line.removesuffix(prompted.ending) + prompted.ending
+        if prompted.forms == ("messages",):
+            prompt = [{"role": "user", "content": line}]
+        yield Asked(where, as_json(where, {"prompt": prompt}), prompt)
 
 
 def _with_prompt(where: str, fields: Mapping[str, Any]) -> Asked:

@@ -11,7 +11,9 @@ import pytest
 from finished import finished_run
 
 from rlhf_plugins import load_policy
+from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.engine.policy import ModelPolicy
+from rlhf_plugins.engine.prompted import note_prompts
 from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.run.folder import RunFolder
@@ -20,6 +22,7 @@ from rlhf_plugins.saved.generating import Responses, generate_file
 from rlhf_plugins.saved.scoring import score_file
 
 GREEDY, SAMPLED = Decoding(4, 0.0), Decoding(4, seed=3)
+BOTH = ("dpo", "base")  # the base is asked as the run's policies are
 ROWS = [{"id": i, "prompt": "how " * (i + 1), "chosen": "ant", "rejected": "gas"} for i in range(5)]
 
 
@@ -70,6 +73,24 @@ def test_any_format_and_plain_lines_give_prompts(run: RunFolder, written: Callab
     of_lines = rows_of(generate_file(run.path, written("how \n\nwhy \n", "p.txt"), None, 1, SAMPLED).out)
     assert [row["prompt"] for row in of_pairs] == ["why"]
     assert [row["prompt"] for row in of_lines] == ["how ", "why "]
+
+
+ASKED = [{"role": "user", "content": "how "}]
+
+
+@pytest.mark.parametrize(("trained", "prompt", "said"), [(ASKED, ASKED, "a message for the"), ("why\n", "how \n", "")])
+def test_lines_are_given_as_in_training(
+    trained: Any, prompt: Any, said: str, run: RunFolder, written: Callable[..., str]
+) -> None:
+    note_prompts(run.path / "02-dpo/model", Data((Group(trained),)), run.path)
+    try:
+        done = [generate_file(f"{run.path}#{name}", written("how ", f"{name}.txt"), None, 1, SAMPLED) for name in BOTH]
+        rows = generate_file(run.path, written([{"prompt": [*ASKED] if trained != ASKED else "how"}]), None, 1, SAMPLED)
+    finally:
+        (run.path / "02-dpo/model/prompts.json").unlink()
+    assert [rows_of(one.out)[0]["prompt"] for one in done] == [prompt] * 2
+    assert all(said in one.note for one in done)
+    assert "and the policy was trained on" in rows.note
 
 
 def test_an_interrupted_file_becomes_the_uninterrupted_one(
