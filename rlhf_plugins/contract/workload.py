@@ -80,12 +80,14 @@ class Known:
         max_length: the recipe's, in tokens.
         policies: the base, and those that stages before it make.
         rewards: whether a stage before it makes a reward model.
+        held_out: prompts of each kind that are held out; None where nobody knows.
     """
 
     rows: int | None = None
     max_length: int | None = None
     policies: int = 1
     rewards: bool = False
+    held_out: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

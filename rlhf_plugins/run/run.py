@@ -171,7 +171,6 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     for warning in processes.on_main(lambda: _allowed(folder, assembled, resume, overwrite)):
         say(f"warning: {warning}")
     ahead = forecasts.of_memory(assembled, say)
-    long = courses(assembled)
     say("data: loading")
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
@@ -180,7 +179,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     if processes.count() > 1:
         together.refuse_differences(origin.facts(assembled, data, used))
     hooks = Hooks(assembled.registry, folder, say)
-    staged = _Staged(assembled, data, folder, say, hooks, long)
+    staged = _Staged(assembled, data, folder, say, hooks, courses(assembled, data))
     processes.on_main(lambda: staged.begin(used, resume, overwrite))
     folder.note(**forecasts.noted(ahead))
     together.refuse_other_folder(folder)

@@ -51,9 +51,11 @@ def of_rollouts(stage: Training, known: Known) -> Course:
     return Course(steps, 2 * episodes, f"{_times(steps, 'step')}, {of}, at most {episodes * new:,} sampled tokens")
 
 
-def of_evaluation(stage: Evaluate, policies: int, best_of: int) -> Course:
+def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:
     """Samples of every policy on prompts of two kinds and tasks, and the best-of-n of the first, where n is not 0."""
-    own, tasks = 2 * stage.prompts, [task.sampled() for task in stage.tasks]
+    kinds = (stage.prompts,) * 2 if known.held_out is None else known.held_out
+    own, tasks = sum(min(stage.prompts, kind) for kind in kinds), [task.sampled() for task in stage.tasks]
+    policies = known.policies
     tokens = policies * (own * stage.max_new_tokens + sum(answers * longest for answers, longest in tasks))
     measured = [
         "1 policy" if policies == 1 else f"{policies} policies",

@@ -70,7 +70,7 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
     def course(self, known: Known) -> Course:
         """Of its samples."""
         chooses = known.rewards and self.best_of > 1 and self.temperature > 0
-        return of_evaluation(self, known.policies, self.best_of if chooses else 0)
+        return of_evaluation(self, known, self.best_of if chooses else 0)
 
     def run(self, run: Run) -> StageResult:
         """Leaves nothing but its result: an evaluation, and parts of the report."""

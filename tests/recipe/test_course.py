@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.recipe.course import courses
 
@@ -47,6 +48,10 @@ def test_policies_of_an_evaluation() -> None:
     assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens"
     *_, found = words({"stage": "reward_model"}, evaluate)
     assert found == "up to 4 prompts of each kind, 1 policy, at most 24 sampled tokens, and best of 16"
+    recipe = load_recipe({"base": "sandbox", "data": SANDBOX, "stages": [evaluate]})
+    (course,) = courses(recipe, Data((), prompts={"test": (Group("p"),) * 9})).values()
+    assert course is not None
+    assert (course.sequences, course.words.endswith("at most 12 sampled tokens")) == (4, True)  # of one kind
     Path("sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
     task = {"use": "answers", "data": {"format": "prompts", "source": "sums.jsonl"}, "rows": 10, "max_new_tokens": 7}
     (found,) = words({**evaluate, "tasks": [task]})  # 8 responses of 3 tokens, and 10 answers of 7
