@@ -226,12 +226,14 @@ def _show_members(root: Path) -> None:
 
 
 def _compare(reports: dict[str, Report]) -> None:
-    from rlhf_plugins.report.compare import compared, compared_reward_models, obstacles
+    from rlhf_plugins.report.compare import compared, compared_reward_models, compared_tasks, obstacles
 
     if any(made.policies for made in reports.values()):
         echo_table(compared(reports))
     if any(made.measured_reward_models for made in reports.values()):
         echo_table(compared_reward_models(reports))
+    if (tasks := compared_tasks(reports)) is not None:
+        echo_table(tasks)
     for sentence in obstacles(reports):
         echo(sentence)
 

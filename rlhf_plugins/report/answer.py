@@ -71,7 +71,9 @@ def _lead(report: Report, leader: str, names: Sequence[str]) -> str:
     others = [name for name in names if name != leader]
     following = max(others, key=lambda name: report.policies[name].gold.mean or 0.0)
     behind = _behind(report.policies[leader], report.policies[following])
-    return "" if behind is None or behind.mean is None or behind.mean < 0 else f": {over(behind)} over {following}"
+    if behind is None or behind.mean is None or behind.mean < 0:
+        return ""
+    return f": {over(behind)} over {following}" if behind.mean else f"; {following} scores the same"
 
 
 def _cheapest(report: Report, names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.report.table import COLUMNS, REFERENCE, cells, verbatim
-from rlhf_plugins.report.words import number, share
+from rlhf_plugins.report.words import TASKS, cell, number, share
 
 KEPT = (f"KL to {REFERENCE}", f"win rate vs {REFERENCE}", "seconds")  # of the columns of one report, after the score
 
@@ -28,6 +28,24 @@ def compared(reports: Mapping[str, Report]) -> Table:
             words = (f"{cell.main} {cell.interval.replace(' ', '')}".rstrip() for cell in chosen)
             table.add_row(*map(verbatim, (run, name, *words)))
     return table
+
+
+def compared_tasks(reports: Mapping[str, Report]) -> Table | None:
+    """A row for each task, report and policy, without the differences within a run; None where there is no task."""
+    found = [
+        (str(row["task"]), run, *(cell(row.get(name)) for name in ("policy", "rows", "share")))
+        for run, report in reports.items()
+        for stage in report.stages
+        for section in stage.sections
+        if section.title == TASKS
+        for row in section.rows
+    ]
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for header in ("task", "run", "policy", "rows", "share"):
+        table.add_column(header, justify="right" if header == "rows" else "left", overflow="fold")
+    for line in sorted(found, key=lambda line: line[0]):
+        table.add_row(*map(verbatim, line))
+    return table if found else None
 
 
 def compared_reward_models(reports: Mapping[str, Report]) -> Table:

@@ -21,6 +21,10 @@ def test_the_best_is_taken_where_it_is_clear(fields: dict[str, Any]) -> None:
     report = _report(fields)
     assert answer(report).startswith("dpo, ipo or ppo? Take ppo: +0.030 (95% CI 0.020 to 0.040) over dpo. ")
     assert taken(report) == "ppo"
+    equal = {"behind": {"mean": 0.0, "low": 0.0, "high": 0.0}, "gain": BARELY}
+    assert answer(_report(fields, dpo=equal, ipo={"gain": BARELY})).startswith(
+        "dpo, ipo or ppo? Take ppo; dpo scores the same. "
+    )
 
 
 @pytest.mark.parametrize(

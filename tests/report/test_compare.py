@@ -9,7 +9,7 @@ from typing import Any
 from finished import finished_run
 from rich.console import Console
 
-from rlhf_plugins.report.compare import compared, compared_reward_models, obstacles
+from rlhf_plugins.report.compare import compared, compared_reward_models, compared_tasks, obstacles
 from rlhf_plugins.report.schema import Report
 from rlhf_plugins.run import reporting
 
@@ -51,6 +51,20 @@ def test_runs_that_were_judged_by_other_weights_say_so(tmp_path: Path) -> None:
     assert obstacles({"a": one, "b": same}) == []
     (said,) = obstacles({"a": one, "b": other})
     assert said.endswith("different judges: a reward model score (reward a), b reward model score (reward b).")
+
+
+def test_tasks_have_a_table(tmp_path: Path) -> None:
+    one = report_of(tmp_path / "run")
+    assert compared_tasks({"a": one}) is None
+    rows = [{"task": name, "policy": "dpo", "rows": 9, "share": "5.0% [1.0, 9.0]"} for name in ("sums", "quiz")]
+    stages = [
+        *one.model_dump()["stages"],
+        {"stage": "evaluate", "name": "more", "sections": [{"title": "Tasks", "rows": rows}]},
+    ]
+    tasked = Report.model_validate({**one.model_dump(), "stages": stages})
+    *_, first, second, third, _ = printed(compared_tasks({"a": tasked, "b": tasked}))
+    found = [line.split()[:4] for line in (first, second, third)]
+    assert found == [["quiz", "a", "dpo", "9"], ["quiz", "b", "dpo", "9"], ["sums", "a", "dpo", "9"]]
 
 
 def test_reward_models_have_a_table(tmp_path: Path) -> None:
