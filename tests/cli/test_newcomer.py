@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+FAQ = Path(__file__).parents[2] / "docs/faq.md"
 ASKED = ("What does the heron eat?", "Where does the otter sleep?", "Who built the old bridge?", "Why is the sky blue?")
 PAIRS = [
     {"prompt": f"{asked} ({n})", "chosen": "Nobody knows.", "rejected": "That is a question, and a question."}
@@ -20,7 +22,7 @@ PAIRS = [
 ]
 ANSWERS = [{"prompt": f"{asked} [{n}]", "completion": "It is known."} for asked in ASKED for n in range(6)]
 RECIPE = """\
-base: sandbox
+base: BASE
 adapter: {r: 4}
 data: {format: preference, source: pairs.jsonl}
 stages:
@@ -36,21 +38,35 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 assert not any(name.startswith("rlhf") for name in sys.modules)
 model, tokenizer = (cls.from_pretrained("mine") for cls in (AutoModelForCausalLM, AutoTokenizer))
 asked = tokenizer(["Why?"], return_tensors="pt")
+if sys.argv[1:]:
+    said = [{"role": "user", "content": "Why?"}]
+    asked = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True, return_tensors="pt")
 said = model.generate(**asked, max_new_tokens=6, do_sample=False)[0, asked["input_ids"].shape[1]:]
 print(tokenizer.decode(said, skip_special_tokens=True))
 """
 
 
+def in_messages(row: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    role = {"prompt": "user"}
+    return {name: [{"role": role.get(name, "assistant"), "content": text}] for name, text in row.items()}
+
+
 @pytest.mark.slow
-def test_from_own_pairs_to_a_model_in_plain_transformers(rlhf: Callable[..., Result], tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["sandbox", "tiny"])
+def test_from_own_pairs_to_a_model_in_plain_transformers(
+    base: str, rlhf: Callable[..., Result], tmp_path: Path
+) -> None:
     def done(*words: str, **options: str) -> str:
         result = rlhf(*words, **options)
         assert result.exit_code == 0, result.output
         return result.stdout
 
     for name, rows in (("pairs", PAIRS), ("answers", ANSWERS)):
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("mine.yaml").write_text(RECIPE)
+        written = (in_messages(row) if base == "tiny" else row for row in rows)
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    if base == "tiny":
+        exec(re.findall(r"```python\n(.*?)```", FAQ.read_text(), re.DOTALL)[0], {})  # noqa: S102 (of our own page)
+    Path("mine.yaml").write_text(RECIPE.replace("BASE", base))
     assert "rows: 40" in done("data", "check", "pairs.jsonl")
     done("check", "mine.yaml")
     done("run", "mine.yaml")
@@ -64,10 +80,12 @@ def test_from_own_pairs_to_a_model_in_plain_transformers(rlhf: Callable[..., Res
     assert done("chat", "runs/mine#ppo", "--max-new-tokens", "4", input="Why?\n/quit\n")
     Path("asked.txt").write_text("Why?\n")
     done("generate", "runs/mine#ppo", "asked.txt", "--temperature", "0", "--max-new-tokens", "6", "--out", "said.jsonl")
-    expected = json.loads(Path("said.jsonl").read_text())["response"]
+    said = json.loads(Path("said.jsonl").read_text())["response"]
+    expected = said if base == "sandbox" else said[0]["content"]
     done("export", "runs/mine#ppo", "out", "--merge")
     (elsewhere := tmp_path / "elsewhere").mkdir()
     shutil.move("out", elsewhere / "mine")
     shutil.rmtree("runs")
-    plain = subprocess.run([sys.executable, "-c", OPENS], cwd=elsewhere, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", OPENS, *(["messages"] if base == "tiny" else [])]
+    plain = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=True)
     assert plain.stdout.removesuffix("\n") == expected

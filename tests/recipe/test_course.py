@@ -42,7 +42,7 @@ def test_rollouts_and_episodes() -> None:
     assert found == "10 steps, 2 rollouts of 32 responses, 64 episodes, at most 320 sampled tokens"
 
 
-def test_policies_of_an_evaluation() -> None:
+def test_policies_of_an_evaluation(tmp_path: Path) -> None:
     evaluate = {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3}
     *_, found = words({"stage": "preference"}, evaluate)
     assert found == "up to 4 prompts of each kind, 2 policies, at most 48 sampled tokens"
@@ -52,7 +52,7 @@ def test_policies_of_an_evaluation() -> None:
     (course,) = courses(recipe, Data((), prompts={"test": (Group("p"),) * 9})).values()
     assert course is not None
     assert (course.sequences, course.words.endswith("at most 12 sampled tokens")) == (4, True)  # of one kind
-    Path("sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
-    task = {"use": "answers", "data": {"format": "prompts", "source": "sums.jsonl"}, "rows": 10, "max_new_tokens": 7}
+    (rows := tmp_path / "sums.jsonl").write_text('{"prompt": "2 + 2", "answer": "4"}\n')
+    task = {"use": "answers", "data": {"format": "prompts", "source": str(rows)}, "rows": 10, "max_new_tokens": 7}
     (found,) = words({**evaluate, "tasks": [task]})  # 8 responses of 3 tokens, and 10 answers of 7
     assert found == "up to 4 prompts of each kind, 1 policy, 1 task, at most 94 sampled tokens"
