@@ -1,0 +1,81 @@
+"""The judge `people`: it waits for votes, asks nothing twice, and says why a pair has no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rlhf_collect import judge
+from rlhf_collect.judge import People
+from studies import Browser, prefers_good, study
+
+from rlhf_plugins import RunError, Verdict
+
+PAIRS = (["p0", "p1", "p2"], ["good 0", "bad 1", "good 2"], ["bad 0", "good 1", "same"])
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    """What happens while the judge waits; nothing else may."""
+
+    def during(happens: Callable[[], Any]) -> None:
+        monkeypatch.setattr(judge, "sleep", lambda seconds: happens())
+
+    return during
+
+
+def asked(made: Any, *, stopped: bool = False) -> list[Verdict]:
+    run: Any = SimpleNamespace(stopped=lambda: stopped)
+    return list(People(study=str(made.folder)).build(run)(*PAIRS))
+
+
+def test_votes_become_shares_for_the_first_and_nothing_is_asked_twice(tmp_path: Path, waits: Any) -> None:
+    """Two of three prefer the good one; all three call `good 2` and `same` a tie."""
+    made = study(tmp_path, [], votes=3, most_votes=3)
+    people = [Browser(made, name) for name in ("Ada", "Ben", "Cai")]
+
+    def work() -> None:
+        for sign, one in zip((1, 1, -1), people, strict=True):
+            one.page = one.http.get("/").text
+            one.work(lambda shown, sign=sign: 0 if "same" in shown else sign * prefers_good(shown))
+
+    waits(work)
+    assert [one.probability for one in asked(made)] == pytest.approx([2 / 3, 1 / 3, 0.5])
+    waits(lambda: pytest.fail("asked again"))
+    assert [one.probability for one in asked(made)] == pytest.approx([2 / 3, 1 / 3, 0.5])
+
+
+def test_a_run_that_is_to_end_does_not_wait(tmp_path: Path, waits: Any) -> None:
+    made = study(tmp_path, [], votes=1)
+    waits(lambda: pytest.fail("waited"))
+    with pytest.raises(RunError, match="0 of 3 pairs are judged"):
+        asked(made, stopped=True)
+
+
+def test_what_people_cannot_be_asked_is_no_number(tmp_path: Path, waits: Any) -> None:
+    made, run = study(tmp_path, [], votes=1), SimpleNamespace(stopped=lambda: False)
+    people = People(study=str(made.folder)).build(run)  # type: ignore[arg-type]
+    (verdict,) = people(["p"], ["same"], ["same"])
+    assert (verdict.status, verdict.probability) == ("failed", None)
+    with pytest.raises(RunError, match="a prompt is messages"):
+        people([[{"role": "user", "content": "p"}]], ["a"], ["b"])
+    rated = study(tmp_path / "rated", [], kind="rating", dimensions=("help",))
+    with pytest.raises(RunError, match="asks for a rating"):
+        asked(rated)
+
+
+def test_a_vote_of_someone_who_is_paused_does_not_count(tmp_path: Path, waits: Any) -> None:
+    made = study(tmp_path, [], votes=1)
+    browser = Browser(made, "Ada")
+
+    def work() -> None:
+        browser.page = browser.http.get("/").text
+        browser.work(prefers_good)
+        with made.database.writing() as connection:
+            connection.exec_driver_sql("UPDATE person SET state = 'paused'")
+
+    waits(work)
+    assert [one.status for one in asked(made)] == ["abstained"] * 3
