@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,17 +182,28 @@ def groups(file: Scored, by: Annotated[str, typer.Option(help="The column that n
     say("\n".join(group_lines(file, by)))
 
 
+class Order(StrEnum):
+    """What makes a row one of the worst; `groups.failures.BY` computes it."""
+
+    GAP = "gap"
+    DISAGREEMENT = "disagreement"
+    LENGTH = "length"
+
+
 @watch.command()
 def failures(
     file: Scored,
+    by: Annotated[
+        Order, typer.Option(help="Ordered wrongly by the most, members disagree, or the longer one is preferred.")
+    ] = Order.GAP,
     count: Annotated[int, typer.Option("--rows", min=1, help="The worst rows.")] = 100,
     clusters: Annotated[int, typer.Option(min=1, help="Groups of alike rows.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the rows for `rlhf collect`.")] = None,
 ) -> None:
-    """Print the pairs that a reward model orders most wrongly, in clusters; let people judge them again."""
+    """Print the worst pairs of a reward model in clusters; let people judge them again."""
     from rlhf_watch.groups.reading import failure_lines
 
-    say("\n".join(failure_lines(file, count, clusters, out)))
+    say("\n".join(failure_lines(file, count, clusters, out, by.value)))
 
 
 def explain(

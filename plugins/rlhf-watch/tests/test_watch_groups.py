@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rlhf_watch.groups.failures import clustered, gap, worst
+from rlhf_watch.groups.failures import clustered, disagreement, gap, length, worst
 from rlhf_watch.groups.fairness import by_group, wins
 from rlhf_watch.groups.reading import failure_lines, group_lines
 from scipy import stats
@@ -67,6 +67,21 @@ def test_failures_are_clustered_and_go_to_people(tmp_path: Path) -> None:
     out = tmp_path / "again.jsonl"
     assert "10 rows, for `rlhf collect new" in list(failure_lines(pairs(tmp_path, rude + long), 20, 2, out))[-1]
     assert json.loads(out.read_text().splitlines()[0])["responses"] == ["short", "very long answer"]
+
+
+def test_pairs_are_worst_by_disagreement_and_by_length(tmp_path: Path) -> None:
+    """Of a pair whose longer response wins by 2 words, members say 3 - 1 = 2 and 1 - 1 = 0: deviation sqrt(2)."""
+    row = {"prompt": "p", "chosen": "a b c", "rejected": "d", "rewards": [2.0, 1.0], "members": [[3, 1], [1, 1]]}
+    other = {**row, "chosen": "a", "rejected": "b c d e", "members": [[1, 1], [0, 0]]}
+    assert (disagreement(row), disagreement(other)) == (pytest.approx(2**0.5), 0.0)
+    assert (length(row), length(other)) == (2.0, -3.0)
+    file, out = pairs(tmp_path, [other, row]), tmp_path / "again.jsonl"
+    for by in ("disagreement", "length"):
+        assert f"the worst has {by} " in list(failure_lines(file, 9, 1, out, by))[0]
+        assert [json.loads(line)["responses"][0] for line in out.read_text().splitlines()] == ["a b c"]
+    assert "every chosen response" in next(failure_lines(file, 9, 1, None))
+    with pytest.raises(DataError, match="`members` of an ensemble"):
+        worst([{"rewards": [0, 1]}], 1, "disagreement")
 
 
 def test_the_group_that_is_named_is_the_one_that_the_test_is_about() -> None:

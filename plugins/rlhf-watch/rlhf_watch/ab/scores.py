@@ -112,7 +112,7 @@ def _of_file(file: Path) -> Scored:
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):  # JSON strings may hold U+2028
         if not line.strip():
             continue
         try:

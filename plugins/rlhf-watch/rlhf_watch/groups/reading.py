@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rlhf_plugins import DataError
-from rlhf_watch.groups.failures import Row, clustered, gap, to_collect, worst
+from rlhf_watch.groups.failures import BY, Row, clustered, to_collect, worst
 from rlhf_watch.groups.fairness import Groups, by_group, wins
 from rlhf_watch.rows import parsed
 
@@ -54,27 +54,34 @@ def _table(title: str, found: Groups) -> Iterator[str]:
         yield f"  {one.name}: {one.mean:.3f} [{low:.3f}, {high:.3f}], {one.gap:+.3f} to the others, {share}"
 
 
-def failure_lines(file: Path, count: int, clusters: int, out: Path | None) -> Iterator[str]:
+NONE = {
+    "gap": "every chosen response has the larger reward",
+    "disagreement": "the members agree on every pair",
+    "length": "no longer response has the larger reward",
+}
+
+
+def failure_lines(file: Path, count: int, clusters: int, out: Path | None, by: str = "gap") -> Iterator[str]:
     """The worst rows by cluster; `out` is written for people to judge them again."""
-    rows = read(file)
-    bad = worst(rows, count)
+    bad = worst(read(file), count, by)
     if not bad:
-        yield f"{file}: every chosen response has the larger reward"
+        yield f"{file}: {NONE[by]}"
         return
-    for cluster in clustered(bad, clusters):
+    for cluster in clustered(bad, clusters, by):
         marks = ", ".join(cluster.words)
-        yield f"{len(cluster.rows)} rows, marked by {marks}; the worst by {gap(cluster.rows[0]):.3g}:"
+        yield f"{len(cluster.rows)} rows, marked by {marks}; the worst has {by} {BY[by](cluster.rows[0]):.3g}:"
         yield f"  {_short(cluster.rows[0])}"
     if out is not None:
-        _write(out, bad)
+        _write(out, bad, by)
         yield f"{out}: {len(bad)} rows, for `rlhf collect new STUDY --prompts {out}`"
 
 
 def _short(row: Row) -> str:
-    return " | ".join(f"{name}: {row.get(name, '')!s:.80}" for name in ("prompt", "chosen", "rejected"))
+    texts = {name: " ".join(str(row.get(name, "")).split()) for name in ("prompt", "chosen", "rejected")}
+    return " | ".join(f"{name}: {text:.80}" for name, text in texts.items())
 
 
-def _write(out: Path, rows: Sequence[Row]) -> None:
+def _write(out: Path, rows: Sequence[Row], by: str) -> None:
     if missing := [name for name in ("prompt", "chosen", "rejected") if name not in rows[0]]:
         raise DataError(f"rows have no {missing[0]!r}, which people judge by")
-    out.write_text("".join(json.dumps(to_collect(row)) + "\n" for row in rows), encoding="utf-8")
+    out.write_text("".join(json.dumps(to_collect(row, by)) + "\n" for row in rows), encoding="utf-8")
