@@ -46,6 +46,9 @@ def show(run: RunArgument) -> None:
         echo(f"  {status['message']}")
     rows = status.get("data") or {}
     echo(f"base {recipe['base']}, {rows.get('train', 0)} groups to train on, {rows.get('test', 0)} held out")
+    facts = catalogue.made_with(found)
+    parts = {"seed": "seed", "rows": "rows.digest", "rlhf-plugins": "versions.rlhf-plugins", "torch": "versions.torch"}
+    echo(", ".join(f"{word} {facts[key]}" for word, key in parts.items() if key in facts))
     for one in catalogue.stages(found):
         loss = "" if one.loss is None else f", loss {one.loss:.4g}"
         echo(f"  {one.name} ({one.stage}): " + (f"{one.seconds:.1f} s{loss}" if one.finished else "not finished"))
@@ -59,7 +62,7 @@ def show(run: RunArgument) -> None:
 
 @runs.command()
 def diff(old: RunArgument, new: RunArgument) -> None:
-    """Print what differs between two runs: recipes, rows, versions, scores."""
+    """Print what differs between two runs: recipes, rows, files, code, versions, hardware, scores."""
     from rlhf_plugins.run import catalogue
 
     found = catalogue.differences(catalogue.find(old), catalogue.find(new))

@@ -16,6 +16,8 @@ from rlhf_plugins.run.lock import in_use, locked
 
 CHECKPOINTS, CACHES = "checkpoint-*", ("reference.sqlite*", "*.scores.sqlite*")
 UNTOLD = ("output_dir",)  # keys of a recipe that say nothing of what a run found
+NOTED = ("base", "code", "versions", "hardware")  # entries of a status
+RENAMED = {"data": "rows", "read": "files"}  # those that go by another name
 PARTS: tuple[Part, ...] = ("policies", "rewards")
 
 
@@ -128,17 +130,22 @@ def _name(one: Any) -> str:
 
 
 def differences(old: RunFolder, new: RunFolder) -> list[tuple[str, str, str]]:
-    """What differs, a key with both values: of recipes (stages by their names), rows, versions and scores."""
+    """What differs, a key with both values: what they were made with (stages by their names), and scores."""
     ours, theirs = (dict(_facts(run)) for run in (old, new))
     keys = [*ours, *(key for key in theirs if key not in ours)]
     return [(k, ours.get(k, "-"), theirs.get(k, "-")) for k in keys if ours.get(k, "-") != theirs.get(k, "-")]
 
 
-def _facts(run: RunFolder) -> Iterator[tuple[str, str]]:
+def made_with(run: RunFolder) -> dict[str, str]:
+    """What a run was made with, by dotted name: recipe, rows, base and files by digest, code, versions, hardware."""
     recipe, status = run.recipe(), run.status()
-    yield from _flat({name: value for name, value in recipe.items() if name not in UNTOLD}, "")
-    yield from _flat(status.get("data") or {}, "rows.")
-    yield from _flat(status.get("versions") or {}, "versions.")
+    parts = {"": {name: value for name, value in recipe.items() if name not in UNTOLD}}
+    parts |= {f"{RENAMED.get(name, name)}.": status.get(name) or {} for name in (*RENAMED, *NOTED)}
+    return {key: value for path, part in parts.items() for key, value in _flat(part, path) if part}
+
+
+def _facts(run: RunFolder) -> Iterator[tuple[str, str]]:
+    yield from made_with(run).items()
     yield from _scores(run)
 
 

@@ -128,6 +128,15 @@ def _is_there(file: IO[str], path: Path) -> bool:
         return False
 
 
+def process(folder: Path) -> int | None:
+    """The process that noted itself in a folder's lock, on this machine; it may have ended. The lock is not tried."""
+    try:
+        noted = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        return int(noted["pid"]) if noted["host"] == socket.gethostname() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _holder(file: IO[str]) -> str:
     try:
         noted = json.loads(file.read())

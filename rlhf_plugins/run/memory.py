@@ -11,6 +11,14 @@ INTERVAL = 0.05  # seconds between two samples
 _OPEN: list[PeakMemory] = []  # CUDA counts one peak, so nested contexts share it
 
 
+def resident(process: int) -> int | None:
+    """Bytes of main memory that a process has now; None where it has ended."""
+    try:
+        return int(psutil.Process(process).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
 class PeakMemory:
     """A context in which memory is watched; `bytes` is the peak, final once the context is left.
 

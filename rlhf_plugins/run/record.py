@@ -65,6 +65,26 @@ class RunRecord:
         return self._files.status().get("stage")
 
     @property
+    def steps(self) -> int | None:
+        """About how many steps of the optimizer the stage that runs will take; None where nobody knows."""
+        return self._files.status().get("steps")
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What the run was made with, by dotted name: recipe, rows and files by digest, code, versions, hardware."""
+        from rlhf_plugins.run.catalogue import made_with
+
+        return made_with(self._files)
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of main memory that the run's process has now; None where there is none on this machine."""
+        from rlhf_plugins.run.lock import process
+        from rlhf_plugins.run.memory import resident
+
+        return resident(pid) if (pid := process(self.folder)) else None
+
+    @property
     def finished(self) -> tuple[StageResult, ...]:
         """The results of the finished stages, in order. Raises RunError when one cannot be read."""
         return tuple(self._files.finished())

@@ -16,6 +16,7 @@ from rlhf_plugins import Base, RunError, component, open_run
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.lock import locked
 from rlhf_plugins.run.record import RunRecord
 from rlhf_plugins.run.run import run
 
@@ -110,6 +111,16 @@ def test_a_finished_run_shows_its_recipe_results_and_curves(finished: RunRecord)
     assert list(finished.metrics("talk")) == [{"stage": "talk", "step": s, "loss": v} for s, v in ((1, 2.0), (2, 1.0))]
     assert finished.report.status == "finished"
     assert len(list(finished.tail())) == 4
+
+
+def test_a_run_says_what_it_was_made_with_and_what_memory_its_process_has(finished: RunRecord, tmp_path: Path) -> None:
+    made = finished.made_with
+    assert made["seed"] == str(finished.recipe["seed"])
+    assert made["rows.digest"] == RunFolder(finished.folder).status()["data"]["digest"]
+    assert {"versions.torch", "hardware.cpu", "rows.train"} <= made.keys()
+    assert (finished.memory, finished.steps) == (None, None)
+    with locked(finished.folder):
+        assert 2**20 < (finished.memory or 0) < 2**40
 
 
 def test_the_rows_of_a_run_are_read_again_as_it_read_them(tmp_path: Path) -> None:

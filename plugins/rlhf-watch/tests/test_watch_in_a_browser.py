@@ -90,4 +90,5 @@ def test_the_page_as_one_file_asks_for_nothing(chromium: Any, folder: Path, tmp_
         page.goto((tmp_path / "page.html").as_uri())
         ready(page)
         assert page.locator("#runs input:checked").count() == 100
+        assert page.locator("#made li").all_text_contents() == ["no difference"]
         assert (too_wide(page), violations(page), faults) == (0, [], [])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,26 @@ def test_a_run_is_read_while_it_is_written(runs: Path) -> None:
     assert [point[1] for point in found["curves"]["online/reward"]["points"]] == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert found["samples"][0]["response"] == EVIL
     assert found["curves"]["online/samples: reward"]["last"] == 0.5
+
+
+def test_pace_time_left_and_memory_of_a_run_that_goes_on(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps that were there, then 4 more within 2 s: 2 steps per second, and 50 s for the other 100 of 106."""
+    own = {"pid": os.getpid(), "host": socket.gethostname()}
+    (runs / "now" / ".lock").write_text(json.dumps(own))
+    status = {"status": "running", "stage": "online", "steps": 106, "data": {"digest": "ab"}}
+    (runs / "now" / "status.json").write_text(json.dumps(status))
+    found, now = next(run for run in Board(runs).runs() if run.name == "now"), [0.0]
+    monkeypatch.setattr("rlhf_watch.page.board.time.monotonic", lambda: now[0])
+    for now[0], step in ((0.0, 0), (0.1, 1), (0.1, 2), (1.0, 4), (2.0, 6)):
+        found._metrics({"stage": "online", "step": step, "reward": 1.0})
+    summary = found.summary()
+    assert (summary["pace"], summary["left"]) == (2.0, 50.0)
+    assert summary["memory"] > 2**20
+    assert found.shown()["made_with"] == {
+        "stages.0.stage": "online",
+        "stages.0.trainer.max_steps": "100",
+        "rows.digest": "ab",
+    }
 
 
 def test_nobody_is_let_in_without_the_token(runs: Path) -> None:

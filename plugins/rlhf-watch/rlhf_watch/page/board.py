@@ -7,14 +7,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import RlhfError, RunRecord, open_run
+from rlhf_plugins import RlhfError, RunRecord, StageResult, open_run
 from rlhf_watch.page.series import Series
 
 DEPTHS = ("status.json", "*/status.json", "*/*/status.json")
+LOOK = 0.2  # seconds within which rows are one look at the pace
 LONGEST = 2_000  # characters of a sample that are shown
 Row = dict[str, Any]
 
@@ -33,6 +35,7 @@ class Followed:
     whole: bool = False  # all rows of a run that ended have been read
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))  # when a step was seen
     at: tuple[str, int] = ("", 0)  # the newest stage and step
+    made_with: dict[str, str] = field(default_factory=dict)  # and what its finished stages used
 
     def follow(self, poll: float = 0.5) -> None:
         """Reads what there is, and what comes, in a thread of its own; at most once."""
@@ -57,6 +60,12 @@ class Followed:
         except RlhfError as error:  # files that somebody deleted or broke
             with self.lock:
                 self.alarms.append({"step": 0, "monitor": "files", "message": str(error)})
+        self._look()
+
+    def _look(self) -> None:
+        """Reads what the run notes of itself; nothing where that is torn or another program's."""
+        with suppress(RlhfError):
+            self.made_with = self.record.made_with | dict(_used(self.record.finished))
 
     def _metrics(self, row: Row) -> None:
         stage, step = str(row["stage"]), row["step"]
@@ -64,8 +73,12 @@ class Followed:
             return
         if stage != self.at[0]:
             self.pace.clear()
+            self._look()
         self.at = stage, step
-        self.pace.append((time.monotonic(), step))
+        if self.pace and time.monotonic() - self.pace[-1][0] < LOOK:  # rows that were there already come at once
+            self.pace[-1] = self.pace[-1][0], step
+        else:
+            self.pace.append((time.monotonic(), step))
         for name, value in row.items():
             if name not in ("stage", "step") and isinstance(value, int | float):
                 self._add(f"{stage}/{name}", step, float(value))
@@ -91,14 +104,13 @@ class Followed:
             curve = self.curves.get(f"{self.at[0]}/{name}")
             return None if curve is None or not math.isfinite(curve.last) else curve.last
 
-    def seconds_left(self) -> float | None:
-        """At the pace that was seen; None where neither is known."""
-        total = _total(self.record, self.at[0])
+    def steps_per_second(self) -> float | None:
+        """The pace that was seen; None where there is none."""
         with self.lock:
-            if total is None or len(self.pace) < 2:
+            if len(self.pace) < 2:
                 return None
             (start, first), (now, last) = self.pace[0], self.pace[-1]
-        return None if last <= first else max(0.0, (total - last) * (now - start) / (last - first))
+        return None if last <= first or now <= start else (last - first) / (now - start)
 
     def shown(self) -> Row:
         """Everything, as JSON holds it."""
@@ -108,7 +120,7 @@ class Followed:
                 for name, one in sorted(self.curves.items())
             }
             rows = {"samples": [*self.samples][::-1], "alarms": [*self.alarms][::-1]}
-        return {**self.summary(), "curves": curves, **rows}
+        return {**self.summary(), "curves": curves, "made_with": self.made_with, **rows}
 
     def summary(self) -> Row:
         """What the list of runs shows."""
@@ -116,9 +128,16 @@ class Followed:
             status, message = self.record.status, self.record.message
         except RlhfError as error:  # status.json is being replaced, or is broken
             status, message = "unreadable", str(error)
-        left = self.seconds_left() if status == "running" else None
         stage, step = self.at
-        return {"name": self.name, "status": status, "message": message, "stage": stage, "step": step, "left": left}
+        found = {"name": self.name, "status": status, "message": message, "stage": stage, "step": step}
+        return found | (self._running(stage, step) if status == "running" else {})
+
+    def _running(self, stage: str, step: int) -> Row:
+        """Steps per second, seconds left in the stage, and bytes of memory, None where unknown."""
+        pace, record = self.steps_per_second(), self.record
+        total = record.steps if record.stage == stage else None
+        left = None if pace is None or total is None else max(0.0, (total - step) / pace)
+        return {"pace": pace, "left": left, "memory": record.memory}
 
 
 class Board:
@@ -163,15 +182,18 @@ def _started(run: Followed) -> float:
         return 0.0
 
 
-def _total(record: RunRecord, stage: str) -> int | None:
-    """The steps of a stage, where its recipe says."""
-    try:
-        stages = record.recipe.get("stages", [])
-    except RlhfError:
-        return None
-    named = [one for one in stages if stage in (one.get("name"), one.get("stage"))]
-    steps = (named[0].get("trainer") or {}).get("max_steps") if named else None
-    return steps if isinstance(steps, int) and steps > 0 else None
+def _used(results: Iterable[StageResult]) -> Iterator[tuple[str, str]]:
+    """Seconds, tokens per second and peak memory of finished stages, by dotted name."""
+    for result in results:
+        cost = result.cost
+        if cost.seconds:
+            tokens = (cost.generated_tokens + cost.trained_tokens) / cost.seconds
+            yield f"cost.{result.name}", f"{cost.seconds:.1f} s, {tokens:.0f} tokens/s, {memory(cost.peak_bytes)}"
+
+
+def memory(size: int | None) -> str:
+    """In GiB."""
+    return "memory not known" if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def _cut(value: Any) -> Any:

@@ -19,12 +19,13 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def table(runs: Sequence[Followed]) -> Table:
     """One row a run."""
-    found = Table("run", "status", "stage", "step", *NUMBERS, "reward over time", "alarms")
+    found = Table("run", "status", "stage", "step", "steps/s", "s left", *NUMBERS, "reward over time", "alarms")
     for run in runs:
         summary = run.summary()
         numbers = ["-" if (value := run.latest(name)) is None else f"{value:.4g}" for name in NUMBERS]
         curve = run.curves.get(f"{run.at[0]}/reward", Series())
-        cells = [run.name, summary["status"], summary["stage"], str(summary["step"]), *numbers, bars(curve)]
+        pace = ["-" if summary.get(name) is None else f"{summary[name]:.3g}" for name in ("pace", "left")]
+        cells = [run.name, summary["status"], summary["stage"], str(summary["step"]), *pace, *numbers, bars(curve)]
         found.add_row(*map(_plain, (*cells, str(len(run.alarms)))))
     return found
 

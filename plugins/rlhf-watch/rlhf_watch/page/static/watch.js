@@ -28,9 +28,12 @@ const get = async (path) => {
   return answer.json();
 };
 
-function left(seconds) {
-  if (seconds === null) return "";
-  return seconds < 90 ? `, ${Math.round(seconds)} s left` : `, ${Math.round(seconds / 60)} min left`;
+function going({ pace = null, left = null, memory = null }) {
+  const parts = [];
+  if (pace !== null) parts.push(`${short(pace)} steps/s`);
+  if (memory !== null) parts.push(`${short(memory / 2 ** 30)} GiB`);
+  if (left !== null) parts.push(left < 90 ? `${Math.round(left)} s left` : `${Math.round(left / 60)} min left`);
+  return parts.map((part) => `, ${part}`).join("");
 }
 
 function giveColours() {
@@ -61,7 +64,7 @@ function showRuns() {
     const { item, box, swatch, words } = rowOf(run);
     box.checked = chosen.has(run.name);
     swatch.style.background = chosen.has(run.name) ? colour(run.name) : "transparent";
-    const at = run.stage ? `, ${run.stage} step ${run.step}${left(run.left)}` : "";
+    const at = run.stage ? `, ${run.stage} step ${run.step}${going(run)}` : "";
     words.textContent = ` ${run.name}: ${run.status}${at} ${run.message}`;
     words.className = run.status === "failed" ? "failed" : "";
     return item;
@@ -151,9 +154,17 @@ function showTexts() {
   by("samples").replaceChildren(...samples);
 }
 
+function showMade() {
+  const picked = shown(), names = [...new Set(picked.flatMap((run) => Object.keys(run.made_with)))];
+  const lines = names.map((name) => [name, picked.map((run) => run.made_with[name] ?? "-")])
+    .filter(([, values]) => picked.length < 2 || new Set(values).size > 1)
+    .map(([name, values]) => `${name}: ${picked.length < 2 ? values[0] : picked.map((run, i) => `${run.name} ${values[i]}`).join("; ")}`);
+  by("made").replaceChildren(...(lines.length || !picked.length ? lines : ["no difference"]).map((text) => make("li", text)));
+}
+
 const shown = () => runs.filter((run) => chosen.has(run.name) && loaded.has(run.name)).map((run) => loaded.get(run.name));
 
-function show() { giveColours(); showRuns(); showCurves(); showTexts(); }
+function show() { giveColours(); showRuns(); showCurves(); showTexts(); showMade(); }
 
 async function refresh() {
   try {
