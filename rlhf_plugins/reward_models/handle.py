@@ -61,27 +61,29 @@ class RewardHandle:
         """
         if grad and self.with_grad is None:
             raise RunError("this reward has no gradient: it is no single reward model")
-        function = self.with_grad if grad and self.with_grad is not None else self.function
-        return self._predicted(function, samples, grad)
-
-    def by_token(self, samples: Samples) -> Prediction:
-        """As `predict`, with `tokens`: what each token adds to the reward of the response so far.
-
-        Raises:
-            RunError: it is no single reward model, or that of an encoder.
-        """
-        if self.with_tokens is None:
-            raise RunError("this reward gives no numbers to tokens: it is no single reward model")
-        return self._predicted(self.with_tokens, samples)
-
-    def _predicted(self, function: Predict, samples: Samples, grad: bool = False) -> Prediction:
         if not samples.responses:
             return Prediction(torch.zeros(0))
+        function = self.with_grad if grad and self.with_grad is not None else self.function
         if grad or processes.count() == 1:
             return self._asked(function, samples)
         if self.module is None:
             return processes.on_main(lambda: self._asked(function, samples))
         return self._in_shares(function, samples)
+
+    def by_token(self, samples: Samples) -> Prediction:
+        """As `predict`, with `tokens`: what each token adds to the reward of the response so far.
+
+        In several processes the main one predicts for all.
+
+        Raises:
+            RunError: it is no single reward model, or that of an encoder.
+        """
+        function = self.with_tokens
+        if function is None:
+            raise RunError("this reward gives no numbers to tokens: it is no single reward model")
+        if not samples.responses:
+            return Prediction(torch.zeros(0))
+        return processes.on_main(lambda: self._asked(function, samples))
 
     def _in_shares(self, function: Predict, samples: Samples) -> Prediction:
         """Each process predicts for its share of the prompts, all responses to one of them together."""
