@@ -2,8 +2,9 @@
 
     python plugins/rlhf-continual/bench/online_against_offline.py [--seeds 5] [--runs runs/online_preferences]
 
-Both arms are the recipe `online_preferences_sandbox.yaml` with a simulated annotator, who is drawn from Bradley and
-Terry's model; offline asks for all labels in the first round. A finished run is read, not run again.
+The arms are the recipe `online_preferences_sandbox.yaml` with a simulated annotator, who is drawn from Bradley and
+Terry's model. Offline asks for all labels in the first round; `spread` asks round by round as online does, but about
+pairs of the start. A finished run is read, not run again.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from rlhf_plugins import Base, RunRecord, component, load_policy, load_reward_mo
 ROOT, HERE = Path(__file__).parents[3], Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "online_preferences_sandbox.yaml"
 OUT = ROOT / "docs" / "benchmarks" / "online_preferences.md"
-ARMS = {"offline": ["stages.0.first=1.0"], "online": []}
+ARMS = {"offline": ["stages.0.first=1.0"], "spread": ["stages.0.stage=spread"], "online": []}
 SETTING = [
-    f"plugins=[{HERE / 'annotator.py'}]",
+    f"plugins=[{HERE / 'annotator.py'}, {HERE / 'spread.py'}]",
     "stages.0.judge=drawn",
     "stages.0.labels=256",
     "stages.0.measured=0",
@@ -97,20 +98,27 @@ def page(found: Mapping[str, Sequence[Numbers]], machine: Mapping[str, Any]) -> 
         "# Online against offline preferences",
         "",
         f"The recipe `online_preferences_sandbox.yaml` with 256 labels of a simulated annotator, KL coefficient 0.05, "
-        f"4 rounds; offline asks for all labels in the first round. {seeds} seeds, by `python plugins/rlhf-continual/"
+        "4 rounds. Offline asks for all labels in the first round, spread for a quarter in each, both about pairs of "
+        "the base; online for a quarter in each, about pairs of the policy by then. By `python plugins/rlhf-continual/"
         f"bench/online_against_offline.py --seeds {seeds}` on {machine['cores']} cores ({machine['cpu']}). Means over "
-        "seeds, with the deviation over seeds in brackets; the difference with its standard error. Accuracies are of "
-        f"the reward model against which that policy was trained, by the true reward, on {PROMPTS} held-out prompts.",
+        f"{seeds} seeds, with the deviation over seeds in brackets; differences with standard errors. Accuracies are "
+        f"of the reward model that the policy was trained against, by the true reward, on {PROMPTS} held-out prompts.",
         "",
-        "| | offline | online | online - offline |",
-        "|---|---|---|---|",
+        "| | offline | spread | online | online - offline | online - spread |",
+        "|---|---|---|---|---|---|",
     ]
     for name, title in WHAT.items():
         arms = [[one[name] for one in found[arm]] for arm in ARMS]
-        gaps = [online - offline for offline, online in zip(*arms, strict=True)]
         cells = [f"{fmean(values):.3f} ({stdev(values):.3f})" for values in arms]
-        lines.append(f"| {title} | {' | '.join(cells)} | {fmean(gaps):+.3f} ± {stdev(gaps) / seeds**0.5:.3f} |")
+        cells += [difference(arms[-1], other) for other in arms[:-1]]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> str:
+    """The mean, seed by seed, with its standard error."""
+    gaps = [value - other for value, other in zip(values, others, strict=True)]
+    return f"{fmean(gaps):+.3f} ± {stdev(gaps) / len(gaps) ** 0.5:.3f}"
 
 
 if __name__ == "__main__":
