@@ -25,7 +25,8 @@ def made_up(option: Option, registry: Registry) -> Any:
     Raises PluginError where none can be made up.
     """
     if option.kind:
-        names = registry.names(option.kind)
+        if not (names := registry.names(option.kind)):
+            raise PluginError(f"{option.name}: no {option.kind} is installed to try the component with")
         name = next((name for name in names if _asks_nothing(registry.get(option.kind, name))), names[0])
         return [name] if option.many else name
     for value in _guesses(option.annotation, None):

@@ -72,10 +72,10 @@ def test_a_conversation_comes_from_a_pipe(rlhf: Rlhf, run: Path) -> None:
     words = ("chat", "run#dpo", "--beside", "run#base", "--max-new-tokens", "3", "--temperature", "0")
     done = rlhf(*words, input=LINES)
     out, err = done.stdout.splitlines(), done.stderr.splitlines()
+    assert err[0] == "run#dpo and run#base; /help lists the commands"
     assert [line.partition(": ")[0] for line in out[:4]] == ["[1] run#dpo", "[2] run#base"] * 2
     assert out[4] == "preferences.jsonl: run#dpo is better than run#base"
     assert [line.split()[0] for line in out[5:]] == ["/again", "/better", "/reward", "/reset", "/help", "/quit"]
-    assert err[0] == "run#dpo and run#base; /help lists the commands"
     assert [*err[2:4], err[4][:17]] == [ALIKE, "/again takes no 'x'", "there is no answe"]
     assert json.loads(Path("preferences.jsonl").read_text())["prompt"] == "how is"
 

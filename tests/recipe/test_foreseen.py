@@ -23,6 +23,13 @@ def faults(*stages: Any, data: Any = "sandbox") -> list[str]:
     return []
 
 
+def fault(*stages: Any, data: Any = "sandbox") -> str:
+    """The only one."""
+    found = faults(*stages, data=data)
+    assert len(found) == 1, found
+    return found[0]
+
+
 @pytest.mark.parametrize(
     ("stages", "data", "message"),
     [
@@ -44,8 +51,8 @@ def faults(*stages: Any, data: Any = "sandbox") -> list[str]:
     ],
 )
 def test_what_would_stop_a_recipe_later_is_said_at_once(stages: list[Any], data: Any, message: str) -> None:
-    (fault,) = faults(*stages, data=data)
-    assert message in fault
+    found = fault(*stages, data=data)
+    assert message in found
 
 
 @pytest.mark.parametrize(
@@ -90,9 +97,9 @@ def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
     ],
 )
 def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str) -> None:
-    (fault,) = faults({"stage": "preference", "trainer": option})
-    assert f"stages.0.trainer.{next(iter(option))}: " in fault
-    assert message in fault
+    found = fault({"stage": "preference", "trainer": option})
+    assert f"stages.0.trainer.{next(iter(option))}: " in found
+    assert message in found
 
 
 EVERY = {"eval_strategy": "steps", "eval_steps": 2}
@@ -114,9 +121,9 @@ EVERY = {"eval_strategy": "steps", "eval_steps": 2}
 )
 def test_a_number_that_chooses_the_best_weights_is_measured(stage: str, trainer: dict[str, Any], message: str) -> None:
     before = ["reward_model"] if stage == "online" else []
-    (fault,) = faults(*before, {"stage": stage, "trainer": trainer}, data=HUMAN)
-    assert f"stages.{len(before)}.trainer.metric_for_best_model: " in fault
-    assert message in fault
+    found = fault(*before, {"stage": stage, "trainer": trainer}, data=HUMAN)
+    assert f"stages.{len(before)}.trainer.metric_for_best_model: " in found
+    assert message in found
 
 
 def test_numbers_that_are_measured_may_choose() -> None:
@@ -145,8 +152,8 @@ def task(**options: Any) -> dict[str, Any]:
     ],
 )
 def test_tasks_of_a_training_are_checked(tasks: list[Any], trainer: dict[str, Any], message: str) -> None:
-    (fault,) = faults({"stage": "sft", "tasks": tasks, "trainer": trainer})
-    assert message in fault
+    found = fault({"stage": "sft", "tasks": tasks, "trainer": trainer})
+    assert message in found
 
 
 def test_minus_one_is_no_limit_of_steps() -> None:
@@ -180,5 +187,5 @@ def test_a_misspelt_folder_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: py
 
 def test_the_base_of_a_critic_is_looked_for_too() -> None:
     value = {"network": "own", "base": "./no"}
-    (fault,) = faults({"stage": "online", "reward": "gold", "value": value})
-    assert fault == "recipe: stages.0.value.base: no folder './no', and that is not a hub name such as `owner/model`"
+    found = fault({"stage": "online", "reward": "gold", "value": value})
+    assert found == "recipe: stages.0.value.base: no folder './no', and that is not a hub name such as `owner/model`"

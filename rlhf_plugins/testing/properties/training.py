@@ -57,7 +57,12 @@ class Place:
 
 
 _REWARD = {"trainer": PAIRS}
-_ONLINE = {"trainer": ROLLOUTS, "reward": {"use": "weighted", "parts": ["gold"], "weights": [40.0]}}
+_ONLINE = {
+    "trainer": ROLLOUTS,
+    "reward": {"use": "weighted", "parts": ["gold"], "weights": [40.0]},
+    "shaping": [],
+    "monitors": [],
+}
 PLACES: dict[str, tuple[Place, ...]] = {  # a component is felt if it is in one of them
     "pooling": (Place("reward_model", "pooling", _REWARD),),
     "reward_head": (
