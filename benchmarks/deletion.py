@@ -29,6 +29,18 @@ ROOT = Path(__file__).parents[1]
 COMPONENTS = Path("rlhf_plugins/components")
 LEFT_OUT = ("__pycache__", ".git", ".venv", ".hypothesis", ".*_cache", "runs", "build")
 TESTS = ["-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+WHOLE_ERRORS = [
+    "-vv",
+    "-W",
+    "ignore",
+    "--junitxml",
+    "found.xml",
+    "-o",
+    "junit_family=xunit1",
+    "-o",
+    "junit_logging=all",
+]
+UNREAD = "a file that cannot be imported"
 LISTS_ALL = {
     "tests/test_docs.py": "the pages of docs/components/ are compared with the registry",
 }
@@ -62,25 +74,29 @@ def outcome(found: Path) -> tuple[set[str], int, list[Failure]]:
     """From pytest's file: the functions that ran, as FILE::NAME, the number of tests, and what failed."""
     ran, count, failed = set(), 0, []
     for case in ElementTree.parse(found).iter("testcase"):
-        name = case.get("name", "")
-        file = case.get("file") or name.replace(".", "/") + ".py"  # a file that cannot be imported is a case too
+        file, name = case.get("file", ""), case.get("name", "") if case.get("classname") else UNREAD
         ran.add(f"{file}::{name.partition('[')[0]}")
         count += 1
         for each in (*case.findall("failure"), *case.findall("error")):
-            errors = [line for line in (each.text or "").splitlines() if line.startswith("E ")]
-            failed.append(Failure(file, name, "\n".join([each.get("message", ""), *errors])))
+            lines = (each.text or "").splitlines()
+            errors = [line for line in lines if line.startswith("E ")] or lines  # a property of the kit is no function
+            printed = [case.findtext("system-out", ""), case.findtext("system-err", "")]
+            failed.append(Failure(file, name, "\n".join([each.get("message", ""), *errors, *printed])))
     return ran, count, failed
 
 
 def sort(failure: Failure, deleted: Sequence[str]) -> str:
     """Why this failure is right where these files are deleted; "fault" where it is not."""
     made = [each for each in registry().describe() if each.plugin.name.removeprefix("components.") in deleted]
-    pages, names = {*deleted, *(each.kind for each in made)}, {*deleted, *(each.name for each in made)}
-    if re.fullmatch(rf"tests/components/test_({'|'.join(pages)})\.py", failure.file):
+    pages, names = (
+        "|".join({*deleted, *each}) for each in zip(*((each.kind, each.name) for each in made), strict=True)
+    )
+    if re.fullmatch(rf"tests/components/test_({pages})\.py", failure.file):
         return "of its own"
     if re.search(rf"\[[^]]*\b({'|'.join(deleted)})\b", failure.test):
         return "of its own"
-    if re.search(rf"""components[./]({"|".join(pages)})\b|['"`]({"|".join(names)})['"`]""", failure.error):
+    asked = rf"""components[./]({pages})\b|['"`]({names})['"`]|did you mean ({names})\b|\bno ({pages}) is installed"""
+    if re.search(asked, failure.error):
         return "that ask for it"
     return "that list all" if failure.file in LISTS_ALL else "fault"
 
@@ -89,13 +105,12 @@ def tried(copy: Path, python: Path, deleted: Sequence[str], whole: set[str]) -> 
     """Runs all tests without these files, and prints what came of it. Returns the number of faults."""
     for stem in deleted:
         (copy / COMPONENTS / f"{stem}.py").rename(copy / f"{stem}.away")
-    words = [*TESTS, "-W", "ignore", "--junitxml", "found.xml", "-o", "junit_family=xunit1"]
-    words += ["--numprocesses", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
+    words = [*TESTS, *WHOLE_ERRORS, "--numprocesses", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
     _run(python, copy, words)
     for stem in deleted:
         (copy / f"{stem}.away").rename(copy / COMPONENTS / f"{stem}.py")
     ran, count, failed = outcome(copy / "found.xml")
-    unread = {each.file for each in failed if "::" not in each.test and each.file.endswith(each.test + ".py")}
+    unread = {each.file for each in failed if each.test == UNREAD}
     sorts = Counter(sort(each, deleted) for each in failed)
     print(f"{'+'.join(deleted)}: {count} tests ran, {len(failed)} failed: {dict(sorts)}", flush=True)
     faults = [f"{each.file}::{each.test}\n{each.error}" for each in failed if sort(each, deleted) == "fault"]

@@ -34,15 +34,16 @@ def test_a_failure_is_sorted(deletion: dict[str, Any], file: str, test: str, err
 
 def test_the_outcome_of_pytest_is_read(deletion: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "found.xml").write_text(
-        '<testsuite><testcase file="tests/a.py" name="test_b[1]"/><testcase file="tests/a.py" name="test_c">'
-        '<failure message="no">text\nE   because</failure></testcase><testcase name="tests.d">'
-        '<error message="unread">E   ImportError</error></testcase></testsuite>'
+        '<testsuite><testcase classname="a" file="a.py" name="test_b[1]"/><testcase classname="a" file="a.py" name="c">'
+        '<failure message="no">text\nE   because</failure><system-err>printed</system-err></testcase>'
+        '<testcase classname="" file="d.py" name="d"><error message="no">E   ImportError</error></testcase></testsuite>'
     )
     ran, count, failed = deletion["outcome"](tmp_path / "found.xml")
-    assert (ran, count) == ({"tests/a.py::test_b", "tests/a.py::test_c", "tests/d.py::tests.d"}, 3)
+    unread = "a file that cannot be imported"
+    assert (ran, count) == ({"a.py::test_b", "a.py::c", f"d.py::{unread}"}, 3)
     assert [tuple(each) for each in failed] == [
-        ("tests/a.py", "test_c", "no\nE   because"),
-        ("tests/d.py", "tests.d", "unread\nE   ImportError"),
+        ("a.py", "c", "no\nE   because\n\nprinted"),
+        ("d.py", unread, "no\nE   ImportError\n\n"),
     ]
 
 
