@@ -123,16 +123,18 @@ class Evaluation:
     reference: str  # the name in `scores` that the others are compared with
     prompts: Sequence[Text]
     scores: Mapping[str, Sequence[float]]
+    lengths: Mapping[str, Sequence[int]] = field(default_factory=dict)  # words of the responses, where they are known
 
     def __post_init__(self) -> None:
-        """Raises RunError where the reference has no scores, or a policy not one score per prompt."""
+        """Raises RunError where the reference has no scores, or a policy not one score or length per prompt."""
         from rlhf_plugins.errors import RunError, known
 
         if self.reference not in self.scores:
             raise RunError(f"evaluation: no scores of the reference {known(self.reference, self.scores)}")
-        for name, scores in self.scores.items():
-            if len(scores) != len(self.prompts):
-                raise RunError(f"evaluation: {len(scores)} scores of {name} for {len(self.prompts)} prompts")
+        for what, each in {"scores": self.scores, "lengths": self.lengths}.items():
+            for name, numbers in each.items():
+                if len(numbers) != len(self.prompts):
+                    raise RunError(f"evaluation: {len(numbers)} {what} of {name} for {len(self.prompts)} prompts")
 
 
 @dataclass(frozen=True)

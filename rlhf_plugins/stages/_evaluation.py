@@ -166,6 +166,7 @@ class Session:
                 self.weights.name,
                 [self.prompts[place] for place in places],
                 scores_by_name,
+                {name: [len(text.split()) for text in policy.samples.responses] for name, policy in judged.items()},
             ),
             report=ReportParts(
                 policies=rows,

@@ -27,6 +27,7 @@ def compare(
         float | None, typer.Option(min=0, max=1, help="Without sources: prompts that a win rate needs.")
     ] = None,
     power: Annotated[float, typer.Option(min=0.01, max=0.999, help="Of --prompts and --rate.")] = 0.8,
+    by: Annotated[str, typer.Option(help="A column of the files: win rates by group too.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare policies with a baseline on the same prompts: win rate, tests, sample size.
@@ -39,7 +40,7 @@ def compare(
     if sources:
         from rlhf_watch.ab.comparison import compare as compared
 
-        found = compared(sources)
+        found = compared(sources, by=by)
         if as_json:
             import json
 
@@ -47,7 +48,7 @@ def compare(
         else:
             say("\n".join(wording.lines(found)))
         return
-    if rate is None and prompts is None:
+    if by or (rate is None and prompts is None):
         raise typer.BadParameter("name what is compared, or plan with --rate or --prompts")
     for line in wording.plan(rate, prompts, power):
         say(line)

@@ -15,7 +15,7 @@ from rlhf_watch.explain.nearest import Neighbours
 from typer import Typer
 from typer.testing import CliRunner
 
-from rlhf_plugins import RunError, load_reward_model, run_recipe
+from rlhf_plugins import RunError, load_reward_model, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
 WORDS = ["bee", "cat", "dog", "fox", "ice", "key", "gas", "jam"]
@@ -26,15 +26,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model of annotators who like nothing but the word `mud`."""
     found, rng = tmp_path_factory.mktemp("explain"), np.random.default_rng(0)
     rows = []
-    for _ in range(160):
+    for i in range(160):
         texts = [list(rng.choice(WORDS, 6)) for _ in range(2)]
         texts[0][rng.integers(6)] = "mud"
-        rows.append({"prompt": "who\n", "chosen": " ".join(texts[0]), "rejected": " ".join(texts[1])})
+        prompt = f"who{' the' * (i % 8)}\n"  # several, so that some are held out
+        rows.append({"prompt": prompt, "chosen": " ".join(texts[0]), "rejected": " ".join(texts[1])})
     (found / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     trainer = {"max_steps": 30, "learning_rate": 1e-2, "per_device_train_batch_size": 16}
     recipe = {"base": tiny_base(found / "base").path, "adapter": "none", "output_dir": str(found / "run")}
     recipe["data"] = {"format": "preference", "source": str(found / "pairs.jsonl")}
-    run_recipe({**recipe, "stages": [{"stage": "reward_model", "trainer": trainer}]})
+    stages = [{"stage": "reward_model", "trainer": trainer}, {"stage": "explain", "shown": 2}]
+    run_recipe({**recipe, "stages": stages})
     return found
 
 
@@ -60,6 +62,16 @@ def test_the_command_prints_tokens_and_words(folder: Path) -> None:
     done = CliRunner().invoke(app, [str(folder / "run"), str(file)])
     assert "tokens: 'mud' +" in done.output, done.output
     assert "without a word: 'mud' +" in done.output
+
+
+def test_the_largest_rewards_are_explained_in_the_report(folder: Path) -> None:
+    (section,) = open_run(folder / "run").finished[-1].sections
+    assert len(section.rows) == 2
+    for row in section.rows:
+        assert row["tokens"].startswith("'mud' +")
+        assert row["words"].startswith("'mud' +")
+        assert "mud" in row["response"]
+    assert section.rows[0]["reward"] >= section.rows[1]["reward"]
 
 
 def test_a_reward_that_is_no_single_model_is_refused() -> None:

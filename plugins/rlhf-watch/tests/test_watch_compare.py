@@ -136,6 +136,21 @@ def test_files_are_compared_on_common_prompts(tmp_path: Path) -> None:
     assert json.loads(json.dumps(record(first)))["counts"]["won"] == first.counts.won
 
 
+def test_win_rates_are_given_by_group_and_the_worst_is_named(tmp_path: Path) -> None:
+    """40 prompts are won, 20 in German tied: 0.5, which is 0.5 behind the others; Wilson's centre of 1/2 is 1/2."""
+    base = write(tmp_path, "old", [0.0] * 60, language=["en"] * 40 + ["de"] * 20)
+    other = write(tmp_path, "new", [1.0] * 40 + [0.0] * 20)
+    (found,) = compare([base, other], by="language")
+    assert found.groups is not None
+    assert [(one.name, one.mean, one.gap) for one in found.groups.groups] == [("de", 0.5, -0.5), ("en", 1.0, 0.5)]
+    text = "\n".join(lines([found]))
+    assert "de: 0.500 [0.299, 0.701], -0.500 to the others, 20 prompts (33.3%)" in text
+    assert "de is behind the others, by 50.0%" in text
+    assert json.loads(json.dumps(record(found)))["groups"]["behind"]["name"] == "de"
+    with pytest.raises(DataError, match="has a column 'lang'"):
+        compare([base, other], by="lang")
+
+
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
@@ -166,7 +181,8 @@ class Measured(Stage, makes={"evaluation"}):
     name: str = "measured"
     def run(self, run: Run) -> StageResult:
         scores = {"base": [0.0, 0.0, 0.0], "dpo": [1.0, 1.0, 0.0], "ppo": [-1.0, 0.0, 0.0]}
-        return StageResult(evaluation=Evaluation("gold", "base", ["a", "b", "c"], scores))
+        lengths = {"base": [3, 2, 1], "dpo": [4, 2, 2]}
+        return StageResult(evaluation=Evaluation("gold", "base", ["a", "b", "c"], scores, lengths))
 
 @hookimpl
 def register_stage():
@@ -181,6 +197,8 @@ def test_the_policies_of_a_run_are_compared_with_its_reference(tmp_path: Path) -
     run_recipe({**recipe, "output_dir": str(tmp_path / "run")})
     dpo, ppo = compare([str(tmp_path / "run")])
     assert (dpo.counts, ppo.counts, dpo.judge) == ((2, 1, 0), (0, 2, 1), "gold")
+    assert dpo.length is not None
+    assert ppo.length is None  # its evaluation does not say how long they are
     assert compare([f"{tmp_path}/run#ppo", f"{tmp_path}/run#dpo"])[0].counts == (2, 1, 0)
     with pytest.raises(RlhfError, match="several policies .* name one"):
         compare([str(tmp_path / "run"), str(tmp_path / "run")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from rlhf_plugins import DataError, RunError
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.length import LengthControlled, length_controlled
 from rlhf_watch.ab.scores import Scored, read
+from rlhf_watch.groups.fairness import Groups, by_group
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Comparison:
     decided_after: int | None  # prompts, had one looked after each
     smallest: float  # win rate that this many prompts would show with power 0.8
     length: LengthControlled | None
+    groups: Groups | None = None  # win rates
 
     @property
     def better(self) -> bool | None:
@@ -43,24 +45,31 @@ class Comparison:
         return self.counts.won > self.counts.lost
 
 
-def compare(sources: Sequence[str], seed: int = 0) -> list[Comparison]:
+def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Comparison]:
     """Every later source beside the first; one run alone: its policies beside its reference.
 
+    Args:
+        sources: as `scores.read` takes them.
+        seed: of the resampling tests.
+        by: a column of the files that names the group of a prompt; win rates are then given by group.
+
     Raises:
-        DataError: a file cannot be read, or two share no prompt.
+        DataError: a file cannot be read, two share no prompt, or no file has the column.
         RunError: a run has no evaluation, or several policies of which none is named.
     """
-    scored = read(sources[0]) if len(sources) == 1 else [_one(source) for source in sources]
+    scored = read(sources[0], by) if len(sources) == 1 else [_one(source, by) for source in sources]
     if len(scored) < 2:
         raise DataError(f"{sources[0]}: one policy alone; name another file or run to compare it with")
+    if by and not any(one.groups for one in scored):
+        raise DataError(f"no row of {', '.join(sources)} has a column {by!r}; runs and releases keep no columns")
     found = [_beside(scored[0], other, seed) for other in scored[1:]]
     corrected = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
     return [Comparison(**{**vars(one), "holm_p": corrected[str(place)]}) for place, one in enumerate(found)]
 
 
-def _one(source: str) -> Scored:
+def _one(source: str, by: str) -> Scored:
     """The policy of a source that holds one: of a run, that beside its reference."""
-    scored = read(source)
+    scored = read(source, by)
     policies = scored[1:] if len(scored) > 1 else scored
     if len(policies) > 1:
         names = ", ".join(one.name for one in policies)
@@ -95,13 +104,25 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         decided_after=sequential.stops_at(values),
         smallest=power.smallest_win_rate(counts.prompts, ties=counts.tied / counts.prompts),
         length=_length(base, other, prompts, ours, theirs),
+        groups=_groups({**other.groups, **base.groups}, prompts, ours, theirs),
     )
+
+
+def _groups(
+    names: Mapping[str, str], prompts: Sequence[str], ours: paired.Numbers, theirs: paired.Numbers
+) -> Groups | None:
+    """Win rates by group, of the prompts that are in one."""
+    places = [place for place, prompt in enumerate(prompts) if prompt in names]
+    if not names:
+        return None
+    won = np.where(ours == theirs, 0.5, ours > theirs)[places]
+    return by_group([names[prompts[place]] for place in places], won.tolist())
 
 
 def _length(
     base: Scored, other: Scored, prompts: Sequence[str], ours: paired.Numbers, theirs: paired.Numbers
 ) -> LengthControlled | None:
-    """None where a file has no responses; evaluations of runs keep none."""
+    """None where a file has no responses, or an evaluation does not say how long they were."""
     if base.lengths is None or other.lengths is None:
         return None
     longer = np.array([other.lengths[prompt] - base.lengths[prompt] for prompt in prompts])

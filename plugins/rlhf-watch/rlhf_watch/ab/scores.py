@@ -24,12 +24,14 @@ class Scored:
         judge: what scored it; empty where a file does not say.
         scores: by prompt, in the order of the file.
         lengths: words of a response, by prompt; None where there are no responses.
+        groups: of a prompt, as a column of a file says.
     """
 
     name: str
     judge: str
     scores: Mapping[str, float]
     lengths: Mapping[str, float] | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,15 +47,19 @@ class _Means:
         return {prompt: math.fsum(values) / len(values) for prompt, values in self.sums.items()}
 
 
-def read(source: str) -> list[Scored]:
+def read(source: str, by: str = "") -> list[Scored]:
     """What a source holds, the reference of a run first: `FILE.jsonl`, `RUN`, one policy as `RUN#POLICY`, or a release.
+
+    Args:
+        source: any of these.
+        by: the column of a file that names the group of a prompt.
 
     Raises:
         DataError: the file cannot be read, or a row has no prompt or score.
         RunError: there is no such run, evaluation or policy.
     """
     if Path(source).is_file():
-        return [_of_file(Path(source))]
+        return [_of_file(Path(source), by)]
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
         raise DataError(f"{source}: neither a file nor a run")
@@ -76,10 +82,12 @@ def _evaluation(folder: str) -> Evaluation:
 
 
 def _of_run(folder: str, name: str, evaluation: Evaluation, prompts: Sequence[str]) -> Scored:
-    means = _Means()
+    means, lengths = _Means(), _Means()
     for prompt, score in zip(prompts, evaluation.scores[name], strict=True):
         means.add(prompt, _finite(score, f"{folder}#{name}"))
-    return Scored(f"{folder}#{name}", evaluation.judge, means.means())
+    for prompt, words in zip(prompts, evaluation.lengths.get(name, ()), strict=False):
+        lengths.add(prompt, words)
+    return Scored(f"{folder}#{name}", evaluation.judge, means.means(), lengths.means() or None)
 
 
 def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]]) -> Scored:
@@ -91,9 +99,10 @@ def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]]) -> Scored:
     return Scored(model, "people", scores.means(), lengths.means())
 
 
-def _of_file(file: Path) -> Scored:
+def _of_file(file: Path, by: str) -> Scored:
     scores, lengths = _Means(), _Means()
     judges: set[str] = set()
+    groups: dict[str, str] = {}
     for where, row in _rows(file):
         prompt = _key(row.get("prompt"))
         column = next((name for name in SCORES if name in row), None)
@@ -103,12 +112,14 @@ def _of_file(file: Path) -> Scored:
         if isinstance(row.get("response"), str):
             lengths.add(prompt, len(row["response"].split()))
         judges.add(str(row.get("judge", "")))
+        if row.get(by) is not None:
+            groups[prompt] = str(row[by])
     if len(judges) > 1:
         raise DataError(f"{file}: rows of several judges ({', '.join(sorted(judges))}); compare those of one")
     if not scores.sums:
         raise DataError(f"{file}: holds no row")
     whole = lengths.sums.keys() == scores.sums.keys()
-    return Scored(str(file), judges.pop(), scores.means(), lengths.means() if whole else None)
+    return Scored(str(file), judges.pop(), scores.means(), lengths.means() if whole else None, groups)
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

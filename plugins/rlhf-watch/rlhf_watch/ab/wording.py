@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_watch.ab.comparison import Comparison
 from rlhf_watch.ab.power import power_for_win_rate, size_for_win_rate, smallest_win_rate
+from rlhf_watch.groups.reading import table
 
 
 def lines(found: Sequence[Comparison]) -> Iterator[str]:
@@ -59,6 +60,11 @@ def _numbers(one: Comparison, compared: int) -> Iterator[str]:
         yield f"judge: {one.judge}"
     if one.left_out:
         yield f"left out: {one.left_out} prompts that only one of them answered"
+    if one.groups:
+        yield from table("win rate", one.groups, "prompts")
+        behind = one.groups.behind
+        shown = "is behind the others" if one.groups.p <= 0.05 else "is the furthest behind, which chance makes too"
+        yield f"{behind.name} {shown}, by {-behind.gap:.1%} (p {one.groups.p:.2g})"
 
 
 def plan(rate: float | None, prompts: int | None, power: float) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,50 @@ def _pairs(file: Path) -> list[tuple[Any, Any]]:
     return pairs
 
 
+@dataclass(frozen=True)
+class Explained:
+    """A reward with what made it, the strongest parts in words.
+
+    Args:
+        reward: of the response.
+        change: from the response of nothing but ends.
+        tokens: integrated gradients.
+        words: what the reward loses without each; empty where the response is no text.
+        dimensions: of the reward; empty where it has none.
+        error: of the tokens' parts, as a share of the change.
+    """
+
+    reward: float
+    change: float
+    tokens: str
+    words: str
+    dimensions: str
+    error: float
+
+    @classmethod
+    def of(cls, judge: Any, prompt: Any, response: Any) -> Explained:
+        """Raises RunError where the reward model is not one network."""
+        sample = judge.encode([prompt], [response])
+        found = integrated_gradients(judge, sample)
+        names = [judge.encoder.tokenizer.decode([token]) for token in sample.response_ids[0]]
+        return cls(
+            found.reward,
+            found.reward - found.baseline,
+            _strongest(list(zip(names, found.parts, strict=True))),
+            _strongest(left_out(judge, prompt, response)) if isinstance(response, str) else "",
+            ", ".join(f"{name} {float(each[0]):+.3f}" for name, each in judge.predict(sample).dimensions.items()),
+            found.error,
+        )
+
+
 def _explained(judge: Any, prompt: Any, response: Any) -> Iterator[str]:
-    sample = judge.encode([prompt], [response])
-    found = integrated_gradients(judge, sample)
-    tokenizer = judge.encoder.tokenizer
-    names = [tokenizer.decode([token]) for token in sample.response_ids[0]]
-    yield f"{_short(prompt)}: reward {found.reward:.3f}, {found.reward - found.baseline:+.3f} from the response"
-    yield f"  tokens: {_strongest(list(zip(names, found.parts, strict=True)))}"
-    if isinstance(response, str):
-        yield f"  without a word: {_strongest(left_out(judge, prompt, response))}"
+    found = Explained.of(judge, prompt, response)
+    yield f"{_short(prompt)}: reward {found.reward:.3f}, {found.change:+.3f} from the response"
+    yield f"  tokens: {found.tokens}"
+    if found.words:
+        yield f"  without a word: {found.words}"
+    if found.dimensions:
+        yield f"  dimensions: {found.dimensions}"
     if found.error > ENOUGH:
         yield f"  the tokens' parts miss {found.error:.1%} of the change: they are an approximation here"
 

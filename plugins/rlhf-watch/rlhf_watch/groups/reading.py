@@ -34,8 +34,8 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
         raise DataError(f"{file}: no row has a column {column!r} (known: {', '.join(names)})")
     groups = [str(row[column]) for row in known]
     accuracy = by_group(groups, wins([row["rewards"] for row in known]))
-    yield from _table("accuracy", accuracy)
-    yield from _table("reward of the chosen response", by_group(groups, [row["rewards"][0] for row in known]))
+    yield from table("accuracy", accuracy)
+    yield from table("reward of the chosen response", by_group(groups, [row["rewards"][0] for row in known]))
     behind = accuracy.behind
     if accuracy.p <= 0.05:
         yield f"{behind.name} is judged worse than the others, by {-behind.gap:.1%} (p {accuracy.p:.2g})"
@@ -45,12 +45,13 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
         yield f"left out: {left} rows without {column!r}"
 
 
-def _table(title: str, found: Groups) -> Iterator[str]:
+def table(title: str, found: Groups, counted: str = "rows") -> Iterator[str]:
+    """A line for each group, the worst first."""
     yield f"{title}:"
     total = sum(one.rows for one in found.groups)
     for one in found.groups:
         low, high = one.interval
-        share = f"{one.rows} rows ({one.rows / total:.1%})"
+        share = f"{one.rows} {counted} ({one.rows / total:.1%})"
         yield f"  {one.name}: {one.mean:.3f} [{low:.3f}, {high:.3f}], {one.gap:+.3f} to the others, {share}"
 
 

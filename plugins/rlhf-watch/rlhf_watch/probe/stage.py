@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlhf_plugins import DataFormat, Reward, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_watch.explain.stage import Explain
 from rlhf_watch.probe.interventions import FILLERS, OPENERS, interventions
 from rlhf_watch.probe.probing import probe
 from rlhf_watch.probe.reward import Asked
@@ -59,5 +60,5 @@ class Probe(Stage):
 
 @hookimpl
 def register_stage() -> dict[str, type]:
-    """The stage of this file."""
-    return {"probe": Probe}
+    """The stages that say what makes a reward."""
+    return {"explain": Explain, "probe": Probe}
