@@ -15,6 +15,7 @@ from rlhf_plugins.report.schema import CurveReport, ReliabilityBin, RewardModelR
 from rlhf_plugins.report.svg import INK, MUTED, PAPER, SERIES, WIDTH, Plot, or_nan, short, svg
 from rlhf_plugins.report.words import number, share
 
+MEAN_LOSS = "train_loss"  # of all steps, as transformers logs it at the end
 HELD_OUT = "eval_"  # begins the names of numbers on held-out rows
 _PANELS = 3  # reliability diagrams side by side
 _ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
@@ -78,7 +79,8 @@ def stage_curves(stage: str, logged: Mapping[str, CurveReport], key: str) -> Plo
     found = {name: [y for _, y in curve.points if y is not None] for name, curve in logged.items()}
     beside = {name for name in found if name.startswith(HELD_OUT) and found.get(name.removeprefix(HELD_OUT))}
     inside = {percentile(name, rank) for name in found for rank in PERCENTILES} & found.keys()
-    curves = {name: values for name, values in found.items() if values and name not in beside | inside}
+    drawn = {MEAN_LOSS} if found.get("loss") else set()  # by its own curve
+    curves = {name: values for name, values in found.items() if values and name not in beside | inside | drawn}
     if not curves:
         return None
     columns = min(2, len(curves))
@@ -97,6 +99,8 @@ def stage_curves(stage: str, logged: Mapping[str, CurveReport], key: str) -> Plo
                 panel.plot(steps, list(map(or_nan, values)), color=SERIES[1], lw=1.4, marker="o", ms=3)
             panel.set_title(_titled(name, logged[name]), color=INK)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            if len(steps) == 1:
+                panel.set_xticks(steps)
             panel.yaxis.set_major_locator(MaxNLocator(4))
         for panel in panels[len(curves) :]:
             panel.set_visible(False)

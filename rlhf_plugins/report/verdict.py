@@ -134,7 +134,7 @@ def _caveats(report: Report, name: str) -> tuple[str, ...]:
     if policy.kl is not None and policy.kl < NEAR:
         found.append(f"at a KL near 0 its responses hardly differ from those of {report.reference or 'the reference'}")
     if policy.cut is not None and policy.cut > _CUT:
-        found.append(f"{share(policy.cut)} of its responses were cut at `max_new_tokens`")
+        found.append(f"{share(policy.cut)} of its responses were cut at max_new_tokens")
     return (*found, *_of_judge(report, name))
 
 

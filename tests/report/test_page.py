@@ -204,7 +204,7 @@ def test_an_empty_response_in_training_is_said_to_be_one(fields: dict[str, Any])
 
 def test_a_curve_with_gaps_and_one_point_are_drawn(fields: dict[str, Any]) -> None:
     loss = [(1, 0.5), (2, float("nan")), (3, 0.25)]
-    curves = {"loss": {"points": loss}, "kl": {"points": [(1, 0.1)]}}
+    curves = {"loss": {"points": loss}, "kl": {"points": [(1, 0.1)]}, "train_loss": {"points": [(9, 0.4)]}}
     html = _page(
         fields,
         stages=[{"name": "dpo", "stage": "preference", "curves": curves}],

@@ -72,7 +72,7 @@ def test_limits_are_said_beside_the_number(fields: dict[str, Any]) -> None:
 
 def test_responses_that_were_cut_are_said(fields: dict[str, Any]) -> None:
     assert _verdict(fields, cut=0.05).caveats == ()
-    assert _verdict(fields, cut=0.75).caveats == ("75.0% of its responses were cut at `max_new_tokens`",)
+    assert _verdict(fields, cut=0.75).caveats == ("75.0% of its responses were cut at max_new_tokens",)
 
 
 def test_a_policy_that_was_trained_against_the_judge_says_so(fields: dict[str, Any]) -> None:
