@@ -44,13 +44,14 @@ def loading(path: str, clock: Callable[[], float] = time.monotonic) -> Iterator[
         yield
         return
     began = clock()
-    _line(f"loading {path}" + (f" ({memory(size)})" if size else ""))
+    line(f"loading {path}" + (f" ({memory(size)})" if size else ""))
     yield
     if (taken := clock() - began) >= SOON:
-        _line(f"loaded {path} in {duration(taken)}")
+        line(f"loaded {path} in {duration(taken)}")
 
 
-def _line(text: str) -> None:
+def line(text: str) -> None:
+    """Writes a line to standard error, where the progress is."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
@@ -128,7 +129,7 @@ class Counted:
                 left(*so_far),
                 self._of_run(*so_far),
             )
-            _line(", ".join(filter(None, words)))
+            line(", ".join(filter(None, words)))
 
     def _of_run(self, share: float, taken: float) -> str:
         return "" if self._part else left_of_run(share, taken)

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from rlhf_plugins.contract import processes
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.packing import Tensors, pack, unpack
+from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.checkpoints import Checkpoints, appended, best, read
 from rlhf_plugins.trainers.resuming import (
@@ -158,7 +159,8 @@ class Keeper:
             raise RunError(f"{found}: cannot be read: {type(error).__name__}: {error}; delete it") from error
         _refuse_other_count(trainer, found, 1 + len(state.get("others", ())))
         step = int(found.name)
-        logger.info("%s goes on from step %d", self.run.name or "the training", step)
+        if processes.is_main() and not packed["finished"]:
+            line(f"{self.run.name or 'the training'} goes on from step {step}")
         if own["costs"] and self.run.ending.counter:
             cost.go_on(self.run.ending.counter, processes.goes_on_from(own["costs"]))
         log = self.run.memory.log

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
-from rlhf_plugins.engine.progress import EVERY, Counted, left, left_of_run
+from rlhf_plugins.engine.progress import EVERY, Counted, left, left_of_run, line
 from rlhf_plugins.report.words import duration
 
 SHOWN = {  # logged name -> as it is shown, in this order
@@ -105,8 +105,7 @@ class Progress(TrainerCallback):
             parts += [f"{duration(taken)} so far", left(share, taken), left_of_run(share, taken)]
         else:
             parts += [duration(taken)]
-        sys.stderr.write(", ".join(filter(None, parts)) + "\n")
-        sys.stderr.flush()
+        line(", ".join(filter(None, parts)))
 
     def _so_far(self, state: Any) -> tuple[float, float]:
         """The share of the steps since the training began or went on that are done, and their seconds."""

@@ -89,7 +89,9 @@ def test_a_stage_goes_on_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "killed" / "part" / "checkpoints").exists()
 
 
-def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec, step = STAGES["preference"]
     trained(spec, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -99,6 +101,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, m
     kept = sorted((tmp_path / "torn" / "part" / "checkpoints" / "000").iterdir())
     (kept[-1] / "tensors.safetensors").write_bytes(b"half")
     trained(spec, tmp_path / "torn")
+    assert "part goes on from step 3\n" in capsys.readouterr().err
     where, why = "part/checkpoints/000/00000004 is torn", "(tensors.safetensors is not as it was written)"
     said = f"{where} {why}, so the one before is used"
     assert json.loads((tmp_path / "torn" / "status.json").read_text())["went_on"] == [said]
