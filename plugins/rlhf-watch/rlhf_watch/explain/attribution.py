@@ -74,7 +74,7 @@ def _at(judge: Any, sample: Samples, share: float) -> tuple[float, Any]:
         reward = judge.predict(sample, grad=True).reward[0]
     points, path = seen[0]
     gradient = torch.autograd.grad(reward, points)[0]
-    return float(reward), (gradient * path).sum(-1)[0].double().cpu().numpy()
+    return float(reward.detach()), (gradient * path).sum(-1)[0].double().cpu().numpy()
 
 
 @contextmanager

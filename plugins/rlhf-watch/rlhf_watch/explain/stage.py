@@ -33,7 +33,8 @@ class Explain(Stage):
         Raises:
             RunError: no held-out group has a response, or the reward is not one network.
         """
-        pairs = [(group.prompt, one) for group in run.data.test[: self.rows] for one in group.responses]
+        found = [(group.prompt, one) for group in run.data.test[: self.rows] for one in group.responses]
+        pairs = [*{str(pair): pair for pair in found}.values()]  # a response may be in several groups
         if not pairs:
             raise RunError("explain: no held-out group has a response")
         judge: Any = run.open("reward", run.spec(self.reward))
