@@ -14,6 +14,14 @@ from rlhf_watch.page.board import Board
 from test_watch_page import EVIL, metric, write
 
 LOOKS = [(1280, False), (390, True), (1280, True), (390, False)]  # widths, and whether it is dark
+NOTICES = """
+window.opened = [];
+window.Notification = class {
+  static permission = "default";
+  static async requestPermission() { this.permission = "granted"; }
+  constructor(title, { body }) { window.opened.push(body); }
+};
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +89,23 @@ def test_curves_are_chosen_without_a_mouse(chromium: Any, address: str) -> None:
         page.wait_for_function("() => document.querySelectorAll('#curves figure').length === 0")
         assert page.locator("#runs input:checked").count() == 0
         assert page.evaluate("document.activeElement.type") == "checkbox"  # the list was shown again, the focus kept
+        assert faults == []
+
+
+def test_a_new_alarm_of_a_run_that_is_shown_opens_a_window(chromium: Any, tmp_path: Path) -> None:
+    write(tmp_path / "now", [metric(0, reward=1.0)])
+    alarm = {"monitor": "reward_gap", "message": "too good"}
+    write(tmp_path / "now", [metric(1, **alarm)], name="alarms.jsonl")
+    with served(site(Board(tmp_path), "t")) as where, opened(chromium) as (page, faults):
+        page.add_init_script(NOTICES)
+        page.goto(f"{where}/?token=t")
+        ready(page)
+        page.get_by_role("button", name="Notify of alarms").click()
+        page.get_by_text("step 1, reward_gap: too good").wait_for()
+        page.get_by_role("button", name="Notify of alarms").wait_for(state="hidden")
+        write(tmp_path / "now", [metric(2, **alarm)], name="alarms.jsonl")
+        page.wait_for_function("() => window.opened.length")
+        assert page.evaluate("window.opened") == ["now, step 2, reward_gap: too good"]
         assert faults == []
 
 

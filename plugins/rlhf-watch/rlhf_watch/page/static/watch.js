@@ -5,6 +5,7 @@ const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fractio
 const BANDS = [[5, 95], [25, 75]], PERCENTILE = /_p(5|25|50|75|95)$/; // of responses, logged beside their mean
 const chosen = new Set(), loaded = new Map();
 const colours = new Map(); // numbers of the colours of the ticked runs, so that the first eight are all different
+const known = new Map(); // the texts of a run's alarms, by its name, so that only new ones open a window
 const rows = new Map(); // of the list, by the run's name: kept, so that the focus is not lost when numbers change
 let runs = [], asked = false; // whether somebody has ticked runs
 
@@ -141,8 +142,21 @@ function showCurves() {
   by("curves").replaceChildren(...names.slice(0, 60).map((name) => panel(name, found.get(name))));
 }
 
+const alarmsOf = (run) => run.alarms.map((row) => `${run.name}, step ${row.step}, ${row.monitor}: ${row.message}`);
+
+function notify(run) {
+  const texts = alarmsOf(run), before = known.get(run.name);
+  known.set(run.name, new Set(texts));
+  if (before && window.Notification?.permission === "granted")
+    for (const text of texts) if (!before.has(text)) new Notification("rlhf watch", { body: text });
+}
+
+function offerNotices() {
+  by("notify").hidden = !window.Notification || Notification.permission !== "default";
+}
+
 function showTexts() {
-  const alarms = shown().flatMap((run) => run.alarms.map((row) => `${run.name}, step ${row.step}, ${row.monitor}: ${row.message}`));
+  const alarms = shown().flatMap(alarmsOf);
   by("alarms").replaceChildren(...alarms.slice(0, 20).map((text) => make("li", text)));
   const samples = shown().flatMap((run) => run.samples.slice(0, 6).map((row) => {
     const { prompt = "", response = "", stage = "", ...numbers } = row;
@@ -172,6 +186,7 @@ async function refresh() {
       runs = await get("/api/runs");
       if (!asked && !chosen.size && runs.length) chosen.add(document.body.dataset.first || (runs.find((run) => run.status === "running") || runs[0]).name);
       for (const name of chosen) loaded.set(name, await get(`/api/run?name=${encodeURIComponent(name)}`));
+      shown().forEach(notify);
       by("status").textContent = runs.length ? "" : "no run yet";
     }
     show();
@@ -187,6 +202,8 @@ if (embedded) {
   for (const run of runs) { loaded.set(run.name, run); chosen.add(run.name); }
   refresh();
 } else {
+  offerNotices();
+  by("notify").addEventListener("click", async () => { await Notification.requestPermission(); offerNotices(); });
   const beat = async () => { await refresh(); setTimeout(beat, document.hidden ? 10000 : 2000); };
   beat();
 }
