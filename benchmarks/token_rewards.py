@@ -68,7 +68,7 @@ def recipe() -> Recipe:
         "steps_per_generation": 2,
         "num_iterations": 2,
         "max_completion_length": 48,
-        "max_steps": 40,
+        "max_steps": 24,
     }
     rewards = [
         {"stage": "reward_model", "name": name, "from": "base", "pooling": pooling, "trainer": common}
@@ -152,7 +152,7 @@ def page(runs: Sequence[Ran], found: Sequence[Mapping[str, Numbers]]) -> str:
             for name in POOLINGS
         ),
         "",
-        f"PPO of 40 steps on the reward model with pooling `{LEARNED_FROM}`, GAE with lam 0.95, KL coefficient 0.1; "
+        f"PPO of 24 steps on the reward model with pooling `{LEARNED_FROM}`, GAE with lam 0.95, KL coefficient 0.1; "
         "the difference from what is paid at the end, with its standard error.",
         "",
         "| paid | gold reward | KL | difference |",

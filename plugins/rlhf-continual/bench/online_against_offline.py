@@ -1,6 +1,6 @@
 """Online against offline preferences at equal labels and equal trainings; writes docs/benchmarks/online_preferences.md.
 
-    python plugins/rlhf-continual/bench/online_against_offline.py [--seeds 5] [--runs runs/online_preferences]
+    python plugins/rlhf-continual/bench/online_against_offline.py [--seeds 5] [--arms offline spread online]
 
 The arms are the recipe `online_preferences_sandbox.yaml` with a simulated annotator, who is drawn from Bradley and
 Terry's model. Offline asks for all labels in the first round; `spread` asks round by round as online does, but about
@@ -22,6 +22,11 @@ ROOT, HERE = Path(__file__).parents[3], Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "online_preferences_sandbox.yaml"
 OUT = ROOT / "docs" / "benchmarks" / "online_preferences.md"
 ARMS = {"offline": ["stages.0.first=1.0"], "spread": ["stages.0.stage=spread"], "online": []}
+ASKS = {
+    "offline": "Offline asks for all labels in the first round, about pairs of the base.",
+    "spread": "Spread asks for a quarter in each round, about pairs of the base.",
+    "online": "Online asks for a quarter in each round, about pairs of the policy by then.",
+}
 SETTING = [
     f"plugins=[{HERE / 'annotator.py'}, {HERE / 'spread.py'}]",
     "stages.0.judge=drawn",
@@ -43,11 +48,14 @@ def main() -> None:
     """Parses the command line, runs what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the last is compared with the others"
+    )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "online_preferences")
     options = parser.parse_args()
-    found: dict[str, list[Numbers]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
     for seed in range(1, options.seeds + 1):
-        for arm in ARMS:
+        for arm in options.arms:
             record = trained(options.runs / f"{arm}-{seed}", arm, seed)
             found[arm].append(measured(record))
             print(arm, seed, found[arm][-1], flush=True)
@@ -93,24 +101,24 @@ def sign(number: float) -> int:
 
 def page(found: Mapping[str, Sequence[Numbers]], machine: Mapping[str, Any]) -> str:
     """A row for each number, with the difference of the arms seed by seed."""
-    seeds = len(found["online"])
+    *others, last = found
+    seeds, heads = len(found[last]), [*found, *(f"{last} - {other}" for other in others)]
     lines = [
         "# Online against offline preferences",
         "",
         f"The recipe `online_preferences_sandbox.yaml` with 256 labels of a simulated annotator, KL coefficient 0.05, "
-        "4 rounds. Offline asks for all labels in the first round, spread for a quarter in each, both about pairs of "
-        "the base; online for a quarter in each, about pairs of the policy by then. By `python plugins/rlhf-continual/"
+        f"4 rounds. {' '.join(ASKS[arm] for arm in found)} By `python plugins/rlhf-continual/"
         f"bench/online_against_offline.py --seeds {seeds}` on {machine['cores']} cores ({machine['cpu']}). Means over "
         f"{seeds} seeds, with the deviation over seeds in brackets; differences with standard errors. Accuracies are "
         f"of the reward model that the policy was trained against, by the true reward, on {PROMPTS} held-out prompts.",
         "",
-        "| | offline | spread | online | online - offline | online - spread |",
-        "|---|---|---|---|---|---|",
+        f"| | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
     ]
     for name, title in WHAT.items():
-        arms = [[one[name] for one in found[arm]] for arm in ARMS]
-        cells = [f"{fmean(values):.3f} ({stdev(values):.3f})" for values in arms]
-        cells += [difference(arms[-1], other) for other in arms[:-1]]
+        arms = {arm: [one[name] for one in numbers] for arm, numbers in found.items()}
+        cells = [f"{fmean(values):.3f} ({stdev(values):.3f})" for values in arms.values()]
+        cells += [difference(arms[last], arms[other]) for other in others]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
