@@ -73,13 +73,17 @@ def trained(folder: Path, arm: str, seed: int) -> RunRecord:
 
 def measured(record: RunRecord) -> Numbers:
     """Of the last policy, and of the reward models against which the policies were trained, by the true reward."""
-    policies = json.loads((record.folder / "report.json").read_text())["policies"]
-    last = policies["online_preferences"]
+    kept = record.folder / "numbers.json"
+    if kept.exists():
+        known: Numbers = json.loads(kept.read_text())
+        return known
+    last = json.loads((record.folder / "report.json").read_text())["policies"]["online_preferences"]
     numbers = {"gold": last["gold"]["mean"], "gain": last["gain"]["mean"], "kl": last["kl"]}
     stage = next(record.folder.glob("*-online_preferences"))
     for number in range(ROUNDS):
         reward = max(stage.glob(f"reward[0-{number}]"))  # offline there is the first one alone
         numbers[f"round {number}"] = accuracy(reward / "model", stage / f"policy{number}" / "model")
+    kept.write_text(json.dumps(numbers))
     return numbers
 
 
