@@ -112,7 +112,8 @@ def page(found: Mapping[str, Sequence[Numbers]], machine: Mapping[str, Any]) -> 
         "",
         f"The recipe `online_preferences_sandbox.yaml` with 256 labels of a simulated annotator, KL coefficient 0.05, "
         f"4 rounds. {' '.join(ASKS[arm] for arm in found)} By `python plugins/rlhf-continual/"
-        f"bench/online_against_offline.py --seeds {seeds}` on {machine['cores']} cores ({machine['cpu']}). Means over "
+        f"bench/online_against_offline.py --seeds {seeds} --arms {' '.join(found)}` "
+        f"on {machine['cores']} cores ({machine['cpu']}). Means over "
         f"{seeds} seeds, with the deviation over seeds in brackets; differences with standard errors. Accuracies are "
         f"of the reward model that the policy was trained against, by the true reward, on {PROMPTS} held-out prompts.",
         "",
