@@ -29,21 +29,21 @@ ROOT = Path(__file__).parents[1]
 COMPONENTS = Path("rlhf_plugins/components")
 LEFT_OUT = ("__pycache__", ".git", ".venv", ".hypothesis", ".*_cache", "runs", "build")
 TESTS = ["-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-WHOLE_ERRORS = [
-    "-vv",
-    "-W",
-    "ignore",
-    "--junitxml",
-    "found.xml",
-    "-o",
-    "junit_family=xunit1",
-    "-o",
-    "junit_logging=all",
-]
+WHOLE_ERRORS = ["-vv", "-W", "ignore", "-o", "junit_logging=all", "-p", "printed"]
+FOUND = ["-o", "junit_family=xunit1", "--junitxml", "found.xml"]
 UNREAD = "a file that cannot be imported"
 LISTS_ALL = {
     "tests/test_docs.py": "the pages of docs/components/ are compared with the registry",
 }
+PRINTED = """
+from typer.testing import CliRunner
+invoke = CliRunner.invoke
+def printed(*words, **options):
+    result = invoke(*words, **options)
+    print(result.output)
+    return result
+CliRunner.invoke = printed
+"""
 IMPORTED = """
 import importlib, sys
 from importlib.metadata import entry_points
@@ -65,6 +65,7 @@ def copied(folder: Path) -> tuple[Path, Path]:
     """A copy of the tree, and an interpreter for which it is what is installed, in every process."""
     copy = folder / "copy"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    (copy / "printed.py").write_text(PRINTED)  # a plugin of pytest: what a command prints is part of a failure
     python = environment(folder / "environment", copy, *sorted((copy / "plugins").iterdir()))
     _run(python, folder, ["-c", IMPORTED, str(copy)], check=True)
     return copy, python
@@ -96,6 +97,8 @@ def sort(failure: Failure, deleted: Sequence[str]) -> str:
     if re.search(rf"\[[^]]*\b({'|'.join(deleted)})\b", failure.test):
         return "of its own"
     asked = rf"""components[./]({pages})\b|['"`]({names})['"`]|did you mean ({names})\b|\bno ({pages}) is installed"""
+    if "data_format" in deleted:
+        asked += "|no format is known by these columns"
     if re.search(asked, failure.error):
         return "that ask for it"
     return "that list all" if failure.file in LISTS_ALL else "fault"
@@ -105,7 +108,7 @@ def tried(copy: Path, python: Path, deleted: Sequence[str], whole: set[str]) -> 
     """Runs all tests without these files, and prints what came of it. Returns the number of faults."""
     for stem in deleted:
         (copy / COMPONENTS / f"{stem}.py").rename(copy / f"{stem}.away")
-    words = [*TESTS, *WHOLE_ERRORS, "--numprocesses", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
+    words = [*TESTS, *WHOLE_ERRORS, *FOUND, "--numprocesses", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
     _run(python, copy, words)
     for stem in deleted:
         (copy / f"{stem}.away").rename(copy / COMPONENTS / f"{stem}.py")

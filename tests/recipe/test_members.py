@@ -23,8 +23,8 @@ def labels(**more: Any) -> list[str]:
 def fault(**more: Any) -> str:
     with pytest.raises(RecipeError) as caught:
         check_recipe({**RECIPE, **more})
-    (found,) = caught.value.faults
-    return str(found)
+    assert len(caught.value.faults) == 1, str(caught.value)
+    return str(caught.value.faults[0])
 
 
 def test_every_combination_with_every_seed() -> None:
