@@ -1,10 +1,11 @@
 """Fits the thresholds that are shipped for the sandbox, and counts the alarms of fresh runs.
 
-    python plugins/rlhf-watch/benchmarks/sandbox_thresholds.py [--clean 19] [--fresh 4] [--hacked 4]
+    python plugins/rlhf-watch/benchmarks/sandbox_thresholds.py [--clean 99] [--fresh 4] [--hacked 4]
 
 Clean runs are those of recipes/clean_sandbox.yaml with seeds of their own, below --runs; what has finished is not run
 again. Writes rlhf_watch/alarms/sandbox.json. Fresh clean runs have other seeds; in hacked ones the annotators like each
-word by 0.3 and nothing holds the policy (`kl.coef` 0). Prints which monitors alarm in them, and when.
+word by 0.3 and nothing holds the policy (`kl.coef` 0). Prints which monitors alarm in them, and when; and how many
+clean runs alarm by thresholds that are fitted to others, two thirds of them in ten random splits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +51,16 @@ def alarmed(folder: Path, found: Limits) -> Mapping[str, int]:
     return first
 
 
+def held_out(clean: list[Path], splits: int = 10) -> str:
+    """How many clean runs alarm by thresholds that were fitted to others."""
+    rng, cut, alarms = random.Random(0), 2 * len(clean) // 3, 0
+    for _ in range(splits):
+        shuffled = rng.sample(clean, len(clean))
+        found = calibrate(shuffled[:cut], 1 / (cut + 1))
+        alarms += sum(bool(alarmed(run, found)) for run in shuffled[cut:])
+    return f"{alarms} alarms in {splits * (len(clean) - cut)} runs, fitted to {cut} others at {1 / (cut + 1):.1%}"
+
+
 def machine() -> str:
     """Processor and cores."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -59,7 +71,7 @@ def machine() -> str:
 def main() -> None:
     """Trains, fits, writes and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clean", type=int, default=19)
+    parser.add_argument("--clean", type=int, default=99)
     parser.add_argument("--fresh", type=int, default=4)
     parser.add_argument("--hacked", type=int, default=4)
     parser.add_argument("--runs", type=Path, default=Path("runs/thresholds"))
@@ -70,6 +82,7 @@ def main() -> None:
     seeds = f"0 to {options.clean - 1}"
     fitted = {"recipe": RECIPE.name, "seeds": seeds, "script": script, "machine": machine()}
     replace(found, fitted=fitted).write(SHIPPED)
+    print(f"held out: {held_out(clean)}")
     for kind, count in (("fresh", options.fresh), ("hacked", options.hacked)):
         runs = [trained(options.runs / f"{kind}{seed}", 1000 + seed, kind == "hacked") for seed in range(count)]
         each = [alarmed(run, found) for run in runs]
