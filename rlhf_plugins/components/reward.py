@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
@@ -16,7 +18,7 @@ from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
 from rlhf_plugins.data.functions import FunctionPath, at_most, check_path, function_at, missing
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RlhfError, RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -153,18 +155,33 @@ class Python(Reward):
         return missing(self.path)
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError when there is no such function, or its module cannot be imported, as does a wrong answer."""
+        """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""
         function = function_at(self.path, "reward")
         takes = inspect.signature(function).parameters
         takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
         def score(samples: Samples) -> Prediction:
             given = {**samples.columns, **_as_trl(samples)}
-            with at_most(self.timeout):
+            with _named(self.path), at_most(self.timeout):
                 found = function(**{k: v for k, v in given.items() if takes_all or k in takes})
             return _fitting(found, samples, self.path)
 
         return score
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Raises RunError in the name of a user's function, with the line of its file, for what it raises in the block."""
+    from torch import OutOfMemoryError
+
+    try:
+        yield
+    except (RlhfError, OutOfMemoryError):
+        raise
+    except Exception as error:  # a user's function may raise anything
+        own = [each.lineno for each in extract_tb(error.__traceback__) if each.filename == path.rpartition(":")[0]]
+        where = f" in line {own[-1]}" if own else ""
+        raise RunError(f"reward: {path} failed{where}: {type(error).__name__}: {error}") from error
 
 
 def _fitting(answer: Any, samples: Samples, path: str) -> Prediction:

@@ -196,7 +196,9 @@ def test_a_function_of_a_file_is_called_as_trl_calls_it(file: Path) -> None:
 
 def test_a_function_that_does_not_return_is_stopped_and_named(file: Path) -> None:
     reward, before = Python(f"{file}:never", timeout=0.05).build(run_with(None)), signal.getsignal(signal.SIGALRM)
-    with pytest.raises(ComponentError, match="TimeoutError: not done after 0.05 s; `timeout` allows more"):
+    with pytest.raises(
+        RunError, match=r"r\.py:never failed in line 1[45]: TimeoutError: not done after 0.05 s; `timeout` allows more"
+    ):
         reward(SAMPLES)
     assert signal.getsignal(signal.SIGALRM) is before
 
@@ -205,10 +207,11 @@ def test_a_function_that_does_not_return_is_stopped_and_named(file: Path) -> Non
     ("function", "message"),
     [
         ("one", r"r\.py:one gave 1 number for 2 responses"),
+        ("roles", r"r\.py:roles failed in line 19: TypeError: string indices must be integers"),
         ("words", r"r\.py:words gave .*, not a number for each of 2 responses"),
     ],
 )
-def test_a_function_whose_answer_does_not_fit_is_named(file: Path, function: str, message: str) -> None:
+def test_a_function_that_fails_or_whose_answer_does_not_fit_is_named(file: Path, function: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         Python(f"{file}:{function}").build(run_with(None))(SAMPLES)
 
