@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from transformers.utils import logging
 
 Rlhf = Callable[..., Result]
 Shell = Callable[..., subprocess.Popen[str]]
@@ -147,6 +148,13 @@ def test_a_closed_pipe_is_no_traceback(shell: Shell) -> None:
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
     assert "Exception" not in err
+
+
+def test_a_check_of_a_plugin_draws_no_bars_of_loading(rlhf: Rlhf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_plugins.cli.plugins_check._subjects", lambda *_: [])
+    logging.enable_progress_bar()
+    rlhf("plugins", "check", "bradley_terry")
+    assert not logging.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize(

@@ -13,25 +13,17 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-FAQ = Path(__file__).parents[2] / "docs/faq.md"
+DOCS = Path(__file__).parents[2] / "docs"
 ASKED = ("What does the heron eat?", "Where does the otter sleep?", "Who built the old bridge?", "Why is the sky blue?")
 PAIRS = [
     {"prompt": f"{asked} ({n})", "chosen": "Nobody knows.", "rejected": "That is a question, and a question."}
     for asked in ASKED
     for n in range(10)
 ]
-ANSWERS = [{"prompt": f"{asked} [{n}]", "completion": "It is known."} for asked in ASKED for n in range(6)]
-RECIPE = """\
-base: BASE
-adapter: {r: 4}
-data: {format: preference, source: pairs.jsonl}
-stages:
-  - {stage: sft, data: {format: supervised, source: answers.jsonl}, trainer: {max_steps: 2}}
-  - {stage: preference, name: dpo, trainer: {max_steps: 2}}
-  - {stage: reward_model, from: sft, trainer: {max_steps: 2}}
-  - {stage: online, name: ppo, from: dpo, trainer: {max_steps: 2, max_completion_length: 8}}
-  - {stage: evaluate, prompts: 4, best_of: 2, max_new_tokens: 8}
-"""
+INSTRUCTIONS = [{"prompt": f"{asked} [{n}]", "completion": "It is known."} for asked in ASKED for n in range(6)]
+SMALL = ["adapter.r=4", *(f"stages.{name}.trainer.max_steps=2" for name in ("sft", "reward_model", "dpo", "ppo"))]
+SMALL += ["stages.ppo.trainer.max_completion_length=8"]
+SMALL += [f"stages.evaluate.{option}" for option in ("prompts=4", "best_of=2", "max_new_tokens=8")]
 OPENS = """\
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,19 +53,21 @@ def test_from_own_pairs_to_a_model_in_plain_transformers(
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    for name, rows in (("pairs", PAIRS), ("answers", ANSWERS)):
+    for name, rows in (("pairs", PAIRS), ("instructions", INSTRUCTIONS)):
         written = (in_messages(row) if base == "tiny" else row for row in rows)
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
     if base == "tiny":
-        exec(re.findall(r"```python\n(.*?)```", FAQ.read_text(), re.DOTALL)[0], {})  # noqa: S102 (of our own page)
-    Path("mine.yaml").write_text(RECIPE.replace("BASE", base))
+        exec(re.findall(r"```python\n(.*?)```", (DOCS / "faq.md").read_text(), re.DOTALL)[0], {})  # noqa: S102 (of our own page)
+    page = (DOCS / "quickstart.md").read_text()
+    Path("mine.yaml").write_text(re.findall(r"```text\n(.*?)```", page, re.DOTALL)[0])
+    changed = (f"base={base}", *SMALL)
     assert "rows: 40" in done("data", "check", "pairs.jsonl")
-    done("check", "mine.yaml")
-    done("run", "mine.yaml")
+    done("check", "mine.yaml", *changed)
+    done("run", "mine.yaml", *changed)
     report = json.loads(Path("runs/mine/report.json").read_text())
     assert list(report["policies"]) == ["base", "best-of-2", "sft", "dpo", "ppo"]
     assert {stage["name"]: stage["start"] for stage in report["stages"]}["ppo"] == "dpo"
-    done("run", "mine.yaml", "seed=1", "output_dir=runs/other")
+    done("run", "mine.yaml", *changed, "seed=1", "output_dir=runs/other")
     compared = done("report", "runs/mine", "runs/other")
     assert all(f"{run} " in compared and "ppo" in compared for run in ("mine", "other"))
     assert done("runs", "diff", "runs/mine", "runs/other").startswith("seed")
