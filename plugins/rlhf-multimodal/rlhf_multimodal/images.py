@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -15,6 +16,7 @@ from rlhf_multimodal.encoder import ImageEncoder
 from rlhf_plugins import Base, Data, DataError, DataFormat, Group, hookimpl, uses
 
 FEATURES = "image_features"  # the column that heads read: vectors x width numbers
+CAPTION = "caption"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class WithImages(DataFormat, like="rows"):
         str | None, Field(description="that the files are relative to; null is where the run is started")
     ] = None
     cache: Annotated[str | None, Field(description="a folder for features; null computes them for each run")] = None
+    captioned: Annotated[
+        float, Field(ge=0, le=1, description="share of training rows with a caption in words in place of the image")
+    ] = 0.0
+    caption: Annotated[str, Field(min_length=1, description="the column with it")] = CAPTION
 
     def load(self, base: Base, seed: int) -> Data:
         """Raises DataError as the other format does, and where an image is missing or cannot be read."""
@@ -44,6 +50,9 @@ class WithImages(DataFormat, like="rows"):
             return tuple(replace(g, columns={**g.columns, FEATURES: found[self._file(g)]}) for g in groups)
 
         parts: dict[str, Any] = {name: seen(groups) for name, groups in judged.items()}
+        draw = random.Random(seed)
+        told = (captioned(g, self.caption) if draw.random() < self.captioned else g for g in parts["train"])
+        parts["train"] = tuple(told)
         return replace(data, **parts, prompts={split: seen(groups) for split, groups in data.prompts.items()})
 
     def known_gold(self) -> bool | None:
@@ -72,6 +81,24 @@ class WithImages(DataFormat, like="rows"):
             kept.add(dict(zip(missing, features, strict=True)))
         lists = {digest: kept.known[digest].tolist() for digest in set(digests.values())}
         return {file: lists[digest] for file, digest in digests.items()}
+
+
+def captioned(group: Group, column: str) -> Group:
+    """The row with its caption before the prompt, and the image blank. Raises DataError where it has no caption."""
+    caption = group.columns.get(column)
+    if not isinstance(caption, str) or not caption:
+        known = ", ".join(group.columns) or "none"
+        raise DataError(f"{group.origin or 'a row'}: has no caption in the column {column!r} (known: {known})")
+    blank = [[0.0] * len(vector) for vector in group.columns[FEATURES]]
+    return replace(group, prompt=_before(group.prompt, f"{caption} "), columns={**group.columns, FEATURES: blank})
+
+
+def _before(prompt: Any, words: str) -> Any:
+    """A text, or messages, with words at the start."""
+    if isinstance(prompt, str):
+        return words + prompt
+    first, *rest = prompt
+    return [{**first, "content": words + first["content"]}, *rest]
 
 
 class Kept:

@@ -50,12 +50,16 @@ class Scene:
     def file(self) -> str:
         return f"{self.size}-{self.color}-{self.thing}-{self.x}-{self.y}.png"
 
+    @property
+    def caption(self) -> str:
+        return f"the thing is a {self.size} {self.color} {self.thing}."
+
 
 @dataclass(frozen=True)
 class Shapes(DataFormat):
     """Pairs of responses to questions about pictures, whose files the column `image` names; held-out scenes are others.
 
-    `with_images` makes features of them.
+    `with_images` makes features of them. The column `caption` says what is seen.
     """
 
     folder: Annotated[str, Field(min_length=1, description="where the pictures are written")]
@@ -101,7 +105,7 @@ class Shapes(DataFormat):
             (0, 1) if better else (1, 0),
             gold=(a, b),
             topic=asked,
-            columns={"image": str(file)},
+            columns={"image": str(file), "caption": scene.caption},
             origin=Origin("shapes", row),
         )
 

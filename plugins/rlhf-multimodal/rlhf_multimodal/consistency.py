@@ -1,0 +1,145 @@
+"""The stage `consistency`: whether a reward judges an image as it judges its caption, and whether its parts agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from rlhf_multimodal.images import CAPTION, FEATURES, captioned
+from rlhf_plugins import (
+    DataError,
+    DataFormat,
+    Group,
+    Reward,
+    Run,
+    RunError,
+    Section,
+    Stage,
+    StageResult,
+    hookimpl,
+    uses,
+)
+
+Gaps = npt.NDArray[np.float64]  # (pairs,): the better response's reward less the worse one's
+DRAWS = 1000
+PARTS = ("text", "visual")
+ABOUT = (
+    "{pairs} held-out pairs about {images} images. Two readings agree on a pair that they order alike; a tie counts "
+    "one half. Intervals are 95% by a bootstrap of images. Readings that err independently with the accuracies beside "
+    "would agree as `if independent` says: agreement beyond it is consistency, and not accuracy alone."
+)
+
+
+class Estimate(NamedTuple):
+    """A share of pairs with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Consistency(Stage, takes={"reward"}):
+    """Agreement between modalities: of the reward with an image and with its caption, and of its two parts.
+
+    With the caption the image is blank, and the caption's words are before the prompt: a reward that understands both
+    orders two responses alike. Its parts are the dimensions `text` and `visual` of the heads of this package.
+    """
+
+    reward: Reward = uses("reward", "model")
+    caption: Annotated[str, Field(min_length=1, description="the column with the image's caption")] = CAPTION
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    name: str = "consistency"
+
+    def run(self, run: Run) -> StageResult:
+        """Leaves its table in the report.
+
+        Raises:
+            RunError: no held-out pair is strictly ordered, or the reward has no tokenizer.
+            DataError: a row has no image or no caption.
+        """
+        pairs = [pair for group in run.data.test for pair in strict(group)]
+        if not pairs:
+            raise RunError(f"{self.name}: no held-out pair is strictly ordered")
+        judge: Any = run.open("reward", run.spec(self.reward))
+        seen = gaps(judge, pairs)
+        told = gaps(judge, [captioned(pair, self.caption) for pair in pairs])["reward"]
+        numbers: dict[str, int] = {}
+        images = np.array([numbers.setdefault(repr(pair.columns[FEATURES]), len(numbers)) for pair in pairs])
+        rows = [row("image", "caption", seen["reward"], told, images, run.seed)]
+        if set(PARTS) <= seen.keys():
+            rows.append(row("text", "visual", seen["text"], seen["visual"], images, run.seed))
+        about = ABOUT.format(pairs=len(pairs), images=len(numbers))
+        return StageResult(
+            sections=[Section("Consistency between modalities", about, [shown(one) for one in rows])],
+            metrics={f"{one['of']}_and_{one['and']}": one for one in rows},
+        )
+
+
+def strict(group: Group) -> list[Group]:
+    """The strictly ordered pairs of a group, the better response first. Raises DataError where it has no image."""
+    if FEATURES not in group.columns:
+        raise DataError(f"{group.origin or 'a row'}: has no {FEATURES}: take data of the format with_images")
+    ordered = [one for one in group.comparisons if not one.tied]
+    return [_pair(group, one.better, one.worse) for one in ordered]
+
+
+def _pair(group: Group, better: int, worse: int) -> Group:
+    """Two responses to the group's prompt, with its columns."""
+    responses = (group.responses[better], group.responses[worse])
+    return Group(group.prompt, responses, (0, 1), columns=group.columns, origin=group.origin)
+
+
+def gaps(judge: Any, pairs: Sequence[Group]) -> dict[str, Gaps]:
+    """Of the reward and of each of its dimensions, on every pair."""
+    samples = judge.encode([pair.prompt for pair in pairs for _ in range(2)], [r for p in pairs for r in p.responses])
+    columns = {FEATURES: [pair.columns[FEATURES] for pair in pairs for _ in range(2)]}
+    found = judge.predict(replace(samples, columns=columns))
+    each = {"reward": found.reward, **found.dimensions}
+    return {name: np.asarray(values[::2] - values[1::2], dtype=np.float64) for name, values in each.items()}
+
+
+def row(of: str, other: str, one: Gaps, two: Gaps, images: npt.NDArray[Any], seed: int) -> Mapping[str, Any]:
+    """How two readings of the same pairs agree, and how often each is right."""
+    right = [float((np.sign(reading) / 2 + 0.5).mean()) for reading in (one, two)]
+    found = estimate(agree(one, two), images, seed)
+    chance = right[0] * right[1] + (1 - right[0]) * (1 - right[1])
+    return {"of": of, "and": other, **found._asdict(), "independent": chance, "right": right}
+
+
+def agree(one: Gaps, two: Gaps) -> Gaps:
+    """1 where two readings order a pair alike, 0 where they do not, 1/2 where either ties."""
+    return np.sign(one) * np.sign(two) / 2 + 0.5
+
+
+def estimate(values: Gaps, clusters: npt.NDArray[Any], seed: int) -> Estimate:
+    """The mean, with its percentile interval where whole clusters are drawn again (Davison and Hinkley 1997, 3.8)."""
+    _, codes = np.unique(clusters, return_inverse=True)
+    sums, counts = np.bincount(codes, values), np.bincount(codes)
+    drawn = np.random.default_rng(seed).integers(len(counts), size=(DRAWS, len(counts)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def shown(found: Mapping[str, Any]) -> dict[str, str]:
+    """A row as the report has it."""
+    of, other, (first, second) = found["of"], found["and"], found["right"]
+    return {
+        "readings": f"{of} and {other}",
+        "agree": f"{found['value']:.3f}",
+        "95% interval": f"{found['low']:.3f} to {found['high']:.3f}",
+        "if independent": f"{found['independent']:.3f}",
+        "right": f"{of} {first:.3f}, {other} {second:.3f}",
+    }
+
+
+@hookimpl
+def register_stage() -> dict[str, type]:
+    """The stage of this file."""
+    return {"consistency": Consistency}
