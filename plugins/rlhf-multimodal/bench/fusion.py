@@ -73,12 +73,12 @@ class Pairs:
         prompts = [group.prompt for group in groups]
         sides = [model.encode(prompts, [group.responses[side] for group in groups]) for side in (0, 1)]
         first = [_first(group, by_worth) for group in groups]
-        images = torch.tensor([group.columns["image_features"] for group in groups])
+        images = torch.tensor([group.columns["media_features"] for group in groups])
         return cls(torch.stack([model.predict(side).features.float() for side in sides]), images, torch.tensor(first))
 
     def gaps(self, head: Any, rows: Tensor, images: Tensor) -> dict[str, Tensor]:
         """The reward of the first response less that of the second, and the same of each part, (rows,)."""
-        given = () if isinstance(head, nn.Linear) else ({"image_features": images[rows]},)
+        given = () if isinstance(head, nn.Linear) else ({"media_features": images[rows]},)
         one, other = (
             Prediction(x) if isinstance(x, Tensor) else x for x in (head(f[rows], *given) for f in self.features)
         )

@@ -1,1 +1,1 @@
-"""Images beside text in reward models."""
+"""Images and recordings beside text in reward models."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from rlhf_multimodal.images import CAPTION, FEATURES, captioned
+from rlhf_multimodal.media import CAPTION, FEATURES, captioned
 from rlhf_plugins import (
     DataError,
     DataFormat,

@@ -83,11 +83,7 @@ class _Patches:
 class _Pretrained:
     def __init__(self, processor: Any, model: Any, vectors: int) -> None:
         self.processor, self.model, self.vectors = processor, model, vectors
-        digest = blake2b(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode(), digest_size=16)
-        for name, weights in sorted(model.state_dict().items()):
-            numbers = weights.detach().cpu().contiguous().reshape(-1)  # one without dimensions has no bytes to view
-            digest.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
-        self.identity = f"{type(model).__name__} {digest.hexdigest()} as {vectors} vectors"
+        self.identity = identity(processor, model, vectors)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image]) -> Tensor:  # (images, vectors, width)
@@ -95,9 +91,23 @@ class _Pretrained:
         for at in range(0, len(images), BATCH):
             inputs = self.processor(images=list(images[at : at + BATCH]), return_tensors="pt")
             states = self.model(pixel_values=inputs["pixel_values"]).last_hidden_state
-            rows = states.flatten(2) if states.dim() == 4 else states.transpose(1, 2)  # (images, width, cells)
-            found.append(torch.nn.functional.adaptive_avg_pool1d(rows.float(), self.vectors).transpose(1, 2))
+            found.append(averaged(states, self.vectors))
         return torch.cat(found)
+
+
+def identity(processor: Any, model: Any, vectors: int) -> str:
+    """Of a pretrained encoder: what it is, with the digest of its weights and of how its inputs are prepared."""
+    digest = blake2b(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode(), digest_size=16)
+    for name, weights in sorted(model.state_dict().items()):
+        numbers = weights.detach().cpu().contiguous().reshape(-1)  # one without dimensions has no bytes to view
+        digest.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
+    return f"{type(model).__name__} {digest.hexdigest()} as {vectors} vectors"
+
+
+def averaged(states: Tensor, vectors: int) -> Tensor:
+    """(batch, vectors, width) of hidden states (batch, cells, width), or of a map (batch, width, height, width)."""
+    rows = states.flatten(2) if states.dim() == 4 else states.transpose(1, 2)  # (batch, width, cells)
+    return torch.nn.functional.adaptive_avg_pool1d(rows.float(), vectors).transpose(1, 2)
 
 
 @hookimpl

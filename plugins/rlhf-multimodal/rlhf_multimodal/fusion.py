@@ -1,6 +1,6 @@
 """Heads for text and an image: r(x_text, x_image, y) = fusion(r_text, r_visual), with three fusions.
 
-h are the features of prompt and response, V the image's vectors, which the column `image_features` holds. The same
+h are the features of prompt and response, V the image's vectors, which the column `media_features` holds. The same
 image is beside both responses of a pair, so that r_visual must depend on the response too: it says how well h goes
 with V. Both parts are among the dimensions, as `text` and `visual`.
 """
@@ -15,11 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlhf_multimodal.images import FEATURES
+from rlhf_multimodal.media import FEATURES
 from rlhf_plugins import DataError, Prediction, RewardHead, hookimpl
 
-Width = Annotated[int, Field(ge=1, description="of each vector of an image: of `patches` 5, else the encoder's")]
-Vectors = Annotated[int, Field(ge=1, description="of an image: of `patches` grid^2")]
+Width = Annotated[int, Field(ge=1, description="of each vector: of `patches` 5, of `bands` 13, else the encoder's")]
+Vectors = Annotated[
+    int, Field(ge=1, description="of an image or a recording: of `patches` grid^2, of `bands` its parts")
+]
 Rank = Annotated[int, Field(ge=1, description="numbers in which text and image are compared")]
 
 

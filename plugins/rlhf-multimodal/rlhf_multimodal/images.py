@@ -1,148 +1,40 @@
-"""The data format `with_images`: rows with a column that names an image, whose features are computed once and kept."""
+"""The data format `with_images`: rows with a column that names an image."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from rlhf_multimodal.encoder import ImageEncoder
-from rlhf_plugins import Base, Data, DataError, DataFormat, Group, hookimpl, uses
-
-FEATURES = "image_features"  # the column that heads read: vectors x width numbers
-CAPTION = "caption"
+from rlhf_multimodal.media import WithMedia
+from rlhf_plugins import DataError, hookimpl, uses
 
 
 @dataclass(frozen=True)
-class WithImages(DataFormat, like="rows"):
-    """Other rows, with the column `image_features`: the features of the image that another column names.
+class WithImages(WithMedia, like="rows"):
+    """Other rows, with the column `media_features`: the features of the image that another column names.
 
     A frozen encoder reads each image once; with `cache`, once for all runs. The cache knows an image by its bytes and
     an encoder by its weights.
     """
 
-    rows: DataFormat = uses("data_format", tag="format")
     encoder: ImageEncoder = uses("image_encoder", "patches")
     column: Annotated[str, Field(min_length=1, description="the column with the file of each row's image")] = "image"
-    folder: Annotated[
-        str | None, Field(description="that the files are relative to; null is where the run is started")
-    ] = None
-    cache: Annotated[str | None, Field(description="a folder for features; null computes them for each run")] = None
-    captioned: Annotated[
-        float, Field(ge=0, le=1, description="share of training rows with a caption in words in place of the image")
-    ] = 0.0
-    caption: Annotated[str, Field(min_length=1, description="the column with it")] = CAPTION
+    called: ClassVar[str] = "with_images"
+    medium: ClassVar[str] = "image"
 
-    def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError as the other format does, and where an image is missing or cannot be read."""
-        data = self.rows.load(base, seed)
-        judged = {name: getattr(data, name) for name in ("train", "test", "out_of_distribution")}
-        every = [*(g for groups in judged.values() for g in groups), *(g for gs in data.prompts.values() for g in gs)]
-        found = self._features({self._file(group) for group in every})
+    def opened(self, file: Path) -> Any:
+        """An RGB image. Raises DataError where it cannot be read."""
+        from PIL import Image, UnidentifiedImageError
 
-        def seen(groups: Sequence[Group]) -> tuple[Group, ...]:
-            return tuple(replace(g, columns={**g.columns, FEATURES: found[self._file(g)]}) for g in groups)
-
-        parts: dict[str, Any] = {name: seen(groups) for name, groups in judged.items()}
-        draw = random.Random(seed)
-        told = (captioned(g, self.caption) if draw.random() < self.captioned else g for g in parts["train"])
-        parts["train"] = tuple(told)
-        return replace(data, **parts, prompts={split: seen(groups) for split, groups in data.prompts.items()})
-
-    def known_gold(self) -> bool | None:
-        """As of the other format."""
-        return self.rows.known_gold()
-
-    def known_columns(self) -> frozenset[str] | None:
-        """As of the other format."""
-        return self.rows.known_columns()
-
-    def _file(self, group: Group) -> Path:
-        name = group.columns.get(self.column)
-        if not isinstance(name, str) or not name:
-            known = ", ".join(group.columns) or "none"
-            raise DataError(f"{group.origin or 'a row'}: names no image in the column {self.column!r} (known: {known})")
-        return Path(self.folder or ".") / name
-
-    def _features(self, files: set[Path]) -> dict[Path, list[list[float]]]:
-        """Of each file, shared by the rows that name it."""
-        encode: Any = self.encoder.build()
-        kept = Kept(None if self.cache is None else Path(self.cache), encode.identity)
-        digests = {file: _digest(file) for file in sorted(files)}
-        missing = {digest: file for file, digest in digests.items() if digest not in kept.known}
-        if missing:
-            features = encode([_opened(file) for file in missing.values()])
-            kept.add(dict(zip(missing, features, strict=True)))
-        lists = {digest: kept.known[digest].tolist() for digest in set(digests.values())}
-        return {file: lists[digest] for file, digest in digests.items()}
-
-
-def captioned(group: Group, column: str) -> Group:
-    """The row with its caption before the prompt, and the image blank. Raises DataError where it has no caption."""
-    caption = group.columns.get(column)
-    if not isinstance(caption, str) or not caption:
-        known = ", ".join(group.columns) or "none"
-        raise DataError(f"{group.origin or 'a row'}: has no caption in the column {column!r} (known: {known})")
-    blank = [[0.0] * len(vector) for vector in group.columns[FEATURES]]
-    return replace(group, prompt=_before(group.prompt, f"{caption} "), columns={**group.columns, FEATURES: blank})
-
-
-def _before(prompt: Any, words: str) -> Any:
-    """A text, or messages, with words at the start."""
-    if isinstance(prompt, str):
-        return words + prompt
-    first, *rest = prompt
-    return [{**first, "content": words + first["content"]}, *rest]
-
-
-class Kept:
-    """Features by the digest of their image, in a file of the encoder's own where there is a folder."""
-
-    def __init__(self, folder: Path | None, identity: str) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        name = blake2b(identity.encode(), digest_size=16).hexdigest()
-        self.file = None if folder is None else folder / f"{name}.safetensors"
         try:
-            self.known: dict[str, Any] = load_file(self.file) if self.file and self.file.exists() else {}
-        except SafetensorError as error:
-            raise DataError(f"with_images: the cache {self.file} is damaged ({error}): delete it") from error
-
-    def add(self, features: dict[str, Any]) -> None:
-        """Keeps more; the file is replaced in one step."""
-        from safetensors.torch import save
-
-        self.known |= {digest: each.contiguous() for digest, each in features.items()}
-        if self.file is None:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=self.file.parent, delete=False) as written:
-            written.write(save(self.known))
-        Path(written.name).replace(self.file)
-
-
-def _digest(file: Path) -> str:
-    try:
-        return blake2b(file.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise DataError(f"with_images: {file}: {error.strerror}") from error
-
-
-def _opened(file: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"with_images: {file}: no image that can be read ({error})") from error
+            with Image.open(file) as image:
+                return image.convert("RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"with_images: {file}: no image that can be read ({error})") from error
 
 
 @hookimpl

@@ -1,24 +1,19 @@
 """The data format `shapes`: a tiny visual world in the sandbox's words. What is true of a picture, only it tells.
 
 A picture shows one thing (a stone is a disc, a stick a bar, a net a lattice, a fire a triangle) of one color and one
-size somewhere on gray. A prompt asks for its color, its size or what it is. A response makes one claim, which is true
-half the time, and may begin with an insult or with filler. Its worth is 1 for a true claim, less 0.5 for an insult and
-0.2 for filler. Two responses to a prompt are judged by Bradley and Terry's model.
+size somewhere on gray. A prompt asks for its color, its size or what it is (`world`).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from math import exp
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
-from pydantic import Field
-
-from rlhf_plugins import Base, Data, DataFormat, Group, Origin, hookimpl
+from rlhf_multimodal.world import World
+from rlhf_plugins import hookimpl
 
 SIDE = 36  # pixels
 COLORS = {
@@ -32,8 +27,6 @@ QUESTIONS = {
     "size": "what is the size of the thing?",
     "thing": "what thing is it?",
 }
-INSULT, FILLER = "you fool.", "well, let me think."
-TEST_SHARE = 0.2  # of the scenes
 
 
 @dataclass(frozen=True)
@@ -56,58 +49,27 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Shapes(DataFormat):
+class Shapes(World):
     """Pairs of responses to questions about pictures, whose files the column `image` names; held-out scenes are others.
 
     `with_images` makes features of them. The column `caption` says what is seen.
     """
 
-    folder: Annotated[str, Field(min_length=1, description="where the pictures are written")]
-    prompts: Annotated[int, Field(ge=1, description="training pairs")] = 1500
-    test_prompts: Annotated[int, Field(ge=1, description="held-out pairs")] = 400
-    temperature: Annotated[float, Field(gt=0, description="worth at which the odds of a right choice are e to 1")] = 0.2
+    column: ClassVar[str] = "image"
+    questions: ClassVar[Mapping[str, str]] = QUESTIONS
+    values: ClassVar[Mapping[str, tuple[str, ...]]] = {"color": tuple(COLORS), "size": tuple(SIZES), "thing": THINGS}
 
-    def load(self, base: Base, seed: int) -> Data:
-        """Draws the pictures that are not there yet."""
-        draw = random.Random(seed)
-        train, test = ([s for s in scenes() if _held_out(s) is out] for out in (False, True))
-        groups = [
-            tuple(self._pair(draw, draw.choice(among), row) for row in range(1, count + 1))
-            for among, count in ((train, self.prompts), (test, self.test_prompts))
-        ]
-        asked = {
-            split: tuple(Group(g.prompt, columns=g.columns, origin=g.origin) for g in part)
-            for split, part in zip(("train", "test"), groups, strict=True)
-        }
-        return Data(groups[0], groups[1], prompts=asked)
+    def scenes(self) -> Iterator[Scene]:
+        """Every scene of the world, in one order."""
+        return scenes()
 
-    def known_gold(self) -> bool:
-        """The truth is in the picture, which no function of prompt and response sees."""
-        return False
+    def claim(self, asked: str, value: str) -> str:
+        """That something is so, in words."""
+        return f"it is a {value}." if asked == "thing" else f"the thing is {value}."
 
-    def known_columns(self) -> frozenset[str]:
-        """Which response is better, and what was asked as the topic."""
-        return frozenset({"ranks", "topic"})
-
-    def _pair(self, draw: random.Random, scene: Scene, row: int) -> Group:
-        asked = draw.choice(list(QUESTIONS))
-        (first, a), (second, b) = (written(draw, scene, asked) for _ in range(2))
-        while first == second:
-            second, b = written(draw, scene, asked)
-        better = draw.random() < 1 / (1 + exp((b - a) / self.temperature))
-        file = Path(self.folder) / scene.file
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            picture(scene).save(file)
-        return Group(
-            QUESTIONS[asked] + "\n",
-            (first, second),
-            (0, 1) if better else (1, 0),
-            gold=(a, b),
-            topic=asked,
-            columns={"image": str(file), "caption": scene.caption},
-            origin=Origin("shapes", row),
-        )
+    def write(self, scene: Scene, file: Path) -> None:
+        """Draws the picture."""
+        picture(scene).save(file)
 
 
 def scenes() -> Iterator[Scene]:
@@ -115,18 +77,6 @@ def scenes() -> Iterator[Scene]:
     places = (11, 18, 25)
     for thing, color, size, x, y in product(THINGS, COLORS, SIZES, places, places):
         yield Scene(thing, color, size, x, y)
-
-
-def written(draw: random.Random, scene: Scene, asked: str) -> tuple[str, float]:
-    """A response to a question about a scene, and its worth."""
-    right = draw.random() < 0.5
-    values = {"color": tuple(COLORS), "size": tuple(SIZES), "thing": THINGS}[asked]
-    truth = getattr(scene, asked)
-    value = truth if right else draw.choice([other for other in values if other != truth])
-    before = draw.choice(("", "", INSULT, FILLER))
-    claim = f"it is a {value}." if asked == "thing" else f"the thing is {value}."
-    worth = float(right) - 0.5 * (before == INSULT) - 0.2 * (before == FILLER)
-    return f"{before} {claim}".strip(), worth
 
 
 def picture(scene: Scene) -> Any:
@@ -148,11 +98,6 @@ def picture(scene: Scene) -> Any:
             pen.line((x - half, y + step, x + half, y + step), fill)
             pen.line((x + step, y - half, x + step, y + half), fill)
     return image
-
-
-def _held_out(scene: Scene) -> bool:
-    """Whether it is in no training picture; the same for every seed."""
-    return random.Random(scene.file).random() < TEST_SHARE
 
 
 @hookimpl

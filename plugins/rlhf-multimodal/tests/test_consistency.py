@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from rlhf_multimodal.consistency import agree, estimate, row
-from rlhf_multimodal.images import captioned
+from rlhf_multimodal.media import captioned
 from rlhf_multimodal.shapes import Scene
 
 from rlhf_plugins import Base, DataError, Group, RunError, component
 from rlhf_plugins.testing import tiny_base, tiny_run
 
-SEEN = Group("what ", ("ant", "gas"), (0, 1), columns={"image_features": [[1.0], [2.0]], "caption": "ant bee"})
+SEEN = Group("what ", ("ant", "gas"), (0, 1), columns={"media_features": [[1.0], [2.0]], "caption": "ant bee"})
 LATE = {"use": "late_fusion", "width": 1, "vectors": 2}
 
 
@@ -39,10 +39,10 @@ def test_agreement_of_independent_errors_by_hand() -> None:
 
 def test_a_caption_takes_the_place_of_the_image() -> None:
     told = captioned(SEEN, "caption")
-    assert (told.prompt, told.columns["image_features"]) == ("ant bee what ", [[0.0], [0.0]])
+    assert (told.prompt, told.columns["media_features"]) == ("ant bee what ", [[0.0], [0.0]])
     said = replace(SEEN, prompt=[{"role": "user", "content": "what"}])
     assert captioned(said, "caption").prompt[0]["content"] == "ant bee what"
-    with pytest.raises(DataError, match=r"no caption in the column 'said' \(known: image_features, caption\)"):
+    with pytest.raises(DataError, match=r"no caption in the column 'said' \(known: media_features, caption\)"):
         captioned(SEEN, "said")
     assert Scene("stone", "blue", "tiny", 11, 25).caption == "the thing is a tiny blue stone."
 
@@ -50,15 +50,15 @@ def test_a_caption_takes_the_place_of_the_image() -> None:
 def test_a_share_of_the_training_rows_is_captioned(tmp_path: Path) -> None:
     rows = {"format": "shapes", "folder": str(tmp_path), "prompts": 40, "test_prompts": 4}
     data = component("data_format", "with_images", rows=rows, captioned=0.5).load(Base("sandbox"), 0)
-    told = [group for group in data.train if not any(map(any, group.columns["image_features"]))]
+    told = [group for group in data.train if not any(map(any, group.columns["media_features"]))]
     assert 10 < len(told) < 30
     assert all(str(group.prompt).startswith(group.columns["caption"]) for group in told)
-    assert all(any(map(any, group.columns["image_features"])) for group in data.test)
+    assert all(any(map(any, group.columns["media_features"])) for group in data.test)
 
 
 def test_a_reward_is_asked_with_the_image_and_with_its_caption(tmp_path: Path) -> None:
     shown = [
-        replace(SEEN, prompt="what\n", columns={**SEEN.columns, "image_features": [[float(i)], [1.0]]})
+        replace(SEEN, prompt="what\n", columns={**SEEN.columns, "media_features": [[float(i)], [1.0]]})
         for i in range(4)
     ]
     base, trainer = tiny_base(tmp_path / "base"), {"max_steps": 1, "disable_tqdm": True}
@@ -69,7 +69,7 @@ def test_a_reward_is_asked_with_the_image_and_with_its_caption(tmp_path: Path) -
     found = component("stage", "consistency").run(held)
     assert [one["readings"] for one in found.sections[0].rows] == ["image and caption", "text and visual"]
     assert all(0 <= one["low"] <= one["value"] <= one["high"] <= 1 for one in found.metrics.values())
-    with pytest.raises(DataError, match="has no image_features: take data of the format with_images"):
+    with pytest.raises(DataError, match="has no media_features: take data of the format with_images"):
         component("stage", "consistency").run(later)
     with pytest.raises(RunError, match="no held-out pair is strictly ordered"):
         component("stage", "consistency").run(replace(later, data=replace(later.data, test=())))

@@ -30,7 +30,7 @@ APART = {"text_weight": [[1.0, 0.0]], "query_weight": [[0.0, 1.0]], "key_weight"
 
 
 def asked(head: Any) -> tuple[float, float, float]:
-    found = head(H, {"image_features": V})
+    found = head(H, {"media_features": V})
     return tuple(x.item() for x in (found.reward, found.dimensions["text"], found.dimensions["visual"]))
 
 
@@ -62,14 +62,14 @@ def test_cross_attention_by_hand() -> None:
 @pytest.mark.parametrize("images", [torch.zeros(1, 3, 1), torch.zeros(1, 2, 2), torch.zeros(1, 2)])
 def test_images_of_another_shape_are_refused(images: Tensor) -> None:
     with pytest.raises(DataError, match="the head reads 2 vectors of 1 numbers an image, and rows have"):
-        LateFusion(width=1, vectors=2).build(2)(H, {"image_features": images})
+        LateFusion(width=1, vectors=2).build(2)(H, {"media_features": images})
 
 
 def about_pictures(n: int, seed: int) -> list[Group]:
     """`ant` is better where the picture shows one, `gas` where it shows the other: text alone is at chance."""
     draw = torch.Generator().manual_seed(seed)
     shown = [int(torch.randint(2, (1,), generator=draw)) for _ in range(n)]
-    return [Group("what\n", ("ant", "gas"), (s, 1 - s), columns={"image_features": [[2.0 * s - 1]]}) for s in shown]
+    return [Group("what\n", ("ant", "gas"), (s, 1 - s), columns={"media_features": [[2.0 * s - 1]]}) for s in shown]
 
 
 @pytest.mark.parametrize("head", ["late_fusion", "gated_fusion", "cross_attention"])
@@ -83,7 +83,7 @@ def test_what_neither_modality_tells_alone_is_learned(head: str, tmp_path: Path)
     model: Any = tiny_run(base, tmp_path / "later", finished=[replace(made, name="reward_model")]).reward()
     samples = model.encode(["what\n"] * 4, ["ant", "ant", "gas", "gas"])
     one, other = [[1.0]], [[-1.0]]
-    shown = replace(samples, columns={"image_features": [one, other] * 2})
+    shown = replace(samples, columns={"media_features": [one, other] * 2})
     ant_one, ant_other, gas_one, gas_other = model.predict(shown).reward.tolist()
     assert ant_one < gas_one
     assert ant_other > gas_other

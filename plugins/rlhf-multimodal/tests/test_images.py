@@ -84,7 +84,7 @@ def test_features_are_computed_once(vit: str, tmp_path: Path, monkeypatch: pytes
     first = loaded(tmp_path, "a.png", "b.png", **words)
     monkeypatch.setattr(encoder._Pretrained, "__call__", None)
     again = loaded(tmp_path, "copy.png", "b.png", **words)
-    assert [g.columns["image_features"] for g in again.train] == [g.columns["image_features"] for g in first.train]
+    assert [g.columns["media_features"] for g in again.train] == [g.columns["media_features"] for g in first.train]
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
 

@@ -39,9 +39,8 @@ def main(seeds: int = 5, prompts: int = 1200) -> None:
     """Prints means over seeds with standard errors."""
     began = time.perf_counter()
     found = [of_seed(seed, prompts) for seed in range(seeds)]
-    print(
-        f"| round | rows added | {' | '.join(ATTACKS)} | points clean | points attacked |\n|---|---|---|---|---|---|---|"
-    )
+    names = ["round", "rows added", *ATTACKS, "points clean", "points attacked"]
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for number in range(len(found[0])):
         now, first = [rows[number] for rows in found], [rows[0] for rows in found]
         cells = [shown([row[name] for row in now]) for name in ATTACKS]
