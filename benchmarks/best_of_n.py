@@ -1,0 +1,125 @@
+"""Takes the best of n responses by reward models of length-biased annotators, and what the true reward makes of it.
+
+    python benchmarks/best_of_n.py [--seeds 11 13] [--runs runs/best_of_n]
+
+The reward models are those of `over_optimisation.py`. 128 responses to each of 64 held-out prompts are sampled once;
+proxy and gold of the best of n are means over all choices of n among them. What a seed has finished is not run again.
+Writes docs/benchmarks/best_of_n.md.
+
+The curve of Gao et al. 2022 for best-of-n is R(d) = d (a - b d), d = sqrt(KL) and KL = log n - (n - 1) / n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from math import comb, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from over_optimisation import JOINED, OUT, ROOT, SETTINGS, error, judges, machine, world
+
+from rlhf_plugins.run.stage_run import StageRun
+
+PROMPTS, POOL = 64, 128
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+KL = np.array([log(n) - (n - 1) / n for n in COUNTS])
+Found = dict[str, dict[str, list[float]]]  # judge -> proxy and gold of the best of each of COUNTS
+
+
+def best(proxy: np.ndarray, worth: np.ndarray, n: int) -> float:
+    """The mean worth of the one with the largest proxy among n of the N responses to each prompt, both (P, N).
+
+    The i-th smallest, from 1, is chosen by C(i - 1, n - 1) of the C(N, n) choices.
+    """
+    size = proxy.shape[1]
+    chances = np.array([comb(place, n - 1) / comb(size, n) for place in range(size)])
+    return float((np.take_along_axis(worth, proxy.argsort(1), 1) @ chances).mean())
+
+
+def one(seed: int, setting: str, runs: Path) -> Found:
+    """One seed of a setting; read from its file where it has finished."""
+    file = runs / setting / f"{seed}.json"
+    if not file.exists():
+        print(f"{setting}, seed {seed}: running", flush=True)
+        found = measured(seed, setting, runs / setting / str(seed))
+        file.write_text(json.dumps(found) + "\n")
+    read: Found = json.loads(file.read_text())
+    return read
+
+
+def measured(seed: int, setting: str, folder: Path) -> Found:
+    """Trains the judges, samples, and takes the best of n by each."""
+    base, data = world(seed, SETTINGS[setting])
+    run = StageRun(base, data, seed, folder / "judges")
+    prompts = list(dict.fromkeys(str(group.prompt) for group in data.test))[:PROMPTS]
+    samples = run.policy().sample(prompts, POOL, max_new_tokens=64, seed=seed)
+    assert data.gold is not None
+    worth = np.array([data.gold(str(p), r)["total"] for p, r in zip(samples.prompts, samples.responses, strict=True)])
+    found = {}
+    for name in JOINED:
+        reward = (
+            run.open("reward", judges(run, name).rewards["reward"])
+            .predict(samples)
+            .reward.double()
+            .numpy()
+            .reshape(-1, POOL)
+        )
+        gold = worth.reshape(-1, POOL)
+        parts = {"proxy": reward, "gold": gold}
+        found[name] = {key: [best(reward, part, n) for n in COUNTS] for key, part in parts.items()}
+    return found
+
+
+def fitted(gain: np.ndarray) -> tuple[float, float, float]:
+    """a and b of R = d (a - b d) by least squares, and R squared."""
+    d = np.sqrt(KL)
+    columns = np.stack([d, -(d**2)], 1)
+    (a, b), *_ = np.linalg.lstsq(columns, gain, rcond=None)
+    left = gain - columns @ [a, b]
+    return float(a), float(b), float(1 - left.var() / gain.var())
+
+
+def page(found: dict[str, list[Found]], seeds: tuple[int, int]) -> str:
+    """Everything in words."""
+    where: dict[str, Any] = machine()
+    lines = [
+        "# Best-of-n against a reward model",
+        "",
+        f"By `python benchmarks/best_of_n.py` on {where['cores']} cores ({where['cpu']}), seeds {seeds[0]} to "
+        f"{seeds[1]}: the settings and reward models of [over_optimisation.md](over_optimisation.md), and a policy "
+        f"that is not trained. Means over seeds, {PROMPTS} held-out prompts and all choices of n of {POOL} responses. "
+        "The fit is of the gain in gold over n = 1, R(d) = d (a - b d) with d = sqrt(KL) and KL = log n - (n - 1) / n "
+        "(Gao et al. 2022).",
+    ]
+    for setting, each in found.items():
+        counts = " | ".join(f"n = {n}, KL {kl:.2f}" for n, kl in zip(COUNTS, KL, strict=True))
+        lines += ["", f"## {SETTINGS[setting].title}: {SETTINGS[setting].about}", ""]
+        lines += [f"| judge | | {counts} | a | b | R squared |", "| --- " * (len(COUNTS) + 5) + "|"]
+        for name in JOINED:
+            for key in ("proxy", "gold"):
+                curves = np.array([one[name][key] for one in each])  # (seeds, counts)
+                gain = (curves - curves[:, :1]).mean(0)
+                fit = " | ".join(f"{number:.3f}" for number in fitted(gain)) if key == "gold" else "| | "
+                lines.append(f"| {name} | {key} | {' | '.join(f'{value:.2f}' for value in curves.mean(0))} | {fit} |")
+        single, worst = (np.array([one[name]["gold"][-1] for one in each]) for name in ("single", "worst_case"))
+        more = f"{(worst - single).mean():+.2f} ± {error(worst - single):.2f}"
+        lines += ["", f"At n = {POOL} the best by `worst_case` is worth {more} more than that by the single model."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Parses the command line, runs what is missing and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs=2, default=(11, 13), metavar=("FIRST", "LAST"))
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "best_of_n")
+    options = parser.parse_args()
+    first, last = options.seeds
+    found = {name: [one(seed, name, options.runs) for seed in range(first, last + 1)] for name in SETTINGS}
+    (OUT / "best_of_n.md").write_text(page(found, (first, last)), encoding="utf-8")
+    print(page(found, (first, last)))
+
+
+if __name__ == "__main__":
+    main()
