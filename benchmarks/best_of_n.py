@@ -1,6 +1,6 @@
 """Takes the best of n responses by reward models of length-biased annotators, and what the true reward makes of it.
 
-    python benchmarks/best_of_n.py [--seeds 11 13] [--runs runs/best_of_n]
+    python benchmarks/best_of_n.py [--seeds 11 12] [--runs runs/best_of_n]
 
 The reward models are those of `over_optimisation.py`. 128 responses to each of 64 held-out prompts are sampled once;
 proxy and gold of the best of n are means over all choices of n among them. What a seed has finished is not run again.
@@ -112,7 +112,7 @@ def page(found: dict[str, list[Found]], seeds: tuple[int, int]) -> str:
 def main() -> None:
     """Parses the command line, runs what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs=2, default=(11, 13), metavar=("FIRST", "LAST"))
+    parser.add_argument("--seeds", type=int, nargs=2, default=(11, 12), metavar=("FIRST", "LAST"))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "best_of_n")
     options = parser.parse_args()
     first, last = options.seeds
