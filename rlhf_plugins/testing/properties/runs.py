@@ -13,7 +13,7 @@ from rlhf_plugins.contract.guards import unchecked
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Run, StageResult
-from rlhf_plugins.errors import ComponentError, RlhfError
+from rlhf_plugins.errors import ComponentError, PluginError, RlhfError
 from rlhf_plugins.testing.conformance import holds_of
 from rlhf_plugins.testing.subject import Broken, Subject, expect, raised
 
@@ -33,7 +33,11 @@ def run_with_reward() -> Run:
     folder = Path(_FOLDER.name)
     base = tiny_base(folder / "base")
     parts = {"pooling": {"use": "last_token"}, "head": {"use": "scalar"}}
-    model = RewardModel(load_trunk(base), component("pooling", "last_token"), component("reward_head", "scalar"))
+    try:
+        pooling, head = component("pooling", "last_token"), component("reward_head", "scalar")
+    except PluginError as error:  # no fault of what is tried
+        raise RuntimeError(f"the kit has no reward model to try a component with: {error}") from error
+    model = RewardModel(load_trunk(base), pooling, head)
     model.save(folder / "reward", {"base": {"path": base.path}, **parts})
     rewards = {"reward": {"use": "saved", "path": str(folder / "reward")}}
     return tiny_run(base, folder / "run", finished=[StageResult(rewards=rewards, name="reward")])
