@@ -78,7 +78,8 @@ def page(weak: Sequence[Mapping[str, Metrics]], small: Sequence[Mapping[str, Met
 def _weak(title: str, found: Sequence[Metrics]) -> str:
     cells = [_mean([one[name]["value"] for one in found]) for name in ("weak", "student", "ceiling")]
     gaps = [one["recovered"]["value"] for one in found if one["recovered"]["value"] is not None]
-    left = f", {len(found) - len(gaps)} seeds without a gap" if len(gaps) < len(found) else ""
+    without = len(found) - len(gaps)
+    left = f", {without} seed{'s' * (without > 1)} without a gap" if without else ""
     return f"| {title} | {' | '.join(cells)} | {_mean(gaps) if gaps else 'no gap'}{left if gaps else ''} |"
 
 
