@@ -1,6 +1,6 @@
 """Measures rewards of tokens in the sandbox and writes docs/benchmarks/token_rewards.md.
 
-    python benchmarks/token_rewards.py [--seeds 5] [--runs runs/token_rewards]
+    python benchmarks/token_rewards.py [--seeds 5] [--steps 24] [--runs runs/token_rewards]
 
 Reward models of four poolings are trained on judgements of whole responses. Their numbers for tokens are compared with
 what each token adds to the true reward of the response so far. PPO then learns from one of them, paid at the end, by
@@ -43,11 +43,12 @@ def main() -> None:
     """Parses the command line, runs what is missing and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=24, help="of PPO; 0 does without")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "token_rewards")
     options = parser.parse_args()
     runs, found = [], []
     for seed in range(1, options.seeds + 1):
-        runs.append(ran({**recipe(), "seed": seed}, options.runs / str(seed)))
+        runs.append(ran({**recipe(options.steps), "seed": seed}, options.runs / str(seed)))
         found.append(agreements(options.runs / str(seed)))
         print(
             seed,
@@ -55,11 +56,11 @@ def main() -> None:
             {name: one["gold"]["mean"] for name, one in runs[-1].report["policies"].items()},
             flush=True,
         )
-    OUT.write_text(page(runs, found))
+    OUT.write_text(page(runs, found, options.steps))
     print(OUT.read_text())
 
 
-def recipe() -> Recipe:
+def recipe(steps: int) -> Recipe:
     """The reward models, PPO on one of them paid in three ways, and an evaluation by the true reward."""
     common = {"per_device_train_batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 5}
     online = {
@@ -68,7 +69,7 @@ def recipe() -> Recipe:
         "steps_per_generation": 2,
         "num_iterations": 2,
         "max_completion_length": 48,
-        "max_steps": 24,
+        "max_steps": steps,
     }
     rewards = [
         {"stage": "reward_model", "name": name, "from": "base", "pooling": pooling, "trainer": common}
@@ -90,7 +91,7 @@ def recipe() -> Recipe:
         "base": "sandbox",
         "adapter": {"r": 16, "lora_alpha": 32, "target_modules": ["o_proj", "down_proj"]},
         "data": {"format": "sandbox", "writer": "sloppy", "prompts": 300, "responses": 4, "pairs": 6},
-        "stages": [*rewards, *policies, evaluate],
+        "stages": [*rewards, *([*policies, evaluate] if steps else ())],
     }
 
 
@@ -131,13 +132,14 @@ def added(gold: Any, tokenizer: Any, prompt: str, ids: Sequence[int]) -> list[fl
     return np.diff([gold(prompt, text)["total"] for text in texts], prepend=0.0).tolist()
 
 
-def page(runs: Sequence[Ran], found: Sequence[Mapping[str, Numbers]]) -> str:
-    """Both tables."""
+def page(runs: Sequence[Ran], found: Sequence[Mapping[str, Numbers]], steps: int) -> str:
+    """The table of poolings, and that of PPO."""
     machine = runs[0].report["hardware"]
     lines = [
         "# Rewards of tokens",
         "",
-        f"By `python benchmarks/token_rewards.py --seeds {len(runs)}` on {machine['cores']} cores ({machine['cpu']}). "
+        f"By `python benchmarks/token_rewards.py --seeds {len(runs)} --steps {steps}` "
+        f"on {machine['cores']} cores ({machine['cpu']}). "
         "Means over seeds, with the deviation over seeds in brackets.",
         "",
         "Reward models trained on judgements of whole responses, on two responses of the base to each of "
@@ -151,9 +153,16 @@ def page(runs: Sequence[Ran], found: Sequence[Mapping[str, Numbers]]) -> str:
             f"| `{name}` | {mean([f[name]['pairs'] for f in found])} | {mean([f[name]['tokens'] for f in found])} |"
             for name in POOLINGS
         ),
+    ]
+    return "\n".join([*lines, *(of_ppo(runs, steps) if steps else ())]) + "\n"
+
+
+def of_ppo(runs: Sequence[Ran], steps: int) -> list[str]:
+    """The table of PPO."""
+    lines = [
         "",
-        f"PPO of 24 steps on the reward model with pooling `{LEARNED_FROM}`, GAE with lam 0.95, KL coefficient 0.1; "
-        "the difference from what is paid at the end, with its standard error.",
+        f"PPO of {steps} steps on the reward model with pooling `{LEARNED_FROM}`, GAE with lam 0.95, KL coefficient "
+        "0.1; the difference from what is paid at the end, with its standard error.",
         "",
         "| paid | gold reward | KL | difference |",
         "|---|---|---|---|",
@@ -165,7 +174,7 @@ def page(runs: Sequence[Ran], found: Sequence[Mapping[str, Numbers]]) -> str:
         gaps = [value - other for value, other in zip(values, first, strict=True)]
         shown = f"{fmean(gaps):+.3f} ± {stdev(gaps) / len(gaps) ** 0.5:.3f}" if place else ""
         lines.append(f"| {title} | {mean(values)} | {mean([one['kl'] for one in policies])} | {shown} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def mean(values: Sequence[float]) -> str:
