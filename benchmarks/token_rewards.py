@@ -62,7 +62,7 @@ def main() -> None:
 
 def recipe(steps: int) -> Recipe:
     """The reward models, PPO on one of them paid in three ways, and an evaluation by the true reward."""
-    common = {"per_device_train_batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 5}
+    common = {"per_device_train_batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 5, "num_train_epochs": 1}
     online = {
         **common,
         "num_generations": 4,
