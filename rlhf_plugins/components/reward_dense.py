@@ -59,10 +59,9 @@ class Guided(Reward):
 class ByToken(Reward):
     """A reward model's reward R of whole responses, each token paid what it adds: Phi is R of the response so far.
 
-    Return decomposition by differences (Arjona-Medina et al. 2019) of a reward model that was trained on
-    whole responses. Its pooling says which prefixes that training reached: `mean` over the response trains the hidden
-    state of every token and `attention` its share too, `last_token` that of the last one alone, so that what it says
-    earlier is a poor guide. All prefixes are of one forward pass.
+    Return decomposition by differences (Arjona-Medina et al. 2019) of a reward model that was trained on whole
+    responses. Its pooling says which hidden states that training reached: `sum` and `mean` over the response those of
+    every token, `last_token` the last one alone. All prefixes are of one forward pass.
     """
 
     reward: Reward = uses("reward", "model")
