@@ -16,6 +16,7 @@ from rlhf_plugins.contract.named import Named
 from rlhf_plugins.contract.run import Alarm, Section, Step
 from rlhf_plugins.engine.cost import Counter
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 ALARMS = "alarms.jsonl"
@@ -43,6 +44,7 @@ class Monitors:
         built: what watches each step, by name.
         stage: the name of the stage.
         folder: where `alarms.jsonl` is written; None writes none.
+        trackers: get what the monitors log, once they follow a trainer.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Monitors:
         built: Mapping[str, Callable[[Step], Alarm | None]] | None = None,
         stage: str = "",
         folder: Path | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self._built, self.stage = dict(built or {}), stage
+        self.trackers = trackers or Trackers()
         self._file = None if folder is None else folder / ALARMS
         self.counter = Counter()  # of the costs so far; a training replaces it by one that counts
         self._alarms: list[Row] = []

@@ -21,6 +21,7 @@ from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
 from rlhf_plugins.trainers.held_out import stop_early
 from rlhf_plugins.trainers.micro_batches import optimizer_name, steps_in_backward
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
+from rlhf_plugins.trainers.trackers import Tracked, Trackers
 
 Terms = Mapping[str, Callable[[], Tensor]]
 
@@ -32,9 +33,11 @@ def built_monitors(stage: Any, run: Run) -> Monitors:
 
 
 def monitors_of(monitors: Sequence[Monitor], stage: str, run: Run) -> Monitors:
-    """Built for a run; their alarms are written in its folder."""
-    built = {name: each.build(run) for name, each in _by_name(monitors, run).items()}
-    return Monitors(built, stage, Path(run.folder) if processes.is_main() else None)
+    """Built for a run; their alarms are written in its folder, and trackers get what they log."""
+    trackers = Trackers()
+    tracked: Any = Tracked(run, trackers)
+    built = {name: each.build(tracked) for name, each in _by_name(monitors, run).items()}
+    return Monitors(built, stage, Path(run.folder) if processes.is_main() else None, trackers)
 
 
 def supervise(trainer: Any, stage: Any, run: Run) -> Monitors:
@@ -71,6 +74,7 @@ def watch(trainer: Any, monitors: Monitors) -> None:
     """Has a trainer show its monitors every optimizer step."""
     trainer.__class__ = as_first_base(Monitored, type(trainer))
     trainer.monitors, trainer.step_numbers = monitors, defaultdict(list)
+    monitors.trackers.follow(trainer)
 
 
 def regularize(trainer: Any, stage: Any, run: Run) -> None:

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Alarm, Cost, Step
 from rlhf_plugins.contract.run_kinds import Monitor
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
+from rlhf_plugins.trainers import trackers
 from rlhf_plugins.trainers.monitoring import Monitors
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Oversight
-from rlhf_plugins.trainers.supervision import regularize
+from rlhf_plugins.trainers.supervision import monitors_of, regularize
 
 from .conftest import furthest, trained
 from .online_parts import Bases, ants, curve, logged, objective, trainer
@@ -77,6 +79,34 @@ def test_a_monitor_sees_every_whole_rollout(bases: Bases, tmp_path: Path) -> Non
         assert {len(values) for values in step.responses.values()} == {12}
         assert step.cost.seconds > 0
     assert not (tmp_path / "alarms.jsonl").exists()
+
+
+class Logging(Monitor):
+    """Logs the square of each step."""
+
+    def build(self, run: Any) -> Watch:
+        return lambda step: run.log(step.step, {"square": float(step.step**2)})
+
+
+class Tracker(TrainerCallback):
+    """Notes the squares that a tracker gets, with their steps."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.seen += [(state.global_step, logs["square"])] if "square" in logs else []
+
+
+def test_trackers_get_what_monitors_log(bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "get_reporting_integration_callbacks", lambda names: [Tracker])
+    kept: list[tuple[int, float]] = []
+    run: Any = SimpleNamespace(folder=tmp_path, spec=lambda _: {"use": "squares"})
+    run.log = lambda step, values: kept.append((step, values["square"]))
+    found = trainer(bases(), tmp_path, oversight=Oversight(monitors=monitors_of([Logging()], "online", run)))
+    found.add_callback(tracker := Tracker())
+    found.train()
+    assert tracker.seen == kept == [(0, 0.0), (2, 4.0), (4, 16.0)]
 
 
 def test_a_monitor_of_a_rollout_sees_the_loss_and_the_rates_that_are_logged(bases: Bases, tmp_path: Path) -> None:
