@@ -48,5 +48,5 @@ def test_the_outcome_of_pytest_is_read(deletion: dict[str, Any], tmp_path: Path)
 
 
 def test_an_unknown_file_is_refused(deletion: dict[str, Any], capsys: Any) -> None:
-    assert deletion["main"](["kl+shapng"]) == 2
+    assert deletion["main"](["shapng"]) == 2
     assert capsys.readouterr().out.startswith("no file of rlhf_plugins/components: shapng; the files are ")
