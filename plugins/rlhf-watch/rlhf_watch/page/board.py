@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Followed:
 
     name: str
     record: RunRecord
-    curves: dict[str, Series] = field(default_factory=dict)
+    curves: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
     samples: deque[Row] = field(default_factory=lambda: deque(maxlen=24))
     alarms: deque[Row] = field(default_factory=lambda: deque(maxlen=100))
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,22 +81,17 @@ class Followed:
             self.pace.append((time.monotonic(), step))
         for name, value in row.items():
             if name not in ("stage", "step") and isinstance(value, int | float):
-                self._add(f"{stage}/{name}", step, float(value))
+                self.curves[f"{stage}/{name}"].add(step, float(value))
 
     def _samples(self, row: Row) -> None:
         self.samples.append({name: _cut(value) for name, value in row.items()})
         step = row["step"] if isinstance(row["step"], int) else 0
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
-                self._add(f"{row['stage']}/samples: {name}", step, float(value))
+                self.curves[f"{row['stage']}/samples: {name}"].add(step, float(value))
 
     def _alarms(self, row: Row) -> None:
         self.alarms.append({name: _cut(value) for name, value in row.items() if name != "evidence"})
-
-    def _add(self, name: str, step: int, value: float) -> None:
-        if name not in self.curves:
-            self.curves[name] = Series()
-        self.curves[name].add(step, value)
 
     def latest(self, name: str) -> float | None:
         """The newest value of a curve of the newest stage; None where there is none, or it is not finite."""

@@ -23,7 +23,10 @@ class Bucket:
         """One more point."""
         self.total += value
         self.count += 1
-        self.low, self.high = min(self.low, value), max(self.high, value)
+        if value < self.low:
+            self.low = value
+        elif value > self.high:
+            self.high = value
 
     def join(self, other: Bucket) -> Bucket:
         """Both as one."""
@@ -46,12 +49,12 @@ class Series:
         if not abs(value) < LARGEST:
             self.not_finite += 1
             return
-        while self.buckets and self.buckets[-1].step > step:
+        while self.buckets and (newest := self.buckets[-1]).step > step:
             self.buckets.pop()
-        if self.buckets and self.buckets[-1].count < self.width:
-            self.buckets[-1].take(value)
-        else:
-            self.buckets.append(Bucket(step, value, 1, value, value))
+        if self.buckets and newest.count < self.width:
+            newest.take(value)
+            return
+        self.buckets.append(Bucket(step, value, 1, value, value))
         if len(self.buckets) > LIMIT:
             pairs = zip(self.buckets[::2], [*self.buckets[1::2], None], strict=False)
             self.buckets = [one if other is None else one.join(other) for one, other in pairs]
