@@ -19,8 +19,9 @@ def of_memory(assembled: Assembled, say: Callable[[str], None]) -> Forecast | No
 
     Without a forecast a run finds out.
     """
-    from rlhf_plugins.forecast import cards, words
+    from rlhf_plugins.forecast import cards
     from rlhf_plugins.forecast.forecast import forecast
+    from rlhf_plugins.forecast.words import warnings
 
     if (card := cards.present()) is None:
         return None
@@ -29,17 +30,17 @@ def of_memory(assembled: Assembled, say: Callable[[str], None]) -> Forecast | No
     except RunError as error:
         say(f"warning: no forecast of memory: {error}")
         return None
-    for line in words.warnings(found):
+    for line in warnings(found):
         say(f"warning: {line}")
     return found
 
 
 def noted(found: Forecast | None) -> dict[str, Any]:
     """The entry of the status."""
-    from rlhf_plugins.forecast.words import in_short
-
     if found is None:
         return {}
+    from rlhf_plugins.forecast.words import in_short
+
     known = [one for one in found.stages if one.phases]
     stages = {one.name: {"allocated_bytes": one.allocated_bytes, "words": in_short(one)} for one in known}
     return {FORECAST: stages}

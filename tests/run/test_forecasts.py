@@ -1,4 +1,4 @@
-"""What was forecast of a GPU's memory stands beside what was taken, and in the message where it did not hold."""
+"""The forecast of a GPU's memory is shown beside what was taken, and in the message where memory ran out."""
 
 from __future__ import annotations
 

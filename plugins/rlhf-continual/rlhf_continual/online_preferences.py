@@ -147,7 +147,7 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
         return [one.probability for one in verdicts]
 
     def _learn(self, run: Run, course: Course, number: int) -> None:
-        """Trains the reward model anew where there are new labels, and the policy on."""
+        """Trains the reward model from its start again where there are new labels, and the policy on."""
         groups = self._groups(course)
         if course.asked[-1].answered:
             rows = Data((*(run.data.train if self.known else ()), *groups), run.data.test, run.data.prompts)

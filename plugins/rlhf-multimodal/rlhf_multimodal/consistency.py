@@ -68,10 +68,10 @@ class Consistency(Stage, takes={"reward"}):
             raise RunError(f"{self.name}: no held-out pair is strictly ordered")
         judge: Any = run.open("reward", run.spec(self.reward))
         seen = gaps(judge, pairs)
-        told = gaps(judge, [captioned(pair, self.caption) for pair in pairs])["reward"]
+        by_caption = gaps(judge, [captioned(pair, self.caption) for pair in pairs])["reward"]
         numbers: dict[str, int] = {}
         images = np.array([numbers.setdefault(repr(pair.columns[FEATURES]), len(numbers)) for pair in pairs])
-        rows = [row("image", "caption", seen["reward"], told, images, run.seed)]
+        rows = [row("image", "caption", seen["reward"], by_caption, images, run.seed)]
         if set(PARTS) <= seen.keys():
             rows.append(row("text", "visual", seen["text"], seen["visual"], images, run.seed))
         about = ABOUT.format(pairs=len(pairs), images=len(numbers))

@@ -53,8 +53,8 @@ class WithMedia(DataFormat, like="rows"):
 
         parts: dict[str, Any] = {name: seen(groups) for name, groups in judged.items()}
         draw = random.Random(seed)
-        told = (captioned(g, self.caption) if draw.random() < self.captioned else g for g in parts["train"])
-        parts["train"] = tuple(told)
+        shown = (captioned(g, self.caption) if draw.random() < self.captioned else g for g in parts["train"])
+        parts["train"] = tuple(shown)
         return replace(data, **parts, prompts={split: seen(groups) for split, groups in data.prompts.items()})
 
     def known_gold(self) -> bool | None:

@@ -38,8 +38,8 @@ def test_agreement_of_independent_errors_by_hand() -> None:
 
 
 def test_a_caption_takes_the_place_of_the_image() -> None:
-    told = captioned(SEEN, "caption")
-    assert (told.prompt, told.columns["media_features"]) == ("ant bee what ", [[0.0], [0.0]])
+    blind = captioned(SEEN, "caption")
+    assert (blind.prompt, blind.columns["media_features"]) == ("ant bee what ", [[0.0], [0.0]])
     said = replace(SEEN, prompt=[{"role": "user", "content": "what"}])
     assert captioned(said, "caption").prompt[0]["content"] == "ant bee what"
     with pytest.raises(DataError, match=r"no caption in the column 'said' \(known: media_features, caption\)"):
@@ -50,9 +50,9 @@ def test_a_caption_takes_the_place_of_the_image() -> None:
 def test_a_share_of_the_training_rows_is_captioned(tmp_path: Path) -> None:
     rows = {"format": "shapes", "folder": str(tmp_path), "prompts": 40, "test_prompts": 4}
     data = component("data_format", "with_images", rows=rows, captioned=0.5).load(Base("sandbox"), 0)
-    told = [group for group in data.train if not any(map(any, group.columns["media_features"]))]
-    assert 10 < len(told) < 30
-    assert all(str(group.prompt).startswith(group.columns["caption"]) for group in told)
+    blind = [group for group in data.train if not any(map(any, group.columns["media_features"]))]
+    assert 10 < len(blind) < 30
+    assert all(str(group.prompt).startswith(group.columns["caption"]) for group in blind)
     assert all(any(map(any, group.columns["media_features"])) for group in data.test)
 
 
