@@ -66,7 +66,7 @@ def test_the_budget_is_divided_by_the_shares(suite: Write) -> None:
     assert cell.trained == ("reward_model", "online")
 
 
-@pytest.mark.parametrize("name", ["three_ways", "selection", "hybrids", "frontier"])
+@pytest.mark.parametrize("name", ["three_ways", "overfit", "selection", "hybrids", "frontier"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_bundled_suite_is_sound(name: str, quick: bool) -> None:
     assert read(find(name), quick).cells
