@@ -16,20 +16,25 @@ def bench(
     root: Annotated[Path, typer.Option("--runs", help="Where runs are kept, shared by suites.")] = Path("runs/bench"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
+    ratings: Annotated[
+        Path | None, typer.Option(help="What people gave the policies: the folder of `rlhf collect export`.")
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="Run nothing: write the table of what there is.")] = False,
 ) -> None:
     """Run tasks x algorithms x seeds on equal terms; run it again to go on after an interruption."""
     from rlhf_bench.bundled import find
     from rlhf_bench.measures import measure
     from rlhf_bench.pages import markdown, write
+    from rlhf_bench.ratings import read as read_ratings
     from rlhf_bench.runs import run_all
     from rlhf_bench.suite import read
     from rlhf_bench.table import lines
 
     found = read(find(suite), quick)
+    rated = read_ratings(ratings) if ratings else None
     if not table:
         run_all(found.cells, root, jobs, retry, typer.echo)
-    rows = measure(found, root)
+    rows = measure(found, root, rated)
     files = write(found, rows, root / found.name)
     typer.echo(markdown(found, rows, lines(found, rows)))
     typer.echo("\n".join(map(str, files)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlhf_bench.markup import Table
 from rlhf_bench.suite import BASE, Suite
 from rlhf_bench.table import Line
 
@@ -70,16 +71,16 @@ def area(base: float, points: Sequence[Point], up_to: float) -> float:
     return float(np.trapezoid(np.interp(at, kl, best), at) / up_to)
 
 
-def table(found: Sequence[Frontier]) -> list[str]:
-    """As Markdown; nothing where no algorithm has a knob."""
+def table(found: Sequence[Frontier]) -> Table | None:
+    """None where no algorithm has a knob."""
     if not found:
-        return []
+        return None
     rows = [
-        f"| {f.task} | {f.algorithm} | {f.area:.2f} | {f.up_to:.2f} | {f.sensitivity:.2f} | {f.best:g} |" for f in found
+        [f.task, f.algorithm, f"{f.area:.2f}", f"{f.up_to:.2f}", f"{f.sensitivity:.2f}", f"{f.best:g}"] for f in found
     ]
     header = ("task", "algorithm", "area under the frontier", "up to KL", "gold, highest less lowest", "best value")
     about = (
         "The area is the mean gold reward over KL from 0 to the least of the furthest KLs, of the best setting within "
         "each KL. It has no interval: settings, not seeds, make a frontier."
     )
-    return ["", "## Frontiers", "", about, "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header), *rows]
+    return Table("Frontiers", about, header, rows)

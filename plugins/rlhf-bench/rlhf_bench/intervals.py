@@ -54,6 +54,17 @@ def estimate(scores: Any, seed: int = 0) -> Estimate:
     return Estimate(mean, float(low), float(high), float(p))
 
 
+def resampled(values: Any, seed: int = 0) -> Estimate:
+    """The mean of independent values with its 95% percentile interval, by resampling them; one value has none."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return Estimate(float(values.mean()))
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
 def holm(p_values: Mapping[Any, float | None]) -> dict[Any, float | None]:
     """P-values corrected for their number (Holm 1979): max over smaller ones of p_(i) (m - i + 1), at most 1."""
     known = sorted((p, key) for key, p in p_values.items() if p is not None)

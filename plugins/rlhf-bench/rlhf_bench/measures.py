@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from rlhf_bench.ratings import Ratings
 from rlhf_bench.runs import folder_of
 from rlhf_bench.suite import BASE, Cell, Suite
 from rlhf_plugins import Curve, RunError, StageResult, open_run
 
 Row = dict[str, Any]
-OF_POLICY = ("kl", "length", "distinct_2", "normalised")  # as the report has them
+OF_POLICY = (
+    "kl",
+    "length",
+    "distinct_1",
+    "distinct_2",
+    "normalised",
+    "perplexity",
+    "dimensions",
+)  # as the report has them
 REWARDS = ("reward", "rewards/margins", "accuracy")  # curves of a training that rise, the first one that it has
 MOVING = 5  # logged steps of a moving mean
 CONVERGED = 0.9
 
 
-def measure(suite: Suite, root: Path) -> list[Row]:
-    """Every run of a suite, in its order."""
-    return [measured(cell, root, suite.budget) for cell in suite.cells]
+def measure(suite: Suite, root: Path, ratings: Ratings | None = None) -> list[Row]:
+    """Every run of a suite, in its order, with what people gave its last policy where ratings are given."""
+    rows = [measured(cell, root, suite.budget) for cell in suite.cells]
+    last = {cell.digest: cell.trained[-1] for cell in suite.cells}
+    return [{**row, "ratings": (ratings or {}).get((row["run"], last[row["run"]]), {})} for row in rows]
 
 
 def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
@@ -33,7 +45,9 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
         return {**row, "status": record.status, "message": record.message}
     results = [result for result in record.finished if result.name in cell.trained]
     name = next(name for result in reversed(results) for name in result.policies)
-    evaluation = next(result.evaluation for result in reversed(record.finished) if result.evaluation)
+    judged = next(result for result in reversed(record.finished) if result.evaluation)
+    evaluation, tasks = judged.evaluation, judged.metrics.get("tasks", {})
+    assert evaluation is not None
     report = record.report
     policy = report.policies[name]
     own = evaluation.scores[name]
@@ -42,13 +56,15 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
         **row,
         "status": "finished",
         "judge": evaluation.judge,
+        "prompts": sha256("\0".join(map(str, evaluation.prompts)).encode()).hexdigest()[:16],
         "scores": list(own),
         BASE: list(reference),
         **{key: getattr(policy, key) for key in OF_POLICY},
         "win_rate": policy.win_rate.mean if policy.win_rate else None,
         "out_of_distribution": policy.out_of_distribution.mean if policy.out_of_distribution else None,
         **_cost(results, budget),
-        **_convergence(results[-1]),
+        **_convergence(results),
+        "tasks": {task: of[name]["mean"] for task, of in tasks.items()},
         "versions": report.versions,
         "hardware": report.hardware.model_dump(),
     }
@@ -60,24 +76,30 @@ def _cost(results: Sequence[StageResult], budget: Mapping[str, float]) -> Row:
     used = {unit: sum(float(getattr(cost, unit)) for cost in costs) for unit in ("flops", "seconds")}
     peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
     ((unit, amount),) = budget.items()
+    trained, generated = (sum(getattr(cost, f"{kind}_tokens") for cost in costs) for kind in ("trained", "generated"))
     return {
         **used,
         "spent": used[unit] / amount,
-        "trained_tokens": sum(cost.trained_tokens for cost in costs),
-        "generated_tokens": sum(cost.generated_tokens for cost in costs),
+        "trained_tokens": trained,
+        "generated_tokens": generated,
+        "tokens_per_second": (trained + generated) / used["seconds"],
         "reward_calls": sum(cost.reward_calls for cost in costs),
         "peak_bytes": max(peaks, default=None),
     }
 
 
-def _convergence(result: StageResult) -> Row:
-    """The step, and the share of the stage's seconds, at which its reward had made 90% of its way."""
+def _convergence(results: Sequence[StageResult]) -> Row:
+    """The last stage's step at which its reward had made 90% of its way, and the seconds until then.
+
+    Seconds are those of the stages before it, such as its reward model's, and a share of its own.
+    """
+    result, before = results[-1], sum(one.cost.seconds for one in results[:-1])
     curve = next((result.curves[name] for name in REWARDS if name in result.curves), None)
     step = None if curve is None else converged(curve)
     if curve is None or step is None:
         return {"converged_step": None, "converged_seconds": None}
     last = curve.points[-1][0]
-    return {"converged_step": step, "converged_seconds": result.cost.seconds * step / last}
+    return {"converged_step": step, "converged_seconds": before + result.cost.seconds * step / last}
 
 
 def converged(curve: Curve) -> int | None:

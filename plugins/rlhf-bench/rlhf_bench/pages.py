@@ -1,4 +1,4 @@
-"""A suite's table as JSON, Markdown and one HTML page. It knows lines and sentences, not how they were measured."""
+"""A suite's tables as JSON, Markdown and one HTML page. It knows lines and sentences, not how they were measured."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench import frontier
-from rlhf_bench.intervals import Estimate
+from rlhf_bench import changes, frontier
+from rlhf_bench.columns import COST, of_lines, quality
+from rlhf_bench.markup import Table, as_html
+from rlhf_bench.markup import markdown as as_markdown
 from rlhf_bench.measures import Row
-from rlhf_bench.suite import Suite
+from rlhf_bench.suite import BASE, Suite
 from rlhf_bench.table import Line, lines, notes, verdicts
 
-HEADER = (
-    "task", "algorithm", "seeds", "gold reward", "gain over", "p (Holm)", "sd over seeds", "KL", "out of distribution",
-    "win rate", "length", "distinct-2", "seconds", "TFLOPs", "budget used", "GiB", "90% at step",
-)  # fmt: skip
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
@@ -26,6 +24,10 @@ td, th { padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: left
 svg { max-width: 100%; } svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 """
 LEFT, WIDTH, HEIGHT = 210, 460, 22  # pixels: of labels, of the scale, of a row
+OF_COST = (
+    "Of all stages of an algorithm together. Tokens are those trained on and those sampled; 90% is where the reward of "
+    "the last stage, as a moving mean, has made 90% of its way, its seconds with those of the stages before."
+)
 
 
 def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -36,10 +38,13 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
     content: dict[str, Any] = {
         **about,
         "baseline": suite.baseline,
+        "tasks": suite.tasks,
+        "algorithms": list(suite.algorithms),
         "lines": [line.record() for line in found],
+        "changes": [one.record() for one in changes.changes(suite, rows)],
+        "frontiers": [asdict(one) for one in frontier.frontiers(suite, found)],
         "runs": list(rows),
     }
-    content["frontiers"] = [asdict(one) for one in frontier.frontiers(suite, found)]
     pages = {
         "bench.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
         "bench.md": markdown(suite, rows, found),
@@ -50,72 +55,37 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
     return [folder / name for name in pages]
 
 
+def tables(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[Table]:
+    """What is reached, then what it costs, and what changes from task to task and with a knob."""
+    trained = [line for line in found if line.algorithm != BASE]
+    made = (
+        of_lines("", "", list(quality(suite, found)), found),
+        of_lines("Cost", OF_COST, COST, trained),
+        changes.table(suite, changes.changes(suite, rows)),
+        frontier.table(frontier.frontiers(suite, found)),
+    )
+    return [table for table in made if table]
+
+
 def markdown(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:
     """The page for docs."""
-    header = [name if name != "gain over" else f"gain over {suite.baseline}" for name in HEADER]
-    text = [
-        f"# {suite.name}",
-        "",
-        " ".join(part for part in (suite.about, _where(suite, rows)) if part),
-        "",
-        "| " + " | ".join(header) + " |",
-        "|" + " --- |" * len(HEADER),
-        *("| " + " | ".join(cells(line)) + " |" for line in found),
-        "",
-        *(f"- {sentence}" for sentence in (*verdicts(suite, found), *notes(suite, rows, found))),
-    ]
-    return "\n".join([*text, *frontier.table(frontier.frontiers(suite, found))]).rstrip() + "\n"
+    first, *others = tables(suite, rows, found)
+    about = " ".join(part for part in (suite.about, _where(suite, rows)) if part)
+    said = [f"- {sentence}" for sentence in (*verdicts(suite, found), *notes(suite, rows, found))]
+    text = [f"# {suite.name}", "", about, "", *as_markdown(first), "", *said]
+    return "\n".join([*text, *(line for table in others for line in ("", *as_markdown(table)))]).rstrip() + "\n"
 
 
 def page(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:
     """The same as HTML, with a plot of the intervals for each task."""
-    header = [name if name != "gain over" else f"gain over {suite.baseline}" for name in HEADER]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(line)) + "</tr>" for line in found
-    )
+    first, *others = map(as_html, tables(suite, rows, found))
     said = "".join(f"<li>{html.escape(one)}</li>" for one in (*verdicts(suite, found), *notes(suite, rows, found)))
     title = html.escape(suite.name)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f"<h1>{title}</h1><p>{html.escape(suite.about)} {html.escape(_where(suite, rows))}</p>"
-        f"{''.join(_plots(suite, found))}<table><tr>{head}</tr>{body}</table><ul>{said}</ul></html>\n"
+        f"{''.join(_plots(suite, found))}{first}<ul>{said}</ul>{''.join(others)}</html>\n"
     )
-
-
-def cells(line: Line) -> list[str]:
-    """One line of the table."""
-    mean = line.means
-    return [
-        line.task,
-        line.algorithm,
-        str(len(line.seeds)),
-        shown(line.gold),
-        shown(line.gain, sign="+") if line.gain else "-",
-        _number(line.p, ".3f"),
-        _number(line.spread, ".2f"),
-        _number(mean["kl"], ".2f"),
-        _number(mean["out_of_distribution"], ".2f"),
-        _number(mean["win_rate"], ".2f"),
-        _number(mean["length"], ".1f"),
-        _number(mean["distinct_2"], ".2f"),
-        _number(mean["seconds"], ".0f"),
-        _number(mean["flops"] and mean["flops"] / 1e12, ".2f"),
-        _number(mean["spent"], ".0%"),
-        _number(mean["peak_bytes"] and mean["peak_bytes"] / 2**30, ".2f"),
-        _number(mean["converged_step"], ".0f"),
-    ]
-
-
-def shown(value: Estimate, sign: str = "") -> str:
-    """A mean, with its interval where it has one."""
-    if value.low is None or value.high is None:
-        return f"{value.mean:{sign}.2f}"
-    return f"{value.mean:{sign}.2f} [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else f"{value:{form}}"
 
 
 def _where(suite: Suite, rows: Sequence[Row]) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 import yaml
 
 from rlhf_bench.bundled import find
-from rlhf_bench.intervals import RESAMPLES, Estimate
+from rlhf_bench.intervals import resampled
+from rlhf_bench.markup import shown
 from rlhf_bench.measures import Row, measure
-from rlhf_bench.pages import shown
 from rlhf_bench.suite import Suite, read
 from rlhf_plugins import Base, Features, Resources, RunError, Situation, component, features
 
@@ -96,14 +96,6 @@ def regrets(scores: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]
     return np.array([max(scores[task].values()) - scores[task][name] for task, name in chosen.items()])
 
 
-def over_tasks(values: np.ndarray, seed: int = 0) -> Estimate:
-    """The mean with its 95% percentile interval, by resampling tasks."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float(values.mean()), float(low), float(high))
-
-
 def text(
     suite: Suite, rows: Sequence[Row], scores: Mapping[str, Mapping[str, float]], chosen: Mapping[str, dict[str, str]]
 ) -> list[str]:
@@ -142,8 +134,8 @@ def text(
 
 
 def _selector(name: str, lost: np.ndarray, always: np.ndarray) -> str:
-    difference = "-" if name == f"always {ALWAYS}" else shown(over_tasks(lost - always), sign="+")
-    return f"| {name} | {shown(over_tasks(lost))} | {int((lost == 0).sum())} of {len(lost)} | {difference} |"
+    difference = "-" if name == f"always {ALWAYS}" else shown(resampled(lost - always), sign="+")
+    return f"| {name} | {shown(resampled(lost))} | {int((lost == 0).sum())} of {len(lost)} | {difference} |"
 
 
 def _verdict(lost: Mapping[str, np.ndarray]) -> str:
@@ -151,7 +143,7 @@ def _verdict(lost: Mapping[str, np.ndarray]) -> str:
     pairs = [("learned", "rules"), ("rules", f"always {ALWAYS}")]
     said = []
     for better, worse in pairs:
-        found = over_tasks(lost[better] - lost[worse])
+        found = resampled(lost[better] - lost[worse])
         holds = "is below" if found.mean < 0 else "equals" if found.mean == 0 else "is above"
         sure = "clear of 0" if found.clear else "not clear of 0"
         said.append(f"`{better}` {holds} `{worse}` by {shown(found, sign='+')}, {sure}")

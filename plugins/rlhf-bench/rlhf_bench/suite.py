@@ -42,7 +42,7 @@ OPTIONS = (
     "algorithms",
     "quick",
 )
-OF_TASK, OF_ALGORITHM = ("about", "data"), ("about", "stages", "not_on", "knob")
+OF_TASK, OF_ALGORITHM = ("about", "data", "against"), ("about", "stages", "not_on", "knob")
 BUDGETS = ("flops", "seconds")
 BASE = "base"  # the baseline that is always there: the untrained policy
 
@@ -75,6 +75,7 @@ class Suite:
     algorithms: dict[str, str]
     knobs: dict[str, tuple[str, float]]  # an algorithm under a value of its knob -> the algorithm, and the value
     cells: tuple[Cell, ...] = field(repr=False)
+    against: dict[str, str] = field(default_factory=dict)  # a task -> the one that it is read against
 
 
 def read(file: Path, quick: bool = False) -> Suite:
@@ -115,8 +116,13 @@ def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:
         if isinstance(names, list) and isinstance(known, dict):
             if unknown := [name for name in names if name not in known]:
                 raise RunError(f"{file}: quick.{key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
-            words = {**words, key: {name: known[name] for name in names}}
+            words = {**words, key: {name: _within(known[name], names) for name in names}}
     return words
+
+
+def _within(one: Recipe, names: Iterable[str]) -> Recipe:
+    """A task without an `against` that is not picked."""
+    return {key: value for key, value in one.items() if key != "against" or value in names}
 
 
 class _Reader:
@@ -137,12 +143,16 @@ class _Reader:
         baseline = words.get("baseline", BASE)
         if baseline not in (BASE, *algorithms):
             self.fault("baseline", f"no algorithm {baseline!r} {nearest(baseline, (BASE, *algorithms))}")
+        against = {name: one["against"] for name, one in tasks.items() if "against" in one}
+        for name, other in against.items():
+            if other not in tasks or other == name:
+                self.fault(f"tasks.{name}.against", f"no other task {other!r} {nearest(other, tasks.keys() - {name})}")
         cells = list(self.cells(tasks, algorithms, seeds, budget))
         self.refuse()
         about = {name: str(one.get("about", "")) for name, one in tasks.items()}
         of_algorithms = {name: str(one.get("about", "")) for name, one in algorithms.items()}
         text = str(words.get("about", ""))
-        return Suite(self.name, text, seeds, budget, baseline, about, of_algorithms, knobs, tuple(cells))
+        return Suite(self.name, text, seeds, budget, baseline, about, of_algorithms, knobs, tuple(cells), against)
 
     def fault(self, path: str, message: str) -> None:
         self.faults.append(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from rlhf_bench.intervals import Estimate, estimate, holm
+from rlhf_bench.intervals import Estimate, estimate, holm, resampled
 from rlhf_bench.measures import Row
 from rlhf_bench.suite import BASE, Suite
 
 EQUAL = 0.1  # the part of a budget by which runs may miss it and still be at equal compute
 SIGNIFICANT = 0.05
+TASK = "task: "  # before the name of a task of the evaluation, among the means
 GOLD = "gold reward"  # what the stage `evaluate` calls the true reward
 
 
@@ -29,23 +30,32 @@ class Line:
     p: float | None  # of the gain, corrected for all comparisons of the suite
     spread: float | None  # standard deviation of the mean over seeds
     means: dict[str, float | None]  # of everything else
+    wins: Estimate | None = None  # share of prompts won over the baseline, a draw by half; p of 1/2, corrected
+    rating: Estimate | None = None  # by people, over prompts
 
     def record(self) -> Row:
         """As JSON."""
-        return {**asdict(self), "gold": self.gold._asdict(), "gain": self.gain and self.gain._asdict()}
+        estimates = {name: getattr(self, name) for name in ("gold", "gain", "wins", "rating")}
+        return {**asdict(self), **{name: value and value._asdict() for name, value in estimates.items()}}
 
 
 MEANS = (
-    "kl", "out_of_distribution", "win_rate", "normalised", "length", "distinct_2", "flops", "seconds", "spent",
-    "trained_tokens", "generated_tokens", "reward_calls", "peak_bytes", "converged_step", "converged_seconds",
+    "kl", "out_of_distribution", "win_rate", "normalised", "length", "distinct_1", "distinct_2", "perplexity", "flops",
+    "seconds", "spent", "trained_tokens", "generated_tokens", "tokens_per_second", "reward_calls", "peak_bytes",
+    "converged_step", "converged_seconds",
 )  # fmt: skip
 
 
 def lines(suite: Suite, rows: Sequence[Row]) -> list[Line]:
     """A line per task and algorithm, the untrained base first where it is the baseline."""
     found = [line for task in suite.tasks for line in _of_task(suite, task, rows)]
-    corrected = holm({(line.task, line.algorithm): line.gain and line.gain.p for line in found})
-    return [Line(**{**vars(line), "p": corrected[line.task, line.algorithm]}) for line in found]
+    of_gains = holm({(line.task, line.algorithm): line.gain and line.gain.p for line in found})
+    of_wins = holm({(line.task, line.algorithm): line.wins and line.wins.p for line in found})
+    return [
+        replace(line, p=of_gains[who], wins=line.wins and line.wins._replace(p=of_wins[who]))
+        for line in found
+        if (who := (line.task, line.algorithm))
+    ]
 
 
 def _of_task(suite: Suite, task: str, rows: Sequence[Row]) -> Iterator[Line]:
@@ -63,11 +73,42 @@ def _of_task(suite: Suite, task: str, rows: Sequence[Row]) -> Iterator[Line]:
             base if suite.baseline == BASE else {s: r["scores"] for (a, s), r in by_seed.items() if a == suite.baseline}
         )
         scores = {seed: row["scores"] for seed, row in own.items()}
-        shared = [seed for seed in scores if seed in others]
-        gain = estimate([np.subtract(scores[s], others[s]) for s in shared]) if shared else None
-        means = {key: _mean([row[key] for row in own.values()]) for key in MEANS}
-        of = (tuple(own), estimate(list(scores.values())), None if algorithm == suite.baseline else gain, None)
-        yield Line(task, algorithm, *of, _spread(list(scores.values())), means)
+        shared = [seed for seed in scores if seed in others and algorithm != suite.baseline]
+        gains = [np.subtract(scores[s], others[s]) for s in shared]
+        yield Line(
+            task,
+            algorithm,
+            tuple(own),
+            estimate(list(scores.values())),
+            estimate(gains) if gains else None,
+            None,
+            _spread(list(scores.values())),
+            _means(list(own.values())),
+            won(gains) if gains else None,
+            _rated([row["ratings"] for row in own.values()]),
+        )
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Over seeds, of every measure, of the gold reward's dimensions and of the evaluation's tasks."""
+    means = {key: _mean([row[key] for row in rows]) for key in MEANS}
+    parts = {"": "dimensions", TASK: "tasks"}
+    named = {prefix + name: (key, name) for prefix, key in parts.items() for name in rows[0][key] or {}}
+    return means | {label: _mean([row[key].get(name) for row in rows]) for label, (key, name) in named.items()}
+
+
+def won(gains: Sequence[Any]) -> Estimate:
+    """The share of prompts with a gain above 0, one of 0 counted by half; its p is that of 1/2."""
+    found = estimate([np.sign(gain) / 2 for gain in gains])
+    low, high = (None if end is None else float(np.clip(end + 0.5, 0, 1)) for end in (found.low, found.high))
+    return Estimate(found.mean + 0.5, low, high, found.p)
+
+
+def _rated(by_seed: Sequence[Mapping[str, float]]) -> Estimate | None:
+    """People's ratings, of each prompt the mean over the runs that were rated on it."""
+    prompts = sorted({prompt for rated in by_seed for prompt in rated})
+    means = [float(np.mean([rated[prompt] for rated in by_seed if prompt in rated])) for prompt in prompts]
+    return resampled(means) if means else None
 
 
 def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]:
@@ -76,10 +117,14 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
     if len(suite.seeds) == 1:
         said.append("One seed says nothing of how much seeds differ: there are no intervals and no p-values.")
     for status in ("failed", "interrupted", "running", "missing"):
+        alike: dict[tuple[str, ...], list[str]] = {}
         for row in rows:
             if row["status"] == status:
                 why = f": {row['message']}" if row.get("message") else ""
-                said.append(f"{row['task']}, {row['algorithm']}, seed {row['seed']}: {status}{why}")
+                alike.setdefault((row["task"], row["algorithm"], why), []).append(str(row["seed"]))
+        said += [
+            f"{task}, {name}, seed {', '.join(seeds)}: {status}{why}" for (task, name, why), seeds in alike.items()
+        ]
     for task in suite.tasks:
         mine = {line.algorithm for line in found if line.task == task}
         if suite.baseline not in mine:
@@ -88,6 +133,8 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
         spent = line.means["spent"]
         if spent is not None and abs(spent - 1) > EQUAL:
             said.append(f"{line.task}, {line.algorithm}: used {100 * spent:.0f}% of the budget, not equal compute.")
+    if any(line.rating for line in found):
+        said.append("Human ratings are means over prompts, with intervals by resampling prompts.")
     judges = {row["judge"] for row in rows if row["status"] == "finished"}
     if judges - {GOLD}:
         said.append(f"Judged by {', '.join(sorted(judges))}: a reward model favours what was trained on it.")

@@ -33,4 +33,6 @@ def test_algorithms_are_compared_up_to_where_each_of_them_went() -> None:
     dpo, ipo = frontiers(suite, lines)
     assert (dpo.up_to, dpo.sensitivity, dpo.best) == (2.0, 1.0, 1.0)
     assert ipo.area == pytest.approx(1.5)
-    assert table([dpo])[-1] == "| t | dpo | 1.83 | 2.00 | 1.00 | 1 |"  # ((1 + 2) / 2 + (2 + 7 / 3) / 2) / 2
+    found = table([dpo])
+    assert found is not None
+    assert found.rows == [["t", "dpo", "1.83", "2.00", "1.00", "1"]]  # ((1 + 2) / 2 + (2 + 7 / 3) / 2) / 2

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import yaml
 from rlhf_bench.bundled import find
+from rlhf_bench.intervals import resampled
 from rlhf_bench.learned import BUNDLED
-from rlhf_bench.study import SPLIT, gold, looked_at, over_tasks, regrets
+from rlhf_bench.study import SPLIT, gold, looked_at, regrets
 from rlhf_bench.suite import read
 
 
@@ -33,5 +34,5 @@ def test_regret_is_the_distance_from_the_best_of_each_task() -> None:
     row = {"task": "t", "algorithm": "dpo", "scores": [1.0, 3.0]}
     scores = {**gold([row, {**row, "algorithm": "ipo", "scores": [4.0, 2.0]}]), "u": {"dpo": 1.0, "ipo": 0.5}}
     assert regrets(scores, {"t": "dpo", "u": "dpo"}).tolist() == [1.0, 0.0]
-    found = over_tasks(np.full(12, 0.25))
+    found = resampled(np.full(12, 0.25))
     assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))

@@ -34,6 +34,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"algorithms": {"ppo": {"stages": [{"stage": "online"}]}}, "baseline": "base"},
         "ppo on clean: recipe: stages.0",
     ),
+    "a task to read against": (
+        {"tasks": {"clean": {"data": {"format": "sandbox"}, "against": "clear"}}},
+        "tasks.clean.against: no other task 'clear' (known: none)",
+    ),
     "a task that is not there": (
         {"algorithms": {"a": {"stages": [{"stage": "preference"}], "not_on": ["claen"]}}, "baseline": "base"},
         "no task 'claen' (did you mean clean?",
@@ -66,7 +70,7 @@ def test_the_budget_is_divided_by_the_shares(suite: Write) -> None:
     assert cell.trained == ("reward_model", "online")
 
 
-@pytest.mark.parametrize("name", ["three_ways", "overfit", "selection", "hybrids", "frontier"])
+@pytest.mark.parametrize("name", ["three_ways", "overfit", "more_ways", "selection", "hybrids", "frontier"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_bundled_suite_is_sound(name: str, quick: bool) -> None:
     assert read(find(name), quick).cells
@@ -86,6 +90,8 @@ def test_each_cell_runs_once_and_the_table_has_intervals(
     assert "| clean | ipo | 2 |" in first
     assert "not equal compute" in first  # two steps spend almost nothing of the budget
     assert "Judged by" not in first  # the gold reward favours nobody
+    assert "| wins over dpo |" in first
+    assert "tokens/s" in first
     bench(str(suite()), root=tmp_path / "runs")
     again = capsys.readouterr().out
     assert "4 runs, 4 of them there" in again

@@ -1,0 +1,33 @@
+"""From task to task, on the same prompts and seeds alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rlhf_bench.changes import changes, table
+from rlhf_bench.suite import Suite
+from rlhf_bench.table import won
+
+TASKS = {"clean": "", "flips": "", "far": ""}
+
+
+def row(task: str, seed: int, *scores: float, prompts: str = "a") -> dict[str, Any]:
+    named = {"task": task, "algorithm": "dpo", "seed": seed, "status": "finished"}
+    return {**named, "scores": list(scores), "prompts": prompts}
+
+
+def test_a_change_is_the_mean_difference_on_the_same_prompts() -> None:
+    against = {"flips": "clean", "far": "clean"}
+    suite = Suite("s", "", (1, 2), {"flops": 1.0}, "base", TASKS, {"dpo": ""}, {}, (), against)
+    rows = [row("clean", 1, 2, 4), row("clean", 2, 2, 4), row("flips", 1, 1, 2), row("far", 1, 0, 0, prompts="b")]
+    (found,) = changes(suite, rows)
+    assert (found.task, found.change.mean, found.change.low) == ("flips", -1.5, None)  # one seed ran on both
+    shown = table(suite, [found])
+    assert shown is not None
+    assert shown.rows == [["flips", "clean", "-1.50"], ["far", "clean", "-"]]
+
+
+def test_a_prompt_is_won_by_a_gain_and_half_won_by_a_draw() -> None:
+    found = won([[1.0, 0.0, -2.0, 3.0]] * 2)
+    assert found.mean == pytest.approx(2.5 / 4)
