@@ -22,7 +22,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 	echo "Install one (Debian, Ubuntu: python3.11 and python3.11-venv), or say: make PYTHON=/path/to/python" >&2; \
 	exit 1; }
 
-.PHONY: help quickstart test lint docs site bench bench-speed audit compat constraints clean
+.PHONY: help quickstart test lint docs site bench bench-suites bench-speed audit compat constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -57,6 +57,12 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python benchmarks/five_seeds.py
 	$(BIN)/python benchmarks/reward_sandbox.py
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks/over_optimisation.json docs/benchmarks/facts.md
+
+SUITES := three_ways more_ways overfit frontier hybrids
+bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*.md and which_algorithm.md (4 hours)
+	set -e; for suite in $(SUITES); do \
+	  $(BIN)/rlhf bench $$suite; cp runs/bench/$$suite/bench.md docs/benchmarks/suite_$$suite.md; done
+	$(BIN)/python -m rlhf_bench.guide runs/bench docs/benchmarks/which_algorithm.md
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
 	$(BIN)/python benchmarks/speed.py

@@ -1,0 +1,136 @@
+"""Which algorithm on which data, on one page, and PPO, DPO and IPO compared by what was measured. It runs nothing.
+
+    python -m rlhf_bench.guide RUNS PAGE.md
+
+RUNS is the folder in which suites ran; of each, what `rlhf bench SUITE --table` wrote is read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_bench.intervals import Estimate, estimate
+from rlhf_bench.markup import Table, markdown, number, shown
+from rlhf_bench.properties import properties
+from rlhf_bench.suite import BASE
+from rlhf_plugins import RunError
+
+Bench = dict[str, Any]  # a bench.json
+Scores = dict[str, dict[int, list[float]]]  # by algorithm and seed, of each prompt
+BEST = (
+    "Gold reward with its 95% interval. In bold: the highest mean, and every other that is not clearly below it on the "
+    "same seeds and prompts, before any correction for the number of comparisons."
+)
+
+AREAS = (
+    "The mean gold reward over KL, of the best value of an algorithm's knob within each KL. In bold: the highest; "
+    "areas have no interval."
+)
+
+
+def main() -> None:
+    """Reads the tables and writes the page."""
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    root, page = map(Path, sys.argv[1:])
+    page.write_text("\n".join(text(read(root))) + "\n", encoding="utf-8")
+
+
+def read(root: Path) -> dict[str, Bench]:
+    """The tables of the suites that ran whole, by name. Raises RunError where there is none, or an older version's."""
+    found = {}
+    for file in sorted(root.glob("*/bench.json")):
+        bench = json.loads(file.read_text(encoding="utf-8"))
+        if "changes" not in bench:
+            name = file.parent.name
+            raise RunError(
+                f"{file}: an older version wrote it; `rlhf bench {name} --table --runs {root}` writes it again"
+            )
+        if not bench["suite"].endswith("-quick"):
+            found[bench["suite"]] = bench
+    if not found:
+        raise RunError(f"{root}: holds no bench.json of a whole suite; run `rlhf bench SUITE --runs {root}` first")
+    return found
+
+
+def text(suites: Mapping[str, Bench]) -> Iterator[str]:
+    """The page."""
+    yield from ("# Which algorithm on which data", "")
+    yield "By `python -m rlhf_bench.guide RUNS PAGE.md` from what the suites wrote; under each table is the command"
+    yield "that makes its numbers again."
+    for suite in suites.values():
+        table = of_knobs(suite) if suite["frontiers"] else of_tasks(suite)
+        yield from ("", *markdown(table), "", f"`rlhf bench {suite['suite']}`: {machine(suite)}")
+    yield from ("", *markdown(properties(suites)))
+
+
+def machine(suite: Bench) -> str:
+    """Where and with what a suite ran."""
+    done = [run for run in suite["runs"] if run["status"] == "finished"]
+    where = sorted({f"{run['hardware']['cores']} cores ({run['hardware']['cpu']})" for run in done})
+    ((unit, amount),) = suite["budget"].items()
+    missing = len(suite["runs"]) - len(done)
+    less = f"; {missing} of its {len(suite['runs'])} runs are not there" if missing else ""
+    return f"seeds {', '.join(map(str, suite['seeds']))}, {amount:.3g} {unit} a run, {' and '.join(where)}{less}."
+
+
+def of_tasks(suite: Bench) -> Table:
+    """A row per task, a column per algorithm, the best ones in bold."""
+    columns = [BASE, *suite["algorithms"]]
+    rows = []
+    for task, about in suite["tasks"].items():
+        golds = {line["algorithm"]: Estimate(**line["gold"]) for line in suite["lines"] if line["task"] == task}
+        best = leading(scores(suite, task))
+        cells = [f"**{shown(golds[n])}**" if n in best else shown(golds.get(n)) for n in columns]
+        rows.append([task, about, *cells])
+    return Table(suite["suite"], BEST, ["task", "data", *columns], rows)
+
+
+def of_knobs(suite: Bench) -> Table:
+    """A row per task, a column per algorithm with the area under its frontier."""
+    areas = {(one["task"], one["algorithm"]): one["area"] for one in suite["frontiers"]}
+    names = list(dict.fromkeys(name for _, name in areas))
+    rows = []
+    for task, about in suite["tasks"].items():
+        mine = [areas.get((task, name)) for name in names]
+        best = max((area for area in mine if area is not None), default=None)
+        cells = [f"**{area:.2f}**" if area is not None and area == best else number(area, ".2f") for area in mine]
+        rows.append([task, about, *cells])
+    return Table(suite["suite"], AREAS, ["task", "data", *names], rows)
+
+
+def scores(suite: Bench, task: str) -> Scores:
+    """Of every finished run of a task, and of the untrained base."""
+    found: Scores = {}
+    for run in suite["runs"]:
+        if run["task"] == task and run["status"] == "finished":
+            found.setdefault(run["algorithm"], {})[run["seed"]] = run["scores"]
+            found.setdefault(BASE, {})[run["seed"]] = run[BASE]
+    return found
+
+
+def leading(found: Scores) -> list[str]:
+    """The algorithm with the highest mean, then those whose paired distance from it may be 0."""
+    if not found:
+        return []
+    means = {name: float(np.mean([np.mean(one) for one in by_seed.values()])) for name, by_seed in found.items()}
+    first = max(means, key=lambda name: means[name])
+    return [first, *(name for name in found if name != first and not below(found[name], found[first]))]
+
+
+def below(own: Mapping[int, Sequence[float]], best: Mapping[int, Sequence[float]]) -> bool:
+    """Whether one is clearly below another; with fewer than two shared seeds nobody knows, and the mean decides."""
+    shared = [seed for seed in own if seed in best]
+    if len(shared) < 2:
+        return True
+    return estimate([np.subtract(own[seed], best[seed]) for seed in shared]).clear
+
+
+if __name__ == "__main__":
+    main()

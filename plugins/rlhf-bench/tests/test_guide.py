@@ -1,0 +1,79 @@
+"""The page of all suites: who is best, what may be equal to it, and means over tasks by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlhf_bench import guide
+from rlhf_bench.guide import leading, read, text
+from rlhf_bench.properties import of_knobs, properties
+
+from rlhf_plugins import RunError
+
+GOLD = {"dpo": 2.0, "ipo": 1.0, "ppo": 3.0}
+MEANS = {"reward_calls": 0, "generated_tokens": 0, "seconds": 10.0, "peak_bytes": 2**30, "converged_seconds": None}
+
+
+def bench(**changes: Any) -> dict[str, Any]:
+    """Two tasks; PPO takes 20 seconds on one and 40 on the other, the others 10."""
+    lines, runs = [], []
+    for number, task in enumerate(("clean", "flips"), 1):
+        for name, gold in GOLD.items():
+            own = {"reward_calls": 64, "generated_tokens": 9, "seconds": 20.0 * number} if name == "ppo" else {}
+            line = {"task": task, "algorithm": name, "gold": {"mean": gold}, "spread": 0.1, "means": {**MEANS, **own}}
+            run = {"task": task, "algorithm": name, "seed": 1, "status": "finished", "scores": [gold], "base": [0.0]}
+            lines.append(line)
+            runs.append({**run, "hardware": {"cores": 2, "cpu": "x"}})
+    same = {"suite": "three_ways", "seeds": [1], "budget": {"flops": 1e9}, "algorithms": list(GOLD), "frontiers": []}
+    tasks = {"clean": "few errors", "flips": ""}
+    return {**same, "tasks": tasks, "lines": lines, "runs": runs, "changes": [], **changes}
+
+
+def test_the_best_and_what_may_be_equal_to_it_lead() -> None:
+    best = {1: [2.0, 3.0], 2: [2.0, 3.0]}
+    found = {"a": best, "b": {1: [1.0, 4.0], 2: [3.0, 1.0]}, "c": {1: [0.0, 1.0], 2: [0.0, 1.0]}}
+    assert leading(found) == ["a", "b"]
+    assert leading({name: {1: of[1]} for name, of in found.items()}) == ["a"]  # one seed: the mean decides
+
+
+def test_a_page_has_a_row_per_task_and_its_command() -> None:
+    lines = list(text({"three_ways": bench()}))
+    assert "| clean | few errors | - | 2.00 | 1.00 | **3.00** |" in lines
+    assert "`rlhf bench three_ways`: seeds 1, 1e+09 flops a run, 2 cores (x)." in lines
+
+
+def test_properties_are_means_over_tasks_beside_what_textbooks_say() -> None:
+    rows = {row[0]: row[1:] for row in properties({"three_ways": bench()}).rows}
+    assert rows["cost: seconds"][:5] == [
+        "30 (20 to 40)",
+        "10 (10 to 10)",
+        "10 (10 to 10)",
+        "PPO least efficient",
+        "yes",
+    ]
+    assert rows["cost: peak memory, GiB"][4] == "no"
+    assert rows["responses rewarded: needs a reward model"][4] == "yes"
+    assert rows["cost: seconds until 90% of the way"][0] == "-"
+
+
+def test_sensitivity_is_read_from_the_frontiers() -> None:
+    swept = [{"algorithm": name, "sensitivity": value} for name, value in (("ppo", 1.0), ("dpo", 0.2), ("ppo", 2.0))]
+    assert of_knobs({"frontiers": swept}).cells()[1:4] == ["1.50 (1.00 to 2.00)", "0.20", "-"]
+
+
+def test_the_highest_area_under_a_frontier_is_in_bold() -> None:
+    areas = [{"task": "clean", "algorithm": name, "area": area} for name, area in (("dpo", 2.0), ("ipo", 2.5))]
+    found = guide.of_knobs(bench(frontiers=areas))
+    assert found.rows == [["clean", "few errors", "2.00", "**2.50**"], ["flips", "", "-", "-"]]
+
+
+def test_tables_that_are_not_there_or_too_old(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no bench.json of a whole suite"):
+        read(tmp_path)
+    (tmp_path / "three_ways").mkdir()
+    (tmp_path / "three_ways" / "bench.json").write_text(json.dumps({"suite": "three_ways"}))
+    with pytest.raises(RunError, match="`rlhf bench three_ways --table"):
+        read(tmp_path)
