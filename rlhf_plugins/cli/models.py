@@ -87,7 +87,7 @@ def score(
     if options and format is None:
         raise DataError(f"{options[0]}: is an option of a format, so --format must name one")
     read = data_format(file, options, format) if format else None
-    done = score_file(_folder(model), file, out, read, cache, overwrite)
+    done = score_file(_reward(model), file, out, read, cache, overwrite)
     main = processes.is_main()
     processes.leave()
     if not main:
@@ -95,15 +95,13 @@ def score(
     echo(f"{done.out}: {done.rows} rows" + f", {done.before} of them scored before" * bool(done.before))
 
 
-def _folder(model: str) -> Path:
-    """Where a reward model is saved. Raises RunError where it is not one in a folder."""
+def _reward(model: str) -> Path | Made:
+    """Where a reward model is saved, or what a run made of others. Raises RunError where it is neither."""
     from rlhf_plugins.saved.made import made
 
     found = made(model, "rewards")
-    if found.folder is None:
-        raise RunError(f"{found.label}: is not saved as a model in a folder, but made of other rewards: {found.spec}")
     found.check()
-    return found.folder
+    return found.folder or found
 
 
 @hookimpl

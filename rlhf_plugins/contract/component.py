@@ -126,6 +126,7 @@ class Component:
     traits: ClassVar[Mapping[str, Trait]] = {}
     like: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {}  # old option -> what to write instead
+    named: ClassVar[tuple[str, str] | None] = None  # the component and its option that a word means which names none
     _given: ClassVar[frozenset[str]] = frozenset()  # traits that the class or its bases give
     needs: ClassVar[frozenset[str]] = trait(
         frozenset(), "columns that the data must have: a recipe is refused where no row has one"

@@ -42,6 +42,8 @@ class Reward(Component, kind="reward"):
 class Generator(Component, kind="generator"):
     """Answers prompts: a trained policy, a mixture, a server; `build` binds it to the run."""
 
+    named: ClassVar[tuple[str, str] | None] = ("policy", "name")
+
     def build(self, run: Run) -> Policy:
         """A policy."""
         raise NotImplementedError

@@ -125,7 +125,8 @@ class Resolver:
         kind, tag = str(option.kind), option.tag
         names = self.registry.names(kind)
         if isinstance(value, str):
-            value = {tag: value}
+            named = getattr(self.registry.base(kind), "named", None)
+            value = {tag: named[0], named[1]: value} if named and value not in names else {tag: value}
         if not isinstance(value, dict):
             how = f"should be the name of a {kind}, or its options with `{tag}: <name>`"
             return self.problem(keys, f"{how}; got {_got(value)} {known('', names)}")

@@ -134,6 +134,7 @@ class _Writer:
         """A name, or an object with the tag and the options of that component."""
         kind, names = str(option.kind), self.registry.names(str(option.kind))
         blocks = [self.named(kind, name, option.tag) for name in names]
+        blocks += [{"type": "string"}] * bool(getattr(self.registry.base(kind), "named", None))
         if option.required or option.many or option.nullable:
             return {"anyOf": [{"enum": names}, *blocks]}
         silent = self.block(self.registry.get(kind, option.default), option.tag, option.default)

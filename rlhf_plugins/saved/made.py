@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,23 @@ class Made:
         """Where it is saved; None where it is not a saved model but made of others, or the base."""
         path = self.spec.get("path")
         return Path(path) if path and Path(path).is_dir() else None
+
+    @property
+    def base(self) -> Base:
+        """What the run started from, of what is made of others."""
+        assert self.run is not None  # only a run makes what is not a folder
+        return base_of_run(self.run)
+
+    @property
+    def identity(self) -> str:
+        """A hash of what is made of others: of its spec, and of every model that the run handed on."""
+        from rlhf_plugins.reward_models.score_cache import identity
+
+        assert self.run is not None
+        specs = [one.spec for part in PARTS for one in handed_on(self.run.finished(), part)]
+        folders = sorted({path for spec in specs if (path := spec.get("path")) and Path(path).is_dir()})
+        words = json.dumps([dict(self.spec), *(identity(Path(folder)) for folder in folders)], sort_keys=True)
+        return blake2b(words.encode(), digest_size=16).hexdigest()
 
     def prompted(self) -> Prompted:
         """Whether it was trained on text or messages, as far as that is noted. Raises RunError as reading does."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.run import Base
     from rlhf_plugins.contract.run_kinds import DataFormat
+    from rlhf_plugins.saved.made import Made
 
 CHUNK = 64  # rows; an interruption loses no more
 WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")
@@ -64,7 +65,7 @@ class ScoredRows:
 
 
 def score_file(
-    folder: Path,
+    model: Path | Made,
     source: str,
     out: Path | None = None,
     read: DataFormat | None = None,
@@ -79,7 +80,7 @@ def score_file(
     Responses that an ensemble compares must be in one row. Several processes score a file together.
 
     Args:
-        folder: a saved reward model or ensemble.
+        model: the folder of a saved reward model or ensemble, or what a run made of others.
         source: a file or a data set on the hub, as `read_rows` takes it.
         out: the file to write; None: the source's name with `.scored.jsonl`, beside it.
         read: reads the source; a line is then a group's prompt, responses and rewards.
@@ -95,7 +96,10 @@ def score_file(
     from rlhf_plugins.reward_models.score_cache import identity
 
     processes.join()
-    base, known_as = saved_base(folder), identity(folder)
+    if isinstance(model, Path):
+        base, known_as = saved_base(model), identity(model)
+    else:
+        base, known_as = model.base, model.identity
     items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
     encode = _encoder(base)
     tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in items]
@@ -106,12 +110,16 @@ def score_file(
     file = ScoredFile(out, note, [item.line for item in items], CHUNK)
     before = processes.on_main(lambda: file.reopen(overwrite))
     if before < len(items):
-        _score(file, before, items, tokens, (folder, known_as, cache))
+        _score(file, before, items, tokens, (model, known_as, cache))
     return ScoredRows(out, len(items), before)
 
 
 def _score(
-    file: ScoredFile, before: int, items: Sequence[Item], tokens: Sequence[Any], model: tuple[Path, str, Path | None]
+    file: ScoredFile,
+    before: int,
+    items: Sequence[Item],
+    tokens: Sequence[Any],
+    model: tuple[Path | Made, str, Path | None],
 ) -> None:
     with _model(*model) as score:
         reached = before
@@ -247,14 +255,14 @@ def _samples(items: Sequence[Item], tokens: Sequence[Any]) -> Samples:
 
 
 @contextmanager
-def _model(folder: Path, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Scores]]]:
+def _model(model: Path | Made, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Scores]]]:
     """A function from samples to the scores of each response, from the cache where there is one."""
     from rlhf_plugins.recipe.provenance import opener
     from rlhf_plugins.reward_models.handle import rewards
     from rlhf_plugins.reward_models.opening import open_reward
     from rlhf_plugins.reward_models.score_cache import cached_in_shares
 
-    judge = open_reward(folder, opener(folder))
+    judge = open_reward(model, opener(model)) if isinstance(model, Path) else model.reward()
     if cache is None:
         yield lambda samples: _scores(judge(samples))
         return

@@ -42,7 +42,7 @@ MODEL = "reward: {use: model, stage: jugde}"
             "5: stages.1.reward.parts.1.stage: no stage before",
         ),
         (
-            ["- sft", "- {stage: online, reward: {use: implicit, policy: {use: policy, name: stf}}}"],
+            ["- sft", "- {stage: online, reward: {use: implicit, policy: stf}}"],
             "5: stages.1.reward.policy.name: no stage before this one makes a policy of the name 'stf' "
             "(did you mean sft?",
         ),

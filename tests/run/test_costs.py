@@ -74,7 +74,7 @@ def test_rollouts_and_rewards_are_counted(tmp_path: Path) -> None:
 
 def test_a_policy_that_an_earlier_stage_trained_gives_a_reward_online(tmp_path: Path) -> None:
     options = {"num_generations": 2, "max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 4}
-    reward = {"use": "implicit", "policy": {"use": "policy", "name": "preference"}, "by_token": True}
+    reward = {"use": "implicit", "policy": "preference", "by_token": True}
     online = stage("online", reward=reward, trainer={**options, "disable_tqdm": True})
     _, found = results(tmp_path / "run", stage("preference"), online)
     assert "preference.policies.preference" in found.opened
