@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rlhf_bench.bandit import regret
+from rlhf_bench.bandit import halving, regret, ucb
 from rlhf_bench.learned import expect
 
 from rlhf_plugins import Choice, Features, PluginError, Resources, RunError, Situation, component, open_run, run_recipe
@@ -74,18 +74,48 @@ def test_a_file_that_is_no_history_and_a_feature_that_is_none(tmp_path: Path) ->
 
 
 def test_regret_is_how_far_trainings_were_below_the_best() -> None:
-    assert regret([1.0, 3.0, 2.5]) == 2.5
+    assert regret([1.0, 3.0, 2.5], 3.0) == "regret 2.500 over 3 trainings, sqrt(T log T) = 1.82"
 
 
-def test_a_bandit_trains_each_algorithm_and_the_better_half_again(tmp_path: Path) -> None:
+def test_halving_trains_the_better_half_again() -> None:
+    pulled = []
+    worth = {"a": 1.0, "b": 3.0, "c": 2.0}
+    found = halving(lambda name, number: pulled.append((name, number)) or worth[name] - number, list(worth))
+    assert pulled == [("a", 0), ("b", 0), ("c", 0), ("b", 1), ("c", 1)]
+    assert list(found.items()) == [("b", [3.0, 2.0]), ("c", [2.0, 1.0]), ("a", [1.0])]
+
+
+def test_ucb_trains_what_may_be_best() -> None:
+    """After 5 trainings a has 1 + sqrt(2 log 5 / 4) = 1.90 and b sqrt(2 log 5) = 1.79; after 6 it is 1.85 and 1.89."""
+    pulled: list[str] = []
+    found = ucb(lambda name, _: pulled.append(name) or float(name == "a"), ["a", "b"], 7)
+    assert "".join(pulled) == "abaaaab"
+    assert found == {"a": [1.0] * 5, "b": [0.0] * 2}
+
+
+def test_a_number_of_trainings_is_an_option_of_ucb() -> None:
+    with pytest.raises(PluginError, match="it is an option of `by: ucb`"):
+        component("selector", "bandit", flops=1.0, pulls=3)
+    situation = Situation(Features(1, 1), Resources(), ("dpo", "ipo"), {"dpo": [], "ipo": []})
+    once = component("selector", "bandit", flops=1.0, by="ucb", pulls=1)
+    with pytest.raises(RunError, match="pulls: 1, fewer than the 2 algorithms"):
+        once.choose(None, situation)
+
+
+@pytest.mark.parametrize(
+    ("by", "trained"), [({}, "try0"), pytest.param({"by": "ucb", "pulls": 2}, "pull", marks=pytest.mark.slow)]
+)
+def test_a_bandit_trains_each_algorithm_and_the_better_half_again(
+    by: dict[str, Any], trained: str, tmp_path: Path
+) -> None:
     trainer = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
-    bandit = {"use": "bandit", "flops": 1e6, "reward": "gold", "prompts": 4, "max_new_tokens": 4}
+    bandit = {"use": "bandit", "flops": 1e6, "prompts": 4, "max_new_tokens": 4, **by}
     stage = {"stage": "auto", "selector": bandit, "algorithms": ["dpo", "ipo"], "trainer": trainer}
     data = {"format": "sandbox", "writer": "sloppy", "prompts": 4, "test_prompts": 4}
     recipe = {"base": tiny_base(tmp_path / "base").path, "adapter": {"r": 2}, "data": data, "stages": [stage]}
     record = open_run(run_recipe({**recipe, "output_dir": str(tmp_path / "run")}, say=str).folder)
     (result,) = record.finished
-    assert {"auto/try0-dpo-dpo", "auto/try0-ipo-ipo"} <= set(record.stages())
+    assert {"dpo-dpo", "ipo-ipo"} <= {name.partition("-")[2] for name in record.stages() if trained in name}
     assert "sqrt(T log T) = 1.18" in result.sections[0].rows[0]["reasons"]  # T = 2
     assert result.metrics["algorithm"] in ("dpo", "ipo")
 
