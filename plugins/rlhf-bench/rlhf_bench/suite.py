@@ -19,7 +19,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from math import isclose
+from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,8 @@ def read(file: Path, quick: bool = False) -> Suite:
         raise RunError(f"{file}: cannot be read: {error}") from error
     if not isinstance(words, dict):
         raise RunError(f"{file}: a suite is a mapping with {', '.join(OPTIONS)}")
-    if quick and not words.get("quick"):
-        raise RunError(f"{file}: has no block `quick`, which says what --quick leaves out")
+    if quick and not (words.get("quick") and isinstance(words["quick"], dict)):
+        raise RunError(f"{file}: has no block `quick` of options, which says what --quick leaves out")
     words = {**words, **words["quick"]} if quick else words
     if isinstance(words.get("tasks"), list) or isinstance(words.get("algorithms"), list):
         words = _picked(file, words, yaml.safe_load(file.read_text(encoding="utf-8")))
@@ -131,23 +131,31 @@ class _Reader:
     def __init__(self, file: Path, words: Recipe, name: str) -> None:
         self.file, self.words, self.name = file, words, name
         self.faults: list[str] = []
+        self.unfit: dict[str, list[str]] = {}  # a fault of recipes -> the algorithms and tasks that have it
 
     def suite(self) -> Suite:
         words = self.words
         self.unknown("", words, OPTIONS)
+        for key, kind, what in (("evaluate", dict, "a mapping"), ("start", list, "a list"), ("judge", list, "a list")):
+            if not isinstance(words.get(key) or kind(), kind):
+                self.fault(key, f"should be {what} of {'options' if kind is dict else 'stages'}, got {words[key]!r}")
         tasks = self.mapping("tasks", OF_TASK, "data")
         written = self.mapping("algorithms", OF_ALGORITHM, "stages")
         seeds, budget = self.seeds(), self.budget()
         self.refuse()
         algorithms, knobs = self.with_knobs(written)
         baseline = words.get("baseline", BASE)
+        if BASE in algorithms:
+            self.fault(f"algorithms.{BASE}", "means the untrained policy: call it something else")
         if baseline not in (BASE, *algorithms):
             self.fault("baseline", f"no algorithm {baseline!r} {nearest(baseline, (BASE, *algorithms))}")
         against = {name: one["against"] for name, one in tasks.items() if "against" in one}
         for name, other in against.items():
-            if other not in tasks or other == name:
+            if other not in list(tasks) or other == name:
                 self.fault(f"tasks.{name}.against", f"no other task {other!r} {nearest(other, tasks.keys() - {name})}")
         cells = list(self.cells(tasks, algorithms, seeds, budget))
+        for line, (first, *others) in self.unfit.items():
+            self.fault("", f"{first}{f' and {len(others)} more' if others else ''}: {line}")
         self.refuse()
         about = {name: str(one.get("about", "")) for name, one in tasks.items()}
         of_algorithms = {name: str(one.get("about", "")) for name, one in algorithms.items()}
@@ -194,8 +202,8 @@ class _Reader:
             self.fault("budget", f"should be one of {' or '.join(f'{{{name}: NUMBER}}' for name in BUDGETS)}")
             return {}
         ((unit, amount),) = budget.items()
-        if not isinstance(amount, int | float) or not amount > 0:
-            self.fault(f"budget.{unit}", f"should be a number above 0, got {amount!r}")
+        if not isinstance(amount, int | float) or not amount > 0 or not isfinite(amount):
+            self.fault(f"budget.{unit}", f"should be a finite number above 0, got {amount!r}")
             return {}
         return {unit: float(amount)}
 
@@ -207,12 +215,21 @@ class _Reader:
             if not one.get("knob"):
                 algorithms[name] = one
                 continue
-            for path, values in one["knob"].items():
-                for value in values:
-                    label = f"{name} {path.rpartition('.')[2]}={value}"
-                    algorithms[label] = self.turned(name, one, path, value)
-                    knobs[label] = (name, float(value))
+            for path, value in self.knob(name, one["knob"]):
+                label = f"{name} {path.rpartition('.')[2]}={value}"
+                algorithms[label] = self.turned(name, one, path, value)
+                knobs[label] = (name, float(value))
         return algorithms, knobs
+
+    def knob(self, name: str, knob: Any) -> list[tuple[str, float]]:
+        """The option that a knob turns, with each of its values."""
+        values = next(iter(knob.values())) if isinstance(knob, dict) and len(knob) == 1 else None
+        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        if not isinstance(values, list) or not numbers or not values or len(set(values)) < len(values):
+            how = "should be one option with different numbers, `{STAGE.OPTION: [0.1, 0.5]}`"
+            self.fault(f"algorithms.{name}.knob", f"{how}, got {knob!r}")
+            return []
+        return [(str(next(iter(knob))), value) for value in values]
 
     def turned(self, name: str, one: Recipe, path: str, value: float) -> Recipe:
         """The algorithm with another value at `stage.option.option`."""
@@ -235,6 +252,9 @@ class _Reader:
     ) -> Iterator[Cell]:
         for name, one in algorithms.items():
             left_out = one.get("not_on", [])
+            if not isinstance(left_out, list) or not set(tasks) - set(left_out):
+                self.fault(f"algorithms.{name}.not_on", f"should be a list of some of the tasks, got {left_out!r}")
+                continue
             for other in set(left_out) - tasks.keys():
                 self.fault(f"algorithms.{name}.not_on", f"no task {other!r} {nearest(other, tasks)}")
             stages = self.stages(name, one["stages"], budget)
@@ -256,7 +276,9 @@ class _Reader:
         shares = [stage.get("share") for stage in written]
         if all(share is None for share in shares):
             shares = [1 / len(written)] * len(written)
-        if not all(isinstance(share, int | float) for share in shares) or not isclose(sum(shares), 1, abs_tol=1e-6):
+        if not all(type(share) in (int, float) and share >= 0 for share in shares) or not isclose(
+            sum(shares), 1, abs_tol=1e-6
+        ):
             self.fault(f"algorithms.{name}.stages", f"the shares should be 1 together, got {shares}")
             return []
         parts = [{unit: amount * share for unit, amount in budget.items()} for share in shares]
@@ -277,7 +299,14 @@ class _Reader:
             resolved = check_recipe(recipe)["stages"]
         except RecipeError as error:
             for line in str(error).splitlines():
-                self.fault(f"{algorithm} on {task}", f"{line} (or leave the task out: `not_on: [{task}]`)")
+                message = f"{line} (or leave the task out: `not_on: [{task}]`)"
+                self.unfit.setdefault(message, []).append(f"{algorithm} on {task}")
             return ()
         first = len(self.words.get("start") or [])
-        return tuple(str(stage["name"]) for stage in resolved[first : first + count])
+        own = resolved[first : first + count]
+        for stage in own:
+            if stage.get("budget", {"share": 0}) is None:
+                self.fault(
+                    f"algorithms.{algorithm}.stages", f"{stage['name']} has no share, and trains without a limit"
+                )
+        return tuple(str(stage["name"]) for stage in own)

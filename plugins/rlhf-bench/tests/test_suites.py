@@ -16,6 +16,7 @@ from rlhf_bench.suite import read
 from rlhf_plugins import Curve, RunError
 
 Write = Callable[..., Path]
+STAGE = {"stage": "preference", "name": "dpo", "loss": "dpo"}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown option": ({"sedes": [1]}, "sedes: unknown option (did you mean seeds?"),
     "no budget": ({"budget": None}, "budget: should be one of {flops: NUMBER} or {seconds: NUMBER}"),
@@ -33,6 +34,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "cannot run": (
         {"algorithms": {"ppo": {"stages": [{"stage": "online"}]}}, "baseline": "base"},
         "ppo on clean: recipe: stages.0",
+    ),
+    "no end": (
+        {"algorithms": {"a": {"stages": [{**STAGE, "share": 1.0}, {**STAGE, "name": "b", "share": 0}]}}},
+        "algorithms.a.stages: b has no share, and trains without a limit",
+    ),
+    "a knob of two options": (
+        {"algorithms": {"a": {"stages": [STAGE], "knob": {"dpo.loss.beta": [0.1], "dpo.loss.label_smoothing": [0.1]}}}},
+        "algorithms.a.knob: should be one option with different numbers",
+    ),
+    "a name that is taken": ({"algorithms": {"base": {"stages": [STAGE]}}}, "algorithms.base: means the untrained"),
+    "on no task": (
+        {"algorithms": {"a": {"stages": [STAGE], "not_on": ["clean"]}}},
+        "algorithms.a.not_on: should be a list of some of the tasks, got ['clean']",
+    ),
+    "no mapping": ({"evaluate": 3}, "evaluate: should be a mapping of options, got 3"),
+    "one fault of many runs": (
+        {"adapter": {"rank": 2}},
+        "dpo on clean and 1 more: recipe: adapter.rank: unknown option",
     ),
     "a task to read against": (
         {"tasks": {"clean": {"data": {"format": "sandbox"}, "against": "clear"}}},
