@@ -28,9 +28,16 @@ CONVERGED = 0.9
 
 
 def measure(suite: Suite, root: Path, ratings: Ratings | None = None) -> list[Row]:
-    """Every run of a suite, in its order, with what people gave its last policy where ratings are given."""
+    """Every run of a suite, in its order, with what people gave its last policy where ratings are given.
+
+    Raises:
+        RunError: none of the rated policies is of this suite.
+    """
     rows = [measured(cell, root, suite.budget) for cell in suite.cells]
     last = {cell.digest: cell.trained[-1] for cell in suite.cells}
+    if ratings and not ratings.keys() & last.items():
+        rated = ", ".join("#".join(policy) for policy in list(ratings)[:3])
+        raise RunError(f"none of the {len(ratings)} rated policies is of a run of {suite.name}: {rated}, ...")
     return [{**row, "ratings": (ratings or {}).get((row["run"], last[row["run"]]), {})} for row in rows]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rlhf_bench.columns import COST, of_lines, quality
 from rlhf_bench.markup import Table, as_html
 from rlhf_bench.markup import markdown as as_markdown
 from rlhf_bench.measures import Row
+from rlhf_bench.plots import plots
 from rlhf_bench.suite import BASE, Suite
 from rlhf_bench.table import Line, lines, notes, verdicts
 
@@ -23,7 +24,6 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: 
 td, th { padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: left; white-space: nowrap; }
 svg { max-width: 100%; } svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 """
-LEFT, WIDTH, HEIGHT = 210, 460, 22  # pixels: of labels, of the scale, of a row
 OF_COST = (
     "Of all stages of an algorithm together. Tokens are those trained on and those sampled; 90% is where the reward of "
     "the last stage, as a moving mean, has made 90% of its way, its seconds with those of the stages before."
@@ -77,14 +77,14 @@ def markdown(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:
 
 
 def page(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:
-    """The same as HTML, with a plot of the intervals for each task."""
+    """The same as HTML, with plots of each task."""
     first, *others = map(as_html, tables(suite, rows, found))
     said = "".join(f"<li>{html.escape(one)}</li>" for one in (*verdicts(suite, found), *notes(suite, rows, found)))
     title = html.escape(suite.name)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f"<h1>{title}</h1><p>{html.escape(suite.about)} {html.escape(_where(suite, rows))}</p>"
-        f"{''.join(_plots(suite, found))}{first}<ul>{said}</ul>{''.join(others)}</html>\n"
+        f"{''.join(plots(suite, found))}{first}<ul>{said}</ul>{''.join(others)}</html>\n"
     )
 
 
@@ -104,32 +104,3 @@ def _where(suite: Suite, rows: Sequence[Row]) -> str:
         f"score{on}, intervals are 95% of a bootstrap over seeds and prompts, KL is to the base in nats a response. "
         "Seconds share the machine with other work."
     )
-
-
-def _plots(suite: Suite, found: Sequence[Line]) -> Iterator[str]:
-    """Gold with its interval, a row per algorithm, a plot per task."""
-    bounds = [v for line in found for v in (line.gold.low, line.gold.high, line.gold.mean) if v is not None]
-    if not bounds:
-        return
-    low, high = min(bounds), max(bounds)
-    scale = WIDTH / ((high - low) or 1.0)
-    for task in suite.tasks:
-        mine = [line for line in found if line.task == task]
-        marks = "".join(_mark(line, row, low, scale) for row, line in enumerate(mine))
-        size = f'width="{LEFT + WIDTH + 80}" height="{HEIGHT * len(mine) + 30}"'
-        ticks = "".join(
-            f'<text x="{LEFT + (value - low) * scale:.0f}" y="{HEIGHT * len(mine) + 18}">{value:.2f}</text>'
-            for value in (low, (low + high) / 2, high)
-        )
-        about = html.escape(f"{task}: {suite.tasks[task]}".rstrip(": "))
-        yield f'<h2>{about}</h2><svg role="img" aria-label="gold reward on {about}" {size}>{marks}{ticks}</svg>'
-
-
-def _mark(line: Line, row: int, low: float, scale: float) -> str:
-    y, x = HEIGHT * row + 14, LEFT + (line.gold.mean - low) * scale
-    bar: Any = ""
-    if line.gold.low is not None and line.gold.high is not None:
-        ends = [LEFT + (value - low) * scale for value in (line.gold.low, line.gold.high)]
-        bar = f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}" stroke="currentColor" stroke-width="2"/>'
-    label = f'<text x="0" y="{y + 4}">{html.escape(line.algorithm)}</text>'
-    return f'{label}{bar}<circle cx="{x:.1f}" cy="{y}" r="4" fill="currentColor"/>'

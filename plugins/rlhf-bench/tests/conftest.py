@@ -22,7 +22,7 @@ def words(folder: Path) -> dict[str, Any]:
         "seeds": [1, 2],
         "budget": {"flops": 1e12},
         "baseline": "dpo",
-        "evaluate": {"prompts": 4, "best_of": 1, "ceiling": 2, "max_new_tokens": 4},
+        "evaluate": {"prompts": 4, "best_of": 1, "ceiling": 2, "max_new_tokens": 4, "tasks": ["rouge_l"]},
         "tasks": {"clean": {"data": {"format": "sandbox", "writer": "sloppy", "prompts": 4, "test_prompts": 4}}},
         "algorithms": {
             name: {"stages": [{"stage": "preference", "name": name, "loss": name, "trainer": TRAINER}]}

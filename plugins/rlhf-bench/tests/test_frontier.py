@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rlhf_bench.frontier import area, frontiers, table
 from rlhf_bench.intervals import Estimate
+from rlhf_bench.plots import over_kl, placed
 from rlhf_bench.suite import Suite
 from rlhf_bench.table import Line
 
@@ -33,6 +34,9 @@ def test_algorithms_are_compared_up_to_where_each_of_them_went() -> None:
     dpo, ipo = frontiers(suite, lines)
     assert (dpo.up_to, dpo.sensitivity, dpo.best) == (2.0, 1.0, 1.0)
     assert ipo.area == pytest.approx(1.5)
+    shown = placed(suite, lines)
+    assert shown == {"base": [(0.0, 1.0)], "dpo": [(1.0, 2.0), (4.0, 3.0)], "ipo": [(2.0, 2.0)]}
+    assert '<polyline points="115.0,190.0 340.0,40.0"' in over_kl("t", shown)  # a quarter of 300 beside 40, and half
     found = table([dpo])
     assert found is not None
     assert found.rows == [["t", "dpo", "1.83", "2.00", "1.00", "1"]]  # ((1 + 2) / 2 + (2 + 7 / 3) / 2) / 2

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from rlhf_bench.columns import of_lines, quality
+from rlhf_bench.measures import measure
 from rlhf_bench.ratings import read
 from rlhf_bench.suite import Suite
 from rlhf_bench.table import MEANS, lines
 
 from rlhf_plugins import RunError
 
+SUITE = Suite("s", "", (1, 2), {"flops": 1.0}, "base", {"t": ""}, {"dpo": ""}, {}, ())
 ROW = {
     "prompt": "p",
     "responses": [{"text": "a", "kind": 6.0, "clear": 4.0}, {"text": "b", "kind": 1.0}, {"text": "c", "kind": 7.0}],
@@ -33,8 +35,12 @@ def test_a_folder_without_ratings(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_ratings_of_other_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="none of the 1 rated policies is of a run of s: x#dpo"):
+        measure(SUITE, tmp_path, {("x", "dpo"): {"p": 5.0}})
+
+
 def test_a_rated_algorithm_has_a_column_of_its_mean_over_prompts() -> None:
-    suite = Suite("s", "", (1, 2), {"flops": 1.0}, "base", {"t": ""}, {"dpo": ""}, {}, ())
     same = {
         "task": "t",
         "algorithm": "dpo",
@@ -45,7 +51,7 @@ def test_a_rated_algorithm_has_a_column_of_its_mean_over_prompts() -> None:
     }
     rated = {1: {"p": 5.0, "q": 3.0}, 2: {"p": 6.0}}
     rows = [{**same, "seed": seed, "ratings": given, "dimensions": {}, "tasks": {}} for seed, given in rated.items()]
-    found = lines(suite, rows)
-    table = of_lines("", "", list(quality(suite, found)), found)
+    found = lines(SUITE, rows)
+    table = of_lines("", "", list(quality(SUITE, found)), found)
     cell = table.rows[1][list(table.header).index("human rating")]
     assert cell == "4.25 [3.00, 5.50]"  # p has 5.5 over its two runs

@@ -110,6 +110,7 @@ def test_each_cell_runs_once_and_the_table_has_intervals(
     assert "not equal compute" in first  # two steps spend almost nothing of the budget
     assert "Judged by" not in first  # the gold reward favours nobody
     assert "| wins over dpo |" in first
+    assert "| perplexity | rouge_l |" in first
     assert "tokens/s" in first
     bench(str(suite()), root=tmp_path / "runs")
     again = capsys.readouterr().out
