@@ -17,7 +17,7 @@ import numpy as np
 
 from rlhf_bench.intervals import Estimate, estimate
 from rlhf_bench.markup import Table, markdown, number, shown
-from rlhf_bench.properties import properties
+from rlhf_bench.properties import SEEDS, properties
 from rlhf_bench.suite import BASE
 from rlhf_plugins import RunError
 
@@ -31,6 +31,11 @@ BEST = (
 AREAS = (
     "The mean gold reward over KL, of the best value of an algorithm's knob within each KL. In bold: the highest; "
     "areas have no interval."
+)
+WHY = (
+    "Azar et al. (2023) expect IPO above DPO where preferences are certain, since DPO's loss has no minimum there and "
+    "its policy leaves the reference ([exact](facts.md)). That is about minima: a training that a budget ends is on "
+    "its way to one, and the KLs say how far it went."
 )
 
 
@@ -67,6 +72,8 @@ def text(suites: Mapping[str, Bench]) -> Iterator[str]:
     for suite in suites.values():
         table = of_knobs(suite) if suite["frontiers"] else of_tasks(suite)
         yield from ("", *markdown(table), "", f"`rlhf bench {suite['suite']}`: {machine(suite)}")
+        if suite["suite"] == SEEDS:
+            yield from ("", *directions(suite), "", WHY)
     yield from ("", *markdown(properties(suites)))
 
 
@@ -90,6 +97,18 @@ def of_tasks(suite: Bench) -> Table:
         cells = [f"**{shown(golds[n])}**" if n in best else shown(golds.get(n)) for n in columns]
         rows.append([task, about, *cells])
     return Table(suite["suite"], BEST, ["task", "data", *columns], rows)
+
+
+def directions(suite: Bench) -> Iterator[str]:
+    """Whether IPO is above DPO on each task, as the IPO paper has it where preferences are certain."""
+    lines = {(line["task"], line["algorithm"]): line for line in suite["lines"]}
+    for task in suite["tasks"]:
+        ipo, dpo = lines.get((task, "ipo")), lines.get((task, "dpo"))
+        if ipo and dpo and ipo["gain"]:
+            gain = Estimate(**ipo["gain"])
+            side = ("above" if gain.mean > 0 else "below") if gain.clear else "neither above nor below"
+            kls = f"KL {number(ipo['means']['kl'], '.2f')} and {number(dpo['means']['kl'], '.2f')}"
+            yield f"- {task}: IPO is {side} DPO by {shown(gain, '+')} over {len(ipo['seeds'])} seeds, {kls}."
 
 
 def of_knobs(suite: Bench) -> Table:

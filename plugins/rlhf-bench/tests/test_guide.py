@@ -64,6 +64,14 @@ def test_sensitivity_is_read_from_the_frontiers() -> None:
     assert of_knobs({"frontiers": swept}).cells()[1:4] == ["1.50 (1.00 to 2.00)", "0.20", "-"]
 
 
+def test_the_suite_of_seeds_says_which_of_ipo_and_dpo_is_above() -> None:
+    dpo = {"task": "clean", "algorithm": "dpo", "means": {"kl": 1.0}}
+    gain = {"mean": -0.2, "low": -0.3, "high": -0.1}
+    ipo = {"task": "clean", "algorithm": "ipo", "seeds": [1, 2], "gain": gain, "means": {"kl": 2.0}}
+    (found,) = guide.directions({"tasks": {"clean": "", "flips": ""}, "lines": [dpo, ipo]})
+    assert found == "- clean: IPO is below DPO by -0.20 [-0.30, -0.10] over 2 seeds, KL 2.00 and 1.00."
+
+
 def test_the_highest_area_under_a_frontier_is_in_bold() -> None:
     areas = [{"task": "clean", "algorithm": name, "area": area} for name, area in (("dpo", 2.0), ("ipo", 2.5))]
     found = guide.of_knobs(bench(frontiers=areas))
