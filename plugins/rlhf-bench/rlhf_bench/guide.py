@@ -57,7 +57,7 @@ def read(root: Path) -> dict[str, Bench]:
             raise RunError(
                 f"{file}: an older version wrote it; `rlhf bench {name} --table --runs {root}` writes it again"
             )
-        if not bench["suite"].endswith("-quick"):
+        if not bench["suite"].endswith("-quick") and any(run["status"] == "finished" for run in bench["runs"]):
             found[bench["suite"]] = bench
     if not found:
         raise RunError(f"{root}: holds no bench.json of a whole suite; run `rlhf bench SUITE --runs {root}` first")
