@@ -14,21 +14,31 @@ from rlhf_robust.changes import CHANGES
 
 ABOUT = (
     "The attack puts {candidates} changed versions of every rejected response to the model, padded, with a repeated "
-    "sentence or with two words out of order, and takes the one with the largest reward; {pairs} held-out pairs."
+    "sentence or with two words out of order, goes on from the one with the largest reward, up to {changes} changes "
+    "in all, and keeps the worst that it has seen; {pairs} held-out pairs."
 )
 
 
 class Attack(NamedTuple):
-    """Pairs, and versions of their rejected responses."""
+    """A search for what fools a model: the change of each step that raises the reward most is kept, if one does."""
 
-    chosen: list[tuple[Any, Any]]  # prompt and response
-    rejected: list[list[tuple[Any, Any]]]  # as it is first, then its versions
+    candidates: int
+    changes: int
 
-    def rewards(self, judge: Any) -> tuple[Any, Any]:
-        """(pairs,) of the chosen responses, and (pairs, versions) of the others."""
-        asked = [*self.chosen, *(one for versions in self.rejected for one in versions)]
-        found = judge.predict(judge.encode(*map(list, zip(*asked, strict=True)))).reward.double().cpu().numpy()
-        return found[: len(self.chosen)], found[len(self.chosen) :].reshape(len(self.chosen), -1)
+    def __call__(self, pairs: Sequence[Group], judge: Any, rng: np.random.Generator) -> list[Group]:
+        """The pairs, each with the version of its rejected response that has the largest reward of all seen."""
+        every, now, best = list(CHANGES.values()), list(pairs), rewards(pairs, judge, 1)
+        for _ in range(self.changes):
+            tried = [
+                replace(pair, responses=(pair.responses[0], changed(pair.responses[1], every[i % len(every)], rng)))
+                for pair in now
+                for i in range(self.candidates)
+            ]
+            found = rewards(tried, judge, 1).reshape(len(now), -1)
+            for number, place in enumerate(found.argmax(1).tolist()):
+                if found[number, place] > best[number]:
+                    now[number], best[number] = tried[number * self.candidates + place], found[number, place]
+        return now
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class Harden(Stage, makes={"reward"}):
 
     model: Stage = uses("stage", "reward_model", tag="stage")
     rounds: Annotated[int, Field(ge=1, description="of attacking and training again")] = 2
-    candidates: Annotated[int, Field(ge=1, description="versions of a rejected response that an attack tries")] = 12
+    candidates: Annotated[int, Field(ge=1, description="versions of a response that a step of an attack tries")] = 12
+    changes: Annotated[int, Field(ge=1, description="steps of an attack, each from the worst version so far")] = 3
     share: Annotated[float, Field(gt=0, le=1, description="of the training pairs that a round attacks")] = 0.5
     attacker: Annotated[
         Annotated[str | None, Field(description="an earlier stage whose reward says which version is the worst")],
@@ -60,24 +71,29 @@ class Harden(Stage, makes={"reward"}):
         held_out, pairs = (strict(groups) for groups in (run.data.test, run.data.train))
         if not held_out or not pairs:
             raise RunError(f"{self.name}: no pair is strictly ordered, in training or held out")
-        specs = [self._trained(run, 0, ())]
-        found: list[Group] = []
-        added = [0]
+        attack = Attack(self.candidates, self.changes)
+        specs, added, found = [self._trained(run, 0, ())], [0], list[Group]()
         for number in range(1, self.rounds + 1):
             rng = np.random.default_rng([run.seed, number])
             some = [pairs[i] for i in rng.permutation(len(pairs))[: max(1, round(self.share * len(pairs)))]]
             judge = run.open("reward", specs[-1]) if self.attacker is None else run.reward(self.attacker)
-            found += worst(self._attack(some, rng), judge)
+            worst = attack(some, judge, rng)
+            found += [one for one, pair in zip(worst, some, strict=True) if one is not pair]
             specs.append(self._trained(run, number, found))
             added.append(len(found))
-        attack = self._attack(held_out, np.random.default_rng(run.seed))
-        rewards = [attack.rewards(run.open("reward", spec)) for spec in specs]
-        first = rewards[0][1].argmax(1)
+        judges = [run.open("reward", spec) for spec in specs]
+        own = [attack(held_out, judge, np.random.default_rng(run.seed)) for judge in judges]
         rows = [
-            {"round": i, "rows added": count, **accuracies(*each, first)}
-            for i, (count, each) in enumerate(zip(added, rewards, strict=True))
+            {
+                "round": number,
+                "rows added": count,
+                "clean": accuracy(held_out, judge),
+                "attacked": accuracy(mine, judge),
+                "attacked as the first": accuracy(own[0], judge),
+            }
+            for number, (count, judge, mine) in enumerate(zip(added, judges, own, strict=True))
         ]
-        about = ABOUT.format(candidates=self.candidates, pairs=len(held_out))
+        about = ABOUT.format(candidates=self.candidates, changes=self.changes, pairs=len(held_out))
         return StageResult(
             rewards={self.name: specs[-1]},
             sections=[Section("Hardened", about, rows)],
@@ -87,18 +103,6 @@ class Harden(Stage, makes={"reward"}):
     def _trained(self, run: Run, number: int, found: Sequence[Group]) -> Any:
         data = replace(run.data, train=(*run.data.train, *found))
         return next(iter(run.train(self.model, name=f"r{number}", data=data).rewards.values()))
-
-    def _attack(self, pairs: Sequence[Group], rng: np.random.Generator) -> Attack:
-        chosen = [(pair.prompt, pair.responses[0]) for pair in pairs]
-        rejected = [
-            [(pair.prompt, pair.responses[1]), *((pair.prompt, one) for one in self._versions(pair.responses[1], rng))]
-            for pair in pairs
-        ]
-        return Attack(chosen, rejected)
-
-    def _versions(self, response: Any, rng: np.random.Generator) -> list[Any]:
-        every = list(CHANGES.values())
-        return [changed(response, every[i % len(every)], rng) for i in range(self.candidates)]
 
 
 def strict(groups: Sequence[Group]) -> list[Group]:
@@ -111,17 +115,6 @@ def strict(groups: Sequence[Group]) -> list[Group]:
     ]
 
 
-def worst(attack: Attack, judge: Any) -> list[Group]:
-    """The pairs whose rejected response has a version with a larger reward, with the largest of them."""
-    _, rewards = attack.rewards(judge)
-    places = rewards.argmax(1)
-    return [
-        Group(prompt, (response, attack.rejected[number][place][1]), (0, 1))
-        for number, ((prompt, response), place) in enumerate(zip(attack.chosen, places.tolist(), strict=True))
-        if place
-    ]
-
-
 def changed(response: Any, change: Any, rng: np.random.Generator) -> Any:
     """A text, or the last message's, changed."""
     if isinstance(response, str):
@@ -129,24 +122,16 @@ def changed(response: Any, change: Any, rng: np.random.Generator) -> Any:
     return [*response[:-1], {**response[-1], "content": change(str(response[-1]["content"]), rng)}]
 
 
-def accuracies(chosen: Any, rejected: Any, first: Any) -> dict[str, float]:
-    """Of a model: on pairs as they are, under its own worst versions, and under those found for the first model.
-
-    Args:
-        chosen: (pairs,) rewards.
-        rejected: (pairs, versions) rewards, of the response as it is in the first column.
-        first: (pairs,) the version with the first model's largest reward.
-    """
-    against = {
-        "clean": rejected[:, 0],
-        "attacked": rejected.max(1),
-        "attacked as the first": rejected[range(len(first)), first],
-    }
-    return {name: _accuracy(chosen, each) for name, each in against.items()}
+def rewards(pairs: Sequence[Group], judge: Any, place: int) -> np.ndarray:
+    """(pairs,) of the chosen responses, place 0, or of the rejected ones, place 1."""
+    samples = judge.encode([pair.prompt for pair in pairs], [pair.responses[place] for pair in pairs])
+    found: np.ndarray = judge.predict(samples).reward.double().cpu().numpy()
+    return found
 
 
-def _accuracy(chosen: Any, rejected: Any) -> float:
-    """A tie counts one half."""
+def accuracy(pairs: Sequence[Group], judge: Any) -> float:
+    """The share of pairs in whose chosen response the judge sees more; a tie counts one half."""
+    chosen, rejected = (rewards(pairs, judge, place) for place in (0, 1))
     return float(np.where(chosen == rejected, 0.5, chosen > rejected).mean())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rlhf_robust.changes import CHANGES, padded, repeated, swapped
-from rlhf_robust.harden import Attack, accuracies, strict, worst
+from rlhf_robust.harden import Attack, accuracy, strict
 
 from rlhf_plugins import Comparison, Group, Prediction, RunError, Samples, ScoredPairs, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
@@ -50,13 +50,25 @@ class LikesLength:
         return Prediction(torch.tensor([float(len(text.split())) for text in samples.responses]))
 
 
-def test_the_worst_version_is_what_is_learned() -> None:
-    first, second = ["a", "a b c", "a a"], ["b c", "b", "c b"]
-    attack = Attack([("p", "a b"), ("q", "a")], [[("p", text) for text in first], [("q", text) for text in second]])
-    assert worst(attack, LikesLength()) == [Group("p", ("a b", "a b c"), (0, 1))]  # of the second none is larger
-    chosen, rejected = attack.rewards(LikesLength())
-    found = accuracies(chosen, rejected, np.array([1, 0]))
-    assert found == {"clean": 0.5, "attacked": 0.0, "attacked as the first": 0.0}
+def test_an_attack_goes_on_from_the_worst_version() -> None:
+    """For a model that counts words a padding sentence is worth 4 or 6, a repetition what is repeated."""
+    pairs = [Group("p", ("red. " * 11, "red."), (0, 1)), Group("p", ("red.", ""), (0, 1))]
+    found = {steps: Attack(6, steps)(pairs, LikesLength(), np.random.default_rng(0)) for steps in (1, 3)}
+    words = {steps: [len(pair.responses[1].split()) for pair in attacked] for steps, attacked in found.items()}
+    assert all(once < after for once, after in zip(words[1], words[3], strict=True))
+    assert [pair.responses[0] for pair in found[3]] == [pair.responses[0] for pair in pairs]
+    assert accuracy(pairs, LikesLength()) == 1.0
+    assert accuracy(found[3], LikesLength()) == 0.0
+
+
+def test_a_version_that_pleases_less_is_not_kept() -> None:
+    class LikesBrevity(LikesLength):
+        def predict(self, samples: Samples) -> Prediction:
+            return Prediction(-super().predict(samples).reward)
+
+    pair = Group("p", ("red.", "red. big."), (0, 1))
+    assert Attack(2, 2)([pair], LikesBrevity(), np.random.default_rng(0))[0] is pair
+    assert accuracy([Group("p", ("a", "b"), (0, 1))], LikesLength()) == 0.5
 
 
 def test_pairs_are_read_better_first() -> None:
@@ -67,14 +79,14 @@ def test_pairs_are_read_better_first() -> None:
 def test_a_model_is_attacked_and_trained_again(tmp_path: Path) -> None:
     trainer = {"max_steps": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "disable_tqdm": True}
     model = {"stage": "reward_model", "pooling": "mean_sqrt_length", "trainer": trainer}
-    stage = component("stage", "harden", model=model, rounds=1, candidates=6)
+    stage = component("stage", "harden", model=model, rounds=1, candidates=6, changes=2)
     made = stage.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", tiny_pairs(64)))
     plain, hardened = made.metrics["models"]
     assert plain["attacked"] <= plain["clean"]
     assert hardened["rows added"] > 0
     assert hardened["attacked as the first"] >= plain["attacked"]
     assert made.rewards["harden"]["path"].endswith("r1/model")
-    by_other = component("stage", "harden", model=model, rounds=1, candidates=6, attacker="harden")
+    by_other = component("stage", "harden", model=model, rounds=1, candidates=6, changes=2, attacker="harden")
     found = by_other.run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "by_other", tiny_pairs(64), [made]))
     assert found.metrics["models"][1]["rows added"] != hardened["rows added"]
     with pytest.raises(RunError, match="no pair is strictly ordered"):
