@@ -1,6 +1,6 @@
 """Measures revision, AI labels, policies trained on them and self-improvement against the sandbox's true reward.
 
-python plugins/rlhf-constitution/bench/measure.py FOLDER [revision|labels|policies|loop|collapse]... [--seeds 5]
+python plugins/rlhf-constitution/bench/measure.py FOLDER [revision|labels|policies|rlaif|loop|collapse]... [--seeds 5]
 
 Each part and seed is a JSON file in FOLDER, which is not made again; the tables are printed at the end.
 """
@@ -120,6 +120,34 @@ def policies(folder: Path, seed: int) -> Numbers:
     return {f"win rate of {name}": wins(name) for name in ("sft", "rlaif", "rl_gold")}
 
 
+def rlaif(folder: Path, seed: int) -> Numbers:
+    """Supervised on revisions, then DPO on AI labels of the supervised policy's own answers, beside true labels."""
+    judged, true = constitution(folder, NOISE), constitution(folder, 0.0)
+    feedback = {"stage": "ai_feedback", "from": "sft", "answers": 4, "gap": 0.2, "prompts": 1000}
+    dpo = {**DPO, "from": "sft"}
+    stages = [
+        {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400},
+        {"stage": "sft", "data": {"format": "stage", "stage": "critique_revise"}, "trainer": SFT},
+        {**feedback, "name": "ai", "constitution": judged},
+        {**dpo, "name": "rlaif", "data": {"format": "stage", "stage": "ai"}},
+        {**feedback, "name": "truth", "constitution": true},
+        {**dpo, "name": "rl_gold", "data": {"format": "stage", "stage": "truth"}},
+        {"stage": "evaluate", "reference": "sft", "prompts": 256, "max_new_tokens": 48, "best_of": 1, "ceiling": 2},
+    ]
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 1000, "test_prompts": 256}
+    recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
+    record = open_run(run_recipe({**recipe, "output_dir": str(folder / "run")}, say=print, overwrite=True).folder)
+    scores = record.finished[-1].evaluation
+    assert scores is not None
+    found: Numbers = {}
+    for one, other in (("rlaif", "sft"), ("rl_gold", "sft"), ("rlaif", "rl_gold")):
+        gains = [a - b for a, b in zip(scores.scores[one], scores.scores[other], strict=True)]
+        found[f"gain of {one} over {other}"] = fmean(gains)
+        found[f"its standard error over prompts, {one} over {other}"] = stdev(gains) / len(gains) ** 0.5
+        found[f"win rate of {one} over {other}"] = fmean((gain > 0) + 0.5 * (gain == 0) for gain in gains)
+    return found
+
+
 def loop(folder: Path, seed: int) -> Numbers:
     """The gain and the variety of the chosen policy, with gates and without."""
     found: Numbers = {}
@@ -169,6 +197,7 @@ PARTS: dict[str, Callable[[Path, int], Numbers]] = {
     "revision": revision,
     "labels": labels,
     "policies": policies,
+    "rlaif": rlaif,
     "loop": loop,
     "collapse": collapse,
 }

@@ -35,7 +35,7 @@ def of_seed(seed: int, prompts: int) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
-def main(seeds: int = 5, prompts: int = 1200) -> None:
+def main(seeds: int = 5, prompts: int = 600) -> None:
     """Prints means over seeds with standard errors."""
     began = time.perf_counter()
     found = [of_seed(seed, prompts) for seed in range(seeds)]
