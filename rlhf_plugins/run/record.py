@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pydantic_core import from_json
+
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
 from rlhf_plugins.data.digests import RECIPE
@@ -199,9 +201,10 @@ class _Reader:
     def news(self, kinds: tuple[Kind, ...]) -> Iterator[Entry]:
         for kind in kinds:
             for file in sorted(self.folder.rglob(f"{kind}.jsonl")):
-                own = {"stage": self._stage(file), "step": 0}
+                stage = self._stage(file)
                 for row in self._appended(file):
-                    row = {**own, **row}
+                    row.setdefault("stage", stage)
+                    row.setdefault("step", 0)
                     if kind != "metrics" or (row := self._unseen(row)):
                         yield Entry(kind, row)
 
@@ -243,9 +246,12 @@ class _Reader:
 def _row(line: bytes) -> Row | None:
     """A line as a row; None where a writer that was killed left half of it."""
     try:
-        row = json.loads(line)
+        row = from_json(line)
     except ValueError:
-        return None
+        try:
+            row = json.loads(line)  # three times slower, and takes half a surrogate pair as well
+        except ValueError:
+            return None
     if not isinstance(row, dict):
         return None
     for name in [name for name, value in row.items() if value.__class__ is not float and value.__class__ is not int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import socket
 import time
@@ -65,6 +66,18 @@ def loaded(http: TestClient, name: str, points: int = 3) -> dict[str, Any]:
     raise AssertionError(f"{name} was not read within 30 s")
 
 
+def embedded(page: str) -> list[dict[str, Any]]:
+    """The runs that a page holds."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    found: list[dict[str, Any]] = json.loads(data)
+    return found
+
+
+def shown_at_once(http: TestClient) -> list[dict[str, Any]]:
+    """The runs that come with the live page."""
+    return embedded(http.get("/").text)
+
+
 def test_a_curve_of_many_points_keeps_its_extremes_in_bounded_memory() -> None:
     curve = Series()
     for step in range(100_000):
@@ -83,6 +96,39 @@ def test_numbers_that_are_not_finite_are_counted_and_steps_that_go_back_replace(
     assert curve.not_finite == 3
     curve.add(2, 8.0)  # the stage was started again
     assert [point[:2] for point in curve.points()] == [[0, 1.0], [2, 8.0]]
+
+
+@pytest.mark.parametrize("count", [1, 599, 600, 601, 1201, 5000])
+def test_many_points_at_once_are_as_one_by_one(count: int) -> None:
+    rng = random.Random(count)
+    steps, values = [*range(count)], [float(rng.randrange(-50, 50)) for _ in range(count)]
+    if count > 1000:
+        steps[700:], values[30] = range(400, count - 300), math.nan  # started again, and not finite
+    one, many = Series(), Series()
+    for step, value in zip(steps, values, strict=True):
+        one.add(step, value)
+    for start in range(0, count, 450):
+        many.extend(steps[start : start + 450], values[start : start + 450])
+    assert repr(one) == repr(many)
+
+
+def test_numbers_beyond_a_float_and_half_characters_are_shown(tmp_path: Path) -> None:
+    write(tmp_path / "run", [metric(0, reward=10**400, loss=True), metric(1, reward=2, loss=None)], "finished")
+    write(tmp_path / "run" / "online", [metric(1, prompt="\ud800", response="b")], name="samples.jsonl")
+    for name in ("recipe.yaml", "status.json"):
+        (tmp_path / "run" / "online" / name).unlink()
+    found = shown_at_once(client(tmp_path))[0]
+    assert found["curves"]["online/reward"] == {"points": [[1, 2.0, 2.0, 2.0]], "last": 2.0, "not_finite": 1}
+    assert found["curves"]["online/loss"]["last"] is None
+    assert found["samples"][0]["prompt"] == "\ud800"
+
+
+def test_the_page_comes_with_the_curves_of_the_run_that_is_shown_first(runs: Path) -> None:
+    with client(runs) as http:
+        loaded(http, "now")
+        rows = {row["name"]: row for row in shown_at_once(http)}
+    assert len(rows["now"]["curves"]["online/reward"]["points"]) == 3
+    assert (rows["old"]["status"], "curves" in rows["old"]) == ("failed", False)
 
 
 def test_a_run_is_read_while_it_is_written(runs: Path) -> None:
@@ -139,8 +185,7 @@ def test_only_runs_of_the_folder_are_shown(runs: Path) -> None:
 def test_the_page_as_one_file_holds_samples_as_data_alone(runs: Path) -> None:
     page = static_page(Board(runs))
     assert EVIL not in page
-    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    now = next(run for run in json.loads(data) if run["name"] == "now")
+    now = next(run for run in embedded(page) if run["name"] == "now")
     assert now["samples"][0]["prompt"] == EVIL
     assert [point[1] for point in now["curves"]["online/reward"]["points"]] == [1.0, 2.0, 3.0]
 

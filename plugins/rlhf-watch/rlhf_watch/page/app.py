@@ -7,16 +7,16 @@ import secrets
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -41,12 +41,12 @@ def site(board: Board, token: str) -> Starlette:
 
     The run that is shown first is read from now on, before anybody opens the page.
     """
-    board.run(board.first())
+    board.start()
 
     async def page(request: Request) -> Response:
         given = request.query_params.get("token")
         if given is None:
-            return HTMLResponse(rendered(first=await run_in_threadpool(board.first)))
+            return HTMLResponse(await run_in_threadpool(lambda: rendered(board.start(patience=0.3), live=True)))
         if not secrets.compare_digest(given.encode(), token.encode()):
             return PlainTextResponse("this is not the token of this page", 403)
         answer = RedirectResponse("/", 303)
@@ -54,13 +54,13 @@ def site(board: Board, token: str) -> Starlette:
         return answer
 
     async def runs(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(lambda: [run.summary() for run in board.runs()]))
+        return _answer(await run_in_threadpool(lambda: [run.summary() for run in board.runs()]))
 
     async def run(request: Request) -> Response:
         found = board.run(request.query_params.get("name", ""))
         if found is None:
-            return JSONResponse({"message": "no such run"}, 404)
-        return JSONResponse(await run_in_threadpool(found.shown))
+            return _answer({"message": "no such run"}, 404)
+        return _answer(await run_in_threadpool(found.shown))
 
     static = StaticFiles(directory=HERE / "static")
     routes = [Route("/", page), Route("/api/runs", runs), Route("/api/run", run), Mount("/static", static)]
@@ -94,17 +94,23 @@ class Guard:
         return known or (request.url.path == "/" and "token" in request.query_params)
 
 
-def rendered(data: list[dict[str, Any]] | None = None, first: str = "") -> str:
-    """The page; with data it is one file that needs no server.
+def rendered(data: list[dict[str, Any]], live: bool = False) -> str:
+    """The page. Runs that come with their curves are shown at once; one that is not live needs no server."""
+    style, script = ("" if live else (HERE / "static" / name).read_text("utf-8") for name in ("watch.css", "watch.js"))
+    written = _json(data).replace("<", "\\u003c")  # so that no sample can end the element
+    parts = {"data": Markup(written), "style": Markup(style), "script": Markup(script)}
+    return _template().render(live=live, **parts)
 
-    `first` is the run that is shown at once: the browser asks for it while it loads the script.
-    """
-    parts = {"data": None, "style": "", "script": "", "first": first, "asked": quote(first, safe="!*'()")}
-    if data is not None:
-        style, script = ((HERE / "static" / name).read_text(encoding="utf-8") for name in ("watch.css", "watch.js"))
-        written = json.dumps(data).replace("<", "\\u003c")  # so that no sample can end the element
-        parts |= {"data": Markup(written), "style": Markup(style), "script": Markup(script)}
-    return _template().render(**parts)
+
+def _answer(data: Any, status: int = 200) -> Response:
+    return Response(_json(data), status, media_type="application/json")
+
+
+def _json(data: Any) -> str:
+    try:
+        return to_json(data).decode()
+    except PydanticSerializationError:  # half a surrogate pair in a text, which the slower one writes
+        return json.dumps(data)
 
 
 @cache

@@ -9,6 +9,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rlhf_watch.page.series import Series
 DEPTHS = ("status.json", "*/status.json", "*/*/status.json")
 LOOK = 0.2  # seconds within which rows are one look at the pace
 LONGEST = 2_000  # characters of a sample that are shown
+MANY = 4_096  # rows that wait to be added to the curves, at most
 Row = dict[str, Any]
 
 
@@ -28,6 +31,7 @@ class Followed:
     name: str
     record: RunRecord
     curves: dict[str, Series] = field(default_factory=lambda: defaultdict(Series))
+    waiting: list[Row] = field(default_factory=list)  # rows of metrics that are not yet in the curves
     samples: deque[Row] = field(default_factory=lambda: deque(maxlen=24))
     alarms: deque[Row] = field(default_factory=lambda: deque(maxlen=100))
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -37,11 +41,12 @@ class Followed:
     at: tuple[str, int] = ("", 0)  # the newest stage and step
     made_with: dict[str, str] = field(default_factory=dict)  # and what its finished stages used
 
-    def follow(self, poll: float = 0.5) -> None:
-        """Reads what there is, and what comes, in a thread of its own; at most once."""
+    def follow(self, poll: float = 0.5, patience: float = 0.0) -> None:
+        """Reads what there is, and what comes, in a thread of its own, and waits so many seconds for its end."""
         if self.thread is None:
             self.thread = threading.Thread(target=self.read, args=(poll,), daemon=True)
             self.thread.start()
+        self.thread.join(patience)
 
     def read(self, poll: float = 0.5) -> None:
         """Every row until the run ends."""
@@ -79,9 +84,27 @@ class Followed:
             self.pace[-1] = self.pace[-1][0], step
         else:
             self.pace.append((time.monotonic(), step))
-        for name, value in row.items():
-            if name not in ("stage", "step") and isinstance(value, int | float):
-                self.curves[f"{stage}/{name}"].add(step, float(value))
+        self.waiting.append(row)
+        if len(self.waiting) >= MANY:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        """Rows that follow each other and have the same names are added as columns, which is faster."""
+        rows, self.waiting = self.waiting, []
+        for (stage, *names), same in groupby(rows, key=lambda row: (row["stage"], *row)):
+            found = [*same]
+            steps = [*map(itemgetter("step"), found)]
+            for name in names:
+                if name not in ("stage", "step"):
+                    self._add(f"{stage}/{name}", steps, [*map(itemgetter(name), found)])
+
+    def _add(self, name: str, steps: list[int], values: list[Any]) -> None:
+        if {float}.issuperset(map(type, values)):
+            self.curves[name].extend(steps, values)
+            return
+        for step, value in zip(steps, values, strict=True):
+            if isinstance(value, int | float):
+                self.curves[name].add(step, _float(value))
 
     def _samples(self, row: Row) -> None:
         self.samples.append({name: _cut(value) for name, value in row.items()})
@@ -93,11 +116,11 @@ class Followed:
     def _alarms(self, row: Row) -> None:
         self.alarms.append({name: _cut(value) for name, value in row.items() if name != "evidence"})
 
-    def latest(self, name: str) -> float | None:
-        """The newest value of a curve of the newest stage; None where there is none, or it is not finite."""
+    def curve(self, name: str) -> Series:
+        """A curve of the newest stage; empty where there is none."""
         with self.lock:
-            curve = self.curves.get(f"{self.at[0]}/{name}")
-            return None if curve is None or not math.isfinite(curve.last) else curve.last
+            self._add_waiting()
+            return self.curves.get(f"{self.at[0]}/{name}", Series())
 
     def steps_per_second(self) -> float | None:
         """The pace that was seen; None where there is none."""
@@ -110,6 +133,7 @@ class Followed:
     def shown(self) -> Row:
         """Everything, as JSON holds it."""
         with self.lock:
+            self._add_waiting()
             curves = {
                 name: {"points": one.points(), "last": _finite(one.last), "not_finite": one.not_finite}
                 for name, one in sorted(self.curves.items())
@@ -153,10 +177,19 @@ class Board:
                     continue
         return sorted(self._runs.values(), key=_started, reverse=True)
 
-    def first(self) -> str:
-        """The name of the run that is shown where nobody chose: the newest that runs, else the newest."""
+    def start(self, patience: float = 0.0) -> list[Row]:
+        """All runs in short, but with its curves the one that is shown where nobody chose.
+
+        That is the newest that runs, else the newest. One that has ended is read whole if that takes no longer than
+        `patience` seconds.
+        """
         runs = self.runs()
-        return next((run.name for run in runs if run.summary()["status"] == "running"), runs[0].name if runs else "")
+        rows = [run.summary() for run in runs]
+        if runs:
+            place = next((i for i, row in enumerate(rows) if row["status"] == "running"), 0)
+            runs[place].follow(patience=0.0 if rows[place]["status"] == "running" else patience)
+            rows[place] = runs[place].shown()
+        return rows
 
     def run(self, name: str) -> Followed | None:
         """A run by its name, which is followed from now on."""
@@ -195,6 +228,13 @@ def _cut(value: Any) -> Any:
     if isinstance(value, float):
         return _finite(value)
     return value if isinstance(value, int | bool | None) else str(value)[:LONGEST]
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _finite(value: float) -> float | None:

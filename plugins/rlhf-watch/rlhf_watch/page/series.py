@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 LARGEST = 1e300  # beyond it a sum may overflow: such numbers count as not finite
@@ -19,14 +20,10 @@ class Bucket:
     low: float
     high: float
 
-    def take(self, value: float) -> None:
-        """One more point."""
-        self.total += value
-        self.count += 1
-        if value < self.low:
-            self.low = value
-        elif value > self.high:
-            self.high = value
+    @classmethod
+    def of(cls, step: int, values: Sequence[float]) -> Bucket:
+        """Points, at least one."""
+        return cls(step, sum(values), len(values), min(values), max(values))
 
     def join(self, other: Bucket) -> Bucket:
         """Both as one."""
@@ -49,16 +46,34 @@ class Series:
         if not abs(value) < LARGEST:
             self.not_finite += 1
             return
-        while self.buckets and (newest := self.buckets[-1]).step > step:
+        while self.buckets and self.buckets[-1].step > step:
             self.buckets.pop()
-        if self.buckets and newest.count < self.width:
-            newest.take(value)
-            return
-        self.buckets.append(Bucket(step, value, 1, value, value))
-        if len(self.buckets) > LIMIT:
+        self._take([step], [value])
+
+    def extend(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        """Many points, the same as one by one and faster."""
+        before = [self.buckets[-1].step] if self.buckets else []
+        rising = sorted([*before, *steps]) == [*before, *steps]
+        if rising and math.isfinite(sum(values)) and min(values) > -LARGEST and max(values) < LARGEST:
+            self.last = values[-1]
+            self._take(steps, values)
+        else:
+            for step, value in zip(steps, values, strict=True):
+                self.add(step, value)
+
+    def _take(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        at = 0
+        while True:
+            if self.buckets and (room := self.width - self.buckets[-1].count) > 0 and at < len(values):
+                self.buckets[-1] = self.buckets[-1].join(Bucket.of(steps[at], values[at : at + room]))
+                at += room
+            if len(self.buckets) + math.ceil(max(0, len(values) - at) / self.width) <= LIMIT:
+                break
             pairs = zip(self.buckets[::2], [*self.buckets[1::2], None], strict=False)
             self.buckets = [one if other is None else one.join(other) for one, other in pairs]
             self.width *= 2
+        for start in range(at, len(values), self.width):
+            self.buckets.append(Bucket.of(steps[start], values[start : start + self.width]))
 
     def points(self) -> list[list[float]]:
         """[step, mean, smallest, largest] of each bucket."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -22,10 +23,18 @@ def table(runs: Sequence[Followed]) -> Table:
     found = Table("run", "status", "stage", "step", "steps/s", "s left", *NUMBERS, "reward over time", "alarms")
     for run in runs:
         summary = run.summary()
-        numbers = ["-" if (value := run.latest(name)) is None else f"{value:.4g}" for name in NUMBERS]
-        curve = run.curves.get(f"{run.at[0]}/reward", Series())
+        latest = [run.curve(name).last for name in NUMBERS]
+        numbers = [f"{value:.4g}" if math.isfinite(value) else "-" for value in latest]
         pace = ["-" if summary.get(name) is None else f"{summary[name]:.3g}" for name in ("pace", "left")]
-        cells = [run.name, summary["status"], summary["stage"], str(summary["step"]), *pace, *numbers, bars(curve)]
+        cells = [
+            run.name,
+            summary["status"],
+            summary["stage"],
+            str(summary["step"]),
+            *pace,
+            *numbers,
+            bars(run.curve("reward")),
+        ]
         found.add_row(*map(_plain, (*cells, str(len(run.alarms)))))
     return found
 

@@ -1,5 +1,4 @@
 // Polls the runs, draws their curves over each other. Texts of runs are only ever set as text, never as HTML.
-const embedded = document.getElementById("data");
 const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8;
 const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "watch/reward_gap"];
 const BANDS = [[5, 95], [25, 75]], PERCENTILE = /_p(5|25|50|75|95)$/; // of responses, logged beside their mean
@@ -178,32 +177,32 @@ function showMade() {
 
 const shown = () => runs.filter((run) => chosen.has(run.name) && loaded.has(run.name)).map((run) => loaded.get(run.name));
 
-function show() { giveColours(); showRuns(); showCurves(); showTexts(); showMade(); }
+function show() {
+  giveColours(); showRuns(); showCurves(); showTexts(); showMade();
+  by("status").textContent = runs.length ? "" : "no run yet";
+}
 
 async function refresh() {
   try {
-    if (!embedded) {
-      runs = await get("/api/runs");
-      if (!asked && !chosen.size && runs.length) chosen.add(document.body.dataset.first || (runs.find((run) => run.status === "running") || runs[0]).name);
-      for (const name of chosen) loaded.set(name, await get(`/api/run?name=${encodeURIComponent(name)}`));
-      shown().forEach(notify);
-      by("status").textContent = runs.length ? "" : "no run yet";
-    }
+    runs = await get("/api/runs");
+    if (!asked && !chosen.size && runs.length) chosen.add((runs.find((run) => run.status === "running") || runs[0]).name);
+    for (const name of chosen) loaded.set(name, await get(`/api/run?name=${encodeURIComponent(name)}`));
+    shown().forEach(notify);
     show();
-    document.body.dataset.ready = "true";
   } catch (error) {
     by("status").textContent = `the server does not answer: ${error.message}`;
   }
 }
 
+runs = JSON.parse(by("data").textContent);
+for (const run of runs) if (run.curves) { loaded.set(run.name, run); chosen.add(run.name); }
+shown().forEach(notify);
+show();
+document.body.dataset.ready = "true";
 by("filter").addEventListener("input", showCurves);
-if (embedded) {
-  runs = JSON.parse(embedded.textContent);
-  for (const run of runs) { loaded.set(run.name, run); chosen.add(run.name); }
-  refresh();
-} else {
+if (document.body.dataset.live) {
   offerNotices();
   by("notify").addEventListener("click", async () => { await Notification.requestPermission(); offerNotices(); });
-  const beat = async () => { await refresh(); setTimeout(beat, document.hidden ? 10000 : 2000); };
-  beat();
+  const wait = () => setTimeout(async () => { await refresh(); wait(); }, document.hidden ? 10000 : 2000);
+  wait();
 }
