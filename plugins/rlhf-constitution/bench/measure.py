@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from rlhf_constitution.revision import edit
+from scipy import stats
 
 from rlhf_plugins import Run, open_run, run_recipe, session
 
@@ -121,12 +123,16 @@ def policies(folder: Path, seed: int) -> Numbers:
 
 
 def rlaif(folder: Path, seed: int) -> Numbers:
-    """Supervised on revisions, then DPO on AI labels of the supervised policy's own answers, beside true labels."""
+    """True rewards, by held-out prompt, of DPO on AI labels, of DPO on true labels and of the supervised policy.
+
+    Both start from the policy that was trained on accepted revisions, label its answers, and keep near to it.
+    """
     judged, true = constitution(folder, NOISE), constitution(folder, 0.0)
-    feedback = {"stage": "ai_feedback", "from": "sft", "answers": 4, "gap": 0.2, "prompts": 1000}
-    dpo = {**DPO, "from": "sft"}
+    feedback = {"stage": "ai_feedback", "answers": 4, "gap": 0.2, "prompts": 800, "from": "sft"}
+    revise = {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400}
+    dpo = {**DPO, "from": "sft", "reference": "start"}
     stages = [
-        {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400},
+        revise,
         {"stage": "sft", "data": {"format": "stage", "stage": "critique_revise"}, "trainer": SFT},
         {**feedback, "name": "ai", "constitution": judged},
         {**dpo, "name": "rlaif", "data": {"format": "stage", "stage": "ai"}},
@@ -134,63 +140,62 @@ def rlaif(folder: Path, seed: int) -> Numbers:
         {**dpo, "name": "rl_gold", "data": {"format": "stage", "stage": "truth"}},
         {"stage": "evaluate", "reference": "sft", "prompts": 256, "max_new_tokens": 48, "best_of": 1, "ceiling": 2},
     ]
-    data = {"format": "sandbox", "writer": "sloppy", "prompts": 1000, "test_prompts": 256}
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 800, "test_prompts": 256}
     recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
     record = open_run(run_recipe({**recipe, "output_dir": str(folder / "run")}, say=print, overwrite=True).folder)
-    scores = record.finished[-1].evaluation
-    assert scores is not None
-    found: Numbers = {}
-    for one, other in (("rlaif", "sft"), ("rl_gold", "sft"), ("rlaif", "rl_gold")):
-        gains = [a - b for a, b in zip(scores.scores[one], scores.scores[other], strict=True)]
-        found[f"gain of {one} over {other}"] = fmean(gains)
-        found[f"its standard error over prompts, {one} over {other}"] = stdev(gains) / len(gains) ** 0.5
-        found[f"win rate of {one} over {other}"] = fmean((gain > 0) + 0.5 * (gain == 0) for gain in gains)
-    return found
+    found = record.finished[-1].evaluation
+    assert found is not None
+    return {name: list(scores) for name, scores in found.scores.items()}
 
 
 def loop(folder: Path, seed: int) -> Numbers:
-    """The gain and the variety of the chosen policy, with gates and without."""
-    found: Numbers = {}
+    """Scores and variety of the rounds of a loop whose constitution is right, and its gain with fresh answers."""
     feedback = {"stage": "ai_feedback", "constitution": constitution(folder, NOISE), "gap": 0.2, "prompts": 300}
     feedback |= {"explorer": "base", "sampling": {"exploration": 0.1, "max_new_tokens": 48}}
-    for gates in (True, False):
-        improve = {"stage": "self_improve", "rounds": 4, "gates": gates, "held_out": 128, "max_new_tokens": 48}
-        training = {name: value for name, value in DPO.items() if name != "from"}
-        stages = [{**improve, "stages": [feedback, training]}]
-        data = {"format": "sandbox", "writer": "sloppy", "prompts": 400, "test_prompts": 128}
-        recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
-        output = {"output_dir": str(folder / f"gates-{gates}")}
-        (result,) = open_run(run_recipe({**recipe, **output}, say=print, overwrite=True).folder).finished
-        first, *rounds = result.sections[0].rows
-        word = "with gates" if gates else "without gates"
-        found[f"gain {word}"] = result.metrics["gain"]
-        found[f"standard error {word}"] = result.metrics["gain_error"]
-        found[f"variety of the last round {word}"] = rounds[-1]["effective answers"] / first["effective answers"]
-        found[f"rounds {word}"] = len(rounds)
-    return found
+    training = {name: value for name, value in DPO.items() if name != "from"}
+    return improved(folder / "run", seed, {"rounds": 4}, [feedback, training])
+
+
+SHORT = "principles: [{use: length_band, low: 1, high: 1}]"
+PEOPLE = {"use": "imitation", "data": {"format": "sandbox", "prompts": 400, "test_prompts": 64}}
+VARIANTS: dict[str, tuple[bool, Numbers]] = {
+    "with gates": (True, {}),
+    "without": (False, {}),
+    "supervised loss on people's data": (False, {"regularizers": [PEOPLE]}),
+}
 
 
 def collapse(folder: Path, seed: int) -> Numbers:
-    """The gain of a loop whose constitution is wrong: the shorter an answer, the better. With gates, and without."""
+    """A loop whose constitution is wrong, the shorter an answer, the better: with gates, without, and regularized."""
     found: Numbers = {}
-    (folder / "short.yaml").write_text("principles: [{use: length_band, low: 1, high: 1}]")
-    feedback = {"stage": "ai_feedback", "constitution": str(folder / "short.yaml"), "gap": 0.02, "prompts": 300}
+    (folder / "short.yaml").write_text(SHORT)
+    feedback = {"stage": "ai_feedback", "constitution": str(folder / "short.yaml"), "gap": 0.02, "prompts": 200}
     feedback |= {"sampling": {"max_new_tokens": 48}, "soft": False}
     trainer = {**TRAINER, "learning_rate": 2e-3}
-    training = {"stage": "preference", "loss": {"use": "dpo", "beta": 0.1}, "trainer": trainer}
-    for gates in (True, False):
-        improve = {"stage": "self_improve", "rounds": 3, "gates": gates, "held_out": 128, "max_new_tokens": 48}
-        stages = [{**improve, "easy_first": False, "stages": [feedback, training]}]
-        data = {"format": "sandbox", "writer": "sloppy", "prompts": 400, "test_prompts": 128}
-        recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
-        output = {"output_dir": str(folder / f"gates-{gates}")}
-        (result,) = open_run(run_recipe({**recipe, **output}, say=print, overwrite=True).folder).finished
-        first, *rounds = result.sections[0].rows
-        word = "with gates" if gates else "without gates"
-        found[f"gain {word}"] = result.metrics["gain"]
-        found[f"standard error {word}"] = result.metrics["gain_error"]
-        found[f"variety of the last round {word}"] = rounds[-1]["effective answers"] / first["effective answers"]
+    for place, (word, (gates, more)) in enumerate(VARIANTS.items()):
+        training = {"stage": "preference", "loss": {"use": "dpo", "beta": 0.1}, "trainer": trainer, **more}
+        options = {"rounds": 2, "gates": gates, "easy_first": False, "held_out": 48}
+        one = improved(folder / f"variant-{place}", seed, options, [feedback, training])
+        found |= {f"{name}, {word}": value for name, value in one.items()}
     return found
+
+
+def improved(folder: Path, seed: int, options: Numbers, stages: list[Numbers]) -> Numbers:
+    """A loop's rounds and gain."""
+    improve = {"stage": "self_improve", "held_out": 128, "max_new_tokens": 48, **options, "stages": stages}
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 400, "test_prompts": 128}
+    recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": [improve]}
+    record = open_run(run_recipe({**recipe, "output_dir": str(folder)}, say=print, overwrite=True).folder)
+    (result,) = record.finished
+    rows = result.sections[0].rows
+    found = {f"true reward, {name_of(row['round'])}": row["score"] for row in rows}
+    found |= {f"effective answers, {name_of(row['round'])}": row["effective answers"] for row in rows}
+    return {**found, "gain": result.metrics["gain"], "its standard error": result.metrics["gain_error"]}
+
+
+def name_of(row: object) -> str:
+    """Of a row of the loop's table."""
+    return row if isinstance(row, str) else f"round {row}"
 
 
 PARTS: dict[str, Callable[[Path, int], Numbers]] = {
@@ -204,7 +209,7 @@ PARTS: dict[str, Callable[[Path, int], Numbers]] = {
 
 
 def main() -> None:
-    """Makes what is missing, and prints a table of each part: the mean over seeds and the standard deviation."""
+    """Makes what is missing, and prints a table of each part: the mean over seeds, its interval, and each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
     parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
@@ -212,11 +217,32 @@ def main() -> None:
     asked = parser.parse_args()
     for part in asked.parts:
         rows = [measured(asked.folder, part, seed) for seed in range(asked.seeds)]
-        print(f"\n{part}, {asked.seeds} seeds\n\n| | mean | deviation |\n|---|---|---|")
+        if part == "rlaif":
+            rows = [win_rates(row) for row in rows]
+        print(f"\n{part}, {asked.seeds} seeds\n\n| | mean | 95% interval over seeds | by seed |\n|---|---|---|---|")
         for name in rows[0]:
-            values = [float(row[name]) for row in rows]
-            spread = stdev(values) if len(values) > 1 else 0.0
-            print(f"| {name} | {fmean(values):.3f} | {spread:.3f} |")
+            values = [float(row[name]) for row in rows if name in row]
+            low, high = interval(values)
+            each = ", ".join(f"{value:.3f}" for value in values)
+            print(f"| {name} | {fmean(values):.3f} | {low:.3f} to {high:.3f} | {each} |")
+
+
+def win_rates(scores: Numbers) -> Numbers:
+    """Of the true rewards of answers to the same prompts."""
+
+    def wins(name: str) -> float:
+        pairs = zip(scores[name], scores["sft"], strict=True)
+        return fmean((a > b) + 0.5 * (a == b) for a, b in pairs)
+
+    found = {f"win rate of {name} over sft": wins(name) for name in ("rlaif", "rl_gold")}
+    found["rlaif less rl_gold"] = wins("rlaif") - wins("rl_gold")
+    return found | {f"true reward of {name}": fmean(scores[name]) for name in ("sft", "rlaif", "rl_gold")}
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Student's 95% interval of the mean over seeds, each of which has its own policies and held-out prompts."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return fmean(values) - half, fmean(values) + half
 
 
 def measured(folder: Path, part: str, seed: int) -> Numbers:

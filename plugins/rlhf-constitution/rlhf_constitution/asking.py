@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from rlhf_constitution.assistant import Asked, Assistant, Budget, Chosen, Written
+from rlhf_constitution.assistant import Asked, Assistant, Chosen, Written
+from rlhf_constitution.ledger import OVER, Ledger
 from rlhf_constitution.outcome import Failed
 from rlhf_constitution.quoting import unfenced
 from rlhf_plugins import Run
 
 BATCH = 64  # questions between two looks at the clock
 CACHE = "judgements.jsonl"  # in the stage's folder
-OVER = Failed("the budget is used up")
-
-
-@dataclass
-class Ledger:
-    """What was reserved so far. The tokens of a text are at most its bytes, which is what is reserved."""
-
-    budget: Budget
-    clock: Callable[[], float] = time.monotonic
-    calls: int = 0
-    tokens: int = 0
-    began: float | None = None
-
-    def reserve(self, tokens: int) -> bool:
-        """Whether one more call may use so many tokens; if so, they are counted."""
-        self.began = self.clock() if self.began is None else self.began
-        limits = self.budget
-        if limits.calls is not None and self.calls + 1 > limits.calls:
-            return False
-        if limits.tokens is not None and self.tokens + tokens > limits.tokens:
-            return False
-        if limits.seconds is not None and self.clock() - self.began >= limits.seconds:
-            return False
-        self.calls, self.tokens = self.calls + 1, self.tokens + tokens
-        return True
 
 
 @dataclass
@@ -61,13 +36,14 @@ class Asker:
         """Bound to the run, with the answers that its folder remembers."""
         file = file or run.folder / CACHE
         key = json.dumps(run.spec(assistant), sort_keys=True)
-        asker = Asker(assistant.build(run), Ledger(assistant.budget), file, key, assistant.max_new_tokens)
-        asker.remember()
         file.parent.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(assistant.budget, file=file)
+        asker = Asker(assistant.build(run, ledger), ledger, file, key, assistant.max_new_tokens)
+        asker.remember()
         return asker
 
     def remember(self) -> None:
-        """Reads the cache, whose calls count in the budget; a line that was torn by a kill is left out."""
+        """Reads what was reserved and answered before; a line that was torn by a kill is left out."""
         if self.file is None or not self.file.exists():
             return
         for line in self.file.read_text(encoding="utf-8").splitlines():
@@ -75,9 +51,10 @@ class Asker:
                 row = json.loads(line)
             except ValueError:
                 continue
-            self.ledger.calls, self.ledger.tokens = self.ledger.calls + 1, self.ledger.tokens + row["tokens"]
-            if row["answer"] is not None:
+            if "answer" in row:
                 self.known[row["key"]] = row["answer"]
+            else:
+                self.ledger.count(**row)
 
     def choose(self, questions: Sequence[str], choices: Sequence[str]) -> list[Chosen]:
         """As `Asked.choose`; a question of equal content is asked once, and a failure is asked again next time."""
@@ -94,8 +71,8 @@ class Asker:
         found = dict(zip(paid, self.asked.choose(list(paid.values()), choices) if paid else [], strict=True))
         good = {key: list(answer) for key, answer in found.items() if not isinstance(answer, Failed)}
         self.known |= good
-        rows = [{"key": key, "answer": good.get(key), "tokens": most_tokens(text)} for key, text in paid.items()]
-        if rows and self.file is not None:
+        if good and self.file is not None:
+            rows = [{"key": key, "answer": answer} for key, answer in good.items()]
             with self.file.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
         bad: dict[str, Chosen] = {key: found.get(key, OVER) for key in new if key not in good}

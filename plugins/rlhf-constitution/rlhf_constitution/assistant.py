@@ -11,6 +11,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
+from rlhf_constitution.ledger import Budget, Ledger
 from rlhf_constitution.outcome import Failed
 from rlhf_plugins import Component, Generator, Run, hookimpl, uses
 
@@ -30,15 +31,6 @@ class Asked(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What may be asked; a call that could exceed it is not made, and counts as failed."""
-
-    calls: Annotated[Annotated[int, Field(ge=0)] | None, Field(description="questions")] = None
-    tokens: Annotated[Annotated[int, Field(ge=0)] | None, Field(description="of questions and answers")] = None
-    seconds: Annotated[Annotated[float, Field(ge=0)] | None, Field(description="since the first question")] = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Assistant(Component, kind="assistant"):
     """A model that is asked; `build` binds it to the run."""
@@ -46,8 +38,11 @@ class Assistant(Component, kind="assistant"):
     budget: Annotated[Budget, Field(description="what may be asked of it in a stage")] = field(default_factory=Budget)
     max_new_tokens: Annotated[int, Field(ge=1, description="where a written answer is cut")] = 256
 
-    def build(self, run: Run) -> Asked:
-        """Raises RunError where it cannot be reached."""
+    def build(self, run: Run, ledger: Ledger) -> Asked:
+        """One call a question is reserved already; the ledger is for calls that are made again, and for the time.
+
+        Raises RunError where it cannot be reached.
+        """
         raise NotImplementedError
 
     def check_built(self, made: object) -> None:
@@ -61,7 +56,7 @@ class ByPolicy(Assistant):
     policy: Generator = uses("generator", "policy")
     temperature: Annotated[float, Field(ge=0, description="of written answers")] = 0.7
 
-    def build(self, run: Run) -> Asked:
+    def build(self, run: Run, ledger: Ledger) -> Asked:
         """Raises RunError when the policy does not load."""
         return _OfPolicy(self, run)
 

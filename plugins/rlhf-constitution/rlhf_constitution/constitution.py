@@ -158,13 +158,14 @@ def load(path: str) -> Constitution:
 
 
 def faults(path: str) -> str:
-    """What is wrong with a constitution, in one line; empty where nothing is."""
+    """What is wrong with a constitution or its assistant, in one line; empty where nothing is."""
     try:
-        load(path)
+        assistant = load(path).assistant
     except RecipeError as error:
         first, *more = error.faults
         return f"{first}" + f" (and {len(more)} more: rlhf constitution check {path})" * bool(more)
-    return ""
+    unreached = assistant.missing() if assistant else {}
+    return next((f"{path}: assistant.{option}: {message}" for option, message in unreached.items()), "")
 
 
 def snake(name: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from rlhf_constitution.assistant import Asked, Assistant, Chosen, Written
 from rlhf_constitution.judged import KEEPS
+from rlhf_constitution.ledger import Ledger
 from rlhf_constitution.outcome import Failed
 from rlhf_constitution.quoting import quotations, unfenced
 from rlhf_plugins import Run, RunError, hookimpl
@@ -45,7 +46,7 @@ class Simulated(Assistant, reads_gold=True):
     malformed: Annotated[Share, Field(description="share of answers that are no choice")] = 0.0
     seed: Annotated[int, Field(ge=0, description="of the draws")] = 0
 
-    def build(self, run: Run) -> Asked:
+    def build(self, run: Run, ledger: Ledger) -> Asked:
         """Raises RunError where the data has no true reward."""
         if run.data.gold is None:
             raise RunError("assistant simulated: the true reward of these rows is not known; use `data: sandbox`")

@@ -71,7 +71,7 @@ class Principle(Component, kind="principle"):
             raise PluginError(f"{type(self).__name__}: {error}") from error
 
     def conflict(self, other: Principle) -> str:
-        """Why no response can keep this principle and another one fully; empty where that is not known."""
+        """Why no response can keep the gates of this principle and of another one; empty where that is not known."""
         return ""
 
     def fresh(self, draw: int) -> Principle:

@@ -15,10 +15,12 @@ import httpx2 as httpx
 from pydantic import Field
 
 from rlhf_constitution.assistant import Asked, Assistant, Chosen, Written
+from rlhf_constitution.ledger import OVER, Budget, Ledger
 from rlhf_constitution.outcome import Failed
 from rlhf_plugins import Run, RunError, hookimpl
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
+PROBE = 10.0  # seconds in which a server has to name its models
 LIKELY = 0.5  # the least probability of all choices together that makes an answer of them
 
 
@@ -37,37 +39,45 @@ class ByServer(Assistant):
     timeout: Annotated[float, Field(gt=0, description="seconds for one call")] = 60.0
     parallel: Annotated[int, Field(ge=1, description="calls at once")] = 8
 
-    def build(self, run: Run) -> Asked:
+    def build(self, run: Run, ledger: Ledger) -> Asked:
         """Raises RunError when the key is missing, the server does not answer, or it has no such model."""
-        secret = os.environ.get(self.key, "") if self.key else ""
-        if self.key and not secret:
-            raise RunError(f"assistant server: the environment variable {self.key} is not set")
-        made = _Server(self, secret)
-        made.probe()
-        return made
+        if found := self.missing():
+            raise RunError(f"assistant server: {next(iter(found.values()))}")
+        return _Server(self, self.secret, ledger)
+
+    @property
+    def secret(self) -> str:
+        """The API key; empty where none is sent, or it is not set."""
+        return os.environ.get(self.key, "") if self.key else ""
+
+    def missing(self) -> dict[str, str]:
+        """A key that is not set, a server that does not answer, or a model that it does not serve."""
+        if self.key and not self.secret:
+            return {"key": f"the environment variable {self.key} is not set"}
+        try:
+            names = _Server(self, self.secret, Ledger(Budget())).models()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            return {"url": f"nothing answers at {self.url}: {type(error).__name__}: {error}"}
+        if self.model not in names:
+            return {"model": f"{self.url} has no model {self.model!r} (it has {', '.join(names)})"}
+        return {}
 
 
 @dataclass(frozen=True)
 class _Server:
     options: ByServer
     secret: str
+    ledger: Ledger
 
     @cached_property
     def client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
         return httpx.Client(base_url=self.options.url.rstrip("/"), headers=headers, timeout=self.options.timeout)
 
-    def probe(self) -> None:
-        """Raises RunError when the server does not answer or does not serve the model."""
-        where = self.options.url
-        try:
-            answer = self.client.get("/models")
-            answer.raise_for_status()
-            names = [str(each["id"]) for each in answer.json()["data"]]
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"assistant server: nothing answers at {where}: {type(error).__name__}: {error}") from error
-        if self.options.model not in names:
-            raise RunError(f"assistant server: {where} has no model {self.options.model!r} (it has {', '.join(names)})")
+    def models(self) -> list[str]:
+        """The models that it serves."""
+        answer = self.client.get("/models", timeout=min(self.options.timeout, PROBE))
+        return [str(each["id"]) for each in answer.raise_for_status().json()["data"]]
 
     def choose(self, questions: Sequence[str], choices: Sequence[str]) -> list[Chosen]:
         """See `Asked`."""
@@ -86,12 +96,14 @@ class _Server:
 
     def _one(self, text: str, asked: Mapping[str, Any]) -> dict[str, Any] | Failed:
         body = {"model": self.options.model, "messages": [{"role": "user", "content": text}], **asked}
-        reason = ""
+        reason, tokens = "", len(text.encode()) + asked["max_tokens"]
         for attempt in range(self.options.attempts):
             if attempt:
-                time.sleep(min(self.options.wait * 2 ** (attempt - 1), 30.0))
+                time.sleep(min(self.options.wait * 2 ** (attempt - 1), 30.0, self.ledger.left()))
+            if (attempt and not self.ledger.reserve(tokens)) or not (left := self.ledger.left()):
+                return OVER
             try:
-                answer = self.client.post("/chat/completions", json=body)
+                answer = self.client.post("/chat/completions", json=body, timeout=min(self.options.timeout, left))
             except httpx.HTTPError as error:
                 reason = type(error).__name__
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rlhf_constitution.outcome import Ok, Outcome
 from rlhf_constitution.principle import Principle
 from rlhf_plugins import hookimpl
 
+ROUNDING = 1e-9  # of shares that are compared with gates
 Count = Annotated[int, Field(ge=1)]
 SomeTexts = Annotated[list[str], Field(min_length=1, description="words or phrases, in any case")]
 
@@ -37,10 +39,19 @@ class LengthBand(Principle):
         return Ok(1.0)
 
     def conflict(self, other: Principle) -> str:
-        """Two bands that do not meet."""
-        if isinstance(other, LengthBand) and (self.low > other.high or other.low > self.high):
+        """Two bands that do not meet, or a required text that is too long."""
+        low, high = self.kept
+        if isinstance(other, LengthBand) and low > other.kept[1]:
             return f"{self.low} to {self.high} words, and {other.low} to {other.high}"
+        if isinstance(other, Required):
+            longest = sorted(other.texts, key=lambda text: len(text.split()))[-1 - other.spare]
+            return f"{self.high} words at most, and {longest!r} is required" if len(longest.split()) > high else ""
         return ""
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """The fewest and the most words that keep the gate."""
+        return math.ceil(self.low * self.threshold - ROUNDING), int(self.high / self.threshold + ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -75,12 +86,13 @@ class Forbidden(Principle):
         return Ok(0.0, why=f"it says {found[0]!r}", where=found[0], fix=f"leave out {found[0]!r}")
 
     def conflict(self, other: Principle) -> str:
-        """A required text that holds a forbidden one."""
-        required = other.texts if isinstance(other, Required) else []
-        for text in required:
-            if held(self.texts, text):
-                return f"{text!r} is required, and it holds the forbidden {held(self.texts, text)[0]!r}"
-        return ""
+        """More required texts that hold a forbidden one than may be missing."""
+        if not isinstance(other, Required):
+            return ""
+        bad = [text for text in other.texts if held(self.texts, text)]
+        if len(bad) <= other.spare:
+            return ""
+        return f"{bad[0]!r} is required, and it holds the forbidden {held(self.texts, bad[0])[0]!r}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,11 @@ class Required(Principle):
     """The share of the texts that the response holds."""
 
     texts: SomeTexts
+
+    @property
+    def spare(self) -> int:
+        """How many of the texts may be missing where the gate is kept."""
+        return int(len(self.texts) * (1 - self.threshold) + ROUNDING)
 
     def __call__(self, prompt: str, response: str) -> Outcome:
         missing = [text for text in self.texts if not held([text], response)]

@@ -86,7 +86,19 @@ BAD = {
     " - {use: length_band, name: b, low: 5, gate: 1, priority: safety}": "nothing keeps the gates of a and b",
     "principles:\n - {use: forbidden, texts: [bad], gate: 1, priority: safety}\n"
     " - {use: required, texts: [too bad], gate: 1, priority: safety}": "holds the forbidden 'bad'",
+    "principles:\n - {use: length_band, high: 2, gate: 1, priority: safety}\n"
+    " - {use: required, texts: [not known to me], gate: 1, priority: safety}": "'not known to me' is required",
 }
+
+
+def test_gates_below_1_leave_room_for_both() -> None:
+    gate = {"gate": 0.5, "priority": "safety"}
+    short, long = LengthBand(1, 3, name="short", **gate), LengthBand(10, 12, name="long", **gate)  # 1 to 6, 5 to 24
+    assert Constitution(principles=(short, long)).principles == (short, long)
+    with pytest.raises(ValueError, match="nothing keeps the gates of short and long"):
+        Constitution(principles=(short, LengthBand(14, 20, name="long", **gate)))  # 7 to 40
+    either, bad = Required(["too bad", "good"], name="either", **gate), Forbidden(["bad"], name="bad", **gate)
+    assert Constitution(principles=(either, bad)).principles == (either, bad)
 
 
 @pytest.mark.parametrize("text", BAD)

@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from rlhf_constitution.asking import Asker, Ledger
-from rlhf_constitution.assistant import Budget, Chosen
+from rlhf_constitution.asking import Asker
+from rlhf_constitution.assistant import Chosen
 from rlhf_constitution.constitution import Constitution
 from rlhf_constitution.faulty import Simulated
 from rlhf_constitution.judged import ByAssistant
+from rlhf_constitution.ledger import Budget, Ledger
 from rlhf_constitution.outcome import Abstain, Failed, Ok
 from rlhf_constitution.quoting import question, quotations, stripped
 from rlhf_constitution.scoring import Scorer
@@ -95,16 +96,27 @@ def test_a_budget_is_reserved_before_a_call_and_never_exceeded() -> None:
     assert found[2] == Failed("the budget is used up")
     few = Asker(asked, Ledger(Budget(tokens=25)))  # a question of 4 bytes reserves 4 + 8
     assert [isinstance(one, Failed) for one in few.choose(["aaaa", "bbbb", "cccc"], ["A", "B"])] == [False, False, True]
-    late = Asker(asked, Ledger(Budget(seconds=5), clock=iter([0.0, 1.0, 6.0]).__next__))
+    late = Asker(asked, Ledger(Budget(seconds=5), clock=iter([0.0, 6.0]).__next__))
     assert [isinstance(one, Failed) for one in late.choose(["a", "b"], ["A", "B"])] == [False, True]
 
 
 def test_a_budget_holds_over_a_kill(tmp_path: Path) -> None:
     asked = Fixed((0.9, 0.1), Failed("busy"), (0.2, 0.8))
-    Asker(asked, Ledger(Budget(calls=3)), tmp_path / "cache.jsonl").choose(["a", "b"], ["A", "B"])
-    again = Asker(asked, Ledger(Budget(calls=3)), tmp_path / "cache.jsonl")
+    file = tmp_path / "cache.jsonl"
+    Asker(asked, Ledger(Budget(calls=3), file=file), file).choose(["a", "b"], ["A", "B"])
+    again = Asker(asked, Ledger(Budget(calls=3), file=file), file)
     again.remember()
     assert again.choose(["a", "b", "c"], ["A", "B"]) == [(0.9, 0.1), (0.2, 0.8), Failed("the budget is used up")]
+
+
+def test_what_was_written_and_the_time_count_after_a_kill_too(tmp_path: Path) -> None:
+    file, asked = tmp_path / "asked.jsonl", Fixed()
+    budget = Budget(tokens=520, seconds=9)  # a question of 4 bytes reserves 4 + 256
+    Asker(asked, Ledger(budget, iter([0.0, 8.0]).__next__, file), file).write(["aaaa", "bbbb"], 0)
+    again = Asker(asked, Ledger(budget, iter([100.0] * 9).__next__, file), file)
+    again.remember()
+    assert (again.ledger.calls, again.ledger.tokens, again.ledger.left()) == (2, 520, 1.0)
+    assert again.write(["cccc"], 0) == [Failed("the budget is used up")]
 
 
 def test_equal_content_is_asked_once_and_a_failure_again(tmp_path: Path) -> None:
@@ -172,7 +184,7 @@ def test_a_text_cannot_end_its_quotation() -> None:
 
 
 def test_the_simulated_judge_has_the_noise_that_is_asked_for(run: Run, tmp_path: Path) -> None:
-    simulated = Simulated(noise=0.1, dimension="harmless").build(run)
+    simulated = Simulated(noise=0.1, dimension="harmless").build(run, Ledger(Budget()))
     prompts, responses = rows(run)
     errors = [simulated.value(*row) - run.data.gold(*row)["harmless"] for row in zip(prompts, responses, strict=True)]
     assert fmean(errors) == pytest.approx(0, abs=0.03)

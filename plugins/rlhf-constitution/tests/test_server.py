@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rlhf_constitution.asking import Asker
 from rlhf_constitution.assistant import Chosen
+from rlhf_constitution.ledger import Budget, Ledger
 from rlhf_constitution.outcome import Failed
 from rlhf_constitution.server import chosen
 
-from rlhf_plugins import RunError, component, load_data, run_recipe, session
+from rlhf_plugins import RlhfError, RunError, component, load_data, run_recipe, session
 
 Serve = Callable[[Callable[[dict[str, Any]], tuple[int, Any]]], str]
 SANDBOX = {"format": "sandbox", "writer": "sloppy", "prompts": 12, "test_prompts": 2}
@@ -47,10 +49,29 @@ def test_a_busy_server_is_asked_again_and_an_error_fails(serve: Serve, tmp_path:
     replies = iter([(503, {}), (200, completion("A")), (400, {}), (429, {}), (429, {})])
     url = serve(lambda body: next(replies))
     server = component("assistant", "server", url=url, model="m", attempts=2, wait=0, parallel=1)
-    made = server.build(session("sandbox", SANDBOX, tmp_path))
+    made = server.build(session("sandbox", SANDBOX, tmp_path), Ledger(Budget()))
     assert made.choose(["one?"], ("A", "B")) == [(1.0, 0.0)]
     assert made.choose(["two?"], ("A", "B")) == [Failed("no completion: HTTP 400")]
     assert made.choose(["three?"], ("A", "B")) == [Failed("unavailable: HTTP 429")]
+
+
+@pytest.mark.parametrize("budget", [Budget(calls=17), Budget(tokens=500), Budget(calls=40), Budget(seconds=9)])
+def test_no_call_beyond_the_budget_reaches_a_failing_server(serve: Serve, tmp_path: Path, budget: Budget) -> None:
+    """24 questions, 8 at once, each asked up to three times while the server is busy: 72 calls without a limit."""
+    asked: list[int] = []  # the most tokens of each call
+
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        asked.append(len(body["messages"][0]["content"].encode()) + body["max_tokens"])
+        return (200, completion("A")) if len(asked) % 3 == 0 else (503, {})
+
+    ledger = Ledger(budget, clock=lambda: float(len(asked)))  # a call takes a second
+    server = component("assistant", "server", url=serve(reply), model="m", wait=0)
+    asker = Asker(server.build(session("sandbox", SANDBOX, tmp_path), ledger), ledger)
+    found = asker.choose([f"question {number:02d}" for number in range(24)], ("A", "B"))
+    assert Failed("the budget is used up") in found
+    assert 0 < len(asked) <= ledger.calls <= (budget.calls or 72)
+    assert sum(asked) <= ledger.tokens <= (budget.tokens or 10**6)
+    assert len(asked) < (budget.seconds or 72) + 8  # those that were under way when the time was up
 
 
 @pytest.mark.parametrize(
@@ -67,7 +88,22 @@ def test_what_cannot_be_reached_is_found_at_the_start(
     url = serve(lambda body: (200, completion("A")))
     server = component("assistant", "server", **{"url": url, "model": "m", **options})
     with pytest.raises(RunError, match=message):
-        server.build(session("sandbox", SANDBOX, tmp_path))
+        server.build(session("sandbox", SANDBOX, tmp_path), Ledger(Budget()))
+
+
+@pytest.mark.parametrize("stage", [{"stage": "ai_feedback"}, {"stage": "critique_revise", "prompts": 4}])
+def test_a_judge_that_cannot_be_reached_stops_a_run_before_anything_is_sampled(
+    tmp_path: Path, stage: dict[str, Any]
+) -> None:
+    (tmp_path / "c.yaml").write_text(CONSTITUTION.format(url="http://127.0.0.1:9/v1"))
+    first = {"stage": "ai_feedback", "constitution": "sandbox", "name": "first"}
+    stages = [first, {**stage, "constitution": str(tmp_path / "c.yaml")}]
+    recipe = {"base": "sandbox", "data": SANDBOX, "output_dir": str(tmp_path / "run"), "stages": stages}
+    with pytest.raises(
+        RlhfError, match=r"stages.1.constitution: .*assistant.url: nothing answers at http://127.0.0.1:9"
+    ):
+        run_recipe(recipe, say=lambda line: None)
+    assert not (tmp_path / "run").exists()
 
 
 CONSTITUTION = """
