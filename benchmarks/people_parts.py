@@ -1,0 +1,154 @@
+"""Which parts of our reward models help on people's data, beside stock TRL: docs/benchmarks/people_parts.md.
+
+    python benchmarks/people_parts.py FOLDER [--base FOLDER] [--seeds 3] [--runs runs/people_parts] [--page]
+
+FOLDER holds arguments_crowd.jsonl.gz (Habernal and Gurevych 2016).
+The debates are dealt to two halves, and each half is scored by models that learned from the other alone. Each training
+is a process of its own and leaves a file in --runs, so that a killed benchmark goes on; --page trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import argument_rows as arguments
+import numpy as np
+import torch
+from argument_rows import Response, Rewards
+from reward_arguments import carried, folds
+
+from rlhf_plugins import Base, Group
+from rlhf_plugins.data.merge import merged
+
+ROOT = Path(__file__).parents[1]
+HALVES = 2
+ENSEMBLE = 3  # seeds of today's settings
+TODAY, STOCK, DISTILLED = "today's settings", "stock TRL RewardTrainer", "distilled: the ensemble's soft labels"
+MEAN: dict[str, Any] = {"pooling": {"use": "mean", "over": "response"}}
+
+
+class Row(NamedTuple):
+    """A model of the table: what it learns from, and the options that differ from today's settings."""
+
+    labels: Callable[[Sequence[Group]], Iterator[Group]]
+    options: dict[str, Any]
+
+
+ROWS: dict[str, Row] = {
+    STOCK: Row(arguments.strict, {}),
+    TODAY: Row(arguments.strict, {}),
+    "crowd: soft labels by Dawid and Skene": Row(arguments.dawid_skene, {}),
+    DISTILLED: Row(arguments.strict, {}),
+    "pooling: mean": Row(arguments.strict, MEAN),
+    "votes as weights": Row(arguments.weighted, {"loss": "weighted"}),
+    "ties: ties_rao_kupper": Row(arguments.with_ties, {"loss": "ties_rao_kupper"}),
+    "loss: label_smoothed": Row(arguments.strict, {"loss": {"use": "label_smoothed", "epsilon": 0.1}}),
+    "crowd: soft labels by shares of votes": Row(arguments.voted, {}),
+    "loss: margin": Row(arguments.strict, {"loss": "margin"}),
+    "pooling: attention": Row(arguments.strict, {"pooling": {"use": "attention", "over": "response"}}),
+    "all layers": Row(arguments.strict, {"train_layers": None}),
+}
+
+
+class Job(NamedTuple):
+    """One training."""
+
+    row: str
+    half: int
+    seed: int
+
+    def file(self, runs: Path) -> Path:
+        """Where its result is kept."""
+        words = "".join(c if c.isalnum() else "_" for c in self.row)
+        return runs / f"{words}-{self.half}-{self.seed}.json"
+
+
+class People(NamedTuple):
+    """The data: all responses, the judged pairs to learn from, and the strict pairs of each half to be tested on."""
+
+    base: Base
+    responses: list[Response]
+    pairs: list[Group]
+    halves: list[list[Group]]
+
+
+def main() -> None:
+    """Trains what is missing and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--base", default=carried(), required=carried() is None)
+    parser.add_argument("--seeds", type=int, default=ENSEMBLE)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "people_parts")
+    parser.add_argument("--page", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    people = read(options.folder, Base(options.base))
+    for job in [] if options.page else jobs(options.seeds):
+        if not job.file(options.runs).exists():
+            trained(people, job, options.runs)
+
+
+def read(folder: Path, base: Base) -> People:
+    """The files of the folder."""
+    pairs = arguments.read_pairs(str(folder / "arguments_crowd.jsonl.gz"), base)
+    groups = list(merged(arguments.strict(pairs)))
+    responses = [(str(group.prompt), str(response)) for group in groups for response in group.responses]
+    return People(base, responses, list(filter(arguments.learned, pairs)), folds(groups, HALVES, 0))
+
+
+def jobs(seeds: int) -> Iterator[Job]:
+    """What is compared first comes first: stock and the ensemble, then each part, then further seeds."""
+    first = [Job(row, half, 0) for row in (TODAY, STOCK) for half in range(HALVES)]
+    first += [Job(TODAY, half, seed) for seed in range(1, ENSEMBLE) for half in range(HALVES)]
+    rest = [Job(row, half, seed) for seed in range(seeds) for row in ROWS for half in range(HALVES)]
+    return iter(dict.fromkeys([*first, *rest]))
+
+
+def trained(people: People, job: Job, runs: Path) -> None:
+    """Runs one training in a process of its own, whose memory is measured."""
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(people, job, runs))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{job.row}, half {job.half}, seed {job.seed}: ended with {process.exitcode}")
+    found = json.loads(job.file(runs).read_text())
+    print(f"{job}: {found['seconds']:.0f} s, {found['mebibytes']:.0f} MiB", flush=True)
+
+
+def _train(people: People, job: Job, runs: Path) -> None:
+    """Rewards of all responses by a model that learned from the other halves' topics, with CPU seconds and memory."""
+    before, started = _peak(), time.process_time()
+    held = {group.topic for group in people.halves[job.half]}
+    pairs = [pair for pair in people.pairs if pair.topic not in held]
+    row = ROWS[job.row]
+    if job.row == STOCK:
+        rewards = arguments.stock(people.base, list(row.labels(pairs)), job.seed, people.responses)
+    elif job.row == DISTILLED:
+        teacher = dict(zip(people.responses, ensemble(job.half, runs), strict=True))
+        rewards = arguments.ours(people.base, list(arguments.taught(pairs, teacher)), {}, job.seed, people.responses)
+    else:
+        rewards = arguments.ours(people.base, list(row.labels(pairs)), row.options, job.seed, people.responses)
+    found = {"rewards": rewards, "seconds": time.process_time() - started, "mebibytes": _peak() - before}
+    job.file(runs).write_text(json.dumps(found))
+
+
+def ensemble(half: int, runs: Path) -> Rewards:
+    """The mean reward of today's settings over seeds."""
+    each = [json.loads(Job(TODAY, half, seed).file(runs).read_text())["rewards"] for seed in range(ENSEMBLE)]
+    return [float(reward) for reward in np.mean(each, 0)]
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
+
+
+if __name__ == "__main__":
+    main()
