@@ -7,7 +7,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from time import process_time
+from typing import Any, NamedTuple
 
 import torch
 import trl
@@ -25,7 +26,7 @@ from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.run.stage_run import StageRun
 
 Response = tuple[str, str]  # prompt and argument
-Rewards = list[float]
+
 LABELS = {"a1": "a", "a2": "b", "equal": "tie"}
 EPOCHS = 1  # of stock TRL, which computes an argument again for each of its pairs
 SHARE = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5)}
@@ -110,21 +111,32 @@ def _shares(pair: Group) -> tuple[float, float]:
     return sum(a for a, _ in each) / len(each), sum(b for _, b in each) / len(each)
 
 
-# ---- training: rewards of `responses` by a model that learned from `pairs` -------------------------------
-def ours(base: Base, pairs: Sequence[Group], options: dict[str, Any], seed: int, responses: list[Response]) -> Rewards:
+# ---- training --------------------------------------------------------------------------------------------
+class Scored(NamedTuple):
+    """The rewards of responses by a model that learned from pairs, and the CPU seconds of learning and of scoring."""
+
+    rewards: list[float]
+    training: float
+    scoring: float
+
+
+def ours(base: Base, pairs: Sequence[Group], options: dict[str, Any], seed: int, responses: list[Response]) -> Scored:
     """The stage of reward_arguments.py with other options; all pairs of a topic are one group."""
-    stage = {**STAGE, **options}
+    stage, started = {**STAGE, **options}, process_time()
     with TemporaryDirectory() as folder:
         run = StageRun(base, Data(tuple(merged(pairs))), seed, Path(folder))
         result = component("stage", stage.pop("use"), **stage).run(run)
         (model,) = result.rewards.values()
-        judge = open_reward(Path(model["path"]), lambda kind, spec: run.open(kind, spec))
+        trained = process_time()
+        judge = open_reward(Path(model["path"]), run.open)
         prompts, texts = zip(*responses, strict=True)
-        return [float(reward) for reward in judge.predict(judge.encode(prompts, texts)).reward]
+        rewards = judge.predict(judge.encode(prompts, texts)).reward.tolist()
+    return Scored(rewards, trained - started, process_time() - trained)
 
 
-def stock(base: Base, pairs: Sequence[Group], seed: int, responses: list[Response]) -> Rewards:
+def stock(base: Base, pairs: Sequence[Group], seed: int, responses: list[Response]) -> Scored:
     """TRL's RewardTrainer with its defaults, but for the epochs and batches of like length, which save time."""
+    started = process_time()
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     tokenizer.eos_token = tokenizer.sep_token  # TRL asks for one
@@ -147,11 +159,13 @@ def stock(base: Base, pairs: Sequence[Group], seed: int, responses: list[Respons
         )
         trainer = trl.RewardTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.train()
-    return _scores(model.eval(), tokenizer, [f"{prompt}\n{text}{tokenizer.eos_token}" for prompt, text in responses])
+    trained = process_time()
+    rewards = _scores(model.eval(), tokenizer, [f"{prompt}\n{text}{tokenizer.eos_token}" for prompt, text in responses])
+    return Scored(rewards, trained - started, process_time() - trained)
 
 
 @torch.no_grad()
-def _scores(model: Any, tokenizer: Any, texts: list[str], at_once: int = 32) -> Rewards:
+def _scores(model: Any, tokenizer: Any, texts: list[str], at_once: int = 32) -> list[float]:
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     rewards = [0.0] * len(texts)
     for start in range(0, len(texts), at_once):

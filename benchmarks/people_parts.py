@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import resource
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import argument_rows as arguments
 import numpy as np
 import torch
-from argument_rows import Response, Rewards
+from argument_rows import Response
 from reward_arguments import carried, folds
 
 from rlhf_plugins import Base, Group
@@ -71,12 +70,17 @@ class Job(NamedTuple):
 
 
 class People(NamedTuple):
-    """The data: all responses, the judged pairs to learn from, and the strict pairs of each half to be tested on."""
+    """The data: the judged pairs to learn from, and the topics of each half with the strict pairs to be tested on."""
 
     base: Base
-    responses: list[Response]
     pairs: list[Group]
     halves: list[list[Group]]
+
+    def responses(self, half: int, all_of_them: bool = False) -> list[Response]:
+        """The arguments of a half, then, where all are wanted, the others'."""
+        rest = [group for number, groups in enumerate(self.halves) for group in groups if number != half]
+        groups = [*self.halves[half], *(rest if all_of_them else [])]
+        return [(str(group.prompt), str(response)) for group in groups for response in group.responses]
 
 
 def main() -> None:
@@ -100,8 +104,7 @@ def read(folder: Path, base: Base) -> People:
     """The files of the folder."""
     pairs = arguments.read_pairs(str(folder / "arguments_crowd.jsonl.gz"), base)
     groups = list(merged(arguments.strict(pairs)))
-    responses = [(str(group.prompt), str(response)) for group in groups for response in group.responses]
-    return People(base, responses, list(filter(arguments.learned, pairs)), folds(groups, HALVES, 0))
+    return People(base, list(filter(arguments.learned, pairs)), folds(groups, HALVES, 0))
 
 
 def jobs(seeds: int) -> Iterator[Job]:
@@ -120,27 +123,33 @@ def trained(people: People, job: Job, runs: Path) -> None:
     if process.exitcode:
         raise SystemExit(f"{job.row}, half {job.half}, seed {job.seed}: ended with {process.exitcode}")
     found = json.loads(job.file(runs).read_text())
-    print(f"{job}: {found['seconds']:.0f} s, {found['mebibytes']:.0f} MiB", flush=True)
+    print(f"{job}: {found['training']:.0f} s, {found['mebibytes']:.0f} MiB", flush=True)
 
 
 def _train(people: People, job: Job, runs: Path) -> None:
-    """Rewards of all responses by a model that learned from the other halves' topics, with CPU seconds and memory."""
-    before, started = _peak(), time.process_time()
+    """Rewards of a half by a model that learned from the other's topics, with its cost.
+
+    Today's settings score both halves, since their ensemble teaches.
+    """
+    before = _peak()
+    asked = people.responses(job.half, job.row == TODAY)
     held = {group.topic for group in people.halves[job.half]}
     pairs = [pair for pair in people.pairs if pair.topic not in held]
-    row = ROWS[job.row]
-    if job.row == STOCK:
-        rewards = arguments.stock(people.base, list(row.labels(pairs)), job.seed, people.responses)
-    elif job.row == DISTILLED:
-        teacher = dict(zip(people.responses, ensemble(job.half, runs), strict=True))
-        rewards = arguments.ours(people.base, list(arguments.taught(pairs, teacher)), {}, job.seed, people.responses)
+    labels, settings = ROWS[job.row]
+    if job.row == DISTILLED:
+        teacher = dict(zip(people.responses(job.half, True), ensemble(job.half, runs), strict=True))
+        train = list(arguments.taught(pairs, teacher))
     else:
-        rewards = arguments.ours(people.base, list(row.labels(pairs)), row.options, job.seed, people.responses)
-    found = {"rewards": rewards, "seconds": time.process_time() - started, "mebibytes": _peak() - before}
-    job.file(runs).write_text(json.dumps(found))
+        train = list(labels(pairs))
+    if job.row == STOCK:
+        found = arguments.stock(people.base, train, job.seed, asked)
+    else:
+        found = arguments.ours(people.base, train, settings, job.seed, asked)
+    cost = {"mebibytes": _peak() - before, "responses": len(asked), "pairs": len(train)}
+    job.file(runs).write_text(json.dumps({**found._asdict(), **cost}))
 
 
-def ensemble(half: int, runs: Path) -> Rewards:
+def ensemble(half: int, runs: Path) -> list[float]:
     """The mean reward of today's settings over seeds."""
     each = [json.loads(Job(TODAY, half, seed).file(runs).read_text())["rewards"] for seed in range(ENSEMBLE)]
     return [float(reward) for reward in np.mean(each, 0)]
