@@ -149,6 +149,7 @@ def stock(base: Base, pairs: Sequence[Group], seed: int, responses: list[Respons
             seed=seed,
             num_train_epochs=EPOCHS,
             train_sampling_strategy="group_by_length",
+            remove_unused_columns=False,  # `length`
             gradient_checkpointing=False,
             bf16=True,
             use_cpu=True,

@@ -1,4 +1,4 @@
-"""Accuracy over topics or prompts with its interval, paired between two models, and calibration. It knows arrays only."""
+"""Accuracy over topics or prompts, paired between two models, and calibration. It knows arrays only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def over_units(values: Numbers, units: NDArray[np.int_], seed: int = 0) -> Estim
 
 
 def right(gaps: Numbers) -> Numbers:
-    """1 where the chosen response has the higher reward, 0 where the lower, 1/2 at a tie: (seeds, pairs) -> (pairs,)."""
+    """1 where the chosen response has the higher reward, 1/2 at a tie: (seeds, pairs) -> mean over seeds (pairs,)."""
     return np.where(gaps == 0, 0.5, gaps > 0).mean(0)
 
 
