@@ -1,4 +1,4 @@
-"""Accuracy over topics or prompts, paired between two models, and calibration. It knows arrays only."""
+"""Accuracy over topics or prompts, and how much more often one model is right than another. It knows arrays only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 Numbers = NDArray[np.float64]
 RESAMPLES = 4000
@@ -44,15 +43,3 @@ def over_units(values: Numbers, units: NDArray[np.int_], seed: int = 0) -> Estim
 def right(gaps: Numbers) -> Numbers:
     """1 where the chosen response has the higher reward, 1/2 at a tie: (seeds, pairs) -> mean over seeds (pairs,)."""
     return np.where(gaps == 0, 0.5, gaps > 0).mean(0)
-
-
-def calibration_error(gaps: Numbers, bins: int = 10) -> float:
-    """ECE of sigmoid(|gap|) as the probability that the preferred response is chosen (Naeini et al. 2015).
-
-    Args:
-        gaps: (seeds, pairs) r_chosen - r_rejected.
-        bins: of equal width over [1/2, 1].
-    """
-    likely, won = expit(np.abs(gaps)).ravel(), np.where(gaps == 0, 0.5, gaps > 0).ravel()
-    which = np.minimum(((likely - 0.5) * 2 * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(which, won - likely, bins)).sum() / len(likely))

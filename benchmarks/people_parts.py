@@ -1,10 +1,10 @@
 """Which parts of our reward models help on people's data, beside stock TRL: docs/benchmarks/people_parts.md.
 
-    python benchmarks/people_parts.py FOLDER [--base FOLDER] [--seeds 3] [--runs runs/people_parts] [--page]
+    python benchmarks/people_parts.py FOLDER [--base FOLDER] [--seeds 1] [--runs runs/people_parts] [--page]
 
-FOLDER holds arguments_crowd.jsonl.gz (Habernal and Gurevych 2016).
-The debates are dealt to two halves, and each half is scored by models that learned from the other alone. Each training
-is a process of its own and leaves a file in --runs, so that a killed benchmark goes on; --page trains nothing.
+FOLDER holds arguments_crowd.jsonl.gz (Habernal and Gurevych 2016) and the files of people_heads.py. The debates are
+dealt to two halves, and each half is scored by models that learned from the other alone. Each training is a process of
+its own and leaves a file in --runs, so that a killed benchmark goes on; --page trains nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ import argument_rows as arguments
 import numpy as np
 import torch
 from argument_rows import Response
+from paired_units import Numbers
+from people_heads import KINDS, measured
+from people_page import STOCK, TODAY, Found, page
 from reward_arguments import carried, folds
 
 from rlhf_plugins import Base, Group
 from rlhf_plugins.data.merge import merged
 
 ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs" / "benchmarks" / "people_parts.md"
 HALVES = 2
 ENSEMBLE = 3  # seeds of today's settings
-TODAY, STOCK, DISTILLED = "today's settings", "stock TRL RewardTrainer", "distilled: the ensemble's soft labels"
+TOGETHER, LONGER = f"ensemble: mean of {ENSEMBLE} seeds of today's settings", "the longer argument wins"
+DISTILLED = "distilled: the ensemble's soft labels"
 MEAN: dict[str, Any] = {"pooling": {"use": "mean", "over": "response"}}
 
 
@@ -88,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base", default=carried(), required=carried() is None)
-    parser.add_argument("--seeds", type=int, default=ENSEMBLE)
+    parser.add_argument("--seeds", type=int, default=1, help="of each row; today's settings have three or more")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "people_parts")
     parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
@@ -98,6 +103,15 @@ def main() -> None:
     for job in [] if options.page else jobs(options.seeds):
         if not job.file(options.runs).exists():
             trained(people, job, options.runs)
+    files = {name: options.runs / f"{kind.file}.json" for name, kind in KINDS.items()}
+    for name, file in files.items():
+        if not options.page and not file.exists():
+            file.write_text(json.dumps(measured(KINDS[name], options.folder, people.base)))
+            print(f"{name}: done", flush=True)
+    heads = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    topics = [group.topic for groups in people.halves for group in groups for _ in group.comparisons]
+    OUT.write_text(page(rows(people, options.runs), topics, heads))
+    print(OUT.read_text())
 
 
 def read(folder: Path, base: Base) -> People:
@@ -108,11 +122,10 @@ def read(folder: Path, base: Base) -> People:
 
 
 def jobs(seeds: int) -> Iterator[Job]:
-    """What is compared first comes first: stock and the ensemble, then each part, then further seeds."""
-    first = [Job(row, half, 0) for row in (TODAY, STOCK) for half in range(HALVES)]
-    first += [Job(TODAY, half, seed) for seed in range(1, ENSEMBLE) for half in range(HALVES)]
-    rest = [Job(row, half, seed) for seed in range(seeds) for row in ROWS for half in range(HALVES)]
-    return iter(dict.fromkeys([*first, *rest]))
+    """Half by half: stock and what the ensemble is made of, then each part, then further seeds."""
+    for half in range(HALVES):
+        first = [Job(STOCK, half, 0), *(Job(TODAY, half, seed) for seed in range(ENSEMBLE))]
+        yield from dict.fromkeys([*first, *(Job(row, half, seed) for seed in range(seeds) for row in ROWS)])
 
 
 def trained(people: People, job: Job, runs: Path) -> None:
@@ -157,6 +170,42 @@ def ensemble(half: int, runs: Path) -> list[float]:
 
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
+
+
+# ---- what the page shows ---------------------------------------------------------------------------------
+def found(people: People, row: str, runs: Path) -> Found | None:
+    """Of the seeds that both halves have; None where there is none."""
+    files = [[Job(row, half, seed).file(runs) for half in range(HALVES)] for seed in range(10)]
+    whole = [[json.loads(file.read_text()) for file in both] for both in files if all(map(Path.exists, both))]
+    if not whole:
+        return None
+    gaps = [np.concatenate([gaps_of(people, half, one["rewards"]) for half, one in enumerate(both)]) for both in whole]
+    each = [one for both in whole for one in both]
+    training, mebibytes = (float(np.mean([one[name] for one in each])) for name in ("training", "mebibytes"))
+    scoring = 1000 * float(np.mean([one["scoring"] / one["responses"] for one in each]))
+    return Found(np.array(gaps), training, scoring, mebibytes)
+
+
+def gaps_of(people: People, half: int, rewards: Sequence[float]) -> Numbers:
+    """r_better - r_worse of the pairs of a half, topic by topic; rewards beyond those of its arguments are not read."""
+    starts = np.cumsum([0, *(len(group.responses) for group in people.halves[half])])
+    of = zip(people.halves[half], starts, strict=False)
+    places = [(start + c.better, start + c.worse) for group, start in of for c in group.comparisons]
+    better, worse = np.array(places).T
+    return np.asarray(rewards, dtype=float)[better] - np.asarray(rewards, dtype=float)[worse]
+
+
+def rows(people: People, runs: Path) -> dict[str, Found]:
+    """All rows that there are, with those that need no training of their own."""
+    lengths = [[float(len(text)) for _, text in people.responses(half)] for half in range(HALVES)]
+    longer = np.concatenate([gaps_of(people, half, each) for half, each in enumerate(lengths)])
+    trained = {name: one for name in ROWS if (one := found(people, name, runs))}
+    today = trained[TODAY]
+    mean = np.concatenate([gaps_of(people, half, ensemble(half, runs)) for half in range(HALVES)])
+    several = today._replace(gaps=mean[None], training=ENSEMBLE * today.training, scoring=ENSEMBLE * today.scoring)
+    if one := trained.get(DISTILLED):
+        trained[DISTILLED] = one._replace(training=one.training + several.training)
+    return {LONGER: Found(longer[None]), **trained, TOGETHER: several}
 
 
 if __name__ == "__main__":
