@@ -1,4 +1,4 @@
-"""The page docs/benchmarks/people_parts.md: tables of models with paired differences to stock TRL. It trains nothing."""
+"""The page docs/benchmarks/people_parts.md: models with paired differences to stock TRL. It trains nothing."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ class Found(NamedTuple):
     mebibytes: float = 0.0
 
 
-def page(arguments: Mapping[str, Found], topics: Sequence[Any], heads: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page.
+class Arguments(NamedTuple):
+    """The rows on arguments, of which `STOCK` and `TODAY` are two, on the halves that all of them have."""
 
-    Args:
-        arguments: rows, of which `STOCK` and `TODAY` are two.
-        topics: of every tested pair.
-        heads: by data set, what `people_heads.measured` gave.
-    """
+    rows: Mapping[str, Found]
+    topics: Sequence[str]  # of every tested pair
+    rest: Mapping[str, float]  # accuracies on the other halves, of the rows that have them
+
+
+def page(arguments: Arguments, heads: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole page; `heads` has by data set what `people_heads.measured` gave."""
+    rows, topics, rest = arguments
+    others = ", ".join(f"{name} {value:.3f}" for name, value in rest.items())
+    unfinished = f" On the other half, which not all rows have, it is so far: {others}." if rest else ""
     machine = hardware(None)
     where = f"{machine.cores} cores ({machine.cpu}), one of them used, Python {platform.python_version()}"
     lines = [
@@ -47,11 +52,11 @@ def page(arguments: Mapping[str, Found], topics: Sequence[Any], heads: Mapping[s
         "",
         "## Arguments: whole debates held out",
         "",
-        WORDS["arguments"].format(pairs=len(topics), topics=len(set(topics))),
+        WORDS["arguments"].format(pairs=len(topics), topics=len(set(topics)), rest=unfinished),
         "",
-        *table(arguments, codes(topics)),
+        *table(rows, codes(topics)),
         "",
-        verdict(arguments, codes(topics)),
+        verdict(rows, codes(topics)),
         "",
         WORDS["held out"],
         "",
@@ -140,22 +145,24 @@ def _cells(*cells: str) -> str:
 
 
 WORDS = {
-    "arguments": "The 16 debates of UKPConvArg1 that are here are dealt to two halves; each half is scored by models that "
-    "learned from the other alone, so that every one of the {pairs} strict pairs in {topics} topics is tested once, and "
-    "each model learns from half of the debates and half of their pairs, the same for all rows. Stock TRL has its "
-    "defaults but for one epoch (it computes an argument again in each of its pairs, which is what it costs) and batches "
-    "of pairs of like length. Our rows differ from [today's settings](reward_arguments.md) in one part, each with its "
-    "default; all pairs of a topic are one batch, for four epochs. Rows on the crowd's votes and on ties also learn from "
-    "the pairs of the same topics that the authors left out as unclear. Cost is CPU time of one half's model, CPU time of "
-    "scoring one argument, and peak memory above what the libraries take; that of an ensemble is its members', and that of "
-    "a distilled model includes its teachers'.",
-    "held out": "Are these topics that nobody tuned on? That cannot be claimed. Today's settings came out of trials on two "
-    "folds of another deal of these debates; that deal was not kept, so that the topics it tested cannot be set apart. No "
-    "option of any row was chosen by the numbers of this page. Stock TRL was never tuned here, so that the difference "
-    "to it is, if anything, too kind to us; the differences between our own rows are not touched by this.",
-    "heads": "The encoder runs once over every prompt and response. Stock TRL's RewardTrainer is given these features as "
-    "a frozen table under a linear head: of the [CLS] token through the encoder's pooler, as its classifier has them, or "
-    "the mean of the response's tokens times the root of its length, as all our rows have. All rows have the same epochs, "
-    "learning rate and, nearly, steps; three folds, one seed. Differences are to stock on [CLS]. Ratings are compared by "
-    "the readers' mean overall rating.",
+    "arguments": "The debates of UKPConvArg1 that are here are dealt to two halves, and a half is scored by models "
+    "that learned from the other alone: {pairs} strict pairs in {topics} topics are tested.{rest} Every "
+    "model learns from the same half of the training debates' pairs. Stock TRL has its defaults but for "
+    "one epoch (it computes an argument again in each of its pairs, which is its cost) and batches of "
+    "pairs of like length. Our rows differ from [today's settings](reward_arguments.md) in one part, each "
+    "with its default; all pairs of a topic are one batch, for four epochs. The rows on the crowd's votes "
+    "and on ties also learn from the pairs of the same topics that the authors left out as unclear. Cost "
+    "is the CPU time of one training, that of scoring one argument, and the peak memory above what the "
+    "libraries take; an ensemble costs what its members do, and a distilled model also what its teachers "
+    "cost.",
+    "held out": "Are these topics that nobody tuned on? That cannot be claimed. Today's settings came out of trials "
+    "on two folds of another deal of these debates; that deal was not kept, so that the topics it tested "
+    "cannot be set apart. No option of any row was chosen by the numbers of this page. Stock TRL was "
+    "never tuned here, so that the difference to it is, if anything, too kind to us; the differences "
+    "between our own rows are not touched by this.",
+    "heads": "The encoder runs once over every prompt and response. Stock TRL's RewardTrainer is given these "
+    "features as a frozen table under a linear head: of the [CLS] token through the encoder's pooler, as "
+    "its classifier has them, or the mean of the response's tokens times the root of its length, as all "
+    "our rows have. All rows have the same epochs, learning rate and, nearly, steps; three folds, one "
+    "seed. Differences are to stock on [CLS]. Ratings are compared by the readers' mean overall rating.",
 }

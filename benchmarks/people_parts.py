@@ -23,7 +23,7 @@ import torch
 from argument_rows import Response
 from paired_units import Numbers
 from people_heads import KINDS, measured
-from people_page import STOCK, TODAY, Found, page
+from people_page import STOCK, TODAY, Arguments, Found, page
 from reward_arguments import carried, folds
 
 from rlhf_plugins import Base, Group
@@ -32,7 +32,7 @@ from rlhf_plugins.data.merge import merged
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "benchmarks" / "people_parts.md"
 HALVES = 2
-ENSEMBLE = 3  # seeds of today's settings
+ENSEMBLE, SEEDS = 3, 10  # seeds of today's settings, and the most of any row
 TOGETHER, LONGER = f"ensemble: mean of {ENSEMBLE} seeds of today's settings", "the longer argument wins"
 DISTILLED = "distilled: the ensemble's soft labels"
 MEAN: dict[str, Any] = {"pooling": {"use": "mean", "over": "response"}}
@@ -109,8 +109,7 @@ def main() -> None:
             file.write_text(json.dumps(measured(KINDS[name], options.folder, people.base)))
             print(f"{name}: done", flush=True)
     heads = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    topics = [group.topic for groups in people.halves for group in groups for _ in group.comparisons]
-    OUT.write_text(page(rows(people, options.runs), topics, heads))
+    OUT.write_text(page(scored(people, options.runs), heads))
     print(OUT.read_text())
 
 
@@ -173,16 +172,40 @@ def _peak() -> float:
 
 
 # ---- what the page shows ---------------------------------------------------------------------------------
-def found(people: People, row: str, runs: Path) -> Found | None:
-    """Of the seeds that both halves have; None where there is none."""
-    files = [[Job(row, half, seed).file(runs) for half in range(HALVES)] for seed in range(10)]
-    whole = [[json.loads(file.read_text()) for file in both] for both in files if all(map(Path.exists, both))]
-    if not whole:
-        return None
-    gaps = [np.concatenate([gaps_of(people, half, one["rewards"]) for half, one in enumerate(both)]) for both in whole]
-    each = [one for both in whole for one in both]
-    training, mebibytes = (float(np.mean([one[name] for one in each])) for name in ("training", "mebibytes"))
-    scoring = 1000 * float(np.mean([one["scoring"] / one["responses"] for one in each]))
+def scored(people: People, runs: Path) -> Arguments:
+    """All rows on the halves that every row has.
+
+    Raises:
+        SystemExit: no half is finished.
+    """
+    halves = [half for half in range(HALVES) if all(Job(row, half, 0).file(runs).exists() for row in ROWS)]
+    if not halves:
+        raise SystemExit(f"{runs}: no half has all rows yet")
+    rows = {row: found(people, row, halves, runs) for row in ROWS}
+    today = rows[TODAY]
+    mean = np.concatenate([gaps_of(people, half, ensemble(half, runs)) for half in halves])
+    several = today._replace(gaps=mean[None], training=ENSEMBLE * today.training, scoring=ENSEMBLE * today.scoring)
+    rows[DISTILLED] = rows[DISTILLED]._replace(training=rows[DISTILLED].training + several.training)
+    lengths = [[float(len(text)) for _, text in people.responses(half)] for half in halves]
+    longer = np.concatenate([gaps_of(people, half, each) for half, each in zip(halves, lengths, strict=True)])
+    topics = [str(group.topic) for half in halves for group in people.halves[half] for _ in group.comparisons]
+    others = [half for half in range(HALVES) if half not in halves]
+    done = {row: [half for half in others if Job(row, half, 0).file(runs).exists()] for row in ROWS}
+    rest = {row: float((found(people, row, some, runs).gaps > 0).mean()) for row, some in done.items() if some}
+    return Arguments({LONGER: Found(longer[None]), **rows, TOGETHER: several}, topics, rest)
+
+
+def found(people: People, row: str, halves: Sequence[int], runs: Path) -> Found:
+    """Of the seeds that all these halves have."""
+    files = [[Job(row, half, seed).file(runs) for half in halves] for seed in range(SEEDS)]
+    whole = [[json.loads(file.read_text()) for file in each] for each in files if all(map(Path.exists, each))]
+    gaps = [
+        np.concatenate([gaps_of(people, half, one["rewards"]) for half, one in zip(halves, each, strict=True)])
+        for each in whole
+    ]
+    every = [one for each in whole for one in each]
+    training, mebibytes = (float(np.mean([one[name] for one in every])) for name in ("training", "mebibytes"))
+    scoring = 1000 * float(np.mean([one["scoring"] / one["responses"] for one in every]))
     return Found(np.array(gaps), training, scoring, mebibytes)
 
 
@@ -192,20 +215,9 @@ def gaps_of(people: People, half: int, rewards: Sequence[float]) -> Numbers:
     of = zip(people.halves[half], starts, strict=False)
     places = [(start + c.better, start + c.worse) for group, start in of for c in group.comparisons]
     better, worse = np.array(places).T
-    return np.asarray(rewards, dtype=float)[better] - np.asarray(rewards, dtype=float)[worse]
-
-
-def rows(people: People, runs: Path) -> dict[str, Found]:
-    """All rows that there are, with those that need no training of their own."""
-    lengths = [[float(len(text)) for _, text in people.responses(half)] for half in range(HALVES)]
-    longer = np.concatenate([gaps_of(people, half, each) for half, each in enumerate(lengths)])
-    trained = {name: one for name in ROWS if (one := found(people, name, runs))}
-    today = trained[TODAY]
-    mean = np.concatenate([gaps_of(people, half, ensemble(half, runs)) for half in range(HALVES)])
-    several = today._replace(gaps=mean[None], training=ENSEMBLE * today.training, scoring=ENSEMBLE * today.scoring)
-    if one := trained.get(DISTILLED):
-        trained[DISTILLED] = one._replace(training=one.training + several.training)
-    return {LONGER: Found(longer[None]), **trained, TOGETHER: several}
+    each = np.asarray(rewards, dtype=float)
+    gaps: Numbers = each[better] - each[worse]
+    return gaps
 
 
 if __name__ == "__main__":
