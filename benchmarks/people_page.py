@@ -123,7 +123,9 @@ def verdict(rows: Mapping[str, Found], units: Any) -> str:
         below = ", ".join(f"{name} ({g.mean:+.3f})" for name, g in gained.items() if g.high < 0) or "none"
         parts.append(f"Above {other}, with an interval clear of 0: {above}. Below it: {below}.")
     reached = ", ".join(f"{name} ({won.mean():.3f})" for name, won in wins.items() if won.mean() >= SOUGHT)
-    return " ".join([*parts, f"At or above {SOUGHT:.2f}: {reached or 'none'}."])
+    seeds = ", ".join(f"{float((gaps > 0).mean()):.3f}" for gaps in rows[TODAY].gaps)
+    noise = f"Of today's settings alone the seeds are at {seeds}, so that a difference of that size may be chance."
+    return " ".join([*parts, f"At or above {SOUGHT:.2f}: {reached or 'none'}.", noise])
 
 
 def shown(found: Estimate) -> str:

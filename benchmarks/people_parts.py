@@ -53,11 +53,6 @@ ROWS: dict[str, Row] = {
     "pooling: mean": Row(arguments.strict, MEAN),
     "votes as weights": Row(arguments.weighted, {"loss": "weighted"}),
     "ties: ties_rao_kupper": Row(arguments.with_ties, {"loss": "ties_rao_kupper"}),
-    "loss: label_smoothed": Row(arguments.strict, {"loss": {"use": "label_smoothed", "epsilon": 0.1}}),
-    "crowd: soft labels by shares of votes": Row(arguments.voted, {}),
-    "loss: margin": Row(arguments.strict, {"loss": "margin"}),
-    "pooling: attention": Row(arguments.strict, {"pooling": {"use": "attention", "over": "response"}}),
-    "all layers": Row(arguments.strict, {"train_layers": None}),
 }
 
 
