@@ -19,9 +19,13 @@ import numpy as np
 from rlhf_watch.alarms.departures import Gap, Level
 from rlhf_watch.alarms.drifts import register_monitor
 from rlhf_watch.alarms.thresholds import joint_thresholds
+from scipy.stats import binomtest
 from simulated import AUDITED, CLEAN, FIRST, HACKED, STEPS, Curves, Numbers, pairs, simulate
 
 ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs/benchmarks/watch_alarms.md"
+TRAINED = "\n## Real trainings\n"  # begins the part that trained_alarms.py writes
+HEADER = "| detector | false alarms | hacked runs found | before the peak | lead |\n| --- | --- | --- | --- | --- |"
 SIGNS = {name: monitor.sign for name, monitor in register_monitor().items()}
 Times = dict[str, int | None]  # the rollout at which each one alarmed
 
@@ -93,7 +97,14 @@ class Row:
     def line(self) -> str:
         """As a row of the table."""
         lead = "-" if self.lead is None else f"{self.lead:+.0f}"
-        return f"| {self.name} | {self.false} of {self.clean} | {self.found} of {self.hacked} | {self.early} | {lead} |"
+        counts = ((self.false, self.clean), (self.found, self.hacked), (self.early, self.hacked))
+        return f"| {self.name} | {' | '.join(share(*each) for each in counts)} | {lead} |"
+
+
+def share(count: int, of: int) -> str:
+    """A count with the 95% interval of its share (Clopper and Pearson 1934)."""
+    interval = binomtest(count, of).proportion_ci(method="exact")
+    return f"{count} of {of} ({100 * interval.low:.0f} to {100 * interval.high:.0f}%)"
 
 
 def row(name: str, clean: Sequence[int | None], hacked: Sequence[int | None], peaks: Sequence[int]) -> Row:
@@ -144,7 +155,8 @@ def main() -> None:
     gap = {"reward_gap": thresholds["reward_gap"]}
     replayed = row("replayed", [], [alarms_of_gap(run, gap) for run in real], [run.peak for run in real])
     text = page(options, rows, replayed, thresholds)
-    (ROOT / "docs/benchmarks/watch_alarms.md").write_text(text, encoding="utf-8")
+    _, heading, trained = PAGE.read_text(encoding="utf-8").partition(TRAINED)
+    PAGE.write_text(text + heading + trained, encoding="utf-8")
     print(text)
 
 
@@ -161,15 +173,15 @@ def page(options: argparse.Namespace, rows: Sequence[Row], replayed: Row, thresh
     return f"""# Alarms on simulated trainings
 
 By `{command} --seed {options.seed}`.
-All but the last paragraph is simulated; `plugins/rlhf-watch/benchmarks/simulated.py` has the model. Thresholds are
+Simulated, but for the replay and [the last part](#real-trainings); the model is
+`plugins/rlhf-watch/benchmarks/simulated.py`. Thresholds are
 fitted at a joint rate of 1% on {options.clean} clean runs of {STEPS} rollouts, a quarter each that improve, plateau,
 follow a curriculum, and grow longer for a good reason; other runs measure. Hacked runs climb their reward through a
 flaw (length, repetition, boilerplate, or one that no other number shows), and their true worth peaks and falls.
 {FIRST} responses are audited at first, {AUDITED} a rollout later. "Before the peak" counts alarms while the true worth
-still rises; the lead is the median, in rollouts.
+still rises; the lead is the median, in rollouts; intervals are of 95% (Clopper and Pearson 1934).
 
-| detector | false alarms | hacked runs found | before the peak | lead |
-| --- | --- | --- | --- | --- |
+{HEADER}
 {chr(10).join(one.line() for one in rows)}
 
 Thresholds: {limits}.
