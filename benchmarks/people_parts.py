@@ -53,6 +53,8 @@ ROWS: dict[str, Row] = {
     "pooling: mean": Row(arguments.strict, MEAN),
     "votes as weights": Row(arguments.weighted, {"loss": "weighted"}),
     "ties: ties_rao_kupper": Row(arguments.with_ties, {"loss": "ties_rao_kupper"}),
+    "loss: label_smoothed": Row(arguments.strict, {"loss": {"use": "label_smoothed", "epsilon": 0.1}}),
+    "all layers trained": Row(arguments.strict, {"train_layers": None}),
 }
 
 
