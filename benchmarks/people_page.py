@@ -48,7 +48,8 @@ def page(arguments: Arguments, heads: Mapping[str, Mapping[str, Any]]) -> str:
         "# Which parts help on people's data",
         "",
         f"`python benchmarks/people_parts.py FOLDER` with all-MiniLM-L6-v2 on {where}, torch {torch.__version__}, TRL "
-        f"{trl.__version__}. Intervals are of 95%; differences are of the same pairs, and resample topics, not seeds.",
+        f"{trl.__version__}. Intervals are of 95%; differences are of the same pairs, and resample topics, not "
+        "seeds; they are not corrected for their number.",
         "",
         "## Arguments: whole debates held out",
         "",
