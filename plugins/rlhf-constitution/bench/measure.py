@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -123,16 +122,12 @@ def policies(folder: Path, seed: int) -> Numbers:
 
 
 def rlaif(folder: Path, seed: int) -> Numbers:
-    """True rewards, by held-out prompt, of DPO on AI labels, of DPO on true labels and of the supervised policy.
-
-    Both start from the policy that was trained on accepted revisions, label its answers, and keep near to it.
-    """
+    """Supervised on revisions, then DPO on AI labels of the supervised policy's own answers, beside true labels."""
     judged, true = constitution(folder, NOISE), constitution(folder, 0.0)
-    feedback = {"stage": "ai_feedback", "answers": 4, "gap": 0.2, "prompts": 800, "from": "sft"}
-    revise = {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400}
-    dpo = {**DPO, "from": "sft", "reference": "start"}
+    feedback = {"stage": "ai_feedback", "from": "sft", "answers": 4, "gap": 0.2, "prompts": 1000}
+    dpo = {**DPO, "from": "sft"}
     stages = [
-        revise,
+        {"stage": "critique_revise", "constitution": judged, "reviser": "simulated", "prompts": 400},
         {"stage": "sft", "data": {"format": "stage", "stage": "critique_revise"}, "trainer": SFT},
         {**feedback, "name": "ai", "constitution": judged},
         {**dpo, "name": "rlaif", "data": {"format": "stage", "stage": "ai"}},
@@ -140,12 +135,19 @@ def rlaif(folder: Path, seed: int) -> Numbers:
         {**dpo, "name": "rl_gold", "data": {"format": "stage", "stage": "truth"}},
         {"stage": "evaluate", "reference": "sft", "prompts": 256, "max_new_tokens": 48, "best_of": 1, "ceiling": 2},
     ]
-    data = {"format": "sandbox", "writer": "sloppy", "prompts": 800, "test_prompts": 256}
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 1000, "test_prompts": 256}
     recipe = {"base": "sandbox", "adapter": ADAPTER, "data": data, "seed": seed, "stages": stages}
     record = open_run(run_recipe({**recipe, "output_dir": str(folder / "run")}, say=print, overwrite=True).folder)
-    found = record.finished[-1].evaluation
-    assert found is not None
-    return {name: list(scores) for name, scores in found.scores.items()}
+    scores = record.finished[-1].evaluation
+    assert scores is not None
+    found: Numbers = {}
+    for one, other in (("rlaif", "sft"), ("rl_gold", "sft"), ("rlaif", "rl_gold")):
+        gains = [a - b for a, b in zip(scores.scores[one], scores.scores[other], strict=True)]
+        found[f"gain of {one} over {other}"] = fmean(gains)
+        found[f"its standard error over prompts, {one} over {other}"] = stdev(gains) / len(gains) ** 0.5
+        found[f"win rate of {one} over {other}"] = fmean((gain > 0) + 0.5 * (gain == 0) for gain in gains)
+    wins = [found[f"win rate of {name} over sft"] for name in ("rlaif", "rl_gold")]
+    return {**found, "the first win rate less the second": wins[0] - wins[1]}
 
 
 def loop(folder: Path, seed: int) -> Numbers:
@@ -159,17 +161,17 @@ def loop(folder: Path, seed: int) -> Numbers:
 SHORT = "principles: [{use: length_band, low: 1, high: 1}]"
 PEOPLE = {"use": "imitation", "data": {"format": "sandbox", "prompts": 400, "test_prompts": 64}}
 VARIANTS: dict[str, tuple[bool, Numbers]] = {
-    "with gates": (True, {}),
-    "without": (False, {}),
+    "without gates": (False, {}),
     "supervised loss on people's data": (False, {"regularizers": [PEOPLE]}),
+    "with gates": (True, {}),
 }
 
 
 def collapse(folder: Path, seed: int) -> Numbers:
-    """A loop whose constitution is wrong, the shorter an answer, the better: with gates, without, and regularized."""
+    """A loop whose constitution is wrong, the shorter an answer, the better: without gates, regularized, with gates."""
     found: Numbers = {}
     (folder / "short.yaml").write_text(SHORT)
-    feedback = {"stage": "ai_feedback", "constitution": str(folder / "short.yaml"), "gap": 0.02, "prompts": 200}
+    feedback = {"stage": "ai_feedback", "constitution": str(folder / "short.yaml"), "gap": 0.02, "prompts": 300}
     feedback |= {"sampling": {"max_new_tokens": 48}, "soft": False}
     trainer = {**TRAINER, "learning_rate": 2e-3}
     for place, (word, (gates, more)) in enumerate(VARIANTS.items()):
@@ -209,7 +211,7 @@ PARTS: dict[str, Callable[[Path, int], Numbers]] = {
 
 
 def main() -> None:
-    """Makes what is missing, and prints a table of each part: the mean over seeds, its interval, and each seed."""
+    """Makes what is missing, and prints a table of each part over seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folder", type=Path)
     parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
@@ -217,32 +219,20 @@ def main() -> None:
     asked = parser.parse_args()
     for part in asked.parts:
         rows = [measured(asked.folder, part, seed) for seed in range(asked.seeds)]
-        if part == "rlaif":
-            rows = [win_rates(row) for row in rows]
-        print(f"\n{part}, {asked.seeds} seeds\n\n| | mean | 95% interval over seeds | by seed |\n|---|---|---|---|")
+        head = "| | mean | deviation | 95% interval | by seed |\n|---|---|---|---|---|"
+        print(f"\n{part}, {asked.seeds} seeds\n\n{head}")
         for name in rows[0]:
-            values = [float(row[name]) for row in rows if name in row]
-            low, high = interval(values)
+            values = [float(row[name]) for row in rows]
             each = ", ".join(f"{value:.3f}" for value in values)
-            print(f"| {name} | {fmean(values):.3f} | {low:.3f} to {high:.3f} | {each} |")
+            print(f"| {name} | {fmean(values):.3f} | {' | '.join(spread(values))} | {each} |")
 
 
-def win_rates(scores: Numbers) -> Numbers:
-    """Of the true rewards of answers to the same prompts."""
-
-    def wins(name: str) -> float:
-        pairs = zip(scores[name], scores["sft"], strict=True)
-        return fmean((a > b) + 0.5 * (a == b) for a, b in pairs)
-
-    found = {f"win rate of {name} over sft": wins(name) for name in ("rlaif", "rl_gold")}
-    found["rlaif less rl_gold"] = wins("rlaif") - wins("rl_gold")
-    return found | {f"true reward of {name}": fmean(scores[name]) for name in ("sft", "rlaif", "rl_gold")}
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Student's 95% interval of the mean over seeds, each of which has its own policies and held-out prompts."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
-    return fmean(values) - half, fmean(values) + half
+def spread(values: list[float]) -> tuple[str, str]:
+    """The standard deviation over seeds, and Student's 95% interval of the mean; a seed has prompts of its own."""
+    if len(values) < 2:
+        return "-", "-"
+    half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{stdev(values):.3f}", f"{fmean(values) - half:.3f} to {fmean(values) + half:.3f}"
 
 
 def measured(folder: Path, part: str, seed: int) -> Numbers:
