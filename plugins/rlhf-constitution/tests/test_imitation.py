@@ -50,6 +50,7 @@ def test_it_takes_what_people_chose() -> None:
     assert chosen([pair, tie, Group("r", ("c",)), Group("s", ("d",), label=False)]) == [("p", "b"), ("r", "c")]
 
 
+@pytest.mark.slow
 def test_a_training_under_it_forgets_less_of_what_people_wrote(tmp_path: Path) -> None:
     run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", tiny_pairs(32))
     trainer = {"max_steps": 4, "learning_rate": 1e-2, "disable_tqdm": True}

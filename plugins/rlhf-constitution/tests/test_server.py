@@ -55,9 +55,9 @@ def test_a_busy_server_is_asked_again_and_an_error_fails(serve: Serve, tmp_path:
     assert made.choose(["three?"], ("A", "B")) == [Failed("unavailable: HTTP 429")]
 
 
-@pytest.mark.parametrize("budget", [Budget(calls=17), Budget(tokens=500), Budget(calls=40), Budget(seconds=9)])
+@pytest.mark.parametrize("budget", [Budget(calls=7), Budget(tokens=200), Budget(seconds=5)])
 def test_no_call_beyond_the_budget_reaches_a_failing_server(serve: Serve, tmp_path: Path, budget: Budget) -> None:
-    """24 questions, 8 at once, each asked up to three times while the server is busy: 72 calls without a limit."""
+    """12 questions, 4 at once, each asked up to three times while the server is busy: 36 calls without a limit."""
     asked: list[int] = []  # the most tokens of each call
 
     def reply(body: dict[str, Any]) -> tuple[int, Any]:
@@ -65,13 +65,13 @@ def test_no_call_beyond_the_budget_reaches_a_failing_server(serve: Serve, tmp_pa
         return (200, completion("A")) if len(asked) % 3 == 0 else (503, {})
 
     ledger = Ledger(budget, clock=lambda: float(len(asked)))  # a call takes a second
-    server = component("assistant", "server", url=serve(reply), model="m", wait=0)
+    server = component("assistant", "server", url=serve(reply), model="m", wait=0, parallel=4)
     asker = Asker(server.build(session("sandbox", SANDBOX, tmp_path), ledger), ledger)
-    found = asker.choose([f"question {number:02d}" for number in range(24)], ("A", "B"))
+    found = asker.choose([f"question {number:02d}" for number in range(12)], ("A", "B"))
     assert Failed("the budget is used up") in found
-    assert 0 < len(asked) <= ledger.calls <= (budget.calls or 72)
+    assert 0 < len(asked) <= ledger.calls <= (budget.calls or 36)
     assert sum(asked) <= ledger.tokens <= (budget.tokens or 10**6)
-    assert len(asked) < (budget.seconds or 72) + 8  # those that were under way when the time was up
+    assert len(asked) < (budget.seconds or 36) + 4  # those that were under way when the time was up
 
 
 @pytest.mark.parametrize(
