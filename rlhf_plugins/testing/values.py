@@ -46,9 +46,10 @@ def others(option: Option, value: Any, registry: Registry) -> Iterator[Any]:
         yield from (guess for guess in _guesses(option.annotation, now) if guess != now and _legal(option, guess))
 
 
-def wrong(option: Option) -> Iterator[Any]:
+def wrong(option: Option, registry: Registry) -> Iterator[Any]:
     """Values that no recipe may give, as far as the option's type tells."""
-    if option.kind or option.block or option.config or str not in _leaves(option.annotation):
+    any_word = option.kind and getattr(registry.base(str(option.kind)), "named", None)
+    if not any_word and (option.kind or option.block or option.config or str not in _leaves(option.annotation)):
         yield NONSENSE
     if _number(option.annotation):
         yield from (True, float("nan"))

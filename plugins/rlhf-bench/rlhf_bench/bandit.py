@@ -41,7 +41,7 @@ class Bandit(Selector):
     reward: Reward = uses("reward", "gold")
     by: Literal["halving", "ucb"] = "halving"
     pulls: Annotated[
-        Annotated[int, Field(ge=1)] | None, Field(description="T of `ucb`; null is four for each algorithm")
+        Annotated[int, Field(gt=0)] | None, Field(description="T of `ucb`; null is four for each algorithm")
     ] = None
     prompts: Annotated[int, Field(ge=1, description="training prompts that are answered for a score")] = 64
     max_new_tokens: Annotated[int, Field(ge=1, description="where a response is cut")] = 64

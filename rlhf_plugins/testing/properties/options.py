@@ -89,7 +89,7 @@ def defaults_are_legal(subject: Subject) -> None:
 def wrong_options_are_refused(subject: Subject) -> None:
     """What a recipe gets wrong should be said before the run, by the option's type; `Any` takes everything."""
     for option in options(subject.cls).values():
-        for value in wrong(option):
+        for value in wrong(option, subject.registry):
             try:
                 subject.made(**{option.name: value})
             except RlhfError:
