@@ -76,6 +76,7 @@ from rlhf_plugins.errors import (
     RewardUnavailable,
     RlhfError,
     RunError,
+    RunInUse,
     StopRun,
 )
 from rlhf_plugins.registry.registry import registry
@@ -164,6 +165,7 @@ __all__ = [
     "Rollout",
     "Run",
     "RunError",
+    "RunInUse",
     "RunRecord",
     "Sampler",
     "SamplerState",

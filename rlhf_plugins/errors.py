@@ -82,6 +82,10 @@ class RunError(RlhfError):
     """A run or its folder is not in the state that was asked for."""
 
 
+class RunInUse(RunError):
+    """Another run is in the folder, of this process or of another one."""
+
+
 class ReportError(RunError):
     """A report cannot be written; the run is as it was, and `rlhf report` writes it later."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import RunError, RunInUse
 from rlhf_plugins.run.folder import LOCK
 
 _HELD: dict[Path, IO[str]] = {}  # by this process, whose own requests the system would grant
@@ -24,7 +24,8 @@ def locked(folder: Path) -> Iterator[None]:
     """For the block, no other run may be in the folder, which is made if missing and removed if it stays empty.
 
     Raises:
-        RunError: another run is in it, or it cannot be written.
+        RunInUse: another run is in it.
+        RunError: it cannot be written.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
@@ -49,19 +50,19 @@ def acquire(folder: Path, again: bool = False) -> None:
         again: whether this process may have locked it before.
 
     Raises:
-        RunError: another run is in it; the message names its process.
+        RunInUse: another run is in it; the message names its process.
     """
     place = folder.resolve()
     if place in _HELD and _is_there(_HELD[place], place / LOCK):
         if again:
             return
-        raise RunError(f"{folder} is in use by another run of this process, {os.getpid()}")
+        raise RunInUse(f"{folder} is in use by another run of this process, {os.getpid()}")
     while True:
         file = _opened(place / LOCK)
         if not _locked(file):
             holder = _holder(file)
             file.close()
-            raise RunError(f"{folder} is in use by {holder}; wait for its end, or give another output_dir=...")
+            raise RunInUse(f"{folder} is in use by {holder}; wait for its end, or give another output_dir=...")
         if _is_there(file, place / LOCK):  # else its last holder deleted it in between
             break
         file.close()

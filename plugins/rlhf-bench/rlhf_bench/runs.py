@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from rlhf_bench.suite import Cell
-from rlhf_plugins import RlhfError, RunError, open_run, run_recipe
+from rlhf_plugins import RlhfError, RunError, RunInUse, open_run, run_recipe
 
 Say = Callable[[str], None]
 CELLS = "cells"  # the folder of runs, each named by the digest of its recipe: suites share them
@@ -49,20 +49,22 @@ def run_all(cells: Sequence[Cell], root: Path, jobs: int = 1, retry: bool = Fals
 
 
 def perform(cell: Cell, root: Path) -> str:
-    """Runs one cell, or goes on with it; why it failed, empty where it did not."""
+    """Runs one cell, or goes on with it; why it did not finish here, empty where it did."""
     folder = folder_of(root, cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
     resume = status_of(root, cell) not in ("missing", "finished")
     try:
         with folder.with_suffix(".log").open("a", encoding="utf-8") as log, redirect_stderr(log):  # progress bars
             run_recipe({**cell.recipe, "output_dir": str(folder)}, resume=resume, say=_nothing)
+    except RunInUse:
+        return "left to another command, which runs it"
     except RlhfError as error:
         return f"failed: {str(error).splitlines()[0]}"
     return ""
 
 
 def _each(cells: Sequence[Cell], root: Path, jobs: int) -> Iterator[tuple[Cell, str]]:
-    """Each cell as it ends, with its fault."""
+    """Each cell as it ends, with why it did not finish."""
     if jobs == 1:
         yield from ((cell, perform(cell, root)) for cell in cells)
         return

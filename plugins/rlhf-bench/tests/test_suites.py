@@ -11,6 +11,7 @@ import pytest
 from rlhf_bench.bundled import find
 from rlhf_bench.commands import bench
 from rlhf_bench.measures import converged
+from rlhf_bench.runs import perform
 from rlhf_bench.suite import read
 
 from rlhf_plugins import Curve, RunError
@@ -120,6 +121,13 @@ def test_each_cell_runs_once_and_the_table_has_intervals(
     assert line["algorithm"] == "ipo"
     assert line["gain"]["low"] <= line["gain"]["mean"] <= line["gain"]["high"]
     assert "<svg" in (tmp_path / "runs" / "small" / "bench.html").read_text()
+
+
+def test_what_another_command_runs_is_left_to_it(suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, others = read(suite()).cells[0], list[str]()
+    monkeypatch.setattr("rlhf_bench.runs._nothing", lambda _: others.append(perform(cell, tmp_path)))
+    assert not perform(cell, tmp_path)
+    assert set(others) == {"left to another command, which runs it"}
 
 
 @pytest.mark.slow
