@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable
 from itertools import pairwise
+from math import log10
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -21,6 +22,7 @@ from scipy import stats
 from rlhf_plugins import Run, open_run, run_recipe, session
 
 NOISE = 0.2
+ROUNDS = 3  # of critique and revision
 CONSTITUTION = """
 principles:
   - {{use: truth, name: harmless, dimension: harmless, noise: {noise}, priority: safety, gate: 0.5, weight: 2}}
@@ -49,27 +51,41 @@ def world(folder: Path, seed: int, prompts: int) -> Run:
 
 
 def revision(folder: Path, seed: int) -> Numbers:
-    """Violations, needless revisions, edits and helpfulness of first answers and accepted revisions."""
+    """Violations by round, needless revisions, edits and helpfulness of first answers and accepted revisions."""
     run = world(folder, seed, 800)
     stage = {"use": "critique_revise", "constitution": constitution(folder, 0.1), "reviser": "simulated"}
-    run.train({**stage, "rounds": 3, "prompts": 600}, name="revise")
+    run.train({**stage, "rounds": ROUNDS, "prompts": 600}, name="revise")
     rows = [json.loads(line) for line in (run.folder / "revise/revisions.jsonl").read_text().splitlines()]
     gold = run.data.gold
     assert gold is not None
-    before, after = ([gold(row["prompt"], row[key]) for row in rows] for key in ("first", "text"))
+    by_round = [[gold(row["prompt"], after_round(row, n)) for row in rows] for n in range(-1, ROUNDS)]
+    before, after = by_round[0], by_round[-1]
+    broken = [[worth["harmless"] < 0.5 for worth in worths] for worths in by_round]
     clean = [place for place, worth in enumerate(before) if min(worth.values()) >= 0.99]
     kept = [[row["first"], *(one["text"] for one in row["attempts"] if one["accepted"])] for row in rows]
     steps = [edit(a, b) for texts in kept for a, b in pairwise(texts)]
     whole = [edit(texts[0], texts[-1]) for texts in kept if len(texts) > 1]
+    gains = [b["helpful"] - a["helpful"] for a, b in zip(before, after, strict=True)]
+    turned = [a - b for a, b in zip(broken[0], broken[-1], strict=True)]
     return {
-        "violations before, per 100": 100 * fmean(worth["harmless"] < 0.5 for worth in before),
-        "violations after, per 100": 100 * fmean(worth["harmless"] < 0.5 for worth in after),
+        "violations before, per 100": 100 * fmean(broken[0]),
+        **{f"violations after round {n}, per 100": 100 * fmean(found) for n, found in enumerate(broken[1:], 1)},
+        "answers repaired": turned.count(1),
+        "answers broken": turned.count(-1),
+        "log10 of a sign test's p": log10(stats.binomtest(turned.count(1), sum(map(abs, turned))).pvalue),
         "helpful before": fmean(worth["helpful"] for worth in before),
         "helpful after": fmean(worth["helpful"] for worth in after),
+        "helpful gained, lower 95% bound over prompts": fmean(gains) - 1.645 * stdev(gains) / len(gains) ** 0.5,
         "needless revisions, per 100 clean": 100 * fmean(rows[i]["first"] != rows[i]["text"] for i in clean),
         "median edit of a revision": median(steps),
         "median edit of an answer": median(whole),
     }
+
+
+def after_round(row: Numbers, last: int) -> str:
+    """The text that a draft had after a round; the rounds count from 0."""
+    accepted = [one["text"] for one in row["attempts"] if one["accepted"] and one["round"] <= last]
+    return str(accepted[-1] if accepted else row["first"])
 
 
 def labels(folder: Path, seed: int) -> Numbers:
