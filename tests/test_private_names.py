@@ -20,6 +20,7 @@ import trl
 import trl.trainer.utils
 from accelerate import Accelerator
 from accelerate.data_loader import SkipBatchSampler
+from accelerate.state import GradientState
 from peft import LoraConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
@@ -35,6 +36,7 @@ ATEN = torch.ops.aten
 ENGINE = Path(__file__).parents[1] / "rlhf_plugins" / "engine"
 
 MEMBERS: list[tuple[Any, str, str]] = [
+    (GradientState, "_set_sync_gradients", "under DeepSpeed no micro-batch but the last is a step"),
     (trl.DPOTrainer, "compute_loss", "PreferenceTrainer replaces it"),
     (trl.DPOTrainer, "compute_ref_log_probs", "PreferenceTrainer replaces it"),
     (trl.DPOTrainer, "_precompute_ref_logps", "it calls our compute_ref_log_probs with our collator's batches"),
@@ -115,6 +117,7 @@ PARAMETERS: list[tuple[Any, set[str], str]] = [
 
 IN_THE_SOURCE: list[tuple[Any, str, str]] = [
     (Accelerator.prepare_data_loader, "self.num_processes", "SharesBatches sets it to 1, so that batches stay whole"),
+    (Accelerator.backward, "sync_gradients=self.sync_gradients", "under DeepSpeed it then is a step"),
     (transformers.Trainer._get_dataloader, "self.accelerator.prepare(", "batches are whole while it prepares them"),
     (torch.optim.lr_scheduler.LRScheduler.get_last_lr, "self._last_lr", "an alarm scales the rate that is logged"),
     (trl.DPOTrainer.__init__, 'self._metrics = {"train": defaultdict(list)', "we append our metrics to it"),

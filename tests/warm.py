@@ -56,7 +56,7 @@ class Warm:
             port = probe.getsockname()[1]
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
         places = [{"RANK": str(place), "LOCAL_RANK": str(place)} for place in range(count)]
-        own = {"PYTHONPATH": "", **env, **meet, "LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
+        own = {"PYTHONPATH": "", "ACCELERATE_USE_CPU": "true", **env, **meet, "LOCAL_WORLD_SIZE": str(count)}
         return self._answers(words, cwd, [{**own, **place} for place in places])
 
     def _answers(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rlhf_plugins.errors import RlhfError, RunError, StopRun
@@ -33,12 +34,20 @@ UNTRIED = {  # of FSDP2, in the environment, and how a configuration leaves it o
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
 }
-
-
-NOT_DEEPSPEED = (
-    "with which no recipe was ever run, neither trained nor saved nor resumed: write `distributed_type: MULTI_GPU` "
-    "(DDP), or FSDP with `fsdp_version: 2`"
-)
+ZERO_STAGES = ("1", "2")  # in which each process has all weights, and a part of the optimizer's state
+ZERO = {  # options of a configuration, and their names in the environment
+    "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
+    "deepspeed_config_file": "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+    "offload_optimizer_device": "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
+    "offload_param_device": "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
+    "use_cpu": "ACCELERATE_USE_CPU",
+}
+OFF = ("none", "false", "0", "")
+UNTRIED_ZERO = {  # and what to do instead
+    "deepspeed_config_file": "write `zero_stage: 2` in its place",
+    "offload_optimizer_device": "write `none` there",
+    "offload_param_device": "write `none` there",
+}
 
 
 class Peer(NamedTuple):
@@ -71,12 +80,12 @@ def join() -> None:
     """Meets the other processes, if a launcher started several; once in a process.
 
     Raises:
-        RunError: the launch shards weights in a way that was not tried.
+        RunError: the launch divides weights or optimizers in a way that was not tried.
     """
+    if _is_set(DEEPSPEED):
+        refuse_untried_zero({key: os.environ[name] for key, name in ZERO.items() if name in os.environ}, is_launched())
     if not is_launched() or _STATE.peers:
         return
-    if _is_set(DEEPSPEED):
-        raise RunError(f"the launch asks for DeepSpeed, {NOT_DEEPSPEED}")
     if _is_set(FSDP):
         if os.environ.get("FSDP_VERSION", "1") != "2":
             raise RunError("the launch asks for FSDP1, with which no recipe was tried: write `fsdp_version: 2`")
@@ -85,14 +94,39 @@ def join() -> None:
     import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    PartialState(cpu=not torch.cuda.is_available())
+    PartialState(cpu=not torch.cuda.is_available() and not _is_set(DEEPSPEED))
     own = Peer(torch.distributed.get_rank(), socket.gethostname(), os.getpid())
     _STATE.peers = tuple(_all(own))
+
+
+def refuse_untried_zero(given: Mapping[str, Any], several: bool) -> None:
+    """Raises RunError where DeepSpeed's options ask for what no recipe was tried with, or it would not train."""
+    if not several:
+        raise RunError("the launch asks for DeepSpeed in one process, which has nothing to divide: launch several")
+    values = {option: str(given.get(option)).lower() for option in ZERO}
+    if values["use_cpu"] not in OFF:
+        raise RunError("the launch asks for DeepSpeed and use_cpu, with which accelerate leaves it out: remove use_cpu")
+    for option, instead in UNTRIED_ZERO.items():
+        if values[option] not in OFF:
+            raise RunError(f"the launch asks for {option}, with which no recipe was tried: {instead}")
+    stage = str(given.get("zero_stage", ZERO_STAGES[-1]))
+    if stage not in ZERO_STAGES:
+        raise RunError(
+            f"the launch asks for zero_stage: {stage}, with which no recipe was tried: write 1 or 2, or for weights in "
+            "shards `distributed_type: FSDP` with `fsdp_version: 2`"
+        )
+    if find_spec("deepspeed") is None:
+        raise RunError("the launch asks for DeepSpeed, which is missing: pip install 'rlhf-plugins[deepspeed]'")
 
 
 def shards() -> bool:
     """Whether the processes that have met hold weights that are trained in shards (FSDP)."""
     return bool(_STATE.peers) and _is_set(FSDP)
+
+
+def divides_optimizer() -> bool:
+    """Whether the processes that have met hold parts of the optimizer's state (DeepSpeed's ZeRO-1 and ZeRO-2)."""
+    return bool(_STATE.peers) and _is_set(DEEPSPEED)
 
 
 def _is_set(name: str) -> bool:

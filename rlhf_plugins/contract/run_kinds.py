@@ -200,6 +200,7 @@ class Stage(Component, kind="stage"):
     judges: ClassVar[bool] = trait(False, "needs something to judge by: a reward, a true reward, or held-out answers")
     processes: ClassVar[str] = trait("one", "whether several processes may run it together", choices=("one", "several"))
     shards: ClassVar[bool] = trait(False, "trains weights that several processes hold in shards (FSDP2)")
+    zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO-1 and 2)")
     reads_answers: ClassVar[bool] = trait(False, "trains on the responses of its rows")
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
 

@@ -19,6 +19,7 @@ from rlhf_plugins.engine.packing import Tensors, pack, unpack
 from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.checkpoints import Checkpoints, appended, best, read
+from rlhf_plugins.trainers import zero
 from rlhf_plugins.trainers.resuming import (
     GoesOn,
     Resumable,
@@ -50,6 +51,8 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     """
     if processes.shards():
         _refuse_in_shards(run, trainer)
+    if processes.divides_optimizer():
+        zero.refuse_untried(trainer, run.base.quantization is not None, run.services.checkpoint is not None)
     files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
     run.memory.log.trainings += 1
     run.memory.log.kept_step = 0

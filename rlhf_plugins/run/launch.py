@@ -64,8 +64,11 @@ def refuse(config: Path) -> None:
     """Raises RunError for a configuration that cannot be read, or that starts what a recipe does not train in."""
     found = _read(config)
     kind = str(found.get("distributed_type", "NO"))
-    if kind in ("DEEPSPEED", "MEGATRON_LM"):
-        raise RunError(f"{config}: distributed_type: {kind}, {processes.NOT_DEEPSPEED}")
+    if kind == "MEGATRON_LM":
+        raise RunError(f"{config}: distributed_type: {kind}, with which no recipe was tried: write MULTI_GPU (DDP)")
+    if kind == "DEEPSPEED":
+        own = found.get("deepspeed_config") or {}
+        processes.refuse_untried_zero({**found, **own}, int(found.get("num_processes") or 1) > 1)
     fsdp = found.get("fsdp_config")
     if kind == "FSDP" and not (isinstance(fsdp, dict) and str(fsdp.get("fsdp_version")) == "2"):
         raise RunError(f"{config}: FSDP1, with which no recipe was tried: write `fsdp_version: 2` in fsdp_config")

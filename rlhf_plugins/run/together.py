@@ -50,6 +50,11 @@ def refuse_stage(stage: Stage) -> None:
         raise RunError(
             f"stage {stage.name} trains whole copies, and the launch asks for FSDP: write `distributed_type: MULTI_GPU`"
         )
+    if processes.divides_optimizer() and hasattr(stage, TRAINER) and not stage.zero:
+        raise RunError(
+            f"stage {stage.name} was not tried under DeepSpeed, for which the launch asks: write `distributed_type: "
+            "MULTI_GPU`"
+        )
     try:
         stage.fits_processes(processes.count())
     except ValueError as error:

@@ -36,6 +36,7 @@ class SFT(
     reads_answers=True,
     processes="several",
     shards=True,
+    zero=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1).

@@ -6,8 +6,8 @@ that losses and gradients sum to those of the batch. Memory then depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -61,12 +61,17 @@ def in_micro_batches(
 
 def token_limit(tokens: int | None, args: TrainingArguments, *components: Any) -> int | None:
     """The limit of a micro-batch; None where a component uses batch mates, or each backward pass is a step."""
-    whole = steps_in_backward(args) or any(component.uses_batch_mates for component in components)
+    whole = _steps_each_pass(args) or any(component.uses_batch_mates for component in components)
     return None if whole else tokens
 
 
 def steps_in_backward(args: TrainingArguments) -> bool:
-    """Whether each backward pass is a step, so that gradients are not there to be added to or clipped."""
+    """Whether a backward pass ends in the step, so that no gradient is there afterwards to be changed."""
+    return processes.divides_optimizer() or _steps_each_pass(args)
+
+
+def _steps_each_pass(args: TrainingArguments) -> bool:
+    """Whether each backward pass is a step, so that gradients cannot be added to."""
     return bool(args.deepspeed) or any(name in optimizer_name(args) for name in STEPPING)
 
 
@@ -109,7 +114,7 @@ class TrainsInMicroBatches:
         are averaged with those of its last one. One that does not fit into memory ends the run."""
         last = place == len(parts) - 1
         try:
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            with nullcontext() if last else without_step(self.accelerator, model):
                 return step(model, parts[place], *given)
         except Exception as error:
             if out_of_memory(error):
@@ -133,10 +138,26 @@ class TrainsInMicroBatches:
         return torch.stack(losses).sum(), joined, labels[0]
 
 
+@contextmanager
+def without_step(accelerator: Any, model: Any) -> Iterator[None]:
+    """For the block, gradients are accumulated alone: not averaged yet, nor, by DeepSpeed's engine, applied."""
+    if not processes.divides_optimizer():
+        with accelerator.no_sync(model):
+            yield
+        return
+    state = accelerator.gradient_state
+    before = state.sync_gradients
+    state._set_sync_gradients(False)
+    try:
+        yield
+    finally:
+        state._set_sync_gradients(before)
+
+
 def evened(parts: Sequence[Any]) -> list[Any]:
-    """The micro-batches of a process; where each pass gathers the weights, with others that count nothing, so that all
-    processes have as many."""
-    if not processes.shards():
+    """The micro-batches of a process; where each pass gathers weights or sends gradients, with others that count
+    nothing, so that all processes have as many."""
+    if not processes.shards() and not processes.divides_optimizer():
         return list(parts)
     most = max(processes.gathered(len(parts)))
     filler = {**parts[-1], SHARE: torch.tensor(0.0), ROWS: 0}

@@ -101,7 +101,8 @@ def clip_by_value(trainer: Any, limit: float | None) -> None:
     if limit is None:
         return
     if steps_in_backward(trainer.args):
-        how = "DeepSpeed" if trainer.args.deepspeed else f"optim: {optimizer_name(trainer.args)}"
+        deepspeed = trainer.args.deepspeed or processes.divides_optimizer()
+        how = "DeepSpeed" if deepspeed else f"optim: {optimizer_name(trainer.args)}"
         raise RunError(f"max_grad_value: {how} steps within the backward pass, where no gradient can be clipped")
     trainer.add_callback(ClipByValue(limit))
 

@@ -43,6 +43,7 @@ def stages(*blocks: dict[str, Any]) -> Any:
 
 
 DPO = {"stage": "preference", "name": "dpo"}
+DIVIDED = "distributed_type: DEEPSPEED\nnum_processes: 2"
 
 
 def test_a_stage_for_one_process_says_how_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +200,15 @@ def test_what_was_spent_is_taken_over_once(
     ("text", "message"),
     [
         ("distributed_type: FSDP\nnum_processes: 2", "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),
-        ("distributed_type: DEEPSPEED", "DEEPSPEED, with which no recipe was ever run, neither trained nor saved"),
+        ("distributed_type: MEGATRON_LM\nnum_processes: 2", "MEGATRON_LM, with which no recipe was tried"),
+        ("distributed_type: DEEPSPEED", "DeepSpeed in one process, which has nothing to divide"),
+        (f"{DIVIDED}\nuse_cpu: true", "DeepSpeed and use_cpu, with which accelerate leaves it out"),
+        (
+            f"{DIVIDED}\ndeepspeed_config: {{zero_stage: 3}}",
+            "zero_stage: 3, with which no recipe was tried: write 1 or",
+        ),
+        (f"{DIVIDED}\ndeepspeed_config: {{offload_optimizer_device: cpu}}", "offload_optimizer_device, with which no"),
+        (f"{DIVIDED}\ndeepspeed_config: {{deepspeed_config_file: a.json}}", "write `zero_stage: 2` in its place"),
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "through MPI alone; write `distributed_type: MULTI_GPU`"),
         ("distributed_type: 'NO'\nnum_processes: 2", "num_processes: 2, but distributed_type: NO starts one"),
         ("- a", "which is a mapping; `accelerate config` writes one"),
@@ -220,7 +229,11 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "what"),
     [
-        ({processes.DEEPSPEED: "true"}, "DeepSpeed, with which no recipe was ever run"),
+        (
+            {processes.DEEPSPEED: "true", processes.ZERO["zero_stage"]: "3"},
+            "zero_stage: 3, with which no recipe was tried",
+        ),
+        ({processes.DEEPSPEED: "true", "ACCELERATE_USE_CPU": "true"}, "DeepSpeed and use_cpu"),
         ({processes.FSDP: "true"}, "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),
         ({processes.FSDP: "1", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
     ],
@@ -238,6 +251,19 @@ def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(m
     monkeypatch.setattr(processes, "shards", lambda: True)
     together.refuse(stages(DPO))
     with pytest.raises(RunError, match="stage reward_model trains whole copies, and the launch asks for FSDP"):
+        together.refuse(stages({"stage": "reward_model"}))
+
+
+def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"DeepSpeed, which is missing: pip install 'rlhf-plugins\[deepspeed\]'"):
+        processes.refuse_untried_zero({"zero_stage": 2}, True)
+
+
+def test_a_stage_that_was_not_tried_under_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    together.refuse(stages({"stage": "sft"}))
+    with pytest.raises(RunError, match="stage reward_model was not tried under DeepSpeed, for which the launch asks"):
         together.refuse(stages({"stage": "reward_model"}))
 
 

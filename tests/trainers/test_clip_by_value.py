@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
@@ -81,6 +82,13 @@ def test_each_stage_clips_as_torch_does(seen: Gradients, tmp_path: Path, name: s
 def test_it_is_refused_where_there_is_no_gradient_to_clip(optim: str, deepspeed: str | None) -> None:
     trainer = SimpleNamespace(args=SimpleNamespace(optim=optim, deepspeed=deepspeed))
     with pytest.raises(RunError, match="max_grad_value: (optim: galore.*|DeepSpeed) steps within the backward pass"):
+        clip_by_value(trainer, 1.0)
+
+
+def test_it_is_refused_where_processes_divide_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    trainer = SimpleNamespace(args=SimpleNamespace(optim="adamw_torch", deepspeed=None))
+    with pytest.raises(RunError, match="max_grad_value: DeepSpeed steps within the backward pass"):
         clip_by_value(trainer, 1.0)
 
 

@@ -1,0 +1,66 @@
+"""What a training under DeepSpeed's ZeRO refuses, and when a micro-batch is a step; the trainings are in tests/run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import RunError
+from rlhf_plugins.contract import processes
+from rlhf_plugins.trainers import micro_batches
+from rlhf_plugins.trainers.zero import refuse_untried
+
+ARGS = {"load_best_model_at_end": False, "bf16": False, "fp16": False, "gradient_accumulation_steps": 2}
+
+
+def trainer(config: dict[str, Any] | None = None, enabled: bool = True, **args: Any) -> Any:
+    """A trainer as far as the checks read it."""
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=config or {}))
+    given = SimpleNamespace(**ARGS | {"max_grad_norm": 1.0} | args)
+    return SimpleNamespace(accelerator=SimpleNamespace(state=state), args=given, is_deepspeed_enabled=enabled)
+
+
+def test_what_the_recipe_says_too_is_taken() -> None:
+    refuse_untried(trainer({"gradient_accumulation_steps": 2, "gradient_clipping": "auto"}), False, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (trainer(enabled=False), "accelerate leaves it out here"),
+        (
+            trainer(bf16=True),
+            "trainer.bf16, trainer.fp16: was not tried under DeepSpeed: write `trainer: {bf16: false}`",
+        ),
+        (trainer(load_best_model_at_end=True), "trainer.load_best_model_at_end: was not tried"),
+        (
+            trainer({"gradient_clipping": 0.5}),
+            "gradient_clipping: 0.5, and the recipe trains with trainer.max_grad_norm",
+        ),
+    ],
+)
+def test_what_was_not_tried_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(RunError) as caught:
+        refuse_untried(given, False, False)
+    assert message in str(caught.value)
+
+
+def test_checkpoints_and_quantized_bases_are_refused() -> None:
+    with pytest.raises(RunError, match="checkpoint: was not tried under DeepSpeed: write `checkpoint: none`"):
+        refuse_untried(trainer(), False, True)
+    with pytest.raises(RunError, match="quantization: was not tried under DeepSpeed"):
+        refuse_untried(trainer(), True, False)
+
+
+@pytest.mark.parametrize("syncs", [True, False])
+def test_a_micro_batch_is_no_step_where_processes_divide_the_optimizer(
+    monkeypatch: pytest.MonkeyPatch, syncs: bool
+) -> None:
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    state = SimpleNamespace(sync_gradients=syncs)
+    state._set_sync_gradients = lambda value: setattr(state, "sync_gradients", value)
+    with micro_batches.without_step(SimpleNamespace(gradient_state=state), None):
+        assert not state.sync_gradients
+    assert state.sync_gradients is syncs
