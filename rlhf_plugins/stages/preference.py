@@ -60,6 +60,7 @@ class Preference(
     reads_answers=True,
     processes="several",
     shards=True,
+    zero=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""

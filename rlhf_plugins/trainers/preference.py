@@ -29,6 +29,7 @@ from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums
 from rlhf_plugins.trainers.preference_way import PreferenceOptions, check, loss_of, obstacle_of
 from rlhf_plugins.trainers.recovery import SHARE
 from rlhf_plugins.trainers.shares import SharesBatches, counts, through
+from rlhf_plugins.trainers.zero import hand_options_on
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
         super().__init__(**arguments)
         loss = own.loss or loss_of(self.args)
         self.obstacle, self.settled = obstacle_of(self, arguments, loss), True
+        hand_options_on(self)
         if self.obstacle is None and loss is not None:
             self._take_over(loss, own.tokens_per_batch)
         elif own.loss is not None or own.reference_cache is not None:

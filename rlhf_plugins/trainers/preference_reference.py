@@ -55,6 +55,15 @@ class ReadsReference(trl.DPOTrainer):
     def is_fsdp_enabled(self, shards: bool) -> None:
         self._shards = shards
 
+    @property
+    def is_deepspeed_enabled(self) -> bool:
+        """Whether DeepSpeed trains; not while a stage's trainer is built, which places its models as without it."""
+        return self._deepspeed and (self.settled or not processes.divides_optimizer())
+
+    @is_deepspeed_enabled.setter
+    def is_deepspeed_enabled(self, enabled: bool) -> None:
+        self._deepspeed = enabled
+
     def fill_in_reference(self) -> None:
         """The columns of all data sets, if the configuration asks for them."""
         theirs = self.obstacle is not None and self.is_fsdp_enabled

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers.integrations.deepspeed import propagate_args_to_deepspeed
+
+from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 
 AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
+
+
+def hand_options_on(trainer: Any) -> None:
+    """Gives DeepSpeed a trainer's options, which transformers does at once, unless DeepSpeed is hidden."""
+    if processes.divides_optimizer() and trainer.is_deepspeed_enabled:
+        propagate_args_to_deepspeed(trainer.accelerator, trainer.args)
 
 
 def refuse_untried(trainer: Any, quantized: bool, keeps: bool) -> None:
@@ -31,6 +40,7 @@ def refuse_untried(trainer: Any, quantized: bool, keeps: bool) -> None:
         "checkpoint": (keeps, "write `checkpoint: none`"),
         "regularizers": (bool(getattr(trainer, "regularizers", {})), "leave them out"),
         "trainer.load_best_model_at_end": (args.load_best_model_at_end, "leave it out"),
+        "precompute_ref_log_probs: false": (not getattr(args, "precompute_ref_log_probs", True), "leave it out"),
         "trainer.bf16, trainer.fp16": (args.bf16 or args.fp16, "write `trainer: {bf16: false}`"),
     }
     for name, (asked, instead) in untried.items():

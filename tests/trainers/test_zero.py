@@ -34,6 +34,7 @@ def test_what_the_recipe_says_too_is_taken() -> None:
             trainer(bf16=True),
             "trainer.bf16, trainer.fp16: was not tried under DeepSpeed: write `trainer: {bf16: false}`",
         ),
+        (trainer(precompute_ref_log_probs=False), "precompute_ref_log_probs: false: was not tried under DeepSpeed"),
         (trainer(load_best_model_at_end=True), "trainer.load_best_model_at_end: was not tried"),
         (
             trainer({"gradient_clipping": 0.5}),
