@@ -65,6 +65,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
             "_load_rng_state",
             "_load_scaler",
             "_maybe_log_save_evaluate",
+            "_prepare_for_training",
             "_run_epoch",
             "_save_optimizer_and_scheduler",
             "_save_rng_state",

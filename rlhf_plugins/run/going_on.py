@@ -52,7 +52,7 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
     if processes.shards():
         _refuse_in_shards(run, trainer)
     if processes.divides_optimizer():
-        zero.refuse_untried(trainer, run.base.quantization is not None, run.services.checkpoint is not None)
+        zero.refuse_untried(trainer, run.base.quantization is not None)
     files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
     run.memory.log.trainings += 1
     run.memory.log.kept_step = 0
@@ -161,6 +161,8 @@ class Keeper:
         except (KeyError, TypeError) as error:
             raise RunError(f"{found}: cannot be read: {type(error).__name__}: {error}; delete it") from error
         _refuse_other_count(trainer, found, 1 + len(state.get("others", ())))
+        if not packed["finished"]:
+            zero.refuse_other_division(trainer, found, state["optimizer"])
         step = int(found.name)
         if processes.is_main() and not packed["finished"]:
             line(f"{self.run.name or 'the training'} goes on from step {step}")

@@ -20,6 +20,7 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.packing import set_weights, weights_of
 from rlhf_plugins.engine.shards import like, optimizer_state, whole
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers import zero
 
 PICKLE = "training_args.bin"
 State = dict[str, Any]
@@ -65,11 +66,23 @@ class Resumable:
     def _save_rng_state(self, output_dir: str) -> None:
         """See above."""
 
+    def _prepare_for_training(self: Any, max_steps: int, train_dataloader: Any, checkpoint: str | None) -> Any:
+        """Under DeepSpeed, transformers would load a checkpoint of DeepSpeed's own here."""
+        if checkpoint is None or not processes.divides_optimizer():
+            return super()._prepare_for_training(max_steps, train_dataloader, checkpoint)  # type: ignore[misc]
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]
+        self._load_from_checkpoint(checkpoint)
+        self._load_optimizer_and_scheduler(checkpoint)
+        return prepared
+
     def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
         load_weights(self, self.resumed)
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str) -> None:
-        self.optimizer.load_state_dict(optimizer_state(self.resumed["optimizer"], self.optimizer))
+        if processes.divides_optimizer():
+            zero.load_part(self, self.resumed["optimizer"])
+        else:
+            self.optimizer.load_state_dict(optimizer_state(self.resumed["optimizer"], self.optimizer))
         self.lr_scheduler.load_state_dict(self.resumed["scheduler"])
 
     def _load_scaler(self: Any, checkpoint: str) -> None:
@@ -104,7 +117,9 @@ def state_of(trainer: Any) -> State:
     scaler = getattr(trainer.accelerator, "scaler", None)
     return {
         **outcome_of(trainer),
-        "optimizer": whole(trainer.optimizer.state_dict()),
+        "optimizer": zero.state_in_parts(trainer)
+        if processes.divides_optimizer()
+        else whole(trainer.optimizer.state_dict()),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }

@@ -5,13 +5,21 @@ It knows transformers' Trainer and DeepSpeed's engine, no loss.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIVISION, PARTS = "division", "parts"  # keys of a state
+WHOLE = "as a whole"
 AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
 
 
@@ -21,13 +29,42 @@ def hand_options_on(trainer: Any) -> None:
         propagate_args_to_deepspeed(trainer.accelerator, trainer.args)
 
 
-def refuse_untried(trainer: Any, quantized: bool, keeps: bool) -> None:
+def state_in_parts(trainer: Any) -> dict[str, Any]:
+    """The state of the part of each process of the optimizer, on the CPU, and how it is divided; all must ask."""
+    own = trainer.optimizer.optimizer  # that accelerate wraps; it has an optimizer of its part
+    return {DIVISION: _division(trainer), PARTS: processes.gathered(send_to_device(own.optimizer.state_dict(), "cpu"))}
+
+
+def load_part(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Gives the optimizer of this process the weights that the model has now, and the state of its part."""
+    own = trainer.optimizer.optimizer
+    own.refresh_fp32_params()
+    own.optimizer.load_state_dict(state[PARTS][processes.index()])
+
+
+def refuse_other_division(trainer: Any, found: Path, state: Mapping[str, Any]) -> None:
+    """Raises RunError where the optimizer whose state a checkpoint has was divided otherwise than this training's."""
+    before, now = state.get(DIVISION), _division(trainer)
+    if before != now:
+        raise RunError(
+            f"{found}: holds an optimizer {before or WHOLE}, and this launch has one {now or WHOLE}: launch as before, "
+            "or delete it to train from the beginning"
+        )
+
+
+def _division(trainer: Any) -> str | None:
+    if not processes.divides_optimizer():
+        return None
+    stage = trainer.accelerator.state.deepspeed_plugin.zero_stage
+    return f"in {processes.count()} parts of ZeRO-{stage} by DeepSpeed {version('deepspeed')}"
+
+
+def refuse_untried(trainer: Any, quantized: bool) -> None:
     """Raises RunError for what was not tried under ZeRO, and where accelerate leaves DeepSpeed out.
 
     Args:
         trainer: that is about to train.
         quantized: whether its base is.
-        keeps: whether checkpoints are written.
     """
     if not trainer.is_deepspeed_enabled:
         raise RunError(
@@ -37,7 +74,6 @@ def refuse_untried(trainer: Any, quantized: bool, keeps: bool) -> None:
     args = trainer.args
     untried = {
         "quantization": (quantized, "leave it out"),
-        "checkpoint": (keeps, "write `checkpoint: none`"),
         "regularizers": (bool(getattr(trainer, "regularizers", {})), "leave them out"),
         "trainer.load_best_model_at_end": (args.load_best_model_at_end, "leave it out"),
         "precompute_ref_log_probs: false": (not getattr(args, "precompute_ref_log_probs", True), "leave it out"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
-from several import DIES, RECIPE, RUN, assert_same, prepared
+import torch
+from several import DIES, RECIPE, RUN, assert_same, logged, prepared, weights
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -27,23 +29,47 @@ COMPARED = (  # not how many rewards are above 0, which at first is rounding
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"}
 
 
+LORA = "{r: 2, target_modules: [q_proj, v_proj]}"
+
+
+def recipe(adapter: str) -> str:
+    lines = [line for line in RECIPE.splitlines(keepends=True) if "reward_model" not in line]
+    lines[1:2] = [f"adapter: {adapter}\n", "checkpoint: {every: 1 steps}\n"]
+    return "".join(lines).replace("optim: sgd, learning_rate: 0.5", "learning_rate: 0.01")
+
+
+def environment(stage: str) -> dict[str, str]:
+    return os.environ | ZERO | {DISABLED: "lifecycle.report", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "adapter"), [("1", "none"), ("2", "none"), ("2", "{r: 2, target_modules: [q_proj, v_proj]}")]
-)
+@pytest.mark.parametrize(("stage", "adapter"), [("1", "none"), ("2", "none"), ("2", LORA)])
 def test_two_processes_that_divide_the_optimizer_train_what_one_trains(
     python: Warm, tmp_path: Path, stage: str, adapter: str
 ) -> None:
     """In two batches a step, of which the last step has one."""
     pytest.importorskip("deepspeed")
-    lines = [line for line in RECIPE.splitlines(keepends=True) if "reward_model" not in line]
-    lines[1:2] = [f"adapter: {adapter}\n", "checkpoint: none\n"]
-    recipe = "".join(lines).replace("optim: sgd, learning_rate: 0.5", "learning_rate: 0.01")
-    one, two = (prepared(tmp_path / name, recipe, BATCH=size, GA=2) for name, size in (("a", 2), ("b", 1)))
-    env = os.environ | {DISABLED: "lifecycle.report"}
-    assert python(*RUN, cwd=one, env=env).returncode == 0
-    env |= ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
-    found = python.together("-c", UNDER_ZERO + DIES, "99", cwd=two, env=env)
+    one, two = (prepared(tmp_path / name, recipe(adapter), BATCH=size, GA=2) for name, size in (("a", 2), ("b", 1)))
+    assert python(*RUN, cwd=one, env=os.environ | {DISABLED: "lifecycle.report"}).returncode == 0
+    found = python.together("-c", UNDER_ZERO + DIES, "99", cwd=two, env=environment(stage))
     assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
     assert found[0].stderr.count(f"a step of DeepSpeedZeroOptimizer {stage}") == 8
     assert_same(one, two, near=1e-5, names=COMPARED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "adapter"), [("1", LORA), ("2", "none")])
+def test_a_killed_training_in_parts_goes_on_bit_for_bit(python: Warm, tmp_path: Path, stage: str, adapter: str) -> None:
+    """It is killed in the third step of `sft`, and in `preference`."""
+    pytest.importorskip("deepspeed")
+    whole, killed = (prepared(tmp_path / name, recipe(adapter), BATCH=2, GA=1) for name in ("whole", "killed"))
+    run = partial(python.together, "-c", DIES, env=environment(stage))
+    assert [each.returncode for each in run("99", cwd=whole)] == [0, 0]
+    assert [each.returncode for each in run("2", cwd=killed)] == [2, -9]
+    assert [each.returncode for each in run("4", "--resume", cwd=killed)] == [2, -9]
+    again = run("99", "--resume", cwd=killed)
+    assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
+    assert "dpo goes on from step" in again[0].stderr
+    assert logged(killed) == logged(whole)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(killed)[name], tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,21 +10,21 @@ import pytest
 
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
-from rlhf_plugins.trainers import micro_batches
-from rlhf_plugins.trainers.zero import refuse_untried
+from rlhf_plugins.trainers import micro_batches, zero
+from rlhf_plugins.trainers.zero import DIVISION, refuse_other_division, refuse_untried
 
 ARGS = {"load_best_model_at_end": False, "bf16": False, "fp16": False, "gradient_accumulation_steps": 2}
 
 
 def trainer(config: dict[str, Any] | None = None, enabled: bool = True, **args: Any) -> Any:
     """A trainer as far as the checks read it."""
-    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=config or {}))
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=config or {}, zero_stage=2))
     given = SimpleNamespace(**ARGS | {"max_grad_norm": 1.0} | args)
     return SimpleNamespace(accelerator=SimpleNamespace(state=state), args=given, is_deepspeed_enabled=enabled)
 
 
 def test_what_the_recipe_says_too_is_taken() -> None:
-    refuse_untried(trainer({"gradient_accumulation_steps": 2, "gradient_clipping": "auto"}), False, False)
+    refuse_untried(trainer({"gradient_accumulation_steps": 2, "gradient_clipping": "auto"}), False)
 
 
 @pytest.mark.parametrize(
@@ -44,15 +45,27 @@ def test_what_the_recipe_says_too_is_taken() -> None:
 )
 def test_what_was_not_tried_is_refused(given: Any, message: str) -> None:
     with pytest.raises(RunError) as caught:
-        refuse_untried(given, False, False)
+        refuse_untried(given, False)
     assert message in str(caught.value)
 
 
-def test_checkpoints_and_quantized_bases_are_refused() -> None:
-    with pytest.raises(RunError, match="checkpoint: was not tried under DeepSpeed: write `checkpoint: none`"):
-        refuse_untried(trainer(), False, True)
+def test_quantized_bases_are_refused() -> None:
     with pytest.raises(RunError, match="quantization: was not tried under DeepSpeed"):
-        refuse_untried(trainer(), True, False)
+        refuse_untried(trainer(), True)
+
+
+def test_a_checkpoint_of_an_optimizer_in_other_parts_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = {DIVISION: "in 4 parts of ZeRO-1 by DeepSpeed 1.0"}
+    refuse_other_division(trainer(), tmp_path, {"state": {}})
+    with pytest.raises(RunError, match="in 4 parts of ZeRO-1 by DeepSpeed 1.0, and this launch has one as a whole"):
+        refuse_other_division(trainer(), tmp_path, other)
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(zero, "version", lambda name: "1.0")
+    with pytest.raises(RunError, match="as a whole, and this launch has one in 2 parts of ZeRO-2 by DeepSpeed 1.0"):
+        refuse_other_division(trainer(), tmp_path, {"state": {}})
 
 
 @pytest.mark.parametrize("syncs", [True, False])
