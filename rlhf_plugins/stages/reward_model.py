@@ -63,6 +63,7 @@ class RewardModelStage(
     makes={"reward"},
     reads_answers=True,
     processes="several",
+    zero=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD}),
 ):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""

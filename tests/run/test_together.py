@@ -262,9 +262,11 @@ def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_a_stage_that_was_not_tried_under_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
-    together.refuse(stages({"stage": "sft"}, DPO))
-    with pytest.raises(RunError, match="stage reward_model was not tried under DeepSpeed, for which the launch asks"):
-        together.refuse(stages({"stage": "reward_model"}))
+    together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, DPO))
+    with pytest.raises(
+        RunError, match="stage reward_ensemble was not tried under DeepSpeed, for which the launch asks"
+    ):
+        together.refuse(stages({"stage": "reward_ensemble"}))
 
 
 @pytest.mark.parametrize(("count", "launched"), [("", False), ("1", False), ("2", True)])
