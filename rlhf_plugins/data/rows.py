@@ -36,12 +36,17 @@ def no_such_file(source: str | None) -> str:
     """A message where a source is surely a local file and is not there; else empty."""
     if source is None or os.path.exists(source):
         return ""
-    file = Path(source)
     if not _bare(source).endswith(ENDINGS) and not source.startswith((".", "/", "~")):
         return ""  # it may be a data set on the hub
-    beside = file.parent.glob("*") if file.parent.is_dir() else ()
+    return f"there is no file {source!r}{_near(source)}"
+
+
+def _near(source: str) -> str:
+    """A hint at the file of rows beside it whose name is the nearest; empty where none is near."""
+    folder = Path(source).parent
+    beside = folder.glob("*") if folder.is_dir() else ()
     near = get_close_matches(source, [str(each) for each in beside if each.suffix in ENDINGS], n=1)
-    return f"there is no file {source!r}" + (f" (did you mean {near[0]}?)" if near else "")
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def read_rows(source: str, split: str = "train") -> Iterator[Row]:
@@ -281,7 +286,7 @@ def _arrow(path: Path) -> Iterator[Row]:
 
 def _hub(source: str, split: str) -> Iterator[Row]:
     if source.startswith((".", "/", "~")) or Path(source).suffix in {*ENDINGS, *PACKED} or source.count("/") > 1:
-        raise DataError(f"{source}: no such file")
+        raise DataError(f"{source}: no such file{_near(source)}")
     from datasets import load_dataset
 
     try:

@@ -28,7 +28,7 @@ def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working
     folder, _, name = path.rpartition("/")
     if not HUB_NAME.fullmatch(path):
         return f"no folder {path!r}, and that is not a hub name such as `owner/model`"
-    beside = bases_beside(path, start)
+    beside = [*([] if folder else POLICIES), *bases_beside(path, start)]
     if folder:
         has = f"there is a folder {folder!r}, and no model or run {name!r} in it {known(path, beside)}"
         return has if os.path.isdir(start / folder) else ""

@@ -277,7 +277,8 @@ def _constructed(
     whole = len(made_of) == len(_components(values))  # else a stage may be missed because it is itself at fault
     ordered = _out_of_order(made_of, registry) if whole else []
     useless, later = _useless_monitors(made_of, registry), _foreseen(made_of, registry) if whole else []
-    return made_of, problems + _clashes(names) + ordered + useless + _unmet(made_of, registry) + later
+    lacking, missing = _unmet(made_of, registry), foreseen.missing(made_of)
+    return made_of, [*problems, *_clashes(names), *ordered, *useless, *lacking, *missing, *later]
 
 
 def _foreseen(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
@@ -290,7 +291,7 @@ def _foreseen(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str
 
     found = (*foreseen.unjudged(stages, data, name), *foreseen.unanswered(stages, data, name))
     found = (*found, *foreseen.unmeasured(stages, data))
-    return [*foreseen.missing(made), *foreseen.taken(stages), *foreseen.without_optimizer(stages), *found]
+    return [*foreseen.taken(stages), *foreseen.without_optimizer(stages), *found]
 
 
 def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:

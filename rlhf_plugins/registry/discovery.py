@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256
 from importlib.metadata import EntryPoint, distributions, entry_points, version
 from importlib.util import module_from_spec, spec_from_file_location
@@ -86,7 +87,9 @@ def in_file(path: Path) -> Found:
     try:
         digest = sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise PluginError(f"plugin {str(path)!r} cannot be read: {error.strerror}") from error
+        near = get_close_matches(path.name, [file.name for file in path.parent.glob("*.py")], n=1)
+        hint = f" (did you mean {near[0]}?)" if near and not path.exists() else ""
+        raise PluginError(f"plugin {str(path)!r} cannot be read: {error.strerror}{hint}") from error
     return Found(Plugin(path.name, FILE, f"sha256:{digest}"), str(path), lambda: _executed(path, digest))
 
 

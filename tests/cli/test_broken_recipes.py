@@ -225,6 +225,8 @@ def test_a_broken_recipe_is_explained_and_nothing_is_written(case: str, rlhf: Rl
     ("words", "message"),
     [
         (["nowhere.yaml"], "nowhere.yaml:1: no such file, nor a bundled recipe of that name"),
+        (["r.yaml", "base=sandbx"], "base: there is no folder 'sandbx' (did you mean sandbox?)"),
+        (["r.yaml", "data={format: preference, source: none.jsonl}", "stages=[sfft]"], "there is no file 'none.jsonl'"),
         (["quickstrat"], "quickstrat:1: no such file, nor a bundled recipe of that name"),
         (["."], ".:1: cannot be read: Is a directory"),
         (["r.yaml", "sed=1"], "override:1: sed: unknown option (did you mean seed?"),

@@ -162,6 +162,7 @@ def test_pairs_are_written_in_every_form(form: str, expected: list[dict[str, Any
     ("words", "message"),
     [
         (["check", "none.jsonl"], "none.jsonl: no such file"),
+        (["check", "ood.jsonl"], "ood.jsonl: no such file (did you mean odd.jsonl?)"),
         (["check", "odd.jsonl"], "odd.jsonl:1: no format is known by these columns: q; give --format (known: "),
         (["check", "a.jsonl", "--format", "rating"], "unknown data_format 'rating' (did you mean ratings?"),
         (["check", "a.jsonl", "gapp=1"], "data_format.gapp: unknown option (did you mean gap?"),

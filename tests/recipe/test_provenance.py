@@ -92,6 +92,8 @@ def test_a_file_that_is_no_plugin_is_a_fault_of_its_line(own: Path) -> None:
     (own.parent / "my_loss.py").write_text(LOSS)
     with pytest.raises(RecipeError, match=r"override:1: plugins.0: plugin '.*gone.py' cannot be read"):
         load_recipe(own, ["plugins=[gone.py]"])
+    with pytest.raises(RecipeError, match=r"No such file or directory \(did you mean my_loss.py\?\)"):
+        load_recipe(own, ["plugins=[my_los.py]"])
 
 
 def test_a_run_with_a_file_says_so_and_tells_when_it_changed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ def test_the_policies_of_a_run_are_compared_with_its_reference(tmp_path: Path) -
     assert compare([f"{tmp_path}/run#ppo", f"{tmp_path}/run#dpo"])[0].counts == (2, 1, 0)
     with pytest.raises(RlhfError, match="several policies .* name one"):
         compare([str(tmp_path / "run"), str(tmp_path / "run")])
-    with pytest.raises(RlhfError, match="no policy 'dop' was evaluated"):
+    with pytest.raises(RlhfError, match=r"no policy 'dop' was evaluated \(did you mean dpo\?"):
         compare([str(tmp_path / "run#dop")])
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ def read(source: str, by: str = "") -> list[Scored]:
     others = [name for name in evaluation.scores if name != evaluation.reference]
     names = [policy] if policy else [evaluation.reference, *others]
     if unknown := [name for name in names if name not in evaluation.scores]:
-        raise RunError(f"{folder}: no policy {unknown[0]!r} was evaluated (known: {', '.join(evaluation.scores)})")
+        near = get_close_matches(unknown[0], evaluation.scores, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise RunError(
+            f"{folder}: no policy {unknown[0]!r} was evaluated ({hint}known: {', '.join(evaluation.scores)})"
+        )
     prompts = [_key(prompt) for prompt in evaluation.prompts]
     return [_of_run(folder, name, evaluation, prompts) for name in names]
 
