@@ -59,9 +59,10 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks/over_optimisation.json docs/benchmarks/facts.md
 
 SUITES := three_ways more_ways overfit frontier hybrids
-bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*.md and which_algorithm.md (4 hours)
+bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_* and which_algorithm.md (4 hours)
 	set -e; for suite in $(SUITES); do \
-	  $(BIN)/rlhf bench $$suite; cp runs/bench/$$suite/bench.md docs/benchmarks/suite_$$suite.md; done
+	  $(BIN)/rlhf bench $$suite; \
+	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done
 	$(BIN)/python -m rlhf_bench.guide runs/bench docs/benchmarks/which_algorithm.md
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)

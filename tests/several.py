@@ -14,7 +14,7 @@ from rlhf_plugins.testing import tiny_base
 from rlhf_plugins.testing.tiny import ASKED, BAD, GOOD
 
 PAIRS = 13  # of which a last batch holds one, so that a process has none
-TRAINER = "optim: sgd, learning_rate: 0.5, num_train_epochs: 1, logging_steps: 1, lr_scheduler_type: constant"
+TRAINER = "optim: sgd, learning_rate: 0.2, num_train_epochs: 1, logging_steps: 1, lr_scheduler_type: constant"
 EVALUATES = "eval_strategy: steps, eval_steps: 2, per_device_eval_batch_size: BATCH"
 RECIPE = f"""\
 base: base

@@ -139,7 +139,7 @@ def test_two_processes_that_hold_shards_train_what_one_trains_and_go_on(
     """accelerate shards on GPUs alone, so that it is made to believe that it is on some."""
     lines = [line for line in RECIPE.splitlines(keepends=True) if "reward_model" not in line]
     lines[1:2] = [f"adapter: {adapter}\n", "checkpoint: {every: 1 steps}\n"]
-    recipe = "".join(lines).replace("optim: sgd, learning_rate: 0.5", "learning_rate: 0.01")
+    recipe = "".join(lines).replace("optim: sgd, learning_rate: 0.2", "learning_rate: 0.01")
     one, two = (prepared(tmp_path / name, recipe, BATCH=size, GA=1) for name, size in (("a", 4), ("b", 2)))
     env = os.environ | FSDP2
     assert python(*RUN, cwd=one).returncode == 0

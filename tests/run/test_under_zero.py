@@ -36,7 +36,7 @@ def recipe(adapter: str) -> str:
     """With Adam, whose usual epsilon would make steps of the rounding of gradients near 0."""
     lines = RECIPE.splitlines(keepends=True)
     lines[1:2] = [f"adapter: {adapter}\n", "checkpoint: {every: 1 steps}\n"]
-    return "".join(lines).replace("optim: sgd, learning_rate: 0.5", "learning_rate: 0.01, adam_epsilon: 1.0e-4")
+    return "".join(lines).replace("optim: sgd, learning_rate: 0.2", "learning_rate: 0.01, adam_epsilon: 1.0e-4")
 
 
 def environment(stage: str) -> dict[str, str]:
