@@ -16,7 +16,7 @@ ABOUT = (
     "textbooks say of the three, and whether the means agree with it; means of few seeds may agree by chance."
 )
 THEORY = (
-    "the clipped objective has no theorem of its own (Schulman et al. 2017, section 3); it stands in for a trust "
+    "the clipped objective has no theorem of its own (Schulman et al. 2017, section 3); it takes the place of a trust "
     "region, whose bound needs exact advantages and a bounded KL (Schulman et al. 2015, theorem 1)",
     "under Bradley-Terry or Plackett-Luce, each class of equivalent rewards is beta log pi / pi_ref of one policy; "
     "needs pi_ref > 0 everywhere and beta > 0 (Rafailov et al. 2023, theorem 1)",
