@@ -144,7 +144,8 @@ class Followed:
     def summary(self) -> Row:
         """What the list of runs shows."""
         try:
-            status, message = self.record.status, self.record.message
+            status = self.record.status
+            message = "" if status in ("running", "finished") else self.record.message
         except RlhfError as error:  # status.json is being replaced, or is broken
             status, message = "unreadable", str(error)
         stage, step = self.at
