@@ -96,7 +96,9 @@ def read_comparisons(
     meaning = {word.lower(): SIGNS[verdict] for word, verdict in (labels or words()).items()}
     pairs: dict[str, _Pair] = {}
     for where, fields in with_system_cells(rows):
-        pair = _row(where, fields, dropped, columns, meaning)
+        pair = None
+        with dropped.row(where):
+            pair = _row(where, fields, dropped, columns, meaning)
         if pair is None:
             continue
         named = at(fields, columns.annotator) if columns.annotator else None

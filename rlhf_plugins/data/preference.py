@@ -35,9 +35,10 @@ def read_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns = Pai
             below 1/2, or lists of responses a margin, a probability or an annotator.
     """
     for pair in shaped_pairs(rows, dropped, columns):
-        group = _group(pair, dropped, columns)
-        if group is not None:
-            yield pair.where, group
+        with dropped.row(pair.where):
+            group = _group(pair, dropped, columns)
+            if group is not None:
+                yield pair.where, group
 
 
 def _group(pair: Pair, dropped: Dropped, columns: PairColumns) -> Group | None:

@@ -50,12 +50,13 @@ def read_rankings(
         fields = (as_ranking(given) if usual else None) or given
         if fields is not given:
             dropped.note_shape("a list of answers with ranks, or with the best of them")
-        group = _group(where, fields, dropped, columns)
-        reason = _useless(group)
-        if reason:
-            dropped.add(reason, where)
-        else:
-            yield where, group
+        with dropped.row(where):
+            group = _group(where, fields, dropped, columns)
+            reason = _useless(group)
+            if reason:
+                dropped.add(reason, where)
+            else:
+                yield where, group
 
 
 def _group(where: str, fields: dict[str, Any], dropped: Dropped, columns: RankingColumns) -> Group:

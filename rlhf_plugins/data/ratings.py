@@ -58,18 +58,19 @@ def read_ratings(
     groups: dict[str, _Rated] = {}
     missing = dict.fromkeys(paths, "")  # of each dimension that no row has had yet: what the first row has
     for where, fields in with_system_cells(rows):
-        prompt, taken = opened_prompt(where, fields, columns.prompt)
-        more = extras(where, fields, columns, read | taken)
-        many = columns.responses in fields
-        place = where if many else key(prompt, more["topic"] or "")
-        rated = list(_rated(where, fields, columns, prompt, paths, missing))
-        if blank(prompt) or any(blank(response) for response, _ in rated):
-            dropped.add("empty prompt or response", where)
-            continue
-        group = groups.setdefault(place, _Rated(where, prompt))
-        group.extras.append(more)
-        for response, ratings in rated:
-            group.add(response, ratings)
+        with dropped.row(where):
+            prompt, taken = opened_prompt(where, fields, columns.prompt)
+            more = extras(where, fields, columns, read | taken)
+            many = columns.responses in fields
+            place = where if many else key(prompt, more["topic"] or "")
+            rated = list(_rated(where, fields, columns, prompt, paths, missing))
+            if blank(prompt) or any(blank(response) for response, _ in rated):
+                dropped.add("empty prompt or response", where)
+                continue
+            group = groups.setdefault(place, _Rated(where, prompt))
+            group.extras.append(more)
+            for response, ratings in rated:
+                group.add(response, ratings)
     _all_found(missing, groups)
     for group in groups.values():
         if any(values for ratings in group.ratings.values() for values in ratings.values()):

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.errors import DataError, known
 
 Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
@@ -49,7 +50,7 @@ def _near(source: str) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def read_rows(source: str, split: str = "train") -> Iterator[Row]:
+def read_rows(source: str, split: str = "train", dropped: Dropped | None = None) -> Iterator[Row]:
     """Rows of a local file (JSON lines, CSV, Parquet, Arrow; text may be packed), of a folder of them, or of the hub.
 
     Of a folder with a folder of the split's name, or with files whose names begin with it, those alone are read.
@@ -57,6 +58,7 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     Args:
         source: a path, or a hub name such as `trl-lib/ultrafeedback_binarized`.
         split: of the hub's data set, or of a folder; a file has none.
+        dropped: gathers the lines that cannot be read; None: the first one raises.
 
     Raises:
         DataError: the source is missing, is not readable as its format, or is empty; names the file and line.
@@ -67,7 +69,7 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
         return
     if path.is_dir():
         for file in _files(path, split):
-            yield from read_rows(str(file), split)
+            yield from read_rows(str(file), split, dropped)
         return
     if not path.is_file():
         raise DataError(f"{source}: is a pipe or a device; name a file {known('', ENDINGS)}")
@@ -79,11 +81,11 @@ def read_rows(source: str, split: str = "train") -> Iterator[Row]:
     reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _arrow}.get(suffix, _json_lines)
     if path.suffix in PACKED and reader in (_parquet, _arrow):
         raise DataError(f"{source}: unpack it first: only text is read packed")
-    empty = True
-    for row in reader(path):
+    dropped, empty = Dropped() if dropped is None else dropped, True
+    for row in reader(path, dropped):
         empty = False
         yield row
-    if empty:
+    if empty and not dropped.faults:
         raise DataError(f"{source}: holds no rows")
 
 
@@ -147,20 +149,23 @@ def _opened(path: Path) -> Any:
     return pyarrow.input_stream(str(path), compression="zstd")
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def _json_lines(path: Path, dropped: Dropped) -> Iterator[Row]:
     text = _text(path)
     if _bare(path.name).endswith(".json") and text.lstrip().startswith("["):
-        yield from _json_array(path, text)
+        yield from _json_array(path, text, dropped)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            yield where, _record(where, _parsed(where, path, number, line))
+            with dropped.row(where):
+                yield where, _record(where, _parsed(where, path, number, line))
 
 
-def _json_array(path: Path, text: str) -> Iterator[Row]:
+def _json_array(path: Path, text: str, dropped: Dropped) -> Iterator[Row]:
     for number, value in enumerate(_parsed(str(path), path, 1, text)):
-        yield f"{path}[{number}]", _record(f"{path}[{number}]", value)
+        where = f"{path}[{number}]"
+        with dropped.row(where):
+            yield where, _record(where, value)
 
 
 def _parsed(where: str, path: Path, first_line: int, text: str) -> Any:
@@ -190,7 +195,7 @@ def _record(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, dropped: Dropped) -> Iterator[Row]:
     text = _text(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # which is no fault of the file
     tabs = _bare(path.name).endswith(".tsv")
@@ -202,17 +207,22 @@ def _csv(path: Path) -> Iterator[Row]:
         rows = []
         for fields in reader:
             where = f"{path}:{reader.line_num}"
-            if None in fields or None in fields.values():
-                raise DataError(f"{where}: has not the {len(names)} fields of the header")
-            rows.append((where, fields))
+            with dropped.row(where):
+                rows.append((where, _whole(where, fields, len(names))))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.reader.line_num}: is not CSV: {error}") from error
     for name in names:
-        _parse_cells(rows, name)
+        _parse_cells(rows, name, dropped)
     yield from rows
 
 
-def _parse_cells(rows: list[Row], name: str) -> None:
+def _whole(where: str, fields: dict[str, Any], count: int) -> dict[str, Any]:
+    if None in fields or None in fields.values():
+        raise DataError(f"{where}: has not the {count} fields of the header")
+    return fields
+
+
+def _parse_cells(rows: list[Row], name: str, dropped: Dropped) -> None:
     """Reads the cells of a column that all hold a list of texts or objects, or a message, as JSON or Python writes it.
 
     Raises:
@@ -223,8 +233,9 @@ def _parse_cells(rows: list[Row], name: str) -> None:
         return
     found = [_cell(cell) for _, _, cell in cells]
     if unread := [where for (where, _, _), value in zip(cells, found, strict=True) if value is None]:
-        if any(MESSAGES.match(cell) for _, _, cell in cells):
-            raise DataError(f"{unread[0]}: {name} looks like messages, and is neither JSON nor a Python list of them")
+        for where in unread if any(MESSAGES.match(cell) for _, _, cell in cells) else ():
+            with dropped.row(where):
+                raise DataError(f"{where}: {name} looks like messages, and is neither JSON nor a Python list of them")
         return
     for (_, fields, _), value in zip(cells, found, strict=True):
         fields[name] = value
@@ -251,21 +262,21 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) or one is None for one in value)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, _: Dropped) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        first, *_ = str(error).split("\n")
+        first = str(error).partition("\n")[0]
         raise DataError(f"{path}: cannot be read as Parquet: {first}") from error
     batches = table.to_batches(max_chunksize=AT_ONCE)
     for number, fields in enumerate(fields for batch in batches for fields in batch.to_pylist()):
         yield f"{path}[{number}]", fields
 
 
-def _arrow(path: Path) -> Iterator[Row]:
+def _arrow(path: Path, _: Dropped) -> Iterator[Row]:
     """Of a file in Arrow's format for files or for streams, which `datasets` writes."""
     import pyarrow
 
@@ -278,7 +289,7 @@ def _arrow(path: Path) -> Iterator[Row]:
                 table = pyarrow.ipc.open_stream(file).read_all()
             rows = table.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        first, *_ = str(error).split("\n")
+        first = str(error).partition("\n")[0]
         raise DataError(f"{path}: cannot be read as Arrow: {first}") from error
     for number, fields in enumerate(rows):
         yield f"{path}[{number}]", fields

@@ -146,7 +146,10 @@ def shaped_pairs(rows: Iterable[Row], dropped: Dropped, columns: PairColumns) ->
     Raises:
         DataError: a text is missing or has the wrong type, a response is not the assistant's, or no prompt is found.
     """
-    read = [_pair(where, fields, columns) for where, fields in with_system_cells(rows)]
+    read = []
+    for where, fields in with_system_cells(rows):
+        with dropped.row(where):
+            read.append(_pair(where, fields, columns))
     asked = [pair.texts for pair, _ in read if not _says_nothing(pair.texts)]
     repeated = bool(asked) and all(map(_repeats, asked))
     for pair, shape in read:

@@ -119,9 +119,13 @@ def _unseen(
 
 
 def useful(source: str, split: str, read: Read, dropped: Dropped) -> list[Placed]:
-    """The groups of a source, without repeated and contradicted ones. Raises DataError where there are none."""
-    left_out = Dropped()
-    found = list(_distinct(list(_alike(read(_counted(read_rows(source, split), left_out), left_out))), left_out))
+    """The groups of a source, without repeated and contradicted ones. Raises DataError for none or refused rows."""
+    left_out = Dropped(gathers=True)
+    try:
+        placed = list(_alike(read(_counted(read_rows(source, split, left_out), left_out), left_out), left_out))
+    finally:
+        left_out.refuse(source)  # also where what is left of the rows is no set
+    found = list(_distinct(placed, left_out))
     if not found:
         raise DataError(f"{source}: no row is useful ({reasons(left_out)})")
     judged = any(len(group.responses) > 1 or (group.ratings and group.label is None) for _, group in found)
@@ -139,13 +143,14 @@ def _counted(rows: Iterable[Row], dropped: Dropped) -> Iterator[Row]:
         yield row
 
 
-def _alike(placed: Iterable[Placed]) -> Iterator[Placed]:
+def _alike(placed: Iterable[Placed], dropped: Dropped) -> Iterator[Placed]:
     expected: str | None = None
     for where, group in placed:
         expected = expected or form(group.prompt)
-        if form(group.prompt) != expected:
-            raise DataError(f"{where}: is {form(group.prompt)}, the rows before it are {expected}")
-        yield where, group
+        with dropped.row(where):
+            if form(group.prompt) != expected:
+                raise DataError(f"{where}: is {form(group.prompt)}, the rows before it are {expected}")
+            yield where, group
 
 
 def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:

@@ -43,18 +43,9 @@ def read_answers(
             no turn of its conversation.
     """
     for where, given in with_system_cells(rows):
-        fields = dict(given)
-        prompt, response, shape = _answered(where, fields, columns)
-        column = _label_column(columns, given)
-        label = _label(where, str(column), None if column is None else optional(where, "label", column, given))
-        fields.pop(str(column), None)
-        if blank(prompt) or blank(response):
-            dropped.add("empty prompt or response", where)
-            continue
-        dropped.note_shape(shape if label is None else f"{shape} and a label")
-        more = extras(where, given, columns, given.keys() - fields.keys())
-        rated = {} if label is None else {LABEL: (float(label),)}
-        yield where, Group(prompt, (response,), label=label, ratings=rated, **more)
+        with dropped.row(where):
+            if (group := _group(where, given, dropped, columns)) is not None:
+                yield where, group
 
 
 def read_prompts(
@@ -68,15 +59,36 @@ def read_prompts(
         DataError: a row has no prompt.
     """
     for where, given in with_system_cells(rows):
-        fields = dict(given)
-        prompt, shape = prompt_of(where, fields, columns.prompt)
-        if prompt is None:
-            raise DataError(f"{where}: has no `prompt` {known('prompt', given)}; {without_prompt(given)}")
-        if blank(prompt):
-            dropped.add("empty prompt", where)
-            continue
-        dropped.note_shape(f"prompts ({shape})")
-        yield where, Group(prompt, **extras(where, given, columns, given.keys() - fields.keys()))
+        with dropped.row(where):
+            if (group := _prompt(where, given, dropped, columns)) is not None:
+                yield where, group
+
+
+def _group(where: str, given: Mapping[str, Any], dropped: Dropped, columns: SupervisedColumns) -> Group | None:
+    fields = dict(given)
+    prompt, response, shape = _answered(where, fields, columns)
+    column = _label_column(columns, given)
+    label = _label(where, str(column), None if column is None else optional(where, "label", column, given))
+    fields.pop(str(column), None)
+    if blank(prompt) or blank(response):
+        dropped.add("empty prompt or response", where)
+        return None
+    dropped.note_shape(shape if label is None else f"{shape} and a label")
+    more = extras(where, given, columns, given.keys() - fields.keys())
+    rated = {} if label is None else {LABEL: (float(label),)}
+    return Group(prompt, (response,), label=label, ratings=rated, **more)
+
+
+def _prompt(where: str, given: Mapping[str, Any], dropped: Dropped, columns: Columns) -> Group | None:
+    fields = dict(given)
+    prompt, shape = prompt_of(where, fields, columns.prompt)
+    if prompt is None:
+        raise DataError(f"{where}: has no `prompt` {known('prompt', given)}; {without_prompt(given)}")
+    if blank(prompt):
+        dropped.add("empty prompt", where)
+        return None
+    dropped.note_shape(f"prompts ({shape})")
+    return Group(prompt, **extras(where, given, columns, given.keys() - fields.keys()))
 
 
 def is_answered(fields: Mapping[str, Any]) -> bool:

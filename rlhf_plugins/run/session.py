@@ -157,10 +157,14 @@ def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dic
 
 def recognised(file: str, registry: Registry, advice: str, split: str = "train") -> str:
     """The one format that recognises the first row of a file. Raises DataError, with advice."""
+    from rlhf_plugins.data.dropped import Dropped
     from rlhf_plugins.data.rows import read_rows
 
     formats: dict[str, Any] = {name: registry.get("data_format", name) for name in registry.names("data_format")}
-    where, fields = next(read_rows(file, split))
+    dropped = Dropped(gathers=True)
+    where, fields = next(read_rows(file, split, dropped), ("", {}))
+    if not where:
+        dropped.refuse(file)
     found = [name for name, cls in formats.items() if cls.recognises(fields)]
     if len(found) != 1:
         which = f"several formats fit ({', '.join(found)})" if found else "no format is known by these columns"

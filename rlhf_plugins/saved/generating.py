@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Text
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import text
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.errors import DataError, RunError
@@ -171,13 +172,15 @@ def _asked(source: str, prompted: Prompted) -> Iterator[Asked]:
     if Path(source).suffix == PLAIN:
         yield from _plain(Path(source), prompted)
         return
-    rows = read_rows(source)
-    where, fields = next(rows)
-    if "prompt" not in fields:
-        yield from _of_format(source)
-        return
-    yield _with_prompt(where, fields)
-    yield from (_with_prompt(where, fields) for where, fields in rows)
+    dropped, found = Dropped(gathers=True), list[Asked]()
+    for number, (where, fields) in enumerate(read_rows(source, dropped=dropped)):
+        if number == 0 and "prompt" not in fields:
+            yield from _of_format(source)
+            return
+        with dropped.row(where):
+            found.append(_with_prompt(where, fields))
+    dropped.refuse(source)
+    yield from found
 
 
 def _plain(path: Path, prompted: Prompted) -> Iterator[Asked]:

@@ -100,7 +100,7 @@ def score_file(
         base, known_as = saved_base(model), identity(model)
     else:
         base, known_as = model.base, model.identity
-    items = list(_of_format(source, read, base) if read else (_item(*row) for row in read_rows(source)))
+    items = list(_of_format(source, read, base)) if read else _items(source)
     encode = _encoder(base)
     tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in items]
     out = _beside(source) if out is None else out
@@ -143,6 +143,15 @@ def chunks(firsts: range, what: str) -> Iterator[int]:
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
+def _items(source: str) -> list[Item]:
+    dropped, found = Dropped(gathers=True), list[Item]()
+    for where, fields in read_rows(source, dropped=dropped):
+        with dropped.row(where):
+            found.append(_item(where, fields))
+    dropped.refuse(source)
+    return found
+
+
 def _item(where: str, fields: Mapping[str, Any]) -> Item:
     for name in WRITTEN:
         if name in fields:

@@ -53,6 +53,6 @@ def test_the_option_that_a_message_gives_reads_the_rows(tmp_path: Path, row: dic
 
 
 def test_pairs_without_a_prompt_are_given_a_remedy(tmp_path: Path) -> None:
-    remedy = r"; add a column `prompt`, or write `columns: {prompt: NAME}` if it has another name$"
+    remedy = r"; add a column `prompt`, or write `columns: {prompt: NAME}` if it has another name \(and 1 more row"
     with pytest.raises(DataError, match=r"share no beginning that could be one \(an implicit prompt\)" + remedy):
         load(tmp_path, {"chosen": "yes", "rejected": "no"})
