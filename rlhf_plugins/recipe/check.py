@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.members import Member, is_several, taken_out
 from rlhf_plugins.recipe.needs import unmet, useless_monitors
 from rlhf_plugins.recipe.options import options
-from rlhf_plugins.recipe.order import named_stages, out_of_order, too_early
+from rlhf_plugins.recipe.order import Faulty, faulty, named_stages, out_of_order, too_early
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
@@ -204,7 +205,7 @@ def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence
     values = resolver.block(Recipe, source.values, ())
     start = Path() if source.place(("base",)).typed else folder
     problems = [*faults, *resolver.problems, *_output(values), *_base(values, start), *_quantization(values)]
-    made, refused = _constructed(values, [keys for keys, _ in problems], registry)
+    made, refused = _constructed(source, values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))
     return _Checked(values, registry, made)
@@ -258,7 +259,7 @@ def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
 
 
 def _constructed(
-    values: dict[str, Any], bad: list[Keys], registry: Registry
+    source: Source, values: dict[str, Any], bad: list[Keys], registry: Registry
 ) -> tuple[dict[Keys, Any], list[tuple[Keys, str]]]:
     """Data and stages as objects, and their faults: refused options, equal names, a wrong order, missing columns."""
     sound = [keys for keys in _components(values) if not any(at[: len(keys)] == keys for at in bad)]
@@ -274,34 +275,43 @@ def _constructed(
                 names.append((_name(made, keys), keys))
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
-    whole = len(made_of) == len(_components(values))  # else a stage may be missed because it is itself at fault
-    ordered = _out_of_order(made_of, registry) if whole else []
-    useless, later = _useless_monitors(made_of, registry), _foreseen(made_of, registry) if whole else []
+    unmade = {keys: _faulty(source, values, keys, registry) for keys in _components(values) if keys not in made_of}
+    ordered, later = _out_of_order(made_of, unmade, registry), _foreseen(made_of, unmade, registry)
+    useless = _useless_monitors(made_of, registry)
     lacking, missing = _unmet(made_of, registry), foreseen.missing(made_of)
     return made_of, [*problems, *_clashes(names), *ordered, *useless, *lacking, *missing, *later]
 
 
-def _foreseen(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
+def _faulty(source: Source, values: dict[str, Any], keys: Keys, registry: Registry) -> Faulty:
+    """What is known of a stage that is not made; of data nothing is."""
+    if keys == ("data",):
+        return Faulty("", None)
+    index = int(keys[1])
+    return faulty(values["stages"][index] or source.values["stages"][index], registry)
+
+
+def _foreseen(made: dict[Keys, Any], unmade: Mapping[Keys, Faulty], registry: Registry) -> list[tuple[Keys, str]]:
     """What would stop the recipe after stages have trained."""
     stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
     data = made.get(("data",))
+    sure = [(keys, stage) for keys, stage in stages if not any(("stages",) < other < keys for other in unmade)]
 
     def name(part: Any) -> str:
         return registry.find(type(part)).name
 
-    found = (*foreseen.unjudged(stages, data, name), *foreseen.unanswered(stages, data, name))
+    found = (*foreseen.unjudged(sure, data, name), *foreseen.unanswered(stages, data, name))
     found = (*found, *foreseen.unmeasured(stages, data))
-    return [*foreseen.taken(stages), *foreseen.without_optimizer(stages), *found]
+    return [*foreseen.taken(stages), *foreseen.without_optimizer(sure), *found]
 
 
-def _out_of_order(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
+def _out_of_order(made: dict[Keys, Any], unmade: Mapping[Keys, Faulty], registry: Registry) -> list[tuple[Keys, str]]:
     """The stages that need what no stage before them makes."""
     makers: dict[str, list[str]] = {}
     for name in registry.names("stage"):
         cls: Any = registry.get("stage", name)
         for what in cls.makes:
             makers.setdefault(what, []).append(name)
-    stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
+    stages = sorted((item for item in {**made, **unmade}.items() if item[0][0] == "stages"), key=itemgetter(0))
     early = too_early(made[("data",)]) if ("data",) in made else ()
     return [*early, *out_of_order(stages, makers, lambda part: registry.find(type(part)).name)]
 

@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from rlhf_plugins.contract.component import Component, Earlier
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import known
 from rlhf_plugins.recipe.needs import Name, all_parts
-from rlhf_plugins.recipe.options import options
+from rlhf_plugins.recipe.options import Option, options
 from rlhf_plugins.recipe.source import Keys
+from rlhf_plugins.registry.registry import Registry
 
 WORDS = {"base": "base", "data": "data", "evaluation": "evaluation", "policy": "policy", "reward": "reward model"}
 OURS = "rlhf_plugins."
 BEFORE = "no stage runs before the recipe's data is read: write it as the `data` of a stage"
 ASKS = "asks a model, which only a stage can open: write the data as the `data` of a stage"
 
-Placed = tuple[Keys, Stage]
 Fault = tuple[Keys, str]
 
 
+@dataclass(frozen=True)
+class Faulty:
+    """A stage with a fault of its own, so far as those that name it need it, and the stages that it names itself."""
+
+    name: str
+    cls: type[Stage] | None  # that it is, or of a misspelt one the nearest; None where none is near
+    written: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def makes(self) -> frozenset[str]:
+        """All that it may hand on."""
+        return frozenset(WORDS) if self.cls is None else self.cls.makes
+
+
+Placed = tuple[Keys, Stage | Faulty]
+
+
+def faulty(written: Any, registry: Registry) -> Faulty:
+    """What the words of a recipe say of a stage that cannot be made of them."""
+    words: Mapping[str, Any] = written if isinstance(written, dict) else {"stage": written}
+    kind, names = str(words.get("stage")), registry.names("stage")
+    near = kind if kind in names else next(iter(get_close_matches(kind, names, n=1)), None)
+    cls = None if near is None or registry.fault("stage", near) else registry.get("stage", near)
+    default = "" if cls is None else options(cls)["name"].default
+    return Faulty(str(words.get("name") or default), cls, words)
+
+
 def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: Name) -> Iterator[Fault]:
-    """What each stage needs of those before it and does not find.
+    """What each stage needs of those before it and does not find; of one at fault, only the stages that it names.
 
     Args:
         stages: of a recipe, in order, each with its place.
@@ -31,6 +60,11 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
     """
     for place, (keys, stage) in enumerate(stages):
         before, after = [s for _, s in stages[:place]], [s for _, s in stages[place + 1 :]]
+        if isinstance(stage, Faulty):
+            for option, value, what in _named_by(stage):
+                if message := _unknown(value, what, before, after):
+                    yield (*keys, option), message
+            continue
         parts = list(all_parts(stage))
         for number, (inside, part) in enumerate(parts):
             for option, value, what in named_stages(part):
@@ -57,27 +91,36 @@ def too_early(data: Component) -> Iterator[Fault]:
             yield ("data", *inside), ASKS
 
 
-def _unknown(value: str, what: str, before: Sequence[Stage], after: Sequence[Stage]) -> str:
+def _unknown(value: str, what: str, before: Sequence[Stage | Faulty], after: Sequence[Stage | Faulty]) -> str:
     """What is wrong with the name of an earlier stage; empty where there is one."""
     names = [stage.name for stage in before if what in stage.makes]
     renamed = what != "data" and any(not _is_ours(stage) for stage in before if what in stage.makes)
-    if value.partition("/")[0] in names or renamed:
+    anything = any(isinstance(stage, Faulty) and stage.cls is None for stage in before)
+    if value.partition("/")[0] in names or renamed or anything:
         return ""
     if value in [stage.name for stage in after]:
         return f"stage {value!r} comes after this one: put it before"
     return f"no stage before this one makes a {WORDS[what]} of the name {value!r} {known(value, names)}"
 
 
-def _is_ours(stage: Stage) -> bool:
+def _is_ours(stage: Stage | Faulty) -> bool:
     """Whether what it makes has its name; a guest may give several names."""
-    return type(stage).__module__.startswith(OURS)
+    cls = stage.cls if isinstance(stage, Faulty) else type(stage)
+    return cls is not None and cls.__module__.startswith(OURS)
 
 
 def named_stages(component: Component) -> Iterator[tuple[str, str, str]]:
     """The options that name an earlier stage: the option, its value, and what that stage makes."""
-    cls: type = type(component)
+    return _named(type(component), lambda option: option.of(component))
+
+
+def _named_by(stage: Faulty) -> Iterator[tuple[str, str, str]]:
+    """The same of a stage at fault."""
+    return iter(()) if stage.cls is None else _named(stage.cls, lambda option: stage.written.get(option.name))
+
+
+def _named(cls: type, value_of: Callable[[Option], Any]) -> Iterator[tuple[str, str, str]]:
     for name, option in options(cls).items():
-        for mark in getattr(option.annotation, "__metadata__", ()):
-            value: Any = option.of(component)
-            if isinstance(mark, Earlier) and value is not None and value not in mark.words:
-                yield name, value, mark.makes
+        mark, value = option.mark(Earlier), value_of(option)
+        if mark is not None and isinstance(value, str) and value not in mark.words:
+            yield name, value, mark.makes

@@ -115,3 +115,30 @@ def test_a_component_is_constructed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not options(cls)
     load_recipe({"base": "sandbox", "data": "sandbox", "stages": ["reward_model"]})
     assert len(made) == 1
+
+
+def test_a_misspelt_reference_shows_beside_faults_of_other_stages() -> None:
+    stages: list[Any] = [
+        {"stage": "sft", "trainer": {"max_step": 1}},
+        {"stage": "preference", "from": "stf", "trainer": {"max_steps": "x"}},
+        {"stage": "rewad_model", "name": "judge"},
+        {"stage": "online", "reward": {"use": "model", "stage": "jugde"}, "reference": "sftt"},
+        {"stage": "evaluate", "reward": {"use": "model", "stage": "judge"}},
+    ]
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"base": "sandbox", "data": "sandbox", "stages": stages})
+    assert [fault.path for fault in caught.value.faults] == [
+        "stages.0.trainer.max_step",
+        "stages.1.from",
+        "stages.1.trainer.max_steps",
+        "stages.2.stage",
+        "stages.3.reference",
+        "stages.3.reward.stage",
+    ]
+
+
+def test_a_stage_that_is_none_that_is_known_may_make_anything() -> None:
+    stages: list[Any] = [{"stage": "quux"}, {"stage": "preference", "from": "other"}, "evaluate_reward"]
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"base": "sandbox", "data": "sandbox", "stages": stages})
+    assert [fault.path for fault in caught.value.faults] == ["stages.0"]
