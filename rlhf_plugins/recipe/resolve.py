@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.errors import known
-from rlhf_plugins.recipe import trainer
+from rlhf_plugins.recipe import members, trainer
 from rlhf_plugins.recipe.limits import check_trackers
 from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
@@ -41,8 +41,9 @@ class Resolver:
         """Every option of `cls`, from `values` or by default; `tag` is the key that named the class."""
         known_options = options(cls)
         renamed: Mapping[str, str] = getattr(cls, "renamed", {})
+        names = [*known_options, *(() if keys or tag else members.SCHEMA)]
         for name in values.keys() - known_options.keys() - {tag}:
-            self.problem((*keys, name), renamed.get(name) or f"unknown option {known(name, known_options)}")
+            self.problem((*keys, name), renamed.get(name) or f"unknown option {known(name, names)}")
         reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
         found = {}
         for name, option in known_options.items():
