@@ -54,7 +54,7 @@ class _File(DataFormat, Sources):
     def missing(self) -> dict[str, str]:
         """Files that are not there or do not fit; what has no ending of a file may be a data set on the hub."""
         from rlhf_plugins.data.local import fault_of_file
-        from rlhf_plugins.data.rows import no_such_file
+        from rlhf_plugins.data.rows import no_such_file, no_such_split
 
         sources = {"source": self.split, "test_source": "test", "out_of_distribution": "test"}
         given = {name: (path, split) for name, split in sources.items() if (path := getattr(self, name)) is not None}
@@ -62,6 +62,7 @@ class _File(DataFormat, Sources):
             name: no_such_file(path) or fault_of_file(path, split, self._read())
             for name, (path, split) in given.items()
         }
+        found["split"] = no_such_split(self.source, self.split)
         return {name: message for name, message in found.items() if message}
 
     def known_gold(self) -> bool:

@@ -76,7 +76,7 @@ class Rules(Selector):
 
     def _of_data(self, features: Features, resources: Resources) -> Iterator[Point]:
         if features.pairs < self.few_pairs:
-            yield from _each(OFFLINE, 1, f"{features.pairs:,} pairs are few, under {self.few_pairs:,}")
+            yield from _each(OFFLINE, 1, f"few pairs: {features.pairs:,}, under {self.few_pairs:,}")
         noise = self.is_noisy(features)
         if noise:
             yield Point("ipo", 2, f"{noise}, and IPO's target is bounded")
@@ -86,14 +86,14 @@ class Rules(Selector):
 
     def _of_compute(self, features: Features, resources: Resources) -> Iterator[Point]:
         if resources.hours is not None and resources.hours >= self.much_time and resources.online:
-            yield from _each(ONLINE, 2, f"{resources.hours:g} hours are enough, and it is to adapt online")
+            yield from _each(ONLINE, 2, f"{resources.hours:g} h is time enough, and it is to adapt online")
         if resources.hours is not None and resources.hours < self.much_time:
-            few = f"{resources.hours:g} hours are few, under {self.much_time:g}"
+            few = f"{resources.hours:g} h is little time, under {self.much_time:g} h"
             yield from _each(ONLINE, -1, f"{few}, and it trains a reward model and samples")
         if resources.vram is not None and resources.vram < self.much_memory:
-            yield from _each(ONLINE, -1, f"{resources.vram:g} GB are little for a value and sampling")
+            yield from _each(ONLINE, -1, f"{resources.vram:g} GB is little for a value and sampling")
         if resources.update_every is not None and resources.update_every < self.much_time:
-            often = f"every {resources.update_every:g} hours it is trained again"
+            often = f"it is trained again every {resources.update_every:g} h"
             yield from _each(OFFLINE, 1, f"{often}, which one short training can do")
 
     def _little(self, resources: Resources) -> bool:

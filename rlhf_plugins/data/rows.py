@@ -42,6 +42,22 @@ def no_such_file(source: str | None) -> str:
     return f"there is no file {source!r}{_near(source)}"
 
 
+def no_such_split(source: str, split: str) -> str:
+    """A message where a source is here and lacks a split that is not the default one; else empty."""
+    path = Path(source)
+    if split == "train" or not os.path.exists(source):
+        return ""
+    if not path.is_dir():
+        return f"{source}: is a file, which has no split {split!r}: name a file that holds the rows of that split"
+    held = (one for one in path.iterdir() if one.is_dir() or _bare(one.name).endswith(ENDINGS))
+    names = sorted(one.name for one in held if one.name not in NO_ROWS)
+    if (path / split).is_dir() or any(name.startswith(split) for name in names):
+        return ""
+    return (
+        f"{source}: holds neither a folder of split {split!r} nor files whose names begin with it {known(split, names)}"
+    )
+
+
 def _near(source: str) -> str:
     """A hint at the file of rows beside it whose name is the nearest; empty where none is near."""
     folder = Path(source).parent

@@ -26,7 +26,7 @@ class Sources:
             min_length=1, description="a JSON lines, JSON, CSV, Parquet or Arrow file, a folder, or a name on the hub"
         ),
     ]
-    split: Annotated[str, Field(description="the hub data set's split to train on")] = "train"
+    split: Annotated[str, Field(description="to train on, of a hub data set or of a folder; a file has none")] = "train"
     test_source: Annotated[
         str | None, OnDisk(), Field(min_length=1, description="held-out rows; without it they are chosen by hash")
     ] = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import agreed, form, key
-from rlhf_plugins.data.rows import Row, read_rows
+from rlhf_plugins.data.rows import Row, no_such_split, read_rows
 from rlhf_plugins.data.sources import Sources
 from rlhf_plugins.errors import DataError, known
 
@@ -32,6 +32,8 @@ def load(sources: Sources, read: Read, seed: int) -> Data:
             or topics are held out of data that has fewer than two, or not those that are named.
     """
     dropped = Dropped()
+    if message := no_such_split(sources.source, sources.split):
+        raise DataError(message)
     placed = useful(sources.source, sources.split, read, dropped)
     given = [] if sources.test_source is None else useful(sources.test_source, "test", read, dropped)
     strange, placed, test = _strange(sources, placed, given, read, dropped)

@@ -15,7 +15,13 @@ from rlhf_plugins.recipe.options import Option, options
 from rlhf_plugins.recipe.source import Keys
 from rlhf_plugins.registry.registry import Registry
 
-WORDS = {"base": "base", "data": "data", "evaluation": "evaluation", "policy": "policy", "reward": "reward model"}
+WORDS = {
+    "base": "a base",
+    "data": "data",
+    "evaluation": "an evaluation",
+    "policy": "a policy",
+    "reward": "a reward model",
+}
 OURS = "rlhf_plugins."
 BEFORE = "no stage runs before the recipe's data is read: write it as the `data` of a stage"
 ASKS = "asks a model, which only a stage can open: write the data as the `data` of a stage"
@@ -74,7 +80,7 @@ def out_of_order(stages: Sequence[Placed], makers: dict[str, list[str]], name: N
             made = {what for other in (*before, *_done(parts[:number], inside)) for what in other.makes}
             for what in sorted(needed - made):
                 which = ", ".join(makers.get(what, ())) or "none is installed"
-                message = f"{part.kind} {name(part)} needs a stage before this one that makes a {WORDS[what]} ({which})"
+                message = f"{part.kind} {name(part)} needs a stage before this one that makes {WORDS[what]} ({which})"
                 yield (*keys, *inside), message
 
 
@@ -100,7 +106,7 @@ def _unknown(value: str, what: str, before: Sequence[Stage | Faulty], after: Seq
         return ""
     if value in [stage.name for stage in after]:
         return f"stage {value!r} comes after this one: put it before"
-    return f"no stage before this one makes a {WORDS[what]} of the name {value!r} {known(value, names)}"
+    return f"no stage before this one makes {WORDS[what]} of the name {value!r} {known(value, names)}"
 
 
 def _is_ours(stage: Stage | Faulty) -> bool:

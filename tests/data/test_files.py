@@ -12,8 +12,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
-from rlhf_plugins.data.rows import read_rows
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.rows import no_such_split, read_rows
 from rlhf_plugins.errors import DataError
+from rlhf_plugins.recipe.assemble import component
 
 ROWS = [{"prompt": "p", "chosen": "a"}, {"prompt": "q", "chosen": "b"}]
 LINES = "\n".join(map(json.dumps, ROWS)).encode()
@@ -88,3 +90,19 @@ def test_a_folder_without_one_kind_of_rows_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("")
     with pytest.raises(DataError, match=r"has files of several kinds \(.csv, .jsonl\)"):
         fields(tmp_path)
+
+
+def test_a_split_that_a_local_source_has_not_is_refused_by_check_and_training(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(LINES)
+    splits = {"train": Dataset.from_list(ROWS[:1]), "validation": Dataset.from_list(ROWS[1:])}
+    DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    file, saved = str(tmp_path / "rows.jsonl"), str(tmp_path / "saved")
+    assert no_such_split(file, "train[:10]").endswith(
+        "is a file, which has no split 'train[:10]': name a file that holds the rows of that split"
+    )
+    assert "(did you mean validation? known: train, validation)" in no_such_split(saved, "valdation")
+    assert [no_such_split(*each) for each in ((file, "train"), (saved, "validation"), ("a/hub", "x"))] == [""] * 3
+    made = component("data_format", {"use": "prompts", "source": file, "split": "test"})
+    with pytest.raises(DataError, match="is a file, which has no split 'test'"):
+        made.load(Base(""), 0)
+    assert list(made.missing()) == ["split"]

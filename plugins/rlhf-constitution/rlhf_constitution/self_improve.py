@@ -75,9 +75,9 @@ class SelfImprove(Stage, makes={"policy", "data", "evaluation"}):
 
     def __post_init__(self) -> None:
         made = frozenset[str]().union(*(stage.makes for stage in self.stages))
-        for what in ("data", "policy"):
+        for what, words in {"data": "data", "policy": "a policy"}.items():
             if what not in made:
-                raise ValueError(f"stages: none of them makes a {what}, such as ai_feedback and preference")
+                raise ValueError(f"stages: none of them makes {words}, such as ai_feedback and preference")
 
     def missing(self) -> dict[str, str]:
         """A judge that cannot be read."""

@@ -110,7 +110,7 @@ def test_held_out_labels_of_people_choose_the_checkpoint(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": [PREFERENCE]}, "none of them makes a data"),
+        ({"stages": [PREFERENCE]}, "none of them makes data"),
         ({"judge": "nope.yaml"}, "stages.0.judge: .*nope.yaml:1: cannot be read"),
         ({"replay": {"first": 0.1}}, "replay.first: should be greater than or equal to 0.2"),
     ],
