@@ -87,12 +87,13 @@ def named_files(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> list[Path]:
     try:
         source, folder = _source(recipe)
         own = [word for word in overrides if word.partition("=")[0].partition(".")[0] == "plugins"]
-        paths = command_line.apply(source, own, lambda stage: None).values.get("plugins")
+        changed = command_line.apply(source, own, lambda stage: None)
     except RecipeError:
         return []
+    paths = changed.values.get("plugins")
     if not isinstance(paths, list) or not all(isinstance(path, str) and _nameable(path) for path in paths):
         return []
-    return [(folder / path).resolve() for path in paths]
+    return _plugin_files(changed, folder)
 
 
 def bundled() -> dict[str, Path]:
@@ -167,9 +168,8 @@ def _of_several(source: Source, checked: Callable[[Member], _Checked]) -> _Check
 def _in_sweep(fault: Fault, one: Member, source: Source) -> Fault:
     """A fault of an option that the sweep sets, at its place in the sweep."""
     for path, text in zip(one.setting, one.overrides, strict=False):
-        note = command_line.note(text)
-        if fault.message.endswith(note):
-            return source.fault((members.SWEEP, path), f"{fault.message.removesuffix(note)} (at {text})")
+        if fault.file == command_line.file_of(text):
+            return source.fault((members.SWEEP, path), f"{fault.message} (at {text})")
     return fault
 
 
@@ -190,13 +190,20 @@ def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Regis
         return registry, []  # absent, or refused with its place later
     if unnameable := [index for index, path in enumerate(paths) if not _nameable(path)]:
         return registry, [(("plugins", index), UNNAMEABLE) for index in unnameable]
-    source.values["plugins"] = [str((folder / path).resolve()) for path in paths]
+    source.values["plugins"] = list(map(str, _plugin_files(source, folder)))
     for index, path in enumerate(source.values["plugins"]):
         try:
             registry = registry.with_files([Path(path)])
         except PluginError as error:
             faults.append((("plugins", index), str(error)))
     return registry, faults
+
+
+def _plugin_files(source: Source, folder: Path) -> list[Path]:
+    """The files of plugins, relative to the folder, or where the command line names them to the working directory."""
+    paths = enumerate(source.values["plugins"])
+    starts = ((Path() if source.place(("plugins", index)).typed else folder, path) for index, path in paths)
+    return [(start / os.path.expanduser(path)).resolve() for start, path in starts]
 
 
 def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence[tuple[Keys, str]]) -> _Checked:
@@ -275,19 +282,11 @@ def _constructed(
                 names.append((_name(made, keys), keys))
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
-    unmade = {keys: _faulty(source, values, keys, registry) for keys in _components(values) if keys not in made_of}
+    unmade = {keys: faulty(keys, values, source, registry) for keys in _components(values) if keys not in made_of}
     ordered, later = _out_of_order(made_of, unmade, registry), _foreseen(made_of, unmade, registry)
     useless = _useless_monitors(made_of, registry)
     lacking, missing = _unmet(made_of, registry), foreseen.missing(made_of)
     return made_of, [*problems, *_clashes(names), *ordered, *useless, *lacking, *missing, *later]
-
-
-def _faulty(source: Source, values: dict[str, Any], keys: Keys, registry: Registry) -> Faulty:
-    """What is known of a stage that is not made; of data nothing is."""
-    if keys == ("data",):
-        return Faulty("", None)
-    index = int(keys[1])
-    return faulty(values["stages"][index] or source.values["stages"][index], registry)
 
 
 def _foreseen(made: dict[Keys, Any], unmade: Mapping[Keys, Faulty], registry: Registry) -> list[tuple[Keys, str]]:

@@ -12,7 +12,7 @@ from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.errors import known
 from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.options import Option, options
-from rlhf_plugins.recipe.source import Keys
+from rlhf_plugins.recipe.source import Keys, Source
 from rlhf_plugins.registry.registry import Registry
 
 WORDS = {
@@ -46,8 +46,12 @@ class Faulty:
 Placed = tuple[Keys, Stage | Faulty]
 
 
-def faulty(written: Any, registry: Registry) -> Faulty:
-    """What the words of a recipe say of a stage that cannot be made of them."""
+def faulty(keys: Keys, values: Mapping[str, Any], source: Source, registry: Registry) -> Faulty:
+    """What the words of a recipe say of a stage that cannot be made of them; of data they say nothing."""
+    if keys == ("data",):
+        return Faulty("", None)
+    index = int(keys[1])
+    written = values["stages"][index] or source.values["stages"][index]
     words: Mapping[str, Any] = written if isinstance(written, dict) else {"stage": written}
     kind, names = str(words.get("stage")), registry.names("stage")
     near = kind if kind in names else next(iter(get_close_matches(kind, names, n=1)), None)

@@ -17,32 +17,31 @@ from rlhf_plugins.recipe.options import NONE, options
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, Place, Source, dotted
 
-FILE = "override"  # the file of a fault that the command line made; its line is the override's number
 StageName = Callable[[Any], str | None]  # a stage's values -> what the run calls it, None while they are wrong
 
 
 def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> Source:
     """The source with overrides on top, in order. Raises RecipeError for overrides that lead nowhere."""
     values, places, faults = copy.deepcopy(source.values), dict(source.places), []
-    for number, text in enumerate(overrides, start=1):
+    for text in overrides:
         try:
             *opened, at = _put(values, *parsed(text), stage_name)
         except ValueError as error:
-            faults.append(Fault(FILE, number, text.partition("=")[0], f"{error}{note(text)}"))
+            faults.append(Fault(file_of(text), 0, text.partition("=")[0], str(error)))
             continue
+        here = Place(file_of(text), 0, typed=not isinstance(text, Written))
         places = {keys: place for keys, place in places.items() if keys[: len(at)] != at}
         for keys in opened:  # the name that stood there alone keeps its place
-            places.setdefault((*keys, _tag(keys)), places.get(keys, Place(FILE, number)))
-        typed = not isinstance(text, Written)
-        places |= dict.fromkeys((*opened, at), Place(FILE, number, note(text), typed))
+            places.setdefault((*keys, _tag(keys)), places.get(keys, here))
+        places |= dict.fromkeys((*opened, at), here)
     if faults:
         raise RecipeError(faults)
     return Source(values, places)
 
 
-def note(text: str) -> str:
-    """What a fault of a value that an override set ends in."""
-    return f" (from the command line: {text})"
+def file_of(text: str) -> str:
+    """What stands in the place of a file in a fault of a value that an override set."""
+    return f"{text} (command line)"
 
 
 def parsed(text: str, what: str = "an override") -> tuple[list[str], Any]:

@@ -24,11 +24,10 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: a file and a line, or `override` and its number on the command line."""
+    """Where a value was written: a file and a line, or an override of the command line and no line."""
 
     file: str
     line: int
-    note: str = ""
     typed: bool = False  # on the command line, whose paths are relative to the working directory
 
 
@@ -42,7 +41,7 @@ class Source:
     def fault(self, keys: Keys, message: str) -> Fault:
         """A fault at `keys`, or at the nearest ancestor that is written in the file."""
         at = self.place(keys)
-        return Fault(at.file, at.line, dotted(keys), message + at.note)
+        return Fault(at.file, at.line, dotted(keys), message)
 
     def place(self, keys: Keys) -> Place:
         """Where the value at `keys`, or its nearest ancestor that is written somewhere, was written."""

@@ -229,7 +229,7 @@ def test_a_broken_recipe_is_explained_and_nothing_is_written(case: str, rlhf: Rl
         (["r.yaml", "data={format: preference, source: none.jsonl}", "stages=[sfft]"], "there is no file 'none.jsonl'"),
         (["quickstrat"], "quickstrat:1: no such file, nor a bundled recipe of that name"),
         (["."], ".:1: cannot be read: Is a directory"),
-        (["r.yaml", "sed=1"], "override:1: sed: unknown option (did you mean seed?"),
+        (["r.yaml", "sed=1"], "sed=1 (command line): sed: unknown option (did you mean seed?"),
         (["r.yaml", "--resume"], "runs/r holds no run to resume"),
         (["r.yaml", "--resume", "--overwrite"], "give one of them"),
         (["r.yaml", "data={format: preference, source: none.jsonl}"], "none.jsonl"),

@@ -71,3 +71,8 @@ def test_several_trainings_are_not_run_as_one(tmp_path: Path) -> None:
     several_in_one = load_recipe({**RECIPE, "seeds": [0, 1], "output_dir": str(tmp_path / "out")})
     with pytest.raises(RunError, match="a recipe with `seeds` is several trainings: run it with run_recipe"):
         run(several_in_one)
+
+
+def test_a_misspelt_sweep_is_answered_by_the_nearest_word() -> None:
+    with pytest.raises(RecipeError, match=r"sweeps: unknown option \(did you mean sweep\? .*, seeds, stages, sweep,"):
+        check_recipe({"base": "sandbox", "data": "sandbox", "stages": ["sft"], "sweeps": {"seed": [1]}})

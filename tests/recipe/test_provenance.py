@@ -11,7 +11,7 @@ from shutil import copytree
 import pytest
 
 from rlhf_plugins import PluginError, RecipeError, load_reward_model, run_recipe
-from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.recipe.check import load_recipe, named_files
 from rlhf_plugins.recipe.provenance import RECORD, changes
 from rlhf_plugins.registry.discovery import FILE, Plugin
 from rlhf_plugins.registry.registry import Registry, Unloaded, registry
@@ -90,10 +90,19 @@ def test_a_file_that_is_no_plugin_is_a_fault_of_its_line(own: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe.yaml:2: plugins.0: plugin my_loss.py .*SyntaxError"):
         load_recipe(own)
     (own.parent / "my_loss.py").write_text(LOSS)
-    with pytest.raises(RecipeError, match=r"override:1: plugins.0: plugin '.*gone.py' cannot be read"):
+    with pytest.raises(
+        RecipeError, match=r"plugins=\[gone.py\] \(command line\): plugins.0: plugin '.*gone.py' cannot"
+    ):
         load_recipe(own, ["plugins=[gone.py]"])
     with pytest.raises(RecipeError, match=r"No such file or directory \(did you mean my_loss.py\?\)"):
-        load_recipe(own, ["plugins=[my_los.py]"])
+        load_recipe(own, ["plugins=[mine/my_los.py]"])
+
+
+def test_a_plugin_of_the_command_line_is_relative_to_the_working_directory(own: Path) -> None:
+    load_recipe(own, ["plugins=[mine/my_loss.py]"])
+    assert named_files(own, ["plugins=[mine/my_loss.py]"]) == named_files(own) == [own.parent.resolve() / "my_loss.py"]
+    with pytest.raises(RecipeError, match=r"plugin '.*/my_loss.py' cannot be read"):
+        load_recipe(own, ["plugins=[my_loss.py]"])
 
 
 def test_a_run_with_a_file_says_so_and_tells_when_it_changed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
