@@ -12,6 +12,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.judges import Judge, perplexity
 from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, cut_share, measure
 from rlhf_plugins.evaluate.statistics import Interval
+from rlhf_plugins.reward_models.handle import RewardHandle
 
 SAMPLES = Samples(["p", "q", "r"], ["a b a", "c", ""], [[1], [2], [3]], [[4, 5, 4, 0], [6, 0], [0]])
 
@@ -44,6 +45,10 @@ def test_best_of_n_by_hand() -> None:
     assert best_of(scores, 3, range(1)) == [0, 3]
 
 
+def test_a_response_without_a_score_is_not_the_best_of_n() -> None:
+    assert best_of(np.array([1.0, np.nan, 0.0, np.nan, np.nan, -9.0]), 3, range(3)) == [0, 5]
+
+
 def test_best_of_n_gains_what_order_statistics_say() -> None:
     scores = np.random.default_rng(0).uniform(size=40_000)
     assert scores[best_of(scores, 4, range(4))].mean() == pytest.approx(4 / 5, abs=0.01)  # n / (n + 1)
@@ -62,19 +67,21 @@ def test_gold_judges_where_it_is_known() -> None:
 
 
 def test_else_the_reward_model_judges() -> None:
-    judge = Judge(None, lambda samples: Prediction(tensor([len(ids) / 2 for ids in samples.response_ids])))
+    judge = Judge(
+        None, RewardHandle(lambda samples: Prediction(tensor([len(ids) / 2 for ids in samples.response_ids])))
+    )
     assert (judge.name, judge.scores(SAMPLES).tolist()) == ("reward model score", [2.0, 1.0, 0.5])
     assert judge.worths(SAMPLES) == []
 
 
 def test_a_score_that_is_not_finite_is_refused() -> None:
     with pytest.raises(RunError, match="1 of 3 reward model scores are not finite"):
-        Judge(None, lambda samples: Prediction(tensor([0.0, float("nan"), 1.0]))).scores(SAMPLES)
+        Judge(None, RewardHandle(lambda samples: Prediction(tensor([0.0, float("nan"), 1.0])))).scores(SAMPLES)
 
 
 def test_a_response_without_a_score_leaves_its_prompt_out_for_all() -> None:
     answer = Prediction(tensor([1.0, 0.0, 3.0]), abstained=tensor([False, True, False]))
-    scores = Judge(None, lambda samples: answer).scores(SAMPLES)
+    scores = Judge(None, RewardHandle(lambda samples: answer)).scores(SAMPLES)
     kept, places = complete(
         {"base": Judged(SAMPLES, np.array([1.0, 2.0, 3.0]), 0.0), "dpo": Judged(SAMPLES, scores, 1.0)}
     )
