@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -137,6 +137,19 @@ def encoded(prompts: Sequence[Text], responses: Sequence[Text], encoder: RowEnco
         if isinstance(prompt, str) != isinstance(response, str):
             raise DataError("a prompt and its response must both be text or both be messages")
     return samples_of((Group(p, (r,)) for p, r in zip(prompts, responses, strict=True)), encoder)
+
+
+def cut_responses(samples: Samples, longest: int) -> Samples:
+    """The samples, with responses that are too long cut before their last token.
+
+    Raises:
+        DataError: a prompt leaves no room for a response.
+    """
+    rooms = [longest - len(ids) for ids in samples.prompt_ids]
+    if min(rooms, default=1) < 1:
+        raise DataError(f"a prompt has {longest - min(rooms)} tokens, and the model takes {longest} with a response")
+    rows = zip(samples.response_ids, rooms, strict=True)
+    return replace(samples, response_ids=[ids if len(ids) <= n else [*ids[: n - 1], ids[-1]] for ids, n in rows])
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:

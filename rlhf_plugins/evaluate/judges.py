@@ -18,11 +18,10 @@ from rlhf_plugins.contract.rows import GoldReward, Group, Samples, Text
 from rlhf_plugins.data.tokens import as_text
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, share_interval, wins
-from rlhf_plugins.reward_models.handle import Predict, rewards
+from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import JudgeFunction
-    from rlhf_plugins.data.tokens import RowEncoder
 
 LIKELIHOOD = "log-likelihood per token"  # what the scores are called where nobody judges responses
 
@@ -36,15 +35,13 @@ class Judge:
         reward: what scores responses otherwise.
         called: what a reward is that is not a model of this run.
         stage: of this run, that trained it.
-        encoder: of a reward model whose tokens are not the policy's.
     """
 
     gold: GoldReward | None
-    reward: Predict | None
+    reward: RewardHandle | None
     called: str = ""
     stage: str = ""
     is_model: bool = True
-    encoder: RowEncoder | None = None
 
     @property
     def name(self) -> str:
@@ -61,10 +58,6 @@ class Judge:
         if self.gold:
             return finite([worth["total"] for worth in self.worths(samples)], self.name)
         assert self.reward is not None
-        if self.encoder is not None:
-            from rlhf_plugins.data.tokens import encoded
-
-            samples = encoded(samples.prompts, _answers(samples), self.encoder)
         given = rewards(self.reward(samples))
         finite([value for value in given if value is not None], self.name)
         return np.array([np.nan if value is None else value for value in given])
@@ -165,9 +158,3 @@ def perplexity(log_probs: np.ndarray, tokens: np.ndarray) -> float:
     """exp of the mean negative log-probability of a token (Jelinek et al. 1977); infinity where that overflows."""
     with np.errstate(over="ignore"):
         return float(np.exp(-log_probs.sum() / tokens.sum()))
-
-
-def _answers(samples: Samples) -> list[str | list[dict[str, str]]]:
-    """The responses, as messages to prompts that are messages."""
-    pairs = zip(samples.prompts, samples.responses, strict=True)
-    return [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]

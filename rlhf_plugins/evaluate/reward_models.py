@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +13,14 @@ from scipy.special import expit
 
 from rlhf_plugins.contract.interfaces import Metric
 from rlhf_plugins.contract.records import Prediction, ScoredPairs
-from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Samples, Text
+from rlhf_plugins.contract.rows import Comparison, Group, Rewrite, Text
 from rlhf_plugins.contract.run import Lengths
 from rlhf_plugins.contract.run_kinds import RewardFunction
-from rlhf_plugins.data.tokens import RowEncoder, samples_of
+from rlhf_plugins.data.tokens import RowEncoder, cut_responses, samples_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.evaluate.statistics import finite, wins
 from rlhf_plugins.reward_models.ensemble import epistemic, preferred
-from rlhf_plugins.reward_models.handle import Predict
+from rlhf_plugins.reward_models.handle import Predict, rewards
 
 Side = tuple[Group, int]  # a response, by its group and its place in it
 
@@ -118,7 +117,7 @@ class _Pairs:
         alone = [replace(group, responses=(response,)) for group, response in zip(self.alone, texts, strict=True)]
         samples = samples_of(alone, RowEncoder(self.tokenizer, None, self.lengths))
         if rewrite is not None and self.longest is not None:
-            samples = _cut(samples, self.longest)
+            samples = cut_responses(samples, self.longest)
         found = self.judge(samples)
         reward, doubts = answered(found, len(alone))
         length = np.array([len(ids) for ids in samples.response_ids])
@@ -142,13 +141,6 @@ def voted(answer: Prediction | Sequence[float | None], chosen: np.ndarray, rejec
         return None
     found: np.ndarray = preferred(answer, torch.from_numpy(chosen), torch.from_numpy(rejected)).numpy()
     return found
-
-
-def _cut(samples: Samples, longest: int) -> Samples:
-    """The samples, with responses that are too long cut before their last token."""
-    rooms = [longest - len(ids) for ids in samples.prompt_ids]
-    responses = zip(samples.response_ids, rooms, strict=True)
-    return replace(samples, response_ids=[ids if len(ids) <= n else [*ids[: n - 1], ids[-1]] for ids, n in responses])
 
 
 def latency(judge: Predict | RewardFunction, groups: Sequence[Group], tokenizer: Any) -> float:
@@ -243,8 +235,12 @@ def answered(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.nd
             doubts["epistemic"] = finite(epistemic(answer).tolist(), "epistemic variance")
         if answer.features is not None:
             doubts["features"] = answer.features.float().numpy()
-        answer = answer.reward.tolist()
-    reward = finite([math.nan if reward is None else reward for reward in answer], "reward model score")
+        answer = rewards(answer)
+    if silent := sum(one is None for one in answer):
+        raise RunError(
+            f"the reward gave no number to {silent} of {n} held-out responses: it cannot be measured on them"
+        )
+    reward = finite([one for one in answer if one is not None], "reward model score")
     if reward.shape != (n,):
         raise RunError(f"{n} responses were given {len(reward)} reward model scores")
     return reward, doubts

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -21,11 +21,9 @@ from torch import Tensor, nn
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import Aggregation
 from rlhf_plugins.contract.records import MemberScores, Prediction
-from rlhf_plugins.contract.rows import Samples, Text
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.files import read_json
-from rlhf_plugins.data.tokens import alike, encoded
-from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_row_encoder, load_trunk
 from rlhf_plugins.errors import RunError
@@ -159,22 +157,9 @@ def open_ensemble(folder: Path, component: Open, trust_remote_code: bool, backbo
         raise RunError(f"{folder}: holds no ensemble ({DESCRIPTION}: {error})") from error
     members = tuple(_members(folders, component, trust_remote_code, backbone))
     modules = nn.ModuleList(member.module for member in members if member.module is not None)
-    predicts = tuple(_reading(member, members[0]) for member in members)
-    return RewardHandle(Ensemble(predicts, aggregation, accuracy, early_exit, by_topic), modules, members[0].encoder)
-
-
-def _reading(member: RewardHandle, first: RewardHandle) -> Predict:
-    """The member, which is given the tokens of the first; one that has others reads the texts."""
-    own, given = member.encoder, first.encoder
-    if own is None or given is None or alike(own.tokenizer, given.tokenizer):
-        return member
-
-    def predict(samples: Samples) -> Prediction:
-        pairs = zip(samples.prompts, samples.responses, strict=True)
-        answers: list[Text] = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
-        return member(replace(encoded(samples.prompts, answers, own), columns=samples.columns))
-
-    return predict
+    first = members[0].encoder
+    predicts = tuple(member if first is None else member.given(first) for member in members)
+    return RewardHandle(Ensemble(predicts, aggregation, accuracy, early_exit, by_topic), modules, first)
 
 
 def _members(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +13,8 @@ import torch
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.data.tokens import encoded
+from rlhf_plugins.data.tokens import alike, cut_responses, encoded
+from rlhf_plugins.data.turns import as_answer
 from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples, Text
     from rlhf_plugins.data.tokens import RowEncoder
 
+logger = logging.getLogger(__name__)
 Predict = Callable[["Samples"], Prediction]
 
 
@@ -47,6 +51,23 @@ class RewardHandle:
     retries: Retries = field(default=Retries(), repr=False)  # noqa: RUF009 (frozen)
     with_grad: Predict | None = field(default=None, repr=False)
     with_tokens: Predict | None = field(default=None, repr=False)
+
+    def given(self, encoder: RowEncoder) -> RewardHandle:
+        """The same for samples with the tokens of `encoder`: a model that has others reads their texts.
+
+        Of a response that is too long for it, it then reads the beginning and the end token. It gives no numbers to
+        tokens, since they are not the samples'.
+        """
+        own = self.encoder
+        if own is None or alike(own.tokenizer, encoder.tokenizer):
+            return self
+        function, with_grad = self.function, self.with_grad
+        return replace(
+            self,
+            function=lambda samples: function(_read(samples, own)),
+            with_grad=None if with_grad is None else lambda samples: with_grad(_read(samples, own)),
+            with_tokens=None,
+        )
 
     def predict(self, samples: Samples, *, grad: bool = False) -> Prediction:
         """(B,) rewards, with what else is predicted, on the CPU.
@@ -76,11 +97,11 @@ class RewardHandle:
         In several processes the main one predicts for all.
 
         Raises:
-            RunError: it is no single reward model, or that of an encoder.
+            RunError: it is no single reward model, or that of an encoder, or has other tokens than the samples.
         """
         function = self.with_tokens
         if function is None:
-            raise RunError("this reward gives no numbers to tokens: it is no single reward model")
+            raise RunError("this reward gives no numbers to tokens: it is no single reward model with the same tokens")
         if not samples.responses:
             return Prediction(torch.zeros(0))
         return processes.on_main(lambda: self._asked(function, samples))
@@ -120,6 +141,23 @@ class RewardHandle:
         if self.encoder is None:
             raise RunError("this reward has no tokenizer: take samples from a policy")
         return encoded(prompts, responses, self.encoder)
+
+
+def _read(samples: Samples, own: RowEncoder) -> Samples:
+    """The same texts in other tokens. Raises DataError for a prompt that leaves no room for a response."""
+    pairs = zip(samples.prompts, samples.responses, strict=True)
+    answers: list[Text] = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
+    whole = replace(encoded(samples.prompts, answers, replace(own, max_tokens=None)), columns=samples.columns)
+    found = whole if own.max_tokens is None else cut_responses(whole, own.max_tokens)
+    if found.response_ids != whole.response_ids:
+        _say_cut(own.max_tokens)
+    return found
+
+
+@cache
+def _say_cut(most: int | None) -> None:
+    """One line of the log, however many responses are cut."""
+    logger.warning("the reward model takes %s tokens: it reads the beginning of longer responses", most)
 
 
 def reward_handle(built: Any, retries: Retries = Retries()) -> RewardHandle:  # noqa: B008 (frozen)

@@ -13,9 +13,10 @@ from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.data.ranked import encodable
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
 from rlhf_plugins.engine.backbone import Backbone
+from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.reward_models import ensemble
 from rlhf_plugins.reward_models.ensemble import Open, open_ensemble, open_member
-from rlhf_plugins.reward_models.handle import Predict, RewardHandle
+from rlhf_plugins.reward_models.handle import Predict, RewardHandle, reward_handle, rewards
 from rlhf_plugins.reward_models.reward_model import read_description
 
 SHRUNK = 10  # pairs
@@ -40,17 +41,17 @@ def open_reward(
 
 
 def rated(groups: Sequence[Group], predict: Predict, encoder: RowEncoder) -> tuple[Group, ...]:
-    """The groups with a reward model's rewards as their only ratings, in the dimension `teacher`."""
-    rewards = iter(predict(samples_of(groups, encoder)).reward.tolist())
-    return tuple(replace(g, ratings={"teacher": tuple(next(rewards) for _ in g.responses)}) for g in groups)
+    """The groups with a reward's answers as their only ratings, in the dimension `teacher`; None where it abstained."""
+    answers = iter(rewards(predict(samples_of(groups, encoder))))
+    return tuple(replace(g, ratings={"teacher": tuple(next(answers) for _ in g.responses)}) for g in groups)
 
 
 def pair_accuracy(predict: Predict, groups: Sequence[Group], encoder: RowEncoder) -> float | None:
     """The share of strictly ordered pairs that a reward model orders so, ties one half; None without a pair."""
-    rewards = predict(samples_of(groups, encoder)).reward.tolist()
+    reward = predict(samples_of(groups, encoder)).reward.tolist()
     starts = accumulate((len(group.responses) for group in groups), initial=0)
     gaps = [
-        rewards[start + c.better] - rewards[start + c.worse]
+        reward[start + c.better] - reward[start + c.worse]
         for start, group in zip(starts, groups, strict=False)
         for c in group.comparisons
         if not c.tied
@@ -87,11 +88,18 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
 
 
-def latest_reward(run: Run) -> Predict | None:
+def row_encoder_of(reward: RewardHandle, base: Base) -> RowEncoder:
+    """What encodes a recipe's rows for a reward: in the tokens of its model, of `base` where it has none."""
+    own = reward.encoder
+    return load_row_encoder(base) if own is None else replace(own, lengths=base.lengths)
+
+
+def latest_reward(run: Run) -> RewardHandle | None:
     """The reward model of a run's latest reward stage; None when there was none."""
-    return run.reward().predict if any(result.rewards for result in run.finished) else None
+    return reward_handle(run.reward()) if any(result.rewards for result in run.finished) else None
 
 
 def reward_function(folder: Path, run: Run) -> RewardHandle:
-    """A reward model or ensemble that a stage saved, opened for a run."""
-    return open_reward(folder, run.open, run.base.trust_remote_code, run.backbone)
+    """A reward model or ensemble that a stage saved, opened for samples with the tokens of the run's base."""
+    opened = open_reward(folder, run.open, run.base.trust_remote_code, run.backbone)
+    return opened.given(load_row_encoder(run.base))

@@ -18,12 +18,10 @@ from rlhf_plugins.reward_models.handle import reward_handle
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Reward
-    from rlhf_plugins.data.tokens import RowEncoder
     from rlhf_plugins.engine.policy import Handle
     from rlhf_plugins.evaluate.judges import Judge, PairJudge
     from rlhf_plugins.evaluate.policies import Judged
     from rlhf_plugins.evaluate.statistics import Interval
-    from rlhf_plugins.reward_models.handle import RewardHandle
     from rlhf_plugins.stages.evaluate import Evaluate
 
 logger = logging.getLogger(__name__)
@@ -88,7 +86,7 @@ class Session:
             handle = reward_handle(self.options.reward.build(self.run))
             name = called(self.run.spec(self.options.reward))
             stage = self.own_stage(self.options.reward)
-            return Judge(None, handle, name, stage, handle.module is not None, self.own_encoder(handle))
+            return Judge(None, handle, name, stage, handle.module is not None)
         if self.run.data.gold is not None:
             return Judge(self.run.data.gold, None)
         if self.reward is None:
@@ -104,15 +102,6 @@ class Session:
         wanted = words.get("stage")
         called = {name: {name, *rewards, *(f"{name}/{one}" for one in rewards)} for name, rewards in made.items()}
         return next(name for name in reversed(called) if wanted is None or wanted in called[name])
-
-    def own_encoder(self, handle: RewardHandle) -> RowEncoder | None:
-        """That of a reward model which has other tokens than the policies."""
-        from rlhf_plugins.data.tokens import alike
-
-        own = handle.encoder
-        if own is None or alike(own.tokenizer, self.encoder.tokenizer):
-            return None
-        return own
 
     def answered(self) -> list[Group]:
         """The held-out groups with an answer that the model can read, each with that alone; one a prompt."""
@@ -283,19 +272,22 @@ class Session:
         from rlhf_plugins.data.ranked import encodable
         from rlhf_plugins.evaluate.judges import PairJudge
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
+        from rlhf_plugins.reward_models.opening import row_encoder_of
 
         judge = self.judge
         if isinstance(judge, PairJudge):
             return judge.accuracy(self.strict_pairs()), {}
-        predict = self.reward if judge is None or judge.gold else judge.reward
-        encoder = (judge and judge.encoder) or self.encoder
+        reward = self.reward if judge is None or judge.gold else judge.reward
+        if reward is None:
+            return None, {}
+        encoder = row_encoder_of(reward, self.run.base)
         test, left_out = encodable(self.run.data.test, encoder)
-        if predict is None or not strict(test):
+        if not strict(test):
             return None, {}
         try:
-            scored = score_pairs(predict, test, encoder.tokenizer, lengths=encoder.lengths)
+            scored = score_pairs(reward, test, encoder.tokenizer, lengths=encoder.lengths)
         except RunError:
-            if judge is None or judge.is_model:
+            if reward.module is not None:
                 raise
             return None, {}  # a function that abstains on some pairs
         counted = {f"held out, {reason}": count for reason, count in left_out.items()}

@@ -82,12 +82,14 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
     def _measured(self, run: Run, name: str) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
         from rlhf_plugins.data.ranked import encodable
-        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.evaluate.labelled import labelled, measure_labels
         from rlhf_plugins.evaluate.reward_models import UNPAIRED, latency, measure, score_pairs, strict
+        from rlhf_plugins.reward_models.handle import reward_handle
+        from rlhf_plugins.reward_models.opening import row_encoder_of
 
         logger.info("evaluating %s", name)
-        judge, encoder = run.reward(name).predict, load_row_encoder(run.base)
+        judge = reward_handle(run.reward(name))
+        encoder = row_encoder_of(judge, run.base)
         (test, left_out), (strange, also) = (
             encodable(groups, encoder) for groups in (run.data.test, run.data.out_of_distribution)
         )

@@ -261,16 +261,16 @@ def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[s
         RunError: no earlier stage of that name left a reward model, or the loss reads no ratings.
     """
     from rlhf_plugins.data.ranked import encodable
-    from rlhf_plugins.engine.loading import load_row_encoder
-    from rlhf_plugins.reward_models.opening import rated
+    from rlhf_plugins.reward_models.handle import reward_handle
+    from rlhf_plugins.reward_models.opening import rated, row_encoder_of
 
     if stage.teacher is None:
         return run.data.train, {}
     if "ratings" not in stage.loss.needs_of():
         name = run.spec(stage.loss)["use"]
         raise RunError(f"teacher: its rewards become ratings, which {name} does not read; take one such as regression")
-    teacher = run.reward(stage.teacher)
-    encoder = load_row_encoder(run.base)
+    teacher = reward_handle(run.reward(stage.teacher))
+    encoder = row_encoder_of(teacher, run.base)
     groups, unread = encodable(run.data.train, encoder)
     if not groups:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in unread.items())

@@ -25,7 +25,7 @@ from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Step
 from rlhf_plugins.data.groups import COLUMNS
-from rlhf_plugins.data.tokens import encode_prompt, turn_end
+from rlhf_plugins.data.tokens import RowEncoder, encode_prompt, turn_end
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.loading import use_fast_paths
@@ -84,15 +84,19 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, trl.GRPOTrainer)
     def __init__(self, *given: Any, **named: Any) -> None:
         theirs, own = sorted_out(trl.GRPOTrainer, OnlineOptions, given, named)
         check(own, theirs)
-        reward = None if own.reward is None else handle_of(own.reward)
-        if reward is not None:
-            theirs["reward_funcs"] = ForTRL(reward, name_of(own.reward), lambda: self._prompt_ids)
+        asked = None
+        if own.reward is not None:
+            asked = ForTRL(handle_of(own.reward), name_of(own.reward), lambda: self._prompt_ids)
+            theirs["reward_funcs"] = asked
         self._prompt_ids: list[list[int]] = []  # of what was generated last
         super().__init__(**theirs)
+        self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
+        if asked is not None:
+            asked.reward = asked.reward.given(self._policy_tokens)
         self.obstacle = obstacle_of(self, theirs, own)
         if self.obstacle is None:
             logger.info("%s trains on the engine", type(self).__name__)
-            self._take_over(own, reward)
+            self._take_over(own, None if asked is None else asked.reward)
         elif own.asked:
             raise RunError(f"{own.asked[0]}= needs the engine, which does not compute {self.obstacle}")
         else:
@@ -111,7 +115,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, trl.GRPOTrainer)
         self.monitors = watch.monitors or Monitors(folder=folder)
         self.monitors.trackers.follow(self)
         self._asked = RewardFunctions(self) if reward is None else OneReward(reward)
-        fallback = None if own.fallback is None else handle_of(own.fallback)
+        fallback = None if own.fallback is None else handle_of(own.fallback).given(self._policy_tokens)
         aim = self._objective = objective_of(args, own, self._asked, fallback)
         self._kl_coef = aim.kl.coef if aim.kl else 0.0  # of the next rollout
         self._own_parts = bool(own.asked)  # whether GRPOConfig does not say all of the objective

@@ -95,7 +95,7 @@ class ForTRL:
     """
 
     def __init__(self, reward: RewardHandle, name: str, prompt_ids: Callable[[], Sequence[Any]]) -> None:
-        self._reward, self.__name__, self._prompt_ids = reward, name, prompt_ids
+        self.reward, self.__name__, self._prompt_ids = reward, name, prompt_ids
 
     def __call__(self, prompts: Any, completions: Any, completion_ids: Any, **named: Any) -> list[float | None]:
         """A number for each completion, None where it abstains."""
@@ -103,7 +103,7 @@ class ForTRL:
         columns = {name: values for name, values in named.items() if name not in TRAINERS}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         samples = Samples(prompts, texts, self._prompt_ids(), completion_ids, columns_of(rows))
-        return rewards(self._reward(samples))
+        return rewards(self.reward(samples))
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

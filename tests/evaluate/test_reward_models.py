@@ -86,6 +86,12 @@ def test_a_reward_that_is_not_finite_is_refused(tokenizer: PreTrainedTokenizerFa
         score_pairs(lambda samples: silent, GROUPS, tokenizer)
 
 
+def test_a_reward_that_abstains_is_not_measured_on_made_up_numbers(tokenizer: PreTrainedTokenizerFast) -> None:
+    silent = Prediction(torch.tensor([1.0, 0.0, 2.0]), abstained=torch.tensor([False, True, False]))
+    with pytest.raises(RunError, match="the reward gave no number to 1 of 3 held-out responses"):
+        score_pairs(lambda samples: silent, GROUPS, tokenizer)
+
+
 @pytest.mark.parametrize("n", [0, 2, 4])
 def test_a_score_too_few_or_too_many_is_refused(tokenizer: PreTrainedTokenizerFast, n: int) -> None:
     with pytest.raises(RunError, match=f"3 responses were given {n} reward model scores"):

@@ -21,7 +21,7 @@ from rlhf_plugins.engine.backbone import Backbone
 from rlhf_plugins.engine.loading import load_causal, load_row_encoder, load_trunk, with_adapter
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.reward_models.ensemble import Ensemble, _reading, describe, epistemic, preferred
+from rlhf_plugins.reward_models.ensemble import Ensemble, describe, epistemic, preferred
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.reward_models.opening import open_reward
 from rlhf_plugins.reward_models.reward_model import RewardModel
@@ -155,7 +155,7 @@ def test_a_member_with_another_template_reads_the_texts(tmp_path: Path) -> None:
     first, other = (RewardHandle(read, None, encoder) for encoder in encoders)
     asked = [{"role": "user", "content": "how"}]
     for member in (first, other):
-        _reading(member, first)(Samples([asked], ["the cat"], [[1]], [[2]]))
+        member.given(encoders[0])(Samples([asked], ["the cat"], [[1]], [[2]]))
     assert [samples.prompt_ids for samples in seen] == [[[1]], [encoders[1].encode(asked, as_answer("the cat"))[0]]]
 
 

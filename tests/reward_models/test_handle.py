@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,12 @@ from rlhf_plugins import RewardUnavailable
 from rlhf_plugins.contract.handles import RewardModel
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
+from rlhf_plugins.reward_models.opening import rated
 from rlhf_plugins.reward_models.retries import Retries
+from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs
 
 SAMPLES = Samples(["a", "b"], ["xx", "yyy"], [[1], [1]], [[2], [3]])
 
@@ -53,6 +58,29 @@ def test_a_handle_has_the_state_of_its_function() -> None:
 def test_a_handle_of_a_function_has_no_tokenizer() -> None:
     with pytest.raises(RunError, match="this reward has no tokenizer: take samples from a policy"):
         RewardHandle(lengths).encode(["a"], ["b"])
+
+
+def test_a_model_with_other_tokens_reads_the_beginning_of_a_text_that_is_too_long(tmp_path: Path) -> None:
+    seen = list[Samples]()
+    own = replace(load_row_encoder(tiny_encoder(tmp_path / "encoder")), max_tokens=7)
+
+    def read(samples: Samples) -> Prediction:
+        seen.append(samples)
+        return lengths(samples)
+
+    given = RewardHandle(read, None, own).given(load_row_encoder(tiny_base(tmp_path / "base")))
+    samples = Samples(["how", "how"], ["ant", "ant bee cat mud gas"], [[1], [1]], [[2], [3]], {"topic": ["a", "b"]})
+    given.predict(samples)
+    whole = [own.encode("how", text)[1] for text in samples.responses]
+    assert seen[0].response_ids == [whole[0], [*whole[1][:3], whole[1][-1]]]
+    assert seen[0].columns == samples.columns
+
+
+def test_a_teacher_that_abstains_rates_nothing(tmp_path: Path) -> None:
+    encoder, silent = load_row_encoder(tiny_base(tmp_path)), torch.tensor([False, True])
+    groups = rated(tiny_pairs(1), lambda samples: replace(lengths(samples), abstained=silent), encoder)
+    assert groups[0].ratings["teacher"][0] is not None
+    assert groups[0].ratings["teacher"][1] is None
 
 
 def test_a_handle_of_a_function_has_no_gradient() -> None:

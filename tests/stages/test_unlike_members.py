@@ -41,6 +41,22 @@ def test_a_decoder_and_an_encoder_are_averaged(tmp_path: Path) -> None:
     assert len(result.metrics["out_of_bag_accuracy"]) == 2
 
 
+def test_a_reward_model_on_another_base_reads_what_the_policy_wrote(tmp_path: Path) -> None:
+    base, encoder = tiny_base(tmp_path / "base"), tiny_encoder(tmp_path / "encoder")
+    words = {"base": encoder.path, "pooling": "mean", "trainer": {**FEW, "max_steps": 2}}
+    result = component("stage", {"use": "reward_model", **words}).run(tiny_run(base, tmp_path / "run", tiny_pairs(24)))
+    run, alone = (tiny_run(each, tmp_path / "run", tiny_pairs(24), [result]) for each in (base, encoder))
+    reward = component("reward", "model").build(run)
+    samples = run.policy().sample(run.data.test[:4], 2, temperature=1.0, max_new_tokens=6, seed=0)
+    assert_close(reward(samples).reward, reward(reward.encode(samples.prompts, samples.responses)).reward)
+    with pytest.raises(RunError, match="no single reward model with the same tokens"):
+        reward.by_token(samples)
+    measured = [component("stage", "evaluate_reward").run(each).report.reward_models for each in (run, alone)]
+    for one in measured:
+        del one["reward_model"]["latency"]
+    assert measured[0] == measured[1]
+
+
 @pytest.fixture(scope="module")
 def expert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ensemble of two members, weighed by topic."""
