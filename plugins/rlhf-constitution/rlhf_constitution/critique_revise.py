@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from statistics import fmean
@@ -17,9 +17,10 @@ from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.constitution import Constitution, bundled, faults, load
 from rlhf_constitution.critic import critic, unreadable
 from rlhf_constitution.fluency import fluent
+from rlhf_constitution.meaning import same_meaning
 from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
-from rlhf_constitution.revision import Draft, Limits, Makers, from_json, revise, to_json
+from rlhf_constitution.revision import Check, Draft, Limits, Makers, from_json, revise, to_json
 from rlhf_constitution.scoring import Scorer
 from rlhf_constitution.texts import Text, as_response, plain
 from rlhf_plugins import Data, Group, OnDisk, Origin, Run, RunError, Section, Stage, StageResult, hookimpl, uses
@@ -52,14 +53,16 @@ class CritiqueRevise(Stage, makes={"data"}):
         Annotated[float, Field(gt=0)] | None,
         Field(description="a revision's perplexity under the policy, at most, as a multiple of the first answer's"),
     ] = None
+    meaning: Assistant | None = uses("assistant", optional=True)
     keep_clean: Annotated[bool, Field(description="hand on answers that need no revision too")] = True
     from_: From = "previous"
     sampling: Annotated[Sampling, Field(description="how the prompts are answered")] = field(default_factory=Sampling)
     name: str = "critique_revise"
 
     def missing(self) -> dict[str, str]:
-        """A constitution or an instruction that cannot be read."""
-        found = {"constitution": faults(self.constitution), "criticism": unreadable(self.criticism)}
+        """A constitution or an instruction that cannot be read, or that nobody would read."""
+        unread = "no `critic` is given, who would read it" if self.criticism and self.critic is None else ""
+        found = {"constitution": faults(self.constitution), "criticism": unread or unreadable(self.criticism)}
         return {option: message for option, message in found.items() if message}
 
     def run(self, run: Run) -> StageResult:
@@ -69,13 +72,13 @@ class CritiqueRevise(Stage, makes={"data"}):
         makers = Makers(self.reviser.acting(run), score)
         if self.critic is not None:
             makers = replace(makers, criticise=critic(self.critic, run, self.criticism))
+        checks = list(self.checks(run))
 
         def make() -> list[dict[str, Any]]:
             prompts, first = self.answers(run)
             scored = score([plain(prompt) for prompt in prompts], first)
             drafts = [Draft.of(*row) for row in zip(prompts, first, scored, strict=True)]
-            check = None if self.max_perplexity is None else fluent(run, self.max_perplexity)
-            revised = revise(drafts, constitution, makers, self.rounds, Limits(self.max_edit, check))
+            revised = revise(drafts, constitution, makers, self.rounds, Limits(self.max_edit, tuple(checks)))
             return [to_json(draft) for draft in revised]
 
         rows = run.once("drafts", make)
@@ -89,6 +92,13 @@ class CritiqueRevise(Stage, makes={"data"}):
             sections=[*sections(constitution, drafts), *score.sections()],
             metrics=numbers(drafts),
         )
+
+    def checks(self, run: Run) -> Iterator[Check]:
+        """What a revision has to keep beside P and the gates."""
+        if self.max_perplexity is not None:
+            yield fluent(run, self.max_perplexity)
+        if self.meaning is not None:
+            yield same_meaning(self.meaning, run)
 
     def answers(self, run: Run) -> tuple[list[Text], list[str]]:
         """Prompts, and the policy's first answer to each."""

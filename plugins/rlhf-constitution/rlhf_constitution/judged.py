@@ -15,6 +15,7 @@ from rlhf_constitution.quoting import question
 from rlhf_plugins import Run, hookimpl
 
 CHOICES = ("A", "B")
+AGREEMENT = 0.3
 INSTRUCTION = "Does the answer to the prompt keep this rule: {rule}\nChoose A or B.\nA: {a}\nB: {b}"
 KEEPS, BREAKS = "it keeps the rule", "it breaks the rule"
 
@@ -27,7 +28,7 @@ class ByAssistant(Principle, asks=True):
     """
 
     rule: Annotated[str, Field(min_length=1, description="in a sentence, such as: it does not invent facts")]
-    agreement: Annotated[float, Field(ge=0, le=1, description="of the two orders, at least")] = 0.3
+    agreement: Annotated[float, Field(ge=0, le=1, description="of the two orders, at least")] = AGREEMENT
     draw: Annotated[int, Field(ge=0, description="a number in the question; another one asks again")] = 0
 
     def build(self, run: Run, ask: Asker | None = None) -> Judged:
@@ -50,20 +51,27 @@ class ByAssistant(Principle, asks=True):
 
     def outcome(self, first: Chosen, swapped: Chosen) -> Outcome:
         """The mean of both orders, or why there is none."""
-        if isinstance(first, Failed):
-            return first
-        if isinstance(swapped, Failed):
-            return swapped
-        one, other = first[0], swapped[1]
-        confidence = 1 - abs(one - other)
-        if confidence < self.agreement:
-            return Abstain(f"the answer depends on the order of the choices: {one:.2f} and {other:.2f}")
-        value = (one + other) / 2
-        return Ok(value, confidence, why=f"it may not keep the rule {self.rule!r}", fix="keep that rule")
+        found = in_both_orders(first, swapped, self.agreement)
+        if not isinstance(found, Ok):
+            return found
+        return replace(found, why=f"it may not keep the rule {self.rule!r}", fix="keep that rule")
 
     def fresh(self, draw: int) -> ByAssistant:
         """Asked once more, past the cache."""
         return replace(self, draw=self.draw + draw)
+
+
+def in_both_orders(first: Chosen, swapped: Chosen, agreement: float = AGREEMENT) -> Ok | Abstain | Failed:
+    """The mean probability of what is A in the first order and B in the second; no value where they disagree."""
+    if isinstance(first, Failed):
+        return first
+    if isinstance(swapped, Failed):
+        return swapped
+    one, other = first[0], swapped[1]
+    confidence = 1 - abs(one - other)
+    if confidence < agreement:
+        return Abstain(f"the answer depends on the order of the choices: {one:.2f} and {other:.2f}")
+    return Ok((one + other) / 2, confidence)
 
 
 @hookimpl

@@ -17,6 +17,7 @@ from rlhf_constitution.critique import REVISED_FROM, Critique, critique, critiqu
 from rlhf_constitution.texts import Text, plain
 
 Score = Callable[[Sequence[str], Sequence[str]], list[Scored]]
+Check = Callable[[Text, str, str], str]  # (prompt, first answer, revision) -> why it is rejected, or nothing
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Limits:
     """What a revision has to keep."""
 
     edit: float = 1.0  # the largest share of tokens that it may change
-    check: Callable[[Text, str, str], str] | None = None  # (prompt, first answer, revision) -> why not, or nothing
+    checks: tuple[Check, ...] = ()  # the cheapest first
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ class _Try:
             return "P does not rise"
         if changed > self.limits.edit:
             return f"changes {changed:.2f} of the tokens, more than {self.limits.edit:.2f}"
-        return self.limits.check(draft.prompt, draft.first, text) if self.limits.check else ""
+        found = (check(draft.prompt, draft.first, text) for check in self.limits.checks)
+        return next(filter(None, found), "")
 
     def solves(self, scored: Scored) -> bool:
         """Whether the principle of this round needs no further revision."""

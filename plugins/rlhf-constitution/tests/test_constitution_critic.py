@@ -45,16 +45,22 @@ def recipe(folder: Path, **options: Any) -> dict[str, Any]:
     return {"base": "sandbox", "data": data, "output_dir": str(folder / "run"), "stages": [stage]}
 
 
-def test_the_critics_words_are_in_the_record(tmp_path: Path, serve: Serve) -> None:
+def test_the_critics_words_are_in_the_record_and_what_is_no_verdict_rejects(tmp_path: Path, serve: Serve) -> None:
     url = serve(lambda body: (200, {"choices": [{"message": {"content": "it could be better\nFix: do better"}}]}))
-    critic = {"use": "server", "url": url, "model": "m"}
-    record = open_run(run_recipe(recipe(tmp_path, critic=critic), say=lambda line: None).folder)
+    server = {"use": "server", "url": url, "model": "m"}
+    asked = recipe(tmp_path, critic=server, meaning=server)
+    record = open_run(run_recipe(asked, say=lambda line: None).folder)
     (file,) = record.folder.glob("*/revisions.jsonl")
     attempts = [one for line in file.read_text().splitlines() for one in json.loads(line)["attempts"]]
     assert attempts
     assert {one["critique"]["why"] for one in attempts} == {"it could be better"}
+    assert not any(one["accepted"] for one in attempts)
+    assert any(one["reason"].startswith("nobody could say whether it keeps the meaning") for one in attempts)
 
 
 def test_an_instruction_that_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(RlhfError, match=r"stages.0.criticism: no such file: nope.txt"):
-        run_recipe(recipe(tmp_path, criticism="nope.txt"), say=lambda line: None)
+        run_recipe(recipe(tmp_path, criticism="nope.txt", critic="policy"), say=lambda line: None)
+    (tmp_path / "i.txt").write_text("Look at {principle}. {angle}")
+    with pytest.raises(RlhfError, match=r"stages.0.criticism: no `critic` is given"):
+        run_recipe(recipe(tmp_path, criticism=str(tmp_path / "i.txt")), say=lambda line: None)

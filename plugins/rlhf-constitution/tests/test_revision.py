@@ -52,7 +52,8 @@ def test_a_proposal_is_rejected_with_a_reason(proposal: str, reason: str) -> Non
 
 
 def test_a_further_check_may_reject_it() -> None:
-    found = after("well so", ["yes please"], limits=Limits(check=lambda prompt, first, text: "it means something else"))
+    checks = (lambda prompt, first, text: "", lambda prompt, first, text: "it means something else")
+    found = after("well so", ["yes please"], limits=Limits(checks=checks))
     assert found.attempts[0].reason == "it means something else"
 
 
