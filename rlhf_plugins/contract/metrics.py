@@ -28,7 +28,7 @@ LOGGED = {
     "explained_variance": Logged("share", "of the returns' variance by the critic", "higher"),
     "gold_reward": Logged("", "mean true reward of the responses, where the data knows it", "higher"),
     "grad_norm": Logged("", "norm of the gradient before clipping"),
-    "kl": Logged("nats", "KL to the reference per response token"),
+    "kl": Logged("nats", "KL to the reference per response; per token where TRL's own way trains"),
     "kl_coef": Logged("", "coefficient of the KL term"),
     "learning_rate": Logged("", "of the optimizer"),
     "length": Logged("tokens", "mean length of the responses"),

@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from rlhf_plugins.arithmetic.ranking import comparisons, per_group
+from rlhf_plugins.arithmetic.ranking import comparisons, mean_over_pairs, per_group
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.data.branches import BranchBatch, Layout
@@ -159,7 +159,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         scores = judged(prediction, inputs, self._dimensions)
         losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if (coefficient := self.args.center_rewards_coefficient) is not None:
-            centre = (scores.chosen + scores.rejected) ** 2  # (groups,)
+            centre = mean_over_pairs(lambda pairs: (pairs.chosen + pairs.rejected) ** 2, scores, ties=True)  # (groups,)
             losses = losses + coefficient * centre.view(-1, *[1] * (losses.dim() - 1))
         if counts(inputs):
             self._scored(scores, int(given.mask.sum()) if isinstance(given, BranchBatch) else 0)

@@ -65,6 +65,11 @@ def test_what_is_handed_on_is_counted_and_has_a_difficulty(dropped: tuple[Path, 
     assert all(0 <= (group.difficulty or 0) <= 0.5 for group in result.data.train)
 
 
+def test_a_budget_that_ended_the_training_of_a_fold_is_noted(tmp_path: Path) -> None:
+    notes = checked(tmp_path, rows()[:8], budget={"seconds": 0.0}).report.notes
+    assert [note.partition(" ended")[0] for note in notes] == [f"Fold {i}: The budget of 0 seconds" for i in (0, 1)]
+
+
 def test_rows_of_a_prompt_are_in_one_fold() -> None:
     groups = [Group(f"q{i % 7}", ("a", "b"), (0, 1)) for i in range(21)]
     dealt = _dealt(groups, 3, 0)

@@ -18,7 +18,8 @@ from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
 from rlhf_plugins.data.groups import preference_dataset
-from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, lora_config
+from rlhf_plugins.data.tokens import samples_of
+from rlhf_plugins.engine.loading import load_row_encoder, load_tokenizer, load_trunk, lora_config
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
@@ -131,3 +132,22 @@ def test_it_learns_to_tell_good_from_bad(bases: Bases, tmp_path: Path, architect
     loss = component("reward_loss", "bradley_terry")
     logged = losses(reward_trainer(model, loss, args, ranked(base, tiny_pairs(64)), load_tokenizer(base)))
     assert sum(logged[-5:]) < 0.7 * sum(logged[:5])
+
+
+def test_rankings_of_any_size_are_centred_pair_by_pair(bases: Bases, tmp_path: Path) -> None:
+    """Groups of three, two and three responses, whose scores are padded: the mean square of a pair's sum is added."""
+    said = ("ant bee", "mud", "cat dog")
+    groups = [
+        Group(prompt, said[:size], (0, 1, 2)[:size]) for prompt, size in (("how\n", 3), ("is\n", 2), ("dog\n", 3))
+    ]
+    found = []
+    for coefficient in (None, 0.5):
+        model = twin(bases(), classifier(bases(), False), False)
+        options = {**OPTIONS, "max_steps": 1, "learning_rate": 0.0, "center_rewards_coefficient": coefficient}
+        args, rows = arguments(trl.RewardConfig, tmp_path, 0, options), ranked(bases(), groups)
+        loss = component("reward_loss", "bradley_terry")
+        found += losses(reward_trainer(model, loss, args, rows, load_tokenizer(bases())))
+    encoder = load_row_encoder(bases())
+    each = [model.predict(samples_of([group], encoder), 0).reward for group in groups]
+    sums = [torch.combinations(rewards).sum(1).square().mean() for rewards in each]
+    assert found[1] - found[0] == pytest.approx(0.5 * float(torch.stack(sums).mean()), rel=1e-3)
