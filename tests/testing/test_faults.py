@@ -84,3 +84,9 @@ def test_the_faults_are_many_and_of_every_kind() -> None:
 
     assert len({component for _, component, _, _ in FAULTS}) >= 20
     assert {kind for kind, _, _, _ in FAULTS} == set(KINDS) - BUILT_OF_A_RUN
+
+
+@pytest.mark.parametrize("name", ["batch_mates", "order", "gradient_stays"])
+def test_of_an_answer_without_rows_the_shape_alone_is_reported(name: str) -> None:
+    (one,) = [each for each in properties_of("preference_loss") if each.name == name]
+    assert examine(Subject.of(loss.Averaged, "preference_loss", {}), one) is None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.bench import Answer, Case
 from rlhf_plugins.testing.conformance import holds_of
-from rlhf_plugins.testing.properties.tensors import answered
+from rlhf_plugins.testing.properties.tensors import answered_by_row
 from rlhf_plugins.testing.subject import Broken, Subject, expect, has
 
 LEARNERS = ("pooling", "reward_head", "reward_loss", "preference_loss", "aggregation", "policy_loss", "kl_estimator")
@@ -94,7 +94,7 @@ def gradient_stays(subject: Subject) -> None:
     acts = subject.acting()
     if has(acts, "uses_batch_mates"):
         return
-    for case, _ in answered(subject, acts):
+    for case, _ in answered_by_row(subject, acts):
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in bench.learned(subject, case[1]).items()}
         said = bench.answer(subject, acts, (case[0], bench.filled(case[1], leaves))) or {}
         first = torch.stack([part[0].sum() for part in said.values()]).sum()

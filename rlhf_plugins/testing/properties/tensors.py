@@ -25,6 +25,14 @@ def answered(subject: Subject, acts: Any, extreme: bool = False) -> Iterator[tup
             yield case, said
 
 
+def answered_by_row(subject: Subject, acts: Any) -> Iterator[tuple[Case, Answer]]:
+    """Those of `answered` that have a row for each example; `shape` finds the others."""
+    for case, said in answered(subject, acts):
+        size = bench.bench(subject.kind).size(case[1])
+        if all(part.dim() and len(part) == size for part in said.values()):
+            yield case, said
+
+
 @holds_of(*TENSOR_KINDS)
 def answers(subject: Subject) -> None:
     """A component that refuses every ordinary input cannot be used, and nothing else can be checked of it."""
@@ -74,7 +82,7 @@ def batch_mates(subject: Subject) -> None:
     acts = subject.acting()
     if _uses_mates(subject, acts):
         return
-    for case, said in answered(subject, acts):
+    for case, said in answered_by_row(subject, acts):
         for rows in _alone(subject, acts, case[1]):
             _alone_and_among(subject, acts, case, said, rows)
 
@@ -133,7 +141,7 @@ def order(subject: Subject) -> None:
     Of a component that uses batch mates the mean alone must stay.
     """
     acts = subject.acting()
-    for (words, record), said in answered(subject, acts):
+    for (words, record), said in answered_by_row(subject, acts):
         rows = list(range(bench.bench(subject.kind).size(record)))[::-1]
         tried = f"{words}, forwards and backwards"
         back = bench.answer(subject, acts, (tried, records.pick(record, rows))) or {}
