@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
+from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic.errors import PydanticSchemaGenerationError
 
-from rlhf_plugins.errors import PluginError
+from rlhf_plugins.errors import PluginError, known
 from rlhf_plugins.recipe.limits import RANGES, check_trackers, keeping_the_best
 from rlhf_plugins.recipe.options import validated
 
@@ -28,6 +29,22 @@ def config_options(config: str) -> Mapping[str, Any]:
     cls = _load(config)
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls) if field.init}
+
+
+@cache
+def choices(config: str) -> Mapping[str, list[str]]:
+    """The words that an option of a config class may be, of those that are words of a fixed list."""
+    types = config_options(config)
+    listed = {field.name: field.metadata.get("choices") for field in fields(_load(config)) if field.init}
+    enums = {name: _enum(types[name]) for name in listed}
+    found = {name: enums[name] or words for name, words in listed.items()}
+    return {name: list(map(str, words)) for name, words in found.items() if words}
+
+
+def _enum(annotation: Any) -> list[str]:
+    """The values of the enumeration that an annotation allows; none where it allows no such."""
+    members = (annotation, *get_args(annotation))
+    return [one.value for cls in members if isinstance(cls, type) and issubclass(cls, Enum) for one in cls]
 
 
 def resolved(config: str, values: Mapping[str, Any], reserved: Collection[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -54,6 +71,9 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
         near = get_close_matches(name, types.keys() - set(reserved) - SECRETS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: its {len(types)} options are TRL's own"
         raise ValueError(f"unknown option of {_known_as(config)} ({hint})")
+    if (words := choices(config).get(name)) and isinstance(value, bool | str) and value not in words:
+        quotes = '; YAML reads no as false: write "no"' * (value is False and "no" in words)
+        raise ValueError(f"unknown value {value!r} {known(str(value), words)}{quotes}")
     try:
         result = validated(types[name], value)
     except PydanticSchemaGenerationError:

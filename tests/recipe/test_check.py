@@ -113,11 +113,25 @@ def test_trl_names_and_refuses_its_own_options(checked: Checked) -> None:
     text = "base: sandbox\ndata: rows\nstages:\n- stage: make\n  trainer: {%s}\n"
     (fault,) = faults(checked, text % "max_stepz: 3")
     assert fault.endswith("unknown option of trl.RewardConfig (did you mean max_steps or save_steps or eval_steps?)")
-    (fault,) = faults(checked, text % "eval_strategy: sometimes")
-    assert fault.startswith("recipe.yaml:5: stages.0.trainer: trl.RewardConfig refuses these options: sometimes is not")
+    (fault,) = faults(checked, text % "fp16: true, bf16: true")
+    assert fault.startswith("recipe.yaml:5: stages.0.trainer: trl.RewardConfig refuses these options: At most one of")
     (fault,) = faults(checked, text % "max_length: 3")
     advice = "leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
     assert fault == f"recipe.yaml:5: stages.0.trainer.max_length: is set by the stage or not read; {advice}"
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("eval_strategy: epochs", "unknown value 'epochs' (did you mean epoch? known: epoch, no, steps)"),
+        ("lr_scheduler_type: cosin", "unknown value 'cosin' (did you mean cosine? known: constant, "),
+        ("log_level: debig", "unknown value 'debig' (did you mean debug? known: critical, debug, "),
+        ("save_strategy: no", '(known: best, epoch, no, steps); YAML reads no as false: write "no"'),
+    ],
+)
+def test_a_word_of_a_fixed_list_is_answered_by_the_nearest(written: str, answer: str, checked: Checked) -> None:
+    (fault,) = faults(checked, f"base: sandbox\ndata: rows\nstages:\n- stage: make\n  trainer: {{{written}}}\n")
+    assert answer in fault
 
 
 def test_a_recipe_with_a_name_too_long_for_a_file_is_no_traceback() -> None:
