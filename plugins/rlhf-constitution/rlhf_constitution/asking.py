@@ -1,4 +1,4 @@
-"""Asks an assistant within a budget: each call is reserved before it is made, and no question is paid for twice."""
+"""Asks an assistant within a budget: each call is reserved before it is made, and no decision is paid for twice."""
 
 from __future__ import annotations
 

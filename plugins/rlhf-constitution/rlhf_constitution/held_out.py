@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf_constitution.constitution import load
 from rlhf_constitution.scoring import Scorer
@@ -44,6 +44,8 @@ class Measured:
 class HeldOut:
     """The prompts, the judge, and how they are answered."""
 
+    draws: ClassVar[bool] = True  # whether another draw of `measure` is other answers, or other noise of the judge
+
     prompts: list[Text]
     judge: Judge
     name: str  # of the judge
@@ -72,6 +74,8 @@ class ByPeople(HeldOut):
     The lean is log pi(chosen) - log pi(rejected), less that of the policy that the stage starts from, the implicit
     reward of DPO (Rafailov et al. 2023, section 4).
     """
+
+    draws = False
 
     pairs: tuple[Group, ...] = ()  # one for each prompt, the chosen response first
     start: tuple[float, ...] = ()  # leans of the policy that the stage starts from

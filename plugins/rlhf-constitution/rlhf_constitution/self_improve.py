@@ -94,7 +94,7 @@ class _Loop:
 
     def __init__(self, options: SelfImprove, run: Run, held_out: HeldOut) -> None:
         self.options, self.run, self.held_out = options, run, held_out
-        self.rows: list[tuple[Group, ...]] = []  # of each round, without replay
+        self.rows: dict[str, list[Sequence[Group]]] = {}  # by the stage that made them, of each round, without replay
         self.rounds: list[Round] = []
         self.specs: dict[str, Any] = {START: spec_of_start(run)}
         self.measured = {START: self.measure(START)}
@@ -114,7 +114,7 @@ class _Loop:
         curve = Curve([(0, self.measured[START].mean), *((one.number + 1, one.measured.mean) for one in self.rounds)])
         return StageResult(
             policies={self.options.name: self.specs[chosen]},
-            data=Data(tuple(group for rows in self.rows for group in rows)),
+            data=Data(tuple(group for rounds in self.rows.values() for rows in rounds for group in rows)),
             evaluation=Evaluation(self.held_out.name, START, self.held_out.prompts, judged),
             sections=[self.section(chosen, gain, error)],
             curves={"held_out_score": curve},
@@ -124,19 +124,20 @@ class _Loop:
     def round(self, number: int) -> None:
         """Generates, judges, trains and measures once."""
         options, start = self.options, self.best if self.options.gates else self.latest
-        policy, data = start, self.data(number)
+        policy, data, new = start, self.data(number), list[Group]()
         for stage in options.stages:
             part = self.run.train(stage, name=f"r{number}-{stage.name}", data=data, start=none_of(policy))
             if part.data is not None:
-                self.rows.append(part.data.train)
-                self.audit(number, part.data.train)
-                data = self.data(number, options.replay.rows(self.rows, self.run.seed + number))
+                own = self.rows.setdefault(stage.name, [])
+                own.append(part.data.train)
+                new += part.data.train
+                data = self.data(number, options.replay.rows(own, self.run.seed + number))
             if part.policies:
                 policy = next(iter(part.policies))
                 self.specs[policy] = part.policies[policy]
         self.measured[policy] = measured = self.measure(policy)
         reason = self.reason(measured) if options.gates else ""
-        new = self.rows[-1]
+        self.audit(number, new)
         covered = coverage(new, self.run.data.prompts["train"])
         self.rounds.append(Round(number, start, policy, measured, reason, len(data.train), covered, outliers(new)))
         if not reason and measured.mean > self.measured[self.best].mean:
@@ -181,10 +182,12 @@ class _Loop:
         seemed = self.measured[chosen].mean - self.measured[START].mean
         first = {"round": "start", "score": round(self.measured[START].mean, 4)}
         first |= {"effective answers": round(self.measured[START].varied, 2)}
-        text = (
-            f"Chosen: {chosen}, by {self.held_out.name} on {len(self.held_out.prompts)} held-out prompts. It seemed to "
-            f"gain {seemed:.3f}; with fresh answers and fresh noise it gains {gain:.3f} (standard error {error:.3f})."
-        )
+        gains = f"it gains {gain:.3f} (standard error {error:.3f})"
+        if self.held_out.draws:
+            gains = f"It seemed to gain {seemed:.3f}; with fresh answers and fresh noise {gains}."
+        else:
+            gains = f"On the pairs that it was chosen by {gains}, which may be too high with several rounds."
+        text = f"Chosen: {chosen}, by {self.held_out.name} on {len(self.held_out.prompts)} held-out prompts. {gains}"
         return Section("Self-improvement", text, [first, *(one.row() for one in self.rounds)])
 
 

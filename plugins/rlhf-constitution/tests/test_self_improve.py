@@ -99,12 +99,18 @@ def test_without_gates_the_collapse_is_kept(tmp_path: Path, measured: list[tuple
     assert record.finished[0].metrics["chosen"] == "r1-preference"
 
 
-def test_held_out_labels_of_people_choose_the_checkpoint(tmp_path: Path) -> None:
-    record = ran(recipe(tmp_path, rounds=1, judge="people"))
-    evaluation = record.finished[0].evaluation
-    assert evaluation.judge == "people"
-    assert evaluation.scores["start"] == [0.5] * 4  # of itself, it leans nowhere
-    assert set(evaluation.scores["r0-preference"]) <= {0.0, 0.5, 1.0}
+def test_held_out_labels_of_people_choose_and_rows_of_another_stage_are_no_earlier_round(tmp_path: Path) -> None:
+    made = recipe(tmp_path, rounds=1, judge="people")
+    (loop,) = made["stages"]
+    loop["stages"] = [{**each, "name": f"{each['stage']}{n}"} for n in (0, 1) for each in loop["stages"]]
+    record = ran(made)
+    (result,) = record.finished
+    assert result.evaluation.judge == "people"
+    assert result.evaluation.scores["start"] == [0.5] * 4  # of itself, it leans nowhere
+    assert set(result.evaluation.scores["r0-preference1"]) <= {0.0, 0.5, 1.0}
+    assert "On the pairs that it was chosen by it gains" in result.sections[0].text
+    own = [group for group in result.data.train if group.origin.source == "r0-ai_feedback1"]
+    assert table(record)[1]["rows"] == len(own)  # none of ai_feedback0's, of which a fifth would be replayed
 
 
 @pytest.mark.parametrize(
