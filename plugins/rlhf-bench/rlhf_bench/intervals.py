@@ -33,7 +33,10 @@ def estimate(scores: Any, seed: int = 0) -> Estimate:
     One is the bootstrap that resamples seeds and prompts independently (Owen 2007), p = (1 + 2 min(n_below, n_above)) /
     (1 + n); with few seeds it is too narrow. The other is Student's of the means over prompts, which is right for few
     seeds and knows nothing of prompts. One seed tells nothing of how much seeds differ, so that it has no interval.
+    Where seeds have other numbers of prompts, since some have no score, each seed's mean is all that is compared.
     """
+    if len({np.size(of_seed) for of_seed in scores}) > 1:
+        scores = [[np.mean(of_seed)] for of_seed in scores]
     scores = np.atleast_2d(np.asarray(scores, dtype=float))
     mean = float(scores.mean())
     seeds, prompts = scores.shape

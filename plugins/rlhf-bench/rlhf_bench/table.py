@@ -69,24 +69,32 @@ def _of_task(suite: Suite, task: str, rows: Sequence[Row]) -> Iterator[Line]:
         own = {seed: row for (name, seed), row in by_seed.items() if name == algorithm}
         if not own:
             continue
-        others = (
-            base if suite.baseline == BASE else {s: r["scores"] for (a, s), r in by_seed.items() if a == suite.baseline}
-        )
-        scores = {seed: row["scores"] for seed, row in own.items()}
-        shared = [seed for seed in scores if seed in others and algorithm != suite.baseline]
-        gains = [np.subtract(scores[s], others[s]) for s in shared]
+        gains = [
+            np.subtract(row["scores"], other)
+            for seed, row in own.items()
+            if (other := _beside(row, suite.baseline, by_seed.get((suite.baseline, seed)))) is not None
+        ]
+        scores = [row["scores"] for row in own.values()]
         yield Line(
             task,
             algorithm,
             tuple(own),
-            estimate(list(scores.values())),
+            estimate(scores),
             estimate(gains) if gains else None,
             None,
-            _spread(list(scores.values())),
+            _spread(scores),
             _means(list(own.values())),
             won(gains) if gains else None,
             _rated([row["ratings"] for row in own.values()]),
         )
+
+
+def _beside(row: Row, baseline: str, other: Row | None) -> list[float] | None:
+    """The baseline's scores on the prompts of a run; None of the baseline itself, and where its own prompts differ."""
+    if baseline == BASE:
+        return row[BASE]
+    alike = other is not None and row["algorithm"] != baseline and row["prompts"] == other["prompts"]
+    return other["scores"] if other and alike else None
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -129,6 +137,11 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
         mine = {line.algorithm for line in found if line.task == task}
         if suite.baseline not in mine:
             said.append(f"{task}: the baseline {suite.baseline} has no finished run, so that there are no gains.")
+    by_run = {(row["task"], row["algorithm"], row["seed"]): row for row in rows if row["status"] == "finished"}
+    for (task, name, seed), row in by_run.items():
+        other = by_run.get((task, suite.baseline, seed))
+        if other and _beside(row, suite.baseline, other) is None and name != suite.baseline:
+            said.append(f"{task}, {name}, seed {seed}: no gain, other prompts have a score than those of the baseline.")
     for line in found:
         spent = line.means["spent"]
         if spent is not None and abs(spent - 1) > EQUAL:

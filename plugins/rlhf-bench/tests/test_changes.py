@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rlhf_bench.changes import changes, table
 from rlhf_bench.suite import Suite
-from rlhf_bench.table import won
+from rlhf_bench.table import MEANS, lines, notes, won
 
 TASKS = {"clean": "", "flips": "", "far": ""}
 
@@ -26,6 +26,17 @@ def test_a_change_is_the_mean_difference_on_the_same_prompts() -> None:
     shown = table(suite, [found])
     assert shown is not None
     assert shown.rows == [["flips", "clean", "-1.50"], ["far", "clean", "-"]]
+
+
+def test_a_gain_is_of_the_same_prompts_alone() -> None:
+    """A judge that abstains leaves other prompts out under each algorithm."""
+    none = {**dict.fromkeys(MEANS), "dimensions": {}, "tasks": {}, "ratings": {}, "base": [0.0], "judge": "gold reward"}
+    rows = [{**none, **row("clean", seed, 2, 4)} for seed in (1, 2)]
+    rows += [{**none, **row("clean", seed, 1, 1, prompts=of), "algorithm": "ipo"} for seed, of in ((1, "a"), (2, "b"))]
+    suite = Suite("s", "", (1, 2), {"flops": 1.0}, "dpo", {"clean": ""}, {"dpo": "", "ipo": ""}, {}, ())
+    found = lines(suite, rows)
+    assert [line.gain and line.gain.mean for line in found] == [None, None, -2.0]
+    assert any(note.startswith("clean, ipo, seed 2: no gain") for note in notes(suite, rows, found))
 
 
 def test_a_prompt_is_won_by_a_gain_and_half_won_by_a_draw() -> None:

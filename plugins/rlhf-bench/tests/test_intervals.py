@@ -43,3 +43,7 @@ def test_three_seeds_without_a_difference_are_rarely_clear() -> None:
 
 def test_a_difference_that_seeds_contradict_is_not_clear() -> None:
     assert not estimate([[1.0] * 50, [-1.0] * 50, [0.5] * 50]).clear
+
+
+def test_seeds_with_other_prompts_are_compared_by_their_means() -> None:
+    assert estimate([[1.0, 3.0], [0.0, 1.0, 2.0]]) == estimate([[2.0], [1.0]])
