@@ -14,7 +14,7 @@ from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.report import lines
 from rlhf_watch.shift.trusted import TrustedReward
 from rlhf_watch.shift.two_sample import classifier_test
-from scipy.stats import chi2
+from scipy.stats import binomtest, chi2
 
 from rlhf_plugins import DataError, Prediction, RunError, Samples, component
 
@@ -42,6 +42,24 @@ def test_the_threshold_keeps_1_percent_where_chi_square_does_not() -> None:
         theirs.append((distance(fresh) > chi2.ppf(0.99, 75)).mean())
     assert np.mean(ours) == pytest.approx(0.01, abs=0.0025)
     assert np.mean(theirs) > 0.05
+
+
+def test_the_p_value_of_a_shift_allows_for_the_error_of_the_threshold() -> None:
+    rng, ours, binomial = np.random.default_rng(0), [], []
+    for _ in range(400):
+        distance = Distance.of(rng.normal(size=(100, 1)))
+        beyond = int((distance(rng.normal(size=(1000, 1))) > distance.threshold(0.01)).sum())
+        ours.append(distance.chance(beyond, 1000, 0.01) <= 0.01)
+        binomial.append(binomtest(beyond, 1000, 0.01, alternative="greater").pvalue <= 0.01)
+    assert np.mean(ours) <= 0.02
+    assert np.mean(binomial) == pytest.approx(0.15, abs=0.05)
+
+
+def test_the_chance_of_rows_beyond_the_largest_of_n_by_hand() -> None:
+    distance = Distance.of(np.random.default_rng(0).normal(size=(99, 1)))
+    assert distance.chance(1, 1, 0.01) == pytest.approx(1 / 100)  # of 100 rows any is the largest
+    assert distance.chance(2, 2, 0.01) == pytest.approx(2 / (101 * 100))  # the two largest of 101
+    assert distance.chance(0, 5, 0.01) == 1.0
 
 
 def test_rows_that_say_nothing_are_refused() -> None:

@@ -7,6 +7,7 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import betabinom
 
 from rlhf_plugins import DataError
 
@@ -59,9 +60,22 @@ class Distance:
 
         Raises DataError where n rows cannot promise the rate.
         """
-        place = ceil((len(self.usual) + 1) * (1 - rate))
-        if place > len(self.usual):
-            raise DataError(
-                f"{len(self.usual)} rows can promise a rate of {1 / (len(self.usual) + 1):.3g}, not {rate:g}"
-            )
-        return float(self.usual[place - 1])
+        return float(self.usual[self._place(rate) - 1])
+
+    def chance(self, beyond: int, count: int, rate: float) -> float:
+        """P-value: how likely `beyond` or more of `count` fresh rows like them exceed the threshold of this rate.
+
+        The threshold is the k-th smallest of n distances, so that the share of fresh rows beyond it is
+        Beta(n + 1 - k, k) and their number beta-binomial (Wilks 1941). A binomial with the rate itself would take the
+        luck of the n rows for a shift.
+        """
+        place = self._place(rate)
+        return float(betabinom.sf(beyond - 1, count, len(self.usual) + 1 - place, place))
+
+    def _place(self, rate: float) -> int:
+        """k. Raises DataError where n rows cannot promise the rate."""
+        count = len(self.usual)
+        place = ceil((count + 1) * (1 - rate))
+        if place > count:
+            raise DataError(f"{count} rows can promise a rate of {1 / (count + 1):.3g}, not {rate:g}")
+        return place

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from rlhf_plugins import DataError
 from rlhf_watch.rows import parsed
@@ -27,7 +26,7 @@ class Texts:
 
     @classmethod
     def read(cls, file: Path) -> Texts:
-        """JSON lines with `prompt`, and `response` or `chosen`. Raises DataError where one is none."""
+        """JSON lines with `prompt`, and `response` or `chosen`. Raises DataError for a row without a prompt."""
         prompts, pairs = [], []
         for row in parsed(file, _with_prompt, "a row should be an object with a `prompt`"):
             prompt = row["prompt"]
@@ -55,8 +54,7 @@ def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterat
     if model is None:
         yield "the prompts are alike as far as this test can tell" if alike else f"{deployed}: other prompts"
         return
-    beyond, count = strange(ours, theirs, model, rate)
-    p = binomtest(beyond, count, rate, alternative="greater").pvalue
+    beyond, count, p = strange(ours, theirs, model, rate)
     yield f"responses: {beyond} of {count} are farther than all but {rate:.1%} of the training's (p {p:.2g})"
     if p > 0.01:
         yield f"{model} knows responses like these: its rewards may be trusted as far as they may on its held-out data"
@@ -64,8 +62,8 @@ def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterat
         yield f"{model} was not trained on responses like {beyond / count:.0%} of these: do not trust its rewards there"
 
 
-def strange(ours: Texts, theirs: Texts, model: str, rate: float) -> tuple[int, int]:
-    """How many responses are beyond the threshold, and of how many. Raises DataError where a file has none."""
+def strange(ours: Texts, theirs: Texts, model: str, rate: float) -> tuple[int, int, float]:
+    """How many responses are beyond the threshold, of how many, and the p-value. Raises DataError without any."""
     from rlhf_plugins import load_reward_model
 
     judge = load_reward_model(model)
@@ -78,4 +76,5 @@ def strange(ours: Texts, theirs: Texts, model: str, rate: float) -> tuple[int, i
             raise DataError(f"{model}: this reward model gives no features")
         features.append(found.double().cpu().numpy())
     distance = Distance.of(features[0])
-    return int(np.sum(distance(features[1]) > distance.threshold(rate))), len(features[1])
+    beyond, count = int(np.sum(distance(features[1]) > distance.threshold(rate))), len(features[1])
+    return beyond, count, distance.chance(beyond, count, rate)

@@ -34,8 +34,9 @@ class TwoSampleTest:
 def classifier_test(ours: Sequence[str], theirs: Sequence[str], seed: int = 0) -> TwoSampleTest:
     """The classifier two-sample test (Lopez-Paz and Oquab 2017) by logistic regression on weighted words.
 
-    Texts are counted once, and as many are drawn from each set. Half of them train, the other half tests: its hits
-    are binomial with 1/2 where the sets are alike, so that the p-value is exact. Raises DataError for too few texts.
+    Texts are counted once, and as many are drawn from each set. Half of them train, the other half tests: where
+    the sets are alike its hits vary as a binomial with 1/2 or less, so that the p-value is never too small. Raises
+    DataError for too few texts.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
