@@ -13,8 +13,9 @@ from rlhf_collect.aggregate.dawid_skene import dawid_skene, fit
 from rlhf_collect.aggregate.majority import majority
 from rlhf_collect.aggregate.votes import Question, Vote, by_question
 from rlhf_collect.agreement.coefficients import fleiss, gwet, krippendorff
-from rlhf_collect.agreement.counts import Counts, count
-from rlhf_collect.agreement.intervals import Interval, bootstrap
+from rlhf_collect.agreement.counts import Counts, Numbers, count
+from rlhf_collect.agreement.intervals import NOTHING, Interval, bootstrap
+from rlhf_collect.kinds.pair import WORDS
 from rlhf_collect.store import chain, hints, judged, tables, watch
 from rlhf_collect.study import Study
 
@@ -32,7 +33,7 @@ class Worker:
     state: str
     reason: str
     answered: int
-    ability: float | None  # how often right, by Dawid and Skene
+    ability: float | None  # how often right, by Dawid and Skene; None where ratings are averaged
     known: tuple[int, int]  # right, of how many gold items
     seconds: float | None  # median
 
@@ -77,7 +78,7 @@ def summarise(study: Study, samples: int = SAMPLES) -> Summary:
             _agreement(groups, study.kind.voted, samples),
             hints.shift(connection, study.kind),
             hints.verified(connection, study.kind),
-            _people(connection, said),
+            _people(connection, said, study.kind.voted),
             _disputed(groups),
             chain.first_broken(connection),
         )
@@ -88,11 +89,31 @@ def _agreement(groups: Mapping[Question, list[Vote]], voted: bool, samples: int)
 
     Of ratings, alpha with the distance of numbers alone. The parts of an item are drawn together.
     """
-    labels, items = [[vote.label for vote in votes] for votes in groups.values()], [item for item, _ in groups]
     if not voted:
-        numbers = count([[int(label) for label in given] for given in labels], clusters=items).rated()
-        return {"alpha": bootstrap(lambda of, times: krippendorff(of, "interval", times), numbers, samples=samples)}
-    return _of_labels(count(labels, clusters=items).rated(), samples)
+        return _of_ratings(groups, samples)
+    labels, items = [[vote.label for vote in votes] for votes in groups.values()], [item for item, _ in groups]
+    return _of_labels(count(labels, tuple(WORDS), items).rated(), samples)
+
+
+def _of_ratings(groups: Mapping[Question, list[Vote]], samples: int) -> dict[str, Interval]:
+    """Alpha of each dimension, and the least of them as `alpha`.
+
+    Of all dimensions together it would be high wherever their means differ, however little people agree.
+    """
+    rated: dict[str, dict[Question, list[int]]] = {}
+    for (item, part), votes in groups.items():
+        dimension = part.rpartition("_")[0]
+        rated.setdefault(dimension, {})[item, part] = [int(vote.label) for vote in votes]
+    each = {}
+    for dimension, given in rated.items():
+        numbers = count(given.values(), clusters=[item for item, _ in given]).rated()
+        each[f"alpha of {dimension}"] = bootstrap(_alpha_of_numbers, numbers, samples=samples)
+    known = [one for one in each.values() if one.value == one.value]
+    return {"alpha": min(known, key=lambda one: one.value, default=NOTHING), **(each if len(each) > 1 else {})}
+
+
+def _alpha_of_numbers(counts: Counts, times: Numbers) -> float:
+    return krippendorff(counts, "interval", times)
 
 
 def _of_labels(several: Counts, samples: int) -> dict[str, Interval]:
@@ -112,8 +133,8 @@ def _disputed(groups: Mapping[Question, list[Vote]], most: int = 10) -> tuple[tu
     return tuple((" ".join(map(str, one)).strip(), dict(votes[one])) for one in worst[:most])
 
 
-def _people(connection: Connection, said: list[Vote]) -> tuple[Worker, ...]:
-    ability = fit(said).ability if said else {}
+def _people(connection: Connection, said: list[Vote], voted: bool) -> tuple[Worker, ...]:
+    ability = fit(said).ability if said and voted else {}
     times: dict[int, dict[int, float]] = {}  # by person and item
     for vote in said:
         times.setdefault(vote.person, {})[vote.item] = vote.seconds

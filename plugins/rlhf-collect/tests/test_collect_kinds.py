@@ -15,7 +15,7 @@ from rlhf_collect.kinds.ranking import Ranking
 from rlhf_collect.kinds.rating import Rating
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.summary import summarise
-from studies import Browser, study
+from studies import Browser, pair, study
 
 from rlhf_plugins import Base, DataError, check_recipe, component
 
@@ -132,3 +132,25 @@ def test_agreement_of_ratings_is_that_of_numbers(tmp_path: Path) -> None:
     found = summarise(made, 10).agreement  # 1 2, 3 4, 5 6: observed (1 - 2)^2; pairs of 1..6 are 7 apart on average
     assert found["alpha"].value == pytest.approx(1 - 1 / 7)
     assert list(found) == ["alpha"]
+
+
+def test_dimensions_with_other_means_are_no_agreement(tmp_path: Path) -> None:
+    made = study(tmp_path, rows(1), kind="rating", dimensions=("kind", "long"), votes=2)
+    for name, (first, second, third) in (("Ada", "121"), ("Ben", "211")):
+        browser = Browser(made, name)
+        given = {"best": first, "middle": second, "worst": third}
+        low = {f"kind_{n}": given[text] for n, text in enumerate(browser.texts())}
+        browser.judge(**low, **{name.replace("kind", "long"): str(int(one) + 5) for name, one in low.items()})
+    found = summarise(made, 10)  # 1 2, 2 1, 1 1: observed 2/3; of all pairs of 1 1 1 1 2 2, 8 of 15 differ
+    assert found.agreement["alpha of kind"].value == pytest.approx(1 - (2 / 3) / (8 / 15))
+    assert found.agreement["alpha"].value == found.agreement["alpha of long"].value == pytest.approx(-0.25)
+    assert found.gate is False
+    assert [one.ability for one in found.people] == [None, None]
+
+
+def test_ac1_knows_of_ties_that_nobody_gave(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(0), pair(1)], votes=2)
+    Browser(made, "Ada").work(lambda shown: 3 if shown[0].startswith("good") else -3)
+    Browser(made, "Ben").work(lambda shown: 3 if shown[0] in ("good 0", "bad 1") else -3)
+    # a a, a b: half agree; shares 3/4, 1/4 and 0 of three labels give (3/16 + 3/16) / 2 by chance
+    assert summarise(made, 10).agreement["AC1"].value == pytest.approx((1 / 2 - 3 / 16) / (1 - 3 / 16))

@@ -24,13 +24,16 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))  # of no item
+
+
 def bootstrap(
     statistic: Callable[[Counts, Numbers], float], counts: Counts, seed: int = 0, samples: int = SAMPLES
 ) -> Interval:
     """The statistic of the counts, and of resamples of as many items, or clusters, drawn with replacement."""
     size = len(counts.table)
     if not size:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return NOTHING
     rng, clusters = np.random.default_rng(seed), counts.clusters or range(size)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     of = [numbers[name] for name in clusters]
