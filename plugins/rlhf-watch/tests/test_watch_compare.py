@@ -11,7 +11,7 @@ import pytest
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.comparison import compare
 from rlhf_watch.ab.length import length_controlled
-from rlhf_watch.ab.wording import lines, record
+from rlhf_watch.ab.wording import lines, plan, record
 from rlhf_watch.commands import register_commands
 from scipy import stats
 from typer import Typer
@@ -41,6 +41,12 @@ def test_power_and_sizes_are_those_of_the_textbooks() -> None:
 def test_ties_make_a_win_rate_easier_to_tell_from_a_half() -> None:
     # d = 0.1, t = 0.5: ((1.959964 sqrt(0.5) + 0.841621 sqrt(0.49)) / 0.1)^2
     assert power.size_for_win_rate(0.55, ties=0.5) == pytest.approx(390.1, abs=0.05)
+
+
+def test_too_few_prompts_show_no_win_rate(tmp_path: Path) -> None:
+    assert list(plan(None, 3, 0.8)) == ["3 prompts show no win rate with power 0.8"]
+    tied = [write(tmp_path, name, [1.0] * 50) for name in ("a", "b")]
+    assert "So few decided prompts can show no win rate" in next(lines(compare(tied)))
 
 
 @pytest.mark.parametrize(("won", "lost"), [(30, 20), (5, 0), (0, 7), (1, 1)])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rlhf_watch.ab import paired
 from rlhf_watch.groups.failures import clustered, disagreement, gap, length, worst
 from rlhf_watch.groups.fairness import by_group, wins
 from rlhf_watch.groups.reading import failure_lines, group_lines
@@ -33,6 +34,15 @@ def test_the_worst_of_many_alike_groups_is_not_called_worse() -> None:
     worse = [float(rng.random() < (0.3 if i % 8 == 3 else 0.8)) for i in range(320)]
     found = by_group([str(i % 8) for i in range(320)], worse)
     assert (found.behind.name, found.p < 0.01) == ("3", True)
+
+
+def test_resamples_in_lots_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    names = ["a"] * 15 + ["b"] * 25
+    whole = paired.mean_interval(values), paired.permutation_test(values, 0 * values), by_group(names, values.tolist())
+    monkeypatch.setattr(paired, "NUMBERS_AT_ONCE", 40 * 700)
+    assert (paired.mean_interval(values), paired.permutation_test(values, 0 * values)) == whole[:2]
+    assert by_group(names, values.tolist()) == whole[2]
 
 
 def pairs(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:

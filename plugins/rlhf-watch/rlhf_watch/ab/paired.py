@@ -11,6 +11,7 @@ from scipy import optimize, stats
 
 Numbers = NDArray[np.float64]
 RESAMPLES = 9999
+NUMBERS_AT_ONCE = 1_000_000  # of all resamples that are in memory together
 
 
 class Counts(NamedTuple):
@@ -85,17 +86,23 @@ def permutation_test(ours: Numbers, theirs: Numbers, seed: int = 0) -> float:
         permutation_type="samples",
         n_resamples=RESAMPLES,
         vectorized=True,
-        batch=1000,
+        batch=at_once(len(differences)),
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
+
+
+def at_once(size: int) -> int:
+    """How many resamples of so many numbers are in memory together."""
+    return max(1, NUMBERS_AT_ONCE // size)
 
 
 def mean_interval(differences: Numbers, seed: int = 0) -> Interval:
     """Of the mean difference, by the bias-corrected bootstrap (Efron 1987); one point where all are equal."""
     if len(differences) < 2 or np.ptp(differences) == 0:
         return Interval(*[float(differences.mean())] * 2)
-    found: Any = stats.bootstrap((differences,), np.mean, n_resamples=2000, rng=np.random.default_rng(seed))
+    options: dict[str, Any] = {"n_resamples": 2000, "batch": at_once(len(differences))}
+    found: Any = stats.bootstrap((differences,), np.mean, rng=np.random.default_rng(seed), **options)
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 

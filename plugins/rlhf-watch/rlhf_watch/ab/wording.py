@@ -33,6 +33,8 @@ def _needed(one: Comparison) -> str:
     ties = one.counts.tied / one.counts.prompts
     needed = size_for_win_rate(one.counts.win_rate, ties=ties)
     seen = f"These prompts show a win rate of {100 * one.smallest:.0f}% or more"
+    if one.smallest >= 1 - ties / 2:
+        seen = "So few decided prompts can show no win rate"
     if needed > 1e6:
         return f"{seen}; what was measured is as good as none."
     return f"{seen}; one of {100 * one.counts.win_rate:.1f}% needs about {ceil(needed)} prompts."
@@ -74,7 +76,8 @@ def plan(rate: float | None, prompts: int | None, power: float) -> Iterator[str]
         yield f"a win rate of {rate:g} against 0.5 needs {_rounded(needed)} prompts for power {power:g}"
     if prompts is not None:
         smallest = smallest_win_rate(prompts, power)
-        yield f"{prompts} prompts show win rates above {smallest:.3f} or below {1 - smallest:.3f} with power {power:g}"
+        shown = f"win rates above {smallest:.3f} or below {1 - smallest:.3f}" if smallest < 1 else "no win rate"
+        yield f"{prompts} prompts show {shown} with power {power:g}"
     if rate is not None and prompts is not None:
         chance = power_for_win_rate(prompts, rate)
         yield f"{prompts} prompts tell a win rate of {rate:g} from 0.5 with power {chance:.3f}"

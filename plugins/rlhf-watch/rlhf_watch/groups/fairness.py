@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from rlhf_plugins import DataError
-from rlhf_watch.ab.paired import Interval, Numbers, mean_interval
+from rlhf_watch.ab.paired import Interval, Numbers, at_once, mean_interval
 
 RESAMPLES = 4999
 
@@ -53,9 +53,7 @@ def by_group(names: Sequence[str], values: Sequence[float], seed: int = 0) -> Gr
         raise DataError(f"two groups of finite numbers are needed, got {len(known)}")
     member = (codes[None] == np.arange(len(known))[:, None]).astype(float)  # (groups, rows)
     observed = _shortfalls(member, numbers[None])[0]
-    rng = np.random.default_rng(seed)
-    permuted = rng.permuted(np.tile(numbers, (RESAMPLES, 1)), axis=1)
-    beyond = (_shortfalls(member, permuted).max(1) >= observed.max() - 1e-12).sum()
+    beyond = (_largest_by_chance(member, numbers, seed) >= observed.max() - 1e-12).sum()
     found = []
     for place, name in enumerate(known):
         inside = numbers[codes == place]
@@ -72,6 +70,16 @@ def _shortfalls(member: Numbers, values: Numbers) -> Numbers:
     spread = np.maximum(values.std(1, keepdims=True), 1e-12)
     found: Numbers = (values.mean(1, keepdims=True) - means) / (spread / np.sqrt(counts))
     return found
+
+
+def _largest_by_chance(member: Numbers, numbers: Numbers, seed: int) -> Numbers:
+    """(RESAMPLES,) the largest shortfall of any group, rows drawn into groups at random."""
+    rng, step = np.random.default_rng(seed), at_once(len(numbers))
+    found = []
+    for start in range(0, RESAMPLES, step):
+        rows = np.tile(numbers, (min(step, RESAMPLES - start), 1))
+        found.append(_shortfalls(member, rng.permuted(rows, axis=1)).max(1))
+    return np.concatenate(found)
 
 
 def _interval(values: Numbers, seed: int) -> Interval:
