@@ -75,8 +75,9 @@ def changes(record: RunRecord) -> list[Change]:
 def _change(title: str, evaluation: Evaluation) -> Change:
     before, after = (np.asarray(evaluation.scores[name]) for name in (evaluation.reference, UPDATED))
     gains = after - before
-    low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), max(stats.sem(gains), np.finfo(float).tiny))
-    return Change(title, len(gains), float(before.mean()), float(gains.mean()), float(low), float(high))
+    mean, error = float(gains.mean()), float(stats.sem(gains))
+    low, high = stats.t.interval(0.95, len(gains) - 1, mean, error) if error else (mean, mean)
+    return Change(title, len(gains), float(before.mean()), mean, float(low), float(high))
 
 
 def _stage(record: RunRecord, name: str) -> Words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,16 @@ from rlhf_continual.commands import update
 from rlhf_continual.update import Change, changes, recipe
 from typer.testing import CliRunner
 
-from rlhf_plugins import RunError, open_run, run_recipe
+from rlhf_plugins import Evaluation, RunError, open_run, run_recipe
 
 DATA = {"format": "sandbox", "prompts": 24, "test_prompts": 8, "responses": 2, "pairs": 1}
 DPO = {"stage": "preference", "name": "dpo", "trainer": {"max_steps": 1, "per_device_train_batch_size": 4}}
+
+
+def test_an_update_that_changes_nothing_has_kept_the_old() -> None:
+    same = Evaluation("gold", "start", ["p", "q"], {"start": [1.0, 2.0], "updated": [1.0, 2.0]})
+    record: Any = SimpleNamespace(finished=[SimpleNamespace(name="on_old", evaluation=same)])
+    assert [(one.low, one.high, one.kept(0.0)[:4]) for one in changes(record)] == [(0.0, 0.0, "kept")]
 
 
 @pytest.fixture(scope="module")
