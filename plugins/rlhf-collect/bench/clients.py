@@ -10,18 +10,16 @@ from random import Random
 from time import perf_counter, sleep
 from urllib.parse import urlencode
 
-from rlhf_collect.page.guard import COOKIE
-
 AGAIN = 0.1  # share of items that are loaded once more before they are judged
 HIDDEN = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
 
 
 @dataclass
 class Client:
-    """One person with a session. `acknowledged` maps the key of a submission to its choice."""
+    """One person with the cookie of a session. `acknowledged` maps the key of a submission to its choice."""
 
     port: int
-    session: str
+    cookie: str
     random: Random
     acknowledged: dict[str, int] = field(default_factory=dict)
     pages: list[float] = field(default_factory=list)  # seconds
@@ -60,7 +58,7 @@ class Client:
         """The body of a good answer. Raises HTTPException for another one, so that the request is made again."""
         if self._connection is None:
             self._connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        headers = {"cookie": f"{COOKIE}={self.session}", "origin": f"http://127.0.0.1:{self.port}", "x-part": "1"}
+        headers = {"cookie": self.cookie, "origin": f"http://127.0.0.1:{self.port}", "x-part": "1"}
         headers["content-type"] = "application/x-www-form-urlencoded"
         start = perf_counter()
         self._connection.request(method, path, body, headers)

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 
 from clients import Client
+from rlhf_collect.page.app import cookie_of
 from rlhf_collect.settings import Settings
 from rlhf_collect.store import chain, people, tables
 from rlhf_collect.store.rows import Asked, Written
@@ -33,7 +34,7 @@ def clock() -> float:
 
 
 def fill(folder: Path, items: int, address: str) -> tuple[Study, list[str]]:
-    """A study and a session for each client."""
+    """A study and the cookie of a session for each client."""
     if address:
         (folder / ADDRESS).write_text(address)
     study = new_study(folder, Settings(votes=VOTES, most_votes=VOTES, gold_share=0.0, gold_share_first=0.0))
@@ -41,8 +42,8 @@ def fill(folder: Path, items: int, address: str) -> tuple[Study, list[str]]:
     study.add(Asked("", f"prompt {n}", (Written(f"one {n}", {}), Written(f"two {n}", {}))) for n in range(items))
     with study.database.writing() as connection:
         tickets = [people.invite(connection, clock(), f"client {n}") for n in range(CLIENTS)]
-        sessions = [people.enter(connection, clock(), ticket) or "" for ticket in tickets]
-    return study, sessions
+        cookies = [f"{cookie_of(study)}={people.enter(connection, clock(), ticket)}" for ticket in tickets]
+    return study, cookies
 
 
 def rounds(servers: Servers, clients: list[Client], count: int, random: Random) -> None:
@@ -89,10 +90,10 @@ def faults(study: Study, clients: list[Client]) -> dict[str, int]:
 def main(count: int, address: str = "") -> int:
     """Runs and prints; 0 where nothing was lost."""
     with TemporaryDirectory() as folder:
-        study, sessions = fill(Path(folder), count * ITEMS_A_ROUND + 50, address)
+        study, cookies = fill(Path(folder), count * ITEMS_A_ROUND + 50, address)
         study.close()
         servers = Servers(Path(folder), clock)
-        clients = [Client(servers.port, session, Random(n)) for n, session in enumerate(sessions)]
+        clients = [Client(servers.port, cookie, Random(n)) for n, cookie in enumerate(cookies)]
         start = time.time()
         rounds(servers, clients, count, Random(0))
         servers.close()

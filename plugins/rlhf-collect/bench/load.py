@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 
 from clients import Client
+from rlhf_collect.page.app import cookie_of
 from rlhf_collect.settings import Settings
 from rlhf_collect.store import people
 from rlhf_collect.store.rows import Asked, Written
@@ -32,7 +33,7 @@ def written(random: Random, words: int) -> str:
 
 
 def fill(folder: Path, count: int, items: int) -> list[str]:
-    """A study with items of the usual length, some of them gold; a session for each person."""
+    """A study with items of the usual length, some of them gold; the cookie of a session for each person."""
     random = Random(0)
     study = new_study(folder, Settings())
     rows = (
@@ -44,9 +45,9 @@ def fill(folder: Path, count: int, items: int) -> list[str]:
     study.add(Asked("", f"known {n}", known, purpose="gold", known="tie") for n in range(50))
     with study.database.writing() as connection:
         tickets = [people.invite(connection, study.now(), f"person {n}") for n in range(count)]
-        sessions = [people.enter(connection, study.now(), ticket) or "" for ticket in tickets]
+        cookies = [f"{cookie_of(study)}={people.enter(connection, study.now(), ticket)}" for ticket in tickets]
     study.close()
-    return sessions
+    return cookies
 
 
 def times(name: str, seconds: list[float]) -> str:
@@ -59,11 +60,11 @@ def main(count: int = 100, items: int = 100_000, seconds: int = 60) -> None:
     """Fills a study, lets people judge for a while, and prints the times."""
     with TemporaryDirectory() as folder:
         start = time.time()
-        sessions = fill(Path(folder), count, items)
+        cookies = fill(Path(folder), count, items)
         print(f"{items} items added in {time.time() - start:.0f} s")
         servers = Servers(Path(folder))
         server = servers.start()
-        clients = [Client(servers.port, session, Random(n)) for n, session in enumerate(sessions)]
+        clients = [Client(servers.port, cookie, Random(n)) for n, cookie in enumerate(cookies)]
         end = time.time() + seconds
         threads = [Thread(target=client.work, args=(lambda: time.time() > end, THINK)) for client in clients]
         for thread in threads:

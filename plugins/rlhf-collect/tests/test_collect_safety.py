@@ -180,3 +180,9 @@ def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert "'=0+1" in cells
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
+
+
+def test_sessions_of_two_studies_have_cookies_of_their_own(tmp_path: Path) -> None:
+    """Ports of one host share their cookies: entering a second study would end the session of the first."""
+    one, other = (Browser(study(tmp_path / name, []), "Ada").http for name in "ab")
+    assert not set(one.cookies) & set(other.cookies)

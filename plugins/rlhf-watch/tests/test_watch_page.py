@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rlhf_watch.commands import register_commands
-from rlhf_watch.page.app import HERE, site, static_page
+from rlhf_watch.page.app import HERE, cookie_of, site, static_page
 from rlhf_watch.page.board import Board
 from rlhf_watch.page.series import LIMIT, Series
 from rlhf_watch.page.terminal import follow
@@ -51,7 +51,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def client(folder: Path, token: str = "t") -> TestClient:
-    return TestClient(site(Board(folder), "t"), base_url="http://127.0.0.1:1", cookies={"rlhf_watch": token})
+    return TestClient(site(Board(folder), "t"), base_url="http://127.0.0.1:1", cookies={cookie_of("t"): token})
 
 
 def loaded(http: TestClient, name: str, points: int = 3) -> dict[str, Any]:

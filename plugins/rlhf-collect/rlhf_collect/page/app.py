@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -19,10 +20,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from rlhf_collect.kinds.base import Unreadable
-from rlhf_collect.page.guard import COOKIE, Guard, check_token, form_of
+from rlhf_collect.page.guard import Guard, check_token, form_of
 from rlhf_collect.page.lead import Lead
 from rlhf_collect.page.words import LANGUAGES, RIGHT_TO_LEFT, speaker, words
-from rlhf_collect.store import history, people
+from rlhf_collect.store import history, people, tables
+from rlhf_collect.store.chain import digest
 from rlhf_collect.store.database import full
 from rlhf_collect.store.desk import Desk, Taken
 from rlhf_collect.store.people import Person
@@ -52,11 +54,18 @@ def site(study: Study, hosts: Iterable[str] = LOOPBACK, desk: Desk | None = None
     return Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)], exception_handlers=handlers)
 
 
+def cookie_of(study: Study) -> str:
+    """The name of the cookie of a study's sessions: all ports of a host share their cookies, and studies may not."""
+    with study.database.reading() as connection:
+        created = connection.execute(select(tables.study.c.created)).scalar_one()
+    return f"rlhf_collect_{digest(created)[:12]}"
+
+
 class Pages:
     """What each route answers."""
 
     def __init__(self, study: Study, desk: Desk) -> None:
-        self.study, self.desk = study, desk
+        self.study, self.desk, self.cookie = study, desk, cookie_of(study)
         self.jinja = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
@@ -98,15 +107,17 @@ class Pages:
             return self.message(None, "no_session", 401)
         answer = RedirectResponse("/", 303)
         secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, token, int(people.SESSION_SECONDS), httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(
+            self.cookie, token, int(people.SESSION_SECONDS), httponly=True, samesite="strict", secure=secure
+        )
         return answer
 
     async def leave(self, request: Request) -> Response:
         """Ends the session."""
         await self.changes(request)
-        await run_in_threadpool(self._leave, request.cookies[COOKIE])
+        await run_in_threadpool(self._leave, request.cookies[self.cookie])
         answer = RedirectResponse("/", 303)
-        answer.delete_cookie(COOKIE)
+        answer.delete_cookie(self.cookie)
         return answer
 
     async def language(self, request: Request) -> Response:
@@ -148,7 +159,7 @@ class Pages:
 
     async def person(self, request: Request) -> Person | None:
         """Whose session it is."""
-        token = request.cookies.get(COOKIE)
+        token = request.cookies.get(self.cookie)
         return await run_in_threadpool(self._who, token) if token else None
 
     async def changes(self, request: Request) -> tuple[dict[str, str], Person]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HERE = Path(__file__).parent
-COOKIE = "rlhf_watch"
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -50,7 +50,7 @@ def site(board: Board, token: str) -> Starlette:
         if not secrets.compare_digest(given.encode(), token.encode()):
             return PlainTextResponse("this is not the token of this page", 403)
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        answer.set_cookie(cookie_of(token), token, httponly=True, samesite="strict")
         return answer
 
     async def runs(request: Request) -> Response:
@@ -66,6 +66,11 @@ def site(board: Board, token: str) -> Starlette:
     routes = [Route("/", page), Route("/api/runs", runs), Route("/api/run", run), Mount("/static", static)]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     return Starlette(routes=routes, middleware=[hosts, Middleware(Guard, token=token)])
+
+
+def cookie_of(token: str) -> str:
+    """The name of a page's cookie: all ports of a host share their cookies, and a second page may not take the first's."""
+    return f"rlhf_watch_{sha256(token.encode()).hexdigest()[:12]}"
 
 
 class Guard:
@@ -90,7 +95,7 @@ class Guard:
 
     def _allowed(self, request: Request) -> bool:
         """With the cookie, or on the way to it."""
-        known = secrets.compare_digest(request.cookies.get(COOKIE, "").encode(), self.token.encode())
+        known = secrets.compare_digest(request.cookies.get(cookie_of(self.token), "").encode(), self.token.encode())
         return known or (request.url.path == "/" and "token" in request.query_params)
 
 
