@@ -15,12 +15,15 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write(release: Release, folder: Path, as_csv: bool = False) -> dict[str, int]:
-    """Writes `train`, `test` and, of pairs, `ties` into the folder; how many rows each file has."""
+    """Writes `train`, `test` and, of pairs, `ties` into the folder; how many rows each file has.
+
+    Files without a row are written too, or those of another release would stay beside this one's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shape = SHAPES[release.kind]
-    parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in shape.FILES}
     for one in release.rows:
-        parts.setdefault(shape.file_of(one), []).append({**shape.row(one), "release": release.number})
+        parts[shape.file_of(one)].append({**shape.row(one), "release": release.number})
     for name, rows in parts.items():
         if as_csv:
             _csv(folder / f"{name}.csv", rows)

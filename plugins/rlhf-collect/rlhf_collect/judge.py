@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NOT_AN_ITEM = Verdict(None, "failed", "a pair that no item can hold: two equal texts, or characters that are none")
-NO_VOTE = Verdict(None, "abstained", "all votes are of people who are paused")
+NO_VOTE = Verdict(None, "abstained", "no vote counts: people are paused, or were shown a label before")
 Pair = tuple[Any, str, str]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rlhf_collect import release as releases
 from rlhf_collect.commands import collect
 from rlhf_collect.export import write
 from rlhf_collect.shapes.every import SHAPES
+from rlhf_collect.store.rows import read_rows
 from studies import Browser, pair, prefers_good, study
 from typer.testing import CliRunner
 
@@ -87,3 +89,25 @@ def test_the_commands_make_a_study_report_it_and_export_it(tmp_path: Path) -> No
     assert "log: whole" in run.invoke(collect, ["report", folder]).output
     assert "release 1: " in run.invoke(collect, ["export", folder, "--release", "1"]).output
     assert rows_of(tmp_path / "study/releases/1/train.jsonl")
+
+
+def test_a_line_of_a_file_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    row = {"prompt": "one\u2028line", "responses": ["a\x85b", "c"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (found,) = read_rows(tmp_path / "rows.jsonl", Counter())
+    assert (found.prompt, found.answers[0].text) == (row["prompt"], "a\x85b")
+
+
+def test_digests_are_asked_for_in_lots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_collect.store.content.ASKED", 2)
+    made = study(tmp_path, [pair(n) for n in range(5)])
+    assert made.add([pair(4), pair(5)]) == ({"judged": 1}, Counter({"twice": 1, "fewer than 2 different answers": 0}))
+
+
+def test_no_file_of_another_release_stays_in_a_folder(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(0)], votes=1)
+    (tmp_path / "ties.jsonl").write_text("of another release")
+    Browser(made, "Ada").work(prefers_good)
+    made_of_one = releases.make(made, releases.Parameters(test_fraction=0.0))
+    assert write(made_of_one, tmp_path) == {"train": 1, "test": 0, "ties": 0}
+    assert (tmp_path / "ties.jsonl").read_text() == ""

@@ -9,6 +9,7 @@ from rlhf_collect.kinds.pair import WORDS
 from rlhf_collect.shapes.labelled import Labelled
 from rlhf_plugins import Comparison, Group, Origin
 
+FILES = ("train", "test", "ties")
 NAMES = {"a": ("chosen", "rejected"), "b": ("rejected", "chosen"), "tie": ("response_a", "response_b")}
 
 

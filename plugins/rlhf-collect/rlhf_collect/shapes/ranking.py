@@ -9,6 +9,7 @@ from rlhf_collect.aggregate.votes import Vote
 from rlhf_collect.shapes.labelled import Labelled
 from rlhf_plugins import Comparison, Group, Origin
 
+FILES = ("train", "test")
 TIED = 1e-4  # scores closer than this share a place
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from rlhf_collect.shapes.labelled import Labelled
 from rlhf_plugins import Group, Origin
 
+FILES = ("train", "test")
+
 
 def file_of(one: Labelled) -> str:
     """By split."""

@@ -48,7 +48,7 @@ def read_rows(file: Path, left_out: Counter[str]) -> Iterator[Asked]:
         DataError: the file cannot be read, or a row is no object with a prompt; the message has the line.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028, which JSON may hold
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
