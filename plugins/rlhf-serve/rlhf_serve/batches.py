@@ -70,7 +70,9 @@ class Batches:
 
     def _work(self) -> None:
         while batch := self._batch():
-            self._answer(batch)
+            # whoever gave a request up cancelled its answer, which would raise when it is set
+            if wanted := [request for request in batch if request.answer.set_running_or_notify_cancel()]:
+                self._answer(wanted)
 
     def _batch(self) -> list[Request]:
         """The next requests, at least one; none where the queue was closed and is empty."""

@@ -209,3 +209,13 @@ def tiny_run_data() -> Any:
     from rlhf_plugins import Data
 
     return Data(tiny_pairs(8), tiny_pairs(4, seed=1))
+
+
+def test_a_request_that_was_given_up_ends_no_other() -> None:
+    held = threading.Event()
+    batches = Batches(lambda prompts, responses: [float(held.wait(10))] * len(prompts), rows=1, wait=0.0)
+    first, given_up, last = (batches.submit([name], [name]) for name in "abc")
+    assert given_up.cancel()
+    held.set()
+    assert (first.result(10), last.result(10)) == ([1.0], [1.0])
+    batches.close()
