@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rlhf_watch.alarms import calibration
 from rlhf_watch.alarms.departures import Cusum, Gap, Level, Regression
 from rlhf_watch.alarms.limits import SHIPPED, Limits, read_limits
 from rlhf_watch.alarms.run_lengths import alarm_probability, average_run_length
@@ -236,3 +237,10 @@ def test_elsewhere_the_shipped_thresholds_are_refused_or_left_out(caplog: pytest
     component("monitor", "length_drift", warm_up=3).build(other)
     assert ["only measures" in line for line in caplog.messages] == [True, True]
     assert "calibrated with warm_up 10, not 3" in caplog.messages[1]
+
+
+def test_a_monitor_with_other_options_in_another_stage_is_not_calibrated() -> None:
+    stages = [{"monitors": [{"use": "length_drift", "warm_up": warm_up}]} for warm_up in (5, 10)]
+    record: Any = SimpleNamespace(folder="runs/a", recipe={"stages": stages})
+    with pytest.raises(RunError, match="runs/a: stages give length_drift other options"):
+        calibration._options(record)

@@ -149,3 +149,9 @@ def test_a_row_without_a_response_is_refused(tmp_path: Path) -> None:
     file.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a", "chosen": "b"}\n')
     with pytest.raises(DataError, match="rows.jsonl:2: a row should have a `prompt` and response or responses or"):
         list(of_file(file))
+
+
+def test_a_reward_that_is_one_number_but_for_rounding_goes_with_nothing() -> None:
+    reward = np.array([0.3, 0.1 * 3, 0.3, 0.1 * 3])
+    found = observed(reward, np.array([1.0, 2.0, 3.0, 4.0]), np.arange(4))
+    assert np.isnan([found.slope.value, found.correlation.value]).all()

@@ -244,3 +244,17 @@ def test_the_command_compares_and_plans(tmp_path: Path) -> None:
     assert "new.jsonl is better than" in done.output
     assert "783 prompts" in CliRunner().invoke(app, ["--rate", "0.55"]).output
     assert "show win rates above 0.550" in CliRunner().invoke(app, ["--prompts", "783"]).output
+
+
+def test_a_release_beside_other_sources_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(DataError, match="are on its own two models; name it alone"):
+        compare([write(tmp_path, "a", [1.0]), str(tmp_path)])
+
+
+def test_a_prompt_of_two_groups_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "p", "score": 1.0}
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({**row, "lang": lang}) + "\n" for lang in ("de", "en")))
+    with pytest.raises(DataError, match="a.jsonl:2: its prompt is in the group en, in a row before in de"):
+        compare([str(file), str(file)], by="lang")

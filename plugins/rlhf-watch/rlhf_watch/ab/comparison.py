@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from rlhf_plugins import DataError, RunError
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.length import LengthControlled, length_controlled
 from rlhf_watch.ab.scores import Scored, read
+from rlhf_watch.ab.votes import is_release
 from rlhf_watch.groups.fairness import Groups, by_group
 
 
@@ -69,6 +71,8 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
 
 def _one(source: str, by: str) -> Scored:
     """The policy of a source that holds one: of a run, that beside its reference."""
+    if is_release(Path(source)):
+        raise DataError(f"{source}: the votes of a release are on its own two models; name it alone")
     scored = read(source, by)
     policies = scored[1:] if len(scored) > 1 else scored
     if len(policies) > 1:

@@ -117,8 +117,9 @@ def _of_file(file: Path, by: str) -> Scored:
         if isinstance(row.get("response"), str):
             lengths.add(prompt, len(row["response"].split()))
         judges.add(str(row.get("judge", "")))
-        if row.get(by) is not None:
-            groups[prompt] = str(row[by])
+        group = row.get(by)
+        if group is not None and groups.setdefault(prompt, str(group)) != str(group):
+            raise DataError(f"{where}: its prompt is in the group {group}, in a row before in {groups[prompt]}")
     if len(judges) > 1:
         raise DataError(f"{file}: rows of several judges ({', '.join(sorted(judges))}); compare those of one")
     if not scores.sums:

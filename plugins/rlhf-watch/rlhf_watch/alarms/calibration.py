@@ -67,6 +67,10 @@ def _maxima(record: RunRecord) -> tuple[Maxima, int]:
 
 
 def _options(record: RunRecord) -> Mapping[str, Any]:
-    """The options of every monitor of a run, by name."""
-    specs = [spec for stage in record.recipe["stages"] for spec in stage.get("monitors") or ()]
-    return {spec["use"]: statistic_options(spec) for spec in specs}
+    """The options of every monitor of a run, by name. Raises RunError where stages give one other options."""
+    found: dict[str, Any] = {}
+    for spec in (spec for stage in record.recipe["stages"] for spec in stage.get("monitors") or ()):
+        options = statistic_options(spec)
+        if found.setdefault(spec["use"], options) != options:
+            raise RunError(f"{record.folder}: stages give {spec['use']} other options; a threshold is of one")
+    return found

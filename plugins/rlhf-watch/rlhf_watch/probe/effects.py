@@ -52,14 +52,14 @@ class Observed(NamedTuple):
 
 
 def observed(reward: Numbers, measure: Numbers, prompts: Codes, seed: int = 0) -> Observed:
-    """cov(r, X) / var(X), and the correlation, over all responses, with bootstraps of prompts; unknown of equal X.
+    """cov(r, X) / var(X), and the correlation, over all responses, with bootstraps of prompts; unknown of equal X or r.
 
     Args:
         reward: (n,) of responses.
         measure: (n,) X of them.
         prompts: (n,) codes 0, 1, ...
     """
-    if not len(reward) or not np.ptp(measure) or not np.ptp(reward):
+    if not len(reward) or _equal(measure) or _equal(reward):
         return Observed(UNKNOWN, UNKNOWN)
     r, x = reward - reward.mean(), measure - measure.mean()
     sums = _sums(prompts, np.ones_like(r), x, r, x * x, x * r, r * r)
@@ -68,6 +68,11 @@ def observed(reward: Numbers, measure: Numbers, prompts: Codes, seed: int = 0) -
     slope = Number(float(one / x_one), _interval(cov, x_var))
     scale = np.sqrt(np.maximum(x_var * r_var, 0))
     return Observed(slope, Number(float(one / np.sqrt(x_one * r_one)), _interval(cov, scale)))
+
+
+def _equal(values: Numbers) -> bool:
+    """Whether they differ by no more than rounding in float32."""
+    return bool(np.ptp(values) <= 1e-6 * np.abs(values).max())
 
 
 def _moments(sums: Numbers) -> tuple[Numbers, Numbers, Numbers]:
@@ -90,6 +95,6 @@ def _weights(prompts: Codes, seed: int) -> Numbers:
 
 def _interval(top: Numbers, bottom: Numbers) -> Interval:
     """Percentiles of a ratio, without resamples in which it is not defined."""
-    defined = bottom > 1e-12 * max(1.0, float(np.abs(bottom).max()))
+    defined = bottom > 1e-12 * np.abs(bottom).max()
     low, high = np.percentile(top[defined] / bottom[defined], [2.5, 97.5])
     return Interval(float(low), float(high))
