@@ -16,6 +16,7 @@ from rlhf_plugins import Base, Data, DataError, DataFormat, Group, uses
 
 FEATURES = "media_features"  # the column that heads read: vectors x width numbers
 CAPTION = "caption"
+TOGETHER = 128  # files in memory at once
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,12 @@ class WithMedia(DataFormat, like="rows"):
         kept = Kept(None if self.cache is None else Path(self.cache), encode.identity, self.called)
         digests = {file: self._digest(file) for file in sorted(files)}
         missing = {digest: file for file, digest in digests.items() if digest not in kept.known}
-        if missing:
-            features = encode([self.opened(file) for file in missing.values()])
-            kept.add(dict(zip(missing, features, strict=True)))
+        names, made = list(missing), dict[str, Any]()
+        for start in range(0, len(names), TOGETHER):
+            some = names[start : start + TOGETHER]
+            made |= zip(some, encode([self.opened(missing[digest]) for digest in some]), strict=True)
+        if made:
+            kept.add(made)
         lists = {digest: kept.known[digest].tolist() for digest in set(digests.values())}
         return {file: lists[digest] for file, digest in digests.items()}
 

@@ -127,3 +127,14 @@ def test_only_the_picture_tells_what_is_true(tmp_path: Path) -> None:
         for response, worth in zip(group.responses, group.gold or (), strict=True):
             true = str(response).rstrip(".").split()[-1] in words
             assert worth == pytest.approx(true - 0.5 * ("fool" in response) - 0.2 * ("let me" in response))
+
+
+def test_images_are_opened_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, color in (("a", (1, 2, 3)), ("b", (200, 0, 0)), ("c", (0, 9, 0))):
+        image(color, color).save(tmp_path / f"{name}.png")
+    names, lots, encode = ("a.png", "b.png", "c.png"), list[int](), encoder._Patches.__call__
+    whole = loaded(tmp_path, *names)
+    monkeypatch.setattr("rlhf_multimodal.media.TOGETHER", 2)
+    monkeypatch.setattr(encoder._Patches, "__call__", lambda own, some: lots.append(len(some)) or encode(own, some))
+    assert [g.columns for g in loaded(tmp_path, *names).train] == [g.columns for g in whole.train]
+    assert lots == [2, 1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_plugins import Group, Policy, Samples
+from rlhf_plugins import Group, Policy, RunError, Samples
 from rlhf_transfer.recovered import UNDEFINED, Estimate, Numbers, recovered
 
 RESAMPLES = 2000
@@ -72,10 +72,13 @@ def _mean(values: Numbers, seed: int) -> Estimate:
 
 
 def scored(samples: Samples, judge: Callable[[Samples], Any] | None, gold: Callable[..., Any] | None) -> Numbers:
-    """Of each response, by the true reward where it is known, else by the judge."""
+    """Of each response, by the true reward where it is known, else by the judge. Raises RunError where it abstains."""
     if gold is not None:
         worths = (gold(prompt, text) for prompt, text in zip(samples.prompts, samples.responses, strict=True))
         return np.array([worth["total"] for worth in worths])
     assert judge is not None
-    found: Numbers = judge(samples).reward.double().cpu().numpy()
+    said = judge(samples)
+    if said.abstained is not None and said.abstained.any():
+        raise RunError("distill: the reward model abstains on a held-out answer, so that no mean can be compared")
+    found: Numbers = said.reward.double().cpu().numpy()
     return found

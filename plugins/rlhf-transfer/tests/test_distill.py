@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from rlhf_transfer.imitation import IGNORED, Collator, imitation_loss, rows
-from rlhf_transfer.kept import compared
+from rlhf_transfer.kept import compared, scored
 from rlhf_transfer.student import evenly, teacher_model, with_layers
 
-from rlhf_plugins import Base, PluginError, RunError, Samples, Weights, component
+from rlhf_plugins import Base, PluginError, Prediction, RunError, Samples, Weights, component
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 
@@ -93,3 +93,9 @@ def test_options_that_contradict_each_other_are_refused() -> None:
     for options in ({}, {"layers": 1, "student": "x"}):
         with pytest.raises(PluginError, match="give this or `student`"):
             component("stage", "distill", **options)
+
+
+def test_an_answer_without_a_reward_is_no_score() -> None:
+    said = Prediction(torch.tensor([1.0, 0.0]), abstained=torch.tensor([False, True]))
+    with pytest.raises(RunError, match="abstains on a held-out answer"):
+        scored(Samples(["p", "q"], ["a", "b"], [[1], [1]], [[2], [2]]), lambda samples: said, None)
