@@ -69,7 +69,7 @@ def site(board: Board, token: str) -> Starlette:
 
 
 def cookie_of(token: str) -> str:
-    """The name of a page's cookie: all ports of a host share their cookies, and a second page may not take the first's."""
+    """The name of a page's cookie: the ports of a host share their cookies, and two pages may not share one."""
     return f"rlhf_watch_{sha256(token.encode()).hexdigest()[:12]}"
 
 
