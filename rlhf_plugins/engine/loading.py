@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import warnings
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -43,11 +42,11 @@ from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.layers import decoder_layers
 from rlhf_plugins.engine.precision import half_precision
 from rlhf_plugins.engine.progress import loading
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.engine.targets import refuse_unmatched
+from rlhf_plugins.errors import RunError
 
 logger = logging.getLogger(__name__)
 PICKLES = "its weights are pickled, and a pickle can run code; save them as safetensors"
-ALL_LINEAR = "all-linear"  # what PEFT calls every linear layer but the head
 HEADS = ("score.", "classifier.", "v_head.", "value_head.")  # of classifiers and reward models
 UNUSED = "pooler."  # an encoder's weights above its last hidden states
 
@@ -150,26 +149,6 @@ def freeze_below(trunk: PreTrainedModel, layers: int) -> PreTrainedModel:
     for weights in trunk.parameters():
         weights.requires_grad_(id(weights) in kept)
     return trunk
-
-
-def refuse_unmatched(model: PreTrainedModel, adapter: Adapter | None) -> None:
-    """Raises RunError for target modules that a plain model does not have, with the names of those that it has.
-
-    A trunk has no `lm_head`, and an adapter of a policy may name it beside others.
-    """
-    if adapter is None or adapter.target_modules == ALL_LINEAR:
-        return
-    names = [name for name, module in model.named_modules() if not list(module.children())]
-    targets = adapter.target_modules
-    trunk = model.get_output_embeddings() is None and len(targets) > 1
-    for target in [targets] if isinstance(targets, str) else targets:
-        if trunk and target == "lm_head":
-            continue
-        pattern = target if isinstance(targets, str) else rf"(.*\.)?{re.escape(target)}"
-        if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
-            ends = {name.rpartition(".")[2] for name in names}
-            hint = known(target, {end for end in ends if not end.isdecimal()})
-            raise RunError(f"adapter.target_modules: {target!r} matches no module of {type(model).__name__} {hint}")
 
 
 def lora_config(adapter: Adapter, task: str | None = None) -> LoraConfig:

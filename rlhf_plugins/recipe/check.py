@@ -17,7 +17,7 @@ from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.data.other_run import is_run
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
-from rlhf_plugins.recipe import based, foreseen, members, template
+from rlhf_plugins.recipe import based, foreseen, members, targets, template
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
 from rlhf_plugins.recipe.mapping import of_mapping
@@ -212,6 +212,7 @@ def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence
     values = resolver.block(Recipe, source.values, ())
     start = Path() if source.place(("base",)).typed else folder
     problems = [*faults, *resolver.problems, *_output(values), *_base(values, start), *_quantization(values)]
+    problems += targets.unmatched(values, any(keys[0] in ("base", "adapter") for keys, _ in problems))
     made, refused = _constructed(source, values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))

@@ -1,0 +1,22 @@
+"""The modules that a recipe's adapter names and its base has not, before anything is trained or downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe.source import Keys
+
+
+def unmatched(values: Mapping[str, Any], bad: bool) -> Iterator[tuple[Keys, str]]:
+    """What is wrong with the target modules of a resolved recipe; nothing where the base or the adapter is `bad`."""
+    base, options = values.get("base"), values.get("adapter")
+    if bad or not base or not options or options["target_modules"] == Adapter().target_modules or based.is_policy(base):
+        return
+    from rlhf_plugins.engine.targets import unmatched_in  # it imports transformers
+    from rlhf_plugins.sandbox import base_path
+
+    for index, message in unmatched_in(base_path(base), Adapter(**options)):
+        yield ("adapter", "target_modules", *(() if index is None else (index,))), message

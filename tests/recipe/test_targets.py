@@ -1,0 +1,51 @@
+"""Modules that an adapter names and the base has not are found by `rlhf check`, from the configuration alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.check import check_recipe
+
+
+def faults(modules: Any, base: str = "sandbox") -> list[str]:
+    """What the check says of a recipe whose adapter has these target modules."""
+    try:
+        check_recipe({"base": base, "adapter": {"target_modules": modules}, "data": "sandbox", "stages": ["sft"]})
+    except RecipeError as error:
+        return [f"{fault.path}: {fault.message}" for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (
+            ["v_proj", "q_prj"],
+            "adapter.target_modules.1: 'q_prj' matches no module of LlamaForCausalLM (did you",
+        ),
+        (
+            "all_linear",
+            "adapter.target_modules: 'all_linear' matches no module of LlamaForCausalLM (did you",
+        ),
+        ("q_proj", "; as text it is a pattern of whole names: write [q_proj]"),
+        ("*q_proj", "adapter.target_modules: '*q_proj' is no pattern: nothing to repeat"),
+    ],
+)
+def test_modules_that_the_base_has_not_are_named_with_the_nearest(modules: Any, message: str) -> None:
+    (found,) = faults(modules)
+    assert message in found
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "lm_head"], ".*_proj"])
+def test_modules_that_are_there_are_let_through(modules: Any) -> None:
+    assert faults(modules) == []
+
+
+def test_a_base_whose_configuration_says_nothing_is_left_to_the_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "none that is known"}))
+    assert faults(["q_prj"], str(tmp_path)) == faults(["q_prj"], "an/unknown-model") == []
