@@ -100,8 +100,8 @@ class Session:
             return ""
         made = {result.name: result.rewards for result in self.run.finished if result.rewards}
         wanted = words.get("stage")
-        called = {name: {name, *rewards, *(f"{name}/{one}" for one in rewards)} for name, rewards in made.items()}
-        return next(name for name in reversed(called) if wanted is None or wanted in called[name])
+        known = {name: {name, *rewards, *(f"{name}/{one}" for one in rewards)} for name, rewards in made.items()}
+        return next(name for name in reversed(known) if wanted is None or wanted in known[name])
 
     def answered(self) -> list[Group]:
         """The held-out groups with an answer that the model can read, each with that alone; one a prompt."""

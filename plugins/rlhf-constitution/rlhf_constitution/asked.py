@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_constitution.asking import Asker
+from rlhf_constitution.asking import Asker, outliving
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.outcome import Failed
 from rlhf_constitution.quoting import question
@@ -45,7 +45,7 @@ class ByAssistant(Reviser):
             raise RunError(f"reviser assistant: {found['instruction']}")
         bundled = Path(str(files("rlhf_constitution") / "prompts" / "revise.txt"))
         instruction = (Path(self.instruction) if self.instruction else bundled).read_text(encoding="utf-8")
-        ask = Asker.of(self.assistant, run, run.folder / "revisions_asked.jsonl")
+        ask = Asker.of(self.assistant, run, outliving(run, "revisions_asked.jsonl"))
 
         def propose(requests: Sequence[Request], seed: int) -> list[list[str]]:
             texts = [asked(instruction, request) for request in requests]

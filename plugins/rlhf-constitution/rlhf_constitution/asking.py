@@ -15,7 +15,7 @@ from rlhf_constitution.quoting import unfenced
 from rlhf_plugins import Run
 
 BATCH = 64  # questions between two looks at the clock
-CACHE = "judgements.jsonl"  # in the stage's folder
+CACHE = "judgements.jsonl"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Asker:
     @staticmethod
     def of(assistant: Assistant, run: Run, file: Path | None = None) -> Asker:
         """Bound to the run, with the answers that its folder remembers."""
-        file = file or run.folder / CACHE
+        file = file or outliving(run, CACHE)
         key = json.dumps(run.spec(assistant), sort_keys=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(assistant.budget, file=file)
@@ -89,6 +89,11 @@ class Asker:
         """Of the content, whatever the fence."""
         content = json.dumps([self.key, unfenced(question), list(choices)])
         return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def outliving(run: Run, name: str) -> Path:
+    """A file of the stage beside what `Run.once` makes: all else in its folder is deleted when a killed run goes on."""
+    return run.folder / "once" / name
 
 
 def most_tokens(question: str) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from rlhf_constitution.asking import Asker
+from rlhf_constitution.asking import Asker, outliving
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.critique import Critique
 from rlhf_constitution.outcome import Failed
@@ -39,7 +39,7 @@ def unreadable(file: str | None) -> str:
 def critic(assistant: Assistant, run: Run, file: str | None) -> Callable[[Sequence[Request]], list[Request]]:
     """A function that writes the critiques of requests again; where that fails, they stay as they are."""
     path = Path(file) if file else Path(str(files("rlhf_constitution") / "prompts" / "criticise.txt"))
-    text, ask = path.read_text(encoding="utf-8"), Asker.of(assistant, run, run.folder / "critiques_asked.jsonl")
+    text, ask = path.read_text(encoding="utf-8"), Asker.of(assistant, run, outliving(run, "critiques_asked.jsonl"))
 
     def criticise(requests: Sequence[Request]) -> list[Request]:
         answers = ask.write([asked(text, request) for request in requests], run.seed)

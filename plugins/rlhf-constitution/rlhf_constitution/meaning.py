@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rlhf_constitution.asking import Asker
+from rlhf_constitution.asking import Asker, outliving
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.judged import CHOICES, in_both_orders
 from rlhf_constitution.outcome import Ok
@@ -23,7 +23,7 @@ def same_meaning(assistant: Assistant, run: Run) -> Callable[[Text, str, str], s
 
     Raises RunError where the assistant cannot be reached.
     """
-    ask = Asker.of(assistant, run, run.folder / "meanings_asked.jsonl")
+    ask = Asker.of(assistant, run, outliving(run, "meanings_asked.jsonl"))
 
     def check(prompt: Text, first: str, revision: str) -> str:
         quoted = {"Prompt": plain(prompt), "First answer": first, "New answer": revision}

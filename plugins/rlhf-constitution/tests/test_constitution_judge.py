@@ -119,6 +119,17 @@ def test_what_was_written_and_the_time_count_after_a_kill_too(tmp_path: Path) ->
     assert again.write(["cccc"], 0) == [Failed("the budget is used up")]
 
 
+def test_what_was_asked_outlives_a_stage_that_is_killed_and_begun_again(run: Run, tmp_path: Path) -> None:
+    """Such a stage finds what `Run.once` made, and nothing else."""
+    stage, quoted = replace(run, folder=tmp_path), zip(*rows(run), strict=True)
+    texts = [question("?", {"Prompt": p, "Answer": a}, "Choice:") for p, a in list(quoted)[:2]]
+    judge = component("assistant", "simulated", budget={"calls": 2})
+    before = Asker.of(judge, stage).choose(texts, ["A", "B"])
+    assert [path.name for path in tmp_path.iterdir()] == ["once"]
+    again = Asker.of(judge, stage)
+    assert (again.ledger.calls, again.choose(texts, ["A", "B"])) == (2, before)
+
+
 def test_equal_content_is_asked_once_and_a_failure_again(tmp_path: Path) -> None:
     asked = Fixed((0.9, 0.1), Failed("busy"), (0.2, 0.8))
     asker = Asker(asked, Ledger(Budget()), tmp_path / "cache.jsonl")

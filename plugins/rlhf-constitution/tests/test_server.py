@@ -139,4 +139,4 @@ def test_a_tiny_model_behind_a_server_drives_the_whole_path(serve: Serve, tmp_pa
     data = {"base": "sandbox", "data": SANDBOX, "output_dir": str(tmp_path / "run"), "stages": stages}
     folder = run_recipe(data, say=lambda line: None).folder
     assert load_data(folder / "02-ai_feedback").train
-    assert (folder / "01-critique_revise/judgements.jsonl").read_text().count("\n") >= 12
+    assert (folder / "01-critique_revise/once/judgements.jsonl").read_text().count("\n") >= 12
