@@ -106,9 +106,9 @@ def directions(suite: Bench) -> Iterator[str]:
         ipo, dpo = lines.get((task, "ipo")), lines.get((task, "dpo"))
         if ipo and dpo and ipo["gain"]:
             gain = Estimate(**ipo["gain"])
-            side = ("above" if gain.mean > 0 else "below") if gain.clear else "neither above nor below"
+            side = "" if gain.clear else ", within what chance makes"
             kls = f"KL {number(ipo['means']['kl'], '.2f')} and {number(dpo['means']['kl'], '.2f')}"
-            yield f"- {task}: IPO is {side} DPO by {shown(gain, '+')} over {len(ipo['seeds'])} seeds, {kls}."
+            yield f"- {task}: IPO less DPO is {shown(gain, '+')} over {len(ipo['seeds'])} seeds{side}; {kls}."
 
 
 def of_knobs(suite: Bench) -> Table:

@@ -69,7 +69,7 @@ def test_the_suite_of_seeds_says_which_of_ipo_and_dpo_is_above() -> None:
     gain = {"mean": -0.2, "low": -0.3, "high": -0.1}
     ipo = {"task": "clean", "algorithm": "ipo", "seeds": [1, 2], "gain": gain, "means": {"kl": 2.0}}
     (found,) = guide.directions({"tasks": {"clean": "", "flips": ""}, "lines": [dpo, ipo]})
-    assert found == "- clean: IPO is below DPO by -0.20 [-0.30, -0.10] over 2 seeds, KL 2.00 and 1.00."
+    assert found == "- clean: IPO less DPO is -0.20 [-0.30, -0.10] over 2 seeds; KL 2.00 and 1.00."
 
 
 def test_the_highest_area_under_a_frontier_is_in_bold() -> None:
