@@ -26,11 +26,11 @@ def faults(modules: Any, base: str = "sandbox") -> list[str]:
     [
         (
             ["v_proj", "q_prj"],
-            "adapter.target_modules.1: 'q_prj' matches no module of LlamaForCausalLM (did you",
+            "adapter.target_modules.1: 'q_prj' matches no module of LlamaForCausalLM (did you mean q_proj?",
         ),
         (
             "all_linear",
-            "adapter.target_modules: 'all_linear' matches no module of LlamaForCausalLM (did you",
+            "adapter.target_modules: 'all_linear' matches no module of LlamaForCausalLM (did you mean all-linear?",
         ),
         ("q_proj", "; as text it is a pattern of whole names: write [q_proj]"),
         ("*q_proj", "adapter.target_modules: '*q_proj' is no pattern: nothing to repeat"),

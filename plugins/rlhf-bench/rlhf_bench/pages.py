@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,25 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
         "runs": list(rows),
     }
     pages = {
-        "bench.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "bench.json": as_json(content),
         "bench.md": markdown(suite, rows, found),
         "bench.html": page(suite, rows, found),
     }
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in pages]
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """An object with a line for each of its fields, and for each run and line of a table, as a diff shows them."""
+    fields = (f"{json.dumps(name)}: {_listed(value)}" for name, value in content.items())
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _listed(value: Any) -> str:
+    if not (isinstance(value, list) and value and isinstance(value[0], dict)):
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(f"  {json.dumps(one, allow_nan=False)}" for one in value) + "\n]"
 
 
 def tables(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[Table]:

@@ -11,6 +11,7 @@ import pytest
 from rlhf_bench.bundled import find
 from rlhf_bench.commands import bench
 from rlhf_bench.measures import converged
+from rlhf_bench.pages import as_json
 from rlhf_bench.runs import perform
 from rlhf_bench.suite import read
 
@@ -142,3 +143,10 @@ def test_convergence_is_the_first_step_with_nine_tenths_of_the_way() -> None:
     steps = [(10, 0.0), (20, 0.0), *((30 + 10 * i, 1.0) for i in range(8))]
     assert converged(Curve(steps)) == 70  # where the moving mean of five is 1 first; 4/5 at step 60
     assert converged(Curve([(1, 1.0), (2, 0.5)])) is None
+
+
+def test_a_table_has_a_line_of_json_for_each_run() -> None:
+    content = {"suite": "small", "seeds": [1, 2], "changes": [], "runs": [{"seed": 1, "kl": [0.1]}, {"seed": 2}]}
+    text = as_json(content)
+    assert json.loads(text) == content
+    assert text.splitlines()[4:] == ['"runs": [', '  {"seed": 1, "kl": [0.1]},', '  {"seed": 2}', "]", "}"]
