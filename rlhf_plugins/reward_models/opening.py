@@ -8,6 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.data.ranked import encodable
@@ -86,6 +88,15 @@ def saved_base(folder: Path, trust_remote_code: bool = False) -> Base:
     members = sorted(path.parent for path in folder.glob("*/reward_model.json"))
     is_ensemble = (folder / ensemble.DESCRIPTION).exists() and members
     return read_description(members[0] if is_ensemble else folder, trust_remote_code).base
+
+
+def columns_read(reward: Predict) -> frozenset[str]:
+    """The columns of rows that a saved reward model or an ensemble reads."""
+    module = getattr(reward, "module", None)
+    modules = module if isinstance(module, nn.ModuleList) else [module]
+    own = frozenset[str]().union(*(getattr(each, "columns", ()) for each in modules))
+    aggregation = getattr(reward, "aggregation", None)
+    return own | ({"topic"} if aggregation and aggregation.reads_topics else set())
 
 
 def row_encoder_of(reward: RewardHandle, base: Base) -> RowEncoder:

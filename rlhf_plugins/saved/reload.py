@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,18 +53,23 @@ def load_reward_function(folder: str | Path, trust_remote_code: bool = False) ->
     """A saved reward model or ensemble, or `RUN#STAGE`, as one of the `reward_funcs` of TRL's trainers.
 
     The function takes `prompts` and `completions`, both text or both messages, and gives a reward each. It reads them
-    as the model was trained to: with the chat template of its base, or with EOS after a text. Its name, which TRL logs
-    it under, is that of the folder; of the folder above `model`.
+    as the model was trained to: with the chat template of its base, or with EOS after a text. A model that
+    reads columns is given those of the rows. Its name, which TRL logs it under, is that of the folder; of the folder
+    above `model`.
 
     Raises:
         RunError: the folder holds neither, or a part of it is missing.
         PluginError: a plugin that it was made with is missing; for one of another version there is a warning.
     """
+    from rlhf_plugins.reward_models.opening import columns_read
+
     path = _place(folder, "rewards")
     model = load_reward_model(path, trust_remote_code)
+    reads = columns_read(model)
 
-    def reward(prompts: Sequence[Text], completions: Sequence[Text], **_: Any) -> list[float]:
-        return model.predict(model.encode(prompts, completions)).reward.tolist()
+    def reward(prompts: Sequence[Text], completions: Sequence[Text], **named: Any) -> list[float]:
+        columns = {name: values for name, values in named.items() if name in reads}
+        return model.predict(replace(model.encode(prompts, completions), columns=columns)).reward.tolist()
 
     whole = path.resolve()
     reward.__name__ = whole.parent.name if whole.name == "model" else whole.name

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHUNK = 64  # rows; an interruption loses no more
 WRITTEN = ("reward", "rewards", "variance", "quantiles", "dimensions", "members", "epistemic")
 FORMS = ("response", "responses", "chosen")  # each form of a row has one of these columns
+TEXTS = {"prompt", "rejected", *FORMS}
 Scores = dict[str, Any]  # of one response, as they are written
 Ids = Callable[[str, Text, Text], tuple[Sequence[int], Sequence[int]]]  # where, prompt, response -> tokens
 
@@ -43,6 +44,12 @@ class Item:
     prompt: Text
     responses: Sequence[Text]
     listed: bool  # a list is written, even for one response
+    columns: Mapping[str, Any] = field(default_factory=dict)  # that are not in the line
+
+    def read(self) -> dict[str, Any]:
+        """Its columns, but for its texts."""
+        fields = json.loads(self.line + "}") | dict(self.columns)
+        return {name: value for name, value in fields.items() if name not in TEXTS}
 
     def ending(self, scores: Sequence[Scores]) -> str:
         """The rest of its line. Raises RunError where a score is not a finite number."""
@@ -121,13 +128,13 @@ def _score(
     tokens: Sequence[Any],
     model: tuple[Path | Made, str, Path | None],
 ) -> None:
-    with _model(*model) as score:
+    with _model(*model) as (score, reads):
         reached = before
 
         def ends(first: int) -> list[str]:
             nonlocal reached
             reached, chunk = first, slice(first, first + CHUNK)
-            answers = iter(score(_samples(items[chunk], tokens[chunk])))
+            answers = iter(score(_samples(items[chunk], tokens[chunk], reads)))
             return [item.ending([next(answers) for _ in item.responses]) for item in items[chunk]]
 
         try:
@@ -197,7 +204,7 @@ def _of_format(source: str, read: DataFormat, base: Base) -> Iterator[Item]:
     for number, group in enumerate(data.groups):
         where = f"{source}: group {number}"
         fields = {"prompt": group.prompt, "responses": list(group.responses)}
-        yield Item(where, as_json(where, fields), group.prompt, group.responses, listed=True)
+        yield Item(where, as_json(where, fields), group.prompt, group.responses, True, group.columns)
 
 
 def as_json(where: str, fields: Mapping[str, Any]) -> str:
@@ -254,33 +261,43 @@ def _encoder(base: Base) -> Ids:
     return encode
 
 
-def _samples(items: Sequence[Item], tokens: Sequence[Any]) -> Samples:
+def _samples(items: Sequence[Item], tokens: Sequence[Any], reads: Collection[str] | None) -> Samples:
+    """The responses, with those columns of their rows that the reward reads; None reads all."""
     from rlhf_plugins.data.tokens import as_text
+    from rlhf_plugins.data.values import by_name
 
     prompts = [item.prompt for item in items for _ in item.responses]
     written = [as_text(response) for item in items for response in item.responses]
     ids = [pair for of_item in tokens for pair in of_item]
-    return Samples(prompts, written, [prompt for prompt, _ in ids], [response for _, response in ids])
+    rows = [row for item in items for row in [item.read()] * len(item.responses)] if reads is None or reads else []
+    columns = {name: values for name, values in by_name(rows).items() if reads is None or name in reads}
+    return Samples(prompts, written, [prompt for prompt, _ in ids], [response for _, response in ids], columns)
 
 
 @contextmanager
-def _model(model: Path | Made, identity: str, cache: Path | None) -> Iterator[Callable[[Samples], list[Scores]]]:
-    """A function from samples to the scores of each response, from the cache where there is one."""
+def _model(
+    model: Path | Made, identity: str, cache: Path | None
+) -> Iterator[tuple[Callable[[Samples], list[Scores]], Collection[str] | None]]:
+    """A function from samples to the scores of each response, from the cache where there is one.
+
+    Beside it are the columns that the reward reads; None of one that is no model in a folder.
+    """
     from rlhf_plugins.recipe.provenance import opener
     from rlhf_plugins.reward_models.handle import rewards
-    from rlhf_plugins.reward_models.opening import open_reward
+    from rlhf_plugins.reward_models.opening import columns_read, open_reward
     from rlhf_plugins.reward_models.score_cache import cached_in_shares
 
     judge = open_reward(model, opener(model)) if isinstance(model, Path) else model.reward()
+    reads = None if not isinstance(model, Path) and model.folder is None else columns_read(judge)
     if cache is None:
-        yield lambda samples: _scores(judge(samples))
+        yield lambda samples: _scores(judge(samples)), reads
         return
 
     def remembered(samples: Samples, file: Path = cache) -> list[Scores]:
         found = cached_in_shares(file, identity, samples, lambda missing: rewards(judge(missing)))
         return [{"reward": reward} for reward in found]
 
-    yield remembered
+    yield remembered, reads
 
 
 def _scores(prediction: Prediction) -> list[Scores]:

@@ -125,6 +125,19 @@ def test_an_ensemble_tells_its_members_and_their_variance(
         assert row["epistemic"][i] == pytest.approx((a - b) ** 2 / 4, abs=1e-6)
 
 
+def test_a_column_that_an_ensemble_reads_reaches_it_from_files_and_from_trl(
+    base: Base, tmp_path: Path, written: Callable[..., str]
+) -> None:
+    folder, experts = ensemble(tmp_path / "ensemble", base), {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    aggregation = {"use": "expert", "alpha": 30.0}
+    describe(folder, ["0", "1"], aggregation, accuracy=[0.5, 0.5], early_exit=False, accuracy_by_topic=experts)
+    found = rows_of(score_file(folder, written([{**ROWS[0], "topic": topic} for topic in "ab"])).out)
+    rewards = [row["reward"] for row in found]
+    assert rewards == pytest.approx([row["members"][place] for place, row in enumerate(found)], abs=1e-5)
+    both = load_reward_function(folder)([ROWS[0]["prompt"]] * 2, [ROWS[0]["response"]] * 2, topic=["a", "b"])
+    assert both == pytest.approx(rewards, abs=1e-6)
+
+
 def test_members_that_were_not_asked_are_null(
     model: Path, written: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
