@@ -69,7 +69,8 @@ class PretrainedAudio(AudioEncoder):
         from transformers import AutoFeatureExtractor, AutoModel
 
         try:
-            extractor, model = AutoFeatureExtractor.from_pretrained(self.model), AutoModel.from_pretrained(self.model)
+            extractor = AutoFeatureExtractor.from_pretrained(self.model)
+            model = AutoModel.from_pretrained(self.model, use_safetensors=True)  # a pickle can run code
             rate = int(extractor.sampling_rate)
         except (OSError, ValueError, AttributeError) as error:
             first = str(error).splitlines()[0]

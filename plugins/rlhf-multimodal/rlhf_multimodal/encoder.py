@@ -57,7 +57,8 @@ class Pretrained(ImageEncoder):
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            processor, model = AutoImageProcessor.from_pretrained(self.model), AutoModel.from_pretrained(self.model)
+            processor = AutoImageProcessor.from_pretrained(self.model)
+            model = AutoModel.from_pretrained(self.model, use_safetensors=True)  # a pickle can run code
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise DataError(f"image_encoder pretrained: {self.model} is no vision model that loads: {first}") from error

@@ -33,7 +33,7 @@ class WithImages(WithMedia, like="rows"):
         try:
             with Image.open(file) as image:
                 return image.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"with_images: {file}: no image that can be read ({error})") from error
 
 

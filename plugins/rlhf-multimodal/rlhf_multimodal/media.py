@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from os.path import abspath
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, ClassVar
@@ -77,7 +78,10 @@ class WithMedia(DataFormat, like="rows"):
             raise DataError(
                 f"{group.origin or 'a row'}: names no {self.medium} in the column {self.column!r} (known: {known})"
             )
-        return Path(self.folder or ".") / name
+        file = Path(self.folder or ".") / name
+        if self.folder is not None and not Path(abspath(file)).is_relative_to(abspath(self.folder)):
+            raise DataError(f"{group.origin or 'a row'}: the {self.medium} {name} is not in the folder {self.folder}")
+        return file
 
     def _features(self, files: set[Path]) -> dict[Path, list[list[float]]]:
         """Of each file, shared by the rows that name it."""

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import exp
+from os import getpid
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -95,7 +96,9 @@ class World(DataFormat):
         file = Path(self.folder) / scene.file
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.write(scene, file)
+            own = file.with_name(f"{getpid()}-{file.name}")  # another process may read the file meanwhile
+            self.write(scene, own)
+            own.replace(file)
         return Group(
             self.questions[asked] + "\n",
             (first, second),

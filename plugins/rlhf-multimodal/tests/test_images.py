@@ -138,3 +138,23 @@ def test_images_are_opened_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(encoder._Patches, "__call__", lambda own, some: lots.append(len(some)) or encode(own, some))
     assert [g.columns for g in loaded(tmp_path, *names).train] == [g.columns for g in whole.train]
     assert lots == [2, 1]
+
+
+def test_a_pickled_model_does_not_open(vit: str, tmp_path: Path) -> None:
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    made = ViTModel.from_pretrained(vit)
+    made.config.save_pretrained(tmp_path)
+    torch.save(made.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(DataError, match="is no vision model that loads: .*safetensors"):
+        component("image_encoder", "pretrained", model=str(tmp_path)).build()
+
+
+def test_an_image_is_in_the_folder_and_of_a_size_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image((0, 0, 0), (9, 9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "own").mkdir()
+    for name in ("../a.png", str(tmp_path / "a.png")):
+        with pytest.raises(DataError, match=r"the image .*a.png is not in the folder"):
+            loaded(tmp_path / "own", name)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match="no image that can be read"):
+        loaded(tmp_path, "a.png")
