@@ -112,17 +112,14 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
     def _trained(self, run: Run, samples: Samples) -> tuple[Any, tuple[int, int], Any]:
         """The student, the weights of teacher and student, and the curves."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+        from transformers import AutoTokenizer, TrainingArguments
 
         from rlhf_transfer.imitation import Collator, Imitation, rows
-        from rlhf_transfer.student import teacher_model, with_layers
+        from rlhf_transfer.student import of_its_own, teacher_model, with_layers
 
         torch.manual_seed(run.seed)
         teacher = teacher_model(run.weights("start"))
-        if self.layers is not None:
-            student = with_layers(teacher, self.layers)
-        else:
-            student = AutoModelForCausalLM.from_pretrained(str(self.student), dtype=torch.float32)
+        student = of_its_own(str(self.student)) if self.layers is None else with_layers(teacher, self.layers)
         if student.config.vocab_size != teacher.config.vocab_size:
             both = f"{student.config.vocab_size} and {teacher.config.vocab_size}"
             raise RunError(f"{self.name}: {self.student} and {self.from_} have other vocabularies, of {both} tokens")

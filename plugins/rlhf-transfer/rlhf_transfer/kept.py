@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_plugins import Group, Policy, RunError, Samples
 from rlhf_transfer.recovered import UNDEFINED, Estimate, Numbers, recovered
 
-RESAMPLES = 2000
+Z = 1.959964  # of 95%
 ROUNDS, TIMED = 5, 32  # of timing, and prompts in each
 
 
@@ -53,22 +53,21 @@ def compared(teacher: Numbers, student: Numbers, reference: Numbers | None, seed
     of_reference: dict[str, Estimate] = {}
     gain = UNDEFINED
     if reference is not None:
-        of_reference = {name: win_rate(named[name], reference, seed) for name in ("teacher", "student")}
+        of_reference = {name: win_rate(named[name], reference) for name in ("teacher", "student")}
         gain = recovered(reference, student, teacher, np.arange(len(teacher)), seed)
     means = {name: float(each.mean()) for name, each in named.items()}
-    return Kept(means, win_rate(student, teacher, seed), of_reference, gain)
+    return Kept(means, win_rate(student, teacher), of_reference, gain)
 
 
-def win_rate(ours: Numbers, theirs: Numbers, seed: int = 0) -> Estimate:
-    """The share of prompts that ours wins, a tie counting one half, with a bootstrap of prompts."""
-    won = np.where(ours == theirs, 0.5, ours > theirs)
-    return _mean(won, seed)
+def win_rate(ours: Numbers, theirs: Numbers) -> Estimate:
+    """The share of prompts that ours wins, a tie counting one half, with Wilson's interval (1927).
 
-
-def _mean(values: Numbers, seed: int) -> Estimate:
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high))
+    Ties make it too wide. A bootstrap would give a policy that wins every prompt an interval without width.
+    """
+    rate, n = float(np.where(ours == theirs, 0.5, ours > theirs).mean()), len(ours)
+    centre, half = rate + Z**2 / 2 / n, Z * (rate * (1 - rate) / n + Z**2 / 4 / n**2) ** 0.5
+    low, high = ((centre + way * half) / (1 + Z**2 / n) for way in (-1, 1))
+    return Estimate(rate, max(0.0, low), min(1.0, high))  # rounding leaves them by 1e-17
 
 
 def scored(samples: Samples, judge: Callable[[Samples], Any] | None, gold: Callable[..., Any] | None) -> Numbers:

@@ -10,6 +10,7 @@ import torch
 
 from rlhf_plugins import RunError, Weights
 
+LOADED: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}  # a pickle can run code
 LAYER = re.compile(r"(.*\.(?:layers|h|blocks|block))\.(\d+)\.(.*)")  # of a decoder, as models of transformers name it
 
 
@@ -18,11 +19,21 @@ def teacher_model(weights: Weights) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": weights.base.trust_remote_code}
+    options = {**LOADED, "trust_remote_code": weights.base.trust_remote_code}
     model = AutoModelForCausalLM.from_pretrained(weights.base.path, **options)
     if weights.folder is not None:
         model = PeftModel.from_pretrained(model, str(weights.folder)).merge_and_unload()
     return model.eval()
+
+
+def of_its_own(name: str) -> Any:
+    """A smaller model from a folder or the hub, in float32. Raises RunError where it does not load."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, **LOADED)
+    except (OSError, ValueError) as error:
+        raise RunError(f"distill: student: {name} does not load: {str(error).splitlines()[0]}") from error
 
 
 def with_layers(teacher: Any, count: int) -> Any:

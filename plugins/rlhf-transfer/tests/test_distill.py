@@ -10,7 +10,7 @@ import pytest
 import torch
 from rlhf_transfer.imitation import IGNORED, Collator, imitation_loss, rows
 from rlhf_transfer.kept import compared, scored
-from rlhf_transfer.student import evenly, teacher_model, with_layers
+from rlhf_transfer.student import evenly, of_its_own, teacher_model, with_layers
 
 from rlhf_plugins import Base, PluginError, Prediction, RunError, Samples, Weights, component
 from rlhf_plugins.testing import tiny_base, tiny_run
@@ -59,6 +59,7 @@ def test_what_is_kept_by_hand() -> None:
     found = compared(zero + 1, zero + 0.8, zero)
     assert found.gain.value == pytest.approx(0.8)
     assert (found.against_teacher.value, found.against_reference["student"].value) == (0.0, 1.0)
+    assert found.against_reference["student"][1:] == pytest.approx((50 / (50 + 1.959964**2), 1.0))
     assert np.isnan(compared(zero, zero, None).gain.value)
 
 
@@ -99,3 +100,10 @@ def test_an_answer_without_a_reward_is_no_score() -> None:
     said = Prediction(torch.tensor([1.0, 0.0]), abstained=torch.tensor([False, True]))
     with pytest.raises(RunError, match="abstains on a held-out answer"):
         scored(Samples(["p", "q"], ["a", "b"], [[1], [1]], [[2], [2]]), lambda samples: said, None)
+
+
+def test_a_student_that_is_pickled_does_not_open(tmp_path: Path) -> None:
+    tiny_base(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(RunError, match="distill: student: .* does not load: .*safetensors"):
+        of_its_own(str(tmp_path))
