@@ -1,8 +1,8 @@
 """Which items to ask about next: those on which a reward model is least sure, and a random arm to compare with.
 
-Settles & Craven 2008: sampling by uncertainty. Uncertain is a small difference of two rewards (`margin`) or members of
-an ensemble that differ about it (`variance`). Of items of one cluster of prompts, the second comes after the first of
-every other cluster.
+Settles & Craven 2008: sampling by uncertainty. The model is unsure where two rewards differ little (`margin`), or
+where the members of an ensemble disagree on the difference (`variance`). Clusters of prompts take turns: the second
+item of one comes after the first of every other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def prioritise(study: Study, reward: str, by: str = "margin", random_share: floa
     """Puts open items in the order of uncertainty, a random one between them; how many were chosen, how many drawn.
 
     Raises:
-        DataError: the way is unknown, the share is no share, items are no pairs, or no ensemble has a variance.
+        DataError: the way is unknown, the share is out of its range, the items are not pairs, or `variance` is asked
+            of a model that is no ensemble.
     """
     if by not in WAYS:
         raise DataError(f"unknown way {by!r} (known: {', '.join(WAYS)})")

@@ -19,7 +19,8 @@ class EWC(Regularizer):
     """strength / 2 sum_i F_i (theta_i - theta*_i)^2, elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3).
 
     theta* is where the training starts, F the diagonal of the Fisher information of its responses to old prompts, one
-    response a prompt. It holds policies; a reward model has no responses of its own, and `l2_sp` is for it.
+    response a prompt. It holds policies; a reward model has no responses of its own, and `l2_sp` is for it. Of a new
+    LoRA adapter F holds B alone: while B is 0, nothing depends on A.
     """
 
     strength: Annotated[float, Field(gt=0, description="lambda, in old examples: F is a mean over them")] = 100.0

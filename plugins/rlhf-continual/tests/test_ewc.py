@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from rlhf_continual.ewc import EWC, log_likelihoods
 from rlhf_continual.fisher import diagonal, penalty
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
-from rlhf_plugins import RunError, component
+from rlhf_plugins import RunError, Samples, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 
@@ -80,3 +82,11 @@ def test_a_training_under_it_stays_nearer_to_its_start(tmp_path: Path) -> None:
 def test_what_is_no_policy_is_refused() -> None:
     with pytest.raises(RunError, match="ewc holds policies, not a Linear; for a reward model use l2_sp"):
         EWC().build(None, nn.Linear(2, 1))  # type: ignore[arg-type]
+
+
+def test_of_a_new_adapter_only_b_is_held(tmp_path: Path) -> None:
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_base(tmp_path).path), LoraConfig(r=2))
+    named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    found = diagonal(log_likelihoods(model, Samples([""], [""], [[1, 2]], [[4, 5]])), list(named.values()))
+    held = {name.split(".")[-3] for name, each in zip(named, found, strict=True) if each.any()}
+    assert held == {"lora_B"}
