@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_plugins.cli.echo import echo
-from rlhf_plugins.errors import PluginError
+from rlhf_plugins.errors import PluginError, known
 
 if TYPE_CHECKING:
     from rlhf_plugins.testing import Subject
@@ -47,11 +47,18 @@ def check(
 
 
 def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[Subject]:
-    from rlhf_plugins.testing import Subject, subjects, subjects_in
+    from rlhf_plugins.testing import Subject, subjects_in
+    from rlhf_plugins.testing.conformance import subjects_of
 
-    if name.endswith(".py"):
-        return [one for one in subjects_in(Path(name), options) if kind in (None, one.kind)]
-    return list(subjects(name)) or [Subject.of(name, kind, options)]
+    found = subjects_in(Path(name), options) if name.endswith(".py") else subjects_of(name, options)
+    if not found:
+        return [Subject.of(name, kind, options)]
+    chosen = [one for one in found if kind in (None, one.kind)]
+    if not chosen:
+        raise PluginError(
+            f"{name} has no component of the kind {kind!r} {known(str(kind), {one.kind for one in found})}"
+        )
+    return chosen
 
 
 def _read(options: Sequence[str]) -> dict[str, Any]:

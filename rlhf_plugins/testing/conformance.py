@@ -5,16 +5,21 @@ It knows what a property and a finding are; the properties are in `properties`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import torch
 
 from rlhf_plugins.errors import PluginError, RlhfError, known
 from rlhf_plugins.registry.discovery import FILE
-from rlhf_plugins.registry.registry import KINDS, Registry, registry
+from rlhf_plugins.registry.registry import KINDS, Registered, Registry, registry
 from rlhf_plugins.testing.subject import Broken, Subject, raised
 
 
@@ -139,26 +144,55 @@ def subjects_in(file: Path, options: Mapping[str, Any]) -> list[Subject]:
     Raises:
         PluginError: the file is no sound plugin, registers no component, or none has one of the options.
     """
-    from rlhf_plugins.recipe.options import options as options_of
-
     whole = registry().with_files([file])
     found = [one for one in whole.describe() if (one.plugin.name, one.plugin.distribution) == (file.name, FILE)]
     if not found:
         raise PluginError(f"{file} registers no component")
+    return _tried(found, str(file), options, {}, whole)
+
+
+def subjects_of(distribution: str, options: Mapping[str, Any]) -> list[Subject]:
+    """Every component of an installed distribution, each tried with those of these options that it has.
+
+    Where its source is on this machine, its pyproject.toml gives others in `[tool.rlhf_plugins.options]`.
+
+    Raises:
+        PluginError: no component has one of the options.
+    """
+    found = [one for one in registry().describe() if _normal(one.plugin.distribution) == _normal(distribution)]
+    return _tried(found, distribution, options, _own_options(distribution), registry()) if found else []
+
+
+def _tried(
+    found: Sequence[Registered], where: str, options: Mapping[str, Any], own: Mapping[str, Any], whole: Registry
+) -> list[Subject]:
+    """The components with their own options by `kind.name`, and those of `options` that they have."""
+    from rlhf_plugins.recipe.options import options as options_of
+
     has = {one: set(options_of(one.cls)) for one in found}
     every = set().union(*has.values())
     if unknown := [name for name in options if name.partition(".")[0] not in every]:
-        raise PluginError(f"{file}: no component has the option {unknown[0]!r} {known(unknown[0], every)}")
-    return [
-        Subject(
-            one.kind,
-            one.name,
-            one.cls,
-            {name: value for name, value in options.items() if name.partition(".")[0] in own},
-            whole,
-        )
-        for one, own in has.items()
-    ]
+        raise PluginError(f"{where}: no component has the option {unknown[0]!r} {known(unknown[0], every)}")
+    made = []
+    for one, names in has.items():
+        given = {name: value for name, value in options.items() if name.partition(".")[0] in names}
+        made.append(Subject(one.kind, one.name, one.cls, {**own.get(f"{one.kind}.{one.name}", {}), **given}, whole))
+    return made
+
+
+def _own_options(distribution: str) -> Mapping[str, Any]:
+    """What the pyproject.toml of a distribution that was installed from a folder says."""
+    try:
+        origin = json.loads(metadata.distribution(distribution).read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        return {}
+    file = Path(url2pathname(urlparse(origin.get("url", "")).path), "pyproject.toml")
+    try:
+        said = tomllib.loads(file.read_text(encoding="utf-8")) if "dir_info" in origin else {}
+    except (OSError, ValueError):
+        return {}
+    options: Mapping[str, Any] = said.get("tool", {}).get("rlhf_plugins", {}).get("options", {})
+    return options
 
 
 def why_empty(distribution: str) -> str | None:

@@ -164,3 +164,8 @@ def test_a_check_of_a_plugin_draws_no_bars_of_loading(rlhf: Rlhf, monkeypatch: p
 def test_a_word_that_is_no_option_of_a_component_is_told(rlhf: Rlhf, word: str, said: str) -> None:
     result = rlhf("plugins", "check", "bradley_terry", word)
     assert (result.exit_code, said in result.output) == (2, True)
+
+
+def test_a_check_of_a_kind_that_a_package_has_not_is_refused(rlhf: Rlhf) -> None:
+    result = rlhf("plugins", "check", "rlhf-plugins", "--kind", "reward_los")
+    assert (result.exit_code, "(did you mean reward_loss? known: " in result.output) == (2, True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf_plugins.errors import PluginError
 from rlhf_plugins.testing import subjects_in
+from rlhf_plugins.testing.conformance import subjects_of
 
 TWO = """
 from dataclasses import dataclass
@@ -35,6 +39,21 @@ def test_an_option_goes_to_the_component_that_has_it(tmp_path: Path) -> None:
     }
     with pytest.raises(PluginError, match=r"no component has the option 'wait' \(did you mean weight\?"):
         subjects_in(file, {"wait": 2})
+
+
+def test_components_of_a_package_are_tried_with_the_options_of_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.rlhf_plugins.options."preference_loss.dpo"]\nbeta = 0.3\n')
+    origin = json.dumps({"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
+    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(read_text=lambda _: origin))
+
+    def dpo(**given: object) -> object:
+        return next(one.options for one in subjects_of("rlhf-plugins", given) if one.name == "dpo")
+
+    assert (dpo(), dpo(beta=0.5), subjects_of("nobody", {"x": 1})) == ({"beta": 0.3}, {"beta": 0.5}, [])
+    with pytest.raises(PluginError, match=r"no component has the option 'betta' \(did you mean beta\?"):
+        dpo(betta=1)
 
 
 PART = """
