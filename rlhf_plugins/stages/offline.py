@@ -11,7 +11,8 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
-from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, Training
 
 if TYPE_CHECKING:
@@ -61,10 +62,8 @@ class Offline(
         from rlhf_plugins.data.logged import logged_rows
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.starting import load_start
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.offline import OfflineTrainer
-        from rlhf_plugins.trainers.supervision import supervise
 
         encoder = load_row_encoder(run.base)
         rows = logged_rows(run.data.train, self.dimension, encoder)
@@ -80,19 +79,7 @@ class Offline(
                 eval_dataset=held_out_rows,
                 processing_class=encoder.tokenizer,
             )
-        curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
-        with spending(trainer, self.budget) as spent:
-            run.go_on(trainer)
-        folder = run.folder / "model"
-        trainer.model.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
-        return StageResult(
-            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out=rows.left_out, notes=spent.notes),
-            sections=monitors.sections(),
-            curves=curves.curves,
-            metrics=spent.metrics,
-        )
+        return trained(self, run, trainer, rows.left_out)
 
     def _held_out(self, args: Any, run: Run, encoder: RowEncoder) -> Any:
         """What is evaluated on; None, with a warning, where no held-out response is better than another."""

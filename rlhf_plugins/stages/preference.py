@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
-from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
 from rlhf_plugins.stages._course import of_rows
+from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import (
     From,
     PolicyTraining,
@@ -95,18 +96,12 @@ class Preference(
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.contract import processes
         from rlhf_plugins.data.tokenized import tokenized_labels, tokenized_pairs
         from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.shards import to_save
         from rlhf_plugins.engine.starting import copy_start
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.held_out import held_out
-        from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.preference import PreferenceTrainer
-        from rlhf_plugins.trainers.supervision import supervise
-        from rlhf_plugins.trainers.tasks import measure_tasks
 
         adapter = run.base.adapter
         dropped = bool(adapter and adapter.lora_dropout)  # TRL switches dropout off by default
@@ -134,25 +129,8 @@ class Preference(
             )
             if models.moves:  # the reference is read by now
                 copy_start(trainer.model, start)
-        curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
-        measure_tasks(trainer, self.tasks, run, curves)
-        hand_on(trainer, self, run)
-        with spending(trainer, self.budget) as spent:
-            run.go_on(trainer)
-        folder, weights = run.folder / "model", to_save(trainer.model)
-
-        def save() -> None:
-            trainer.model.save_pretrained(folder, **weights, **({"selected_adapters": ["default"]} if adapter else {}))
-            trainer.processing_class.save_pretrained(folder)
-
-        processes.on_main(save)
-        return StageResult(
-            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out={**rows.left_out, **trainer.left_out(len(train))}, notes=spent.notes),
-            sections=monitors.sections(),
-            curves=curves.curves,
-            metrics=spent.metrics,
-        )
+        left_out = {**rows.left_out, **trainer.left_out(len(train))}
+        return trained(self, run, trainer, left_out, **({"selected_adapters": ["default"]} if adapter else {}))
 
 
 class _Models(NamedTuple):

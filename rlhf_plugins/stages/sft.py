@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
+from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.stages._course import of_rows
+from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling
 
 if TYPE_CHECKING:
@@ -72,18 +73,12 @@ class SFT(
         """Leaves the policy in `model/`: an adapter, or a whole model where all weights are trained."""
         import trl
 
-        from rlhf_plugins.contract import processes
         from rlhf_plugins.data.tokenized import tokenized_answers
         from rlhf_plugins.engine.loading import load_row_encoder, load_to_adapt
-        from rlhf_plugins.engine.shards import to_save
         from rlhf_plugins.engine.starting import config_of, load_start
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.held_out import held_out
-        from rlhf_plugins.trainers.optimizer_state import hand_on
         from rlhf_plugins.trainers.sft import SFTTrainer, refuse_weights
-        from rlhf_plugins.trainers.supervision import supervise
-        from rlhf_plugins.trainers.tasks import measure_tasks
 
         encoder, start = load_row_encoder(run.base), run.weights("start")
         new = start.folder is None
@@ -100,26 +95,7 @@ class SFT(
                 processing_class=encoder.tokenizer,
                 peft_config=config_of(start) if new else None,
             )
-        left_out = {**rows.left_out, **_left_out(trainer, rows.dataset)}
-        curves, monitors = quiet(trainer, run.log), supervise(trainer, self, run)
-        measure_tasks(trainer, self.tasks, run, curves)
-        hand_on(trainer, self, run)
-        with spending(trainer, self.budget) as spent:
-            run.go_on(trainer)
-        folder, weights = run.folder / "model", to_save(trainer.model)
-
-        def save() -> None:
-            trainer.model.save_pretrained(folder, **weights)
-            encoder.tokenizer.save_pretrained(folder)
-
-        processes.on_main(save)
-        return StageResult(
-            policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
-            report=ReportParts(left_out=left_out, notes=spent.notes),
-            sections=monitors.sections(),
-            curves=curves.curves,
-            metrics=spent.metrics,
-        )
+        return trained(self, run, trainer, {**rows.left_out, **_left_out(trainer, rows.dataset)})
 
 
 def _left_out(trainer: Any, train: Dataset) -> dict[str, int]:

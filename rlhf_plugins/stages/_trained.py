@@ -1,0 +1,49 @@
+"""The end of a stage that trains a policy on rows: within its budget, then saved and reported. It knows no loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_plugins.contract.run import ReportParts, Run, StageResult
+from rlhf_plugins.stages._training import PolicyTraining, Training
+
+
+def trained(stage: Training, run: Run, trainer: Any, left_out: Mapping[str, int], **saving: Any) -> StageResult:
+    """Trains the policy of a trainer, and leaves it with its tokenizer in `model/`.
+
+    Args:
+        stage: whose options supervise the training.
+        run: of the stage.
+        trainer: of transformers, ready to train.
+        left_out: rows, by reason.
+        saving: options of the model's `save_pretrained`.
+    """
+    from rlhf_plugins.contract import processes
+    from rlhf_plugins.engine.shards import to_save
+    from rlhf_plugins.trainers.arguments import quiet
+    from rlhf_plugins.trainers.budget import spending
+    from rlhf_plugins.trainers.optimizer_state import hand_on
+    from rlhf_plugins.trainers.supervision import supervise
+    from rlhf_plugins.trainers.tasks import measure_tasks
+
+    curves, monitors = quiet(trainer, run.log), supervise(trainer, stage, run)
+    if isinstance(stage, PolicyTraining):
+        measure_tasks(trainer, stage.tasks, run, curves)
+        hand_on(trainer, stage, run)
+    with spending(trainer, stage.budget) as spent:
+        run.go_on(trainer)
+    folder, weights = run.folder / "model", to_save(trainer.model)
+
+    def save() -> None:
+        trainer.model.save_pretrained(folder, **weights, **saving)
+        trainer.processing_class.save_pretrained(folder)
+
+    processes.on_main(save)
+    return StageResult(
+        policies={stage.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
+        report=ReportParts(left_out=left_out, notes=spent.notes),
+        sections=monitors.sections(),
+        curves=curves.curves,
+        metrics=spent.metrics,
+    )
