@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -76,8 +76,7 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
         with room(self.tokens_per_batch):
             measured = {name: self._measured(run, name) for name in trained}
         rows = {name: found.row for name, found in measured.items()}
-        left_out = {reason: n for found in measured.values() for reason, n in found.left_out.items()}  # alike for all
-        return StageResult(report=ReportParts(reward_models=rows, left_out=left_out))
+        return StageResult(report=ReportParts(reward_models=rows, left_out=_left_out(measured)))
 
     def _measured(self, run: Run, name: str) -> Measured:
         """One reward model; it is loaded here and gone when the row is made."""
@@ -108,6 +107,15 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
             row["out_of_distribution"] = scored(strange)
         unread = Counter(left_out) + Counter(also)
         return Measured(row, {f"held out, {reason}": count for reason, count in unread.items()})
+
+
+def _left_out(measured: Mapping[str, Measured]) -> dict[str, int]:
+    """The responses that no model can read, once; of models with unlike tokens those that each of them cannot read."""
+    each = {name: found.left_out for name, found in measured.items()}
+    first, *others = each.values()
+    if all(other == first for other in others):
+        return first
+    return {f"{reason}, by {name}": count for name, found in each.items() for reason, count in found.items()}
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.report.schema import RewardModelReport
-from rlhf_plugins.stages.evaluate_reward import EvaluateReward
+from rlhf_plugins.stages.evaluate_reward import EvaluateReward, Measured, _left_out
 from rlhf_plugins.stages.reward_model import RewardModelStage
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
@@ -84,3 +84,9 @@ def test_without_a_reward_model_or_a_pair_there_is_nothing_to_measure(tmp_path: 
     run = tiny_run(base, tmp_path / "later", finished=[trained(base, tmp_path)])
     with pytest.raises(RunError, match="no held-out pair is strictly ordered"):
         evaluate().run(held_out(run, [Group("how", ("ant", "bee"), (0, 0))]))
+
+
+def test_responses_that_only_some_models_can_read_are_counted_by_model() -> None:
+    one, other = Measured({}, {"held out, too long": 2}), Measured({}, {"held out, too long": 3})
+    assert _left_out({"a": one, "b": one}) == {"held out, too long": 2}
+    assert _left_out({"a": one, "b": other}) == {"held out, too long, by a": 2, "held out, too long, by b": 3}
