@@ -70,13 +70,12 @@ def suggest(
 ) -> None:
     """Say where people and a constitution disagree, which principle would settle it, and what such cases share."""
     from rlhf_constitution.constitution import load
-    from rlhf_constitution.suggest import Case, clusters, disagreements, suggestions
-    from rlhf_constitution.texts import plain
+    from rlhf_constitution.suggest import cases_of, clusters, disagreements, suggestions
     from rlhf_plugins import Base, component
 
     found, others = load(constitution), load(library)
     data = component("data_format", "preference", source=rows).load(Base("sandbox"), 0)
-    cases = [Case(plain(one.prompt), *map(plain, one.responses)) for one in (*data.train, *data.test)]
+    cases = cases_of((*data.train, *data.test))
     prompts = [case.prompt for case in cases]
     with _scorer(found) as score:
         scored = [score(prompts, texts) for texts in ([c.chosen for c in cases], [c.rejected for c in cases])]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf_constitution.constitution import Scored
 from rlhf_constitution.outcome import Ok, Outcome
 from rlhf_constitution.simulated import words
+from rlhf_constitution.texts import plain
+from rlhf_plugins import Group
 
 FEWEST = 3  # cases that make a cluster
 
@@ -52,6 +54,16 @@ class Cluster:
         return (
             f"{len(self.cases)} cases in which people {side} the response with {self.word!r}, such as {self.cases[0]}"
         )
+
+
+def cases_of(groups: Iterable[Group]) -> list[Case]:
+    """Every pair of which people preferred one response; ties settle nothing."""
+    return [
+        Case(plain(group.prompt), plain(group.responses[pair.better]), plain(group.responses[pair.worse]))
+        for group in groups
+        for pair in group.comparisons
+        if not pair.tied
+    ]
 
 
 def disagreements(

@@ -9,14 +9,19 @@ import pytest
 from rlhf_constitution.commands import app
 from rlhf_constitution.constitution import Constitution
 from rlhf_constitution.outcome import Abstain, NotApplicable, Ok
-from rlhf_constitution.suggest import Case, clusters, disagreements, suggestions
+from rlhf_constitution.suggest import Case, cases_of, clusters, disagreements, suggestions
 from rlhf_constitution.text import LengthBand
 from typer.testing import CliRunner
 
-from rlhf_plugins import session
+from rlhf_plugins import Group, session
 
 DIMENSIONS = ("harmless", "honest", "helpful", "concise")
 SHORT = Constitution(principles=(LengthBand(1, 2),))
+
+
+def test_a_case_has_the_response_that_people_preferred_first() -> None:
+    groups = [Group("p", ("a", "b"), (1, 0)), Group("p", ("a", "b"), (0, 0)), Group("q", ("a", "b", "c"), (0, 1, 1))]
+    assert cases_of(groups) == [Case("p", "b", "a"), Case("q", "a", "b"), Case("q", "a", "c")]
 
 
 def test_a_disagreement_is_a_pair_that_the_constitution_ties_or_turns_round() -> None:
