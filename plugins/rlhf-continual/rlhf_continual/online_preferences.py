@@ -48,6 +48,7 @@ class Course:
     models: list[StageResult] = field(default_factory=list)  # the reward models, the first to the current
     policies: Mapping[str, Any] = field(default_factory=dict)  # of the last training
     stale: dict[str, dict[str, Share]] = field(default_factory=dict)  # round -> `current`, `first`
+    sampled: int = 0  # prompts, which are more than the questions where two responses were equal
 
     @property
     def spent(self) -> int:
@@ -120,6 +121,7 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
     def _ask(self, run: Run, course: Course, name: str, count: int) -> None:
         """Samples pairs of the current policy, has them judged, and notes what the reward models made of them."""
         pairs = run.once(f"pairs-{name}", lambda: self._sampled(run, course, count)) if count else []
+        course.sampled += count
         answers: list[float | None] = []
         for at in range(0, len(pairs), self.lot):
             lot = pairs[at : at + self.lot]
@@ -134,7 +136,7 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
         known = run.data.prompts.get("train", ())
         if not known:
             raise RunError(f"{self.name}: the data has no training prompts to sample from")
-        asked = [known[(course.spent + i) % len(known)] for i in range(count)]
+        asked = [known[(course.sampled + i) % len(known)] for i in range(count)]
         with run.policy(next(iter(course.policies), None)) as policy:
             options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
             texts = policy.sample(asked, 2, seed=run.seed + len(course.asked), **options).responses

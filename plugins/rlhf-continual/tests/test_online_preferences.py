@@ -199,6 +199,22 @@ def test_the_rounds_train_on_all_labels_so_far_and_from_the_policy_before() -> N
     assert stale == [("0", "-", "-"), ("1", "0.000 of 3", "0.000 of 3"), ("2", "1.000 of 3", "0.000 of 3")]
 
 
+def test_no_prompt_is_sampled_again_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first round's two prompts one has equal responses and costs no label; the second begins with the third."""
+    asked: list[list[str]] = []
+
+    def sample(given: Given, prompts: Sequence[Any], n: int, **options: Any) -> Samples:
+        asked.append([str(one.prompt) for one in prompts])
+        texts = [text for one in prompts for text in ("good", "good" if one.prompt == "p0" else "bad")]
+        return given.encode([one for one in prompts for _ in range(n)], texts)
+
+    monkeypatch.setattr(Given, "sample", sample)
+    stage = component("stage", "online_preferences", **refined({"labels": 4, "measured": 0, "rounds": 2}))
+    made = replace(stage, judge=Prefers()).run(Played())
+    assert asked == [["p0", "p1"], ["p2", "p3", "p0"]]
+    assert made.metrics["labels"] == 3
+
+
 def test_without_new_labels_the_reward_model_stays() -> None:
     run = Played()
     stage = component("stage", "online_preferences", **refined({"labels": 4, "measured": 0, "rounds": 2, "first": 1.0}))
