@@ -12,6 +12,17 @@ from rlhf_plugins import DataError
 Parsed = TypeVar("Parsed")
 
 
+def lines_of(file: Path) -> Iterator[tuple[str, str]]:
+    """`FILE:NUMBER` and text of each line that is not empty. Raises DataError where the file cannot be read."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028, which JSON strings may hold
+        if line.strip():
+            yield f"{file}:{number}", line
+
+
 def parsed(file: Path, parse: Callable[[Any], Parsed], needs: str) -> Iterator[Parsed]:
     """Each row as `parse` returns it; empty lines are skipped.
 
@@ -23,17 +34,11 @@ def parsed(file: Path, parse: Callable[[Any], Parsed], needs: str) -> Iterator[P
     Raises:
         DataError: the file cannot be read, or a row cannot be parsed.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028, which JSON strings may hold
-        if not line.strip():
-            continue
+    for where, line in lines_of(file):
         try:
             found = parse(json.loads(line))
         except DataError as error:
-            raise DataError(f"{file}:{number}: {error}") from error
+            raise DataError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}:{number}: {needs}") from error
+            raise DataError(f"{where}: {needs}") from error
         yield found

@@ -170,6 +170,12 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, scores: list[Any], me
         compare([write(tmp_path, "bad", scores), write(tmp_path, "good", [1.0])])
 
 
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "scores.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(DataError, match="scores.jsonl: cannot be read: 'utf-8'"):
+        compare([str(tmp_path / "scores.jsonl")] * 2)
+
+
 def test_scores_of_two_judges_are_refused(tmp_path: Path) -> None:
     one, other = (write(tmp_path, name, [1.0, 2.0], judge=[name] * 2) for name in "ab")
     with pytest.raises(DataError, match="was scored by a, .* by b"):

@@ -8,8 +8,11 @@ import os
 import random
 import re
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,3 +214,19 @@ def test_the_command_writes_a_page_and_refuses_what_is_no_folder(runs: Path) -> 
     assert done.exit_code == 0, done.output
     assert "online/reward" in (runs / "page.html").read_text()
     assert "no such folder" in str(CliRunner().invoke(watch, [str(runs / "none")]).exception)
+
+
+def test_two_requests_at_once_start_one_reader(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[threading.Thread] = []
+
+    def slow(**options: Any) -> threading.Thread:
+        time.sleep(0.05)
+        made.append(threading.Thread(**options))
+        return made[-1]
+
+    (run,) = (one for one in Board(runs).runs() if one.name == "old")
+    monkeypatch.setattr("rlhf_watch.page.board.threading", SimpleNamespace(Thread=slow))
+    with ThreadPoolExecutor(2) as requests:
+        list(requests.map(lambda _: run.follow(patience=10), range(2)))
+    assert len(made) == 1
+    assert [point[0] for point in run.shown()["curves"]["online/reward"]["points"]] == list(range(9))

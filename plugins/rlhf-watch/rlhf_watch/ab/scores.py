@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_plugins import DataError, Evaluation, RunError, open_run
 from rlhf_watch.ab.votes import is_release, votes
+from rlhf_watch.rows import lines_of
 
 SCORES = ("score", "reward")  # columns of a file, the first that a row has
 
@@ -129,16 +130,14 @@ def _of_file(file: Path, by: str) -> Scored:
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):  # JSON strings may hold U+2028
-        if not line.strip():
-            continue
+    for where, line in lines_of(file):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{file}:{number}: not JSON: {error}") from error
+            raise DataError(f"{where}: not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise DataError(f"{file}:{number}: a row should be an object, got {type(row).__name__}")
-        yield f"{file}:{number}", row
+            raise DataError(f"{where}: a row should be an object, got {type(row).__name__}")
+        yield where, row
 
 
 def _key(prompt: Any) -> str:

@@ -43,9 +43,10 @@ class Followed:
 
     def follow(self, poll: float = 0.5, patience: float = 0.0) -> None:
         """Reads what there is, and what comes, in a thread of its own, and waits so many seconds for its end."""
-        if self.thread is None:
-            self.thread = threading.Thread(target=self.read, args=(poll,), daemon=True)
-            self.thread.start()
+        with self.lock:  # requests are answered in several threads: two readers would add every row twice
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.read, args=(poll,), daemon=True)
+                self.thread.start()
         self.thread.join(patience)
 
     def read(self, poll: float = 0.5) -> None:
@@ -166,17 +167,18 @@ class Board:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._runs: dict[str, Followed] = {}
+        self._lock = threading.Lock()  # of this table
 
     def runs(self) -> list[Followed]:
         """All runs, the newest first."""
-        for path in self._folders():
-            name = path.relative_to(self.folder).as_posix() if path != self.folder else path.name
-            if name not in self._runs:
-                try:
-                    self._runs[name] = Followed(name, open_run(path))
-                except RlhfError:  # not yet whole, or another program's
-                    continue
-        return sorted(self._runs.values(), key=_started, reverse=True)
+        with self._lock:
+            for path in self._folders():
+                name = path.relative_to(self.folder).as_posix() if path != self.folder else path.name
+                if name not in self._runs:
+                    with suppress(RlhfError):  # not yet whole, or another program's
+                        self._runs[name] = Followed(name, open_run(path))
+            found = [*self._runs.values()]
+        return sorted(found, key=_started, reverse=True)
 
     def start(self, patience: float = 0.0) -> list[Row]:
         """All runs in short, but with its curves the one that is shown where nobody chose.
