@@ -35,7 +35,9 @@ class Open:
 
 
 def prioritise(study: Study, reward: str, by: str = "margin", random_share: float = 0.2) -> tuple[int, int]:
-    """Puts open items in the order of uncertainty, a random one between them; how many were chosen, how many drawn.
+    """Asks first about the items that a model is least sure of, with random ones between them.
+
+    Returns how many items the model chose, and how many were drawn at random.
 
     Raises:
         DataError: the way is unknown, the share is out of its range, the items are not pairs, or `variance` is asked
@@ -54,9 +56,9 @@ def prioritise(study: Study, reward: str, by: str = "margin", random_share: floa
     order = arranged(found, doubt, random_share, Random(f"{study.settings.seed}:{len(found)}"))
     with study.database.writing() as connection:
         lowest = connection.execute(select(func.min(slot.c.priority))).scalar() or 0.0
-        for place, (item, arm) in enumerate(order):
+        for place, (number, arm) in enumerate(order):
             values = {"priority": min(lowest, 0.0) - len(order) + place, "arm": arm}
-            connection.execute(update(slot).where(slot.c.item == item, slot.c.state == "free").values(values))
+            connection.execute(update(slot).where(slot.c.item == number, slot.c.state == "free").values(values))
         arms = Counter(arm for _, arm in order)
         chain.append(connection, study.now(), "prioritised", {"reward": reward, "by": by, **arms})
     return arms["chosen"], arms["random"]
@@ -78,7 +80,7 @@ def arranged(found: Sequence[Open], doubt: Sequence[float], share: float, random
             waiting = next(aside, None)
         order.append((one.id, "chosen"))
     rest = [] if waiting is None else [waiting, *aside]
-    return order + [(item, "random") for item in rest]
+    return order + [(number, "random") for number in rest]
 
 
 def _diverse(valued: Sequence[tuple[float, Open]]) -> list[Open]:

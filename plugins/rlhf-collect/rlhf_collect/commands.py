@@ -42,7 +42,11 @@ def new(
     text = guidelines.read_text(encoding="utf-8") if guidelines else GUIDELINES
     settings = Settings(kind, tuple(dimension or ()), votes, max(votes, Settings.most_votes))
     made = new_study(study, settings, text)
-    _add(made, prompts, policy or [])
+    try:
+        _add(made, prompts, policy or [])
+    except DataError as error:
+        again = f"{study} is made, without rows; then: rlhf collect add {study} --prompts FILE"
+        raise DataError(f"{error}; {again}") from error
     typer.echo(f"next: rlhf collect serve {study}")
 
 

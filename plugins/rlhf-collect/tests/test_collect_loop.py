@@ -91,6 +91,16 @@ def test_the_commands_make_a_study_report_it_and_export_it(tmp_path: Path) -> No
     assert rows_of(tmp_path / "study/releases/1/train.jsonl")
 
 
+def test_a_study_whose_rows_cannot_be_read_says_how_to_go_on(tmp_path: Path) -> None:
+    file, made = tmp_path / "rows.jsonl", str(tmp_path / "study")
+    file.write_text("{")
+    failed = CliRunner().invoke(collect, ["new", made, "--prompts", str(file)]).exception
+    assert "rows.jsonl:1: is not JSON" in str(failed)
+    assert f"rlhf collect add {made} --prompts FILE" in str(failed)
+    file.write_text(json.dumps({"prompt": "p", "responses": ["a", "b"]}))
+    assert "added items: 1 judged" in CliRunner().invoke(collect, ["add", made, "--prompts", str(file)]).output
+
+
 def test_a_line_of_a_file_ends_at_a_newline_alone(tmp_path: Path) -> None:
     row = {"prompt": "one\u2028line", "responses": ["a\x85b", "c"]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
