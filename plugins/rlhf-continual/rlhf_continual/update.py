@@ -60,6 +60,7 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     return {
         "base": base,
         **{key: old[key] for key in same if key in old},
+        **({"adapter": "none"} if old.get("adapter", "its own") is None else {}),  # an adapter is trained on as it is
         "data": dict(data),
         "output_dir": str(out),
         "stages": [trained, {**measured, "name": NEW}, {**measured, "name": OLD, "data": old["data"]}],

@@ -51,6 +51,16 @@ def test_the_recipe_is_the_old_stage_from_its_policy(old: Path, tmp_path: Path) 
     assert (new["name"], before["name"], before["data"]["format"]) == ("on_new", "on_old", "sandbox")
 
 
+def test_an_update_of_all_weights_trains_all_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not a new adapter, of which `ewc` would hold one half."""
+    found: list[Any] = []
+    for adapter in (None, {"r": 4}):
+        record = SimpleNamespace(recipe={"stages": [DPO], "data": DATA, "adapter": adapter}, folder=tmp_path)
+        monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder, old=record: old)
+        found.append(recipe("old", DATA, tmp_path, keep=[], prompts=2, base="old").get("adapter"))
+    assert found == ["none", None]
+
+
 def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
     options = ["--out", str(out), "--prompts", "4", "--strength", "10"]
