@@ -53,7 +53,8 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     record = open_run(Path(folder))
     old = record.recipe
     stage = _stage(record, name)
-    held = [{**each, "data": old["data"]} if each.get("use") == "ewc" else each for each in keep]
+    before = stage.pop("data", None) or old["data"]  # of the stage itself, or of the run
+    held = [{**each, "data": before} if each.get("use") == "ewc" else each for each in keep]
     trained = {**stage, "name": UPDATED, "from": "previous", "regularizers": [*stage.get("regularizers", []), *held]}
     measured = {"stage": "evaluate", "prompts": prompts, "best_of": 1}
     same = ("quantization", "trust_remote_code", "chat_template", "system", "chat_template_kwargs", "plugins", "seed")
@@ -63,7 +64,7 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
         **({"adapter": "none"} if old.get("adapter", "its own") is None else {}),  # an adapter is trained on as it is
         "data": dict(data),
         "output_dir": str(out),
-        "stages": [trained, {**measured, "name": NEW}, {**measured, "name": OLD, "data": old["data"]}],
+        "stages": [trained, {**measured, "name": NEW}, {**measured, "name": OLD, "data": before}],
     }
 
 

@@ -61,6 +61,16 @@ def test_an_update_of_all_weights_trains_all_weights(monkeypatch: pytest.MonkeyP
     assert found == ["none", None]
 
 
+def test_rows_of_the_stage_itself_give_way_to_the_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = {**DATA, "prompts": 20}
+    record = SimpleNamespace(recipe={"stages": [{**DPO, "data": own}], "data": DATA}, folder=tmp_path)
+    monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
+    words = recipe("old", {"format": "x"}, tmp_path, keep=[{"use": "ewc"}], prompts=2, base="old")
+    trained, _, before = words["stages"]
+    assert (words["data"], trained.get("data")) == ({"format": "x"}, None)
+    assert trained["regularizers"][0]["data"] == before["data"] == own
+
+
 def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
     options = ["--out", str(out), "--prompts", "4", "--strength", "10"]
