@@ -29,7 +29,7 @@ class Collected(DataFormat):
     )
 
     def load(self, base: Base, seed: int) -> Data:
-        """Raises DataError where there is no such study or release, or it has no row to train on."""
+        """Raises DataError where there is no such study, release or row to train on, or ratings are asked for apart."""
         from rlhf_collect.shapes.every import SHAPES
 
         release, apart = self._release(), self.votes == "apart"
@@ -71,9 +71,12 @@ class Collected(DataFormat):
 
         study = open_study(Path(self.source).expanduser())
         try:
-            return load(study, self.release)
+            found = load(study, self.release)
         finally:
             study.close()
+        if self.votes == "apart" and found.kind == "rating":
+            raise DataError(f"{self.source}: votes: apart is of pairs and rankings; ratings are averaged")
+        return found
 
 
 def _prompts(groups: list[Group]) -> tuple[Group, ...]:

@@ -74,6 +74,8 @@ def test_ratings_are_averaged_by_dimension(tmp_path: Path) -> None:
         browser.judge(**rated, **{f"honest_{n}": "4" for n in range(3)})
     releases.make(made, releases.Parameters(test_fraction=0.0))
     group = component("data_format", "collected", source=str(made.folder)).load(Base("sandbox"), 0).train[0]
+    with pytest.raises(DataError, match="votes: apart is of pairs and rankings"):
+        component("data_format", "collected", source=str(made.folder), votes="apart").load(Base("sandbox"), 0)
     assert group.ratings == {"helpful": (5.5, 4.5, 3.5), "honest": (4.0, 4.0, 4.0)}
     write(releases.load(made, 1), tmp_path)
     row = json.loads((tmp_path / "train.jsonl").read_text())

@@ -94,6 +94,8 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
             raise ValueError("reward_model: should be a stage that makes a reward, such as reward_model")
         if "policy" not in self.policy.makes or not hasattr(self.policy, "reward"):
             raise ValueError("policy: should be a stage that trains a policy against a reward, such as online")
+        if self.rounds == 1 and self.first not in (None, 1.0):
+            raise ValueError(f"first: one round asks for all labels, and {self.first:g} of them leaves a rest")
         if self.measured >= self.labels:
             raise ValueError(f"measured: {self.measured} of {self.labels} labels, which leaves none to learn from")
 

@@ -12,7 +12,7 @@ import torch
 from rlhf_transfer.labels import labelled, pairs, right, split
 from rlhf_transfer.recovered import accuracy, recovered
 
-from rlhf_plugins import Comparison, Group, RankedScores, RunError, component
+from rlhf_plugins import Comparison, Group, PluginError, RankedScores, RunError, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 TRAINER = {"max_steps": 20, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "disable_tqdm": True}
@@ -135,6 +135,9 @@ def test_random_errors_of_people_are_recovered_from(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weak: should be a stage that makes a reward"):
         type(component("stage", "weak_to_strong"))(strong=component("stage", "sft"), weak=component("stage", "sft"))
+    for options in ({"share": 0.25}, {"soft": False}):
+        with pytest.raises(PluginError, match="share, soft: are of the labels of a stage `weak`"):
+            component("stage", "weak_to_strong", **options)
     groups = [Group(g.prompt, g.responses, g.ranks) for g in tiny_pairs(8)]
     with pytest.raises(RunError, match="give a stage as `weak`"):
         component("stage", "weak_to_strong").run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", groups))

@@ -206,6 +206,12 @@ def test_an_uncalibrated_alarm_may_not_act() -> None:
         component("monitor", "reward_gap", action="stop")
 
 
+@pytest.mark.parametrize("options", [{"action": "scale_kl"}, {"action": "stop", "factor": 2.0}, {"factor": 0.5}])
+def test_an_action_that_changes_nothing_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(PluginError, match="factor: goes with `action: scale_lr` or `scale_kl`"):
+        component("monitor", "reward_gap", thresholds="sandbox", **options)
+
+
 def test_thresholds_of_other_options_or_longer_runs_are_not_trusted(tmp_path: Path) -> None:
     file = limits(tmp_path, 0.5, {"warm_up": 5}, rollouts=3)
     with pytest.raises(RunError, match="calibrated with warm_up 5, not 2"):

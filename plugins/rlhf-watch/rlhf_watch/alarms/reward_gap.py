@@ -36,6 +36,8 @@ class RewardGap(Watched):
         super().__post_init__()
         if self.action and not self.thresholds:
             raise ValueError("action: an alarm may act only where its false-alarm rate is known: give `thresholds`")
+        if (self.action in ("scale_lr", "scale_kl")) == (self.factor == 1.0):
+            raise ValueError("factor: goes with `action: scale_lr` or `scale_kl`, of which 1 changes nothing")
 
     def build(self, run: Run) -> Watching:
         """Raises RunError where the audit cannot be built."""
