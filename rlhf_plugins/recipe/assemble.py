@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,16 @@ def construct(cls: type, resolved: Mapping[str, Any], keys: Keys, registry: Regi
         return cls(**made)
     except Exception as error:  # a constructor may raise anything, and a recipe's author can act on all of it
         raise Refused(keys, error) from error
+
+
+def refused_blocks(values: Mapping[str, Any], bad: Collection[Any], registry: Registry) -> Iterator[tuple[Keys, str]]:
+    """What blocks of a recipe's top, such as `checkpoint`, have against their options; not of those that are bad."""
+    for name, option in options(Recipe).items():
+        if option.block and name not in bad:
+            try:
+                _value(option, values.get(name), (name,), registry)
+            except Refused as refused:
+                yield refused.keys, str(refused)
 
 
 def named(option: Option, resolved: Mapping[str, Any], keys: Keys, registry: Registry) -> Any:

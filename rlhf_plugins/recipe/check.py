@@ -19,7 +19,7 @@ from rlhf_plugins.data.other_run import is_run
 from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
 from rlhf_plugins.recipe import based, foreseen, members, targets, template
 from rlhf_plugins.recipe import overrides as command_line
-from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named
+from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named, refused_blocks
 from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.members import Member, is_several, taken_out
 from rlhf_plugins.recipe.needs import unmet, useless_monitors
@@ -212,7 +212,8 @@ def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence
     values = resolver.block(Recipe, source.values, ())
     start = Path() if source.place(("base",)).typed else folder
     problems = [*faults, *resolver.problems, *_output(values), *_base(values, start), *_quantization(values)]
-    problems += targets.unmatched(values, any(keys[0] in ("base", "adapter") for keys, _ in problems))
+    bad = {keys[0] for keys, _ in problems}
+    problems += [*refused_blocks(values, bad, registry), *targets.unmatched(values, bad)]
     made, refused = _constructed(source, values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.errors import known
-from rlhf_plugins.recipe import members, trainer
+from rlhf_plugins.recipe import members, misplaced, trainer
 from rlhf_plugins.recipe.limits import check_trackers
 from rlhf_plugins.recipe.located import located
 from rlhf_plugins.recipe.options import NONE, Option, options, plain, validated
@@ -41,9 +41,6 @@ class Resolver:
         """Every option of `cls`, from `values` or by default; `tag` is the key that named the class."""
         known_options = options(cls)
         renamed: Mapping[str, str] = getattr(cls, "renamed", {})
-        names = [*known_options, *(() if keys or tag else members.SCHEMA)]
-        for name in values.keys() - known_options.keys() - {tag}:
-            self.problem((*keys, name), renamed.get(name) or f"unknown option {known(name, names)}")
         reserved: frozenset[str] = getattr(cls, "reserved", frozenset())
         found = {}
         for name, option in known_options.items():
@@ -53,6 +50,11 @@ class Resolver:
                 self.shared[name] = found[name]
             if not keys and name == TRACKERS and found.get(name) is not None:
                 self.shared[name] = self.trackers(found[name])
+        names = [*known_options, *(() if keys or tag else members.SCHEMA)]
+        for name in values.keys() - known_options.keys() - {tag}:
+            inner = misplaced.within(name, cls, found, self.registry)
+            hint = f"(did you mean {inner}? known: {', '.join(sorted(names))})" if inner else known(name, names)
+            self.problem((*keys, name), renamed.get(name) or f"unknown option {hint}")
         return found
 
     def trackers(self, value: Any) -> Any:
@@ -136,6 +138,8 @@ class Resolver:
         if tag not in value:
             return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {known('', names)}")
         if fault := self.registry.fault(kind, value[tag]):
+            stages = self.source.values.get("stages") if self.source else None
+            fault += misplaced.as_component(value[tag], option, stages, self.registry)
             return self.problem((*keys, tag) if len(value) > 1 else keys, fault)
         return {tag: value[tag], **self.block(self.registry.get(kind, value[tag]), value, keys, tag)}
 

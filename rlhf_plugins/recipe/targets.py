@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rlhf_plugins.contract.run import Adapter
@@ -10,10 +10,12 @@ from rlhf_plugins.recipe import based
 from rlhf_plugins.recipe.source import Keys
 
 
-def unmatched(values: Mapping[str, Any], bad: bool) -> Iterator[tuple[Keys, str]]:
-    """What is wrong with the target modules of a resolved recipe; nothing where the base or the adapter is `bad`."""
+def unmatched(values: Mapping[str, Any], bad: Collection[Any]) -> Iterator[tuple[Keys, str]]:
+    """What is wrong with the target modules of a resolved recipe; nothing where base or adapter are among the `bad`."""
     base, options = values.get("base"), values.get("adapter")
-    if bad or not base or not options or options["target_modules"] == Adapter().target_modules or based.is_policy(base):
+    if {"base", "adapter"} & set(bad) or not base or not options:
+        return
+    if options["target_modules"] == Adapter().target_modules or based.is_policy(base):
         return
     from rlhf_plugins.engine.targets import unmatched_in  # it imports transformers
     from rlhf_plugins.sandbox import base_path

@@ -1,0 +1,57 @@
+"""A word that stands in the wrong place of a recipe is answered by the right one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_plugins.errors import RecipeError
+from rlhf_plugins.recipe.check import check_recipe
+
+
+def fault(*overrides: str, **more: Any) -> str:
+    """The one fault of a recipe with these changes."""
+    stages = [{"stage": "reward_model", "name": "judge"}, "preference", "evaluate"]
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"base": "sandbox", "data": "sandbox", "stages": stages, **more}, overrides)
+    (found,) = caught.value.faults
+    return f"{found.path}: {found.message}"
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("stages.preference.beta=0.2", "stages.1.beta: unknown option (did you mean loss.beta? known: budget,"),
+        (
+            "stages.judge.learning_rate=1e-4",
+            "stages.0.learning_rate: unknown option (did you mean trainer.learning_rate?",
+        ),
+        ("learning_rate=1e-4", "learning_rate: unknown option (did you mean stages.0.trainer.learning_rate? known: ad"),
+        ("r=8", "r: unknown option (did you mean adapter.r? known: adapter, "),
+        ("sed=1", "sed: unknown option (did you mean seed? known: adapter, "),
+    ],
+)
+def test_an_option_of_an_inner_block_is_named_with_its_path(override: str, answer: str) -> None:
+    assert fault(override).startswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("stages.evaluate.reward=judge", "; of a stage it is {use: model, stage: judge}"),
+        ("stages.evaluate.reward=jugde", "; of a stage it is {use: model, stage: judge}"),
+        ("stages.preference.data=judge", "; of a stage it is {format: stage, stage: judge}"),
+        ("data=rows.jsonl", "; a file is the source of a format: {format: NAME, source: rows.jsonl}"),
+    ],
+)
+def test_a_stage_or_a_file_in_the_place_of_a_component_is_answered_by_how_it_is_written(
+    override: str, answer: str
+) -> None:
+    assert fault(override).endswith(answer)
+
+
+def test_a_block_that_refuses_its_options_is_a_fault_of_the_recipe() -> None:
+    assert fault(checkpoint={"every": "5minutes"}) == (
+        "checkpoint: every: '5minutes' is no interval; write one such as `5 min`, `30 s` or `100 steps`"
+    )
