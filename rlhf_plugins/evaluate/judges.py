@@ -27,7 +27,7 @@ LIKELIHOOD = "log-likelihood per token"  # what the scores are called where nobo
 
 
 @dataclass(frozen=True)
-class Judge:
+class ScoreJudge:
     """The gold reward where it is known, else a reward: a model, or a function.
 
     Args:

@@ -31,9 +31,9 @@ def measure_labels(judge: Predict | RewardFunction, groups: Sequence[Group], enc
     Raises:
         RunError: the judge leaves out a response, or gives NaN or infinity.
     """
-    from rlhf_plugins.evaluate.reward_models import answered
+    from rlhf_plugins.evaluate.reward_models import checked_rewards
 
-    reward, _ = answered(judge(samples_of(groups, encoder)), len(groups))
+    reward, _ = checked_rewards(judge(samples_of(groups, encoder)), len(groups))
     return agreement(reward, np.array([bool(group.label) for group in groups]))
 
 

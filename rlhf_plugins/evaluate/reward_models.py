@@ -119,7 +119,7 @@ class _Pairs:
         if rewrite is not None and self.longest is not None:
             samples = cut_responses(samples, self.longest)
         found = self.judge(samples)
-        reward, doubts = answered(found, len(alone))
+        reward, doubts = checked_rewards(found, len(alone))
         length = np.array([len(ids) for ids in samples.response_ids])
         chosen, rejected = self.pairs
         sides = (("chosen", chosen), ("rejected", rejected))
@@ -225,7 +225,7 @@ def _rating(group: Group, place: int) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def answered(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def checked_rewards(answer: Prediction | Sequence[float | None], n: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Rewards of n responses, and the variances and features that are known, by the names that `ScoredPairs` has."""
     doubts = {}
     if isinstance(answer, Prediction):

@@ -11,17 +11,25 @@ import numpy as np
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Evaluation, ReportParts, Run, StageResult
+from rlhf_plugins.data.groups import best_response
+from rlhf_plugins.data.ranked import encodable
+from rlhf_plugins.data.tokenized import prompts_with_room
+from rlhf_plugins.data.tokens import samples_of
+from rlhf_plugins.engine.backbone import shared
+from rlhf_plugins.engine.loading import load_row_encoder
+from rlhf_plugins.engine.progress import Counted
+from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.judges import LIKELIHOOD
+from rlhf_plugins.evaluate.judges import LIKELIHOOD, PairJudge, ScoreJudge, log_likelihoods, perplexity
+from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, cut_share, measure, sequence_kls
+from rlhf_plugins.evaluate.statistics import Interval, mean_interval
 from rlhf_plugins.report.words import called
 from rlhf_plugins.reward_models.handle import reward_handle
+from rlhf_plugins.stages._tasks import Tasks
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import Reward
     from rlhf_plugins.engine.policy import Handle
-    from rlhf_plugins.evaluate.judges import Judge, PairJudge
-    from rlhf_plugins.evaluate.policies import Judged
-    from rlhf_plugins.evaluate.statistics import Interval
     from rlhf_plugins.stages.evaluate import Evaluate
 
 logger = logging.getLogger(__name__)
@@ -36,13 +44,7 @@ class Session:
     """One evaluation: what it judges with, and the reference's responses that everything is measured against."""
 
     def __init__(self, options: Evaluate, run: Run) -> None:
-        from rlhf_plugins.data.tokenized import prompts_with_room
-        from rlhf_plugins.engine.backbone import shared
-        from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.progress import Counted
-        from rlhf_plugins.evaluate.judges import Judge
         from rlhf_plugins.reward_models.opening import latest_reward
-        from rlhf_plugins.stages._tasks import Tasks
 
         run = run.sharing(shared(run.base))  # which the judge and the reward model are adapters of, too
         self.options, self.run, self.reward = options, run, latest_reward(run)
@@ -56,7 +58,7 @@ class Session:
         self.asked, self.unread = prompts_with_room(asked[: options.prompts], self.encoder, room)
         self.prompts = [group.prompt for group in self.asked]
         strange = run.data.prompts.get("out_of_distribution", ())[: options.prompts]
-        scored = isinstance(self.judge, Judge)  # only such a judge needs nothing to compare with
+        scored = isinstance(self.judge, ScoreJudge)  # only such a judge needs nothing to compare with
         self.strange, _ = prompts_with_room(strange if scored else (), self.encoder, room)
         if len(self.prompts) < 2:
             raise RunError("evaluate: fewer than two held-out prompts")
@@ -73,10 +75,8 @@ class Session:
         each = len(self.asked) + len(self.strange)
         return len(self.asked) * self.pool_size + len(self.strange) + trained * each
 
-    def chosen_judge(self) -> Judge | PairJudge | None:
+    def chosen_judge(self) -> ScoreJudge | PairJudge | None:
         """What scores responses; None where held-out answers are all that is known."""
-        from rlhf_plugins.evaluate.judges import Judge, PairJudge
-
         if self.options.judge is not None:
             name = self.run.spec(self.options.judge)["use"]
             ask, reference = self.options.judge.build(self.run), self.run.weights("reference").name
@@ -86,12 +86,12 @@ class Session:
             handle = reward_handle(self.options.reward.build(self.run))
             name = called(self.run.spec(self.options.reward))
             stage = self.own_stage(self.options.reward)
-            return Judge(None, handle, name, stage, handle.module is not None)
+            return ScoreJudge(None, handle, name, stage, handle.module is not None)
         if self.run.data.gold is not None:
-            return Judge(self.run.data.gold, None)
+            return ScoreJudge(self.run.data.gold, None)
         if self.reward is None:
             return None
-        return Judge(None, self.reward, stage=[result.name for result in self.run.finished if result.rewards][-1])
+        return ScoreJudge(None, self.reward, stage=[result.name for result in self.run.finished if result.rewards][-1])
 
     def own_stage(self, reward: Reward | None) -> str:
         """The stage of this run that trained a reward; empty where none did."""
@@ -105,17 +105,12 @@ class Session:
 
     def answered(self) -> list[Group]:
         """The held-out groups with an answer that the model can read, each with that alone; one a prompt."""
-        from rlhf_plugins.data.groups import best_response
-        from rlhf_plugins.data.ranked import encodable
-
         pairs = ((group, best_response(group)) for group in self.run.data.test)
         found = {str(g.prompt): Group(g.prompt, (best,), columns=g.columns) for g, best in pairs if best is not None}
         return encodable(found.values(), self.encoder)[0]
 
     def held_out_answers(self) -> Samples | None:
         """Answers to held-out prompts, whose perplexity is measured; None where there are none."""
-        from rlhf_plugins.data.tokens import samples_of
-
         groups = self.asked if self.judge is None else self.answered()[: self.options.prompts]
         return samples_of(groups, self.encoder) if groups else None
 
@@ -126,11 +121,8 @@ class Session:
 
     def result(self) -> StageResult:
         """Everything measured."""
-        from rlhf_plugins.evaluate.judges import Judge
-        from rlhf_plugins.evaluate.policies import best_of, complete, measure
-
         ceiling = None
-        if isinstance(self.judge, Judge) and self.judge.gold:
+        if isinstance(self.judge, ScoreJudge) and self.judge.gold:
             scores = self.judge.scores(self.pool)
             ceiling = float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
         judged: dict[str, Judged] = {}
@@ -142,7 +134,7 @@ class Session:
         judged, places = complete(judged)
         unscored = {"prompt without a score for each policy": len(self.prompts) - len(places)}
         reference = judged[self.weights.name]
-        worths = self.judge.worths if isinstance(self.judge, Judge) else (lambda samples: [])
+        worths = self.judge.worths if isinstance(self.judge, ScoreJudge) else (lambda samples: [])
         rows = {
             name: measure(policy, reference, ceiling, worths(policy.samples)) | {"cut": self.cut(policy.samples)}
             for name, policy in judged.items()
@@ -172,15 +164,12 @@ class Session:
 
     def policies(self) -> Iterator[tuple[str, Judged]]:
         """Each policy's judged samples: the reference, best-of-n of it, then what the run trained, in its order."""
-        from rlhf_plugins.evaluate.judges import Judge
-        from rlhf_plugins.evaluate.policies import best_of, best_of_kl
-
         first = [row * self.pool_size for row in range(len(self.prompts))]
         name = self.weights.name
         yield name, self.judged(name, first, self.pool, 0.0, self.reference)
         if self.chooses:
             n = self.options.best_of
-            rewards = Judge(None, self.reward).scores(self.pool)
+            rewards = ScoreJudge(None, self.reward).scores(self.pool)
             best = best_of(rewards, self.pool_size, range(1, n + 1))
             name = f"best-of-{n}"
             yield name, self.judged(name, best, self.pool, best_of_kl(n), None)
@@ -196,9 +185,6 @@ class Session:
 
     def trained(self, name: str, policy: Policy) -> Judged:
         """A trained policy's own samples, with its KL to the reference."""
-        from rlhf_plugins.evaluate.policies import sequence_kls
-        from rlhf_plugins.evaluate.statistics import mean_interval
-
         samples = self.sample(policy, self.asked, 1)
         temperature, kl = self.options.temperature, None
         if temperature > 0:
@@ -209,9 +195,6 @@ class Session:
         self, name: str, rows: list[int], samples: Samples, kl: float | Interval | None, policy: Policy | None
     ) -> Judged:
         """Some of the samples with their scores and, for a policy that can sample, its out-of-distribution scores."""
-        from rlhf_plugins.evaluate.judges import PairJudge, log_likelihoods, perplexity
-        from rlhf_plugins.evaluate.policies import Judged
-
         if policy is not None:
             self.tasks.measure(name, policy)
         chosen, known = samples.take(rows), log_likelihoods(policy, self.answers) if policy and self.answers else None
@@ -244,16 +227,12 @@ class Session:
 
     def cut(self, samples: Samples) -> float:
         """The share of responses that were cut at `max_new_tokens`."""
-        from rlhf_plugins.engine.sampling import end_tokens
-        from rlhf_plugins.evaluate.policies import cut_share
-
         ends = end_tokens(cast("Handle", self.reference).models[0], self.encoder.tokenizer)
         return cut_share(samples, self.options.max_new_tokens, ends)
 
     def notes(self) -> list[str]:
         """Notes for the reader of the table."""
         rewards = [result for result in self.run.finished if result.rewards]
-        from rlhf_plugins.evaluate.judges import PairJudge
 
         if self.judge is None:
             judge = ["Nobody judged responses: the scores are the log-likelihoods of held-out answers."]
@@ -269,8 +248,6 @@ class Session:
 
     def reward_model(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
         """The row of the judge, if it is a reward model and pairs are held out; and which pairs it cannot read."""
-        from rlhf_plugins.data.ranked import encodable
-        from rlhf_plugins.evaluate.judges import PairJudge
         from rlhf_plugins.evaluate.reward_models import measure, score_pairs, strict
         from rlhf_plugins.reward_models.opening import row_encoder_of
 
@@ -315,11 +292,9 @@ class Session:
 
     def shown(self, score: float) -> dict[str, float]:
         """A response's score, by the judge."""
-        from rlhf_plugins.evaluate.judges import Judge
-
         if self.judge is None:
             return {}
-        return {"gold" if isinstance(self.judge, Judge) and self.judge.gold else "reward": score}
+        return {"gold" if isinstance(self.judge, ScoreJudge) and self.judge.gold else "reward": score}
 
 
 def _plain(prompt: Text) -> str:

@@ -9,7 +9,7 @@ from torch import tensor
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.judges import Judge, perplexity
+from rlhf_plugins.evaluate.judges import ScoreJudge, perplexity
 from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, cut_share, measure
 from rlhf_plugins.evaluate.statistics import Interval
 from rlhf_plugins.reward_models.handle import RewardHandle
@@ -61,13 +61,13 @@ def test_some_of_the_samples() -> None:
 
 
 def test_gold_judges_where_it_is_known() -> None:
-    judge = Judge(worth, None)
+    judge = ScoreJudge(worth, None)
     assert (judge.name, judge.scores(SAMPLES).tolist()) == ("gold reward", [51.0, 11.0, 1.0])
     assert judge.worths(SAMPLES)[0] == {"helpful": 5.0, "total": 51.0}
 
 
 def test_else_the_reward_model_judges() -> None:
-    judge = Judge(
+    judge = ScoreJudge(
         None, RewardHandle(lambda samples: Prediction(tensor([len(ids) / 2 for ids in samples.response_ids])))
     )
     assert (judge.name, judge.scores(SAMPLES).tolist()) == ("reward model score", [2.0, 1.0, 0.5])
@@ -76,12 +76,12 @@ def test_else_the_reward_model_judges() -> None:
 
 def test_a_score_that_is_not_finite_is_refused() -> None:
     with pytest.raises(RunError, match="1 of 3 reward model scores are not finite"):
-        Judge(None, RewardHandle(lambda samples: Prediction(tensor([0.0, float("nan"), 1.0])))).scores(SAMPLES)
+        ScoreJudge(None, RewardHandle(lambda samples: Prediction(tensor([0.0, float("nan"), 1.0])))).scores(SAMPLES)
 
 
 def test_a_response_without_a_score_leaves_its_prompt_out_for_all() -> None:
     answer = Prediction(tensor([1.0, 0.0, 3.0]), abstained=tensor([False, True, False]))
-    scores = Judge(None, RewardHandle(lambda samples: answer)).scores(SAMPLES)
+    scores = ScoreJudge(None, RewardHandle(lambda samples: answer)).scores(SAMPLES)
     kept, places = complete(
         {"base": Judged(SAMPLES, np.array([1.0, 2.0, 3.0]), 0.0), "dpo": Judged(SAMPLES, scores, 1.0)}
     )
