@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from traceback import extract_tb
@@ -21,9 +21,12 @@ from rlhf_plugins.data.functions import FunctionPath, at_most, check_path, funct
 from rlhf_plugins.errors import RlhfError, RunError
 
 if TYPE_CHECKING:
+    from rlhf_plugins.contract.handles import Policy
     from rlhf_plugins.contract.rows import Samples
     from rlhf_plugins.contract.run import Run
     from rlhf_plugins.contract.run_kinds import RewardFunction
+
+    Read = Callable[[Samples], Samples]  # the same texts in other tokens
 
 SMALL_THEN_LARGE = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where a word begins in the name of a class
 
@@ -116,7 +119,8 @@ class Weighted(Reward):
 class Implicit(Reward):
     """beta (log pi - log pi_ref) of a response, the reward that a DPO policy implies (Rafailov et al. 2023, section 5).
 
-    It is known up to a number per prompt: responses to one prompt can be compared.
+    It is known up to a number per prompt: responses to one prompt can be compared. A policy of another base, which has
+    other tokens, reads the text of a response.
     """
 
     policy: Generator = uses("generator")
@@ -125,13 +129,29 @@ class Implicit(Reward):
     by_token: Annotated[bool, Field(description="give each token its own part")] = False
 
     def build(self, run: Run) -> RewardFunction:
-        """Raises RunError when the policy or the reference does not load."""
+        """Raises RunError when one does not load, or has other tokens than the run's base where each gets a number."""
         policy, reference = self.policy.build(run), self.reference.build(run)
+        reads = [_reader(each, run) for each in (policy, reference)]
+        if any(reads):
+            return self._of_texts(policy, reference, reads)
 
         def score(samples: Samples) -> Prediction:
             log_ratio = policy.log_probs(samples) - reference.log_probs(samples)
             tokens = self.beta * log_ratio.float().cpu()  # (B, T)
             return Prediction(tokens.sum(1), tokens=tokens if self.by_token else None)
+
+        return score
+
+    def _of_texts(self, policy: Policy, reference: Policy, reads: Sequence[Read | None]) -> RewardFunction:
+        if self.by_token:
+            raise RunError("reward implicit: by_token: the policy or the reference has other tokens than the run's base")
+
+        def score(samples: Samples) -> Prediction:
+            own, other = (
+                one.log_probs(read(samples) if read else samples).sum(1).float().cpu()
+                for one, read in zip((policy, reference), reads, strict=True)
+            )
+            return Prediction(self.beta * (own - other))
 
         return score
 
@@ -167,6 +187,15 @@ class Python(Reward):
             return _fitting(found, samples, self.path)
 
         return score
+
+
+def _reader(policy: Policy, run: Run) -> Read | None:
+    """What gives a policy its own tokens; None where they are those of the run's base."""
+    from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.reward_models.handle import reader
+
+    own = getattr(policy, "encoder", None)
+    return None if own is None else reader(own, load_row_encoder(run.base))
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def mix(policies: Mapping[Any, float], over: Over = "logits") -> Handle:
     parts, weights = list(policies), [float(weight) for weight in policies.values()]
     if not parts:
         raise RunError("mix: at least one policy")
-    if len({len(policy.tokenizer) for policy in parts}) > 1:
+    if any(policy.tokenizer.get_vocab() != parts[0].tokenizer.get_vocab() for policy in parts[1:]):
         raise RunError("mix: the policies have different vocabularies")
     if over == "logits":
         return MixedLogits(parts, weights)

@@ -58,14 +58,14 @@ class RewardHandle:
         Of a response that is too long for it, it then reads the beginning and the end token. It gives no numbers to
         tokens, since they are not the samples'.
         """
-        own = self.encoder
-        if own is None or alike(own.tokenizer, encoder.tokenizer):
+        read = reader(self.encoder, encoder)
+        if read is None:
             return self
         function, with_grad = self.function, self.with_grad
         return replace(
             self,
-            function=lambda samples: function(_read(samples, own)),
-            with_grad=None if with_grad is None else lambda samples: with_grad(_read(samples, own)),
+            function=lambda samples: function(read(samples)),
+            with_grad=None if with_grad is None else lambda samples: with_grad(read(samples)),
             with_tokens=None,
         )
 
@@ -141,6 +141,13 @@ class RewardHandle:
         if self.encoder is None:
             raise RunError("this reward has no tokenizer: take samples from a policy")
         return encoded(prompts, responses, self.encoder)
+
+
+def reader(own: RowEncoder | None, encoder: RowEncoder) -> Callable[[Samples], Samples] | None:
+    """What turns samples with the tokens of `encoder` into ones with those of `own`; None where they have them."""
+    if own is None or alike(own.tokenizer, encoder.tokenizer):
+        return None
+    return lambda samples: _read(samples, own)
 
 
 def _read(samples: Samples, own: RowEncoder) -> Samples:

@@ -46,6 +46,8 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
     {
         "beta",
         "cast_lm_head_to_fp32",
+        "data_seed",
+        "dataloader_drop_last",
         "delta",
         "entropy_coef",
         "entropy_coef_delta",
@@ -78,6 +80,7 @@ UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, too
         "scale_rewards",
         "sync_ref_model",
         "top_entropy_quantile",
+        "train_sampling_strategy",
         "transformers_continuous_batching_config",
         "use_adaptive_entropy",
         "use_bias_correction_kl",

@@ -112,7 +112,8 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         if own.sampler is not None:
             known = examples(self.train_dataset)
             batch = self._train_batch_size * processes.count()
-            self._draws = Draws(own.sampler.acting(), known, batch, self._planned(), self.args.seed)
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            self._draws = Draws(own.sampler.acting(), known, batch, self._planned(), seed)
 
     def _read_rows(self, own: RewardOptions) -> None:
         """Checks that TRL's rows have what components read of them, and numbers equal rows where that matters."""

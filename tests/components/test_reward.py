@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from renumbered import renumbered
 
 from rlhf_plugins.components.reward import Gold, Implicit, Model, Python, Weighted, register_reward
 from rlhf_plugins.contract.rows import Data, GoldReward, Samples
 from rlhf_plugins.contract.run import Base, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Generator, Reward
+from rlhf_plugins.engine.policy import open_policy
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.run.stage_run import StageRun
+from rlhf_plugins.testing import tiny_base
 
 SAMPLES = Samples(["ab", "abc"], ["xxxx", ""], [[1], [1]], [[2], [2]])
 
@@ -154,6 +157,21 @@ def test_the_implicit_reward_is_the_log_ratio_of_a_response() -> None:
     assert reward.build(run_with(None))(samples).reward.tolist() == [3.0, 1.0]
     by_token = replace(reward, by_token=True).build(run_with(None))(samples).tokens
     assert by_token.tolist() == [[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+def test_the_implicit_reward_of_a_policy_with_other_tokens_is_of_the_texts(tmp_path: Path) -> None:
+    """Both number the words otherwise than the run's base, whose ids the samples have."""
+    base, other = tiny_base(tmp_path / "base"), renumbered(tmp_path / "other")
+    prompts, texts = ["how is\n", "who\n"], ["ant bee gas", "gas"]
+    run = StageRun(base, Data((), (), {}), 0, tmp_path)
+    spec = {"use": "trained", "path": other.path}
+    reward = component("reward", {"use": "implicit", "policy": spec, "beta": 1.0})
+    of_run, own = run.reference(), open_policy(None, other)
+    samples = of_run.encode(prompts, texts)
+    expected = own.log_probs(own.encode(prompts, texts)).sum(1) - of_run.log_probs(samples).sum(1)
+    torch.testing.assert_close(reward.build(run)(samples).reward, expected)
+    with pytest.raises(RunError, match="by_token: the policy or the reference has other tokens"):
+        replace(reward, by_token=True).build(run)
 
 
 FUNCTIONS = """

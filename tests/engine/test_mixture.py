@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from renumbered import renumbered
 
 from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.run import Base
@@ -98,6 +99,12 @@ def test_whole_models_are_summed_weight_by_weight(tmp_path: Path) -> None:
         mix({one: 1.0, other: 1.0}, over="weights")
     with pytest.raises(RunError, match=r"unknown over 'weight' \(did you mean weights\?"):
         mix({one: 1.0}, over="weight")  # type: ignore[arg-type]
+
+
+def test_policies_that_number_their_tokens_otherwise_are_refused(tmp_path: Path) -> None:
+    one, other = (open_policy(None, base) for base in (tiny_base(tmp_path / "1"), renumbered(tmp_path / "2")))
+    with pytest.raises(RunError, match="the policies have different vocabularies"):
+        mix({one: 0.5, other: 0.5})
 
 
 def test_a_temperature_divides_the_logits(both: tuple[ModelPolicy, ModelPolicy]) -> None:

@@ -71,7 +71,7 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
             raise RunError(f"{self.name}: its data have no prompts to train on, or fewer than two that are held out")
         judge = self._judge(run)
         teacher: Any = run.policy()
-        student, sizes, curves = self._trained(run, self._answers(teacher, asked, run.seed, self.responses))
+        student, sizes, curves = self._trained(run, teacher, self._answers(teacher, asked, run.seed, self.responses))
         folder = run.folder / "model"
         student.save_pretrained(folder)
         teacher.tokenizer.save_pretrained(folder)
@@ -109,10 +109,10 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         found: Samples = policy.sample(prompts, count, seed=seed, **options)
         return found
 
-    def _trained(self, run: Run, samples: Samples) -> tuple[Any, tuple[int, int], Any]:
-        """The student, the weights of teacher and student, and the curves."""
+    def _trained(self, run: Run, policy: Any, samples: Samples) -> tuple[Any, tuple[int, int], Any]:
+        """The student, the weights of teacher and student, and the curves. `policy` is the teacher, which sampled."""
         import torch
-        from transformers import AutoTokenizer, TrainingArguments
+        from transformers import TrainingArguments
 
         from rlhf_transfer.imitation import Collator, Imitation, rows
         from rlhf_transfer.student import of_its_own, teacher_model, with_layers
@@ -123,9 +123,11 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         if student.config.vocab_size != teacher.config.vocab_size:
             both = f"{student.config.vocab_size} and {teacher.config.vocab_size}"
             raise RunError(f"{self.name}: {self.student} and {self.from_} have other vocabularies, of {both} tokens")
+        tokenizer = policy.tokenizer
+        if self.student is not None:
+            self._refuse_other_tokens(tokenizer)
         ours = {"logging_steps": 10, "save_strategy": "no", "report_to": [], "remove_unused_columns": False}
         args = TrainingArguments(output_dir=str(run.folder), seed=run.seed, **{**ours, **self.trainer})
-        tokenizer = AutoTokenizer.from_pretrained(run.base.path)
         trainer = Imitation(
             student,
             args,
@@ -137,6 +139,17 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         curves = run.fit(trainer)
         sizes = tuple(sum(each.numel() for each in model.parameters()) for model in (teacher, student))
         return student.cpu() if args.device.type == "cpu" else student, (sizes[0], sizes[1]), curves
+
+    def _refuse_other_tokens(self, tokenizer: Any) -> None:
+        """Raises RunError where the student has a tokenizer whose tokens are others than the teacher's."""
+        from transformers import AutoTokenizer
+
+        try:
+            own = AutoTokenizer.from_pretrained(str(self.student)).get_vocab()
+        except (OSError, ValueError):  # it has none, and takes the teacher's
+            return
+        if own != tokenizer.get_vocab():
+            raise RunError(f"{self.name}: the tokenizer of {self.student} numbers its tokens otherwise than the teacher's")
 
 
 def table(kept: Kept, speed: Mapping[str, float]) -> list[dict[str, Any]]:

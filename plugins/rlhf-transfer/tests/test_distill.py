@@ -90,6 +90,16 @@ def test_a_student_learns_its_teachers_answers(tmp_path: Path) -> None:
     assert with_all < min(before, alone)
 
 
+def test_a_student_that_numbers_its_tokens_otherwise_is_refused(tmp_path: Path) -> None:
+    base, other = tiny_base(tmp_path / "base"), tiny_base(tmp_path / "student", seed=1)
+    words = (tmp_path / "student" / "tokenizer.json").read_text()
+    (tmp_path / "student" / "tokenizer.json").unlink()
+    (tmp_path / "student" / "tokenizer.json").write_text(words.replace('"ant"', '"cow"'))
+    stage = component("stage", "distill", student=other.path, responses=1, max_new_tokens=2)
+    with pytest.raises(RunError, match="numbers its tokens otherwise than the teacher's"):
+        stage.run(tiny_run(base, tmp_path / "run"))
+
+
 def test_options_that_contradict_each_other_are_refused() -> None:
     for options in ({}, {"layers": 1, "student": "x"}):
         with pytest.raises(PluginError, match="give this or `student`"):
