@@ -144,7 +144,9 @@ class Implicit(Reward):
 
     def _of_texts(self, policy: Policy, reference: Policy, reads: Sequence[Read | None]) -> RewardFunction:
         if self.by_token:
-            raise RunError("reward implicit: by_token: the policy or the reference has other tokens than the run's base")
+            raise RunError(
+                "reward implicit: by_token: the policy or the reference has other tokens than the run's base"
+            )
 
         def score(samples: Samples) -> Prediction:
             own, other = (

@@ -20,6 +20,7 @@ from rlhf_plugins.data.values import by_name
 from rlhf_plugins.errors import DataError
 
 Ids = tuple[list[int], list[int]]  # of a prompt and of a response
+SOME_TEXT = "Is it 12 + 3?\n  Naïve, she said."  # which tokenizers of one vocabulary may cut otherwise
 ANSWER = "Zq7"  # a response that no template writes itself
 MARK = re.compile(r"[<\[].+[>\]]")  # how a token looks that is no text, also where its tokenizer does not say so
 TOO_LONG = "response longer than max_length"
@@ -197,6 +198,8 @@ def response_ends(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int
 def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether the ids that one writes are those of the other: also their templates and what begins and ends a text."""
     if one.get_vocab() != other.get_vocab() or one.chat_template != other.chat_template:
+        return False
+    if _ids(one, SOME_TEXT) != _ids(other, SOME_TEXT):  # only one of them may write its BOS
         return False
     marks = [(each.bos_token_id, each.eos_token_id, response_ends(each)) for each in (one, other)]
     return marks[0] == marks[1]

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf_plugins.contract.run import Weights
@@ -69,8 +71,32 @@ def load_whole(weights: Weights) -> PreTrainedModel:
         return load_causal(base)
     if base.quantization:
         raise RunError(f"{weights.folder}: its adapter is on a quantized base, so all weights cannot be trained")
-    merged: PreTrainedModel = with_saved_adapter(load_causal(base), weights.folder).merge_and_unload()
+    adapted = with_saved_adapter(load_causal(base), weights.folder)
+    untie(adapted)
+    merged: PreTrainedModel = adapted.merge_and_unload()
     return merged.requires_grad_(True)
+
+
+def untie(adapted: PeftModel) -> bool:
+    """Gives the output layer weights of its own where they are the embeddings' and an adapter is on either.
+
+    Merged into shared weights, it would change both. Returns whether it did.
+    """
+    model = adapted.get_base_model()
+    outer, inner = (_plain(part) for part in (model.get_output_embeddings(), model.get_input_embeddings()))
+    if outer is None or outer.weight is not inner.weight:
+        return False
+    tuned = (layer.get_base_layer() for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+    if not any(layer in (outer, inner) for layer in tuned):
+        return False
+    outer.weight = nn.Parameter(outer.weight.detach().clone(), requires_grad=False)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+    return True
+
+
+def _plain(module: Any) -> Any:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def load_frozen(weights: Weights) -> Any:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.fitting import CONFIG
+from rlhf_plugins.engine.starting import untie
 from rlhf_plugins.errors import RunError
 
 UNMERGED = (
@@ -72,7 +73,7 @@ def whole_policy(folder: Path, base: Base, dtype: torch.dtype | None, rows: Sequ
         _cast(model, dtype)
         return Whole(model, _rounding(before, _logits(model, rows)))
     adapted = _adapted(_loaded(base.path, base.trust_remote_code), folder)
-    before, untied = _logits(adapted, rows), _untie(adapted)
+    before, untied = _logits(adapted, rows), untie(adapted)
     for name, layer in _layers(adapted):
         _merge(name, layer, dtype)
     model = adapted.unload()
@@ -108,24 +109,6 @@ def _adapted(model: Any, folder: Path) -> Any:
 
 def _layers(adapted: Any) -> Iterator[tuple[str, Any]]:
     yield from ((name, layer) for name, layer in adapted.named_modules() if isinstance(layer, LoraLayer))
-
-
-def _untie(adapted: Any) -> bool:
-    """Gives the output layer weights of its own where they are the embeddings' and an adapter is on either."""
-    model = adapted.get_base_model()
-    outer, inner = (_plain(part) for part in (model.get_output_embeddings(), model.get_input_embeddings()))
-    if outer is None or outer.weight is not inner.weight:
-        return False
-    if not any(layer.get_base_layer() in (outer, inner) for _, layer in _layers(adapted)):
-        return False
-    outer.weight = nn.Parameter(outer.weight.detach().clone(), requires_grad=False)
-    for config in (model.config, model.config.get_text_config()):
-        config.tie_word_embeddings = False
-    return True
-
-
-def _plain(module: Any) -> Any:
-    return module.get_base_layer() if isinstance(module, LoraLayer) else module
 
 
 def _merge(name: str, layer: Any, dtype: torch.dtype | None) -> None:

@@ -88,12 +88,17 @@ def test_a_base_without_its_head_is_refused_and_not_finished_at_random(tmp_path:
         load_causal(base)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_merged_adapter_is_a_whole_model_with_the_same_logits(tmp_path: Path, architecture: str) -> None:
-    base = replace(tiny_base(tmp_path / "base", architecture), adapter=Adapter(r=4))
+@pytest.mark.parametrize(
+    ("architecture", "modules"), [("llama", "all-linear"), ("gpt2", "all-linear"), ("gpt2", ["wte"])]
+)
+def test_a_merged_adapter_is_a_whole_model_with_the_same_logits(
+    tmp_path: Path, architecture: str, modules: str | list[str]
+) -> None:
+    """Also where it is on embeddings that the output layer shares."""
+    base = replace(tiny_base(tmp_path / "base", architecture), adapter=Adapter(r=4, target_modules=modules))
     model = with_adapter(load_causal(base), base.adapter, "CAUSAL_LM").eval()
     for name, weights in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding_A" in name:
             weights.data += 0.1
     model.save_pretrained(tmp_path / "policy")
     expected = model(IDS).logits

@@ -149,7 +149,9 @@ class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"}
         except (OSError, ValueError):  # it has none, and takes the teacher's
             return
         if own != tokenizer.get_vocab():
-            raise RunError(f"{self.name}: the tokenizer of {self.student} numbers its tokens otherwise than the teacher's")
+            raise RunError(
+                f"{self.name}: the tokenizer of {self.student} numbers its tokens otherwise than the teacher's"
+            )
 
 
 def table(kept: Kept, speed: Mapping[str, float]) -> list[dict[str, Any]]:
