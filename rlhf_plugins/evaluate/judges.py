@@ -107,9 +107,18 @@ class PairJudge:
         return _probabilities(found)
 
     def accuracy(self, pairs: Sequence[Group]) -> dict[str, Any] | None:
-        """How often it prefers what people preferred, as `report.schema.RewardModelReport` has it; None of no pair."""
+        """How often it prefers what people preferred, as `report.schema.RewardModelReport` has it; None of no pair.
+
+        Every other pair is shown with the rejected response first: a judge that always says the first is right half
+        the time.
+        """
         chosen, rejected = ([as_text(pair.responses[side]) for pair in pairs] for side in (0, 1))
-        right = _probabilities(self._asked("held-out pairs", [pair.prompt for pair in pairs], chosen, rejected))
+        turned = np.arange(len(pairs)) % 2  # 1 where the rejected one is first
+        first, second = (
+            [as_text(pair.responses[turn ^ side]) for pair, turn in zip(pairs, turned, strict=True)] for side in (0, 1)
+        )
+        found = _probabilities(self._asked("held-out pairs", [pair.prompt for pair in pairs], first, second))
+        right = np.where(turned, 1 - found, found)
         longer = np.array([len(one) for one in chosen]), np.array([len(other) for other in rejected])
         known = np.isfinite(right)
         if not known.any():

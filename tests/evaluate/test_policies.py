@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from torch import tensor
 
-from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.records import Prediction, Verdict
+from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.judges import ScoreJudge, perplexity
+from rlhf_plugins.evaluate.judges import PairJudge, ScoreJudge, perplexity
 from rlhf_plugins.evaluate.policies import Judged, best_of, best_of_kl, complete, controlled, cut_share, measure
 from rlhf_plugins.evaluate.statistics import Interval
 from rlhf_plugins.reward_models.handle import RewardHandle
@@ -89,6 +91,19 @@ def test_a_response_without_a_score_leaves_its_prompt_out_for_all() -> None:
     assert (kept["base"].scores.tolist(), kept["dpo"].samples.prompts) == ([1.0, 3.0], ["p", "r"])
     with pytest.raises(RunError, match="the judge scored the responses of all policies to 1 prompts of 3"):
         complete({"base": Judged(SAMPLES, np.array([1.0, np.nan, np.nan]), 0.0)})
+
+
+def test_a_judge_that_always_says_the_first_is_right_half_the_time() -> None:
+    pairs = [Group("p", (f"better {i}", f"worse {i}")) for i in range(10)]
+
+    def first(prompts: Sequence[Text], ours: Sequence[str], theirs: Sequence[str]) -> list[Verdict]:
+        return [Verdict(1.0) for _ in prompts]
+
+    def right(prompts: Sequence[Text], ours: Sequence[str], theirs: Sequence[str]) -> list[Verdict]:
+        return [Verdict(float(text.startswith("better"))) for text in ours]
+
+    found = [PairJudge(ask, "base", lambda name, make: make(), "").accuracy(pairs) for ask in (first, right)]
+    assert [one and one["accuracy"] for one in found] == [0.5, 1.0]
 
 
 def test_perplexity_by_hand() -> None:
