@@ -199,9 +199,12 @@ def report(
     """Write a run's report again and print its table; of several runs, or of seeds and a sweep, one table of all."""
     from rlhf_plugins import report as reports
     from rlhf_plugins.run import reporting
+    from rlhf_plugins.run.catalogue import find
     from rlhf_plugins.run.folder import RunFolder
     from rlhf_plugins.run.members import is_several
 
+    for missing in (run for run in runs if not run.is_dir()):
+        find(missing)
     if len(runs) == 1 and is_several(runs[0]):
         _show_members(runs[0])
         return

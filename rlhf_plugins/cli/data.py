@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.audit import Audit, Tokens
     from rlhf_plugins.data.tokens import RowEncoder
 
+FORMAT = dict.fromkeys(("format", "use"), "is no option of a format: write --format NAME")
+
 data = typer.Typer(help="Check, count and convert a file of rows.", no_args_is_help=True)
 
 FileArgument = Annotated[
@@ -148,6 +150,9 @@ def data_format(file: str, words: Sequence[str] | None, name: str | None) -> Dat
     from rlhf_plugins.run.session import recognised
 
     options = options_of(words or ())
+    for word, cure in {"source": "is FILE itself: name the file in its place", **FORMAT}.items():
+        if word in options:
+            raise DataError(f"{word}={options[word]}: {cure}")
     if name is None:
         name = recognised(file, registry(), "give --format", options.get("split", "train"))
         echo(f"format: {name} (guessed from the columns)", err=True)

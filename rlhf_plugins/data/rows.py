@@ -28,6 +28,7 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".zst")  # of text, after its own ending
 NO_ROWS = ("dataset_info.json", "dataset_dict.json", "state.json")  # that `datasets` writes beside its files
 SPLITS = ("train", "test", "valid", "dev", "eval")  # how the names of files of one split begin
+WRAPPERS = ("data", "examples", "instances", "items", "rows", "train")  # fields of an object around a list of rows
 MESSAGES = re.compile(r"\s*\[?\s*\{\s*[\"'](role|content|from|value)[\"']\s*:")
 CELL = re.compile(rf"\s*\[\s*[\"'{{\]n]|{MESSAGES.pattern}")  # how a list of texts or objects, or a message begins
 SPOKEN = {"role", "from"}  # a message has one of them
@@ -167,14 +168,26 @@ def _opened(path: Path) -> Any:
 
 def _json_lines(path: Path, dropped: Dropped) -> Iterator[Row]:
     text = _text(path)
-    if _bare(path.name).endswith(".json") and text.lstrip().startswith("["):
-        yield from _json_array(path, text, dropped)
-        return
+    if _bare(path.name).endswith(".json"):
+        if text.lstrip().startswith("["):
+            yield from _json_array(path, text, dropped)
+            return
+        if text.strip() and not _is_json(text.lstrip().partition("\n")[0]):  # an object over several lines
+            yield f"{path}:1", _unwrapped(f"{path}:1", _record(f"{path}:1", _parsed(str(path), path, 1, text)))
+            return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
             with dropped.row(where):
-                yield where, _record(where, _parsed(where, path, number, line))
+                yield where, _unwrapped(where, _record(where, _parsed(where, path, number, line)))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json_array(path: Path, text: str, dropped: Dropped) -> Iterator[Row]:
@@ -211,6 +224,15 @@ def _record(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def _unwrapped(where: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row. Raises DataError where they are those of an object around a list of rows."""
+    for name in WRAPPERS:
+        rows = fields.get(name)
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{where}: is an object whose {name!r} is a list of rows: write that list alone")
+    return fields
+
+
 def _csv(path: Path, dropped: Dropped) -> Iterator[Row]:
     text = _text(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # which is no fault of the file
@@ -218,6 +240,9 @@ def _csv(path: Path, dropped: Dropped) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter="\t" if tabs else ",")
     try:
         names = reader.fieldnames or []
+        wanted, other = ("tabs", ",") if tabs else ("commas", "\t")
+        if len(names) == 1 and any(mark in names[0] for mark in (other, ";", "|")):
+            raise DataError(f"{path}:1: has one column, {names[0]!r}: separate its parts with {wanted}")
         if len(set(names)) < len(names):
             raise DataError(f"{path}:1: two columns are named {_repeated(names)!r}")
         rows = []

@@ -81,7 +81,7 @@ def _place(folder: str | Path, part: Part) -> Path:
     from rlhf_plugins.run.folder import RunFolder
     from rlhf_plugins.saved.made import made
 
-    if "#" not in str(folder) and not RunFolder(Path(folder)).is_run:
+    if Path(folder).is_dir() and not RunFolder(Path(folder)).is_run:
         return Path(folder)
     found = made(str(folder), part)
     if found.folder is None:

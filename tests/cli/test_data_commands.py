@@ -169,6 +169,8 @@ def test_pairs_are_written_in_every_form(form: str, expected: list[dict[str, Any
         (["check", "a.jsonl", "gap=-1"], "data_format.gap: should be greater than or equal to 0, got -1"),
         (["check", "a.jsonl", "columns.promt=q"], "data_format.columns.promt: unknown option (did you mean prompt?"),
         (["check", "a.jsonl", "by=[scor]"], "data_format ratings: by: unknown dimension 'scor' (did you mean score?"),
+        (["check", "a.jsonl", "source=odd.jsonl"], "source=odd.jsonl: is FILE itself: name the file in its place"),
+        (["check", "a.jsonl", "format=ratings"], "format=ratings: is no option of a format: write --format NAME"),
         (["check", "a.jsonl", "gap"], "'gap': an option is written key=value"),
         (["check", "a.jsonl", "gap=[1"], "'gap=[1': '[1' is not a YAML value"),
         (["check", "a.jsonl", "gap=2020-13-45"], "'2020-13-45' is not a YAML value"),

@@ -54,7 +54,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "ragged, short": ("a.csv", HEADER + "p,a,b,1\np,a", "a.csv:3: has not the 4 fields of the header"),
     "ragged, long": ("a.csv", HEADER + "p,a,b,1,2", "a.csv:2: has not the 4 fields of the header"),
     "open quote": ("a.csv", HEADER + 'p,"a,b,1\n', "a.csv:2: is not CSV: unexpected end of data"),
-    "semicolons": ("a.csv", "chosen;rejected\na;b", "a.csv:2: lacks the column 'chosen' (known: chosen;rejected)"),
+    "semicolons": ("a.csv", "chosen;rejected\na;b", "a.csv:1: has one column, 'chosen;rejected': separate"),
     "misspelt": ("a.jsonl", lines({"chosn": "a", "rejected": "b"}), "a.jsonl:1: lacks the column 'chosen' (did you"),
     "column missing later": ("a.jsonl", lines(GOOD, {"chosen": "a"}), "a.jsonl:2: lacks the column 'rejected'"),
     "number for text": ("a.jsonl", second(chosen=3), "a.jsonl:2: chosen must be text or a list of messages, found int"),

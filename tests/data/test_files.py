@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,26 @@ def test_a_split_that_a_local_source_has_not_is_refused_by_check_and_training(tm
     with pytest.raises(DataError, match="is a file, which has no split 'test'"):
         made.load(Base(""), 0)
     assert list(made.missing()) == ["split"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "prompt;chosen\np;a\n", "a.csv:1: has one column, 'prompt;chosen': separate its parts with commas"),
+        ("a.tsv", "prompt,chosen\np,a\n", "a.tsv:1: has one column, 'prompt,chosen': separate its parts with tabs"),
+        ("a.json", '{"data": [{"prompt": "p"}]}', "a.json:1: is an object whose 'data' is a list of rows: write that"),
+        ("a.json", '{\n "rows": [\n  {"prompt": "p"}\n ]\n}', "a.json:1: is an object whose 'rows' is a list of rows"),
+        ("a.json", '{\n "prompt": "p",\n}', "a.json:3: is not JSON: Expecting property name"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_with_the_cure(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        fields(tmp_path / name)
+
+
+def test_a_row_over_several_lines_and_a_comma_within_a_header_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ROWS[0], indent=1))
+    (tmp_path / "a.csv").write_text('"prompt, asked"\np\n')
+    assert fields(tmp_path / "a.json") == ROWS[:1]
+    assert fields(tmp_path / "a.csv") == [{"prompt, asked": "p"}]

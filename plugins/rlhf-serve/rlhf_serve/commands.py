@@ -31,11 +31,11 @@ def serve(
     from rlhf_serve.batches import Batches
     from rlhf_serve.model import scorer
 
+    batches = Batches(scorer(load_reward_model(model)), rows)
     token = os.environ.get(VARIABLE, "")
     if not token:
         token = secrets.token_urlsafe(24)
         typer.echo(f"export {VARIABLE}={token}")
-    batches = Batches(scorer(load_reward_model(model)), rows)
     config = uvicorn.Config(app(batches, model, token), host, port, log_level="warning", access_log=False)
     listening = config.bind_socket()
     typer.echo(f"{model} is served at http://{host}:{listening.getsockname()[1]}; Ctrl-C ends it")

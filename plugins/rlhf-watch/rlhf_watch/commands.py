@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,7 +86,10 @@ def page(
     Alarms go to `https://HOST/PATH` as JSON, or to `smtps://USER:PASSWORD@HOST?to=ME@HOST` as a mail.
     """
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder")
+        near = get_close_matches(str(folder), map(str, folder.parent.glob("*/")), n=1)
+        raise RunError(f"{folder}: no such folder" + f" (did you mean {near[0]}?)" * bool(near))
+    if once and not terminal:
+        raise RunError("--once prints the table of --terminal: write both, or --out FILE for the page")
     from rlhf_watch.page.board import Board
 
     if notify is not None:

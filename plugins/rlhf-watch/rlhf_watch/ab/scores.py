@@ -64,7 +64,8 @@ def read(source: str, by: str = "") -> list[Scored]:
         return [_of_file(Path(source), by)]
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
-        raise DataError(f"{source}: neither a file nor a run")
+        near = get_close_matches(folder, map(str, Path(folder).parent.glob("*")), n=1)
+        raise DataError(f"{source}: neither a file nor a run" + f" (did you mean {near[0]}?)" * bool(near))
     if is_release(Path(folder)):
         return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
     evaluation = _evaluation(folder)
