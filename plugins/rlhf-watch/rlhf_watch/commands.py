@@ -87,7 +87,7 @@ def page(
     """
     if not folder.is_dir():
         near = get_close_matches(str(folder), map(str, folder.parent.glob("*/")), n=1)
-        raise RunError(f"{folder}: no such folder" + f" (did you mean {near[0]}?)" * bool(near))
+        raise RunError(f"{folder}: no such folder" + (f" (did you mean {near[0]}?)" if near else ""))
     if once and not terminal:
         raise RunError("--once prints the table of --terminal: write both, or --out FILE for the page")
     from rlhf_watch.page.board import Board

@@ -214,6 +214,7 @@ def test_the_command_writes_a_page_and_refuses_what_is_no_folder(runs: Path) -> 
     assert done.exit_code == 0, done.output
     assert "online/reward" in (runs / "page.html").read_text()
     assert "no such folder" in str(CliRunner().invoke(watch, [str(runs / "none")]).exception)
+    assert str(CliRunner().invoke(watch, ["/nowhere/xyz"]).exception) == "/nowhere/xyz: no such folder"
     assert "--once prints the table of --terminal" in str(CliRunner().invoke(watch, [str(runs), "--once"]).exception)
 
 

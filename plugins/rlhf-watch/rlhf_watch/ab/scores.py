@@ -65,7 +65,7 @@ def read(source: str, by: str = "") -> list[Scored]:
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
         near = get_close_matches(folder, map(str, Path(folder).parent.glob("*")), n=1)
-        raise DataError(f"{source}: neither a file nor a run" + f" (did you mean {near[0]}?)" * bool(near))
+        raise DataError(f"{source}: neither a file nor a run" + (f" (did you mean {near[0]}?)" if near else ""))
     if is_release(Path(folder)):
         return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
     evaluation = _evaluation(folder)
