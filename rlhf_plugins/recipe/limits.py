@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
@@ -66,6 +66,10 @@ TRACKERS: Mapping[str, str] = {  # transformers' name -> the package that it imp
     "trackio": "trackio",
     "wandb": "wandb",
 }
+NEEDS: Mapping[str, tuple[str, ...]] = {  # a strategy, "no" by default -> options that change nothing without it
+    "eval_strategy": ("eval_steps", "eval_delay", "eval_on_start"),
+    "save_strategy": ("save_steps", "save_total_limit", "save_only_model"),
+}
 WORDS = ("all", "none")  # other values of `report_to`
 
 
@@ -76,6 +80,17 @@ def keeping_the_best(trainer: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     every = trainer.get("eval_steps") or trainer.get("logging_steps", 10)
     return {"save_strategy": strategy, "save_steps": every, "save_total_limit": 2, "save_only_model": True}
+
+
+def useless(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The options that are given without the strategy that reads them: which, and a message."""
+    given = {**keeping_the_best(trainer), **trainer}
+    for strategy, names in NEEDS.items():
+        if given.get(strategy, "no") in ("no", False):
+            what = "evaluates" if strategy == "eval_strategy" else "saves; `checkpoint:` is what a run goes on from"
+            yield from (
+                (name, f"changes nothing without `{strategy}`, which {what}") for name in names if trainer.get(name)
+            )
 
 
 def check_trackers(named: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError, known
-from rlhf_plugins.recipe.limits import RANGES, check_trackers, keeping_the_best
+from rlhf_plugins.recipe.limits import RANGES, check_trackers, keeping_the_best, useless
 from rlhf_plugins.recipe.options import validated
 
 SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
@@ -58,6 +58,7 @@ def resolved(config: str, values: Mapping[str, Any], reserved: Collection[str]) 
             good[name] = _value(config, name, value, reserved)
         except ValueError as error:
             problems.append((name, str(error)))
+    problems += useless(good)
     return good, problems or list(_refused(config, good))
 
 

@@ -94,6 +94,8 @@ def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
         ({"max_steps": -7}, "should be -1 or should be greater than or equal to 1, got -7"),
         ({"report_to": "clearml"}, "clearml is not installed: `pip install clearml`, or write none"),
         ({"report_to": ["wandbb"]}, "unknown tracker 'wandbb' (did you mean wandb?"),
+        ({"eval_steps": 5}, "changes nothing without `eval_strategy`, which evaluates"),
+        ({"save_steps": 5}, "changes nothing without `save_strategy`, which saves"),
     ],
 )
 def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str) -> None:
@@ -127,7 +129,7 @@ def test_a_number_that_chooses_the_best_weights_is_measured(stage: str, trainer:
 
 
 def test_numbers_that_are_measured_may_choose() -> None:
-    best = {**EVERY, "load_best_model_at_end": True}
+    best = {**EVERY, "load_best_model_at_end": True, "save_total_limit": 3}
     gold = {"stage": "online", "reward": "gold", "trainer": {**best, "metric_for_best_model": "eval_gold_reward"}}
     assert not faults({"stage": "sft", "trainer": best}, gold)
 
