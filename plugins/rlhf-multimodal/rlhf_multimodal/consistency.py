@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.stats import binomtest
 
 from rlhf_multimodal.media import CAPTION, FEATURES, captioned
 from rlhf_plugins import (
@@ -118,8 +119,15 @@ def agree(one: Gaps, two: Gaps) -> Gaps:
 
 
 def estimate(values: Gaps, clusters: npt.NDArray[Any], seed: int) -> Estimate:
-    """The mean, with its percentile interval where whole clusters are drawn again (Davison and Hinkley 1997, 3.8)."""
+    """The mean, with its percentile interval where whole clusters are drawn again (Davison and Hinkley 1997, 3.8).
+
+    Where all values are 0, or all 1, each draw is the same: the interval is then Wilson's (1927) over clusters.
+    """
     _, codes = np.unique(clusters, return_inverse=True)
+    if values.mean() in (0, 1):
+        n = int(codes.max()) + 1
+        low, high = binomtest(round(n * values.mean()), n).proportion_ci(method="wilson")
+        return Estimate(float(values.mean()), float(low), float(high))
     sums, counts = np.bincount(codes, values), np.bincount(codes)
     drawn = np.random.default_rng(seed).integers(len(counts), size=(DRAWS, len(counts)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)

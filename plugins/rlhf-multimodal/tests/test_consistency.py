@@ -28,6 +28,7 @@ def test_the_interval_draws_whole_images() -> None:
     """Four pairs about one image are one draw; two images that differ are drawn as (0, 0), (0, 1), (1, 0), (1, 1)."""
     assert estimate(np.array([1.0, 0.0, 0.0, 1.0]), np.zeros(4), 0) == (0.5, 0.5, 0.5)
     assert estimate(np.array([1.0, 1.0, 0.0, 0.0]), np.array([7, 7, 3, 3]), 0) == (0.5, 0.0, 1.0)
+    assert estimate(np.ones(10), np.arange(10), 0) == pytest.approx((1.0, 10 / (10 + 1.959964**2), 1.0))  # Wilson's
 
 
 def test_agreement_of_independent_errors_by_hand() -> None:

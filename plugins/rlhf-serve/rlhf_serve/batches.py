@@ -60,6 +60,8 @@ class Batches:
             self._queue.put_nowait(request)
         except queue.Full:
             raise RewardUnavailable("the server's queue is full", retry_after=1.0) from None
+        if self._stopped.is_set() and request.answer.cancel():  # the thread may have ended before it came
+            raise RewardUnavailable("the server is stopping")
         return request.answer
 
     def close(self) -> None:

@@ -142,6 +142,19 @@ def test_a_full_queue_and_a_closed_one_are_unavailable() -> None:
         batches.submit(["a"], ["a"])
 
 
+def test_a_request_that_comes_while_the_server_closes_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(lambda prompts, _: [0.0] * len(prompts), wait=0)
+    put = batches._queue.put_nowait
+
+    def closed_first(request: Any) -> None:
+        batches.close()
+        put(request)
+
+    monkeypatch.setattr(batches._queue, "put_nowait", closed_first)
+    with pytest.raises(RewardUnavailable, match="stopping"):
+        batches.submit(["a"], ["a"])
+
+
 def test_an_abstention_stays_one(serve: Serve, tmp_path: Path) -> None:
     served = Served(serve(lengths)).build(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run"))
     assert served(samples(["four", "who knows"])).abstained.tolist() == [False, True]

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_plugins import Group, Policy, RunError, Samples
-from rlhf_transfer.recovered import UNDEFINED, Estimate, Numbers, recovered
+from rlhf_transfer.recovered import UNDEFINED, Estimate, Numbers, recovered, share
 
-Z = 1.959964  # of 95%
 ROUNDS, TIMED = 5, 32  # of timing, and prompts in each
 
 
@@ -64,10 +63,7 @@ def win_rate(ours: Numbers, theirs: Numbers) -> Estimate:
 
     Ties make it too wide. A bootstrap would give a policy that wins every prompt an interval without width.
     """
-    rate, n = float(np.where(ours == theirs, 0.5, ours > theirs).mean()), len(ours)
-    centre, half = rate + Z**2 / 2 / n, Z * (rate * (1 - rate) / n + Z**2 / 4 / n**2) ** 0.5
-    low, high = ((centre + way * half) / (1 + Z**2 / n) for way in (-1, 1))
-    return Estimate(rate, max(0.0, low), min(1.0, high))  # rounding leaves them by 1e-17
+    return share(float(np.where(ours == theirs, 0.5, ours > theirs).mean()), len(ours))
 
 
 def scored(samples: Samples, judge: Callable[[Samples], Any] | None, gold: Callable[..., Any] | None) -> Numbers:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 RESAMPLES = 2000
+Z = 1.959964  # of a 95% interval
 SURE = 0.025  # share of resamples without a gap, up to which the ratio has an interval
 
 
@@ -23,8 +24,20 @@ class Estimate(NamedTuple):
 UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 
+def share(rate: float, n: int) -> Estimate:
+    """A share of n independent ones, with Wilson's interval (1927)."""
+    centre, half = rate + Z**2 / 2 / n, Z * (rate * (1 - rate) / n + Z**2 / 4 / n**2) ** 0.5
+    low, high = ((centre + way * half) / (1 + Z**2 / n) for way in (-1, 1))
+    return Estimate(rate, max(0.0, low), min(1.0, high))  # rounding leaves them by 1e-17
+
+
 def accuracy(right: Numbers, prompts: NDArray[np.int64], seed: int = 0) -> Estimate:
-    """The share of pairs in the right order, with a bootstrap of prompts; the arguments are those of `recovered`."""
+    """The share of pairs in the right order, with a bootstrap of prompts; the arguments are those of `recovered`.
+
+    Where all or none are right, which drawn again is the same, the interval is Wilson's over prompts.
+    """
+    if right.mean() in (0, 1):
+        return share(float(right.mean()), len(np.unique(prompts)))
     sums, counts = np.bincount(prompts, right), np.bincount(prompts)
     drawn = _draws(len(counts), seed)
     low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])

@@ -27,6 +27,7 @@ def test_the_gap_by_hand() -> None:
     assert found.value == pytest.approx(0.5)
     assert found.low < 0.5 < found.high
     assert accuracy(one[1], np.arange(10)).value == pytest.approx(0.7)
+    assert accuracy(np.ones(10), np.arange(10)) == pytest.approx((1.0, 10 / (10 + 1.959964**2), 1.0))  # Wilson's
 
 
 def test_without_a_gap_nothing_can_be_recovered() -> None:
