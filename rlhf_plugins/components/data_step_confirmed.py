@@ -19,6 +19,7 @@ from rlhf_plugins.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rlhf_plugins.contract.records import Verdict
     from rlhf_plugins.contract.rows import Data, Group, Text
     from rlhf_plugins.contract.run import Run
 
@@ -32,6 +33,16 @@ class Asked(NamedTuple):
     prompt: Text
     better: str
     worse: str
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Both responses, in the order in which the judge sees them."""
+        return (self.worse, self.better) if self.row % 2 else (self.better, self.worse)
+
+    def answer(self, verdict: Verdict) -> tuple[float | None, str]:
+        """P(the preference), None where there is none, and the judge's status in words."""
+        first = verdict.probability
+        return (1 - first if first is not None and self.row % 2 else first), f"the judge {verdict.status}"
 
 
 @dataclass(frozen=True)
@@ -72,12 +83,16 @@ class Confirmed(DataStep):
 
 
 def _verdicts(run: Run, judge: Judge, pairs: Sequence[Asked]) -> list[tuple[float | None, str]]:
-    """The probability of each preference, None where there is none, and the judge's status in words."""
+    """The probability of each preference, None where there is none, and the judge's status in words.
+
+    Of every other row the worse response is shown first: a judge that always says the first confirms only half of all.
+    """
     built = cache(lambda: judge.build(run))
 
     def ask(part: Sequence[Asked]) -> list[tuple[float | None, str]]:
-        prompts, better, worse = [p.prompt for p in part], [p.better for p in part], [p.worse for p in part]
-        return [(one.probability, f"the judge {one.status}") for one in built()(prompts, better, worse)]
+        shown = [one.shown for one in part]
+        verdicts = built()([one.prompt for one in part], [first for first, _ in shown], [second for _, second in shown])
+        return [one.answer(verdict) for one, verdict in zip(part, verdicts, strict=True)]
 
     parts = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
     answers = [remembered(run, [run.spec(judge), part], partial(ask, part)) for part in parts]

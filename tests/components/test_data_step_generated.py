@@ -127,6 +127,19 @@ def test_a_second_judge_keeps_what_it_confirms(run: Any) -> None:
     assert not Confirmed(judge=Prefers(), least=0.95).build(run)(Data(made.train[:1]), 0).train
 
 
+@dataclass(frozen=True)
+class SaysTheFirst(Judge):
+    """Whatever it is shown."""
+
+    def build(self, run: Run) -> JudgeFunction:
+        return lambda prompts, ours, theirs: [Verdict(1.0) for _ in prompts]
+
+
+def test_a_judge_that_always_says_the_first_confirms_every_other_row(run: Any) -> None:
+    found = Confirmed(judge=SaysTheFirst(), over="all").build(run)(rows("what", "who", "when", "why"), 0)
+    assert [group.prompt for group in found.train] == ["what", "when"]
+
+
 def test_a_judge_with_nothing_to_say_is_refused(run: Any) -> None:
     with pytest.raises(DataError, match="no row that was made of others has a preference"):
         Confirmed(judge=Prefers()).build(run)(rows("what"), 0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_constitution.answering import From, Sampling, answers
+from rlhf_constitution.answering import From, Sampling, answers, training_prompts
 from rlhf_constitution.compared import for_people, with_people, with_truth, write_for_people
 from rlhf_constitution.constitution import Scored, bundled, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
@@ -91,7 +91,7 @@ class AIFeedback(Stage, makes={"data"}):
 
     def scored(self, run: Run, score: Scorer) -> list[Row]:
         """Different answers of the policy to each prompt, scored."""
-        asked = [group.prompt for group in run.data.prompts["train"][: self.prompts]]
+        asked = [group.prompt for group in training_prompts(run)[: self.prompts]]
         found = answers(run, asked, self.answers, self.sampling, self.explorer)
         rows: list[Row] = [
             {"prompt": prompt, "responses": list(dict.fromkeys(texts))}

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rlhf_constitution.texts import Text
-from rlhf_plugins import Earlier, Generator, Run
+from rlhf_plugins import Earlier, Generator, Group, Run, RunError
 
 From = Annotated[
     Annotated[str, Field(description="the policy that answers: `previous`, `base`, or an earlier one")],
@@ -26,6 +26,14 @@ class Sampling:
     max_new_tokens: Annotated[int, Field(ge=1, description="where an answer is cut")] = 64
     exploration: Annotated[float, Field(ge=0, lt=1, description="epsilon, the share of the explorer's answers")] = 0.0
     explore_temperature: Annotated[float, Field(gt=0, description="of the explorer")] = 1.2
+
+
+def training_prompts(run: Run) -> Sequence[Group]:
+    """The prompts that may be answered. Raises RunError where the data has none."""
+    found = run.data.prompts.get("train", ())
+    if not found:
+        raise RunError("the data has no training prompts to answer")
+    return found
 
 
 def answers(run: Run, prompts: Sequence[Text], n: int, how: Sampling, explorer: Generator | None) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_constitution.answering import From, Sampling, answers
+from rlhf_constitution.answering import From, Sampling, answers, training_prompts
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.constitution import Constitution, bundled, faults, load
 from rlhf_constitution.critic import critic, unreadable
@@ -102,7 +102,7 @@ class CritiqueRevise(Stage, makes={"data"}):
 
     def answers(self, run: Run) -> tuple[list[Text], list[str]]:
         """Prompts, and the policy's first answer to each."""
-        asked = [group.prompt for group in run.data.prompts["train"][: self.prompts]]
+        asked = [group.prompt for group in training_prompts(run)[: self.prompts]]
         found = answers(run, asked, 1, self.sampling, None)
         return asked, [text for (text,) in found]
 

@@ -117,7 +117,7 @@ def held_out(run: Run, judge: str | None, most: int, answers: int, max_new_token
         start = tuple(leans(run.policy(), pairs))
         return ByPeople(asked, _nobody, "people", answers, max_new_tokens, pairs, start)
     score, name = judge_of(run, judge)
-    asked = [group.prompt for group in run.data.prompts["test"][:most]]
+    asked = [group.prompt for group in run.data.prompts.get("test", ())[:most]]
     if len(asked) < 2:
         raise RunError("self_improve: fewer than two held-out prompts")
     return HeldOut(asked, score, name, answers, max_new_tokens)

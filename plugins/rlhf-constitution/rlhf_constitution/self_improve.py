@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from rlhf_constitution.answering import training_prompts
 from rlhf_constitution.constitution import bundled, faults
 from rlhf_constitution.held_out import PEOPLE, HeldOut, Measured, held_out
 from rlhf_constitution.replay import Replay, coverage, easiest, outliers
@@ -138,7 +139,7 @@ class _Loop:
         self.measured[policy] = measured = self.measure(policy)
         reason = self.reason(measured) if options.gates else ""
         self.audit(number, new)
-        covered = coverage(new, self.run.data.prompts["train"])
+        covered = coverage(new, training_prompts(self.run))
         self.rounds.append(Round(number, start, policy, measured, reason, len(data.train), covered, outliers(new)))
         if not reason and measured.mean > self.measured[self.best].mean:
             self.best = policy
@@ -159,7 +160,7 @@ class _Loop:
         """The rows of a round, and the prompts that it may ask."""
         whole = self.run.data
         share = (number + 1) / self.options.rounds if self.options.easy_first else 1.0
-        prompts = {**whole.prompts, "train": easiest(whole.prompts["train"], share)}
+        prompts = {**whole.prompts, "train": easiest(training_prompts(self.run), share)}
         return Data(tuple(rows) or whole.train, whole.test, prompts, gold=whole.gold)
 
     def measure(self, name: str, draw: int = 0) -> Measured:

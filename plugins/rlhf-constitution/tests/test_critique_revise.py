@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rlhf_constitution.answering import training_prompts
 from rlhf_constitution.critique_revise import difference
 from rlhf_constitution.fluency import fluent, perplexities
 
-from rlhf_plugins import open_run, run_recipe
+from rlhf_plugins import RunError, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 
 def test_a_difference_shows_what_went_and_what_came() -> None:
     assert difference("you fool. it is red", "it is blue") == "[-you fool.-] it is [-red-] [+blue+]"
+
+
+def test_data_without_prompts_are_refused(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    run.data.prompts.clear()
+    with pytest.raises(RunError, match="no training prompts"):
+        training_prompts(run)
 
 
 def test_perplexity_is_by_token(tmp_path: Path) -> None:
