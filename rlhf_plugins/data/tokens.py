@@ -154,9 +154,14 @@ def cut_responses(samples: Samples, longest: int) -> Samples:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Text) -> list[int]:
-    """Token ids that generation starts from: messages go through the chat template, text is tokenized as it is."""
+    """Token ids that generation starts from: messages go through the chat template, text is tokenized as it is.
+
+    An EOS that a tokenizer writes behind every text is left out, since a response follows.
+    """
     if isinstance(prompt, str):
-        return _ids(tokenizer, prompt)
+        ids, end = _ids(tokenizer, prompt), tokenizer.eos_token_id
+        added = ids[-1:] == [end] and not encodes_pairs(tokenizer) and not prompt.endswith(str(tokenizer.eos_token))
+        return ids[:-1] if added else ids
     return _rendered(tokenizer, prompt, add_generation_prompt=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from rlhf_plugins.contract.rows import Group, Text
 from rlhf_plugins.data.ranked import encodable
@@ -29,6 +30,14 @@ def words(encoder: RowEncoder, prompt: Text, response: Text) -> list[str]:
 @pytest.mark.parametrize("response", [" ant", " ant<eos>"])
 def test_a_response_ends_with_eos_once(encoder: RowEncoder, response: str) -> None:
     assert words(encoder, "who is", response) == ["who is", "ant <eos>"]
+
+
+def test_a_prompt_does_not_end_with_the_eos_that_a_tokenizer_adds(tmp_path: Path) -> None:
+    own = load_row_encoder(tiny_base(tmp_path))
+    end = ("<eos>", own.tokenizer.eos_token_id)
+    own.tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A <eos>", special_tokens=[end])
+    assert own.encode_start("who is") == own.encode("who is", " ant")[0]
+    assert own.encode_start("who is<eos>")[-1] == end[1]
 
 
 def test_a_merged_token_belongs_to_the_response(encoder: RowEncoder) -> None:
