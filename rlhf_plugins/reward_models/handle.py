@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,8 +55,8 @@ class RewardHandle:
     def given(self, encoder: RowEncoder) -> RewardHandle:
         """The same for samples with the tokens of `encoder`: a model that has others reads their texts.
 
-        Of a response that is too long for it, it then reads the beginning and the end token. It gives no numbers to
-        tokens, since they are not the samples'.
+        Of a response that is too long for it, it then reads the beginning and the end token; one that was cut where it
+        was sampled has no end token. It gives no numbers to tokens, since they are not the samples'.
         """
         read = reader(self.encoder, encoder)
         if read is None:
@@ -147,18 +147,31 @@ def reader(own: RowEncoder | None, encoder: RowEncoder) -> Callable[[Samples], S
     """What turns samples with the tokens of `encoder` into ones with those of `own`; None where they have them."""
     if own is None or alike(own.tokenizer, encoder.tokenizer):
         return None
-    return lambda samples: _read(samples, own)
+    ends = frozenset(encoder.tokenizer.all_special_ids)
+    return lambda samples: _read(samples, own, ends)
 
 
-def _read(samples: Samples, own: RowEncoder) -> Samples:
-    """The same texts in other tokens. Raises DataError for a prompt that leaves no room for a response."""
+def _read(samples: Samples, own: RowEncoder, ends: Set[int]) -> Samples:
+    """The same texts in other tokens; a response without one of `ends` was cut, and does not end here either.
+
+    Raises:
+        DataError: a prompt leaves no room for a response.
+    """
     pairs = zip(samples.prompts, samples.responses, strict=True)
     answers: list[Text] = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
     whole = replace(encoded(samples.prompts, answers, replace(own, max_tokens=None)), columns=samples.columns)
+    cut = [not ids or ids[-1] not in ends for ids in samples.response_ids]
+    whole = replace(whole, response_ids=[*map(partial(_unended, own), whole.response_ids, cut)])
     found = whole if own.max_tokens is None else cut_responses(whole, own.max_tokens)
     if found.response_ids != whole.response_ids:
         _say_cut(own.max_tokens)
     return found
+
+
+def _unended(own: RowEncoder, ids: Sequence[int], cut: bool) -> Sequence[int]:
+    """A response, if it was cut without its EOS; an encoder's separator ends every text and stays."""
+    end = own.tokenizer.eos_token_id
+    return ids[:-1] if cut and len(ids) > 1 and ids[-1] == end != own.tokenizer.sep_token_id else ids
 
 
 @cache

@@ -78,6 +78,10 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
     warnings.filterwarnings("ignore", message=note, category=FutureWarning)
     if trainer.get("bf16") and cuda and not computes_in_bf16():
         raise RunError("trainer: bf16, but this GPU does not compute in it; leave it out: losses are scaled in fp16")
+    if trainer.get("fp16") and not cuda:
+        raise RunError(
+            "trainer: fp16, but there is no GPU, and a CPU does not train in it: leave it out, or write bf16"
+        )
     try:
         made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:

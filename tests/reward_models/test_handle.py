@@ -14,11 +14,13 @@ from rlhf_plugins import RewardUnavailable
 from rlhf_plugins.contract.handles import RewardModel
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.run import Base
 from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
 from rlhf_plugins.reward_models.opening import rated
 from rlhf_plugins.reward_models.retries import Retries
+from rlhf_plugins.sandbox import base_path
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs
 
 SAMPLES = Samples(["a", "b"], ["xx", "yyy"], [[1], [1]], [[2], [3]])
@@ -74,6 +76,22 @@ def test_a_model_with_other_tokens_reads_the_beginning_of_a_text_that_is_too_lon
     whole = [own.encode("how", text)[1] for text in samples.responses]
     assert seen[0].response_ids == [whole[0], [*whole[1][:3], whole[1][-1]]]
     assert seen[0].columns == samples.columns
+
+
+def test_a_response_that_was_cut_has_no_end_in_other_tokens_either(tmp_path: Path) -> None:
+    seen = list[Samples]()
+    own, theirs = load_row_encoder(Base(base_path("sandbox"))), load_row_encoder(tiny_base(tmp_path))
+
+    def read(samples: Samples) -> Prediction:
+        seen.append(samples)
+        return lengths(samples)
+
+    asked, end = "the camel: what food does it have?\n", theirs.tokenizer.eos_token_id
+    samples = Samples([asked] * 2, ["the camel eats"] * 2, [[1], [1]], [[9, end], [9]])
+    RewardHandle(read, None, own).given(theirs).predict(samples)
+    whole = own.encode(asked, "the camel eats")[1]
+    assert whole[-1] == own.tokenizer.eos_token_id
+    assert seen[0].response_ids == [whole, whole[:-1]]
 
 
 def test_a_teacher_that_abstains_rates_nothing(tmp_path: Path) -> None:

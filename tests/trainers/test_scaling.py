@@ -112,6 +112,11 @@ def test_trainers_scale_their_losses_there(
     assert (made.bf16, made.fp16) == expected
 
 
+def test_float16_on_a_cpu_is_refused_since_nothing_would_be_computed_in_it(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="trainer: fp16, but there is no GPU"):
+        arguments(trl.DPOConfig, tmp_path, 0, {"fp16": True})
+
+
 def test_a_float16_base_without_scaled_losses_is_refused(bases: Bases, tmp_path: Path) -> None:
     found = dpo(bases(), tmp_path)
     found.model.half()
