@@ -32,6 +32,7 @@ def test_the_inverse_is_where_the_kl_is_reached(q: float, c: float) -> None:
         assert kl == pytest.approx(c, rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_the_bound_holds_in_1000_draws_as_often_as_it_says() -> None:
     """x ~ N(0, I), P(y = sign(x_1)) = 0.9: a score <u, x> is wrong at the angle of u and x_1, over pi, and by noise."""
     rng, held, truth, prior = np.random.default_rng(0), 0, np.array([1.0, 0.0]), np.array([1.0, 0.8])

@@ -31,6 +31,7 @@ def test_a_rehearsal_compares_every_layout_with_separate_rows(python: Warm, tmp_
     assert max(errors.values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_rehearsal_times_both_sides_at_equal_losses(python: Warm, tmp_path: Path) -> None:
     points = rehearsed(python, tmp_path, 2, "machine", "beside_trl")
     assert [point["section"] for point in points] == ["machine", "beside_trl", "beside_trl"]

@@ -127,6 +127,7 @@ def test_a_signal_keeps_finished_stages_and_says_how_to_go_on(
     assert "\n[1/2] first: finished before\n[2/2] second: running\n" in out
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_has_a_code_of_its_own(command: Command, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
     command("run", "r.yaml")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_plugins import RunError, estimate
+from rlhf_plugins import RlhfError, RunError, estimate
 from rlhf_plugins.forecast import advice, cards
 from rlhf_plugins.forecast.cards import Card, card, smallest
 from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED, Forecast, StageForecast
@@ -105,13 +105,13 @@ BAD = [
     ({}, "rtx490", "unknown GPU 'rtx490' (did you mean rtx4090?"),
     ({"base": "Qwen/Qwen3-9B"}, "12GB", "did you mean Qwen/Qwen3-8B?"),
     ({"stages": [{**DPO, "trainer": {"bf16": True}}]}, "rtx2080ti", "does not compute in bfloat16; leave it out"),
-    ({"adapter": {"target_modules": ["q_prj"]}}, "12GB", "q_proj"),
+    ({"adapter": {"target_modules": ["q_prj"]}}, "12GB", "did you mean q_proj?"),
 ]
 
 
 @pytest.mark.parametrize(("top", "gpu", "message"), BAD)
 def test_bad_input_is_one_line_with_the_nearest_name(top: dict[str, Any], gpu: str, message: str) -> None:
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(RlhfError) as caught:
         estimate({**recipe(DPO), **top}, gpu=gpu)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

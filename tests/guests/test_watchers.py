@@ -51,6 +51,7 @@ def rows(tmp_path: Path) -> list[list[Any]]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_kl_coefficient_is_halved_and_the_run_stopped_beside_a_reader(
     rows: list[list[Any]], tmp_path: Path
 ) -> None:

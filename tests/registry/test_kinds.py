@@ -83,6 +83,7 @@ def test_an_unknown_kind_names_the_nearest(guest: Registry) -> None:
         properties_of("ruel", guest)
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_shows_and_checks_them(rlhf: Rlhf) -> None:
     listed = rlhf("plugins", "list", "--kind", "rule").stdout.splitlines()
     assert [line.split() for line in listed] == [

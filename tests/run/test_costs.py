@@ -72,6 +72,7 @@ def test_rollouts_and_rewards_are_counted(tmp_path: Path) -> None:
     assert online.cost.flops > 1e6
 
 
+@pytest.mark.slow
 def test_a_policy_that_an_earlier_stage_trained_gives_a_reward_online(tmp_path: Path) -> None:
     options = {"num_generations": 2, "max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 4}
     reward = {"use": "implicit", "policy": "preference", "by_token": True}

@@ -153,7 +153,7 @@ def data(base: Base, tmp_path: Path) -> Any:
     return tiny_run(base, tmp_path / "unused", tiny_pairs(8)).data
 
 
-@pytest.mark.parametrize("at", ["r0", "r1"])
+@pytest.mark.parametrize("at", [pytest.param("r0", marks=pytest.mark.slow), "r1"])
 def test_a_killed_loop_goes_on_without_sampling_again(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:

@@ -71,7 +71,12 @@ def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "judge", [{"reward": "model"}, {"reward": {"use": "model", "stage": "reward"}}, {"judge": "reward"}]
+    "judge",
+    [
+        {"reward": "model"},
+        pytest.param({"reward": {"use": "model", "stage": "reward"}}, marks=pytest.mark.slow),
+        {"judge": "reward"},
+    ],
 )
 def test_a_judge_of_this_run_is_known_as_such_where_it_is_named(
     base: Base, tmp_path: Path, judge: dict[str, Any]

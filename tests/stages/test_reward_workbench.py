@@ -204,7 +204,7 @@ def test_rewards_and_losses_of_weights_of_their_own_leave_nothing_in_the_saved_h
     assert all(name.startswith("head.") for name in load_file(tmp_path / "model" / "head.safetensors"))
 
 
-@pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [None, pytest.param(Adapter(r=4), marks=pytest.mark.slow)], ids=["full", "lora"])
 def test_an_ensemble_of_models_is_trained_on_resampled_groups(path: str, tmp_path: Path, adapter: Any) -> None:
     spec = {"use": "reward_ensemble", "members": 3, "aggregation": "weighted", "trainer": {**FEW, "max_steps": 20}}
     result = component("stage", spec).run(tiny_run(Base(path, adapter=adapter), tmp_path, tiny_pairs(48)))
@@ -225,6 +225,7 @@ def test_members_of_a_head_see_resampled_rows_and_end_apart(path: str, tmp_path:
     assert (good > bad).all()
 
 
+@pytest.mark.slow
 def test_a_model_is_distilled_from_an_ensemble(path: str, tmp_path: Path) -> None:
     trainer = {**FEW, "max_steps": 30}
     teacher = component("stage", {"use": "reward_ensemble", "members": 2, "trainer": trainer})

@@ -43,7 +43,9 @@ def test_another_packages_run_imports_nothing_of_ours(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.parametrize("ini", ["", '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n'])
+@pytest.mark.parametrize(
+    "ini", [pytest.param("", marks=pytest.mark.slow), '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n']
+)
 def test_a_package_that_is_not_installed_is_told_so(run: Run, tmp_path: Path, ini: str) -> None:
     (tmp_path / "pyproject.toml").write_text(PROJECT + ini)
     (tmp_path / "tests").mkdir()

@@ -102,7 +102,7 @@ def test_at_every_operation_of_a_step_in_turn(
     assert_recovers(make(bases(), tmp_path), every=12, first=first)
 
 
-@pytest.mark.parametrize("few", [1.0, 0.0], ids=["set aside", "computed again"])
+@pytest.mark.parametrize("few", [pytest.param(1.0, marks=pytest.mark.slow), 0.0], ids=["set aside", "computed again"])
 def test_gradients_of_earlier_micro_batches_are_kept(
     bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: float
 ) -> None:

@@ -219,6 +219,7 @@ def test_exploration_refuses_what_would_sample_something_else(
         trainer(bases(), tmp_path, objective(exploration=Exploration()), **option)
 
 
+@pytest.mark.slow
 def test_it_climbs_while_it_explores(bases: Bases, tmp_path: Path) -> None:
     options = {"per_device_train_batch_size": 24, "num_generations": 4, "steps_per_generation": 1, "max_steps": 30}
     aim = objective(**FREE, exploration=Exploration(0.1, 5.0))

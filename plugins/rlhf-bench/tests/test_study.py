@@ -22,6 +22,7 @@ def test_the_split_divides_the_suite_and_the_history_holds_no_held_out_task() ->
     assert {row["task"] for row in json.loads(BUNDLED.read_text())} == set(split["learn"])
 
 
+@pytest.mark.slow
 def test_flips_are_seen_as_circles() -> None:
     suite = read(find("selection"))
     clean, flipped = (looked_at(suite, task).circles for task in ("learn_clean", "learn_flips_40"))

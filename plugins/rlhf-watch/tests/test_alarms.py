@@ -66,6 +66,7 @@ def test_the_gap_grows_where_worth_lags_behind_the_reward_alone() -> None:
     assert again.add([9.0], [0.0]) == lags.add([9.0], [0.0])
 
 
+@pytest.mark.slow
 def test_thresholds_keep_the_joint_rate_of_dependent_statistics() -> None:
     rng = np.random.default_rng(0)
     shared = rng.exponential(size=(400, 300, 1)) * rng.exponential(size=(400, 300, 3)) * [1, 10, 100]
