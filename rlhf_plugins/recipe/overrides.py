@@ -40,7 +40,7 @@ def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> So
 
 
 def file_of(text: str) -> str:
-    """What stands in the place of a file in a fault of a value that an override set."""
+    """What a fault names in place of a file where an override set the value."""
     return f"{text} (command line)"
 
 

@@ -1,4 +1,4 @@
-"""A word that stands in the wrong place of a recipe is answered by the right one."""
+"""A word in the wrong place of a recipe is answered by the right one."""
 
 from __future__ import annotations
 
