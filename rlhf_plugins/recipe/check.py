@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins.contract.run import Adapter, Base
-from rlhf_plugins.contract.run_kinds import DataFormat, Stage
+from rlhf_plugins.contract.run import Adapter
+from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.data.other_run import is_run
-from rlhf_plugins.errors import Fault, PluginError, RecipeError, RunError, known
-from rlhf_plugins.recipe import based, foreseen, members, targets, template
+from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
+from rlhf_plugins.recipe import between, members, settings, targets, template
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named, refused_blocks
+from rlhf_plugins.recipe.between import clashes
 from rlhf_plugins.recipe.mapping import of_mapping
 from rlhf_plugins.recipe.members import Member, is_several, taken_out
-from rlhf_plugins.recipe.needs import unmet, useless_monitors
+from rlhf_plugins.recipe.naming import STAGE_NAME, UNNAMEABLE, nameable
 from rlhf_plugins.recipe.options import options
-from rlhf_plugins.recipe.order import Faulty, faulty, named_stages, out_of_order, too_early
+from rlhf_plugins.recipe.order import faulty
 from rlhf_plugins.recipe.resolve import Resolver
 from rlhf_plugins.recipe.schema import Recipe
 from rlhf_plugins.recipe.source import Keys, Source, read
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
-
-STAGE_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")  # it names a folder
-
 
 AnyRecipe = str | Path | Mapping[str, Any]
 
@@ -44,10 +39,6 @@ class _Checked:
     values: dict[str, Any]
     registry: Registry
     made: Mapping[Keys, Any]
-
-
-LONGEST = 255  # bytes of a name
-UNNAMEABLE = "no file or folder can have this name: it is too long, or holds a character that none may have"
 
 
 def check_recipe(recipe: AnyRecipe, overrides: Sequence[str] = (), registry: Registry | None = None) -> dict[str, Any]:
@@ -91,7 +82,7 @@ def named_files(recipe: AnyRecipe, overrides: Sequence[str] = ()) -> list[Path]:
     except RecipeError:
         return []
     paths = changed.values.get("plugins")
-    if not isinstance(paths, list) or not all(isinstance(path, str) and _nameable(path) for path in paths):
+    if not isinstance(paths, list) or not all(isinstance(path, str) and nameable(path) for path in paths):
         return []
     return _plugin_files(changed, folder)
 
@@ -188,7 +179,7 @@ def _with_files(source: Source, folder: Path, registry: Registry) -> tuple[Regis
     faults: list[tuple[Keys, str]] = []
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         return registry, []  # absent, or refused with its place later
-    if unnameable := [index for index, path in enumerate(paths) if not _nameable(path)]:
+    if unnameable := [index for index, path in enumerate(paths) if not nameable(path)]:
         return registry, [(("plugins", index), UNNAMEABLE) for index in unnameable]
     source.values["plugins"] = list(map(str, _plugin_files(source, folder)))
     for index, path in enumerate(source.values["plugins"]):
@@ -211,60 +202,13 @@ def _resolved(source: Source, registry: Registry, folder: Path, faults: Sequence
     resolver = Resolver(registry, source, folder)
     values = resolver.block(Recipe, source.values, ())
     start = Path() if source.place(("base",)).typed else folder
-    problems = [*faults, *resolver.problems, *_output(values), *_base(values, start), *_quantization(values)]
+    problems = [*faults, *resolver.problems, *settings.faults(values, start)]
     bad = {keys[0] for keys, _ in problems}
     problems += [*refused_blocks(values, bad, registry), *targets.unmatched(values, bad)]
     made, refused = _constructed(source, values, [keys for keys, _ in problems], registry)
     if problems or refused:
         raise RecipeError(source.fault(keys, message) for keys, message in (*problems, *refused))
     return _Checked(values, registry, made)
-
-
-def _output(values: dict[str, Any]) -> list[tuple[Keys, str]]:
-    """What is wrong with the folder's name; `~` becomes the home folder."""
-    name = values.get("output_dir")
-    if not isinstance(name, str | Path):
-        return []
-    whole = os.path.expanduser(name)
-    if not _nameable(whole):
-        return [(("output_dir",), UNNAMEABLE)]
-    if whole.startswith("~"):
-        return [(("output_dir",), f"{whole!r} begins with ~, and there is no such user; write the whole path")]
-    values["output_dir"] = whole
-    return []
-
-
-def _nameable(path: str) -> bool:
-    try:
-        return "\0" not in path and all(len(os.fsencode(part)) <= LONGEST for part in path.split(os.sep))
-    except UnicodeEncodeError:  # half a character
-        return False
-
-
-def _base(values: dict[str, Any], start: Path) -> list[tuple[Keys, str]]:
-    path = values.get("base")
-    if path and based.is_policy(path):
-        return _of_another_run(values)
-    message = based.no_model(path, start) if path else ""
-    return [(("base",), message)] if message else []
-
-
-def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
-    """What is wrong with a base that is a policy."""
-    adapter, quantization = values.get("adapter"), values.get("quantization")
-    asked = Base(values["base"], None if quantization == "none" else quantization, adapter and Adapter(**adapter))
-    try:
-        based.weights(asked)
-    except RunError as error:
-        return [(("base",), str(error))]
-    return []
-
-
-def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
-    if values.get("quantization") in (None, "none") or values.get("adapter", True) is not None:
-        return []
-    message = "needs an adapter: quantized weights cannot be trained; leave out `adapter: none` or the quantization"
-    return [(("quantization",), message)]
 
 
 def _constructed(
@@ -285,69 +229,7 @@ def _constructed(
         except Refused as refused:
             problems.append((refused.keys, str(refused)))
     unmade = {keys: faulty(keys, values, source, registry) for keys in _components(values) if keys not in made_of}
-    ordered, later = _out_of_order(made_of, unmade, registry), _foreseen(made_of, unmade, registry)
-    useless = _useless_monitors(made_of, registry)
-    lacking, missing = _unmet(made_of, registry), foreseen.missing(made_of)
-    return made_of, [*problems, *_clashes(names), *ordered, *useless, *lacking, *missing, *later]
-
-
-def _foreseen(made: dict[Keys, Any], unmade: Mapping[Keys, Faulty], registry: Registry) -> list[tuple[Keys, str]]:
-    """What would stop the recipe after stages have trained."""
-    stages = [(keys, stage) for keys, stage in made.items() if keys[0] == "stages"]
-    data = made.get(("data",))
-    sure = [(keys, stage) for keys, stage in stages if not any(("stages",) < other < keys for other in unmade)]
-
-    def name(part: Any) -> str:
-        return registry.find(type(part)).name
-
-    found = (*foreseen.unjudged(sure, data, name), *foreseen.unanswered(stages, data, name))
-    found = (*found, *foreseen.unmeasured(stages, data))
-    return [*foreseen.taken(stages), *foreseen.without_optimizer(sure), *found]
-
-
-def _out_of_order(made: dict[Keys, Any], unmade: Mapping[Keys, Faulty], registry: Registry) -> list[tuple[Keys, str]]:
-    """The stages that need what no stage before them makes."""
-    makers: dict[str, list[str]] = {}
-    for name in registry.names("stage"):
-        cls: Any = registry.get("stage", name)
-        for what in cls.makes:
-            makers.setdefault(what, []).append(name)
-    stages = sorted((item for item in {**made, **unmade}.items() if item[0][0] == "stages"), key=itemgetter(0))
-    early = too_early(made[("data",)]) if ("data",) in made else ()
-    return [*early, *out_of_order(stages, makers, lambda part: registry.find(type(part)).name)]
-
-
-def _useless_monitors(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
-    """The monitors that read rollouts in stages that make none."""
-    stages = {keys: stage for keys, stage in made.items() if keys[0] == "stages"}
-    return [
-        ((*keys, *inside), message)
-        for keys, stage in stages.items()
-        for inside, message in useless_monitors(stage, lambda part: registry.find(type(part)).name)
-    ]
-
-
-def _unmet(made: dict[Keys, Any], registry: Registry) -> list[tuple[Keys, str]]:
-    """The components that need a column which the data are known to lack."""
-    whole, found = made.get(("data",)), list[tuple[Keys, str]]()
-    stages = {keys: stage for keys, stage in made.items() if keys[0] == "stages"}
-    writers = {stage.name: stage.writes for stage in stages.values() if stage.writes}
-    for keys, stage in stages.items():
-        columns = _known_columns(stage.data or whole, writers)
-        if columns is not None:
-            faults = unmet(stage, columns, lambda part: registry.find(type(part)).name)
-            found += [((*keys, *inside), message) for inside, message in faults]
-    return found
-
-
-def _known_columns(source: DataFormat | None, writers: Mapping[str, frozenset[str]]) -> frozenset[str] | None:
-    """Those of the data, or of the stage that will write them; None where they are unknown."""
-    if source is None:
-        return None
-    return next(
-        (writers[name] for _, name, what in named_stages(source) if what == "data" and name in writers),
-        source.known_columns(),
-    )
+    return made_of, [*problems, *clashes(names), *between.faults(made_of, unmade, registry)]
 
 
 def _fits(stage: Stage, keys: Keys, values: dict[str, Any], bad: list[Keys]) -> None:
@@ -367,25 +249,12 @@ def _components(values: dict[str, Any]) -> list[Keys]:
 
 
 def _name(stage: Stage, keys: Keys) -> str:
+    """The name of a stage. Raises Refused where it cannot name a folder."""
     name = stage.name
     if STAGE_NAME.fullmatch(name):
         return name
     message = f"the name {name!r} cannot name a folder; write letters, digits, '-', '_' and '.'"
     raise Refused(keys, ValueError(message))
-
-
-def _clashes(names: list[tuple[str, Keys]]) -> list[tuple[Keys, str]]:
-    problems = []
-    for name, same in groupby(sorted(names), key=lambda pair: pair[0]):
-        first, *others = [keys for _, keys in same]
-        problems += [
-            (
-                keys,
-                f"also stages.{first[1]} is called {name!r}; give one of them a `name:`",
-            )
-            for keys in others
-        ]
-    return problems
 
 
 def _quiet_name(stage: Any, registry: Registry) -> str | None:

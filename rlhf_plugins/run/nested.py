@@ -133,7 +133,7 @@ def _inner(run: StageRun, given: Given, begins: Places) -> StageRun:
 
 
 def _check(stage: Stage, given: Given) -> None:
-    from rlhf_plugins.recipe.check import STAGE_NAME
+    from rlhf_plugins.recipe.naming import STAGE_NAME
 
     if not STAGE_NAME.fullmatch(given.name) or given.name == "once":
         raise RunError(f"train: the name {given.name!r} cannot name a folder; write letters, digits, '-', '_' and '.'")

@@ -222,7 +222,7 @@ class StageRun:
 
     def once(self, name: str, make: Callable[[], Json]) -> Json:
         """See `Run`."""
-        from rlhf_plugins.recipe.check import STAGE_NAME
+        from rlhf_plugins.recipe.naming import STAGE_NAME
 
         if not STAGE_NAME.fullmatch(name):
             raise RunError(f"once: the name {name!r} cannot name a file; write letters, digits, '-', '_' and '.'")

@@ -1,0 +1,61 @@
+"""Faults of the single values at the top of a recipe: the output folder, the base and its quantization."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe import based
+from rlhf_plugins.recipe.naming import UNNAMEABLE, nameable
+from rlhf_plugins.recipe.source import Keys
+
+
+def faults(values: dict[str, Any], start: Path) -> Iterator[tuple[Keys, str]]:
+    """What is wrong with them; the base's path is relative to `start`, and `~` becomes the home folder."""
+    yield from _output(values)
+    yield from _base(values, start)
+    yield from _quantization(values)
+
+
+def _output(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    """What is wrong with the folder's name; `~` becomes the home folder."""
+    name = values.get("output_dir")
+    if not isinstance(name, str | Path):
+        return []
+    whole = os.path.expanduser(name)
+    if not nameable(whole):
+        return [(("output_dir",), UNNAMEABLE)]
+    if whole.startswith("~"):
+        return [(("output_dir",), f"{whole!r} begins with ~, and there is no such user; write the whole path")]
+    values["output_dir"] = whole
+    return []
+
+
+def _base(values: dict[str, Any], start: Path) -> list[tuple[Keys, str]]:
+    path = values.get("base")
+    if path and based.is_policy(path):
+        return _of_another_run(values)
+    message = based.no_model(path, start) if path else ""
+    return [(("base",), message)] if message else []
+
+
+def _of_another_run(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    """What is wrong with a base that is a policy."""
+    adapter, quantization = values.get("adapter"), values.get("quantization")
+    asked = Base(values["base"], None if quantization == "none" else quantization, adapter and Adapter(**adapter))
+    try:
+        based.weights(asked)
+    except RunError as error:
+        return [(("base",), str(error))]
+    return []
+
+
+def _quantization(values: dict[str, Any]) -> list[tuple[Keys, str]]:
+    if values.get("quantization") in (None, "none") or values.get("adapter", True) is not None:
+        return []
+    message = "needs an adapter: quantized weights cannot be trained; leave out `adapter: none` or the quantization"
+    return [(("quantization",), message)]
