@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from rlhf_watch.shift.distance import Distance
-from rlhf_watch.shift.report import lines
+from rlhf_watch.shift.report import Texts, lines
 from rlhf_watch.shift.trusted import TrustedReward
 from rlhf_watch.shift.two_sample import classifier_test
+from rlhf_watch.shift.units import one_each
 from scipy.stats import binomtest, chi2
 
 from rlhf_plugins import DataError, Prediction, RunError, Samples, component
@@ -85,6 +86,32 @@ def test_a_classifier_tells_other_texts_apart_and_not_the_same() -> None:
     assert "z" in found.words
     wrong = sum(classifier_test(texts(rng, "a b c d e"), texts(rng, "a b c d e")).p <= 0.05 for _ in range(60))
     assert wrong <= 8
+
+
+def test_four_rows_of_a_prompt_or_conversation_count_as_one(tmp_path: Path) -> None:
+    """With every turn counted, all five p-values are below 1%."""
+    rng, file, p = np.random.default_rng(0), tmp_path / "rows.jsonl", []
+    for _ in range(5):
+        both = []
+        for _ in range(2):
+            users = [[{"role": "user", "content": text} for text in texts(rng, "a b c d e", 4)] for _ in range(30)]
+            rows = ({"prompt": turns[: place + 1], "response": "x"} for turns in users for place in range(4))
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            both.append(Texts.read(file))
+        assert len(both[0].pairs) == 30
+        p.append(classifier_test(both[0].prompts, both[1].prompts).p)
+    assert sum(np.array(p) <= 0.05) <= 1
+
+
+def test_sibling_responses_keep_the_level() -> None:
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(60):
+        shared = rng.normal(size=(200, 1, 10)) + 0.5 * rng.normal(size=(200, 4, 10))
+        rows = one_each((f"{place}", row) for place, own in enumerate(shared) for row in own)
+        usual, fresh = np.array([row for _, row in rows]).reshape(2, 100, 10)
+        distance = Distance.of(usual)
+        wrong += distance.chance(int((distance(fresh) > distance.threshold(0.01)).sum()), 100, 0.01) <= 0.05
+    assert wrong <= 6
 
 
 class Judge:

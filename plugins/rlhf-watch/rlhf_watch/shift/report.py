@@ -14,11 +14,12 @@ from rlhf_plugins import DataError
 from rlhf_watch.rows import parsed
 from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.two_sample import classifier_test
+from rlhf_watch.shift.units import one_each
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The rows of a file."""
+    """The rows of a file, one of each conversation."""
 
     file: Path
     prompts: list[str]
@@ -27,12 +28,12 @@ class Texts:
     @classmethod
     def read(cls, file: Path) -> Texts:
         """JSON lines with `prompt`, and `response` or `chosen`. Raises DataError for a row without a prompt."""
-        prompts, pairs = [], []
-        for row in parsed(file, _with_prompt, "a row should be an object with a `prompt`"):
-            prompt = row["prompt"]
-            prompts.append(prompt if isinstance(prompt, str) else json.dumps(prompt))
-            pairs += [(prompt, row[name]) for name in ("response", "chosen") if name in row][:1]
-        return cls(file, prompts, pairs)
+        pairs, names = [], ("response", "chosen")
+        rows = [(row["prompt"], row) for row in parsed(file, _with_prompt, "a row should be an object with a `prompt`")]
+        for prompt, row in rows:
+            pairs += [(prompt, row[name]) for name in names if name in row][:1]
+        prompts = [prompt if isinstance(prompt, str) else json.dumps(prompt) for prompt, _ in one_each(rows)]
+        return cls(file, prompts, one_each(pairs))
 
 
 def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterat
         yield "the prompts are alike as far as this test can tell" if alike else f"{deployed}: other prompts"
         return
     beyond, count, p = strange(ours, theirs, model, rate)
-    yield f"responses: {beyond} of {count} are farther than all but {rate:.1%} of the training's (p {p:.2g})"
+    yield (
+        f"responses: {beyond} of {count}, one of each prompt, are farther than all but {rate:.1%} of the training's "
+        f"(p {p:.2g})"
+    )
     if p > 0.01:
         yield f"{model} knows responses like these: its rewards may be trusted as far as they may on its held-out data"
     else:

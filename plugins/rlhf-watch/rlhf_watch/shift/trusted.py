@@ -10,6 +10,7 @@ from pydantic import Field
 
 from rlhf_plugins import Prediction, Reward, Run, RunError, Samples, hookimpl, uses
 from rlhf_watch.shift.distance import Distance
+from rlhf_watch.shift.units import one_each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 class Trusted(Reward):
     """Abstains where a response's features are farther from those of the training responses than all but `rate` are.
 
-    The distance is Mahalanobis, its threshold the quantile of each training row's distance to the others.
+    The distance is Mahalanobis, its threshold the quantile of each training row's distance to the others; one response
+    of each prompt is taken, since a sibling among the others would make that too small.
     """
 
     reward: Reward = uses("reward", "model")
     rate: Annotated[float, Field(gt=0, lt=1, description="of responses like those of training that abstain")] = 0.01
-    rows: Annotated[int, Field(ge=20, description="training responses that the distance is fitted to, at most")] = 1000
+    rows: Annotated[
+        int, Field(ge=20, description="training responses, one of each prompt, that the distance is fitted to, at most")
+    ] = 1000
     fallback: Reward | None = uses("reward", optional=True)
 
     def build(self, run: Run) -> TrustedReward:
@@ -34,7 +38,8 @@ class Trusted(Reward):
         judge: Any = self.reward.build(run)
         if not hasattr(judge, "encode"):
             raise RunError("trusted: its reward should be a reward model, which has features")
-        texts = [(group.prompt, text) for group in run.data.train for text in group.responses][: self.rows]
+        answers = ((group.prompt, text) for group in run.data.train for text in group.responses)
+        texts = one_each(answers)[: self.rows]
         features = judge.predict(judge.encode(*map(list, zip(*texts, strict=True)))).features if texts else None
         if features is None:
             raise RunError("trusted: there are no features: no training response, or a reward model without any")
