@@ -149,11 +149,16 @@ class RunFolder:
         return of_recipe or sorted(parts, key=lambda file: file.stat().st_mtime_ns)
 
     def remove(self) -> None:
-        """Deletes what the folder holds. Raises RunError when the folder is not recognisably one."""
+        """Deletes what the folder holds. Raises RunError when it is not recognisably a run, or a stage would stay."""
         if not self.is_run or self.path.is_symlink():
             raise RunError(f"{self.path} is not a run of rlhf, so it is not overwritten; choose another output_dir")
-        for path in sorted(self._content(), key=lambda path: path.name in (RECIPE, STATUS)):
-            _delete(path)  # a run that is half deleted is still one
+        last = [path for path in self._content() if path.name in (RECIPE, STATUS)]
+        for path in (path for path in self._content() if path not in last):
+            _delete(path)
+        if kept := next(self.path.rglob(RESULT), None):  # the new run would take it for its own
+            raise RunError(f"{kept.parent} cannot be deleted, so {self.path} is not overwritten; delete it yourself")
+        for path in last:  # a run that is half deleted is still one
+            _delete(path)
 
     def _content(self) -> list[Path]:
         return [path for path in self.path.iterdir() if path.name != LOCK]

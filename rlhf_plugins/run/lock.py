@@ -131,6 +131,8 @@ def _is_there(file: IO[str], path: Path) -> bool:
 
 def process(folder: Path) -> int | None:
     """The process that noted itself in a folder's lock, on this machine; it may have ended. The lock is not tried."""
+    if folder.resolve() in _HELD:  # reading the file would end the lock, which a process loses with any close of it
+        return os.getpid()
     try:
         noted = json.loads((folder / LOCK).read_text(encoding="utf-8"))
         return int(noted["pid"]) if noted["host"] == socket.gethostname() else None

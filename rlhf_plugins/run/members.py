@@ -12,8 +12,11 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.data.files import put, read_json
 from rlhf_plugins.errors import RlhfError, RunError
 from rlhf_plugins.recipe.members import SEEDS, SWEEP, Member
+from rlhf_plugins.run import origin
+from rlhf_plugins.run.amended import FREE
 from rlhf_plugins.run.difference import difference
 from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.lock import locked
 
 if TYPE_CHECKING:
     from rlhf_plugins.recipe.check import AnyRecipe
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.run.run import Finished
 
 FILE = "members.json"  # label of a member -> what its seeds have in common
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -30,27 +35,36 @@ class _Member:
     recipe: AnyRecipe
     overrides: tuple[str, ...]
     folder: RunFolder
-    say: Callable[[str], None]
+    title: str  # of its lines of progress
 
-    def run(self, resume: bool, overwrite: bool) -> None:
-        """Raises RlhfError as `run.run_recipe` does."""
+    def run(self, resume: bool, overwrite: bool, say: Say) -> None:
+        """Trains it, or goes on with it. Raises RlhfError as `run.run_recipe` does."""
         from rlhf_plugins.run.run import run_recipe
 
-        if resume and self.folder.is_run and self.folder.status().get("status") == "finished":
-            self._refuse_another()
-            self.say("finished before")
-            return
-        again = resume and self.folder.is_run
-        run_recipe(self.recipe, self.overrides, resume=again, overwrite=overwrite and self.folder.is_run, say=self.say)
+        def said(text: str) -> None:
+            say(f"{self.title}: {text}")
 
-    def _refuse_another(self) -> None:
-        from rlhf_plugins.recipe.check import check_recipe
+        there = self.folder.is_run
+        if resume and _is_finished(self.folder):
+            said("finished before")
+        else:
+            run_recipe(self.recipe, self.overrides, resume=resume and there, overwrite=overwrite and there, say=said)
 
-        now = check_recipe(self.recipe, self.overrides)
-        if changed := difference(self.folder.recipe(), now, ("output_dir", "engine")):
-            raise RunError(
-                f"{self.folder.path} was trained with another recipe: {changed}; give another output_dir=..."
-            )
+    def refuse_another(self) -> list[str]:
+        """A sentence for each version that is another than the finished member was trained with.
+
+        Raises:
+            RunError: it was trained with another recipe, base or file.
+        """
+        from rlhf_plugins.recipe.check import load_recipe
+
+        now, folder = load_recipe(self.recipe, self.overrides), self.folder
+        own = origin.digested(folder, now.resolved["base"], now.base.path)
+        if changed := difference(folder.recipe(), now.resolved, FREE, digested=own):
+            raise RunError(f"{folder.path} was trained with another recipe: {changed}; give another output_dir=...")
+        origin.refuse_other_base(folder, now.base.path)
+        origin.refuse_other_files(folder, now.resolved)
+        return origin.otherwise(folder, now.registry)
 
 
 def run_members(
@@ -60,40 +74,45 @@ def run_members(
     *,
     resume: bool,
     overwrite: bool,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Finished:
     """Trains every member; one that fails does not keep the others from being trained.
 
     Raises:
         RecipeError: the recipe has a fault with a seed or a value of the sweep.
-        RunError: the folder is not in the state that was asked for, or a member failed.
+        RunError: the folder is not in the state that was asked for, a finished member is of another recipe, base or
+            file, or a member failed.
     """
     from rlhf_plugins.recipe.check import check_recipe
     from rlhf_plugins.run.run import Finished
 
     root = Path(check_recipe(recipe, overrides)["output_dir"])
-    folders = {member.label: RunFolder(root / member.label) for member in members}
-    processes.on_main(lambda: _refuse(root, folders.values(), resume, overwrite))
+    every = [_placed(recipe, overrides, root, one, f"[{place}/{len(members)}]") for place, one in enumerate(members, 1)]
+    processes.on_main(lambda: _refuse(root, [member.folder for member in every], resume, overwrite))
+    if resume:
+        processes.on_main(lambda: _refuse_others(every, say))
     processes.on_main(lambda: _note(root, members))
-    failed = {}
-    for place, member in enumerate(members, 1):
-        where = f"[{place}/{len(members)}] {member.label}"
-        place_of = f"output_dir={json.dumps(str(root / member.label))}"
-        own = (*overrides, f"{SEEDS}=[]", f"{SWEEP}={{}}", *member.overrides, place_of)
-
-        def said(text: str, where: str = where) -> None:
-            say(f"{where}: {text}")
-
+    failed, done = {}, list[_Member]()
+    for member in every:
         try:
-            _Member(recipe, own, folders[member.label], said).run(resume, overwrite)
+            member.run(resume, overwrite, say)
+            done.append(member)
+            if overwrite:
+                processes.on_main(lambda: _remove_finished(every, done))
         except RlhfError as error:
             if processes.launched() > 1:  # the others may be inside the member, where they would wait for ever
                 raise
-            failed[member.label] = str(error)
-            said(str(error))
+            failed[member.folder.path.name] = str(error)
+            say(f"{member.title}: {error}")
     if failed:
         raise RunError(f"{len(failed)} of {len(members)} members failed: {', '.join(failed)}; go on with --resume")
-    return Finished(root, members=tuple(folder.path for folder in folders.values()))
+    return Finished(root, members=tuple(member.folder.path for member in every))
+
+
+def _placed(recipe: AnyRecipe, overrides: Sequence[str], root: Path, one: Member, place: str) -> _Member:
+    there = f"output_dir={json.dumps(str(root / one.label))}"
+    own = (*overrides, f"{SEEDS}=[]", f"{SWEEP}={{}}", *one.overrides, there)
+    return _Member(recipe, own, RunFolder(root / one.label), f"{place} {one.label}")
 
 
 def reports(root: Path) -> dict[str, list[Report]]:
@@ -107,7 +126,7 @@ def reports(root: Path) -> dict[str, list[Report]]:
     found: dict[str, list[Report]] = {}
     for label, group in _noted(root).items():
         folder = RunFolder(root / label)
-        if folder.is_run and folder.status().get("status") == "finished":
+        if _is_finished(folder):
             found.setdefault(group, []).append(reporting.build(folder))
     return found
 
@@ -115,6 +134,24 @@ def reports(root: Path) -> dict[str, list[Report]]:
 def is_several(root: Path) -> bool:
     """Whether a folder holds the members of a recipe."""
     return (root / FILE).is_file()
+
+
+def _refuse_others(members: Sequence[_Member], say: Say) -> None:
+    """Raises RunError where a finished member is of another recipe, base or file; nothing has been trained then."""
+    for member in members:
+        for sentence in member.refuse_another() if _is_finished(member.folder) else ():
+            say(f"{member.title}: warning: {sentence}")
+
+
+def _remove_finished(members: Sequence[_Member], but: Sequence[_Member]) -> None:
+    """Deletes the finished members that were made before these, so that no mean is over both."""
+    for folder in (member.folder for member in members if member not in but and _is_finished(member.folder)):
+        with locked(folder.path):
+            folder.remove()
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return folder.is_run and folder.status().get("status") == "finished"
 
 
 def _refuse(root: Path, folders: Iterable[RunFolder], resume: bool, overwrite: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,16 @@ def refuse_other_rows(folder: RunFolder, assembled: Assembled, data: Data) -> No
         said = ", ".join(words) or "they are not the same"
         raise RunError(f"{folder.path} was started with other rows: {said}; give the old rows back, {OTHER}")
     own = set(_files({"data": assembled.resolved.get("data")}))
-    if changed := [name for name in files if name not in own]:
+    _refuse_any(folder, [name for name in files if name not in own])
+
+
+def refuse_other_files(folder: RunFolder, recipe: Mapping[str, Any]) -> None:
+    """Raises RunError where a file that the recipe's data name is not what the run was started with."""
+    _refuse_any(folder, _changed_files(_dict(folder.status().get(READ)), recipe))
+
+
+def _refuse_any(folder: RunFolder, changed: Sequence[str]) -> None:
+    if changed:
         raise RunError(f"{folder.path} was started with another {changed[0]}; give the old file back, {OTHER}")
 
 
@@ -87,7 +96,15 @@ def recorded(folder: RunFolder) -> list[Plugin]:
 
 
 def other_versions(folder: RunFolder, registry: Registry) -> list[str]:
-    """What has another version or other code than at the start, a sentence each; noted for the report.
+    """The sentences of `otherwise`, noted for the report. Raises PluginError as it does."""
+    if found := otherwise(folder, registry):
+        said = [f"Went on at {reporting.now()}: {sentence}." for sentence in found]
+        folder.note(**{WENT_ON: [*folder.status().get(WENT_ON, ()), *said]})
+    return found
+
+
+def otherwise(folder: RunFolder, registry: Registry) -> list[str]:
+    """What has another version or other code than at the start, a sentence each.
 
     Raises:
         PluginError: a plugin is missing.
@@ -102,9 +119,6 @@ def other_versions(folder: RunFolder, registry: Registry) -> list[str]:
     for name, now in _code(used, registry).items():
         if code.get(name, now) != now:
             found.append(f"the code of plugin {name} is not what the run was started with")
-    if found:
-        said = [f"Went on at {reporting.now()}: {sentence}." for sentence in found]
-        folder.note(**{WENT_ON: [*status.get(WENT_ON, ()), *said]})
     return found
 
 

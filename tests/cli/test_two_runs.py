@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.run.lock import locked
+from rlhf_plugins.run.folder import LOCK
+from rlhf_plugins.run.lock import locked, process
 
 RECIPE = """\
 base: sandbox
@@ -58,3 +61,11 @@ def test_one_process_has_one_run_in_a_folder(tmp_path: Path) -> None:
             pass
         assert (tmp_path / "out").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_to_look_who_holds_a_folder_does_not_unlock_it(tmp_path: Path) -> None:
+    take = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with locked(tmp_path):
+        assert process(tmp_path) == os.getpid()
+        done = subprocess.run([sys.executable, "-c", take, str(tmp_path / LOCK)], capture_output=True)
+        assert b"BlockingIOError" in done.stderr

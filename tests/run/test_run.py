@@ -16,10 +16,12 @@ import torch
 import yaml
 
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.data.digests import RESULT
 from rlhf_plugins.engine import NORMS, set_engine
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
+from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.run import Finished, run, run_recipe
 
 Write = Callable[..., Path]
@@ -199,6 +201,17 @@ def test_overwrite_removes_a_run_and_nothing_else(go: Go) -> None:
         with pytest.raises(RunError, match="mine is not empty and not a run of rlhf"):
             go("output_dir=mine", **how)
     assert Path("mine/thesis.tex").exists()
+
+
+def test_a_stage_that_cannot_be_deleted_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path)
+    run.start({"stages": []}, {"status": "finished"})
+    (tmp_path / "01-first").mkdir()
+    (tmp_path / "01-first" / RESULT).touch()
+    monkeypatch.setattr("rlhf_plugins.run.folder.shutil.rmtree", lambda *_, **__: None)  # as of another user
+    with pytest.raises(RunError, match="01-first cannot be deleted, so .* is not overwritten"):
+        run.remove()
+    assert run.is_run
 
 
 @pytest.mark.parametrize(

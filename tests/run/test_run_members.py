@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from rlhf_plugins import RunError, run_recipe
+from rlhf_plugins.data.digests import of_path
+from rlhf_plugins.run import origin
+from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.members import reports
 from rlhf_plugins.run.run import Finished
 
@@ -79,12 +82,36 @@ def test_members_that_are_there_are_neither_mixed_nor_deleted_unasked(go: Go) ->
 def test_a_finished_member_of_another_recipe_is_not_taken_for_this_one(go: Go) -> None:
     go("seeds=[0]")
     said: list[str] = []
-    with pytest.raises(RunError, match="1 of 1 members failed: seed-0"):
-        go("seeds=[0]", "stages.first.loss={use: scaled, scale: 2}", resume=True, say=said.append)
-    assert "seed-0 was trained with another recipe: stages.0.loss" in said[0]
+    with pytest.raises(RunError, match="seed-0 was trained with another recipe: stages.0.loss"):
+        go("seeds=[1, 0]", "stages.first.loss={use: scaled, scale: 2}", resume=True, say=said.append)
+    assert not said, "seed 1 would be of the other recipe, and a report would have the mean of both"
 
 
 def test_no_mean_is_over_members_of_two_recipes(go: Go) -> None:
     go("seeds=[0, 1]")
     made = go("seeds=[2, 3]", "stages.first.loss={use: scaled, scale: 2}")
     assert [report.recipe["seed"] for report in reports(made.folder)[""]] == [2, 3]
+
+
+def test_no_mean_is_over_two_files_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "seed-0").mkdir()
+    (file := tmp_path / "rows.jsonl").write_text("{}\n")
+    recipe = {"data": {"source": str(file)}}
+    RunFolder(tmp_path / "seed-0").start(recipe, {"read": {str(file): of_path(str(file))}})
+    origin.refuse_other_files(RunFolder(tmp_path / "seed-0"), recipe)
+    file.write_text("{} \n")
+    with pytest.raises(RunError, match="seed-0 was started with another .*rows.jsonl; give the old file back"):
+        origin.refuse_other_files(RunFolder(tmp_path / "seed-0"), recipe)
+
+
+@pytest.mark.slow
+def test_a_stop_while_members_are_overwritten_leaves_no_finished_ones_of_two_recipes(go: Go, tmp_path: Path) -> None:
+    go("seeds=[0, 1]")
+
+    def stop(line: str) -> None:
+        if line.startswith("[2/2]"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go("stages.first.loss={use: scaled, scale: 2}", overwrite=True, say=stop)
+    assert [report.recipe["stages"][0]["loss"]["use"] for report in reports(tmp_path / "out")[""]] == ["scaled"]
