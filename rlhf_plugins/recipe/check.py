@@ -30,6 +30,7 @@ from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
 
 AnyRecipe = str | Path | Mapping[str, Any]
+TWICE = "changes nothing, since a path of `sweep` sets the same: leave one of them out, or sweep the longer path last"
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,8 @@ def _member(
 ) -> _Checked:
     """One member of a recipe with `seeds` or `sweep`."""
     changed = command_line.apply(taken_out(source), one.overrides, lambda stage: _quiet_name(stage, registry))
+    if useless := command_line.replaced(source, one.overrides, changed):
+        raise RecipeError(Fault(name, 0, name.partition("=")[0], TWICE) for name in useless)
     whole, missing = template.with_text(changed, folder)
     return _resolved(whole, registry, folder, [*faults, *missing])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -25,18 +26,29 @@ def apply(source: Source, overrides: Sequence[str], stage_name: StageName) -> So
     values, places, faults = copy.deepcopy(source.values), dict(source.places), []
     for text in overrides:
         try:
-            *opened, at = _put(values, *parsed(text), stage_name)
+            opened, at = _put(values, *parsed(text), stage_name)
         except ValueError as error:
             faults.append(Fault(file_of(text), 0, text.partition("=")[0], str(error)))
             continue
         here = Place(file_of(text), 0, typed=not isinstance(text, Written))
+        around = replace(here, opened=True)
         places = {keys: place for keys, place in places.items() if keys[: len(at)] != at}
-        for keys in opened:  # the name that stood there alone keeps its place
-            places.setdefault((*keys, _tag(keys)), places.get(keys, here))
-        places |= dict.fromkeys((*opened, at), here)
+        for keys in (keys for keys, was_name in opened.items() if was_name):  # which keeps its place
+            places.setdefault((*keys, _tag(keys)), places.get(keys, around))
+        places |= {**dict.fromkeys(opened, around), at: here}
     if faults:
         raise RecipeError(faults)
     return Source(values, places)
+
+
+def replaced(before: Source, overrides: Sequence[str], after: Source) -> list[str]:
+    """The overrides of a source, and those that made another of it, that set nothing there: a later one set the same.
+
+    Each is named as `file_of` does.
+    """
+    felt = {place.file for place in after.places.values() if not place.opened}
+    typed = [place.file for place in before.places.values() if place.typed and not place.opened]
+    return [name for name in dict.fromkeys((*typed, *map(file_of, overrides))) if name not in felt]
 
 
 def file_of(text: str) -> str:
@@ -56,11 +68,11 @@ def parsed(text: str, what: str = "an override") -> tuple[list[str], Any]:
         raise ValueError(f"{written!r} is not a YAML value: {getattr(error, 'problem', error)}") from error
 
 
-def _put(values: dict[str, Any], path: list[str], value: Any, stage_name: StageName) -> list[Keys]:
-    """Sets the value in place; returns where, after the containers that had to be made on the way."""
+def _put(values: dict[str, Any], path: list[str], value: Any, stage_name: StageName) -> tuple[dict[Keys, bool], Keys]:
+    """Sets the value in place; returns the containers made on the way, and whether each was a name, and the place."""
     here: Any = values
     keys: Keys = ()
-    changed: list[Keys] = []
+    made: dict[Keys, bool] = {}
     for word, more in zip(path, [*path[1:], None], strict=True):
         key: Any = _index(here, word, keys, stage_name) if isinstance(here, list) else word
         keys = (*keys, key)
@@ -69,9 +81,10 @@ def _put(values: dict[str, Any], path: list[str], value: Any, stage_name: StageN
             break
         found = here[key] if isinstance(here, list) else here.get(key)
         here[key] = below = _opened(found, keys)
-        changed += [keys] * (below is not found)
+        if below is not found:
+            made[keys] = bool(below)
         here = below
-    return [*changed, keys]
+    return made, keys
 
 
 def _opened(value: Any, keys: Keys) -> Any:

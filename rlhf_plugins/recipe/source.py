@@ -29,6 +29,7 @@ class Place:
     file: str
     line: int
     typed: bool = False  # on the command line, whose paths are relative to the working directory
+    opened: bool = False  # by an override, only to set something within it
 
 
 @dataclass(frozen=True)

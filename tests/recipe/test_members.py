@@ -76,3 +76,21 @@ def test_several_trainings_are_not_run_as_one(tmp_path: Path) -> None:
 def test_a_misspelt_sweep_is_answered_by_the_nearest_word() -> None:
     with pytest.raises(RecipeError, match=r"sweeps: unknown option \(did you mean sweep\? .*, seeds, stages, sweep,"):
         check_recipe({"base": "sandbox", "data": "sandbox", "stages": ["sft"], "sweeps": {"seed": [1]}})
+
+
+USELESS = "changes nothing, since a path of `sweep` sets the same"
+LOSS, FACTOR = {"stages.dpo.loss": ["ipo"]}, {"stages.dpo.loss.beta": [0.3]}
+
+
+def test_a_sweep_takes_nothing_of_its_own_back() -> None:
+    """A loss that is put in place of a whole one has its default beta, whatever the name of the training says."""
+    assert f"sweep.stages.dpo.loss.beta: {USELESS}" in fault(sweep={**FACTOR, **LOSS})
+    assert f"sweep.adapter: {USELESS}" in fault(sweep={"adapter": ["none"], "adapter.r": [4]})
+    assert check_recipe({**RECIPE, "sweep": {**LOSS, **FACTOR}})["stages"][0]["loss"] == {"use": "ipo", "beta": 0.3}
+
+
+@pytest.mark.parametrize("stage", ["dpo", "0"])
+def test_an_override_that_the_sweep_undoes_is_refused(stage: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^stages.{stage}.loss.beta=0.7 \(command line\): .*: {USELESS}"):
+        check_recipe({**RECIPE, "sweep": FACTOR}, [f"stages.{stage}.loss.beta=0.7"])
+    check_recipe({**RECIPE, "sweep": FACTOR}, ["stages.dpo.loss=ipo", "seeds=[1, 2]"])
