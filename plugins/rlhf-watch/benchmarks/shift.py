@@ -12,7 +12,7 @@ from json import dumps
 from typing import Any
 
 import numpy as np
-from rlhf_watch.shift.distance import Distance, Numbers
+from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.two_sample import classifier_test
 from rlhf_watch.shift.units import one_each
 
@@ -47,19 +47,14 @@ def responses(rng: np.random.Generator, count: int = 200, width: int = 10) -> Ro
 
 def prompts_differ(ours: Rows, theirs: Rows) -> float:
     """The classifier's p-value."""
-    return classifier_test(*([text for _, text in rows] for rows in (ours, theirs))).p
+    return classifier_test([text for _, text in ours], [text for _, text in theirs]).p
 
 
 def responses_differ(ours: Rows, theirs: Rows) -> float:
     """The p-value of the responses beyond the threshold of 1%."""
     usual, fresh = (np.array([row for _, row in rows]) for rows in (ours, theirs))
     distance = Distance.of(usual)
-    return distance.chance(int(beyond(distance, fresh).sum()), len(fresh), 0.01)
-
-
-def beyond(distance: Distance, rows: Numbers) -> Numbers:
-    """(rows,) whether each is beyond the threshold of 1%."""
-    return distance(rows) > distance.threshold(0.01)
+    return distance.chance(int((distance(fresh) > distance.threshold(0.01)).sum()), len(fresh), 0.01)
 
 
 def shown(title: str, draw: Callable[[np.random.Generator], Rows], test: Callable[[Rows, Rows], float]) -> str:

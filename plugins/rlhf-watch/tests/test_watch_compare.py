@@ -101,6 +101,24 @@ def test_the_sequential_test_is_wrong_at_most_5_percent_over_20_looks() -> None:
     assert (fixed <= 0.025).mean() < 0.04  # one look at the end is fine without it
 
 
+def test_closed_means_by_hand() -> None:
+    # 2: of {2}, {2, 1}, {2, 1, 60}: 1.5; 60: of {60, 1}, {60, 1, 2}: 21; 1: its own
+    assert sequential.closed(np.array([[2.0], [60.0], [1.0]]))[:, 0].tolist() == [1.5, 21.0, 1.0]
+    assert sequential.closed(np.array([[2.0, 30.0]])).tolist() == [[2.0, 30.0]]
+
+
+def test_the_sequential_tests_of_ten_policies_are_jointly_wrong_at_most_5_percent() -> None:
+    """Eight equal the baseline, whose scores all ten share; two are better, and found."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 3, (10, 200, 100)), rng.integers(0, 3, (200, 100))
+    ours[8:][rng.random((2, 200, 100)) < 0.7] = 2
+    values = sequential.wealths(ours.astype(float), theirs[None].astype(float))
+    wrong, found = (each.max(-1) >= 20 for each in (values, sequential.closed(values)))
+    assert wrong[:8].any(0).mean() > 0.08
+    assert found[:8].any(0).mean() <= 0.03
+    assert found[8:].mean() > 0.95
+
+
 def test_the_sequential_test_finds_a_difference() -> None:
     ours = (np.random.default_rng(0).random((500, 400)) < 0.6).astype(float)
     values = sequential.wealths(ours, 1 - ours)
@@ -134,6 +152,8 @@ def test_files_are_compared_on_common_prompts(tmp_path: Path) -> None:
     first, second = compare([base, better, same])
     assert (first.better, first.left_out, second.better) == (True, 1, None)
     assert first.holm_p == pytest.approx(2 * first.sign_p)
+    assert first.closed_evidence == pytest.approx((first.evidence + second.evidence) / 2)
+    assert "by closed means of 2 comparisons; p " in "\n".join(lines([first, second]))
     assert first.length is not None
     assert second.length is None
     text = "\n".join(lines([first, second]))

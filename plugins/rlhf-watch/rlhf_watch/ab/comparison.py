@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_plugins import DataError, RunError
 from rlhf_watch.ab import paired, power, sequential
@@ -33,8 +35,9 @@ class Comparison:
     permutation_p: float
     holm_p: float  # the sign test's, corrected for all policies that are compared at once
     evidence: float  # e-value after the last prompt
-    anytime_p: float
-    decided_after: int | None  # prompts, had one looked after each
+    closed_evidence: float  # the same, corrected for all policies that are compared at once
+    anytime_p: float  # of the corrected e-values
+    decided_after: int | None  # prompts, had one looked at the corrected e-value after each
     smallest: float  # win rate that this many prompts would show with power 0.8
     length: LengthControlled | None
     groups: Groups | None = None  # win rates
@@ -65,8 +68,34 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
     if by and not any(one.groups for one in scored):
         raise DataError(f"no row of {', '.join(sources)} has a column {by!r}; runs and releases keep no columns")
     found = [_beside(scored[0], other, seed) for other in scored[1:]]
-    corrected = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
-    return [Comparison(**{**vars(one), "holm_p": corrected[str(place)]}) for place, one in enumerate(found)]
+    holm = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
+    closed = sequential.closed(np.stack([_wealths(scored[0], other) for other in scored[1:]]))
+    return [
+        replace(one, holm_p=holm[str(place)], **_looks(values, _answered(scored[0], other)))
+        for place, (one, other, values) in enumerate(zip(found, scored[1:], closed, strict=True))
+    ]
+
+
+def _answered(base: Scored, other: Scored) -> NDArray[np.bool_]:
+    """Of the baseline's prompts, in their order, whether the other policy has a score too."""
+    return np.array([prompt in other.scores for prompt in base.scores])
+
+
+def _wealths(base: Scored, other: Scored) -> paired.Numbers:
+    """The e-value after each prompt of the baseline; one that the other has no score of changes nothing."""
+    theirs = np.array([*base.scores.values()])
+    ours = np.array([other.scores.get(prompt, score) for prompt, score in base.scores.items()])
+    return sequential.wealths(ours, theirs)
+
+
+def _looks(values: paired.Numbers, answered: NDArray[np.bool_]) -> dict[str, Any]:
+    """What the corrected e-values after each prompt of the baseline decide."""
+    after = sequential.stops_at(values)
+    return {
+        "closed_evidence": float(values[-1]),
+        "anytime_p": sequential.anytime_p(values),
+        "decided_after": None if after is None else int(answered[:after].sum()),
+    }
 
 
 def _one(source: str, by: str) -> Scored:
@@ -89,7 +118,7 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         raise DataError(f"{base.name} was scored by {base.judge}, {other.name} by {other.judge}: not comparable")
     ours = np.array([other.scores[prompt] for prompt in prompts])
     theirs = np.array([base.scores[prompt] for prompt in prompts])
-    counts, values = paired.counts(ours, theirs), sequential.wealths(ours, theirs)
+    counts, evidence = paired.counts(ours, theirs), float(sequential.wealths(ours, theirs)[-1])
     return Comparison(
         name=other.name,
         baseline=base.name,
@@ -103,9 +132,10 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         sign_p=paired.sign_test(counts),
         permutation_p=paired.permutation_test(ours, theirs, seed),
         holm_p=1.0,
-        evidence=float(values[-1]),
-        anytime_p=sequential.anytime_p(values),
-        decided_after=sequential.stops_at(values),
+        evidence=evidence,
+        closed_evidence=evidence,
+        anytime_p=1.0,
+        decided_after=None,
         smallest=power.smallest_win_rate(counts.prompts, ties=counts.tied / counts.prompts),
         length=_length(base, other, prompts, ours, theirs),
         groups=_groups({**other.groups, **base.groups}, prompts, ours, theirs),

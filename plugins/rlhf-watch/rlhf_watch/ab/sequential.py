@@ -34,6 +34,23 @@ def wealths(ours: Numbers, theirs: Numbers) -> Numbers:
     return grown
 
 
+def closed(values: Numbers) -> Numbers:
+    """E-values (m, ..., n) of m policies, corrected for their number: those of the closed test by means.
+
+    The mean of the e-values of any set of policies is one against the hypothesis that all of them equal the baseline,
+    however they depend on each other. A policy's corrected e-value is the least mean of a set that holds it, which is
+    of itself and the smallest others; it is at least a share 1 / m of its own (Vovk and Wang 2021). The chance that
+    that of any policy which does equal the baseline ever reaches 1 / alpha is at most alpha.
+    """
+    found = []
+    for place in range(len(values)):
+        others = np.sort(np.delete(values, place, 0), 0)
+        sums = values[place] + np.concatenate([np.zeros_like(values[:1]), others.cumsum(0)])  # (m, ..., n)
+        sizes = np.arange(1, len(values) + 1).reshape(-1, *[1] * (values.ndim - 1))
+        found.append((sums / sizes).min(0))
+    return np.stack(found)
+
+
 def anytime_p(values: Numbers) -> float:
     """1 / the largest e-value so far, at most 1: a p-value at any look."""
     return float(min(1.0, 1.0 / np.max(values, initial=1.0)))

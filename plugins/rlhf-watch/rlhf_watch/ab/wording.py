@@ -51,7 +51,8 @@ def _numbers(one: Comparison, compared: int) -> Iterator[str]:
     low, high = one.difference_interval
     yield f"mean difference {one.difference:+.3g} [{low:.3g}, {high:.3g}], {one.effect:+.2f} deviations"
     when = f"decided after {one.decided_after} prompts" if one.decided_after else "not decided"
-    yield f"sequential test: e-value {one.evidence:.3g}, p {one.anytime_p:.2g} at any look, {when}"
+    closed = f", {one.closed_evidence:.3g} by closed means of {compared} comparisons" if compared > 1 else ""
+    yield f"sequential test: e-value {one.evidence:.3g}{closed}; p {one.anytime_p:.2g} at any look, {when}"
     if one.length is None:
         yield "win rate at equal length: not known, there are no responses beside the scores"
     else:
