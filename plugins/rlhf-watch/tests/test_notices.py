@@ -221,6 +221,27 @@ def test_watching_sends_alarms_that_come_from_now_on_once(tmp_path: Path, hook: 
     assert [one.step for one in news.notices()] == [4]
 
 
+def test_an_unexpected_error_is_one_line_and_the_alarms_of_other_runs_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    news = News(tmp_path)
+    for name, message in (("bad", {"no": "text"}), ("good", "far")):  # a dict cannot be one of a set
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("stages: []\n")
+        (tmp_path / name / "status.json").write_text(json.dumps({"status": "running"}))
+        (tmp_path / name / "alarms.jsonl").write_text(json.dumps({"step": 1, "stage": "s", "message": message}) + "\n")
+    assert [one.run for one in news.notices()] == ["good"]
+    assert news.notices() == []
+    assert caplog.messages == ["the alarms of bad are not read: TypeError: unhashable type: 'dict'"]
+
+
+def test_sending_goes_on_after_an_error_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    news, errors = News(tmp_path), iter([OSError("away"), KeyboardInterrupt()])
+    monkeypatch.setattr(news, "notices", lambda: (_ for _ in ()).throw(next(errors)))
+    with pytest.raises(KeyboardInterrupt):  # which is the second poll
+        news.send(Address.read("https://host/path"), poll=0)
+
+
 def test_the_command_refuses_an_address_that_is_none(tmp_path: Path) -> None:
     watch = register_commands()["watch"]
     for more, message in (([], "notify: the address should be"), (["--once"], "leave --once and --out away")):

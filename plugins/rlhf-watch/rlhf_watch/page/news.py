@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from rlhf_plugins import RlhfError
 from rlhf_watch.notices.address import Address, Notice
 from rlhf_watch.notices.sending import send
-from rlhf_watch.page.board import Board
+from rlhf_watch.page.board import Board, Followed
 
+logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
 
@@ -22,29 +24,46 @@ class News:
         self._board = Board(folder)
         self._seen: set[Notice] = set()
         self._ended: set[str] = set()
+        self._logged: set[str] = set()
         self.notices()
 
     def notices(self) -> list[Notice]:
-        """Those since the last call."""
+        """Those since the last call; a run that cannot be read is a line of the log, once, and holds up no other."""
         found: list[Notice] = []
         for run in self._board.runs():
             try:
-                running = run.record.status == "running"  # before its alarms are read, so that none is missed
-                if running or run.name not in self._ended:
-                    found += [notice_of(run.name, row) for row in run.record.alarms()]
+                found += self._of(run)
             except RlhfError:  # being written, or deleted
                 continue
-            (self._ended.discard if running else self._ended.add)(run.name)
-        new = [notice for notice in dict.fromkeys(found) if notice not in self._seen]
+            except Exception as error:  # whatever it is, the alarms of the other runs are sent
+                self._log(f"the alarms of {run.name} are not read", error)
+        return found
+
+    def _of(self, run: Followed) -> list[Notice]:
+        running = run.record.status == "running"  # before its alarms are read, so that none is missed
+        if not running and run.name in self._ended:
+            return []
+        found = dict.fromkeys(notice_of(run.name, row) for row in run.record.alarms())
+        new = [notice for notice in found if notice not in self._seen]
         self._seen |= {*new}
+        (self._ended.discard if running else self._ended.add)(run.name)
         return new
 
     def send(self, address: Address, poll: float = 2.0) -> None:
-        """Sends them, for as long as the process lives."""
+        """Sends them, for as long as the process lives; an unexpected error is a line of the log, once."""
         while True:
-            for notice in self.notices():
-                send(address, notice)
+            try:
+                for notice in self.notices():
+                    send(address, notice)
+            except Exception as error:
+                self._log("alarms are not sent, and are tried again", error)
             time.sleep(poll)
+
+    def _log(self, what: str, error: Exception) -> None:
+        line = f"{what}: {type(error).__name__}: {error}"
+        if line not in self._logged:
+            logger.warning("%s", line)
+        self._logged.add(line)
 
 
 def notice_of(run: str, row: Row) -> Notice:
