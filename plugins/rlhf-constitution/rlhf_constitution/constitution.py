@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -22,7 +23,7 @@ from pydantic import Field
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.outcome import Abstain, Failed, Ok, Outcome, from_json, to_json
 from rlhf_constitution.principle import Principle
-from rlhf_plugins import RecipeError, uses
+from rlhf_plugins import DataError, RecipeError, uses
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,28 @@ def bundled() -> dict[str, Path]:
 
 
 def load(path: str) -> Constitution:
-    """A file's constitution, or a bundled one's. Raises RecipeError with every fault and its line."""
+    """A file's constitution, or a bundled one's.
+
+    Raises:
+        DataError: there is no such file, nor a bundled one of that name.
+        RecipeError: with every fault and its line.
+    """
     from rlhf_plugins import read_options  # which loads all that recipes need
 
-    return read_options(bundled().get(path, Path(path)), Constitution)
+    names = bundled()
+    if path not in names and not Path(path).exists():
+        near = get_close_matches(path, [*names, *map(str, Path(path).parent.glob("*.y*ml"))], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise DataError(f"{path}: no such file, nor a bundled constitution ({hint}known: {', '.join(names)})")
+    return read_options(names.get(path, Path(path)), Constitution)
 
 
 def faults(path: str) -> str:
     """What is wrong with a constitution or its assistant, in one line; empty where nothing is."""
     try:
         assistant = load(path).assistant
+    except DataError as error:
+        return str(error)
     except RecipeError as error:
         first, *more = error.faults
         return f"{first}" + f" (and {len(more)} more: rlhf constitution check {path})" * bool(more)

@@ -93,7 +93,9 @@ def test_the_report_has_the_principles_before_and_after(record: RunRecord) -> No
 def test_a_constitution_that_is_not_there_is_refused_before_anything_runs(
     tmp_path: Path, stage: dict[str, Any]
 ) -> None:
-    with pytest.raises(RlhfError, match=r"stages.0.constitution: .*nope.yaml:1: cannot be read"):
+    with pytest.raises(
+        RlhfError, match=r"stages.0.constitution: .*nope.yaml: no such file, nor a bundled constitution"
+    ):
         run_recipe(recipe(tmp_path, {**stage, "constitution": "nope.yaml"}), say=quiet)
     assert not (tmp_path / "run").exists()
 

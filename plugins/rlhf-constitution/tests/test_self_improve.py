@@ -117,7 +117,7 @@ def test_held_out_labels_of_people_choose_and_rows_of_another_stage_are_no_earli
     ("options", "message"),
     [
         ({"stages": [PREFERENCE]}, "none of them makes data"),
-        ({"judge": "nope.yaml"}, "stages.0.judge: .*nope.yaml:1: cannot be read"),
+        ({"judge": "nope.yaml"}, "stages.0.judge: .*nope.yaml: no such file, nor a bundled constitution"),
         ({"replay": {"first": 0.1}}, "replay.first: should be greater than or equal to 0.2"),
     ],
 )

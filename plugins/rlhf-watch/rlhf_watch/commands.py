@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from rlhf_plugins import RunError, hookimpl
+from rlhf_watch.rows import near
 
 if TYPE_CHECKING:
     from rlhf_watch.page.board import Board
@@ -86,8 +86,7 @@ def page(
     Alarms go to `https://HOST/PATH` as JSON, or to `smtps://USER:PASSWORD@HOST?to=ME@HOST` as a mail.
     """
     if not folder.is_dir():
-        near = get_close_matches(str(folder), map(str, folder.parent.glob("*/")), n=1)
-        raise RunError(f"{folder}: no such folder" + (f" (did you mean {near[0]}?)" if near else ""))
+        raise RunError(f"{folder}: no such folder{near(folder, '*/')}")
     if once and not terminal:
         raise RunError("--once prints the table of --terminal: write both, or --out FILE for the page")
     from rlhf_watch.page.board import Board

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,17 @@ from rlhf_plugins import DataError
 Parsed = TypeVar("Parsed")
 
 
+def near(path: str | Path, pattern: str = "*") -> str:
+    """A hint at what is beside a path that is missing and has the nearest name; empty where nothing is near."""
+    beside: Iterable[Path] = Path(path).parent.glob(pattern)
+    found = get_close_matches(str(path), map(str, beside), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
 def lines_of(file: Path) -> Iterator[tuple[str, str]]:
     """`FILE:NUMBER` and text of each line that is not empty. Raises DataError where the file cannot be read."""
+    if not file.exists():
+        raise DataError(f"{file}: no such file{near(file)}")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rlhf_watch.alarms.calibration import calibrate
 from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.report import Texts, lines
 from rlhf_watch.shift.trusted import TrustedReward
@@ -159,5 +160,13 @@ def test_files_of_prompts_are_compared_in_words(tmp_path: Path) -> None:
     assert "100.0% of" in said
     assert "other prompts" in said
     files[1].write_text('{"text": 1}\n')
+    with pytest.raises(DataError, match=r"deploid.jsonl: no such file \(did you mean .*deployed.jsonl\?\)"):
+        list(lines(files[0], tmp_path / "deploid.jsonl", None, 0.01))
     with pytest.raises(DataError, match="deployed.jsonl:1: a row should be an object with a `prompt`"):
         list(lines(*files, None, 0.01))
+
+
+def test_clean_runs_that_are_missing_are_answered_by_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "clean").mkdir()
+    with pytest.raises(RunError, match=r"claen: no such folder \(did you mean .*clean\?\)"):
+        calibrate([tmp_path / "claen"], 0.5)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_plugins import DataError, Evaluation, RunError, open_run
 from rlhf_watch.ab.votes import is_release, votes
-from rlhf_watch.rows import lines_of
+from rlhf_watch.rows import lines_of, near
 
 SCORES = ("score", "reward")  # columns of a file, the first that a row has
 
@@ -64,16 +64,15 @@ def read(source: str, by: str = "") -> list[Scored]:
         return [_of_file(Path(source), by)]
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
-        near = get_close_matches(folder, map(str, Path(folder).parent.glob("*")), n=1)
-        raise DataError(f"{source}: neither a file nor a run" + (f" (did you mean {near[0]}?)" if near else ""))
+        raise DataError(f"{source}: neither a file nor a run{near(folder)}")
     if is_release(Path(folder)):
         return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
     evaluation = _evaluation(folder)
     others = [name for name in evaluation.scores if name != evaluation.reference]
     names = [policy] if policy else [evaluation.reference, *others]
     if unknown := [name for name in names if name not in evaluation.scores]:
-        near = get_close_matches(unknown[0], evaluation.scores, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        alike = get_close_matches(unknown[0], evaluation.scores, n=1)
+        hint = f"did you mean {alike[0]}? " if alike else ""
         raise RunError(
             f"{folder}: no policy {unknown[0]!r} was evaluated ({hint}known: {', '.join(evaluation.scores)})"
         )

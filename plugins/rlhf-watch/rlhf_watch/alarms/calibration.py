@@ -10,6 +10,7 @@ from rlhf_plugins import RunError, RunRecord, open_run
 from rlhf_watch.alarms.limits import Limits
 from rlhf_watch.alarms.thresholds import joint_thresholds
 from rlhf_watch.alarms.watched import CURVE, statistic_options
+from rlhf_watch.rows import near
 
 Maxima = dict[str, float]
 
@@ -45,6 +46,8 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
 
 def _runs(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
+        if not folder.is_dir():
+            raise RunError(f"{folder}: no such folder{near(folder, '*/')}")
         if (folder / "status.json").exists():
             yield folder
         else:
