@@ -13,7 +13,7 @@ from rlhf_constitution.compared import for_people, with_people, with_truth, writ
 from rlhf_constitution.constitution import Scored, bundled, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
-from rlhf_constitution.texts import as_response, plain
+from rlhf_constitution.texts import as_response
 from rlhf_plugins import (
     Comparison,
     Data,
@@ -97,7 +97,7 @@ class AIFeedback(Stage, makes={"data"}):
             {"prompt": prompt, "responses": list(dict.fromkeys(texts))}
             for prompt, texts in zip(asked, found, strict=True)
         ]
-        flat = [(plain(row["prompt"]), text) for row in rows for text in row["responses"]]
+        flat = [(row["prompt"], text) for row in rows for text in row["responses"]]
         judged = iter(score([prompt for prompt, _ in flat], [text for _, text in flat]))
         return [{**row, "scored": [next(judged).to_json() for _ in row["responses"]]} for row in rows]
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from rlhf_constitution.outcome import Abstain, Ok, Outcome
-from rlhf_constitution.principle import Judged, Principle, Texts
+from rlhf_constitution.principle import JudgedAsWritten, Principle
+from rlhf_constitution.texts import Text
 from rlhf_plugins import Prediction, Reward, Run, hookimpl, uses
 
 
 @dataclass(frozen=True)
-class Classifier(Principle):
-    """sigmoid((r(x, y) - center) / scale) of a reward r; it abstains where the reward does."""
+class Classifier(Principle, as_written=True):
+    """sigmoid((r(x, y) - center) / scale) of a reward r, which is that of `rlhf score`; it abstains where r does."""
 
     reward: Reward = uses("reward", "model")
     center: Annotated[float, Field(description="the reward that has the value 1/2")] = 0.0
     scale: Annotated[float, Field(gt=0, description="how fast the value changes with the reward")] = 1.0
 
-    def build(self, run: Run) -> Judged:
+    def build(self, run: Run) -> JudgedAsWritten:
         """Raises RunError as the reward does."""
         score, policy = run.open("reward", run.spec(self.reward)), run.policy()
 
-        def judge(prompts: Texts, responses: Texts) -> list[Outcome]:
+        def judge(prompts: Sequence[Text], responses: Sequence[Text]) -> list[Outcome]:
             with policy:
                 samples = policy.encode(list(prompts), list(responses))
             found = score(samples)

@@ -43,7 +43,7 @@ def with_people(run: Run, score: Scorer, most: int) -> list[Section]:
     ordered = [(group, pair) for group in run.data.test for pair in group.comparisons if not pair.tied][:most]
     if not ordered:
         return []
-    texts = [tuple(map(plain, (g.prompt, g.responses[p.better], g.responses[p.worse]))) for g, p in ordered]
+    texts = [(g.prompt, g.responses[p.better], g.responses[p.worse]) for g, p in ordered]
     prompts, better, worse = map(list, zip(*texts, strict=True))
     good, bad = score(prompts, better), score(prompts, worse)
     keys = [(a.key, b.key) for a, b in zip(good, bad, strict=True) if None not in (a.satisfaction, b.satisfaction)]

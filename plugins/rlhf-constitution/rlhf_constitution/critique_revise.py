@@ -76,7 +76,7 @@ class CritiqueRevise(Stage, makes={"data"}):
 
         def make() -> list[dict[str, Any]]:
             prompts, first = self.answers(run)
-            scored = score([plain(prompt) for prompt in prompts], first)
+            scored = score(prompts, first)
             drafts = [Draft.of(*row) for row in zip(prompts, first, scored, strict=True)]
             revised = revise(drafts, constitution, makers, self.rounds, Limits(self.max_edit, tuple(checks)))
             return [to_json(draft) for draft in revised]

@@ -19,7 +19,7 @@ from rlhf_plugins import Group, Policy, Run, RunError
 
 PEOPLE = "people"
 TIE = 1e-6  # nats
-Judge = Callable[[Sequence[str], Sequence[str], int], list[float]]  # prompts, responses, and which draw of the noise
+Judge = Callable[[Sequence[Text], Sequence[str], int], list[float]]  # prompts, responses, and which draw of the noise
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HeldOut:
 
     def scores(self, policy: Policy, texts: Sequence[str], draw: int) -> list[float]:
         """The judge's mean of the answers to each prompt."""
-        asked = [plain(prompt) for prompt in self.prompts for _ in range(self.answers)]
+        asked = [prompt for prompt in self.prompts for _ in range(self.answers)]
         found = self.judge(asked, texts, draw)
         return [fmean(found[at : at + self.answers]) for at in range(0, len(found), self.answers)]
 
@@ -123,7 +123,7 @@ def held_out(run: Run, judge: str | None, most: int, answers: int, max_new_token
     return HeldOut(asked, score, name, answers, max_new_tokens)
 
 
-def _nobody(prompts: Sequence[str], texts: Sequence[str], draw: int) -> list[float]:
+def _nobody(prompts: Sequence[Text], texts: Sequence[str], draw: int) -> list[float]:
     raise RunError("people judge pairs, not answers")
 
 
@@ -140,11 +140,13 @@ def judge_of(run: Run, constitution: str | None) -> tuple[Judge, str]:
     gold = run.data.gold
     if gold is None:
         raise RunError("self_improve: the true reward is not known; name a constitution that trains nothing as `judge`")
-    return lambda prompts, texts, draw: [gold(*row)["total"] for row in zip(prompts, texts, strict=True)], "gold"
+    return lambda prompts, texts, draw: [
+        gold(plain(prompt), text)["total"] for prompt, text in zip(prompts, texts, strict=True)
+    ], "gold"
 
 
 def _by_constitution(scorer: Scorer) -> Judge:
-    def judge(prompts: Sequence[str], texts: Sequence[str], draw: int) -> list[float]:
+    def judge(prompts: Sequence[Text], texts: Sequence[str], draw: int) -> list[float]:
         scored: Any = (scorer.again(draw) if draw else scorer)(prompts, texts)
         if failed := next((one.reason for one in scored if one.score is None), ""):
             raise RunError(f"self_improve: the judge of held-out answers failed: {failed}")

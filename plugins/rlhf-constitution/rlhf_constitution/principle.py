@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from rlhf_constitution.outcome import Abstain, Failed, NotApplicable, Ok, Outcome
+from rlhf_constitution.texts import Text, as_response, plain
 from rlhf_plugins import Component, PluginError, Run, hookimpl, trait
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Texts = Sequence[str]
 Judged = Callable[[Texts, Texts], list[Outcome]]  # prompts and responses, one outcome for each
+JudgedAsWritten = Callable[[Sequence[Text], Sequence[Text]], list[Outcome]]
 PASSING = 0.5  # the value from which an example counts as kept, where there is no gate
 
 
@@ -25,6 +27,9 @@ class Principle(Component, kind="principle"):
     """A rule. A component defines `__call__` or, where it needs the run or many responses at once, `build`."""
 
     asks: ClassVar[bool] = trait(False, "asks the constitution's assistant, which its `build` is given after the run")
+    as_written: ClassVar[bool] = trait(
+        False, "what it builds is given messages as messages, prompts and responses; else all are plain text"
+    )
 
     name: Annotated[str, Field(description="in reports; empty is the class's name")] = ""
     level: Annotated[Literal["base", "domain", "rule"], Field(description="how general it is")] = "rule"
@@ -83,13 +88,22 @@ class Principle(Component, kind="principle"):
         """From which value a response counts as keeping it."""
         return PASSING if self.gate is None else self.gate
 
+    def read(self, prompt: Text, response: Text) -> tuple[Text, Text]:
+        """A prompt and a response in the form that it reads."""
+        if not self.as_written:
+            return plain(prompt), plain(response)
+        return prompt, as_response(prompt, response) if isinstance(response, str) else response
+
     def applies(self, prompt: str) -> bool:
         """Whether it says anything about responses to this prompt."""
         return self.when is None or re.search(self.when, prompt, re.IGNORECASE) is not None
 
 
-def bound(principle: Principle, run: Run | None, ask: Asker | None = None) -> Judged:
-    """A function from many prompts and responses to outcomes. Raises RunError where the run lacks what it needs."""
+def bound(principle: Principle, run: Run | None, ask: Asker | None = None) -> JudgedAsWritten:
+    """A function from many prompts and responses to outcomes; a response may be text where its prompt is messages.
+
+    Raises RunError where the run lacks what it needs.
+    """
     if principle.builds:
         acts: Any = principle.acting(run, ask) if principle.asks else principle.acting(run)
     else:
@@ -97,11 +111,12 @@ def bound(principle: Principle, run: Run | None, ask: Asker | None = None) -> Ju
         def acts(prompts: Texts, responses: Texts) -> list[Any]:
             return [principle(*pair) for pair in zip(prompts, responses, strict=True)]
 
-    def judged(prompts: Texts, responses: Texts) -> list[Outcome]:
-        places = [place for place, prompt in enumerate(prompts) if principle.applies(prompt)]
+    def judged(prompts: Sequence[Text], responses: Sequence[Text]) -> list[Outcome]:
+        places = [place for place, prompt in enumerate(prompts) if principle.applies(plain(prompt))]
         found: list[Outcome] = [NotApplicable()] * len(prompts)
         if places:
-            answers = acts([prompts[place] for place in places], [responses[place] for place in places])
+            rows = [principle.read(prompts[place], responses[place]) for place in places]
+            answers = acts([prompt for prompt, _ in rows], [response for _, response in rows])
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found

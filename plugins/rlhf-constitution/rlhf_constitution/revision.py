@@ -14,9 +14,9 @@ from rapidfuzz.distance import Levenshtein
 
 from rlhf_constitution.constitution import Constitution, Scored
 from rlhf_constitution.critique import REVISED_FROM, Critique, critique, critiques
-from rlhf_constitution.texts import Text, plain
+from rlhf_constitution.texts import Text
 
-Score = Callable[[Sequence[str], Sequence[str]], list[Scored]]
+Score = Callable[[Sequence[Text], Sequence[str]], list[Scored]]
 Check = Callable[[Text, str, str], str]  # (prompt, first answer, revision) -> why it is rejected, or nothing
 
 
@@ -111,9 +111,7 @@ def revise(
             break
         requests = makers.criticise([drafts[place].request(found) for place, found in asked])
         proposals = makers.propose(requests, number)
-        flat = [
-            (plain(request.prompt), text) for request, texts in zip(requests, proposals, strict=True) for text in texts
-        ]
+        flat = [(request.prompt, text) for request, texts in zip(requests, proposals, strict=True) for text in texts]
         answers = iter(makers.score([prompt for prompt, _ in flat], [text for _, text in flat]))
         for (place, _), request, texts in zip(asked, requests, proposals, strict=True):
             scored = [(text, next(answers)) for text in texts]

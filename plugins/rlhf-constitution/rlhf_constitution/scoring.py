@@ -8,6 +8,7 @@ from dataclasses import replace
 from rlhf_constitution.asking import Asker
 from rlhf_constitution.constitution import Constitution, Scored
 from rlhf_constitution.principle import bound
+from rlhf_constitution.texts import Text
 from rlhf_plugins import Run, Section
 
 
@@ -20,7 +21,7 @@ class Scorer:
             self.asker = Asker.of(constitution.assistant, run)
         self.principles = {one.name: bound(one, run, self.asker) for one in constitution.principles}
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Scored]:
+    def __call__(self, prompts: Sequence[Text], responses: Sequence[Text]) -> list[Scored]:
         """Each response scored."""
         found = {name: judge(prompts, responses) for name, judge in self.principles.items()}
         rows = [{name: outcomes[place] for name, outcomes in found.items()} for place in range(len(responses))]
