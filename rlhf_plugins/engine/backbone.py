@@ -34,6 +34,8 @@ from rlhf_plugins.errors import RunError
 
 POLICY = "default"  # PEFT's name of the adapter that a model came with
 SAVED = "base_model.model."  # PEFT's prefix of saved weights
+BASE = "base_layer"  # PEFT's name of a layer below its adapters
+OF_EMBEDDINGS = (".lora_embedding_A", ".lora_embedding_B")  # PEFT's names of weights that are no modules
 
 
 class Backbone:
@@ -108,7 +110,7 @@ class Backbone:
     def layers(self, adapter: str) -> dict[str, Any]:
         """The layers with this adapter, by their name in the model of transformers."""
         tuned = {name: module for name, module in self.inner.named_modules() if isinstance(module, BaseTunerLayer)}
-        return {name: layer for name, layer in tuned.items() if adapter in getattr(layer, "lora_A", ())}
+        return {name: layer for name, layer in tuned.items() if adapter in getattr(layer, "r", ())}
 
     def using(self, adapter: str | None) -> AbstractContextManager[Any]:
         """A context in which one adapter, or none, is active; see `active_adapter`."""
@@ -145,9 +147,8 @@ class Backbone:
             new = (POLICY, False) if has_policy else (layer.active_adapter, True)
             _activate(layer, *before.get(id(layer), new))
         fuse_lora(self._model)
-        for key, weights in self._model.named_parameters():
-            if f".{name}." in key:
-                weights.requires_grad_(not config.inference_mode)
+        for weights in own_weights(self._model, name).values():
+            weights.requires_grad_(not config.inference_mode)
 
 
 # ---- bases in memory ---------------------------------------------------------------------------------------
@@ -236,24 +237,40 @@ def add_adapter(model: PeftModel, adapter: Adapter) -> str:
     return name
 
 
+def own_weights(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
+    """The weights of an adapter, under their names in the model."""
+    return {key: weights for key, weights in model.named_parameters() if f".{name}." in f"{key}."}
+
+
+def matrices(layer: Any, name: str) -> tuple[Tensor, Tensor]:
+    """A (r, in) and B (out, r) of a layer's adapter; of embeddings, `in` is the number of tokens."""
+    if name in layer.lora_embedding_A:
+        return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+    return layer.lora_A[name].weight, layer.lora_B[name].weight
+
+
 def adapter_weights(model: PeftModel, name: str) -> dict[str, Tensor]:
     """The weights of an adapter, under the names that PEFT saves."""
-    own = {key: weights for key, weights in model.named_parameters() if f".{name}." in key}
-    return {key.replace(f".{name}.", "."): weights for key, weights in own.items()}
+    own = own_weights(model, name)
+    return {f"{key}.".replace(f".{name}.", ".").removesuffix("."): weights for key, weights in own.items()}
 
 
 def copy_adapter(model: PeftModel, name: str, folder: Path) -> None:
     """Copies the weights of a saved adapter into one of the model: PEFT's own loading may round those of the base.
 
-    A trunk without a language-model head takes those of its own modules.
+    A trunk without a language-model head takes those of its own modules. The base's own embeddings, which PEFT saves
+    beside an adapter on them, are left out.
 
     Raises:
         ValueError: the two are adapters of other modules, or of another rank.
     """
     trunk, inner = trunk_of(model), model.get_base_model()
     prefix, saved = _prefix(trunk, inner), load_file(folder / ADAPTER_WEIGHTS)
-    own = {key: weights for key, weights in model.named_parameters() if f".{name}." in key}
-    names = {_model_key(key, prefix, name): weights for key, weights in saved.items()}
+    own = own_weights(model, name)
+    names = dict[str, Tensor]()
+    for key in (key for key in saved if f".{BASE}." not in key):
+        whole = _model_key(key, "", name)  # of a model with its head, whose layers are not all in the trunk
+        names[whole if whole in own else _model_key(key, prefix, name)] = saved[key]
     if trunk is inner and not own.keys() & names.keys():  # saved with the head, whose module holds the trunk
         within = {SAVED + key.removeprefix(SAVED).partition(".")[2]: weights for key, weights in names.items()}
         names = {key: weights for key, weights in within.items() if key in own}
@@ -286,7 +303,10 @@ def _prefix(trunk: nn.Module, model: nn.Module) -> str:
 
 def _model_key(key: str, prefix: str, name: str) -> str:
     """The name in the model of a saved weight of an adapter, of the trunk alone or not: `...lora_A.NAME.weight`."""
-    module, matrix, ending = ([""] * 3 + key.removeprefix(SAVED).removeprefix(prefix).rsplit(".", 2))[-3:]
+    inside = key.removeprefix(SAVED).removeprefix(prefix)
+    if inside.endswith(OF_EMBEDDINGS):
+        return f"{SAVED}{prefix}{inside}.{name}"
+    module, matrix, ending = ([""] * 3 + inside.rsplit(".", 2))[-3:]
     if not module:  # no weight of a layer
         return key
     return f"{SAVED}{prefix}{module}.{matrix}.{name}.{ending}"

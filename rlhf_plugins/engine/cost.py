@@ -284,7 +284,8 @@ class _Linear:
             self._layer(_size(base), learns, base.weight.requires_grad)
         active = () if module.disable_adapters or module.merged else module.active_adapters
         for name in active:
-            down, up = getattr(module, "lora_A", {}), getattr(module, "lora_B", {})
+            down, up, table = (getattr(module, f"lora_{which}", {}) for which in ("A", "B", "embedding_A"))
+            self._learns |= learns and name in table and table[name].requires_grad
             if name in down:
                 trained = down[name].weight.requires_grad
                 self._learns = before

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine import cost
-from rlhf_plugins.engine.backbone import Backbone
+from rlhf_plugins.engine.backbone import Backbone, matrices
 from rlhf_plugins.engine.loading import base_weights, load_causal
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.engine.policy import Handle, ModelPolicy
@@ -149,12 +149,13 @@ def _mixed_adapters(parts: Sequence[ModelPolicy], weights: Sequence[float]) -> M
     adapter = backbone.add(Adapter(r=rank, lora_alpha=rank, target_modules=names), trainable=False)
     with torch.no_grad():
         for name, layer in backbone.layers(adapter).items():
-            start, (low, high) = 0, (layer.lora_A[adapter].weight.zero_(), layer.lora_B[adapter].weight.zero_())
+            start, (low, high) = 0, (matrix.zero_() for matrix in matrices(layer, adapter))
             for layers, own, weight in tuned:
                 if name in layers:
                     part, end = layers[name], start + layers[name].r[own]
-                    low[start:end] = part.lora_A[own].weight
-                    high[:, start:end] = weight * part.scaling[own] * part.lora_B[own].weight
+                    down, up = matrices(part, own)
+                    low[start:end] = down
+                    high[:, start:end] = weight * part.scaling[own] * up
                     start = end
     policy = ModelPolicy(backbone, adapter, parts[0].encoder)
     finalize(policy, backbone.remove, adapter)

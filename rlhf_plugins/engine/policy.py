@@ -28,7 +28,7 @@ from rlhf_plugins.data.branches import BranchBatch, by_prompt
 from rlhf_plugins.data.files import read_json
 from rlhf_plugins.data.tokens import RowEncoder, encoded, response_ends
 from rlhf_plugins.data.values import by_name
-from rlhf_plugins.engine.backbone import Backbone, shared
+from rlhf_plugins.engine.backbone import Backbone, own_weights, shared
 from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_row_encoder
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
@@ -271,9 +271,8 @@ class ModelPolicy(Handle):
             return sample(self.backbone.inner, self.tokenizer, prompts, n, decoding)
 
     def _weights(self) -> Iterator[Tensor]:
-        marked = None if self.adapter is None else f".{self.adapter}."
-        named = self.backbone.model.named_parameters()
-        return (weights for name, weights in named if marked is None or marked in name)
+        model = self.backbone.model
+        return iter(model.parameters() if self.adapter is None else own_weights(model, self.adapter).values())
 
 
 def open_policy(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, tensor
 
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.contract.run import Adapter, Base
+from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.engine.backbone import Backbone, add_adapter
 from rlhf_plugins.engine.loading import base_weights, load_causal, load_policy, load_trunk, with_adapter
+from rlhf_plugins.engine.starting import load_start
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward
@@ -159,6 +160,20 @@ def test_saving_the_policy_saves_its_adapter_alone(tmp_path: Path) -> None:
         "README.md",
     }
     torch.testing.assert_close(logits(load_policy(base, tmp_path / "policy")), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_of_embeddings_is_the_same_wherever_it_is_loaded(tmp_path: Path, target: str) -> None:
+    base = base_in(tmp_path / "base")
+    model, backbone = policy_on(base, target_modules=[target, "q_proj"])
+    expected, folders = logits(model), (tmp_path / "policy", tmp_path / "again")
+    backbone.save_policy(folders[0])
+    backbone.save("default", folders[1])
+    for folder in folders:
+        other = Backbone(load_causal(base), base)
+        with other.using(other.load(folder)):
+            assert torch.equal(logits(other.model), expected)
+    assert torch.equal(logits(load_start(Weights("sft", base, folders[0]))), expected)
 
 
 def trunks() -> Iterator[Any]:

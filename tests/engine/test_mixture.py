@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from renumbered import renumbered
 
 from rlhf_plugins.contract.handles import Policy
-from rlhf_plugins.contract.run import Base
+from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.mixture import mix
 from rlhf_plugins.engine.policy import ModelPolicy, open_policy
 from rlhf_plugins.errors import RunError
@@ -78,6 +79,20 @@ def test_adapters_are_summed_layer_by_layer(both: tuple[ModelPolicy, ModelPolicy
     for layer in layers.values():
         change = 0.3 * layer.get_delta_weight(both[0].adapter) + 2.0 * layer.get_delta_weight(both[1].adapter)
         torch.testing.assert_close(layer.get_delta_weight(mixed.adapter), change)
+
+
+def test_adapters_of_embeddings_are_summed(tmp_path: Path) -> None:
+    base = replace(base_in(tmp_path / "base"), adapter=Adapter(r=2, target_modules=["embed_tokens"]))
+    both = [open_policy(None, base, trainable=True) for _ in range(2)]
+    for weights in (weights for policy in both for weights in policy._weights()):
+        weights.data.normal_()
+    layers = both[0].backbone.layers(str(both[0].adapter))
+    mixed = mix({both[0]: 0.3, both[1]: 2.0}, over="weights")
+    assert isinstance(mixed, ModelPolicy)
+    change = sum(
+        w * layers["model.embed_tokens"].get_delta_weight(p.adapter) for p, w in zip(both, (0.3, 2.0), strict=True)
+    )
+    torch.testing.assert_close(layers["model.embed_tokens"].get_delta_weight(mixed.adapter), change)
 
 
 def test_the_base_in_a_mixture_of_adapters_changes_nothing(both: tuple[ModelPolicy, ModelPolicy]) -> None:

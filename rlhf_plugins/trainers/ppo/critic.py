@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlhf_plugins.arithmetic.moments import Moments, Unit
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter
+from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter, own_weights
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.log_probs import by_response
@@ -113,9 +113,8 @@ class Critic:
     @property
     def weights(self) -> list[nn.Parameter]:
         """Those that it trains, but for what it shares with the policy."""
-        named = self._model.named_parameters()
-        adapter = None if self._adapter is None else f".{self._adapter}."
-        return [p for name, p in named if name.startswith(OWN) or (adapter is not None and adapter in name)]
+        adapter = () if self._adapter is None else own_weights(self._model, self._adapter)
+        return [p for name, p in self._model.named_parameters() if name.startswith(OWN) or name in adapter]
 
     def states(self, hidden: Tensor, batch: BranchBatch) -> Tensor:
         """The policy's hidden states that predict the response tokens -> those that the head reads, (tokens, width)."""
