@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from rlhf_collect import judge
 from rlhf_collect.judge import People
-from studies import Browser, prefers_good, study
+from rlhf_collect.simulate import join
+from rlhf_collect.store import answered, history, judged
+from sqlalchemy.event import listen
+from studies import Browser, pair, prefers_good, study
 
 from rlhf_plugins import RunError, Verdict
 
@@ -79,3 +82,24 @@ def test_a_vote_of_someone_who_is_paused_does_not_count(tmp_path: Path, waits: A
 
     waits(work)
     assert [one.status for one in asked(made)] == ["abstained"] * 3
+
+
+def test_the_judge_and_a_persons_list_scan_no_table(tmp_path: Path) -> None:
+    made = study(tmp_path, [pair(n) for n in range(3)])
+    ada, plans = join(made, "Ada"), list[str]()
+
+    def note(connection: Any, cursor: Any, statement: str, given: Any, *rest: Any) -> None:
+        if statement.startswith("SELECT"):
+            rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)
+            plans.extend(row[3] for row in rows)
+
+    listen(made.database.engine, "before_cursor_execute", note)
+    with made.database.reading() as connection:
+        judged.items(connection, [1, 2])
+    assert answered.items_of(made, [("prompt 1", "bad 1", "good 1")]) == [(2, True)]
+    answered.open_items(made, [1, 2])
+    answered.shares(made, [1, 2])
+    history.latest(made, ada)
+    big = ("prompt", "answer", "item", "annotation", "slot")
+    assert [plan for plan in plans if plan.startswith("SEARCH")]
+    assert [plan for plan in plans if plan.startswith("SCAN") and plan.split()[1] in big] == []

@@ -109,7 +109,7 @@ def test_a_line_of_a_file_ends_at_a_newline_alone(tmp_path: Path) -> None:
 
 
 def test_digests_are_asked_for_in_lots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf_collect.store.content.ASKED", 2)
+    monkeypatch.setattr("rlhf_collect.store.judged.ASKED", 2)
     made = study(tmp_path, [pair(n) for n in range(5)])
     assert made.add([pair(4), pair(5)]) == ({"judged": 1}, Counter({"twice": 1, "fewer than 2 different answers": 0}))
 

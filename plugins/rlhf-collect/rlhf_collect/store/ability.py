@@ -28,7 +28,7 @@ def rank(study: Study) -> None:
         return
     with study.database.reading() as connection:
         until = judged.watermark(connection)
-        said = judged.votes(connection, study.kind, until, since=until - LAST)
+        said = judged.votes(connection, study.kind, until, among=tables.annotation.c.id > until - LAST)
         active = connection.execute(select(person.c.id).where(person.c.state == "active")).scalars().all()
         before = set(connection.execute(select(person.c.id).where(person.c.able == 1)).scalars())
     able = ablest(said, active)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, Table, select
 
-from rlhf_collect.aggregate.votes import by_question
+from rlhf_collect.aggregate.votes import Vote, by_question
 from rlhf_collect.store import judged, tables
+from rlhf_collect.store.chain import digest
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import Study
 
@@ -22,39 +23,50 @@ def items_of(study: Study, pairs: Sequence[tuple[Any, str, str]]) -> list[tuple[
     """
     rows = [Asked("judge", prompt, (Written(one, {}), Written(other, {}))) for prompt, one, other in pairs]
     study.add(rows)
-    prompts, answer, item = tables.prompt, tables.answer, tables.item
     with study.database.reading() as connection:
-        texts = {row.id: row.text for row in connection.execute(select(prompts.c.id, prompts.c.text))}
-        asked = {text: number for number, text in texts.items() if text in {pair[0] for pair in pairs}}
-        mine = answer.c.prompt.in_(asked.values())
-        written = {row.id: row.text for row in connection.execute(select(answer.c.id, answer.c.text).where(mine))}
-        wanted = item.c.prompt.in_(asked.values()) & (item.c.purpose == "judged")
-        there = connection.execute(select(item.c.id, item.c.prompt, item.c.answers).where(wanted)).all()
-    found = {(texts[row.prompt], *(written[one] for one in row.answers)): row.id for row in there}
+        asked = _by_digest(connection, tables.prompt, [digest(pair[0]) for pair in pairs])
+        prompts = [asked.get(digest(pair[0])) for pair in pairs]
+        texts = [
+            [digest(row.id, text) if row else "" for text in pair[1:]] for row, pair in zip(prompts, pairs, strict=True)
+        ]
+        written = _by_digest(connection, tables.answer, [one for both in texts for one in both])
+        answers = [[written[one].id for one in both if one in written] for both in texts]
+        names = [digest(row.id, sorted(both)) if row else "" for row, both in zip(prompts, answers, strict=True)]
+        there = _by_digest(connection, tables.item, names)
+    found = [there.get(name) for name in names]
     return [
-        (found[pair], False) if pair in found else (found[turned], True) if (turned := _turned(pair)) in found else None
-        for pair in pairs
+        (row.id, row.answers != both) if row and row.purpose == "judged" else None
+        for row, both in zip(found, answers, strict=True)
     ]
 
 
-def _turned(pair: tuple[Any, str, str]) -> tuple[Any, str, str]:
-    prompt, one, other = pair
-    return prompt, other, one
+def _by_digest(connection: Connection, table: Table, names: Sequence[str]) -> dict[str, Row[Any]]:
+    """Rows by their digests."""
+    found: dict[str, Row[Any]] = {}
+    for some in judged.in_lots(sorted({*names})):
+        rows = connection.execute(select(table).where(table.c.digest.in_(some)))
+        found |= {row.digest: row for row in rows}
+    return found
 
 
 def open_items(study: Study, wanted: Collection[int]) -> set[int]:
     """Those of the items that have a place for a vote which nobody gave yet."""
-    slot = tables.slot
+    slot, found = tables.slot, set[int]()
     left = select(slot.c.item).where(slot.c.purpose == "judged", slot.c.state != "done")
     with study.database.reading() as connection:
-        return set(wanted) & set(connection.execute(left).scalars())
+        for some in judged.in_lots(sorted(wanted)):
+            found |= set(connection.execute(left.where(slot.c.item.in_(some))).scalars())
+    return found
 
 
 def shares(study: Study, wanted: Collection[int]) -> dict[int, float]:
     """The share of an item's votes for its first answer; those of paused people do not count."""
-    person = tables.person
+    person, votes = tables.person, list[Vote]()
     with study.database.reading() as connection:
         paused = set(connection.execute(select(person.c.id).where(person.c.state == "paused")).scalars())
-        votes = judged.votes(connection, study.kind, judged.watermark(connection), paused)
-    of = {item: given for (item, _), given in by_question(votes).items() if item in wanted}
+        until = judged.watermark(connection)
+        for some in judged.in_lots(sorted(wanted)):
+            among = tables.annotation.c.item.in_(some)
+            votes += judged.votes(connection, study.kind, until, paused, among=among)
+    of = {item: given for (item, _), given in by_question(votes).items()}
     return {item: sum(WORTH[vote.label] for vote in given) / len(given) for item, given in of.items()}

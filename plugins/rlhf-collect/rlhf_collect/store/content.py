@@ -16,11 +16,11 @@ from rlhf_collect.markup import html
 from rlhf_collect.settings import Settings
 from rlhf_collect.store import tables
 from rlhf_collect.store.chain import digest
+from rlhf_collect.store.judged import in_lots
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_plugins import DataError
 
 CHUNK = 500  # rows that are written together
-ASKED = 10_000  # digests in one query: a database takes some 32,000 parameters
 Values: TypeAlias = dict[str, Any]
 
 
@@ -119,9 +119,8 @@ class Content:
     def _ids(self, table: Table, wanted: dict[str, Callable[[], Values]]) -> dict[str, int]:
         """The number of each row by its digest; those that are not there are made and written."""
         names, found = list(wanted), dict[str, int]()
-        for start in range(0, len(names), ASKED):
-            some = table.c.digest.in_(names[start : start + ASKED])
-            rows = self.connection.execute(select(table.c.digest, table.c.id).where(some))
+        for some in in_lots(names):
+            rows = self.connection.execute(select(table.c.digest, table.c.id).where(table.c.digest.in_(some)))
             found |= {row.digest: row.id for row in rows}
         last = _last(self.connection, table)
         fresh = {name: last + n for n, name in enumerate((name for name in wanted if name not in found), 1)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, exists, insert, select
 
 from rlhf_collect.kinds.base import Kind
 from rlhf_collect.store import tables
@@ -58,8 +58,10 @@ def label_of(connection: Connection, place: Row[Any]) -> Row[Any] | None:
 
 def verified(connection: Connection, kind: Kind) -> tuple[int, int]:
     """Newest answers that were given with a label shown, and how many of them confirm it."""
-    newest = select(func.max(annotation.c.id)).group_by(annotation.c.item, annotation.c.person)
-    mine = (annotation.c.verified == 1) & (annotation.c.act == "answered") & annotation.c.id.in_(newest)
+    later = annotation.alias()
+    its = (later.c.item == annotation.c.item) & (later.c.person == annotation.c.person)
+    newest = ~exists().where(its & (later.c.id > annotation.c.id))
+    mine = (annotation.c.verified == 1) & (annotation.c.act == "answered") & newest
     rows = select(annotation.c.value.label("value"), suggestion.c.value.label("suggested"))
     found = connection.execute(rows.join(suggestion, annotation.c.item == suggestion.c.item).where(mine)).all()
     return len(found), sum(kind.parts(row.suggested).items() <= kind.parts(row.value).items() for row in found)
@@ -67,19 +69,17 @@ def verified(connection: Connection, kind: Kind) -> tuple[int, int]:
 
 def shift(connection: Connection, kind: Kind) -> dict[str, Shift]:
     """How many agree with the suggestion before and after, by arm; empty where nothing was suggested."""
+    its = (hint.c.item == annotation.c.item) & (hint.c.person == annotation.c.person)
+    columns = (hint.c.annotation, hint.c.arm, annotation.c.value, suggestion.c.value.label("suggested"))
+    rows = select(*columns).join_from(hint, annotation, its).join(suggestion, hint.c.item == suggestion.c.item)
+    rows = rows.where(annotation.c.act == "answered").order_by(annotation.c.version)
+    agreed: dict[tuple[str, int], list[bool]] = {}  # version by version, the first of which the hint followed
+    for row in connection.execute(rows):
+        same = kind.label(row.value) == kind.label(row.suggested)
+        agreed.setdefault((row.arm, row.annotation), []).append(same)
     found: dict[str, list[tuple[bool, bool]]] = {}
-    first = select(hint, annotation.c.value.label("value"), suggestion.c.value.label("suggested"))
-    first = first.join(annotation, hint.c.annotation == annotation.c.id).join(
-        suggestion, hint.c.item == suggestion.c.item
-    )
-    for row in connection.execute(first).all():
-        mine = (annotation.c.item == row.item) & (annotation.c.person == row.person) & (annotation.c.act == "answered")
-        last = connection.execute(
-            select(annotation.c.value).where(mine).order_by(annotation.c.version.desc())
-        ).scalars()
-        wanted = kind.label(row.suggested)
-        pair = kind.label(row.value) == wanted, kind.label(last.first()) == wanted
-        found.setdefault(row.arm, []).append(pair)
+    for (arm, _), versions in agreed.items():
+        found.setdefault(arm, []).append((versions[0], versions[-1]))
     return {arm: _shift(found[arm]) for arm in ARMS if arm in found}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, exists, func, select
 
 from rlhf_collect.store import tables, watch
 from rlhf_collect.store.desk import Task, task_of
@@ -72,9 +72,11 @@ def guidelines(study: Study) -> Any:
 
 
 def _last(study: Study, person: Person) -> list[Row[Any]]:
-    newest = select(func.max(annotation.c.id)).where(annotation.c.person == person.id).group_by(annotation.c.item)
+    later = annotation.alias()
+    its = (later.c.item == annotation.c.item) & (later.c.person == annotation.c.person)
+    newest = (annotation.c.person == person.id) & ~exists().where(its & (later.c.version > annotation.c.version))
     shown = tables.item.c.purpose != "training"  # gold ones are among them, or a person could tell which they are
-    judged = select(annotation).join(tables.item).where(annotation.c.id.in_(newest), shown)
+    judged = select(annotation).join(tables.item).where(newest, shown)
     with study.database.reading() as connection:
         return list(connection.execute(judged.order_by(annotation.c.id.desc()).limit(KEPT)))
 
