@@ -32,7 +32,7 @@ def update(
 
     rows = {"format": "preference", "source": str(data.resolve())}
     keep = [{"use": "ewc", "strength": strength}] if strength else []
-    words = recipe(run, rows, out, keep=keep, prompts=prompts, base=run)
+    words = recipe(run, rows, out, keep=keep, prompts=prompts)
     if dry:
         typer.echo(yaml.safe_dump(words, sort_keys=False))
         return

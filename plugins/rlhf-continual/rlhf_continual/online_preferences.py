@@ -98,6 +98,10 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
             raise ValueError(f"first: one round asks for all labels, and {self.first:g} of them leaves a rest")
         if self.measured >= self.labels:
             raise ValueError(f"measured: {self.measured} of {self.labels} labels, which leaves none to learn from")
+        if self.due(0, 0) < 1:
+            raise ValueError(
+                f"rounds: {self.rounds}, of {self.labels - self.measured} labels, which leaves the first none"
+            )
 
     def run(self, run: Run) -> StageResult:
         """Hands on the last policy, the last reward model and every labelled pair.

@@ -15,6 +15,10 @@ from rlhf_plugins import Evaluation, RunError, RunRecord, open_run
 Words = dict[str, Any]
 OLD, NEW, UPDATED = "on_old", "on_new", "updated"
 FOLDERS = {"preference", "sft", "online"}  # stages whose policy an update trains further
+SAME = (  # keys of the old recipe that the new one has too
+    *("quantization", "trust_remote_code", "chat_template", "system", "chat_template_kwargs", "plugins", "seed"),
+    *("max_length", "max_prompt_length", "truncation", "engine", "monitors"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Change:
         return f"lost: a loss above {tolerance:g} is certain" if self.high < -tolerance else "not shown"
 
 
-def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words], prompts: int, base: str) -> Words:
+def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words], prompts: int) -> Words:
     """The recipe of an update.
 
     Args:
@@ -44,10 +48,9 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
         out: the folder of the new run.
         keep: regularizers that hold what the policy knows; one with a field `data` takes the old rows.
         prompts: held-out prompts that old and new policy answer, of either data.
-        base: what `run` is in the recipe.
 
     Raises:
-        RunError: the run has no such stage, or none that trained a policy.
+        RunError: the run has no such stage, or none that trained a policy; or another kind of stage made its last one.
     """
     folder, _, name = run.partition("#")
     record = open_run(Path(folder))
@@ -57,10 +60,9 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     held = [{**each, "data": before} if each.get("use") == "ewc" else each for each in keep]
     trained = {**stage, "name": UPDATED, "from": "previous", "regularizers": [*stage.get("regularizers", []), *held]}
     measured = {"stage": "evaluate", "prompts": prompts, "best_of": 1}
-    same = ("quantization", "trust_remote_code", "chat_template", "system", "chat_template_kwargs", "plugins", "seed")
     return {
-        "base": base,
-        **{key: old[key] for key in same if key in old},
+        "base": f"{folder}#{stage['name']}" if stage.get("name") else run,
+        **{key: old[key] for key in SAME if key in old},
         **({"adapter": "none"} if old.get("adapter", "its own") is None else {}),  # an adapter is trained on as it is
         "data": dict(data),
         "output_dir": str(out),
@@ -88,4 +90,10 @@ def _stage(record: RunRecord, name: str) -> Words:
     if not chosen:
         names = ", ".join(str(stage.get("name")) for stage in made) or "none"
         raise RunError(f"{record.folder}: no stage {name!r} trained a policy (those that did: {names})")
+    last = next((result.name for result in reversed(record.finished) if result.policies), None)
+    if not name and last not in (None, chosen[-1].get("name")):
+        nearest = f"{record.folder}#{chosen[-1].get('name')}"
+        raise RunError(
+            f"{record.folder}: its last policy is of the stage {last}, which is not trained again; name {nearest}"
+        )
     return dict(chosen[-1])

@@ -257,6 +257,7 @@ def refined(options: dict[str, Any]) -> dict[str, Any]:
     ("options", "words"),
     [
         ({"measured": 14}, "leaves none to learn from"),
+        ({"labels": 7, "measured": 4, "rounds": 4}, "rounds: 4, of 3 labels, which leaves the first none"),
         ({"rounds": 1, "first": 0.5}, "one round asks for all labels"),
         ({"policy": "preference"}, "trains a policy against a reward"),
         ({"reward_model": "preference"}, "makes a reward"),

@@ -43,7 +43,7 @@ def rows(tmp_path: Path) -> Path:
 
 def test_the_recipe_is_the_old_stage_from_its_policy(old: Path, tmp_path: Path) -> None:
     ewc = [{"use": "ewc", "strength": 5.0}]
-    words = recipe(f"{old}#dpo", {"format": "x"}, tmp_path / "out", keep=ewc, prompts=8, base=f"{old}#dpo")
+    words = recipe(f"{old}#dpo", {"format": "x"}, tmp_path / "out", keep=ewc, prompts=8)
     trained, new, before = words["stages"]
     assert (words["base"], words["data"]) == (f"{old}#dpo", {"format": "x"})
     assert trained["trainer"] == DPO["trainer"]
@@ -55,17 +55,35 @@ def test_an_update_of_all_weights_trains_all_weights(monkeypatch: pytest.MonkeyP
     """Not a new adapter, of which `ewc` would hold one half."""
     found: list[Any] = []
     for adapter in (None, {"r": 4}):
-        record = SimpleNamespace(recipe={"stages": [DPO], "data": DATA, "adapter": adapter}, folder=tmp_path)
+        record = SimpleNamespace(
+            recipe={"stages": [DPO], "data": DATA, "adapter": adapter}, folder=tmp_path, finished=[]
+        )
         monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder, old=record: old)
-        found.append(recipe("old", DATA, tmp_path, keep=[], prompts=2, base="old").get("adapter"))
+        found.append(recipe("old", DATA, tmp_path, keep=[], prompts=2).get("adapter"))
     assert found == ["none", None]
+
+
+def test_an_update_starts_from_the_policy_of_the_stage_and_keeps_its_lengths(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`base: old` would be the policy of whatever stage came last."""
+    made = [SimpleNamespace(name=name, policies=made) for name, made in (("dpo", {"dpo": {}}), ("small", {}))]
+    old = {"stages": [DPO, {"stage": "distill", "name": "small"}], "data": DATA, "max_length": 9, "truncation": "cut"}
+    record = SimpleNamespace(recipe=old, folder=Path("old"), finished=made)
+    monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
+    words = recipe("old", DATA, tmp_path, keep=[], prompts=2)
+    assert (words["base"], words["max_length"], words["truncation"]) == ("old#dpo", 9, "cut")
+    made[1].policies["small"] = {}
+    with pytest.raises(RunError, match="its last policy is of the stage small, which is not trained again; name old#d"):
+        recipe("old", DATA, tmp_path, keep=[], prompts=2)
+    assert recipe("old#dpo", DATA, tmp_path, keep=[], prompts=2)["base"] == "old#dpo"
 
 
 def test_rows_of_the_stage_itself_give_way_to_the_new_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = {**DATA, "prompts": 20}
-    record = SimpleNamespace(recipe={"stages": [{**DPO, "data": own}], "data": DATA}, folder=tmp_path)
+    record = SimpleNamespace(recipe={"stages": [{**DPO, "data": own}], "data": DATA}, folder=tmp_path, finished=[])
     monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
-    words = recipe("old", {"format": "x"}, tmp_path, keep=[{"use": "ewc"}], prompts=2, base="old")
+    words = recipe("old", {"format": "x"}, tmp_path, keep=[{"use": "ewc"}], prompts=2)
     trained, _, before = words["stages"]
     assert (words["data"], trained.get("data")) == ({"format": "x"}, None)
     assert trained["regularizers"][0]["data"] == before["data"] == own
@@ -84,7 +102,7 @@ def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -
 
 
 def test_a_stage_that_trained_no_policy_is_named(old: Path, tmp_path: Path) -> None:
-    nothing: dict[str, Any] = {"keep": [], "prompts": 2, "base": "b"}
+    nothing: dict[str, Any] = {"keep": [], "prompts": 2}
     with pytest.raises(RunError, match=r"no stage 'ppo' trained a policy \(those that did: dpo\)"):
         recipe(f"{old}#ppo", {}, tmp_path, **nothing)
 
