@@ -59,9 +59,14 @@ class OfUsers(Reward):
     path: Annotated[str, OnDisk(), Field(min_length=1, description="the folder that the stage `adapters` left")]
     reward: Reward = uses("reward", "model")
 
+    def missing(self) -> dict[str, str]:
+        """The folder, where it holds no adapters."""
+        there = (Path(self.path).expanduser() / FILE).is_file()
+        return {} if there else {"path": f"{self.path}: holds no adapters of users"}
+
     def build(self, run: Run) -> Users:
         """Raises RunError where the file is another one or does not fit the reward model."""
-        kept = load(Path(self.path))
+        kept = load(Path(self.path).expanduser())
         model: Any = run.sharing(None).open("reward", run.spec(self.reward))  # no other model sees its adapters
         return Users(Adaptable(model, kept.rank), kept)
 

@@ -116,6 +116,9 @@ def test_rows_without_a_user_and_other_files_are_refused(taught: Any, tmp_path: 
     (tmp_path / "adapters.safetensors").write_bytes(b"x")
     with pytest.raises(RunError, match="holds no adapters of users"):
         component("reward", "adapters", path=str(tmp_path), reward="gold").build(taught)
+    assert component("reward", "adapters", path=f"{tmp_path}/x").missing() == {
+        "path": f"{tmp_path}/x: holds no adapters of users"
+    }
     kept = taught.finished[-1].rewards["adapters"]["path"]
     with pytest.raises(RunError, match="adapters: need a saved reward model that is no ensemble"):
         component("reward", "adapters", path=kept, reward="gold").build(taught)

@@ -18,6 +18,13 @@ From = Annotated[
     ],
     Earlier("policy", ("base", "previous")),
 ]
+UNREAD = frozenset(  # options that the loss here, and a training without held-out rows, do not read
+    {
+        *("label_names", "label_smoothing_factor", "remove_unused_columns", "resume_from_checkpoint"),
+        *("eval_strategy", "eval_steps", "eval_on_start", "eval_delay", "do_eval", "per_device_eval_batch_size"),
+        *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "trust_remote_code"),
+    }
+)
 ABOUT = (
     "{prompts} held-out prompts, one response each, judged by {judge}. Tokens per second are medians of "
     "rounds in which the two take turns on this machine. The student has {share:.0%} of the teacher's weights."
@@ -25,7 +32,7 @@ ABOUT = (
 
 
 @dataclass(frozen=True)
-class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed"})):
+class Distill(Stage, makes={"policy"}, reserved=frozenset({"output_dir", "seed", *UNREAD})):
     """A smaller policy is trained on what a larger one answers, and on its distribution of each token.
 
     On responses alone it is sequence-level distillation (Kim and Rush 2016), with `distributions` also token-level

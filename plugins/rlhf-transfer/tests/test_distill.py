@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from rlhf_transfer.imitation import IGNORED, Collator, imitation_loss, rows
 from rlhf_transfer.kept import compared, scored
 from rlhf_transfer.student import evenly, of_its_own, teacher_model, with_layers
 
-from rlhf_plugins import Base, PluginError, Prediction, RunError, Samples, Weights, component
+from rlhf_plugins import Base, PluginError, Prediction, RlhfError, RunError, Samples, Weights, check_recipe, component
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 
@@ -51,6 +52,13 @@ def test_a_students_layers_are_its_teachers(architecture: str, tmp_path: Path) -
     assert student.config.num_hidden_layers == 2
     with pytest.raises(RunError, match="the teacher has 3; give fewer"):
         with_layers(teacher, 3)
+
+
+@pytest.mark.parametrize("unread", [{"label_smoothing_factor": 0.1}, {"eval_strategy": "steps"}])
+def test_options_that_nothing_reads_are_refused(unread: dict[str, Any]) -> None:
+    stage = {"stage": "distill", "layers": 1, "trainer": unread}
+    with pytest.raises(RlhfError, match=f"trainer.{[*unread][0]}: is set by the stage or not read"):
+        check_recipe({"base": "sandbox", "data": {"format": "sandbox"}, "output_dir": "x", "stages": [stage]})
 
 
 def test_what_is_kept_by_hand() -> None:
