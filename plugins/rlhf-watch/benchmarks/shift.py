@@ -1,8 +1,8 @@
-"""How often `rlhf watch shift` takes files that are alike for different, with 4 rows of each prompt or conversation.
+"""How often `rlhf watch shift` and `groups` take what is alike for different, with 4 rows of each prompt.
 
     python plugins/rlhf-watch/benchmarks/shift.py
 
-With every row counted, and with one row of each prompt.
+With every row counted, and with one row of each prompt or conversation; of groups, with their mean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from json import dumps
 from typing import Any
 
 import numpy as np
+from rlhf_watch.groups.fairness import by_group
+from rlhf_watch.groups.reading import by_prompt
 from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.two_sample import classifier_test
 from rlhf_watch.shift.units import one_each
@@ -69,8 +71,27 @@ def shown(title: str, draw: Callable[[np.random.Generator], Rows], test: Callabl
     return f"{title}, at 5%: {', '.join(shares)}"
 
 
+def groups_differ(count: int = 60) -> str:
+    """A line of the shares for three equal groups of prompts, half of which are hard."""
+    rng, found = np.random.default_rng(0), list[tuple[float, float]]()
+    for _ in range(TIMES // 2):
+        right = rng.random((count, ROWS)) < np.where(rng.random(count) < 0.5, 0.3, 0.95)[:, None]
+        rows: list[dict[str, Any]] = [
+            {"prompt": str(prompt), "topic": "abc"[prompt % 3], "right": float(one)}
+            for prompt, own in enumerate(right)
+            for one in own
+        ]
+        every = by_group([row["topic"] for row in rows], [row["right"] for row in rows]).p
+        units = by_prompt(rows, "topic")
+        means = [float(np.mean([row["right"] for row in own])) for _, own in units]
+        found.append((every, by_group([topic for topic, _ in units], means).p))
+    every, one = np.less_equal(found, 0.05).mean(0)
+    return f"groups, at 5%: every row {every:.1%}, the mean of each {one:.1%}"
+
+
 def main() -> None:
-    """Prints both."""
+    """Prints all three."""
+    print(groups_differ())
     print(shown("prompts of conversations", conversations, prompts_differ))
     print(shown("responses", responses, responses_differ))
 

@@ -56,12 +56,24 @@ def test_files_are_reported_by_group(tmp_path: Path) -> None:
     file = pairs(tmp_path, [*rows, {"rewards": [1.0, 0.0]}])
     said = "\n".join(group_lines(file, "language"))
     assert "de is judged worse than the others, by 100.0%" in said
-    assert "  de: 0.000 [0.000, 0.088], -1.000 to the others, 40 rows (50.0%)" in said  # Wilson's: 3.84 / 43.84
+    assert "  de: 0.000 [0.000, 0.088], -1.000 to the others, 40 prompts (50.0%)" in said  # Wilson's: 3.84 / 43.84
     assert "left out: 1 rows" in said
     with pytest.raises(DataError, match=r"no row has a column 'lang' \(known: language, rewards\)"):
         list(group_lines(file, "lang"))
     with pytest.raises(DataError, match="scored.jsonl:1: `rewards` should be two finite numbers"):
         list(group_lines(pairs(tmp_path, [{"rewards": [1.0, float("nan")]}]), "language"))
+
+
+def test_rows_of_one_prompt_make_no_group_worse(tmp_path: Path) -> None:
+    """Eight prompts with 20 rows each that are all right or all wrong: four right of four, and two of four."""
+    rows = [
+        {"prompt": f"p{prompt}", "rewards": [float(prompt != 6 and prompt != 7), 0.5], "topic": "ab"[prompt // 4]}
+        for prompt in range(8)
+        for _ in range(20)
+    ]
+    said = "\n".join(group_lines(pairs(tmp_path, rows), "topic"))
+    assert "  b: 0.500 [0.150, 0.850], -0.500 to the others, 4 prompts (50.0%)" in said  # Wilson's of 2 of 4
+    assert "no group is shown to be judged worse; the furthest behind is b" in said
 
 
 def test_failures_are_clustered_and_go_to_people(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from rlhf_plugins import DataError
 from rlhf_watch.groups.failures import BY, Row, clustered, to_collect, worst
 from rlhf_watch.groups.fairness import Groups, by_group, wins
 from rlhf_watch.rows import parsed
+from rlhf_watch.shift.units import conversation
 
 
 def read(file: Path) -> list[Row]:
@@ -32,10 +34,12 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
     if not known:
         names = sorted({name for row in rows for name in row})
         raise DataError(f"{file}: no row has a column {column!r} (known: {', '.join(names)})")
-    groups = [str(row[column]) for row in known]
-    accuracy = by_group(groups, wins([row["rewards"] for row in known]))
-    yield from table("accuracy", accuracy)
-    yield from table("reward of the chosen response", by_group(groups, [row["rewards"][0] for row in known]))
+    units = by_prompt(known, column)
+    groups = [group for group, _ in units]
+    accuracy = by_group(groups, [fmean(wins([row["rewards"] for row in rows])) for _, rows in units])
+    yield from table("accuracy", accuracy, "prompts")
+    chosen = by_group(groups, [fmean(row["rewards"][0] for row in rows) for _, rows in units])
+    yield from table("reward of the chosen response", chosen, "prompts")
     behind = accuracy.behind
     if accuracy.p <= 0.05:
         yield f"{behind.name} is judged worse than the others, by {-behind.gap:.1%} (p {accuracy.p:.2g})"
@@ -45,7 +49,16 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
         yield f"left out: {left} rows without {column!r}"
 
 
-def table(title: str, found: Groups, counted: str = "rows") -> Iterator[str]:
+def by_prompt(rows: Sequence[Row], column: str) -> list[tuple[str, list[Row]]]:
+    """The group and the rows of each prompt or conversation in a group; a row without a prompt is alone."""
+    found: dict[Hashable, list[Row]] = {}
+    for number, row in enumerate(rows):
+        its = number if row.get("prompt") is None else conversation(row["prompt"])
+        found.setdefault((str(row[column]), its), []).append(row)
+    return [(str(of_one[0][column]), of_one) for of_one in found.values()]
+
+
+def table(title: str, found: Groups, counted: str) -> Iterator[str]:
     """A line for each group, the worst first."""
     yield f"{title}:"
     total = sum(one.rows for one in found.groups)
