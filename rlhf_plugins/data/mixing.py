@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.data.fields import form, key
@@ -12,6 +13,7 @@ from rlhf_plugins.data.splits import digest
 from rlhf_plugins.errors import DataError
 
 HELD = ("test", "out_of_distribution")  # splits that no part trains on
+OF_RECIPE = "prompt is held out in the recipe's data"
 HELD_OUT = "prompt is held out in another part"
 
 
@@ -28,9 +30,7 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
     if len(forms) > 1:
         words = " and ".join(f"part {number} is {each}" for each, number in forms.items())
         raise DataError(f"mix: {words}; all parts should have one form")
-    held = [group for part in parts for group in (*part.test, *part.out_of_distribution)]
-    held += [group for part in parts for name in HELD for group in part.prompts.get(name, ())]
-    apart = {key(group.prompt) for group in held}
+    apart = held_out(parts)
     train, asked, dropped = list[Group](), list[Group](), Counter[str]()
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         seen = [group for group in part.train if key(group.prompt) not in apart]
@@ -52,6 +52,39 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
         golds.pop() if len(golds) == 1 else None,
         tuple(group for part in parts for group in part.out_of_distribution),
     )
+
+
+def held_out(parts: Sequence[Data]) -> set[str]:
+    """The keys of all prompts that a part holds out."""
+    held = [group for part in parts for group in (*part.test, *part.out_of_distribution)]
+    held += [group for part in parts for name in HELD for group in part.prompts.get(name, ())]
+    return {key(group.prompt) for group in held}
+
+
+def without_held_out(data: Data, whole: Data) -> Data:
+    """A stage's own rows without those to train on whose prompt the recipe's data hold out, which are counted.
+
+    Raises:
+        DataError: no row to train on is left.
+    """
+    apart = held_out([whole])
+    train, asked = (
+        tuple(group for group in groups if key(group.prompt) not in apart)
+        for groups in (data.train, data.prompts.get("train", ()))
+    )
+    if lost := max(len(data.train) - len(train), len(data.prompts.get("train", ())) - len(asked)):
+        if not train and not asked:
+            raise DataError("data of the stage: the recipe's data hold out every prompt, so none is left to train on")
+        dropped = {**data.dropped, OF_RECIPE: lost}
+        return replace(data, train=train, prompts={**data.prompts, "train": asked}, dropped=dropped)
+    return data
+
+
+def trained_on(data: Data, whole: Data) -> str:
+    """How many held-out prompts of a stage's own rows the recipe's data train on, in words; empty where none is."""
+    asked, trained = held_out([data]), {key(g.prompt) for g in (*whole.train, *whole.prompts.get("train", ()))}
+    both = len(asked & trained)
+    return f"{both} of its {len(asked)} held-out prompts are among those that the recipe's data train on" * (both > 0)
 
 
 def repeated(groups: Sequence[Group], weight: float, seed: int) -> list[Group]:

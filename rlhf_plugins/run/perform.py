@@ -59,7 +59,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     services.stage_started(run.folder, run.name, _steps(run, stage))
     with PeakMemory() as memory, counting() as counter:
         run.ending.counter = counter
-        given = run if stage.data is None else replace(run, data=stage.data.load_in(run))
+        given = run if stage.data is None else replace(run, data=own_data(run, stage, stage.data))
         together.refuse_few_rows(stage, given.data)
         refuse_text(given.data, given.base.chat)
         lost = _fields_lost(stage, given)
@@ -75,7 +75,10 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         name = _registered_name(stage, registry) or type(stage).__name__
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
-    notes, left_out = [*made_by(given.data.train), *result.report.notes], {**lost, **result.report.left_out}
+    notes, left_out = (
+        [*_trained_on(run, stage, given), *made_by(given.data.train), *result.report.notes],
+        {**lost, **result.report.left_out},
+    )
     result = replace(result, report=replace(result.report, notes=notes, left_out=left_out))
     cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(given, stage, result))
@@ -95,6 +98,24 @@ def _steps(run: StageRun, stage: Stage) -> int | None:
     rows = len(run.data.train) if stage.data is None else stage.data.known_rows()
     course = stage.course(Known(rows, run.base.lengths.max_length))
     return course.steps if course else None
+
+
+def own_data(run: StageRun, stage: Stage, source: DataFormat) -> Data:
+    """The rows of a stage that has its own; it trains on no prompt that the recipe's data hold out."""
+    from rlhf_plugins.data.mixing import without_held_out
+
+    data = source.load_in(run)
+    return data if stage.makes.isdisjoint(TRAINED) else without_held_out(data, run.data)
+
+
+def _trained_on(run: StageRun, stage: Stage, given: StageRun) -> list[str]:
+    """A note where a stage that only measures has rows of its own whose prompts the recipe's data train on."""
+    from rlhf_plugins.data.mixing import trained_on
+
+    note = "" if stage.data is None or stage.makes else trained_on(given.data, run.data)
+    if note and processes.is_main():
+        logger.warning("%s: %s", run.name or "the stage", note)
+    return [note] if note else []
 
 
 def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:

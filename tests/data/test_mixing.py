@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf_plugins.contract.rows import Data, Group
-from rlhf_plugins.contract.run import Base
-from rlhf_plugins.data.mixing import HELD_OUT, mixed
+from rlhf_plugins.contract.run import Base, Run
+from rlhf_plugins.contract.run_kinds import DataFormat
+from rlhf_plugins.data.mixing import HELD_OUT, OF_RECIPE, mixed, trained_on, without_held_out
 from rlhf_plugins.errors import DataError, PluginError, RecipeError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
+from rlhf_plugins.run.perform import own_data
+from rlhf_plugins.testing import tiny_run
 
 
 def data(*prompts: str, test: tuple[str, ...] = ()) -> Data:
@@ -35,6 +39,29 @@ def test_what_one_part_holds_out_is_trained_on_in_none() -> None:
     found = mixed([data("p", test=("q",)), data("q", "r")], [1, 1], seed=0)
     assert [group.prompt for group in found.train] == ["p", "r"]
     assert ([group.prompt for group in found.test], found.dropped) == (["q"], {HELD_OUT: 1})
+
+
+def test_a_stage_trains_on_no_prompt_that_the_recipes_data_hold_out() -> None:
+    own = without_held_out(data("p", "q", "r", test=("s",)), data("p", test=("q",)))
+    assert [group.prompt for group in own.train] == [group.prompt for group in own.prompts["train"]] == ["p", "r"]
+    assert dict(own.dropped) == {OF_RECIPE: 1}
+    with pytest.raises(DataError, match="the recipe's data hold out every prompt"):
+        without_held_out(data("q"), data("p", test=("q",)))
+
+
+def test_held_out_prompts_that_the_recipes_data_train_on_are_counted() -> None:
+    assert trained_on(data("a", test=("p", "q", "s")), data("p", "q")).startswith("2 of its 3 held-out prompts are")
+    assert not trained_on(data("p", test=("s",)), data("p", "q"))
+
+
+@pytest.mark.parametrize(("stage", "trained"), [("reward_model", 1), ("evaluate_reward", 2)])
+def test_only_a_stage_that_trains_loses_rows_of_its_own(stage: str, trained: int, tmp_path: Path) -> None:
+    class Own(DataFormat):
+        def load_in(self, run: Run) -> Data:
+            return data("p", "q")
+
+    run = replace(tiny_run(Base("none"), tmp_path), data=data("p", test=("q",)))
+    assert len(own_data(run, component("stage", stage), Own()).train) == trained
 
 
 def test_text_and_conversations_do_not_mix() -> None:
