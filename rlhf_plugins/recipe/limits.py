@@ -70,6 +70,17 @@ NEEDS: Mapping[str, tuple[str, ...]] = {  # a strategy, "no" by default -> optio
     "eval_strategy": ("eval_steps", "eval_delay", "eval_on_start"),
     "save_strategy": ("save_steps", "save_total_limit", "save_only_model"),
 }
+OF_TRANSFORMERS = frozenset(  # options of transformers' own forward pass, for which the engine has one
+    {
+        "liger_kernel_config",
+        "neftune_noise_alpha",
+        "torch_compile",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "use_liger_kernel",
+    }
+)
+LOW_RANK = ("galore", "apollo")  # optimizers that project the gradients of some modules
 WORDS = ("all", "none")  # other values of `report_to`
 
 
@@ -83,7 +94,9 @@ def keeping_the_best(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def useless(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The options that are given without the strategy that reads them: which, and a message."""
+    """The options that are given without the strategy or the optimizer that reads them: which, and a message."""
+    if trainer.get("optim_target_modules") and not str(trainer.get("optim")).startswith(LOW_RANK):
+        yield "optim_target_modules", "changes nothing without `optim: galore_adamw` or `apollo_adamw`, which read it"
     given = {**keeping_the_best(trainer), **trainer}
     for strategy, names in NEEDS.items():
         if given.get(strategy, "no") in ("no", False):

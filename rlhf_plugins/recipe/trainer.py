@@ -16,10 +16,11 @@ from typing import Any, get_args, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError, known
-from rlhf_plugins.recipe.limits import RANGES, check_trackers, keeping_the_best, useless
+from rlhf_plugins.recipe.limits import OF_TRANSFORMERS, RANGES, check_trackers, keeping_the_best, useless
 from rlhf_plugins.recipe.options import validated
 
 SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
+OBJECTS = frozenset({"parallelism_config"})
 Problem = tuple[str | None, str]  # the option it is about, or None for the block, and what is wrong
 
 
@@ -66,6 +67,8 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
     types = config_options(config)
     if name in SECRETS:
         raise ValueError("is a secret, which a report would show; log in with `hf auth login` or set HF_TOKEN")
+    if name in OBJECTS and value is not None:
+        raise ValueError("is an object of accelerate, which a recipe cannot hold; leave it out")
     if name in reserved:
         raise ValueError(_instead(name))
     if name not in types:
@@ -97,6 +100,8 @@ def _instead(name: str) -> str:
         return f"is set by the stage itself; write `{name}:` at the top of the recipe"
     if name == "resume_from_checkpoint":
         return "is not read; say `rlhf run --resume`"
+    if name in OF_TRANSFORMERS:
+        return "is read in transformers' own forward pass, and this stage always has the engine's; leave it out"
     return "is set by the stage or not read; leave it out; `rlhf plugins show stage NAME` lists the stage's own options"
 
 

@@ -13,6 +13,7 @@ from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reductio
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
+from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
 from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling
 from rlhf_plugins.trainers.ppo.options import (
@@ -105,7 +106,7 @@ class Online(
     makes={"policy"},
     makes_rollouts=True,
     processes="several",
-    reserved=frozenset({"output_dir", "seed", *UNREAD}),
+    reserved=frozenset({"output_dir", "seed", *UNREAD, *OF_TRANSFORMERS}),
 ):
     """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
 

@@ -10,6 +10,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PreferenceLoss
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
+from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import (
@@ -62,7 +63,7 @@ class Preference(
     processes="several",
     shards=True,
     zero=True,
-    reserved=frozenset({"output_dir", "seed", *UNREAD}),
+    reserved=frozenset({"output_dir", "seed", *UNREAD, *OF_TRANSFORMERS}),
 ):
     """A policy, pulled towards chosen and away from rejected responses by a preference loss."""
 

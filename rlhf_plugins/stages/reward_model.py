@@ -18,6 +18,7 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Adapter, Base, Curve, ReportParts, Run, Section, StageResult, Weights
 from rlhf_plugins.contract.workload import RANKED, Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.sandbox import POLICIES
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._training import From, TokensPerBatch, Training, longest, pair_tokens
@@ -64,7 +65,7 @@ class RewardModelStage(
     reads_answers=True,
     processes="several",
     zero=True,
-    reserved=frozenset({"output_dir", "seed", *UNREAD}),
+    reserved=frozenset({"output_dir", "seed", *UNREAD, *OF_TRANSFORMERS}),
 ):
     """A decoder or encoder, a pooling and a head, trained to judge responses as people did."""
 

@@ -82,6 +82,8 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         raise RunError(
             "trainer: fp16, but there is no GPU, and a CPU does not train in it: leave it out, or write bf16"
         )
+    if trainer.get("activation_offloading") and not cuda:
+        raise RunError("trainer: activation_offloading, but there is no GPU, whose memory it spares: leave it out")
     try:
         made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:

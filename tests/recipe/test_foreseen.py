@@ -95,6 +95,9 @@ def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
         ({"report_to": "clearml"}, "clearml is not installed: `pip install clearml`, or write none"),
         ({"report_to": ["wandbb"]}, "unknown tracker 'wandbb' (did you mean wandb?"),
         ({"eval_steps": 5}, "changes nothing without `eval_strategy`, which evaluates"),
+        ({"optim_target_modules": ["q_proj"]}, "changes nothing without `optim: galore_adamw` or `apollo_adamw`"),
+        ({"parallelism_config": {}}, "is an object of accelerate, which a recipe cannot hold; leave it out"),
+        ({"torch_compile": True}, "is read in transformers' own forward pass, and this stage always has the engine's"),
         ({"save_steps": 5}, "changes nothing without `save_strategy`, which saves"),
     ],
 )
@@ -102,6 +105,11 @@ def test_no_training_can_use_such_an_option(option: dict[str, Any], message: str
     found = fault({"stage": "preference", "trainer": option})
     assert f"stages.0.trainer.{next(iter(option))}: " in found
     assert message in found
+
+
+def test_online_no_process_sends_its_batches_to_others() -> None:
+    option = {"accelerator_config": {"dispatch_batches": True}}
+    assert "dispatch_batches sends tensors alone" in fault({"stage": "online", "reward": "gold", "trainer": option})
 
 
 EVERY = {"eval_strategy": "steps", "eval_steps": 2}

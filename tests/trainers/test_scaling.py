@@ -122,3 +122,8 @@ def test_a_float16_base_without_scaled_losses_is_refused(bases: Bases, tmp_path:
     found.model.half()
     with pytest.raises(RunError, match="the base is in float16 on this GPU, .* leave out `bf16: false` and"):
         quiet(found, lambda step, numbers: None)
+
+
+def test_activations_are_offloaded_from_a_gpu_alone(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="activation_offloading, but there is no GPU"):
+        arguments(trl.DPOConfig, tmp_path, 0, {"activation_offloading": True})

@@ -47,6 +47,9 @@ class OnlineConfig(trl.GRPOConfig):
             left_out = value is None and name == "steps_per_generation"
             if not left_out and (value is None or value < 1):
                 raise ValueError(f"{name}: {'null' if value is None else value}; write 1 or more")
+        launch = self.accelerator_config  # in a recipe a mapping
+        if launch.get("dispatch_batches") if isinstance(launch, dict) else getattr(launch, "dispatch_batches", False):
+            raise ValueError("accelerator_config: dispatch_batches sends tensors alone, and prompts are text")
         if self.neftune_noise_alpha:
             raise ValueError(
                 f"neftune_noise_alpha: {self.neftune_noise_alpha}, but in online training ratios must start at 1"
