@@ -64,7 +64,7 @@ class Session:
             raise RunError("evaluate: fewer than two held-out prompts")
         self.answers = self.held_out_answers()
         # the first response is the reference's own; best-of-n chooses among the others, so that the two are independent
-        self.pool_size = max(options.ceiling if run.data.gold else 1, options.best_of + 1 if self.chooses else 1)
+        self.pool_size = max(options.ceiling if self.judged_by_gold else 1, options.best_of + 1 if self.chooses else 1)
         self.tasks = Tasks(options.tasks, run)
         self.progress = Counted(options.name, self.responses(), "responses")
         self.pool = self.sample(self.reference, self.asked, self.pool_size)
@@ -115,6 +115,11 @@ class Session:
         return samples_of(groups, self.encoder) if groups else None
 
     @property
+    def judged_by_gold(self) -> bool:
+        """Whether the true reward judges, so that a ceiling can be measured."""
+        return isinstance(self.judge, ScoreJudge) and self.judge.gold is not None
+
+    @property
     def chooses(self) -> bool:
         """Whether best-of-n can be measured: there is a reward model, and sampling is random."""
         return self.reward is not None and self.options.best_of > 1 and self.options.temperature > 0
@@ -122,7 +127,7 @@ class Session:
     def result(self) -> StageResult:
         """Everything measured."""
         ceiling = None
-        if isinstance(self.judge, ScoreJudge) and self.judge.gold:
+        if isinstance(self.judge, ScoreJudge) and self.judged_by_gold:
             scores = self.judge.scores(self.pool)
             ceiling = float(scores[best_of(scores, self.pool_size, range(self.options.ceiling))].mean())
         judged: dict[str, Judged] = {}

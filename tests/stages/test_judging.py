@@ -13,6 +13,7 @@ from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.registry.registry import Registry, registry
 from rlhf_plugins.run.stage_run import Services
+from rlhf_plugins.stages._evaluation import Session
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 OPTIONS = {"best_of": 1, "max_new_tokens": 2, "metrics": ["accuracy"], "prompts": 8}
@@ -56,6 +57,16 @@ def test_a_function_judges_and_a_prompt_on_which_it_abstains_is_left_out(base: B
     assert found.report.left_out["prompt without a score for each policy"] == 1
     assert found.evaluation.scores["same"] == found.evaluation.scores["base"]
     assert {len(scores) for scores in found.evaluation.scores.values()} == {asked}
+
+
+def test_no_ceiling_is_sampled_where_the_true_reward_does_not_judge(base: Base, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text(ABSTAINS)
+    run, by_function = tiny_run(base, tmp_path / "run"), {"use": "python", "path": f"{tmp_path / 'score.py'}:score"}
+    sizes = [
+        Session(component("stage", {"use": "evaluate", **OPTIONS, "ceiling": 3, **judge}), run).pool_size
+        for judge in ({}, {"reward": by_function})
+    ]
+    assert sizes == [3, 1]
 
 
 def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
