@@ -75,11 +75,13 @@ def pairs(scores: RankedScores, compared: Compared) -> RankedScores:
 
 
 def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The record with every tensor in its fields, and in its mappings, changed."""
+    """The record with every tensor in its fields, and in its mappings and tuples of records, changed."""
 
     def changed(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return change(value)
+        if isinstance(value, tuple):
+            return tuple(map_tensors(one, change) for one in value)
         return {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
 
     return replace(record, **{f.name: changed(getattr(record, f.name)) for f in fields(record)})
@@ -93,6 +95,8 @@ def concatenated(predictions: list[Prediction]) -> Prediction:
         parts = [getattr(prediction, name) for prediction in predictions]
         if isinstance(parts[0], torch.Tensor):
             return torch.cat(parts)
+        if isinstance(parts[0], tuple):
+            return tuple(concatenated(list(of_member)) for of_member in zip(*parts, strict=True))
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts[0] else parts[0]
 
     return Prediction(**{f.name: joined(f.name) for f in fields(first)})

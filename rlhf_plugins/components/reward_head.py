@@ -216,6 +216,7 @@ class _Ensemble(nn.Module):
             {name: _mean([one.dimensions[name] for one in found]) for name in found[0].dimensions},
             _mean([one.quantiles for one in found]),
             members.T,
+            each=tuple(found) if self.training else (),
         )
 
 

@@ -25,6 +25,7 @@ class Prediction:
     features: Tensor | None = None  # (B, width) the head's input; the model fills it in
     tokens: Tensor | None = None  # (B, T) a reward for each token; `reward` is then their sum
     abstained: Tensor | None = None  # (B,) bool, True where there is no reward: the number there means nothing
+    each: tuple[Prediction, ...] = ()  # in training, of an ensemble of heads: the outputs of each member
     shares: bool = False  # rewards are shares of votes: the members, not differences, give the probability of a pair
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+from numpy.random import SeedSequence
 from pydantic import Field
 
 from rlhf_plugins.contract.component import Earlier, uses
@@ -154,7 +155,7 @@ class RewardModelStage(
         from rlhf_plugins.trainers.reward import RewardTrainer
         from rlhf_plugins.trainers.supervision import supervise
 
-        seed = run.seed + (member or 0)
+        seed = member_seed(run.seed, member)
         torch.manual_seed(seed)  # head and adapter start at random
         args = arguments(
             trl.RewardConfig,
@@ -251,6 +252,11 @@ class RewardModelStage(
         lengths = replace(encoder.lengths, max_length=max_length)
         fit = replace(encoder.fit, lengths=lengths)
         return ranked_rows(groups, encoder.encode, fit, self.loss.learns_from, self.loss.columns | self.head.columns)
+
+
+def member_seed(seed: int, member: int | None) -> int:
+    """The seed of a member of an ensemble, which no member has in a run with another seed; the first has the run's."""
+    return int(SeedSequence([seed, member]).generate_state(1)[0] >> 1) if member else seed
 
 
 def taught(stage: RewardModelStage, run: Run) -> tuple[tuple[Group, ...], dict[str, int]]:

@@ -340,8 +340,10 @@ def _split(optimizer: torch.optim.Optimizer, own: set[int], rate: float) -> None
 def _member(scores: RankedScores, member: int) -> RankedScores:
     """What the loss sees of one member of an ensemble."""
     assert scores.prediction is not None
-    rewards = scores.prediction.members[..., member]  # type: ignore[index]
-    return replace(scores, scores=rewards, prediction=replace(scores.prediction, reward=rewards, members=None))
+    whole, rewards = scores.prediction, scores.prediction.members[..., member]  # type: ignore[index]
+    own = whole.each[member] if whole.each else whole
+    prediction = replace(own, reward=rewards, features=whole.features, members=None, each=())
+    return replace(scores, scores=rewards, prediction=prediction)
 
 
 def _repeats(rows: int, members: int, seed: int) -> Tensor:

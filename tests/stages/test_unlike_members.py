@@ -16,6 +16,7 @@ from rlhf_plugins import PluginError, RunError
 from rlhf_plugins.contract.run import Base, StageResult
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.opening import open_reward, pair_accuracy
+from rlhf_plugins.stages.reward_model import member_seed
 from rlhf_plugins.testing import tiny_base, tiny_encoder, tiny_pairs, tiny_run
 
 FEW = {"max_steps": 6, "learning_rate": 1e-2, "disable_tqdm": True}
@@ -125,3 +126,8 @@ def test_what_nothing_would_read_is_refused(models: list[Any], options: dict[str
 def test_a_part_that_each_member_has_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="head: each of `models` has its own"):
         trained(tiny_base(tmp_path / "base"), tmp_path / "run", {}, {}, head="mlp")
+
+
+def test_no_member_has_the_seed_of_one_in_a_run_with_another_seed() -> None:
+    assert len({member_seed(seed, member) for seed in range(10) for member in range(10)}) == 100
+    assert [member_seed(7, None), member_seed(7, 0)] == [7, 7]

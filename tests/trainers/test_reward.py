@@ -14,6 +14,8 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
+from rlhf_plugins.arithmetic.ranking import map_tensors
+from rlhf_plugins.contract.records import RankedScores
 from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch, PromptBranches, collate
@@ -24,6 +26,7 @@ from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.reward_models.reward_model import RewardModel
 from rlhf_plugins.testing import tiny_pairs
 from rlhf_plugins.trainers.arguments import arguments
+from rlhf_plugins.trainers.reward import _member
 
 from .conftest import OPTIONS, furthest, losses, ranked, reward_trainer, trained
 
@@ -151,3 +154,13 @@ def test_rankings_of_any_size_are_centred_pair_by_pair(bases: Bases, tmp_path: P
     each = [model.predict(samples_of([group], encoder), 0).reward for group in groups]
     sums = [torch.combinations(rewards).sum(1).square().mean() for rewards in each]
     assert found[1] - found[0] == pytest.approx(0.5 * float(torch.stack(sums).mean()), rel=1e-3)
+
+
+def test_a_member_of_an_ensemble_of_heads_learns_from_its_own_dimensions() -> None:
+    multi = {"use": "multi", "dimensions": ["helpful", "honest"]}
+    heads = component("reward_head", {"use": "ensemble", "members": 3, "head": multi}).build(4)
+    found = map_tensors(heads(torch.randn(4, 4)), lambda values: values.unflatten(0, (2, 2)))  # 2 pairs
+    own = _member(RankedScores.of(found.reward, prediction=found), 1).prediction
+    assert own is not None
+    own.dimensions["honest"].sum().backward()
+    assert [head.linear.weight.grad is not None for head in heads.heads] == [False, True, False]
