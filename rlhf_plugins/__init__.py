@@ -82,6 +82,7 @@ from rlhf_plugins.errors import (
 from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
+    from rlhf_plugins.arithmetic.scored import wilson_interval
     from rlhf_plugins.data.features import features
     from rlhf_plugins.data.store import load_data
     from rlhf_plugins.engine import set_engine
@@ -206,6 +207,7 @@ __all__ = [
     "set_engine",
     "trait",
     "uses",
+    "wilson_interval",
 ]
 
 _LAZY = {
@@ -232,6 +234,7 @@ _LAZY = {
     "run_recipe": "rlhf_plugins.run.run",
     "session": "rlhf_plugins.run.session",
     "set_engine": "rlhf_plugins.engine",
+    "wilson_interval": "rlhf_plugins.arithmetic.scored",
 }
 
 

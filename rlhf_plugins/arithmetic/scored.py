@@ -59,15 +59,16 @@ def unanimous(value: float, n: int, least: float = 0.0) -> tuple[float, float]:
     return value + (least - value) * unseen, value + (1 - value) * unseen
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """The 95% interval of a share of n independent ones (Wilson 1927)."""
     middle, wide = share + Z**2 / (2 * n), Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return (middle - wide) / (1 + Z**2 / n), (middle + wide) / (1 + Z**2 / n)
+    low, high = ((middle + way * wide) / (1 + Z**2 / n) for way in (-1, 1))
+    return max(0.0, low), min(1.0, high)  # rounding leaves them by 1e-17
 
 
 def difference(ours: float, n: int, theirs: float, m: int) -> tuple[float, float]:
     """The 95% interval of the difference of two independent shares, of n and of m (Newcombe 1998, method 10)."""
-    (low, high), (least, most) = wilson(ours, n), wilson(theirs, m)
+    (low, high), (least, most) = wilson_interval(ours, n), wilson_interval(theirs, m)
     gap = ours - theirs
     return gap - hypot(ours - low, most - theirs), gap + hypot(high - ours, theirs - least)
 

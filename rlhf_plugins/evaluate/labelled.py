@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from rlhf_plugins.arithmetic.scored import wilson_interval
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run_kinds import RewardFunction
 from rlhf_plugins.data.tokens import RowEncoder, samples_of
@@ -48,11 +49,11 @@ def agreement(reward: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     """
     signed, n = np.where(label, reward, -reward), len(reward)
     right = wins(signed, np.zeros(n))
-    bounds = stats.binomtest(int(np.floor(right.sum())), n).proportion_ci(method="wilson")
+    low, high = wilson_interval(float(right.mean()), n)
     good, bad = reward[label], reward[~label]
     above = stats.mannwhitneyu(good, bad, method="asymptotic").statistic if len(good) and len(bad) else None
     return {
-        "accuracy": {"mean": float(right.mean()), "low": float(bounds.low), "high": float(bounds.high)},
+        "accuracy": {"mean": float(right.mean()), "low": low, "high": high},
         "cross_entropy": float(np.logaddexp(0, -signed).mean()),
         "auc": None if above is None else float(above) / (len(good) * len(bad)),
         "desirable": float(label.mean()),

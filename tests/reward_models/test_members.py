@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_plugins.arithmetic.scored import difference, wilson
+from rlhf_plugins.arithmetic.scored import difference, wilson_interval
 from rlhf_plugins.reward_models.members import Share, agreement, drifted
 
 A, B = ("p", "yes", "no"), ("q", "yes", "no")
@@ -22,7 +22,7 @@ def test_agreement_by_hand() -> None:
 def test_the_interval_of_a_difference_is_newcombes_example() -> None:
     """56 of 70 and 48 of 80, table II (a) of Newcombe 1998: 0.0524 to 0.3339."""
     assert difference(56 / 70, 70, 48 / 80, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
-    assert wilson(1.0, 10) == pytest.approx((10 / (10 + 1.96**2), 1.0), abs=1e-4)
+    assert wilson_interval(1.0, 10) == pytest.approx((10 / (10 + 1.96**2), 1.0), abs=1e-4)
 
 
 def test_a_fall_beyond_chance_is_said_and_chance_is_not() -> None:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.stats import binomtest
 
 from rlhf_multimodal.media import CAPTION, FEATURES, captioned
 from rlhf_plugins import (
@@ -24,6 +23,7 @@ from rlhf_plugins import (
     StageResult,
     hookimpl,
     uses,
+    wilson_interval,
 )
 
 Gaps = npt.NDArray[np.float64]  # (pairs,): the better response's reward less the worse one's
@@ -126,8 +126,7 @@ def estimate(values: Gaps, clusters: npt.NDArray[Any], seed: int) -> Estimate:
     _, codes = np.unique(clusters, return_inverse=True)
     if values.mean() in (0, 1):
         n = int(codes.max()) + 1
-        low, high = binomtest(round(n * values.mean()), n).proportion_ci(method="wilson")
-        return Estimate(float(values.mean()), float(low), float(high))
+        return Estimate(float(values.mean()), *wilson_interval(float(values.mean()), n))
     sums, counts = np.bincount(codes, values), np.bincount(codes)
     drawn = np.random.default_rng(seed).integers(len(counts), size=(DRAWS, len(counts)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_plugins import wilson_interval
+
 Numbers = NDArray[np.float64]
 RESAMPLES = 2000
-Z = 1.959964  # of a 95% interval
 SURE = 0.025  # share of resamples without a gap, up to which the ratio has an interval
 
 
@@ -26,9 +27,7 @@ UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 def share(rate: float, n: int) -> Estimate:
     """A share of n independent ones, with Wilson's interval (1927)."""
-    centre, half = rate + Z**2 / 2 / n, Z * (rate * (1 - rate) / n + Z**2 / 4 / n**2) ** 0.5
-    low, high = ((centre + way * half) / (1 + Z**2 / n) for way in (-1, 1))
-    return Estimate(rate, max(0.0, low), min(1.0, high))  # rounding leaves them by 1e-17
+    return Estimate(rate, *wilson_interval(rate, n))
 
 
 def accuracy(right: Numbers, prompts: NDArray[np.int64], seed: int = 0) -> Estimate:
