@@ -72,7 +72,7 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
         decoding: how they are sampled; the same arguments give the same file, interrupted or not.
 
     Raises:
-        DataError: a row cannot be read, or has too many tokens; nothing is written then.
+        DataError: rows cannot be read, or have too many tokens; it names them, and nothing is written then.
         RunError: the model does not open, or `out` belongs to other prompts, another model or another sampling.
         KeyboardInterrupt: Ctrl-C; the message gives the number of prompts answered.
     """
@@ -90,7 +90,11 @@ def generate_file(model: str | Path, source: str, out: Path | None, n: int, deco
     }
     file = ScoredFile(out, note, [one.line for one in asked], CHUNK, "name another file with --out, or delete it")
     before = file.reopen(False)
-    cut = _answer(file, before, asked, found.policy(), (n, decoding)) if before < len(asked) else 0
+    cut = 0
+    if before < len(asked):
+        policy = found.policy()
+        _check_room(source, policy, asked, decoding.max_new_tokens)
+        cut = _answer(file, before, asked, policy, (n, decoding))
     return Responses(out, len(asked), before, cut, _note(source, asked, prompted))
 
 
@@ -116,7 +120,6 @@ def _note(source: str, asked: Sequence[Asked], prompted: Prompted) -> str:
 
 def _answer(file: ScoredFile, before: int, asked: Sequence[Asked], policy: Handle, how: tuple[int, Decoding]) -> int:
     n, decoding = how
-    _check_room(policy, asked, decoding.max_new_tokens)
     reached, cut = before, 0
 
     def ends(first: int) -> list[str]:
@@ -154,17 +157,20 @@ def _ending(prompt: Text, responses: Sequence[str]) -> str:
     return ", " + json.dumps(added, ensure_ascii=False)[1:]
 
 
-def _check_room(policy: Handle, asked: Sequence[Asked], wanted: int) -> None:
-    """Raises DataError for the first prompt that cannot be tokenized, or leaves too few tokens for a response."""
+def _check_room(source: str, policy: Handle, asked: Sequence[Asked], wanted: int) -> None:
+    """Raises DataError with all prompts that cannot be tokenized, or leave too few tokens for a response."""
     from rlhf_plugins.engine.streaming import room
 
+    dropped = Dropped(gathers=True)
     for one in asked:
-        try:
-            left = room(policy, policy.encoder.encode_start(one.prompt), wanted)
-        except DataError as error:
-            raise DataError(f"{one.where}: {error}") from error
-        if left < wanted:
-            raise DataError(f"{one.where}: its prompt leaves {left} tokens: give --max-new-tokens {left} at most")
+        with dropped.row(one.where):
+            try:
+                left = room(policy, policy.encoder.encode_start(one.prompt), wanted)
+            except DataError as error:
+                raise DataError(f"{one.where}: {error}") from error
+            if left < wanted:
+                raise DataError(f"{one.where}: its prompt leaves {left} tokens: give --max-new-tokens {left} at most")
+    dropped.refuse(source)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def score_file(
         overwrite: replace `out`.
 
     Raises:
-        DataError: a row cannot be read, or has no or too many tokens; nothing is written then.
+        DataError: rows cannot be read, or have no or too many tokens; it names them, and nothing is written then.
         RunError: the model does not open; `out` belongs to other rows or another model; a score is not finite.
         KeyboardInterrupt: Ctrl-C; the message gives the number of rows scored.
     """
@@ -108,8 +108,7 @@ def score_file(
     else:
         base, known_as = model.base, model.identity
     items = list(_of_format(source, read, base)) if read else _items(source)
-    encode = _encoder(base)
-    tokens = [[encode(item.where, item.prompt, response) for response in item.responses] for item in items]
+    tokens = _tokens(source, items, _encoder(base))
     out = _beside(source) if out is None else out
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise RunError(f"{out}: is the file to score; name another with --out")
@@ -259,6 +258,16 @@ def _encoder(base: Base) -> Ids:
         return array("i", ids[0]), array("i", ids[1])  # lists of numbers would take nine times the memory
 
     return encode
+
+
+def _tokens(source: str, items: Sequence[Item], encode: Ids) -> list[Any]:
+    """Of each response of each row. Raises DataError with all rows that have none, or more than the model takes."""
+    dropped, found = Dropped(gathers=True), list[Any]()
+    for item in items:
+        with dropped.row(item.where):
+            found.append([encode(item.where, item.prompt, response) for response in item.responses])
+    dropped.refuse(source)
+    return found
 
 
 def _samples(items: Sequence[Item], tokens: Sequence[Any], reads: Collection[str] | None) -> Samples:

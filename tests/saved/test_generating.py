@@ -124,6 +124,12 @@ def test_a_file_of_another_sampling_is_left_alone(run: RunFolder, written: Calla
     assert generate_file(run.path, "rows.jsonl", None, 1, SAMPLED) == Responses(out, 5, 5, 0)
 
 
+def test_all_prompts_that_are_too_long_are_named(run: RunFolder, written: Callable[..., str]) -> None:
+    rows = written([{"prompt": "how " * count} for count in (300, 2, 254)])
+    with pytest.raises(DataError, match=r"(?s)2 rows cannot be read.*jsonl:1: .* has 300 tokens.*jsonl:3: .* leaves 2"):
+        generate_file(run.path, rows, None, 1, SAMPLED)
+
+
 BAD = [
     ({"prompt": ""}, "rows.jsonl:2: the prompt has no token"),
     ({"prompt": "how " * 254}, "rows.jsonl:2: its prompt leaves 2 tokens: give --max-new-tokens 2 at most"),

@@ -87,6 +87,12 @@ def test_lists_and_pairs_get_rewards_in_their_order(model: Path, written: Callab
         assert pair == pytest.approx([rewards[1], rewards[0]], abs=1e-6)
 
 
+def test_all_rows_that_are_too_long_are_named(model: Path, written: Callable[..., str]) -> None:
+    rows = written([{"prompt": "how ", "response": "ant " * count} for count in (300, 2, 400)])
+    with pytest.raises(DataError, match=r"(?s)2 rows cannot be read.*jsonl:1: has 302 tokens.*jsonl:3: has 402 tokens"):
+        score_file(model, rows)
+
+
 def test_csv_and_parquet_are_scored_alike(model: Path, written: Callable[..., str]) -> None:
     columns = {"prompt": ["how ", "why "], "response": ["ant", "gas ice"]}
     Path("rows.csv").write_text("prompt,response\nhow ,ant\nwhy ,gas ice\n")
