@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf_plugins.contract.processes import COUNT
 from rlhf_plugins.contract.rows import Data
-from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Run
+from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Lengths, Run
 from rlhf_plugins.data.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.data.guessed import as_columns
@@ -60,8 +60,8 @@ def session(
     Raises:
         DataError: the data cannot be read.
         PluginError: the spec of the data is wrong.
-        RunError: the folder holds something else, such as a session with another base or seed, or is in use; or a
-            launcher started several processes.
+        RunError: the folder holds something else, such as a session with another base, seed or lengths of rows, or is
+            in use; or a launcher started several processes.
         StopRun: a plugin refuses the run.
     """
     from rlhf_plugins.sandbox import base_path
@@ -102,6 +102,8 @@ def session(
 def _described(base: Base) -> dict[str, Any]:
     """The base in a recipe's words."""
     words = {"base": base.path, "quantization": base.quantization, "adapter": base.adapter and asdict(base.adapter)}
+    if base.lengths != Lengths():  # which leaves rows out
+        words |= asdict(base.lengths)
     chat = base.chat
     if chat is None:
         return words

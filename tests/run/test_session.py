@@ -24,6 +24,7 @@ from rlhf_plugins import (
     Base,
     Data,
     DataError,
+    Lengths,
     Monitor,
     Run,
     RunError,
@@ -77,6 +78,7 @@ def test_a_session_goes_on_with_its_own_base_and_seed(tmp_path: Path) -> None:
         ("sandbox", 0, "seed was 1 and is now 0"),
         ("gpt2", 1, "base was '.*' and is now"),
         (Base("sandbox", adapter=Adapter()), 1, "adapter was None and is now"),
+        (Base("sandbox", lengths=Lengths(32)), 1, "max_length was None and is now 32"),
     ):
         with pytest.raises(RunError, match=f"run holds another run: {changed}"):
             session(base, Data(()), tmp_path / "run", seed=seed)

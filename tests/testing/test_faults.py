@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import faulty as other
 import faulty_losses as loss
 import pytest
+from torch import nn
 
+from rlhf_plugins import RewardHead, RunError
 from rlhf_plugins.testing import Subject, examine, properties_of
 
 FAULTS = [
@@ -84,6 +88,16 @@ def test_the_faults_are_many_and_of_every_kind() -> None:
 
     assert len({component for _, component, _, _ in FAULTS}) >= 20
     assert {kind for kind, _, _, _ in FAULTS} == set(KINDS) - BUILT_OF_A_RUN
+
+
+def test_what_refuses_to_be_built_is_found_before_all_properties_hold_of_it() -> None:
+    @dataclass(frozen=True)
+    class Unbuildable(RewardHead):
+        def build(self, width: int) -> nn.Module:
+            raise RunError(f"width {width} is not supported")
+
+    (one,) = [each for each in properties_of("reward_head") if each.name == "can_be_built"]
+    assert "RunError: width 8 is not supported" in str(examine(Subject.of(Unbuildable, "reward_head", {}), one))
 
 
 @pytest.mark.parametrize("name", ["batch_mates", "order", "gradient_stays"])

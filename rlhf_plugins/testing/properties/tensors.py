@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from rlhf_plugins.contract.records import MemberScores
+from rlhf_plugins.errors import RlhfError
 from rlhf_plugins.testing import bench, records
 from rlhf_plugins.testing.bench import TENSOR_KINDS, Answer, Case
 from rlhf_plugins.testing.conformance import holds_of
-from rlhf_plugins.testing.subject import Subject, expect, has
+from rlhf_plugins.testing.subject import WIDTH, Broken, Subject, acting, expect, has, raised
 
 
 def answered(subject: Subject, acts: Any, extreme: bool = False) -> Iterator[tuple[Case, Answer]]:
@@ -31,6 +32,16 @@ def answered_by_row(subject: Subject, acts: Any) -> Iterator[tuple[Case, Answer]
         size = bench.bench(subject.kind).size(case[1])
         if all(part.dim() and len(part) == size for part in said.values()):
             yield case, said
+
+
+@holds_of(*TENSOR_KINDS)
+def can_be_built(subject: Subject) -> None:
+    """What refuses to be built as a recipe has it by default is not tried at all, and seems to lack nothing."""
+    made = subject.made()
+    try:
+        acting(subject.kind, made)
+    except RlhfError as error:
+        raise Broken(f"build, at width {WIDTH}", "what acts", raised(error)) from error
 
 
 @holds_of(*TENSOR_KINDS)
