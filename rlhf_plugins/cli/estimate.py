@@ -50,7 +50,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its d
 def estimate(**given: Any) -> None:
     """Forecast the memory of each stage on a GPU or on several, and what would fit; no weights are loaded.
 
-    Exit code 1 where the card does not hold a stage.
+    Of a recipe with a sweep, the setting that needs most is shown. Exit code 1 where the card does not hold a stage.
     """
     from rlhf_plugins.forecast import advice, words
     from rlhf_plugins.forecast.cards import card, present
@@ -62,21 +62,22 @@ def estimate(**given: Any) -> None:
     cards = _cards(given)
     ask(named_files(recipe, overrides), given["trust_plugins"], confirmed(), recipe)
     on = card(given["gpu"]) if given["gpu"] else present()
-    asked = overrides
-    if fit:
-        overrides, found = advice.fitted(recipe, overrides, on)
-    else:
-        found = forecast(load_recipe(recipe, overrides), on)
+    own, setting = advice.largest(recipe, overrides, on)
+    changed, found = advice.fitted(recipe, own, on) if fit else (own, forecast(load_recipe(recipe, own), on))
+    if setting and not given["as_json"]:
+        echo(f"of the sweep the setting that needs most: {setting}")
     if cards is not None:
-        _show_several(found, load_recipe(recipe, overrides), cards, given["as_json"])
+        _show_several(found, load_recipe(recipe, own), cards, given["as_json"])
         return
+    added = changed[len(own) :]
     if given["as_json"]:
-        echo_whole(json.dumps({**found.json(), **({"overrides": overrides} if fit else {})}, indent=2))
+        more = {**({"setting": setting} if setting else {}), **({"overrides": (*overrides, *added)} if fit else {})}
+        echo_whole(json.dumps({**found.json(), **more}, indent=2))
     else:
-        for line in words.lines(found, advice.advised(recipe, overrides, on)):
+        for line in words.lines(found, advice.advised(recipe, changed, on)):
             echo(line)
-        if fit and overrides != asked:
-            echo(f"{'does not fit even' if found.too_large else 'fits'} with: {' '.join(overrides)}")
+        if added:
+            echo(f"{'does not fit even' if found.too_large else 'fits'} with: {' '.join((*overrides, *added))}")
     if found.too_large:
         raise typer.Exit(TOO_LARGE)
 

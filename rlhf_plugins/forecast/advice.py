@@ -36,8 +36,35 @@ class Fitted(NamedTuple):
     forecast: Forecast
 
 
+class Settled(NamedTuple):
+    """A recipe without `seeds` and `sweep`.
+
+    Args:
+        overrides: that make it of the recipe.
+        setting: of the sweep, in words; empty without one.
+    """
+
+    overrides: tuple[str, ...]
+    setting: str = ""
+
+
+def largest(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Settled:
+    """The setting of a recipe's sweep that needs the most memory. Raises RecipeError and RunError as `fitted` does."""
+    from rlhf_plugins.recipe.check import load_recipe, several
+    from rlhf_plugins.recipe.members import SEEDS, SWEEP
+
+    of_settings = {member.group: member for member in several(recipe, overrides)}
+    alone = (*overrides, f"{SEEDS}=[]", f"{SWEEP}={{}}")
+    every = [Settled((*alone, *one.overrides), name) for name, one in of_settings.items()]
+    if len(every) < 2:
+        return every[0] if every else Settled(tuple(overrides))
+    return max(every, key=lambda one: forecast(load_recipe(recipe, one.overrides), card).needed)
+
+
 def fitted(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Fitted:
     """The recipe with fewer tokens or rows at once where the card would not hold it, and the same effective batch.
+
+    Of a recipe with a sweep, `overrides` are those of one setting (`largest`).
 
     Raises:
         RecipeError: the recipe has a fault.

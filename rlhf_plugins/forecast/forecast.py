@@ -236,7 +236,7 @@ def _half(card: Card | None) -> Literal["bf16", "fp16"]:
 
 
 def estimate(recipe: AnyRecipe, overrides: Sequence[str] = (), gpu: str | None = None) -> Forecast:
-    """The memory of each stage of a recipe on a GPU, before any weight is loaded.
+    """The memory of each stage of a recipe on a GPU, before any weight is loaded; of a sweep where it needs most.
 
     Args:
         recipe: as `check_recipe` takes it.
@@ -247,7 +247,9 @@ def estimate(recipe: AnyRecipe, overrides: Sequence[str] = (), gpu: str | None =
         RecipeError: the recipe has a fault.
         RunError: the card is unknown, the base's configuration is not there, or the recipe contradicts them.
     """
+    from rlhf_plugins.forecast.advice import largest
     from rlhf_plugins.forecast.cards import card, present
     from rlhf_plugins.recipe.check import load_recipe
 
-    return forecast(load_recipe(recipe, overrides), card(gpu) if gpu else present())
+    on = card(gpu) if gpu else present()
+    return forecast(load_recipe(recipe, largest(recipe, overrides, on).overrides), on)

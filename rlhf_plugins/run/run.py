@@ -144,19 +144,20 @@ def _nothing(_: str) -> None:
 
 def _fitted(recipe: AnyRecipe, overrides: Sequence[str], say: Say) -> Sequence[str]:
     """The overrides, with those that make the recipe fit this machine's GPU."""
-    from rlhf_plugins.forecast.advice import fitted
+    from rlhf_plugins.forecast.advice import fitted, largest
     from rlhf_plugins.forecast.cards import present
 
     card = present()
     if card is None:
         say("--fit: there is no GPU here, so nothing is changed")
         return overrides
-    found = fitted(recipe, overrides, card)
-    for override in found.overrides[len(overrides) :]:
+    one = largest(recipe, overrides, card).overrides
+    found = fitted(recipe, one, card)
+    for override in (added := found.overrides[len(one) :]):
         say(f"--fit: {override}")
-    for one in found.forecast.too_large:
-        say(f"--fit: nothing that leaves the batch the same makes stage {one.name} fit; see rlhf estimate")
-    return found.overrides
+    for stage in found.forecast.too_large:
+        say(f"--fit: nothing that leaves the batch the same makes stage {stage.name} fit; see rlhf estimate")
+    return (*overrides, *added)
 
 
 def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finished:

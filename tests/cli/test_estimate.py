@@ -82,3 +82,15 @@ def test_json_holds_the_overrides_of_fit_alone(rlhf: Rlhf) -> None:
     Path("r.yaml").write_text(json.dumps(RECIPE))
     seed = rlhf("estimate", "r.yaml", "seed=1", "--gpu", "8GB", "--json", "--fit")
     assert json.loads(seed.stdout)["overrides"] == ["seed=1"]
+
+
+@pytest.mark.slow
+def test_of_a_sweep_the_setting_that_needs_most_is_shown(rlhf: Rlhf) -> None:
+    sweep = {"stages.dpo.trainer.per_device_train_batch_size": [1, 64, 2], "stages.dpo.loss.beta": [0.1]}
+    Path("r.yaml").write_text(json.dumps({**RECIPE, "sweep": sweep, "seeds": [0, 1]}))
+    said = rlhf("estimate", "r.yaml", "--gpu", "8GB").stdout
+    first = "of the sweep the setting that needs most: per_device_train_batch_size 64, beta 0.1"
+    assert said.startswith(f"{first}\ndpo: fits")
+    found = json.loads(rlhf("estimate", "r.yaml", "--gpu", "8GB", "--json").stdout)
+    alone = ["seeds=[]", "sweep={}", "stages.dpo.trainer.per_device_train_batch_size=64"]
+    assert found["stages"] == json.loads(rlhf("estimate", "r.yaml", *alone, "--gpu", "8GB", "--json").stdout)["stages"]
