@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.registry.registry import Registry
 
-BASE, READ, CODE = "base", "read", "code"  # entries of the status: digests of the base, of data files, of plugins
+BASE, READ, CODE = "base", "read", "code"  # entries of the status: digests of the base, of data files, of code
 OTHER = "or give another output_dir"
 
 
@@ -31,7 +31,7 @@ def noted(assembled: Assembled, used: list[Plugin]) -> dict[str, Any]:
     return {
         BASE: digests.of_base(assembled.base.path),
         READ: {name: digests.of_path(name) for name in _files(assembled.resolved)},
-        CODE: _code(used, assembled.registry),
+        CODE: _code(used, assembled.registry, assembled.resolved),
     }
 
 
@@ -116,9 +116,10 @@ def otherwise(folder: RunFolder, registry: Registry) -> list[str]:
         if old.get(name) != new.get(name):
             found.append(f"the run was started with {name} {old.get(name, '-')}; here it is {new.get(name, '-')}")
     code = _dict(status.get(CODE))
-    for name, now in _code(used, registry).items():
+    for name, now in _code(used, registry, folder.recipe()).items():
         if code.get(name, now) != now:
-            found.append(f"the code of plugin {name} is not what the run was started with")
+            what = name if name.startswith(os.sep) else f"plugin {name}"
+            found.append(f"the code of {what} is not what the run was started with")
     return found
 
 
@@ -126,10 +127,11 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _code(used: list[Plugin], registry: Registry) -> dict[str, str]:
-    """The digest of the file of each plugin that is not ours."""
-    files = registry.files(used)
-    return {name: digests.digest(file) for name, file in files.items() if file.is_file()}
+def _code(used: list[Plugin], registry: Registry, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of the file of each plugin that is not ours, and of the files whose functions a recipe names."""
+    named = (text.rpartition(":")[0] for text in _texts(recipe.get("stages")))
+    own = {name: Path(name) for name in named if os.path.isabs(name) and name.endswith(".py")}
+    return {name: digests.digest(file) for name, file in {**registry.files(used), **own}.items() if file.is_file()}
 
 
 def _changed_files(read: Mapping[str, str], recipe: Mapping[str, Any]) -> list[str]:

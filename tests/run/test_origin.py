@@ -17,6 +17,7 @@ from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.run import origin
 from rlhf_plugins.run.difference import difference
+from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.run import run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
@@ -74,6 +75,18 @@ def test_a_resume_with_another_base_is_refused(stub: Callable[..., list[str]]) -
     Path("base/tokenizer.json").unlink()
     with pytest.raises(RunError, match=r"base/tokenizer.json is missing"):
         stub(resume=True)
+
+
+def test_another_reward_function_is_warned_of(tmp_path: Path) -> None:
+    (file := tmp_path / "mine.py").write_text("def score(completions): return [0.0] * len(completions)")
+    stages = [{"stage": "online", "reward": {"use": "python", "path": f"{file}:score"}}]
+    assembled = load_recipe({"base": "sandbox", "data": "sandbox", "stages": stages, "output_dir": str(tmp_path)})
+    folder = RunFolder(tmp_path)
+    folder.start(assembled.resolved, origin.noted(assembled, []))
+    assert not origin.otherwise(folder, assembled.registry)
+    file.write_text("def score(completions): return [1.0] * len(completions)")
+    said = origin.otherwise(folder, assembled.registry)
+    assert said == [f"the code of {file} is not what the run was started with"]
 
 
 def test_a_resume_with_other_versions_is_warned_and_reported(stub: Callable[..., list[str]]) -> None:
