@@ -101,21 +101,20 @@ class Source:
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     @cached_property
-    def imports(self) -> list[Import]:
-        return list(self._imports(self.tree, at_import=True))
+    def statements(self) -> list[tuple[ast.stmt, bool]]:
+        """Every statement, and whether it runs when the module is imported."""
+        return list(_statements(self.tree, at_import=True))
 
-    def _imports(self, node: ast.AST, at_import: bool) -> Iterator[Import]:
+    @cached_property
+    def imports(self) -> list[Import]:
+        return [found for node, at_import in self.statements for found in self._imports(node, at_import)]
+
+    def _imports(self, node: ast.stmt, at_import: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             yield from (Import(node.lineno, alias.name, at_import) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = self._absolute(node)
             yield from (Import(node.lineno, f"{base}.{alias.name}", at_import) for alias in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            yield from (found for child in node.body for found in self._imports(child, False))
-            yield from (found for child in node.orelse for found in self._imports(child, at_import))
-        else:
-            inside = at_import and not isinstance(node, Function)
-            yield from (found for child in ast.iter_child_nodes(node) for found in self._imports(child, inside))
 
     def _absolute(self, node: ast.ImportFrom) -> str:
         folders = self.path.split("/")[:-1]
@@ -124,10 +123,21 @@ class Source:
 
     @cached_property
     def functions(self) -> list[Function]:
-        return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+        return [node for node, _ in self.statements if isinstance(node, Function)]
 
     def at(self, line: int, what: str) -> str:
         return f"{self.path}:{line}: {what}"
+
+
+def _statements(node: ast.AST, at_import: bool) -> Iterator[tuple[ast.stmt, bool]]:
+    """The statements below a node; expressions, most of a tree, hold none and are not gone through."""
+    typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        inside = at_import and not isinstance(node, Function) and not (typing and name == "body")
+        for child in getattr(node, name, ()):
+            if isinstance(child, ast.stmt):
+                yield child, inside
+            yield from _statements(child, inside)
 
 
 def lines(source: Source) -> int:
@@ -224,8 +234,8 @@ def pickling(source: Source) -> Iterator[str]:
     for found in source.imports:
         if found.top in PICKLES or found.name in {"torch.load", "torch.save"}:
             yield source.at(found.line, f"imports {found.name}; weights go through safetensors")
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"torch.load", "torch.save"}:
+    for node in ast.walk(source.tree) if "torch" in source.text else ():
+        if isinstance(node, ast.Attribute) and node.attr in {"load", "save"} and ast.unparse(node.value) == "torch":
             yield source.at(node.lineno, f"uses {ast.unparse(node)}; weights go through safetensors")
 
 
