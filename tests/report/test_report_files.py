@@ -23,9 +23,9 @@ def test_a_written_report_reads_back_equal(tmp_path: Path, report: Report) -> No
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json"]
 
 
-def test_writing_again_replaces(tmp_path: Path, report: Report) -> None:
-    write(tmp_path, report)
-    write(tmp_path, report.model_copy(update={"title": "Second"}))
+def test_writing_again_replaces(tmp_path: Path, rewards: Report) -> None:
+    write(tmp_path, rewards)
+    write(tmp_path, rewards.model_copy(update={"title": "Second"}))
     assert read(tmp_path).title == "Second"
 
 

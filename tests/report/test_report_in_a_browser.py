@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from browsing import is_dark, opened, smallest_text, too_wide, violations
+from marks import slow
 
 from rlhf_plugins.report.page import page as written
 from rlhf_plugins.report.schema import Report
 
-SLOW = [pytest.param(*look, marks=pytest.mark.slow) for look in ((1280, True), (390, False))]
-LOOKS = [(1280, False), (390, True), *SLOW]  # widths, and whether it is dark
+LOOKS = [(1280, False), *slow((1280, True), (390, False), (390, True))]  # widths, and whether it is dark
 
 
 @pytest.fixture(scope="module")
