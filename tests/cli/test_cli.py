@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from marks import slow
 from transformers.utils import logging
+from warm import Warm
 
 Rlhf = Callable[..., Result]
 Shell = Callable[..., subprocess.Popen[str]]
@@ -25,6 +27,16 @@ data: rows
 stages:
   - {stage: make, name: first}
   - {stage: make, name: second, flag: flag, stop: wait}
+"""
+SIGNALLED = """
+import os, runpy, signal, sys, threading, time
+def send():
+    while b"waiting" not in os.pread(1, 10_000, 0):
+        time.sleep(0.01)
+    os.kill(os.getpid(), getattr(signal, name))
+name, sys.argv[1:] = sys.argv[1], ["run", "r.yaml"]
+threading.Thread(target=send, daemon=True).start()
+runpy.run_module("rlhf_plugins.cli", run_name="__main__")
 """
 
 
@@ -40,7 +52,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("words", [["run", "--help"], *slow(["--help"])])
 def test_help_answers_at_once(words: list[str]) -> None:
     """Within four times what typer alone needs, on any machine, in processor time, to which others do not add."""
 
@@ -102,10 +114,19 @@ def test_a_run_prints_each_stage_and_its_page(command: Command, tmp_path: Path) 
     assert command("report", "runs/r").stdout.splitlines()[-1] == "runs/r/report.html"
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [("SIGINT", 130), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("SIGTERM", 143), ("SIGHUP", 129)))],
-)
+def assert_goes_on(err: str, command: Command, folder: Path) -> None:
+    """What a run that a signal ended has said and left, and that it goes on."""
+    assert "Traceback" not in err
+    assert err.endswith("finished stages: first\ngo on with: rlhf run --resume runs/r/recipe.yaml\n")
+    assert json.loads((folder / "runs/r/status.json").read_text())["status"] == "interrupted"
+    assert json.loads((folder / "runs/r/report.json").read_text())["status"] == "interrupted"
+    (folder / "flag").unlink()
+    out = command("run", "--resume", "runs/r/recipe.yaml").stdout
+    assert "\n[1/2] first: finished before\n[2/2] second: running\n" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_keeps_finished_stages_and_says_how_to_go_on(
     name: str, code: int, shell: Shell, command: Command, tmp_path: Path
 ) -> None:
@@ -118,13 +139,19 @@ def test_a_signal_keeps_finished_stages_and_says_how_to_go_on(
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "Traceback" not in err
-    assert err.endswith("finished stages: first\ngo on with: rlhf run --resume runs/r/recipe.yaml\n")
-    assert json.loads((tmp_path / "runs/r/status.json").read_text())["status"] == "interrupted"
-    assert json.loads((tmp_path / "runs/r/report.json").read_text())["status"] == "interrupted"
-    (tmp_path / "flag").unlink()
-    out = command("run", "--resume", "runs/r/recipe.yaml").stdout
-    assert "\n[1/2] first: finished before\n[2/2] second: running\n" in out
+    assert_goes_on(err, command, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), *slow(("SIGTERM", 143))])
+def test_so_does_one_that_it_sends_itself(
+    name: str, code: int, python: Warm, installed: tuple[Path, Path], command: Command, tmp_path: Path
+) -> None:
+    """In a process that need not import the libraries first."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "flag").touch()
+    done = python("-c", SIGNALLED, name, cwd=tmp_path, path=installed)
+    assert done.returncode == code
+    assert_goes_on(done.stderr, command, tmp_path)
 
 
 @pytest.mark.slow

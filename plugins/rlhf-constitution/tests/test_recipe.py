@@ -39,11 +39,16 @@ def after(stage: str, name: str, **options: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    """The recipe of the issue, with one step of each training."""
+    """What the two stages of this package make."""
+    return open_run(run_recipe(recipe(tmp_path_factory.mktemp("own"), REVISE, COMPARE), say=quiet).folder)
+
+
+@pytest.mark.slow
+def test_every_stage_finishes_and_the_policies_are_judged(tmp_path: Path) -> None:
     online = {"stage": "online", "trainer": {**ONE_STEP, "num_generations": 2, "max_completion_length": 8}}
     evaluate = {"stage": "evaluate", "prompts": 4, "best_of": 1, "ceiling": 2, "max_new_tokens": 16, "metrics": []}
     made = recipe(
-        tmp_path_factory.mktemp("whole"),
+        tmp_path,
         REVISE,
         after("sft", "critique_revise"),
         COMPARE,
@@ -51,10 +56,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
         online,
         evaluate,
     )
-    return open_run(run_recipe(made, say=quiet).folder)
-
-
-def test_every_stage_finishes_and_the_policies_are_judged(record: RunRecord) -> None:
+    record = open_run(run_recipe(made, say=quiet).folder)
     assert record.status == "finished"
     assert {"base", "sft", "online"} <= set(record.finished[-1].evaluation.scores)
 
@@ -77,7 +79,7 @@ def test_a_revision_stands_above_the_first_answer(record: RunRecord) -> None:
 
 
 def test_preferences_have_soft_labels_within_the_clamp(record: RunRecord) -> None:
-    groups = load_data(record.folder / "03-ai_feedback").train
+    groups = load_data(record.folder / "02-ai_feedback").train
     labels = [one.probability for group in groups for one in group.compared or ()]
     assert labels
     assert all(0.5 < label <= 0.95 for label in labels)
