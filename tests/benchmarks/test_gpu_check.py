@@ -24,6 +24,7 @@ def rehearsed(python: Warm, folder: Path, run: int, *only: str) -> list[dict[str
     return found
 
 
+@pytest.mark.slow
 def test_a_rehearsal_compares_every_layout_with_separate_rows(python: Warm, tmp_path: Path) -> None:
     points = rehearsed(python, tmp_path, 1, "layouts")
     errors = {p["point"]: p["gradients against own separate rows"] for p in points if "ok" in p}

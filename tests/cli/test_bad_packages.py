@@ -89,6 +89,7 @@ def test_a_bad_package_can_be_disabled(
     assert "odd" not in command("--help").stderr
 
 
+@pytest.mark.slow
 def test_what_a_plugin_prints_at_import_is_no_output(add: Callable[..., None], command: Command) -> None:
     add(f"[{PROJECT}]\nodd = odd_module\n", "print('hello')")
     done = command("schema")

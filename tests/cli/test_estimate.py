@@ -25,6 +25,7 @@ RECIPE = {
 WITHOUT_TOPIC = {"format": "preference", "source": "rows.jsonl", "hold_out": "topic"}
 
 
+@pytest.mark.slow
 def test_json_holds_bytes_by_consumer(rlhf: Rlhf) -> None:
     Path("r.yaml").write_text(json.dumps(RECIPE))
     done = rlhf("estimate", "r.yaml", "--gpu", "8GB", "--json")

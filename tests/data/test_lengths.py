@@ -78,6 +78,7 @@ def test_prompts_that_are_sampled_from_are_never_cut(tmp_path: Path) -> None:
     assert left_out == {PROMPT_TOO_LONG: 1, "prompt that leaves no room for 3 tokens of the 4 of max_length": 1}
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_recipe_keeps_to_it(tmp_path: Path) -> None:
     words = ["ant", "bee", "cat", "dog"]
     rows = [

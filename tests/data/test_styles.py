@@ -13,6 +13,7 @@ import trl
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 from styles import STYLES, style_base, style_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -69,7 +70,7 @@ def test_where_trl_is_not_right_it_learns_the_line_break_behind_the_end() -> Non
     assert tokenizer.decode(ours) == "Light scatters.<|im_end|>"  # that stops at the end never writes it
 
 
-@pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("name", ["chatml_on_a_base", "r1", *slow(*sorted(STYLES.keys() - {"chatml_on_a_base", "r1"}))])
 @torch.no_grad()
 def test_the_reward_is_one_as_trained_scored_sampled_and_exported(name: str, tmp_path: Path) -> None:
     base = style_base(tmp_path / "base", name)

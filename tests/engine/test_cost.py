@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlhf_plugins.contract.run import Adapter
@@ -109,7 +110,7 @@ def saved_by_trimming(trunk: Any) -> tuple[float, float, int]:
     return ours - our_few, theirs - their_few, batch.input_ids.numel() - len(batch.last)
 
 
-@pytest.mark.parametrize("trained", ["all", "last layer", "lora", "lora of the last block", "none"])
+@pytest.mark.parametrize("trained", ["lora", "none", *slow("all", "last layer", "lora of the last block")])
 def test_a_trimmed_last_layer_saves_what_torch_counts(tmp_path: Path, trained: str) -> None:
     targets = ["model.layers.3.mlp.down_proj"] if trained == "lora of the last block" else "all-linear"
     with set_engine("plain"):

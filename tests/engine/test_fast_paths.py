@@ -134,6 +134,7 @@ def test_plain_loading_leaves_every_class_alone(tmp_path: Path, architecture: st
     assert stock.config._attn_implementation == trunk.config._attn_implementation
 
 
+@pytest.mark.slow
 def test_a_model_that_was_loaded_plain_compiles(tmp_path: Path) -> None:
     with set_engine("plain"):
         model = load_causal(tiny_base(tmp_path)).eval()

@@ -47,6 +47,7 @@ def losses(model: Any, steps: int = 12) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_a_quantized_base_in_bfloat16_learns_as_one_that_is_half_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_dtype", lambda base: torch.bfloat16)
     plain = load_causal(NF4)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 
 from rlhf_plugins import RlhfError, RunError, estimate
 from rlhf_plugins.forecast import advice, cards
@@ -28,6 +29,7 @@ EVALUATED = {**SMALL, "eval_strategy": "steps"}
 DPO = {"stage": "preference", "name": "dpo", "trainer": SMALL}
 
 
+@pytest.mark.slow
 def test_every_bundled_stage_has_a_forecast() -> None:
     online = {"stage": "online", "trainer": {"max_completion_length": 16, "per_device_train_batch_size": 8}}
     stages = [{"stage": "sft", "trainer": SMALL}, {"stage": "reward_model", "trainer": SMALL}, DPO, online]
@@ -44,7 +46,7 @@ ANSWERS = {"use": "answers", "rows": 512, "max_new_tokens": 128}
 EVALUATE = {"stage": "evaluate", "max_new_tokens": 8, "cache_tokens": 100_000}
 
 
-@pytest.mark.parametrize("stage", [EVALUATE, {**DPO, "trainer": EVALUATED}])
+@pytest.mark.parametrize("stage", [*slow(EVALUATE), {**DPO, "trainer": EVALUATED}])
 def test_answers_to_tasks_are_generated(stage: dict[str, Any], tmp_path: Path) -> None:
     rows = tmp_path / "sums.jsonl"
     rows.write_text('{"prompt": "2 + 2", "answer": "4"}\n')
@@ -65,6 +67,7 @@ def test_a_verdict_is_uncertain_within_the_margin() -> None:
     assert [verdict(gib) for gib in (7.0, 7.5, 8.5, 9.0)] == ["does not fit", "uncertain", "uncertain", "fits"]
 
 
+@pytest.mark.slow
 def test_what_would_fit_is_an_override_to_paste(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = {"stage": "preference", "name": "dpo", "trainer": {"max_length": 256, "per_device_train_batch_size": 64}}
     given = recipe(wide)
@@ -95,6 +98,7 @@ def test_cards_by_name_and_by_memory() -> None:
     assert smallest(1000 * GIB) is None
 
 
+@pytest.mark.slow
 def test_a_card_that_emulates_bfloat16_holds_frozen_weights_in_float16() -> None:
     (stage,) = estimate(recipe(DPO), gpu="rtx2080ti").stages
     assert "weights fp16" in stage.consumers

@@ -12,6 +12,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from marks import slow
 from torch.profiler import ProfilerActivity, profile
 
 from rlhf_plugins.contract.run import Adapter, Base
@@ -72,7 +73,7 @@ def trainer(folder: Path, checkpointing: bool) -> PreferenceTrainer:
     return PreferenceTrainer(load_causal(BASE), None, args, **given, peft_config=adapter, **own)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, *slow(True)])
 def test_a_forecast_is_within_5_percent_of_the_allocators_own_count(tmp_path: Path, checkpointing: bool) -> None:
     with pretending("cuda"):  # as there, without the fast paths of a CPU
         counted = allocated(trainer(tmp_path, checkpointing).train)
@@ -82,6 +83,7 @@ def test_a_forecast_is_within_5_percent_of_the_allocators_own_count(tmp_path: Pa
     assert sum(found.values()) - at_start == pytest.approx(counted, rel=0.05)  # 2% above, 4% below
 
 
+@pytest.mark.slow
 def test_layers_are_extrapolated_exactly() -> None:
     config = with_layers(configuration(Base("Qwen/Qwen3-0.6B")), 5)
     setting = Setting(Build(None, Adapter(), torch.bfloat16, True, True), torch.bfloat16, "adamw")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow
 
 from rlhf_plugins import RlhfError, RunRecord, StageResult, load_data, open_run, run_recipe, session
 from rlhf_plugins.testing import examine, properties_of, subjects_in, tiny_base
@@ -90,7 +91,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], 
     return arm
 
 
-@pytest.mark.parametrize("at", [3, 5])
+@pytest.mark.parametrize("at", [*slow(3), 5])
 def test_a_loop_that_was_killed_goes_on_without_sampling_again(
     tmp_path: Path, sampled: Callable[[int], list[int]], at: int
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_loop_hands_on_the_winner_its_data_and_its_evaluation(tmp_path: Path) 
     assert result.cost.reward_calls == 60  # 4 + 24 + 4 + 24 + 4
 
 
+@pytest.mark.slow
 def test_a_later_stage_trains_on_what_a_loop_made(tmp_path: Path) -> None:
     made = loop(tmp_path)
     made["stages"][0]["rounds"] = 1
@@ -125,12 +127,14 @@ def test_a_later_stage_trains_on_what_a_loop_made(tmp_path: Path) -> None:
     assert after.curves["train_loss"].points[-1][0] == 6  # steps: 3 pairs of each of 8 prompts, 4 a step
 
 
+@pytest.mark.slow
 def test_a_monitor_halves_the_kl_coefficient(tmp_path: Path) -> None:
     record = ran(online(tmp_path, "watch", 3, reward="gold", monitors=[{"use": "loose_kl", "limit": 100}]))
     assert column(record, "kl_coef") == [0.05, 0.025, 0.0125]
     assert [row["monitor"] for row in record.alarms()] == ["loose_kl"] * 3
 
 
+@pytest.mark.slow
 def test_a_monitor_ends_the_run_and_a_reader_saw_its_rows_before(tmp_path: Path) -> None:
     watched = online(tmp_path, "watch", 40, reward="gold", monitors=[{"use": "last_rollout", "rollouts": 12}])
     command = [sys.executable, watched["plugins"][0], watched["output_dir"]]

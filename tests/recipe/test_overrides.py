@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from marks import slow
 
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe.overrides import parsed
@@ -81,7 +82,7 @@ def test_a_stage_with_a_fault_is_found_by_its_name(checked: Checked) -> None:
     ]
 
 
-@pytest.mark.parametrize("written", ["[", "2020-13-45", "[" * 2000])
+@pytest.mark.parametrize("written", ["[", "2020-13-45", *slow("[" * 2000)])
 def test_what_is_no_yaml_value_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match="is not a YAML value"):
         parsed(f"a.b={written}")

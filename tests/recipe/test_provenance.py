@@ -114,6 +114,7 @@ def test_a_run_with_a_file_says_so_and_tells_when_it_changed(own: Path, capsys: 
     assert f"warning: the run was made with my_loss.py {version}; here it is sha256:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_saved_model_names_the_plugin_that_is_missing(own: Path, caplog: pytest.LogCaptureFixture) -> None:
     run_recipe(own, ["output_dir=out"])
     file = Path(copytree("out/01-reward/model", "copied/model")) / RECORD  # a run refuses files that changed

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from marks import slow
 from warm import Warm
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,9 @@ def test_the_loss_is_listed_with_its_distribution_and_version(run: Run) -> None:
     assert ["reward_loss", "focal_bradley_terry", "focal", "rlhf-focal", "0.1.0", "ok"] in rows
 
 
-@pytest.mark.parametrize(("gamma", "code", "message"), [("1.0", 0, "ok, 1 stage"), ("-1", 2, "loss.gamma: should be")])
+@pytest.mark.parametrize(
+    ("gamma", "code", "message"), slow(("1.0", 0, "ok, 1 stage"), ("-1", 2, "loss.gamma: should be"))
+)
 def test_a_recipe_may_use_the_loss(gamma: str, code: int, message: str, run: Run) -> None:
     done = run("-c", f"open('r.yaml', 'w').write({RECIPE % gamma!r})")
     done = run("-m", "rlhf_plugins.cli", "check", "r.yaml")
@@ -42,6 +45,7 @@ def test_a_recipe_may_use_the_loss(gamma: str, code: int, message: str, run: Run
     assert message in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(run: Run) -> None:
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOCAL / "tests"))
     assert done.returncode == 0, done.stdout

@@ -62,6 +62,7 @@ def test_a_fault_in_one_is_explained(rule: Any, message: str, guest: Registry) -
         check_recipe(critique(rule), registry=guest)
 
 
+@pytest.mark.slow
 def test_the_schema_for_editors_has_them(guest: Registry) -> None:
     known = json_schema(guest)["$defs"]
     assert set(known["rule.length_band"]["properties"]) == {"use", "low", "high"}
@@ -97,6 +98,7 @@ def test_the_command_line_lists_shows_and_checks_them(rlhf: Rlhf) -> None:
     assert re.search(r"rule length_band: (\d+) of \1 properties hold", checked.stdout)
 
 
+@pytest.mark.slow
 def test_a_package_of_the_kind_is_started_with_what_its_base_class_asks_for(rlhf: Rlhf, tmp_path: Path) -> None:
     made = rlhf("plugins", "new", "rlhf-kind-words", "--kind", "rule")
     assert made.returncode == 0, made.stderr
@@ -109,6 +111,7 @@ def test_a_package_of_the_kind_is_started_with_what_its_base_class_asks_for(rlhf
     assert rlhf("plugins", "check", str(module)).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_reports_what_they_measured(rlhf: Rlhf, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(json.dumps(critique("length_band", "on_topic")))
     done = rlhf("run", "recipe.yaml")

@@ -82,6 +82,7 @@ def test_what_gives_no_numbers_to_tokens_is_refused(tmp_path: Path) -> None:
         component("reward", {"use": "by_token", "reward": "gold"}).build(run)
 
 
+@pytest.mark.slow
 def test_words_are_paid_for_what_they_are_after_a_training_on_whole_responses(tmp_path: Path) -> None:
     """And a policy learns from it, on the base that it shares with the reward model."""
     base = replace(tiny_base(tmp_path / "base"), adapter=Adapter(r=8))

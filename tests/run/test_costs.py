@@ -64,6 +64,7 @@ def test_a_budget_without_a_known_limit_is_refused(tmp_path: Path) -> None:
         results(tmp_path / "run", stage("preference", budget={"flop": 1}))
 
 
+@pytest.mark.slow
 def test_rollouts_and_rewards_are_counted(tmp_path: Path) -> None:
     options = {"num_generations": 2, "max_completion_length": 4, "max_steps": 1, "per_device_train_batch_size": 4}
     (online,) = results(tmp_path / "run", stage("online", reward="gold", trainer={**options, "disable_tqdm": True}))

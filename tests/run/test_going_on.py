@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import transformers
+from marks import slow
 
 from rlhf_plugins import Adapter, Checkpoint, session
 from rlhf_plugins.data.digests import of_folder
@@ -42,6 +43,7 @@ STAGES: dict[str, tuple[dict[str, Any], int]] = {  # a stage, and the training s
     ),
     "GRPO": ({"use": "online", "reward": "gold", "advantage": "grpo", "trainer": {**ROLLOUTS, **ACCUMULATED}}, 12),
 }
+KINDS = ("PPO", "preference", "reward model")  # of trainers; the other stages vary them
 
 
 class Killed(BaseException):
@@ -73,7 +75,7 @@ def result(folder: Path) -> dict[str, Any]:
     return {**found, "cost": {**found["cost"], "seconds": 0, "peak_bytes": 0}}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*KINDS, *slow(*(name for name in STAGES if name not in KINDS))])
 def test_a_stage_goes_on_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, step = STAGES[name]
     trained(spec, tmp_path / "whole")

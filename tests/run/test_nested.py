@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import stubs
 from guest import SelfImprove
+from marks import slow
 
 from rlhf_plugins import Adapter, Budget, Curve, DataFormat, Run, RunError, StageResult, session, uses
 from rlhf_plugins.contract.run import Base
@@ -153,7 +154,7 @@ def data(base: Base, tmp_path: Path) -> Any:
     return tiny_run(base, tmp_path / "unused", tiny_pairs(8)).data
 
 
-@pytest.mark.parametrize("at", [pytest.param("r0", marks=pytest.mark.slow), "r1"])
+@pytest.mark.parametrize("at", slow("r0", "r1"))
 def test_a_killed_loop_goes_on_without_sampling_again(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -184,6 +185,7 @@ def dying(at: str) -> Any:
     return dies
 
 
+@pytest.mark.slow
 def test_a_loop_hands_on_its_winner_and_its_evaluation(base: Base, tmp_path: Path) -> None:
     run = session(base, data(base, tmp_path), tmp_path / "run")
     result = run.train(SelfImprove(), name="improve")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow
 
 from rlhf_plugins import Base, RunError, component, open_run
 from rlhf_plugins.recipe.check import load_recipe
@@ -61,7 +62,7 @@ def put(record: RunRecord, name: str, *lines: Any) -> None:
     file.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.mark.parametrize("end", ["finished", "failed"])
+@pytest.mark.parametrize("end", ["finished", *slow("failed")])
 def test_a_reader_follows_a_run_that_another_process_writes(end: str, running: RunRecord) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITER, str(running.folder), end]) as writer:
         rows = list(running.tail(poll=0.01, patience=60))

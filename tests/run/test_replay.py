@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -167,12 +168,13 @@ RUNS = [
     ("reward_loss", CALL.format(answer="given[0].chosen[:1]"), f"reward, loss: {SUM}, {TINY}", r"shape \(1,\), not"),
     ("reward", REWARD.format(answer="[run.seed]"), "online, reward: broken", r"gave 1 number for"),
 ]
+FAST = RUNS[4:5]  # a part of a sum
 
 
 # The calls of the others are saved and repeated above, and a run stops alike at each.
 @pytest.mark.parametrize(
     ("kind", "body", "stage", "message"),
-    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] * (case[0] in ("sampler", "monitor"))) for case in RUNS],
+    [pytest.param(*case, id=case[0], marks=[pytest.mark.slow] * (case not in FAST)) for case in RUNS],
 )
 def test_a_run_that_stops_names_the_plugin_and_saves_the_call(
     kind: str, body: str, stage: str, message: str, folder: Path
@@ -193,7 +195,7 @@ BUILT = "def build(self, run, model): return lambda: 1 / 0"
 PLACED = "def build(self, run): return 1 / 0"
 
 
-@pytest.mark.parametrize(("kind", "body"), [("regularizer", BUILT), ("monitor", PLACED)])
+@pytest.mark.parametrize(("kind", "body"), slow(("regularizer", BUILT), ("monitor", PLACED)))
 def test_a_call_that_cannot_be_repeated_is_not_offered(kind: str, body: str, folder: Path) -> None:
     Path("mine.py").write_text(source(kind, body))
     Path("r.yaml").write_text(RECIPE.replace("STAGE", f"{{stage: reward, {kind}s: [broken], {TINY}, name: second}}"))
@@ -201,6 +203,7 @@ def test_a_call_that_cannot_be_repeated_is_not_offered(kind: str, body: str, fol
         run_recipe("r.yaml", say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_call_that_cannot_be_saved_does_not_hide_the_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("No space left on device")
@@ -222,7 +225,7 @@ PULLS = [
 
 @pytest.mark.parametrize(
     ("kind", "kl", "wrong", "right", "message"),
-    [pytest.param(*case, id=case[1], marks=[pytest.mark.slow] * (case[1] == IN_REWARD)) for case in PULLS],
+    [pytest.param(*case, id=case[1], marks=[pytest.mark.slow] * (case[1] != IN_LOSS)) for case in PULLS],
 )
 def test_a_pull_towards_the_reference_stops_the_run_until_it_is_mended(
     kind: str, kl: str, wrong: str, right: str, message: str, folder: Path

@@ -15,6 +15,7 @@ from rlhf_plugins.sandbox.build import SHIPPED, Pretraining, build, make_tokeniz
 SHORT = Pretraining(steps=6, batch_size=8)
 
 
+@pytest.mark.slow
 def test_a_built_folder_loads_and_is_repeatable(tmp_path: Path) -> None:
     build(tmp_path, SHORT)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 
 from rlhf_plugins import load_policy, load_reward_model, open_run, run_recipe
 from rlhf_plugins.contract.records import MemberScores
@@ -105,9 +106,12 @@ FILES: list[tuple[str, Callable[[Path], object]]] = [
     ("out/status.json", lambda folder: reported(folder / "out")),
     ("fault/fault.json", lambda folder: replay(folder / "fault/fault.json", Registry())),
 ]
+LONG = {"01-reward_model/adapter_config.json", "02-preference/adapter_config.json", "out/01-reward_model/result.json"}
 
 
-@pytest.mark.parametrize(("name", "use"), FILES, ids=[name for name, _ in FILES])
+@pytest.mark.parametrize(
+    ("name", "use"), [slow(case)[0] if case[0] in LONG else case for case in FILES], ids=[name for name, _ in FILES]
+)
 def test_a_damaged_file_is_one_sentence(name: str, use: Callable[[Path], object], made: Path) -> None:
     file = made / name
     whole, tried, refused = file.read_text(), 0, list[str]()

@@ -14,6 +14,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from marks import slow
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -93,7 +94,7 @@ def test_any_pooling_and_head_score_the_same_through_auto_classes(base: Base, tm
         torch.testing.assert_close(logits(tmp_path / "out", side), rewards(folder, base), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "mamba"])
+@pytest.mark.parametrize("architecture", ["llama", "mamba", *slow("gpt2", "opt")])
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_padding_of_any_kind_changes_nothing(tmp_path: Path, architecture: str, pad_is_eos: bool) -> None:
     base = tiny_base(tmp_path / "base", architecture, pad_is_eos=pad_is_eos)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from finished import finished_run
+from marks import slow
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -198,7 +199,7 @@ def test_a_card_asks_as_the_training_did(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stock", [False, True], ids=["auto", "stock"])
-@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+@pytest.mark.parametrize("chat", [*slow(False), True], ids=["plain", "chat"])
 def test_a_reward_models_card_scores_as_the_run_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stock: bool, chat: bool
 ) -> None:

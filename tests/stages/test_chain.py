@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from handed import folder_of
+from marks import slow
 
 from rlhf_plugins import Adapter, Run, RunError, StageResult, load_reward_model, session
 from rlhf_plugins.engine.forward import trunk_of
@@ -35,7 +36,7 @@ def losses(result: StageResult) -> list[float]:
     return [value for _, value in result.curves["loss"].points]
 
 
-@pytest.mark.parametrize("run", [Adapter(r=4), None], ids=["lora", "full"], indirect=True)
+@pytest.mark.parametrize("run", [Adapter(r=4), *slow(None)], ids=["lora", "full"], indirect=True)
 def test_dpo_after_dpo_goes_on_where_it_ended_and_is_measured_to_it(run: Run) -> None:
     first = dpo(run, "one")
     second = dpo(run, "two", **{"from": "one"})
@@ -72,7 +73,7 @@ def test_each_policy_hands_its_weights_to_the_next(run: Run) -> None:
     assert train(run, "online", "far", **{"from": "ppo", "reference": "base"}).curves["kl"].points[0][1] > 0.01
 
 
-@pytest.mark.parametrize("run", [Adapter(r=4), None], ids=["lora", "full"], indirect=True)
+@pytest.mark.parametrize("run", [Adapter(r=4), *slow(None)], ids=["lora", "full"], indirect=True)
 def test_a_reward_model_starts_as_the_supervised_policy_does(run: Run) -> None:
     train(run, "sft", "sft", trainer={**FEW, "learning_rate": 1e-2})
     still = {"trainer": {**FEW, "learning_rate": 0.0}}
@@ -98,6 +99,7 @@ def test_merged_weights_are_the_base_of_later_parts(run: Run) -> None:
         run.train({"use": "merge", "from": "merged"}, name="again")
 
 
+@pytest.mark.slow
 def test_parts_that_go_on_from_an_adapter_write_no_copy_of_the_base(run: Run) -> None:
     for round, start in enumerate((None, "r0", "r1")):
         run.train({"use": "preference", "trainer": FEW}, name=f"r{round}", start=start)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow
 
 from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.contract.run import Base, Run, StageResult
@@ -43,7 +44,7 @@ def held_out(run: Run, test: Sequence[Group], strange: Sequence[Group] = ()) -> 
     return replace(run, data=replace(run.data, test=tuple(test), out_of_distribution=tuple(strange)))
 
 
-@pytest.mark.parametrize("make", [tiny_base, tiny_encoder])
+@pytest.mark.parametrize("make", slow(tiny_base, tiny_encoder))
 def test_a_trained_model_is_measured_on_any_base(tmp_path: Path, make: Any) -> None:
     base = make(tmp_path / "base")
     found = trained(base, tmp_path)
@@ -69,6 +70,7 @@ def test_every_reward_model_is_measured_on_its_own_and_out_of_distribution(tmp_p
     assert [row["out_of_distribution"]["n"] for row in found.values()] == [10, 10]
 
 
+@pytest.mark.slow
 def test_the_order_of_people_decides_what_is_right(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     run = tiny_run(base, tmp_path / "run", finished=[trained(base, tmp_path)])

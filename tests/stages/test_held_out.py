@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from handed import folder_of
+from marks import slow
 from safetensors.torch import load_file
 
 from rlhf_plugins import Adapter, RecipeError, Run, RunError, StageResult, session
@@ -35,7 +36,7 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
     return session(base, tiny_run(base, tmp_path / "rows", tiny_pairs(16)).data, tmp_path / "run")
 
 
-full_too = pytest.mark.parametrize("run", [Adapter(r=4), None], ids=["lora", "full"], indirect=True)
+full_too = pytest.mark.parametrize("run", [Adapter(r=4), *slow(None)], ids=["lora", "full"], indirect=True)
 
 
 def made(use: str, trainer: dict[str, Any], **options: Any) -> Component:
@@ -60,7 +61,7 @@ def weights(result: StageResult) -> dict[str, Any]:
 
 
 @full_too
-@pytest.mark.parametrize("use", NUMBERS)
+@pytest.mark.parametrize("use", [*slow("sft"), "preference", "reward_model"])
 def test_the_best_weights_are_those_that_are_left(run: Run, use: str) -> None:
     """With a constant learning rate they are those of a run that ends there."""
     steep = {"learning_rate": 0.2, "lr_scheduler_type": "constant", "load_best_model_at_end": True}
@@ -121,7 +122,7 @@ def test_the_policy_with_the_best_held_out_reward_is_left(run: Run) -> None:
     torch.testing.assert_close(weights(found), weights(run.train(made("online", short, **ONLINE), name="short")))
 
 
-@pytest.mark.parametrize("use", ["preference", "online"])
+@pytest.mark.parametrize("use", [*slow("preference"), "online"])
 def test_tasks_are_measured_while_a_policy_is_trained(run: Run, use: str, tmp_path: Path) -> None:
     """The last share is that of the policy which the stage left."""
     asked = ("how", "is", "the", "what", "who", "why")

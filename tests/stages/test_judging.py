@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from marks import slow
 
 from rlhf_plugins import Base, Group, PluginError, RunError, StageResult
 from rlhf_plugins.recipe.assemble import component
@@ -84,8 +85,7 @@ def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "judge",
     [
-        {"reward": "model"},
-        pytest.param({"reward": {"use": "model", "stage": "reward"}}, marks=pytest.mark.slow),
+        *slow({"reward": "model"}, {"reward": {"use": "model", "stage": "reward"}}),
         {"judge": "reward"},
     ],
 )

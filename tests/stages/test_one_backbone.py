@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from marks import slow
 
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base, Run
@@ -41,7 +42,7 @@ class Counted(Reward):
 
 @pytest.mark.parametrize(
     ("adapter", "expected"),
-    [(Adapter(r=4), 1), (None, 4)],  # in full: the policy, its reference and two reward models
+    [(Adapter(r=4), 1), *slow((None, 4))],  # in full: the policy, its reference and two reward models
     ids=["lora", "full"],
 )
 def test_two_reward_models_and_the_policy_hold_one_base(tmp_path: Path, adapter: Adapter | None, expected: int) -> None:

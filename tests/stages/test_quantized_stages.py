@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from handed import folder_of
+from marks import slow
 from safetensors.torch import load_file
 
 from rlhf_plugins.contract.rows import Samples
@@ -28,6 +29,7 @@ from .test_training_stages import IDS, online, preference, reward, run_for, sft
 
 ADAPTER = "adapter_model.safetensors"
 QUANTIZATIONS = pytest.mark.parametrize("quantization", ["nf4", "int8"])
+FOUR_BITS = pytest.mark.parametrize("quantization", ["nf4", *slow("int8")])
 SAMPLES = Samples(["how"] * 2, ["ant", "gas"], [[15], [15]], [[3, 4, 5, 1], [9, 10, 11, 1]])
 
 
@@ -60,7 +62,7 @@ def test_packed_groups_equal_separate_rows(tmp_path: Path, quantization: str) ->
         assert (packed - separate).abs().max() < rounding * separate.abs().max()
 
 
-@QUANTIZATIONS
+@FOUR_BITS
 @pytest.mark.parametrize("stage", [preference, online])
 def test_a_policy_on_a_quantized_base_opens_again(tmp_path: Path, quantization: str, stage: Callable[[], Any]) -> None:
     base = quantized(tmp_path / "base", quantization)
@@ -92,7 +94,7 @@ def test_what_was_trained_is_what_is_saved(tmp_path: Path, quantization: str, mo
     torch.testing.assert_close(loaded, seen[0], rtol=0, atol=float(rounding))
 
 
-@QUANTIZATIONS
+@FOUR_BITS
 def test_a_reward_model_on_a_quantized_base_opens_again(tmp_path: Path, quantization: str) -> None:
     base = quantized(tmp_path / "base", quantization)
     result = reward(max_steps=10).run(run_for(base, tmp_path / "run"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from handed import folder_of
+from marks import slow
 from safetensors.torch import load_file
 
 from rlhf_plugins.contract.records import Prediction
@@ -67,7 +68,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_base(tmp_path_factory.mktemp("wide"), **WIDE).path
 
 
-@pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [*slow(None), Adapter(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize(("pooling", "head"), EVERY)
 def test_every_head_on_every_pooling_survives_saving(
     path: str, tmp_path: Path, pooling: str, head: str, adapter: Adapter | None
@@ -140,6 +141,7 @@ def test_a_head_that_a_loss_cannot_use_is_refused(
         trained(Base(path), tmp_path, rated(tiny_pairs(8)), loss=loss, head=head)
 
 
+@pytest.mark.slow
 def test_ratings_are_learned(path: str, tmp_path: Path) -> None:
     options = {"head": NEEDED["multi"] | {"use": "multi"}, "loss": "regression", "trainer": {**FEW, "max_steps": 40}}
     said = judged(trained(Base(path), tmp_path, rated(tiny_pairs(64)), **options), WORDS)
@@ -154,6 +156,7 @@ def test_every_sampler_draws_a_training(path: str, tmp_path: Path, sampler: str)
     assert len(trained(Base(path), tmp_path, groups, sampler=sampler, trainer=trainer).curves["loss"].points) == 6
 
 
+@pytest.mark.slow
 def test_an_encoder_with_an_adapter_learns(tmp_path: Path) -> None:
     base = replace(tiny_encoder(tmp_path / "base"), adapter=Adapter(r=4))
     trainer = {**FEW, "max_steps": 30}
@@ -204,7 +207,7 @@ def test_rewards_and_losses_of_weights_of_their_own_leave_nothing_in_the_saved_h
     assert all(name.startswith("head.") for name in load_file(tmp_path / "model" / "head.safetensors"))
 
 
-@pytest.mark.parametrize("adapter", [None, pytest.param(Adapter(r=4), marks=pytest.mark.slow)], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", slow(None, Adapter(r=4)), ids=["full", "lora"])
 def test_an_ensemble_of_models_is_trained_on_resampled_groups(path: str, tmp_path: Path, adapter: Any) -> None:
     spec = {"use": "reward_ensemble", "members": 3, "aggregation": "weighted", "trainer": {**FEW, "max_steps": 20}}
     result = component("stage", spec).run(tiny_run(Base(path, adapter=adapter), tmp_path, tiny_pairs(48)))
@@ -328,7 +331,7 @@ def test_a_teacher_is_refused_where_the_loss_reads_no_ratings(path: str, tmp_pat
         student.run(tiny_run(Base(path), tmp_path / "student", tiny_pairs(8), (first,)))
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["alone", "in an ensemble"])
+@pytest.mark.parametrize("many", [*slow(False), True], ids=["alone", "in an ensemble"])
 def test_dropout_that_a_recipe_asks_for_is_not_switched_off(path: str, tmp_path: Path, many: bool) -> None:
     """The same seed with and without it gives other losses."""
     heads: list[dict[str, Any]] = [{"use": "mlp", "dropout": rate} for rate in (0.0, 0.5)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from handed import folder_of
+from marks import slow
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -33,6 +34,7 @@ IDS = torch.tensor([[15, 16, 3, 4, 5, 1]])
 FEW = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "disable_tqdm": True}
 ROLLOUT = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6}
 ADAPTERS = pytest.mark.parametrize("adapter", [Adapter(r=4), None], ids=["lora", "full"])
+FULL_SLOWLY = pytest.mark.parametrize("adapter", [Adapter(r=4), *slow(None)], ids=["lora", "full"])
 
 
 def sft(**trainer: Any) -> SFT:
@@ -94,7 +96,7 @@ def test_supervised_training_imitates_and_opens_elsewhere(base: Base, tmp_path: 
     assert result.curves["loss"].points[-1][1] < 0.8 * result.curves["loss"].points[0][1]
 
 
-@ADAPTERS
+@FULL_SLOWLY
 def test_the_reward_model_of_a_run_scores_its_rollouts(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
     base = replace(base, adapter=adapter)
     result = reward(max_steps=16).run(tiny_run(base, tmp_path / "reward", tiny_pairs(64)))
@@ -114,7 +116,7 @@ def test_a_reward_that_no_stage_trained_is_refused(base: Base, tmp_path: Path) -
         online("model").run(run_for(base, tmp_path / "run"))
 
 
-@ADAPTERS
+@FULL_SLOWLY
 def test_the_value_head_lies_beside_the_policy(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
     result = online().run(run_for(replace(base, adapter=adapter), tmp_path / "run"))
     head = load_file(tmp_path / "run" / "value_head.safetensors")
@@ -125,7 +127,7 @@ def test_the_value_head_lies_beside_the_policy(base: Base, tmp_path: Path, adapt
     assert not [name for name in load_file(weights) if "value_head" in name]
 
 
-@ADAPTERS
+@FULL_SLOWLY
 def test_a_critics_own_model_is_saved_beside_the_policy(base: Base, tmp_path: Path, adapter: Adapter | None) -> None:
     stage = replace(online(), value=Value(network="own"))
     result = stage.run(run_for(replace(base, adapter=adapter), tmp_path / "run"))
@@ -175,7 +177,7 @@ def test_what_a_stage_reserves_is_an_option_of_trl(stage: Any) -> None:
     assert stage.reserved <= config_options(config).keys()
 
 
-@pytest.mark.parametrize("architecture", ["mamba", "gemma2"])
+@pytest.mark.parametrize("architecture", ["mamba", *slow("gemma2")])
 @pytest.mark.parametrize("stage", [reward, preference, online])
 def test_models_that_cannot_share_rows_train_too(tmp_path: Path, stage: Callable[[], Any], architecture: str) -> None:
     result = stage().run(run_for(tiny_base(tmp_path / "base", architecture), tmp_path / "run"))

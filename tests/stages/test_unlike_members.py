@@ -67,6 +67,7 @@ def expert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of(component("stage", spec).run(tiny_run(tiny_base(folder / "base"), folder / "run", groups)).rewards)
 
 
+@pytest.mark.slow
 def test_members_are_weighed_by_the_topic_of_a_response(expert: Path, tmp_path: Path) -> None:
     copytree(expert, tmp_path / "model")
     file = tmp_path / "model" / "reward_ensemble.json"

@@ -41,6 +41,7 @@ def test_rows_that_say_nothing_are_refused(tmp_path: Path) -> None:
         tokenized_labels([Group(prompt, ("ant",), label=True) for prompt in ASKED[:2]], encoder)
 
 
+@pytest.mark.slow
 def test_labels_train_a_policy_and_a_reward_model(tmp_path: Path) -> None:
     rows = [{"prompt": p, "completion": word, "label": word == "ant"} for p in ASKED for word in ("ant", "bee")]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

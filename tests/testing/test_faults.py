@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import faulty as other
 import faulty_losses as loss
 import pytest
+from marks import slow
 from torch import nn
 
 from rlhf_plugins import RewardHead, RunError
@@ -70,11 +71,14 @@ FAULTS = [
     ("stage", other.Silent, "a_result_is_returned", "a NoneType"),
 ]
 
+LONG = {"options_are_felt", "import_changes_nothing"}  # which train, and start a process
 BUILT_OF_A_RUN = {"judge", "monitor", "regularizer", "task"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "component", "name", "words"), FAULTS, ids=lambda value: getattr(value, "__name__", value)
+    ("kind", "component", "name", "words"),
+    [slow(one)[0] if one[2] in LONG else one for one in FAULTS],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_planted_fault_is_found_and_named(kind: str, component: type, name: str, words: str) -> None:
     (one,) = [each for each in properties_of(kind) if each.name == name]

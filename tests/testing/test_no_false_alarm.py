@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from marks import slow
 
 from rlhf_plugins.registry.registry import DISTRIBUTION, registry
 from rlhf_plugins.testing import Subject, examine, properties_of, subjects
@@ -28,10 +29,20 @@ PACKAGES = {  # with the options that each says to try its components with
     for file in sorted((Path(__file__).parents[2] / "plugins").glob("*/pyproject.toml"))
 }
 BUNDLED = list(subjects(DISTRIBUTION, OPTIONS))
+LONG = {  # a second of its kind that trains or is made of others
+    "data_format arithmetic",
+    "metric pac_bayes",
+    "reward by_token",
+    "reward guided",
+    "reward prefixes",
+    "reward_loss multi_task_uncertainty",
+    "stage label_check",
+    "stage reward_ensemble",
+}
 OURS = [*BUNDLED, *(one for name, tried in PACKAGES.items() for one in subjects(name, tried))]
 
 
-@pytest.mark.parametrize("subject", BUNDLED, ids=str)
+@pytest.mark.parametrize("subject", [slow(one)[0] if str(one) in LONG else one for one in BUNDLED], ids=str)
 def test_every_property_holds_of_what_is_bundled(subject: Subject) -> None:
     found = [examine(subject, one) for one in properties_of(subject.kind) if not one.trains]
     assert not any(found), "\n".join(str(finding) for finding in found if finding)

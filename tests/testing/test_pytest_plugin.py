@@ -43,9 +43,8 @@ def test_another_packages_run_imports_nothing_of_ours(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "ini", [pytest.param("", marks=pytest.mark.slow), '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("ini", ["", '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n'])
 def test_a_package_that_is_not_installed_is_told_so(run: Run, tmp_path: Path, ini: str) -> None:
     (tmp_path / "pyproject.toml").write_text(PROJECT + ini)
     (tmp_path / "tests").mkdir()
@@ -55,6 +54,7 @@ def test_a_package_that_is_not_installed_is_told_so(run: Run, tmp_path: Path, in
     assert "1 failed, 1 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_component_and_property_of_a_package_is_an_item(run: Run) -> None:
     done = run(FOCAL, "-v", "pyproject.toml")
     assert "pyproject.toml::reward_loss::focal_bradley_terry::batch_mates PASSED" in done.stdout

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
@@ -57,9 +58,10 @@ def run(name: str, limit: float | None, norm: float, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
-        *((name, 0.01) for name in STAGES if name != "reward_ensemble"),
         ("preference", 0.0),
-        pytest.param("reward_ensemble", 0.01, marks=pytest.mark.slow),
+        ("preference", 0.01),
+        ("online", 0.01),
+        *slow(*((name, 0.01) for name in STAGES if name not in ("preference", "online"))),
     ],
 )
 def test_each_stage_clips_as_torch_does(seen: Gradients, tmp_path: Path, name: str, norm: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from torch import Tensor
 
 from rlhf_plugins.contract.run import Adapter
@@ -55,6 +56,7 @@ def test_on_the_policys_trunk_it_does(bases: Bases, tmp_path: Path) -> None:
     assert not all(torch.equal(p, policy(second)[name]) for name, p in policy(first).items())
 
 
+@pytest.mark.slow
 def test_activations_recomputed_for_the_policy_change_nothing(bases: Bases, tmp_path: Path) -> None:
     """Recomputed in the backward pass under the policy's adapter, the critic's gradient would be another."""
     plain, spared = (
@@ -102,7 +104,7 @@ def test_values_are_float32_where_the_rest_is_bfloat16(bases: Bases, tmp_path: P
 ALONE = Value(by_hand.VALUE, by_hand.VALUE_CLIP, network="own")
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [True, *slow(False)], ids=["lora", "full"])
 def test_with_its_own_model_the_loss_is_the_one_computed_by_hand(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     watched: Any = trainer(bases(), tmp_path, objective(value=ALONE), cls=Watched, adapter=adapter)
     watched.train()

@@ -9,6 +9,7 @@ import pytest
 import torch
 import trl
 from launches import Launches
+from marks import slow
 
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine import casts, loading
@@ -47,7 +48,7 @@ def counted(found: Any) -> tuple[int, int]:
     return under.casts, under.all
 
 
-@pytest.mark.parametrize("make", [sft, reward, dpo, online])
+@pytest.mark.parametrize("make", [dpo, online, *slow(sft, reward)])
 def test_a_step_launches_and_casts_no_more_than_it_did(
     bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -135,7 +136,7 @@ def test_an_alarm_stops_a_training_and_leaves_its_evidence(bases: Bases, tmp_pat
     assert row["evidence"]["responses"][0].keys() >= {"prompt", "response", "reward", "kl", "tokens"}
 
 
-@pytest.mark.parametrize("kl", ["in_reward", "in_loss"])
+@pytest.mark.parametrize("kl", [*slow("in_reward"), "in_loss"])
 def test_an_alarm_scales_the_kl_coefficient_from_the_next_rollout_on(bases: Bases, tmp_path: Path, kl: str) -> None:
     def halve(step: Step) -> Alarm | None:
         return Alarm("low", action="scale_kl", factor=0.5) if step.step == 2 else None
@@ -145,9 +146,7 @@ def test_an_alarm_scales_the_kl_coefficient_from_the_next_rollout_on(bases: Base
     assert found.monitors.alarms[0]["factor"] == 0.5
 
 
-@pytest.mark.parametrize(
-    "schedule", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "linear"))]
-)
+@pytest.mark.parametrize("schedule", slow("cosine", "constant", "linear"))
 def test_an_alarm_scales_the_learning_rate_whatever_the_schedule(bases: Bases, tmp_path: Path, schedule: str) -> None:
     def slow(step: Step) -> Alarm | None:
         return Alarm("fast", action="scale_lr", factor=0.1) if step.step == 2 else None

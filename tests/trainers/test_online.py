@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from torch import Tensor
 
 from rlhf_plugins.contract.interfaces import Advantage
@@ -51,14 +52,16 @@ class Watched(OnlineTrainer):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"adapter": False},
         {"num_iterations": 3},
-        {"temperature": 0.7},
-        {"per_device_train_batch_size": 4, "steps_per_generation": 3},  # does not hold whole groups of 3
         {"tokens_per_batch": 24},  # some micro-batches hold a response, some two
-        {"architecture": "mamba", "adapter": False},  # cannot share rows
-        {"architecture": "gemma2"},  # caps its logits
+        *slow(
+            {},
+            {"adapter": False},
+            {"temperature": 0.7},
+            {"per_device_train_batch_size": 4, "steps_per_generation": 3},  # does not hold whole groups of 3
+            {"architecture": "mamba", "adapter": False},  # cannot share rows
+            {"architecture": "gemma2"},  # caps its logits
+        ),
     ],
     ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()) or "plain",
 )
@@ -85,7 +88,7 @@ class Stepping(Watched):
         return loss
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [True, *slow(False)], ids=["lora", "full"])
 @pytest.mark.parametrize("steps", [1, 2])  # at the second the ratios are no longer 1
 @pytest.mark.parametrize("tokens", [None, 24], ids=["whole", "micro_batches"])
 def test_a_step_is_the_one_computed_by_hand(
@@ -140,8 +143,8 @@ def test_outputs_of_the_only_minibatch_are_not_computed_again(
     assert found._experience.first is None
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("entropy", [0.0, 0.1])
+@pytest.mark.parametrize("adapter", [True, *slow(False)], ids=["lora", "full"])
+@pytest.mark.parametrize("entropy", [*slow(0.0), 0.1])
 def test_not_computing_it_again_changes_no_weight(bases: Bases, tmp_path: Path, adapter: bool, entropy: float) -> None:
     class Again(OnlineTrainer):
         def _outputs(self, part: Any) -> Any:
@@ -170,7 +173,7 @@ def test_the_value_head_is_trained_and_taken_off(bases: Bases, tmp_path: Path) -
     assert not hasattr(found.model, "value_head")
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [True, *slow(False)], ids=["lora", "full"])
 def test_the_reference_is_untouched(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     found = trainer(bases(), tmp_path, adapter=adapter)
     found.train()
@@ -183,6 +186,7 @@ def test_the_reference_is_untouched(bases: Bases, tmp_path: Path, adapter: bool)
 BIG = {"per_device_train_batch_size": 24, "num_generations": 4, "steps_per_generation": 1, "num_iterations": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_it_climbs_a_reward_that_it_is_shown(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     rewards = curve(trainer(bases(), tmp_path, objective(**FREE), adapter=adapter, max_steps=40, **BIG), "reward")
@@ -201,6 +205,7 @@ def test_a_huge_kl_coefficient_holds_the_policy(bases: Bases, tmp_path: Path) ->
     assert abs(held) < 0.2 * abs(free)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve(bases: Bases, tmp_path: Path) -> None:
     first = trainer(bases(), tmp_path)
     expected = losses(first)
@@ -276,6 +281,7 @@ def test_the_guide_says_how_to_read_every_curve(bases: Bases, tmp_path: Path) ->
 
 
 NAMES = registry().names("advantage")
+FEW = ("gae", "grpo", "rloo")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -290,7 +296,7 @@ def test_every_estimator_trains_and_those_without_a_critic_load_none(bases: Base
     assert bool(found.take_value_head()) == estimator.reads_values
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name if name in FEW else slow(name)[0] for name in NAMES])
 def test_one_response_a_prompt_is_enough_or_refused(bases: Bases, tmp_path: Path, name: str) -> None:
     estimator = component("advantage", name)
     options = {"num_generations": 1, "per_device_train_batch_size": 3, "steps_per_generation": 1, "max_steps": 2}

@@ -13,6 +13,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from marks import slow
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback, set_seed
 
 import rlhf_plugins
@@ -92,19 +93,21 @@ def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path, adap
 
 
 OF_THE_LOSS: list[dict[str, Any]] = [
-    {"loss_type": "grpo"},
-    {"loss_type": "bnpo"},
     {"loss_type": "dr_grpo", "scale_rewards": "none"},
-    {"beta": 0.3},
     {"beta": 0.3, "use_bias_correction_kl": False, "loss_type": "grpo"},
     {"delta": 1.5, "num_iterations": 2, "learning_rate": 0.1},
-    {"epsilon_high": 0.4, "num_iterations": 3, "learning_rate": 0.1},
-    {"entropy_coef": 0.1},
-    {"beta": 0.3, "sync_ref_model": True, "ref_model_sync_steps": 1},
-    {"steps_per_generation": 3, "per_device_train_batch_size": 2},
-    {"steps_per_generation": 2, "num_iterations": 2, "beta": 0.1, "epsilon": 0.01},
-    {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2, "loss_type": "grpo"},
     {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "per_device_train_batch_size": 3},
+    *slow(
+        {"loss_type": "grpo"},
+        {"loss_type": "bnpo"},
+        {"beta": 0.3},
+        {"epsilon_high": 0.4, "num_iterations": 3, "learning_rate": 0.1},
+        {"entropy_coef": 0.1},
+        {"beta": 0.3, "sync_ref_model": True, "ref_model_sync_steps": 1},
+        {"steps_per_generation": 3, "per_device_train_batch_size": 2},
+        {"steps_per_generation": 2, "num_iterations": 2, "beta": 0.1, "epsilon": 0.01},
+        {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2, "loss_type": "grpo"},
+    ),
 ]
 
 
@@ -151,7 +154,7 @@ def test_an_object_a_callback_and_an_optimizer(bases: Bases, tmp_path: Path) -> 
     assert ended == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize("options", [{}, {"beta": 0.2}], ids=["plain", "kl"])
+@pytest.mark.parametrize("options", [*slow({}), {"beta": 0.2}], ids=["plain", "kl"])
 def test_evaluation_is_trls(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
     found = {}
     for cls in (OURS, STOCK):

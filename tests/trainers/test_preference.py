@@ -10,6 +10,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from marks import slow
 from torch import Tensor
 
 from rlhf_plugins.contract.interfaces import PreferenceLoss
@@ -65,8 +66,9 @@ def assert_equal(base: Base, folder: Path, loss_type: str, **options: Any) -> No
     assert furthest(trained(mine), before) > 5e-3  # it really trained
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+@pytest.mark.parametrize(
+    ("loss_type", "adapter"), [("sigmoid", True), ("ipo", False), *slow(("sigmoid", False), ("ipo", True))]
+)
 def test_every_step_is_stock_trl(bases: Bases, tmp_path: Path, loss_type: str, adapter: bool) -> None:
     assert_equal(bases(), tmp_path, loss_type, adapter=adapter)
 
@@ -74,11 +76,13 @@ def test_every_step_is_stock_trl(bases: Bases, tmp_path: Path, loss_type: str, a
 @pytest.mark.parametrize(
     "options",
     [
-        {"precompute_ref_log_probs": True},
-        {"precompute_ref_log_probs": True, "adapter": False},
         {"gradient_accumulation_steps": 2},
-        {"max_length": 10, "truncation_mode": "keep_start"},
         {"max_length": 6, "truncation_mode": "keep_end"},
+        *slow(
+            {"precompute_ref_log_probs": True},
+            {"precompute_ref_log_probs": True, "adapter": False},
+            {"max_length": 10, "truncation_mode": "keep_start"},
+        ),
     ],
     ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()),
 )
@@ -86,7 +90,7 @@ def test_so_it_is_under_trls_options(bases: Bases, tmp_path: Path, options: dict
     assert_equal(bases(), tmp_path, "sigmoid", **options)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "mamba"])
+@pytest.mark.parametrize("architecture", [*slow("gpt2", "gemma2"), "mamba"])
 def test_so_it_is_for_other_architectures(bases: Bases, tmp_path: Path, architecture: str) -> None:
     loss = component("preference_loss", {"use": "dpo", "beta": BETA})
     options = {"max_steps": 3, "learning_rate": 1e-3, "adapter": architecture != "mamba"}
@@ -117,6 +121,7 @@ def test_summed_ipo_is_the_papers(bases: Bases, tmp_path: Path) -> None:
     assert logged == pytest.approx([loss for loss, _ in seen])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve(bases: Bases, tmp_path: Path) -> None:
     loss = component("preference_loss", "dpo")
     assert losses(ours(bases(), tmp_path, loss)) == losses(ours(bases(), tmp_path, loss))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from marks import slow
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction, TrainerCallback
 
@@ -49,6 +50,7 @@ def test_a_metric_gets_the_whole_of_a_last_batch_that_is_smaller(bases: Bases, t
     assert seen == [6, 5]
 
 
+@pytest.mark.slow
 def test_micro_batches_evaluate_as_whole_batches(bases: Bases, tmp_path: Path) -> None:
     given = {"eval_dataset": rows(10, 1), "compute_metrics": token_metrics}
     parts, whole = (
@@ -58,7 +60,7 @@ def test_micro_batches_evaluate_as_whole_batches(bases: Bases, tmp_path: Path) -
     assert_equal(logged(parts), logged(whole))
 
 
-@pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}], ids=["each step", "precomputed"])
+@pytest.mark.parametrize("options", slow({}, {"precompute_ref_log_probs": True}), ids=["each step", "precomputed"])
 def test_data_given_to_evaluate_are_trls(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
     def evaluated(cls: Any) -> list[dict[str, float]]:
         trainer = script(cls, bases(), tmp_path, options, peft_config=ADAPTER)
@@ -83,7 +85,7 @@ def files(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("adapter", [None, ADAPTER], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [*slow(None), ADAPTER], ids=["full", "lora"])
 def test_checkpoints_have_trls_files_and_resume(bases: Bases, tmp_path: Path, adapter: Any) -> None:
     folders = {cls: tmp_path / cls.__name__ for cls in (OURS, STOCK)}
     options = {"save_strategy": "steps", "save_steps": 2}
@@ -114,7 +116,7 @@ def adapted(base: Base) -> PeftModel:
     return model
 
 
-@pytest.mark.parametrize("precomputed", [False, True])
+@pytest.mark.parametrize("precomputed", slow(False, True))
 def test_an_adapter_that_is_trained_on_has_a_copy_as_its_reference(
     bases: Bases, tmp_path: Path, precomputed: bool
 ) -> None:
@@ -159,6 +161,7 @@ TEMPLATE = (
 )
 
 
+@pytest.mark.slow
 def test_messages_train_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     def said(role: str, text: str) -> list[dict[str, str]]:
         return [{"role": role, "content": text}]
@@ -175,6 +178,7 @@ def test_messages_train_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     assert_equal(trained(OURS), trained(STOCK))
 
 
+@pytest.mark.slow
 def test_texts_without_a_prompt_train_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     """TRL takes their common beginning for the prompt; some have none, and then nothing predicts their first token."""
     whole = [{s: row["prompt"] * (i % 2) + row[s] for s in ("chosen", "rejected")} for i, row in enumerate(rows())]

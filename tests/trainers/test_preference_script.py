@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trl
 from datasets import Dataset
+from marks import slow
 
 import rlhf_plugins
 from rlhf_plugins.contract.run import Adapter, Base
@@ -62,8 +63,11 @@ def test_the_constructor_is_trls_with_keywords_more() -> None:
     assert found == [*theirs, "loss", "tokens_per_batch", "reference_cache", "reference_identity"]
 
 
-@pytest.mark.parametrize("adapter", [None, Adapter(r=4)], ids=["full", "lora"])
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+@pytest.mark.parametrize(
+    ("loss", "adapter"),
+    [("sigmoid", Adapter(r=4)), ("ipo", None), *slow(("sigmoid", None), ("ipo", Adapter(r=4)))],
+    ids=["sigmoid-lora", "ipo-full", "sigmoid-full", "ipo-lora"],
+)
 def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path, loss: str, adapter: Adapter | None) -> None:
     given = {"peft_config": lora_config(adapter, "CAUSAL_LM") if adapter else None}
     options = {"loss_type": [loss], "beta": 0.3}
@@ -75,10 +79,12 @@ def test_a_script_trains_and_logs_as_with_trl(bases: Bases, tmp_path: Path, loss
 @pytest.mark.parametrize(
     "options",
     [
-        {"gradient_checkpointing": True},
         {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
-        {"max_length": 4, "truncation_mode": "keep_end", "loss_type": ["ipo"]},
-        {"dataloader_num_workers": 1},
+        *slow(
+            {"gradient_checkpointing": True},
+            {"max_length": 4, "truncation_mode": "keep_end", "loss_type": ["ipo"]},
+            {"dataloader_num_workers": 1},
+        ),
     ],
     ids=lambda options: " ".join(options),
 )
@@ -87,6 +93,7 @@ def test_so_it_does_under_transformers_options(bases: Bases, tmp_path: Path, opt
     assert_equal(*(logged(script(cls, bases(), tmp_path, options, **given)) for cls in (OURS, STOCK)))
 
 
+@pytest.mark.slow
 def test_trls_default_precision_trains_as_with_trl(bases: Bases, tmp_path: Path) -> None:
     """bfloat16 and gradient checkpointing; they differ by rounding."""
     options = {"bf16": True, "gradient_checkpointing": True}
@@ -95,7 +102,7 @@ def test_trls_default_precision_trains_as_with_trl(bases: Bases, tmp_path: Path)
         assert (one["loss"], one["grad_norm"]) == pytest.approx((other["loss"], other["grad_norm"]), rel=0.02)
 
 
-@pytest.mark.parametrize(("loss_type", "loss"), [("sigmoid", "dpo"), ("ipo", "ipo_per_token")])
+@pytest.mark.parametrize(("loss_type", "loss"), [("sigmoid", "dpo"), *slow(("ipo", "ipo_per_token"))])
 def test_a_recipes_stage_trains_and_logs_as_the_script(bases: Bases, tmp_path: Path, loss_type: str, loss: str) -> None:
     base = replace(bases(), adapter=Adapter(r=4))
     stage = component("stage", {"use": "preference", "loss": loss, "trainer": {**SHORT, "disable_tqdm": True}})

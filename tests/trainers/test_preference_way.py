@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trl
+from marks import slow
 from peft import PromptTuningConfig
 from transformers import TrainingArguments
 
@@ -34,6 +35,7 @@ TRLS_ALONE: dict[str, dict[str, Any]] = {  # of DPOConfig's own fields: what mak
     "label_smoothing": {"loss_type": ["robust"], "label_smoothing": 0.1},
     "discopop_tau": {"loss_type": ["discopop"], "discopop_tau": 0.1},
 }
+FAST = ("f_divergence_type", "label_smoothing")
 LAUNCHED = {  # options of transformers that the engine does not compute
     "torch_compile": True,
     "neftune_noise_alpha": 5.0,
@@ -58,7 +60,9 @@ def test_the_page_names_what_goes_trls_way() -> None:
     assert theirs >= LAUNCHED.keys() | {"data_collator", "deepspeed", "fsdp", "parallelism_config"}
 
 
-@pytest.mark.parametrize("options", TRLS_ALONE.values(), ids=TRLS_ALONE)
+@pytest.mark.parametrize(
+    "options", [one if name in FAST else slow(one)[0] for name, one in TRLS_ALONE.items()], ids=TRLS_ALONE
+)
 def test_what_trl_alone_computes_is_trls_training(bases: Bases, tmp_path: Path, options: dict[str, Any]) -> None:
     ours = script(OURS, bases(), tmp_path, {**options, "max_steps": 2})
     assert ours.obstacle is not None
@@ -86,6 +90,7 @@ def test_a_launch_that_shares_the_work_goes_trls_way(options: dict[str, Any], sa
     assert list(unusual_launch(launched(**options))) == [said]
 
 
+@pytest.mark.slow
 def test_a_collator_of_the_scripts_is_used(bases: Bases, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     collator = trl.trainer.dpo_trainer.DataCollatorForPreference(pad_token_id=0, max_length=7)
     with caplog.at_level(logging.WARNING, "rlhf_plugins"):
@@ -94,6 +99,7 @@ def test_a_collator_of_the_scripts_is_used(bases: Bases, tmp_path: Path, caplog:
     assert logged(found) == logged(expected)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_learns_a_prompt_is_trls(bases: Bases, tmp_path: Path) -> None:
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     found, expected = (script(cls, bases(), tmp_path, {}, peft_config=prompt) for cls in (OURS, STOCK))
@@ -154,6 +160,7 @@ def test_a_wrong_word_names_the_nearest(bases: Bases, tmp_path: Path) -> None:
         script(OURS, bases(), tmp_path, {}, loss="dpo")
 
 
+@pytest.mark.slow
 def test_soft_labels_are_read_where_a_loss_is_given(bases: Bases, tmp_path: Path) -> None:
     soft = rows().add_column("probability", [0.5] * 16)
     theirs = logged(script(OURS, bases(), tmp_path, {}, train=soft))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from marks import slow
 from memory_full import Full
 
 from rlhf_plugins import RewardTrainer, RunError
@@ -88,7 +89,7 @@ def assert_recovers(trainer: Any, every: int, batches: int = 1, first: int = 0) 
         assert_equal(step(trainer, Full(at), batches), plain)
 
 
-@pytest.mark.parametrize("make", [dpo, reward, sft])
+@pytest.mark.parametrize("make", [*slow(dpo, reward), sft])
 def test_at_operations_all_over_a_step(bases: Bases, tmp_path: Path, make: Callable[..., Any]) -> None:
     assert_recovers(make(bases(), tmp_path), every=399)
 
@@ -102,7 +103,7 @@ def test_at_every_operation_of_a_step_in_turn(
     assert_recovers(make(bases(), tmp_path), every=12, first=first)
 
 
-@pytest.mark.parametrize("few", [pytest.param(1.0, marks=pytest.mark.slow), 0.0], ids=["set aside", "computed again"])
+@pytest.mark.parametrize("few", slow(1.0, 0.0), ids=["set aside", "computed again"])
 def test_gradients_of_earlier_micro_batches_are_kept(
     bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: float
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from memory_full import Full
 
 from rlhf_plugins.engine.layers import checkpointing
@@ -47,7 +48,7 @@ def assert_recovers(found: Any, every: int, first: int = 0) -> None:
         assert numbers == pytest.approx(plain[2], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("aim", [{}, GRPO], ids=["ppo", "grpo"])
+@pytest.mark.parametrize("aim", [{}, *slow(GRPO)], ids=["ppo", "grpo"])
 def test_at_operations_all_over_a_step(bases: Bases, tmp_path: Path, aim: dict[str, Any]) -> None:
     assert_recovers(ready(bases(), tmp_path, **aim), every=211)
 
@@ -59,6 +60,7 @@ def test_at_every_operation_of_an_online_step(bases: Bases, tmp_path: Path, aim:
     assert_recovers(ready(bases(), tmp_path, **aim), every=12, first=first)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_where_neither_samples_nor_steps_fit(
     bases: Bases, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

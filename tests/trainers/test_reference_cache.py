@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from marks import slow
 from peft import LoraConfig, get_peft_model
 
 from rlhf_plugins.contract.run import Adapter, Base
@@ -46,7 +47,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("adapter", [True, *slow(False)], ids=["lora", "full"])
 def test_they_are_those_that_trl_computes_at_every_step(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     before = losses(trainer(bases(), tmp_path, adapter=adapter))
     args = arguments(trl.DPOConfig, tmp_path, 0, OPTIONS)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from marks import slow
 from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
@@ -75,8 +76,14 @@ def pair_of_trainers(
     return [trl.RewardTrainer(model=stock, args=configs[1], **given), mine]
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize(("loss", "groups"), [("bradley_terry", PAIRS), ("bradley_terry_margin", MARGINS)])
+@pytest.mark.parametrize(
+    ("loss", "groups", "adapter"),
+    [
+        ("bradley_terry", PAIRS, True),
+        ("bradley_terry_margin", MARGINS, False),
+        *slow(("bradley_terry", PAIRS, False), ("bradley_terry_margin", MARGINS, True)),
+    ],
+)
 def test_every_step_is_stock_trl(
     bases: Bases, tmp_path: Path, loss: str, groups: tuple[Group, ...], adapter: bool
 ) -> None:
@@ -125,8 +132,14 @@ def test_trained_in_half_precision_it_scores_as_it_does_reloaded(bases: Bases, t
     assert model.score(samples, 0) == again.score(samples, 0)
 
 
-@pytest.mark.parametrize("pooling", ["last_token", "mean"])
-@pytest.mark.parametrize("architecture", ["qwen3", "gpt2", "mamba"])
+@pytest.mark.parametrize(
+    ("architecture", "pooling"),
+    [
+        ("qwen3", "last_token"),
+        ("gpt2", "mean"),
+        *slow(("qwen3", "mean"), ("gpt2", "last_token"), ("mamba", "last_token"), ("mamba", "mean")),
+    ],
+)
 def test_it_learns_to_tell_good_from_bad(bases: Bases, tmp_path: Path, architecture: str, pooling: str) -> None:
     torch.manual_seed(0)
     base = bases(architecture)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset, IterableDataset
+from marks import slow
 from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig, TrainerCallback
@@ -139,7 +140,7 @@ def test_an_adapter_that_forgets_the_head_saves_it_all_the_same(bases: Bases, tm
     assert [any(name.endswith("score.weight") for name in found) for found in (stock, ours)] == [False, True]
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [*slow(False), True], ids=["full", "lora"])
 def test_a_training_that_was_cut_goes_on_as_if_it_had_not_been(bases: Bases, tmp_path: Path, adapter: bool) -> None:
     config = {"peft_config": LoraConfig(r=4, task_type="SEQ_CLS")} if adapter else {}
     args = {"save_strategy": "steps", "save_steps": 3}
@@ -176,8 +177,8 @@ class Scale(torch.nn.Linear):
 OWN = {"head": component("reward_head", "mlp"), "pooling": component("pooling", "attention")}
 
 
-@pytest.mark.parametrize("own", [{}, OWN], ids=["score", "own"])
-@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4, target_modules="all-linear")], ids=["full", "lora"])
+@pytest.mark.parametrize("own", [*slow({}), OWN], ids=["score", "own"])
+@pytest.mark.parametrize("adapter", [*slow(None), LoraConfig(r=4, target_modules="all-linear")], ids=["full", "lora"])
 def test_a_reward_model_of_a_script_opens_as_a_stages(bases: Bases, tmp_path: Path, own: Any, adapter: Any) -> None:
     trainer = script(RewardTrainer, bases(), tmp_path, peft_config=adapter, **own)
     trainer.train()
@@ -204,7 +205,7 @@ def test_a_script_trains_through_quantized_weights_and_its_model_opens_on_them(b
     assert opened.predict(samples).reward.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("adapter", [None, LoraConfig(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [*slow(None), LoraConfig(r=4)], ids=["full", "lora"])
 def test_a_head_of_ones_own_is_trained_and_resumed(bases: Bases, tmp_path: Path, adapter: Any) -> None:
     args = {"save_strategy": "steps", "save_steps": 3}
     own = {**OWN, "loss": Scaled()}
@@ -240,7 +241,7 @@ def streamed(rows: Rows) -> IterableDataset:
     return IterableDataset.from_generator(lambda: iter(rows))
 
 
-@pytest.mark.parametrize("form", [messages, implicit, tokens, streamed])
+@pytest.mark.parametrize("form", [messages, tokens, *slow(implicit, streamed)])
 def test_every_form_of_trls_rows_trains_as_with_trl(bases: Bases, tmp_path: Path, form: Callable[..., Any]) -> None:
     words = load_tokenizer(bases())
     words.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}"
@@ -302,8 +303,10 @@ PROMPT = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     ("given", "reason"),
     [
         ({"data_collator": collate}, "data_collator="),
-        ({"args": {"pad_to_multiple_of": 8}}, "pad_to_multiple_of=8"),
-        ({"args": {"neftune_noise_alpha": 1.0}}, "neftune_noise_alpha=1.0"),
+        *slow(
+            ({"args": {"pad_to_multiple_of": 8}}, "pad_to_multiple_of=8"),
+            ({"args": {"neftune_noise_alpha": 1.0}}, "neftune_noise_alpha=1.0"),
+        ),
         (
             {"peft_config": PROMPT},
             "an adapter that learns a prompt",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from torch import tensor
 from torch.testing import assert_close
 
@@ -34,8 +35,8 @@ def trained_in(unit: float, bases: Bases, folder: Path, kl: Any, **parts: Any) -
     return found
 
 
-@pytest.mark.parametrize("unit", [4.0, 2.0**-20])
-@pytest.mark.parametrize("advantage", ["gae", "td"])
+@pytest.mark.parametrize("unit", [*slow(4.0), 2.0**-20])
+@pytest.mark.parametrize("advantage", ["gae", *slow("td")])
 def test_reward_penalty_and_kl_in_another_unit_train_the_same(
     bases: Bases, tmp_path: Path, unit: float, advantage: str
 ) -> None:
@@ -47,6 +48,7 @@ def test_reward_penalty_and_kl_in_another_unit_train_the_same(
     assert logged(other, "reward") == pytest.approx([unit * reward for reward in logged(one, "reward")])
 
 
+@pytest.mark.slow
 def test_with_the_kl_in_the_loss_the_reward_alone_may_have_another_unit(bases: Bases, tmp_path: Path) -> None:
     one, other = (trained_in(k, bases, tmp_path, {"use": "in_loss", "coef": 0.3}) for k in (1.0, 4.0))
     for name in UNITLESS:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
@@ -136,7 +137,7 @@ def test_minibatches_hold_the_rollouts_numbers_of_their_rows(
         assert not tensors[~rollout.mask].any()
 
 
-@pytest.mark.parametrize("options", [{}, {"steps_per_generation": 1}, {"tokens_per_batch": 24}])
+@pytest.mark.parametrize("options", [{}, *slow({"steps_per_generation": 1}, {"tokens_per_batch": 24})])
 def test_the_record_of_a_rollout_is_all_that_its_steps_need(bases: Bases, tmp_path: Path, options: Any) -> None:
     """As a resume will have it: each training step goes on from a copy of the record, without any graph."""
 
@@ -167,7 +168,7 @@ def test_the_adapter_off_is_a_separate_frozen_model(bases: Bases, tmp_path: Path
         assert (found._models.outputs(batch).log_probs - found._models.reference_log_probs(batch)).abs().max() > 0.01
 
 
-@pytest.mark.parametrize(("adapter", "advantage"), [(True, "gae"), (True, "rloo"), (False, "gae")])
+@pytest.mark.parametrize(("adapter", "advantage"), [(True, "gae"), *slow((True, "rloo"), (False, "gae"))])
 def test_policy_and_critic_learn_and_nothing_else(bases: Bases, tmp_path: Path, adapter: bool, advantage: str) -> None:
     found = trainer(bases(), tmp_path, objective(advantage=advantage), adapter=adapter, max_steps=4)
     before = {name: p.detach().clone() for name, p in found.model.named_parameters()}
@@ -257,7 +258,7 @@ def test_the_rest_of_a_rollout_is_skipped_once_the_policy_moved(bases: Bases, tm
 
 
 @pytest.mark.parametrize("kl", ["in_reward", "in_loss"])
-@pytest.mark.parametrize("adapt", [None, {"target": 0.01, "horizon": 100}])
+@pytest.mark.parametrize("adapt", [*slow(None), {"target": 0.01, "horizon": 100}])
 def test_the_kl_coefficient_follows_its_controller(
     bases: Bases, tmp_path: Path, kl: str, adapt: dict[str, Any] | None
 ) -> None:
@@ -301,12 +302,14 @@ def test_a_reward_with_a_gradient_is_a_number(bases: Bases, tmp_path: Path) -> N
     assert weight.grad is None
 
 
+@pytest.mark.slow
 def test_a_kl_term_in_the_loss_holds_the_policy(bases: Bases, tmp_path: Path) -> None:
     aims = (objective(kl={"use": "in_loss", "coef": coef}, shaping=[]) for coef in (0.0, 30.0))
     free, held = (curve(trainer(bases(), tmp_path, aim, max_steps=20, learning_rate=3e-3), "kl")[-1] for aim in aims)
     assert abs(held) < 0.3 * abs(free)
 
 
+@pytest.mark.slow
 def test_the_bases_generation_config_changes_no_sample(bases: Bases, tmp_path: Path) -> None:
     plain, changed = (trainer(bases(), tmp_path) for _ in range(2))
     changed.model.get_base_model().generation_config.suppress_tokens = list(range(5, 13))

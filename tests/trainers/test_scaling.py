@@ -10,6 +10,7 @@ import pytest
 import torch
 import trl
 from accelerate.utils import AutocastKwargs
+from marks import slow
 
 from rlhf_plugins.engine import precision
 from rlhf_plugins.engine.precision import half_precision
@@ -42,7 +43,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return patched
 
 
-@pytest.mark.parametrize("make", [sft, reward, dpo, online])
+@pytest.mark.parametrize("make", [dpo, *slow(sft, reward, online)])
 def test_it_trains_as_without_a_scale(bases: Bases, tmp_path: Path, scaled: Callable[..., Any], make: Any) -> None:
     base = bases()
     torch.manual_seed(0)
@@ -55,7 +56,7 @@ def test_it_trains_as_without_a_scale(bases: Bases, tmp_path: Path, scaled: Call
     assert found.accelerator.scaler.get_scale() == 2.0**16
 
 
-@pytest.mark.parametrize("make", [sft, reward, dpo, online])
+@pytest.mark.parametrize("make", [online, *slow(sft, reward, dpo)])
 def test_in_float16_its_losses_are_those_of_float32(
     bases: Bases, tmp_path: Path, scaled: Callable[..., Any], make: Any
 ) -> None:

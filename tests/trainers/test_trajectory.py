@@ -55,6 +55,7 @@ def named(trainer: Any) -> dict[str, Tensor]:
     return {name.replace("score.", "head.").removeprefix("model.").removeprefix("trunk."): w for name, w in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [policies, rewards])
 def test_fifty_steps_are_those_of_stock_trl(bases: Bases, tmp_path: Path, make: Callable[..., Any]) -> None:
     ours, stock = make(bases(), tmp_path)

@@ -29,6 +29,7 @@ def test_a_simplex_holds_every_division_and_its_corners() -> None:
     assert all(sum(alpha) == pytest.approx(1) for alpha in simplex(3, 4))
 
 
+@pytest.mark.slow
 def test_a_blend_is_the_best_of_its_grid_and_opens_like_any_policy(tmp_path: Path) -> None:
     trained = [
         {"stage": "preference", "name": name, "from": "base", "loss": name, "trainer": TRAINER}

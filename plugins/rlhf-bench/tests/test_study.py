@@ -14,6 +14,7 @@ from rlhf_bench.study import SPLIT, gold, looked_at, regrets
 from rlhf_bench.suite import read
 
 
+@pytest.mark.slow
 def test_the_split_divides_the_suite_and_the_history_holds_no_held_out_task() -> None:
     split = yaml.safe_load(SPLIT.read_text())
     suite = read(find(split["suite"]))

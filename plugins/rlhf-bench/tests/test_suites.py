@@ -92,7 +92,7 @@ def test_the_budget_is_divided_by_the_shares(suite: Write) -> None:
 
 
 @pytest.mark.parametrize("name", ["three_ways", "overfit", "more_ways", "selection", "hybrids", "frontier"])
-@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("quick", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_bundled_suite_is_sound(name: str, quick: bool) -> None:
     assert read(find(name), quick).cells
 
@@ -102,6 +102,7 @@ def test_a_name_that_no_bundled_suite_has() -> None:
         find("three_way")
 
 
+@pytest.mark.slow
 def test_each_cell_runs_once_and_the_table_has_intervals(
     suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

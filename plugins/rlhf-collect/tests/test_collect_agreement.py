@@ -112,6 +112,7 @@ def test_an_item_that_counts_twice_is_there_twice(statistic: Callable[..., float
     assert statistic(Counts(table, tuple("abcde")), times) == pytest.approx(statistic(twice, np.ones(13)))
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     rng, truth, held = np.random.default_rng(0), 0.36, 0  # each right with .8, of two equal labels: kappa (2 .8 - 1)^2
     for seed in range(60):

@@ -37,6 +37,7 @@ def test_perplexity_is_by_token(tmp_path: Path) -> None:
     assert fluent(run, 1e-9)("why\n", "cat dog", "cat").startswith("its perplexity is")
 
 
+@pytest.mark.slow
 def test_a_limit_that_nothing_keeps_rejects_every_revision(tmp_path: Path) -> None:
     stage: dict[str, Any] = {
         "stage": "critique_revise",

@@ -69,6 +69,7 @@ def test_the_lineage_is_in_the_report_and_the_winner_is_scored_again(tmp_path: P
     assert set(json.loads(audited[0])) == {"prompt", "responses"}
 
 
+@pytest.mark.slow
 def test_a_worse_round_is_not_built_on_and_two_without_a_gain_end_the_loop(
     tmp_path: Path, measured: list[tuple[float, float]]
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_worse_round_is_not_built_on_and_two_without_a_gain_end_the_loop(
     assert rows[2]["kept"] == "0.500 worse than r0-preference"
 
 
+@pytest.mark.slow
 def test_a_round_that_collapses_is_not_built_on_however_good_it_seems(
     tmp_path: Path, measured: list[tuple[float, float]]
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_round_that_collapses_is_not_built_on_however_good_it_seems(
     assert record.finished[0].metrics["chosen"] == "r1-preference"
 
 
+@pytest.mark.slow
 def test_without_gates_the_collapse_is_kept(tmp_path: Path, measured: list[tuple[float, float]]) -> None:
     measured += [(0.5, 3.0), (0.4, 1.7), (0.3, 1.0)]
     record = ran(recipe(tmp_path, rounds=2, gates=False))
@@ -99,6 +102,7 @@ def test_without_gates_the_collapse_is_kept(tmp_path: Path, measured: list[tuple
     assert record.finished[0].metrics["chosen"] == "r1-preference"
 
 
+@pytest.mark.slow
 def test_held_out_labels_of_people_choose_and_rows_of_another_stage_are_no_earlier_round(tmp_path: Path) -> None:
     made = recipe(tmp_path, rounds=1, judge="people")
     (loop,) = made["stages"]

@@ -114,6 +114,7 @@ principles:
 """
 
 
+@pytest.mark.slow
 def test_a_tiny_model_behind_a_server_drives_the_whole_path(serve: Serve, tmp_path: Path) -> None:
     """It judges and revises; a random model's judgements are worthless, and everything still holds together."""
     run = session("sandbox", SANDBOX, tmp_path / "server")

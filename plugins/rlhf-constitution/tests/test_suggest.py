@@ -57,7 +57,9 @@ def test_cases_are_grouped_by_the_word_that_tells_their_sides_apart() -> None:
     assert [(one.word, one.rejected, len(one.cases)) for one in found] == [("fool", True, 4), ("perhaps", False, 3)]
 
 
-@pytest.mark.parametrize("missing", DIMENSIONS)
+@pytest.mark.parametrize(
+    "missing", [DIMENSIONS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in DIMENSIONS[1:])]
+)
 def test_the_principle_that_was_taken_out_of_the_sandboxs_constitution_is_ranked_first(
     tmp_path: Path, missing: str
 ) -> None:

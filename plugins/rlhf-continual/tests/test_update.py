@@ -89,6 +89,7 @@ def test_rows_of_the_stage_itself_give_way_to_the_new_ones(monkeypatch: pytest.M
     assert trained["regularizers"][0]["data"] == before["data"] == own
 
 
+@pytest.mark.slow
 def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
     options = ["--out", str(out), "--prompts", "4", "--strength", "10"]

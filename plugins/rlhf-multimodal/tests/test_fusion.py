@@ -72,7 +72,9 @@ def about_pictures(n: int, seed: int) -> list[Group]:
     return [Group("what\n", ("ant", "gas"), (s, 1 - s), columns={"media_features": [[2.0 * s - 1]]}) for s in shown]
 
 
-@pytest.mark.parametrize("head", ["late_fusion", "gated_fusion", "cross_attention"])
+@pytest.mark.parametrize(
+    "head", ["cross_attention", *(pytest.param(one, marks=pytest.mark.slow) for one in ("late_fusion", "gated_fusion"))]
+)
 def test_what_neither_modality_tells_alone_is_learned(head: str, tmp_path: Path) -> None:
     options = {"width": 1, **({} if head == "cross_attention" else {"vectors": 1})}
     base = tiny_base(tmp_path / "base")

@@ -74,6 +74,7 @@ def adaptable_loss(model: Adaptable, theta: Any) -> float:
     return float(torch.nn.functional.softplus(-model.gaps(PAIRS)).mean())
 
 
+@pytest.mark.slow
 def test_a_strong_prior_keeps_delta_small(adaptable: Adaptable) -> None:
     start = adaptable.theta
     deltas = [adaptable.fitted(start, PAIRS, Fit(10, 0.01, strength)) for strength in (0.0, 1e3)]

@@ -76,6 +76,7 @@ def test_pairs_are_read_better_first() -> None:
     assert strict([group]) == [Group("p", ("b", "a"), (0, 1))]
 
 
+@pytest.mark.slow
 def test_a_model_is_attacked_and_trained_again(tmp_path: Path) -> None:
     trainer = {"max_steps": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "disable_tqdm": True}
     model = {"stage": "reward_model", "pooling": "mean_sqrt_length", "trainer": trainer}

@@ -85,6 +85,7 @@ def far(base: Base, folder: Path, distributions: float) -> float:
     return float((teacher.log_probs(samples).sum() - student.log_probs(samples).sum()) / len(samples.responses))
 
 
+@pytest.mark.slow
 def test_a_student_learns_its_teachers_answers(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "base")
     with_all, alone = (far(base, tmp_path / name, share) for name, share in (("both", 0.9), ("alone", 0.0)))

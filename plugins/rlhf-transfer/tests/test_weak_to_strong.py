@@ -37,6 +37,7 @@ def test_without_a_gap_nothing_can_be_recovered() -> None:
     assert np.isnan(recovered(barely, barely, np.ones(100), np.arange(100)).value)  # 1 pair is no gap to speak of
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     rng, held = np.random.default_rng(0), 0
     for seed in range(60):
@@ -85,7 +86,10 @@ def toy(errors: float | None, seed: int) -> tuple[float, float, float]:
     return weak, known(learned(x, labels, loss)), known(learned(x, y, loss))
 
 
-@pytest.mark.parametrize(("errors", "expected"), [(0.1, 0.81), (0.25, 0.82), (0.4, 0.68), (None, 0.0)])
+SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in ((0.1, 0.81), (0.4, 0.68))]
+
+
+@pytest.mark.parametrize(("errors", "expected"), [(0.25, 0.82), (None, 0.0), *SLOW])
 def test_random_errors_are_averaged_out_and_systematic_ones_are_learned(errors: float | None, expected: float) -> None:
     gaps = [(student - weak) / (ceiling - weak) for weak, student, ceiling in (toy(errors, seed) for seed in range(12))]
     assert np.mean(gaps) == pytest.approx(expected, abs=0.05)
@@ -124,6 +128,7 @@ def test_the_stage_reports_three_accuracies_and_the_gap(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "student" / "model").is_dir()
 
 
+@pytest.mark.slow
 def test_random_errors_of_people_are_recovered_from(tmp_path: Path) -> None:
     """Every fourth label of the tiny pairs is wrong; a strong model of 128 of them orders more than 3/4 rightly."""
     turned = [replace(pair, ranks=(1, 0)) if i % 4 == 0 else pair for i, pair in enumerate(tiny_pairs(128))]

@@ -77,6 +77,7 @@ def test_a_reward_that_compares_siblings_has_an_effect_of_position() -> None:
     assert (found.effect.value, found.responses, found.effect.shown) == (-1, 8, True)
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Responses to one prompt share its effect, so that intervals over responses would be too narrow."""
     rng, held = np.random.default_rng(0), 0

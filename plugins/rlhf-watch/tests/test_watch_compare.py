@@ -91,6 +91,7 @@ def test_the_wealth_by_hand() -> None:
     assert sequential.wealth(2, 1) == pytest.approx(120 * 24 / 3628800 / (36 / 5040) * 8)
 
 
+@pytest.mark.slow
 def test_the_sequential_test_is_wrong_at_most_5_percent_over_20_looks() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.integers(0, 3, (2, 10_000, 200)).astype(float)  # a third are ties

@@ -26,6 +26,7 @@ def test_a_group_has_its_mean_wilsons_interval_and_its_gap() -> None:
     assert wins([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) == [1.0, 0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_the_worst_of_many_alike_groups_is_not_called_worse() -> None:
     rng, false = np.random.default_rng(0), 0
     for _ in range(40):

@@ -27,6 +27,7 @@ print(faults(), faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not keep_freed_memory_of_process(CPU), reason="the C library is not glibc")
 def test_a_second_step_touches_no_new_page() -> None:
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)

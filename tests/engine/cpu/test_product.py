@@ -67,7 +67,9 @@ def test_a_number_of_the_last_block_does_not_depend_on_what_memory_held() -> Non
         assert times_transposed(x, weight).unique().tolist() == [WIDE]
 
 
-@pytest.mark.parametrize("strided", ["columns", "expanded", "turned"])
+@pytest.mark.parametrize(
+    "strided", ["turned", *(pytest.param(one, marks=pytest.mark.slow) for one in ("columns", "expanded"))]
+)
 def test_strides_do_not_matter(strided: str) -> None:
     x, weight = torch.randn(300, 2 * WIDE), torch.randn(WIDE, WIDE)
     x = {"columns": x[:, ::2], "expanded": x[:1, :WIDE].expand(300, WIDE), "turned": x.view(WIDE, -1).t()[:300]}[
