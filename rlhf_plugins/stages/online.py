@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run import Weights
     from rlhf_plugins.engine.backbone import Backbone
     from rlhf_plugins.trainers.online import OnlineTrainer
+    from rlhf_plugins.trainers.ppo.config import OnlineConfig
 
 CONFIG = "rlhf_plugins.trainers.ppo.config.OnlineConfig"
 AS_THEY_ARE = (
@@ -236,51 +237,13 @@ class Online(
         That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
         """
         from rlhf_plugins.contract import processes
-        from rlhf_plugins.data.groups import prompt_dataset
-        from rlhf_plugins.data.tokenized import prompts_with_room
-        from rlhf_plugins.engine.backbone import Backbone
-        from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.engine.room import room
-        from rlhf_plugins.engine.starting import load_start
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet
+        from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.budget import spending
-        from rlhf_plugins.trainers.held_out import held_out, stop_early
-        from rlhf_plugins.trainers.online import OnlineTrainer
-        from rlhf_plugins.trainers.optimizer_state import hand_on
-        from rlhf_plugins.trainers.ppo.config import OnlineConfig
-        from rlhf_plugins.trainers.ppo.held_out import HeldOut
-        from rlhf_plugins.trainers.supervision import built_monitors, clip_by_value, evaluate_as, regularize
         from rlhf_plugins.trainers.tasks import measure_tasks
 
-        adapter = run.base.adapter
-        encoder = load_row_encoder(run.base)
-        own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
-        if most := encoder.fit.most:  # TRL's default may be more than there is room for
-            own["max_completion_length"] = min(OnlineConfig.max_completion_length, most // 2)
-        args = arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
-        prompts, left_out = prompts_with_room(run.data.prompts["train"], encoder, args.max_completion_length)
-        asked = run.data.prompts.get("test", ())[: self.eval_prompts]
-        unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
-        train = prompt_dataset(prompts)
-        with building(len(train)):
-            model = load_start(run.weights("start"))
-            backbone = Backbone(model, run.base) if adapter else None  # weights that are trained carry nobody else
-            trainer = OnlineTrainer(
-                model,
-                args=args,
-                train_dataset=train,
-                eval_dataset=held_out(args, unseen, prompt_dataset),
-                processing_class=encoder.tokenizer,
-                reference=_reference(run.weights("reference"), backbone),
-                oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
-                **self._parts(run.sharing(backbone) if backbone else run),
-            )
-        regularize(trainer, self, run)
-        hand_on(trainer, self, run)
-        clip_by_value(trainer, self.max_grad_value)
-        stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)
-        evaluate_as(trainer, HeldOut)
-        trainer.gold = run.data.gold
+        trainer, backbone, left_out = self._trainer(run)
+        self._supervise(trainer, run)
         curves = quiet(trainer, run.log)
         measure_tasks(trainer, self.tasks, run.sharing(backbone) if backbone else run, curves)
         with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
@@ -294,6 +257,63 @@ class Online(
             curves=curves.curves,
             metrics=spent.metrics,
         )
+
+    def _trainer(self, run: Run) -> tuple[OnlineTrainer, Backbone | None, dict[str, int]]:
+        """What trains the policy, the base that others share with it, and the prompts left out, by reason."""
+        from rlhf_plugins.data.groups import prompt_dataset
+        from rlhf_plugins.data.tokenized import prompts_with_room
+        from rlhf_plugins.engine.backbone import Backbone
+        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.engine.starting import load_start
+        from rlhf_plugins.trainers.arguments import building
+        from rlhf_plugins.trainers.held_out import held_out
+        from rlhf_plugins.trainers.online import OnlineTrainer
+        from rlhf_plugins.trainers.supervision import built_monitors
+
+        encoder = load_row_encoder(run.base)
+        args = self._arguments(run, encoder.fit.most)
+        prompts, left_out = prompts_with_room(run.data.prompts["train"], encoder, args.max_completion_length)
+        asked = run.data.prompts.get("test", ())[: self.eval_prompts]
+        unseen, _ = prompts_with_room(asked, encoder, args.max_completion_length)
+        train = prompt_dataset(prompts)
+        with building(len(train)):
+            model = load_start(run.weights("start"))
+            backbone = Backbone(model, run.base) if run.base.adapter else None  # trained weights carry nobody else
+            trainer = OnlineTrainer(
+                model,
+                args=args,
+                train_dataset=train,
+                eval_dataset=held_out(args, unseen, prompt_dataset),
+                processing_class=encoder.tokenizer,
+                reference=_reference(run.weights("reference"), backbone),
+                oversight=Oversight(self.table, run.data.gold, built_monitors(self, run), run.log_samples),
+                **self._parts(run.sharing(backbone) if backbone else run),
+            )
+        return trainer, backbone, left_out
+
+    def _arguments(self, run: Run, most: int | None) -> OnlineConfig:
+        """The configuration; `most` is how many tokens a sequence may have."""
+        from rlhf_plugins.trainers.arguments import arguments
+        from rlhf_plugins.trainers.ppo.config import OnlineConfig
+
+        own = {"disable_dropout": True, "entropy_coef": self.entropy_coef, "num_generations_eval": 1}
+        if most:  # TRL's default may be more than there is room for
+            own["max_completion_length"] = min(OnlineConfig.max_completion_length, most // 2)
+        return arguments(OnlineConfig, run.folder, run.seed, {**own, **self.trainer})
+
+    def _supervise(self, trainer: OnlineTrainer, run: Run) -> None:
+        """Gives a trainer what the stage's own options ask beside its loss."""
+        from rlhf_plugins.trainers.held_out import stop_early
+        from rlhf_plugins.trainers.optimizer_state import hand_on
+        from rlhf_plugins.trainers.ppo.held_out import HeldOut
+        from rlhf_plugins.trainers.supervision import clip_by_value, evaluate_as, regularize
+
+        regularize(trainer, self, run)
+        hand_on(trainer, self, run)
+        clip_by_value(trainer, self.max_grad_value)
+        stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)
+        evaluate_as(trainer, HeldOut)
+        trainer.gold = run.data.gold
 
     def _parts(self, run: Run) -> dict[str, Any]:
         """The options that OnlineTrainer takes as they are, and the rewards as built for the run."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.tokens import RowEncoder
     from rlhf_plugins.reward_models.reward_model import RewardModel
     from rlhf_plugins.trainers.budget import Spending
+    from rlhf_plugins.trainers.reward import RewardTrainer
 
 
 UNREAD = frozenset(  # options that TRL's own loss, batches and loading alone would read
@@ -143,19 +144,35 @@ class RewardModelStage(
 
     def train(self, run: Run, groups: Sequence[Group], folder: Path, member: int | None = None) -> Trained:
         """One reward model on `groups`, saved in `folder`; a member of an ensemble has a seed and curves of its own."""
+        from rlhf_plugins.contract import processes
+        from rlhf_plugins.engine.noted import described
+        from rlhf_plugins.trainers.arguments import quiet
+        from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.supervision import supervise
+
+        trainer, left_out = self._trainer(run, groups, member_seed(run.seed, member))
+        ending = "" if member is None else f"_{member}"
+
+        def log(step: int, values: Mapping[str, float]) -> None:
+            run.log(step, {f"{name}{ending}": value for name, value in values.items()})
+
+        curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
+        with spending(trainer, self.budget) as spent:
+            run.go_on(trainer, last=member is None)
+        parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
+        processes.on_main(lambda: trainer.model.save(folder, parts))
+        return Trained(folder, left_out, curves.curves, spent, monitors.sections())
+
+    def _trainer(self, run: Run, groups: Sequence[Group], seed: int) -> tuple[RewardTrainer, dict[str, int]]:
+        """What trains a new reward model on the groups that fit it; and how many do not, by reason."""
         import torch
         import trl
 
-        from rlhf_plugins.contract import processes
         from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.engine.noted import described
-        from rlhf_plugins.trainers.arguments import arguments, building, quiet
-        from rlhf_plugins.trainers.budget import spending
+        from rlhf_plugins.trainers.arguments import arguments, building
         from rlhf_plugins.trainers.held_out import held_out
         from rlhf_plugins.trainers.reward import RewardTrainer
-        from rlhf_plugins.trainers.supervision import supervise
 
-        seed = member_seed(run.seed, member)
         torch.manual_seed(seed)  # head and adapter start at random
         args = arguments(
             trl.RewardConfig,
@@ -183,17 +200,7 @@ class RewardModelStage(
                 head_learning_rate=self.head_learning_rate,
                 features=features,
             )
-        ending = "" if member is None else f"_{member}"
-
-        def log(step: int, values: Mapping[str, float]) -> None:
-            run.log(step, {f"{name}{ending}": value for name, value in values.items()})
-
-        curves, monitors = quiet(trainer, log), supervise(trainer, self, run)
-        with spending(trainer, self.budget) as spent:
-            run.go_on(trainer, last=member is None)
-        parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
-        processes.on_main(lambda: model.save(folder, parts))
-        return Trained(folder, dict(train.left_out), curves.curves, spent, monitors.sections())
+        return trainer, dict(train.left_out)
 
     def _drops(self, run: Run) -> bool:
         """Whether the recipe asks for dropout, which TRL's trainer switches off by default."""
