@@ -24,6 +24,7 @@ from rlhf_collect.store.desk import Desk
 from rlhf_collect.store.people import Person
 from rlhf_collect.store.rows import Asked, Written
 from rlhf_collect.study import Study, new_study
+from rlhf_collect.summary import summarise
 from sqlalchemy import func, insert, select, update
 
 PEOPLE, VOTES, ASKED, TIMES = 20, 3, 64, 20
@@ -92,6 +93,7 @@ def measure(judgements: int) -> None:
         print(f"{judgements}: judge: their votes {timed(lambda: answered.shares(study, wanted), 5)} ms")
         with study.database.reading() as connection:
             print(f"{judgements}: texts of {ASKED} items {timed(lambda: judged.items(connection, wanted), 5)} ms")
+        print(f"{judgements}: the lead's page: its numbers {timed(lambda: summarise(study, 200), 1)} ms")
         study.close()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ def fit(votes: Sequence[Vote], smoothing: float = 1.0, steps: int = 500, toleran
     items, persons = list(dict.fromkeys(v.question for v in votes)), sorted({v.person for v in votes})
     labels = sorted({v.label for v in votes})
     who, what, which = (
-        np.array([{name: n for n, name in enumerate(names)}[getattr(v, field)] for v in votes])
+        _places(names, [getattr(vote, field) for vote in votes])
         for names, field in ((items, "question"), (persons, "person"), (labels, "label"))
     )
     sizes = len(items), len(persons), len(labels)
@@ -69,6 +69,11 @@ def fit(votes: Sequence[Vote], smoothing: float = 1.0, steps: int = 500, toleran
         if np.abs(posterior - before).max() < tolerance:
             break
     return Fitted(items, persons, labels, posterior, prior, confusion)
+
+
+def _places(names: Sequence[Any], values: Sequence[Any]) -> Places:
+    place = {name: n for n, name in enumerate(names)}
+    return np.array([place[value] for value in values])
 
 
 def dawid_skene(votes: Sequence[Vote]) -> dict[Question, Verdict]:
