@@ -233,10 +233,9 @@ def test_a_model_is_distilled_from_an_ensemble(path: str, tmp_path: Path) -> Non
     trainer = {**FEW, "max_steps": 30}
     teacher = component("stage", {"use": "reward_ensemble", "members": 2, "trainer": trainer})
     first = teacher.run(tiny_run(Base(path), tmp_path / "teacher", tiny_pairs(48)))
-    student = component(
-        "stage", {"use": "reward", "teacher": "reward_ensemble", "loss": "regression", "trainer": trainer}
-    )
-    run = tiny_run(Base(path), tmp_path / "student", tiny_pairs(48), (first,))
+    longer = {"teacher": "reward_ensemble", "loss": "regression", "trainer": {**FEW, "max_steps": 120}}
+    student = component("stage", {"use": "reward", **longer})
+    run = tiny_run(Base(path), tmp_path / "student", tiny_pairs(192), (first,))
     pair = judged(first, WORDS).reward, judged(student.run(run), WORDS).reward
     assert torch.corrcoef(torch.stack(pair))[0, 1] > 0.9
 
