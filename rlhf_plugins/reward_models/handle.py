@@ -154,13 +154,16 @@ def reader(own: RowEncoder | None, encoder: RowEncoder) -> Callable[[Samples], S
 def _read(samples: Samples, own: RowEncoder, ends: Set[int]) -> Samples:
     """The same texts in other tokens; a response without one of `ends` was cut, and does not end here either.
 
+    Samples that `encode` made have the model's own tokens already, and are left as they are.
+
     Raises:
         DataError: a prompt leaves no room for a response.
     """
     pairs = zip(samples.prompts, samples.responses, strict=True)
     answers: list[Text] = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
     whole = replace(encoded(samples.prompts, answers, replace(own, max_tokens=None)), columns=samples.columns)
-    cut = [not ids or ids[-1] not in ends for ids in samples.response_ids]
+    of_own = zip(samples.response_ids, whole.response_ids, strict=True)
+    cut = [[*ids] != [*here] and (not ids or ids[-1] not in ends) for ids, here in of_own]
     whole = replace(whole, response_ids=[*map(partial(_unended, own), whole.response_ids, cut)])
     found = whole if own.max_tokens is None else cut_responses(whole, own.max_tokens)
     if found.response_ids != whole.response_ids:

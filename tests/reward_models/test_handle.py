@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,24 @@ def test_a_response_that_was_cut_has_no_end_in_other_tokens_either(tmp_path: Pat
     whole = own.encode(asked, "the camel eats")[1]
     assert whole[-1] == own.tokenizer.eos_token_id
     assert seen[0].response_ids == [whole, whole[:-1]]
+
+
+def test_what_a_model_encoded_itself_is_not_taken_for_a_cut_response_of_another(tmp_path: Path) -> None:
+    seen = list[Samples]()
+    own, theirs = load_row_encoder(Base(base_path("sandbox"))), load_row_encoder(tiny_base(tmp_path))
+    theirs = replace(theirs, tokenizer=deepcopy(theirs.tokenizer))
+    theirs.tokenizer.eos_token, theirs.tokenizer.pad_token, theirs.tokenizer.unk_token = "ant", "bee", "cat"
+    assert own.tokenizer.eos_token_id not in theirs.tokenizer.all_special_ids
+
+    def read(samples: Samples) -> Prediction:
+        seen.append(samples)
+        return lengths(samples)
+
+    given = RewardHandle(read, None, own).given(theirs)
+    samples = given.encode(["the camel: what food does it have?\n"], ["the camel eats"])
+    assert samples.response_ids[0][-1] == own.tokenizer.eos_token_id
+    given.predict(samples)
+    assert seen == [samples]
 
 
 def test_a_teacher_that_abstains_rates_nothing(tmp_path: Path) -> None:
