@@ -17,6 +17,7 @@ from rlhf_plugins import PluginError, RunError, component
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.engine.loading import load_causal, lora_config
+from rlhf_plugins.trainers.ppo.config import OnlineConfig
 from rlhf_plugins.trainers.ppo.options import Value
 
 from .test_online_script import OURS, STOCK, assert_alike, injected, lines, rows, script
@@ -201,3 +202,8 @@ def test_components_do_not_go_on_from_a_checkpoint(bases: Bases, tmp_path: Path)
     found = script(OURS, bases(), tmp_path, {}, **{**PPO, "reference": load_causal(bases())})
     with pytest.raises(RunError, match="cannot go on from a checkpoint"):
         found.train(resume_from_checkpoint=True)
+
+
+def test_a_script_that_asks_for_noise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neftune_noise_alpha: 5.0, but in online training ratios must start at 1"):
+        OnlineConfig(str(tmp_path), bf16=False, neftune_noise_alpha=5.0)

@@ -98,10 +98,6 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
             raise ValueError(f"first: one round asks for all labels, and {self.first:g} of them leaves a rest")
         if self.measured >= self.labels:
             raise ValueError(f"measured: {self.measured} of {self.labels} labels, which leaves none to learn from")
-        if self.due(0, 0) < 1:
-            raise ValueError(
-                f"rounds: {self.rounds}, of {self.labels - self.measured} labels, which leaves the first none"
-            )
 
     def run(self, run: Run) -> StageResult:
         """Hands on the last policy, the last reward model and every labelled pair.
@@ -118,11 +114,14 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
         return self._result(course)
 
     def due(self, number: int, spent: int) -> int:
-        """Labels that a round asks for: an equal part of those that are left, so that equal responses cost nothing."""
+        """Labels that a round asks for: an equal part of those that are left, so that equal responses cost nothing.
+
+        The first asks for one at least, since a reward model is trained on it.
+        """
         left = self.labels - self.measured - spent
-        if number == 0 and self.first is not None:
-            return max(1, round(self.first * left))
-        return left // (self.rounds - number)
+        if number:
+            return left // (self.rounds - number)
+        return max(1, left // self.rounds if self.first is None else round(self.first * left))
 
     def _ask(self, run: Run, course: Course, name: str, count: int) -> None:
         """Samples pairs of the current policy, has them judged, and notes what the reward models made of them."""
