@@ -16,7 +16,7 @@ def difference(
     compares digests.
     """
     if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in (*old, *(new.keys() - old.keys())) if path or name not in may_differ]
+        names = [name for name in {**old, **new} if path or name not in may_differ]
         pairs = [(name, old.get(name), new.get(name)) for name in names]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
