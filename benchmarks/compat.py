@@ -72,7 +72,7 @@ def installed(python: Path, wanted: str) -> str:
 
 def tested(python: Path) -> str:
     """The last line of the tests of the seams, and FAILED where one failed."""
-    words = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *SEAMS]
+    words = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *SEAMS]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
     return last if done.returncode == 0 else f"FAILED: {last}\n{done.stdout[-4000:]}"

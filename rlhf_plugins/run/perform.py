@@ -75,11 +75,9 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         name = _registered_name(stage, registry) or type(stage).__name__
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
-    notes, left_out = (
-        [*_trained_on(run, stage, given), *made_by(given.data.train), *result.report.notes],
-        {**lost, **result.report.left_out},
-    )
-    result = replace(result, report=replace(result.report, notes=notes, left_out=left_out))
+    notes = [*_trained_on(run, stage, given), *made_by(given.data.train), *result.report.notes]
+    report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
+    result = replace(result, report=report)
     cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
     processes.on_main(lambda: _describe(given, stage, result))
     used = _registered_name(stage, registry)
