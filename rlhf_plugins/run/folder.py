@@ -1,7 +1,7 @@
 """A run's folder: its files, written so that a crash at any moment leaves it readable.
 
 recipe.yaml             the resolved recipe; with status.json it marks a folder as a run
-status.json             whether the run has finished, where it stopped, the data, versions and hardware
+status.json             whether the run has finished, where it stopped, the data, versions, hardware, memory of the GPU
 <NN>-<stage>/result.json   a finished stage, with digests of its files; without it the stage is not finished
 <NN>-<stage>/<part>/       a stage that this stage ran: call.json holds the stage and its inputs, result.json its result
 <NN>-<stage>/once/         the results of `Run.once`
@@ -32,6 +32,7 @@ LOCK = ".lock"  # while a process runs in the folder
 ONCE = "once"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 WENT_ON = "went_on"  # in the status: what was not as at the start when the run went on
+GPU = "gpu_memory"  # in the status: bytes of it, while the run goes on
 LAST = "\uffff"  # sorts after every name
 
 

@@ -19,6 +19,20 @@ def resident(process: int) -> int | None:
         return None
 
 
+def of_gpu() -> dict[str, int] | None:
+    """Bytes of this process's GPU: what torch has reserved now, and the peak of what it allocated; None without a GPU.
+
+    The peak is that of the outermost `PeakMemory`, which is the stage's.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    _note_peak()
+    peak = _OPEN[0].bytes if _OPEN else int(torch.cuda.max_memory_allocated())
+    return {"reserved": int(torch.cuda.memory_reserved()), "peak": peak}
+
+
 class PeakMemory:
     """A context in which memory is watched; `bytes` is the peak, final once the context is left.
 

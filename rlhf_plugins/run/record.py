@@ -19,7 +19,7 @@ from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
 from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.errors import RunError, known
-from rlhf_plugins.run.folder import RunFolder
+from rlhf_plugins.run.folder import GPU, RunFolder
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
@@ -85,6 +85,15 @@ class RunRecord:
         from rlhf_plugins.run.memory import resident
 
         return resident(pid) if (pid := process(self.folder)) else None
+
+    @property
+    def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes of the GPU that torch had `reserved` when the run last noted it, and the stage's `peak` until then.
+
+        None where the run does not go on, or its process has no CUDA.
+        """
+        status = self._files.status()
+        return status.get(GPU) if status.get("status") == "running" else None
 
     @property
     def finished(self) -> tuple[StageResult, ...]:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from rlhf_plugins import open_run
 from rlhf_plugins.contract.run import Cost, StageResult
 from rlhf_plugins.contract.workload import Course
+from rlhf_plugins.lifecycle import gpu
 from rlhf_plugins.lifecycle import report as hooks
 from rlhf_plugins.run import reporting
 from rlhf_plugins.run.folder import RunFolder
@@ -62,6 +65,23 @@ def test_pages_are_written_now_and_then(run: RunFolder, monkeypatch: pytest.Monk
     for clock[0] in (1.0, 10.0, 11.0, 21.0):
         hooks.step_logged(run.path)
     assert shown == [10.0, 21.0]
+
+
+def test_the_memory_of_a_gpu_is_noted_now_and_then_and_in_no_curve(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
+    gpu.step_logged(run.path)
+    assert open_run(run.path).gpu_memory is None  # there is none here
+    for name in ("is_available", "memory_reserved", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 7 + int(clock[0]))
+    for clock[0], noted in ((1.0, None), (2.0, 9), (3.0, 9)):
+        gpu.step_logged(run.path)
+        assert open_run(run.path).gpu_memory == (noted and {"reserved": noted, "peak": noted})
+    assert open_run(run.path).curves("dpo").keys() == {"loss"}
+    gpu.run_finished(run.path)
+    assert open_run(run.path).gpu_memory is None
 
 
 def test_what_is_left_takes_as_long_a_sequence_as_what_was_done() -> None:

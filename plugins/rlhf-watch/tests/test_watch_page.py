@@ -21,7 +21,7 @@ from rlhf_watch.commands import register_commands
 from rlhf_watch.page.app import HERE, cookie_of, site, static_page
 from rlhf_watch.page.board import Board
 from rlhf_watch.page.series import LIMIT, Series
-from rlhf_watch.page.terminal import follow
+from rlhf_watch.page.terminal import follow, held
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -150,7 +150,8 @@ def test_pace_time_left_and_memory_of_a_run_that_goes_on(runs: Path, monkeypatch
     """Three steps that were there, then 4 more within 2 s: 2 steps per second, and 50 s for the other 100 of 106."""
     own = {"pid": os.getpid(), "host": socket.gethostname()}
     (runs / "now" / ".lock").write_text(json.dumps(own))
-    status = {"status": "running", "stage": "online", "steps": 106, "data": {"digest": "ab"}}
+    gpu = {"reserved": 3 * 2**30, "peak": 2**30}
+    status = {"status": "running", "stage": "online", "steps": 106, "data": {"digest": "ab"}, "gpu_memory": gpu}
     (runs / "now" / "status.json").write_text(json.dumps(status))
     found, now = next(run for run in Board(runs).runs() if run.name == "now"), [0.0]
     monkeypatch.setattr("rlhf_watch.page.board.time.monotonic", lambda: now[0])
@@ -159,6 +160,7 @@ def test_pace_time_left_and_memory_of_a_run_that_goes_on(runs: Path, monkeypatch
     summary = found.summary()
     assert (summary["pace"], summary["left"]) == (2.0, 50.0)
     assert summary["memory"] > 2**20
+    assert held(summary).endswith("GiB, GPU 3.00 GiB")
     assert found.shown()["made_with"] == {
         "stages.0.stage": "online",
         "stages.0.trainer.max_steps": "100",

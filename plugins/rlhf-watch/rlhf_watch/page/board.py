@@ -154,11 +154,11 @@ class Followed:
         return found | (self._running(stage, step) if status == "running" else {})
 
     def _running(self, stage: str, step: int) -> Row:
-        """Steps per second, seconds left in the stage, and bytes of memory, None where unknown."""
+        """Steps per second, seconds left in the stage, and bytes of memory and of the GPU's, None where unknown."""
         pace, record = self.steps_per_second(), self.record
         total = record.steps if record.stage == stage else None
         left = None if pace is None or total is None else max(0.0, (total - step) / pace)
-        return {"pace": pace, "left": left, "memory": record.memory}
+        return {"pace": pace, "left": left, "memory": record.memory, "gpu_memory": record.gpu_memory}
 
 
 class Board:

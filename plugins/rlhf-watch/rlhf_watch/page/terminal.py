@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_watch.page.board import Board, Followed
+from rlhf_watch.page.board import Board, Followed, memory
 from rlhf_watch.page.series import Series
 
 NUMBERS = ("reward", "gold_reward", "kl", "entropy", "length")
@@ -20,7 +21,8 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def table(runs: Sequence[Followed]) -> Table:
     """One row a run."""
-    found = Table("run", "status", "stage", "step", "steps/s", "s left", *NUMBERS, "reward over time", "alarms")
+    now = ("steps/s", "s left", "memory")
+    found = Table("run", "status", "stage", "step", *now, *NUMBERS, "reward over time", "alarms")
     for run in runs:
         summary = run.summary()
         latest = [run.curve(name).last for name in NUMBERS]
@@ -32,11 +34,19 @@ def table(runs: Sequence[Followed]) -> Table:
             summary["stage"],
             str(summary["step"]),
             *pace,
+            held(summary),
             *numbers,
             bars(run.curve("reward")),
         ]
         found.add_row(*map(_plain, (*cells, str(len(run.alarms)))))
     return found
+
+
+def held(summary: Mapping[str, Any]) -> str:
+    """The memory of a run's process, and of its GPU."""
+    gpu = summary.get("gpu_memory")
+    parts = [("", summary.get("memory")), ("GPU ", gpu and gpu["reserved"])]
+    return ", ".join(f"{of}{memory(size)}" for of, size in parts if size) or "-"
 
 
 def bars(curve: Series, width: int = 24) -> str:

@@ -21,6 +21,7 @@ const draw = (name, attributes, text = "") => {
   return element;
 };
 const short = (value) => (value === null ? "not finite" : Number(value.toPrecision(4)).toString());
+const gib = (bytes) => short(bytes / 2 ** 30);
 const colour = (name) => `var(--c${colours.get(name) % COLOURS})`;
 const get = async (path) => {
   const answer = await fetch(path);
@@ -28,10 +29,11 @@ const get = async (path) => {
   return answer.json();
 };
 
-function going({ pace = null, left = null, memory = null }) {
+function going({ pace = null, left = null, memory = null, gpu_memory: gpu = null }) {
   const parts = [];
   if (pace !== null) parts.push(`${short(pace)} steps/s`);
-  if (memory !== null) parts.push(`${short(memory / 2 ** 30)} GiB`);
+  if (memory !== null) parts.push(`${gib(memory)} GiB`);
+  if (gpu !== null) parts.push(`GPU ${gib(gpu.reserved)} GiB, peak ${gib(gpu.peak)} GiB`);
   if (left !== null) parts.push(left < 90 ? `${Math.round(left)} s left` : `${Math.round(left / 60)} min left`);
   return parts.map((part) => `, ${part}`).join("");
 }
