@@ -78,6 +78,8 @@ from rlhf_plugins.errors import (
     RunError,
     RunInUse,
     StopRun,
+    nearest,
+    nearest_path,
 )
 from rlhf_plugins.registry.registry import registry
 
@@ -198,6 +200,8 @@ __all__ = [
     "load_reward_function",
     "load_reward_model",
     "mix",
+    "nearest",
+    "nearest_path",
     "open_run",
     "read_options",
     "recipe_digest",

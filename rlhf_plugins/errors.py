@@ -14,9 +14,10 @@ RlhfError
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -112,9 +113,22 @@ def _cut(text: str, most: int) -> str:
     return text if left_out <= 0 else f"{text[:half]} ... {left_out:,} characters ... {text[-half:]}"
 
 
-def known(name: str, names: Iterable[str]) -> str:
+def nearest(name: object, names: Iterable[object]) -> str:
     """The end of an "unknown X" message: the nearest known name, if one is near, and all known names."""
-    choices = sorted(names)
-    near = get_close_matches(name, choices, n=1)
+    choices = sorted(map(str, names))
+    near = get_close_matches(str(name), choices, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"({hint}known: {', '.join(choices) or 'none'})"
+
+
+def nearest_path(path: str | Path, wanted: Callable[[Path], bool] = Path.exists) -> str:
+    """The end of a "no such file" message: what is beside the path and has the nearest name; empty if none is near.
+
+    Args:
+        path: where there is nothing.
+        wanted: whether a path beside it may be meant, such as `Path.is_dir`.
+    """
+    folder, name = Path(path).parent, Path(path).name
+    beside = [each.name for each in filter(wanted, folder.iterdir())] if folder.is_dir() else []
+    near = get_close_matches(name, beside, n=1)
+    return f" (did you mean {folder / near[0]}?)" if near else ""

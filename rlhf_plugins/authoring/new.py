@@ -11,7 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from rlhf_plugins.authoring import generic
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 from rlhf_plugins.registry.registry import registry as installed
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def new(package: str, kind: str, where: Path = Path(), registry: Registry | None
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", package):
         raise PluginError(f"{package!r} is no name of a package: lower-case words and digits with '-' between them")
     if kind not in kinds(registry):
-        raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds(registry))}")
+        raise PluginError(f"unknown component kind {kind!r} {nearest(kind, kinds(registry))}")
     text = _template(kind, registry)
     _refuse_clash(package, kind, text, registry.names(kind))
     folder = where / package

@@ -13,7 +13,7 @@ import typer
 from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.cli.policies import PolicyArgument, Seed, Temperature
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.errors import RlhfError, RunError, known
+from rlhf_plugins.errors import RlhfError, RunError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.saved.conversation import Conversation
@@ -112,7 +112,7 @@ class _Chat:
         if word == "/quit":
             return False
         if word not in commands:
-            raise RunError(f"unknown command {word} {known(word, [*commands, '/quit'])}")
+            raise RunError(f"unknown command {word} {nearest(word, [*commands, '/quit'])}")
         if rest and word != "/better":
             raise RunError(f"{word} takes no {rest[0]!r}")
         commands[word](*rest)

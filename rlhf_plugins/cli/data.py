@@ -9,7 +9,7 @@ import typer
 
 from rlhf_plugins.cli.echo import echo, echo_table
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -114,7 +114,7 @@ def convert(
     from rlhf_plugins.data.write import write_rows
 
     if to not in FORMS:
-        raise DataError(f"--to: unknown form {to!r} {known(to, FORMS)}")
+        raise DataError(f"--to: unknown form {to!r} {nearest(to, FORMS)}")
     loaded = _loaded(data_format(file, options, format))
     groups = sorted(loaded.groups, key=_place)
     rows = FORMS[to].write(groups)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_plugins.cli.echo import echo
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.testing import Subject
@@ -56,7 +56,7 @@ def _subjects(name: str, kind: str | None, options: dict[str, Any]) -> Sequence[
     chosen = [one for one in found if kind in (None, one.kind)]
     if not chosen:
         raise PluginError(
-            f"{name} has no component of the kind {kind!r} {known(str(kind), {one.kind for one in found})}"
+            f"{name} has no component of the kind {kind!r} {nearest(str(kind), {one.kind for one in found})}"
         )
     return chosen
 

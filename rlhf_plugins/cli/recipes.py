@@ -9,7 +9,7 @@ import typer
 
 from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 recipes = typer.Typer(help="List the bundled recipes, or copy one to change it.", invoke_without_command=True)
 
@@ -36,7 +36,7 @@ def copy(
 
     found, file = bundled(), out or Path(f"{name}.yaml")
     if name not in found:
-        raise RunError(f"no bundled recipe {name!r} {known(name, found)}")
+        raise RunError(f"no bundled recipe {name!r} {nearest(name, found)}")
     text = found[name].read_text(encoding="utf-8").replace(f"recipes/{name}.yaml", file.as_posix())
     try:
         with file.open("x", encoding="utf-8") as stream:

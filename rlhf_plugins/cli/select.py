@@ -13,7 +13,7 @@ import typer
 from rlhf_plugins.cli.echo import echo
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.selection import PRIORITIES
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def _resources(given: dict[str, Any]) -> Resources:
 
     words = {name: given[name] for name in RESOURCES}
     if words["priority"] not in (None, *PRIORITIES):
-        raise DataError(f"--priority: unknown {words['priority']!r} {known(words['priority'], PRIORITIES)}")
+        raise DataError(f"--priority: unknown {words['priority']!r} {nearest(words['priority'], PRIORITIES)}")
     if words["online"] not in (None, "yes", "no"):
         raise DataError(f"--online: yes or no, got {words['online']!r}")
     online = None if words["online"] is None else words["online"] == "yes"

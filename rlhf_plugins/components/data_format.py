@@ -27,7 +27,7 @@ from rlhf_plugins.data.sources import (
     score,
     words,
 )
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 from rlhf_plugins.sandbox import Annotator, annotate, draft, gold, prompts
 from rlhf_plugins.sandbox import pairs as draw_pairs
 
@@ -171,7 +171,7 @@ class Ratings(_File):
         names = dict.fromkeys((*self.dimensions, *of_known_sets))
         for name in self.by or ():
             if name not in names:
-                raise ValueError(f"by: unknown dimension {name!r} {known(name, names)}")
+                raise ValueError(f"by: unknown dimension {name!r} {nearest(name, names)}")
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ class StageData(_OfStage):
         """Raises DataError where no stage of that name handed on data."""
         made = {result.name: result.data for result in run.finished if result.data is not None}
         if self.stage not in made:
-            raise DataError(f"format stage: no earlier stage {self.stage!r} made data {known(self.stage, made)}")
+            raise DataError(f"format stage: no earlier stage {self.stage!r} made data {nearest(self.stage, made)}")
         return made[self.stage]
 
     def known_columns(self) -> frozenset[str] | None:

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.run_kinds import DataStep
 from rlhf_plugins.data.fields import content
 from rlhf_plugins.data.functions import FunctionPath, check_path, function_at, missing
 from rlhf_plugins.data.steps import best, kept, whole, without
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data, Group
@@ -75,7 +75,7 @@ class Diverse(DataStep):
 
     def _unknown(self, data: Data) -> str:
         names = dict.fromkeys(name for group in data.train for name in (*group.ratings, *group.columns))
-        return f"a number {self.by!r} {known(str(self.by), names)}"
+        return f"a number {self.by!r} {nearest(str(self.by), names)}"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Classified(DataStep):
         classify = open_classifier(self.model)
         for label in self.labels:
             if label not in classify.labels:
-                raise DataError(f"classified: {self.model} has no label {label!r} {known(label, classify.labels)}")
+                raise DataError(f"classified: {self.model} has no label {label!r} {nearest(label, classify.labels)}")
         asked = [[_read(group, one) for one in responses(group, self.over)] for group in data.train]
         found = iter(classify([text for texts in asked for text in texts]))
         return without(data, [self._reason([next(found) for _ in texts]) for texts in asked])

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -79,7 +79,7 @@ class Code(Reward):
 
         def score(samples: Samples) -> Sequence[float | None]:
             if self.column not in samples.columns:
-                have = known(self.column, samples.columns)
+                have = nearest(self.column, samples.columns)
                 raise RunError(f"reward: the prompts have no column {self.column!r} {have}; name it in `column`")
             tests = [_tests(value, self.column) for value in samples.columns[self.column]]
             with ThreadPoolExecutor(self.processes) as pool:

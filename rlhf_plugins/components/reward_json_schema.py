@@ -13,7 +13,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -69,7 +69,7 @@ def _check(schema: Any, where: str) -> None:
         raise ValueError(f"{where}: should be a schema, got {type(schema).__name__}")
     for name, given in schema.items():
         if name not in RULES and name not in NOTES:
-            raise ValueError(f"{where}: unknown keyword {name!r} {known(name, RULES)}")
+            raise ValueError(f"{where}: unknown keyword {name!r} {nearest(name, RULES)}")
         right, words = VALUES.get(name, (None, ""))
         if right is not None and not right(given):
             raise ValueError(f"{where}.{name}: should be {words}, got {given!r}")
@@ -82,7 +82,7 @@ def _check(schema: Any, where: str) -> None:
             for number, inner in enumerate(given):
                 _check(inner, f"{where}.{name}[{number}]")
         elif name == "type" and (wrong := [one for one in _listed(given) if one not in TYPES]):
-            raise ValueError(f"{where}.type: unknown type {wrong[0]!r} {known(str(wrong[0]), TYPES)}")
+            raise ValueError(f"{where}.type: unknown type {wrong[0]!r} {nearest(str(wrong[0]), TYPES)}")
         elif name == "pattern":
             _compiled(given, where)
 

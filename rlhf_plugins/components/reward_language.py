@@ -13,7 +13,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -58,7 +58,7 @@ class Language(Reward):
     def __post_init__(self) -> None:
         names = (*SCRIPTS, *VOCABULARY)
         if self.language not in names:
-            raise ValueError(f"language: unknown {self.language!r} {known(self.language, names)}")
+            raise ValueError(f"language: unknown {self.language!r} {nearest(self.language, names)}")
 
     def build(self, run: Run) -> RewardFunction:
         """A function from B samples to B numbers."""

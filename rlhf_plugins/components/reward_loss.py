@@ -17,7 +17,7 @@ from rlhf_plugins.arithmetic.masked import mean
 from rlhf_plugins.arithmetic.ranking import NOT_PLACED, comparisons
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import RewardLoss
-from rlhf_plugins.errors import DataError, RunError, known
+from rlhf_plugins.errors import DataError, RunError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -306,7 +306,7 @@ def _error(scores: RankedScores, predicted: Tensor, dimension: str | None) -> tu
     elif dimension in scores.ratings:
         rating = scores.ratings[dimension]
     else:
-        raise DataError(f"the data hold no ratings of {dimension!r} {known(dimension, scores.ratings)}")
+        raise DataError(f"the data hold no ratings of {dimension!r} {nearest(dimension, scores.ratings)}")
     rated = scores.present & ~rating.isnan()
     return (predicted - rating).masked_fill(~rated, 0.0), rated
 

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import RewardLoss
 from rlhf_plugins.contract.records import Compared, Prediction, RankedScores
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,7 +206,7 @@ def _task(scores: RankedScores, name: str) -> RankedScores:
     """
     found = scores.prediction
     if found is None or name not in found.dimensions:
-        names = known(name, found.dimensions if found else ())
+        names = nearest(name, found.dimensions if found else ())
         raise RunError(f"the head predicts no dimension {name!r}: use one that does, such as multi {names}")
     reward = found.dimensions[name]
     prediction = Prediction(reward, dimensions={name: reward}, features=found.features)

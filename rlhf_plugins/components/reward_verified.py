@@ -13,7 +13,7 @@ from pydantic import Field
 
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Reward
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Samples
@@ -68,7 +68,7 @@ class _Answered(Reward):
 
         def score(samples: Samples) -> Sequence[float | None]:
             if self.column not in samples.columns:
-                have = known(self.column, samples.columns)
+                have = nearest(self.column, samples.columns)
                 raise RunError(f"reward: the prompts have no column {self.column!r} {have}; name it in `column`")
             rows = zip(samples.prompts, samples.responses, samples.columns[self.column], strict=True)
             return [self._of_row(prompt, text, answer) for prompt, text, answer in rows]

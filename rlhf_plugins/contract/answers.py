@@ -20,7 +20,7 @@ from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredRes
 from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.contract.run import Alarm
 from rlhf_plugins.contract.selection import Choice, Situation
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 
 MAY_BE_NAN = {"ratings"}  # NaN is a missing rating
 ACTIONS = ("stop", "scale_lr", "scale_kl")  # of an alarm
@@ -163,7 +163,7 @@ def alarm(answer: Any) -> Alarm | None:
     if not isinstance(answer, Alarm):
         raise Wrong(f"gave a {type(answer).__name__}, not an Alarm or None")
     if answer.action not in (None, *ACTIONS):
-        raise Wrong(f"gave an alarm with the unknown action {answer.action!r} {known(str(answer.action), ACTIONS)}")
+        raise Wrong(f"gave an alarm with the unknown action {answer.action!r} {nearest(str(answer.action), ACTIONS)}")
     if not (isinstance(answer.factor, Real) and isfinite(answer.factor) and answer.factor > 0):
         raise Wrong(f"gave an alarm with the factor {answer.factor!r}, not a number above 0")
     rate = answer.false_alarm_rate
@@ -182,7 +182,9 @@ def verdicts(answer: Any, count: int) -> list[Verdict]:
         if not isinstance(given, Verdict):
             raise Wrong(f"gave a {type(given).__name__} for prompt {row}, not a Verdict")
         if given.status not in STATUSES:
-            raise Wrong(f"gave a verdict with the unknown status {given.status!r} {known(str(given.status), STATUSES)}")
+            raise Wrong(
+                f"gave a verdict with the unknown status {given.status!r} {nearest(str(given.status), STATUSES)}"
+            )
         if (given.status == "judged") != (given.probability is not None):
             raise Wrong(f"gave a verdict that is {given.status} with the probability {given.probability!r}")
         if given.probability is not None and not 0 <= given.probability <= 1:

@@ -14,7 +14,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, ClassVar
 
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 
 
 def uses(kind: str, default: str | list[str] | None = None, optional: bool = False, tag: str = "use") -> Any:
@@ -76,7 +76,7 @@ class Trait:
 
     def _chosen(self, value: Any) -> Any:
         if value not in self.choices:
-            raise ValueError(f"unknown value {value!r} {known(str(value), self.choices)}")
+            raise ValueError(f"unknown value {value!r} {nearest(str(value), self.choices)}")
         return value
 
 
@@ -110,7 +110,7 @@ class Earlier:
     def __post_init__(self) -> None:
         """Raises PluginError where no stage can make it."""
         if self.makes not in MADE:
-            raise PluginError(f"Earlier: unknown {self.makes!r} {known(self.makes, MADE)}")
+            raise PluginError(f"Earlier: unknown {self.makes!r} {nearest(self.makes, MADE)}")
 
 
 class Component:
@@ -198,7 +198,7 @@ for _name, _trait in _OWN.items():
 def _read(cls: type[Component], name: str, value: Any) -> Any:
     who = f"{cls.__module__}.{cls.__qualname__}"
     if name not in cls.traits:
-        raise PluginError(f"{who}: {cls.kind or 'component'} has no trait {name!r} {known(name, cls.traits)}")
+        raise PluginError(f"{who}: {cls.kind or 'component'} has no trait {name!r} {nearest(name, cls.traits)}")
     try:
         return cls.traits[name].read(value)
     except ValueError as error:

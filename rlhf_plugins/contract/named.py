@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 
 
 class UnknownName(KeyError):
@@ -27,4 +27,4 @@ class Named(dict[str, Any]):
         self.what = what
 
     def __missing__(self, name: str) -> NoReturn:
-        raise UnknownName(f"unknown {self.what} {name!r} {known(str(name), map(str, self))}")
+        raise UnknownName(f"unknown {self.what} {name!r} {nearest(str(name), map(str, self))}")

@@ -127,10 +127,10 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         """Raises RunError where the reference has no scores, or a policy not one score or length per prompt."""
-        from rlhf_plugins.errors import RunError, known
+        from rlhf_plugins.errors import RunError, nearest
 
         if self.reference not in self.scores:
-            raise RunError(f"evaluation: no scores of the reference {known(self.reference, self.scores)}")
+            raise RunError(f"evaluation: no scores of the reference {nearest(self.reference, self.scores)}")
         for what, each in {"scores": self.scores, "lengths": self.lengths}.items():
             for name, numbers in each.items():
                 if len(numbers) != len(self.prompts):

@@ -33,7 +33,7 @@ from rlhf_plugins.data.shapes import as_named, with_system, with_system_cells
 from rlhf_plugins.data.sources import ComparisonColumns, Verdict, words
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import as_answer, as_messages
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 SIGNS = {"a": 1, "b": -1, "tie": 0}
 SCALARS = (bool, int, float)  # what collected data holds where a program took an answer such as "True" for a value
@@ -228,7 +228,7 @@ def _check_names(where: str, found: Sequence[Mapping[str, Any]], columns: Compar
         column = getattr(columns, name)
         named = column not in (None, getattr(ComparisonColumns, name))
         if named and not any(holds(fields, column) for fields in found):
-            raise DataError(f"{where}: lacks the column {column!r} {known(column, set().union(*found))}")
+            raise DataError(f"{where}: lacks the column {column!r} {nearest(column, set().union(*found))}")
 
 
 def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meaning: Mapping[str, int]) -> Iterator[Vote]:
@@ -247,7 +247,7 @@ def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meanin
     if not holds(fields, columns.label):
         if holds(fields, columns.strength):
             return
-        lacks = f"lacks {columns.label!r} and {columns.strength!r} {known(columns.label, fields)}"
+        lacks = f"lacks {columns.label!r} and {columns.strength!r} {nearest(columns.label, fields)}"
         raise DataError(f"{where}: {lacks}; name them in `columns`")
     label = at(fields, columns.label)
     if label is None or label == "":
@@ -255,7 +255,7 @@ def _vote(where: str, fields: dict[str, Any], columns: ComparisonColumns, meanin
     word = str(label).strip().lower()
     if word not in meaning:
         raise DataError(
-            f"{where}: {columns.label} is {shown(label)} {known(word, meaning)}; give its meaning in `labels`"
+            f"{where}: {columns.label} is {shown(label)} {nearest(word, meaning)}; give its meaning in `labels`"
         )
     yield Vote(meaning[word], annotator=who)
 

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.rows import Origin, Text
 from rlhf_plugins.data.messages import check_answer, messages, whole
 from rlhf_plugins.data.sources import Columns
 from rlhf_plugins.data.turns import as_answer, said
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 STEP = re.compile(r"([^.\[\]]+)|(\[\d*\])")  # of a path
 PLACE = re.compile(r"(?P<source>.*)(?::(?P<line>\d+)|\[(?P<index>\d+)\])", re.DOTALL)
@@ -29,7 +29,7 @@ def required(where: str, column: str, fields: Mapping[str, Any]) -> Any:
         DataError: there is none; with the known names and the nearest.
     """
     if not holds(fields, column):
-        raise DataError(f"{where}: lacks the column {column!r} {known(column, fields)}")
+        raise DataError(f"{where}: lacks the column {column!r} {nearest(column, fields)}")
     return at(fields, column)
 
 

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -16,7 +15,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from rlhf_plugins.contract.on_disk import OnDisk
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest, nearest_path
 
 FunctionPath = Annotated[str, OnDisk(":"), Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -36,8 +35,8 @@ def missing(path: str) -> dict[str, str]:
     if not file.endswith(".py"):
         return {}
     if not Path(file).is_file():
-        near = get_close_matches(file, map(str, Path(file).parent.glob("*.py")), n=1)
-        return {"path": f"there is no file {file!r}" + (f" (did you mean {near[0]}?)" if near else "")}
+        beside = nearest_path(file, lambda path: path.suffix == ".py")
+        return {"path": f"there is no file {file!r}{beside}"}
     try:
         code = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
@@ -45,7 +44,7 @@ def missing(path: str) -> dict[str, str]:
     if name in (bound := {found for node in ast.walk(code) for found in _bound(node)}) or bound & UNREADABLE:
         return {}
     functions = (node.name for node in code.body if isinstance(node, FUNCTIONS) and not node.name.startswith("_"))
-    return {"path": f"{file} has no function {name!r} {known(name, functions)}"}
+    return {"path": f"{file} has no function {name!r} {nearest(name, functions)}"}
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
@@ -67,7 +66,7 @@ def function_at(path: str, who: str) -> Callable[..., Any]:
         raise RunError(f"{who}: {path}: cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(function := found.get(name)):
         functions = (key for key, value in found.items() if callable(value) and not key.startswith("_"))
-        raise RunError(f"{who}: {module} has no function {name!r} {known(name, functions)}")
+        raise RunError(f"{who}: {module} has no function {name!r} {nearest(name, functions)}")
     return cast("Callable[..., Any]", function)
 
 

@@ -18,7 +18,7 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.supervised import is_answered, is_prompt, read_answers, read_prompts
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 
 def read_rated(
@@ -34,7 +34,7 @@ def read_rated(
     rows, shape = shaped(rows, dropped, columns, dimensions)
     names, by = (dimensions, by) if shape is None else (shape.dimensions, by or list(shape.by))
     if unknown := [name for name in by or () if name not in names]:
-        raise DataError(f"by: unknown dimension {unknown[0]!r} {known(unknown[0], names)}")
+        raise DataError(f"by: unknown dimension {unknown[0]!r} {nearest(unknown[0], names)}")
     for where, group in read_ratings(rows, dropped, columns, names):
         yield where, compare_ratings(group, gap, by or (), margins)
 

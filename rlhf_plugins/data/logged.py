@@ -13,7 +13,7 @@ from rlhf_plugins.contract.rows import Group
 from rlhf_plugins.data.lengths import responses_taken
 from rlhf_plugins.data.tokenized import Tokenized
 from rlhf_plugins.data.tokens import RowEncoder
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 NO_REWARD = "response without a reward"
 
@@ -35,7 +35,7 @@ def advantages(groups: Sequence[Group], dimension: str | None) -> list[list[floa
     every = [r for row in rewards for r in row if r is not None]
     if not every:
         names = dict.fromkeys(name for group in groups for name in group.ratings)
-        what = "a rating" if dimension is None else f"a rating {dimension!r} {known(dimension, names)}"
+        what = "a rating" if dimension is None else f"a rating {dimension!r} {nearest(dimension, names)}"
         raise DataError(f"logged rewards: no response has {what}")
     whole, found = fsum(every) / len(every), list[list[float | None]]()
     for row in rewards:

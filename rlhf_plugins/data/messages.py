@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_plugins.contract.rows import Text
 from rlhf_plugins.data.turns import CALLS, TOOLS, without_nulls
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment")
 SPEAKERS = {  # of `from` and `value`
@@ -84,7 +84,7 @@ def _message(where: str, column: str, given: Any) -> dict[str, Any]:
     if not isinstance(role, str) or not isinstance(content, str):
         raise DataError(f"{where}: every message of {column} {NEEDS}")
     if role not in ROLES:
-        raise DataError(f"{where}: {column} has a message of the role {role!r} {known(role.lower(), ROLES)}")
+        raise DataError(f"{where}: {column} has a message of the role {role!r} {nearest(role.lower(), ROLES)}")
     return {"role": role, "content": whole(where, column, content), **kept}
 
 

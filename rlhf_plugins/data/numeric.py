@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_plugins.contract.rows import Group
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 PREFIX = "column "  # of a column's name among the tensors of a batch
 
@@ -42,7 +42,7 @@ def numbers_of(groups: Sequence[Group], names: Collection[str]) -> dict[str, lis
     for group in groups:
         for name in names:
             if name not in group.columns:
-                raise DataError(f"{group.origin or 'a row'}: has no column {name!r} {known(name, group.columns)}")
+                raise DataError(f"{group.origin or 'a row'}: has no column {name!r} {nearest(name, group.columns)}")
     found = {name: [group.columns[name] for group in groups] for name in sorted(names)}
     return {name: column_tensor(name, values).tolist() for name, values in found.items()}
 
@@ -51,7 +51,7 @@ def of_samples(columns: Mapping[str, Sequence[Any]], names: Collection[str]) -> 
     """The columns of samples that a head reads, (B, ...). Raises DataError where one is missing."""
     for name in names:
         if name not in columns:
-            raise DataError(f"the reward model's head reads the column {name!r} of each row {known(name, columns)}")
+            raise DataError(f"the reward model's head reads the column {name!r} of each row {nearest(name, columns)}")
     return {name: column_tensor(name, columns[name]) for name in sorted(names)}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rlhf_plugins.contract.run import MARK
 from rlhf_plugins.data.digests import RECIPE, RESULT, STATUS
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 Part = Literal["policies", "rewards"]
 _WORDS: Mapping[Part, str] = {"policies": "policy", "rewards": "reward model"}
@@ -49,7 +49,7 @@ def saved_folder(words: str, part: Part = "policies") -> Path:
     root, what = Path(path), _WORDS[part]
     if not root.is_dir():
         near = [str(each) for each in root.parent.glob("*") if is_run(each)]
-        raise RunError(f"there is no folder {path!r} {known(path, near)}")
+        raise RunError(f"there is no folder {path!r} {nearest(path, near)}")
     if not is_run(root):
         if name:
             raise RunError(f"{path!r} is no run, so it has no stage {name!r}")
@@ -60,7 +60,7 @@ def saved_folder(words: str, part: Part = "policies") -> Path:
     fits = [one for one in made if not name or name in one]
     if not fits:
         names = {stage: None for _, stage, _ in made}
-        raise RunError(f"no finished stage of {path!r} made a {what} {name!r} {known(name, names)}")
+        raise RunError(f"no finished stage of {path!r} made a {what} {name!r} {nearest(name, names)}")
     spec = made[fits[-1]]
     if "path" not in spec:
         raise RunError(f"{words}: is a {spec.get('use')}, and only a saved {what} can be opened elsewhere")

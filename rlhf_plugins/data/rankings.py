@@ -26,7 +26,7 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import as_named, opened_prompt, with_system_cells
 from rlhf_plugins.data.sources import RankingColumns
 from rlhf_plugins.data.splits import Placed
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 Ranks = tuple[int | None, ...]
 
@@ -67,7 +67,7 @@ def _group(where: str, fields: dict[str, Any], dropped: Dropped, columns: Rankin
     choices = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c and at(fields, c) is not None]
     if len(choices) != 1:
         wanted = [c for c in (columns.ranking, columns.ranks, columns.pairwise) if c]
-        has = f"has {' and '.join(choices)}" if choices else f"has none {known(wanted[0] if wanted else '', fields)}"
+        has = f"has {' and '.join(choices)}" if choices else f"has none {nearest(wanted[0] if wanted else '', fields)}"
         raise DataError(f"{where}: {has}; a row needs one of {', '.join(wanted)} (`columns` renames, `none` ignores)")
     (column,) = choices
     value, count = at(fields, column), len(found)

@@ -15,7 +15,7 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.shapes import opened_prompt, with_system_cells
 from rlhf_plugins.data.sources import Dimensions, RatingColumns
 from rlhf_plugins.data.splits import Placed
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 MISSING = ("N/A", "n/a")  # ratings that were not given
 Ratings = dict[str, list[float]]  # dimension -> what annotators gave
@@ -116,7 +116,7 @@ def _values(where: str, fields: dict[str, Any], path: str, name: str, missing: d
     if leaves:
         missing.pop(name, None)
     elif name in missing and not missing[name]:
-        missing[name] = f"{where}: has no rating at {path!r} {known(path, _paths(fields))}"
+        missing[name] = f"{where}: has no rating at {path!r} {nearest(path, _paths(fields))}"
     numbers = (number(where, path, leaf) for leaf in leaves if leaf not in MISSING)
     return [value for value in numbers if value is not None]
 

@@ -12,12 +12,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.data.dropped import Dropped
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest, nearest_path
 
 Row = tuple[str, dict[str, Any]]  # its place, such as `file:12`, and its fields
 MOST = 8 * 2**30  # bytes of a file, which is read whole
@@ -40,7 +39,7 @@ def no_such_file(source: str | None) -> str:
         return ""
     if not _bare(source).endswith(ENDINGS) and not source.startswith((".", "/", "~")):
         return ""  # it may be a data set on the hub
-    return f"there is no file {source!r}{_near(source)}"
+    return f"there is no file {source!r}{nearest_path(source, lambda path: path.suffix in ENDINGS)}"
 
 
 def no_such_split(source: str, split: str) -> str:
@@ -54,17 +53,8 @@ def no_such_split(source: str, split: str) -> str:
     names = sorted(one.name for one in held if one.name not in NO_ROWS)
     if (path / split).is_dir() or any(name.startswith(split) for name in names):
         return ""
-    return (
-        f"{source}: holds neither a folder of split {split!r} nor files whose names begin with it {known(split, names)}"
-    )
-
-
-def _near(source: str) -> str:
-    """A hint at the file of rows beside it whose name is the nearest; empty where none is near."""
-    folder = Path(source).parent
-    beside = folder.glob("*") if folder.is_dir() else ()
-    near = get_close_matches(source, [str(each) for each in beside if each.suffix in ENDINGS], n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    neither = f"neither a folder of split {split!r} nor files whose names begin with it"
+    return f"{source}: holds {neither} {nearest(split, names)}"
 
 
 def read_rows(source: str, split: str = "train", dropped: Dropped | None = None) -> Iterator[Row]:
@@ -89,12 +79,12 @@ def read_rows(source: str, split: str = "train", dropped: Dropped | None = None)
             yield from read_rows(str(file), split, dropped)
         return
     if not path.is_file():
-        raise DataError(f"{source}: is a pipe or a device; name a file {known('', ENDINGS)}")
+        raise DataError(f"{source}: is a pipe or a device; name a file {nearest('', ENDINGS)}")
     if path.stat().st_size > MOST:
         raise DataError(f"{source}: is over {MOST // 2**30} GiB; split it, or give it as a data set of the hub's")
     suffix = Path(_bare(path.name)).suffix
     if suffix not in ENDINGS:
-        raise DataError(f"{source}: unknown file ending {suffix!r} {known(suffix, ENDINGS)}")
+        raise DataError(f"{source}: unknown file ending {suffix!r} {nearest(suffix, ENDINGS)}")
     reader = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _arrow}.get(suffix, _json_lines)
     if path.suffix in PACKED and reader in (_parquet, _arrow):
         raise DataError(f"{source}: unpack it first: only text is read packed")
@@ -131,7 +121,7 @@ def _files(folder: Path, split: str) -> list[Path]:
     kinds = {Path(_bare(one.name)).suffix for one in found}
     if len(kinds) != 1:
         has = f"has files of several kinds ({', '.join(sorted(kinds))})" if kinds else "holds no file of rows"
-        raise DataError(f"{folder}: {has}; name a file {known('', ENDINGS)}")
+        raise DataError(f"{folder}: {has}; name a file {nearest('', ENDINGS)}")
     return found
 
 
@@ -338,7 +328,7 @@ def _arrow(path: Path, _: Dropped) -> Iterator[Row]:
 
 def _hub(source: str, split: str) -> Iterator[Row]:
     if source.startswith((".", "/", "~")) or Path(source).suffix in {*ENDINGS, *PACKED} or source.count("/") > 1:
-        raise DataError(f"{source}: no such file{_near(source)}")
+        raise DataError(f"{source}: no such file{nearest_path(source, lambda path: path.suffix in ENDINGS)}")
     from datasets import load_dataset
 
     try:

@@ -20,7 +20,7 @@ from rlhf_plugins.data.rows import Row
 from rlhf_plugins.data.sources import Columns, PairColumns
 from rlhf_plugins.data.turns import QUESTIONS, TALKS, TOOLS, as_answer, as_messages
 from rlhf_plugins.data.values import all_texts
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 HUMAN, TURN = "\n\nHuman:", "\n\nAssistant:"  # of the transcripts of hh-rlhf
 TURNS = re.compile(f"{HUMAN}|{TURN}")
@@ -54,7 +54,7 @@ def opened_prompt(where: str, given: Fields, column: str) -> tuple[Text, set[str
     fields = dict(given)
     prompt, _ = prompt_of(where, fields, column)
     if prompt is None:
-        raise DataError(f"{where}: lacks the column {column!r} {known(column, given)}")
+        raise DataError(f"{where}: lacks the column {column!r} {nearest(column, given)}")
     return prompt, given.keys() - fields.keys()
 
 
@@ -192,7 +192,7 @@ def _pair(where: str, given: Mapping[str, Any], columns: PairColumns) -> tuple[P
     shape = shape or f"pairs with {of_prompt}"
     if any(map(all_texts, both)) and all(one == [] or all_texts(one) for one in both):
         if prompt is None:
-            raise DataError(f"{where}: has no `prompt` {known('prompt', given)}; {without_prompt(given)}")
+            raise DataError(f"{where}: has no `prompt` {nearest('prompt', given)}; {without_prompt(given)}")
         texts, shape = (prompt, *both), f"lists of right and wrong responses, with {of_prompt}"
     else:
         texts, more = _texts(where, given, columns, (prompt, *both))
@@ -208,7 +208,7 @@ def _refuse_other_names(where: str, fields: Fields, columns: PairColumns) -> Non
     if not lacking or not as_named(columns, ("chosen", "rejected")):
         return
     cure = as_columns(fields) or ("columns: {chosen: NAME, rejected: NAME}" if len(lacking) == 2 else "")
-    lacks = f"lacks the column {lacking[0]!r} {known(lacking[0], fields)}"
+    lacks = f"lacks the column {lacking[0]!r} {nearest(lacking[0], fields)}"
     raise DataError(f"{where}: {lacks}" + (f"; if they have other names, write `{cure}`" if cure else ""))
 
 
@@ -274,7 +274,7 @@ def _implicit(where: str, fields: Mapping[str, Any], chosen: Any, rejected: Any)
         while length > 0 and {chosen[length]["role"], rejected[length]["role"]} != {"assistant"}:
             length -= 1
     if length <= 0:
-        lacks = f"has no `prompt` {known('prompt', fields)}"
+        lacks = f"has no `prompt` {nearest('prompt', fields)}"
         shared = "chosen and rejected share no beginning that could be one (an implicit prompt)"
         raise DataError(f"{where}: {lacks}, and {shared}; {without_prompt(fields)}")
     return chosen[:length], chosen[length:], rejected[length:]

@@ -11,7 +11,7 @@ from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import agreed, form, key
 from rlhf_plugins.data.rows import Row, no_such_split, read_rows
 from rlhf_plugins.data.sources import Sources
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 STRANGE = "out_of_distribution"  # the split of rows unlike those of training
 Placed = tuple[str, Group]  # its place, such as `file:12`
@@ -68,7 +68,7 @@ def _strange(
     for name in named:
         if name not in topics:
             raise DataError(
-                f"{sources.source}: hold_out: no row has the topic {name!r} {known(name, map(str, topics))}"
+                f"{sources.source}: hold_out: no row has the topic {name!r} {nearest(name, map(str, topics))}"
             )
     strange = list(_distinct([item for item in (*placed, *test) if item[1].topic in named], dropped))
     if sources.out_of_distribution is not None:

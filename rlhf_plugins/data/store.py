@@ -23,7 +23,7 @@ from rlhf_plugins.data.digests import refuse_changed
 from rlhf_plugins.data.files import put
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.data.values import plain
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 FILE = "data.jsonl"  # in a stage's folder
 SPLITS = ("train", "test", "out_of_distribution")
@@ -88,7 +88,7 @@ def stage_folder(run: str | Path, stage: str) -> Path:
         for file in sorted(outer.glob(f"*/{FILE}"))
     }
     if stage not in found:
-        raise DataError(f"{run}: no stage {stage!r} of this run left data {known(stage, found)}")
+        raise DataError(f"{run}: no stage {stage!r} of this run left data {nearest(stage, found)}")
     return found[stage]
 
 
@@ -132,13 +132,13 @@ def _anywhere(value: Any) -> Any:
 def _split(where: str, row: dict[str, Any]) -> str:
     split = row.pop(SPLIT, None)
     if split not in SPLITS:
-        raise DataError(f"{where}: {SPLIT!r} is {split!r} {known(str(split), SPLITS)}")
+        raise DataError(f"{where}: {SPLIT!r} is {split!r} {nearest(str(split), SPLITS)}")
     return str(split)
 
 
 def _group(where: str, row: dict[str, Any]) -> Group:
     for name in row.keys() - _defaults(Group).keys():
-        raise DataError(f"{where}: a group has no field {name!r} {known(name, _defaults(Group))}")
+        raise DataError(f"{where}: a group has no field {name!r} {nearest(name, _defaults(Group))}")
     try:
         return _reader().validate_python(row)
     except ValidationError as error:

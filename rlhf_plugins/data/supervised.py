@@ -16,7 +16,7 @@ from rlhf_plugins.data.shapes import as_named, opened, prompt_of, with_system_ce
 from rlhf_plugins.data.sources import Columns, SupervisedColumns
 from rlhf_plugins.data.splits import Placed
 from rlhf_plugins.data.turns import QUESTIONS, TALKS, as_answer, as_messages
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 LABEL = "label"  # the rating that a label is for a reward model: 1 or 0
 ANSWERS = ("completion", "output", "response")
@@ -83,7 +83,7 @@ def _prompt(where: str, given: Mapping[str, Any], dropped: Dropped, columns: Col
     fields = dict(given)
     prompt, shape = prompt_of(where, fields, columns.prompt)
     if prompt is None:
-        raise DataError(f"{where}: has no `prompt` {known('prompt', given)}; {without_prompt(given)}")
+        raise DataError(f"{where}: has no `prompt` {nearest('prompt', given)}; {without_prompt(given)}")
     if blank(prompt):
         dropped.add("empty prompt", where)
         return None
@@ -143,14 +143,14 @@ def _answered(where: str, fields: dict[str, Any], columns: SupervisedColumns) ->
     if talks and not given and as_named(columns, ("prompt",)):
         return _last_turn(where, fields, talks[0])
     if len(given) != 1:
-        has = f"has {' and '.join(given)}" if given else f"has no answer {known('completion', fields)}"
+        has = f"has {' and '.join(given)}" if given else f"has no answer {nearest('completion', fields)}"
         raise DataError(f"{where}: {has}; a row needs one of {', '.join(ANSWERS)}, or a conversation in {TALKS[0]}")
     response = text(where, given[0], required(where, given[0], fields))
     fields.pop(given[0], None)
     check_answer(where, given[0], response)
     prompt, shape = prompt_of(where, fields, columns.prompt)
     if prompt is None:
-        raise DataError(f"{where}: has no `prompt` {known('prompt', fields)}; {without_prompt(fields)}")
+        raise DataError(f"{where}: has no `prompt` {nearest('prompt', fields)}; {without_prompt(fields)}")
     if not (isinstance(prompt, str) and isinstance(response, str)):
         prompt, response = as_messages(prompt), as_answer(response)
     return prompt, response, f"{shape} with {given[0]}"

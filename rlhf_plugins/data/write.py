@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.data.values import plain
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 
@@ -24,7 +24,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], overwrite: bool = Fal
     """
     ending = next((e for e in sorted(ENDINGS, key=len, reverse=True) if path.name.endswith(e)), None)
     if ending is None:
-        raise DataError(f"{path}: unknown file ending {path.suffix!r} {known(path.suffix, ENDINGS)}")
+        raise DataError(f"{path}: unknown file ending {path.suffix!r} {nearest(path.suffix, ENDINGS)}")
     if path.exists() and not overwrite:
         raise DataError(f"{path}: exists already; replace it with --overwrite")
     encode = {".csv": _csv, ".parquet": _parquet}.get(ending, _json_lines)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 Engine = Literal["auto", "plain"]
 
@@ -30,7 +30,7 @@ class set_engine:  # noqa: N801 (as torch.set_grad_enabled: a function, and a co
 
     def __init__(self, engine: str) -> None:
         if engine not in get_args(Engine):
-            raise RunError(f"unknown engine {engine!r} {known(str(engine), get_args(Engine))}")
+            raise RunError(f"unknown engine {engine!r} {nearest(str(engine), get_args(Engine))}")
         self._before, _Switch.engine = _Switch.engine, engine
 
     def __enter__(self) -> None:

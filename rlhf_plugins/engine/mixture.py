@@ -20,7 +20,7 @@ from rlhf_plugins.engine.loading import base_weights, load_causal
 from rlhf_plugins.engine.log_probs import by_response
 from rlhf_plugins.engine.policy import Handle, ModelPolicy
 from rlhf_plugins.engine.sampling import AT_ONCE, Decoding, drawn, end_tokens, up_to_end
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 Over = Literal["logits", "weights"]
 LOGITS_AT_ONCE = 2**26  # of one policy: 256 MiB in float32
@@ -41,7 +41,7 @@ def mix(policies: Mapping[Any, float], over: Over = "logits") -> Handle:
         RunError: the policies do not go together.
     """
     if over not in get_args(Over):
-        raise RunError(f"mix: unknown over {over!r} {known(str(over), get_args(Over))}")
+        raise RunError(f"mix: unknown over {over!r} {nearest(str(over), get_args(Over))}")
     parts, weights = list(policies), [float(weight) for weight in policies.values()]
     if not parts:
         raise RunError("mix: at least one policy")

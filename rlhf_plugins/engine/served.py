@@ -13,7 +13,7 @@ from typing import Any
 import httpx2 as httpx
 
 from rlhf_plugins.contract.records import Verdict
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
@@ -45,7 +45,7 @@ class Server:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise RunError(f"no model server answers at {self.url}/models: {_reason(error)}") from error
         if self.model not in names:
-            raise RunError(f"the server at {self.url} has no model {self.model!r} {known(self.model, names)}")
+            raise RunError(f"the server at {self.url} has no model {self.model!r} {nearest(self.model, names)}")
 
     def ask(self, question: str) -> dict[str, Any] | str:
         """The first choice of a completion of at most four tokens at temperature 0; text says why there is none."""

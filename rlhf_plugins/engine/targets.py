@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from rlhf_plugins.contract.run import Adapter
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 ALL_LINEAR = "all-linear"  # what PEFT calls every linear layer but the head
 
@@ -40,14 +40,14 @@ def unmatched(model: PreTrainedModel, adapter: Adapter) -> Iterator[tuple[int | 
             return
         if not any(re.fullmatch(targets, name) for name, _ in model.named_modules()):
             of_list = f"; as text it is a pattern of whole names: write [{targets}]" * (targets in named)
-            yield None, f"{_no_module(targets, model)} {known(targets, named | {ALL_LINEAR})}{of_list}"
+            yield None, f"{_no_module(targets, model)} {nearest(targets, named | {ALL_LINEAR})}{of_list}"
         return
     trunk = model.get_output_embeddings() is None and len(targets) > 1
     for index, target in enumerate(targets):
         pattern = rf"(.*\.)?{re.escape(target)}"
         if trunk and target == "lm_head" or any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
             continue
-        yield index, f"{_no_module(target, model)} {known(target, named)}"
+        yield index, f"{_no_module(target, model)} {nearest(target, named)}"
 
 
 def unmatched_in(path: str, adapter: Adapter) -> list[tuple[int | None, str]]:

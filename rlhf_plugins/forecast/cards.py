@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 MIB = 2**20
 
@@ -73,7 +73,7 @@ def card(words: str) -> Card:
     name = re.sub(r"nvidia|geforce|[^a-z0-9]", "", words.lower())
     if name in CARDS:
         return CARDS[name]
-    raise RunError(f"unknown GPU {words!r} {known(name, CARDS)}; its memory will do, such as 12GB")
+    raise RunError(f"unknown GPU {words!r} {nearest(name, CARDS)}; its memory will do, such as 12GB")
 
 
 def smallest(needed: int) -> Card | None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.forecast.forecast import Forecast, StageForecast
@@ -47,7 +47,7 @@ class Cards:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise RunError(f"--strategy: unknown {self.strategy!r} {known(self.strategy, STRATEGIES)}")
+            raise RunError(f"--strategy: unknown {self.strategy!r} {nearest(self.strategy, STRATEGIES)}")
         if self.count < 1:
             raise RunError(f"--gpus: {self.count}; write 1 or more")
 

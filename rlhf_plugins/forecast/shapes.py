@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 _QWEN = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
 _LLAMA = {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}
@@ -86,7 +86,7 @@ def configuration(base: Base) -> Any:
     try:
         found = AutoConfig.from_pretrained(base.path, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
-        hint = known(base.path, SHAPES)
+        hint = nearest(base.path, SHAPES)
         raise RunError(f"base {base.path}: its configuration does not load, and its shape is unknown {hint}") from error
     return found.get_text_config()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_plugins.contract.run import Adapter, Base, Weights
 from rlhf_plugins.data.other_run import bases_beside, is_run, saved_folder
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 CLOSE = 0.8  # how like a folder's name one is that is a slip rather than a name on the hub
@@ -30,7 +30,7 @@ def no_model(path: str, start: Path = Path()) -> str:  # noqa: B008 (the working
         return f"no folder {path!r}, and that is not a hub name such as `owner/model`"
     beside = [*([] if folder else POLICIES), *bases_beside(path, start)]
     if folder:
-        has = f"there is a folder {folder!r}, and no model or run {name!r} in it {known(path, beside)}"
+        has = f"there is a folder {folder!r}, and no model or run {name!r} in it {nearest(path, beside)}"
         return has if os.path.isdir(start / folder) else ""
     near = get_close_matches(path, beside, n=1, cutoff=CLOSE)
     if not near or _downloaded(path):

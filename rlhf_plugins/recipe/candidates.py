@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rlhf_plugins.errors import PluginError, RecipeError, known
+from rlhf_plugins.errors import PluginError, RecipeError, nearest
 
 Stages = list[dict[str, Any]]
 
@@ -38,7 +38,7 @@ def candidates(names: Iterable[str], own: Mapping[str, Sequence[Mapping[str, Any
     found = {**ALGORITHMS, **(own or {})}
     for name in names:
         if name not in found:
-            raise PluginError(f"unknown algorithm {name!r} {known(name, found)}")
+            raise PluginError(f"unknown algorithm {name!r} {nearest(name, found)}")
         if not found[name]:
             raise PluginError(f"algorithm {name!r} has no stages")
     return {name: [copy.deepcopy(dict(stage)) for stage in found[name]] for name in names}

@@ -13,7 +13,7 @@ from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.contract.run_kinds import Stage
 from rlhf_plugins.data.digests import RECIPE
 from rlhf_plugins.data.other_run import is_run
-from rlhf_plugins.errors import Fault, PluginError, RecipeError, known
+from rlhf_plugins.errors import Fault, PluginError, RecipeError, nearest
 from rlhf_plugins.recipe import between, members, settings, targets, template
 from rlhf_plugins.recipe import overrides as command_line
 from rlhf_plugins.recipe.assemble import Assembled, Refused, assemble, named, refused_blocks
@@ -102,7 +102,7 @@ def find(path: str | Path) -> Path:
     if not os.path.isfile(path) and str(path) in recipes:
         return recipes[str(path)]
     if not os.path.exists(path):  # unlike Path's, it is False for a name too long
-        message = f"no such file, nor a bundled recipe of that name {known(Path(path).stem, recipes)}"
+        message = f"no such file, nor a bundled recipe of that name {nearest(Path(path).stem, recipes)}"
         raise RecipeError([Fault(str(path), 1, "", message)])
     return Path(path)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rlhf_plugins.contract.component import Component
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.source import Keys
 
@@ -75,7 +75,7 @@ def _unmeasured(stage: Stage, gold: bool) -> str:
         return "changes nothing without `eval_strategy`, which evaluates" if BEST in given else ""
     chooses = given.get("load_best_model_at_end") or getattr(stage, "early_stopping_patience", None) is not None
     name = (given.get(BEST) or ("loss" if chooses else "")).removeprefix("eval_")
-    return f"no held-out number {name!r} {known(name, numbers)}" if name and name not in numbers else ""
+    return f"no held-out number {name!r} {nearest(name, numbers)}" if name and name not in numbers else ""
 
 
 def without_optimizer(stages: Sequence[tuple[Keys, Stage]]) -> Iterator[Fault]:

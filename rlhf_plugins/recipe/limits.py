@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -116,6 +116,6 @@ def _tracker(name: str) -> None:
     if name in WORDS:
         return
     if name not in TRACKERS:
-        raise ValueError(f"unknown tracker {name!r} {known(name, [*TRACKERS, *WORDS])}")
+        raise ValueError(f"unknown tracker {name!r} {nearest(name, [*TRACKERS, *WORDS])}")
     if find_spec(TRACKERS[name]) is None:
         raise ValueError(f"{name} is not installed: `pip install {TRACKERS[name]}`, or write none")

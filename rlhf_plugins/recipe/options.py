@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 
 Mark = TypeVar("Mark")
 NONE = "none"  # what a recipe may write for an optional block
@@ -194,7 +194,7 @@ def _explained(error: ValidationError, value: Any) -> str:
     problems = error.errors(include_url=False)
     choices = [problem["ctx"]["expected"] for problem in problems if problem["type"] == "literal_error"]
     if choices and isinstance(value, str):
-        return f"unknown value {value!r} {known(value, _quoted(choices))}"
+        return f"unknown value {value!r} {nearest(value, _quoted(choices))}"
     messages = dict.fromkeys(problem["msg"].removeprefix("Input ").rstrip(".") for problem in problems)
     where = {".".join(map(str, problem["loc"])) for problem in problems if _inside(problem["loc"])}
     inside = f" (at {sorted(where)[0]})" if len(where) == 1 and isinstance(value, list | dict) else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_plugins.contract.component import Component, Earlier
 from rlhf_plugins.contract.run_kinds import Stage
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 from rlhf_plugins.recipe.needs import Name, all_parts
 from rlhf_plugins.recipe.options import Option, options
 from rlhf_plugins.recipe.source import Keys, Source
@@ -110,7 +110,7 @@ def _unknown(value: str, what: str, before: Sequence[Stage | Faulty], after: Seq
         return ""
     if value in [stage.name for stage in after]:
         return f"stage {value!r} comes after this one: put it before"
-    return f"no stage before this one makes {WORDS[what]} of the name {value!r} {known(value, names)}"
+    return f"no stage before this one makes {WORDS[what]} of the name {value!r} {nearest(value, names)}"
 
 
 def _is_ours(stage: Stage | Faulty) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_plugins.errors import Fault, RecipeError, known
+from rlhf_plugins.errors import Fault, RecipeError, nearest
 from rlhf_plugins.recipe.members import Written
 from rlhf_plugins.recipe.options import NONE, options
 from rlhf_plugins.recipe.schema import Recipe
@@ -120,5 +120,5 @@ def _stage(stages: list[Any], word: str, stage_name: StageName) -> int:
         if labels.count(word) == 1:
             return labels.index(word)
     if word in kinds:
-        raise ValueError(f"several stages are {word!r}; say which by name {known('', filter(None, names))}")
-    raise ValueError(f"no stage {word!r} {known(word, {str(n) for n in (*names, *kinds) if n})}")
+        raise ValueError(f"several stages are {word!r}; say which by name {nearest('', filter(None, names))}")
+    raise ValueError(f"no stage {word!r} {nearest(word, {str(n) for n in (*names, *kinds) if n})}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.on_disk import OnDisk
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 from rlhf_plugins.recipe import members, misplaced, trainer
 from rlhf_plugins.recipe.limits import check_trackers
 from rlhf_plugins.recipe.located import located
@@ -53,7 +53,7 @@ class Resolver:
         names = [*known_options, *(() if keys or tag else members.SCHEMA)]
         for name in values.keys() - known_options.keys() - {tag}:
             inner = misplaced.within(name, cls, found, self.registry)
-            hint = f"(did you mean {inner}? known: {', '.join(sorted(names))})" if inner else known(name, names)
+            hint = f"(did you mean {inner}? known: {', '.join(sorted(names))})" if inner else nearest(name, names)
             self.problem((*keys, name), renamed.get(name) or f"unknown option {hint}")
         return found
 
@@ -132,11 +132,11 @@ class Resolver:
             value = {tag: named[0], named[1]: value} if named and value not in names else {tag: value}
         if not isinstance(value, dict):
             how = f"should be the name of a {kind}, or its options with `{tag}: <name>`"
-            return self.problem(keys, f"{how}; got {_got(value)} {known('', names)}")
+            return self.problem(keys, f"{how}; got {_got(value)} {nearest('', names)}")
         value = _renamed(kind, value, tag)
         value = {tag: option.default, **value} if isinstance(option.default, str) else value
         if tag not in value:
-            return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {known('', names)}")
+            return self.problem(keys, f"needs `{tag}: <name of a {kind}>` {nearest('', names)}")
         if fault := self.registry.fault(kind, value[tag]):
             stages = self.source.values.get("stages") if self.source else None
             fault += misplaced.as_component(value[tag], option, stages, self.registry)

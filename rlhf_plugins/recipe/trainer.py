@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic.errors import PydanticSchemaGenerationError
 
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS, RANGES, check_trackers, keeping_the_best, useless
 from rlhf_plugins.recipe.options import validated
 
@@ -77,7 +77,7 @@ def _value(config: str, name: str, value: Any, reserved: Collection[str]) -> Any
         raise ValueError(f"unknown option of {_known_as(config)} ({hint})")
     if (words := choices(config).get(name)) and isinstance(value, bool | str) and value not in words:
         quotes = '; YAML reads no as false: write "no"' * (value is False and "no" in words)
-        raise ValueError(f"unknown value {value!r} {known(str(value), words)}{quotes}")
+        raise ValueError(f"unknown value {value!r} {nearest(str(value), words)}{quotes}")
     try:
         result = validated(types[name], value)
     except PydanticSchemaGenerationError:

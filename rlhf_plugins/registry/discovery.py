@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rlhf_plugins.contract.hookspecs import API_VERSION
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 
 DISTRIBUTION = "rlhf-plugins"
 FILE = "file"  # the distribution of a plugin that a recipe names by its file
@@ -109,14 +109,14 @@ def disabled_file() -> Path:
 def disable(name: str, names: list[str]) -> None:
     """Keeps a plugin from loading from now on. Raises PluginError unless it is one of `names`."""
     if name not in names:
-        raise PluginError(f"unknown plugin {name!r} {known(name, names)}")
+        raise PluginError(f"unknown plugin {name!r} {nearest(name, names)}")
     _write({*_written(), name})
 
 
 def enable(name: str, names: list[str]) -> None:
     """Takes a plugin off the list. Raises PluginError when it is unknown, or disabled by the environment too."""
     if name not in {*names, *_written()}:
-        raise PluginError(f"unknown plugin {name!r} {known(name, names)}")
+        raise PluginError(f"unknown plugin {name!r} {nearest(name, names)}")
     _write(_written() - {name})
     if name in disabled():
         raise PluginError(f"plugin {name!r} is still disabled by the environment variable {DISABLED}")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pluggy
 
 from rlhf_plugins.contract import hookspecs
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 from rlhf_plugins.registry.discovery import DISTRIBUTION, Found, Plugin, disabled, found, in_file
 
 __all__ = ["DISTRIBUTION", "KINDS", "Plugin", "Registered", "Registry", "Unloaded", "commands", "registry"]
@@ -188,7 +188,7 @@ class Registry:
             return None
         contested = [why for (k, n), why in self._contested.items() if k == kind and n == name]
         missing = f"; not loaded: {'; '.join(map(str, self.unloaded))}" if self.unloaded else ""
-        return contested[0] if contested else f"unknown {kind} {name!r} {known(str(name), names)}{missing}"
+        return contested[0] if contested else f"unknown {kind} {name!r} {nearest(str(name), names)}{missing}"
 
     def get(self, kind: str, name: str) -> type:
         """The class behind a name. Raises PluginError with the known names and the nearest."""
@@ -227,7 +227,7 @@ class Registry:
 
     def _known_kind(self, kind: str) -> None:
         if kind not in self._bases:
-            raise PluginError(f"unknown component kind {kind!r} {known(kind, self._bases)}")
+            raise PluginError(f"unknown component kind {kind!r} {nearest(kind, self._bases)}")
 
     def _check_hooks(self, module: ModuleType, plugin: Plugin) -> None:
         try:
@@ -271,7 +271,7 @@ class Registry:
         if hook := vars(module).get(PREFIX + ELSEWHERE):
             for kind, named in _returned(hook, ELSEWHERE, plugin).items():
                 if kind not in bases:
-                    raise PluginError(f"plugin {plugin}: unknown component kind {kind!r} {known(str(kind), bases)}")
+                    raise PluginError(f"plugin {plugin}: unknown component kind {kind!r} {nearest(str(kind), bases)}")
                 yield from _components(kind, named, plugin, bases)
 
     def _refuse_clash(self, component: Registered, before: Sequence[Registered]) -> None:
@@ -360,7 +360,9 @@ def _check(component: Registered, base: type | None) -> None:
     if stranger := next(
         (n for n in getattr(component.cls, "like", ()) if n not in component.cls.__dataclass_fields__), ""
     ):
-        raise PluginError(f"{who}: like={stranger!r} is no field {known(stranger, component.cls.__dataclass_fields__)}")
+        raise PluginError(
+            f"{who}: like={stranger!r} is no field {nearest(stranger, component.cls.__dataclass_fields__)}"
+        )
     if not component.cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise PluginError(f"{who}: {component.cls.__name__} must be a frozen dataclass")
 
@@ -376,4 +378,4 @@ def _without_name(error: PluginError, plugin: Plugin) -> str:
 def _known_hooks(module: ModuleType) -> str:
     marked = f"{hookspecs.PROJECT}_impl"
     strangers = [name for name, value in vars(module).items() if hasattr(value, marked) and name not in HOOKS]
-    return known(strangers[0], HOOKS) if strangers else ""
+    return nearest(strangers[0], HOOKS) if strangers else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.handed_on import WORDS, Part, handed_on
 from rlhf_plugins.run.lock import in_use, locked
@@ -53,7 +53,7 @@ def find(path: Path) -> RunFolder:
     if run.is_run:
         return run
     near = [str(one) for place in {path.parent, Path("runs")} for one in _below(place)]
-    raise RunError(f"{path}: holds no run {known(str(path), near)}")
+    raise RunError(f"{path}: holds no run {nearest(str(path), near)}")
 
 
 def listed(folder: Path) -> list[Listed]:

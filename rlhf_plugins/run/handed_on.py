@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf_plugins.contract.run import StageResult
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 Part = Literal["policies", "rewards"]
 WORDS: Mapping[str, str] = {"policies": "policy", "rewards": "reward model"}
@@ -58,4 +58,4 @@ def find(results: Sequence[StageResult], part: Part, name: str | None) -> Handed
         if found:
             names = ", ".join(one.qualified for one in found)
             raise RunError(f"several stages made a {word} {name!r}: give one of {names}")
-    raise RunError(f"no earlier stage made a {word} {name!r} {known(name, {one.name for one in every})}")
+    raise RunError(f"no earlier stage made a {word} {name!r} {nearest(name, {one.name for one in every})}")

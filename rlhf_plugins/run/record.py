@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from rlhf_plugins.contract.metrics import curve
 from rlhf_plugins.contract.run import Curve, StageResult
 from rlhf_plugins.data.digests import RECIPE
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest, nearest_path
 from rlhf_plugins.run.folder import GPU, RunFolder
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class RunRecord:
     def _of(self, kind: Kind, stage: str | None) -> Iterator[Row]:
         rows = [row for _, row in self._rows((kind,))]
         if stage is not None and stage not in (names := self.stages()):
-            raise RunError(f"{self.folder}: no stage {stage!r} {known(stage, names)}")
+            raise RunError(f"{self.folder}: no stage {stage!r} {nearest(stage, names)}")
         return iter([row for row in rows if stage in (None, row["stage"])])
 
 
@@ -193,7 +193,8 @@ def open_run(path: str | Path, wait: float = 0.0) -> RunRecord:
     folder, until = RunFolder(Path(path)), time.monotonic() + wait
     while not folder.is_run:
         if time.monotonic() >= until:
-            raise RunError(f"{path} holds no run: it has no recipe.yaml and status.json of one")
+            near = nearest_path(path, lambda beside: RunFolder(beside).is_run)
+            raise RunError(f"{path} holds no run: it has no recipe.yaml and status.json of one{near}")
         time.sleep(0.1)
     return RunRecord(folder.path)
 

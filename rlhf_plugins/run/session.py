@@ -19,7 +19,7 @@ from rlhf_plugins.contract.run import Adapter, Base, Checkpoint, Lengths, Run
 from rlhf_plugins.data.chat import refuse_text
 from rlhf_plugins.data.digests import of_base
 from rlhf_plugins.data.guessed import as_columns
-from rlhf_plugins.errors import DataError, RunError, known
+from rlhf_plugins.errors import DataError, RunError, nearest
 from rlhf_plugins.recipe import based
 from rlhf_plugins.registry.registry import Registry
 from rlhf_plugins.registry.registry import registry as installed
@@ -153,7 +153,7 @@ def _spec(data: Mapping[str, Any] | str | Path, registry: Registry) -> str | dic
         return str(data)
     if not Path(data).exists():
         message = f"{data}: no such file, and no data format of that name"
-        raise DataError(f"{message} {known(str(data), registry.names('data_format'))}")
+        raise DataError(f"{message} {nearest(str(data), registry.names('data_format'))}")
     return {"use": recognised(str(data), registry, "give a spec"), "source": str(data)}
 
 
@@ -175,5 +175,5 @@ def recognised(file: str, registry: Registry, advice: str, split: str = "train")
             if found or not (columns := as_columns(fields))
             else f"; pairs with `{columns}` have the format preference"
         )
-        raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {known('', formats)}{pairs}")
+        raise DataError(f"{where}: {which}: {', '.join(fields)}; {advice} {nearest('', formats)}{pairs}")
     return found[0]

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_plugins.errors import known
+from rlhf_plugins.errors import nearest
 from rlhf_plugins.sandbox import MAX_TOTAL, POLICIES, POLICY, gold, prompts
 
 app = typer.Typer(add_completion=False, help="The sandbox: a small world with a known gold reward.")
@@ -34,7 +34,7 @@ def build(
     from rlhf_plugins.sandbox.build import build as make
 
     if policy not in SHIPPED:
-        raise typer.BadParameter(f"no policy {policy!r} {known(policy, SHIPPED)}")
+        raise typer.BadParameter(f"no policy {policy!r} {nearest(policy, SHIPPED)}")
     folder = out or POLICIES[policy]
     make(folder, replace(SHIPPED[policy], seed=seed))
     typer.echo(f"wrote {folder}")

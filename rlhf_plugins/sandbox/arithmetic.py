@@ -18,7 +18,7 @@ from functools import cache
 from itertools import product
 from typing import get_args
 
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 from rlhf_plugins.sandbox.world import Split, words
 
 SEED = 31
@@ -79,7 +79,7 @@ def problems(split: str) -> tuple[Problem, ...]:
         DataError: there is no such split.
     """
     if split not in get_args(Split):
-        raise DataError(f"no split {split!r} of the sandbox's arithmetic {known(split, get_args(Split))}")
+        raise DataError(f"no split {split!r} of the sandbox's arithmetic {nearest(split, get_args(Split))}")
     return tuple(problem for problem, place in _catalogue() if place == split)
 
 

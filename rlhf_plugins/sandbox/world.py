@@ -15,7 +15,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 
 Split = Literal["train", "test", "out_of_distribution"]
 Cell = tuple[str, str]
@@ -110,7 +110,7 @@ def prompts(split: str) -> tuple[str, ...]:
         DataError: there is no such split.
     """
     if split not in get_args(Split):
-        raise DataError(f"no split {split!r} in the sandbox {known(split, get_args(Split))}")
+        raise DataError(f"no split {split!r} in the sandbox {nearest(split, get_args(Split))}")
     return tuple(prompt for prompt, (_, place) in _catalogue().items() if place == split)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.run import Adapter, Base, StageResult
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 from rlhf_plugins.run.folder import RunFolder
 from rlhf_plugins.run.handed_on import WORDS, HandedOn, Part, find, handed_on
 
@@ -136,13 +136,13 @@ def made(words: str, part: Part | None = None) -> Made:
     path, mark, stage = (words, "", "") if "#" not in words or Path(words).exists() else words.rpartition("#")
     folder, files = Path(path), RunFolder(Path(path))
     if not folder.is_dir():
-        raise RunError(f"{path}: holds no {wanted}: there is no such folder {known(path, _runs_near(folder))}")
+        raise RunError(f"{path}: holds no {wanted}: there is no such folder {nearest(path, _runs_near(folder))}")
     if not files.is_run:
         if mark:
-            raise RunError(f"{path}: is no run, so it has no stage {stage!r} {known(path, _runs_near(folder))}")
+            raise RunError(f"{path}: is no run, so it has no stage {stage!r} {nearest(path, _runs_near(folder))}")
         return _saved(folder, part)
     if mark and not stage:
-        raise RunError(f"{words}: name a stage after the # {known('', _stages(files, part))}")
+        raise RunError(f"{words}: name a stage after the # {nearest('', _stages(files, part))}")
     return _of_run(files, stage, part)
 
 
@@ -162,7 +162,7 @@ def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:
     every = [one for each in ([part] if part else PARTS) for one in handed_on(results, each)]
     if not stage:
         if not every:
-            raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {known('', _stages(run, part))}")
+            raise RunError(f"{run.path}: no finished stage made a {_wanted(part)} {nearest('', _stages(run, part))}")
         return _handed_on(run, find(results, every[0].part, None))
     if stage == BASE and part != "rewards" and BASE not in {one.stage for one in every}:
         return Made(f"{run.path}#{BASE}", "policies", {"use": "base"}, run, BASE, BASE)
@@ -173,7 +173,7 @@ def _of_run(run: RunFolder, stage: str, part: Part | None) -> Made:
         if found:
             names = ", ".join(f"{run.path}#{one.qualified}" for one in found)
             raise RunError(f"{run.path}#{stage}: that stage made several: give one of {names}")
-    raise RunError(f"{run.path}#{stage}: {_why(run, stage, part, results)} {known(stage, _stages(run, part))}")
+    raise RunError(f"{run.path}#{stage}: {_why(run, stage, part, results)} {nearest(stage, _stages(run, part))}")
 
 
 def _named(results: Sequence[StageResult], part: Part, name: str) -> list[HandedOn]:

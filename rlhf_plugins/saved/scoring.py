@@ -18,7 +18,7 @@ from rlhf_plugins.data.dropped import Dropped, reasons
 from rlhf_plugins.data.fields import required, responses, text, texts
 from rlhf_plugins.data.rows import read_rows
 from rlhf_plugins.engine.progress import counted
-from rlhf_plugins.errors import DataError, RunError, known
+from rlhf_plugins.errors import DataError, RunError, nearest
 from rlhf_plugins.saved.scored_file import ScoredFile
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _item(where: str, fields: Mapping[str, Any]) -> Item:
             raise DataError(f"{where}: has a column {name!r} already; scores are written under that name")
     found = [name for name in FORMS if name in fields]
     if not found:
-        lacks = f"has neither 'response' nor 'responses' nor 'chosen' {known('response', fields)}"
+        lacks = f"has neither 'response' nor 'responses' nor 'chosen' {nearest('response', fields)}"
         raise DataError(f"{where}: {lacks}; --format reads other forms")
     if len(found) > 1:
         raise DataError(f"{where}: has {' and '.join(map(repr, found))}, and only one can be scored")

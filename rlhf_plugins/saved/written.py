@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_plugins.errors import RunError, known
+from rlhf_plugins.errors import RunError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ def dtype_of(name: str | None) -> torch.dtype | None:
     if name is None:
         return None
     if name not in DTYPES:
-        raise RunError(f"--dtype: unknown precision {name!r} {known(name, DTYPES)}")
+        raise RunError(f"--dtype: unknown precision {name!r} {nearest(name, DTYPES)}")
     found: torch.dtype = getattr(torch, DTYPES[name])
     return found
 

@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 import torch
 
-from rlhf_plugins.errors import PluginError, RlhfError, known
+from rlhf_plugins.errors import PluginError, RlhfError, nearest
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import KINDS, Registered, Registry, registry
 from rlhf_plugins.testing.subject import Broken, Subject, raised
@@ -85,7 +85,7 @@ def properties_of(kind: str, among: Registry | None = None) -> list[Property]:
 
     kinds = (among or registry()).kinds
     if kind not in kinds:
-        raise PluginError(f"unknown component kind {kind!r} {known(kind, kinds)}")
+        raise PluginError(f"unknown component kind {kind!r} {nearest(kind, kinds)}")
     loaded()
     names = {kind} if kind in KINDS else {kind, OUTSIDE}
     return [one for one in PROPERTIES.values() if not one.kinds or names & set(one.kinds)]
@@ -172,7 +172,7 @@ def _tried(
     has = {one: set(options_of(one.cls)) for one in found}
     every = set().union(*has.values())
     if unknown := [name for name in options if name.partition(".")[0] not in every]:
-        raise PluginError(f"{where}: no component has the option {unknown[0]!r} {known(unknown[0], every)}")
+        raise PluginError(f"{where}: no component has the option {unknown[0]!r} {nearest(unknown[0], every)}")
     made = []
     for one, names in has.items():
         given = {name: value for name, value in options.items() if name.partition(".")[0] in names}

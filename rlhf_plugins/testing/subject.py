@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from rlhf_plugins.errors import PluginError, RlhfError, known
+from rlhf_plugins.errors import PluginError, RlhfError, nearest
 
 if TYPE_CHECKING:
     from rlhf_plugins.registry.registry import Registry
@@ -130,7 +130,7 @@ def _kind_of(name: str) -> str:
 
     kinds = [found.kind for found in registry().describe() if found.name == name]
     if not kinds:
-        raise PluginError(f"unknown component {name!r} {known(name, {c.name for c in registry().describe()})}")
+        raise PluginError(f"unknown component {name!r} {nearest(name, {c.name for c in registry().describe()})}")
     if len(kinds) > 1:
         raise PluginError(f"{name!r} is a {' and a '.join(kinds)}: say which with --kind")
     return kinds[0]

@@ -8,7 +8,7 @@ from inspect import Parameter, Signature, signature
 from typing import Any, TypeVar
 
 from rlhf_plugins.engine.precision import on_one_gpu
-from rlhf_plugins.errors import PluginError, known
+from rlhf_plugins.errors import PluginError, nearest
 
 Own = TypeVar("Own")
 
@@ -31,7 +31,7 @@ def sorted_out(
     """
     form = with_own(trainer, own)
     if unknown := [name for name in named if name not in form.parameters]:
-        raise TypeError(f"no argument is called {unknown[0]!r} {known(unknown[0], form.parameters)}")
+        raise TypeError(f"no argument is called {unknown[0]!r} {nearest(unknown[0], form.parameters)}")
     bound = form.bind(*given, **named).arguments
     ours = {f.name: bound.pop(f.name) for f in fields(own) if f.name in bound}  # type: ignore[arg-type]
     words = {f.name for f in fields(own) if "str |" in str(f.type) or "Literal" in str(f.type)}  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from rlhf_plugins.data.numeric import PREFIX
 from rlhf_plugins.data.ranked import Collator
-from rlhf_plugins.errors import DataError, known
+from rlhf_plugins.errors import DataError, nearest
 from rlhf_plugins.trainers.draws import Examples
 from rlhf_plugins.trainers.micro_batches import in_micro_batches
 
@@ -120,7 +120,7 @@ def refuse_unread(parts: Sequence[Any], soft: bool, columns: Collection[str]) ->
     for part in parts:
         for name in sorted((part.needs_of() - {"ranks"}) | getattr(part, "columns", frozenset())):
             if name not in columns:
-                raise DataError(f"{type(part).__name__} needs the column {name!r} of each row {known(name, columns)}")
+                raise DataError(f"{type(part).__name__} needs the column {name!r} of each row {nearest(name, columns)}")
     if "probability" in columns and not soft:
         raise DataError("the rows have soft labels in the column 'probability', which this loss does not read")
 

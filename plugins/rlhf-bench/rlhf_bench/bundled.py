@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_bench.suite import nearest
-from rlhf_plugins import RunError
+from rlhf_plugins import RunError, nearest
 
 
 def find(suite: str) -> Path:

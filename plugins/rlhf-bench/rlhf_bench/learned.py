@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rlhf_bench.suite import nearest
-from rlhf_plugins import Choice, Features, OnDisk, RunError, Selector, Situation, hookimpl
+from rlhf_plugins import Choice, Features, OnDisk, RunError, Selector, Situation, hookimpl, nearest
 
 Row = dict[str, Any]
 Vector = NDArray[np.float64]

@@ -9,8 +9,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from rlhf_bench.suite import nearest
-from rlhf_plugins import Base, Data, DataError, DataFormat, Group, hookimpl, uses
+from rlhf_plugins import Base, Data, DataError, DataFormat, Group, hookimpl, nearest, uses
 
 
 @dataclass(frozen=True)

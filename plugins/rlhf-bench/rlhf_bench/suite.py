@@ -18,14 +18,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rlhf_plugins import RecipeError, RunError, check_recipe, recipe_digest
+from rlhf_plugins import RecipeError, RunError, check_recipe, nearest, recipe_digest
 
 Recipe = dict[str, Any]
 SHARED = ("base", "adapter", "quantization", "engine", "plugins")  # of every recipe
@@ -100,13 +99,6 @@ def read(file: Path, quick: bool = False) -> Suite:
     if isinstance(words.get("tasks"), list) or isinstance(words.get("algorithms"), list):
         words = _picked(file, words, yaml.safe_load(file.read_text(encoding="utf-8")))
     return _Reader(file, words, f"{file.stem}-quick" if quick else file.stem).suite()
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown name."""
-    choices = sorted(map(str, names))
-    near = get_close_matches(str(name), choices, n=1)
-    return f"({f'did you mean {near[0]}? ' if near else ''}known: {', '.join(choices) or 'none'})"
 
 
 def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
@@ -23,7 +22,7 @@ from pydantic import Field
 from rlhf_constitution.assistant import Assistant
 from rlhf_constitution.outcome import Abstain, Failed, Ok, Outcome, from_json, to_json
 from rlhf_constitution.principle import Principle
-from rlhf_plugins import DataError, RecipeError, uses
+from rlhf_plugins import DataError, RecipeError, nearest, nearest_path, uses
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,8 @@ def load(path: str) -> Constitution:
 
     names = bundled()
     if path not in names and not Path(path).exists():
-        near = get_close_matches(path, [*names, *map(str, Path(path).parent.glob("*.y*ml"))], n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise DataError(f"{path}: no such file, nor a bundled constitution ({hint}known: {', '.join(names)})")
+        beside = nearest_path(path, lambda file: file.suffix in {".yaml", ".yml"})
+        raise DataError(f"{path}: no such file, nor a bundled constitution {nearest(path, names)}{beside}")
     return read_options(names.get(path, Path(path)), Constitution)
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rlhf_plugins import RunError, hookimpl
-from rlhf_watch.rows import near
+from rlhf_plugins import RunError, hookimpl, nearest_path
 
 if TYPE_CHECKING:
     from rlhf_watch.page.board import Board
@@ -86,7 +85,7 @@ def page(
     Alarms go to `https://HOST/PATH` as JSON, or to `smtps://USER:PASSWORD@HOST?to=ME@HOST` as a mail.
     """
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such folder{near(folder, '*/')}")
+        raise RunError(f"{folder}: no such folder{nearest_path(folder, Path.is_dir)}")
     if once and not terminal:
         raise RunError("--once prints the table of --terminal: write both, or --out FILE for the page")
     from rlhf_watch.page.board import Board

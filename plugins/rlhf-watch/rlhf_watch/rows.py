@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_plugins import DataError
+from rlhf_plugins import DataError, nearest_path
 
 Parsed = TypeVar("Parsed")
-
-
-def near(path: str | Path, pattern: str = "*") -> str:
-    """A hint at what is beside a path that is missing and has the nearest name; empty where nothing is near."""
-    beside: Iterable[Path] = Path(path).parent.glob(pattern)
-    found = get_close_matches(str(path), map(str, beside), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def lines_of(file: Path) -> Iterator[tuple[str, str]]:
     """`FILE:NUMBER` and text of each line that is not empty. Raises DataError where the file cannot be read."""
     if not file.exists():
-        raise DataError(f"{file}: no such file{near(file)}")
+        raise DataError(f"{file}: no such file{nearest_path(file)}")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -6,13 +6,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import DataError, Evaluation, RunError, open_run
+from rlhf_plugins import DataError, Evaluation, RunError, nearest, nearest_path, open_run
 from rlhf_watch.ab.votes import is_release, votes
-from rlhf_watch.rows import lines_of, near
+from rlhf_watch.rows import lines_of
 
 SCORES = ("score", "reward")  # columns of a file, the first that a row has
 
@@ -64,18 +63,14 @@ def read(source: str, by: str = "") -> list[Scored]:
         return [_of_file(Path(source), by)]
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
-        raise DataError(f"{source}: neither a file nor a run{near(folder)}")
+        raise DataError(f"{source}: neither a file nor a run{nearest_path(folder)}")
     if is_release(Path(folder)):
         return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
     evaluation = _evaluation(folder)
     others = [name for name in evaluation.scores if name != evaluation.reference]
     names = [policy] if policy else [evaluation.reference, *others]
     if unknown := [name for name in names if name not in evaluation.scores]:
-        alike = get_close_matches(unknown[0], evaluation.scores, n=1)
-        hint = f"did you mean {alike[0]}? " if alike else ""
-        raise RunError(
-            f"{folder}: no policy {unknown[0]!r} was evaluated ({hint}known: {', '.join(evaluation.scores)})"
-        )
+        raise RunError(f"{folder}: no policy {unknown[0]!r} was evaluated {nearest(unknown[0], evaluation.scores)}")
     prompts = [_key(prompt) for prompt in evaluation.prompts]
     return [_of_run(folder, name, evaluation, prompts) for name in names]
 

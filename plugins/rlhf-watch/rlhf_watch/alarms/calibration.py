@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import RunError, RunRecord, open_run
+from rlhf_plugins import RunError, RunRecord, nearest_path, open_run
 from rlhf_watch.alarms.limits import Limits
 from rlhf_watch.alarms.thresholds import joint_thresholds
 from rlhf_watch.alarms.watched import CURVE, statistic_options
-from rlhf_watch.rows import near
 
 Maxima = dict[str, float]
 
@@ -47,7 +46,7 @@ def calibrate(folders: Sequence[Path], rate: float) -> Limits:
 def _runs(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
         if not folder.is_dir():
-            raise RunError(f"{folder}: no such folder{near(folder, '*/')}")
+            raise RunError(f"{folder}: no such folder{nearest_path(folder, Path.is_dir)}")
         if (folder / "status.json").exists():
             yield folder
         else:
