@@ -27,7 +27,31 @@ stages:
   - {{stage: reward_model, from: base, sampler: hard_mining, tokens_per_batch: 24, trainer: *trainer}}
   - {{stage: preference, name: dpo, from: base, tokens_per_batch: 24, trainer: *trainer}}
 """
-TIMES = {"stage", "step", "reference_time"}
+REST = """\
+base: base
+adapter: {r: 2, target_modules: [q_proj, v_proj]}
+data: {format: preference, source: pairs.jsonl, test_source: held_out.jsonl}
+stages:
+  - {stage: reward_ensemble, members: 2, trainer: {max_steps: 2, logging_steps: 1, per_device_train_batch_size: BATCH}}
+  - {stage: evaluate_reward, metrics: [accuracy, calibration]}
+  - {stage: sft, trainer: {max_steps: 1, logging_steps: 1, per_device_train_batch_size: BATCH}}
+  - {stage: merge}
+  - {stage: evaluate, prompts: 4, best_of: 2, max_new_tokens: 8, temperature: 0}
+"""
+ONLINE = """\
+base: base
+adapter: {r: 2, target_modules: [q_proj, v_proj]}
+data: {format: preference, source: pairs.jsonl, test_source: held_out.jsonl}
+stages:
+  - {stage: reward_model, from: base, trainer: {max_steps: 1, per_device_train_batch_size: REWARDED}}
+  - stage: online
+    from: base
+    advantage: ADVANTAGE
+    tokens_per_batch: 40
+    trainer: {optim: sgd, learning_rate: 0.5, max_steps: 4, logging_steps: 1, lr_scheduler_type: constant,
+      per_device_train_batch_size: BATCH, gradient_accumulation_steps: 2, steps_per_generation: 4, num_generations: 2,
+      num_iterations: 2, max_completion_length: 8}
+"""
 RUN = ("-m", "rlhf_plugins.cli", "run", "r.yaml")
 
 
@@ -91,6 +115,23 @@ def training_step(*given):
     return own(*given)
 transformers.Trainer.training_step = training_step
 sys.argv = ["rlhf", "run", "r.yaml", *sys.argv[2:]]
+from rlhf_plugins.cli import main
+main()
+"""
+
+WRITES_THE_SAME = """\
+import sys
+from collections import Counter
+import rlhf_plugins.trainers.online as online
+def generate(self, prompts):
+    ids, seen, written = self._tokenize_prompts(prompts)[0], Counter(), []
+    for one in ids:
+        first = sum(one) * 7 + 5 * seen[tuple(one)] + self.state.global_step
+        seen[tuple(one)] += 1
+        written.append([3 + (first + 3 * i) % 12 for i in range(1 + first % 5)] + [1] * (first % 2))
+    return ids, written, None, [" ".join(map(str, one)) for one in written]
+online.OnlineTrainer._generate = generate
+sys.argv = ["rlhf", "run", "r.yaml", *sys.argv[1:]]
 from rlhf_plugins.cli import main
 main()
 """

@@ -72,6 +72,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
             "_save_scaler",
         )
     ),
+    (transformers.Trainer, "_get_grad_norm", "under DeepSpeed OnlineTrainer replaces it where a step is skipped"),
     (transformers.Trainer, "_get_dataloader", "SharesBatches replaces it, so that a process computes its own rows"),
     (transformers.trainer_callback.ExportableState, "state", "a checkpoint holds the state of such callbacks"),
     (trl.trainer.utils, "use_adapter", "the reference of an adapter that TRL copied is computed with it"),

@@ -107,6 +107,7 @@ class Online(
     makes={"policy"},
     makes_rollouts=True,
     processes="several",
+    zero=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD, *OF_TRANSFORMERS}),
 ):
     """PPO (Schulman et al. 2017) with the defaults of Huang et al. 2024, or any other way to learn from own samples.
@@ -185,6 +186,8 @@ class Online(
 
     def fits_processes(self, count: int) -> None:
         """Raises ValueError where a process's part of a rollout would hold no whole groups, or vLLM generates."""
+        from rlhf_plugins.contract import processes
+
         size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
         own = size * (self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps"))
         if own % group:
@@ -192,6 +195,8 @@ class Online(
                 f"{own} responses of a rollout are each process's, which hold no whole groups of num_generations: "
                 f"{group}; write a per_device_train_batch_size that they divide"
             )
+        if processes.divides_optimizer() and self.kl is not None and self.kl.constrains:
+            raise ValueError("kl: a constraint measures whole updates, but DeepSpeed steps within the backward pass")
         if self.setting("use_vllm"):
             raise ValueError("use_vllm was not tried in several processes; leave it out")
 

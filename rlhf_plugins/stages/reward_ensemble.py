@@ -56,7 +56,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RewardEnsemble(RewardModelStage, processes="several", zero=False):
+class RewardEnsemble(RewardModelStage, processes="several"):
     """Reward models that differ in their seed and, with `bootstrap`, in the groups that they were trained on.
 
     With `models` they differ in their base, pooling, head, loss and what else a reward model has of its own; what all

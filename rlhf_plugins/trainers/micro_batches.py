@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from rlhf_plugins.engine.out_of_memory import out_of_memory
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE, Cutting, Kept, Opaque, Recovery
 
+Made = TypeVar("Made")
 Row = Mapping[str, Any]
 MICRO_BATCHES = "micro_batches"
 STEPPING = ("layerwise", "lomo")  # in the names of optimizers that step within the backward pass
@@ -75,6 +76,12 @@ def _steps_each_pass(args: TrainingArguments) -> bool:
     return bool(args.deepspeed) or any(name in optimizer_name(args) for name in STEPPING)
 
 
+def stepping(args: TrainingArguments) -> str:
+    """What steps within the backward pass, as a user writes it."""
+    deepspeed = args.deepspeed or processes.divides_optimizer()
+    return "DeepSpeed" if deepspeed else f"optim: {optimizer_name(args)}"
+
+
 def optimizer_name(args: TrainingArguments) -> str:
     """As a user writes it: TrainingArguments hold a member of an enumeration, whose `str` is another name."""
     return str(getattr(args.optim, "value", args.optim))
@@ -99,7 +106,7 @@ class TrainsInMicroBatches:
         step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
         parts = inputs.get(MICRO_BATCHES, [inputs])
         if processes.count() > 1:
-            parts = evened(parts)
+            parts = evened(parts, uncounted)
             return torch.stack([self._in_step(step, model, parts, place, *given) for place in range(len(parts))]).sum()
         if not self.cuts:
             return torch.stack([step(model, part, *given) for part in parts]).sum()
@@ -154,14 +161,28 @@ def without_step(accelerator: Any, model: Any) -> Iterator[None]:
         state._set_sync_gradients(before)
 
 
-def evened(parts: Sequence[Any]) -> list[Any]:
+def accumulate(accelerator: Any, loss: Tensor) -> None:
+    """Adds the gradients of a loss as they are; DeepSpeed's engine would divide them by the accumulated batches."""
+    accelerator.backward(loss, **({"scale_wrt_gas": False} if processes.divides_optimizer() else {}))
+
+
+def evened(parts: Sequence[Made], filler: Callable[[Made], Made]) -> list[Made]:
     """The micro-batches of a process; where each pass gathers weights or sends gradients, with others that count
-    nothing, so that all processes have as many."""
+    nothing, so that all processes have as many.
+
+    Args:
+        parts: the micro-batches.
+        filler: what counts nothing, made of one of them.
+    """
     if not processes.shards() and not processes.divides_optimizer():
         return list(parts)
     most = max(processes.gathered(len(parts)))
-    filler = {**parts[-1], SHARE: torch.tensor(0.0), ROWS: 0}
-    return [*parts, *[filler] * (most - len(parts))]
+    return [*parts, *(filler(parts[-1]) for _ in range(most - len(parts)))]
+
+
+def uncounted(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A micro-batch of rows that counts nothing."""
+    return {**part, SHARE: torch.tensor(0.0), ROWS: 0}
 
 
 def by_share(loss: Tensor, inputs: Mapping[str, Any]) -> Tensor:

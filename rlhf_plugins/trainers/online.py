@@ -50,12 +50,13 @@ from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBat
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
 from rlhf_plugins.trainers.shares import SharesBatches
+from rlhf_plugins.trainers.zero import HidesDeepSpeed, hand_options_on, take_over_weights
 
 logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
-class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, trl.GRPOTrainer):
+class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, trl.GRPOTrainer):
     """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
 
     It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
@@ -93,7 +94,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, trl.GRPOTrainer)
         self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
         if asked is not None:
             asked.reward = asked.reward.given(self._policy_tokens)
-        self.obstacle = obstacle_of(self, theirs, own)
+        self.obstacle, self.settled = obstacle_of(self, theirs, own), True
+        hand_options_on(self)
         if self.obstacle is None:
             logger.info("%s trains on the engine", type(self).__name__)
             self._take_over(own, None if asked is None else asked.reward)
@@ -279,6 +281,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, trl.GRPOTrainer)
             self._show(Step("", 0, None, {**numbers, "equal_rewards": 1.0}))
             return None
         rollout = self._rollouts.experience(scored, self._kl_coef)
+        if self._critic:
+            take_over_weights(self)  # of its head, which learned the unit of the returns
         numbers |= self._log.add(rollout, self.state.global_step)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Alarm
 from rlhf_plugins.trainers.arguments import not_finite
-from rlhf_plugins.trainers.micro_batches import steps_in_backward
+from rlhf_plugins.trainers.micro_batches import accumulate, steps_in_backward, without_step
 from rlhf_plugins.trainers.ppo import in_parts, oversight, step
 from rlhf_plugins.trainers.recovery import Cutting, Recovery
 from rlhf_plugins.trainers.shares import through
@@ -62,6 +62,11 @@ class LearnsInParts:
             self._note(**self._theirs.take())
         return loss
 
+    def _get_grad_norm(self: Any, model: Any, grad_norm: Any = None) -> Any:
+        """DeepSpeed's engine would give that of its last step where this one is skipped."""
+        skipped = processes.divides_optimizer() and self.obstacle is None and not self._trains
+        return 0.0 if skipped else super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
+
     def _learn(self: Any, part: MicroBatch) -> Tensor:
         """The loss of a micro-batch; its gradients are accumulated."""
         loss = self._loss_of(part)
@@ -72,22 +77,19 @@ class LearnsInParts:
 
     def _in_step(self: Any, model: Any, parts: Sequence[MicroBatch]) -> Tensor:
         """The loss of micro-batches, of which none is cut further; gradients of all but the last are accumulated."""
-        loss = torch.zeros(())
+        loss, several = torch.zeros(()), processes.count() > 1
         for place, part in enumerate(parts):
-            if loss.requires_grad:
-                self.accelerator.backward(loss)
-            with self._averaging(model, place == len(parts) - 1):
+            last = place == len(parts) - 1
+            with nullcontext() if last or not several else without_step(self.accelerator, model):
                 own = through(model, self.model, partial(self._loss_of, part))
-            if processes.count() == 1 and not own.isfinite():
-                self._stop_at(own, part)
+                if not several and not own.isfinite():
+                    self._stop_at(own, part)
+                if not last:
+                    accumulate(self.accelerator, own)
             loss = own + loss.detach()
         if not processes.mean(loss).isfinite():
             self._stop_at(loss, parts[-1])
         return loss
-
-    def _averaging(self: Any, model: Any, last: bool) -> Any:
-        """A context in which gradients are averaged over processes, which is after the last pass of a training step."""
-        return nullcontext() if last or processes.count() == 1 else self.accelerator.no_sync(model)
 
     def _loss_of(self: Any, part: MicroBatch) -> Tensor:
         """What a micro-batch adds to the loss, as its part of the mean over processes; it notes its numbers."""

@@ -22,7 +22,14 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import check_rows, mean_loss, train_in_float32
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
-from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES, TrainsInMicroBatches, by_share, evened, token_limit
+from rlhf_plugins.trainers.micro_batches import (
+    MICRO_BATCHES,
+    TrainsInMicroBatches,
+    by_share,
+    evened,
+    token_limit,
+    uncounted,
+)
 from rlhf_plugins.trainers.preference_batch import Collator, separate
 from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
@@ -142,7 +149,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             return theirs
         self.note_rows(inputs)
         prepared = self._prepare_inputs(inputs)
-        parts = evened(prepared.get(MICRO_BATCHES, [prepared]))
+        parts = evened(prepared.get(MICRO_BATCHES, [prepared]), uncounted)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = torch.stack([self.compute_loss(model, part) for part in parts]).sum()
             self._note_batch()

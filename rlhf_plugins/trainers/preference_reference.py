@@ -28,9 +28,10 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
 from rlhf_plugins.trainers.preference_batch import REFERENCE, Collator
+from rlhf_plugins.trainers.zero import HidesDeepSpeed
 
 
-class ReadsReference(trl.DPOTrainer):
+class ReadsReference(HidesDeepSpeed, trl.DPOTrainer):
     """A DPOTrainer whose reference the engine computes, if there is no `obstacle`.
 
     TRL's constructor fills in the columns of the reference before anything is known about the engine. So they are
@@ -41,7 +42,6 @@ class ReadsReference(trl.DPOTrainer):
     train_dataset: Any
     eval_dataset: Any
     obstacle: str | None = None  # why this training goes TRL's own way; None where the engine computes it
-    settled = False  # whether `obstacle` is known, which needs the built model
     reference_cache: Path | None = None
     _reference_identity = ""
     _reference_tokens: int | None = TOKENS_PER_BATCH  # laid out at once
@@ -54,15 +54,6 @@ class ReadsReference(trl.DPOTrainer):
     @is_fsdp_enabled.setter
     def is_fsdp_enabled(self, shards: bool) -> None:
         self._shards = shards
-
-    @property
-    def is_deepspeed_enabled(self) -> bool:
-        """Whether DeepSpeed trains; not while a stage's trainer is built, which places its models as without it."""
-        return self._deepspeed and (self.settled or not processes.divides_optimizer())
-
-    @is_deepspeed_enabled.setter
-    def is_deepspeed_enabled(self, enabled: bool) -> None:
-        self._deepspeed = enabled
 
     def fill_in_reference(self) -> None:
         """The columns of all data sets, if the configuration asks for them."""

@@ -19,7 +19,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.recipe.needs import refuse_useless_monitors
 from rlhf_plugins.trainers.arguments import NOT_KEPT, not_finite
 from rlhf_plugins.trainers.held_out import stop_early
-from rlhf_plugins.trainers.micro_batches import optimizer_name, steps_in_backward
+from rlhf_plugins.trainers.micro_batches import stepping, steps_in_backward
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.trackers import Tracked, Trackers
 
@@ -101,9 +101,9 @@ def clip_by_value(trainer: Any, limit: float | None) -> None:
     if limit is None:
         return
     if steps_in_backward(trainer.args):
-        deepspeed = trainer.args.deepspeed or processes.divides_optimizer()
-        how = "DeepSpeed" if deepspeed else f"optim: {optimizer_name(trainer.args)}"
-        raise RunError(f"max_grad_value: {how} steps within the backward pass, where no gradient can be clipped")
+        raise RunError(
+            f"max_grad_value: {stepping(trainer.args)} steps within the backward pass, where no gradient can be clipped"
+        )
     trainer.add_callback(ClipByValue(limit))
 
 

@@ -23,6 +23,22 @@ WHOLE = "as a whole"
 AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
 
 
+class HidesDeepSpeed:
+    """A Trainer that is built as without DeepSpeed; it comes before the Trainer among a class's bases."""
+
+    settled = False  # whether it is built, which says how it trains
+    _deepspeed = False
+
+    @property
+    def is_deepspeed_enabled(self) -> bool:
+        """Whether DeepSpeed trains; not while a stage's trainer is built, which places its models as without it."""
+        return self._deepspeed and (self.settled or not processes.divides_optimizer())
+
+    @is_deepspeed_enabled.setter
+    def is_deepspeed_enabled(self, enabled: bool) -> None:
+        self._deepspeed = enabled
+
+
 def hand_options_on(trainer: Any) -> None:
     """Gives DeepSpeed a trainer's options, which transformers does at once, unless DeepSpeed is hidden."""
     if processes.divides_optimizer() and trainer.is_deepspeed_enabled:
@@ -37,9 +53,14 @@ def state_in_parts(trainer: Any) -> dict[str, Any]:
 
 def load_part(trainer: Any, state: Mapping[str, Any]) -> None:
     """Gives the optimizer of this process the weights that the model has now, and the state of its part."""
-    own = trainer.optimizer.optimizer
-    own.refresh_fp32_params()
-    own.optimizer.load_state_dict(state[PARTS][processes.index()])
+    take_over_weights(trainer)
+    trainer.optimizer.optimizer.optimizer.load_state_dict(state[PARTS][processes.index()])
+
+
+def take_over_weights(trainer: Any) -> None:
+    """Gives the optimizer of this process the weights that the model has now, where something else changed them."""
+    if processes.divides_optimizer():
+        trainer.optimizer.optimizer.refresh_fp32_params()
 
 
 def refuse_other_division(trainer: Any, found: Path, state: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from several import DIES, RECIPE, RUN, assert_same, logged, prepared, weights
+from several import DIES, ONLINE, RECIPE, REST, RUN, WRITES_THE_SAME, assert_same, logged, prepared, weights
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -44,38 +44,6 @@ def test_two_processes_train_what_one_trains(python: Warm, one: Path, tmp_path: 
     assert "dpo: finished" in first.stdout
     assert second.stdout == ""
     assert_same(one, folder)
-
-
-ONLINE = """\
-base: base
-adapter: {r: 2, target_modules: [q_proj, v_proj]}
-data: {format: preference, source: pairs.jsonl, test_source: held_out.jsonl}
-stages:
-  - {stage: reward_model, from: base, trainer: {max_steps: 1, per_device_train_batch_size: REWARDED}}
-  - stage: online
-    from: base
-    advantage: ADVANTAGE
-    tokens_per_batch: 40
-    trainer: {optim: sgd, learning_rate: 0.5, max_steps: 4, logging_steps: 1, lr_scheduler_type: constant,
-      per_device_train_batch_size: BATCH, gradient_accumulation_steps: 2, steps_per_generation: 4, num_generations: 2,
-      num_iterations: 2, max_completion_length: 8}
-"""
-WRITES_THE_SAME = """\
-import sys
-from collections import Counter
-import rlhf_plugins.trainers.online as online
-def generate(self, prompts):
-    ids, seen, written = self._tokenize_prompts(prompts)[0], Counter(), []
-    for one in ids:
-        first = sum(one) * 7 + 5 * seen[tuple(one)] + self.state.global_step
-        seen[tuple(one)] += 1
-        written.append([3 + (first + 3 * i) % 12 for i in range(1 + first % 5)] + [1] * (first % 2))
-    return ids, written, None, [" ".join(map(str, one)) for one in written]
-online.OnlineTrainer._generate = generate
-sys.argv = ["rlhf", "run", "r.yaml", *sys.argv[1:]]
-from rlhf_plugins.cli import main
-main()
-"""
 
 
 @pytest.mark.slow
@@ -160,19 +128,6 @@ def test_accumulated_batches_of_one_process_are_those_of_two(python: Warm, tmp_p
     found = [python(*RUN, cwd=one), *python.together(*RUN, cwd=two)]
     assert [each.returncode for each in found] == [0, 0, 0], "".join(each.stderr for each in found)
     assert_same(one, two, names=("loss", "grad_norm"))
-
-
-REST = """\
-base: base
-adapter: {r: 2, target_modules: [q_proj, v_proj]}
-data: {format: preference, source: pairs.jsonl, test_source: held_out.jsonl}
-stages:
-  - {stage: reward_ensemble, members: 2, trainer: {max_steps: 2, logging_steps: 1, per_device_train_batch_size: BATCH}}
-  - {stage: evaluate_reward, metrics: [accuracy, calibration]}
-  - {stage: sft, trainer: {max_steps: 1, logging_steps: 1, per_device_train_batch_size: BATCH}}
-  - {stage: merge}
-  - {stage: evaluate, prompts: 4, best_of: 2, max_new_tokens: 8, temperature: 0}
-"""
 
 
 @pytest.mark.slow

@@ -262,11 +262,16 @@ def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_a_stage_that_was_not_tried_under_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
-    together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, DPO))
-    with pytest.raises(
-        RunError, match="stage reward_ensemble was not tried under DeepSpeed, for which the launch asks"
-    ):
-        together.refuse(stages({"stage": "reward_ensemble"}))
+    together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
+    with pytest.raises(RunError, match="stage auto was not tried under DeepSpeed, for which the launch asks"):
+        together.refuse(stages({"stage": "auto"}))
+
+
+def test_a_constraint_that_measures_updates_is_refused_under_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    _, stage = stages({"stage": "reward_model"}, {"stage": "online", "kl": {"use": "constraint", "limit": 0.1}})
+    with pytest.raises(RunError, match="a constraint measures whole updates, but DeepSpeed steps within"):
+        together.refuse([stage])
 
 
 @pytest.mark.parametrize(("count", "launched"), [("", False), ("1", False), ("2", True)])

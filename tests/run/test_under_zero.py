@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import pytest
 import torch
-from several import DIES, RECIPE, RUN, assert_same, logged, prepared, weights
+from several import DIES, ONLINE, RECIPE, REST, RUN, WRITES_THE_SAME, assert_same, logged, prepared, weights
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -58,6 +58,42 @@ def test_two_processes_that_divide_the_optimizer_train_what_one_trains(
     assert_same(one, two, near=1e-5, names=COMPARED)
 
 
+LEARNED = ("loss", "grad_norm", "reward", "policy_loss", "value_loss", "approx_kl", "entropy", "kl", "skipped")
+
+
+def online(advantage: str, adapter: str) -> str:
+    """With Adam too, and micro-batches of which one process has more than the other."""
+    changed = {
+        "adapter: {r: 2": "checkpoint: {every: 1 steps}\nadapter: {r: 2",
+        "optim: sgd, learning_rate: 0.5": "learning_rate: 0.01, adam_epsilon: 1.0e-4",
+        LORA: adapter,
+        "max_steps: 4": "max_steps: 6",
+        "batch: 40": "batch: 14",
+        "ADVANTAGE": advantage,
+    }
+    return reduce(lambda text, one: text.replace(*one), changed.items(), ONLINE)
+
+
+OWN, BESIDE = "gae\n    value: {network: own}", "gae\n    value: {adapter: {r: 2, target_modules: [q_proj]}}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "advantage", "adapter"), [("1", OWN, "none"), ("2", BESIDE, LORA), ("2", "grpo", "none")]
+)
+def test_two_processes_that_divide_the_optimizer_learn_from_the_rollout_of_one(
+    python: Warm, tmp_path: Path, stage: str, advantage: str, adapter: str
+) -> None:
+    pytest.importorskip("deepspeed")
+    recipe, names = online(advantage, adapter), (("one", 4), ("two", 2))
+    one, two = (prepared(tmp_path / name, recipe, BATCH=size, REWARDED=size) for name, size in names)
+    assert python("-c", WRITES_THE_SAME, cwd=one, env=os.environ | {DISABLED: "lifecycle.report"}).returncode == 0
+    found = python.together("-c", UNDER_ZERO + WRITES_THE_SAME, cwd=two, env=environment(stage))
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert found[0].stderr.count(f"a step of DeepSpeedZeroOptimizer {stage}") == 7
+    assert_same(one, two, near=2e-5, names=LEARNED)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "adapter"), [("1", LORA), ("2", "none")])
 def test_a_killed_training_in_parts_goes_on_bit_for_bit(python: Warm, tmp_path: Path, stage: str, adapter: str) -> None:
@@ -75,5 +111,43 @@ def test_a_killed_training_in_parts_goes_on_bit_for_bit(python: Warm, tmp_path: 
     assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
     assert "dpo goes on from step" in again[0].stderr
     assert logged(killed) == logged(whole)
-    for name, tensor in weights(whole).items():
-        assert torch.equal(weights(killed)[name], tensor)
+    assert_equal_weights(killed, whole)
+
+
+@pytest.mark.slow
+def test_a_killed_training_on_own_samples_goes_on_bit_for_bit(python: Warm, tmp_path: Path) -> None:
+    """It is killed in the second rollout."""
+    pytest.importorskip("deepspeed")
+    recipe = online("gae", LORA)
+    whole, killed = (prepared(tmp_path / name, recipe, BATCH=2, REWARDED=2) for name in ("whole", "killed"))
+    run = partial(python.together, "-c", DIES, env=environment("2"))
+    assert [each.returncode for each in run("99", cwd=whole)] == [0, 0]
+    assert [each.returncode for each in run("11", cwd=killed)] == [2, -9]
+    again = run("99", "--resume", cwd=killed)
+    assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
+    assert "online goes on from step 5" in again[0].stderr
+    assert logged(killed) == logged(whole)
+    assert_equal_weights(killed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [LORA, "none"])
+def test_two_processes_that_divide_the_optimizer_train_the_ensemble_of_one(
+    python: Warm, tmp_path: Path, adapter: str
+) -> None:
+    pytest.importorskip("deepspeed")
+    recipe = REST.replace(LORA, adapter).replace("max_steps: 2,", "max_steps: 2, adam_epsilon: 1.0e-4,")
+    one, two = (
+        prepared(tmp_path / name, recipe.partition("  - {stage: sft")[0], BATCH=size)
+        for name, size in (("one", 4), ("two", 2))
+    )
+    assert python(*RUN, cwd=one).returncode == 0
+    found = python.together("-c", UNDER_ZERO + DIES, "99", cwd=two, env=environment("2"))
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert found[0].stderr.count("a step of DeepSpeedZeroOptimizer 2") == 4
+    assert_same(one, two, near=1e-5)
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    for name, tensor in weights(other).items():
+        assert torch.equal(weights(one)[name], tensor)

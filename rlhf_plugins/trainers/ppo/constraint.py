@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from rlhf_plugins.contract.interfaces import KL
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.trainers.micro_batches import optimizer_name, steps_in_backward
+from rlhf_plugins.trainers.micro_batches import stepping, steps_in_backward
 
 if TYPE_CHECKING:
     from rlhf_plugins.data.branches import BranchBatch
@@ -79,8 +79,8 @@ def constrain(trainer: Any, kl: KL, models: Models) -> Constraint:
         RunError: its optimizer steps within the backward pass.
     """
     if steps_in_backward(trainer.args):
-        how = optimizer_name(trainer.args)
-        raise RunError(f"kl: a constraint measures whole updates, but optim: {how} steps within the backward pass")
+        how = stepping(trainer.args)
+        raise RunError(f"kl: a constraint measures whole updates, but {how} steps within the backward pass")
     others = {id(weights) for weights in (models.critic.weights if models.critic else ())}
     own = [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in others]
     made = Constraint(kl, models, own, trainer.note_update)

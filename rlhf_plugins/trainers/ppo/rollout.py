@@ -31,6 +31,7 @@ from rlhf_plugins.engine.sampling import (
     without_generation_defaults,
 )
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers.micro_batches import evened
 from rlhf_plugins.trainers.ppo import in_parts
 from rlhf_plugins.trainers.ppo.options import Objective
 from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
@@ -300,7 +301,7 @@ class Rollouts:
             if several and not own and len(others):
                 filler = self._micro_batches(samples, others[:1])
                 own = [replace(one, counts=False) for one in filler]
-            found.append(tuple(own))
+            found.append(tuple(evened(own, lambda last: replace(last, counts=False))))
         return tuple(found)
 
     def _micro_batches(self, samples: Samples, rows: Tensor) -> list[MicroBatch]:
