@@ -38,7 +38,7 @@ test: $(READY)  ## run the tests, but for the slow ones; with K=reward_loss, onl
 lint: $(READY)  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(TYPED)
+	MYPY_NUM_WORKERS=$(WORKERS) $(BIN)/mypy $(TYPED)
 
 docs: $(READY)  ## write docs/components/, docs/api.md and docs/recipe.schema.json, the JSON schema of recipes
 	$(BIN)/python docs/write.py
@@ -81,12 +81,15 @@ audit: $(READY)  ## look the pinned versions up in the list of known vulnerabili
 compat: $(READY)  ## test the seams with the oldest and the newest version of each library; LIB=trl for one
 	$(BIN)/python benchmarks/compat.py $(LIB)
 
+# Of 16,000 files of Python most are never imported: each is compiled when it is.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
 # torch first: the one large download fails or succeeds before anything else is fetched.
 $(READY): pyproject.toml constraints.txt $(PLUGINS)
 	@$(FIND_PYTHON); set -ex; $$python -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation $(PLUGINS:%/pyproject.toml=--editable ./%)
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-build-isolation $(PLUGINS:%/pyproject.toml=--editable ./%)
 	@touch $@
 
 constraints:  ## write constraints.txt again: the newest versions that pyproject.toml allows
