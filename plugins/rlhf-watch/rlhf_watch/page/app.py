@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import base64
 import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
-from pydantic_core import PydanticSerializationError, to_json
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from rlhf_watch.page.board import Board
+from rlhf_watch.page.written import as_json
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HERE = Path(__file__).parent
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
@@ -39,9 +38,15 @@ HEADERS = {
 def site(board: Board, token: str) -> Starlette:
     """The ASGI application. `/?token=...` lets a browser in; everything else needs its cookie.
 
-    The run that is shown first is read from now on, before anybody opens the page.
+    The run that is shown first is read from the server's start on, before anybody opens the page.
     """
-    board.start()
+
+    @asynccontextmanager
+    async def begun(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(
+            lambda: rendered(board.start(), live=True)
+        )  # the first page, which loads what pages need
+        yield
 
     async def page(request: Request) -> Response:
         given = request.query_params.get("token")
@@ -54,18 +59,17 @@ def site(board: Board, token: str) -> Starlette:
         return answer
 
     async def runs(request: Request) -> Response:
-        return _answer(await run_in_threadpool(lambda: [run.summary() for run in board.runs()]))
+        return _answer(await run_in_threadpool(lambda: as_json([run.summary() for run in board.runs()])))
 
     async def run(request: Request) -> Response:
         found = board.run(request.query_params.get("name", ""))
         if found is None:
-            return _answer({"message": "no such run"}, 404)
-        return _answer(await run_in_threadpool(found.shown))
+            return _answer(as_json({"message": "no such run"}), 404)
+        return _answer(await run_in_threadpool(found.text))
 
-    static = StaticFiles(directory=HERE / "static")
-    routes = [Route("/", page), Route("/api/runs", runs), Route("/api/run", run), Mount("/static", static)]
+    routes = [Route("/", page), Route("/api/runs", runs), Route("/api/run", run)]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    return Starlette(routes=routes, middleware=[hosts, Middleware(Guard, token=token)])
+    return Starlette(routes=routes, middleware=[hosts, Middleware(Guard, token=token)], lifespan=begun)
 
 
 def cookie_of(token: str) -> str:
@@ -84,7 +88,7 @@ class Guard:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] += [(name.encode(), value.encode()) for name, value in headers().items()]
             await send(message)
 
         if scope["type"] == "http" and not self._allowed(Request(scope)):
@@ -99,23 +103,34 @@ class Guard:
         return known or (request.url.path == "/" and "token" in request.query_params)
 
 
-def rendered(data: list[dict[str, Any]], live: bool = False) -> str:
-    """The page. Runs that come with their curves are shown at once; one that is not live needs no server."""
-    style, script = ("" if live else (HERE / "static" / name).read_text("utf-8") for name in ("watch.css", "watch.js"))
-    written = _json(data).replace("<", "\\u003c")  # so that no sample can end the element
-    parts = {"data": Markup(written), "style": Markup(style), "script": Markup(script)}
-    return _template().render(live=live, **parts)
+@cache
+def headers() -> dict[str, str]:
+    """Those of every answer. The browser runs the page's own script and style, by their digests, and no other."""
+    script, style = (f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'" for text in _parts())
+    own = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'"
+    none = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return {"content-security-policy": f"{own}; {none}", **HEADERS}
 
 
-def _answer(data: Any, status: int = 200) -> Response:
-    return Response(_json(data), status, media_type="application/json")
+def rendered(runs: Iterable[str], live: bool = False) -> str:
+    """The page of runs, each as JSON. Those that come with their curves are shown at once.
+
+    One that is not live needs no server.
+    """
+    written = f"[{','.join(runs)}]".replace("<", "\\u003c")  # so that no sample can end the element
+    script, style = map(Markup, _parts())
+    return _template().render(live=live, data=Markup(written), style=style, script=script)
 
 
-def _json(data: Any) -> str:
-    try:
-        return to_json(data).decode()
-    except PydanticSerializationError:  # half a surrogate pair in a text, which the slower one writes
-        return json.dumps(data)
+def _answer(text: str, status: int = 200) -> Response:
+    return Response(text, status, media_type="application/json")
+
+
+@cache
+def _parts() -> tuple[str, str]:
+    """The script and the style."""
+    script, style = ((HERE / "static" / name).read_text("utf-8") for name in ("watch.js", "watch.css"))
+    return script, style
 
 
 @cache
@@ -129,4 +144,4 @@ def static_page(board: Board) -> str:
     runs = board.runs()
     for run in runs:
         run.read_now()
-    return rendered([run.shown() for run in runs])
+    return rendered(run.text() for run in runs)

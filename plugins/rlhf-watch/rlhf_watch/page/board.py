@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -16,8 +17,9 @@ from typing import Any
 
 from rlhf_plugins import RlhfError, RunRecord, StageResult, open_run
 from rlhf_watch.page.series import Series
+from rlhf_watch.page.written import as_json
 
-DEPTHS = ("status.json", "*/status.json", "*/*/status.json")
+DEPTH = 2  # folders below the given one in which there may be runs
 LOOK = 0.2  # seconds within which rows are one look at the pace
 LONGEST = 2_000  # characters of a sample that are shown
 MANY = 4_096  # rows that wait to be added to the curves, at most
@@ -40,10 +42,14 @@ class Followed:
     pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))  # when a step was seen
     at: tuple[str, int] = ("", 0)  # the newest stage and step
     made_with: dict[str, str] = field(default_factory=dict)  # and what its finished stages used
+    noted: tuple[object, Row] = (None, {})  # which file its state was read from, and its state
+    written: tuple[Row, str] = ({}, "")  # in short, and as JSON with its curves
 
     def follow(self, poll: float = 0.5, patience: float = 0.0) -> None:
         """Reads what there is, and what comes, in a thread of its own, and waits so many seconds for its end."""
         with self.lock:  # requests are answered in several threads: two readers would add every row twice
+            if self.whole and self._state()["status"] == "running":  # somebody resumed it
+                self._forget()
             if self.thread is None:
                 self.thread = threading.Thread(target=self.read, args=(poll,), daemon=True)
                 self.thread.start()
@@ -53,6 +59,12 @@ class Followed:
         """Every row until the run ends."""
         self._rows(self.record.tail(poll=poll))
         self.whole = True
+        self.text()
+
+    def _forget(self) -> None:
+        self.thread, self.whole = None, False
+        for rows in (self.curves, self.waiting, self.samples, self.alarms):
+            rows.clear()
 
     def read_now(self) -> None:
         """What there is, without waiting for more; of a run that nobody follows."""
@@ -142,16 +154,31 @@ class Followed:
             rows = {"samples": [*self.samples][::-1], "alarms": [*self.alarms][::-1]}
         return {**self.summary(), "curves": curves, "made_with": self.made_with, **rows}
 
+    def text(self) -> str:
+        """The same as JSON, which is made once of a run that has ended and was read whole."""
+        short = self.summary()
+        if not self.whole or self.written[0] != short:
+            self.written = short, as_json(self.shown())
+        return self.written[1]
+
     def summary(self) -> Row:
         """What the list of runs shows."""
-        try:
-            status = self.record.status
-            message = "" if status in ("running", "finished") else self.record.message
-        except RlhfError as error:  # status.json is being replaced, or is broken
-            status, message = "unreadable", str(error)
         stage, step = self.at
-        found = {"name": self.name, "status": status, "message": message, "stage": stage, "step": step}
-        return found | (self._running(stage, step) if status == "running" else {})
+        found = {"name": self.name, **self._state(), "stage": stage, "step": step}
+        return found | (self._running(stage, step) if found["status"] == "running" else {})
+
+    def _state(self) -> Row:
+        """The run's status and why it stopped. Its file is read where it is another than before."""
+        try:
+            file = os.stat(f"{self.record.folder}/status.json")
+            mark = file.st_ino, file.st_mtime_ns, file.st_size
+            if mark != self.noted[0]:
+                status = self.record.status
+                message = "" if status in ("running", "finished") else self.record.message
+                self.noted = mark, {"status": status, "message": message}
+            return self.noted[1]
+        except (RlhfError, OSError) as error:  # it is being replaced, or is broken or deleted
+            return {"status": "unreadable", "message": str(error)}
 
     def _running(self, stage: str, step: int) -> Row:
         """Steps per second, seconds left in the stage, and bytes of memory and of the GPU's, None where unknown."""
@@ -172,27 +199,27 @@ class Board:
     def runs(self) -> list[Followed]:
         """All runs, the newest first."""
         with self._lock:
-            for path in self._folders():
-                name = path.relative_to(self.folder).as_posix() if path != self.folder else path.name
-                if name not in self._runs:
+            for below, path in _folders(str(self.folder)):
+                if (name := below or self.folder.resolve().name) not in self._runs:
                     with suppress(RlhfError):  # not yet whole, or another program's
                         self._runs[name] = Followed(name, open_run(path))
             found = [*self._runs.values()]
         return sorted(found, key=_started, reverse=True)
 
-    def start(self, patience: float = 0.0) -> list[Row]:
-        """All runs in short, but with its curves the one that is shown where nobody chose.
+    def start(self, patience: float = 0.0) -> list[str]:
+        """All runs in short, but with its curves the one that is shown where nobody chose, each as JSON.
 
         That is the newest that runs, else the newest. One that has ended is read whole if that takes no longer than
         `patience` seconds.
         """
         runs = self.runs()
         rows = [run.summary() for run in runs]
+        texts = [*map(as_json, rows)]
         if runs:
             place = next((i for i, row in enumerate(rows) if row["status"] == "running"), 0)
             runs[place].follow(patience=0.0 if rows[place]["status"] == "running" else patience)
-            rows[place] = runs[place].shown()
-        return rows
+            texts[place] = runs[place].text()
+        return texts
 
     def run(self, name: str) -> Followed | None:
         """A run by its name, which is followed from now on."""
@@ -201,14 +228,20 @@ class Board:
             found.follow()
         return found
 
-    def _folders(self) -> Iterator[Path]:
-        for pattern in DEPTHS:
-            yield from (file.parent for file in self.folder.glob(pattern))
+
+def _folders(path: str, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, str]]:
+    """Those with a status, by their path below the first and their path."""
+    if os.path.exists(f"{path}/status.json"):
+        yield name, path
+    with suppress(OSError):  # another user's, or just deleted
+        for entry in os.scandir(path) if depth else ():
+            if entry.is_dir():
+                yield from _folders(entry.path, f"{name}/{entry.name}" if name else entry.name, depth - 1)
 
 
 def _started(run: Followed) -> float:
     try:
-        return (run.record.folder / "recipe.yaml").stat().st_mtime
+        return os.stat(f"{run.record.folder}/recipe.yaml").st_mtime
     except OSError:
         return 0.0
 

@@ -76,5 +76,9 @@ class Series:
             self.buckets.append(Bucket.of(steps[start], values[start : start + self.width]))
 
     def points(self) -> list[list[float]]:
-        """[step, mean, smallest, largest] of each bucket."""
-        return [[one.step, one.total / one.count, one.low, one.high] for one in self.buckets]
+        """[step, mean, smallest, largest] of each bucket, to the seven digits that a float32 has."""
+        return [[one.step, _short(one.total / one.count), _short(one.low), _short(one.high)] for one in self.buckets]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.7g}")

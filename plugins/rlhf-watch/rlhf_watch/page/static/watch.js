@@ -1,5 +1,5 @@
 // Polls the runs, draws their curves over each other. Texts of runs are only ever set as text, never as HTML.
-const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8;
+const SVG = "http://www.w3.org/2000/svg", WIDTH = 320, HEIGHT = 140, LEFT = 44, BOTTOM = 16, COLOURS = 8, FINE = 10; // paths have whole numbers, a FINEth of a unit
 const FIRST = ["reward", "gold_reward", "kl", "entropy", "length", "clip_fraction", "value_loss", "watch/reward_gap"];
 const BANDS = [[5, 95], [25, 75]], PERCENTILE = /_p(5|25|50|75|95)$/; // of responses, logged beside their mean
 const chosen = new Set(), loaded = new Map();
@@ -81,21 +81,42 @@ function withSpread(run, name, curve) {
   return { run: run.name, curve, bands, median: of(50) };
 }
 
-const drawn = ({ curve, bands }) => (bands.length ? [curve.points, ...bands.flat()].flat().map(([step, mean]) => [step, mean, mean, mean]) : curve.points);
+// Of each point [step, mean, smallest, largest], what a curve is drawn with: its means, and how far they spread.
+const spreads = ({ curve, bands }) => (bands.length ? [[curve.points, 1, 1], ...bands.flat().map((points) => [points, 1, 1])] : [[curve.points, 2, 3]]);
 
-function extent(points) {
-  const range = (values) => values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
-  const [x0, x1] = range(points.map((p) => p[0]));
-  let [y0, y1] = range(points.flatMap((p) => [p[2], p[3]]));
+function extent(spread) {
+  let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
+  for (const [points, low, high] of spread) for (const p of points) {
+    if (p[0] < x0) x0 = p[0];
+    if (p[0] > x1) x1 = p[0];
+    if (p[low] < y0) y0 = p[low];
+    if (p[high] > y1) y1 = p[high];
+  }
   if (y0 === y1) { y0 -= 0.5; y1 += 0.5; }
-  return { x: (v) => LEFT + ((v - x0) / (x1 - x0 || 1)) * (WIDTH - LEFT - 4),
-           y: (v) => 6 + (1 - (v - y0) / (y1 - y0)) * (HEIGHT - BOTTOM - 8), x0, x1, y0, y1 };
+  const across = (WIDTH - LEFT - 4) / (x1 - x0 || 1), down = (HEIGHT - BOTTOM - 8) / (y1 - y0);
+  return { x: (v) => Math.round(FINE * (LEFT + (v - x0) * across)), y: (v) => Math.round(FINE * (6 + (y1 - v) * down)), x0, x1, y0, y1 };
 }
 
-function panel(name, curves) {
-  const figure = make("figure"), caption = make("figcaption");
-  const lasts = curves.map(({ curve }) => short(curve.last)).join("  ");
-  const numbers = make("span");
+function along(points, i, { x, y }, first = "M") {
+  let d = "";
+  for (const p of points) d += `${d ? "L" : first}${x(p[0])} ${y(p[i])}`;
+  return d;
+}
+
+function drawCurve({ run, curve, bands, median }, scale) {
+  const g = draw("g", { transform: `scale(${1 / FINE})` });
+  const fill = (above, i, below, j) =>
+    g.append(draw("path", { class: "band", fill: colour(run), d: `${along(above, i, scale)}${along([...below].reverse(), j, scale, "L")}Z` }));
+  const line = (name, points) => g.append(draw("path", { class: name, stroke: colour(run), d: along(points, 1, scale) + (points.length > 1 ? "" : `h${2 * FINE}`) }));
+  for (const [low, high] of bands) fill(high, 1, low, 1);
+  if (!bands.length && curve.points.some((p) => p[2] !== p[3])) fill(curve.points, 3, curve.points, 2);
+  if (median.length) line("median", median);
+  line("line", curve.points);
+  return g;
+}
+
+function captionOf(name, curves) {
+  const caption = make("figcaption"), numbers = make("span");
   const bad = curves.reduce((sum, { curve }) => sum + curve.not_finite, 0);
   for (const { run, curve } of curves) {
     const number = make("span", ` ${short(curve.last)}`);
@@ -103,27 +124,24 @@ function panel(name, curves) {
     numbers.append(number);
   }
   if (bad) numbers.append(` (${bad} not finite)`);
-  const spread = curves.some(({ bands }) => bands.length) ? ", bands of 50% and 90%, dashed the median" : "";
-  caption.append(make("span", name + spread), numbers);
-  figure.append(caption);
-  const some = curves.filter(({ curve }) => curve.points.length);
+  caption.append(make("span", name), numbers);
+  return caption;
+}
+
+function panel(name, curves) {
+  const figure = make("figure"), some = curves.filter(({ curve }) => curve.points.length);
+  const title = name + (curves.some(({ bands }) => bands.length) ? ", bands of 50% and 90%, dashed the median" : "");
+  figure.append(captionOf(title, curves));
   if (!some.length) return figure;
-  const { x, y, x0, x1, y0, y1 } = extent(some.flatMap(drawn));
-  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${name}${spread}: ${lasts}` });
+  const scale = extent(some.flatMap(spreads)), { x0, x1, y0, y1 } = scale;
+  const lasts = curves.map(({ curve }) => short(curve.last)).join("  ");
+  const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${lasts}` });
   svg.append(draw("path", { class: "frame", d: `M${LEFT} 6V${HEIGHT - BOTTOM - 2}H${WIDTH - 4}` }));
   for (const [value, place] of [[y1, 12], [y0, HEIGHT - BOTTOM - 4]])
     svg.append(draw("text", { class: "axis", x: LEFT - 3, y: place, "text-anchor": "end" }, short(value)));
   for (const [value, place, anchor] of [[x0, LEFT, "start"], [x1, WIDTH - 4, "end"]])
     svg.append(draw("text", { class: "axis", x: place, y: HEIGHT - 3, "text-anchor": anchor }, String(value)));
-  for (const { run, curve, bands, median } of some) {
-    const along = (points, i) => points.map((p) => `${x(p[0]).toFixed(1)} ${y(p[i]).toFixed(1)}`);
-    const fill = (above, below) => svg.append(draw("path", { class: "band", fill: colour(run), d: `M${[...above, ...below.reverse()].join("L")}Z` }));
-    const line = (name, points) => svg.append(draw("path", { class: name, stroke: colour(run), d: `M${along(points, 1).join("L")}${points.length > 1 ? "" : "h2"}` }));
-    for (const [low, high] of bands) fill(along(high, 1), along(low, 1));
-    if (!bands.length && curve.points.some((p) => p[2] !== p[3])) fill(along(curve.points, 3), along(curve.points, 2));
-    if (median.length) line("median", median);
-    line("line", curve.points);
-  }
+  svg.append(...some.map((one) => drawCurve(one, scale)));
   figure.append(svg);
   return figure;
 }
