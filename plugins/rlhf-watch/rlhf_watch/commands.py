@@ -170,11 +170,14 @@ def shift(
         str | None, typer.Option(help="A reward model, which then reads the rows' `response` or `chosen`.")
     ] = None,
     rate: Annotated[float, typer.Option(min=1e-4, max=0.5, help="Of training responses beyond the threshold.")] = 0.01,
+    by: Annotated[str, typer.Option(help="With a model: its accuracy by this column of DEPLOYED's judged pairs.")] = (
+        "topic"
+    ),
 ) -> None:
     """Tell whether prompts are like those of training, and whether a reward model can be trusted on them."""
     from rlhf_watch.shift.report import lines
 
-    say("\n".join(lines(train, deployed, model, rate)))
+    say("\n".join(lines(train, deployed, model, rate, by)))
 
 
 @watch.command()

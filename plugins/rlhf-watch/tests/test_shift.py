@@ -12,7 +12,7 @@ import pytest
 import torch
 from rlhf_watch.alarms.calibration import calibrate
 from rlhf_watch.shift.distance import Distance
-from rlhf_watch.shift.report import Texts, lines
+from rlhf_watch.shift.report import Texts, by_topic, lines
 from rlhf_watch.shift.trusted import TrustedReward
 from rlhf_watch.shift.two_sample import classifier_test
 from rlhf_watch.shift.units import one_each
@@ -164,6 +164,34 @@ def test_files_of_prompts_are_compared_in_words(tmp_path: Path) -> None:
         list(lines(files[0], tmp_path / "deploid.jsonl", None, 0.01))
     with pytest.raises(DataError, match="deployed.jsonl:1: a row should be an object with a `prompt`"):
         list(lines(*files, None, 0.01))
+
+
+class LongerIsBetter(Judge):
+    """Its reward is the length of a response."""
+
+    def predict(self, samples: Samples) -> Prediction:
+        return Prediction(torch.tensor([float(len(text)) for text in samples.responses]))
+
+
+def test_accuracy_is_printed_by_topic_where_pairs_were_judged(tmp_path: Path) -> None:
+    """Of 40 prompts of law and 10 of cooking, each with two rows, those of law are judged by the shorter response."""
+    file = tmp_path / "deployed.jsonl"
+    law, cooking = ({"chosen": "a", "rejected": "long"}, {"chosen": "long", "rejected": "a"})
+    rows = [{**law, "prompt": f"l{i // 2}", "topic": "law"} for i in range(80)]
+    rows += [{**cooking, "prompt": f"c{i // 2}", "topic": "cooking"} for i in range(20)] + [{"prompt": "other"}]
+
+    def said(rows: list[dict[str, Any]], column: str = "topic") -> list[str]:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [*by_topic(Texts.read(file), LongerIsBetter(), column)]
+
+    assert said(rows) == [
+        "accuracy by topic:",
+        "  law: 0.000 [0.000, 0.088], -1.000 to the others, 40 prompts (80.0%)",  # 3.84 / 43.84
+        "  cooking: 1.000 [0.722, 1.000], +1.000 to the others, 10 prompts (20.0%)",  # 10 / 13.84
+        "law is judged worse than the others, by 100.0% (p 0.0002)",
+    ]
+    assert said(rows[80:]) == ["accuracy: 1.000 [0.722, 1.000], 10 prompts, all of topic cooking"]
+    assert "needs rows with `chosen` and `rejected`, as people judged them, and a column 'tag'" in said(rows, "tag")[0]
 
 
 def test_clean_runs_that_are_missing_are_answered_by_the_nearest(tmp_path: Path) -> None:

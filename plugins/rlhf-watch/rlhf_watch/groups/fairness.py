@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from rlhf_plugins import DataError
+from rlhf_plugins import DataError, wilson_interval
 from rlhf_watch.ab.paired import Interval, Numbers, at_once, mean_interval
 
 RESAMPLES = 4999
@@ -84,10 +83,7 @@ def _largest_by_chance(member: Numbers, numbers: Numbers, seed: int) -> Numbers:
 
 def _interval(values: Numbers, seed: int) -> Interval:
     if np.isin(values, (0.0, 0.5, 1.0)).all():
-        z2, n, mean = stats.norm.ppf(0.975) ** 2, len(values), float(values.mean())
-        centre, half = (mean + z2 / 2 / n), np.sqrt(z2 * (mean * (1 - mean) / n + z2 / 4 / n**2))
-        low, high = ((centre + way * half) / (1 + z2 / n) for way in (-1, 1))
-        return Interval(max(0.0, float(low)), min(1.0, float(high)))  # rounding leaves them by 1e-17
+        return Interval(*wilson_interval(float(values.mean()), len(values)))
     return mean_interval(values, seed)
 
 

@@ -34,19 +34,28 @@ def group_lines(file: Path, column: str) -> Iterator[str]:
     if not known:
         names = sorted({name for row in rows for name in row})
         raise DataError(f"{file}: no row has a column {column!r} (known: {', '.join(names)})")
-    units = by_prompt(known, column)
-    groups = [group for group, _ in units]
-    accuracy = by_group(groups, [fmean(wins([row["rewards"] for row in rows])) for _, rows in units])
+    accuracy = accuracies(known, column)
     yield from table("accuracy", accuracy, "prompts")
-    chosen = by_group(groups, [fmean(row["rewards"][0] for row in rows) for _, rows in units])
+    units = by_prompt(known, column)
+    chosen = by_group([group for group, _ in units], [fmean(row["rewards"][0] for row in rows) for _, rows in units])
     yield from table("reward of the chosen response", chosen, "prompts")
-    behind = accuracy.behind
-    if accuracy.p <= 0.05:
-        yield f"{behind.name} is judged worse than the others, by {-behind.gap:.1%} (p {accuracy.p:.2g})"
-    else:
-        yield f"no group is shown to be judged worse; the furthest behind is {behind.name} (p {accuracy.p:.2g})"
+    yield worse(accuracy)
     if left := len(rows) - len(known):
         yield f"left out: {left} rows without {column!r}"
+
+
+def accuracies(rows: Sequence[Row], column: str) -> Groups:
+    """The accuracy of each group. Raises DataError for fewer than two."""
+    units = by_prompt(rows, column)
+    return by_group([group for group, _ in units], [fmean(wins([row["rewards"] for row in of])) for _, of in units])
+
+
+def worse(accuracy: Groups) -> str:
+    """Whether a group is judged worse than the others."""
+    behind = accuracy.behind
+    if accuracy.p <= 0.05:
+        return f"{behind.name} is judged worse than the others, by {-behind.gap:.1%} (p {accuracy.p:.2g})"
+    return f"no group is shown to be judged worse; the furthest behind is {behind.name} (p {accuracy.p:.2g})"
 
 
 def by_prompt(rows: Sequence[Row], column: str) -> list[tuple[str, list[Row]]]:

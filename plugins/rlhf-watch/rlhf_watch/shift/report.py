@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from rlhf_plugins import DataError
+from rlhf_plugins import DataError, wilson_interval
+from rlhf_watch.groups.fairness import wins
+from rlhf_watch.groups.reading import accuracies, by_prompt, table, worse
 from rlhf_watch.rows import parsed
 from rlhf_watch.shift.distance import Distance
 from rlhf_watch.shift.two_sample import classifier_test
@@ -24,6 +27,7 @@ class Texts:
     file: Path
     prompts: list[str]
     pairs: list[tuple[Any, Any]]  # a prompt and a response, of rows that have both
+    judged: list[dict[str, Any]]  # all rows with a chosen and a rejected response
 
     @classmethod
     def read(cls, file: Path) -> Texts:
@@ -33,7 +37,8 @@ class Texts:
         for prompt, row in rows:
             pairs += [(prompt, row[name]) for name in names if name in row][:1]
         prompts = [prompt if isinstance(prompt, str) else json.dumps(prompt) for prompt, _ in one_each(rows)]
-        return cls(file, prompts, one_each(pairs))
+        judged = [row for _, row in rows if {"chosen", "rejected"} <= row.keys()]
+        return cls(file, prompts, one_each(pairs), judged)
 
 
 def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterator[str]:
+def lines(train: Path, deployed: Path, model: str | None, rate: float, topic: str = "topic") -> Iterator[str]:
     """What is known, and a sentence on what follows from it."""
     ours, theirs = Texts.read(train), Texts.read(deployed)
     test = classifier_test(ours.prompts, theirs.prompts)
@@ -55,30 +60,59 @@ def lines(train: Path, deployed: Path, model: str | None, rate: float) -> Iterat
     if model is None:
         yield "the prompts are alike as far as this test can tell" if alike else f"{deployed}: other prompts"
         return
-    beyond, count, p = strange(ours, theirs, model, rate)
+    from rlhf_plugins import load_reward_model
+
+    judge = load_reward_model(model)
+    beyond, count, p = strange(ours, theirs, judge, rate)
     yield (
         f"responses: {beyond} of {count}, one of each prompt, are farther than all but {rate:.1%} of the training's "
         f"(p {p:.2g})"
     )
+    yield from by_topic(theirs, judge, topic)
     if p > 0.01:
         yield f"{model} knows responses like these: its rewards may be trusted as far as they may on its held-out data"
     else:
         yield f"{model} was not trained on responses like {beyond / count:.0%} of these: do not trust its rewards there"
 
 
-def strange(ours: Texts, theirs: Texts, model: str, rate: float) -> tuple[int, int, float]:
+def strange(ours: Texts, theirs: Texts, judge: Any, rate: float) -> tuple[int, int, float]:
     """How many responses are beyond the threshold, of how many, and the p-value. Raises DataError without any."""
-    from rlhf_plugins import load_reward_model
-
-    judge = load_reward_model(model)
     features = []
     for texts in (ours, theirs):
         if not texts.pairs:
             raise DataError(f"{texts.file}: no row has a `response` or `chosen`, which a reward model reads")
         found = judge.predict(judge.encode(*map(list, zip(*texts.pairs, strict=True)))).features
         if found is None:
-            raise DataError(f"{model}: this reward model gives no features")
+            raise DataError("this reward model gives no features, by which responses are compared")
         features.append(found.double().cpu().numpy())
     distance = Distance.of(features[0])
     beyond, count = int(np.sum(distance(features[1]) > distance.threshold(rate))), len(features[1])
     return beyond, count, distance.chance(beyond, count, rate)
+
+
+def by_topic(texts: Texts, judge: Any, column: str) -> Iterator[str]:
+    """The reward model's accuracy by topic where people judged pairs of the file; else what it needs."""
+    rows = [row for row in texts.judged if row.get(column) is not None]
+    if not rows:
+        needs = f"rows with `chosen` and `rejected`, as people judged them, and a column {column!r}, or another `--by`"
+        yield f"accuracy by {column}: not known; it needs {needs}"
+        return
+    rewards = [_rewards(judge, rows, name) for name in ("chosen", "rejected")]
+    scored = [{**row, "rewards": pair} for row, pair in zip(rows, zip(*rewards, strict=True), strict=True)]
+    topics = {str(row[column]) for row in rows}
+    if len(topics) == 1:
+        units = by_prompt(scored, column)
+        right = fmean(fmean(wins([row["rewards"] for row in of])) for _, of in units)
+        low, high = wilson_interval(right, len(units))
+        yield f"accuracy: {right:.3f} [{low:.3f}, {high:.3f}], {len(units)} prompts, all of {column} {topics.pop()}"
+        return
+    found = accuracies(scored, column)
+    yield from table(f"accuracy by {column}", found, "prompts")
+    yield worse(found)
+
+
+def _rewards(judge: Any, rows: list[dict[str, Any]], name: str) -> list[float]:
+    found: list[float] = judge.predict(
+        judge.encode([row["prompt"] for row in rows], [row[name] for row in rows])
+    ).reward.tolist()
+    return found
