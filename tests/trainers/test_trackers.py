@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_plugins import check_recipe, session
+from rlhf_plugins import check_recipe, open_run, session
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
@@ -117,4 +118,12 @@ def test_tensorboard_gets_the_numbers_of_a_stage_in_its_folder(tmp_path: Path) -
     run = session(base, tiny_run(base, tmp_path / "rows", tiny_pairs(8)).data, tmp_path / "mine")
     run.train({**DPO, "trainer": {**DPO["trainer"], "report_to": ["tensorboard"]}}, name="one")
     (file,) = (tmp_path / "mine").rglob("events.out.tfevents.*")
-    assert file.stat().st_size > 100
+    events: Any = import_module("tensorboard.backend.event_processing.event_accumulator").EventAccumulator(str(file))
+    events.Reload()
+    rows: dict[int, dict[str, float]] = {}
+    for row in open_run(tmp_path / "mine").metrics("one"):  # the summary at the end is a row of its own
+        rows.setdefault(row["step"], {}).update(row)
+    assert [*rows] == [1, 2]
+    for name in rows[1].keys() - {"stage", "step"}:
+        found = [(one.step, one.value) for one in events.Scalars(f"train/{name}")]
+        assert found == [(step, pytest.approx(row[name], rel=1e-6)) for step, row in rows.items()]

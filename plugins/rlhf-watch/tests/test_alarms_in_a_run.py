@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rlhf_watch.alarms.calibration import calibrate
 from rlhf_watch.commands import register_commands
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 from typer.testing import CliRunner
 
 from rlhf_plugins import DataError, RunError, open_run, run_recipe
@@ -54,6 +56,35 @@ def test_clean_runs_are_calibrated_and_another_run_alarms(folder: Path) -> None:
     alarms = list(open_run(again).alarms())
     assert {row["monitor"] for row in alarms} == {"length_drift", "reward_gap"}
     assert all(row["false_alarm_rate"] == 0.5 for row in alarms)
+
+
+class Tracker(TrainerCallback):
+    """Notes what a tracker gets: the stage's folder, step, name, value."""
+
+    seen: ClassVar[dict[tuple[str, int, str], float]] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        stage = Path(args.output_dir).name.partition("-")[2]
+        self.seen.update({(stage, state.global_step, name): value for name, value in logs.items()})
+
+
+@pytest.mark.slow
+def test_trackers_get_the_numbers_of_the_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stages and of monitors, at every step."""
+    (tmp_path / "clearml.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "clearml", Tracker)
+    few = {"max_steps": 3, "logging_steps": 2, "per_device_train_batch_size": 4}
+    stages = [{"stage": name, "trainer": few} for name in ("sft", "preference", "reward_model")]
+    stages.append({"stage": "online", "reward": "gold", "trainer": TRAINER, "monitors": [GAP, LENGTH]})
+    top = {"base": str(folder / "base"), "data": {"format": "sandbox", "prompts": 64}, "report_to": "clearml"}
+    run_recipe({**top, "stages": stages, "output_dir": str(tmp_path / "run")})
+    rows = [(row.pop("stage"), row.pop("step"), row) for row in open_run(tmp_path / "run").metrics()]
+    kept = {(stage, step, name): value for stage, step, row in rows for name, value in row.items()}
+    assert {stage for stage, _, _ in kept} == {"sft", "preference", "reward_model", "online"}
+    names = {name for _, _, name in kept}
+    assert names >= {"loss", "rewards/margins", "reward", "watch/reward_gap", "watch/length_drift"}
+    assert kept == {at: value for at, value in Tracker.seen.items() if at[2] in names}
 
 
 @pytest.mark.slow
