@@ -205,7 +205,9 @@ def report(
 
     for missing in (run for run in runs if not run.is_dir()):
         find(missing)
-    if len(runs) == 1 and is_several(runs[0]):
+    if several := [run for run in runs if is_several(run)]:
+        if len(runs) > 1:
+            raise RunError(f"{several[0]} holds seeds or a sweep: give it alone, or name single members of it")
         _show_members(runs[0])
         return
     built = {run: reporting.build(RunFolder(run)) if RunFolder(run).is_run else reports.read(run) for run in runs}

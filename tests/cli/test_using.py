@@ -57,6 +57,15 @@ def test_runs_are_listed_shown_and_compared(rlhf: Rlhf, run: Path) -> None:
     assert [line.split()[:2] for line in compared[3:]] == [[r, p] for r in ("run", "other") for p in ("base", "dpo")]
 
 
+def test_seeds_are_not_compared_with_a_run(rlhf: Rlhf, run: Path) -> None:
+    seeds = Path("seeds")
+    seeds.mkdir()
+    (seeds / "members.json").write_text("{}")
+    refused = rlhf("report", "run", "seeds")
+    assert refused.exit_code == 2
+    assert refused.stderr.endswith("seeds holds seeds or a sweep: give it alone, or name single members of it\n")
+
+
 def test_pruning_asks_first(rlhf: Rlhf, run: Path) -> None:
     (run / "02-dpo/checkpoint-1").mkdir()
     assert rlhf("runs", "prune", "run").stdout.splitlines()[-1].endswith("could be deleted: add --yes")
