@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.features import features
     from rlhf_plugins.data.store import load_data
     from rlhf_plugins.engine import set_engine
+    from rlhf_plugins.engine.loading import cut_off
     from rlhf_plugins.engine.mixture import mix
     from rlhf_plugins.forecast.forecast import estimate
     from rlhf_plugins.recipe.check import check_recipe
@@ -191,6 +192,7 @@ __all__ = [
     "Workload",
     "check_recipe",
     "component",
+    "cut_off",
     "estimate",
     "export_reward_model",
     "features",
@@ -224,6 +226,7 @@ _LAZY = {
     "Value": "rlhf_plugins.trainers.ppo.options",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
+    "cut_off": "rlhf_plugins.engine.loading",
     "estimate": "rlhf_plugins.forecast.forecast",
     "export_reward_model": "rlhf_plugins.saved.interchange",
     "features": "rlhf_plugins.data.features",

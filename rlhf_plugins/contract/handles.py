@@ -55,7 +55,10 @@ class Policy(Protocol):
         ...
 
     def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text]) -> Samples:
-        """Given responses as tokens, one to each prompt, EOS included. Raises DataError where one cannot be read."""
+        """Given responses as tokens, one to each prompt, EOS included; a text answers messages too.
+
+        Raises DataError where one cannot be read.
+        """
         ...
 
     def log_probs(self, samples: Samples, *, temperature: float = 1.0, grad: bool = False) -> Tensor:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Lengths
-from rlhf_plugins.data.turns import CALLS, TOOLS, said
+from rlhf_plugins.data.turns import CALLS, TOOLS, as_answer, said
 from rlhf_plugins.data.values import by_name
 from rlhf_plugins.errors import DataError
 
@@ -130,14 +130,20 @@ def samples_of(groups: Iterable[Group], encoder: RowEncoder) -> Samples:
     return Samples(prompts, [as_text(response) for response in responses], prompt_ids, response_ids, columns)
 
 
-def encoded(prompts: Sequence[Text], responses: Sequence[Text], encoder: RowEncoder) -> Samples:
-    """One response to each prompt. Raises DataError as `samples_of` does, and where their numbers differ."""
+def encoded(prompts: Sequence[Text | Group], responses: Sequence[Text], encoder: RowEncoder) -> Samples:
+    """One response to each prompt; a group in its place brings its columns, and a text answers messages.
+
+    Raises:
+        DataError: as `samples_of` does, where their numbers differ, and where messages answer a text.
+    """
     if len(prompts) != len(responses):
         raise DataError(f"{len(responses)} responses for {len(prompts)} prompts")
-    for prompt, response in zip(prompts, responses, strict=True):
-        if isinstance(prompt, str) != isinstance(response, str):
+    asked = [each if isinstance(each, Group) else Group(each) for each in prompts]
+    for group, response in zip(asked, responses, strict=True):
+        if isinstance(group.prompt, str) and not isinstance(response, str):
             raise DataError("a prompt and its response must both be text or both be messages")
-    return samples_of((Group(p, (r,)) for p, r in zip(prompts, responses, strict=True)), encoder)
+    answers = [r if isinstance(g.prompt, str) else as_answer(r) for g, r in zip(asked, responses, strict=True)]
+    return samples_of((Group(g.prompt, (r,), columns=g.columns) for g, r in zip(asked, answers, strict=True)), encoder)
 
 
 def cut_responses(samples: Samples, longest: int) -> Samples:
@@ -198,6 +204,13 @@ def response_ends(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int
         given = getattr(config, "eos_token_id", None)
         ends |= set(given) if isinstance(given, list | tuple) else {given}
     return sorted(end for end in ends if end is not None)
+
+
+def without_end(samples: Samples, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """Whether each response in the tokenizer's tokens was cut where it was sampled: what ends one is not its last."""
+    marks = {token for token, text in tokenizer.added_tokens_decoder.items() if text.special}
+    ends = {*marks, *tokenizer.all_special_ids} - {tokenizer.unk_token_id} | {*response_ends(tokenizer)}
+    return [not ids or ids[-1] not in ends for ids in samples.response_ids]
 
 
 def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,10 +29,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.chat import whole_template
 from rlhf_plugins.data.digests import refuse_changed
-from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs
+from rlhf_plugins.data.tokens import RowEncoder, encodes_pairs, without_end
 from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.cpu.feed_forward import fuse_gated_blocks
 from rlhf_plugins.engine.cpu.linear_layer import fuse_lora, use_onednn
@@ -99,6 +101,16 @@ def load_row_encoder(base: Base) -> RowEncoder:
     if encodes_pairs(tokenizer):
         limits.append(tokenizer.model_max_length)  # fewer, if an encoder's positions start above 0, as RoBERTa's
     return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None), base.lengths)
+
+
+def cut_off(base: Base) -> Callable[[Samples], list[bool]]:
+    """A function of samples in the base's tokens: whether each response was cut where it was sampled.
+
+    A reward that reads texts asks it: such a response has no end, and `encode(..., cut=...)` of a reward model gives it
+    none.
+    """
+    tokenizer = load_tokenizer(base)
+    return lambda samples: without_end(samples, tokenizer)
 
 
 def load_causal(base: Base) -> PreTrainedModel:

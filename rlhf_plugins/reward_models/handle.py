@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +13,7 @@ import torch
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.data.tokens import alike, cut_responses, encoded
-from rlhf_plugins.data.turns import as_answer
+from rlhf_plugins.data.tokens import alike, cut_responses, encoded, response_ends, without_end
 from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
@@ -22,7 +21,7 @@ from rlhf_plugins.reward_models.retries import Retries
 if TYPE_CHECKING:
     from torch import nn
 
-    from rlhf_plugins.contract.rows import Samples, Text
+    from rlhf_plugins.contract.rows import Group, Samples, Text
     from rlhf_plugins.data.tokens import RowEncoder
 
 logger = logging.getLogger(__name__)
@@ -131,8 +130,13 @@ class RewardHandle:
             raise AttributeError(name)
         return getattr(self.function, name)
 
-    def encode(self, prompts: Sequence[Text], responses: Sequence[Text]) -> Samples:
+    def encode(self, prompts: Sequence[Text | Group], responses: Sequence[Text], cut: Sequence[bool] = ()) -> Samples:
         """Responses as the model reads them, one to each prompt.
+
+        Args:
+            prompts: text, messages, or groups, whose prompt is taken with its columns.
+            responses: to them; to messages a text too, which is the assistant's.
+            cut: of each, whether it was cut where it was sampled and does not end here either; none if left out.
 
         Raises:
             DataError: there are not as many responses as prompts, or the model cannot take one.
@@ -140,41 +144,45 @@ class RewardHandle:
         """
         if self.encoder is None:
             raise RunError("this reward has no tokenizer: take samples from a policy")
-        return encoded(prompts, responses, self.encoder)
+        found = encoded(prompts, responses, self.encoder)
+        return _unended(found, cut, self.encoder) if cut else found
 
 
 def reader(own: RowEncoder | None, encoder: RowEncoder) -> Callable[[Samples], Samples] | None:
     """What turns samples with the tokens of `encoder` into ones with those of `own`; None where they have them."""
     if own is None or alike(own.tokenizer, encoder.tokenizer):
         return None
-    ends = frozenset(encoder.tokenizer.all_special_ids)
-    return lambda samples: _read(samples, own, ends)
+    return lambda samples: _read(samples, own, encoder)
 
 
-def _read(samples: Samples, own: RowEncoder, ends: Set[int]) -> Samples:
-    """The same texts in other tokens; a response without one of `ends` was cut, and does not end here either.
+def _read(samples: Samples, own: RowEncoder, encoder: RowEncoder) -> Samples:
+    """The same texts in other tokens; a response that was cut in those of `encoder` does not end here either.
 
     Samples that `encode` made have the model's own tokens already, and are left as they are.
 
     Raises:
         DataError: a prompt leaves no room for a response.
     """
-    pairs = zip(samples.prompts, samples.responses, strict=True)
-    answers: list[Text] = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
-    whole = replace(encoded(samples.prompts, answers, replace(own, max_tokens=None)), columns=samples.columns)
-    of_own = zip(samples.response_ids, whole.response_ids, strict=True)
-    cut = [[*ids] != [*here] and (not ids or ids[-1] not in ends) for ids, here in of_own]
-    whole = replace(whole, response_ids=[*map(partial(_unended, own), whole.response_ids, cut)])
+    given = encoded(samples.prompts, samples.responses, replace(own, max_tokens=None))
+    whole = replace(given, columns=samples.columns)
+    bare = _unended(whole, [True] * len(whole.responses), own)
+    was_cut = zip(without_end(samples, encoder.tokenizer), samples.response_ids, strict=True)
+    pairs = zip(was_cut, whole.response_ids, bare.response_ids, strict=True)
+    cut = [[*ids] == [*short] or (lacks and [*ids] != [*here]) for (lacks, ids), here, short in pairs]
+    whole = _unended(whole, cut, own)
     found = whole if own.max_tokens is None else cut_responses(whole, own.max_tokens)
     if found.response_ids != whole.response_ids:
         _say_cut(own.max_tokens)
     return found
 
 
-def _unended(own: RowEncoder, ids: Sequence[int], cut: bool) -> Sequence[int]:
-    """A response, if it was cut without its EOS; an encoder's separator ends every text and stays."""
-    end = own.tokenizer.eos_token_id
-    return ids[:-1] if cut and len(ids) > 1 and ids[-1] == end != own.tokenizer.sep_token_id else ids
+def _unended(samples: Samples, cut: Sequence[bool], own: RowEncoder) -> Samples:
+    """The samples, those that were cut without their end; an encoder's separator ends every text and stays."""
+    ends = {*response_ends(own.tokenizer)} - {own.tokenizer.sep_token_id}
+    pairs = zip(samples.response_ids, cut, strict=True)
+    return replace(
+        samples, response_ids=[ids[:-1] if out and len(ids) > 1 and ids[-1] in ends else ids for ids, out in pairs]
+    )
 
 
 @cache

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from rlhf_plugins import RewardUnavailable
 from rlhf_plugins.contract.handles import RewardModel
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.contract.rows import Group, Samples
 from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.tokens import without_end
 from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
+from rlhf_plugins.reward_models.handle import RewardHandle, _read, reward_handle, rewards
 from rlhf_plugins.reward_models.opening import rated
 from rlhf_plugins.reward_models.retries import Retries
 from rlhf_plugins.sandbox import base_path
@@ -92,6 +94,27 @@ def test_a_response_that_was_cut_has_no_end_in_other_tokens_either(tmp_path: Pat
     whole = own.encode(asked, "the camel eats")[1]
     assert whole[-1] == own.tokenizer.eos_token_id
     assert seen[0].response_ids == [whole, whole[:-1]]
+
+
+def test_a_cut_turn_has_no_end_also_where_turns_end_otherwise_than_texts(tmp_path: Path) -> None:
+    """As in Phi-3, <end> closes a turn, is no EOS and no token that the tokenizer lists as special."""
+    own = load_row_encoder(tiny_base(tmp_path))
+    own.tokenizer.add_tokens([AddedToken("<end>", special=True)])
+    own.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} <end> {% endfor %}"
+    end, asked = own.tokenizer.convert_tokens_to_ids("<end>"), [{"role": "user", "content": "how"}]
+    assert end not in own.tokenizer.all_special_ids
+    whole = RewardHandle(lengths, None, own).encode([asked] * 2, ["ant bee"] * 2)
+    cut = RewardHandle(lengths, None, own).encode([asked] * 2, ["ant bee"] * 2, [True, False])
+    assert whole.response_ids[0][-1] == end
+    assert cut.response_ids == [whole.response_ids[0][:-1], whole.response_ids[1]]
+    assert without_end(cut, own.tokenizer) == [True, False]
+    assert _read(cut, own, own).response_ids == cut.response_ids
+
+
+def test_a_group_brings_its_columns(tmp_path: Path) -> None:
+    handle = RewardHandle(lengths, None, load_row_encoder(tiny_base(tmp_path)))
+    samples = handle.encode([Group("how ", columns={"user": 3}), "how "], ["ant", "bee"])
+    assert samples.columns == {"user": [3, None]}
 
 
 def test_what_a_model_encoded_itself_is_not_taken_for_a_cut_response_of_another(tmp_path: Path) -> None:

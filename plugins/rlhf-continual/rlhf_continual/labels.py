@@ -64,7 +64,7 @@ def groups_of(asked: Asked, source: str, number: int) -> list[Group]:
 def right(reward: Any, asked: Asked) -> Share:
     """The share of the decided pairs that a reward model orders as the judge does; equal rewards count one half."""
     prompts = [pair.prompt for pair, _ in asked.decided for _ in range(2)]
-    texts = [_answer(pair.prompt, text) for pair, _ in asked.decided for text in (pair.first, pair.second)]
+    texts = [text for pair, _ in asked.decided for text in (pair.first, pair.second)]
     rewards = reward.predict(reward.encode(prompts, texts)).reward.view(-1, 2).tolist()
     ordered = [
         0.5 if one == other else float((one > other) == (p > 0.5))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 
-from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
+from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, cut_off, hookimpl, uses
 
+Cut = Callable[[Samples], list[bool]]
 WEIGHTS, ASKED = "weights", "asked"  # columns of a prompt with words for weights: the weights, and the prompt without
 
 
@@ -109,11 +110,12 @@ class OfWeights(Reward):
     def build(self, run: Run) -> Any:
         """Raises RunError as its objectives do; what it builds, where a response has no weights."""
         parts: list[Any] = [reward.build(run) for reward in self.objectives]
+        cut = cut_off(run.base)
 
         def score(samples: Samples) -> Prediction:
             if WEIGHTS not in samples.columns:
                 raise RunError("reward conditioned: needs prompts with the columns that the stage `conditioned` writes")
-            found = [read_as(part, samples, samples.columns[ASKED]) for part in parts]
+            found = [read_as(part, samples, samples.columns[ASKED], cut) for part in parts]
             weights = torch.tensor(samples.columns[WEIGHTS], dtype=torch.float)  # (B, objectives)
             rewards = torch.stack([each.reward for each in found], 1)
             return Prediction((weights * rewards).sum(1), abstained=any_abstains(found))
@@ -121,11 +123,14 @@ class OfWeights(Reward):
         return score
 
 
-def read_as(reward: Any, samples: Samples, prompts: Sequence[Any]) -> Prediction:
-    """The rewards of responses as answers to these prompts, which may be others than those that were sampled for."""
+def read_as(reward: Any, samples: Samples, prompts: Sequence[Any], cut: Cut) -> Prediction:
+    """The rewards of responses as answers to these prompts, which may be others than those that were sampled for.
+
+    One that was cut where it was sampled, as `cut` says, has no end before these prompts either.
+    """
     if list(prompts) != list(samples.prompts):
         if getattr(reward, "encoder", None) is not None:
-            samples = replace(reward.encode(prompts, samples.responses), columns=samples.columns)
+            samples = replace(reward.encode(prompts, samples.responses, cut(samples)), columns=samples.columns)
         else:
             samples = replace(samples, prompts=list(prompts))
     found: Prediction = reward(samples)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlhf_objectives.front import front, hypervolume, weights
 from rlhf_objectives.objectives import read_as
-from rlhf_plugins import Earlier, PluginError, Reward, Run, RunError, Section, Stage, StageResult, uses
+from rlhf_plugins import Earlier, PluginError, Reward, Run, RunError, Section, Stage, StageResult, cut_off, uses
 
 START = "start"
 FROM = Earlier("policy", ("base", "previous"))
@@ -80,9 +80,8 @@ class OverWeights(Stage, makes={"policy"}):
         def make() -> Any:
             with run.policy(None if name == START else policy or name) as handle:
                 samples = handle.sample(rows or asked, max_new_tokens=self.max_new_tokens, seed=run.seed)
-            answers: list[Any] = [
-                read_as(reward.build(run), samples, [r.prompt for r in asked]) for reward in self.objectives
-            ]
+            cut, prompts = cut_off(run.base), [row.prompt for row in asked]
+            answers: list[Any] = [read_as(reward.build(run), samples, prompts, cut) for reward in self.objectives]
             if any(found.abstained is not None and found.abstained.any() for found in answers):
                 raise RunError(
                     f"{self.name}: an objective abstained on a held-out answer, so that no mean can be compared"

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 from rlhf_objectives.conditioned import before
-from rlhf_objectives.objectives import OfWeights
+from rlhf_objectives.objectives import OfWeights, read_as
 
-from rlhf_plugins import Group, PluginError, Reward, Run, RunError, Samples, StageResult, component
+from rlhf_plugins import Group, PluginError, Prediction, Reward, Run, RunError, Samples, StageResult, component
 from rlhf_plugins.testing import tiny_base, tiny_run
 
 TRAINER = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 1}
@@ -39,6 +40,26 @@ def test_the_reward_reads_the_weights_and_the_prompt_without_words(run: Any) -> 
     assert reward(samples).reward.tolist() == pytest.approx([0.6, 5.0])
     with pytest.raises(RunError, match="needs prompts with the columns that the stage `conditioned` writes"):
         reward(replace(samples, columns={}))
+
+
+class Reading:
+    """A reward model, which notes what it encodes."""
+
+    encoder = "its own"
+
+    def encode(self, *given: Any) -> Samples:
+        self.given = given
+        return Samples(given[0], given[1], [[1]], [[2]])
+
+    def __call__(self, samples: Samples) -> Prediction:
+        return Prediction(torch.ones(len(samples.responses)))
+
+
+def test_a_reward_model_reads_a_cut_answer_without_an_end() -> None:
+    model, said = Reading(), {"role": "user", "content": "who how"}
+    samples = Samples([[said]], ["ant bee"], [[5, 6]], [[3, 4]], {"user": [1]})
+    read_as(model, samples, [[{**said, "content": "how"}]], lambda given: [given is samples])
+    assert model.given == ([[{**said, "content": "how"}]], ["ant bee"], [True])
 
 
 def test_weights_in_words() -> None:

@@ -29,12 +29,15 @@ class Rows(BaseModel):
     model_config = ConfigDict(extra="forbid")
     prompts: Annotated[list[str | Messages], Field(min_length=1, max_length=MOST_ROWS)]
     responses: Annotated[list[str | Messages], Field(min_length=1, max_length=MOST_ROWS)]
+    cut: Annotated[list[bool], Field(default_factory=list)]
 
     @model_validator(mode="after")
     def one_response_to_each_prompt(self) -> Rows:
         """Raises ValueError."""
         if len(self.prompts) != len(self.responses):
             raise ValueError(f"{len(self.responses)} responses for {len(self.prompts)} prompts")
+        if self.cut and len(self.cut) != len(self.responses):
+            raise ValueError(f"cut: {len(self.cut)} values for {len(self.responses)} responses")
         return self
 
 
@@ -52,7 +55,7 @@ def app(batches: Batches, name: str, token: str) -> Starlette:
             return refused
         try:
             rows = Rows.model_validate_json(await _body(request))
-            rewards = await asyncio.wrap_future(batches.submit(rows.prompts, rows.responses))
+            rewards = await asyncio.wrap_future(batches.submit(rows.prompts, rows.responses, rows.cut))
         except ValidationError as error:
             return _error(422, _first(error))
         except OverflowError as error:

@@ -12,7 +12,8 @@ from typing import Any
 
 from rlhf_plugins import RewardUnavailable
 
-Score = Callable[[Sequence[Any], Sequence[Any]], list[float | None]]  # prompts, responses -> a reward each
+# prompts, responses, whether each was cut where it was sampled -> a reward each
+Score = Callable[[Sequence[Any], Sequence[Any], Sequence[bool]], list[float | None]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Request:
 
     prompts: Sequence[Any]  # each text or messages
     responses: Sequence[Any]
+    cut: Sequence[bool]  # whether each was cut where it was sampled, so that it does not end
     answer: Future[list[float | None]] = field(default_factory=Future)
 
     @property
@@ -51,9 +53,11 @@ class Batches:
         self._thread = threading.Thread(target=self._work, name="rlhf-serve", daemon=True)
         self._thread.start()
 
-    def submit(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Future[list[float | None]]:
-        """The rewards to come. Raises RewardUnavailable where the queue is full or closed."""
-        request = Request(prompts, responses)
+    def submit(
+        self, prompts: Sequence[Any], responses: Sequence[Any], cut: Sequence[bool] = ()
+    ) -> Future[list[float | None]]:
+        """The rewards to come; without `cut` all responses end. Raises RewardUnavailable where it is full or closed."""
+        request = Request(prompts, responses, cut or [False] * len(responses))
         if self._stopped.is_set():
             raise RewardUnavailable("the server is stopping")
         try:
@@ -104,6 +108,7 @@ class Batches:
             found = self._score(
                 [prompt for request in batch for prompt in request.prompts],
                 [response for request in batch for response in request.responses],
+                [cut for request in batch for cut in request.cut],
             )
         except Exception as error:  # whatever the model or a plugin raises belongs to the request
             if len(batch) > 1:

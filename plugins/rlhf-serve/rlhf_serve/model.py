@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def scorer(model: RewardModel) -> Score:
     """Rewards of rows by an opened model, which tokenizes them as in its training."""
 
-    def score(prompts: Sequence[Any], responses: Sequence[Any]) -> list[float | None]:
-        found = model.predict(model.encode(prompts, responses))  # type: ignore[attr-defined]
+    def score(prompts: Sequence[Any], responses: Sequence[Any], cut: Sequence[bool] = ()) -> list[float | None]:
+        found = model.predict(model.encode(prompts, responses, cut))  # type: ignore[attr-defined]
         silent = found.abstained.tolist() if found.abstained is not None else [False] * len(prompts)
         return [None if out else reward for reward, out in zip(found.reward.tolist(), silent, strict=True)]
 

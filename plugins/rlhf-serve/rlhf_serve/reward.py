@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx2 as httpx
 from pydantic import Field
 
-from rlhf_plugins import Reward, RewardUnavailable, RunError, hookimpl
+from rlhf_plugins import Reward, RewardUnavailable, RunError, cut_off, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,21 +38,25 @@ class Served(Reward):
             answer = client.get("/health")
         except httpx.HTTPError as error:
             raise RunError(f"no reward server answers at {self.url}: {_reason(error)}") from error
-        found = _json(answer, self.url).get("model")
+        found, cut = _json(answer, self.url).get("model"), cut_off(run.base)
         if self.model is not None and found != self.model:
             raise RunError(f"the server at {self.url} serves {found!r}, not {self.model!r}")
 
         def score(samples: Samples) -> list[float | None]:
+            rows: dict[str, list[Any]] = {
+                "prompts": list(samples.prompts),
+                "responses": list(samples.responses),
+                "cut": cut(samples),
+            }
             requests = _requests(samples.prompts, self.rows)
-            return [reward for places in requests for reward in self._asked(client, samples, places, str(found))]
+            asked = [{name: values[places] for name, values in rows.items()} for places in requests]
+            return [reward for body in asked for reward in self._asked(client, body, str(found))]
 
         return score
 
-    def _asked(self, client: httpx.Client, samples: Samples, places: slice, model: str) -> list[float | None]:
-        prompts, responses = list(samples.prompts[places]), list(samples.responses[places])
-        given = [_response(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    def _asked(self, client: httpx.Client, body: Mapping[str, list[Any]], model: str) -> list[float | None]:
         try:
-            answer = client.post("/score", json={"prompts": prompts, "responses": given})
+            answer = client.post("/score", json=body)
         except httpx.HTTPError as error:
             raise RewardUnavailable(f"the reward server at {self.url}: {_reason(error)}") from error
         if answer.status_code in BUSY:
@@ -60,7 +64,7 @@ class Served(Reward):
         found = _json(answer, self.url)
         if found.get("model") != model:
             raise RunError(f"the server at {self.url} now serves {found.get('model')!r}, not {model!r}")
-        return _rewards(found.get("rewards"), len(prompts), self.url)
+        return _rewards(found.get("rewards"), len(body["prompts"]), self.url)
 
     def _client(self) -> httpx.Client:
         token = os.environ.get(self.token)
@@ -83,11 +87,6 @@ def _requests(prompts: Sequence[Any], rows: int) -> Iterator[slice]:
             end = max((n for n in changes if start < n <= end), default=end)
         yield slice(start, end)
         start = end
-
-
-def _response(prompt: Any, response: str) -> Any:
-    """As the prompt is: text, or messages."""
-    return response if isinstance(prompt, str) else [{"role": "assistant", "content": response}]
 
 
 def _json(answer: httpx.Response, url: str) -> dict[str, Any]:

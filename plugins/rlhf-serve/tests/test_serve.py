@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -53,7 +55,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         yield start
 
 
-def lengths(prompts: Sequence[Any], responses: Sequence[Any]) -> list[float | None]:
+def lengths(prompts: Sequence[Any], responses: Sequence[Any], cut: Sequence[bool]) -> list[float | None]:
     """A model without weights; it refuses a response of its own."""
     if "bad" in responses:
         raise ValueError("a bad row")
@@ -71,8 +73,10 @@ def post(url: str, body: Any, token: str = "t") -> httpx.Response:
 def test_rewards_are_those_of_the_model(model: Any, serve: Serve, tmp_path: Path) -> None:
     run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "stage")
     served = component("reward", "served", url=serve(scorer(model)), rows=3).build(run)
-    asked = run.reference().encode(PROMPTS, RESPONSES)
-    assert served(asked).reward.tolist() == pytest.approx(model.predict(asked).reward.tolist(), abs=1e-5)
+    whole = run.reference().encode(PROMPTS, RESPONSES)
+    for asked in (whole, replace(whole, response_ids=[whole.response_ids[0][:-1], *whole.response_ids[1:]])):
+        assert served(asked).reward.tolist() == pytest.approx(model.predict(asked).reward.tolist(), abs=1e-5)
+    assert model.predict(whole).reward[0].item() != pytest.approx(model.predict(asked).reward[0].item(), abs=1e-3)
 
 
 def test_sixty_four_clients_get_what_each_gets_alone(serve: Serve) -> None:
@@ -85,7 +89,7 @@ def test_sixty_four_clients_get_what_each_gets_alone(serve: Serve) -> None:
 def test_requests_with_a_common_prompt_are_not_scored_together() -> None:
     calls: list[list[str]] = []
 
-    def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+    def score(prompts: Sequence[str], responses: Sequence[str], cut: Sequence[bool]) -> list[float | None]:
         calls.append(list(prompts))
         time.sleep(0.05)
         return [0.0] * len(prompts)
@@ -110,6 +114,7 @@ def test_a_bad_row_fails_its_own_request_only(serve: Serve) -> None:
     [
         ({"prompts": ["p"], "responses": []}, "responses: List should have at least 1 item"),
         ({"prompts": ["p"], "responses": ["a", "b"]}, "2 responses for 1 prompts"),
+        ({"prompts": ["p"], "responses": ["a"], "cut": [True, False]}, "cut: 2 values for 1 responses"),
         ({"prompts": ["p"], "responses": ["a"], "temperature": 1}, "temperature: Extra inputs are not permitted"),
         ([], "Input should be an object"),
     ],
@@ -128,7 +133,7 @@ def test_every_request_needs_the_token(serve: Serve) -> None:
 
 def test_a_full_queue_and_a_closed_one_are_unavailable() -> None:
     held = threading.Event()
-    batches = Batches(lambda prompts, _: [0.0] * len(prompts) if held.wait() else [], waiting=1, wait=0)
+    batches = Batches(lambda prompts, *_: [0.0] * len(prompts) if held.wait() else [], waiting=1, wait=0)
     first = batches.submit(["a"], ["a"])
     while batches._queue.qsize():  # until the thread has taken it
         time.sleep(0.001)
@@ -143,7 +148,7 @@ def test_a_full_queue_and_a_closed_one_are_unavailable() -> None:
 
 
 def test_a_request_that_comes_while_the_server_closes_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(lambda prompts, _: [0.0] * len(prompts), wait=0)
+    batches = Batches(lambda prompts, *_: [0.0] * len(prompts), wait=0)
     put = batches._queue.put_nowait
 
     def closed_first(request: Any) -> None:
@@ -160,12 +165,19 @@ def test_an_abstention_stays_one(serve: Serve, tmp_path: Path) -> None:
     assert served(samples(["four", "who knows"])).abstained.tolist() == [False, True]
 
 
+def before(monkeypatch: pytest.MonkeyPatch, transport: Any, **options: Any) -> Callable[[Samples], Any]:
+    """The reward before a server, where no response was cut."""
+    monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
+    monkeypatch.setattr("rlhf_serve.reward.cut_off", lambda base: lambda samples: [False] * len(samples.responses))
+    run: Any = SimpleNamespace(base=None)
+    return Served("http://reward", **options).build(run)
+
+
 def answering(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> Callable[[Samples], Any]:
     """The reward before a server that gives this answer."""
     good = httpx.Response(200, json={"model": "m"})
     transport = httpx.MockTransport(lambda request: good if request.url.path == "/health" else answer)
-    monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
-    return Served("http://reward").build(None)  # type: ignore[arg-type]
+    return before(monkeypatch, transport)
 
 
 def test_a_prompts_responses_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,8 +189,7 @@ def test_a_prompts_responses_are_asked_for_together(monkeypatch: pytest.MonkeyPa
         return httpx.Response(200, json={"model": "m", "rewards": [0.0] * len(asked[-1]) if asked else []})
 
     transport = httpx.MockTransport(answer)
-    monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
-    score = Served("http://reward", rows=4).build(None)  # type: ignore[arg-type]
+    score = before(monkeypatch, transport, rows=4)
     assert len(score(samples(["r"] * 14, list("aabbbcddddddee"))).reward) == 14
     assert asked == ["aa", "bbbc", "dddd", "ddee"]
 
@@ -226,7 +237,7 @@ def tiny_run_data() -> Any:
 
 def test_a_request_that_was_given_up_ends_no_other() -> None:
     held = threading.Event()
-    batches = Batches(lambda prompts, responses: [float(held.wait(10))] * len(prompts), rows=1, wait=0.0)
+    batches = Batches(lambda prompts, *_: [float(held.wait(10))] * len(prompts), rows=1, wait=0.0)
     first, given_up, last = (batches.submit([name], [name]) for name in "abc")
     assert given_up.cancel()
     held.set()
