@@ -68,6 +68,8 @@ class Resumable:
 
     def _prepare_for_training(self: Any, max_steps: int, train_dataloader: Any, checkpoint: str | None) -> Any:
         """Under DeepSpeed, transformers would load a checkpoint of DeepSpeed's own here."""
+        if processes.divides_optimizer():
+            zero.wrap(self)
         if checkpoint is None or not processes.divides_optimizer():
             return super()._prepare_for_training(max_steps, train_dataloader, checkpoint)  # type: ignore[misc]
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.trainers import zero
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
 from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE
 
@@ -56,6 +57,11 @@ class SharesBatches:
 
     cuts_batches = True  # whether its collator makes the batch of a process; else each process gets all rows
     _batch_rows = 0  # of all processes, in the batch that is evaluated
+
+    def create_accelerator_and_postprocess(self: Any) -> None:
+        """Called by the constructor."""
+        with zero.configuring(self):
+            super().create_accelerator_and_postprocess()  # type: ignore[misc]
 
     def _get_dataloader(self: Any, dataset: Any, description: str, batch_size: int, *given: Any, **named: Any) -> Any:
         """The batches of all processes, of which each takes its share."""

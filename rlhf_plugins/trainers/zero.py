@@ -5,11 +5,13 @@ It knows transformers' Trainer and DeepSpeed's engine, no loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+import torch
+from accelerate.utils import AutocastKwargs, send_to_device  # type: ignore[import-untyped]
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
 
 from rlhf_plugins.contract import processes
@@ -39,10 +41,45 @@ class HidesDeepSpeed:
         self._deepspeed = enabled
 
 
+class InBfloat16(AutocastKwargs):
+    """Which precision accelerate's autocast has where DeepSpeed trains."""
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Options of torch.autocast."""
+        return {**super().to_kwargs(), "dtype": torch.bfloat16}
+
+
+@contextmanager
+def configuring(trainer: Any) -> Iterator[None]:
+    """For the block, DeepSpeed is configured from a trainer's arguments, and in float32 where they say bfloat16.
+
+    Its engine would round the weights themselves to bfloat16, those that are saved too; products are rounded under
+    autocast, as without DeepSpeed.
+    """
+    args = trainer.args
+    if not (processes.divides_optimizer() and args.bf16):
+        yield
+        return
+    args.deepspeed_plugin.deepspeed_config["bf16"] = {"enabled": False}
+    args.bf16, args.mixed_precision = False, "no"
+    try:
+        yield
+    finally:
+        args.bf16, args.mixed_precision = True, "bf16"
+    trainer.accelerator.native_amp, trainer.accelerator.autocast_handler = True, InBfloat16()
+
+
+def wrap(trainer: Any) -> None:
+    """Has the model of a trainer that is about to train compute in its precision wherever it is called."""
+    if trainer.accelerator.native_amp:
+        trainer.accelerator.prepare_model(trainer.model, device_placement=False, evaluation_mode=True)
+
+
 def hand_options_on(trainer: Any) -> None:
     """Gives DeepSpeed a trainer's options, which transformers does at once, unless DeepSpeed is hidden."""
     if processes.divides_optimizer() and trainer.is_deepspeed_enabled:
-        propagate_args_to_deepspeed(trainer.accelerator, trainer.args)
+        with configuring(trainer):
+            propagate_args_to_deepspeed(trainer.accelerator, trainer.args)
 
 
 def state_in_parts(trainer: Any) -> dict[str, Any]:
@@ -98,7 +135,7 @@ def refuse_untried(trainer: Any, quantized: bool) -> None:
         "regularizers": (bool(getattr(trainer, "regularizers", {})), "leave them out"),
         "trainer.load_best_model_at_end": (args.load_best_model_at_end, "leave it out"),
         "precompute_ref_log_probs: false": (not getattr(args, "precompute_ref_log_probs", True), "leave it out"),
-        "trainer.bf16, trainer.fp16": (args.bf16 or args.fp16, "write `trainer: {bf16: false}`"),
+        "trainer.fp16": (args.fp16, "write `trainer: {fp16: false}`"),
     }
     for name, (asked, instead) in untried.items():
         if asked:

@@ -131,6 +131,25 @@ def test_a_killed_training_on_own_samples_goes_on_bit_for_bit(python: Warm, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("stage", "adapter"), [("1", "none"), ("2", LORA)])
+def test_in_bfloat16_two_processes_that_divide_the_optimizer_are_two_with_whole_copies(
+    python: Warm, tmp_path: Path, stage: str, adapter: str
+) -> None:
+    """To rounding in float32, in which weights are kept; from one process they are as far as from float32."""
+    pytest.importorskip("deepspeed")
+    own = online("gae", adapter)
+    text = recipe(adapter) + own[own.index("  - stage: online") :]
+    text = text.replace("logging_steps: 1", "logging_steps: 1, bf16: true")
+    copies, parts = (prepared(tmp_path / name, text, BATCH=2, GA=1) for name in ("copies", "parts"))
+    found = python.together("-c", WRITES_THE_SAME, cwd=copies, env=os.environ | {DISABLED: "lifecycle.report"})
+    launched = environment(stage) | {"ACCELERATE_MIXED_PRECISION": "bf16"}
+    found += python.together("-c", WRITES_THE_SAME, cwd=parts, env=launched)
+    assert [each.returncode for each in found] == [0] * 4, "".join(each.stderr for each in found)
+    assert {each.dtype for each in weights(parts).values()} == {torch.float32}
+    assert_same(copies, parts, near=1e-5, names=COMPARED + LEARNED)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [LORA, "none"])
 def test_two_processes_that_divide_the_optimizer_train_the_ensemble_of_one(
     python: Warm, tmp_path: Path, adapter: str

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from rlhf_plugins import RunError
 from rlhf_plugins.contract import processes
@@ -32,8 +33,8 @@ def test_what_the_recipe_says_too_is_taken() -> None:
     [
         (trainer(enabled=False), "accelerate leaves it out here"),
         (
-            trainer(bf16=True),
-            "trainer.bf16, trainer.fp16: was not tried under DeepSpeed: write `trainer: {bf16: false}`",
+            trainer(fp16=True),
+            "trainer.fp16: was not tried under DeepSpeed: write `trainer: {fp16: false}`",
         ),
         (trainer(precompute_ref_log_probs=False), "precompute_ref_log_probs: false: was not tried under DeepSpeed"),
         (trainer(load_best_model_at_end=True), "trainer.load_best_model_at_end: was not tried"),
@@ -78,3 +79,14 @@ def test_a_micro_batch_is_no_step_where_processes_divide_the_optimizer(
     with micro_batches.without_step(SimpleNamespace(gradient_state=state), None):
         assert not state.sync_gradients
     assert state.sync_gradients is syncs
+
+
+def test_deepspeed_is_configured_in_float32_where_products_are_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    given, plugin = trainer(bf16=True, mixed_precision="bf16"), SimpleNamespace(deepspeed_config={})
+    given.args.deepspeed_plugin = plugin
+    with zero.configuring(given):
+        assert (given.args.bf16, given.args.mixed_precision) == (False, "no")
+    assert (given.args.bf16, given.args.mixed_precision) == (True, "bf16")
+    assert plugin.deepspeed_config == {"bf16": {"enabled": False}}
+    assert given.accelerator.autocast_handler.to_kwargs() == {"dtype": torch.bfloat16}
