@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,21 @@ def test_no_file_of_another_release_stays_in_a_folder(tmp_path: Path) -> None:
     made_of_one = releases.make(made, releases.Parameters(test_fraction=0.0))
     assert write(made_of_one, tmp_path) == {"train": 1, "test": 0, "ties": 0}
     assert (tmp_path / "ties.jsonl").read_text() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("rlhf_watch") is None, reason="needs rlhf-watch, whose command compares")
+def test_votes_are_compared_while_people_go_on(tmp_path: Path) -> None:
+    """Each look exports a release and compares all so far; at the second nobody doubts any more."""
+    made = study(tmp_path, [pair(n) for n in range(20)], votes=1)
+    browser, said = Browser(made, "Ada"), []
+    for judged in (6, 14):
+        for _ in range(judged):
+            browser.judge(choice=str(prefers_good(browser.shown())))
+        assert CliRunner().invoke(collect, ["export", str(made.folder)]).exit_code == 0
+        asked = [sys.executable, "-m", "rlhf_plugins.cli", "compare", str(made.folder / "releases")]
+        said.append(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    assert "model-g: no difference from model-b is shown; it is preferred on 100% of 6 prompts" in said[0]
+    assert (
+        "model-g is better than model-b: it is preferred on 100% of 20 prompts, by all evidence of 2 looks" in said[1]
+    )

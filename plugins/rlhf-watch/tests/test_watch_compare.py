@@ -11,7 +11,7 @@ import pytest
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.comparison import compare
 from rlhf_watch.ab.length import length_controlled
-from rlhf_watch.ab.wording import lines, plan, record
+from rlhf_watch.ab.wording import lines, plan, record, sentence
 from rlhf_watch.commands import register_commands
 from scipy import stats
 from typer import Typer
@@ -261,6 +261,32 @@ def test_the_votes_of_people_are_compared_by_model(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text(json.dumps({**lines[0], "origins": None}) + "\n")
     with pytest.raises(DataError, match="test.jsonl:1: no `origins` says which model wrote its chosen"):
         compare([str(tmp_path)])
+
+
+def test_votes_that_come_in_are_looked_at_again_and_again(tmp_path: Path) -> None:
+    """Release 1 has six prompts; release 2 has twelve more, and one of the six labelled otherwise, which is late."""
+
+    def export(number: int, winners: dict[str, str]) -> None:
+        (tmp_path / str(number)).mkdir()
+        origins = {name: {name: {"model": name}} for name in ("new", "old")}
+        rows = [
+            {"prompt": prompt, "chosen": "a", "rejected": "b"}
+            | {"origins": {"chosen": {"model": won}, "rejected": {"model": ({*origins} - {won}).pop()}}}
+            for prompt, won in winners.items()
+        ]
+        (tmp_path / str(number) / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    first = {f"p{n}": "old" for n in range(6)}
+    export(1, first)
+    (whole,), (open_still,) = compare([str(tmp_path / "1")]), compare([str(tmp_path)])
+    assert (whole.counts, whole.better, open_still.counts, open_still.better) == ((6, 0, 0), True, (6, 0, 0), None)
+    assert (whole.sign_p, whole.anytime_p) == (2 / 64, pytest.approx(1 / sequential.wealth(6, 0)))  # 1 / 4.9
+    export(2, {**first, "p0": "new", **{f"q{n}": "old" for n in range(12)}})
+    (two,) = compare([str(tmp_path)])
+    assert (two.looks, two.counts, two.better, two.decided_after) == (2, (18, 0, 0), True, 11)
+    assert "by all evidence of 2 looks, without ties between 6" in sentence(two)
+    with pytest.raises(DataError, match="are on its own two models; name it alone"):
+        compare([str(tmp_path), str(tmp_path)])
 
 
 def test_the_command_compares_and_plans(tmp_path: Path) -> None:

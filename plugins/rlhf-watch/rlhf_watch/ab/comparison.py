@@ -14,7 +14,7 @@ from rlhf_plugins import DataError, RunError
 from rlhf_watch.ab import paired, power, sequential
 from rlhf_watch.ab.length import LengthControlled, length_controlled
 from rlhf_watch.ab.scores import Scored, read
-from rlhf_watch.ab.votes import is_release
+from rlhf_watch.ab.votes import releases
 from rlhf_watch.groups.fairness import Groups, by_group
 
 
@@ -38,14 +38,19 @@ class Comparison:
     closed_evidence: float  # the same, corrected for all policies that are compared at once
     anytime_p: float  # of the corrected e-values
     decided_after: int | None  # prompts, had one looked at the corrected e-value after each
+    at_every_look: paired.Interval  # of the win rate without ties, 95% at all looks together
     smallest: float  # win rate that this many prompts would show with power 0.8
     length: LengthControlled | None
     groups: Groups | None = None  # win rates
+    looks: int = 0  # releases so far of a study whose people go on judging
 
     @property
     def better(self) -> bool | None:
-        """Whether the policy won; None where that is not shown at 5%, after the correction."""
-        if self.holm_p > 0.05:
+        """Whether the policy won; None where that is not shown at 5%, after the correction.
+
+        The sequential test decides while people go on judging, else the sign test.
+        """
+        if (self.anytime_p if self.looks else self.holm_p) > 0.05:
             return None
         return self.counts.won > self.counts.lost
 
@@ -100,7 +105,7 @@ def _looks(values: paired.Numbers, answered: NDArray[np.bool_]) -> dict[str, Any
 
 def _one(source: str, by: str) -> Scored:
     """The policy of a source that holds one: of a run, that beside its reference."""
-    if is_release(Path(source)):
+    if releases(Path(source)):
         raise DataError(f"{source}: the votes of a release are on its own two models; name it alone")
     scored = read(source, by)
     policies = scored[1:] if len(scored) > 1 else scored
@@ -136,9 +141,11 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         closed_evidence=evidence,
         anytime_p=1.0,
         decided_after=None,
+        at_every_look=sequential.sequential_interval(counts),
         smallest=power.smallest_win_rate(counts.prompts, ties=counts.tied / counts.prompts),
         length=_length(base, other, prompts, ours, theirs),
         groups=_groups({**other.groups, **base.groups}, prompts, ours, theirs),
+        looks=base.looks,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_plugins import DataError, Evaluation, RunError, nearest, nearest_path, open_run
-from rlhf_watch.ab.votes import is_release, votes
+from rlhf_watch.ab.votes import releases, votes
 from rlhf_watch.rows import lines_of
 
 SCORES = ("score", "reward")  # columns of a file, the first that a row has
@@ -26,6 +26,7 @@ class Scored:
         scores: by prompt, in the order of the file.
         lengths: words of a response, by prompt; None where there are no responses.
         groups: of a prompt, as a column of a file says.
+        looks: releases so far of a study whose people go on judging; 0 where nobody does.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Scored:
     scores: Mapping[str, float]
     lengths: Mapping[str, float] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    looks: int = 0
 
 
 @dataclass
@@ -49,7 +51,9 @@ class _Means:
 
 
 def read(source: str, by: str = "") -> list[Scored]:
-    """What a source holds, the reference of a run first: `FILE.jsonl`, `RUN`, one policy as `RUN#POLICY`, or a release.
+    """What a source holds, the reference of a run first.
+
+    It is `FILE.jsonl`, `RUN`, one policy as `RUN#POLICY`, a release, or the folder of a study's releases.
 
     Args:
         source: any of these.
@@ -64,8 +68,9 @@ def read(source: str, by: str = "") -> list[Scored]:
     folder, _, policy = source.partition("#")
     if not Path(folder).is_dir():
         raise DataError(f"{source}: neither a file nor a run{nearest_path(folder)}")
-    if is_release(Path(folder)):
-        return [_of_votes(name, rows) for name, rows in sorted(votes(Path(folder), _rows).items())]
+    if judged := releases(Path(folder)):
+        looks = 0 if judged == [Path(folder)] else len(judged)
+        return [_of_votes(name, rows, looks) for name, rows in sorted(votes(judged, _rows).items())]
     evaluation = _evaluation(folder)
     others = [name for name in evaluation.scores if name != evaluation.reference]
     names = [policy] if policy else [evaluation.reference, *others]
@@ -91,13 +96,13 @@ def _of_run(folder: str, name: str, evaluation: Evaluation, prompts: Sequence[st
     return Scored(f"{folder}#{name}", evaluation.judge, means.means(), lengths.means() or None)
 
 
-def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]]) -> Scored:
+def _of_votes(model: str, rows: Sequence[tuple[Any, float, str]], looks: int) -> Scored:
     """The mean votes of people for a model, by prompt."""
     scores, lengths = _Means(), _Means()
     for prompt, worth, response in rows:
         scores.add(_key(prompt), worth)
         lengths.add(_key(prompt), len(response.split()))
-    return Scored(model, "people", scores.means(), lengths.means())
+    return Scored(model, "people", scores.means(), lengths.means(), looks=looks)
 
 
 def _of_file(file: Path, by: str) -> Scored:

@@ -21,8 +21,10 @@ def lines(found: Sequence[Comparison]) -> Iterator[str]:
 
 def sentence(one: Comparison) -> str:
     """The result without a term of statistics."""
-    rate, low, high = (f"{100 * value:.0f}%" for value in (one.counts.win_rate, *one.win_rate))
-    measured = f"it is preferred on {rate} of {one.counts.prompts} prompts, by all evidence between {low} and {high}"
+    within = one.at_every_look if one.looks else one.win_rate
+    rate, low, high = (f"{100 * value:.0f}%" for value in (one.counts.win_rate, *within))
+    ways = f"by all evidence of {one.looks} looks, without ties" if one.looks else "by all evidence"
+    measured = f"it is preferred on {rate} of {one.counts.prompts} prompts, {ways} between {low} and {high}"
     if one.better is None:
         return f"{one.name}: no difference from {one.baseline} is shown; {measured}. {_needed(one)}"
     word = "better" if one.better else "worse"
@@ -53,6 +55,8 @@ def _numbers(one: Comparison, compared: int) -> Iterator[str]:
     when = f"decided after {one.decided_after} prompts" if one.decided_after else "not decided"
     closed = f", {one.closed_evidence:.3g} by closed means of {compared} comparisons" if compared > 1 else ""
     yield f"sequential test: e-value {one.evidence:.3g}{closed}; p {one.anytime_p:.2g} at any look, {when}"
+    low, high = one.at_every_look
+    yield f"win rate without ties, at every look in [{low:.3f}, {high:.3f}]"
     if one.length is None:
         yield "win rate at equal length: not known, there are no responses beside the scores"
     else:
@@ -90,6 +94,6 @@ def _rounded(number: float) -> str:
 
 def record(one: Comparison) -> dict[str, Any]:
     """As JSON."""
-    parts = ("counts", "win_rate", "difference_interval", "length")
+    parts = ("counts", "win_rate", "difference_interval", "at_every_look", "length")
     named = {name: value._asdict() for name in parts if (value := getattr(one, name)) is not None}
     return {**asdict(one), **named, "rate": one.counts.win_rate, "better": one.better, "sentence": sentence(one)}
