@@ -85,6 +85,7 @@ from rlhf_plugins.registry.registry import registry
 
 if TYPE_CHECKING:
     from rlhf_plugins.arithmetic.scored import wilson_interval
+    from rlhf_plugins.data.convert import strict_pairs
     from rlhf_plugins.data.features import features
     from rlhf_plugins.data.store import load_data
     from rlhf_plugins.engine import set_engine
@@ -211,6 +212,7 @@ __all__ = [
     "run_recipe",
     "session",
     "set_engine",
+    "strict_pairs",
     "trait",
     "uses",
     "wilson_interval",
@@ -241,6 +243,7 @@ _LAZY = {
     "run_recipe": "rlhf_plugins.run.run",
     "session": "rlhf_plugins.run.session",
     "set_engine": "rlhf_plugins.engine",
+    "strict_pairs": "rlhf_plugins.data.convert",
     "wilson_interval": "rlhf_plugins.arithmetic.scored",
 }
 

@@ -131,6 +131,11 @@ def pairs(groups: Iterable[Group], ties: bool = False) -> Iterator[Group]:
                 yield _pair(group, comparison)
 
 
+def strict_pairs(groups: Iterable[Group]) -> list[Group]:
+    """Every pair of responses of which one is better, as a group of two, the better first, with all that is known."""
+    return [_pair(group, one) for group in groups for one in group.comparisons if not one.tied]
+
+
 def _pair(group: Group, comparison: Comparison) -> Group:
     places = (comparison.better, comparison.worse)
     has_more = comparison.probability is not None or comparison.annotator is not None

@@ -20,6 +20,7 @@ from rlhf_plugins.data.convert import (
     ranking_rows,
     rating_rows,
     soft_label,
+    strict_pairs,
     vote,
 )
 from rlhf_plugins.data.dropped import Dropped
@@ -102,6 +103,12 @@ def test_a_pair_keeps_what_its_group_knows() -> None:
     first, *_ = pairs([compare_ratings(RATED, margins=True)])
     assert (first.responses, first.margin, first.weight, first.topic) == (("y", "x"), 1.0, 2.0, "t")
     assert (first.ratings, first.compared) == ({"true": (4.0, 1.0), "clear": (2.0, 3.0)}, None)
+
+
+def test_strict_pairs_are_those_that_are_no_tie_also_with_a_soft_label() -> None:
+    even = Comparison(0, 2, tied=True, probability=0.5)
+    group = Group("p", ("a", "b", "c"), compared=(Comparison(1, 0, weight=0.5), even), topic="t", columns={"user": 3})
+    assert strict_pairs([group]) == [Group("p", ("b", "a"), (0, 1), weight=0.5, topic="t", columns={"user": 3})]
 
 
 def test_preference_rows_have_the_columns_that_are_filled() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from rlhf_plugins import (
     Stage,
     StageResult,
     hookimpl,
+    strict_pairs,
     uses,
     wilson_interval,
 )
@@ -86,21 +87,13 @@ def strict(group: Group) -> list[Group]:
     """The strictly ordered pairs of a group, the better response first. Raises DataError where it has no image."""
     if FEATURES not in group.columns:
         raise DataError(f"{group.origin or 'a row'}: has no {FEATURES}: take data of the format with_images")
-    ordered = [one for one in group.comparisons if not one.tied]
-    return [_pair(group, one.better, one.worse) for one in ordered]
-
-
-def _pair(group: Group, better: int, worse: int) -> Group:
-    """Two responses to the group's prompt, with its columns."""
-    responses = (group.responses[better], group.responses[worse])
-    return Group(group.prompt, responses, (0, 1), columns=group.columns, origin=group.origin)
+    return strict_pairs([group])
 
 
 def gaps(judge: Any, pairs: Sequence[Group]) -> dict[str, Gaps]:
     """Of the reward and of each of its dimensions, on every pair."""
-    samples = judge.encode([pair.prompt for pair in pairs for _ in range(2)], [r for p in pairs for r in p.responses])
-    columns = {FEATURES: [pair.columns[FEATURES] for pair in pairs for _ in range(2)]}
-    found = judge.predict(replace(samples, columns=columns))
+    samples = judge.encode([pair for pair in pairs for _ in range(2)], [r for pair in pairs for r in pair.responses])
+    found = judge.predict(samples)
     each = {"reward": found.reward, **found.dimensions}
     return {name: np.asarray(values[::2] - values[1::2], dtype=np.float64) for name, values in each.items()}
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from rlhf_personal.adapting import Adaptable, Fit, added, moved, strict
+from rlhf_personal.adapting import Adaptable, Fit, added, moved
 from rlhf_personal.head import NOBODY, USER
 from rlhf_personal.kept import Kept, save
 from rlhf_plugins import (
@@ -24,6 +24,7 @@ from rlhf_plugins import (
     Stage,
     StageResult,
     hookimpl,
+    strict_pairs,
     uses,
 )
 
@@ -103,7 +104,7 @@ def by_user(groups: Sequence[Group]) -> dict[int, list[Group]]:
         if not isinstance(user, int) or user < NOBODY:
             where = group.origin or "a row"
             raise DataError(f"{where}: the column `user` should hold a whole number from -1, got {user!r}")
-        if user != NOBODY and (pairs := strict([group])):
+        if user != NOBODY and (pairs := strict_pairs([group])):
             found.setdefault(user, []).extend(pairs)
     return found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rlhf_personal.head import of_nobody
-from rlhf_plugins import Group, RunError
+from rlhf_plugins import Group, RunError, strict_pairs
 
 Theta: TypeAlias = Mapping[str, Tensor]  # weights by name
 ADAPTER = "of_a_user"
@@ -89,7 +89,7 @@ class Adaptable:
         is left with start + delta.
         """
         self.put(start)
-        pairs = strict(groups)
+        pairs = strict_pairs(groups)
         size = min(fit.batch, len(pairs))
         optimizer = torch.optim.Adam(self._weights.values(), lr=fit.learning_rate)
         for step in range(fit.steps if pairs else 0):
@@ -103,8 +103,8 @@ class Adaptable:
 
     def gaps(self, pairs: Sequence[Group], grad: bool = False) -> Tensor:
         """The reward of the first response of each pair less that of the second, (pairs,)."""
-        prompts = [pair.prompt for pair in pairs for _ in range(2)]
-        samples = of_nobody(self.model.encode(prompts, [text for pair in pairs for text in pair.responses]))
+        asked = [pair for pair in pairs for _ in range(2)]
+        samples = of_nobody(self.model.encode(asked, [text for pair in pairs for text in pair.responses]))
         rewards: Tensor = self.model.predict(samples, grad=grad).reward
         return rewards[::2] - rewards[1::2]
 
@@ -119,13 +119,3 @@ def moved(start: Theta, deltas: Sequence[Theta], rate: float) -> dict[str, Tenso
 def added(start: Theta, delta: Theta) -> dict[str, Tensor]:
     """theta_meta + delta."""
     return {name: weight + delta[name] for name, weight in start.items()}
-
-
-def strict(groups: Sequence[Group]) -> list[Group]:
-    """Every strictly ordered pair of the groups, the better response first."""
-    return [
-        Group(group.prompt, (group.responses[one.better], group.responses[one.worse]), (0, 1))
-        for group in groups
-        for one in group.comparisons
-        if not one.tied
-    ]

@@ -52,9 +52,9 @@ def differences(model: Any, groups: Sequence[Group]) -> Tensor:
     pairs = [(g, c) for g in groups for c in g.comparisons if not c.tied]
     if not pairs:
         return torch.zeros(0, model.module.head.basis.out_features)
-    prompts = [group.prompt for group, _ in pairs]
+    asked = [group for group, _ in pairs]
     better, worse = (
-        phi(model.predict(of_nobody(model.encode(prompts, [g.responses[getattr(c, side)] for g, c in pairs]))))
+        phi(model.predict(of_nobody(model.encode(asked, [g.responses[getattr(c, side)] for g, c in pairs]))))
         for side in ("better", "worse")
     )
     return better - worse

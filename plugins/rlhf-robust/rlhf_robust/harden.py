@@ -9,7 +9,19 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from rlhf_plugins import DataFormat, Earlier, Group, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_plugins import (
+    DataFormat,
+    Earlier,
+    Group,
+    Run,
+    RunError,
+    Section,
+    Stage,
+    StageResult,
+    hookimpl,
+    strict_pairs,
+    uses,
+)
 from rlhf_robust.changes import CHANGES
 
 ABOUT = (
@@ -29,11 +41,7 @@ class Attack(NamedTuple):
         """The pairs, each with the version of its rejected response that has the largest reward of all seen."""
         every, now, best = list(CHANGES.values()), list(pairs), rewards(pairs, judge, 1)
         for _ in range(self.changes):
-            tried = [
-                replace(pair, responses=(pair.responses[0], changed(pair.responses[1], every[i % len(every)], rng)))
-                for pair in now
-                for i in range(self.candidates)
-            ]
+            tried = [version(pair, every[i % len(every)], rng) for pair in now for i in range(self.candidates)]
             found = rewards(tried, judge, 1).reshape(len(now), -1)
             for number, place in enumerate(found.argmax(1).tolist()):
                 if found[number, place] > best[number]:
@@ -68,7 +76,7 @@ class Harden(Stage, makes={"reward"}):
 
     def run(self, run: Run) -> StageResult:
         """Hands on the last model. Raises RunError where no pair is strictly ordered, in training or held out."""
-        held_out, pairs = (strict(groups) for groups in (run.data.test, run.data.train))
+        held_out, pairs = (strict_pairs(groups) for groups in (run.data.test, run.data.train))
         if not held_out or not pairs:
             raise RunError(f"{self.name}: no pair is strictly ordered, in training or held out")
         attack = Attack(self.candidates, self.changes)
@@ -105,14 +113,10 @@ class Harden(Stage, makes={"reward"}):
         return next(iter(run.train(self.model, name=f"r{number}", data=data).rewards.values()))
 
 
-def strict(groups: Sequence[Group]) -> list[Group]:
-    """Every strictly ordered pair, the better response first."""
-    return [
-        Group(group.prompt, (group.responses[one.better], group.responses[one.worse]), (0, 1))
-        for group in groups
-        for one in group.comparisons
-        if not one.tied
-    ]
+def version(pair: Group, change: Any, rng: np.random.Generator) -> Group:
+    """The pair with its rejected response changed, of which no true reward and no rating is known."""
+    responses = (pair.responses[0], changed(pair.responses[1], change, rng))
+    return replace(pair, responses=responses, gold=None, ratings={})
 
 
 def changed(response: Any, change: Any, rng: np.random.Generator) -> Any:
@@ -124,7 +128,7 @@ def changed(response: Any, change: Any, rng: np.random.Generator) -> Any:
 
 def rewards(pairs: Sequence[Group], judge: Any, place: int) -> np.ndarray:
     """(pairs,) of the chosen responses, place 0, or of the rejected ones, place 1."""
-    samples = judge.encode([pair.prompt for pair in pairs], [pair.responses[place] for pair in pairs])
+    samples = judge.encode(pairs, [pair.responses[place] for pair in pairs])
     found: np.ndarray = judge.predict(samples).reward.double().cpu().numpy()
     return found
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from rlhf_robust.changes import CHANGES, padded, repeated, swapped
-from rlhf_robust.harden import Attack, accuracy, strict
+from rlhf_robust.harden import Attack, accuracy
 
-from rlhf_plugins import Comparison, Group, Prediction, RunError, Samples, ScoredPairs, component
+from rlhf_plugins import Group, Prediction, RunError, Samples, ScoredPairs, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 
@@ -43,7 +43,8 @@ def test_the_metric_by_hand() -> None:
 class LikesLength:
     """A reward of its words."""
 
-    def encode(self, prompts: list[Any], responses: list[str]) -> Samples:
+    def encode(self, pairs: list[Group], responses: list[str]) -> Samples:
+        prompts = [pair.prompt for pair in pairs]
         return Samples(prompts, responses, [[0]] * len(prompts), [[0]] * len(prompts))
 
     def predict(self, samples: Samples) -> Prediction:
@@ -71,9 +72,13 @@ def test_a_version_that_pleases_less_is_not_kept() -> None:
     assert accuracy([Group("p", ("a", "b"), (0, 1))], LikesLength()) == 0.5
 
 
-def test_pairs_are_read_better_first() -> None:
-    group = Group("p", ("a", "b", "c"), compared=(Comparison(1, 0), Comparison(0, 2, tied=True)))
-    assert strict([group]) == [Group("p", ("b", "a"), (0, 1))]
+def test_a_version_keeps_what_is_known_of_the_pair_but_not_of_the_response() -> None:
+    """A loss by topics or a head by users reads it; the true reward was that of another response."""
+    known: dict[str, Any] = {"topic": "t", "weight": 0.5, "columns": {"user": 3}}
+    pair = Group("p", ("red. big.", "red."), (0, 1), gold=(1.0, 0.0), ratings={"good": (1.0, 0.0)}, **known)
+    (found,) = Attack(2, 1)([pair], LikesLength(), np.random.default_rng(0))
+    assert found == Group("p", ("red. big.", found.responses[1]), (0, 1), **known)
+    assert found.responses[1] != "red."
 
 
 @pytest.mark.slow

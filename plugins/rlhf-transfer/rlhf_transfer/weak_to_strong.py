@@ -103,9 +103,9 @@ class WeakToStrong(Stage, makes={"reward"}):
 def scores(run: Run, spec: Any, groups: Sequence[Group]) -> list[list[float]]:
     """The rewards of each group's responses by a saved reward model."""
     judge = run.open("reward", spec)
-    prompts = [group.prompt for group in groups for _ in group.responses]
+    asked = [group for group in groups for _ in group.responses]
     texts = [text for group in groups for text in group.responses]
-    found = iter(judge.predict(judge.encode(prompts, texts)).reward.tolist())
+    found = iter(judge.predict(judge.encode(asked, texts)).reward.tolist())
     return [[next(found) for _ in group.responses] for group in groups]
 
 
