@@ -94,6 +94,11 @@ class OnlinePreferences(Stage, makes={"policy", "reward", "data"}, writes={"prob
             raise ValueError("reward_model: should be a stage that makes a reward, such as reward_model")
         if "policy" not in self.policy.makes or not hasattr(self.policy, "reward"):
             raise ValueError("policy: should be a stage that trains a policy against a reward, such as online")
+        for name, stage in {"reward_model": self.reward_model, "policy": self.policy}.items():
+            if stage.data is not None:
+                raise ValueError(f"{name}: data: each round gives it rows; leave it out")
+        if (self.policy.from_, self.policy.reference) != ("previous", "start"):
+            raise ValueError("policy: from, reference: each round gives them; write `from` for the whole stage")
         if self.rounds == 1 and self.first not in (None, 1.0):
             raise ValueError(f"first: one round asks for all labels, and {self.first:g} of them leaves a rest")
         if self.measured >= self.labels:

@@ -51,6 +51,7 @@ OPTIONS = {
     "reward_model": {"stage": "reward_model", "trainer": TRAINER},
     "policy": ONLINE,
 }
+ROWS = {"format": "sandbox"}
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 JUDGE = """
 from pathlib import Path
@@ -264,6 +265,10 @@ def refined(options: dict[str, Any]) -> dict[str, Any]:
         ({"rounds": 1, "first": 0.5}, "one round asks for all labels"),
         ({"policy": "preference"}, "trains a policy against a reward"),
         ({"reward_model": "preference"}, "makes a reward"),
+        ({"reward_model": {"stage": "reward_model", "data": ROWS}}, "reward_model: data: each round gives it rows"),
+        ({"policy": {**ONLINE, "data": ROWS}}, "policy: data: each round gives it rows"),
+        ({"policy": {**ONLINE, "from": "sft"}}, "policy: from, reference: each round gives them"),
+        ({"policy": {**ONLINE, "reference": "base"}}, "policy: from, reference: each round gives them"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], words: str) -> None:

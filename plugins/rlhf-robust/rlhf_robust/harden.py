@@ -73,6 +73,8 @@ class Harden(Stage, makes={"reward"}):
     def __post_init__(self) -> None:
         if "reward" not in self.model.makes:
             raise ValueError("model: should be a stage that makes a reward, such as reward_model")
+        if self.model.data is not None:
+            raise ValueError("model: data: each round gives it rows; give yours to this stage")
 
     def run(self, run: Run) -> StageResult:
         """Hands on the last model. Raises RunError where no pair is strictly ordered, in training or held out."""

@@ -11,7 +11,7 @@ import torch
 from rlhf_robust.changes import CHANGES, padded, repeated, swapped
 from rlhf_robust.harden import Attack, accuracy
 
-from rlhf_plugins import Group, Prediction, RunError, Samples, ScoredPairs, component
+from rlhf_plugins import Group, PluginError, Prediction, RunError, Samples, ScoredPairs, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 
@@ -79,6 +79,11 @@ def test_a_version_keeps_what_is_known_of_the_pair_but_not_of_the_response() -> 
     (found,) = Attack(2, 1)([pair], LikesLength(), np.random.default_rng(0))
     assert found == Group("p", ("red. big.", found.responses[1]), (0, 1), **known)
     assert found.responses[1] != "red."
+
+
+def test_rows_for_the_model_alone_are_refused_before_it_is_trained() -> None:
+    with pytest.raises(PluginError, match="model: data: each round gives it rows"):
+        component("stage", "harden", model={"stage": "reward_model", "data": {"format": "sandbox"}})
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ class WeakToStrong(Stage, makes={"reward"}):
             stage = getattr(self, name)
             if stage is not None and "reward" not in stage.makes:
                 raise ValueError(f"{name}: should be a stage that makes a reward, such as reward_model")
+            if stage is not None and stage.data is not None:
+                raise ValueError(f"{name}: data: its rows are a part of those of this stage; give them to it")
         if self.weak is None and (self.share != 0.5 or not self.soft):
             raise ValueError("share, soft: are of the labels of a stage `weak`, and there is none")
         if self.loss is not None and not hasattr(self.strong, "loss"):

@@ -144,6 +144,8 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     for options in ({"share": 0.25}, {"soft": False}):
         with pytest.raises(PluginError, match="share, soft: are of the labels of a stage `weak`"):
             component("stage", "weak_to_strong", **options)
+    with pytest.raises(PluginError, match="strong: data: its rows are a part of those of this stage"):
+        component("stage", "weak_to_strong", strong={**STRONG, "data": {"format": "sandbox"}})
     groups = [Group(g.prompt, g.responses, g.ranks) for g in tiny_pairs(8)]
     with pytest.raises(RunError, match="give a stage as `weak`"):
         component("stage", "weak_to_strong").run(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run", groups))
