@@ -28,11 +28,12 @@ NOTHING_LEFT = "nothing left to compare"
 
 @dataclass(frozen=True)
 class RankedRows:
-    """Groups as token rows, with what was left out of them and the dimensions that their ratings have."""
+    """Groups as token rows, with what was left out of them, the dimensions of their ratings and the codes of topics."""
 
     dataset: Dataset
     dimensions: tuple[str, ...]
     left_out: Mapping[str, int]
+    topics: Mapping[str | None, int]
 
 
 def ranked_rows(
@@ -41,6 +42,7 @@ def ranked_rows(
     fit: Fit | int | None,
     usable: Callable[[Group], bool],
     columns: Collection[str] = (),
+    like: RankedRows | None = None,
 ) -> RankedRows:
     """Encodes groups, without the responses that cannot be taken and the groups of which nothing usable is left.
 
@@ -50,6 +52,7 @@ def ranked_rows(
         fit: what is too long; a number is of the tokens that a prompt and one response may have together.
         usable: whether a loss can learn anything from a group.
         columns: numeric columns of the groups that a loss or a head reads.
+        like: rows whose dimensions and topics these have in the same places, as held-out rows those of training.
 
     Raises:
         DataError: no row is left, or a row lacks one of the columns.
@@ -58,8 +61,9 @@ def ranked_rows(
     fit = fit if isinstance(fit, Fit) else Fit(Lengths(max_length=fit))
     numbers = numbers_of(groups, columns)
     rows: list[dict[str, Any]] = []
-    dimensions = tuple(dict.fromkeys(name for group in groups for name in group.ratings))
-    topics: dict[str | None, int] = {}
+    first = () if like is None else like.dimensions
+    dimensions = tuple(dict.fromkeys((*first, *(name for group in groups for name in group.ratings))))
+    topics = {} if like is None else dict(like.topics)
     responses = 0
     for place, group in enumerate(groups):
         taken = responses_taken(group.prompt, group.responses, encode, fit, left_out)
@@ -79,7 +83,7 @@ def ranked_rows(
     if not rows:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
         raise DataError(f"no group is left to learn from ({reasons or 'there were none'})")
-    return RankedRows(Dataset.from_list(rows), dimensions, dict(+left_out))
+    return RankedRows(Dataset.from_list(rows), dimensions, dict(+left_out), topics)
 
 
 def encodable(groups: Iterable[Group], encoder: RowEncoder) -> tuple[list[Group], dict[str, int]]:

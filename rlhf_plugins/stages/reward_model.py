@@ -192,7 +192,7 @@ class RewardModelStage(
                 model,
                 args,
                 train_dataset=train,
-                eval_dataset=held_out(args, run.data.test, rows),
+                eval_dataset=held_out(args, run.data.test, partial(rows, like=train)),
                 processing_class=encoder.tokenizer,
                 loss=self.loss,
                 sampler=self.sampler,
@@ -253,12 +253,15 @@ class RewardModelStage(
             raise RunError(f"{self.name}: pooling {name} has weights to train, so its features cannot be computed once")
         return RewardModel(freeze_below(load_trunk(base), self.train_layers), self.pooling, self.head)
 
-    def _rows(self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None) -> RankedRows:
+    def _rows(
+        self, groups: Sequence[Group], encoder: RowEncoder, max_length: int | None, like: RankedRows | None = None
+    ) -> RankedRows:
         from rlhf_plugins.data.ranked import ranked_rows
 
         lengths = replace(encoder.lengths, max_length=max_length)
         fit = replace(encoder.fit, lengths=lengths)
-        return ranked_rows(groups, encoder.encode, fit, self.loss.learns_from, self.loss.columns | self.head.columns)
+        columns = self.loss.columns | self.head.columns
+        return ranked_rows(groups, encoder.encode, fit, self.loss.learns_from, columns, like)
 
 
 def member_seed(seed: int, member: int | None) -> int:

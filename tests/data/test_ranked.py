@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,16 @@ def encode(prompt: Text, response: Text) -> tuple[list[int], list[int]]:
 
 def everything(group: Group) -> bool:
     return len(group.responses) > 1
+
+
+def test_held_out_rows_have_topics_and_dimensions_in_the_places_of_training() -> None:
+    """A loss that learned a weight of each topic, and reads ratings by their place."""
+    train = ranked_rows([replace(RANKING, topic="y"), RANKING, RATED], encode, None, everything)
+    turned = replace(RATED, ratings={"new": (0.0, 1.0), "true": (1.0, 2.0), "kind": (4.0, None)}, topic="z")
+    rows = ranked_rows([RANKING, turned], encode, None, everything, like=train)
+    assert rows.dimensions == ("kind", "true", "new")
+    assert [row["topic"] for row in rows.dataset] == [1, 3]  # y, x, none, z
+    assert rows.dataset[1]["ratings"][0] == [4.0, 1.0, 0.0]
 
 
 def test_a_row_holds_tokens_and_judgement() -> None:

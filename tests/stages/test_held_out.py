@@ -55,6 +55,15 @@ def test_numbers_on_held_out_rows_are_curves(run: Run, use: str) -> None:
     assert curves["eval_loss"].better == "lower"
 
 
+def test_held_out_topics_are_those_of_training(tmp_path: Path) -> None:
+    run = tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run")
+    topics = [replace(group, topic="ab"[place % 2]) for place, group in enumerate(run.data.train)]
+    run = replace(run, data=replace(run.data, train=tuple(topics), test=tuple(reversed(topics))))
+    trainer, _ = made("reward_model", {})._trainer(run, run.data.train, 0)  # type: ignore[attr-defined]
+    assert trainer.train_dataset["topic"][:2] == [0, 1]
+    assert trainer.eval_dataset["topic"][:2] == [1, 0]
+
+
 def weights(result: StageResult) -> dict[str, Any]:
     """What the stage saved."""
     return load_file(next(folder_of(result.policies or result.rewards).glob("*model.safetensors")))
