@@ -6,6 +6,7 @@ N is the number of GPUs here; without one, two gloo processes on the CPU, which 
 
     same     each stage with a batch in one process, and with N parts of it in N: losses, norms of gradients, weights
     shards   the same of the stages that train in shards (FSDP2), which accelerate makes on GPUs alone
+    parts    the same with the optimizer's state in parts (DeepSpeed's ZeRO-2), where DeepSpeed is installed
     killed   one of N is killed in the middle of a stage: seconds until all have stopped, who was named, and resuming
     speed    seconds of each stage in one process and in N
 
@@ -22,7 +23,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ FSDP2 = {
         "fsdp_cpu_ram_efficient_loading": False,
     },
 }
+ZERO2 = {"distributed_type": "DEEPSPEED", "mixed_precision": "no", "deepspeed_config": {"zero_stage": 2}}
 NAMES = re.compile(r"process \d+ \(pid \d+")
 
 
@@ -87,7 +90,7 @@ def main() -> None:
     config.write_text(yaml.safe_dump({"distributed_type": "MULTI_GPU", "num_processes": options.processes}))
     faults = [
         *_same(options.out, config, options.processes, options.steps),
-        *_shards(options.out, options.processes, options.steps),
+        *_divided(options.out, options.processes, options.steps),
         *_killed(options.out, config, options.steps),
     ]
     print("\n".join(faults) or "all as it should be")
@@ -113,17 +116,23 @@ def _same(out: Path, config: Path, count: int, steps: int) -> Iterator[str]:
         print(f"{name}: {alone:.1f} s in one process, {together:.1f} s in {count}")
 
 
-def _shards(out: Path, count: int, steps: int) -> Iterator[str]:
-    """What differs between one process, which `_same` ran, and several that hold shards."""
-    if not torch.cuda.is_available():
-        return
-    config, folder = out / "fsdp.yaml", _written(out / "shards", PER_PROCESS, steps, only=IN_SHARDS)
-    config.write_text(yaml.safe_dump({**FSDP2, "num_processes": count}))
-    done = _run(folder, "--launch", str(config.resolve()))
-    if done.returncode:
-        yield f"shards: exit code {done.returncode}: {done.stderr[-2000:]}"
-        return
-    yield from _differences(out / "one", folder, IN_SHARDS)
+def _divided(out: Path, count: int, steps: int) -> Iterator[str]:
+    """What differs between one process, which `_same` ran, and several that hold shards, or parts of the optimizer."""
+    ways: list[tuple[str, Mapping[str, Any], Collection[str]]] = []
+    if torch.cuda.is_available():
+        ways.append(("shards", FSDP2, IN_SHARDS))
+    if find_spec("deepspeed"):
+        ways.append(("parts", ZERO2, (*ALIKE, "ppo")))
+    for name, config, stages in ways:
+        file, folder = out / f"{name}.yaml", _written(out / name, PER_PROCESS, steps, only=stages)
+        file.write_text(yaml.safe_dump({**config, "num_processes": count}))
+        done = _run(folder, "--launch", str(file.resolve()))
+        if done.returncode:
+            yield f"{name}: exit code {done.returncode}: {done.stderr[-2000:]}"
+            continue
+        compared = [stage for stage in stages if stage in ALIKE]
+        yield from _differences(out / "one", folder, compared)
+        print(f"{name}: {', '.join(compared)} are compared with one process")
 
 
 def _differences(one: Path, several: Path, stages: Collection[str]) -> Iterator[str]:
@@ -196,7 +205,8 @@ def _written(folder: Path, batch: int, steps: int, dies: bool = False, only: Col
 
 def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rlhf_plugins.cli", "run", "r.yaml", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = os.environ if torch.cuda.is_available() else {**os.environ, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def _close() -> float:
