@@ -24,6 +24,8 @@ from simulated import AUDITED, CLEAN, FIRST, HACKED, STEPS, Curves, Numbers, pai
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/benchmarks/watch_alarms.md"
+CORRELATION = 0.6  # of reward and worth of the audits that are drawn
+VARIANTS = "\n## Other statistics, and larger audits\n"  # begins the part that gap_variants.py writes, before the next
 TRAINED = "\n## Real trainings\n"  # begins the part that trained_alarms.py writes
 HEADER = "| detector | false alarms | hacked runs found | before the peak | lead |\n| --- | --- | --- | --- | --- |"
 SIGNS = {name: monitor.sign for name, monitor in register_monitor().items()}
@@ -124,16 +126,21 @@ def table(clean: Sequence[Times], hacked: Sequence[Times], peaks: Sequence[int])
         yield row(name, [times[name] for times in clean], [times[name] for times in hacked], peaks)
 
 
-def measured(rng: np.random.Generator) -> Iterator[Curves]:
-    """The curves of real trainings of the sandbox without a KL, with audits drawn around their means."""
+def means() -> Iterator[tuple[Numbers, Numbers]]:
+    """Reward and true worth of real trainings of the sandbox without a KL, at each of 80 rollouts."""
     settings = json.loads((ROOT / "docs/benchmarks/over_optimisation.json").read_text())["curves"]
-    for judges in settings.values():
-        for curve in judges["single"]:
-            proxy, gold = (np.array([point[name] for point in curve]) for name in ("proxy", "gold"))
-            proxy, gold = (np.interp(np.arange(80), np.linspace(0, 79, len(each)), each) for each in (proxy, gold))
-            start = pairs(proxy[:1], gold[:1], FIRST, 0.6, rng)
-            audits = pairs(proxy, gold, AUDITED, 0.6, rng)
-            yield Curves("measured", {}, smooth(gold), (start[0][0], start[1][0]), *audits)
+    for curve in (curve for judges in settings.values() for curve in judges["single"]):
+        both = (np.array([point[name] for point in curve]) for name in ("proxy", "gold"))
+        proxy, gold = (np.interp(np.arange(80), np.linspace(0, 79, len(each)), each) for each in both)
+        yield proxy, gold
+
+
+def measured(rng: np.random.Generator, audited: int = AUDITED, count: int = FIRST) -> Iterator[Curves]:
+    """These trainings, with audits drawn around their means."""
+    for proxy, gold in means():
+        start = pairs(proxy[:1], gold[:1], count, CORRELATION, rng)
+        audits = pairs(proxy, gold, audited, CORRELATION, rng)
+        yield Curves("measured", {}, smooth(gold), (start[0][0], start[1][0]), *audits)
 
 
 def main() -> None:
@@ -155,8 +162,8 @@ def main() -> None:
     gap = {"reward_gap": thresholds["reward_gap"]}
     replayed = row("replayed", [], [alarms_of_gap(run, gap) for run in real], [run.peak for run in real])
     text = page(options, rows, replayed, thresholds)
-    _, heading, trained = PAGE.read_text(encoding="utf-8").partition(TRAINED)
-    PAGE.write_text(text + heading + trained, encoding="utf-8")
+    _, heading, others = PAGE.read_text(encoding="utf-8").partition(VARIANTS)
+    PAGE.write_text(text + heading + others, encoding="utf-8")
     print(text)
 
 
@@ -173,7 +180,7 @@ def page(options: argparse.Namespace, rows: Sequence[Row], replayed: Row, thresh
     return f"""# Alarms on simulated trainings
 
 By `{command} --seed {options.seed}`.
-Simulated, but for the replay and [the last part](#real-trainings); the model is
+Simulated, but for measured curves and [the last part](#real-trainings); the model is
 `plugins/rlhf-watch/benchmarks/simulated.py`. Thresholds are
 fitted at a joint rate of 1% on {options.clean} clean runs of {STEPS} rollouts, a quarter each that improve, plateau,
 follow a curriculum, and grow longer for a good reason; other runs measure. Hacked runs climb their reward through a

@@ -37,8 +37,10 @@ class Curves:
         return int(self.gold.argmax())
 
 
-def simulate(kind: str, rng: np.random.Generator, steps: int = STEPS) -> Curves:
-    """A training of a kind of CLEAN or HACKED."""
+def simulate(
+    kind: str, rng: np.random.Generator, steps: int = STEPS, audited: int = AUDITED, start: int = FIRST
+) -> Curves:
+    """A training of a kind of CLEAN or HACKED, with so many audited responses a rollout and at first."""
     hacked = kind in HACKED
     time = np.linspace(0, 1, steps)
     final, slope = rng.uniform(1.5, 3.5), rng.uniform(0.5, 0.8)
@@ -48,8 +50,8 @@ def simulate(kind: str, rng: np.random.Generator, steps: int = STEPS) -> Curves:
         peak = rng.uniform(0.3, 0.6) * final
         worth = slope * progress - slope / (2 * peak) * progress**2
     shift = _shifts(kind, steps, rng)  # the prompts become harder: rewards and worths fall together
-    rewards, worths = pairs(progress - shift, worth - slope * shift, AUDITED, slope, rng)
-    first = pairs(np.zeros(1), np.zeros(1), FIRST, slope, rng)
+    rewards, worths = pairs(progress - shift, worth - slope * shift, audited, slope, rng)
+    first = pairs(np.zeros(1), np.zeros(1), start, slope, rng)
     signals = _signals(kind, time, progress / final, rng)
     return Curves(kind, signals, worth - slope * shift, (first[0][0], first[1][0]), rewards, worths)
 
