@@ -58,7 +58,9 @@ class Bands(AudioEncoder):
 class PretrainedAudio(AudioEncoder):
     """An audio model of transformers, such as Wav2Vec2, AST or the encoder of Whisper, or the audio part of CLAP.
 
-    A recording is brought to the model's rate. The last hidden states are averaged into `vectors` neighbouring groups.
+    A recording is brought to the model's rate, and refused where it is longer than the model takes. The last hidden
+    states are averaged into `vectors` neighbouring groups; of a model that fills up a shorter one with silence, such as
+    Whisper, the last of these hear silence.
     """
 
     model: Annotated[str, OnDisk(), Field(min_length=1, description="a folder or a hub name")]
@@ -104,14 +106,20 @@ class _Bands:
 class _Pretrained:
     def __init__(self, extractor: Any, model: Any, vectors: int, rate: int) -> None:
         self.extractor, self.model, self.vectors, self.rate = extractor, model, vectors, rate
+        self.most = most_samples(extractor)
         self.identity = identity(extractor, model, vectors)
 
     @torch.no_grad()
     def __call__(self, sounds: Sequence[Sound]) -> Tensor:  # (recordings, vectors, width)
-        return torch.cat([self._heard(sound) for sound in sounds])  # one at a time: no padding is heard
+        return torch.cat([self._heard(sound) for sound in sounds])  # one at a time: none is padded to another
 
     def _heard(self, sound: Sound) -> Tensor:
         waves = resampled(sound, self.rate)
+        if self.most is not None and len(waves) > self.most:
+            both = (
+                f"a recording has {len(waves) / self.rate:.3g} seconds, and the model takes {self.most / self.rate:.3g}"
+            )
+            raise DataError(f"audio_encoder pretrained: {both}: cut it first")
         inputs = self.extractor(waves, sampling_rate=self.rate, return_tensors="pt")
         try:
             states = self.model(inputs[self.extractor.model_input_names[0]]).last_hidden_state
@@ -119,6 +127,16 @@ class _Pretrained:
             seconds = len(waves) / self.rate
             raise DataError(f"audio_encoder pretrained: cannot read {seconds:.3g} seconds ({error})") from error
         return averaged(states, self.vectors)
+
+
+def most_samples(extractor: Any) -> int | None:
+    """What an extractor of transformers takes; it cuts what is longer, that of CLAP at a random place. None: any."""
+    from transformers import ASTFeatureExtractor
+
+    if isinstance(extractor, ASTFeatureExtractor):  # frames of 25 ms, 10 ms apart
+        return round(extractor.sampling_rate * (0.025 + 0.010 * (extractor.max_length - 1)))
+    most = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)  # of Whisper, of CLAP
+    return None if most is None else int(most)
 
 
 def resampled(sound: Sound, rate: int) -> npt.NDArray[np.float32]:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from rlhf_multimodal import audio_encoder
-from rlhf_multimodal.audio_encoder import Sound, resampled
+from rlhf_multimodal.audio_encoder import Sound, most_samples, resampled
 from rlhf_multimodal.sounds import HERTZ, RATE, Sounds, waves
 from scipy.io import wavfile
 from transformers import (
+    ASTFeatureExtractor,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -140,6 +141,30 @@ def test_models_that_do_not_hear_are_one_error(wav2vec: str, tmp_path: Path) -> 
     short = Sound(np.zeros(3, np.float32), 16000)
     with pytest.raises(DataError, match="audio_encoder pretrained: cannot read 0.000188 seconds"):
         component("audio_encoder", "pretrained", model=wav2vec).build()([short])
+
+
+def test_a_recording_that_the_model_would_cut_is_refused(whisper: str) -> None:
+    long = Sound(np.zeros(12000, np.float32), 8000)
+    with pytest.raises(DataError, match="a recording has 1.5 seconds, and the model takes 1: cut it first"):
+        component("audio_encoder", "pretrained", model=whisper).build()([long])
+
+
+@pytest.mark.parametrize(
+    ("extractor", "samples"),
+    [
+        (ASTFeatureExtractor(max_length=10, num_mel_bins=8), 400 + 9 * 160),
+        (WhisperFeatureExtractor(feature_size=8, chunk_length=1), 16000),
+        (Wav2Vec2FeatureExtractor(), None),
+    ],
+)
+def test_what_an_extractor_takes_by_hand(extractor: Any, samples: int | None) -> None:
+    """Sound after that is not heard, and before it is."""
+    assert most_samples(extractor) == samples
+    noise = np.random.default_rng(0).normal(size=(samples or 1000) + 320).astype(np.float32)
+    read = [extractor(noise[:n], sampling_rate=16000)[extractor.model_input_names[0]][0] for n in (None, samples)]
+    assert np.array_equal(*read)
+    shorter = extractor(noise[: (samples or 1000) - 320], sampling_rate=16000)[extractor.model_input_names[0]][0]
+    assert not np.array_equal(shorter, read[0])
 
 
 def test_each_sound_is_what_it_is_called(tmp_path: Path) -> None:
