@@ -13,6 +13,8 @@ from pydantic import Field
 from rlhf_plugins import Base, Data, DataError, DataFormat, Group, hookimpl, uses
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
+# what another judged
+NOT_THEIRS: dict[str, Any] = {"margin": None, "weight": 1.0, "compared": None, "ratings": {}, "label": None}
 TOTAL = "total"  # the sum of the dimensions, which is none of them
 
 
@@ -48,8 +50,9 @@ class Tastes(DataFormat, like="rows"):
         return self.rows.known_gold()
 
     def known_columns(self) -> frozenset[str] | None:
-        """Ranks alone: margins and ratings were another's."""
-        return frozenset({"ranks"})
+        """Ranks, and what the other format says of whole rows: margins and ratings were another's."""
+        known = self.rows.known_columns()
+        return None if known is None else known & {"topic", "difficulty"} | {"ranks"}
 
     def _judged(self, gold: Any, groups: Iterable[Group], rng: np.random.Generator) -> Iterable[Group]:
         for group in groups:
@@ -58,13 +61,12 @@ class Tastes(DataFormat, like="rows"):
             value = worth @ taste(self.first + user, worth.shape[1], self.spread)
             seen = value / self.temperature + rng.gumbel(size=len(value))
             ranks = (-seen).argsort().argsort()
-            yield Group(
-                group.prompt,
-                group.responses,
-                tuple(ranks.tolist()),
+            yield replace(
+                group,
+                **NOT_THEIRS,
+                ranks=tuple(ranks.tolist()),
                 gold=tuple(value.tolist()),
-                columns={"user": self.first + user},
-                origin=group.origin,
+                columns={**group.columns, "user": self.first + user},
             )
 
 

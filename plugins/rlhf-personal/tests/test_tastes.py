@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from rlhf_personal.tastes import Tastes, taste, worths
 
-from rlhf_plugins import Base, Data, DataError, component
+from rlhf_plugins import Base, Comparison, Data, DataError, DataFormat, Group, component
 
 ROWS = {"format": "sandbox", "writer": "sloppy", "prompts": 60, "test_prompts": 4, "pairs": 2}
 
@@ -37,6 +39,28 @@ def test_users_rank_by_their_own_values() -> None:
         assert group.gold is not None
         assert group.ranks is not None
         assert group.gold[group.ranks.index(0)] > group.gold[group.ranks.index(1)] - 0.02
+
+
+@dataclass(frozen=True)
+class Known(DataFormat):
+    """One pair that somebody judged, whose truth is the number of letters."""
+
+    def load(self, base: Base, seed: int) -> Data:
+        judged = Comparison(0, 1, margin=2.0)
+        row = Group("p", ("a", "bb"), compared=(judged,), topic="t", difficulty=0.5, weight=3.0, columns={"x": 1})
+        return Data((row,), gold=lambda prompt, response: {"letters": float(len(response))})
+
+    def known_columns(self) -> frozenset[str]:
+        return frozenset({"ranks", "margin", "topic"})
+
+
+def test_what_is_known_of_a_row_stays_and_what_another_judged_does_not() -> None:
+    """A user with the mean taste at next to no noise: 2 letters before 1."""
+    made = Tastes(rows=Known(), users=1, first=4, spread=0.0, temperature=1e-3)
+    (row,) = made.load(Base("sandbox"), 0).train
+    columns = {"x": 1, "user": 4}
+    assert row == Group("p", ("a", "bb"), (1, 0), gold=(1.0, 2.0), topic="t", difficulty=0.5, columns=columns)
+    assert made.known_columns() == {"ranks", "topic"}
 
 
 def test_tastes_that_differ_make_users_disagree() -> None:
