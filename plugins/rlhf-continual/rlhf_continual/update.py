@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,10 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     stage = _stage(record, name)
     before = stage.pop("data", None) or old["data"]  # of the stage itself, or of the run
     held = [{**each, "data": before} if each.get("use") == "ewc" else each for each in keep]
-    trained = {**stage, "name": UPDATED, "from": "previous", "regularizers": [*stage.get("regularizers", []), *held]}
+    places = {"from": "previous", **({"reference": "start"} if "reference" in stage else {})}
+    regularizers = [*stage.get("regularizers", []), *held]
+    own = _with_saved_rewards(stage, lambda named: f"{folder}#{named or _reward_before(record, stage)}")
+    trained = {**own, "name": UPDATED, **places, "regularizers": regularizers}
     measured = {"stage": "evaluate", "prompts": prompts, "best_of": 1}
     return {
         "base": f"{folder}#{stage['name']}" if stage.get("name") else run,
@@ -68,6 +72,26 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
         "output_dir": str(out),
         "stages": [trained, {**measured, "name": NEW}, {**measured, "name": OLD, "data": before}],
     }
+
+
+def _with_saved_rewards(words: Any, where: Callable[[str | None], str]) -> Any:
+    """A recipe's words, the reward `model` as `saved`: the new run trains no reward model."""
+    if isinstance(words, list):
+        return [_with_saved_rewards(each, where) for each in words]
+    if not isinstance(words, dict):
+        return words
+    if words.get("use") == "model" and words.keys() <= {"use", "stage"}:
+        return {"use": "saved", "path": where(words.get("stage"))}
+    return {name: _with_saved_rewards(each, where) for name, each in words.items()}
+
+
+def _reward_before(record: RunRecord, stage: Words) -> str:
+    """The stage that made the latest reward model before another. Raises RunError where there is none."""
+    before = takewhile(lambda result: result.name != stage.get("name"), record.finished)
+    made = [result.name for result in before if result.rewards]
+    if not made:
+        raise RunError(f"{record.folder}: no stage before {stage.get('name')} left a reward model")
+    return made[-1]
 
 
 def changes(record: RunRecord) -> list[Change]:

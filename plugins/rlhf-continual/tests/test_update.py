@@ -89,6 +89,25 @@ def test_rows_of_the_stage_itself_give_way_to_the_new_ones(monkeypatch: pytest.M
     assert trained["regularizers"][0]["data"] == before["data"] == own
 
 
+def test_an_update_asks_the_old_reward_model_and_measures_the_kl_to_its_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The new run has neither the reward model nor the policy `sft`; the latest before the stage is `rm`."""
+    parts = [{"use": "model", "stage": None}, {"use": "model", "stage": "first"}, {"use": "length"}]
+    ppo = {"stage": "online", "name": "ppo", "reward": {"use": "weighted", "parts": parts}, "reference": "sft"}
+    made = {"first": {"first": {}}, "rm": {"rm": {}}, "ppo": {}, "later": {"later": {}}}
+    finished = [SimpleNamespace(name=name, policies={}, rewards=rewards) for name, rewards in made.items()]
+    record = SimpleNamespace(recipe={"stages": [ppo], "data": DATA}, folder=tmp_path, finished=finished)
+    monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
+    trained = recipe("old", DATA, tmp_path, keep=[], prompts=2)["stages"][0]
+    saved = [{"use": "saved", "path": path} for path in ("old#rm", "old#first")]
+    assert trained["reward"]["parts"] == [*saved, {"use": "length"}]
+    assert (trained["from"], trained["reference"]) == ("previous", "start")
+    finished[:2] = []
+    with pytest.raises(RunError, match="no stage before ppo left a reward model"):
+        recipe("old", DATA, tmp_path, keep=[], prompts=2)
+
+
 @pytest.mark.slow
 def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
