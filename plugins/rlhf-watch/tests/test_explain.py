@@ -15,7 +15,7 @@ from rlhf_watch.explain.nearest import Neighbours
 from typer import Typer
 from typer.testing import CliRunner
 
-from rlhf_plugins import RunError, load_reward_model, open_run, run_recipe
+from rlhf_plugins import Base, RunError, component, load_reward_model, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
 WORDS = ["bee", "cat", "dog", "fox", "ice", "key", "gas", "jam"]
@@ -52,6 +52,32 @@ def test_the_parts_are_complete_and_find_the_planted_word(folder: Path) -> None:
     assert names[int(np.argmax(found.parts))] == "mud"
     losses = left_out(judge, "who\n", response)
     assert max(losses, key=lambda loss: loss[1])[0] == "mud"
+
+
+@pytest.mark.slow
+def test_a_phrase_that_annotators_of_the_sandbox_like_is_found(tmp_path: Path) -> None:
+    """Of its pairs those in which one response alone says `good question.`, which is always chosen."""
+    phrase, pairs = "good question.", []
+    data = component("data_format", "sandbox", prompts=400, test_prompts=8, responses=4, writer="sloppy")
+    rows = data.load(Base("sandbox"), 0)
+    for group in rows.train:
+        with_it, without = ([r for r in group.responses if (phrase in r) is wanted] for wanted in (True, False))
+        for chosen, rejected in zip(with_it, without, strict=False):
+            pairs.append({"prompt": group.prompt, "chosen": chosen, "rejected": rejected})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    stage = {"stage": "reward_model", "trainer": {"max_steps": 30, "learning_rate": 1e-3}}
+    source = {"format": "preference", "source": str(tmp_path / "pairs.jsonl")}
+    run_recipe({"base": "sandbox", "data": source, "stages": [stage], "output_dir": str(tmp_path / "run")})
+    judge: Any = load_reward_model(tmp_path / "run")
+    held_out = [(str(g.prompt), r) for g in rows.test for r in g.responses if phrase in r][:4]
+    assert len(held_out) == 4
+    for prompt, response in held_out:
+        sample = judge.encode([prompt], [response])
+        found = integrated_gradients(judge, sample)
+        assert found.error <= 1e-3
+        token = sample.response_ids[0][int(np.argmax(found.parts))]
+        assert judge.encoder.tokenizer.decode([token]).strip() in phrase.split()
+        assert max(left_out(judge, prompt, response), key=lambda part: part[1])[0] in phrase
 
 
 def test_the_command_prints_tokens_and_words(folder: Path) -> None:
