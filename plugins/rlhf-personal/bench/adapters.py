@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cold_start import JUDGED, Arm, rows, shown
-from rlhf_personal.adapting import Adaptable, Fit, Theta, added, strict
+from rlhf_personal.adapting import Adaptable, Fit, Theta, added
 from rlhf_personal.cold_start import Prior, most_likely
 from rlhf_personal.kept import load
 from rlhf_personal.reward import differences
 
-from rlhf_plugins import Data, Group, session
+from rlhf_plugins import Data, Group, session, strict_pairs
 
 USERS = 20
 POOLED: Mapping[str, Any] = {
@@ -59,7 +59,7 @@ def right(model: Adaptable, theta: Theta, pairs: list[Group]) -> float:
 
 def of_user(starts: Mapping[str, tuple[Adaptable, Theta, Fit]], basis: Any, data: Data) -> dict[Arm, float]:
     """The accuracy of every arm for one new user."""
-    judged, held, head = strict(data.train), by_value(data), basis.module.head
+    judged, held, head = strict_pairs(data.train), by_value(data), basis.module.head
     users, apart = Prior.of_users((head.shared + head.shift).detach()), differences(basis, held)
     found = {}
     for n in JUDGED:

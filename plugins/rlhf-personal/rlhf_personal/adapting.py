@@ -84,9 +84,9 @@ class Adaptable:
     def fitted(self, start: Theta, groups: Sequence[Group], fit: Fit) -> dict[str, Tensor]:
         """delta that lowers -sum_i log sigmoid(r(better_i) - r(worse_i)) + strength / 2 |delta|^2 from 0.
 
-        r is the reward of start + delta. It is the negative log-likelihood of n judgements under a normal prior
-        (Rajeswaran et al. 2019, equation 3); a step is taken on 1 / n of it, over `batch` judgements in turn. The model
-        is left with start + delta.
+        r is the reward of start + delta; a soft label p makes it p log sigmoid(gap) + (1 - p) log sigmoid(-gap). It is
+        the negative log-likelihood of n judgements under a normal prior (Rajeswaran et al. 2019, equation 3); a step is
+        taken on 1 / n of it, over `batch` judgements in turn. The model is left with start + delta.
         """
         self.put(start)
         pairs = strict_pairs(groups)
@@ -96,7 +96,8 @@ class Adaptable:
             some = [pairs[i % len(pairs)] for i in range(step * size, (step + 1) * size)]
             optimizer.zero_grad()
             moved = sum((weight - start[name]).square().sum() for name, weight in self._weights.items())
-            loss = -logsigmoid(self.gaps(some, grad=True)).mean()
+            gaps, p = self.gaps(some, grad=True), likely(some)
+            loss = -(p * logsigmoid(gaps) + (1 - p) * logsigmoid(-gaps)).mean()
             (loss + fit.strength / (2 * len(pairs)) * moved.cpu()).backward()
             optimizer.step()
         return {name: weight.detach() - start[name] for name, weight in self._weights.items()}
@@ -107,6 +108,12 @@ class Adaptable:
         samples = of_nobody(self.model.encode(asked, [text for pair in pairs for text in pair.responses]))
         rewards: Tensor = self.model.predict(samples, grad=grad).reward
         return rewards[::2] - rewards[1::2]
+
+
+def likely(pairs: Sequence[Group]) -> Tensor:
+    """How likely the first response of each pair is the better one, (pairs,): 1 where that is certain."""
+    soft = [pair.comparisons[0].probability for pair in pairs]
+    return torch.tensor([1.0 if p is None else p for p in soft])
 
 
 def moved(start: Theta, deltas: Sequence[Theta], rate: float) -> dict[str, Tensor]:

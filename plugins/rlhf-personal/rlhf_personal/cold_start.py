@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 STEPS, SMALL = 100, 1e-10
 
@@ -28,25 +29,29 @@ class Prior:
         return cls(weights.mean(0), spread + least * torch.eye(weights.shape[1]).to(spread))
 
 
-def most_likely(differences: Tensor, prior: Prior) -> Tensor:
-    """The w (K,) that maximises sum_i log sigmoid(w . d_i) - 1/2 (w - m)' S^-1 (w - m), by Newton's method.
+def most_likely(differences: Tensor, prior: Prior, likely: Tensor | None = None) -> Tensor:
+    """The w (K,) with the largest posterior under Bradley-Terry, by Newton's method.
 
-    The function is strictly concave; a step is halved until it does not fall.
+    It maximises sum_i p_i log sigmoid(w . d_i) + (1 - p_i) log sigmoid(-w . d_i) - 1/2 (w - m)' S^-1 (w - m), which is
+    strictly concave; a step is halved until it does not fall.
 
     Args:
         differences: (n, K), phi of the better response less phi of the worse; n may be 0, which gives the mean.
         prior: m and S.
+        likely: (n,) p, soft labels; all are 1 if left out.
     """
     d, mean = differences.double(), prior.mean.double()
+    sure = d.new_ones(len(d)) if likely is None else likely.to(d)
     precision = torch.linalg.inv(prior.covariance.double())
 
     def height(w: Tensor) -> Tensor:
-        return torch.nn.functional.logsigmoid(d @ w).sum() - (w - mean) @ precision @ (w - mean) / 2
+        fit = sure * logsigmoid(d @ w) + (1 - sure) * logsigmoid(-(d @ w))
+        return fit.sum() - (w - mean) @ precision @ (w - mean) / 2
 
     w = mean.clone()
     for _ in range(STEPS):
-        p = torch.sigmoid(-(d @ w))  # (n,)
-        slope = d.T @ p - precision @ (w - mean)
+        p = torch.sigmoid(d @ w)  # (n,)
+        slope = d.T @ (sure - p) - precision @ (w - mean)
         step = torch.linalg.solve((d.T * (p * (1 - p))) @ d + precision, slope)
         while height(w + step) < height(w) and step.norm() > SMALL:
             step = step / 2

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_personal.adapting import likely
 from rlhf_personal.cold_start import Prior, most_likely
 from rlhf_personal.head import Table, of_nobody, phi
-from rlhf_plugins import DataFormat, Group, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
+from rlhf_plugins import DataFormat, Group, Prediction, Reward, Run, RunError, Samples, hookimpl, strict_pairs, uses
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class OneUser(Reward):
                 "reward personal: needs a reward model that was trained with `head: personal`, or a stage `adapters`"
             )
         prior = Prior.of_users((table.shared + table.shift).detach().cpu())
-        weights = most_likely(differences(model, self.judgements.load_in(run).train), prior)
+        judged = strict_pairs(self.judgements.load_in(run).train)
+        weights = most_likely(differences(model, judged), prior, likely(judged))
 
         def score(samples: Samples) -> Prediction:
             found = model(of_nobody(samples))
@@ -49,13 +51,12 @@ class OneUser(Reward):
 
 def differences(model: Any, groups: Sequence[Group]) -> Tensor:
     """phi of the better response less phi of the worse, (n, rank), of every strict comparison of the groups."""
-    pairs = [(g, c) for g in groups for c in g.comparisons if not c.tied]
+    pairs = strict_pairs(groups)
     if not pairs:
         return torch.zeros(0, model.module.head.basis.out_features)
-    asked = [group for group, _ in pairs]
     better, worse = (
-        phi(model.predict(of_nobody(model.encode(asked, [g.responses[getattr(c, side)] for g, c in pairs]))))
-        for side in ("better", "worse")
+        phi(model.predict(of_nobody(model.encode(pairs, [pair.responses[place] for pair in pairs]))))
+        for place in (0, 1)
     )
     return better - worse
 

@@ -12,7 +12,7 @@ import torch
 from rlhf_personal.adapting import Adaptable, Fit, added, moved
 from torch import tensor
 
-from rlhf_plugins import DataError, Group, RunError, component
+from rlhf_plugins import Comparison, DataError, Group, RunError, component
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 PAIRS = tiny_pairs(8)
@@ -67,6 +67,14 @@ def test_the_first_step_by_hand(adaptable: Adaptable) -> None:
     )
     before, after = adaptable_loss(adaptable, start), adaptable_loss(adaptable, added(start, delta))
     assert after < before
+
+
+def test_a_soft_label_is_learned_as_one(adaptable: Adaptable) -> None:
+    """p = 0.1 says that the second is better: Adam's first step goes the other way. A long gap is far above 0.1."""
+    sure, start = PAIRS[:1], adaptable.theta
+    soft = [Group(pair.prompt, pair.responses, compared=(Comparison(0, 1, probability=0.1),)) for pair in sure]
+    one, other = (adaptable.fitted(start, pairs, Fit(1, 0.01))["head.weight"] for pairs in (sure, soft))
+    torch.testing.assert_close(one, -other)
 
 
 def adaptable_loss(model: Adaptable, theta: Any) -> float:

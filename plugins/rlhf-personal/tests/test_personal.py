@@ -69,6 +69,8 @@ def test_one_judgement_by_hand() -> None:
     prior = Prior(tensor([0.0]), tensor([[1 + e]]))
     assert most_likely(tensor([[1.0]]), prior).item() == pytest.approx(1.0, abs=1e-6)
     assert most_likely(torch.zeros(0, 1), replace(prior, mean=tensor([0.7]))).item() == pytest.approx(0.7)
+    flat = replace(prior, covariance=tensor([[1 / (1 / (1 + e) - 0.25)]]))  # 0.25 - sigmoid(-1) + 1 / v = 0
+    assert most_likely(tensor([[1.0]]), flat, tensor([0.25])).item() == pytest.approx(-1.0, abs=1e-5)
 
 
 @given(st.integers(0, 1000), st.integers(0, 40), st.floats(0.01, 30))
