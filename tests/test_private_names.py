@@ -50,6 +50,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (trl.RewardTrainer, "_set_signature_columns_if_needed", "RewardTrainer replaces it, to keep all columns"),
     (trl.SFTTrainer, "_set_signature_columns_if_needed", "SFTTrainer replaces it, to keep the weights of rows"),
     (trl.GRPOTrainer, "_prepare_inputs", "OnlineTrainer rolls out in its place"),
+    (trl.generation.vllm_generation.VLLMGeneration, "_iter_named_params", "the critic is left out of it"),
     (trl.GRPOTrainer, "_compute_loss", "OnlineTrainer replaces it"),
     (trl.GRPOTrainer, "_generate", "OnlineTrainer samples with it"),
     (trl.GRPOTrainer, "_tokenize_prompts", "OnlineTrainer replaces it, to render prompts as everything else does"),

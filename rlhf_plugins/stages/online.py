@@ -197,8 +197,16 @@ class Online(
             )
         if processes.divides_optimizer() and self.kl is not None and self.kl.constrains:
             raise ValueError("kl: a constraint measures whole updates, but DeepSpeed steps within the backward pass")
-        if self.setting("use_vllm"):
-            raise ValueError("use_vllm was not tried in several processes; leave it out")
+        if self.setting("use_vllm") and (untried := self._untried_of_vllm()):
+            raise ValueError(f"use_vllm was not tried in several processes {untried}")
+
+    def _untried_of_vllm(self) -> str:
+        """What goes with vLLM in one process alone, and what to do instead; empty where nothing does."""
+        from rlhf_plugins.contract import processes
+
+        if self.setting("vllm_mode") != "server":
+            return "that share their GPUs with it; write vllm_mode: server"
+        return "under DeepSpeed; write `distributed_type: MULTI_GPU`" if processes.divides_optimizer() else ""
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""

@@ -43,7 +43,7 @@ from rlhf_plugins.trainers.online_state import KeepsRollout
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import oversight, step
 from rlhf_plugins.trainers.ppo.constraint import constrain
-from rlhf_plugins.trainers.ppo.critic import Critic
+from rlhf_plugins.trainers.ppo.critic import Critic, without_critic
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.models import Models
 from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
@@ -125,6 +125,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, 
         self._theirs = None if own.policy_loss else Updates(clip, own.kl is None, aim.weighs_kl)
         self._log = oversight.RolloutLog(folder, watch.table, watch.gold, watch.listen)
         self._critic = Critic(self.model, aim.value, self._tokenizer) if aim.advantage.reads_values else None
+        if self._critic and self.use_vllm:
+            without_critic(self.vllm_generation)
         self._models = Models(
             policy=self.model,
             reference=self._reference_of(own),
@@ -153,7 +155,12 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, 
             name = self._tokenizer.convert_ids_to_tokens(end)
             logger.warning("responses also end with %s, which closes a turn in the chat template", name)
         ends = sorted({*own, *end_tokens(self.model, self._tokenizer)})
-        self.eos_token_ids = self.generation_config.eos_token_id = self.model.generation_config.eos_token_id = ends
+        self.eos_token_ids = self.model.generation_config.eos_token_id = ends
+        if self.use_vllm:  # whose server knows the ends of the model that it was started with
+            asked = self.vllm_generation.generation_kwargs
+            self.vllm_generation.generation_kwargs = {"stop_token_ids": ends, **asked}
+        else:
+            self.generation_config.eos_token_id = ends
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         if self.obstacle is not None or self.chat_template_kwargs or self.tools:

@@ -73,6 +73,17 @@ def test_each_process_needs_whole_groups_of_a_rollout() -> None:
         together.refuse([replace(stage, trainer=sizes)])
 
 
+def test_vllm_with_several_processes_is_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, stage = stages({"stage": "reward_model"}, {"stage": "online"})
+    served = replace(stage, trainer={"use_vllm": True, "vllm_mode": "server"})
+    together.refuse([served])
+    with pytest.raises(RunError, match="that share their GPUs with it; write vllm_mode: server"):
+        together.refuse([replace(stage, trainer={"use_vllm": True, "vllm_mode": "colocate"})])
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    with pytest.raises(RunError, match="use_vllm was not tried in several processes under DeepSpeed"):
+        together.refuse([served])
+
+
 @pytest.mark.parametrize(
     ("trainer", "launched", "fine"),
     [

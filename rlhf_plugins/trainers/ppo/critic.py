@@ -149,6 +149,12 @@ class Critic:
         return {**head.state_dict(), **adapter}
 
 
+def without_critic(generation: Any) -> None:
+    """Has TRL's VLLMGeneration leave the critic out of the weights that it hands over: vLLM knows the policy alone."""
+    every = generation._iter_named_params
+    generation._iter_named_params = lambda: (each for each in every() if not each[0].startswith(OWN))
+
+
 def _before_responses(trunk: Any, batch: BranchBatch) -> Tensor:
     """A trunk's hidden states that predict the response tokens, (tokens, width)."""
     return sequence_states(trunk, batch)[:, :-1][batch.response[:, 1:]]
