@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, cut_off, hookimpl, uses
+from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
 
 Cut = Callable[[Samples], list[bool]]
 WEIGHTS, ASKED = "weights", "asked"  # columns of a prompt with words for weights: the weights, and the prompt without
@@ -109,6 +109,8 @@ class OfWeights(Reward):
 
     def build(self, run: Run) -> Any:
         """Raises RunError as its objectives do; what it builds, where a response has no weights."""
+        from rlhf_plugins import cut_off
+
         parts: list[Any] = [reward.build(run) for reward in self.objectives]
         cut = cut_off(run.base)
 

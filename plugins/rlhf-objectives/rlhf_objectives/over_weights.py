@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlhf_objectives.front import front, hypervolume, weights
 from rlhf_objectives.objectives import read_as
-from rlhf_plugins import Earlier, PluginError, Reward, Run, RunError, Section, Stage, StageResult, cut_off, uses
+from rlhf_plugins import Earlier, PluginError, Reward, Run, RunError, Section, Stage, StageResult, uses
 
 START = "start"
 FROM = Earlier("policy", ("base", "previous"))
@@ -75,6 +75,8 @@ class OverWeights(Stage, makes={"policy"}):
             policy: that answers.
             rows: the prompts as they are put to it; none are those of the data.
         """
+        from rlhf_plugins import cut_off
+
         asked = self.asked(run)
 
         def make() -> Any:

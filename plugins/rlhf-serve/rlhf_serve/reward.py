@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx2 as httpx
 from pydantic import Field
 
-from rlhf_plugins import Reward, RewardUnavailable, RunError, cut_off, hookimpl
+from rlhf_plugins import Reward, RewardUnavailable, RunError, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +33,8 @@ class Served(Reward):
 
     def build(self, run: Run) -> Callable[[Samples], Sequence[float | None]]:
         """Raises RunError when the token is missing, the server cannot be reached, or it serves another model."""
+        from rlhf_plugins import cut_off
+
         client = self._client()
         try:
             answer = client.get("/health")

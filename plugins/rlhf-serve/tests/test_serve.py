@@ -168,7 +168,7 @@ def test_an_abstention_stays_one(serve: Serve, tmp_path: Path) -> None:
 def before(monkeypatch: pytest.MonkeyPatch, transport: Any, **options: Any) -> Callable[[Samples], Any]:
     """The reward before a server, where no response was cut."""
     monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
-    monkeypatch.setattr("rlhf_serve.reward.cut_off", lambda base: lambda samples: [False] * len(samples.responses))
+    monkeypatch.setattr("rlhf_plugins.cut_off", lambda base: lambda samples: [False] * len(samples.responses))
     run: Any = SimpleNamespace(base=None)
     return Served("http://reward", **options).build(run)
 
