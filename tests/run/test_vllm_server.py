@@ -34,7 +34,6 @@ def trained(python: Warm, folder: Path, advantage: str, processes: int) -> Serve
 @pytest.mark.parametrize("advantage", ["gae", "grpo"])
 def test_two_processes_learn_from_what_a_server_answers_one(python: Warm, tmp_path: Path, advantage: str) -> None:
     """The main one asks for the prompts of both, once a rollout, and hands the policy's weights over before."""
-    pytest.importorskip("requests")
     one, two = (trained(python, tmp_path / str(count), advantage, count) for count in (1, 2))
     assert [len(prompts) for prompts in two.asked] == [8, 8]
     assert two.asked == one.asked
