@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlhf_objectives.objectives import ASKED, WEIGHTS
 from rlhf_objectives.over_weights import OverWeights, shown
-from rlhf_plugins import Group, Run, RunError, StageResult, component, hookimpl
+from rlhf_plugins import Group, Run, RunError, StageResult, hookimpl
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Conditioned(OverWeights, makes={"policy"}):
 
     def stage(self, weight: Sequence[float]) -> Any:
         """The training, whatever the weighting."""
+        from rlhf_plugins import component
+
         return component(
             "stage",
             "online",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_objectives.over_weights import OverWeights
-from rlhf_plugins import Run, StageResult, component, hookimpl
+from rlhf_plugins import Run, StageResult, hookimpl
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Pareto(OverWeights, makes={"policy"}):
 
     def stage(self, weight: Sequence[float]) -> Any:
         """The training under one weighting."""
+        from rlhf_plugins import component
+
         reward = component("reward", "weighted", parts=list(self.objectives), weights=list(weight))
         return component("stage", "online", reward=reward, **self.online)
 

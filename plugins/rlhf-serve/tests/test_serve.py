@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from rlhf_serve.app import app
 from rlhf_serve.batches import Batches, Score
+from rlhf_serve.client import Client
 from rlhf_serve.model import scorer
 from rlhf_serve.reward import Served
 
@@ -167,7 +168,8 @@ def test_an_abstention_stays_one(serve: Serve, tmp_path: Path) -> None:
 
 def before(monkeypatch: pytest.MonkeyPatch, transport: Any, **options: Any) -> Callable[[Samples], Any]:
     """The reward before a server, where no response was cut."""
-    monkeypatch.setattr(Served, "_client", lambda self: httpx.Client(base_url=self.url, transport=transport))
+    monkeypatch.setenv("RLHF_SERVE_TOKEN", "t")
+    monkeypatch.setattr(Client, "to", lambda url, *_: Client(url, httpx.Client(base_url=url, transport=transport)))
     monkeypatch.setattr("rlhf_plugins.cut_off", lambda base: lambda samples: [False] * len(samples.responses))
     run: Any = SimpleNamespace(base=None)
     return Served("http://reward", **options).build(run)
