@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +96,15 @@ def test_two_processes_that_divide_the_optimizer_learn_from_the_rollout_of_one(
     assert_same(one, two, near=2e-5, names=LEARNED)
 
 
+def finished(run: Callable[..., list[Any]], killed: Path, whole: Path) -> str:
+    """What a killed run says when it goes on, to the numbers and weights of the one that was not, bit for bit."""
+    again = run("99", "--resume", cwd=killed)
+    assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
+    assert logged(killed) == logged(whole)
+    assert_equal_weights(killed, whole)
+    return str(again[0].stderr)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "adapter"), [("1", LORA), ("2", "none")])
 def test_a_killed_training_in_parts_goes_on_bit_for_bit(python: Warm, tmp_path: Path, stage: str, adapter: str) -> None:
@@ -107,11 +118,7 @@ def test_a_killed_training_in_parts_goes_on_bit_for_bit(python: Warm, tmp_path: 
         again = run(steps, "--resume", cwd=killed)
         assert f"{stage_name} goes on from step" in again[0].stderr
         assert [each.returncode for each in again] == [2, -9]
-    again = run("99", "--resume", cwd=killed)
-    assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
-    assert "dpo goes on from step" in again[0].stderr
-    assert logged(killed) == logged(whole)
-    assert_equal_weights(killed, whole)
+    assert "dpo goes on from step" in finished(run, killed, whole)
 
 
 @pytest.mark.slow
@@ -123,11 +130,7 @@ def test_a_killed_training_on_own_samples_goes_on_bit_for_bit(python: Warm, tmp_
     run = partial(python.together, "-c", DIES, env=environment("2"))
     assert [each.returncode for each in run("99", cwd=whole)] == [0, 0]
     assert [each.returncode for each in run("11", cwd=killed)] == [2, -9]
-    again = run("99", "--resume", cwd=killed)
-    assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
-    assert "online goes on from step 5" in again[0].stderr
-    assert logged(killed) == logged(whole)
-    assert_equal_weights(killed, whole)
+    assert "online goes on from step 5" in finished(run, killed, whole)
 
 
 @pytest.mark.slow

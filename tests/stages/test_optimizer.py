@@ -40,9 +40,9 @@ def kept(run: Run, name: str, start: str | None = "sft", **stage: Any) -> dict[s
 @pytest.mark.parametrize("stage", [{"use": "preference"}, {"use": "online", "reward": "gold", "trainer": ROLLOUT}])
 def test_steps_and_moments_go_on(run: Run, stage: dict[str, Any]) -> None:
     again = kept(run, f"again-{stage['use']}", optimizer="start", **stage)
-    anew = kept(run, f"anew-{stage['use']}", **stage)
-    steps = [key for key in anew if key.endswith("lora_B.default.weight/step")]
-    assert {int(anew[key]) for key in steps} == {2}
+    fresh = kept(run, f"fresh-{stage['use']}", **stage)
+    steps = [key for key in fresh if key.endswith("lora_B.default.weight/step")]
+    assert {int(fresh[key]) for key in steps} == {2}
     assert {int(again[key]) for key in steps} == {4}
 
 

@@ -95,11 +95,11 @@ def of_table(models: Mapping[str, Any], data: Data) -> dict[str, float]:
     return {
         "users of the table, pooled model": right(held, models["pooled"].module.head.weight.detach()[0]),
         "users of the table, basis with their w": right(held @ head.basis.weight.detach().T, own),
-        "variance of tastes that w_u tells": told(head.shift.detach().double().numpy(), tastes),
+        "variance of tastes that w_u tells": explained(head.shift.detach().double().numpy(), tastes),
     }
 
 
-def told(weights: Any, tastes: Any) -> float:
+def explained(weights: Any, tastes: Any) -> float:
     """R^2 of tastes predicted from weights by ridge regression, each user by the others; mean over dimensions."""
     x = np.column_stack([np.ones(len(weights)), weights / weights.std()])
     left = np.zeros_like(tastes)
