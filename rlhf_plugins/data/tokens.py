@@ -213,6 +213,15 @@ def without_end(samples: Samples, tokenizer: PreTrainedTokenizerBase) -> list[bo
     return [not ids or ids[-1] not in ends for ids in samples.response_ids]
 
 
+def unended(samples: Samples, cut: Sequence[bool], tokenizer: PreTrainedTokenizerBase) -> Samples:
+    """The samples, those that were cut without their end; an encoder's separator ends every text and stays."""
+    ends = {*response_ends(tokenizer)} - {tokenizer.sep_token_id}
+    pairs = zip(samples.response_ids, cut, strict=True)
+    return replace(
+        samples, response_ids=[ids[:-1] if out and len(ids) > 1 and ids[-1] in ends else ids for ids, out in pairs]
+    )
+
+
 def alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether the ids that one writes are those of the other: also their templates and what begins and ends a text."""
     if one.get_vocab() != other.get_vocab() or one.chat_template != other.chat_template:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Samples, Text
 from rlhf_plugins.data.branches import BranchBatch
-from rlhf_plugins.data.tokens import RowEncoder
+from rlhf_plugins.data.tokens import RowEncoder, unended
 from rlhf_plugins.data.turns import TOOLS, as_answer, as_messages
 from rlhf_plugins.engine.policy import Handle
 from rlhf_plugins.engine.sampling import Decoding
@@ -80,7 +80,8 @@ class ServedPolicy(Handle):
         texts = [text for text, _ in found]
         starts = [self.encoder.encode_start(prompt) for prompt in rows]
         ids = [self._ids(prompt, text) for prompt, text in zip(rows, texts, strict=True)]
-        return Samples(rows, texts, starts, ids, {FAILED: reasons})
+        whole = Samples(rows, texts, starts, ids, {FAILED: reasons})
+        return unended(whole, [reason == CUT_SHORT for reason in reasons], self.encoder.tokenizer)
 
     def _answer(self, prompt: Text, decoding: Decoding, seed: int) -> tuple[str, str | None]:
         """The text, and why it is empty or cut."""

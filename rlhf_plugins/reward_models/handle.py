@@ -13,7 +13,7 @@ import torch
 from rlhf_plugins.arithmetic.ranking import concatenated, map_tensors
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.records import Prediction
-from rlhf_plugins.data.tokens import alike, cut_responses, encoded, response_ends, without_end
+from rlhf_plugins.data.tokens import alike, cut_responses, encoded, unended, without_end
 from rlhf_plugins.engine.cost import scoring
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.retries import Retries
@@ -145,7 +145,7 @@ class RewardHandle:
         if self.encoder is None:
             raise RunError("this reward has no tokenizer: take samples from a policy")
         found = encoded(prompts, responses, self.encoder)
-        return _unended(found, cut, self.encoder) if cut else found
+        return unended(found, cut, self.encoder.tokenizer) if cut else found
 
 
 def reader(own: RowEncoder | None, encoder: RowEncoder) -> Callable[[Samples], Samples] | None:
@@ -165,24 +165,15 @@ def _read(samples: Samples, own: RowEncoder, encoder: RowEncoder) -> Samples:
     """
     given = encoded(samples.prompts, samples.responses, replace(own, max_tokens=None))
     whole = replace(given, columns=samples.columns)
-    bare = _unended(whole, [True] * len(whole.responses), own)
+    bare = unended(whole, [True] * len(whole.responses), own.tokenizer)
     was_cut = zip(without_end(samples, encoder.tokenizer), samples.response_ids, strict=True)
     pairs = zip(was_cut, whole.response_ids, bare.response_ids, strict=True)
     cut = [[*ids] == [*short] or (lacks and [*ids] != [*here]) for (lacks, ids), here, short in pairs]
-    whole = _unended(whole, cut, own)
+    whole = unended(whole, cut, own.tokenizer)
     found = whole if own.max_tokens is None else cut_responses(whole, own.max_tokens)
     if found.response_ids != whole.response_ids:
         _say_cut(own.max_tokens)
     return found
-
-
-def _unended(samples: Samples, cut: Sequence[bool], own: RowEncoder) -> Samples:
-    """The samples, those that were cut without their end; an encoder's separator ends every text and stays."""
-    ends = {*response_ends(own.tokenizer)} - {own.tokenizer.sep_token_id}
-    pairs = zip(samples.response_ids, cut, strict=True)
-    return replace(
-        samples, response_ids=[ids[:-1] if out and len(ids) > 1 and ids[-1] in ends else ids for ids, out in pairs]
-    )
 
 
 @cache
