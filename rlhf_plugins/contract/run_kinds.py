@@ -215,6 +215,12 @@ class Stage(Component, kind="stage"):
     def fits_processes(self, count: int) -> None:
         """Raises ValueError where several processes cannot run it with these options."""
 
+    def fits_data(self, data: Data) -> None:
+        """Raises ValueError where it cannot run on these rows, the recipe's, before any stage trains.
+
+        A stage that has `data` of its own is not asked: it reads them when it starts.
+        """
+
     def workload(self, adapter: Adapter | None) -> Workload | None:
         """What it computes and holds at once, so that its memory can be forecast; None is unknown."""
         return None

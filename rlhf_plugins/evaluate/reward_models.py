@@ -37,6 +37,10 @@ FIELDS = {
 }
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_longer_response")
 UNPAIRED: Mapping[str, Any] = {"accuracy": None, "ece": None, "n": 0}  # the row of a model that was given no pair
+UNMEASURABLE = (
+    "no held-out pair is strictly ordered and no held-out response has a label: there is nothing to measure a reward "
+    "model on"
+)
 TIMED = 16  # pairs that are scored one by one
 
 
@@ -70,10 +74,7 @@ def score_pairs(
     """
     pairs = strict(groups)
     if not pairs:
-        raise RunError(
-            "no held-out pair is strictly ordered and no held-out response has a label: there is nothing to measure a "
-            "reward model on"
-        )
+        raise RunError(UNMEASURABLE)
     sides = [(group, place) for group, c in pairs for place in (c.better, c.worse)]
     keys = [(_key(group.prompt), _key(group.responses[place], group.columns)) for group, place in sides]
     distinct: dict[tuple[str, str], Side] = {}

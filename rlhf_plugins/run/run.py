@@ -176,6 +176,7 @@ def _run(assembled: Assembled, resume: bool, overwrite: bool, say: Say) -> Finis
     data = _loaded(assembled)
     left_out = "".join(f", {count} dropped ({reason})" for reason, count in data.dropped.items() if count)
     say(f"data: {len(data.train)} groups to train on, {len(data.test)} held out{left_out}")
+    _refuse_rows(assembled.stages, data)
     used = provenance.plugins((assembled.data, *assembled.stages), assembled.registry)
     if processes.count() > 1:
         together.refuse_differences(origin.facts(assembled, data, used))
@@ -210,6 +211,15 @@ def _loaded(assembled: Assembled) -> Data:
     except BaseException as error:  # also a plugin that ends the process
         where = blame.of_plugin(error, assembled.registry)
         raise DataError(f"the data cannot be read: {type(error).__name__}: {error}{where}") from error
+
+
+def _refuse_rows(stages: Sequence[Stage], data: Data) -> None:
+    for stage in stages:
+        try:
+            if stage.data is None:
+                stage.fits_data(data)
+        except ValueError as error:
+            raise RunError(f"stage {stage.name}: {error}") from error
 
 
 def _allowed(folder: RunFolder, assembled: Assembled, resume: bool, overwrite: bool) -> list[str]:

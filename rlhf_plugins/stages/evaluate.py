@@ -10,6 +10,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import Earlier, uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
+from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Judge, Reward, Stage, Task
 from rlhf_plugins.contract.workload import PLENTY, Course, Known, Work, Workload
@@ -50,6 +51,15 @@ class Evaluate(Stage, makes={"evaluation"}, judges=True, processes="several"):
         if self.reward is not None and self.judge is not None:
             raise ValueError("`reward` scores responses and `judge` compares them: give one of the two")
         distinct(self.tasks)
+
+    def fits_data(self, data: Data) -> None:
+        """Raises ValueError where fewer than two prompts are held out, of which no interval can be given."""
+        count = max(len(data.prompts.get("test", ())), len({str(group.prompt) for group in data.test}))
+        if count < 2:
+            raise ValueError(
+                f"the data hold out {count or 'no'} prompt, and an evaluation needs at least 2: give more rows, or "
+                "hold out more of them (`test_fraction`, `test_source` or `test_prompts` of the data)"
+            )
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Samples of the policies, their log-probabilities, and the judge's scores."""

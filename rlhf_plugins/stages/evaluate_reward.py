@@ -13,7 +13,7 @@ from pydantic import Field
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import Metric
-from rlhf_plugins.contract.rows import Group
+from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
 from rlhf_plugins.contract.run_kinds import DataFormat, Stage
 from rlhf_plugins.contract.workload import PLENTY, PROMPT_TOKENS, Work, Workload
@@ -55,6 +55,14 @@ class EvaluateReward(Stage, takes={"reward"}, processes="several"):
     data: DataFormat | None = uses("data_format", optional=True, tag="format")
     tokens_per_batch: Annotated[int, Field(ge=1, description="tokens in memory at once, in any pass")] = 8_192
     name: str = "evaluate_reward"
+
+    def fits_data(self, data: Data) -> None:
+        """Raises ValueError where no held-out pair is strictly ordered and no held-out response has a label."""
+        from rlhf_plugins.evaluate.labelled import labelled
+        from rlhf_plugins.evaluate.reward_models import UNMEASURABLE, strict
+
+        if not strict(data.test) and not labelled(data.test):
+            raise ValueError(UNMEASURABLE)
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """Scores of pairs."""

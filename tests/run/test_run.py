@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.data.digests import RESULT
 from rlhf_plugins.engine import NORMS, set_engine
@@ -270,6 +271,24 @@ def test_bad_data_leaves_nothing_and_removes_nothing(go: Go) -> None:
     with pytest.raises(DataError):
         go("data.rows=0", overwrite=True)
     assert Path("out/03-judge/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [("evaluate", "stage evaluate: the data hold out 1 prompt, and .* at least 2"), ("evaluate_reward", "nothing to")],
+)
+def test_too_few_held_out_rows_are_refused_before_anything_is_trained(
+    stage: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[Any] = [{"stage": "reward_model", "trainer": {"max_steps": 1}}, stage]
+    assembled = load_recipe(
+        {"base": "sandbox", "data": "sandbox", "output_dir": str(tmp_path / "out"), "stages": stages}
+    )
+    rows = Data((Group("p", ("a", "b"), (0, 1)),), prompts={"test": (Group("q"),)})
+    monkeypatch.setattr(type(assembled.data), "load", lambda *_: rows)
+    with pytest.raises(RunError, match=message):
+        run(assembled, say=lambda _: None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_base_that_is_nowhere_leaves_nothing(go: Go) -> None:
