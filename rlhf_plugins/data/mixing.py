@@ -33,11 +33,11 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
     apart = held_out(parts)
     train, asked, dropped = list[Group](), list[Group](), Counter[str]()
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-        seen = [group for group in part.train if key(group.prompt) not in apart]
+        seen = [group for group in part.train if hashed(group) not in apart]
         dropped.update(part.dropped)
         dropped[HELD_OUT] += len(part.train) - len(seen)
         train += repeated(seen, weight, seed + number)
-        own = [group for group in part.prompts.get("train", ()) if key(group.prompt) not in apart]
+        own = [group for group in part.prompts.get("train", ()) if hashed(group) not in apart]
         asked += repeated(own, weight, seed + number)
     if not train and not asked:
         raise DataError("mix: every prompt is held out in another part, so none is left to train on")
@@ -55,10 +55,10 @@ def mixed(parts: Sequence[Data], weights: Sequence[float], seed: int) -> Data:
 
 
 def held_out(parts: Sequence[Data]) -> set[str]:
-    """The keys of all prompts that a part holds out."""
+    """The hashes of all prompts that a part holds out."""
     held = [group for part in parts for group in (*part.test, *part.out_of_distribution)]
     held += [group for part in parts for name in HELD for group in part.prompts.get(name, ())]
-    return {key(group.prompt) for group in held}
+    return {hashed(group) for group in held}
 
 
 def without_held_out(data: Data, whole: Data) -> Data:
@@ -69,7 +69,7 @@ def without_held_out(data: Data, whole: Data) -> Data:
     """
     apart = held_out([whole])
     train, asked = (
-        tuple(group for group in groups if key(group.prompt) not in apart)
+        tuple(group for group in groups if hashed(group) not in apart)
         for groups in (data.train, data.prompts.get("train", ()))
     )
     if lost := max(len(data.train) - len(train), len(data.prompts.get("train", ())) - len(asked)):
@@ -80,11 +80,14 @@ def without_held_out(data: Data, whole: Data) -> Data:
     return data
 
 
-def trained_on(data: Data, whole: Data) -> str:
-    """How many held-out prompts of a stage's own rows the recipe's data train on, in words; empty where none is."""
-    asked, trained = held_out([data]), {key(g.prompt) for g in (*whole.train, *whole.prompts.get("train", ()))}
-    both = len(asked & trained)
-    return f"{both} of its {len(asked)} held-out prompts are among those that the recipe's data train on" * (both > 0)
+def trained(data: Data) -> set[str]:
+    """The hashes of all prompts to train on."""
+    return {hashed(group) for group in (*data.train, *data.prompts.get("train", ()))}
+
+
+def hashed(group: Group) -> str:
+    """Equal for groups of one prompt."""
+    return digest(key(group.prompt), 0).hex()
 
 
 def repeated(groups: Sequence[Group], weight: float, seed: int) -> list[Group]:

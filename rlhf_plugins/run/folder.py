@@ -4,6 +4,7 @@ recipe.yaml             the resolved recipe; with status.json it marks a folder 
 status.json             whether the run has finished, where it stopped, the data, versions, hardware, memory of the GPU
 <NN>-<stage>/result.json   a finished stage, with digests of its files; without it the stage is not finished
 <NN>-<stage>/<part>/       a stage that this stage ran: call.json holds the stage and its inputs, result.json its result
+<NN>-<stage>/trained_on.json   of a stage with rows of its own: the hashes of the prompts that it learned from
 <NN>-<stage>/once/         the results of `Run.once`
 """
 

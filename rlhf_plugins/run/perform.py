@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-TRAINED = ("policy", "reward")  # what a stage makes that trains on rows
 
 
 def perform(run: StageRun, stage: Stage) -> StageResult:
@@ -48,6 +47,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
     from rlhf_plugins.engine.cost import counting
     from rlhf_plugins.recipe.needs import refuse_unmet
     from rlhf_plugins.run import together
+    from rlhf_plugins.run.own_rows import own_data, trained_before
     from rlhf_plugins.run.starts import names
 
     together.refuse_stage(stage)
@@ -75,7 +75,7 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
         name = _registered_name(stage, registry) or type(stage).__name__
         raise PluginError(f"stage {name} returned a {type(result).__name__}, not a StageResult")
     _check_specs(run, result)
-    notes = [*_trained_on(run, stage, given), *made_by(given.data.train), *result.report.notes]
+    notes = [*trained_before(run, stage, given), *made_by(given.data.train), *result.report.notes]
     report = replace(result.report, notes=notes, left_out={**lost, **result.report.left_out})
     result = replace(result, report=report)
     cost = sum(run.memory.read, _filled(result.cost, processes.cost_of_all(counter.cost(memory.bytes))))
@@ -98,28 +98,11 @@ def _steps(run: StageRun, stage: Stage) -> int | None:
     return course.steps if course else None
 
 
-def own_data(run: StageRun, stage: Stage, source: DataFormat) -> Data:
-    """The rows of a stage that has its own; it trains on no prompt that the recipe's data hold out."""
-    from rlhf_plugins.data.mixing import without_held_out
-
-    data = source.load_in(run)
-    return data if stage.makes.isdisjoint(TRAINED) else without_held_out(data, run.data)
-
-
-def _trained_on(run: StageRun, stage: Stage, given: StageRun) -> list[str]:
-    """A note where a stage that only measures has rows of its own whose prompts the recipe's data train on."""
-    from rlhf_plugins.data.mixing import trained_on
-
-    note = "" if stage.data is None or stage.makes else trained_on(given.data, run.data)
-    if note and processes.is_main():
-        logger.warning("%s: %s", run.name or "the stage", note)
-    return [note] if note else []
-
-
 def _fields_lost(stage: Stage, run: StageRun) -> dict[str, int]:
     """Rows that a stage trains on without some field of their messages, by reason; each is said in the log."""
     from rlhf_plugins.data.rendered import fields_lost
     from rlhf_plugins.engine.loading import load_row_encoder
+    from rlhf_plugins.run.own_rows import TRAINED
 
     if stage.makes.isdisjoint(TRAINED):
         return {}

@@ -13,11 +13,12 @@ import pytest
 from rlhf_plugins.contract.rows import Data, Group
 from rlhf_plugins.contract.run import Base, Run
 from rlhf_plugins.contract.run_kinds import DataFormat
-from rlhf_plugins.data.mixing import HELD_OUT, OF_RECIPE, mixed, trained_on, without_held_out
+from rlhf_plugins.data.mixing import HELD_OUT, OF_RECIPE, mixed, without_held_out
 from rlhf_plugins.errors import DataError, PluginError, RecipeError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.check import check_recipe
-from rlhf_plugins.run.perform import own_data
+from rlhf_plugins.run.own_rows import own_data, trained_before
+from rlhf_plugins.run.stage_run import Services
 from rlhf_plugins.testing import tiny_run
 
 
@@ -49,19 +50,29 @@ def test_a_stage_trains_on_no_prompt_that_the_recipes_data_hold_out() -> None:
         without_held_out(data("q"), data("p", test=("q",)))
 
 
-def test_held_out_prompts_that_the_recipes_data_train_on_are_counted() -> None:
-    assert trained_on(data("a", test=("p", "q", "s")), data("p", "q")).startswith("2 of its 3 held-out prompts are")
-    assert not trained_on(data("p", test=("s",)), data("p", "q"))
+class Own(DataFormat):
+    """Rows of a stage's own."""
+
+    def load_in(self, run: Run) -> Data:
+        return data("p", "q", test=("r", "s"))
 
 
 @pytest.mark.parametrize(("stage", "trained"), [("reward_model", 1), ("evaluate_reward", 2)])
 def test_only_a_stage_that_trains_loses_rows_of_its_own(stage: str, trained: int, tmp_path: Path) -> None:
-    class Own(DataFormat):
-        def load_in(self, run: Run) -> Data:
-            return data("p", "q")
-
     run = replace(tiny_run(Base("none"), tmp_path), data=data("p", test=("q",)))
     assert len(own_data(run, component("stage", stage), Own()).train) == trained
+
+
+@pytest.mark.parametrize("use", ["evaluate", "evaluate_reward"])
+def test_held_out_prompts_that_others_train_on_are_counted(use: str, tmp_path: Path) -> None:
+    """By the recipe's data, and by a stage with rows of its own."""
+    run = replace(tiny_run(Base("none"), tmp_path / "01-rm"), data=data("r"), services=Services(root=tmp_path))
+    own_data(run, component("stage", "reward_model"), Own())
+    stage = replace(component("stage", use), data=Own())
+    given = replace(run, data=data(test=("r", "p", "q")))
+    words = ["1 of its 3 {} the recipe's data train on", "2 of its 3 {} the stage rm learned from"]
+    assert trained_before(run, stage, given) == [each.format("held-out prompts are among those that") for each in words]
+    assert trained_before(run, component("stage", use), given) == []
 
 
 def test_text_and_conversations_do_not_mix() -> None:
