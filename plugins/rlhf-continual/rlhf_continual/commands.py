@@ -40,7 +40,7 @@ def update(
     for change in changes(open_run(out)):
         mean = f"{change.before:.3f} {change.mean:+.3f} (95% CI {change.low:+.3f} to {change.high:+.3f})"
         shown = f"; {change.kept(tolerance)}" if change.data == "old" else ""
-        typer.echo(f"{change.data} data, {change.prompts} prompts: {mean}{shown}")
+        typer.echo(f"{change.data} data, {change.prompts} prompts, by {change.judge}: {mean}{shown}")
 
 
 @hookimpl

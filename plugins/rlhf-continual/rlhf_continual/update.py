@@ -32,6 +32,7 @@ class Change:
     mean: float
     low: float
     high: float
+    judge: str
 
     def kept(self, tolerance: float) -> str:
         """What this shows of a promise that nothing is lost but `tolerance`."""
@@ -64,14 +65,38 @@ def recipe(run: str, data: Mapping[str, Any], out: Path, *, keep: Sequence[Words
     own = _with_saved_rewards(stage, lambda named: f"{folder}#{named or _reward_before(record, stage)}")
     trained = {**own, "name": UPDATED, **places, "regularizers": regularizers}
     measured = {"stage": "evaluate", "prompts": prompts, "best_of": 1}
+    of_new, of_old = _evaluations(record, folder)
     return {
         "base": f"{folder}#{stage['name']}" if stage.get("name") else run,
         **{key: old[key] for key in SAME if key in old},
         **({"adapter": "none"} if old.get("adapter", "its own") is None else {}),  # an adapter is trained on as it is
         "data": dict(data),
         "output_dir": str(out),
-        "stages": [trained, {**measured, "name": NEW}, {**measured, "name": OLD, "data": before}],
+        "stages": [
+            trained,
+            {**measured, **of_new, "name": NEW},
+            {**measured, **of_old, "name": OLD, "data": before},
+        ],
     }
+
+
+def _evaluations(record: RunRecord, folder: str) -> tuple[Words, Words]:
+    """How the last `evaluate` of a run sampled and judged, for new rows and for the run's own.
+
+    Where it named no judge, that is the run's latest reward model, but on own rows whose true reward judged.
+    """
+    last: Words = next((each for each in reversed(record.recipe["stages"]) if each.get("stage") == "evaluate"), {})
+    sampled = {name: last[name] for name in ("max_new_tokens", "temperature") if name in last}
+    asked = {name: last[name] for name in ("reward", "judge") if last.get(name) is not None}
+    judged = any((result.report.judge or {}).get("kind") == "gold" for result in record.finished)
+    truth = asked == {"reward": {"use": "gold"}} or (not asked and judged)
+    models = [(result.name, spec) for result in record.finished for spec in result.rewards.values()]
+    judge = {} if truth else asked
+    if not judge and models:
+        name, spec = models[-1]
+        judge = {"reward": {"use": "saved", "path": f"{folder}#{name}"} if "path" in spec else dict(spec)}
+    judge = _with_saved_rewards(judge, lambda named: f"{folder}#{named or _reward_before(record, last)}")
+    return {**sampled, **judge}, {**sampled, **({} if truth else judge)}
 
 
 def _with_saved_rewards(words: Any, where: Callable[[str | None], str]) -> Any:
@@ -105,7 +130,7 @@ def _change(title: str, evaluation: Evaluation) -> Change:
     gains = after - before
     mean, error = float(gains.mean()), float(stats.sem(gains))
     low, high = stats.t.interval(0.95, len(gains) - 1, mean, error) if error else (mean, mean)
-    return Change(title, len(gains), float(before.mean()), mean, float(low), float(high))
+    return Change(title, len(gains), float(before.mean()), mean, float(low), float(high), evaluation.judge)
 
 
 def _stage(record: RunRecord, name: str) -> Words:

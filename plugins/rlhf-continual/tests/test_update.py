@@ -19,6 +19,13 @@ DATA = {"format": "sandbox", "prompts": 24, "test_prompts": 8, "responses": 2, "
 DPO = {"stage": "preference", "name": "dpo", "trainer": {"max_steps": 1, "per_device_train_batch_size": 4}}
 
 
+def done(name: str, policies: Any = None, rewards: bool = False, judge: str = "") -> SimpleNamespace:
+    """A finished stage of an old run."""
+    report = SimpleNamespace(judge={"kind": judge} if judge else None)
+    made = {name: {"use": "saved", "path": name}} if rewards else {}
+    return SimpleNamespace(name=name, policies=policies or {}, rewards=made, report=report)
+
+
 def test_an_update_that_changes_nothing_has_kept_the_old() -> None:
     same = Evaluation("gold", "start", ["p", "q"], {"start": [1.0, 2.0], "updated": [1.0, 2.0]})
     record: Any = SimpleNamespace(finished=[SimpleNamespace(name="on_old", evaluation=same)])
@@ -67,7 +74,7 @@ def test_an_update_starts_from_the_policy_of_the_stage_and_keeps_its_lengths(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`base: old` would be the policy of whatever stage came last."""
-    made = [SimpleNamespace(name=name, policies=made) for name, made in (("dpo", {"dpo": {}}), ("small", {}))]
+    made = [done("dpo", policies={"dpo": {}}), done("small")]
     old = {"stages": [DPO, {"stage": "distill", "name": "small"}], "data": DATA, "max_length": 9, "truncation": "cut"}
     record = SimpleNamespace(recipe=old, folder=Path("old"), finished=made)
     monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
@@ -95,8 +102,7 @@ def test_an_update_asks_the_old_reward_model_and_measures_the_kl_to_its_start(
     """The new run has neither the reward model nor the policy `sft`; the latest before the stage is `rm`."""
     parts = [{"use": "model", "stage": None}, {"use": "model", "stage": "first"}, {"use": "length"}]
     ppo = {"stage": "online", "name": "ppo", "reward": {"use": "weighted", "parts": parts}, "reference": "sft"}
-    made = {"first": {"first": {}}, "rm": {"rm": {}}, "ppo": {}, "later": {"later": {}}}
-    finished = [SimpleNamespace(name=name, policies={}, rewards=rewards) for name, rewards in made.items()]
+    finished = [done("first", rewards=True), done("rm", rewards=True), done("ppo"), done("later", rewards=True)]
     record = SimpleNamespace(recipe={"stages": [ppo], "data": DATA}, folder=tmp_path, finished=finished)
     monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
     trained = recipe("old", DATA, tmp_path, keep=[], prompts=2)["stages"][0]
@@ -108,6 +114,37 @@ def test_an_update_asks_the_old_reward_model_and_measures_the_kl_to_its_start(
         recipe("old", DATA, tmp_path, keep=[], prompts=2)
 
 
+SAVED = {"reward": {"use": "saved", "path": "old#rm"}}
+JUDGE = {"judge": {"use": "reward", "reward": {"use": "model", "stage": None}}, "max_new_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("asked", "by", "new", "old"),
+    [
+        ({}, "reward model", SAVED, SAVED),
+        ({"reward": None}, "gold", SAVED, {}),
+        ({"reward": {"use": "gold"}}, "function", SAVED, {}),
+        (
+            JUDGE,
+            "judge",
+            {**JUDGE, "judge": {"use": "reward", **SAVED}},
+            {**JUDGE, "judge": {"use": "reward", **SAVED}},
+        ),
+    ],
+)
+def test_an_update_judges_by_what_judged_the_old_run(
+    asked: Any, by: str, new: Any, old: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has no reward model of its own, and would judge by the likelihood of held-out answers."""
+    finished = [done("rm", rewards=True), done("dpo", {"dpo": {}}), done("evaluate", judge=by)]
+    stages = [DPO, {"stage": "evaluate", "name": "evaluate", **asked}]
+    record = SimpleNamespace(recipe={"stages": stages, "data": DATA}, folder=tmp_path, finished=finished)
+    monkeypatch.setattr("rlhf_continual.update.open_run", lambda folder: record)
+    plain = {"stage": "evaluate", "prompts": 2, "best_of": 1}
+    measured = recipe("old", {}, tmp_path, keep=[], prompts=2)["stages"][1:]
+    assert measured == [{**plain, **new, "name": "on_new"}, {**plain, **old, "name": "on_old", "data": DATA}]
+
+
 @pytest.mark.slow
 def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "new"
@@ -116,7 +153,7 @@ def test_an_update_measures_old_and_new(old: Path, rows: Path, tmp_path: Path) -
     command.command()(update)
     done = CliRunner().invoke(command, [f"{old}#dpo", str(rows), *options], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "old data, 4 prompts: " in done.output
+    assert "old data, 4 prompts, by gold reward: " in done.output
     found = {change.data: change for change in changes(open_run(out))}
     assert found["old"].low <= found["old"].mean <= found["old"].high
 
@@ -131,4 +168,4 @@ def test_a_stage_that_trained_no_policy_is_named(old: Path, tmp_path: Path) -> N
     ("low", "high", "words"), [(-0.05, 0.1, "kept"), (-0.3, -0.2, "lost"), (-0.3, 0.1, "not shown")]
 )
 def test_what_an_interval_shows_of_the_promise(low: float, high: float, words: str) -> None:
-    assert Change("old", 9, 1.0, (low + high) / 2, low, high).kept(0.1).startswith(words)
+    assert Change("old", 9, 1.0, (low + high) / 2, low, high, "gold reward").kept(0.1).startswith(words)
