@@ -70,8 +70,12 @@ NEEDS: Mapping[str, tuple[str, ...]] = {  # a strategy, "no" by default -> optio
     "eval_strategy": ("eval_steps", "eval_delay", "eval_on_start"),
     "save_strategy": ("save_steps", "save_total_limit", "save_only_model"),
 }
-OF_TRANSFORMERS = frozenset(  # options of transformers' own forward pass, for which the engine has one
+FULL_EVAL = frozenset({"bf16_full_eval", "fp16_full_eval"})  # read by an evaluation outside a training alone
+OF_TRANSFORMERS = frozenset(  # options of transformers' own forward pass and batches, for which the engine has its own
     {
+        *FULL_EVAL,
+        "include_for_metrics",
+        "include_num_input_tokens_seen",
         "liger_kernel_config",
         "neftune_noise_alpha",
         "torch_compile",

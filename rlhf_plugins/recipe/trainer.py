@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic.errors import PydanticSchemaGenerationError
 
 from rlhf_plugins.errors import PluginError, nearest
-from rlhf_plugins.recipe.limits import OF_TRANSFORMERS, RANGES, check_trackers, keeping_the_best, useless
+from rlhf_plugins.recipe.limits import FULL_EVAL, OF_TRANSFORMERS, RANGES, check_trackers, keeping_the_best, useless
 from rlhf_plugins.recipe.options import validated
 
 SECRETS = frozenset({"hub_token"})  # a recipe and a report are read by others
@@ -100,6 +100,8 @@ def _instead(name: str) -> str:
         return f"is set by the stage itself; write `{name}:` at the top of the recipe"
     if name == "resume_from_checkpoint":
         return "is not read; say `rlhf run --resume`"
+    if name in FULL_EVAL:
+        return "is read by an evaluation outside a training, and stages evaluate within it; leave it out"
     if name in OF_TRANSFORMERS:
         return "is read in transformers' own forward pass, and this stage always has the engine's; leave it out"
     return "is set by the stage or not read; leave it out; `rlhf plugins show stage NAME` lists the stage's own options"

@@ -12,6 +12,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import PolicyLoss, Reduction
 from rlhf_plugins.contract.run import Run, StageResult
+from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, Training
 
@@ -27,7 +28,7 @@ class Offline(
     Training,
     makes={"policy"},
     needs={"ratings"},
-    reserved=frozenset({"output_dir", "seed", "trust_remote_code", *UNREAD}),
+    reserved=frozenset({"output_dir", "seed", "trust_remote_code", *UNREAD, *FULL_EVAL}),
 ):
     """Offline RL: advantage-weighted regression (Peng et al. 2019) on rated responses, as a log of any policy has them.
 

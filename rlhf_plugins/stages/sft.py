@@ -9,6 +9,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run import Adapter, Run, StageResult
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.recipe.limits import FULL_EVAL
 from rlhf_plugins.stages._course import of_rows
 from rlhf_plugins.stages._trained import trained
 from rlhf_plugins.stages._training import From, PolicyTraining, longest, pair_tokens, sampling
@@ -38,7 +39,7 @@ class SFT(
     processes="several",
     shards=True,
     zero=True,
-    reserved=frozenset({"output_dir", "seed", *UNREAD}),
+    reserved=frozenset({"output_dir", "seed", *UNREAD, *FULL_EVAL}),
 ):
     """Supervised fine-tuning on each group's best response (Ouyang et al. 2022, section 3.1).
 

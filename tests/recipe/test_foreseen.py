@@ -98,6 +98,9 @@ def test_what_goes_together_is_let_through(stages: list[Any]) -> None:
         ({"optim_target_modules": ["q_proj"]}, "changes nothing without `optim: galore_adamw` or `apollo_adamw`"),
         ({"parallelism_config": {}}, "is an object of accelerate, which a recipe cannot hold; leave it out"),
         ({"torch_compile": True}, "is read in transformers' own forward pass, and this stage always has the engine's"),
+        ({"include_for_metrics": ["inputs"]}, "is read in transformers' own forward pass"),
+        ({"bf16_full_eval": True}, "is read by an evaluation outside a training, and stages evaluate within it"),
+        ({"debug": ["underflow_overflow"]}, "is set by the stage or not read"),
         ({"save_steps": 5}, "changes nothing without `save_strategy`, which saves"),
     ],
 )
