@@ -31,15 +31,19 @@ def check(
     """Test the properties of a component: shapes, gradients, masks, options, state and more."""
     from transformers.utils.logging import disable_progress_bar
 
-    from rlhf_plugins.testing import examine, properties_of
+    from rlhf_plugins.testing import Finding, properties_of
+    from rlhf_plugins.testing.conformance import outcome
 
     disable_progress_bar()  # of tiny models that load in a moment
     failed = 0
     for subject in _subjects(name, kind, _read(options or ())):
         tried = properties_of(subject.kind, subject.registry)
-        found = [finding for one in tried if (finding := examine(subject, one))]
+        outcomes = [said for one in tried if (said := outcome(subject, one))]
+        found = [one for one in outcomes if isinstance(one, Finding)]
         failed += len(found)
-        echo(f"{subject}: {len(tried) - len(found)} of {len(tried)} properties hold")
+        echo(f"{subject}: {len(tried) - len(outcomes)} of {len(tried)} properties hold")
+        if untried := [one for one in outcomes if not isinstance(one, Finding)]:
+            echo(f"  {len(untried)} not tried, since it refuses the run that it is tried with: {untried[0]}")
         for finding in found:
             echo(f"\n{finding}\n")
     if failed:

@@ -20,7 +20,7 @@ import torch
 from rlhf_plugins.errors import PluginError, RlhfError, nearest
 from rlhf_plugins.registry.discovery import FILE
 from rlhf_plugins.registry.registry import KINDS, Registered, Registry, registry
-from rlhf_plugins.testing.subject import Broken, Subject, raised
+from rlhf_plugins.testing.subject import Broken, Subject, Untried, raised
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,23 @@ def check(component: str | type, kind: str | None = None, options: Mapping[str, 
 def examine(subject: Subject, one: Property) -> Finding | None:
     """What one property finds; None where it holds, or where the component cannot be made, which another tells.
 
-    Leaves the random state as it was.
+    It is None too where the component refuses the run that the kit gives it, which `outcome` tells. Leaves the random
+    state as it was.
     """
+    found = outcome(subject, one)
+    return found if isinstance(found, Finding) else None
+
+
+def outcome(subject: Subject, one: Property) -> Finding | Untried | None:
+    """As `examine`, and why a property could not be tried on a component that refuses the kit's run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             one.holds(subject)
         except Broken as broken:
             return Finding(str(subject), one.name, broken.tried, broken.expected, broken.came, one.matters)
+        except Untried as untried:
+            return untried
         except RlhfError:
             return None
         except Exception as error:  # such as a row of an answer that has no rows

@@ -28,6 +28,10 @@ class Broken(AssertionError):
         self.tried, self.expected, self.came = tried, expected, came
 
 
+class Untried(Exception):
+    """A component refuses what it is tried with, as one does whose server is not there, and as one always may."""
+
+
 def expect(holds: bool, tried: str, expected: str, came: str) -> None:
     """Raises Broken with these words where something does not hold."""
     if not holds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import faulty as other
 import faulty_losses as loss
@@ -10,8 +11,9 @@ import pytest
 from marks import slow
 from torch import nn
 
-from rlhf_plugins import RewardHead, RunError
+from rlhf_plugins import Reward, RewardHead, Run, RunError
 from rlhf_plugins.testing import Subject, examine, properties_of
+from rlhf_plugins.testing.conformance import outcome
 
 FAULTS = [
     # what was tried must name the place, what came the fault
@@ -102,6 +104,20 @@ def test_what_refuses_to_be_built_is_found_before_all_properties_hold_of_it() ->
 
     (one,) = [each for each in properties_of("reward_head") if each.name == "can_be_built"]
     assert "RunError: width 8 is not supported" in str(examine(Subject.of(Unbuildable, "reward_head", {}), one))
+
+
+def test_a_reward_that_refuses_every_run_is_not_said_to_hold() -> None:
+    """So does one whose server is not there; the kit gives the reason of either."""
+
+    @dataclass(frozen=True)
+    class Unreached(Reward):
+        def build(self, run: Run) -> Any:
+            raise RunError("there is no server")
+
+    subject = Subject.of(Unreached, "reward", {})
+    asked = ("one_reward_each", "rewards_stand_alone", "samples_are_unmutated", "rewards_repeat")
+    said = [str(outcome(subject, one)) for one in properties_of("reward") if one.name in asked]
+    assert said == ["RunError: there is no server"] * len(asked)
 
 
 @pytest.mark.parametrize("name", ["batch_mates", "order", "gradient_stays"])

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Run, StageResult
 from rlhf_plugins.errors import ComponentError, PluginError, RlhfError
 from rlhf_plugins.testing.conformance import holds_of
-from rlhf_plugins.testing.subject import Broken, Subject, expect, raised
+from rlhf_plugins.testing.subject import Broken, Subject, Untried, expect, raised
 
 PROMPTS = ("how is the ant\n", "who\n", "what is the fox\n", "who\n")
 RESPONSES = ("bee cat dog", "", "mud mud mud log ice key gas jam", "elk gas")
@@ -56,15 +56,23 @@ def _picked(samples: Samples, row: int) -> Samples:
     return Samples([samples.prompts[row]], [samples.responses[row]], *ids)
 
 
-def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | None:
-    """What it says of the samples; None where it refuses this run with an error of ours."""
+def _first(subject: Subject, words: str) -> list[Any]:
+    """What it says of the samples at first. Raises Untried where it refuses this run."""
+    said = _scores(subject, words, _samples())
+    if isinstance(said, RlhfError):
+        raise Untried(raised(said))
+    return said
+
+
+def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | RlhfError:
+    """What it says of the samples; an error of ours where it refuses this run with one."""
     try:
         answer = unchecked(subject.made().build(run_with_reward()))(samples)
         return answer.reward.tolist() if isinstance(answer, Prediction) else list(answer)
     except ComponentError as error:  # of a part
         raise Broken(words, "a reward for each response", raised(error)) from error
-    except RlhfError:
-        return None
+    except RlhfError as error:
+        return error
     except Exception as error:
         raise Broken(words, "a reward for each response", raised(error)) from error
 
@@ -73,11 +81,10 @@ def _scores(subject: Subject, words: str, samples: Samples) -> list[Any] | None:
 def one_reward_each(subject: Subject) -> None:
     """Rewards are matched with responses by their places: one too few, or a NaN, and every gradient is wrong."""
     words = "four responses to three prompts, one of them empty"
-    said = _scores(subject, words, _samples())
-    if said is not None:
-        expect(len(said) == 4, words, "4 rewards", str(len(said)))
-        plain = all(one is None or (isinstance(one, float | int) and math.isfinite(one)) for one in said)
-        expect(plain, words, "finite numbers of Python, or None where it abstains", str(said))
+    said = _first(subject, words)
+    expect(len(said) == 4, words, "4 rewards", str(len(said)))
+    plain = all(one is None or (isinstance(one, float | int) and math.isfinite(one)) for one in said)
+    expect(plain, words, "finite numbers of Python, or None where it abstains", str(said))
 
 
 @holds_of("reward")
@@ -85,10 +92,9 @@ def rewards_stand_alone(subject: Subject) -> None:
     """What a response earns must not hang on its place in the batch, nor on the responses beside it."""
     words = "four responses together, and each alone"
     samples = _samples()
-    said = _scores(subject, words, samples)
-    for row, reward in enumerate(said or []):
-        alone = _scores(subject, words, _picked(samples, row)) or []
-        same = len(alone) == 1 and _close(alone[0], reward)
+    for row, reward in enumerate(_first(subject, words)):
+        alone = _scores(subject, words, _picked(samples, row))
+        same = isinstance(alone, list) and len(alone) == 1 and _close(alone[0], reward)
         expect(same, words, f"{reward} for number {row + 1} both times", f"{alone} alone")
 
 
@@ -103,14 +109,17 @@ def samples_are_unmutated(subject: Subject) -> None:
     """The samples are trained on after they are scored."""
     samples = _samples()
     before = copy.deepcopy(samples)
-    _scores(subject, "four responses", samples)
+    said = _scores(subject, "four responses", samples)
     expect(samples == before, "four responses", "the samples as they were", "samples changed in place")
+    if isinstance(said, RlhfError):
+        raise Untried(raised(said))
 
 
 @holds_of("reward")
 def rewards_repeat(subject: Subject) -> None:
     """A run can be repeated only if equal responses earn equal rewards."""
-    said, again = (_scores(subject, "four responses, twice", _samples()) for _ in range(2))
+    said = _first(subject, "four responses, twice")
+    again = _scores(subject, "four responses, twice", _samples())
     expect(said == again, "four responses, twice", str(said), str(again))
 
 
@@ -130,8 +139,8 @@ def it_builds(subject: Subject) -> None:
         made = subject.made().build(run_with_reward())
     except ComponentError as error:
         raise Broken(words, "something to call", raised(error)) from error
-    except RlhfError:  # it refuses this run
-        return
+    except RlhfError as error:  # it refuses this run
+        raise Untried(raised(error)) from error
     except Exception as error:
         raise Broken(words, "something to call", raised(error)) from error
     if subject.kind in ("monitor", "judge"):
