@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from os.path import abspath
@@ -92,11 +92,24 @@ class WithMedia(DataFormat, like="rows"):
         names, made = list(missing), dict[str, Any]()
         for start in range(0, len(names), TOGETHER):
             some = names[start : start + TOGETHER]
-            made |= zip(some, encode([self.opened(missing[digest]) for digest in some]), strict=True)
+            made |= zip(some, self._encoded(encode, [missing[digest] for digest in some]), strict=True)
         if made:
             kept.add(made)
         lists = {digest: kept.known[digest].tolist() for digest in set(digests.values())}
         return {file: lists[digest] for file, digest in digests.items()}
+
+    def _encoded(self, encode: Callable[[Sequence[Any]], Any], files: Sequence[Path]) -> Any:
+        """The features of files. Raises DataError, which names the file that the encoder refuses."""
+        opened = [self.opened(file) for file in files]
+        try:
+            return encode(opened)
+        except DataError:
+            for file, one in zip(files, opened, strict=True):
+                try:
+                    encode([one])
+                except DataError as error:
+                    raise DataError(f"{self.called}: {file}: {error}") from error
+            raise
 
     def _digest(self, file: Path) -> str:
         try:

@@ -143,10 +143,12 @@ def test_models_that_do_not_hear_are_one_error(wav2vec: str, tmp_path: Path) -> 
         component("audio_encoder", "pretrained", model=wav2vec).build()([short])
 
 
-def test_a_recording_that_the_model_would_cut_is_refused(whisper: str) -> None:
-    long = Sound(np.zeros(12000, np.float32), 8000)
-    with pytest.raises(DataError, match="a recording has 1.5 seconds, and the model takes 1: cut it first"):
-        component("audio_encoder", "pretrained", model=whisper).build()([long])
+def test_a_recording_that_the_model_would_cut_is_refused_by_its_file(whisper: str, tmp_path: Path) -> None:
+    for name, seconds in {"a.wav": 0.5, "b.wav": 1.5}.items():
+        wavfile.write(tmp_path / name, 8000, np.zeros(round(8000 * seconds), np.int16))
+    said = r"^with_audio: .*b\.wav: audio_encoder pretrained: a recording has 1.5 seconds, and the model takes 1: "
+    with pytest.raises(DataError, match=said):
+        loaded(tmp_path, "a.wav", "b.wav", encoder={"use": "pretrained", "model": whisper})
 
 
 @pytest.mark.parametrize(
