@@ -151,15 +151,17 @@ def test_files_are_compared_on_common_prompts(tmp_path: Path) -> None:
     better = write(tmp_path, "new", [*(old + rng.normal(1, 0.5, 100)), 9.0], response=["a b"] * 101)
     same = write(tmp_path, "same", [*(old + np.tile([1, -1], 50))])
     first, second = compare([base, better, same])
+    numbers = "\n".join(lines([first, second]))
     assert (first.better, first.left_out, second.better) == (True, 1, None)
     assert first.holm_p == pytest.approx(2 * first.sign_p)
+    assert first.permutation_holm_p == pytest.approx(2 * first.permutation_p)
+    assert f"mean p {first.permutation_p:.2g}, Holm of 2 comparisons {first.permutation_holm_p:.2g}" in numbers
     assert first.closed_evidence == pytest.approx((first.evidence + second.evidence) / 2)
-    assert "by closed means of 2 comparisons; p " in "\n".join(lines([first, second]))
+    assert "by closed means of 2 comparisons; p " in numbers
     assert first.length is not None
     assert second.length is None
-    text = "\n".join(lines([first, second]))
-    assert "new.jsonl is better than" in text
-    assert "no difference from" in text
+    assert "new.jsonl is better than" in numbers
+    assert "no difference from" in numbers
     assert json.loads(json.dumps(record(first)))["counts"]["won"] == first.counts.won
 
 

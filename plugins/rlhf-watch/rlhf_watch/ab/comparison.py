@@ -34,6 +34,7 @@ class Comparison:
     sign_p: float
     permutation_p: float
     holm_p: float  # the sign test's, corrected for all policies that are compared at once
+    permutation_holm_p: float  # the permutation test's, likewise
     evidence: float  # e-value after the last prompt
     closed_evidence: float  # the same, corrected for all policies that are compared at once
     anytime_p: float  # of the corrected e-values
@@ -74,9 +75,15 @@ def compare(sources: Sequence[str], seed: int = 0, by: str = "") -> list[Compari
         raise DataError(f"no row of {', '.join(sources)} has a column {by!r}; runs and releases keep no columns")
     found = [_beside(scored[0], other, seed) for other in scored[1:]]
     holm = paired.holm({str(place): one.sign_p for place, one in enumerate(found)})
+    of_means = paired.holm({str(place): one.permutation_p for place, one in enumerate(found)})
     closed = sequential.closed(np.stack([_wealths(scored[0], other) for other in scored[1:]]))
     return [
-        replace(one, holm_p=holm[str(place)], **_looks(values, _answered(scored[0], other)))
+        replace(
+            one,
+            holm_p=holm[str(place)],
+            permutation_holm_p=of_means[str(place)],
+            **_looks(values, _answered(scored[0], other)),
+        )
         for place, (one, other, values) in enumerate(zip(found, scored[1:], closed, strict=True))
     ]
 
@@ -137,6 +144,7 @@ def _beside(base: Scored, other: Scored, seed: int) -> Comparison:
         sign_p=paired.sign_test(counts),
         permutation_p=paired.permutation_test(ours, theirs, seed),
         holm_p=1.0,
+        permutation_holm_p=1.0,
         evidence=evidence,
         closed_evidence=evidence,
         anytime_p=1.0,

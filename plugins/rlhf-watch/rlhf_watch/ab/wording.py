@@ -48,8 +48,11 @@ def _numbers(one: Comparison, compared: int) -> Iterator[str]:
         f"win rate {counts.win_rate:.3f} [{one.win_rate.low:.3f}, {one.win_rate.high:.3f}]: "
         f"{counts.won} won, {counts.tied} tied, {counts.lost} lost"
     )
-    corrected = f", Holm of {compared} comparisons {one.holm_p:.2g}" if compared > 1 else ""
-    yield f"sign test p {one.sign_p:.2g}{corrected}; permutation test of the mean p {one.permutation_p:.2g}"
+    sign, mean = (
+        f", Holm of {compared} comparisons {p:.2g}" if compared > 1 else ""
+        for p in (one.holm_p, one.permutation_holm_p)
+    )
+    yield f"sign test p {one.sign_p:.2g}{sign}; permutation test of the mean p {one.permutation_p:.2g}{mean}"
     low, high = one.difference_interval
     yield f"mean difference {one.difference:+.3g} [{low:.3g}, {high:.3g}], {one.effect:+.2f} deviations"
     when = f"decided after {one.decided_after} prompts" if one.decided_after else "not decided"
