@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.data.convert import strict_pairs
     from rlhf_plugins.data.features import features
     from rlhf_plugins.data.store import load_data
+    from rlhf_plugins.data.turns import as_response
     from rlhf_plugins.engine import set_engine
     from rlhf_plugins.engine.loading import cut_off
     from rlhf_plugins.engine.mixture import mix
@@ -191,6 +192,7 @@ __all__ = [
     "Weights",
     "Work",
     "Workload",
+    "as_response",
     "check_recipe",
     "component",
     "cut_off",
@@ -226,6 +228,7 @@ _LAZY = {
     "PreferenceTrainer": "rlhf_plugins.trainers.preference",
     "RunRecord": "rlhf_plugins.run.record",
     "Value": "rlhf_plugins.trainers.ppo.options",
+    "as_response": "rlhf_plugins.data.turns",
     "check_recipe": "rlhf_plugins.recipe.check",
     "component": "rlhf_plugins.recipe.public",
     "cut_off": "rlhf_plugins.engine.loading",

@@ -15,7 +15,7 @@ from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Group, Text
 from rlhf_plugins.contract.run_kinds import DataStep, Generator, Reward
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.steps import AT_ONCE, copied, made_of, remembered
-from rlhf_plugins.data.turns import as_answer
+from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.errors import DataError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _scores(run: Run, built: Callable[[], RewardFunction], rows: Sequence[tuple[
 
     handle = reward_handle(built())
     encode = run.reference().encode if handle.encoder is None else handle.encode
-    answers = [text if isinstance(prompt, str) else as_answer(text) for prompt, text in rows]
+    answers = [as_response(prompt, text) for prompt, text in rows]
     read = [place for place, row in enumerate(rows) if _is_readable(encode, row[0], answers[place])]
     found: list[float | None] = [None] * len(rows)
     if read:
@@ -196,7 +196,7 @@ def _with_responses(data: Data, step: str, written: Sequence[tuple[Written, ...]
         if reason:
             dropped.add(f"{step}: {reason}", str(group.origin or "a row"))
         else:
-            texts = tuple(one.text if isinstance(group.prompt, str) else as_answer(one.text) for one in found)
+            texts = tuple(as_response(group.prompt, one.text) for one in found)
             train.append(made_of(group, step, texts))
     return replace(data, train=tuple(train), dropped=dropped)
 

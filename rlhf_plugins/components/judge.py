@@ -13,7 +13,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.records import Verdict
 from rlhf_plugins.contract.run_kinds import Generator, Judge, Reward
-from rlhf_plugins.data.turns import as_answer
+from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.engine.asking import QUESTION, asked, both_orders
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ByPolicy(Judge):
 def _answers(prompts: Sequence[Text], responses: Sequence[str]) -> list[Text]:
     """The responses, as messages to prompts that are messages."""
     pairs = zip(prompts, responses, strict=True)
-    return [text if isinstance(prompt, str) else as_answer(text) for prompt, text in pairs]
+    return [as_response(prompt, text) for prompt, text in pairs]
 
 
 @hookimpl

@@ -66,14 +66,14 @@ class Choices(Task):
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """Raises RunError where the rows cannot be had, or lack choices or the right one."""
-        from rlhf_plugins.data.turns import as_answer
+        from rlhf_plugins.data.turns import as_response
 
         groups = _asked(self.name, _groups(self.data.load_in(run)), run, self.rows, 1)
         rows = [(group.prompt, *self.read(group)) for group in groups]
 
         def right(policy: Policy) -> list[float]:
             pairs = [(prompt, choice) for prompt, choices, _ in rows for choice in choices]
-            answers = [choice if isinstance(prompt, str) else as_answer(choice) for prompt, choice in pairs]
+            answers = [as_response(prompt, choice) for prompt, choice in pairs]
             samples = policy.encode([prompt for prompt, _ in pairs], answers)
             sums = policy.log_probs(samples).sum(1).tolist()
             lengths = [len(ids) if self.by_length else 1 for ids in samples.response_ids]

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_plugins.contract.rows import Origin, Text
 from rlhf_plugins.data.messages import check_answer, messages, whole
 from rlhf_plugins.data.sources import Columns
-from rlhf_plugins.data.turns import as_answer, said
+from rlhf_plugins.data.turns import as_response, said
 from rlhf_plugins.errors import DataError, nearest
 
 STEP = re.compile(r"([^.\[\]]+)|(\[\d*\])")  # of a path
@@ -105,7 +105,7 @@ def responses(where: str, column: str, values: Any, inner: str, prompt: Text) ->
         name = f"{column}[{number}]"
         if isinstance(value, dict) and not {"role", "from"} & value.keys():
             value = required(f"{where}: {name}", inner, value)
-        found.append(text(where, name, value) if isinstance(prompt, str) else as_answer(text(where, name, value)))
+        found.append(as_response(prompt, text(where, name, value)))
         check_answer(where, name, found[-1])
         if form(found[-1]) != form(prompt):
             raise DataError(f"{where}: the prompt is {form(prompt)}, {name} is {form(found[-1])}")

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_plugins.contract.rows import Group, Samples, Text
 from rlhf_plugins.contract.run import Lengths
-from rlhf_plugins.data.turns import CALLS, TOOLS, as_answer, said
+from rlhf_plugins.data.turns import CALLS, TOOLS, as_response, said
 from rlhf_plugins.data.values import by_name
 from rlhf_plugins.errors import DataError
 
@@ -142,7 +142,7 @@ def encoded(prompts: Sequence[Text | Group], responses: Sequence[Text], encoder:
     for group, response in zip(asked, responses, strict=True):
         if isinstance(group.prompt, str) and not isinstance(response, str):
             raise DataError("a prompt and its response must both be text or both be messages")
-    answers = [r if isinstance(g.prompt, str) else as_answer(r) for g, r in zip(asked, responses, strict=True)]
+    answers = [as_response(g.prompt, r) for g, r in zip(asked, responses, strict=True)]
     return samples_of((Group(g.prompt, (r,), columns=g.columns) for g, r in zip(asked, answers, strict=True)), encoder)
 
 

@@ -24,6 +24,11 @@ def as_answer(response: Text) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": response}] if isinstance(response, str) else response
 
 
+def as_response(prompt: Text, response: Text) -> Text:
+    """A response in the form of its prompt: to messages, a text becomes what the assistant says."""
+    return response if isinstance(prompt, str) else as_answer(response)
+
+
 def said(message: Mapping[str, Any]) -> str:
     """What a reader sees of a message: its content, and its calls of tools as JSON."""
     calls = [json.dumps(message[CALLS], ensure_ascii=False)] if message.get(CALLS) else []

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Samples, Text
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.tokens import RowEncoder, unended
-from rlhf_plugins.data.turns import TOOLS, as_answer, as_messages
+from rlhf_plugins.data.turns import TOOLS, as_messages, as_response
 from rlhf_plugins.engine.policy import Handle
 from rlhf_plugins.engine.sampling import Decoding
 from rlhf_plugins.engine.served import Server
@@ -102,4 +102,4 @@ class ServedPolicy(Handle):
         return text, cut if text.strip() else EMPTY
 
     def _ids(self, prompt: Text, text: str) -> list[int]:
-        return self.encoder.encode(prompt, text if isinstance(prompt, str) else as_answer(text))[1]
+        return self.encoder.encode(prompt, as_response(prompt, text))[1]

@@ -13,7 +13,6 @@ from rlhf_constitution.compared import for_people, with_people, with_truth, writ
 from rlhf_constitution.constitution import Scored, bundled, faults, load
 from rlhf_constitution.feedback import Labels, Pair, pairs
 from rlhf_constitution.scoring import Scorer
-from rlhf_constitution.texts import as_response
 from rlhf_plugins import (
     Comparison,
     Data,
@@ -26,6 +25,7 @@ from rlhf_plugins import (
     Section,
     Stage,
     StageResult,
+    as_response,
     hookimpl,
     uses,
 )

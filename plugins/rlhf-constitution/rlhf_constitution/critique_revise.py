@@ -22,8 +22,21 @@ from rlhf_constitution.outcome import Ok
 from rlhf_constitution.reviser import Reviser
 from rlhf_constitution.revision import Check, Draft, Limits, Makers, from_json, revise, to_json
 from rlhf_constitution.scoring import Scorer
-from rlhf_constitution.texts import Text, as_response, plain
-from rlhf_plugins import Data, Group, OnDisk, Origin, Run, RunError, Section, Stage, StageResult, hookimpl, uses
+from rlhf_constitution.texts import Text, plain
+from rlhf_plugins import (
+    Data,
+    Group,
+    OnDisk,
+    Origin,
+    Run,
+    RunError,
+    Section,
+    Stage,
+    StageResult,
+    as_response,
+    hookimpl,
+    uses,
+)
 
 FILE = "revisions.jsonl"  # in the stage's folder: every draft with all its attempts
 SHOWN = 8  # drafts in the report

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from rlhf_constitution.texts import Text, as_response
+from rlhf_constitution.texts import Text
 from rlhf_plugins import DataError, Policy, Run
 
 
 def perplexities(policy: Policy, prompt: Text, responses: Sequence[str]) -> list[float]:
     """exp(-mean log-probability of its tokens) of each response; infinite where it has none."""
     with policy:
-        samples = policy.encode([prompt] * len(responses), [as_response(prompt, text) for text in responses])
+        samples = policy.encode([prompt] * len(responses), responses)
         sums = policy.log_probs(samples).sum(1).tolist()
     counts = [len(ids) for ids in samples.response_ids]
     return [math.exp(-total / count) if count else math.inf for total, count in zip(sums, counts, strict=True)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from rlhf_constitution.outcome import Abstain, Failed, NotApplicable, Ok, Outcome
-from rlhf_constitution.texts import Text, as_response, plain
-from rlhf_plugins import Component, PluginError, Run, hookimpl, trait
+from rlhf_constitution.texts import Text, plain
+from rlhf_plugins import Component, PluginError, Run, as_response, hookimpl, trait
 
 if TYPE_CHECKING:
     from rlhf_constitution.asking import Asker
@@ -92,7 +92,7 @@ class Principle(Component, kind="principle"):
         """A prompt and a response in the form that it reads."""
         if not self.as_written:
             return plain(prompt), plain(response)
-        return prompt, as_response(prompt, response) if isinstance(response, str) else response
+        return prompt, as_response(prompt, response)
 
     def applies(self, prompt: str) -> bool:
         """Whether it says anything about responses to this prompt."""

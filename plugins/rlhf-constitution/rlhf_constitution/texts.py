@@ -1,4 +1,4 @@
-"""Prompts and responses as plain text, which principles and assistants read, and as the messages of a conversation."""
+"""Prompts and responses as plain text, which principles and assistants read."""
 
 from __future__ import annotations
 
@@ -22,8 +22,3 @@ def content(turn: dict[str, Any]) -> str:
     if isinstance(found, str):
         return found
     return "\n".join(str(part.get("text", "")) for part in found if isinstance(part, dict))
-
-
-def as_response(prompt: Text, response: str) -> Text:
-    """A response in the form of its prompt: text, or the assistant's turn."""
-    return response if isinstance(prompt, str) else [{"role": "assistant", "content": response}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_constitution.texts import as_response, plain
+from rlhf_constitution.texts import plain
 
 from rlhf_plugins import Data, Group, component
 from rlhf_plugins.testing import tiny_base, tiny_run
@@ -16,12 +16,6 @@ def test_a_conversation_is_one_text() -> None:
     assert plain("why") == "why"
     assert plain(TALK) == "user: why\nassistant: so\nuser: how"
     assert plain([{"role": "assistant", "content": [{"type": "text", "text": "so"}, {"type": "image"}]}]) == "so\n"
-
-
-def test_a_response_has_the_form_of_its_prompt() -> None:
-    assert as_response("why", "so") == "so"
-    assert as_response(TALK, "so") == [{"role": "assistant", "content": "so"}]
-    assert plain(as_response(TALK, "so")) == "so"
 
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"

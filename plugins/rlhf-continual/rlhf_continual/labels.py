@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rlhf_plugins import Comparison, Group, Origin
+from rlhf_plugins import Comparison, Group, Origin, as_response
 
 
 class Pair(NamedTuple):
@@ -55,7 +55,7 @@ def groups_of(asked: Asked, source: str, number: int) -> list[Group]:
     found = []
     for pair, p in asked.answered:
         better, worse = (pair.first, pair.second) if p >= 0.5 else (pair.second, pair.first)
-        responses = tuple(_answer(pair.prompt, text) for text in (better, worse))
+        responses = tuple(as_response(pair.prompt, text) for text in (better, worse))
         compared = (Comparison(0, 1, probability=max(p, 1 - p)),)
         found.append(Group(pair.prompt, responses, compared=compared, origin=Origin(f"{source}:{number}")))
     return found
@@ -71,8 +71,3 @@ def right(reward: Any, asked: Asked) -> Share:
         for (one, other), (_, p) in zip(rewards, asked.decided, strict=True)
     ]
     return Share(sum(ordered) / len(ordered), len(ordered))
-
-
-def _answer(prompt: Any, text: str) -> Any:
-    """A response, as messages to a prompt that is messages."""
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
