@@ -57,6 +57,7 @@ from rlhf_plugins.contract.run import (
 from rlhf_plugins.contract.run_kinds import (
     DataFormat,
     DataStep,
+    Environment,
     Generator,
     Judge,
     Monitor,
@@ -129,6 +130,7 @@ __all__ = [
     "DataFormat",
     "DataStep",
     "Earlier",
+    "Environment",
     "Evaluation",
     "Exploration",
     "Features",

@@ -26,6 +26,7 @@ STAGES = {  # where a recipe names a component of each kind
     "aggregation": [f"stage: reward_ensemble, members: 2, aggregation: $component, {FEW}", "stage: evaluate_reward"],
     "data_format": [f"stage: reward_model, {FEW}"],
     "data_step": [f"stage: reward_model, data: {{format: prepared, rows: {SANDBOX}, steps: [$component]}}, {FEW}"],
+    "environment": [f"stage: online, reward: gold, environment: $component, turns: 2, {FEW}"],
     "kl": [f"stage: online, reward: gold, kl: $component, {FEW}"],
     "kl_estimator": [f"stage: online, reward: gold, kl: {{use: in_loss, estimator: $component}}, {FEW}"],
     "metric": [f"stage: reward_model, {FEW}", "stage: evaluate_reward, metrics: [accuracy, $component]"],

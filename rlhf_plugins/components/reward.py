@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from traceback import extract_tb
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
@@ -17,8 +14,8 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
-from rlhf_plugins.data.functions import FunctionPath, at_most, check_path, function_at, missing
-from rlhf_plugins.errors import RlhfError, RunError
+from rlhf_plugins.data.functions import FunctionPath, check_path, missing, of_samples
+from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.handles import Policy
@@ -178,17 +175,8 @@ class Python(Reward):
 
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""
-        function = function_at(self.path, "reward")
-        takes = inspect.signature(function).parameters
-        takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
-
-        def score(samples: Samples) -> Prediction:
-            given = {**samples.columns, **_as_trl(samples)}
-            with _named(self.path), at_most(self.timeout):
-                found = function(**{k: v for k, v in given.items() if takes_all or k in takes})
-            return _fitting(found, samples, self.path)
-
-        return score
+        function = of_samples(self.path, "reward", self.timeout)
+        return lambda samples: _fitting(function(samples), samples, self.path)
 
 
 def _reader(policy: Policy, run: Run) -> Read | None:
@@ -200,21 +188,6 @@ def _reader(policy: Policy, run: Run) -> Read | None:
     return None if own is None else reader(own, load_row_encoder(run.base))
 
 
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Raises RunError in the name of a user's function, with the line of its file, for what it raises in the block."""
-    from torch import OutOfMemoryError
-
-    try:
-        yield
-    except (RlhfError, OutOfMemoryError):
-        raise
-    except Exception as error:  # a user's function may raise anything
-        own = [each.lineno for each in extract_tb(error.__traceback__) if each.filename == path.rpartition(":")[0]]
-        where = f" in line {own[-1]}" if own else ""
-        raise RunError(f"reward: {path} failed{where}: {type(error).__name__}: {error}") from error
-
-
 def _fitting(answer: Any, samples: Samples, path: str) -> Prediction:
     """A function's answer. Raises RunError in its name where it does not fit the completions."""
     from rlhf_plugins.contract.answers import Wrong, rewards
@@ -223,14 +196,6 @@ def _fitting(answer: Any, samples: Samples, path: str) -> Prediction:
         return rewards(answer, samples)
     except Wrong as wrong:
         raise RunError(f"reward: {path} {wrong}") from wrong
-
-
-def _as_trl(samples: Samples) -> dict[str, Any]:
-    """The arguments of TRL's reward functions."""
-    pairs = zip(samples.prompts, samples.responses, strict=True)
-    completions = [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
-    ids = [list(response) for response in samples.response_ids]
-    return {"prompts": list(samples.prompts), "completions": completions, "completion_ids": ids}
 
 
 def _different(names: Sequence[str]) -> list[str]:

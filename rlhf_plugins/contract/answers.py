@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlhf_plugins.contract.records import Prediction, SamplerState, Verdict
 from rlhf_plugins.contract.rollout import Advantages, KLTerm, Rollout, ScoredResponses
-from rlhf_plugins.contract.rows import Data, Samples
+from rlhf_plugins.contract.rows import Data, Samples, Text
 from rlhf_plugins.contract.run import Alarm
 from rlhf_plugins.contract.selection import Choice, Situation
 from rlhf_plugins.errors import nearest
@@ -190,6 +190,26 @@ def verdicts(answer: Any, count: int) -> list[Verdict]:
         if given.probability is not None and not 0 <= given.probability <= 1:
             raise Wrong(f"gave the probability {given.probability!r}, not a number from 0 to 1")
     return list(answer)
+
+
+def turns(answer: Any, samples: Samples) -> list[Text | None]:
+    """What follows each response: text behind a text, text or messages behind messages, None at the end."""
+    count = len(samples.responses)
+    if isinstance(answer, str) or not isinstance(answer, Sequence):
+        raise Wrong(f"gave a {type(answer).__name__}, not a text or None for each of {count} responses")
+    if len(answer) != count:
+        raise Wrong(f"gave {len(answer)} turns for {count} responses")
+    for row, (given, prompt) in enumerate(zip(answer, samples.prompts, strict=True)):
+        if given is None or (isinstance(given, str) and given):
+            continue
+        if isinstance(prompt, str) or not _are_messages(given):
+            wanted = "a text" if isinstance(prompt, str) else "a text, messages"
+            raise Wrong(f"gave {_shown(given)} behind response {row}, not {wanted} or None")
+    return list(answer)
+
+
+def _are_messages(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(isinstance(m, dict) and "role" in m for m in given)
 
 
 def shares(answer: Any) -> list[float]:

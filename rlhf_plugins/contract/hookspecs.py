@@ -136,6 +136,12 @@ def register_judge() -> dict[str, type[run_kinds.Judge]]:
 
 
 @hookspec
+def register_environment() -> dict[str, type[run_kinds.Environment]]:
+    """What writes the other turns of a conversation: a function, a policy in a user's place."""
+    return {}
+
+
+@hookspec
 def register_monitor() -> dict[str, type[run_kinds.Monitor]]:
     """What watches a training, and may stop or slow it."""
     return {}

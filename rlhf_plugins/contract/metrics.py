@@ -48,10 +48,14 @@ LOGGED = {
     "rewards/chosen": Logged("", "beta times the log-ratio to the reference, of chosen responses"),
     "rewards/margins": Logged("", "mean difference of the implicit rewards of a pair"),
     "rewards/rejected": Logged("", "beta times the log-ratio to the reference, of rejected responses"),
-    "shaped_reward": Logged("", "mean reward after shaping"),
+    "shaped_reward": Logged("", "mean reward after shaping, and in conversations with that of later turns"),
     "too_few_siblings": Logged("responses", "left out because too few responses to their prompt have a reward"),
     "update_share": Logged("share", "of an update that a constraint of the KL kept", "higher"),
     "value_loss": Logged("deviations²", "the critic's part of the loss, in deviations of the returns", "lower"),
+    "turns": Logged("turns", "mean number of the policy's in a conversation with an environment"),
+    "return": Logged("", "mean reward of a conversation: of its turns after shaping, later ones discounted", "higher"),
+    "conversations_cut": Logged("conversations", "that ended for want of room for another response"),
+    "abstained_later": Logged("responses", "left out because the reward abstained on a later turn"),
     "without_baseline": Logged("responses", "left out because the greedy response to their prompt has no reward"),
 }
 PERCENTILES = (5, 25, 50, 75, 95)  # of the responses of a rollout, logged beside the means of `length` and `reward`

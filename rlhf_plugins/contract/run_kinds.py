@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RewardFunction = Callable[["Samples"], "Prediction | Sequence[float | None]"]
 JudgeFunction = Callable[["Sequence[Text]", "Sequence[str]", "Sequence[str]"], "Sequence[Verdict]"]
+EnvironmentFunction = Callable[["Samples"], "Sequence[Text | None]"]
 
 
 class Reward(Component, kind="reward"):
@@ -70,6 +71,22 @@ class Judge(Component, kind="judge"):
     def checked(self, answer: Any, *inputs: Any) -> Sequence[Verdict]:
         """A verdict for each prompt."""
         return answer_checks().verdicts(answer, len(inputs[0]))
+
+
+class Environment(Component, kind="environment"):
+    """Writes what follows a response in a conversation, such as a user's next turn; `build` binds it to the run."""
+
+    def build(self, run: Run) -> EnvironmentFunction:
+        """A function from B samples, whose prompts are the conversations so far, to what follows each.
+
+        That is None where the conversation ends. To messages, a text is what the user says, and messages are taken as
+        they are, such as a tool's; to plain text, a text follows the response as it is, with its own separators.
+        """
+        raise NotImplementedError
+
+    def checked(self, answer: Any, *inputs: Any) -> Sequence[Text | None]:
+        """A text, messages or None for each response."""
+        return answer_checks().turns(answer, inputs[0])
 
 
 class Monitor(Component, kind="monitor"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import runpy
 import signal
 import threading
@@ -10,12 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, cast
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
 from rlhf_plugins.contract.on_disk import OnDisk
-from rlhf_plugins.errors import RunError, nearest, nearest_path
+from rlhf_plugins.errors import RlhfError, RunError, nearest, nearest_path
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.rows import Samples
 
 FunctionPath = Annotated[str, OnDisk(":"), Field(description="FILE.py:FUNCTION, or PACKAGE.MODULE:FUNCTION")]
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -68,6 +73,55 @@ def function_at(path: str, who: str) -> Callable[..., Any]:
         functions = (key for key, value in found.items() if callable(value) and not key.startswith("_"))
         raise RunError(f"{who}: {module} has no function {name!r} {nearest(name, functions)}")
     return cast("Callable[..., Any]", function)
+
+
+def of_samples(path: str, who: str, seconds: float) -> Callable[[Samples], Any]:
+    """A function with the arguments of TRL's `reward_funcs` as one of samples.
+
+    It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them.
+    What is returned raises RunError in the name of the function for what it raises, and where it takes too long.
+
+    Args:
+        path: of the function.
+        who: of the kind of component that names it.
+        seconds: most of a call.
+
+    Raises:
+        RunError: there is no such function, or its module cannot be imported.
+    """
+    function = function_at(path, who)
+    takes = inspect.signature(function).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+
+    def call(samples: Samples) -> Any:
+        given = {**samples.columns, **_as_trl(samples)}
+        with _named(path, who), at_most(seconds):
+            return function(**{k: v for k, v in given.items() if takes_all or k in takes})
+
+    return call
+
+
+def _as_trl(samples: Samples) -> dict[str, Any]:
+    """The arguments of TRL's reward functions."""
+    pairs = zip(samples.prompts, samples.responses, strict=True)
+    completions = [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
+    ids = [list(response) for response in samples.response_ids]
+    return {"prompts": list(samples.prompts), "completions": completions, "completion_ids": ids}
+
+
+@contextmanager
+def _named(path: str, who: str) -> Iterator[None]:
+    """Raises RunError in the name of a user's function, with the line of its file, for what it raises in the block."""
+    from torch import OutOfMemoryError
+
+    try:
+        yield
+    except (RlhfError, OutOfMemoryError):
+        raise
+    except Exception as error:  # a user's function may raise anything
+        own = [each.lineno for each in extract_tb(error.__traceback__) if each.filename == path.rpartition(":")[0]]
+        where = f" in line {own[-1]}" if own else ""
+        raise RunError(f"{who}: {path} failed{where}: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

@@ -29,6 +29,12 @@ def as_response(prompt: Text, response: Text) -> Text:
     return response if isinstance(prompt, str) else as_answer(response)
 
 
+def other_side(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as the user sees them: who asks answers, and who answers asks. The system's messages are left out."""
+    roles = {"user": "assistant", "assistant": "user"}
+    return [{"role": roles[m["role"]], "content": said(m)} for m in messages if m["role"] in roles]
+
+
 def said(message: Mapping[str, Any]) -> str:
     """What a reader sees of a message: its content, and its calls of tools as JSON."""
     calls = [json.dumps(message[CALLS], ensure_ascii=False)] if message.get(CALLS) else []

@@ -96,11 +96,16 @@ def load_row_encoder(base: Base) -> RowEncoder:
         names = ", ".join(sorted(beyond)[:3])
         have = f"its embedding has {rows} rows, and its tokenizer has tokens beyond them: {names}"
         raise RunError(f"base {base.path}: {have}; resize the embedding, or take the model's own tokenizer")
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [positions]
+    limits = [positions(config)]
     if encodes_pairs(tokenizer):
         limits.append(tokenizer.model_max_length)  # fewer, if an encoder's positions start above 0, as RoBERTa's
     return RowEncoder(tokenizer, min((limit for limit in limits if limit), default=None), base.lengths)
+
+
+def positions(config: Any) -> int | None:
+    """The most tokens that a model takes by its configuration; None where it does not say."""
+    found: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def cut_off(base: Base) -> Callable[[Samples], list[bool]]:

@@ -124,8 +124,12 @@ def prompts_by_cell() -> tuple[tuple[str, ...], ...]:
 
 
 def parse_prompt(prompt: str) -> Query | None:
-    """What the prompt asks, whatever its spacing and case; None if it is not a prompt of this world."""
-    return _queries().get(_key(prompt))
+    """What the prompt asks, whatever its spacing and case; None if it is not a prompt of this world.
+
+    A conversation asks what its last line asks.
+    """
+    last = prompt.strip().rpartition("\n")[2]
+    return _queries().get(_key(prompt)) or _queries().get(_key(last))
 
 
 def _key(prompt: str) -> str:

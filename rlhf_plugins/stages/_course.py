@@ -34,21 +34,23 @@ def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> 
     return Course(steps, steps * batch * (responses or 2), words)
 
 
-def of_rollouts(stage: Training, known: Known) -> Course:
-    """A training on samples of its own: an episode is a response."""
+def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
+    """A training on samples of its own: an episode is a response, or a conversation of at most so many turns."""
     size, accumulated = (
         int(stage.setting(name)) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
     parts = int(stage.setting("steps_per_generation") or accumulated)
     used, new = parts * int(stage.setting("num_iterations")), int(stage.setting("max_completion_length"))
     rollout, steps = size * parts, int(stage.setting("max_steps"))
+    unit = "responses" if turns == 1 else f"conversations of up to {turns} turns"
     if steps <= 0:
         epochs = _times(float(stage.setting("num_train_epochs")), "epoch")
-        return Course(None, None, f"{epochs} of the prompts, {rollout:,} responses a rollout")
+        return Course(None, None, f"{epochs} of the prompts, {rollout:,} {unit} a rollout")
     rollouts = ceil(steps * accumulated / used)
     episodes = rollouts * rollout
-    of = f"{_times(rollouts, 'rollout')} of {rollout:,} responses, {episodes:,} episodes"
-    return Course(steps, 2 * episodes, f"{_times(steps, 'step')}, {of}, at most {episodes * new:,} sampled tokens")
+    of = f"{_times(rollouts, 'rollout')} of {rollout:,} {unit}, {episodes:,} episodes"
+    sampled = f"at most {episodes * turns * new:,} sampled tokens"
+    return Course(steps, 2 * episodes * turns, f"{_times(steps, 'step')}, {of}, {sampled}")
 
 
 def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:

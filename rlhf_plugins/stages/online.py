@@ -11,10 +11,11 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run import Adapter, ReportParts, Run, StageResult
-from rlhf_plugins.contract.run_kinds import Monitor, Reward
+from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
+from rlhf_plugins.stages._of_grpo import UNREAD
 from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling
 from rlhf_plugins.trainers.ppo.options import (
     PLAIN,
@@ -41,64 +42,10 @@ AS_THEY_ARE = (
     "shaping",
     "stop_kl",
     "exploration",
+    "turns",
+    "turn_discount",
     "abstained",
     "tokens_per_batch",
-)
-UNREAD = frozenset(  # options that TRL's own passes, objective, evaluation, tools and tables alone would read
-    {
-        "beta",
-        "cast_lm_head_to_fp32",
-        "data_seed",
-        "dataloader_drop_last",
-        "debug",
-        "delta",
-        "entropy_coef",
-        "entropy_coef_delta",
-        "entropy_coef_max",
-        "entropy_coef_min",
-        "entropy_target",
-        "epsilon",
-        "epsilon_high",
-        "importance_sampling_level",
-        "label_smoothing_factor",
-        "log_completions",
-        "log_completions_hub_repo",
-        "log_multimodal",
-        "log_unique_prompts",
-        "loss_type",
-        "mask_truncated_completions",
-        "max_tool_calling_iterations",
-        "model_init_kwargs",
-        "multi_objective_aggregation",
-        "num_completions_to_print",
-        "num_generations_eval",
-        "off_policy_mask_threshold",
-        "ref_model_mixup_alpha",
-        "ref_model_sync_steps",
-        "resume_from_checkpoint",
-        "reward_weights",
-        "router_aux_loss_coef",
-        "sapo_temperature_neg",
-        "sapo_temperature_pos",
-        "scale_rewards",
-        "sync_ref_model",
-        "top_entropy_quantile",
-        "train_sampling_strategy",
-        "transformers_continuous_batching_config",
-        "use_adaptive_entropy",
-        "use_bias_correction_kl",
-        "use_transformers_continuous_batching",
-        "use_transformers_paged",
-        "vespo_k_neg",
-        "vespo_k_pos",
-        "vespo_lambda_neg",
-        "vespo_lambda_pos",
-        "vllm_importance_sampling_cap",
-        "vllm_importance_sampling_clip_max",
-        "vllm_importance_sampling_clip_min",
-        "vllm_importance_sampling_correction",
-        "vllm_importance_sampling_mode",
-    }
 )
 
 
@@ -132,6 +79,9 @@ class Online(
         ),
     ] = None
     exploration: Annotated[Exploration | None, Field(description="`none` samples from the policy alone")] = None
+    environment: Environment | None = uses("environment", optional=True)
+    turns: Annotated[int, Field(ge=1, description="most of the policy's in a conversation with `environment`")] = 1
+    turn_discount: Annotated[float, Field(ge=0, le=1, description="of the rewards of the next turn")] = 1.0
     monitors: tuple[Monitor, ...] = uses("monitor", ["equal_rewards", "entropy_floor", "kl_limit", "value_divergence"])
     abstained: Annotated[
         Literal["drop", "stop", "fallback"],
@@ -160,18 +110,31 @@ class Online(
             raise ValueError("value: the advantage reads no values, so nothing uses it; leave it out")
         if (self.abstained == "fallback") != (self.fallback is not None):
             raise ValueError("fallback: a second reward goes with `abstained: fallback`; write both or neither")
+        self._check_turns()
         cut = [name for name, plain in PLAIN.items() if self.trainer.get(name, plain) != plain]
         if self.exploration and cut:
             raise ValueError(f"exploration: with trainer.{cut[0]} something else is sampled; leave one of them out")
 
+    def _check_turns(self) -> None:
+        from rlhf_plugins.trainers.ppo.options import no_conversations
+
+        if (self.environment is None) != (self.turns == 1):
+            raise ValueError(
+                "turns: 2 or more go with an `environment`, which writes the others; write both or neither"
+            )
+        if self.environment and (reason := no_conversations(self.advantage, bool(self.trainer.get("use_vllm")))):
+            raise ValueError(f"environment: {reason}")
+
     def missing(self) -> dict[str, str]:
-        """The base of a critic of its own, where it is not there."""
+        """The base of a critic of its own, where it is not there, and a discount of turns that are not."""
         from rlhf_plugins.recipe.based import is_policy, no_model
 
-        path = self.value.base
-        if path is None or is_policy(path):
-            return {}
-        return {"value.base": message} if (message := no_model(path)) else {}
+        found, path = {}, self.value.base
+        if self.environment is None and self.turn_discount != 1:
+            found["turn_discount"] = "there are no later turns without an `environment`; leave it out"
+        if path is not None and not is_policy(path) and (message := no_model(path)):
+            found["value.base"] = message
+        return found
 
     def fits(self, adapter: Adapter | None) -> None:
         """Raises ValueError where the recipe's adapter does not go with these options."""
@@ -198,6 +161,8 @@ class Online(
             )
         if processes.divides_optimizer() and self.kl is not None and self.kl.constrains:
             raise ValueError("kl: a constraint measures whole updates, but DeepSpeed steps within the backward pass")
+        if self.environment:
+            raise ValueError("environment: conversations were not tried in several processes; launch one")
         if self.setting("use_vllm") and (untried := self._untried_of_vllm()):
             raise ValueError(f"use_vllm was not tried in several processes {untried}")
 
@@ -217,7 +182,7 @@ class Online(
         size, group = self.setting("per_device_train_batch_size"), self.setting("num_generations")
         steps = self.setting("steps_per_generation") or self.setting("gradient_accumulation_steps")
         rows, new = size * steps, self.setting("max_completion_length")
-        prompts, own = max(1, size // group), self.value.reads if self.advantage.reads_values else ""
+        prompts, own = max(1, size // group) * self.turns, self.value.reads if self.advantage.reads_values else ""
         part: dict[str, Any] = {"prompt_tokens": None, "response_tokens": new, "tokens": self.tokens_per_batch}
         alone = steps == 1
         works = [
@@ -229,7 +194,7 @@ class Online(
             works.append(Work("reference", "score", prompts, min(size, group), **part))
         if judges := "reward" in self.reward.takes:
             whole = {**part, "tokens": self.tokens_per_batch or TOKENS_PER_BATCH}
-            works.append(Work("scoring", "score", max(1, rows // group), group, rewards=True, **whole))
+            works.append(Work("scoring", "score", max(1, rows // group) * self.turns, group, rewards=True, **whole))
         beside = adapter is None
         return self.learning(
             works,
@@ -239,7 +204,7 @@ class Online(
 
     def course(self, known: Known) -> Course:
         """Of its rollouts."""
-        return of_rollouts(self, known)
+        return of_rollouts(self, known, self.turns)
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""
@@ -336,6 +301,8 @@ class Online(
         return {
             **{name: getattr(self, name) for name in AS_THEY_ARE},
             "reward": reward_handle(self.reward.build(run)),
+            "environment": self.environment.build(run) if self.environment else None,
+            "max_length": run.base.lengths.max_length,
             "value": _value(self.value, run) if self.advantage.reads_values else None,
             "fallback": reward_handle(self.fallback.build(run)) if self.fallback else None,
             "keep_groups": True,

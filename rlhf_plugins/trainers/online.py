@@ -22,13 +22,13 @@ from torch import Tensor
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL
-from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Step
+from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.data.groups import COLUMNS
 from rlhf_plugins.data.tokens import RowEncoder, encode_prompt, turn_end
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
-from rlhf_plugins.engine.loading import use_fast_paths
+from rlhf_plugins.engine.loading import positions, use_fast_paths
 from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
@@ -37,7 +37,7 @@ from rlhf_plugins.trainers.constructor import sorted_out, with_own
 from rlhf_plugins.trainers.micro_batches import token_limit
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.online_learning import LearnsInParts, recovering
-from rlhf_plugins.trainers.online_metrics import Updates, note_completions, spread, take_logged
+from rlhf_plugins.trainers.online_metrics import Updates, note_completions, of_conversations, spread, take_logged
 from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, handle_of, name_of
 from rlhf_plugins.trainers.online_state import KeepsRollout
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
@@ -141,6 +141,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, 
             aim, self._models, frozenset(self.eos_token_ids), self.num_generations, self._cut(own)
         )
         self._recovery = recovering(self)
+        self._most_tokens = own.max_length or positions(self.model.config)
         self._skips_equal = own.skip_equal or aim.advantage.reads_values
         self._experience: Experience | None = None  # None: the rest of the rollout's training steps are skipped
         self._trains = False  # whether this optimizer step has anything to learn from
@@ -278,11 +279,14 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, 
             RunError: a monitor stops the training.
         """
         samples = self._rollouts.sample(self, prompts, dict(columns))
-        scored = self._rollouts.score(samples, self._rollouts.greedy(self, samples))
+        talks = self._rollouts.conversations(self, samples)
+        scored = self._rollouts.score(talks, self._rollouts.greedy(self, samples))
         numbers = {name: float(n) for name, n in scored.left_out.items() if n}
+        if self._objective.turns:
+            numbers |= of_conversations(talks, scored.rewards)
         if self._objective.kl is not None:
             numbers["kl_coef"] = self._kl_coef
-        self._note(**self._rewards_of(samples))
+        self._note(**self._rewards_of(talks))
         if not scored.samples.responses:
             self._note(**numbers)
             self._show(Step("", 0, None, {**numbers, "equal_rewards": 1.0}))
@@ -299,12 +303,17 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, 
         self._updates.clear()
         return None if self._skips_equal and rollout.equal_rewards else rollout
 
-    def _rewards_of(self, samples: Samples) -> dict[str, float]:
+    def has_room(self, conversation: Any) -> bool:
+        """Whether there is room for a response to a conversation so far."""
+        tokens = len(self._policy_tokens.encode_start(conversation)) + self.max_completion_length
+        return self._most_tokens is None or tokens <= self._most_tokens
+
+    def _rewards_of(self, talks: Conversations) -> dict[str, float]:
         """TRL's numbers of the rewards of a rollout, and what reward functions logged."""
-        each = self._asked.each[: len(samples.responses)]
+        each = self._asked.each[: len(talks.turn)]
         total = (each * self.reward_weights).nansum(1).masked_fill(each.isnan().all(1), torch.nan)
         names = self.reward_func_names if isinstance(self._asked, RewardFunctions) else []
-        return spread(each, names, total, self.num_generations) | take_logged(self)
+        return spread(each, names, total, talks.groups(self.num_generations)) | take_logged(self)
 
     def _end_step(self) -> None:
         """Logs the numbers of an optimizer step, and skips the rest of a rollout once the policy moved too far."""

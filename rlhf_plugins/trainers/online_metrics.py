@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from trl.trainer.utils import nanstd
 from rlhf_plugins.trainers.online_rewards import completions
 
 if TYPE_CHECKING:
+    from rlhf_plugins.data.conversations import Conversations
     from rlhf_plugins.trainers.ppo.models import Outputs
     from rlhf_plugins.trainers.ppo.rollout import Experience, MicroBatch
+    from rlhf_plugins.trainers.ppo.scoring import ResponseRewards
 
 
 class Updates:
@@ -67,21 +70,29 @@ class Updates:
         return found
 
 
-def spread(each: Tensor, names: Sequence[str], total: Tensor, group: int) -> dict[str, float]:
+def spread(each: Tensor, names: Sequence[str], total: Tensor, group: Sequence[int]) -> dict[str, float]:
     """Means and deviations of the rewards of one generation batch.
 
     Args:
         each: (B, F) of each function, NaN where it did not answer.
         names: of the functions; none where there is but one, which `reward` is of.
         total: (B,) their weighted sum, NaN where none answered.
-        group: responses to a prompt, which are neighbours.
+        group: equal for responses to one prompt, which are neighbours, (B,).
     """
     found: dict[str, float] = {}
     for name, rewards in zip(names, each.unbind(1), strict=False):
         found |= {f"rewards/{name}/mean": rewards.nanmean().item(), f"rewards/{name}/std": nanstd(rewards).item()}
-    deviations = nanstd(total.view(-1, group), dim=1) if group > 1 else torch.zeros(len(total))
+    parts = total.split(list(Counter(group).values()))
+    deviations = torch.stack([nanstd(part) if len(part) > 1 else torch.zeros(()) for part in parts])
     same = torch.isclose(deviations, torch.zeros_like(deviations)).float().mean()
     return found | {"reward_std": nanstd(total).item(), "frac_reward_zero_std": same.item()}
+
+
+def of_conversations(talks: Conversations, rewards: ResponseRewards) -> dict[str, float]:
+    """Numbers of conversations: the mean turns and return of one, and how many were cut, by reason."""
+    whole = [row for row, place in enumerate(rewards.places) if talks.turn[place] == 0]
+    numbers = {"turns": len(talks.turn) / talks.count, "conversations_cut": float(sum(talks.cut.values()))}
+    return numbers | ({"return": rewards.scores[whole].mean().item()} if whole else {})
 
 
 def note_completions(trainer: Any, rollout: Experience, each: Tensor, names: Sequence[str]) -> None:

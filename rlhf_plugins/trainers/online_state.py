@@ -54,7 +54,8 @@ class KeepsRollout:
         named = {"advantage": aim.advantage, "policy_loss": aim.policy_loss, "reduction": aim.reduction, "kl": aim.kl}
         shaping = {f"shaping {place}": each for place, each in enumerate(aim.shaping)}
         rewards = {"reward": self._asked.reward, "fallback": aim.fallback}
-        return {**named, **shaping, **rewards, "table": self._log}
+        turns = {"environment": aim.turns.environment} if aim.turns else {}
+        return {**named, **shaping, **rewards, **turns, "table": self._log}
 
     def _get_train_sampler(self: Any, dataset: Any = None) -> Any:
         """TRL's order of the prompts, in any epoch that a training goes on in."""

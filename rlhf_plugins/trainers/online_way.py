@@ -8,14 +8,24 @@ from typing import Any, Literal
 
 import trl
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
-from rlhf_plugins.contract.run_kinds import Reward
+from rlhf_plugins.contract.run_kinds import EnvironmentFunction, Reward
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
 from rlhf_plugins.trainers.ppo.dropout import dropout
-from rlhf_plugins.trainers.ppo.options import PLAIN, Exploration, Objective, Oversight, Table, Value
+from rlhf_plugins.trainers.ppo.options import (
+    PLAIN,
+    Exploration,
+    Objective,
+    Oversight,
+    Table,
+    Turns,
+    Value,
+    no_conversations,
+)
 
 REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
 ADVANTAGES = {"group": "grpo", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
@@ -55,6 +65,10 @@ class OnlineOptions:
     reference: str | Any = None  # of `kl`: a frozen model, or an adapter's name; None: the policy with adapters off
     stop_kl: float | None = None  # nats per token; beyond it the rest of a rollout is skipped
     exploration: Exploration | None = None
+    environment: EnvironmentFunction | None = None  # a function of `Samples`, to what follows each response
+    turns: int = 1  # most of the policy's in a conversation with the environment
+    turn_discount: float = 1.0  # of the rewards of later turns
+    max_length: int | None = None  # tokens of a conversation; None is what the model takes
     abstained: Literal["drop", "stop", "fallback"] = "drop"
     fallback: Reward | Callable[[Any], Any] | None = None
     tokens_per_batch: int | None = TOKENS_PER_BATCH  # most in memory at once, padding included; None is no limit
@@ -85,6 +99,8 @@ def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:
         raise RunError("fallback= is a second reward, and goes with abstained='fallback': give both or neither")
     if own.value is not None and not (own.advantage and own.advantage.reads_values):
         raise RunError("value= is of a critic, and the advantage reads no values: leave it out")
+    if (own.environment is None) != (own.turns == 1):
+        raise RunError("environment= writes what follows a response, and turns= says how often: give both or neither")
     if args is not None:
         _check_sampling(own, args)
 
@@ -96,6 +112,10 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
             f"{named(own.advantage) if own.advantage else 'grpo'} compares the responses to a prompt: "
             f"num_generations is {args.num_generations}, and it needs {fewest} or more"
         )
+    if own.environment is not None and (reason := no_conversations(own.advantage, args.use_vllm)):
+        raise RunError(f"environment= {reason}")
+    if own.environment is not None and processes.count() > 1:
+        raise RunError("environment= was not tried in several processes: launch one")
     cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
     if own.exploration and cut:
         raise RunError(
@@ -122,6 +142,7 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         entropy_coef=args.entropy_coef,
         stop_kl=own.stop_kl,
         exploration=own.exploration,
+        turns=Turns(own.environment, own.turns, own.turn_discount) if own.environment else None,
         abstains=own.abstained != "stop",
         fallback=fallback,
     )

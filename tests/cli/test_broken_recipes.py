@@ -124,6 +124,19 @@ BROKEN = {
         stage("{stage: online, advantage: rloo, value: {coef: 1}}"),
         "4: stages.0: value: the advantage reads no values",
     ),
+    "turns without an environment": (
+        stage("{stage: online, turns: 3}"),
+        "4: stages.0: turns: 2 or more go with an `environment`, which writes the others; write both or neither",
+    ),
+    "a discount of turns that are not": (
+        stage("{stage: online, reward: gold, turn_discount: 0.5}"),
+        "4: stages.0.turn_discount: there are no later turns without an `environment`; leave it out",
+    ),
+    "conversations with remax": (
+        stage("{stage: online, environment: sandbox, turns: 2, advantage: remax}"),
+        "4: stages.0: environment: does not go with an advantage that compares with a greedy response, as remax does; "
+        "take another one",
+    ),
     "exploration with top_k": (
         stage("{stage: online, exploration: {}, trainer: {top_k: 5}}"),
         "4: stages.0: exploration: with trainer.top_k something else is sampled",

@@ -17,12 +17,12 @@ from rlhf_plugins.components.data_format import (
     Prompts,
     Rankings,
     Ratings,
-    Sandbox,
     StageData,
     StageOfRun,
     Supervised,
     register_data_format,
 )
+from rlhf_plugins.components.data_format_sandbox import Sandbox
 from rlhf_plugins.contract.rows import Comparison, Data
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.errors import DataError
@@ -130,7 +130,6 @@ def test_names_of_the_recipe() -> None:
         "supervised": Supervised,
         "prompts": Prompts,
         "mix": Mix,
-        "sandbox": Sandbox,
         "stage": StageData,
         "stage_of_run": StageOfRun,
     }

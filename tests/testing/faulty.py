@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +15,6 @@ from rlhf_plugins import (
     Advantage,
     Advantages,
     Aggregation,
-    Base,
-    Choice,
-    Data,
-    DataFormat,
-    DataStep,
-    Generator,
     KLEstimator,
     KLTerm,
     MemberScores,
@@ -30,24 +23,15 @@ from rlhf_plugins import (
     Pooling,
     Prediction,
     Reduction,
-    Reward,
     RewardHead,
     Rollout,
-    Run,
     Sampler,
     SamplerState,
-    Samples,
     ScoredPairs,
     ScoredResponses,
-    Selector,
     Shaping,
-    Situation,
-    Stage,
-    StageResult,
     uses,
 )
-
-os.environ["FAULTY_WAS_HERE"] = "1"  # on import: a fault too
 
 
 # ---- poolings --------------------------------------------------------------------------------------------
@@ -322,75 +306,3 @@ class Uncapped(Shaping):
 
     def __call__(self, scored: ScoredResponses) -> Tensor:
         return scored.scores
-
-
-# ---- rewards, formats and stages -------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Ranked(Reward):
-    """Rewards a response by its rank in the batch."""
-
-    def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
-        return lambda samples: np.argsort(np.argsort([len(text) for text in samples.responses])).astype(float).tolist()
-
-
-@dataclass(frozen=True)
-class OnlyAnswers(Reward):
-    """Leaves empty responses out."""
-
-    def build(self, run: Run) -> Callable[[Samples], Sequence[float]]:
-        return lambda samples: [float(len(text)) for text in samples.responses if text]
-
-
-@dataclass(frozen=True)
-class Unbuilt(Generator):
-    """Answers nothing."""
-
-    def build(self, run: Run) -> Any:
-        return None
-
-
-@dataclass(frozen=True)
-class Unshuffled(DataFormat):
-    """A format with a flag that nothing reads."""
-
-    shuffled_twice: bool = True
-
-    def load(self, base: Base, seed: int) -> Data:
-        return Data((), (), {})
-
-
-@dataclass(frozen=True)
-class Uncounted(DataStep):
-    """Leaves out a row without a word."""
-
-    def __call__(self, data: Data, seed: int) -> Data:
-        return replace(data, train=data.train[1:])
-
-
-@dataclass(frozen=True)
-class Favourite(Selector):
-    """Ranks the algorithm that it likes, and forgets the others."""
-
-    def __call__(self, situation: Situation) -> list[Choice]:
-        return [Choice(situation.algorithms[0])]
-
-
-@dataclass(frozen=True)
-class NeverResumed(Stage):
-    """A stage with a flag that nothing reads."""
-
-    name: ClassVar[str] = "never"
-    resume_from_best: bool = False
-
-    def run(self, run: Run) -> StageResult:
-        return StageResult()
-
-
-@dataclass(frozen=True)
-class Silent(Stage):
-    """A stage that keeps what it made."""
-
-    name: str = "silent"
-
-    def run(self, run: Run) -> Any:
-        StageResult(metrics={"rows": len(run.data.train)})

@@ -7,6 +7,7 @@ from typing import Any
 
 import faulty as other
 import faulty_losses as loss
+import faulty_runs as run
 import pytest
 from marks import slow
 from torch import nn
@@ -57,20 +58,21 @@ FAULTS = [
     ("sampler", other.Emptied, "arrays_are_unmutated", "`remaining` changed in place"),
     ("metric", other.Undefined, "numbers_are_plain", "a finite number for undefined"),
     ("metric", other.FirstHalf, "pairs_have_no_order", "forwards and backwards"),
-    ("reward", other.Ranked, "rewards_stand_alone", "and each alone"),
-    ("reward", other.OnlyAnswers, "one_reward_each", "4 rewards"),
+    ("reward", run.Ranked, "rewards_stand_alone", "and each alone"),
+    ("reward", run.OnlyAnswers, "one_reward_each", "4 rewards"),
     ("policy_loss", other.TokenMean, "shape", "of shape (4,)"),
     ("kl_estimator", other.Centred, "batch_mates", "it follows the others' `log_ratio`"),
     ("kl", other.StrengthFixed, "options_are_read", "nothing depends on the option 'per_word'"),
     ("reduction", other.Unweighed, "options_are_mentioned", "a line that reads 'weight_of_prompts'"),
     ("shaping", other.Uncapped, "options_are_mentioned", "a line that reads 'ceiling'"),
-    ("generator", other.Unbuilt, "it_builds", "a NoneType, which is no Policy"),
-    ("data_format", other.Unshuffled, "options_are_mentioned", "a line that reads 'shuffled_twice'"),
-    ("data_step", other.Uncounted, "steps_repeat_and_count", "left out 1 training rows, and counts 0"),
-    ("selector", other.Favourite, "every_algorithm_is_ranked", "ranked dpo, not each of dpo, ipo, ppo"),
-    ("stage", other.NeverResumed, "options_are_mentioned", "a line that reads 'resume_from_best'"),
-    ("stage", other.NeverResumed, "import_changes_nothing", "a change of the environment"),
-    ("stage", other.Silent, "a_result_is_returned", "a NoneType"),
+    ("environment", run.LeavesSilence, "one_turn_each", "gave 3 turns for 4 responses"),
+    ("generator", run.Unbuilt, "it_builds", "a NoneType, which is no Policy"),
+    ("data_format", run.Unshuffled, "options_are_mentioned", "a line that reads 'shuffled_twice'"),
+    ("data_step", run.Uncounted, "steps_repeat_and_count", "left out 1 training rows, and counts 0"),
+    ("selector", run.Favourite, "every_algorithm_is_ranked", "ranked dpo, not each of dpo, ipo, ppo"),
+    ("stage", run.NeverResumed, "options_are_mentioned", "a line that reads 'resume_from_best'"),
+    ("stage", run.NeverResumed, "import_changes_nothing", "a change of the environment"),
+    ("stage", run.Silent, "a_result_is_returned", "a NoneType"),
 ]
 
 LONG = {"options_are_felt", "import_changes_nothing"}  # which train, and start a process

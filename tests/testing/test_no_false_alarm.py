@@ -18,6 +18,7 @@ FUNCTIONS = Path(__file__).parent / "python_reward.py"
 OPTIONS = {
     "aggregation.fixed": {"weights": [0.5, 0.3, 0.2]},
     "data_step.accepted": {"path": f"{FUNCTIONS}:short"},
+    "environment.python": {"path": f"{FUNCTIONS}:reply"},
     "reward.python": {"path": f"{FUNCTIONS}:score"},
     "data_format.mix": {"parts": ["sandbox", "sandbox"]},
     "data_format.prepared": {"rows": "sandbox", "steps": ["prompt_rules"]},

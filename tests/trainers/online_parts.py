@@ -12,6 +12,7 @@ from transformers import set_seed
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
+from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.data.groups import prompt_dataset
 from rlhf_plugins.engine.loading import load_causal, load_tokenizer, with_adapter
 from rlhf_plugins.recipe.assemble import component
@@ -43,6 +44,7 @@ PARTS: dict[str, Any] = {
     "kl": {"use": "in_reward", "coef": by_hand.KL},
 }
 NUMBERS: dict[str, Any] = {"value": Value(by_hand.VALUE, by_hand.VALUE_CLIP), "entropy_coef": by_hand.ENTROPY}
+TURNS = ("environment", "turns", "turn_discount")  # the fields of Turns as keywords of the trainer
 FREE = {"kl": {"use": "in_reward", "coef": 0.0}, "shaping": []}  # nothing but the reward
 
 
@@ -101,8 +103,10 @@ def trainer(base: Base, folder: Path, aim: Objective | None = None, **options: A
 def words(aim: Objective) -> dict[str, Any]:
     """An objective as the keywords of the trainer, which the stage gives it too."""
     same = ("advantage", "policy_loss", "reduction", "kl", "shaping", "stop_kl", "exploration", "fallback")
+    turns = aim.turns
     return {
         **{name: getattr(aim, name) for name in same},
+        **({} if turns is None else dict(zip(TURNS, vars(turns).values(), strict=True))),
         "reward": aim.score,
         "value": aim.value if aim.advantage.reads_values else None,
         "abstained": "drop" if aim.abstains else "stop",
@@ -118,8 +122,12 @@ def samples_of(found: OnlineTrainer, prompts: list[Any]) -> Samples:
 
 def scored(found: OnlineTrainer, prompts: list[Any]) -> Scored:
     """What a trainer samples for prompts, and scores."""
-    samples = samples_of(found, prompts)
-    return found._rollouts.score(samples, found._rollouts.greedy(found, samples))
+    return scores_of(found, samples_of(found, prompts))
+
+
+def scores_of(found: OnlineTrainer, samples: Samples) -> Scored:
+    """Single responses as a trainer scores them."""
+    return found._rollouts.score(Conversations.of_one_turn(samples), found._rollouts.greedy(found, samples))
 
 
 def rolled_out(found: OnlineTrainer, prompts: list[Any], kl_coef: float = 0.1) -> Experience:

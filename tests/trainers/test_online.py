@@ -24,7 +24,7 @@ from rlhf_plugins.trainers.ppo.options import Oversight
 
 from . import by_hand
 from .conftest import furthest, losses, trained
-from .online_parts import FREE, Bases, curve, logged, objective, prompts, samples_of, trainer
+from .online_parts import FREE, Bases, curve, logged, objective, prompts, samples_of, scores_of, trainer
 
 
 class Watched(OnlineTrainer):
@@ -310,7 +310,7 @@ def test_one_response_a_prompt_is_enough_or_refused(bases: Bases, tmp_path: Path
 def test_remax_is_given_the_greedy_responses_scores(bases: Bases, tmp_path: Path) -> None:
     found = trainer(bases(), tmp_path, objective(advantage="remax"))
     samples = Samples(["how"] * 3 + ["is ant"] * 3, ["x"] * 6, [[15]] * 3 + [[16, 3]] * 3, [[3, 4]] * 6)
-    scored = found._rollouts.score(samples, found._rollouts.greedy(found, samples))
+    scored = scores_of(found, samples)
     assert len(scored.rewards.scores) == 6
     assert scored.baseline is not None
     for prompt, score in zip(["how", "is ant"], scored.baseline.tolist()[::3], strict=True):

@@ -131,7 +131,23 @@ def stage_has_a_name(subject: Subject) -> None:
     expect(named, "its `name`", "text", repr(getattr(made, "name", None)))
 
 
-@holds_of("monitor", "generator", "judge")
+@holds_of("environment")
+def one_turn_each(subject: Subject) -> None:
+    """Turns are matched with responses by their places: one too few, and conversations are continued as others."""
+    words = "four responses to three prompts, one of them empty"
+    samples = _samples()
+    before = copy.deepcopy(samples)
+    try:
+        said = subject.made().build(run_with_reward())(samples)
+    except ComponentError as error:
+        raise Broken(words, "a text or None for each response", raised(error)) from error
+    except RlhfError as error:  # it refuses this run, or plain text
+        raise Untried(raised(error)) from error
+    expect(len(said) == 4, words, "4 turns", str(len(said)))
+    expect(samples == before, words, "the samples as they were", "samples changed in place")
+
+
+@holds_of("monitor", "generator", "judge", "environment")
 def it_builds(subject: Subject) -> None:
     """What is built is what a training or a stage calls; one that cannot be built fails in the middle of a run."""
     words = "a run over a tiny base, of which a stage has left a reward model"
@@ -143,5 +159,5 @@ def it_builds(subject: Subject) -> None:
         raise Untried(raised(error)) from error
     except Exception as error:
         raise Broken(words, "something to call", raised(error)) from error
-    if subject.kind in ("monitor", "judge"):
+    if subject.kind in ("monitor", "judge", "environment"):
         expect(callable(made), words, "a function to call", f"a {type(made).__name__}")

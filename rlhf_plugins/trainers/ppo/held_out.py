@@ -1,16 +1,20 @@
-"""What a policy does on held-out prompts while it trains: reward, KL and length of a response to each."""
+"""What a policy does on held-out prompts while it trains: reward, KL and length of a response to each.
+
+Where it trains in conversations it is measured in conversations, at most so long.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlhf_plugins.contract.rows import GoldReward, Samples
+from rlhf_plugins.contract.rows import GoldReward, Samples, Text
 from rlhf_plugins.data.branches import BranchBatch, by_prompt
+from rlhf_plugins.data.conversations import Conversations, converse, discounted_returns
 from rlhf_plugins.data.groups import batch_columns
 from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.forward import evaluating
@@ -20,6 +24,7 @@ from rlhf_plugins.engine.sampling import Decoding, sample
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import rewards
 from rlhf_plugins.trainers.ppo.models import Models
+from rlhf_plugins.trainers.ppo.options import Objective
 
 
 class HeldOut:
@@ -31,31 +36,46 @@ class HeldOut:
     def evaluate(self: Any, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""
         rows = list(self.eval_dataset)
-        decoding = Decoding(self.max_completion_length, self.temperature, self.args.seed, self.top_p)
         with evaluating(self.model), torch.no_grad():  # TRL logs the numbers of the training apart from these
             prompts = [without_nulls(row["prompt"]) for row in rows]
-            samples = sample(self.model, self._tokenizer, prompts, decoding=decoding)
-            samples = replace(samples, columns=batch_columns(rows))
-            found = {**_scored(samples, self._objective.score, self.gold), **_kl(samples, self._models, len(rows))}
+            talks = self._held_out_talks(prompts, batch_columns(rows))
+            found = {**_scored(talks, self._objective, self.gold), **_kl(talks.samples, self._models)}
             found |= self.task_shares()
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(named)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
+    def _held_out_talks(self: Any, prompts: Sequence[Text], columns: Mapping[str, list[Any]]) -> Conversations:
+        """A response to each prompt, and the later turns of its conversation."""
+        decoding = Decoding(self.max_completion_length, self.temperature, self.args.seed, self.top_p)
 
-def _scored(samples: Samples, score: Any, gold: GoldReward | None) -> Mapping[str, float]:
-    known = [reward for reward in rewards(score(samples)) if reward is not None]
+        def respond(asked: Sequence[Text], own: Mapping[str, list[Any]]) -> Samples:
+            return replace(sample(self.model, self._tokenizer, asked, decoding=decoding), columns=own)
+
+        first, turns = respond(prompts, columns), self._objective.turns
+        if turns is None:
+            return Conversations.of_one_turn(first)
+        return converse(first, respond, turns.environment, turns.most, self.has_room)
+
+
+def _scored(talks: Conversations, aim: Objective, gold: GoldReward | None) -> Mapping[str, float]:
+    samples, found_rewards = talks.samples, rewards(aim.score(talks.samples))
+    known = [reward for reward in found_rewards if reward is not None]
     if not known:
         raise RunError("eval_strategy: the reward abstained on every held-out response")
     found = {"reward": float(np.mean(known)), "length": float(np.mean([len(ids) for ids in samples.response_ids]))}
+    if aim.turns is not None:
+        returns = discounted_returns(found_rewards, talks.following(), aim.turns.discount)
+        whole = [each for each, turn in zip(returns, talks.turn, strict=True) if turn == 0 and each is not None]
+        found |= {"turns": len(talks.turn) / talks.count, **({"return": float(np.mean(whole))} if whole else {})}
     if gold is not None:
         both = zip(samples.prompts, samples.responses, strict=True)
         found["gold_reward"] = float(np.mean([gold(str(prompt), response)["total"] for prompt, response in both]))
     return found
 
 
-def _kl(samples: Samples, models: Models, count: int) -> Mapping[str, float]:
+def _kl(samples: Samples, models: Models) -> Mapping[str, float]:
     """The mean over responses of their summed log-ratio to the reference, in nats."""
 
     def summed(batch: BranchBatch, _: slice) -> float:
@@ -64,4 +84,4 @@ def _kl(samples: Samples, models: Models, count: int) -> Mapping[str, float]:
 
     groups = by_prompt(samples.prompt_ids, samples.response_ids)
     passes = Passes(models.policy, models.layout(), models.pad_id, tokens_at_once())
-    return {"kl": sum(ratios for _, ratios in passes.over(groups, summed)) / count}
+    return {"kl": sum(ratios for _, ratios in passes.over(groups, summed)) / len(samples.responses)}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.records import Prediction
     from rlhf_plugins.contract.rollout import ScoredResponses
     from rlhf_plugins.contract.rows import Samples
+    from rlhf_plugins.contract.run_kinds import EnvironmentFunction
     from rlhf_plugins.trainers.monitoring import Monitors
 
 PLAIN = {  # options of sampling that leave the policy's distribution as it is
@@ -97,6 +98,15 @@ class Oversight:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """Conversations in place of single responses; each turn is paid with the later ones of its conversation."""
+
+    environment: EnvironmentFunction  # writes what follows a response
+    most: int  # of the policy's in a conversation
+    discount: float  # of a turn
+
+
+@dataclass(frozen=True)
 class Objective:
     """What the policy maximises, as built components and numbers."""
 
@@ -110,7 +120,15 @@ class Objective:
     entropy_coef: float = 0.0  # Huang et al. 2024
     stop_kl: float | None = None  # nats per token
     exploration: Exploration | None = None
+    turns: Turns | None = None  # None: a rollout is single responses
     abstains: bool = True  # whether the reward may abstain; the responses are then left out
     fallback: Callable[[Samples], Prediction] | None = None  # scores the responses for which `score` abstains
     weighs_kl: bool = False  # whether KL in the loss is times r, which makes it unbiased (DeepSeek-AI 2025, V3.2)
     alike: bool = False  # tokens weigh alike in all minibatches of a rollout: 1 / their mean number in a minibatch
+
+
+def no_conversations(advantage: Advantage | None, use_vllm: bool) -> str:
+    """Why rollouts cannot be conversations, in words that follow `environment`; empty where they can."""
+    if advantage is not None and advantage.reads_baseline:
+        return "does not go with an advantage that compares with a greedy response, as remax does; take another one"
+    return "was not tried with use_vllm, which reads prompts by their places; leave one of them out" if use_vllm else ""

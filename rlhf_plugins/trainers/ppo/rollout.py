@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import Advantages, Rollout
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import BranchBatch
+from rlhf_plugins.data.conversations import Conversations, converse
 from rlhf_plugins.engine import cost
 from rlhf_plugins.engine.cpu.decoding import own_decoding_loop
 from rlhf_plugins.engine.cpu.folding import folded
@@ -34,7 +35,7 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.micro_batches import evened
 from rlhf_plugins.trainers.ppo import in_parts
 from rlhf_plugins.trainers.ppo.options import Objective
-from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer
+from rlhf_plugins.trainers.ppo.scoring import ResponseRewards, Scorer, with_later_turns
 from rlhf_plugins.trainers.ppo.step import loss_weights, token_weights, weights_alike
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Scored:
     rewards: ResponseRewards
     group: Tensor  # (B,) equal for responses to one prompt
     baseline: Tensor | None  # (B,) scores of greedy responses
-    sampled: int  # responses in all
+    sampled: int  # conversations in all, each of one response but where an environment goes on
     left_out: Mapping[str, int]  # how many were left out, by reason
 
     @property
@@ -190,19 +191,31 @@ class Rollouts:
         own = sample(trainer.model, trainer._tokenizer, asked[processes.share(len(asked))], decoding=decoding)
         return replace(reduce(Samples.__add__, processes.gathered(own)), columns=columns)
 
-    # ---- score -------------------------------------------------------------------------------------------
-    def score(self, samples: Samples, greedy: Samples | None = None) -> Scored:
-        """The responses that can be trained on: those that have a reward, in groups that are not too small then.
+    def conversations(self, trainer: Any, samples: Samples) -> Conversations:
+        """These responses, and where an environment goes on those of the later turns of their conversations."""
+        turns = self.objective.turns
+        if turns is None:
+            return Conversations.of_one_turn(samples)
+        return converse(samples, partial(self.sample, trainer), turns.environment, turns.most, trainer.has_room)
 
-        Greedy responses are scored and shaped together with the samples, so that both are on one scale.
+    # ---- score -------------------------------------------------------------------------------------------
+    def score(self, talks: Conversations, greedy: Samples | None = None) -> Scored:
+        """The responses that can be trained on: those whose return is known, in groups that are not too small then.
+
+        A group are the responses to a prompt, and of later turns those whose conversations began with one. Greedy
+        responses are scored and shaped together with the samples, so that both are on one scale.
         """
-        aim, count = self.objective, len(samples.responses)
+        aim, samples, count = self.objective, talks.samples, len(talks.samples.responses)
         found = Scorer(aim.score, aim.shaping, self.ends, aim.abstains, aim.fallback)(
             samples if greedy is None else samples + greedy
         )
+        answered = sum(place < count for place in found.places)
+        if aim.turns:
+            found = with_later_turns(found, talks, aim.turns.discount)
         scores = found.scores.tolist()
         baseline = {place - count: scores[row] for row, place in enumerate(found.places) if place >= count}
-        prompt = {row: place // self.group for row, place in enumerate(found.places) if place < count}
+        groups = talks.groups(self.group)
+        prompt = {row: groups[place] for row, place in enumerate(found.places) if place < count}
         paired = prompt if greedy is None else {row: i for row, i in prompt.items() if i in baseline}
         sizes = Counter(paired.values())
         kept = {row: i for row, i in paired.items() if sizes[i] >= aim.advantage.min_group}
@@ -212,9 +225,10 @@ class Rollouts:
             rewards=found.take(list(kept), max(map(len, taken.response_ids), default=0)).to(device),
             group=torch.tensor(list(kept.values()), device=device),
             baseline=None if greedy is None else torch.tensor([baseline[i] for i in kept.values()], device=device),
-            sampled=count,
+            sampled=talks.count,
             left_out={
-                "abstained": count - len(prompt),
+                "abstained": count - answered,
+                "abstained_later": answered - len(prompt),
                 "without_baseline": len(prompt) - len(paired),
                 "too_few_siblings": len(paired) - len(kept),
             },

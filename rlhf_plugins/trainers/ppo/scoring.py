@@ -16,6 +16,7 @@ from rlhf_plugins.arithmetic import objectives
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rollout import ScoredResponses
 from rlhf_plugins.contract.rows import Samples
+from rlhf_plugins.data.conversations import Conversations, discounted_returns
 from rlhf_plugins.errors import RunError
 
 
@@ -25,7 +26,7 @@ class ResponseRewards:
 
     places: Sequence[int]  # (B,) among all responses
     rewards: Tensor  # (B,) as the reward gave them, summed over tokens where it gave one per token
-    scores: Tensor  # (B,) after shaping
+    scores: Tensor  # (B,) after shaping, with the discounted ones of later turns of a conversation
     token_rewards: Tensor  # (B, T) after shaping; a row sums to its score
     by_token: bool = False  # whether the reward or a shaping gave each token a number
     prediction: Prediction = field(default_factory=lambda: Prediction(torch.zeros(0)))  # all outputs of the reward
@@ -106,6 +107,25 @@ class Scorer:
         if self.fallback is None or not missing:
             return found
         return _filled(found, _on_cpu(self.fallback(samples.take(missing))), missing, samples)
+
+
+def with_later_turns(rewards: ResponseRewards, talks: Conversations, discount: float) -> ResponseRewards:
+    """Pays each response, at its last token, what its conversation earns later: discount G' of the next turn.
+
+    Responses are left out where the reward abstained on a later turn, so that what they earn is not known.
+    """
+    known: list[float | None] = [None] * len(talks.turn)
+    for place, score in zip(rewards.places, rewards.scores.tolist(), strict=True):
+        known[place] = score
+    returns = discounted_returns(known, talks.following(), discount)
+    rows = [row for row, place in enumerate(rewards.places) if returns[place] is not None]
+    kept = rewards.take(rows, rewards.token_rewards.shape[1])
+    if not rows:
+        return kept
+    scores = torch.tensor([returns[place] for place in kept.places])
+    mask = _lengths(talks.samples.take(kept.places))[1]
+    tokens = kept.token_rewards[:, : mask.shape[1]]
+    return replace(kept, scores=scores, token_rewards=tokens + objectives.at_the_end(scores - kept.scores, mask))
 
 
 def _answered(prediction: Prediction) -> list[int]:
