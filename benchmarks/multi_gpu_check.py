@@ -39,7 +39,7 @@ PER_PROCESS = 8  # rows
 COMPARED = ("loss", "grad_norm")
 MINUTE = 60.0
 ALIKE = ("sft", "reward_model", "dpo", "ipo")  # stages that sample nothing at random
-IN_SHARDS = ("sft", "dpo", "ipo")  # stages that train in shards
+DIVIDED = (*ALIKE, "ppo")  # stages that train in shards, or with the optimizer in parts
 FSDP2 = {
     "distributed_type": "FSDP",
     "mixed_precision": "no",
@@ -120,9 +120,9 @@ def _divided(out: Path, count: int, steps: int) -> Iterator[str]:
     """What differs between one process, which `_same` ran, and several that hold shards, or parts of the optimizer."""
     ways: list[tuple[str, Mapping[str, Any], Collection[str]]] = []
     if torch.cuda.is_available():
-        ways.append(("shards", FSDP2, IN_SHARDS))
+        ways.append(("shards", FSDP2, DIVIDED))
     if find_spec("deepspeed"):
-        ways.append(("parts", ZERO2, (*ALIKE, "ppo")))
+        ways.append(("parts", ZERO2, DIVIDED))
     for name, config, stages in ways:
         file, folder = out / f"{name}.yaml", _written(out / name, PER_PROCESS, steps, only=stages)
         file.write_text(yaml.safe_dump({**config, "num_processes": count}))

@@ -135,3 +135,22 @@ sys.argv = ["rlhf", "run", "r.yaml", *sys.argv[1:]]
 from rlhf_plugins.cli import main
 main()
 """
+
+SHARDS = """\
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+made = AcceleratorState.__init__
+def in_shards(self, *given, **named):
+    if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    made(self, *given, **named)
+AcceleratorState.__init__ = in_shards
+import sys
+import accelerate.accelerator as accelerator
+shard = accelerator.fsdp2_prepare_model
+def noted(*given):
+    print("in shards", file=sys.stderr)
+    return shard(*given)
+accelerator.fsdp2_prepare_model = noted
+"""
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}

@@ -26,6 +26,7 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from torch.distributed.fsdp._fully_shard import FSDPModule, _fsdp_param_group, _fsdp_state
 from transformers import GenerationConfig, StoppingCriteriaList, activations, cache_utils, generation, masking_utils
 from transformers.generation.utils import GenerationMixin
 from transformers.integrations import sdpa_attention
@@ -82,6 +83,9 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (BaseTunerLayer, "other_param_names", "`base_weights` leaves out what it adds to a model"),
     (BaseTunerLayer, "_cast_input_dtype", "`casts` leaves out what it does"),
     (torch.utils._python_dispatch, "_disable_current_modes", "nothing counts the trial of `casts`"),
+    (FSDPModule, "_get_fsdp_state", "`gathered` sets what it says of gathered weights back"),
+    (_fsdp_state.FSDPState, "_fsdp_param_group", "`gathered` sets what it says of gathered weights back"),
+    (_fsdp_param_group.FSDPParamGroup, "_reshard_after_forward", "`gathered` sets it back"),
     (BaseTunerLayer, "_active_adapter", "`active_adapter` sets it"),
     (BaseTunerLayer, "_disable_adapters", "`active_adapter` sets it"),
     (GenerationMixin, "_update_model_kwargs_for_generation", "our decoding loop calls it after each token"),
@@ -90,11 +94,7 @@ MEMBERS: list[tuple[Any, str, str]] = [
     (GenerationConfig, "get_generation_mode", "our decoding loop runs in two of the modes"),
     (cache_utils, "DynamicLayer", "our decoding loop allocates its keys and values once"),
     (cache_utils.DynamicLayer, "lazy_initialization", "our decoding loop calls it before the first token"),
-    (
-        cache_utils.DynamicLayer,
-        "get_seq_length",
-        "our decoding loop writes keys and values behind those that it counts",
-    ),
+    (cache_utils.DynamicLayer, "get_seq_length", "our decoding loop writes keys behind those that it counts"),
     (activations, "SiLUActivation", "gated blocks with it are fused"),
     (sdpa_attention, "sdpa_attention_forward", "it computes the attention over rows that are not packed"),
     (sdpa_attention, "repeat_kv", "it repeats keys and values for the heads that share them"),

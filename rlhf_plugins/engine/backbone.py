@@ -120,9 +120,9 @@ class Backbone:
         """A context in which no adapter is active."""
         return self.using(None)
 
-    def save_policy(self, folder: Path) -> None:
-        """Writes the policy's adapter and no other."""
-        self._model.save_pretrained(folder, selected_adapters=[POLICY])
+    def save_policy(self, folder: Path, **saving: Any) -> None:
+        """Writes the policy's adapter and no other, with these options of `save_pretrained`."""
+        self._model.save_pretrained(folder, selected_adapters=[POLICY], **saving)
 
     def save(self, adapter: str, folder: Path) -> None:
         """Writes an adapter as PEFT does, in the folder itself."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ def token_logps(
         observe: also return, without gradients, their entropies, the means of their logits, and whether the targets are
             their likeliest tokens.
     """
-    if type(head) is not nn.Linear or not CHUNKED_HEAD.active(hidden):
+    if not _is_plain(head) or not CHUNKED_HEAD.active(hidden):
         return _at_once(head(hidden), targets, scaling, entropy, observe)
     count_head(hidden, head.weight)
     device = hidden.device.type
@@ -97,6 +97,11 @@ def token_logps(
         hidden.to(dtype), weight, bias, targets, scaling, (entropy, observe)
     )
     return TokenLogps(logps, entropies if entropy or observe else None, *(observed if observe else ()))
+
+
+def _is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it computes what a linear layer does, also one whose weights FSDP keeps in shards."""
+    return type(head).forward is nn.Linear.forward
 
 
 def _at_once(output: Tensor, targets: Tensor, scaling: Scaling, entropy: bool, observe: bool = False) -> TokenLogps:
@@ -119,7 +124,7 @@ def chunks_agree(head: nn.Module, hidden: Tensor, targets: Tensor, scaling: Scal
 
     The trial takes the first rows of the head for a whole vocabulary, once as frozen and once as trained.
     """
-    if type(head) is not nn.Linear:
+    if not _is_plain(head):
         return True
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(hidden.device.type, enabled=False):
         weight = head.weight.detach()[:rows].to(hidden.dtype).clone()

@@ -5,9 +5,11 @@ It knows tensors and names, no trainer. Without shards everything stays as it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.contract import processes
@@ -51,6 +53,67 @@ def to_save(model: nn.Module) -> dict[str, Any]:
     if not processes.shards():
         return {}
     return {"state_dict": whole(weights_of(model) if hasattr(model, "peft_config") else model.state_dict())}
+
+
+def take_main_ones(model: nn.Module) -> None:
+    """Gives the trained weights of all processes the numbers of the main one's, before they are cut into shards.
+
+    What starts at random may differ, and each process keeps another part. All processes must ask.
+    """
+    for value in weights_of(model).values() if processes.shards() else ():
+        if not _is_shard(value):
+            torch.distributed.broadcast(value.detach(), 0)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """For the block, each process has all weights of a model that is in shards, and its passes need no other process.
+
+    All processes must enter and leave it. What is written into weights is lost, and no gradient may be computed.
+    """
+    parts = _parts_in_shards(model)
+    if not parts:
+        yield
+        return
+    _pass_of_nothing(model)  # the first module that computes becomes the root of its parts
+    resharding = [part for part in parts if _reshards(part)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in resharding:
+            part.set_reshard_after_forward(True, recurse=False)
+        for part in parts:
+            part.reshard()
+    _pass_of_nothing(model)  # a backward pass gathers early what computed before it: the same in all processes
+
+
+def _pass_of_nothing(model: Any) -> None:
+    before = vars(model).get("forward")
+    model.forward = lambda: None
+    with torch.no_grad():
+        model()
+    del model.forward
+    if before is not None:
+        model.forward = before
+    model.reshard()  # the root does not by itself
+
+
+def _parts_in_shards(model: nn.Module) -> list[Any]:
+    """The modules of a model whose weights are sharded and gathered at once."""
+    if not processes.shards():
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def _reshards(part: Any) -> bool:
+    """Whether such a module keeps its shard alone after its forward pass."""
+    group = part._get_fsdp_state()._fsdp_param_group
+    return group is not None and bool(group._reshard_after_forward)
 
 
 def _is_shard(value: Any) -> bool:

@@ -38,12 +38,20 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sentences import SentenceEnds
+from rlhf_plugins.engine.shards import to_save, whole
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.prefixes import prefix_features
 
 NO_COLUMNS: Mapping[str, Tensor] = {}
 DESCRIPTION, WEIGHTS = "reward_model.json", "head.safetensors"
 SAVED, FROZEN = "saved", "frozen"  # whether the folder holds a trunk, or the trunk is that of the base
+
+
+class ToSave(NamedTuple):
+    """The weights of a reward model as they are saved."""
+
+    trunk: dict[str, Any] | None  # options of `save_pretrained`; None where the trunk is its base's own
+    own: dict[str, Tensor]  # of pooling and head
 
 
 class RewardModel(nn.Module):
@@ -72,6 +80,11 @@ class RewardModel(nn.Module):
         """Pooling and head if they hold weights, and the ends of sentences, which are saved beside the trunk."""
         parts = {"pooling": self.pooling, "sentences": self.sentences, "head": self.head}
         return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """The classes of the trunk's layers, each of which accelerate gives shards of its own."""
+        return self.trunk._no_split_modules
 
     @property
     def config(self) -> Any:
@@ -181,21 +194,26 @@ class RewardModel(nn.Module):
             found = passes.over(by_prompt(samples.prompt_ids, samples.response_ids), function)
             return [each for _, each in counted(found, "scoring", len(samples.responses), "responses", rows_of)]
 
-    def save(self, folder: Path, description: Mapping[str, Any]) -> None:
+    def to_save(self) -> ToSave:
+        """What is saved of the weights, whole also where processes hold shards of them; all processes must ask."""
+        trained = any(weights.requires_grad for weights in self.trunk.parameters())
+        own = {name: weights.detach().cpu().contiguous() for name, weights in whole(self.own.state_dict()).items()}
+        return ToSave(to_save(self.trunk) if trained else None, own)
+
+    def save(self, folder: Path, description: Mapping[str, Any], weights: ToSave | None = None) -> None:
         """Writes the folder. `description` holds `base`, and the specs of `pooling` and `head`.
 
         A trunk without trained weights is that of the base, and is not written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        trained = any(weights.requires_grad for weights in self.trunk.parameters())
-        if trained:
-            self.trunk.save_pretrained(folder)
-        self.save_own(folder, {**description, "trunk": SAVED if trained else FROZEN})
+        weights = weights or self.to_save()
+        if weights.trunk is not None:
+            self.trunk.save_pretrained(folder, **weights.trunk)
+        self.save_own(folder, {**description, "trunk": FROZEN if weights.trunk is None else SAVED}, weights)
 
-    def save_own(self, folder: Path, description: Mapping[str, Any]) -> None:
+    def save_own(self, folder: Path, description: Mapping[str, Any], weights: ToSave | None = None) -> None:
         """Writes pooling, head and the description, which also says under `trunk` where the trunk is."""
-        weights = {name: weights.detach().cpu().contiguous() for name, weights in self.own.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        save_file((weights or self.to_save()).own, folder / WEIGHTS)
         base = {**description["base"], "path": path_to_note(description["base"]["path"], folder)}
         whole = {**description, "base": base}
         (folder / DESCRIPTION).write_text(json.dumps(whole, indent=2) + "\n")

@@ -15,6 +15,7 @@ from rlhf_plugins.contract.run_kinds import Environment, Monitor, Reward
 from rlhf_plugins.contract.workload import Course, Known, Work, Workload
 from rlhf_plugins.recipe.limits import OF_TRANSFORMERS
 from rlhf_plugins.stages._course import of_rollouts
+from rlhf_plugins.stages._left import leave
 from rlhf_plugins.stages._of_grpo import UNREAD
 from rlhf_plugins.stages._training import CacheTokens, From, PolicyTraining, Reference, TokensPerBatch, sampling
 from rlhf_plugins.trainers.ppo.options import (
@@ -26,8 +27,6 @@ from rlhf_plugins.trainers.ppo.options import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rlhf_plugins.contract.run import Weights
     from rlhf_plugins.engine.backbone import Backbone
     from rlhf_plugins.trainers.online import OnlineTrainer
@@ -55,6 +54,7 @@ class Online(
     makes={"policy"},
     makes_rollouts=True,
     processes="several",
+    shards=True,
     zero=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD, *OF_TRANSFORMERS}),
 ):
@@ -172,7 +172,8 @@ class Online(
 
         if self.setting("vllm_mode") != "server":
             return "that share their GPUs with it; write vllm_mode: server"
-        return "under DeepSpeed; write `distributed_type: MULTI_GPU`" if processes.divides_optimizer() else ""
+        divided = "DeepSpeed" if processes.divides_optimizer() else "FSDP" if processes.shards() else ""
+        return divided and f"under {divided}; write `distributed_type: MULTI_GPU`"
 
     def workload(self, adapter: Adapter | None) -> Workload:
         """A training step of a rollout, what the reference and the reward compute of it, and its generation."""
@@ -215,7 +216,6 @@ class Online(
 
         That is `value_head.safetensors`, and `value_network/` where it has a model of its own.
         """
-        from rlhf_plugins.contract import processes
         from rlhf_plugins.engine.room import room
         from rlhf_plugins.trainers.arguments import quiet
         from rlhf_plugins.trainers.budget import spending
@@ -228,7 +228,7 @@ class Online(
         with room(self.tokens_per_batch, self.cache_tokens), spending(trainer, self.budget) as spent:
             run.go_on(trainer)
         folder = run.folder / "model"
-        processes.on_main(lambda: _save(trainer, backbone, run.folder))
+        leave(trainer, backbone, run.folder)
         return StageResult(
             policies={self.name: {"use": "trained", "path": str(folder), "base": run.base.path}},
             report=ReportParts(left_out=left_out, rollouts=trainer.rollouts_shown, notes=spent.notes),
@@ -324,26 +324,6 @@ def _value(value: Value, run: Run) -> Value:
     from rlhf_plugins.sandbox import base_path
 
     return replace(value, base=base_path(value.base or run.base.path)) if value.reads == "own" else value
-
-
-def _save(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
-    """Writes the critic, and the policy without it."""
-    _save_critic(trainer, folder)
-    if backbone:
-        backbone.save_policy(folder / "model")
-    else:
-        trainer.model.save_pretrained(folder / "model")
-    trainer.processing_class.save_pretrained(folder / "model")
-
-
-def _save_critic(trainer: OnlineTrainer, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    if trainer.value_network is not None:
-        trainer.value_network.save_pretrained(folder / "value_network")
-    if head := trainer.take_value_head():
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
-        save_file(weights, folder / "value_head.safetensors")
 
 
 @hookimpl

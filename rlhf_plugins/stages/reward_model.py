@@ -66,6 +66,7 @@ class RewardModelStage(
     makes={"reward"},
     reads_answers=True,
     processes="several",
+    shards=True,
     zero=True,
     reserved=frozenset({"output_dir", "seed", *UNREAD, *OF_TRANSFORMERS}),
 ):
@@ -160,7 +161,8 @@ class RewardModelStage(
         with spending(trainer, self.budget) as spent:
             run.go_on(trainer, last=member is None)
         parts = {"base": described(self.own_base(run)), "pooling": run.spec(self.pooling), "head": run.spec(self.head)}
-        processes.on_main(lambda: trainer.model.save(folder, parts))
+        weights = trainer.model.to_save()
+        processes.on_main(lambda: trainer.model.save(folder, parts, weights))
         return Trained(folder, left_out, curves.curves, spent, monitors.sections())
 
     def _trainer(self, run: Run, groups: Sequence[Group], seed: int) -> tuple[RewardTrainer, dict[str, int]]:

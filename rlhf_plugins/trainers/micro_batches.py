@@ -136,10 +136,12 @@ class TrainsInMicroBatches:
         Outputs of micro-batches are joined as TRL's are laid out: those of all chosen responses, then of all rejected.
         """
         step: Callable[..., tuple[Any, ...]] = super().prediction_step  # type: ignore[misc]
-        parts = [step(model, part, *given, **options) for part in inputs.get(MICRO_BATCHES, [inputs])]
+        cut = inputs.get(MICRO_BATCHES, [inputs])
+        parts = [step(model, part, *given, **options) for part in evened(cut, uncounted)]
         if len(parts) == 1:
             return parts[0]
-        losses, outputs, labels = zip(*parts, strict=True)
+        losses, _, _ = zip(*parts, strict=True)
+        _, outputs, labels = zip(*parts[: len(cut)], strict=True)
         halves = zip(*(each.chunk(2) for each in outputs if each is not None), strict=True)
         joined = torch.cat([torch.cat(half) for half in halves]) if outputs[0] is not None else None
         return torch.stack(losses).sum(), joined, labels[0]

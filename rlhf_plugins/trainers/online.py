@@ -30,6 +30,7 @@ from rlhf_plugins.data.turns import without_nulls
 from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.loading import positions, use_fast_paths
 from rlhf_plugins.engine.sampling import end_tokens
+from rlhf_plugins.engine.shards import gathered
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
@@ -50,13 +51,13 @@ from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBat
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
 from rlhf_plugins.trainers.shares import SharesBatches
-from rlhf_plugins.trainers.zero import HidesDeepSpeed, hand_options_on, take_over_weights
+from rlhf_plugins.trainers.zero import HidesLaunch, hand_options_on, take_over_weights
 
 logger = logging.getLogger(__name__)
 SCALES = ("scale_lr", "scale_kl")  # what an alarm may scale
 
 
-class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, trl.GRPOTrainer):
+class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl.GRPOTrainer):
     """TRL's GRPOTrainer, with the fields of `OnlineOptions` as keywords besides its own arguments.
 
     It trains for any objective, with a critic where its estimator needs one; without our keywords, for GRPO as the
@@ -278,9 +279,10 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesDeepSpeed, 
         Raises:
             RunError: a monitor stops the training.
         """
-        samples = self._rollouts.sample(self, prompts, dict(columns))
-        talks = self._rollouts.conversations(self, samples)
-        scored = self._rollouts.score(talks, self._rollouts.greedy(self, samples))
+        with gathered(self.model):
+            samples = self._rollouts.sample(self, prompts, dict(columns))
+            talks = self._rollouts.conversations(self, samples)
+            scored = self._rollouts.score(talks, self._rollouts.greedy(self, samples))
         numbers = {name: float(n) for name, n in scored.left_out.items() if n}
         if self._objective.turns:
             numbers |= of_conversations(talks, scored.rewards)

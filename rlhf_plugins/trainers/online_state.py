@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.engine.shards import gathered
 
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
 
@@ -37,7 +38,8 @@ class KeepsRollout:
             setattr(self, f"_{name}", value)
         if self.obstacle is None:
             self._updates = defaultdict(list, state["updates"])
-            self._models.layout()  # of the rollout, which the models are now ready for
+            with gathered(self.model):
+                self._models.layout()  # of the rollout, which the models are now ready for
             if self._experience and processes.count() > 1:  # the main process's were kept
                 parts = self._rollouts.parts(self._experience.samples, self._experience.steps)
                 self._experience = replace(self._experience, parts=parts)

@@ -17,7 +17,6 @@ from peft import PeftModel
 from torch import Tensor
 from trl.trainer.utils import use_adapter
 
-from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH, BranchBatch, by_prompt
 from rlhf_plugins.engine.loading import base_weights
@@ -28,10 +27,10 @@ from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.score_cache import cached_in_shares, weights_identity
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
 from rlhf_plugins.trainers.preference_batch import REFERENCE, Collator
-from rlhf_plugins.trainers.zero import HidesDeepSpeed
+from rlhf_plugins.trainers.zero import HidesLaunch
 
 
-class ReadsReference(HidesDeepSpeed, trl.DPOTrainer):
+class ReadsReference(HidesLaunch, trl.DPOTrainer):
     """A DPOTrainer whose reference the engine computes, if there is no `obstacle`.
 
     TRL's constructor fills in the columns of the reference before anything is known about the engine. So they are
@@ -45,15 +44,6 @@ class ReadsReference(HidesDeepSpeed, trl.DPOTrainer):
     reference_cache: Path | None = None
     _reference_identity = ""
     _reference_tokens: int | None = TOKENS_PER_BATCH  # laid out at once
-
-    @property
-    def is_fsdp_enabled(self) -> bool:
-        """Whether weights are sharded; not while a stage's trainer is built, whose reference reads whole ones."""
-        return self._shards and (self.settled or not processes.shards())
-
-    @is_fsdp_enabled.setter
-    def is_fsdp_enabled(self, shards: bool) -> None:
-        self._shards = shards
 
     def fill_in_reference(self) -> None:
         """The columns of all data sets, if the configuration asks for them."""

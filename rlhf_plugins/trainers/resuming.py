@@ -18,7 +18,7 @@ from transformers.trainer_callback import ExportableState
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.packing import set_weights, weights_of
-from rlhf_plugins.engine.shards import like, optimizer_state, whole
+from rlhf_plugins.engine.shards import like, optimizer_state, take_main_ones, whole
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import zero
 
@@ -68,6 +68,7 @@ class Resumable:
 
     def _prepare_for_training(self: Any, max_steps: int, train_dataloader: Any, checkpoint: str | None) -> Any:
         """Under DeepSpeed, transformers would load a checkpoint of DeepSpeed's own here."""
+        take_main_ones(self.model)
         if processes.divides_optimizer():
             zero.wrap(self)
         if checkpoint is None or not processes.divides_optimizer():

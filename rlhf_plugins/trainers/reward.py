@@ -156,7 +156,7 @@ class RewardTrainer(TrainsInMicroBatches, SharesBatches, trl.RewardTrainer):
         columns = {name: values[inputs["group"]] for name, values in in_batch(inputs).items()}  # (branches, ...)
         whole = self._scorer is self.model and processes.count() == 1
         with self.accelerator.autocast():
-            prediction = (model if whole else self._scorer)(given, columns)
+            prediction = (model if whole else self._scorer.forward)(given, columns)
         scores = judged(prediction, inputs, self._dimensions)
         losses = self._losses(scores)  # (groups,), or (groups, M) of an ensemble of heads
         if (coefficient := self.args.center_rewards_coefficient) is not None:

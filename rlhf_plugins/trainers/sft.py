@@ -59,6 +59,7 @@ class SFTTrainer(TrainsInMicroBatches, SharesBatches, trl.SFTTrainer):
 
     data_collator: Any
     _signature_columns: Any
+    autocasts = False
     cutting = Cutting(avoided="a smaller per_device_train_batch_size avoids it")
 
     def __init__(self, *given: Any, **named: Any) -> None:

@@ -22,6 +22,7 @@ from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE
 
 Found = TypeVar("Found")
 LABELS = "labels"  # a key of a batch
+HEAD = "get_output_embeddings"  # of a policy; a reward model has no language-model head
 IGNORED = -100  # a label that no loss reads
 
 
@@ -56,12 +57,15 @@ class SharesBatches:
     """A Trainer that computes its process's share of every batch; it comes before the Trainer among a class's bases."""
 
     cuts_batches = True  # whether its collator makes the batch of a process; else each process gets all rows
+    autocasts = True  # whether its passes themselves compute in the precision of its arguments
     _batch_rows = 0  # of all processes, in the batch that is evaluated
 
     def create_accelerator_and_postprocess(self: Any) -> None:
         """Called by the constructor."""
         with zero.configuring(self):
             super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        if processes.shards() and self.autocasts:  # else FSDP would round weights, heads' too, and losses
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def _get_dataloader(self: Any, dataset: Any, description: str, batch_size: int, *given: Any, **named: Any) -> Any:
         """The batches of all processes, of which each takes its share."""
@@ -121,9 +125,8 @@ def through(wrapped: Any, model: nn.Module, compute: Callable[[], Found]) -> Fou
 
     def once(_: None) -> Found:
         restore()
-        policy: Any = model
-        if processes.shards():
-            policy.get_output_embeddings().unshard()  # it is read, not called
+        if processes.shards() and hasattr(model, HEAD):
+            getattr(model, HEAD)().unshard()  # it is read, not called
         return compute()
 
     model.forward = once

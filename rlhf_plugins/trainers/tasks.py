@@ -12,6 +12,7 @@ from rlhf_plugins.contract.run import Run
 from rlhf_plugins.contract.run_kinds import Task
 from rlhf_plugins.engine.backbone import POLICY, Backbone
 from rlhf_plugins.engine.policy import ModelPolicy
+from rlhf_plugins.engine.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import Curves
 from rlhf_plugins.trainers.progress import Progress
@@ -51,5 +52,7 @@ class MeasuresTasks:
     def evaluation_loop(self: Any, *given: Any, metric_key_prefix: str = "eval", **named: Any) -> Any:
         """The trainer's; the shares are among its numbers, so that they are logged and may choose the best weights."""
         found = super().evaluation_loop(*given, metric_key_prefix=metric_key_prefix, **named)  # type: ignore[misc]
-        found.metrics.update({f"{metric_key_prefix}_{name}": share for name, share in self.task_shares().items()})
+        with gathered(self.model):
+            shares = self.task_shares()
+        found.metrics.update({f"{metric_key_prefix}_{name}": share for name, share in shares.items()})
         return found

@@ -25,11 +25,11 @@ WHOLE = "as a whole"
 AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
 
 
-class HidesDeepSpeed:
-    """A Trainer that is built as without DeepSpeed; it comes before the Trainer among a class's bases."""
+class HidesLaunch:
+    """A Trainer that is built as without DeepSpeed and FSDP; it comes before the Trainer among a class's bases."""
 
     settled = False  # whether it is built, which says how it trains
-    _deepspeed = False
+    _deepspeed = _shards = False
 
     @property
     def is_deepspeed_enabled(self) -> bool:
@@ -39,6 +39,15 @@ class HidesDeepSpeed:
     @is_deepspeed_enabled.setter
     def is_deepspeed_enabled(self, enabled: bool) -> None:
         self._deepspeed = enabled
+
+    @property
+    def is_fsdp_enabled(self) -> bool:
+        """Whether weights are sharded; not while a stage's trainer is built, which reads and tries whole ones."""
+        return self._shards and (self.settled or not processes.shards())
+
+    @is_fsdp_enabled.setter
+    def is_fsdp_enabled(self, shards: bool) -> None:
+        self._shards = shards
 
 
 class InBfloat16(AutocastKwargs):

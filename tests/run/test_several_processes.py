@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -77,46 +76,6 @@ def test_in_float64_two_processes_are_one_to_a_millionth_of_a_millionth(python: 
     assert {each.dtype for each in weights(one).values()} == {torch.float64}
     names = ("loss", "grad_norm", "eval_loss", "entropy", "reward", "policy_loss", "value_loss", "margin")
     assert_same(one, two, near=1e-12, rel=1e-9, names=names)  # at first, how many rewards are above 0 is rounding
-
-
-SHARDS = """\
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
-made = AcceleratorState.__init__
-def in_shards(self, *given, **named):
-    if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    made(self, *given, **named)
-AcceleratorState.__init__ = in_shards
-import sys
-import accelerate.accelerator as accelerator
-shard = accelerator.fsdp2_prepare_model
-def noted(*given):
-    print("in shards", file=sys.stderr)
-    return shard(*given)
-accelerator.fsdp2_prepare_model = noted
-"""
-FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("adapter", ["{r: 2, target_modules: [q_proj, v_proj]}", "none"])
-def test_two_processes_that_hold_shards_train_what_one_trains_and_go_on(
-    python: Warm, tmp_path: Path, adapter: str
-) -> None:
-    """accelerate shards on GPUs alone, so that it is made to believe that it is on some."""
-    lines = [line for line in RECIPE.splitlines(keepends=True) if "reward_model" not in line]
-    lines[1:2] = [f"adapter: {adapter}\n", "checkpoint: {every: 1 steps}\n"]
-    recipe = "".join(lines).replace("optim: sgd, learning_rate: 0.2", "learning_rate: 0.01")
-    one, two = (prepared(tmp_path / name, recipe, BATCH=size, GA=1) for name, size in (("a", 4), ("b", 2)))
-    env = os.environ | FSDP2
-    assert python(*RUN, cwd=one).returncode == 0
-    first, second = python.together("-c", SHARDS + DIES, "6", cwd=two, env=env)
-    assert (first.returncode, second.returncode) == (2, -9), first.stderr
-    assert first.stderr.count("in shards") == 2
-    again = python.together("-c", SHARDS + DIES, "99", "--resume", cwd=two, env=env)
-    assert [each.returncode for each in again] == [0, 0], "".join(each.stderr for each in again)
-    assert_same(one, two, near=1e-5)
 
 
 @pytest.mark.slow

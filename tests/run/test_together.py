@@ -260,9 +260,9 @@ def test_a_launch_that_shards_weights_otherwise_is_refused(
 
 def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "shards", lambda: True)
-    together.refuse(stages(DPO))
-    with pytest.raises(RunError, match="stage reward_model trains whole copies, and the launch asks for FSDP"):
-        together.refuse(stages({"stage": "reward_model"}))
+    together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
+    with pytest.raises(RunError, match="stage auto trains whole copies, and the launch asks for FSDP"):
+        together.refuse(stages({"stage": "auto"}))
 
 
 def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

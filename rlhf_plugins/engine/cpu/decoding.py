@@ -19,7 +19,7 @@ from rlhf_plugins.errors import RunError
 @contextmanager
 def own_decoding_loop(model: Any) -> Iterator[None]:
     """For the block, `model.generate` runs `decode` to sample or to decode greedily, where `DECODING` is active."""
-    own = model.generate
+    own, before = model.generate, vars(model).get("generate")  # which FSDP sets
 
     def generate(*args: Any, generation_config: GenerationConfig, **options: Any) -> Any:
         options |= {"custom_generate": decode} if DECODING.active(model) and _supported(generation_config) else {}
@@ -30,6 +30,8 @@ def own_decoding_loop(model: Any) -> Iterator[None]:
         yield
     finally:
         del model.generate
+        if before is not None:
+            model.generate = before
 
 
 def _supported(config: GenerationConfig) -> bool:

@@ -26,12 +26,16 @@ class Constraint(TrainerCallback):
     Args:
         kl: accepts an update or not.
         models: what the KL is measured of.
-        weights: the policy's, those that are trained.
+        weights: gives the policy's, those that are trained; a launch may put others in their place.
         note: logs numbers of an update.
     """
 
     def __init__(
-        self, kl: KL, models: Models, weights: Sequence[nn.Parameter], note: Callable[[Mapping[str, float]], None]
+        self,
+        kl: KL,
+        models: Models,
+        weights: Callable[[], Sequence[nn.Parameter]],
+        note: Callable[[Mapping[str, float]], None],
     ) -> None:
         self._kl, self._models, self._weights, self._note = kl, models, weights, note
         self._batches: Sequence[BranchBatch] | None = None
@@ -54,7 +58,7 @@ class Constraint(TrainerCallback):
         """Called by the trainer."""
         if self._batches is not None:
             kl = self._models.kl_per_token(self._batches) if self._measured is None else self._measured
-            self._before = [weights.detach().clone() for weights in self._weights], kl
+            self._before = [weights.detach().clone() for weights in self._weights()], kl
 
     @torch.no_grad()
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
@@ -65,7 +69,7 @@ class Constraint(TrainerCallback):
         share, kl = 1.0, self._models.kl_per_token(self._batches)
         while share and not self._kl.accepts(kl, before):
             share = share / 2 if share > 0.5**HALVINGS else 0.0
-            for weights, start in zip(self._weights, old, strict=True):
+            for weights, start in zip(self._weights(), old, strict=True):
                 weights.copy_(torch.lerp(start, weights, 0.5) if share else start)
             kl = self._models.kl_per_token(self._batches) if share else before
         self._measured = kl
@@ -81,8 +85,11 @@ def constrain(trainer: Any, kl: KL, models: Models) -> Constraint:
     if steps_in_backward(trainer.args):
         how = stepping(trainer.args)
         raise RunError(f"kl: a constraint measures whole updates, but {how} steps within the backward pass")
-    others = {id(weights) for weights in (models.critic.weights if models.critic else ())}
-    own = [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in others]
+
+    def own() -> list[nn.Parameter]:
+        others = {id(weights) for weights in (models.critic.weights if models.critic else ())}
+        return [p for p in trainer.model.parameters() if p.requires_grad and id(p) not in others]
+
     made = Constraint(kl, models, own, trainer.note_update)
     trainer.add_callback(made)
     return made

@@ -21,6 +21,7 @@ from rlhf_plugins.engine.forward import evaluating
 from rlhf_plugins.engine.passes import Passes
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sampling import Decoding, sample
+from rlhf_plugins.engine.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.handle import rewards
 from rlhf_plugins.trainers.ppo.models import Models
@@ -36,7 +37,7 @@ class HeldOut:
     def evaluate(self: Any, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Logs the numbers, and returns them. Raises RunError where the reward abstains on every response."""
         rows = list(self.eval_dataset)
-        with evaluating(self.model), torch.no_grad():  # TRL logs the numbers of the training apart from these
+        with evaluating(self.model), torch.no_grad(), gathered(self.model):  # TRL logs the training's numbers apart
             prompts = [without_nulls(row["prompt"]) for row in rows]
             talks = self._held_out_talks(prompts, batch_columns(rows))
             found = {**_scored(talks, self._objective, self.gold), **_kl(talks.samples, self._models)}

@@ -15,6 +15,7 @@ from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, by_prompt, coll
 from rlhf_plugins.engine.backbone import active_adapter
 from rlhf_plugins.engine.log_probs import response_logits, response_logps
 from rlhf_plugins.engine.probing import layout_of
+from rlhf_plugins.engine.shards import gathered
 from rlhf_plugins.trainers.ppo.options import Exploration
 
 if TYPE_CHECKING:
@@ -98,13 +99,14 @@ class Models:
         In several processes it is over the batches of all.
         """
         total, count = 0.0, 0
-        for batch in batches:
-            with self.accelerator.autocast():
-                both = [response_logits(self.policy, batch)]
-                with self._as_reference() as reference:
-                    both.append(response_logits(reference, batch))
-            own, other = ((logits / self.temperature).log_softmax(-1) for logits in both)
-            total, count = total + float((own.exp() * (own - other)).sum()), count + len(own)
+        with gathered(self.policy):
+            for batch in batches:
+                with self.accelerator.autocast():
+                    both = [response_logits(self.policy, batch)]
+                    with self._as_reference() as reference:
+                        both.append(response_logits(reference, batch))
+                own, other = ((logits / self.temperature).log_softmax(-1) for logits in both)
+                total, count = total + float((own.exp() * (own - other)).sum()), count + len(own)
         every = processes.gathered((total, count))
         return sum(own for own, _ in every) / sum(tokens for _, tokens in every)
 

@@ -31,6 +31,7 @@ from rlhf_plugins.engine.sampling import (
     sample,
     without_generation_defaults,
 )
+from rlhf_plugins.engine.shards import gathered
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.micro_batches import evened
 from rlhf_plugins.trainers.ppo import in_parts
@@ -240,7 +241,8 @@ class Rollouts:
         aim, rewards = self.objective, scored.rewards
         minibatches = self._minibatches(scored)
         steps = [rows for minibatch in minibatches for rows in self._steps(minibatch)]
-        parts, batches, computed = in_parts.computed(self, scored.samples, steps)
+        with gathered(self.models.policy):
+            parts, batches, computed = in_parts.computed(self, scored.samples, steps)
         tokens = _joined([each.rows for each in batches], [found for found, _ in computed], self.models.policy.device)
         mask, values, reference = tokens["mask"].bool(), tokens.get("values"), tokens.get("reference")
         token_rewards, penalty = rewards.token_rewards, None

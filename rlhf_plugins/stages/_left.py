@@ -1,0 +1,36 @@
+"""What a training on own samples leaves: the policy, and its critic beside it. It is no stage itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlhf_plugins.engine.backbone import Backbone
+    from rlhf_plugins.trainers.online import OnlineTrainer
+
+
+def leave(trainer: OnlineTrainer, backbone: Backbone | None, folder: Path) -> None:
+    """Writes the critic, and the policy without it, whole also where processes hold shards; all of them must ask."""
+    from safetensors.torch import save_file
+
+    from rlhf_plugins.contract import processes
+    from rlhf_plugins.engine.shards import to_save, whole
+
+    network = trainer.value_network
+    options: dict[str, Any] = {} if network is None else to_save(network)
+    head = {name: each.detach().cpu().contiguous() for name, each in whole(trainer.take_value_head()).items()}
+    policy = to_save(trainer.model)
+
+    def save() -> None:
+        if network is not None:
+            network.save_pretrained(folder / "value_network", **options)
+        if head:
+            save_file(head, folder / "value_head.safetensors")
+        if backbone:
+            backbone.save_policy(folder / "model", **policy)
+        else:
+            trainer.model.save_pretrained(folder / "model", **policy)
+        trainer.processing_class.save_pretrained(folder / "model")
+
+    processes.on_main(save)
