@@ -260,3 +260,21 @@ def test_in_bfloat16_two_processes_that_hold_shards_are_two_with_whole_copies(
     assert [each.returncode for each in found] == [0] * 4, "".join(each.stderr for each in found)
     assert {each.dtype for each in weights(shards).values()} == {torch.float32}
     assert_same(copies, shards, near=1e-5, names=LEARNED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_checkpoint_of_shards_goes_on_in_whole_copies_and_the_other_way_round(
+    python: Warm, tmp_path: Path, place: int
+) -> None:
+    """It is killed in the reward model, and in the second rollout."""
+    recipe = online(OWN, "none").replace("max_steps: 1, per", "max_steps: 2, per")
+    whole, killed = (prepared(tmp_path / name, recipe, BATCH=2, REWARDED=2) for name in ("whole", "killed"))
+    assert python.together("-c", DIES, "99", cwd=whole, env=ALONE)[0].returncode == 0
+    ways = [(SHARDS + DIES, IN_SHARDS), (DIES, ALONE)]
+    for turn, words in enumerate((("1",), ("11", "--resume"), ("99", "--resume"))):
+        script, env = ways[(place + turn) % 2]
+        found = python.together("-c", script, *words, cwd=killed, env=env)
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert "online goes on from step 5" in found[0].stderr
+    assert_same(whole, killed, near=1e-5)
