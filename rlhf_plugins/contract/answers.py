@@ -205,6 +205,8 @@ def turns(answer: Any, samples: Samples) -> list[Text | None]:
         if isinstance(prompt, str) or not _are_messages(given):
             wanted = "a text" if isinstance(prompt, str) else "a text, messages"
             raise Wrong(f"gave {_shown(given)} behind response {row}, not {wanted} or None")
+        if given[-1]["role"] == "assistant":
+            raise Wrong(f"ended its turn behind response {row} with the assistant, whose next words are the policy's")
     return list(answer)
 
 

@@ -80,7 +80,8 @@ class Environment(Component, kind="environment"):
         """A function from B samples, whose prompts are the conversations so far, to what follows each.
 
         That is None where the conversation ends. To messages, a text is what the user says, and messages are taken as
-        they are, such as a tool's; to plain text, a text follows the response as it is, with its own separators.
+        they are, such as a tool's, the last not the assistant's; to plain text, a text follows the response as it is,
+        with its own separators.
         """
         raise NotImplementedError
 

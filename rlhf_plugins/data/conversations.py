@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Samples, Text
+from rlhf_plugins.data.messages import messages
 from rlhf_plugins.data.turns import as_answer, as_messages
 
 if TYPE_CHECKING:
@@ -95,11 +96,11 @@ def converse(
 
 
 def _behind(samples: Samples, place: int, said: Text) -> Text:
-    """A conversation so far with a response and what follows it."""
+    """A conversation so far with a response and what follows it. Raises DataError where a message has no text."""
     prompt, response = samples.prompts[place], samples.responses[place]
     if isinstance(prompt, str):
         return f"{prompt}{response}{said}"
-    return [*prompt, *as_answer(response), *as_messages(said)]
+    return [*prompt, *as_answer(response), *messages("environment", "its turn", as_messages(said))]
 
 
 def discounted_returns(

@@ -31,7 +31,7 @@ from rlhf_plugins.engine.cost import counting
 from rlhf_plugins.engine.loading import positions, use_fast_paths
 from rlhf_plugins.engine.sampling import end_tokens
 from rlhf_plugins.engine.shards import gathered
-from rlhf_plugins.errors import PluginError, RunError
+from rlhf_plugins.errors import DataError, PluginError, RunError
 from rlhf_plugins.reward_models.handle import RewardHandle
 from rlhf_plugins.trainers.arguments import prepare
 from rlhf_plugins.trainers.constructor import sorted_out, with_own
@@ -39,7 +39,7 @@ from rlhf_plugins.trainers.micro_batches import token_limit
 from rlhf_plugins.trainers.monitoring import Monitors, scale_learning_rate
 from rlhf_plugins.trainers.online_learning import LearnsInParts, recovering
 from rlhf_plugins.trainers.online_metrics import Updates, note_completions, of_conversations, spread, take_logged
-from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, handle_of, name_of
+from rlhf_plugins.trainers.online_rewards import ForTRL, OneReward, RewardFunctions, columns_of, name_of
 from rlhf_plugins.trainers.online_state import KeepsRollout
 from rlhf_plugins.trainers.online_way import OnlineOptions, check, objective_of, obstacle_of
 from rlhf_plugins.trainers.ppo import oversight, step
@@ -50,6 +50,7 @@ from rlhf_plugins.trainers.ppo.models import Models
 from rlhf_plugins.trainers.ppo.rollout import RECORDS, Cut, Experience, MicroBatch, Rollouts
 from rlhf_plugins.trainers.resuming import Resumable
 from rlhf_plugins.trainers.scaling import accept_skips
+from rlhf_plugins.trainers.scripted import handle_of
 from rlhf_plugins.trainers.shares import SharesBatches
 from rlhf_plugins.trainers.zero import HidesLaunch, hand_options_on, take_over_weights
 
@@ -306,8 +307,15 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         return None if self._skips_equal and rollout.equal_rewards else rollout
 
     def has_room(self, conversation: Any) -> bool:
-        """Whether there is room for a response to a conversation so far."""
-        tokens = len(self._policy_tokens.encode_start(conversation)) + self.max_completion_length
+        """Whether there is room for a response to a conversation so far.
+
+        Raises:
+            RunError: the chat template refuses it.
+        """
+        try:
+            tokens = len(self._policy_tokens.encode_start(conversation)) + self.max_completion_length
+        except DataError as error:
+            raise RunError(f"a conversation that the environment continued: {error}") from error
         return self._most_tokens is None or tokens <= self._most_tokens
 
     def _rewards_of(self, talks: Conversations) -> dict[str, float]:

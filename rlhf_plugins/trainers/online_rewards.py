@@ -9,41 +9,11 @@ import torch
 
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
-from rlhf_plugins.contract.run_kinds import Reward, RewardFunction
+from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.groups import COLUMNS, batch_columns
-from rlhf_plugins.errors import RunError
-from rlhf_plugins.reward_models.handle import RewardHandle, reward_handle, rewards
+from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 
 TRAINERS = {"trainer_state", "log_extra", "log_metric", "environments"}  # what TRL passes beside columns
-
-
-class _NoRun:
-    """Takes the place of a recipe's run in a script, which has none: every use of it is an error."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RunError(
-            f"reward= reads `{name}` of a recipe's run, and a script has none: give a function of samples, such as "
-            "load_reward_function() opens"
-        )
-
-
-class _Given(Reward):
-    """A function as a component, so that what it answers is checked."""
-
-    def __init__(self, function: RewardFunction) -> None:
-        self._function = function
-
-    def build(self, run: Any) -> RewardFunction:
-        return self._function
-
-
-def handle_of(reward: Any) -> RewardHandle:
-    """A component or a function of samples as what a rollout asks. Raises RunError for anything else."""
-    if isinstance(reward, RewardHandle):
-        return reward
-    if not isinstance(reward, Reward) and not callable(reward):
-        raise RunError(f"reward= takes a component of the kind reward or a function, not a {type(reward).__name__}")
-    return reward_handle((reward if isinstance(reward, Reward) else _Given(reward)).build(_NoRun()))
 
 
 class OneReward:

@@ -11,7 +11,7 @@ import trl
 from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
-from rlhf_plugins.contract.run_kinds import EnvironmentFunction, Reward
+from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Reward
 from rlhf_plugins.data.branches import TOKENS_PER_BATCH
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.arguments import unusual_launch
@@ -26,6 +26,7 @@ from rlhf_plugins.trainers.ppo.options import (
     Value,
     no_conversations,
 )
+from rlhf_plugins.trainers.scripted import environment_of
 
 REDUCTIONS = {"dapo": "tokens", "bnpo": "tokens", "grpo": "responses", "dr_grpo": "constant"}  # TRL's loss -> ours
 ADVANTAGES = {"group": "grpo", "none": "dr_grpo"}  # TRL's scale_rewards -> ours
@@ -65,7 +66,7 @@ class OnlineOptions:
     reference: str | Any = None  # of `kl`: a frozen model, or an adapter's name; None: the policy with adapters off
     stop_kl: float | None = None  # nats per token; beyond it the rest of a rollout is skipped
     exploration: Exploration | None = None
-    environment: EnvironmentFunction | None = None  # a function of `Samples`, to what follows each response
+    environment: Environment | EnvironmentFunction | None = None  # as a function: of `Samples`, to what follows each
     turns: int = 1  # most of the policy's in a conversation with the environment
     turn_discount: float = 1.0  # of the rewards of later turns
     max_length: int | None = None  # tokens of a conversation; None is what the model takes
@@ -142,7 +143,7 @@ def objective_of(args: trl.GRPOConfig, own: OnlineOptions, score: Any, fallback:
         entropy_coef=args.entropy_coef,
         stop_kl=own.stop_kl,
         exploration=own.exploration,
-        turns=Turns(own.environment, own.turns, own.turn_discount) if own.environment else None,
+        turns=Turns(environment_of(own.environment), own.turns, own.turn_discount) if own.environment else None,
         abstains=own.abstained != "stop",
         fallback=fallback,
     )

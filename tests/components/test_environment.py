@@ -77,6 +77,7 @@ def test_a_function_is_asked_with_the_columns_of_the_opening(tmp_path: Path) -> 
         ([[{"content": "x"}], None], ASKED, "behind response 0, not a text, messages or None"),
         ([[{"role": "tool", "content": "x"}], None], "hi", "behind response 0, not a text or None"),
         ([3, None], ASKED, "gave 3 behind response 0"),
+        ([None, [{"role": "assistant", "content": "x"}]], ASKED, "ended its turn behind response 1 with the assistant"),
     ],
 )
 def test_what_is_no_turn_is_refused_in_the_name_of_the_component(turns: Any, prompt: Any, message: str) -> None:

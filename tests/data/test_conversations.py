@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.conversations import NO_ROOM, Conversations, converse, discounted_returns
+from rlhf_plugins.errors import DataError
 
 
 def answers(prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]]) -> Samples:
@@ -71,6 +72,15 @@ def test_messages_get_the_roles_of_those_who_speak() -> None:
         {"role": "user", "content": "and now?"},
     ]
     assert found.samples.prompts[3] == [*opening, {"role": "assistant", "content": "yes"}, *tool]
+
+
+def test_parts_of_text_are_joined_and_a_message_without_text_is_refused() -> None:
+    first = answers([[{"role": "user", "content": "hi"}]], {})
+    parts = {"role": "tool", "content": [{"type": "text", "text": "1"}, {"type": "text", "text": "2"}]}
+    found = converse(first, answers, lambda samples: [[parts]], 2, lambda prompt: True)
+    assert found.samples.prompts[1][-1] == {"role": "tool", "content": "12"}
+    with pytest.raises(DataError, match="environment: every message of its turn needs a text"):
+        converse(first, answers, lambda samples: [[{"role": "tool"}]], 2, lambda prompt: True)
 
 
 def test_groups_are_the_same_turn_of_conversations_from_one_opening() -> None:

@@ -13,7 +13,8 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.conversations import Conversations
-from rlhf_plugins.errors import RunError
+from rlhf_plugins.errors import ComponentError, RunError
+from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.ppo.options import Objective, Turns
 
@@ -127,3 +128,20 @@ def test_what_does_not_go_with_conversations_is_refused(
 ) -> None:
     with pytest.raises(RunError, match=f"environment= .*{message}"):
         trainer(bases(), tmp_path, in_turns(**changes), **options)
+
+
+def test_what_a_script_gives_is_checked_and_built_as_a_recipes_environment(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(ComponentError, match="gave 1 turns for 6 responses"):
+        talked(trainer(bases(), tmp_path, in_turns(lambda samples: [None])))
+    reader = component("environment", "sandbox")
+    assert talked(trainer(bases(), tmp_path, in_turns(reader))).turn == [0] * 6
+    simulated = component("environment", {"use": "simulated", "user": "base"})
+    with pytest.raises(RunError, match="environment= reads `.*` of a recipe's run, and a script has none"):
+        trainer(bases(), tmp_path, in_turns(simulated))
+
+
+def test_a_chat_template_that_refuses_a_later_turn_is_named(bases: Bases, tmp_path: Path) -> None:
+    found = trainer(bases(), tmp_path, in_turns())
+    found._tokenizer.chat_template = "{{ raise_exception('users speak once') }}"
+    with pytest.raises(RunError, match="a conversation that the environment continued: .*users speak once"):
+        found.has_room([{"role": "user", "content": "how"}] * 2)
