@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rlhf_objectives.objectives import ASKED, WEIGHTS
+from rlhf_objectives.objectives import WEIGHTS, WORDS, before
 from rlhf_objectives.over_weights import OverWeights, shown
 from rlhf_plugins import Group, Run, RunError, StageResult, hookimpl
 
@@ -54,9 +54,10 @@ class Conditioned(OverWeights, makes={"policy"}):
         return ", ".join(f"{name}: {w:.3g}" for name, w in zip(self.names, weight, strict=True)) + "\n"
 
     def asked_for(self, group: Group, weight: Sequence[float]) -> Group:
-        """A prompt with words before it, and columns of the weights and of the prompt as it was."""
-        columns = {**group.columns, WEIGHTS: list(weight), ASKED: group.prompt}
-        return replace(group, prompt=before(group.prompt, self.spoken(weight)), columns=columns)
+        """A prompt with words before it, and columns of the weights and of the words."""
+        words = self.spoken(weight)
+        columns = {**group.columns, WEIGHTS: list(weight), WORDS: words}
+        return replace(group, prompt=before(group.prompt, words), columns=columns)
 
     def run(self, run: Run) -> StageResult:
         """Raises RunError as `pareto` does, and where the model reads the words of two weightings alike."""
@@ -89,14 +90,6 @@ class Conditioned(OverWeights, makes={"policy"}):
     def trained(self) -> str:
         """What was trained."""
         return f"One policy, from {self.from_}, read {len(self.weights)} weightings in its prompt."
-
-
-def before(prompt: Any, words: str) -> Any:
-    """A text, or messages, with words at the start."""
-    if isinstance(prompt, str):
-        return words + prompt
-    first, *rest = prompt
-    return [{**first, "content": words + first["content"]}, *rest]
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from pydantic import Field
 from rlhf_plugins import Aggregation, MemberScores, Prediction, Reward, Run, RunError, Samples, hookimpl, uses
 
 Cut = Callable[[Samples], list[bool]]
-WEIGHTS, ASKED = "weights", "asked"  # columns of a prompt with words for weights: the weights, and the prompt without
+WEIGHTS, WORDS = "weights", "words"  # columns of a prompt with words for weights before it: the weights, and the words
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class Combined(Reward):
 class OfWeights(Reward):
     """sum_i w_i r_i, w from the column `weights` of each response's prompt, as the stage `conditioned` writes it.
 
-    The rewards r_i read the prompt in the column `asked`, without the words for the weights.
+    The rewards r_i read the prompt, or the conversation so far, without the words for the weights at its start, which
+    are in the column `words`.
     """
 
     objectives: tuple[Reward, ...] = uses("reward")
@@ -117,7 +118,8 @@ class OfWeights(Reward):
         def score(samples: Samples) -> Prediction:
             if WEIGHTS not in samples.columns:
                 raise RunError("reward conditioned: needs prompts with the columns that the stage `conditioned` writes")
-            found = [read_as(part, samples, samples.columns[ASKED], cut) for part in parts]
+            prompts = list(map(without, samples.prompts, samples.columns[WORDS]))
+            found = [read_as(part, samples, prompts, cut) for part in parts]
             weights = torch.tensor(samples.columns[WEIGHTS], dtype=torch.float)  # (B, objectives)
             rewards = torch.stack([each.reward for each in found], 1)
             return Prediction((weights * rewards).sum(1), abstained=any_abstains(found))
@@ -137,6 +139,22 @@ def read_as(reward: Any, samples: Samples, prompts: Sequence[Any], cut: Cut) -> 
             samples = replace(samples, prompts=list(prompts))
     found: Prediction = reward(samples)
     return found
+
+
+def before(prompt: Any, words: str) -> Any:
+    """A text, or messages, with words at the start."""
+    if isinstance(prompt, str):
+        return words + prompt
+    first, *rest = prompt
+    return [{**first, "content": words + first["content"]}, *rest]
+
+
+def without(prompt: Any, words: str) -> Any:
+    """The same without them."""
+    if isinstance(prompt, str):
+        return prompt.removeprefix(words)
+    first, *rest = prompt
+    return [{**first, "content": first["content"].removeprefix(words)}, *rest]
 
 
 def any_abstains(found: Sequence[Prediction]) -> torch.Tensor | None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rlhf_objectives.conditioned import before
-from rlhf_objectives.objectives import OfWeights, read_as
+from rlhf_objectives.objectives import OfWeights, before, read_as, without
 
 from rlhf_plugins import Group, PluginError, Prediction, Reward, Run, RunError, Samples, StageResult, component
 from rlhf_plugins.testing import tiny_base, tiny_run
@@ -34,12 +33,19 @@ class Asked(Reward):
 
 def test_the_reward_reads_the_weights_and_the_prompt_without_words(run: Any) -> None:
     """1/4 * 3 letters - 3/4 * 2 words / 10 = 0.6; 1 * 5 letters."""
-    columns = {"weights": [[0.25, 0.75], [1.0, 0.0]], "asked": ["how", "which"]}
+    columns = {"weights": [[0.25, 0.75], [1.0, 0.0]], "words": ["w ", "w "]}
     samples = Samples(["w how", "w which"], ["ant bee", "ant"], [[3], [3]], [[3, 4], [3]], columns)
     reward = OfWeights(objectives=(Asked(), component("reward", "brevity"))).build(run)
     assert reward(samples).reward.tolist() == pytest.approx([0.6, 5.0])
     with pytest.raises(RunError, match="needs prompts with the columns that the stage `conditioned` writes"):
         reward(replace(samples, columns={}))
+
+
+def test_the_reward_reads_a_later_turn_behind_all_that_was_said(run: Any) -> None:
+    """Not behind the opening alone, which another answer followed."""
+    samples = Samples(["w how ant\nand why?\n"], ["bee"], [[3]], [[3]], {"weights": [[1.0, 0.0]], "words": ["w "]})
+    reward = OfWeights(objectives=(Asked(), component("reward", "brevity"))).build(run)
+    assert reward(samples).reward.tolist() == [float(len("how ant\nand why?\n"))]
 
 
 class Reading:
@@ -66,9 +72,10 @@ def test_weights_in_words() -> None:
     made = component("stage", "conditioned", **{**BOTH, "points": 5})
     row = made.asked_for(Group("how\n", columns={"topic": "t"}), (0.75, 0.25))
     assert row.prompt == "good: 0.75, short: 0.25\nhow\n"
-    assert row.columns == {"topic": "t", "weights": [0.75, 0.25], "asked": "how\n"}
+    assert row.columns == {"topic": "t", "weights": [0.75, 0.25], "words": "good: 0.75, short: 0.25\n"}
     said = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
     assert [message["content"] for message in before(said, "w ")] == ["w a", "b"]
+    assert without(before(said, "w "), "w ") == said
 
 
 def test_one_policy_is_measured_at_each_weighting(run: Any) -> None:
