@@ -77,13 +77,13 @@ def spread(each: Tensor, names: Sequence[str], total: Tensor, group: Sequence[in
         each: (B, F) of each function, NaN where it did not answer.
         names: of the functions; none where there is but one, which `reward` is of.
         total: (B,) their weighted sum, NaN where none answered.
-        group: equal for responses to one prompt, which are neighbours, (B,).
+        group: equal for responses to one prompt, which are neighbours, (B,); one that is alone has no deviation.
     """
     found: dict[str, float] = {}
     for name, rewards in zip(names, each.unbind(1), strict=False):
         found |= {f"rewards/{name}/mean": rewards.nanmean().item(), f"rewards/{name}/std": nanstd(rewards).item()}
-    parts = total.split(list(Counter(group).values()))
-    deviations = torch.stack([nanstd(part) if len(part) > 1 else torch.zeros(()) for part in parts])
+    parts = [part for part in total.split(list(Counter(group).values())) if len(part) > 1]
+    deviations = torch.stack([nanstd(part) for part in parts]) if parts else torch.zeros(1)
     same = torch.isclose(deviations, torch.zeros_like(deviations)).float().mean()
     return found | {"reward_std": nanstd(total).item(), "frac_reward_zero_std": same.item()}
 

@@ -16,6 +16,7 @@ from rlhf_plugins.data.conversations import Conversations
 from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
+from rlhf_plugins.trainers.online_metrics import spread
 from rlhf_plugins.trainers.ppo.options import Objective, Turns
 
 from .online_parts import FREE, Bases, logged, objective, prompts, rolled_out, trainer
@@ -107,6 +108,12 @@ def test_it_trains_in_conversations_and_logs_them(bases: Bases, tmp_path: Path) 
     assert logged(found, "turns") == [1.5, 1.5]  # of each rollout
     assert len(logged(found, "return")) == 2
     assert len(logged(found, "loss")) == 4
+
+
+def test_a_later_turn_without_siblings_counts_as_no_group_of_equal_rewards() -> None:
+    total = torch.tensor([1.0, 2.0, 3.0, 3.0, 5.0])
+    assert spread(total[:, None], [], total, [0, 0, 1, 1, 2])["frac_reward_zero_std"] == 0.5
+    assert spread(total[:, None], [], total, [0, 1, 2, 3, 4])["frac_reward_zero_std"] == 1.0
 
 
 def test_a_conversation_without_room_for_a_response_ends_and_is_counted(bases: Bases, tmp_path: Path) -> None:
