@@ -95,7 +95,8 @@ def test_groups_that_are_too_small_for_the_estimator_are_left_out(bases: Bases, 
 
     found = trainer(bases(), tmp_path, objective(score, advantage="rloo"), max_steps=2)
     kept = scored(found, [f"how{' ant' * (i // 3)}" for i in range(12)])
-    assert (kept.sampled, kept.left_out) == (12, {"abstained": 3, "without_baseline": 0, "too_few_siblings": 1})
+    left_out = {"abstained": 3, "abstained_later": 0, "without_baseline": 0, "too_few_siblings": 1}
+    assert (kept.sampled, kept.left_out) == (12, left_out)
     assert kept.group.tolist() == [1, 1, 2, 2, 2, 3, 3, 3]
     parts = found._rollouts.experience(kept, 0.1).parts
     assert [sum(len(each.rows) for each in part) for part in parts] == [4, 4]

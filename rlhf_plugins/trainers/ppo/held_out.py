@@ -39,7 +39,7 @@ class HeldOut:
         rows = list(self.eval_dataset)
         with evaluating(self.model), torch.no_grad(), gathered(self.model):  # TRL logs the training's numbers apart
             prompts = [without_nulls(row["prompt"]) for row in rows]
-            talks = self._held_out_talks(prompts, batch_columns(rows))
+            talks = _talked(self, prompts, batch_columns(rows))
             found = {**_scored(talks, self._objective, self.gold), **_kl(talks.samples, self._models)}
             found |= self.task_shares()
             named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
@@ -47,17 +47,18 @@ class HeldOut:
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
 
-    def _held_out_talks(self: Any, prompts: Sequence[Text], columns: Mapping[str, list[Any]]) -> Conversations:
-        """A response to each prompt, and the later turns of its conversation."""
-        decoding = Decoding(self.max_completion_length, self.temperature, self.args.seed, self.top_p)
 
-        def respond(asked: Sequence[Text], own: Mapping[str, list[Any]]) -> Samples:
-            return replace(sample(self.model, self._tokenizer, asked, decoding=decoding), columns=own)
+def _talked(trainer: Any, prompts: Sequence[Text], columns: Mapping[str, list[Any]]) -> Conversations:
+    """A response to each prompt, and the later turns of its conversation."""
+    decoding = Decoding(trainer.max_completion_length, trainer.temperature, trainer.args.seed, trainer.top_p)
 
-        first, turns = respond(prompts, columns), self._objective.turns
-        if turns is None:
-            return Conversations.of_one_turn(first)
-        return converse(first, respond, turns.environment, turns.most, self.has_room)
+    def respond(asked: Sequence[Text], own: Mapping[str, list[Any]]) -> Samples:
+        return replace(sample(trainer.model, trainer._tokenizer, asked, decoding=decoding), columns=own)
+
+    first, turns = respond(prompts, columns), trainer._objective.turns
+    if turns is None:
+        return Conversations.of_one_turn(first)
+    return converse(first, respond, turns.environment, turns.most, trainer.has_room)
 
 
 def _scored(talks: Conversations, aim: Objective, gold: GoldReward | None) -> Mapping[str, float]:
