@@ -1,4 +1,4 @@
-"""Makes the run that stands for this release in the tests of later ones: `python benchmarks/release_fixture.py`.
+"""Makes the run by which later releases are tested against this one: `python benchmarks/release_fixture.py`.
 
 It writes tests/saved/releases/<version>/: a run of the sandbox with a reward model and a policy, and their answers.
 A folder that is there is left alone: a release is made once.
