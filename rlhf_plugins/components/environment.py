@@ -13,7 +13,7 @@ from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import FAILED
 from rlhf_plugins.contract.run_kinds import Environment, Generator
-from rlhf_plugins.data.functions import FunctionPath, check_path, missing, of_samples
+from rlhf_plugins.data.functions import OfSamples
 from rlhf_plugins.data.turns import as_answer, other_side
 from rlhf_plugins.errors import RunError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Python(Environment):
+class Python(OfSamples, Environment):
     """A Python function that says what follows each completion, None where the conversation ends.
 
     It has the arguments of TRL's `reward_funcs`: `prompts`, which are the conversations so far, `completions`,
@@ -32,19 +32,9 @@ class Python(Environment):
     the user says, or messages, such as a tool's.
     """
 
-    path: FunctionPath
-    timeout: Annotated[float, Field(gt=0, description="seconds for one call; a longer one ends the run")] = 1800.0
-
-    def __post_init__(self) -> None:
-        check_path(self.path)
-
-    def missing(self) -> dict[str, str]:
-        """The function, where it or its file is not there."""
-        return missing(self.path)
-
     def build(self, run: Run) -> EnvironmentFunction:
         """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""
-        return of_samples(self.path, "environment", self.timeout)
+        return self.of_samples("environment")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.on_disk import OnDisk
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run_kinds import Generator, Reward
-from rlhf_plugins.data.functions import FunctionPath, check_path, missing, of_samples
+from rlhf_plugins.data.functions import OfSamples
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -156,26 +156,16 @@ class Implicit(Reward):
 
 
 @dataclass(frozen=True)
-class Python(Reward):
+class Python(OfSamples, Reward):
     """A Python function with the signature of TRL's `reward_funcs`.
 
     It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them, and
     returns a number per completion, None where it abstains. To messages, a completion is a list with one message.
     """
 
-    path: FunctionPath
-    timeout: Annotated[float, Field(gt=0, description="seconds for one call; a longer one ends the run")] = 1800.0
-
-    def __post_init__(self) -> None:
-        check_path(self.path)
-
-    def missing(self) -> dict[str, str]:
-        """The function, where it or its file is not there."""
-        return missing(self.path)
-
     def build(self, run: Run) -> RewardFunction:
         """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""
-        function = of_samples(self.path, "reward", self.timeout)
+        function = self.of_samples("reward")
         return lambda samples: _fitting(function(samples), samples, self.path)
 
 

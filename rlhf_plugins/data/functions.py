@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field
 
 from rlhf_plugins.contract.on_disk import OnDisk
+from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.errors import RlhfError, RunError, nearest, nearest_path
 
 if TYPE_CHECKING:
@@ -75,36 +77,47 @@ def function_at(path: str, who: str) -> Callable[..., Any]:
     return cast("Callable[..., Any]", function)
 
 
-def of_samples(path: str, who: str, seconds: float) -> Callable[[Samples], Any]:
-    """A function with the arguments of TRL's `reward_funcs` as one of samples.
+@dataclass(frozen=True)
+class OfSamples:
+    """The options of a component that is a Python function with the arguments of TRL's `reward_funcs`; its first base.
 
     It is called with `prompts`, `completions`, `completion_ids` and the prompts' columns, as far as it takes them.
-    What is returned raises RunError in the name of the function for what it raises, and where it takes too long.
-
-    Args:
-        path: of the function.
-        who: of the kind of component that names it.
-        seconds: most of a call.
-
-    Raises:
-        RunError: there is no such function, or its module cannot be imported.
     """
-    function = function_at(path, who)
-    takes = inspect.signature(function).parameters
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
-    def call(samples: Samples) -> Any:
-        given = {**samples.columns, **_as_trl(samples)}
-        with _named(path, who), at_most(seconds):
-            return function(**{k: v for k, v in given.items() if takes_all or k in takes})
+    path: FunctionPath
+    timeout: Annotated[float, Field(gt=0, description="seconds for one call; a longer one ends the run")] = 1800.0
 
-    return call
+    def __post_init__(self) -> None:
+        check_path(self.path)
+
+    def missing(self) -> dict[str, str]:
+        """The function, where it or its file is not there."""
+        return missing(self.path)
+
+    def of_samples(self, who: str) -> Callable[[Samples], Any]:
+        """The function as one of samples, which raises RunError for what it raises, and where it takes too long.
+
+        Args:
+            who: begins its errors, the kind of the component.
+
+        Raises:
+            RunError: there is no such function, or its module cannot be imported.
+        """
+        function = function_at(self.path, who)
+        takes = inspect.signature(function).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+
+        def call(samples: Samples) -> Any:
+            given = {**samples.columns, **_as_trl(samples)}
+            with _named(self.path, who), at_most(self.timeout):
+                return function(**{k: v for k, v in given.items() if takes_all or k in takes})
+
+        return call
 
 
 def _as_trl(samples: Samples) -> dict[str, Any]:
     """The arguments of TRL's reward functions."""
-    pairs = zip(samples.prompts, samples.responses, strict=True)
-    completions = [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
+    completions = list(map(as_response, samples.prompts, samples.responses))
     ids = [list(response) for response in samples.response_ids]
     return {"prompts": list(samples.prompts), "completions": completions, "completion_ids": ids}
 

@@ -11,6 +11,7 @@ from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Samples
 from rlhf_plugins.contract.run_kinds import Reward
 from rlhf_plugins.data.groups import COLUMNS, batch_columns
+from rlhf_plugins.data.turns import as_response
 from rlhf_plugins.reward_models.handle import RewardHandle, rewards
 
 TRAINERS = {"trainer_state", "log_extra", "log_metric", "environments"}  # what TRL passes beside columns
@@ -86,8 +87,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def completions(samples: Samples) -> list[Any]:
     """Responses as TRL has them: to messages, a list with one message."""
-    pairs = zip(samples.prompts, samples.responses, strict=True)
-    return [r if isinstance(p, str) else [{"role": "assistant", "content": r}] for p, r in pairs]
+    return list(map(as_response, samples.prompts, samples.responses))
 
 
 def name_of(reward: Any) -> str:
