@@ -6,9 +6,8 @@ were sampled, whatever the chat template makes of them in later turns.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Samples, Text
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from rlhf_plugins.contract.run_kinds import EnvironmentFunction
 
 Respond = Callable[[Sequence[Text], Mapping[str, list[Any]]], Samples]  # a response to each prompt, with its columns
-NO_ROOM = "no room for another turn"
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,13 @@ class Conversations:
         samples: the responses, each to its conversation so far.
         conversation: that each is part of, (B,) from 0.
         turn: of each in its conversation, (B,) from 0.
-        cut: how many conversations ended for another reason than the environment or the number of turns.
+        cut: how many conversations ended for want of room for another response.
     """
 
     samples: Samples
     conversation: Sequence[int]
     turn: Sequence[int]
-    cut: Mapping[str, int] = field(default_factory=dict)
+    cut: int = 0
 
     @classmethod
     def of_one_turn(cls, samples: Samples) -> Conversations:
@@ -76,13 +74,13 @@ def converse(
         turns: most of the policy's.
         has_room: whether there is room for a response to a conversation so far; where there is none, it ends.
     """
-    parts, numbers, cut = [first], [list(range(len(first.responses)))], Counter[str]()
+    parts, numbers, cut = [first], [list(range(len(first.responses)))], 0
     for _ in range(1, turns):
         last, talks = parts[-1], numbers[-1]
         said = environment(last)
         prompts = {i: _behind(last, i, turn) for i, turn in enumerate(said) if turn is not None}
         going = [i for i, prompt in prompts.items() if has_room(prompt)]
-        cut[NO_ROOM] += len(prompts) - len(going)
+        cut += len(prompts) - len(going)
         if not going:
             break
         columns = last.take(going).columns

@@ -89,9 +89,9 @@ def spread(each: Tensor, names: Sequence[str], total: Tensor, group: Sequence[in
 
 
 def of_conversations(talks: Conversations, rewards: ResponseRewards) -> dict[str, float]:
-    """Numbers of conversations: the mean turns and return of one, and how many were cut, by reason."""
+    """Numbers of conversations: the mean turns and return of one, and how many were cut."""
     whole = [row for row, place in enumerate(rewards.places) if talks.turn[place] == 0]
-    numbers = {"turns": len(talks.turn) / talks.count, "conversations_cut": float(sum(talks.cut.values()))}
+    numbers = {"turns": len(talks.turn) / talks.count, "conversations_cut": float(talks.cut)}
     return numbers | ({"return": rewards.scores[whole].mean().item()} if whole else {})
 
 

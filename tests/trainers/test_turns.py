@@ -19,7 +19,7 @@ from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.online_metrics import spread
 from rlhf_plugins.trainers.ppo.options import Objective, Turns
 
-from .online_parts import FREE, Bases, logged, objective, prompts, rolled_out, trainer
+from .online_parts import FREE, Bases, logged, objective, prompts, rolled_out, samples_of, trainer
 
 
 def asks(samples: Samples) -> list[str | None]:
@@ -89,18 +89,14 @@ def test_an_environment_that_always_leaves_changes_nothing(bases: Bases, tmp_pat
     assert all(torch.equal(one, other) for one, other in same)
 
 
-def test_without_discount_advantages_are_those_of_single_answers(bases: Bases, tmp_path: Path) -> None:
-    """At a discount of 0 a later turn adds rows, and changes nothing of the earlier ones."""
+def test_without_discount_a_later_turn_changes_nothing_of_the_earlier_ones(bases: Bases, tmp_path: Path) -> None:
     plain = {"advantage": "monte_carlo", **FREE}
-    ours, other = (
-        rolled_out(trainer(bases(), tmp_path, aim), ["how"] * 3)
-        for aim in (in_turns(leaves, 0.0, **plain), objective(**plain))
-    )
+    alone = rolled_out(trainer(bases(), tmp_path, objective(**plain)), ["how"] * 3)
     found = trainer(bases(), tmp_path, in_turns(asks, 0.0, **plain))
-    talks = found._rollouts.conversations(found, found._rollouts.sample(found, ["how", "who", "what"], {}))
-    scored = found._rollouts.score(talks)
-    assert torch.equal(ours.advantages, other.advantages)
-    assert scored.rewards.scores.tolist() == scored.rewards.rewards.tolist()
+    talks = found._rollouts.conversations(found, samples_of(found, ["how"] * 3))
+    rollout = found._rollouts.experience(found._rollouts.score(talks), 0.1)
+    assert talks.turn == [0, 0, 0, 1, 1]
+    assert torch.equal(rollout.advantages[:3, : alone.mask.shape[1]], alone.advantages)
 
 
 def test_it_trains_in_conversations_and_logs_them(bases: Bases, tmp_path: Path) -> None:
@@ -120,7 +116,7 @@ def test_a_conversation_without_room_for_a_response_ends_and_is_counted(bases: B
     found = trainer(bases(), tmp_path, in_turns())
     found._most_tokens = 2
     assert talked(found).turn == [0] * 6
-    assert sum(talked(found).cut.values()) == 3
+    assert talked(found).cut == 3
 
 
 @pytest.mark.parametrize(
