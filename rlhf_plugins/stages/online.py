@@ -302,7 +302,7 @@ class Online(
             **{name: getattr(self, name) for name in AS_THEY_ARE},
             "reward": reward_handle(self.reward.build(run)),
             "environment": self.environment.build(run) if self.environment else None,
-            "max_length": run.base.lengths.max_length,
+            "max_length": run.base.lengths.max_length if self.environment else None,
             "value": _value(self.value, run) if self.advantage.reads_values else None,
             "fallback": reward_handle(self.fallback.build(run)) if self.fallback else None,
             "keep_groups": True,

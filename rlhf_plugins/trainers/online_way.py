@@ -102,6 +102,8 @@ def check(own: OnlineOptions, given: Mapping[str, Any]) -> None:
         raise RunError("value= is of a critic, and the advantage reads no values: leave it out")
     if (own.environment is None) != (own.turns == 1):
         raise RunError("environment= writes what follows a response, and turns= says how often: give both or neither")
+    if own.environment is None and (own.turn_discount != 1 or own.max_length is not None):
+        raise RunError("turn_discount= and max_length= are of conversations: give environment= too, or leave them out")
     if args is not None:
         _check_sampling(own, args)
 

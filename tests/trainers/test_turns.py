@@ -17,6 +17,7 @@ from rlhf_plugins.errors import ComponentError, RunError
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.trainers.online import OnlineTrainer
 from rlhf_plugins.trainers.online_metrics import spread
+from rlhf_plugins.trainers.online_way import OnlineOptions, check
 from rlhf_plugins.trainers.ppo.options import Objective, Turns
 
 from .online_parts import FREE, Bases, logged, objective, prompts, rolled_out, samples_of, trainer
@@ -148,3 +149,9 @@ def test_a_chat_template_that_refuses_a_later_turn_is_named(bases: Bases, tmp_pa
     found._tokenizer.chat_template = "{{ raise_exception('users speak once') }}"
     with pytest.raises(RunError, match="a conversation that the environment continued: .*users speak once"):
         found.has_room([{"role": "user", "content": "how"}] * 2)
+
+
+@pytest.mark.parametrize("options", [{"turn_discount": 0.5}, {"max_length": 64}])
+def test_options_of_conversations_are_refused_without_an_environment(options: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="turn_discount= and max_length= are of conversations: give environment= too"):
+        check(OnlineOptions(**options), {})
