@@ -101,7 +101,8 @@ def over_optimisation(data: dict[str, Any], source: str) -> Iterator[str]:
     """The fits to each seed's curve and to the mean curve."""
     yield from ("", "## Over-optimisation (Gao et al. 2022)", "")
     yield f"The curves of `{source}`: PPO against reward models of biased annotators. Each form is fitted to each"
-    yield "seed's curve, and to the mean curve over seeds in 20 bins of equal numbers of points."
+    yield "seed's curve, and to their mean at the same KL (moving means over 5 rollouts, 20 equal steps of sqrt(KL), as"
+    yield "far as the median seed goes)."
     columns = ("data", "judge", "form", "a", "b", *SQUARES, "top at KL")
     yield from ("", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns))
     means = []
@@ -111,14 +112,30 @@ def over_optimisation(data: dict[str, Any], source: str) -> Iterator[str]:
                 seeds = [fit(form, *_gains(curve)) for curve in curves]
                 means.append(fit(form, *mean_curve(curves)))
                 yield _fit_row(setting, judge, means[-1], seeds)
+    yield from _fits_in_words(means, data["curves"])
+
+
+def _fits_in_words(means: Sequence[Fit], curves: dict[str, Any]) -> Iterator[str]:
     rl, others = ([one.r_squared for one in means if (one.form == "rl") is wanted] for wanted in (True, False))
     good = sum(value > GOOD for value in rl)
     better = sum(one > other for one, other in zip(rl, others, strict=True))
+    shortest, longest = (_squares(curves, reach) for reach in (0.0, 1.0))
     yield ""
-    squares = f"above {GOOD} in {good} of them, and from {min(rl):.2f} to {max(rl):.2f} in all"
     yield "Gold rises, turns and falls. The form of reinforcement learning fits better than that of best-of-n in"
-    yield f"{better} of {len(rl)} settings. Its R squared on the mean curve is {squares}."
+    yield f"{better} of {len(rl)} settings. Its R squared on the mean curve is above {GOOD} in {good} of them,"
+    yield f"and {_span(rl)} in all. How far the mean curve goes was chosen knowing the numbers: as far as every"
+    yield f"seed goes, the form has {_span(shortest)}, and as far as the last one goes, where single seeds are left,"
+    yield f"{_span(longest)}. Single seeds fit less well, and so do [the points of all](over_optimisation.md)."
+    yield "Best-of-n itself has [a page of its own](best_of_n.md), where its own form fits."
     yield "Standard errors take points to be independent, which neighbours on a curve are not."
+
+
+def _squares(curves: dict[str, Any], reach: float) -> list[float]:
+    return [fit("rl", *mean_curve(seeds, reach)).r_squared for judges in curves.values() for seeds in judges.values()]
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
 
 
 def _fit_row(setting: str, judge: str, whole: Fit, seeds: Sequence[Fit]) -> str:

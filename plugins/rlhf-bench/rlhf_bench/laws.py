@@ -28,6 +28,7 @@ class Fit(NamedTuple):
 
 FORMS = ("best_of_n", "rl")
 LEAST_KL = 0.01  # nats: below it sqrt(KL) is noise
+STEPS = 20  # of a mean curve
 
 
 def fit(form: str, kl: Sequence[float], gain: Sequence[float]) -> Fit:
@@ -58,8 +59,29 @@ def _peak(form: str, a: float, b: float) -> float | None:
     return d * d if d > 0 else None
 
 
-def mean_curve(curves: Sequence[Sequence[dict[str, Any]]], bins: int = 20) -> tuple[list[float], list[float]]:
-    """KL and gain of several seeds' curves as one: means within bins of equal numbers of points, ordered by KL."""
-    points = sorted((row["kl"], row["gold"] - curve[0]["gold"]) for curve in curves for row in curve)
-    parts = np.array_split(np.array(points), min(bins, len(points)))
-    return [float(part[:, 0].mean()) for part in parts], [float(part[:, 1].mean()) for part in parts]
+def mean_curve(curves: Sequence[Sequence[dict[str, Any]]], reach: float = 0.5) -> tuple[list[float], list[float]]:
+    """KL and gain of several seeds' curves as one: their means at 20 equal steps of sqrt(KL).
+
+    Curves are moving means in the order of training, as on the page of the curves. A seed counts as far as its own
+    KL goes. The steps end at the KL that a share of 1 - `reach` of the seeds does: 0 is that of the shortest curve,
+    0.5 the median, 1 that of the longest.
+    """
+    seeds = [_by_kl(curve) for curve in curves]
+    top = float(np.quantile([kl[-1] for kl, _ in seeds], reach))
+    grid = top * (np.arange(1, STEPS + 1) / STEPS) ** 2
+    gains = [np.interp(grid, kl, gain, right=np.nan) for kl, gain in seeds]
+    return grid.tolist(), np.nanmean(gains, axis=0).tolist()
+
+
+def _by_kl(curve: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+    """KL, ascending, and gain over the curve's start, each (points,)."""
+    kl = _moving_mean([row["kl"] for row in curve])
+    gain = _moving_mean([row["gold"] - curve[0]["gold"] for row in curve])
+    order = np.argsort(kl)
+    return kl[order], gain[order]
+
+
+def _moving_mean(values: Sequence[float], width: int = 5) -> Any:
+    """Over `width` values, fewer at the ends."""
+    half = width // 2
+    return np.array([np.mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))])

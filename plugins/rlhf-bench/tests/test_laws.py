@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import exp, log, sqrt
 
+import numpy as np
 import pytest
 from rlhf_bench.laws import fit, mean_curve
 
@@ -33,9 +34,18 @@ def test_two_points_are_too_few_for_two_coefficients() -> None:
         fit("rl", [0.001, 1.0, 2.0], [0.0, 1.0, 2.0])
 
 
-def test_seeds_are_joined_by_means_over_equal_numbers_of_points() -> None:
-    curves = [
-        [{"kl": 0.0, "gold": 1.0}, {"kl": 2.0, "gold": 3.0}],
-        [{"kl": 1.0, "gold": 0.0}, {"kl": 3.0, "gold": 4.0}],
-    ]
-    assert mean_curve(curves, 2) == ([0.5, 2.5], [0.0, 3.0])
+def curve(golds: list[float], step: float) -> list[dict[str, float]]:
+    return [{"kl": step * n, "gold": gold} for n, gold in enumerate(golds)]
+
+
+def test_seeds_are_joined_at_the_same_kl_and_leave_where_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_bench.laws.STEPS", 2)
+    monkeypatch.setattr("rlhf_bench.laws._moving_mean", np.array)
+    curves = [curve([1, 2, 3], 2.0), curve([0, 4, 8], 4.0)]  # gain KL / 2 up to 4, and KL up to 8
+    assert mean_curve(curves, reach=1) == ([2.0, 8.0], [1.5, 8.0])
+    assert mean_curve(curves, reach=0) == ([1.0, 4.0], [0.75, 3.0])
+
+
+def test_a_curve_is_averaged_over_five_rollouts() -> None:
+    kl, gain = mean_curve([curve([0.0] * 4 + [5.0] + [0.0] * 4, 1.0)])
+    assert (kl[-1], max(gain)) == pytest.approx((7.0, 1.0), abs=0.01)  # the last three KLs are 6, 7 and 8
