@@ -56,14 +56,15 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/five_seeds.py
 	$(BIN)/python benchmarks/reward_sandbox.py
-	$(BIN)/python -m rlhf_bench.facts docs/benchmarks/over_optimisation.json docs/benchmarks/facts.md
+	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 SUITES := three_ways more_ways overfit frontier hybrids
-bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_* and which_algorithm.md (4 hours)
+bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md and facts.md (4 hours)
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/rlhf bench $$suite; \
 	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done
 	$(BIN)/python -m rlhf_bench.guide runs/bench docs/benchmarks/which_algorithm.md
+	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 bench-speed: $(READY)  ## time our trainers beside stock TRL: docs/benchmarks/speed.md (half an hour)
 	$(BIN)/python benchmarks/speed.py

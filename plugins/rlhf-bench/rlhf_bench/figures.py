@@ -1,0 +1,77 @@
+"""Plots of the page of facts: bandits, over-optimisation with Gao's form, gold over KL. They know numbers, no run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_bench.laws import fit, mean_curve
+from rlhf_bench.suite import BASE
+
+DPI = 90
+SHAPES = "osD^v"
+
+
+def bandits(by_tau: Mapping[float, float], by_steps: Mapping[float, Mapping[int, float]], file: Path) -> None:
+    """The probability of the best of three actions: IPO's by tau, DPO's by steps of gradient descent."""
+    figure, (left, right) = _panels(2)
+    left.semilogx(list(by_tau), list(by_tau.values()), "o-")
+    left.set(title="IPO at its minimum", xlabel="tau", ylabel="probability of a", ylim=(0.3, 1.02))
+    for beta, curve in by_steps.items():
+        right.semilogx(list(curve), list(curve.values()), label=f"beta {beta:g}")
+    right.set(title="DPO, which has none", xlabel="steps of gradient descent")
+    right.legend()
+    figure.savefig(file, dpi=DPI)
+
+
+def over_optimisation(curves: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """A panel a setting: the mean gain in gold of each judge at the same KL, and Gao's form."""
+    figure, panels = _panels(len(curves))
+    for axes, (setting, judges) in zip(panels, curves.items(), strict=True):
+        for place, (judge, seeds) in enumerate(judges.items()):
+            kl, gain = mean_curve(seeds)
+            found, d = fit("rl", kl, gain), np.linspace(0.1, np.sqrt(kl[-1]), 100)
+            axes.plot(np.sqrt(kl), gain, ".", color=f"C{place}")
+            axes.plot(d, d * (found.a - found.b * np.log(d)), color=f"C{place}", label=judge.replace("_", " "))
+        axes.axhline(0, color="gray", linewidth=0.5)
+        axes.set(title=setting, xlabel="sqrt(KL)")
+    panels[0].set_ylabel("gain in gold (dots), form (lines)")
+    panels[0].legend()
+    figure.savefig(file, dpi=DPI)
+
+
+def frontiers(suite: Mapping[str, Any], file: Path) -> None:
+    """A panel a task: gold with its interval over KL, of each value of each algorithm's knob, and of the base."""
+    figure, panels = _panels(len(suite["tasks"]))
+    for axes, task in zip(panels, suite["tasks"], strict=True):
+        mine = {line["algorithm"]: line for line in suite["lines"] if line["task"] == task}
+        for place, name in enumerate(dict.fromkeys(f["algorithm"] for f in suite["frontiers"])):
+            of = [line for label, line in mine.items() if label.split(" ")[0] == name]
+            _points(axes, sorted(of, key=_kl), label=name, fmt=f"{SHAPES[place]}-", color=f"C{place}")
+        if BASE in mine:
+            _points(axes, [mine[BASE]], label="base", fmt="x", color="gray")
+        axes.set(title=task, xlabel="KL to the base, nats a response")
+    panels[0].set_ylabel("gold reward")
+    panels[0].legend()
+    figure.savefig(file, dpi=DPI)
+
+
+def _points(axes: Any, lines: list[dict[str, Any]], **look: Any) -> None:
+    golds = [line["gold"] for line in lines]
+    spans = [[abs(gold["mean"] - (gold[end] or gold["mean"])) for gold in golds] for end in ("low", "high")]
+    axes.errorbar([_kl(line) for line in lines], [gold["mean"] for gold in golds], spans, capsize=2, **look)
+
+
+def _kl(line: Mapping[str, Any]) -> float:
+    return line["means"]["kl"] or 0.0
+
+
+def _panels(number: int) -> tuple[Any, list[Any]]:
+    """A figure with so many panels side by side, which share the vertical axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * number, 3.6), layout="constrained")
+    return figure, list(figure.subplots(1, number, sharey=True, squeeze=False)[0])
