@@ -141,7 +141,7 @@ class Data:
 
 
 FAILED = "failed"  # a column of samples that a server wrote: why a response is empty or cut; None where it is whole
-EMPTY, CUT_SHORT = "an empty response", "cut at max_new_tokens"  # such reasons
+EMPTY, CUT_SHORT, FILTERED = "an empty response", "cut at max_new_tokens", "stopped by a content filter"  # such reasons
 
 
 @dataclass(frozen=True)

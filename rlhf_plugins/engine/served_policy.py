@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, Samples, Text
+from rlhf_plugins.contract.rows import CUT_SHORT, EMPTY, FAILED, FILTERED, Samples, Text
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.data.tokens import RowEncoder, unended
 from rlhf_plugins.data.turns import TOOLS, as_messages, as_response
@@ -98,8 +98,8 @@ class ServedPolicy(Handle):
         if isinstance(choice, str):
             return "", choice
         text = str((choice.get("message") or {}).get("content") or "")
-        cut = CUT_SHORT if choice.get("finish_reason") == "length" else None
-        return text, cut if text.strip() else EMPTY
+        reason = {"length": CUT_SHORT, "content_filter": FILTERED}.get(str(choice.get("finish_reason")))
+        return ("", reason) if reason == FILTERED else (text, reason if text.strip() else EMPTY)
 
     def _ids(self, prompt: Text, text: str) -> list[int]:
         return self.encoder.encode(prompt, as_response(prompt, text))[1]

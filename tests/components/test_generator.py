@@ -89,10 +89,11 @@ def test_a_server_answers_and_says_what_failed(run: Run, serve: Callable[[Any], 
         return 200, {"choices": [{"message": {"content": "ant bee"}, "finish_reason": said.strip()}]}
 
     policy = component("generator", {"use": "server", "url": serve(reply), "model": "m"}).build(run)
-    samples = policy.sample(["length\n", "who\n", "how\n"], columns={"answer": [1, 2, 3]})
-    assert samples.responses == ["ant bee", "", "ant bee"]
-    assert samples.columns == {"failed": ["cut at max_new_tokens", "HTTP 400", None], "answer": [1, 2, 3]}
-    assert [len(ids) for ids in samples.response_ids] == [2, 1, 3]  # ant, bee and, where it was not cut, the end
+    samples = policy.sample(["length\n", "who\n", "how\n", "content_filter\n"], columns={"answer": [1, 2, 3, 4]})
+    assert samples.responses == ["ant bee", "", "ant bee", ""]
+    reasons = ["cut at max_new_tokens", "HTTP 400", None, "stopped by a content filter"]
+    assert samples.columns == {"failed": reasons, "answer": [1, 2, 3, 4]}
+    assert [len(ids) for ids in samples.response_ids] == [2, 1, 3, 1]  # ant, bee and, where it was not cut, the end
     with pytest.raises(RunError, match="answered no prompt: HTTP 400"):
         policy.sample(["who\n"])
     with pytest.raises(RunError, match="m answers in text; its log-probabilities are not known"):

@@ -123,7 +123,9 @@ def completion(answer: httpx.Response) -> dict[str, Any] | Failed:
 
 
 def words(completion: Mapping[str, Any]) -> Written:
-    """The text of a completion."""
+    """The text of a completion; Failed where there is none, or a content filter stopped it."""
+    if completion.get("finish_reason") == "content_filter":
+        return Failed("stopped by a content filter")
     message = completion.get("message")
     text = message.get("content") if isinstance(message, dict) else None
     return text if isinstance(text, str) and text.strip() else Failed("an empty answer")

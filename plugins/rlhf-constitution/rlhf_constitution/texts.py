@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 Text = str | list[dict[str, Any]]
@@ -17,8 +18,10 @@ def plain(text: Text) -> str:
 
 
 def content(turn: dict[str, Any]) -> str:
-    """What a turn says; of several parts, those that are text."""
-    found = turn.get("content") or ""
-    if isinstance(found, str):
-        return found
-    return "\n".join(str(part.get("text", "")) for part in found if isinstance(part, dict))
+    """What a turn says, of several parts those that are text, and its calls of tools as JSON."""
+    found = turn.get("content") or []
+    said = (
+        [found] if isinstance(found, str) else [str(part.get("text", "")) for part in found if isinstance(part, dict)]
+    )
+    calls = [json.dumps(turn["tool_calls"], ensure_ascii=False)] if turn.get("tool_calls") else []
+    return "\n".join([*said, *calls])

@@ -28,6 +28,11 @@ def completion(text: str, **logprobs: float) -> dict[str, Any]:
     return {"choices": [{"message": {"content": text}, "logprobs": found}]}
 
 
+def filtered(text: str) -> dict[str, Any]:
+    """A completion that the server's filter stopped."""
+    return {"choices": [{"message": {"content": text}, "finish_reason": "content_filter"}]}
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -37,6 +42,7 @@ def completion(text: str, **logprobs: float) -> dict[str, Any]:
         (completion("A: it keeps the rule"), (1.0, 0.0)),
         (completion("Well, ..."), Failed("answered 'Well, ...', none of A, B")),
         (completion(""), Failed("an empty answer")),
+        (filtered("A"), Failed("stopped by a content filter")),
         ({"choices": []}, None),
     ],
 )

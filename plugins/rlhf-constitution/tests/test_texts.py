@@ -16,6 +16,8 @@ def test_a_conversation_is_one_text() -> None:
     assert plain("why") == "why"
     assert plain(TALK) == "user: why\nassistant: so\nuser: how"
     assert plain([{"role": "assistant", "content": [{"type": "text", "text": "so"}, {"type": "image"}]}]) == "so\n"
+    called = {"role": "assistant", "content": None, "tool_calls": [{"name": "sum", "arguments": {"of": [1, 2]}}]}
+    assert plain([called]) == '[{"name": "sum", "arguments": {"of": [1, 2]}}]'
 
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
