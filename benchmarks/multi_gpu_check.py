@@ -6,7 +6,8 @@ N is the number of GPUs here; without one, two gloo processes on the CPU, which 
 
     same     each stage with a batch in one process, and with N parts of it in N: losses, norms of gradients, weights
     shards   the same of the stages that train in shards (FSDP2), which accelerate makes on GPUs alone
-    parts    the same with the optimizer's state in parts (DeepSpeed's ZeRO-2), where DeepSpeed is installed
+    zero2    the same with the optimizer's state in parts, and
+    zero3    with the weights too, where DeepSpeed is installed
     killed   one of N is killed in the middle of a stage: seconds until all have stopped, who was named, and resuming
     speed    seconds of each stage in one process and in N
 
@@ -49,7 +50,7 @@ FSDP2 = {
         "fsdp_cpu_ram_efficient_loading": False,
     },
 }
-ZERO2 = {"distributed_type": "DEEPSPEED", "mixed_precision": "no", "deepspeed_config": {"zero_stage": 2}}
+ZERO = {"distributed_type": "DEEPSPEED", "mixed_precision": "no"}
 NAMES = re.compile(r"process \d+ \(pid \d+")
 
 
@@ -122,7 +123,7 @@ def _divided(out: Path, count: int, steps: int) -> Iterator[str]:
     if torch.cuda.is_available():
         ways.append(("shards", FSDP2, DIVIDED))
     if find_spec("deepspeed"):
-        ways.append(("parts", ZERO2, DIVIDED))
+        ways += [(f"zero{stage}", {**ZERO, "deepspeed_config": {"zero_stage": stage}}, DIVIDED) for stage in (2, 3)]
     for name, config, stages in ways:
         file, folder = out / f"{name}.yaml", _written(out / name, PER_PROCESS, steps, only=stages)
         file.write_text(yaml.safe_dump({**config, "num_processes": count}))

@@ -52,6 +52,26 @@ stages:
       per_device_train_batch_size: BATCH, gradient_accumulation_steps: 2, steps_per_generation: 4, num_generations: 2,
       num_iterations: 2, max_completion_length: 8}
 """
+ADAM = "learning_rate: 0.01, adam_epsilon: 1.0e-4"  # whose usual epsilon would make steps of rounding
+SAMPLED = f"""\
+base: base
+adapter: {{r: 2, target_modules: [q_proj, v_proj]}}
+data: {{format: preference, source: pairs.jsonl, test_source: held_out.jsonl}}
+stages:
+  - {{stage: reward_model, from: base, trainer: {{max_steps: 1, per_device_train_batch_size: 2}}}}
+  - stage: sft
+    from: base
+    tasks: &tasks [{{use: violations, reward: model, above: 0.0, max_new_tokens: 8}}]
+    trainer: {{{ADAM}, max_steps: 2, logging_steps: 1, per_device_train_batch_size: 2, eval_strategy: steps,
+      eval_steps: 1}}
+  - stage: online
+    advantage: remax
+    tasks: *tasks
+    exploration: {{epsilon: 0.2}}
+    kl: {{use: constraint, limit: 0.001}}
+    trainer: {{{ADAM}, max_steps: 4, logging_steps: 1, per_device_train_batch_size: 2, gradient_accumulation_steps: 1,
+      steps_per_generation: 2, num_generations: 2, max_completion_length: 8, eval_strategy: steps, eval_steps: 2}}
+"""
 RUN = ("-m", "rlhf_plugins.cli", "run", "r.yaml")
 
 

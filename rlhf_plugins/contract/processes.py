@@ -34,7 +34,7 @@ UNTRIED = {  # of FSDP2, in the environment, and how a configuration leaves it o
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
 }
-ZERO_STAGES = ("1", "2")  # in which each process has all weights, and a part of the optimizer's state
+ZERO_STAGES = ("1", "2", "3")  # in each a process has a part of the optimizer's state, in 3 also of the weights
 ZERO = {  # options of a configuration, and their names in the environment
     "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
     "deepspeed_config_file": "ACCELERATE_DEEPSPEED_CONFIG_FILE",
@@ -111,22 +111,29 @@ def refuse_untried_zero(given: Mapping[str, Any], several: bool) -> None:
             raise RunError(f"the launch asks for {option}, with which no recipe was tried: {instead}")
     stage = str(given.get("zero_stage", ZERO_STAGES[-1]))
     if stage not in ZERO_STAGES:
-        raise RunError(
-            f"the launch asks for zero_stage: {stage}, with which no recipe was tried: write 1 or 2, or for weights in "
-            "shards `distributed_type: FSDP` with `fsdp_version: 2`"
-        )
+        raise RunError(f"the launch asks for zero_stage: {stage}, with which no recipe was tried: write 1, 2 or 3")
     if find_spec("deepspeed") is None:
         raise RunError("the launch asks for DeepSpeed, which is missing: pip install 'rlhf-plugins[deepspeed]'")
 
 
 def shards() -> bool:
-    """Whether the processes that have met hold weights that are trained in shards (FSDP)."""
+    """Whether the processes that have met hold weights that are trained in shards (FSDP, or ZeRO-3)."""
+    return fsdp() or zero3()
+
+
+def fsdp() -> bool:
+    """Whether FSDP cuts them into shards."""
     return bool(_STATE.peers) and _is_set(FSDP)
 
 
 def divides_optimizer() -> bool:
-    """Whether the processes that have met hold parts of the optimizer's state (DeepSpeed's ZeRO-1 and ZeRO-2)."""
+    """Whether the processes that have met hold parts of the optimizer's state (DeepSpeed's ZeRO)."""
     return bool(_STATE.peers) and _is_set(DEEPSPEED)
+
+
+def zero3() -> bool:
+    """Whether DeepSpeed cuts weights into shards (ZeRO-3)."""
+    return divides_optimizer() and os.environ.get(ZERO["zero_stage"]) == "3"
 
 
 def _is_set(name: str) -> bool:

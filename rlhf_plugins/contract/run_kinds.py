@@ -217,8 +217,8 @@ class Stage(Component, kind="stage"):
     reserved: ClassVar[frozenset[str]] = trait(frozenset(), "options of its `trainer` block that a recipe may not set")
     judges: ClassVar[bool] = trait(False, "needs something to judge by: a reward, a true reward, or held-out answers")
     processes: ClassVar[str] = trait("one", "whether several processes may run it together", choices=("one", "several"))
-    shards: ClassVar[bool] = trait(False, "trains weights that several processes hold in shards (FSDP2)")
-    zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO-1 and 2)")
+    shards: ClassVar[bool] = trait(False, "trains weights that several processes hold in shards (FSDP2, ZeRO-3)")
+    zero: ClassVar[bool] = trait(False, "trains with an optimizer that several processes hold in parts (ZeRO)")
     reads_answers: ClassVar[bool] = trait(False, "trains on the responses of its rows")
     makes_rollouts: ClassVar[bool] = trait(True, "may train on rollouts, so that monitors may read these")
 

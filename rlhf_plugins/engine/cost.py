@@ -264,8 +264,9 @@ class _Linear:
             self._layer(_size(module), learns, module.weight.requires_grad)
         else:
             for weights in module.parameters(recurse=False):
-                if weights.dim() == 3:  # (experts, ., .)
-                    self._layer(weights[0].numel() * self._experts, learns, weights.requires_grad)
+                shape = getattr(weights, "ds_shape", weights.shape)  # of what ZeRO-3 cut into partitions, the whole's
+                if len(shape) == 3:  # (experts, ., .)
+                    self._layer(shape[1] * shape[2] * self._experts, learns, weights.requires_grad)
                 self._learns |= learns and weights.requires_grad
             for child in module.children():
                 self.walk(child, learns, layers)
@@ -300,7 +301,7 @@ def _is_linear(module: Any) -> bool:
 def _size(layer: Any) -> int:
     if isinstance(layer, nn.Linear):
         return layer.in_features * layer.out_features  # quantized weights are packed
-    return int(layer.weight.numel())
+    return int(getattr(layer.weight, "ds_numel", layer.weight.numel()))
 
 
 def _linear(trunk: Any, learns: bool) -> _Linear:

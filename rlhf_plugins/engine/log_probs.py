@@ -82,6 +82,12 @@ def logit_scaling(model: Any) -> Scaling | None:
     return trial_result(trunk, "logit scaling", lambda: _confirmed_scaling(model, trunk))
 
 
+def try_head(model: Any) -> None:
+    """Runs the trial that the first log-probabilities of a model need, while its weights are whole."""
+    if hasattr(model, "get_output_embeddings") and CHUNKED_HEAD.active(trunk_of(model)):
+        logit_scaling(model)
+
+
 def _confirmed_scaling(model: Any, trunk: Any) -> Scaling | None:
     scaling, head = configured_scaling(model.config.get_text_config()), model.get_output_embeddings()
     ids = torch.tensor([probe_ids(trunk, 8)], device=trunk.device)

@@ -1,4 +1,4 @@
-"""Weights that several processes hold in shards (FSDP2): whole tensors of shards, and shards of whole ones.
+"""Weights that several processes hold in shards (FSDP2, ZeRO-3): whole tensors of shards, and shards of whole ones.
 
 It knows tensors and names, no trainer. Without shards everything stays as it is.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.engine import partitions
 from rlhf_plugins.engine.packing import weights_of
 
 
@@ -24,7 +25,15 @@ def whole(value: Any) -> Any:
         return {name: whole(each) for name, each in value.items()}
     if isinstance(value, list):
         return [whole(each) for each in value]
-    return value.full_tensor().cpu() if _is_shard(value) else value
+    if hasattr(value, "ds_id"):
+        return partitions.whole(value)
+    return value.detach().full_tensor().cpu() if _is_shard(value) else value
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """The state of a module, whose shards are whole tensors on the CPU; all processes must ask."""
+    found = whole(module.state_dict(keep_vars=processes.shards()))
+    return {name: each.detach() if isinstance(each, Tensor) else each for name, each in found.items()}
 
 
 def like(value: Any, weights: Tensor) -> Any:
@@ -52,7 +61,7 @@ def to_save(model: nn.Module) -> dict[str, Any]:
     processes must ask."""
     if not processes.shards():
         return {}
-    return {"state_dict": whole(weights_of(model) if hasattr(model, "peft_config") else model.state_dict())}
+    return {"state_dict": whole(weights_of(model)) if hasattr(model, "peft_config") else state_of(model)}
 
 
 def take_main_ones(model: nn.Module) -> None:
@@ -71,6 +80,10 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
     All processes must enter and leave it. What is written into weights is lost, and no gradient may be computed.
     """
+    if processes.zero3():
+        with partitions.gathered(model):
+            yield
+        return
     parts = _parts_in_shards(model)
     if not parts:
         yield
@@ -90,6 +103,19 @@ def gathered(model: nn.Module) -> Iterator[None]:
     _pass_of_nothing(model)  # a backward pass gathers early what computed before it: the same in all processes
 
 
+@contextmanager
+def writing(module: nn.Module) -> Iterator[None]:
+    """For the block, what the main process writes into weights of a module stays, and is that of all.
+
+    All processes must enter and leave it, outside of `gathered`. Shards of FSDP2 are written as they are.
+    """
+    if not processes.zero3():
+        yield
+        return
+    with partitions.whole_ones(module.parameters(), changed=True):
+        yield
+
+
 def _pass_of_nothing(model: Any) -> None:
     before = vars(model).get("forward")
     model.forward = lambda: None
@@ -103,7 +129,7 @@ def _pass_of_nothing(model: Any) -> None:
 
 def _parts_in_shards(model: nn.Module) -> list[Any]:
     """The modules of a model whose weights are sharded and gathered at once."""
-    if not processes.shards():
+    if not processes.fsdp():
         return []
     from torch.distributed.fsdp import FSDPModule
 
@@ -117,7 +143,7 @@ def _reshards(part: Any) -> bool:
 
 
 def _is_shard(value: Any) -> bool:
-    if not processes.shards():
+    if not processes.fsdp():
         return False
     from torch.distributed.tensor import DTensor
 

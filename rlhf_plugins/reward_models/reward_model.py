@@ -38,7 +38,7 @@ from rlhf_plugins.engine.probing import layout_of
 from rlhf_plugins.engine.progress import counted
 from rlhf_plugins.engine.room import tokens_at_once
 from rlhf_plugins.engine.sentences import SentenceEnds
-from rlhf_plugins.engine.shards import to_save, whole
+from rlhf_plugins.engine.shards import state_of, to_save
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.reward_models.prefixes import prefix_features
 
@@ -197,7 +197,7 @@ class RewardModel(nn.Module):
     def to_save(self) -> ToSave:
         """What is saved of the weights, whole also where processes hold shards of them; all processes must ask."""
         trained = any(weights.requires_grad for weights in self.trunk.parameters())
-        own = {name: weights.detach().cpu().contiguous() for name, weights in whole(self.own.state_dict()).items()}
+        own = {name: weights.detach().cpu().contiguous() for name, weights in state_of(self.own).items()}
         return ToSave(to_save(self.trunk) if trained else None, own)
 
     def save(self, folder: Path, description: Mapping[str, Any], weights: ToSave | None = None) -> None:

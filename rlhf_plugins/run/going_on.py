@@ -49,10 +49,10 @@ def go_on(run: StageRun, trainer: Any, last: bool) -> None:
         KeyboardInterrupt: the run was asked to end, and the training did.
         RunError: the checkpoint is of another training.
     """
-    if processes.shards():
-        _refuse_in_shards(run, trainer)
     if processes.divides_optimizer():
         zero.refuse_untried(trainer, run.base.quantization is not None)
+    if processes.fsdp():
+        _refuse_in_shards(run, trainer)
     files, stop = Checkpoints(run.folder, run.memory.log.trainings), run.services.stop
     run.memory.log.trainings += 1
     run.memory.log.kept_step = 0

@@ -46,13 +46,15 @@ def refuse_stage(stage: Stage) -> None:
             f"stage {stage.name} runs in one process, and {processes.count()} were launched: launch it alone with "
             "`rlhf run`, in a recipe of its own that goes on from this run (`base: RUN#STAGE`)"
         )
-    if processes.shards() and hasattr(stage, TRAINER) and not stage.shards:
-        raise RunError(
-            f"stage {stage.name} trains whole copies, and the launch asks for FSDP: write `distributed_type: MULTI_GPU`"
-        )
     if processes.divides_optimizer() and hasattr(stage, TRAINER) and not stage.zero:
         raise RunError(
             f"stage {stage.name} was not tried under DeepSpeed, for which the launch asks: write `distributed_type: "
+            "MULTI_GPU`"
+        )
+    if processes.shards() and hasattr(stage, TRAINER) and not stage.shards:
+        asked = "ZeRO-3" if processes.zero3() else "FSDP"
+        raise RunError(
+            f"stage {stage.name} trains whole copies, and the launch asks for {asked}: write `distributed_type: "
             "MULTI_GPU`"
         )
     try:

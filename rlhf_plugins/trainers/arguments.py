@@ -32,6 +32,7 @@ from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.recipe.limits import keeping_the_best
 from rlhf_plugins.trainers.progress import Progress
 from rlhf_plugins.trainers.trackers import TrackerEnd, run_name
+from rlhf_plugins.trainers.zero import load_whole_models
 
 Config = TypeVar("Config")
 NOT_KEPT = {"epoch", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "num_tokens"}
@@ -88,6 +89,7 @@ def arguments(config: type[Config], folder: Path, seed: int, trainer: Mapping[st
         made: Any = config(**{**ours, **trainer, "output_dir": str(folder), "seed": seed})
     except (TypeError, ValueError) as error:
         raise RunError(f"trainer: {config.__name__} refuses these options: {error}") from error
+    load_whole_models()
     return on_one_gpu(made)
 
 

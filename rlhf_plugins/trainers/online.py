@@ -109,6 +109,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
     def _take_over(self, own: OnlineOptions, reward: RewardHandle | None) -> None:
         """Makes the engine compute this training."""
         args, watch = self.args, own.oversight
+        args.ds3_gather_for_generation = False  # a rollout gathers all weights once
         without_dropout(self.model)
         for model in (self.model, self.ref_model):
             if model is not None:

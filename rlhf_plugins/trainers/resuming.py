@@ -17,8 +17,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.engine.log_probs import try_head
 from rlhf_plugins.engine.packing import set_weights, weights_of
-from rlhf_plugins.engine.shards import like, optimizer_state, take_main_ones, whole
+from rlhf_plugins.engine.partitions import fetch_what_is_read
+from rlhf_plugins.engine.shards import like, optimizer_state, take_main_ones, whole, writing
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import zero
 
@@ -69,11 +71,17 @@ class Resumable:
     def _prepare_for_training(self: Any, max_steps: int, train_dataloader: Any, checkpoint: str | None) -> Any:
         """Under DeepSpeed, transformers would load a checkpoint of DeepSpeed's own here."""
         take_main_ones(self.model)
-        if processes.divides_optimizer():
+        parts = processes.divides_optimizer()
+        if parts:
             zero.wrap(self)
-        if checkpoint is None or not processes.divides_optimizer():
-            return super()._prepare_for_training(max_steps, train_dataloader, checkpoint)  # type: ignore[misc]
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]
+        if processes.zero3():
+            try_head(self.model)
+        prepare: Any = super()._prepare_for_training  # type: ignore[misc]
+        prepared = prepare(max_steps, train_dataloader, None if parts else checkpoint)
+        if processes.zero3():
+            fetch_what_is_read(self.model)
+        if checkpoint is None or not parts:
+            return prepared
         self._load_from_checkpoint(checkpoint)
         self._load_optimizer_and_scheduler(checkpoint)
         return prepared
@@ -148,8 +156,10 @@ def outcome_of(trainer: Any) -> State:
 def load_weights(trainer: Any, state: State) -> None:
     """Raises RunError where the model has other weights than the one whose state it was."""
     own = weights_of(trainer.model)
+    given = {name: like(each, own.get(name, each)) for name, each in state["weights"].items()}
     try:
-        set_weights(trainer.model, {name: like(each, own.get(name, each)) for name, each in state["weights"].items()})
+        with writing(trainer.model):
+            set_weights(trainer.model, given)
     except ValueError as error:
         raise RunError(f"the checkpoint is of another model: {error}; delete it to train from the beginning") from error
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.engine.partitions import HEAD
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import zero
 from rlhf_plugins.trainers.micro_batches import MICRO_BATCHES
@@ -22,7 +23,6 @@ from rlhf_plugins.trainers.recovery import KEPT, ROWS, SHARE
 
 Found = TypeVar("Found")
 LABELS = "labels"  # a key of a batch
-HEAD = "get_output_embeddings"  # of a policy; a reward model has no language-model head
 IGNORED = -100  # a label that no loss reads
 
 
@@ -64,7 +64,7 @@ class SharesBatches:
         """Called by the constructor."""
         with zero.configuring(self):
             super().create_accelerator_and_postprocess()  # type: ignore[misc]
-        if processes.shards() and self.autocasts:  # else FSDP would round weights, heads' too, and losses
+        if processes.fsdp() and self.autocasts:  # else FSDP would round weights, heads' too, and losses
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def _get_dataloader(self: Any, dataset: Any, description: str, batch_size: int, *given: Any, **named: Any) -> Any:
@@ -109,7 +109,7 @@ def through(wrapped: Any, model: nn.Module, compute: Callable[[], Found]) -> Fou
     """What a function computes of a model, as the forward pass of what wraps it, which then averages gradients.
 
     Args:
-        wrapped: DistributedDataParallel, or the model itself, of which FSDP2 then gathers the weights in its pass.
+        wrapped: DistributedDataParallel, or the model itself, whose shards are then gathered in its pass.
         model: inside.
         compute: calls the model and its parts.
     """
@@ -125,7 +125,7 @@ def through(wrapped: Any, model: nn.Module, compute: Callable[[], Found]) -> Fou
 
     def once(_: None) -> Found:
         restore()
-        if processes.shards() and hasattr(model, HEAD):
+        if processes.fsdp() and hasattr(model, HEAD):
             getattr(model, HEAD)().unshard()  # it is read, not called
         return compute()
 

@@ -1,4 +1,4 @@
-"""A training under DeepSpeed's ZeRO-1 and ZeRO-2, whose optimizer each process holds a part of.
+"""A training under DeepSpeed's ZeRO, of whose optimizer each process holds a part, under ZeRO-3 also of the weights.
 
 It knows transformers' Trainer and DeepSpeed's engine, no loss.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import AutocastKwargs, send_to_device  # type: ignore[import-untyped]
-from transformers.integrations.deepspeed import propagate_args_to_deepspeed
+from transformers.integrations.deepspeed import propagate_args_to_deepspeed, unset_hf_deepspeed_config
 
 from rlhf_plugins.contract import processes
 from rlhf_plugins.errors import RunError
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIVISION, PARTS = "division", "parts"  # keys of a state
+OF_PART = "optimizer_state_dict"  # of DeepSpeed's state under ZeRO-3, which alone gives its optimizer its weights
 WHOLE = "as a whole"
+PERSISTING = "stage3_param_persistence_threshold"  # DeepSpeed gathers those that persist as if of one type
 AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
 
 
@@ -58,6 +60,15 @@ class InBfloat16(AutocastKwargs):
         return {**super().to_kwargs(), "dtype": torch.bfloat16}
 
 
+def load_whole_models() -> None:
+    """Has transformers load whole models again, where a configuration would have it load partitions of ZeRO-3.
+
+    A model is tried, and a reference read, before DeepSpeed partitions it as a training begins.
+    """
+    if processes.zero3():
+        unset_hf_deepspeed_config()
+
+
 @contextmanager
 def configuring(trainer: Any) -> Iterator[None]:
     """For the block, DeepSpeed is configured from a trainer's arguments, and in float32 where they say bfloat16.
@@ -66,8 +77,11 @@ def configuring(trainer: Any) -> Iterator[None]:
     autocast, as without DeepSpeed.
     """
     args = trainer.args
+    if processes.zero3():
+        args.deepspeed_plugin.deepspeed_config["zero_optimization"][PERSISTING] = 0
     if not (processes.divides_optimizer() and args.bf16):
         yield
+        load_whole_models()
         return
     args.deepspeed_plugin.deepspeed_config["bf16"] = {"enabled": False}
     args.bf16, args.mixed_precision = False, "no"
@@ -75,6 +89,7 @@ def configuring(trainer: Any) -> Iterator[None]:
         yield
     finally:
         args.bf16, args.mixed_precision = True, "bf16"
+        load_whole_models()
     trainer.accelerator.native_amp, trainer.accelerator.autocast_handler = True, InBfloat16()
 
 
@@ -94,13 +109,18 @@ def hand_options_on(trainer: Any) -> None:
 def state_in_parts(trainer: Any) -> dict[str, Any]:
     """The state of the part of each process of the optimizer, on the CPU, and how it is divided; all must ask."""
     own = trainer.optimizer.optimizer  # that accelerate wraps; it has an optimizer of its part
-    return {DIVISION: _division(trainer), PARTS: processes.gathered(send_to_device(own.optimizer.state_dict(), "cpu"))}
+    part = own.state_dict()[OF_PART] if processes.zero3() else own.optimizer.state_dict()
+    return {DIVISION: _division(trainer), PARTS: processes.gathered(send_to_device(part, "cpu"))}
 
 
 def load_part(trainer: Any, state: Mapping[str, Any]) -> None:
     """Gives the optimizer of this process the weights that the model has now, and the state of its part."""
     take_over_weights(trainer)
-    trainer.optimizer.optimizer.optimizer.load_state_dict(state[PARTS][processes.index()])
+    own, part = trainer.optimizer.optimizer, state[PARTS][processes.index()]
+    if processes.zero3():
+        own.load_state_dict({processes.index(): {**own.state_dict(), OF_PART: part}})
+    else:
+        own.optimizer.load_state_dict(part)
 
 
 def take_over_weights(trainer: Any) -> None:

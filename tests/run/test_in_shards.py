@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from several import (
+    ADAM,
     DIES,
     FSDP2,
     ONLINE,
     RECIPE,
     REST,
     RUN,
+    SAMPLED,
     SHARDS,
     WRITES_THE_SAME,
     assert_same,
@@ -33,7 +35,6 @@ from rlhf_plugins.registry.discovery import DISABLED
 ALONE = os.environ | {DISABLED: "lifecycle.report"}
 IN_SHARDS = ALONE | FSDP2
 LORA = "{r: 2, target_modules: [q_proj, v_proj]}"
-ADAM = "learning_rate: 0.01, adam_epsilon: 1.0e-4"  # whose usual epsilon would make steps of rounding
 
 
 def with_adam(recipe: str, adapter: str) -> str:
@@ -191,27 +192,6 @@ def test_two_processes_that_hold_shards_learn_from_the_rollout_of_one(
     assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
     assert found[0].stderr.count("in shards") == 2
     assert_same(one, two, near=2e-5, names=LEARNED)
-
-
-SAMPLED = f"""\
-base: base
-adapter: {LORA}
-data: {{format: preference, source: pairs.jsonl, test_source: held_out.jsonl}}
-stages:
-  - {{stage: reward_model, from: base, trainer: {{max_steps: 1, per_device_train_batch_size: 2}}}}
-  - stage: sft
-    from: base
-    tasks: &tasks [{{use: violations, reward: model, above: 0.0, max_new_tokens: 8}}]
-    trainer: {{{ADAM}, max_steps: 2, logging_steps: 1, per_device_train_batch_size: 2, eval_strategy: steps,
-      eval_steps: 1}}
-  - stage: online
-    advantage: remax
-    tasks: *tasks
-    exploration: {{epsilon: 0.2}}
-    kl: {{use: constraint, limit: 0.001}}
-    trainer: {{{ADAM}, max_steps: 4, logging_steps: 1, per_device_train_batch_size: 2, gradient_accumulation_steps: 1,
-      steps_per_generation: 2, num_generations: 2, max_completion_length: 8, eval_strategy: steps, eval_steps: 2}}
-"""
 
 
 @pytest.mark.slow

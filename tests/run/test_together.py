@@ -215,8 +215,8 @@ def test_what_was_spent_is_taken_over_once(
         ("distributed_type: DEEPSPEED", "DeepSpeed in one process, which has nothing to divide"),
         (f"{DIVIDED}\nuse_cpu: true", "DeepSpeed and use_cpu, with which accelerate leaves it out"),
         (
-            f"{DIVIDED}\ndeepspeed_config: {{zero_stage: 3}}",
-            "zero_stage: 3, with which no recipe was tried: write 1 or",
+            f"{DIVIDED}\ndeepspeed_config: {{zero_stage: 0}}",
+            "zero_stage: 0, with which no recipe was tried: write 1, 2 or 3",
         ),
         (f"{DIVIDED}\ndeepspeed_config: {{offload_optimizer_device: cpu}}", "offload_optimizer_device, with which no"),
         (f"{DIVIDED}\ndeepspeed_config: {{deepspeed_config_file: a.json}}", "write `zero_stage: 2` in its place"),
@@ -241,8 +241,8 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ("environment", "what"),
     [
         (
-            {processes.DEEPSPEED: "true", processes.ZERO["zero_stage"]: "3"},
-            "zero_stage: 3, with which no recipe was tried",
+            {processes.DEEPSPEED: "true", processes.ZERO["zero_stage"]: "0"},
+            "zero_stage: 0, with which no recipe was tried",
         ),
         ({processes.DEEPSPEED: "true", "ACCELERATE_USE_CPU": "true"}, "DeepSpeed and use_cpu"),
         ({processes.FSDP: "true"}, "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_plugins.arithmetic.moments import Moments, Unit
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.run import Adapter, Base
 from rlhf_plugins.data.branches import BranchBatch
 from rlhf_plugins.engine.backbone import active_adapter, adapter_weights, add_adapter, own_weights
 from rlhf_plugins.engine.forward import sequence_states, trunk_of
 from rlhf_plugins.engine.loading import load_tokenizer, load_trunk, with_adapter
 from rlhf_plugins.engine.log_probs import by_response
+from rlhf_plugins.engine.shards import writing
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers.ppo.dropout import without_dropout
 from rlhf_plugins.trainers.ppo.options import Value
@@ -136,7 +138,8 @@ class Critic:
         They are as they were, but for the first rollout's, which become the mean of its returns.
         """
         started = self.head.count > 0
-        self.head.learn(returns[mask])
+        with writing(self.head):
+            self.head.learn(returns[mask])
         return values if started else (self.head.mean.float() + self.head.deviation.float() * values) * mask
 
     def take_off(self) -> dict[str, Tensor]:
@@ -146,7 +149,7 @@ class Critic:
         if self.network is not None:
             del self._model.value_network
         adapter = {} if self._adapter is None else adapter_weights(self._model, self._adapter)
-        return {**head.state_dict(), **adapter}
+        return {**head.state_dict(keep_vars=processes.shards()), **adapter}
 
 
 def without_critic(generation: Any) -> None:
