@@ -59,10 +59,12 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
 SUITES := three_ways more_ways overfit frontier hybrids
-bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md and facts.md (4 hours)
+bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (6 hours)
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/rlhf bench $$suite; \
 	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done
+	$(BIN)/rlhf bench selection
+	$(BIN)/python -m rlhf_bench.study runs/bench docs/benchmarks/selection.md plugins/rlhf-bench/rlhf_bench/history.json
 	$(BIN)/python -m rlhf_bench.guide runs/bench docs/benchmarks/which_algorithm.md
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 

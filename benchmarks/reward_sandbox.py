@@ -1,6 +1,6 @@
 """What each loss, head and ensemble is good for, where the truth is known: docs/benchmarks/reward_sandbox.md.
 
-    python benchmarks/reward_sandbox.py [--only clean,flips,ranking,uncertainty,frozen] [--seeds 3]
+    python benchmarks/reward_sandbox.py [--only clean,flips,ranking,implied,uncertainty,frozen] [--seeds 3]
 
 The sandbox's sloppy writer writes, simulated annotators judge, and a reward model is trained whole from the sandbox's
 policy. The world is cut to the first four topics, whose facts a model of this size can learn in a minute; held out are
@@ -137,12 +137,27 @@ def trained(groups: Sequence[Group], test: Sequence[Group], seed: int = 0, **opt
         result: StageResult = component("stage", block).run(run)
         seconds = time.perf_counter() - started
         (model,) = result.rewards.values()
-        folder_of_model = Path(model["path"])
-        judge, tokenizer = open_reward(folder_of_model, component), load_tokenizer(BASE)
-        metrics = [component("metric", name) for name in METRICS]
-        row = measure(score_pairs(judge, test, tokenizer), metrics)
-        gold = measure(score_pairs(judge, by_gold(test), tokenizer), metrics)
-    found = {"accuracy": row["accuracy"], "gold": gold["accuracy"], "ece": row["ece"], "seconds": seconds}
+        return {**scored(open_reward(Path(model["path"]), component), test), "seconds": seconds}
+
+
+def implied(groups: Sequence[Group], test: Sequence[Group], seed: int, beta: float) -> Row:
+    """The same of the reward beta log pi / pi_ref of a policy that DPO trained."""
+    with TemporaryDirectory() as folder:
+        run = StageRun(BASE, Data(tuple(groups), (), {}), seed, Path(folder))
+        loss, trainer = {"use": "dpo", "beta": beta}, {**TRAINER, "precompute_ref_log_probs": False}
+        started = time.perf_counter()
+        result = component("stage", {"use": "preference", "name": "dpo", "loss": loss, "trainer": trainer}).run(run)
+        seconds = time.perf_counter() - started
+        judge = replace(run, earlier=(result,)).open("reward", {"use": "implicit", "policy": "dpo", "beta": beta})
+        return {**scored(judge, test), "seconds": seconds}
+
+
+def scored(judge: Callable[[Samples], Any], test: Sequence[Group]) -> Row:
+    """What the metrics say of rewards on held-out pairs, by the annotators' labels and by the gold reward."""
+    tokenizer, metrics = load_tokenizer(BASE), [component("metric", name) for name in METRICS]
+    row = measure(score_pairs(judge, test, tokenizer), metrics)
+    gold = measure(score_pairs(judge, by_gold(test), tokenizer), metrics)
+    found = {"accuracy": row["accuracy"], "gold": gold["accuracy"], "ece": row["ece"]}
     found["ece_after"] = row["metrics"].get("temperature_scaling_ece_after")
     return found | {name: gold["metrics"][name] for name in DOUBT if name in gold["metrics"]}
 
@@ -197,6 +212,17 @@ def ranking(seeds: int) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     pairs = [[p for p in (one_pair(g, rng) for g in gs) if p.responses[0] != p.responses[1]] for gs in groups]
     yield averaged("bradley_terry on one pair of each", [trained(pairs[s], test, s) for s in range(seeds)])
+
+
+def of_policies(seeds: int) -> Iterator[Row]:
+    """The rewards that policies trained by DPO imply, beside a reward model of the same pairs, at equal steps."""
+    test = held_out(Annotator())
+    groups = [[g.pair(0, 1) for g in judged("train", 6, 2, Annotator(), seed)] for seed in range(seeds)]
+    pairs = [[g for g in of if len(set(g.ranks or ())) == 2 and len(set(g.responses)) == 2] for of in groups]
+    yield averaged("bradley_terry", [trained(pairs[seed], test, seed) for seed in range(seeds)])
+    for beta in (0.1, 0.5):
+        rows = [implied(pairs[seed], test, seed, beta) for seed in range(seeds)]
+        yield averaged(f"implied by DPO, beta {beta:g}", rows)
 
 
 def uncertainty(_: int) -> Iterator[Row]:
@@ -270,6 +296,7 @@ PARTS: dict[str, Callable[[int], Iterator[Row]]] = {
     "clean": clean,
     "flips": flips,
     "ranking": ranking,
+    "implied": of_policies,
     "uncertainty": uncertainty,
     "frozen": frozen,
 }
@@ -321,6 +348,7 @@ TITLES = {
     "clean": "Clean annotators: every loss beside the best possible",
     "flips": "A quarter of all votes turned round",
     "ranking": "Rankings of four, and one pair of each",
+    "implied": "What a policy that DPO trained implies",
     "uncertainty": "Does a predicted variance rank errors?",
     "frozen": "A frozen trunk",
 }
@@ -334,6 +362,8 @@ WORDS = {
     "five epochs on all six pairs of four responses. `epsilon` of label_smoothed is that 16%. Resampled models see "
     "groups drawn with replacement, as the heads of one trunk always do.",
     "ranking": "The same groups, steps and batch size.",
+    "implied": "The reward beta log pi / pi_ref (`reward: {use: implicit, policy: dpo}`) of policies trained whole on "
+    "the same pairs, with the learning rate and steps of the reward model.",
     "uncertainty": "The whole world, of which the model learns only a part. How well doubt tells the pairs that the "
     "model orders otherwise than the true reward does (the pair's summed variance; the nearness of its two rewards), "
     "and, of ratings, the responses whose reward is farther from their rating than the median.",

@@ -16,7 +16,7 @@ import torch
 
 from rlhf_bench import figures
 from rlhf_bench.exact import bradley_terry, certain, descended, kl, objective, optimal, preference, solved, uniform
-from rlhf_bench.measured import ensembles, frontiers, kept, over_optimisation, seeds
+from rlhf_bench.measured import by_task, ensembles, frontiers, kept, over_optimisation, seeds
 
 TAUS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 CASES = {"a > b > c": [(0, 1), (1, 2), (0, 2)], "a > b > c > a": [(0, 1), (1, 2), (2, 0)], "a > b, c unseen": [(0, 1)]}
@@ -57,6 +57,16 @@ def draw(folder: Path) -> None:
         figures.over_optimisation(curves["curves"], folder / "facts_over_optimisation.png")
     if suite := kept(folder, "suite_frontier.json"):
         figures.frontiers(suite, folder / "facts_frontier.png")
+    if (models := kept(folder, "reward_sandbox.json")) and "flips" in models:
+        of_models = {row["model"]: row["gold_by_seed"] for row in models["flips"]["rows"]}
+        figures.dots(
+            {"a quarter of all votes turned round": of_models}, "accuracy by gold", folder / "facts_ensembles.png"
+        )
+    if online := kept(folder, "online.json"):
+        panels = {"equal episodes": {row["policy"]: row["gold"] for row in online["rows"]}}
+        if suite := kept(folder, "suite_overfit.json"):
+            panels["equal FLOPs"] = {" ".join(key): golds for key, golds in by_task(suite).items()}
+        figures.dots(panels, "gold reward", folder / "facts_seeds.png")
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Plots of the page of facts: bandits, over-optimisation with Gao's form, gold over KL. They know numbers, no run."""
+"""Plots of the page of facts: bandits, over-optimisation, gold over KL, dots by seed. They know numbers, no run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,18 @@ def frontiers(suite: Mapping[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
+def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], measure: str, file: Path) -> None:
+    """A panel a group: a row of dots a name, one a seed, and their mean."""
+    figure, drawn = _panels(len(panels), together=False)
+    for axes, (title, of) in zip(drawn, panels.items(), strict=True):
+        for row, values in enumerate(of.values()):
+            axes.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
+            axes.plot(np.mean(values), row, "|", color="black", markersize=16)
+        axes.set(title=title, xlabel=f"{measure}, by seed and mean", yticks=range(len(of)), yticklabels=list(of))
+        axes.invert_yaxis()
+    figure.savefig(file, dpi=DPI)
+
+
 def _points(axes: Any, lines: list[dict[str, Any]], **look: Any) -> None:
     golds = [line["gold"] for line in lines]
     spans = [[abs(gold["mean"] - (gold[end] or gold["mean"])) for gold in golds] for end in ("low", "high")]
@@ -69,9 +81,9 @@ def _kl(line: Mapping[str, Any]) -> float:
     return line["means"]["kl"] or 0.0
 
 
-def _panels(number: int) -> tuple[Any, list[Any]]:
-    """A figure with so many panels side by side, which share the vertical axis."""
+def _panels(number: int, together: bool = True) -> tuple[Any, list[Any]]:
+    """A figure with so many panels side by side, which may share the vertical axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * number, 3.6), layout="constrained")
-    return figure, list(figure.subplots(1, number, sharey=True, squeeze=False)[0])
+    return figure, list(figure.subplots(1, number, sharey=together, squeeze=False)[0])

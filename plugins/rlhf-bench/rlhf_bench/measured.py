@@ -7,8 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import log, sqrt
 from pathlib import Path
 from statistics import median, stdev
+from textwrap import wrap
 from typing import Any
 
+from scipy.stats import levene
+
+from rlhf_bench import frontier
+from rlhf_bench.frontier import Frontier
+from rlhf_bench.intervals import holm
 from rlhf_bench.laws import Fit, fit, mean_curve
 from rlhf_bench.markup import Table, markdown
 
@@ -29,6 +35,11 @@ def _opened(folder: Path, name: str, title: str, command: str) -> tuple[list[str
     return ["", f"## {title}", "", f"By `{command}`." if found else f"Not run: `{command}`."], found
 
 
+def _prose(text: str) -> list[str]:
+    """Its lines."""
+    return wrap(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
 # ---- over-optimisation -----------------------------------------------------------------------------------
 def over_optimisation(folder: Path) -> Iterator[str]:
     """The fits to each seed's curve and to the mean curve."""
@@ -37,8 +48,10 @@ def over_optimisation(folder: Path) -> Iterator[str]:
     yield from opening
     if data is None:
         return
-    yield "PPO against reward models of biased annotators. Each form is fitted to each seed's curve, and to their mean"
-    yield "at the same KL (moving means over 5 rollouts, 20 equal steps of sqrt(KL), as far as the median seed goes)."
+    yield from _prose(
+        "PPO against reward models of biased annotators. Each form is fitted to each seed's curve, and to their mean "
+        "at the same KL (moving means over 5 rollouts, 20 equal steps of sqrt(KL), as far as the median seed goes)."
+    )
     means, rows = [], []
     for setting, judges in data["curves"].items():
         for judge, curves in judges.items():
@@ -56,15 +69,17 @@ def _fits_in_words(means: Sequence[Fit], curves: Mapping[str, Any]) -> Iterator[
     good = sum(value > GOOD for value in rl)
     better = sum(one > other for one, other in zip(rl, others, strict=True))
     shortest, longest = (_squares(curves, reach) for reach in (0.0, 1.0))
-    yield "It agrees: gold rises, turns and falls, and the form of reinforcement learning fits better than that of"
-    yield f"best-of-n in {better} of {len(rl)} settings. Its R squared on the mean curve is above {GOOD} in {good},"
-    yield f"and {_span(rl)} in all. How far the mean curve goes was chosen knowing the numbers: as far as every"
-    yield f"seed goes, the form has {_span(shortest)}, and as far as the last one goes, where single seeds are left,"
-    yield f"{_span(longest)}. Single seeds fit less well, and so do [the points of all](over_optimisation.md)."
-    short = _span([_missing(*curve) for curve in _curves(curves)])
-    yield f"It disagrees at the top: where the mean curve is highest, the form is too low by {short}."
-    yield "Best-of-n itself has [a page of its own](best_of_n.md), where its own form fits."
-    yield "Standard errors take points to be independent, which neighbours on a curve are not."
+    turned, short = sum(one.turns for one in means if one.form == "rl"), [_missing(*each) for each in _curves(curves)]
+    yield from _prose(
+        f"Gold rises, turns and falls in {turned} of {len(rl)} settings, and the form of reinforcement learning fits "
+        f"better than that of best-of-n in {better}. Its R squared on the mean curve is above {GOOD} in {good}, and "
+        f"{_span(rl)} in all. How far the mean curve goes was chosen knowing the numbers: as far as every seed goes, "
+        f"the form has {_span(shortest)}, and as far as the last one goes, where single seeds are left, "
+        f"{_span(longest)}. Single seeds fit less well, and so do [the points of all](over_optimisation.md). Where the "
+        f"mean curve is highest, the form is too low by {_span(short)}. Best-of-n itself has [a page of its "
+        "own](best_of_n.md), where its own form fits. Standard errors take points to be independent, which neighbours "
+        "on a curve are not."
+    )
 
 
 def _squares(curves: Mapping[str, Any], reach: float) -> list[float]:
@@ -108,30 +123,24 @@ def frontiers(folder: Path) -> Iterator[str]:
     runs = suite["runs"]
     done = sum(run["status"] == "finished" for run in runs)
     yield f"Each algorithm over four values of its coefficient, at equal FLOPs, {done} of {len(runs)} runs finished."
-    header = ("task", "algorithm", "area under the frontier", "up to KL", "gold, highest less lowest", "best value")
-    rows = [
-        [
-            f["task"],
-            f["algorithm"],
-            f"{f['area']:.2f}",
-            f"{f['up_to']:.2f}",
-            f"{f['sensitivity']:.2f}",
-            f"{f['best']:g}",
-        ]
-        for f in suite["frontiers"]
-    ]
-    yield from ("", *markdown(Table("", "", header, rows)))
+    found = [Frontier(**each) for each in suite["frontiers"]]
+    table = frontier.table(found)
+    yield from ("", *(markdown(table._replace(title="", about="")) if table else ()))
     yield from ("", "![gold reward over KL by algorithm](facts_frontier.png)", "")
-    for task in suite["tasks"]:
-        yield from _order(task, {f["algorithm"]: f["area"] for f in suite["frontiers"] if f["task"] == task})
-    yield "The paper has DPO above PPO at every KL, even where PPO is given the true reward; here PPO climbs a reward"
-    yield "model, trained out of the same FLOPs. Areas have no interval: settings, not seeds, make a frontier."
+    areas = {task: {each.algorithm: each.area for each in found if each.task == task} for task in suite["tasks"]}
+    yield from _prose(
+        "The paper has DPO above PPO at every KL, even where PPO is given the true reward; here PPO climbs a reward "
+        "model that is trained out of the same FLOPs. "
+        + "".join(_order(task, of) for task, of in areas.items() if {"dpo", "ppo"} <= of.keys())
+        + "Areas have no interval: settings, not seeds, make a frontier."
+    )
 
 
-def _order(task: str, areas: Mapping[str, float]) -> Iterator[str]:
-    if areas:
-        order = sorted(areas, key=lambda name: -areas[name])
-        yield f"On `{task}` the areas are in the order {', '.join(f'{name} {areas[name]:.2f}' for name in order)}."
+def _order(task: str, areas: Mapping[str, float]) -> str:
+    """The areas of a task, and whether they are in the paper's order."""
+    agrees = "agrees" if areas["dpo"] > areas["ppo"] else "does not agree"
+    order = sorted(areas, key=lambda name: -areas[name])
+    return f"On `{task}` the areas are {', '.join(f'{name} {areas[name]:.2f}' for name in order)}: that {agrees}. "
 
 
 # ---- noisy labels ----------------------------------------------------------------------------------------
@@ -152,11 +161,13 @@ def ensembles(folder: Path) -> Iterator[str]:
     single, whole = models["bradley_terry"], models["ensemble of 4 models"]
     higher = sum(a > b for a, b in zip(whole["gold_by_seed"], single["gold_by_seed"], strict=True))
     heads, resampled = (_less(models, f"ensemble of {name}") for name in ("5 heads", "4 models, resampled"))
-    yield f"It agrees in direction: four models are above one in {higher} of {len(whole['gold_by_seed'])} seeds, by"
-    yield f"{whole['gold'] - single['gold']:+.3f}. Five heads on one trunk are not ({heads}), nor are four models of"
-    yield f"resampled groups ({resampled}). The paper is about policies, which over-optimise less against an ensemble:"
-    yield "that is the part above, where annotators have another fault, and where the least of four rewards turns"
-    yield "later and ends higher than one model, and their mean hardly."
+    yield from ("![accuracy by seed](facts_ensembles.png)", "")
+    yield from _prose(
+        f"Four models are above one in {higher} of {len(whole['gold_by_seed'])} seeds, by "
+        f"{whole['gold'] - single['gold']:+.3f}; five heads on one trunk differ from it by {heads}, four models of "
+        f"resampled groups, which see fewer rows, by {resampled}. The paper is about policies, which over-optimise "
+        "less against an ensemble: that is the part above, where annotators have another fault."
+    )
 
 
 def _less(models: Mapping[str, Any], name: str) -> str:
@@ -170,24 +181,31 @@ def seeds(folder: Path) -> Iterator[str]:
     yield from opening
     if online is None:
         return
-    rows = [[row["policy"], *_spread(row["gold"])] for row in online["rows"]]
-    yield from ("", *markdown(Table("", "", ("policy", "seeds", "gold, mean", "sd", "lowest", "highest"), rows)), "")
+    columns = ("policy", "seeds", "gold, mean", "sd", "lowest", "highest")
+    golds = {row["policy"]: row["gold"] for row in online["rows"]}
+    yield from ("", *markdown(Table("", "", columns, [[name, *_spread(of)] for name, of in golds.items()])), "")
     if suite := kept(folder, "suite_overfit.json"):
         yield from ("At equal FLOPs, by `rlhf bench overfit`:", "")
-        yield from markdown(
-            Table("", "", ("task", "policy", "seeds", "gold, mean", "sd", "lowest", "highest"), _by_task(suite))
-        )
-    yield ""
-    yield "PPO is said to be the least stable of the three. Here no seed of any diverged, and PPO's deviation over"
-    yield "seeds is about that of DPO and IPO (other data and another cost); algorithms without a critic have less."
+        rows = [[*key, *_spread(of)] for key, of in by_task(suite).items()]
+        yield from (*markdown(Table("", "", ("task", *columns), rows)), "")
+    yield from ("![gold by seed](facts_seeds.png)", "")
+    diverged = sum(row["diverged"] for row in online["rows"])
+    others = {name: of for name, of in golds.items() if name not in ("base", "ppo")}
+    tested = holm({name: float(levene(golds["ppo"], of).pvalue) for name, of in others.items()})
+    yield from _prose(
+        f"PPO is said to be the least stable. Of the seeds of the first table {diverged or 'none'} diverged. Whether "
+        "PPO's deviation is another than that of an algorithm without a critic (Brown and Forsythe 1974, corrected for "
+        f"their number): {', '.join(f'{name} p = {p:.2f}' for name, p in tested.items())}."
+    )
 
 
-def _by_task(suite: Found) -> list[list[str]]:
+def by_task(suite: Found) -> dict[tuple[str, str], list[float]]:
+    """Each seed's gold, by task and algorithm."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in suite["runs"]:
         if run["status"] == "finished":
             found.setdefault((run["task"], run["algorithm"]), []).append(sum(run["scores"]) / len(run["scores"]))
-    return [[*key, *_spread(golds)] for key, golds in found.items()]
+    return found
 
 
 def _spread(golds: Sequence[float]) -> list[str]:
