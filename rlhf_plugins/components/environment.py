@@ -9,6 +9,7 @@ from zlib import crc32
 
 from pydantic import Field
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.component import uses
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.rows import FAILED
@@ -33,8 +34,12 @@ class Python(OfSamples, Environment):
     """
 
     def build(self, run: Run) -> EnvironmentFunction:
-        """Raises RunError when there is no such function, or its module cannot be imported, as do its errors."""
-        return self.of_samples("environment")
+        """A function that several processes ask in the main one alone.
+
+        Raises RunError when there is no such function, or its module cannot be imported, as do its errors.
+        """
+        function = self.of_samples("environment")
+        return lambda samples: processes.on_main(lambda: function(samples))
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Environment(Component, kind="environment"):
 
         That is None where the conversation ends. To messages, a text is what the user says, and messages are taken as
         they are, such as a tool's, the last not the assistant's; to plain text, a text follows the response as it is,
-        with its own separators.
+        with its own separators. In several processes all of them ask it, and the main one's answer holds.
         """
         raise NotImplementedError
 

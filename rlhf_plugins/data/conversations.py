@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.rows import Samples, Text
 from rlhf_plugins.data.messages import messages
 from rlhf_plugins.data.turns import as_answer, as_messages
@@ -70,14 +71,14 @@ def converse(
     Args:
         first: responses to the openings.
         respond: samples the responses of later turns.
-        environment: what follows each response.
+        environment: what follows each response; of several processes all ask theirs, and go on as the main one's says.
         turns: most of the policy's.
         has_room: whether there is room for a response to a conversation so far; where there is none, it ends.
     """
     parts, numbers, cut = [first], [list(range(len(first.responses)))], 0
     for _ in range(1, turns):
         last, talks = parts[-1], numbers[-1]
-        said = environment(last)
+        said = processes.from_main(environment(last))
         prompts = {i: _behind(last, i, turn) for i, turn in enumerate(said) if turn is not None}
         going = [i for i, prompt in prompts.items() if has_room(prompt)]
         cut += len(prompts) - len(going)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import trl
 
-from rlhf_plugins.contract import processes
 from rlhf_plugins.contract.guards import named
 from rlhf_plugins.contract.interfaces import KL, Advantage, PolicyLoss, Reduction, Shaping
 from rlhf_plugins.contract.run_kinds import Environment, EnvironmentFunction, Reward
@@ -117,8 +116,6 @@ def _check_sampling(own: OnlineOptions, args: trl.GRPOConfig) -> None:
         )
     if own.environment is not None and (reason := no_conversations(own.advantage, args.use_vllm)):
         raise RunError(f"environment= {reason}")
-    if own.environment is not None and processes.count() > 1:
-        raise RunError("environment= was not tried in several processes: launch one")
     cut = [name for name, value in PLAIN.items() if getattr(args, name) != value]
     if own.exploration and cut:
         raise RunError(

@@ -84,6 +84,14 @@ def test_vllm_with_several_processes_is_a_server(monkeypatch: pytest.MonkeyPatch
         together.refuse([served])
 
 
+def test_conversations_under_deepspeed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, stage = stages({"stage": "reward_model"}, {"stage": "online", "environment": "sandbox", "turns": 2})
+    together.refuse([stage])
+    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
+    with pytest.raises(RunError, match="environment: was not tried under DeepSpeed; write `distributed_type: MULTI_"):
+        together.refuse([stage])
+
+
 @pytest.mark.parametrize(
     ("trainer", "launched", "fine"),
     [

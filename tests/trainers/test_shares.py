@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.trainers.ppo import in_parts
 from rlhf_plugins.trainers.recovery import KEPT, SHARE
 from rlhf_plugins.trainers.shares import ROWS, Share, through
 
 
-@given(st.integers(0, 50), st.integers(1, 9))
+@drawn(st.integers(0, 50), st.integers(1, 9))
 def test_parts_hold_every_row_once_and_are_nearly_equal(rows: int, parts: int) -> None:
     found = [list(range(rows))[processes.part(rows, place, parts)] for place in range(parts)]
     assert processes.joined(found) == list(range(rows))
@@ -26,7 +28,7 @@ def collate(rows: Sequence[float]) -> dict[str, Any]:
     return {"rows of it": list(rows), KEPT: None}
 
 
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.integers(1, 4))
+@drawn(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.integers(1, 4))
 def test_the_mean_over_processes_of_weighted_means_is_the_mean_over_rows(rows: list[float], count: int) -> None:
     batches = [Share(collate, place, count)(rows) for place in range(count)]
     means = [float(one[SHARE]) * sum(one["rows of it"]) / len(one["rows of it"]) for one in batches]
@@ -70,3 +72,17 @@ def test_a_computation_is_the_one_pass_of_what_wraps_the_model() -> None:
     assert wrapper.passes == 1
     assert "forward" not in vars(model)
     assert through(model, model, lambda: 3) == 3
+
+
+def test_a_process_that_has_no_prompt_generates_for_another_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def generate(prompts: list[str]) -> Any:
+        given.append((prompts, found.accelerator.gather(torch.ones(len(prompts))).tolist()))
+        return [[7]] * len(prompts), [[3, 4]] * len(prompts), None
+
+    found = SimpleNamespace(accelerator=SimpleNamespace(), _generate=generate)
+    monkeypatch.setattr(processes, "gathered", lambda own: [torch.zeros(2), own])
+    assert in_parts._with_others(found, [], "how") == [[], [], None]
+    assert in_parts._with_others(found, ["who"], "how") == [[[7]], [[3, 4]], None]
+    assert given == [(["how"], [0, 0]), (["who"], [0, 0, 1])]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from rlhf_plugins.contract import processes
@@ -31,19 +32,28 @@ SMALLER = (
 )
 
 
-def generated_for(trainer: Any, prompts: Sequence[Any]) -> list[Any]:
+def generated_for(trainer: Any, prompts: Sequence[Any], another: Any) -> list[Any]:
     """What TRL's trainer generates for all prompts, but for as many at once as there is room for.
+
+    Args:
+        trainer: TRL's.
+        prompts: of this process.
+        another: prompt, which is generated for where this process has none.
 
     Raises:
         RunError: memory does not hold a single response.
     """
     limit = cached_at_once(trainer.model)
-    if trainer.use_vllm or (limit is None and processes.count() > 1):
+    if trainer.use_vllm:
         return [trainer._generate(list(prompts))]
+    several = processes.count() > 1
+    if several and limit is None:
+        return [_with_others(trainer, prompts, another)]
     lengths = [len(ids) + trainer.max_completion_length for ids in trainer._tokenize_prompts(list(prompts))[0]]
-    if processes.count() > 1:  # TRL gathers the lengths of each: they must be alike in all processes
+    if several:
         most = max(processes.gathered(len(list(in_batches(lengths, AT_ONCE, limit)))))
-        return [trainer._generate(list(prompts[processes.part(len(prompts), i, most)])) for i in range(most)]
+        own = (prompts[processes.part(len(prompts), i, most)] for i in range(most))
+        return [_with_others(trainer, each, another) for each in own]
     noted = [(trainer, "_metrics"), (trainer.state, "num_input_tokens_seen")]
 
     def generate(part: slice) -> Any:
@@ -51,6 +61,21 @@ def generated_for(trainer: Any, prompts: Sequence[Any]) -> list[Any]:
 
     rows = len(prompts) if limit is None else AT_ONCE
     return [found for _, found in generated(trainer.model, lengths, rows, generate, lambda: Before(noted).restore)]
+
+
+def _with_others(trainer: Any, prompts: Sequence[Any], another: Any) -> list[Any]:
+    """What is generated where other processes generate for more prompts or fewer; TRL logs the lengths of all."""
+    count, accelerator = len(prompts), trainer.accelerator
+
+    def of_all(values: Tensor) -> Tensor:
+        return torch.cat([each.to(values.device) for each in processes.gathered(values[:count].cpu())])
+
+    accelerator.gather = of_all  # accelerate's takes as many numbers of each
+    try:
+        found = trainer._generate(list(prompts) or [another])
+    finally:
+        del accelerator.gather
+    return [rows[:count] if isinstance(rows, list) else rows for rows in found]
 
 
 def computed(

@@ -172,7 +172,7 @@ class Rollouts:
         explores = self.models.exploring(self.objective.exploration)
         try:
             with folded(model), without_generation_defaults(model), own_decoding_loop(model), explores:
-                found = in_parts.generated_for(trainer, own)
+                found = in_parts.generated_for(trainer, own, prompts[0])
         except TemplateError as error:
             raise RunError(f"the chat template refuses a prompt of this rollout: {error}") from error
         written = tuple([row for each in found for row in each[i]] for i in (0, 1, 3))
