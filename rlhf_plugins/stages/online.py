@@ -288,7 +288,7 @@ class Online(
         from rlhf_plugins.trainers.supervision import clip_by_value, evaluate_as, regularize
 
         regularize(trainer, self, run)
-        hand_on(trainer, self, run)
+        hand_on(trainer, self, run, trainer.value_weights)
         clip_by_value(trainer, self.max_grad_value)
         stop_early(trainer, self.early_stopping_patience, self.early_stopping_threshold)
         evaluate_as(trainer, HeldOut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ FILE = OPTIMIZER
 NUMBERS = "numbers"  # its metadata: what is no tensor
 
 
-def hand_on(trainer: Any, stage: Any, run: Run) -> None:
+def hand_on(trainer: Any, stage: Any, run: Run, critics: Sequence[torch.Tensor] = ()) -> None:
     """Has a trainer begin with the optimizer's state that its start kept, and keep its own, as the stage asks.
+
+    That of the critic's weights is not kept: a later stage has another critic, or none.
 
     Raises:
         RunError: the stage starts from the base, its start kept none, or several processes share the state.
@@ -35,19 +38,20 @@ def hand_on(trainer: Any, stage: Any, run: Run) -> None:
             )
         trainer.add_callback(_Begins(trainer, file))
     if stage.keep_optimizer:
-        trainer.add_callback(_Keeps(Path(run.folder) / FILE))
+        trainer.add_callback(_Keeps(Path(run.folder) / FILE, critics))
 
 
 class _Keeps(TrainerCallback):
-    """Writes the state of each weight by its name."""
+    """Writes the state of each weight by its name, but for some."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, but: Sequence[torch.Tensor]) -> None:
+        self._file, self._but = file, {id(each) for each in but}
 
     def on_train_end(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
         """Called by the trainer."""
         tensors, numbers = dict[str, torch.Tensor](), dict[str, Any]()
-        for name, weights in model.named_parameters():
+        kept = ((name, each) for name, each in model.named_parameters() if id(each) not in self._but)
+        for name, weights in kept:
             for key, value in optimizer.state.get(weights, {}).items():
                 is_tensor = isinstance(value, torch.Tensor)
                 (tensors if is_tensor else numbers)[f"{name}/{key}"] = value.cpu().contiguous() if is_tensor else value

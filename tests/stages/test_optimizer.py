@@ -46,6 +46,13 @@ def test_steps_and_moments_go_on(run: Run, stage: dict[str, Any]) -> None:
     assert {int(again[key]) for key in steps} == {4}
 
 
+def test_a_critics_state_is_not_handed_on(run: Run) -> None:
+    critic = {"advantage": "gae", "value": {"adapter": {"r": 2}}, "reward": "gold", "trainer": ROLLOUT}
+    ppo = kept(run, "ppo", use="online", **critic)
+    again = kept(run, "after-ppo", "ppo", use="preference", optimizer="start")
+    assert ppo.keys() == again.keys()
+
+
 def test_the_base_has_none(run: Run) -> None:
     with pytest.raises(RunError, match="optimizer: base kept no optimizer: write `keep_optimizer: true`"):
         kept(run, "base", None, use="preference", optimizer="start")

@@ -13,6 +13,7 @@ from pydantic import Field
 from rlhf_bench.rewards import known_rewards, mean_reward
 from rlhf_plugins import (
     Budget,
+    Cost,
     Curve,
     Data,
     Earlier,
@@ -30,7 +31,7 @@ from rlhf_plugins import (
 )
 
 Positive = Annotated[float, Field(gt=0)]
-Spent = Annotated[Budget | None, Field(description="of all trainings together, in equal parts; sampling is beside it")]
+Spent = Annotated[Budget | None, Field(description="of all trainings together; sampling is beside it")]
 From = Annotated[
     Annotated[str, Field(description="`base`, `previous` (the last stage that made a policy), or an earlier policy")],
     Earlier("policy", ("base", "previous")),
@@ -109,7 +110,8 @@ class Switch(Stage, makes={"policy"}):
 
     A phase ends at the first logged step at which the mean reward of the last `window` steps is no more than
     `least_gain` above that of the `window` before, or where the KL exceeds `most_kl`; else when it is done. The next
-    phase starts from the policy that the last one left. The reward is what the phase logs under one of `watched`.
+    phase starts from the policy that the last one left, and what is left of the budget is shared by those to come. The
+    reward is what the phase logs under one of `watched`.
     """
 
     phases: tuple[Stage, ...] = uses("stage", ["preference", "online"])
@@ -128,11 +130,12 @@ class Switch(Stage, makes={"policy"}):
         start: str | None = None
         policies: Mapping[str, Any] = {}
         rewards: Mapping[str, Any] = {}
-        rows = []
+        rows, left = [], self.budget
         for number, phase in enumerate(self.phases):
             ending, name = Ending(self), f"phase{number}"
-            begins, part = start if "policy" in phase.makes else None, part_of(self.budget, len(self.phases))
+            begins, part = start if "policy" in phase.makes else None, part_of(left, len(self.phases) - number)
             made = run.train(phase, name=name, start=begins, until=ending, budget=part)
+            left = less(left, made.cost)
             rows.append({"phase": name, "stage": made.stage, "ended": ending.why or "done", "step": ending.step})
             if made.policies:
                 start, policies = name, made.policies
@@ -173,6 +176,13 @@ def part_of(budget: Budget | None, parts: int) -> Budget | None:
     if budget is None:
         return None
     return Budget(**{unit: limit / parts for unit, limit in vars(budget).items() if limit is not None})
+
+
+def less(budget: Budget | None, spent: Cost) -> Budget | None:
+    """What is left of a budget; at least 0."""
+    if budget is None:
+        return None
+    return Budget(**{n: max(limit - getattr(spent, n), 0.0) for n, limit in vars(budget).items() if limit is not None})
 
 
 def gain(values: Sequence[float], window: int) -> float | None:

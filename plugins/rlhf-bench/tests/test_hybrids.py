@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from rlhf_bench.blend import simplex
-from rlhf_bench.iterate import Ending, Switch, gain
+from rlhf_bench.iterate import Ending, Switch, gain, less, part_of
 
-from rlhf_plugins import PluginError, RunRecord, Step, component, open_run, run_recipe
+from rlhf_plugins import Budget, Cost, PluginError, RunRecord, Step, component, open_run, run_recipe
 from rlhf_plugins.testing import tiny_base
 
 TRAINER = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1}
@@ -74,6 +74,13 @@ def test_a_switch_goes_on_where_the_phase_before_ended(tmp_path: Path) -> None:
     assert [row["ended"] for row in result.sections[0].rows] == ["done", "done"]
     assert result.policies["switch"]["path"].endswith("phase1/model")
     assert "phase0" in " ".join(result.opened)
+
+
+def test_what_a_phase_leaves_of_its_budget_is_shared_by_the_later_ones() -> None:
+    whole = Budget(flops=9.0)
+    left = less(whole, Cost(flops=1.0, seconds=5.0))  # of its part, 3
+    assert (part_of(whole, 3), left, part_of(left, 2)) == (Budget(flops=3.0), Budget(flops=8.0), Budget(flops=4.0))
+    assert less(left, Cost(flops=10.0)) == Budget(flops=0.0)
 
 
 def test_a_phase_ends_where_its_reward_no_longer_rises_or_its_kl_is_high() -> None:
