@@ -32,8 +32,13 @@ def whole(value: Any) -> Any:
 
 def state_of(module: nn.Module) -> dict[str, Any]:
     """The state of a module, whose shards are whole tensors on the CPU; all processes must ask."""
-    found = whole(module.state_dict(keep_vars=processes.shards()))
-    return {name: each.detach() if isinstance(each, Tensor) else each for name, each in found.items()}
+    known: dict[int, Any] = {}  # tied weights stay one tensor, so that they are saved once
+    own = module.state_dict(keep_vars=processes.shards())
+    for value in own.values():
+        if id(value) not in known:
+            found = whole(value)
+            known[id(value)] = found.detach() if isinstance(found, Tensor) else found
+    return {name: known[id(value)] for name, value in own.items()}
 
 
 def like(value: Any, weights: Tensor) -> Any:
