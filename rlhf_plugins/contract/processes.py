@@ -109,7 +109,7 @@ def refuse_untried_zero(given: Mapping[str, Any], several: bool) -> None:
     for option, instead in UNTRIED_ZERO.items():
         if values[option] not in OFF:
             raise RunError(f"the launch asks for {option}, with which no recipe was tried: {instead}")
-    stage = str(given.get("zero_stage", ZERO_STAGES[-1]))
+    stage = str(given.get("zero_stage", 2))
     if stage not in ZERO_STAGES:
         raise RunError(f"the launch asks for zero_stage: {stage}, with which no recipe was tried: write 1, 2 or 3")
     if find_spec("deepspeed") is None:

@@ -6,7 +6,7 @@ It knows modules and weights, no trainer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -48,13 +48,8 @@ def whole_ones(weights: Iterable[nn.Parameter], changed: bool = False) -> Iterat
     """
     from deepspeed.runtime.zero import GatheredParameters
 
-    by_type: dict[Any, list[nn.Parameter]] = {}  # DeepSpeed gathers weights of one type at a time
-    for each in weights:
-        if is_partitioned(each):
-            by_type.setdefault(each.dtype, []).append(each)
-    with ExitStack() as stack:
-        for alike in by_type.values():
-            stack.enter_context(GatheredParameters(alike, modifier_rank=0 if changed else None))
+    parts = [each for each in weights if is_partitioned(each)]
+    with GatheredParameters(parts, modifier_rank=0 if changed else None):
         yield
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DIVISION, PARTS = "division", "parts"  # keys of a state
 OF_PART = "optimizer_state_dict"  # of DeepSpeed's state under ZeRO-3, which alone gives its optimizer its weights
 WHOLE = "as a whole"
-PERSISTING = "stage3_param_persistence_threshold"  # DeepSpeed gathers those that persist as if of one type
+PERSISTING = "stage3_param_persistence_threshold"  # what is written into a weight that persists would be lost
 AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
 
 

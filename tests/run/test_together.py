@@ -266,10 +266,14 @@ def test_a_launch_that_shards_weights_otherwise_is_refused(
         processes.join()
 
 
-def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("zero3", "asked"), [(False, "FSDP"), (True, "ZeRO-3")])
+def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(
+    monkeypatch: pytest.MonkeyPatch, zero3: bool, asked: str
+) -> None:
     monkeypatch.setattr(processes, "shards", lambda: True)
+    monkeypatch.setattr(processes, "zero3", lambda: zero3)
     together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
-    with pytest.raises(RunError, match="stage auto trains whole copies, and the launch asks for FSDP"):
+    with pytest.raises(RunError, match=f"stage auto trains whole copies, and the launch asks for {asked}"):
         together.refuse(stages({"stage": "auto"}))
 
 

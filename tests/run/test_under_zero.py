@@ -14,6 +14,7 @@ from several import DIES, ONLINE, RECIPE, REST, RUN, SAMPLED, WRITES_THE_SAME, a
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
+from rlhf_plugins.testing import tiny_base
 
 UNDER_ZERO = """\
 import sys
@@ -54,9 +55,11 @@ def environment(stage: str) -> dict[str, str]:
 def test_two_processes_that_divide_the_optimizer_train_what_one_trains(
     python: Warm, tmp_path: Path, stage: str, adapter: str
 ) -> None:
-    """In two batches a step, of which the last step has one."""
+    """In two batches a step, of which the last step has one; all weights of a base whose embeddings are its head's."""
     pytest.importorskip("deepspeed")
     one, two = (prepared(tmp_path / name, recipe(adapter), BATCH=size, GA=2) for name, size in (("a", 2), ("b", 1)))
+    for folder in (one, two):
+        tiny_base(folder / "base", tie_word_embeddings=adapter == "none")
     assert python(*RUN, cwd=one, env=os.environ | {DISABLED: "lifecycle.report"}).returncode == 0
     found = python.together("-c", UNDER_ZERO + DIES, "99", cwd=two, env=environment(stage))
     assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
@@ -183,6 +186,22 @@ def test_in_bfloat16_two_processes_that_divide_the_optimizer_are_two_with_whole_
     found += python.together("-c", WRITES_THE_SAME, cwd=parts, env=launched)
     assert [each.returncode for each in found] == [0] * 4, "".join(each.stderr for each in found)
     assert {each.dtype for each in weights(parts).values()} == {torch.float32}
+    assert_same(copies, parts, near=1e-5, names=COMPARED + LEARNED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("advantage", "adapter"), [(OWN, "none"), (BESIDE, LORA)])
+def test_partitions_of_weights_are_gathered_again_where_activations_are_recomputed(
+    python: Warm, tmp_path: Path, advantage: str, adapter: str
+) -> None:
+    pytest.importorskip("deepspeed")
+    own = online(advantage, adapter)
+    text = recipe(adapter) + own[own.index("  - stage: online") :]
+    text = text.replace("logging_steps: 1", "logging_steps: 1, gradient_checkpointing: true")
+    copies, parts = (prepared(tmp_path / name, text, BATCH=2, GA=1) for name in ("copies", "parts"))
+    found = python.together("-c", WRITES_THE_SAME, cwd=copies, env=os.environ | {DISABLED: "lifecycle.report"})
+    found += python.together("-c", UNDER_ZERO + WRITES_THE_SAME, cwd=parts, env=environment("3"))
+    assert [each.returncode for each in found] == [0] * 4, "".join(each.stderr for each in found)
     assert_same(copies, parts, near=1e-5, names=COMPARED + LEARNED)
 
 
