@@ -95,7 +95,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.engine.mixture import mix
     from rlhf_plugins.forecast.forecast import estimate
     from rlhf_plugins.recipe.check import check_recipe
-    from rlhf_plugins.recipe.public import component, read_options, recipe_digest
+    from rlhf_plugins.recipe.public import component, read_options, read_yaml, recipe_digest
     from rlhf_plugins.run.record import RunRecord, open_run
     from rlhf_plugins.run.run import run_recipe
     from rlhf_plugins.run.session import session
@@ -211,6 +211,7 @@ __all__ = [
     "nearest_path",
     "open_run",
     "read_options",
+    "read_yaml",
     "recipe_digest",
     "registry",
     "run_recipe",
@@ -244,6 +245,7 @@ _LAZY = {
     "mix": "rlhf_plugins.engine.mixture",
     "open_run": "rlhf_plugins.run.record",
     "read_options": "rlhf_plugins.recipe.public",
+    "read_yaml": "rlhf_plugins.recipe.public",
     "recipe_digest": "rlhf_plugins.recipe.public",
     "run_recipe": "rlhf_plugins.run.run",
     "session": "rlhf_plugins.run.session",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_plugins.contract.component import Component
+from rlhf_plugins.data import digests
 from rlhf_plugins.errors import RecipeError
 from rlhf_plugins.recipe import assemble
 from rlhf_plugins.recipe.resolve import Resolver
@@ -26,7 +30,8 @@ def recipe_digest(recipe: AnyRecipe, registry: Registry | None = None) -> str:
     """A digest of the resolved recipe without `output_dir`, equal for recipes of equal meaning; 16 hexadecimal digits.
 
     Defaults that are written out, the order of keys, and `1e-5` or `0.00001` make no difference. A file under
-    `plugins:` counts by its content, not its path. TRL's options in `trainer:` count as they are written.
+    `plugins:` counts by its content, not its path; other files and folders that are named, such as those of rows, of
+    a base or with a function, count by both. TRL's options in `trainer:` count as they are written.
 
     Raises:
         RecipeError: the recipe has a fault.
@@ -36,6 +41,8 @@ def recipe_digest(recipe: AnyRecipe, registry: Registry | None = None) -> str:
     values = check_recipe(recipe, registry=registry)
     del values["output_dir"]
     values["plugins"] = [in_file(Path(file)).plugin.version for file in values["plugins"]]
+    if content := dict(_contents(values)):
+        values["content"] = content
     return sha256(json.dumps(_canonical(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -72,6 +79,27 @@ def read_options(file: str | Path, cls: type[Options], registry: Registry | None
         except assemble.Refused as refused:
             problems = [(refused.keys, str(refused))]
     raise RecipeError(source.fault(*problem) for problem in problems)
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file of a package's own, under the rules of a recipe: no key twice, no tags.
+
+    Raises:
+        RecipeError: it names the file and the line.
+    """
+    values: dict[str, Any] = read(file).values
+    return values
+
+
+def _contents(value: Any) -> Iterator[tuple[str, str]]:
+    """The digest of each file and folder that a resolved recipe names, whose paths are absolute."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _contents(inner)
+    elif isinstance(value, str) and os.path.isabs(value):
+        path = value if os.path.exists(value) else re.split("[:#](?=[^/]*$)", value)[0]  # FILE.py:FUNCTION, RUN#STAGE
+        if found := digests.of_path(path):
+            yield value, found
 
 
 def _canonical(value: Any) -> Any:

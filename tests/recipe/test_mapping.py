@@ -109,6 +109,22 @@ def test_a_file_of_components_counts_by_its_content(write: Write, registry: Regi
     assert digest("a.py", OWN) == digest("b.py", OWN) != digest("c.py", OWN + "# changed\n")
 
 
+def test_a_file_that_a_recipe_names_counts_by_its_content_too(tmp_path: Path) -> None:
+    (rows := tmp_path / "rows.jsonl").write_text('{"prompt": "one"}')
+    (code := tmp_path / "mine.py").write_text("def f(completions): ...")
+    online = {"stage": "online", "reward": {"use": "python", "path": f"{code}:f"}}
+
+    def digest() -> str:
+        data = {"format": "prompts", "source": str(rows)}
+        return recipe_digest({"base": "sandbox", "data": data, "stages": [online]})
+
+    first = digest()
+    rows.write_text('{"prompt": "two"}')
+    second = digest()
+    code.write_text("def f(completions): return None")
+    assert len({first, second, digest()}) == 3
+
+
 def test_a_component_is_made_by_its_name() -> None:
     inner = component("reward_loss", "bradley_terry")
     assert isinstance(inner, RewardLoss)

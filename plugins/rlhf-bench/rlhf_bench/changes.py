@@ -15,7 +15,7 @@ from rlhf_bench.suite import Suite
 
 ABOUT = (
     "Gold reward on the task less gold reward on the task that it is read against, on the same prompts and seeds: 0 "
-    "is robust. A dash: not on the same prompts, or not run."
+    "is robust. A dash: not on the same prompts, or not run. Intervals are not corrected for their number."
 )
 
 

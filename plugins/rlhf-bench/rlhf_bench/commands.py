@@ -9,9 +9,13 @@ import typer
 
 from rlhf_plugins import hookimpl
 
+SUITES = ("three_ways", "more_ways", "overfit", "frontier", "hybrids", "selection")  # the bundled ones
+
 
 def bench(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A YAML file, or the name of a bundled suite.")],
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help=f"A YAML file, or one of {', '.join(SUITES)}.")
+    ] = "three_ways",
     quick: Annotated[bool, typer.Option("--quick", help="With the values of the suite's block `quick`.")] = False,
     root: Annotated[Path, typer.Option("--runs", help="Where runs are kept, shared by suites.")] = Path("runs/bench"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,

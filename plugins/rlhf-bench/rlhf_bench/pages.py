@@ -25,8 +25,10 @@ td, th { padding: .25rem .6rem; border-bottom: 1px solid #8884; text-align: left
 svg { max-width: 100%; } svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 """
 OF_COST = (
-    "Of all stages of an algorithm together. Tokens are those trained on and those sampled; 90% is where the reward of "
-    "the last stage, as a moving mean, has made 90% of its way, its seconds with those of the stages before."
+    "Of all stages of an algorithm together. Tokens are those trained on and those sampled. 90% is where the last "
+    "stage's own curve, as a moving mean, has made 90% of its way: of an online stage the reward, of a preference loss "
+    "the margin of its implied rewards, of rounds the reward of each; seconds are with those of the stages before. It "
+    "is a mean over the seeds whose curve rose, and no measure that algorithms share."
 )
 
 
@@ -113,6 +115,7 @@ def _where(suite: Suite, rows: Sequence[Row]) -> str:
     on = f" on {' or '.join(map(str, prompts))} held-out prompts" if prompts else ""
     return (
         f"Seeds {seeds}{where}; every algorithm has {budget} for all of its training stages. Gold is the judge's mean "
-        f"score{on}, intervals are 95% of a bootstrap over seeds and prompts, KL is to the base in nats a response. "
-        "Seconds share the machine with other work."
+        f"score{on}; intervals of 95% are the wider of a bootstrap over seeds and prompts and of Student's over the "
+        "means of the seeds; KL is to the base in nats a response. Seconds and memory are of processes that shared the "
+        "machine, one run after the other."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +14,7 @@ from rlhf_bench.suite import Cell
 from rlhf_plugins import RlhfError, RunError, RunInUse, open_run, run_recipe
 
 Say = Callable[[str], None]
+KILLED = "its process was ended from outside, perhaps for its memory; the same command goes on with it"
 CELLS = "cells"  # the folder of runs, each named by the digest of its recipe: suites share them
 
 
@@ -40,8 +42,11 @@ def run_all(cells: Sequence[Cell], root: Path, jobs: int = 1, retry: bool = Fals
         say: prints a line of progress.
     """
     ended = ("finished",) if retry else ("finished", "failed")
-    missing = list({cell.digest: cell for cell in cells if status_of(root, cell) not in ended}.values())
-    say(f"{len(cells)} runs, {len(cells) - len(missing)} of them there")
+    statuses = {cell.digest: status_of(root, cell) for cell in cells}
+    missing = list({cell.digest: cell for cell in cells if statuses[cell.digest] not in ended}.values())
+    failed = 0 if retry else sum(statuses[cell.digest] == "failed" for cell in cells)
+    again = f", {failed} of these failed (--retry runs them again)" if failed else ""
+    say(f"{len(cells)} runs, {len(cells) - len(missing)} of them there{again}")
     began = time.monotonic()
     for done, (cell, fault) in enumerate(_each(missing, root, jobs), 1):
         left = (time.monotonic() - began) / done * (len(missing) - done)
@@ -68,10 +73,19 @@ def _each(cells: Sequence[Cell], root: Path, jobs: int) -> Iterator[tuple[Cell, 
     if jobs == 1:
         yield from ((cell, perform(cell, root)) for cell in cells)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = {pool.submit(perform, cell, root): cell for cell in cells}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
+    left = list(cells)
+    while left:
+        broken = []
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            waiting = {pool.submit(perform, cell, root): cell for cell in left}
+            for future in as_completed(waiting):
+                try:
+                    yield waiting[future], future.result()
+                except BrokenProcessPool:  # one process was killed, which ends the others and all that wait
+                    broken.append(waiting[future])
+        begun = [cell for cell in broken if status_of(root, cell) != "missing"] or broken
+        yield from ((cell, KILLED) for cell in begun)
+        left = [cell for cell in broken if cell not in begun]
 
 
 def _nothing(line: str) -> None:

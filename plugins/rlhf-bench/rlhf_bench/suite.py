@@ -22,9 +22,7 @@ from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rlhf_plugins import RecipeError, RunError, check_recipe, nearest, recipe_digest
+from rlhf_plugins import RecipeError, RunError, check_recipe, component, nearest, read_yaml, recipe_digest
 
 Recipe = dict[str, Any]
 SHARED = ("base", "adapter", "quantization", "engine", "plugins")  # of every recipe
@@ -86,18 +84,14 @@ def read(file: Path, quick: bool = False) -> Suite:
 
     Raises:
         RunError: it holds every fault that was found.
+        RecipeError: it is no YAML file of plain values, or writes a key twice.
     """
-    try:
-        words = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(words, dict):
-        raise RunError(f"{file}: a suite is a mapping with {', '.join(OPTIONS)}")
+    words = whole = read_yaml(file)
     if quick and not (words.get("quick") and isinstance(words["quick"], dict)):
         raise RunError(f"{file}: has no block `quick` of options, which says what --quick leaves out")
     words = {**words, **words["quick"]} if quick else words
     if isinstance(words.get("tasks"), list) or isinstance(words.get("algorithms"), list):
-        words = _picked(file, words, yaml.safe_load(file.read_text(encoding="utf-8")))
+        words = _picked(file, words, whole)
     return _Reader(file, words, f"{file.stem}-quick" if quick else file.stem).suite()
 
 
@@ -106,14 +100,16 @@ def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:
     for key in ("tasks", "algorithms"):
         names, known = words[key], whole.get(key)
         if isinstance(names, list) and isinstance(known, dict):
-            if unknown := [name for name in names if name not in known]:
+            if unknown := [str(name) for name in names if name not in list(known)]:
                 raise RunError(f"{file}: quick.{key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
             words = {**words, key: {name: _within(known[name], names) for name in names}}
     return words
 
 
-def _within(one: Recipe, names: Iterable[str]) -> Recipe:
+def _within(one: Any, names: Iterable[str]) -> Any:
     """A task without an `against` that is not picked."""
+    if not isinstance(one, dict):
+        return one
     return {key: value for key, value in one.items() if key != "against" or value in names}
 
 
@@ -133,6 +129,8 @@ class _Reader:
                 self.fault(key, f"should be {what} of {'options' if kind is dict else 'stages'}, got {words[key]!r}")
         tasks = self.mapping("tasks", OF_TASK, "data")
         written = self.mapping("algorithms", OF_ALGORITHM, "stages")
+        for name, one in written.items():
+            self.listed(name, one.get("stages") if isinstance(one, dict) else None)
         seeds, budget = self.seeds(), self.budget()
         self.refuse()
         algorithms, knobs = self.with_knobs(written)
@@ -178,6 +176,10 @@ class _Reader:
                 self.unknown(f"{key}.{name}", one, known)
         return {str(name): one for name, one in found.items()}
 
+    def listed(self, name: str, stages: Any) -> None:
+        if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+            self.fault(f"algorithms.{name}.stages", "should be a list of stages, as in a recipe")
+
     def seeds(self) -> tuple[int, ...]:
         seeds = self.words.get("seeds", [1, 2, 3])
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
@@ -194,8 +196,8 @@ class _Reader:
             self.fault("budget", f"should be one of {' or '.join(f'{{{name}: NUMBER}}' for name in BUDGETS)}")
             return {}
         ((unit, amount),) = budget.items()
-        if not isinstance(amount, int | float) or not amount > 0 or not isfinite(amount):
-            self.fault(f"budget.{unit}", f"should be a finite number above 0, got {amount!r}")
+        if type(amount) not in (int, float) or not amount > 0 or not isfinite(amount):
+            self.fault(f"budget.{unit}", f"should be a finite number above 0, got {amount!r}{_as_number(amount)}")
             return {}
         return {unit: float(amount)}
 
@@ -226,17 +228,20 @@ class _Reader:
     def turned(self, name: str, one: Recipe, path: str, value: float) -> Recipe:
         """The algorithm with another value at `stage.option.option`."""
         turned = copy.deepcopy(one)
-        stage, *keys, last = path.split(".")
+        stage, *keys = path.split(".")
         found = {each.get("name", each.get("stage")): each for each in turned["stages"]}
-        if stage not in found or not path.count("."):
+        if stage not in found or not keys:
             self.fault(f"algorithms.{name}.knob.{path}", f"begins with no stage of it {nearest(stage, found)}")
             return turned
         place = found[stage]
-        for key in keys:
-            inner = place.get(key)
-            place[key] = {"use": inner} if isinstance(inner, str) else dict(inner or {})
+        for key in keys[:-1]:
+            inner = place.get(key) or {}
+            if not isinstance(inner, str | dict):
+                self.fault(f"algorithms.{name}.knob.{path}", f"{key} is no component or block of options: {inner!r}")
+                return turned
+            place[key] = {"use": inner} if isinstance(inner, str) else dict(inner)
             place = place[key]
-        place[last] = value
+        place[keys[-1]] = value
         return turned
 
     def cells(
@@ -244,7 +249,8 @@ class _Reader:
     ) -> Iterator[Cell]:
         for name, one in algorithms.items():
             left_out = one.get("not_on", [])
-            if not isinstance(left_out, list) or not set(tasks) - set(left_out):
+            named = isinstance(left_out, list) and all(isinstance(each, str) for each in left_out)
+            if not named or not set(tasks) - set(left_out):
                 self.fault(f"algorithms.{name}.not_on", f"should be a list of some of the tasks, got {left_out!r}")
                 continue
             for other in set(left_out) - tasks.keys():
@@ -259,9 +265,6 @@ class _Reader:
 
     def stages(self, name: str, written: Any, budget: Mapping[str, float]) -> list[Recipe]:
         """The stages of an algorithm, each with its share of the budget."""
-        if not isinstance(written, list) or not all(isinstance(stage, dict) for stage in written):
-            self.fault(f"algorithms.{name}.stages", "should be a list of stages, as in a recipe")
-            return []
         for stage in written:
             if "budget" in stage:
                 self.fault(f"algorithms.{name}.stages", "a stage has a budget of its own: use `share`, a part of all")
@@ -296,9 +299,20 @@ class _Reader:
             return ()
         first = len(self.words.get("start") or [])
         own = resolved[first : first + count]
+        made = [component("stage", stage["stage"], **{k: v for k, v in stage.items() if k != "stage"}) for stage in own]
+        if not any("policy" in stage.makes for stage in made):
+            self.fault(f"algorithms.{algorithm}.stages", "none of them makes a policy, which could be compared")
         for stage in own:
             if stage.get("budget", {"share": 0}) is None:
                 self.fault(
                     f"algorithms.{algorithm}.stages", f"{stage['name']} has no share, and trains without a limit"
                 )
         return tuple(str(stage["name"]) for stage in own)
+
+
+def _as_number(written: Any) -> str:
+    """How YAML wants the number that a text is; empty where it is none."""
+    try:
+        return f"; write {float(written):.1e}" if isinstance(written, str) else ""
+    except ValueError:
+        return ""

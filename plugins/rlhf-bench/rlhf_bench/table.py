@@ -142,16 +142,34 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
         other = by_run.get((task, suite.baseline, seed))
         if other and _beside(row, suite.baseline, other) is None and name != suite.baseline:
             said.append(f"{task}, {name}, seed {seed}: no gain, other prompts have a score than those of the baseline.")
-    for line in found:
-        spent = line.means["spent"]
-        if spent is not None and abs(spent - 1) > EQUAL:
-            said.append(f"{line.task}, {line.algorithm}: used {100 * spent:.0f}% of the budget, not equal compute.")
+    said += _unequal(by_run)
     if any(line.rating for line in found):
         said.append("Human ratings are means over prompts, with intervals by resampling prompts.")
     judges = {row["judge"] for row in rows if row["status"] == "finished"}
     if judges - {GOLD}:
-        said.append(f"Judged by {', '.join(sorted(judges))}: a reward model favours what was trained on it.")
-    return said
+        said.append(f"Judged by {', '.join(sorted(judges))}: a policy that was trained on its judge is favoured.")
+    return [*said, *_versions(list(by_run.values()))]
+
+
+def _unequal(by_run: Mapping[tuple[str, str, int], Row]) -> list[str]:
+    """The runs of an algorithm on a task that did not use its budget, or used more."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for (task, name, seed), row in by_run.items():
+        if row["spent"] is not None and abs(row["spent"] - 1) > EQUAL:
+            found.setdefault((task, name), {})[seed] = f"{100 * row['spent']:.0f}%"
+    ending = "of the budget, not equal compute"
+    return [
+        f"{task}, {name}, seed {', '.join(map(str, of))}: used {', '.join(of.values())} {ending}."
+        for (task, name), of in found.items()
+    ]
+
+
+def _versions(rows: Sequence[Row]) -> list[str]:
+    """What has not the same version in all runs."""
+    names = sorted({name for row in rows for name in row["versions"]})
+    seen = {name: sorted({str(row["versions"].get(name, "none")) for row in rows}) for name in names}
+    differ = [f"{name} {' and '.join(of)}" for name, of in seen.items() if len(of) > 1]
+    return [f"Runs were made with other versions: {'; '.join(differ)}."] if differ else []
 
 
 def verdicts(suite: Suite, found: Sequence[Line]) -> list[str]:

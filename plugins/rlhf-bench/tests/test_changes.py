@@ -9,6 +9,8 @@ from rlhf_bench.changes import changes, table
 from rlhf_bench.suite import Suite
 from rlhf_bench.table import MEANS, lines, notes, won
 
+NONE: dict[str, Any] = {**dict.fromkeys(MEANS), "dimensions": {}, "tasks": {}, "ratings": {}, "base": [0.0]}
+NONE |= {"judge": "gold reward", "versions": {"torch": "2.13"}}
 TASKS = {"clean": "", "flips": "", "far": ""}
 
 
@@ -30,13 +32,22 @@ def test_a_change_is_the_mean_difference_on_the_same_prompts() -> None:
 
 def test_a_gain_is_of_the_same_prompts_alone() -> None:
     """A judge that abstains leaves other prompts out under each algorithm."""
-    none = {**dict.fromkeys(MEANS), "dimensions": {}, "tasks": {}, "ratings": {}, "base": [0.0], "judge": "gold reward"}
-    rows = [{**none, **row("clean", seed, 2, 4)} for seed in (1, 2)]
-    rows += [{**none, **row("clean", seed, 1, 1, prompts=of), "algorithm": "ipo"} for seed, of in ((1, "a"), (2, "b"))]
+    rows = [{**NONE, **row("clean", seed, 2, 4)} for seed in (1, 2)]
+    rows += [{**NONE, **row("clean", seed, 1, 1, prompts=of), "algorithm": "ipo"} for seed, of in ((1, "a"), (2, "b"))]
     suite = Suite("s", "", (1, 2), {"flops": 1.0}, "dpo", {"clean": ""}, {"dpo": "", "ipo": ""}, {}, ())
     found = lines(suite, rows)
     assert [line.gain and line.gain.mean for line in found] == [None, None, -2.0]
     assert any(note.startswith("clean, ipo, seed 2: no gain") for note in notes(suite, rows, found))
+
+
+def test_each_seed_that_is_not_at_equal_compute_is_named_and_so_are_other_versions() -> None:
+    rows = [{**NONE, **row("clean", seed, 2, 4), "spent": spent} for seed, spent in ((1, 0.7), (2, 1.3), (3, 1.0))]
+    rows[0]["versions"] = {"torch": "2.12"}
+    suite = Suite("s", "", (1, 2, 3), {"flops": 1.0}, "dpo", {"clean": ""}, {"dpo": ""}, {}, ())
+    assert notes(suite, rows, lines(suite, rows)) == [
+        "clean, dpo, seed 1, 2: used 70%, 130% of the budget, not equal compute.",
+        "Runs were made with other versions: torch 2.12 and 2.13.",
+    ]
 
 
 def test_a_prompt_is_won_by_a_gain_and_half_won_by_a_draw() -> None:

@@ -52,9 +52,9 @@ def test_properties_are_means_over_tasks_beside_what_textbooks_say() -> None:
         "10 (10 to 10)",
         "10 (10 to 10)",
         "PPO least efficient",
-        "yes",
+        "-",  # seconds of a shared machine judge nobody
     ]
-    assert rows["cost: peak memory, GiB"][4] == "no"
+    assert rows["stability: sd of gold over seeds"][4] == "no"
     assert rows["responses rewarded: needs a reward model"][4] == "yes"
     assert rows["cost: seconds until 90% of the way"][0] == "-"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from rlhf_bench.bundled import find
 from rlhf_bench.commands import bench
 from rlhf_bench.measures import converged
 from rlhf_bench.pages import as_json
-from rlhf_bench.runs import perform
+from rlhf_bench.runs import KILLED, perform, run_all
 from rlhf_bench.suite import read
 
-from rlhf_plugins import Curve, RunError
+from rlhf_plugins import Curve, RecipeError, RunError
 
 Write = Callable[..., Path]
 STAGE = {"stage": "preference", "name": "dpo", "loss": "dpo"}
@@ -59,6 +61,30 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"tasks": {"clean": {"data": {"format": "sandbox"}, "against": "clear"}}},
         "tasks.clean.against: no other task 'clear' (known: none)",
     ),
+    "a knob that names no stage": (
+        {"algorithms": {"a": {"stages": [STAGE], "knob": {"beta": [0.1, 0.5]}}}},
+        "algorithms.a.knob.beta: begins with no stage of it",
+    ),
+    "stages that are words": (
+        {"algorithms": {"a": {"stages": ["preference"], "knob": {"dpo.loss.beta": [0.1, 0.5]}}}},
+        "algorithms.a.stages: should be a list of stages",
+    ),
+    "a knob through a list": (
+        {"algorithms": {"a": {"stages": [{**STAGE, "loss": ["dpo"]}], "knob": {"dpo.loss.beta": [0.1, 0.5]}}}},
+        "algorithms.a.knob.dpo.loss.beta: loss is no component or block of options: ['dpo']",
+    ),
+    "a list of tasks in a list": (
+        {"algorithms": {"a": {"stages": [STAGE], "not_on": [["clean"]]}}},
+        "algorithms.a.not_on: should be a list of some of the tasks, got [['clean']]",
+    ),
+    "no policy": (
+        {"algorithms": {"a": {"stages": [{"stage": "reward_model"}]}}, "baseline": "base"},
+        "algorithms.a.stages: none of them makes a policy",
+    ),
+    "a number that YAML reads as text": (
+        {"budget": {"flops": "2e13"}},
+        "budget.flops: should be a finite number above 0, got '2e13'; write 2.0e+13",
+    ),
     "a task that is not there": (
         {"algorithms": {"a": {"stages": [{"stage": "preference"}], "not_on": ["claen"]}}, "baseline": "base"},
         "no task 'claen' (did you mean clean?",
@@ -72,6 +98,17 @@ def test_a_suite_that_cannot_be_run_is_refused_with_its_reason(case: str, suite:
     with pytest.raises(RunError) as refused:
         read(suite(**changes))
     assert message in str(refused.value)
+
+
+def test_a_task_without_options_is_refused_where_quick_picks_it(suite: Write) -> None:
+    with pytest.raises(RunError, match="tasks.clean: needs `data`"):
+        read(suite(tasks={"clean": None}, quick={"tasks": ["clean"]}), quick=True)
+
+
+def test_a_task_that_is_written_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("tasks:\n  clean: {data: sandbox}\n  clean: {data: sandbox}\n")
+    with pytest.raises(RecipeError, match="key 'clean' is written twice: on line 2 and on line 3"):
+        read(tmp_path / "a.yaml")
 
 
 def test_a_knob_makes_an_algorithm_of_each_value(suite: Write) -> None:
@@ -100,6 +137,43 @@ def test_a_bundled_suite_is_sound(name: str, quick: bool) -> None:
 def test_a_name_that_no_bundled_suite_has() -> None:
     with pytest.raises(RunError, match="did you mean three_ways"):
         find("three_way")
+
+
+class Pool:
+    """An executor whose process is killed in the first run; every later one works."""
+
+    made = 0
+
+    def __init__(self, *_: Any) -> None:
+        Pool.made += 1
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def submit(self, *_: Any) -> Future[str]:
+        future = Future[str]()
+        if Pool.made == 1:
+            future.set_exception(BrokenProcessPool("killed"))
+        else:
+            future.set_result("")
+        return future
+
+
+def test_a_process_that_is_killed_ends_its_run_alone(
+    suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = read(suite()).cells
+    monkeypatch.setattr("rlhf_bench.runs.ProcessPoolExecutor", Pool)
+    statuses = {cell.digest: "missing" for cell in cells} | {cells[1].digest: "running"}
+    monkeypatch.setattr("rlhf_bench.runs.status_of", lambda root, cell: statuses[cell.digest])
+    said: list[str] = []
+    run_all(cells, tmp_path, jobs=2, say=said.append)
+    assert [line.partition(": ")[2].partition(";")[0] for line in said[1:]] == [
+        KILLED.partition(";")[0],
+        *["finished"] * 3,
+    ]
 
 
 @pytest.mark.slow
