@@ -98,7 +98,7 @@ def _contents(value: Any) -> Iterator[tuple[str, str]]:
             yield from _contents(inner)
     elif isinstance(value, str) and os.path.isabs(value):
         path = value if os.path.exists(value) else re.split("[:#](?=[^/]*$)", value)[0]  # FILE.py:FUNCTION, RUN#STAGE
-        if found := digests.of_path(path):
+        if os.path.dirname(path) != path and (found := digests.of_path(path)):  # a text may be a slash
             yield value, found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,17 @@ def test_a_file_that_a_recipe_names_counts_by_its_content_too(tmp_path: Path) ->
     second = digest()
     code.write_text("def f(completions): return None")
     assert len({first, second, digest()}) == 3
+
+
+def test_a_recipe_that_names_no_file_has_the_digest_of_its_values_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that exist are found again by it. A text that is a slash is no folder to be read whole."""
+    monkeypatch.setattr("rlhf_plugins.data.digests.of_path", lambda path: pytest.fail(f"reads {path}"))
+    stage = {"stage": "preference", "trainer": {"run_name": "/"}}
+    recipe = {"base": "sandbox", "data": {"format": "sandbox"}, "stages": [stage]}
+    values = check_recipe(recipe)
+    del values["output_dir"]
+    whole = json.loads(json.dumps(values), parse_float=lambda text: int(f) if (f := float(text)).is_integer() else f)
+    assert recipe_digest(recipe) == sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_a_component_is_made_by_its_name() -> None:

@@ -8,6 +8,7 @@ from rlhf_bench.markup import Table, number, shown
 from rlhf_bench.suite import Suite
 from rlhf_bench.table import TASK, Line
 
+APART = 0.02  # of the budget, which steps of a training divide into parts of about a hundredth
 Column = tuple[str, Callable[[Line], str]]
 WHO: list[Column] = [("task", lambda line: line.task), ("algorithm", lambda line: line.algorithm)]
 
@@ -18,6 +19,23 @@ def mean(title: str, key: str, form: str = ".2f", unit: float = 1.0) -> Column:
     def cell(line: Line) -> str:
         value = line.means.get(key)
         return number(value if value is None else value / unit, form)
+
+    return title, cell
+
+
+def spent(line: Line) -> str:
+    """The part of the budget that was used, from the least to the most of the seeds where these are apart."""
+    least, most = (line.means.get(key) for key in ("least_spent", "most_spent"))
+    apart = least is not None and most is not None and most - least > APART
+    return f"{least:.0%} to {most:.0%}" if apart else number(line.means.get("spent"), ".0%")
+
+
+def of_all(title: str, key: str) -> Column:
+    """A mean over all seeds, or how many of them have one."""
+
+    def cell(line: Line) -> str:
+        value = line.means.get(key)
+        return f"{line.means['converged_seeds']:.0f} of {len(line.seeds)}" if value is None else f"{value:.0f}"
 
     return title, cell
 
@@ -43,12 +61,12 @@ COST: list[Column] = [
     *WHO,
     mean("seconds", "seconds", ".0f"),
     mean("TFLOPs", "flops", ".2f", 1e12),
-    mean("budget used", "spent", ".0%"),
+    ("budget used", spent),
     mean("GiB", "peak_bytes", ".2f", 2**30),
     mean("tokens/s", "tokens_per_second", ".0f"),
     mean("responses rewarded", "reward_calls", ".0f"),
-    mean("90% at step", "converged_step", ".0f"),
-    mean("90% after seconds", "converged_seconds", ".0f"),
+    of_all("90% at step", "converged_step"),
+    of_all("90% after seconds", "converged_seconds"),
 ]
 
 

@@ -28,7 +28,7 @@ OF_COST = (
     "Of all stages of an algorithm together. Tokens are those trained on and those sampled. 90% is where the last "
     "stage's own curve, as a moving mean, has made 90% of its way: of an online stage the reward, of a preference loss "
     "the margin of its implied rewards, of rounds the reward of each; seconds are with those of the stages before. It "
-    "is a mean over the seeds whose curve rose, and no measure that algorithms share."
+    "is no measure that algorithms share. Where not all seeds' curves rose, how many did takes the place of the mean."
 )
 
 

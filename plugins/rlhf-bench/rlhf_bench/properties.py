@@ -68,12 +68,13 @@ def properties(suites: Mapping[str, Bench]) -> Table:
 def of_lines(bench: Bench) -> list[Property]:
     """What the runs needed, how seeds differ, and what they cost."""
     values = partial(by_task, bench)
+    rose = values("converged_seconds")
     return [
         Property("responses rewarded: needs a reward model", values("reward_calls"), MAIN, ".0f", "PPO alone", alone),
         Property("tokens sampled in training: online", values("generated_tokens"), MAIN, ".0f", "PPO alone", alone),
         Property("stability: sd of gold over seeds", values("spread"), MAIN, ".2f", "PPO medium, others high", highest),
         Property("cost: seconds", values("seconds"), MAIN, ".0f", "PPO least efficient"),
-        Property("cost: seconds until 90% of the way", values("converged_seconds"), MAIN, ".0f"),
+        Property(f"cost: seconds until 90% of the way{_some(bench, rose)}", rose, MAIN, ".0f"),
         Property("cost: peak memory, GiB", values("peak_bytes", 2**30), MAIN, ".2f", "PPO most"),
         Property("cost: tokens a second", values("tokens_per_second"), MAIN, ".0f"),
     ]
@@ -87,6 +88,12 @@ def by_task(bench: Bench, key: str, unit: float = 1.0) -> dict[str, list[float]]
     }
     whole = [task for task in bench.get("tasks", ()) if all(found.get((task, name)) is not None for name in names)]
     return {name: [found[task, name] / unit for task in whole] for name in names}
+
+
+def _some(bench: Bench, values: Mapping[str, Sequence[float]]) -> str:
+    """On how many tasks the values are, where not on all."""
+    count = max(map(len, values.values()), default=0)
+    return f", {count} of {len(bench['tasks'])} tasks" if 0 < count < len(bench["tasks"]) else ""
 
 
 def of_changes(bench: Bench) -> list[Property]:

@@ -229,7 +229,7 @@ class _Reader:
         """The algorithm with another value at `stage.option.option`."""
         turned = copy.deepcopy(one)
         stage, *keys = path.split(".")
-        found = {each.get("name", each.get("stage")): each for each in turned["stages"]}
+        found = {str(each.get("name", each.get("stage"))): each for each in turned["stages"]}
         if stage not in found or not keys:
             self.fault(f"algorithms.{name}.knob.{path}", f"begins with no stage of it {nearest(stage, found)}")
             return turned
@@ -284,7 +284,7 @@ class _Reader:
 
     def recipe(self, stages: list[Recipe]) -> Recipe:
         shared = {key: self.words[key] for key in SHARED if key in self.words}
-        evaluate = {"stage": "evaluate", **self.words.get("evaluate", {})}
+        evaluate = {"stage": "evaluate", **(self.words.get("evaluate") or {})}
         around = [self.words.get(key) or [] for key in ("start", "judge")]
         return {"base": "sandbox", **shared, "stages": [*around[0], *stages, *around[1], evaluate]}
 

@@ -42,8 +42,8 @@ class Line:
 MEANS = (
     "kl", "out_of_distribution", "win_rate", "normalised", "length", "distinct_1", "distinct_2", "perplexity", "flops",
     "seconds", "spent", "trained_tokens", "generated_tokens", "tokens_per_second", "reward_calls", "peak_bytes",
-    "converged_step", "converged_seconds",
 )  # fmt: skip
+OF_ALL = ("converged_step", "converged_seconds")  # which have a mean only where every seed has them
 
 
 def lines(suite: Suite, rows: Sequence[Row]) -> list[Line]:
@@ -63,8 +63,8 @@ def _of_task(suite: Suite, task: str, rows: Sequence[Row]) -> Iterator[Line]:
     by_seed = {(row["algorithm"], row["seed"]): row for row in mine}
     base = {row["seed"]: row[BASE] for row in mine}
     if base:
-        gold = estimate(list(base.values()))
-        yield Line(task, BASE, tuple(base), gold, None, None, _spread(list(base.values())), dict.fromkeys(MEANS))
+        scores, none = list(base.values()), dict.fromkeys((*MEANS, *OF_ALL))
+        yield Line(task, BASE, tuple(base), estimate(scores), None, None, _spread(scores), none)
     for algorithm in suite.algorithms:
         own = {seed: row for (name, seed), row in by_seed.items() if name == algorithm}
         if not own:
@@ -102,7 +102,17 @@ def _means(rows: Sequence[Row]) -> dict[str, float | None]:
     means = {key: _mean([row[key] for row in rows]) for key in MEANS}
     parts = {"": "dimensions", TASK: "tasks"}
     named = {prefix + name: (key, name) for prefix, key in parts.items() for name in rows[0][key] or {}}
-    return means | {label: _mean([row[key].get(name) for row in rows]) for label, (key, name) in named.items()}
+    means |= {label: _mean([row[key].get(name) for row in rows]) for label, (key, name) in named.items()}
+    return means | _between_seeds(rows)
+
+
+def _between_seeds(rows: Sequence[Row]) -> dict[str, float | None]:
+    """What a mean over seeds would hide: the least and the most of the budget, and how many curves rose."""
+    spent = [float(row["spent"]) for row in rows if row["spent"] is not None]
+    rose = [row for row in rows if row["converged_step"] is not None]
+    of_all = {key: _mean([row[key] for row in rows]) if len(rose) == len(rows) else None for key in OF_ALL}
+    ends = {"least_spent": min(spent, default=None), "most_spent": max(spent, default=None)}
+    return {**ends, **of_all, "converged_seeds": float(len(rose))}
 
 
 def won(gains: Sequence[Any]) -> Estimate:

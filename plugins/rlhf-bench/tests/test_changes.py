@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from rlhf_bench.changes import changes, table
+from rlhf_bench.columns import COST
 from rlhf_bench.suite import Suite
-from rlhf_bench.table import MEANS, lines, notes, won
+from rlhf_bench.table import MEANS, OF_ALL, lines, notes, won
 
-NONE: dict[str, Any] = {**dict.fromkeys(MEANS), "dimensions": {}, "tasks": {}, "ratings": {}, "base": [0.0]}
+NONE: dict[str, Any] = {**dict.fromkeys((*MEANS, *OF_ALL)), "dimensions": {}, "tasks": {}, "ratings": {}, "base": [0.0]}
 NONE |= {"judge": "gold reward", "versions": {"torch": "2.13"}}
 TASKS = {"clean": "", "flips": "", "far": ""}
 
@@ -48,6 +49,19 @@ def test_each_seed_that_is_not_at_equal_compute_is_named_and_so_are_other_versio
         "clean, dpo, seed 1, 2: used 70%, 130% of the budget, not equal compute.",
         "Runs were made with other versions: torch 2.12 and 2.13.",
     ]
+
+
+def test_the_table_of_cost_shows_what_a_mean_over_seeds_would_hide() -> None:
+    rose = {"converged_step": 60, "converged_seconds": 5.0}
+    rows = [{**NONE, **row("clean", seed, 2), "spent": spent, **rose} for seed, spent in ((1, 0.7), (2, 1.3))]
+    rows[0] |= dict.fromkeys(OF_ALL)
+    rows += [{**NONE, **row("flips", seed, 2), "spent": 1.0, **rose} for seed in (1, 2)]
+    suite = Suite("s", "", (1, 2), {"flops": 1.0}, "dpo", {"clean": "", "flips": ""}, {"dpo": ""}, {}, ())
+    columns = dict(COST)
+    some, every = (line for line in lines(suite, rows) if line.algorithm == "dpo")
+    names = ("budget used", "90% at step", "90% after seconds")
+    assert [columns[name](some) for name in names] == ["70% to 130%", "1 of 2", "1 of 2"]
+    assert [columns[name](every) for name in names] == ["100%", "60", "5"]
 
 
 def test_a_prompt_is_won_by_a_gain_and_half_won_by_a_draw() -> None:

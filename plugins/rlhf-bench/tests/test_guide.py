@@ -59,6 +59,14 @@ def test_properties_are_means_over_tasks_beside_what_textbooks_say() -> None:
     assert rows["cost: seconds until 90% of the way"][0] == "-"
 
 
+def test_a_mean_over_some_of_the_tasks_says_so() -> None:
+    suite = bench()
+    for line in suite["lines"]:
+        line["means"] = {**line["means"], "converged_seconds": 5.0 if line["task"] == "clean" else None}
+    rows = {row[0]: row[1:] for row in properties({"three_ways": suite}).rows}
+    assert rows["cost: seconds until 90% of the way, 1 of 2 tasks"][0] == "5"
+
+
 def test_sensitivity_is_read_from_the_frontiers() -> None:
     swept = [{"algorithm": name, "sensitivity": value} for name, value in (("ppo", 1.0), ("dpo", 0.2), ("ppo", 2.0))]
     assert of_knobs({"frontiers": swept}).cells()[1:4] == ["1.50 (1.00 to 2.00)", "0.20", "-"]

@@ -73,6 +73,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"algorithms": {"a": {"stages": [{**STAGE, "loss": ["dpo"]}], "knob": {"dpo.loss.beta": [0.1, 0.5]}}}},
         "algorithms.a.knob.dpo.loss.beta: loss is no component or block of options: ['dpo']",
     ),
+    "a stage without a name": (
+        {"algorithms": {"a": {"stages": [{**STAGE, "name": ["x"]}], "knob": {"dpo.loss.beta": [0.1]}}}},
+        "algorithms.a.knob.dpo.loss.beta: begins with no stage of it",
+    ),
     "a list of tasks in a list": (
         {"algorithms": {"a": {"stages": [STAGE], "not_on": [["clean"]]}}},
         "algorithms.a.not_on: should be a list of some of the tasks, got [['clean']]",
@@ -103,6 +107,10 @@ def test_a_suite_that_cannot_be_run_is_refused_with_its_reason(case: str, suite:
 def test_a_task_without_options_is_refused_where_quick_picks_it(suite: Write) -> None:
     with pytest.raises(RunError, match="tasks.clean: needs `data`"):
         read(suite(tasks={"clean": None}, quick={"tasks": ["clean"]}), quick=True)
+
+
+def test_an_empty_block_of_the_evaluation_is_its_defaults(suite: Write) -> None:
+    assert read(suite(evaluate=None)).cells[0].recipe["stages"][-1] == {"stage": "evaluate"}
 
 
 def test_a_task_that_is_written_twice_is_refused(tmp_path: Path) -> None:
