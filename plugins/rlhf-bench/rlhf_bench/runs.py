@@ -15,6 +15,7 @@ from rlhf_plugins import RlhfError, RunError, RunInUse, open_run, run_recipe
 
 Say = Callable[[str], None]
 KILLED = "its process was ended from outside, perhaps for its memory; the same command goes on with it"
+ENDED = {"running": KILLED, "finished": ""}  # what became of a run whose pool broke, by its status; others waited
 CELLS = "cells"  # the folder of runs, each named by the digest of its recipe: suites share them
 
 
@@ -83,9 +84,10 @@ def _each(cells: Sequence[Cell], root: Path, jobs: int) -> Iterator[tuple[Cell, 
                     yield waiting[future], future.result()
                 except BrokenProcessPool:  # one process was killed, which ends the others and all that wait
                     broken.append(waiting[future])
-        begun = [cell for cell in broken if status_of(root, cell) != "missing"] or broken
-        yield from ((cell, KILLED) for cell in begun)
-        left = [cell for cell in broken if cell not in begun]
+        over = {cell.digest: said for cell in broken if (said := ENDED.get(status_of(root, cell))) is not None}
+        over = over or dict.fromkeys((cell.digest for cell in broken), KILLED)
+        yield from ((cell, over[cell.digest]) for cell in broken if cell.digest in over)
+        left = [cell for cell in broken if cell.digest not in over]
 
 
 def _nothing(line: str) -> None:

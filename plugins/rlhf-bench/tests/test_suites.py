@@ -174,14 +174,21 @@ def test_a_process_that_is_killed_ends_its_run_alone(
 ) -> None:
     cells = read(suite()).cells
     monkeypatch.setattr("rlhf_bench.runs.ProcessPoolExecutor", Pool)
-    statuses = {cell.digest: "missing" for cell in cells} | {cells[1].digest: "running"}
+    statuses = {cell.digest: "missing" for cell in cells} | {cells[1].digest: "running", cells[2].digest: "failed"}
     monkeypatch.setattr("rlhf_bench.runs.status_of", lambda root, cell: statuses[cell.digest])
     said: list[str] = []
-    run_all(cells, tmp_path, jobs=2, say=said.append)
+    run_all(cells, tmp_path, jobs=2, retry=True, say=said.append)
     assert [line.partition(": ")[2].partition(";")[0] for line in said[1:]] == [
         KILLED.partition(";")[0],
         *["finished"] * 3,
     ]
+
+
+def test_runs_that_failed_are_counted(suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_bench.runs.status_of", lambda root, cell: "failed" if cell.seed == 1 else "finished")
+    said: list[str] = []
+    run_all(read(suite()).cells, tmp_path, say=said.append)
+    assert said == ["4 runs, 4 of them there, 2 of these failed (--retry runs them again)"]
 
 
 @pytest.mark.slow
