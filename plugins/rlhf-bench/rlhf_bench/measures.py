@@ -63,6 +63,7 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
         **row,
         "status": "finished",
         "judge": evaluation.judge,
+        "judge_kind": report.judge.kind if report.judge else None,
         "prompts": sha256("\0".join(map(str, evaluation.prompts)).encode()).hexdigest()[:16],
         "scores": list(own),
         BASE: list(reference),

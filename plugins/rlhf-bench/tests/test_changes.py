@@ -64,6 +64,17 @@ def test_the_table_of_cost_shows_what_a_mean_over_seeds_would_hide() -> None:
     assert [columns[name](every) for name in names] == ["100%", "60", "5"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("loss", "nothing of what a policy writes"), (None, "trained on its judge is favoured")]
+)
+def test_what_is_to_be_known_of_a_judge(kind: str | None, said: str) -> None:
+    rows = [{**NONE, **row("clean", 1, 2), "judge": "another", "judge_kind": kind}]
+    suite = Suite("s", "", (1, 2), {"flops": 1.0}, "dpo", {"clean": ""}, {"dpo": ""}, {}, ())
+    (note,) = notes(suite, rows, lines(suite, rows))
+    assert note.startswith("Judged by another: ")
+    assert said in note
+
+
 def test_a_prompt_is_won_by_a_gain_and_half_won_by_a_draw() -> None:
     found = won([[1.0, 0.0, -2.0, 3.0]] * 2)
     assert found.mean == pytest.approx(2.5 / 4)
