@@ -66,7 +66,7 @@ class Rules(Selector):
 
     def is_noisy(self, features: Features) -> str:
         """How noise shows; empty where it does not."""
-        if features.noise is not None and features.noise >= self.noisy:
+        if features.noise is not None and _low(features, features.noise) >= self.noisy:
             return f"about {features.noise:.0%} of the judgements are wrong"
         if features.circles is not None and features.circles >= self.contradictory:
             return f"{features.circles:.0%} of the pairs lie in circles"
@@ -82,7 +82,12 @@ class Rules(Selector):
             yield Point("ipo", 2, f"{noise}, and IPO's target is bounded")
             yield Point("dpo", -1, f"{noise}, and DPO's margin grows without bound on wrong pairs")
         elif features.noise is not None and self._little(resources):
-            yield Point("dpo", 2, f"clean judgements ({features.noise:.0%} wrong) and little compute")
+            if _high(features, features.noise) < self.noisy:
+                yield Point("dpo", 2, f"clean judgements ({features.noise:.0%} wrong) and little compute")
+            else:
+                between = f"{features.noise_low:.0%} to {features.noise_high:.0%} of the judgements are wrong"
+                few = f"by {features.judged_again} pairs that were judged again {between}"
+                yield Point("dpo", 0, f"{few}: too few to call them clean or noisy")
 
     def _of_compute(self, features: Features, resources: Resources) -> Iterator[Point]:
         if resources.hours is not None and resources.hours >= self.much_time and resources.online:
@@ -99,6 +104,15 @@ class Rules(Selector):
     def _little(self, resources: Resources) -> bool:
         hours, memory = resources.hours, resources.vram
         return (hours is not None and hours < self.much_time) or (memory is not None and memory < self.much_memory)
+
+
+def _low(features: Features, noise: float) -> float:
+    """The noise that is certain; the noise itself where it has no interval."""
+    return noise if features.noise_low is None else features.noise_low
+
+
+def _high(features: Features, noise: float) -> float:
+    return noise if features.noise_high is None else features.noise_high
 
 
 def _of_use(resources: Resources) -> Iterator[Point]:

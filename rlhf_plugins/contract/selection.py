@@ -27,6 +27,9 @@ class Features:
     circles: float | None = None  # pairs that lie in a circle a > b > c > a, as a share of all pairs
     longer_wins: float | None = None  # share of pairs, of those that differ in length
     ties: float | None = None  # share of all comparisons
+    noise_low: float | None = None  # the 95% interval of the noise, by the number of pairs that were judged again
+    noise_high: float | None = None
+    judged_again: int | None = None  # pairs with several judgements, or with votes
 
     @property
     def unseen(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ class Dropped(dict[str, int]):
         self.places: dict[str, list[str]] = {}
         self.rows = 0  # read, whether kept or not
         self.shapes: dict[str, int] = {}  # of rows, each in words, with their number
+        self.judged_again: list[tuple[int, ...]] = []  # of each pair in several rows: how many say what
 
     def add(self, reason: str, where: str) -> None:
         """Counts the row at `where` as left out."""
@@ -66,6 +67,7 @@ class Dropped(dict[str, int]):
             self.places[reason] = (self.places.get(reason, []) + other.places.get(reason, []))[:FIRST]
         for shape, count in other.shapes.items():
             self.shapes[shape] = self.shapes.get(shape, 0) + count
+        self.judged_again += other.judged_again
         self.rows += other.rows
 
 

@@ -6,22 +6,34 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from math import log, sqrt
 from statistics import fmean
+from typing import Any
 
+from rlhf_plugins.arithmetic.scored import wilson_interval
 from rlhf_plugins.contract.rows import Comparison, Data, Group
 from rlhf_plugins.contract.selection import Features
 from rlhf_plugins.data.audit import Share, audit
+from rlhf_plugins.data.dropped import Dropped
 from rlhf_plugins.data.fields import content, key
 from rlhf_plugins.errors import DataError
 
 
 def features(data: Data) -> Features:
-    """Of all judged groups. Raises DataError where no response is preferred to another."""
+    """Of all judged groups, and of the rows that were left out since they contradict others.
+
+    Where some rows contradict others, rows that repeat a judgement are further judgements of a pair; else they may be
+    copies, and do not count.
+
+    Raises:
+        DataError: no response is preferred to another.
+    """
     groups = [*data.train, *data.test]
     found = audit(data)
     strict = [(group, c) for group in groups for c in group.comparisons if not c.tied]
     if not strict:
         raise DataError("no response is preferred to another, so that there is nothing to choose an algorithm by")
-    agreement = _agreement(groups)
+    again = data.dropped.judged_again if isinstance(data.dropped, Dropped) else []
+    both = sum(len(counts) > 1 for counts in again)  # rows that contradict others are in no group
+    agreed = [*_agreed(groups), *(map(_agreeing, again) if both else ())]
     topics = Counter(group.topic for group in groups if group.topic is not None)
     return Features(
         pairs=len(strict),
@@ -30,9 +42,8 @@ def features(data: Data) -> Features:
         topics=len(topics) or None,
         coverage=_coverage(topics),
         strength=_strength(strict),
-        agreement=agreement,
-        noise=None if agreement is None else error_rate(1 - agreement),
-        contradictions=found.contradictions / len(strict),
+        **_noise(agreed),
+        contradictions=(found.contradictions + both) / (len(strict) + both),
         circles=_share(found.circling),
         longer_wins=_share(found.longer_wins),
         ties=found.ties / found.comparisons,
@@ -42,6 +53,16 @@ def features(data: Data) -> Features:
 def error_rate(disagreement: float) -> float:
     """e where two annotators who err independently disagree on 2 e (1 - e) of the pairs; 1/2 where they guess."""
     return (1 - sqrt(max(0.0, 1 - 2 * disagreement))) / 2
+
+
+def _noise(agreed: Sequence[float]) -> dict[str, Any]:
+    """By how often judgements of one pair agree, a number of each pair that was judged again; nothing without any."""
+    if not agreed:
+        return {}
+    agreement = fmean(agreed)
+    low, high = (error_rate(end) for end in wilson_interval(1 - agreement, len(agreed)))
+    around = {"noise_low": low, "noise_high": high, "judged_again": len(agreed)}
+    return {"agreement": agreement, "noise": error_rate(1 - agreement), **around}
 
 
 def _share(found: Share) -> float | None:
@@ -74,8 +95,8 @@ def _strength(strict: Iterable[tuple[Group, Comparison]]) -> float | None:
     return fmean(found) if found else None
 
 
-def _agreement(groups: Iterable[Group]) -> float | None:
-    """How often two judgements of one pair agree: over pairs with several, and those with a share of votes."""
+def _agreed(groups: Iterable[Group]) -> list[float]:
+    """How often two judgements of one pair agree, of each pair with several and of those with a share of votes."""
     votes: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
     agreed = []
     for group in groups:
@@ -85,7 +106,11 @@ def _agreement(groups: Iterable[Group]) -> float | None:
             elif not c.tied:
                 better, worse = (key(group.responses[place]) for place in (c.better, c.worse))
                 votes[key(group.prompt), min(better, worse), max(better, worse)].append(better < worse)
-    for said in votes.values():
-        if (n := len(said)) > 1:
-            agreed.append(1 - 2 * sum(said) * (n - sum(said)) / (n * (n - 1)))
-    return fmean(agreed) if agreed else None
+    several = (said for said in votes.values() if len(said) > 1)
+    return agreed + [_agreeing((sum(said), len(said) - sum(said))) for said in several]
+
+
+def _agreeing(counts: Sequence[int]) -> float:
+    """The share of pairs of judgements that agree, of so many that say each thing."""
+    n = sum(counts)
+    return sum(count * (count - 1) for count in counts) / (n * (n - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rlhf_plugins.contract.rows import Data, Group
@@ -156,10 +156,11 @@ def _alike(placed: Iterable[Placed], dropped: Dropped) -> Iterator[Placed]:
 
 
 def _distinct(placed: Sequence[Placed], dropped: Dropped) -> Iterator[Placed]:
-    judged: dict[str, set[str]] = defaultdict(set)  # of each pair: its judgements
+    judged: dict[str, Counter[str]] = defaultdict(Counter)  # of each pair: its judgements
     for _, group in placed:
         if _is_judged(group) and group.weight:
-            judged[_asked(group)].add(_judgements(group))
+            judged[_asked(group)][_judgements(group)] += 1
+    dropped.judged_again += [tuple(counts.values()) for counts in judged.values() if counts.total() > 1]
     seen: set[str] = set()
     for where, group in placed:
         whole = _asked(group) + _judgements(group) + ("" if group.responses else repr(sorted(group.columns.items())))

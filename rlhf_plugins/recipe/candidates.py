@@ -15,8 +15,6 @@ IPO = {"stage": "preference", "name": "ipo", "loss": {"use": "ipo", "beta": 0.1}
 REWARD = {"stage": "reward_model", "name": "reward"}
 PPO = {"stage": "online", "name": "ppo", "reward": {"use": "model", "stage": "reward"}, "advantage": "gae"}
 
-POLICIES = ("preference", "online", "sft")  # stages that make one
-
 ALGORITHMS: Mapping[str, Stages] = {
     "dpo": [DPO],
     "ipo": [IPO],
@@ -54,9 +52,18 @@ def in_a_recipe(stages: Stages) -> Stages:
     written: Stages = []
     policy = "base"
     for stage in stages:
-        written.append({"stage": stage["stage"], "from": policy if stage["stage"] in POLICIES else "base", **stage})
-        policy = str(stage.get("name", stage["stage"])) if stage["stage"] in POLICIES else policy
+        makes = makes_policy(stage)
+        written.append({"stage": stage["stage"], "from": policy if makes else "base", **stage})
+        policy = str(stage.get("name", stage["stage"])) if makes else policy
     return written
+
+
+def makes_policy(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage in a recipe's words makes a policy, which then starts from the one before it."""
+    from rlhf_plugins.recipe.assemble import component
+
+    made = component("stage", {"use": stage["stage"], **{key: value for key, value in stage.items() if key != "stage"}})
+    return "policy" in made.makes
 
 
 def faults(stages: Stages, base: str = "sandbox") -> list[str]:

@@ -65,7 +65,7 @@ class Auto(Stage, makes={"policy"}, processes="several"):
 
     def run(self, run: Run) -> StageResult:
         """Leaves each part in a folder of its own; the choice is made once, also where the run is killed."""
-        from rlhf_plugins.recipe.candidates import POLICIES
+        from rlhf_plugins.recipe.candidates import makes_policy
 
         ranked = run.once("choice", lambda: [asdict(choice) for choice in self.ranked(run)])
         best = ranked[0]
@@ -74,8 +74,8 @@ class Auto(Stage, makes={"policy"}, processes="several"):
         policies: Mapping[str, Any] = {}
         rewards: Mapping[str, Any] = {}
         for words in self.stages()[best["algorithm"]]:
+            start = next(iter(policies), None) if makes_policy(words) else None
             stage = words.pop("stage")
-            start = next(iter(policies), None) if stage in POLICIES else None
             made = run.train({"use": stage, **words}, name=words.get("name", stage), start=start)
             policies, rewards = made.policies or policies, made.rewards or rewards
         return StageResult(

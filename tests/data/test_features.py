@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from rlhf_plugins import Comparison, Data, DataError, Group, features
+from rlhf_plugins import Base, Comparison, Data, DataError, Group, component, features
 from rlhf_plugins.data.features import error_rate
 
 
 def pair(prompt: str, better: str = "a", worse: str = "b", **more: object) -> Group:
     return Group(prompt, (better, worse), (0, 1), **more)  # type: ignore[arg-type]
+
+
+def read(file: Path) -> Data:
+    found: Data = component("data_format", "preference", source=str(file)).load(Base(""), seed=0)
+    return found
 
 
 def test_judgements_of_one_pair_are_compared() -> None:
@@ -18,6 +26,25 @@ def test_judgements_of_one_pair_are_compared() -> None:
     assert found.agreement == pytest.approx(1 - 2 * 2 * 1 / (3 * 2))  # of three pairs of judgements one agrees
     assert found.noise == 0.5  # more disagreement than two annotators who guess would have
     assert found.contradictions == pytest.approx(1 / 4)
+
+
+def test_rows_that_contradict_others_are_judgements_though_they_are_left_out(tmp_path: Path) -> None:
+    one, other = ({"prompt": "x", "chosen": "a", "rejected": "b"}, {"prompt": "x", "chosen": "b", "rejected": "a"})
+    rows = [one, one, other, {**one, "prompt": "y"}, {**one, "prompt": "y"}, {**one, "prompt": "z"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = features(read(tmp_path / "rows.jsonl"))
+    assert (found.pairs, found.judged_again) == (2, 2)  # y and z; x, of which a third of judgements agree, and y
+    assert found.agreement == pytest.approx((1 / 3 + 1) / 2)
+    assert found.contradictions == pytest.approx(1 / 3)
+    assert found.noise == pytest.approx(error_rate(1 / 3))
+    assert found.noise_low is not None
+    assert found.noise_low < 0.05  # two pairs say little
+
+
+def test_rows_that_are_all_repeated_may_be_copies(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "x", "chosen": "a", "rejected": "b"})
+    (tmp_path / "rows.jsonl").write_text(f"{row}\n{row}")
+    assert features(read(tmp_path / "rows.jsonl")).agreement is None
 
 
 def test_votes_are_judgements_too() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_bench.rewards import known_rewards, mean_reward
-from rlhf_plugins import Budget, Choice, Data, Reward, Run, RunError, Selector, Situation, hookimpl, uses
+from rlhf_plugins import Budget, Choice, Data, Reward, Run, RunError, Selector, Situation, component, hookimpl, uses
 
 Choose = Callable[[Situation], list[Choice]]
 Pull = Callable[[str, int], float]  # an algorithm and the number of the round or the training -> its score
@@ -95,7 +95,8 @@ class Bandit(Selector):
             words = {"use": stage["stage"], **{key: value for key, value in stage.items() if key != "stage"}}
             if isinstance(reward := words.get("reward"), dict) and reward.get("stage") in names:
                 words["reward"] = {**reward, "stage": names[reward["stage"]]}
-            start = policy if stage["stage"] in ("preference", "online") else None
+            makes = component("stage", words["use"], **{k: v for k, v in words.items() if k != "use"}).makes
+            start = policy if "policy" in makes else None
             made = run.train(words, name=own, data=data, start=start, budget=budget)
             names[stage["name"]] = own
             policy = own if made.policies else policy

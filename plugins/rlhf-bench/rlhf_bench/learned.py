@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from math import log
+from dataclasses import asdict, dataclass, field, replace
+from math import inf, isfinite, log
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rlhf_plugins import Choice, Features, OnDisk, RunError, Selector, Situation, hookimpl, nearest
+from rlhf_plugins import Choice, Features, OnDisk, RunError, Selector, Situation, component, hookimpl, nearest
 
 Row = dict[str, Any]
 Vector = NDArray[np.float64]
 COUNTS = ("pairs", "prompts", "topics")  # on a log scale
 BUNDLED = Path(__file__).parent / "history.json"
 NORMAL = 1.96
+UNUSED = ("vram", "hours", "staged", "latency", "update_every", "priority")  # of the resources
 FEWEST = 3  # tasks of an algorithm
 
 
@@ -34,7 +35,9 @@ class Learned(Selector):
 
     The interval is 1.96 posterior deviations, the noise of a run included. Where the data lacks a feature that the
     history has, the expectation is the mean over all values that the history has of it, and its variance grows by how
-    much they differ. An algorithm that the history does not know is last, without a score.
+    much they differ. An algorithm that the history does not know is last, without a score,
+    and after it what cannot do what is asked, by the selector `rules`. The history knows no hours, memory or aims: what
+    is given of them changes nothing, and is named.
     """
 
     history: Annotated[
@@ -57,7 +60,8 @@ class Learned(Selector):
         rows = read(BUNDLED if self.history is None else Path(self.history))
         vector = [_value(asdict(situation.features), name) for name in self.wanted]
         choices = [self.choice(algorithm, rows, vector) for algorithm in situation.algorithms]
-        return sorted(choices, key=lambda one: -float("inf") if one.score is None else one.score, reverse=True)
+        choices = sorted(choices, key=lambda one: -inf if one.score is None else one.score, reverse=True)
+        return _ruled(choices, situation)
 
     def choice(self, algorithm: str, rows: Sequence[Row], vector: Sequence[float | None]) -> Choice:
         """What is expected of one algorithm."""
@@ -67,15 +71,33 @@ class Learned(Selector):
             return Choice(algorithm, (f"the history has {len(tasks)} tasks of it, fewer than {FEWEST}",))
         x = np.array([[_value(row["features"], name) for name in self.wanted] for row in mine], dtype=float)
         seen = ~np.isnan(x).any(0)  # features that every row of the history has
+        if not seen.any():
+            return Choice(algorithm, (f"no row of the history has all of {', '.join(self.wanted)}",))
         expected = expect(x[:, seen], np.array([row["score"] for row in mine]), np.array(vector, dtype=float)[seen])
         reasons = [f"{len(mine)} runs on {len(tasks)} tasks scored {min(r['score'] for r in mine):.2f} to "
                    f"{max(r['score'] for r in mine):.2f}"]  # fmt: skip
         used = [name for name, is_seen in zip(self.wanted, seen, strict=True) if is_seen]
         unseen = [name for name, value in zip(self.wanted, vector, strict=True) if value is None and name in used]
         reasons += [f"not seen: {', '.join(unseen)}, so that the interval is wider"] * bool(unseen)
+        at = zip(self.wanted, vector, x.T, seen, strict=True)
+        far = [name for name, value, of, known in at if known and value and not of.min() <= value <= of.max()]
+        reasons += [f"beyond what the history has: {', '.join(far)}"] * bool(far)
         deviation = NORMAL * expected.deviation
         mean = expected.mean
         return Choice(algorithm, reasons, True, mean, mean - deviation, mean + deviation)
+
+
+def _ruled(choices: Sequence[Choice], situation: Situation) -> list[Choice]:
+    """Those that can do what is asked first, as the rules see it, and each with what its score does not know."""
+    ruled = {one.algorithm: one for one in component("selector", "rules")(situation)}
+    unused = [name for name in UNUSED if getattr(situation.resources, name)]
+    said = [f"its score does not know {', '.join(unused)}"] * bool(unused)
+    found = []
+    for choice in choices:
+        rule = ruled[choice.algorithm]
+        cannot = [] if rule.possible else [why for why in rule.reasons if why.startswith("cannot: ")]
+        found.append(replace(choice, reasons=(*choice.reasons, *said, *cannot), possible=rule.possible))
+    return sorted(found, key=lambda one: not one.possible)
 
 
 class Expected(NamedTuple):
@@ -115,10 +137,30 @@ def read(file: Path) -> list[Row]:
     """A history. Raises RunError where it is none."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        assert all({"task", "algorithm", "score", "features"} <= row.keys() for row in rows)
-    except (OSError, ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise RunError(f"{file}: is no history, a JSON list of task, algorithm, score and features") from error
-    return list(rows)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: is no history: {error}") from error
+    if not isinstance(rows, list) or not rows:
+        raise RunError(f"{file}: is no history, a JSON list of task, algorithm, score and features")
+    for place, row in enumerate(rows, 1):
+        if wrong := _fault(row):
+            raise RunError(f"{file}: is no history: row {place}: {wrong}")
+    return rows
+
+
+def _fault(row: Any) -> str:
+    """What is wrong with a row of a history; empty where nothing is."""
+    if not isinstance(row, dict) or not {"task", "algorithm", "score", "features"} <= row.keys():
+        return "should have task, algorithm, score and features"
+    if not _is_number(row["score"]):
+        return f"score: should be a finite number, got {row['score']!r}"
+    if not isinstance(row["features"], dict):
+        return f"features: should be a mapping, got {row['features']!r}"
+    wrong = [name for name, value in row["features"].items() if value is not None and not _is_number(value)]
+    return f"features.{wrong[0]}: should be a finite number, got {row['features'][wrong[0]]!r}" if wrong else ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value)
 
 
 def _value(features: dict[str, Any], name: str) -> float | None:

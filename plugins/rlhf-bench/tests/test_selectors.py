@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,37 @@ def test_an_algorithm_without_a_history_is_last_and_has_no_score(history: str) -
     last = ranked(history, circles=0.1)[-1]
     assert (last.algorithm, last.score) == ("ppo", None)
     assert last.reasons == ("the history has 0 tasks of it, fewer than 3",)
+
+
+def test_what_cannot_be_done_is_last_and_what_the_score_does_not_know_is_named(history: str) -> None:
+    selector = component("selector", "learned", history=history, wanted=["pairs", "circles"])
+    asked = Resources(live_reward=True, hours=1.0)
+    found = selector(Situation(Features(10**6, 50, circles=0.0), asked, ("dpo", "ipo", "ppo")))
+    assert [(one.algorithm, one.possible) for one in found] == [("ppo", True), ("dpo", False), ("ipo", False)]
+    assert found[1].reasons[-1] == "cannot: it cannot learn from a live reward, only from pairs"
+    assert {"its score does not know hours", "beyond what the history has: pairs"} <= set(found[1].reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": "2"}, "row 1: score: should be a finite number, got '2'"),
+        ({"features": [1]}, "row 1: features: should be a mapping"),
+        ({"features": {"pairs": "many"}}, "row 1: features.pairs: should be a finite number, got 'many'"),
+    ],
+)
+def test_a_row_of_a_history_that_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    row = {"task": "t", "algorithm": "dpo", "score": 1.0, "features": {"pairs": 3}, **changes}
+    (tmp_path / "history.json").write_text(json.dumps([row]))
+    with pytest.raises(RunError, match=f"history.json: is no history: {re.escape(message)}"):
+        ranked(str(tmp_path / "history.json"))
+
+
+def test_a_history_without_the_wanted_features_scores_nothing(tmp_path: Path) -> None:
+    rows = [{"task": f"t{n}", "algorithm": "dpo", "score": 1.0, "features": {}} for n in range(3)]
+    (tmp_path / "history.json").write_text(json.dumps(rows))
+    (first, *_) = ranked(str(tmp_path / "history.json"))
+    assert (first.score, first.reasons) == (None, ("no row of the history has all of pairs, circles",))
 
 
 def test_what_it_cannot_see_widens_the_interval_and_is_named(history: str) -> None:

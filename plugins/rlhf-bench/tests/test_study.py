@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -21,6 +22,14 @@ def test_the_split_divides_the_suite_and_the_history_holds_no_held_out_task() ->
     assert sorted([*split["learn"], *split["held_out"]]) == sorted(suite.tasks)
     assert len(split["held_out"]) >= 12
     assert {row["task"] for row in json.loads(BUNDLED.read_text())} == set(split["learn"])
+
+
+@pytest.mark.slow
+def test_the_features_of_the_history_are_those_that_a_selector_is_shown_today() -> None:
+    suite, rows = read(find("selection")), json.loads(BUNDLED.read_text())
+    seen = {task: asdict(looked_at(suite, task)) for task in {row["task"] for row in rows}}
+    for row in rows:
+        assert {name: value for name, value in seen[row["task"]].items() if value is not None} == row["features"]
 
 
 @pytest.mark.slow
