@@ -15,7 +15,7 @@ SECONDS = 0.2  # of processor time, beyond what every run has loaded anyway
 SCRIPT = """
 import importlib, importlib.util, json, logging, os, random, sys, time, warnings
 import numpy, pydantic, scipy.optimize, scipy.stats, torch
-import rlhf_plugins
+import rlhf_plugins.recipe.assemble  # every run has read a recipe
 
 def state():
     return {

@@ -10,7 +10,7 @@ from rlhf_bench.columns import of_lines, quality
 from rlhf_bench.measures import measure
 from rlhf_bench.ratings import read
 from rlhf_bench.suite import Suite
-from rlhf_bench.table import MEANS, lines
+from rlhf_bench.table import MEANS, OF_ALL, lines
 
 from rlhf_plugins import RunError
 
@@ -47,7 +47,7 @@ def test_a_rated_algorithm_has_a_column_of_its_mean_over_prompts() -> None:
         "status": "finished",
         "scores": [1.0],
         "base": [0.0],
-        **dict.fromkeys(MEANS),
+        **dict.fromkeys((*MEANS, *OF_ALL)),
     }
     rated = {1: {"p": 5.0, "q": 3.0}, 2: {"p": 6.0}}
     rows = [{**same, "seed": seed, "ratings": given, "dimensions": {}, "tasks": {}} for seed, given in rated.items()]

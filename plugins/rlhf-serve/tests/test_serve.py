@@ -47,6 +47,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         def start(score: Score, **options: Any) -> str:
             config = uvicorn.Config(app(Batches(score, **options), "m", "t"), port=0, log_level="error")
             listening, server = config.bind_socket(), uvicorn.Server(config)
+            listening.listen()  # a client may come before the server does
             thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
             thread.start()
             ends.callback(thread.join)
