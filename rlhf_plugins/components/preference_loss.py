@@ -37,6 +37,22 @@ class DPO(PreferenceLoss, takes_probabilities=True):
 
 
 @dataclass(frozen=True)
+class DPOMargin(PreferenceLoss, needs={"margin"}, takes_probabilities=True):
+    """-log sigmoid(beta h - alpha m), h as in `dpo`, m the row's own margin: DPO with an offset (Amini et al. 2024).
+
+    With a soft label p it is -p log sigmoid(beta h - alpha m) - (1 - p) log sigmoid(alpha m - beta h).
+    """
+
+    beta: Beta = 0.1
+    alpha: Annotated[float, Field(ge=0, description="how much of beta h a margin of 1 asks for; 0 is DPO")] = 1.0
+
+    def __call__(self, logps: PairLogps) -> Tensor:  # (pairs,)
+        """A row without a margin has m = 0."""
+        h = (logps.chosen - logps.ref_chosen) - (logps.rejected - logps.ref_rejected)
+        return cross_entropy(self.beta * h - self.alpha * logps.margin, logps.probability)
+
+
+@dataclass(frozen=True)
 class IPO(PreferenceLoss, takes_probabilities=True):
     """(h - c)^2, c = 1/(2 beta), h a difference of summed log-ratios (Azar et al. 2023, eq. 17; beta is their tau).
 
@@ -143,6 +159,7 @@ def register_preference_loss() -> dict[str, type]:
     """The bundled preference losses."""
     return {
         "dpo": DPO,
+        "dpo_margin": DPOMargin,
         "ipo": IPO,
         "ipo_per_token": IPOPerToken,
         "kto": KTO,

@@ -103,12 +103,16 @@ class PairLogps:
     chosen_length: Tensor  # (pairs,) scored tokens
     rejected_length: Tensor  # (pairs,)
     probability: Tensor  # (pairs,) soft label: how likely the chosen response is the better one; 1 is certain
+    margin: Tensor  # (pairs,) how much better the chosen response is, in the annotators' unit; 0 where a row has none
 
     @classmethod
-    def of(cls, chosen: Tensor, *others: Any, probability: Tensor | None = None) -> PairLogps:
-        """The log-probabilities and lengths in the order of the fields; without soft labels every pair is certain."""
-        soft = chosen.detach().new_ones(chosen.shape) if probability is None else probability
-        return cls(*[chosen, *others, soft])
+    def of(
+        cls, chosen: Tensor, *others: Any, probability: Tensor | None = None, margin: Tensor | None = None
+    ) -> PairLogps:
+        """The log-probabilities and lengths in the order of the fields; by default certain pairs without a margin."""
+        plain = chosen.detach()
+        soft = plain.new_ones(plain.shape) if probability is None else probability
+        return cls(*[chosen, *others, soft, plain.new_zeros(plain.shape) if margin is None else margin])
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def pairs(loss: PreferenceLoss | None = None) -> list[tuple[str, PairLogps]]:
     record = PairLogps.of(
         torch.tensor([-12.0, -30.0, -3.5, -55.0]), torch.tensor([-14.0, -22.0, -9.0, -50.0]),
         torch.tensor([-13.0, -29.0, -4.5, -57.0]), torch.tensor([-13.5, -23.0, -8.0, -51.5]),
-        torch.tensor([8, 20, 2, 40]), torch.tensor([11, 14, 6, 33]),
+        torch.tensor([8, 20, 2, 40]), torch.tensor([11, 14, 6, 33]), margin=torch.tensor([1.0, 0.0, 3.0, 0.5]),
     )  # fmt: skip
     if loss is not None and loss.unpaired:
         record = replace(record, probability=torch.tensor([1.0, 0.0, 1.0, 0.0]))

@@ -30,7 +30,7 @@ from rlhf_plugins.trainers.micro_batches import (
     token_limit,
     uncounted,
 )
-from rlhf_plugins.trainers.preference_batch import Collator, separate
+from rlhf_plugins.trainers.preference_batch import OF_PAIRS, Collator, separate
 from rlhf_plugins.trainers.preference_metrics import Means, label_sums, pair_sums, token_sums
 from rlhf_plugins.trainers.preference_reference import ReadsReference, pair_sums_of
 from rlhf_plugins.trainers.preference_way import PreferenceOptions, check, loss_of, obstacle_of
@@ -60,7 +60,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
     def __init__(self, *given: Any, **named: Any) -> None:
         arguments, own = sorted_out(trl.DPOTrainer, PreferenceOptions, given, named)
         check(own, arguments)
-        self._means, self._tokens, self._reads_soft_labels = Means(), 0, own.loss is not None
+        self._means, self._tokens, self._reads_ours = Means(), 0, own.loss is not None
         self.reference_cache = None if own.reference_cache is None else Path(own.reference_cache)
         self._reference_identity, self._reference_tokens = own.reference_identity or "", own.tokens_per_batch
         super().__init__(**arguments)
@@ -114,7 +114,7 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
             found = response_logps(self.model, batch, observe=True)
         policy, reference = pair_sums_of(found.logps, inputs), self._reference_logps(inputs)  # (pairs, 2)
         parts = (*policy.unbind(1), *reference.unbind(1), *inputs["lengths"].view(-1, 2).unbind(1))
-        logps = PairLogps.of(*parts, probability=inputs.get("probability"))
+        logps = PairLogps.of(*parts, **{name: inputs[name] for name in OF_PAIRS if name in inputs})
         losses = self._preference_loss(logps)
         loss = mean_loss(losses, self._preference_loss, logps, self.state.global_step)
         if not counts(inputs):
@@ -195,8 +195,8 @@ class PreferenceTrainer(TrainsInMicroBatches, SharesBatches, ReadsReference):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if self._reads_soft_labels:
-            self._signature_columns: list[str] = [*{*self._signature_columns, "probability"}]
+        if self._reads_ours:
+            self._signature_columns: list[str] = [*{*self._signature_columns, *OF_PAIRS}]
 
     @torch.no_grad()
     def _outputs(self, parts: list[dict[str, Any]]) -> tuple[Any, Tensor]:

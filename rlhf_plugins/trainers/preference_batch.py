@@ -13,7 +13,8 @@ from rlhf_plugins.data.branches import BranchBatch, Ids, Layout, PromptBranches,
 from rlhf_plugins.trainers.micro_batches import Row, in_micro_batches
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
-NUMBERS = (*REFERENCE, "probability")  # columns of a row that a batch holds as tensors, where the rows have them
+OF_PAIRS = {"probability": 1.0, "margin": 0.0}  # columns that a loss of ours reads, and what a row without one has
+NUMBERS = (*REFERENCE, *OF_PAIRS)  # columns of a row that a batch holds as tensors, where the rows have them
 
 
 class Side(NamedTuple):
@@ -49,7 +50,7 @@ class Collator:
             "lengths": torch.tensor([side.length for side in sides]),
             "scored": torch.tensor([side.scored for side in sides]),
             **collate(groups, self.pad_id, self.layout),
-            **{name: torch.tensor([row[name] for row in rows]) for name in NUMBERS if name in rows[0]},
+            **{name: torch.tensor([_number(row, name) for row in rows]) for name in NUMBERS if name in rows[0]},
         }
 
     def groups(self, row: Row) -> list[PromptBranches]:
@@ -86,6 +87,10 @@ class Collator:
             assert self.max_length is not None
             return prompt[: self.max_length], response[: max(0, len(response) - extra)]
         return prompt[extra:], response[max(0, extra - len(prompt)) :]
+
+
+def _number(row: Row, name: str) -> float:
+    return float(OF_PAIRS[name] if row[name] is None else row[name])
 
 
 def separate(parts: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:

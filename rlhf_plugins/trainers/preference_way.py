@@ -39,6 +39,10 @@ def check(own: PreferenceOptions, given: Mapping[str, Any]) -> None:
         raise RunError("the loss ignores soft labels, which the column 'probability' gives: leave the column out")
     if loss is not None and loss.unpaired and not {"chosen_ids", "probability"} <= set(columns):
         raise RunError("the loss is given labelled responses, and the rows are pairs: train it in a stage `preference`")
+    if loss is not None and columns and (lacking := sorted(loss.needs_of() - {"ranks", *columns})):
+        raise RunError(
+            f"{type(loss).__name__} needs the column {lacking[0]!r} of each row, which has {', '.join(columns)}"
+        )
     if own.reference_cache is not None and not (args is not None and args.precompute_ref_log_probs):
         raise RunError("reference_cache= keeps what args.precompute_ref_log_probs computes: set that to True")
 

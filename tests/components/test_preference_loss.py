@@ -19,6 +19,7 @@ from rlhf_plugins.components.preference_loss import (
     IPO,
     KTO,
     SFT,
+    DPOMargin,
     IPOPerToken,
     ReferenceKL,
     Sum,
@@ -27,7 +28,7 @@ from rlhf_plugins.components.preference_loss import (
 from rlhf_plugins.contract.records import PairLogps
 
 Loss = Callable[[PairLogps], Tensor]
-LOSSES: list[Loss] = [DPO(), IPO(), IPOPerToken(), SFT(), ReferenceKL()]
+LOSSES: list[Loss] = [DPO(), DPOMargin(), IPO(), IPOPerToken(), SFT(), ReferenceKL()]
 ONES = torch.ones(3, dtype=torch.long)
 # summed log-probabilities of three pairs (torchtune's tests): h = 0, 10, 20
 SUMMED = PairLogps.of(
@@ -54,6 +55,13 @@ def rows(pairs: PairLogps, which: list[int]) -> PairLogps:
 def test_published_dpo() -> None:
     # -log sigmoid(0), -log sigmoid(1), -log sigmoid(2)
     assert_close(DPO(beta=0.1)(SUMMED), tensor([0.6931471806, 0.3132616875, 0.126928011]))
+
+
+def test_a_margin_is_how_far_dpo_must_lead_by_hand() -> None:
+    pairs = replace(SUMMED, margin=tensor([0.0, 0.5, 4.0]))  # beta h = 0, 1, 2, and twice the margin 0, 1, 8
+    # -log sigmoid(0), -log sigmoid(0), -log sigmoid(-6)
+    assert_close(DPOMargin(beta=0.1, alpha=2.0)(pairs), tensor([0.6931472, 0.6931472, 6.0024757]))
+    assert_close(DPOMargin(beta=0.1, alpha=0.0)(pairs), DPO(beta=0.1)(pairs), rtol=0, atol=0)
 
 
 def test_published_ipo_of_summed_log_ratios() -> None:
@@ -208,6 +216,7 @@ def test_names_of_the_recipe() -> None:
     regularisers = {"reference_kl": ReferenceKL, "sft": SFT}
     assert register_preference_loss() == {
         "dpo": DPO,
+        "dpo_margin": DPOMargin,
         "ipo": IPO,
         "ipo_per_token": IPOPerToken,
         "kto": KTO,

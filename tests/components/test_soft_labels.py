@@ -67,13 +67,15 @@ def test_reward_losses_by_hand(loss: Any, more: dict[str, Any], expected: float)
     ("loss", "expected"),
     [
         ({"use": "dpo", "beta": 0.5}, 0.8 * log(4 / 3) + 0.2 * log(4)),  # h = 2 log 3, of which beta takes half
+        ({"use": "dpo_margin", "beta": 0.5, "alpha": 0.5}, log(2)),  # beta h = log 3, of which the margin takes all
         ({"use": "ipo", "beta": 0.25}, 0.8 * (2 * GAP - 2) ** 2 + 0.2 * (2 * GAP + 2) ** 2),
         ({"use": "ipo_per_token", "beta": 0.25}, 0.8 * (GAP - 2) ** 2 + 0.2 * (GAP + 2) ** 2),  # two tokens each
     ],
 )
 def test_preference_losses_by_hand(loss: dict[str, Any], expected: float) -> None:
     zero, two = torch.zeros(1), torch.full((1,), 2)
-    logps = PairLogps.of(tensor([2 * GAP]), zero, zero, zero, two, two, probability=tensor([0.8]))
+    known = {"probability": tensor([0.8]), "margin": tensor([2 * GAP])}
+    logps = PairLogps.of(tensor([2 * GAP]), zero, zero, zero, two, two, **known)
     assert_close(component("preference_loss", loss)(logps), tensor([expected]))
 
 

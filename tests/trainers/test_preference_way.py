@@ -167,3 +167,16 @@ def test_soft_labels_are_read_where_a_loss_is_given(bases: Bases, tmp_path: Path
     assert_equal(theirs, logged(script(STOCK, bases(), tmp_path, {}, train=soft)))
     ours = logged(script(OURS, bases(), tmp_path, {}, train=soft, loss=component("preference_loss", "dpo")))
     assert ours[0]["grad_norm"] < 1e-4 < theirs[0]["grad_norm"]  # both labels pull alike, so nothing is learned
+
+
+def test_margins_are_read_row_by_row(bases: Bases, tmp_path: Path) -> None:
+    margins = rows().add_column("margin", [2.0, None] * 8)
+    loss = component("preference_loss", {"use": "dpo_margin", "alpha": 0.5})
+    whole = {"max_steps": 1, "per_device_train_batch_size": 16}
+    found = logged(script(OURS, bases(), tmp_path, whole, train=margins, loss=loss))
+    assert found[0]["loss"] == pytest.approx(1.0032044, abs=1e-5)  # h = 0: (log(1 + e) + log 2) / 2
+
+
+def test_a_loss_that_needs_margins_is_not_given_rows_without(bases: Bases, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"DPOMargin needs the column 'margin' of each row, which has prompt, chosen"):
+        script(OURS, bases(), tmp_path, {}, loss=component("preference_loss", "dpo_margin"))

@@ -61,9 +61,8 @@ def preference(judged: Judged, reference: Tensor, loss: str, beta: float) -> Los
     one = torch.ones(len(better), dtype=torch.long)
 
     def mean(policy: Tensor) -> Tensor:
-        logps = PairLogps(
-            policy[better], policy[worse], reference[better], reference[worse], one, one, judged.probability
-        )
+        sides = (policy[better], policy[worse], reference[better], reference[worse])
+        logps = PairLogps.of(*sides, one, one, probability=judged.probability)
         total: Tensor = made(logps).mean()
         return total
 
