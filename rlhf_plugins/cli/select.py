@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict
 from inspect import Parameter, Signature
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_plugins.cli.echo import echo
+from rlhf_plugins.cli.echo import echo, echo_whole
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.selection import PRIORITIES
 from rlhf_plugins.errors import DataError, nearest
@@ -39,19 +40,28 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its d
     "update_every": (Annotated[float | None, typer.Option(min=0.0, help="Hours until it is trained again.")], None),
     "priority": (Annotated[str | None, typer.Option(help=f"{', '.join(PRIORITIES)}.")], None),
     "selector": (Annotated[str, typer.Option(help="A selector component.")], "rules"),
-    "base": (Annotated[str | None, typer.Option(help="Of the recipe.")], None),
+    "base": (Annotated[str | None, typer.Option(help="The model of the recipe and of the costs.")], None),
     "out": (Annotated[Path, typer.Option(help="The recipe to write.")], Path("selected.yaml")),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print the answer for other programs.")], False),
 }
 RESOURCES = ("vram", "hours", "online", "live_reward", "staged", "latency", "update_every", "priority")
 
 
 def select(**given: Any) -> None:
-    """Rank DPO, IPO and PPO for preferences and resources, with reasons, and write the recipe of the first."""
+    """Rank DPO, IPO and PPO for preferences and resources, with reasons and costs, and write the recipe of the first.
+
+    Costs are of the trainings of each algorithm on the base: steps, tokens and peak memory. Nothing is trained.
+    """
     from rlhf_plugins.run import selecting
 
     found = selecting.select(_data(given), _resources(given), given["selector"], given["base"])
     selecting.write(found.recipe, found.choices[0], given["out"])
-    echo("\n".join([_seen(found.features), *_ranking(found.choices), f"{given['out']}: rlhf run {given['out']}"]))
+    if given["as_json"]:
+        echo_whole(json.dumps(found.json(), indent=2))
+        return
+    of = f"costs are of the base {found.recipe['base']}" + ("" if given["base"] else "; --base names another")
+    written = f"{given['out']}: rlhf run {given['out']}"
+    echo("\n".join([_seen(found.features), *_ranking(found.choices), of, *found.notes, written]))
 
 
 def _data(given: dict[str, Any]) -> dict[str, Any]:
@@ -96,13 +106,16 @@ def _seen(features: Features) -> str:
 
 
 def _ranking(choices: Sequence[Choice]) -> list[str]:
+    from rlhf_plugins.forecast.costs import in_words
+
     lines = []
     for place, choice in enumerate(choices, 1):
         expected = ""
         if choice.score is not None:
             interval = f" [{choice.low:.2f}, {choice.high:.2f}]" if choice.low is not None else ""
             expected = f"  expected {choice.score:.2f}{interval}"
-        lines += [f"{place}. {choice.algorithm}{expected}", *(f"     {why}" for why in choice.reasons)]
+        lines += [f"{place}. {choice.algorithm}{expected}", f"     cost: {in_words(choice.cost)}"]
+        lines += [f"     {why}" for why in choice.reasons]
     return lines
 
 

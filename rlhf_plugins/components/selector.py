@@ -41,11 +41,16 @@ class Rules(Selector):
     noisy: Annotated[float, Field(gt=0, lt=0.5, description="share of wrong judgements that is noise")] = 0.15
     contradictory: Annotated[float, Field(gt=0, lt=1, description="share of pairs in circles, as the same sign")] = 0.1
     much_time: Annotated[float, Field(gt=0, description="hours from which compute is enough for PPO")] = 4.0
-    much_memory: Annotated[float, Field(gt=0, description="GB of a GPU from which memory is enough for PPO")] = 12.0
+    much_memory: Annotated[
+        float, Field(gt=0, description="GB of a GPU from which memory is enough for PPO, where no peak is forecast")
+    ] = 12.0
+    unsure: Annotated[
+        float, Field(ge=0, lt=1, description="share of a forecast peak within which nobody knows whether it fits")
+    ] = 0.08
 
     def __call__(self, situation: Situation) -> list[Choice]:
         """No score is predicted: points are an order, not an expectation."""
-        points = list(self.points(situation.features, situation.resources))
+        points = list(self.points(situation))
         unseen = [f"not seen: {SEEN_BY[name]}" for name in situation.features.unseen if name in SEEN_BY]
         made = []
         for algorithm in situation.algorithms:
@@ -57,11 +62,13 @@ class Rules(Selector):
         made.sort(key=lambda one: (-one[0], order.index(one[1].algorithm)))
         return [choice for _, choice in made]
 
-    def points(self, features: Features, resources: Resources) -> Iterator[Point]:
+    def points(self, situation: Situation) -> Iterator[Point]:
         """Every rule that applies, once per algorithm."""
+        features, resources = situation.features, situation.resources
         yield from self._of_data(features, resources)
         yield from _of_use(resources)
-        yield from self._of_compute(features, resources)
+        yield from self._of_compute(resources)
+        yield from self._of_memory(situation)
         yield from _of_priority(resources)
 
     def is_noisy(self, features: Features) -> str:
@@ -89,17 +96,35 @@ class Rules(Selector):
                 few = f"by {features.judged_again} pairs that were judged again {between}"
                 yield Point("dpo", 0, f"{few}: too few to call them clean or noisy")
 
-    def _of_compute(self, features: Features, resources: Resources) -> Iterator[Point]:
+    def _of_compute(self, resources: Resources) -> Iterator[Point]:
         if resources.hours is not None and resources.hours >= self.much_time and resources.online:
             yield from _each(ONLINE, 2, f"{resources.hours:g} h is time enough, and it is to adapt online")
         if resources.hours is not None and resources.hours < self.much_time:
             few = f"{resources.hours:g} h is little time, under {self.much_time:g} h"
             yield from _each(ONLINE, -1, f"{few}, and it trains a reward model and samples")
-        if resources.vram is not None and resources.vram < self.much_memory:
-            yield from _each(ONLINE, -1, f"{resources.vram:g} GB is little for a value and sampling")
         if resources.update_every is not None and resources.update_every < self.much_time:
             often = f"it is trained again every {resources.update_every:g} h"
             yield from _each(OFFLINE, 1, f"{often}, which one short training can do")
+
+    def _of_memory(self, situation: Situation) -> Iterator[Point]:
+        """By the forecast, or where there is none by what online training usually takes."""
+        if (vram := situation.resources.vram) is None:
+            return
+        for name in situation.algorithms:
+            peak = situation.costs.get(name, {}).get("peak_bytes")
+            if peak is not None:
+                yield self._of_peak(name, peak / 2**30, vram)
+            elif name in ONLINE and vram < self.much_memory:
+                yield Point(name, -1, f"{vram:g} GB is little for a value and sampling")
+
+    def _of_peak(self, name: str, peak: float, vram: float) -> Point:
+        """A forecast peak in GiB beside the GPU's memory."""
+        said = f"its forecast peak of memory, {peak:.1f} GiB,"
+        if abs(peak - vram) <= self.unsure * peak:
+            return Point(name, -1, f"{said} is so near the GPU's {vram:g} GB that it may not fit")
+        if peak > vram:
+            return Point(name, float("-inf"), f"{said} is above the GPU's {vram:g} GB")
+        return Point(name, 0, f"{said} fits the GPU's {vram:g} GB")
 
     def _little(self, resources: Resources) -> bool:
         hours, memory = resources.hours, resources.vram

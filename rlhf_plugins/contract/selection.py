@@ -53,12 +53,22 @@ class Resources:
 
 @dataclass(frozen=True)
 class Situation:
-    """What a selector decides on: data, resources, and the names of the algorithms that there are."""
+    """What a selector decides on: data, resources, and the algorithms that there are.
+
+    Args:
+        features: of the data.
+        resources: that may be used.
+        algorithms: by name.
+        stages: of each, where it may be trained.
+        costs: of each, so far as they are known before it trains: `steps` of its optimizers, `sequences` (prompts with
+            a response, trained on or sampled), their `tokens`, about, and the forecast `peak_bytes` on the GPU.
+    """
 
     features: Features
     resources: Resources
     algorithms: Sequence[str]
-    stages: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # of each, where it may be trained
+    stages: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,4 +81,4 @@ class Choice:
     score: float | None = None
     low: float | None = None  # of the 95% interval of the score
     high: float | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)  # such as seconds and flops, where they are known
+    cost: Mapping[str, float] = field(default_factory=dict)  # as in `Situation`, or flops; empty is not known

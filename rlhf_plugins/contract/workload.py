@@ -81,6 +81,7 @@ class Known:
         policies: the base, and those that stages before it make.
         rewards: whether a stage before it makes a reward model.
         held_out: prompts of each kind that are held out; None where nobody knows.
+        prompts: to sample from while it trains, about; None where nobody knows.
     """
 
     rows: int | None = None
@@ -88,6 +89,7 @@ class Known:
     policies: int = 1
     rewards: bool = False
     held_out: tuple[int, ...] | None = None
+    prompts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.errors import PluginError, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.run_kinds import Stage
 
 Stages = list[dict[str, Any]]
 
@@ -60,10 +63,15 @@ def in_a_recipe(stages: Stages) -> Stages:
 
 def makes_policy(stage: Mapping[str, Any]) -> bool:
     """Whether a stage in a recipe's words makes a policy, which then starts from the one before it."""
+    return "policy" in made(stage).makes
+
+
+def made(words: Mapping[str, Any]) -> Stage:
+    """The stage of a recipe's words. Raises PluginError where they are wrong."""
     from rlhf_plugins.recipe.assemble import component
 
-    made = component("stage", {"use": stage["stage"], **{key: value for key, value in stage.items() if key != "stage"}})
-    return "policy" in made.makes
+    found: Stage = component("stage", {"use": words["stage"], **{k: v for k, v in words.items() if k != "stage"}})
+    return found
 
 
 def faults(stages: Stages, base: str = "sandbox") -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rlhf_plugins.contract.run_kinds import DataFormat
 from rlhf_plugins.contract.workload import Course, Known
 
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import DataFormat, Stage
     from rlhf_plugins.recipe.assemble import Assembled
 
 
@@ -20,20 +21,29 @@ def courses(assembled: Assembled, data: Data | None = None) -> dict[str, Course 
         assembled: the recipe.
         data: its rows, where they are loaded.
     """
-    sources: dict[int, DataFormat] = {}
+    return of_stages(assembled.stages, assembled.base.lengths.max_length, data, assembled.data)
+
+
+def of_stages(
+    stages: Iterable[Stage], max_length: int | None, data: Data | None, source: DataFormat | None = None
+) -> dict[str, Course | None]:
+    """By the names of the stages; arguments as of `courses`, and the format of the rows where they are not loaded."""
+    formats: dict[int, DataFormat | None] = {}
 
     @cache
     def rows(place: int) -> int | None:  # formats may hold lists, which have no hash
-        return sources[place].known_rows()
+        found = formats[place]
+        return found.known_rows() if found else None
 
     kinds = None if data is None else tuple(len(data.prompts.get(name, ())) for name in ("test", "out_of_distribution"))
     policies, rewards, found = 1, False, dict[str, Course | None]()
-    for stage in assembled.stages:
-        source = stage.data or assembled.data
-        sources[id(source)] = source
+    for stage in stages:
+        own = stage.data or source
+        formats[id(own)] = own
         loaded = data if stage.data is None else None
-        count = len(loaded.train) if loaded and loaded.train else rows(id(source))
-        known = Known(count, assembled.base.lengths.max_length, policies, rewards, kinds if loaded else None)
+        count = len(loaded.train) if loaded and loaded.train else rows(id(own))
+        asked = (len(loaded.prompts.get("train", ())) or None) if loaded else None
+        known = Known(count, max_length, policies, rewards, kinds if loaded else None, asked)
         found[stage.name] = stage.course(known)
         policies, rewards = policies + ("policy" in stage.makes), rewards or "reward" in stage.makes
     return found

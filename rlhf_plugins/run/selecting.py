@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,37 @@ from rlhf_plugins.contract.run import Base
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
 from rlhf_plugins.data.features import features
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.forecast.costs import card_of, in_words
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer
+from rlhf_plugins.run.pricing import memory_warnings, priced
 from rlhf_plugins.sandbox import POLICY
 
 SANDBOX = "sandbox"
+DEFAULT = "Qwen/Qwen3-0.6B"
 TRAINER = {"learning_rate": 1e-5, "per_device_train_batch_size": 8}
 OF_SANDBOX = {"learning_rate": 5e-4, "per_device_train_batch_size": 64}
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What was seen, every algorithm in order, and the recipe of the first."""
+    """What was seen, every algorithm in order, and the recipe of the first.
+
+    Args:
+        features: of the data.
+        choices: the best first, each with its cost so far as it is known.
+        recipe: of the first.
+        notes: what is not known of the costs, and what of the recipe besides its trainings may not fit the GPU.
+    """
 
     features: Features
     choices: Sequence[Choice]
     recipe: dict[str, Any]
+    notes: Sequence[str] = ()
+
+    def json(self) -> dict[str, Any]:
+        """For other programs; what could not be seen is null."""
+        return asdict(self)
 
 
 def select(
@@ -44,11 +59,13 @@ def select(
         data: such as `{"format": "preference", "source": "pairs.jsonl"}`.
         resources: what may be used, and what for.
         selector: its name or its spec.
-        base: of the recipe; None: the sandbox's policy for its own rows, else the one of the bundled recipes.
+        base: of the recipe, of whose shape and tokens the costs are; None: the sandbox's policy for its own rows, else
+            the one of the bundled recipes, whose tokenizer is not loaded.
 
     Raises:
         DataError: the rows cannot be read, or nothing is preferred.
         PluginError: the selector, or one of its options, is unknown.
+        RecipeError: the recipe would have a fault, such as a base that is not there.
         RunError: the selector needs a run, or no algorithm can do what is asked.
     """
     own = data.get("format") == SANDBOX
@@ -56,20 +73,27 @@ def select(
     judge = component("selector", selector)
     if judge.builds:
         raise RunError("this selector trains to find out: name it in a recipe, `{stage: auto, selector: ...}`")
-    seen = features(loader.load(Base(str(POLICY) if own else ""), seed=0))
-    choices = judge(Situation(seen, resources or Resources(), tuple(ALGORITHMS)))
+    asked, name = resources or Resources(), base or (SANDBOX if own else DEFAULT)
+    rows = loader.load(Base(str(POLICY) if own else ""), seed=0)
+    seen = features(rows)
+    recipes = {algorithm: _recipe(algorithm, data, name) for algorithm in ALGORITHMS}
+    card = card_of(asked.vram)
+    found = priced(recipes, rows, card, reads_base=bool(base) or own)
+    costs = {algorithm: one.costs.known for algorithm, one in found.items()}
+    choices = judge(Situation(seen, asked, tuple(ALGORITHMS), costs=costs))
+    choices = [replace(choice, cost={**costs[choice.algorithm], **choice.cost}) for choice in choices]
     if not choices[0].possible:
         raise RunError("\n".join(f"{c.algorithm}: {'; '.join(c.reasons)}" for c in choices))
-    name = base or (SANDBOX if own else "Qwen/Qwen3-0.6B")
-    return Selected(seen, choices, _recipe(choices[0].algorithm, data, name))
+    unknown = dict.fromkeys(f"not known: {why}" for one in found.values() for why in one.costs.unknown)
+    recipe = found[choices[0].algorithm].recipe
+    return Selected(seen, choices, recipe, (*unknown, *memory_warnings(recipe, card)))
 
 
 def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:
     """The recipe as a file with its reasons. Raises RunError where the file exists or cannot be written."""
-    about = [f"# {choice.algorithm}, by `rlhf select`.   rlhf run {file}", *(f"# {why}" for why in choice.reasons)]
-    text = "\n".join(
-        [*about, yaml.safe_dump(_beside(recipe, file.parent), sort_keys=False, default_flow_style=None, width=1_000)]
-    )
+    about = [f"# {choice.algorithm}, by `rlhf select`.   rlhf run {file}", f"# cost: {in_words(choice.cost)}"]
+    values = yaml.safe_dump(_beside(recipe, file.parent), sort_keys=False, default_flow_style=None, width=1_000)
+    text = "\n".join([*about, *(f"# {why}" for why in choice.reasons), values])
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)

@@ -43,14 +43,18 @@ def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
     used, new = parts * int(stage.setting("num_iterations")), int(stage.setting("max_completion_length"))
     rollout, steps = size * parts, int(stage.setting("max_steps"))
     unit = "responses" if turns == 1 else f"conversations of up to {turns} turns"
+    about = "" if steps > 0 else "about "
     if steps <= 0:
-        epochs = _times(float(stage.setting("num_train_epochs")), "epoch")
-        return Course(None, None, f"{epochs} of the prompts, {rollout:,} {unit} a rollout")
+        epochs = float(stage.setting("num_train_epochs"))
+        if known.prompts is None:
+            return Course(None, None, f"{_times(epochs, 'epoch')} of the prompts, {rollout:,} {unit} a rollout")
+        whole = known.prompts // (rollout // int(stage.setting("num_generations")) or 1)  # the rest of an epoch is left
+        steps = ceil(ceil(whole * used / accumulated) * epochs)
     rollouts = ceil(steps * accumulated / used)
     episodes = rollouts * rollout
     of = f"{_times(rollouts, 'rollout')} of {rollout:,} {unit}, {episodes:,} episodes"
     sampled = f"at most {episodes * turns * new:,} sampled tokens"
-    return Course(steps, 2 * episodes * turns, f"{_times(steps, 'step')}, {of}, {sampled}")
+    return Course(steps, 2 * episodes * turns, f"{about}{_times(steps, 'step')}, {of}, {sampled}")
 
 
 def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:

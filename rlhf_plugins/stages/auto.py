@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -91,14 +91,27 @@ class Auto(Stage, makes={"policy"}, processes="several"):
         """The selector's answer for the run's data."""
         from rlhf_plugins.data.features import features
 
-        names = tuple(self.algorithms)
-        situation = Situation(features(run.data), self.resources, names, self.stages())
+        names, costs = tuple(self.algorithms), self.costs(run)
+        situation = Situation(features(run.data), self.resources, names, self.stages(), costs)
         found: Sequence[Choice] = self.selector.acting(run)(situation)
-        return found
+        return [replace(choice, cost={**costs[choice.algorithm], **choice.cost}) for choice in found]
+
+    def costs(self, run: Run) -> dict[str, Mapping[str, float]]:
+        """What each algorithm takes, on the GPU that the resources name or else on this machine's."""
+        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.forecast.cards import present
+        from rlhf_plugins.forecast.costs import card_of, costs, mean_tokens
+        from rlhf_plugins.recipe.candidates import made
+
+        mean, card = mean_tokens(run.data, load_row_encoder(run.base)), card_of(self.resources.vram) or present()
+        own = {name: [made(words) for words in stages] for name, stages in self.stages().items()}
+        return {name: costs(stages, run.base, run.data, card, mean).known for name, stages in own.items()}
 
 
 def table(ranked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The ranking as rows of a report."""
+    from rlhf_plugins.forecast.costs import in_words
+
     return [
         {
             "place": place,
@@ -106,6 +119,7 @@ def table(ranked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "expected": choice["score"],
             "from": choice["low"],
             "to": choice["high"],
+            "cost": in_words(choice["cost"]),
             "reasons": "; ".join(choice["reasons"]),
         }
         for place, choice in enumerate(ranked, 1)

@@ -44,9 +44,41 @@ def test_the_recipe_of_the_first_is_sound_and_has_its_reasons(
     assert [stage["name"] for stage in check_recipe(out)["stages"]][:1] == ["reward" if first == "ppo" else first[:3]]
 
 
+def test_each_algorithm_has_its_cost_and_the_recipe_the_one_of_the_first(pairs: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    done = select(pairs, "--base", "sandbox", "--vram", "12GB", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    # 18 rows, for a tenth is held out: a step of 64 an epoch; online 18 // 8 = 2 rollouts of 64 an epoch
+    assert "1. dpo\n     cost: about 3 steps, 384 sequences, " in done.output
+    assert "ppo\n     cost: about 9 steps, 1,152 sequences, " in done.output
+    assert "     +0 its forecast peak of memory, 0.9 GiB, fits the GPU's 12 GB" in done.output
+    assert "costs are of the base sandbox\n" in done.output
+    assert "\n# cost: about 3 steps, 384 sequences, " in out.read_text()
+
+
+def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str, tmp_path: Path) -> None:
+    done = select(pairs, "--json", "--out", str(tmp_path / "mine.yaml"))
+    assert "counting the cost of ppo, 3 of 4" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["choices"][0]["cost"].keys() == {"steps", "sequences", "peak_bytes"}
+    assert found["notes"] == ["not known: tokens: the tokenizer was not loaded; name a base"]
+    assert found["recipe"]["stages"][0]["name"] == "dpo"
+    assert found["features"]["noise"] is None
+
+
+def test_a_recipe_computes_fewer_tokens_at_once_where_only_that_fits(pairs: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    done = select(pairs, "--vram", "3GB", "--hours", "8", "--online", "yes", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    resolved = check_recipe(out)
+    assert [stage.get("tokens_per_batch") for stage in resolved["stages"][:2]] == [4096, 1024]
+    assert "warning: stage evaluate may need 4.5 GiB of the GPU's 3.0 GiB" in done.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--vram", "1GB"), "is above the GPU's 1 GB"),
         (("--priority", "qualty"), "--priority: unknown 'qualty' (did you mean quality?"),
         (("--online", "maybe"), "--online: yes or no, got 'maybe'"),
         (("--vram", "much"), "--vram: gigabytes such as 12GB, got 'much'"),

@@ -66,6 +66,25 @@ def test_what_cannot_be_done_is_last_and_says_why() -> None:
     assert last.reasons[1] == "cannot: it cannot learn from a live reward, only from pairs"
 
 
+@pytest.mark.parametrize(
+    ("peak", "reason", "possible"),
+    [
+        (3.0, "+0 its forecast peak of memory, 3.0 GiB, fits the GPU's 8 GB", True),
+        (7.5, "-1 its forecast peak of memory, 7.5 GiB, is so near the GPU's 8 GB that it may not fit", True),
+        (14.25, "cannot: its forecast peak of memory, 14.2 GiB, is above the GPU's 8 GB", False),
+    ],
+)
+def test_a_forecast_decides_in_place_of_what_online_training_usually_takes(
+    peak: float, reason: str, possible: bool
+) -> None:
+    costs = {"ppo": {"peak_bytes": peak * 2**30}}
+    found = component("selector", "rules")(Situation(MANY, Resources(vram=8), tuple(ALGORITHMS), costs=costs))
+    by_name = {choice.algorithm: choice for choice in found}
+    assert (reason in by_name["ppo"].reasons, by_name["ppo"].possible) == (True, possible)
+    usual = "-1 8 GB is little for a value and sampling"
+    assert [usual in by_name[name].reasons for name in ("ppo", "dpo_then_ppo")] == [False, True]
+
+
 def test_what_it_could_not_see_is_among_the_reasons() -> None:
     unseen = [reason for reason in ranked(FEW, Resources())[0].reasons if reason.startswith("not seen")]
     assert len(unseen) == 2
@@ -121,4 +140,8 @@ def test_the_stage_trains_what_was_chosen_and_goes_on_with_the_choice(tmp_path: 
     assert result.metrics["algorithm"] == "dpo_then_ppo"
     assert result.policies["auto"]["path"].endswith("ppo/model")
     assert "reward" in result.rewards["auto"]["path"]
-    assert result.sections[0].rows[0]["algorithm"] == "dpo_then_ppo"
+    first, second = result.sections[0].rows
+    assert first["algorithm"] == "dpo_then_ppo"
+    # 24 pairs a batch of 4 for a step, twice; a rollout of 4
+    assert first["cost"].startswith("about 3 steps, 24 sequences, ")
+    assert second["cost"].startswith("about 1 steps, 8 sequences, ")

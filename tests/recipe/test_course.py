@@ -42,6 +42,18 @@ def test_rollouts_and_episodes() -> None:
     assert found == "10 steps, 2 rollouts of 32 responses, 64 episodes, at most 320 sampled tokens"
 
 
+def test_epochs_of_prompts_become_steps_where_the_prompts_are_loaded() -> None:
+    trainer = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "steps_per_generation": 4, "num_iterations": 3}
+    own = {**trainer, "gradient_accumulation_steps": 2, "max_completion_length": 5}
+    stages = [{"stage": "reward_model"}, {"stage": "online", "trainer": own}]
+    recipe = load_recipe({"base": "sandbox", "data": SANDBOX, "stages": stages})
+    _, course = courses(recipe, Data((), prompts={"train": (Group("p"),) * 11})).values()
+    # a rollout of 32 responses takes 4 prompts, of which 11 are 2: 2 * 4 * 3 / 2 = 12 steps, twice; 4 rollouts in all
+    assert course is not None
+    assert course.words == "about 24 steps, 4 rollouts of 32 responses, 128 episodes, at most 640 sampled tokens"
+    assert (course.steps, course.sequences) == (24, 256)
+
+
 def test_policies_of_an_evaluation(tmp_path: Path) -> None:
     evaluate = {"stage": "evaluate", "prompts": 4, "max_new_tokens": 3}
     *_, found = words({"stage": "preference"}, evaluate)

@@ -1,0 +1,98 @@
+"""What the trainings of an algorithm take, so far as it is known before they begin: steps, tokens, peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from rlhf_plugins.contract.run import Base
+from rlhf_plugins.data.tokens import RowEncoder
+from rlhf_plugins.errors import DataError, RunError
+from rlhf_plugins.forecast.cards import Card
+from rlhf_plugins.forecast.forecast import of_stage
+from rlhf_plugins.forecast.shapes import configuration
+from rlhf_plugins.recipe.course import of_stages
+from rlhf_plugins.report.words import count, flops, memory
+
+if TYPE_CHECKING:
+    from rlhf_plugins.contract.rows import Data
+    from rlhf_plugins.contract.run_kinds import Stage
+
+LOOKED_AT = 256  # prompts whose rows are tokenised for the mean length
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one algorithm.
+
+    Args:
+        known: steps of the optimizers; `sequences`, prompts with a response that are trained on or sampled; their
+            `tokens`, about; `peak_bytes`, the largest of its stages.
+        unknown: what is not, with the reason.
+    """
+
+    known: Mapping[str, float]
+    unknown: tuple[str, ...] = ()
+
+
+def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, mean: float | None = None) -> Costs:
+    """Of the stages of an algorithm, in order.
+
+    Args:
+        stages: that train.
+        base: whose shape is read, and no weight.
+        data: the rows, loaded.
+        card: which is to train; None: one that computes in bfloat16.
+        mean: tokens of a prompt with a response; None leaves tokens out.
+    """
+    found: dict[str, float] = {}
+    courses = of_stages(stages, base.lengths.max_length, data)
+    endless = [name for name, course in courses.items() if course is None or course.steps is None]
+    if not endless:
+        found["steps"] = sum(course.steps or 0 for course in courses.values() if course)
+        found["sequences"] = sum(course.sequences or 0 for course in courses.values() if course)
+        if mean is not None:
+            found["tokens"] = round(found["sequences"] * mean)
+    unknown = [f"steps of {name}: nothing says how long it is" for name in endless]
+    peak, why = _peak(stages, base, card)
+    return Costs({**found, **({"peak_bytes": peak} if peak else {})}, (*unknown, *why))
+
+
+def mean_tokens(data: Data, encoder: RowEncoder) -> float | None:
+    """Of a prompt with one of its responses, over the training rows of `LOOKED_AT` prompts at most, evenly spaced.
+
+    Rows that a training would leave out do not count. None where all are.
+    """
+    lengths = []
+    for group in data.train[:: -(-len(data.train) // LOOKED_AT) or 1]:
+        for response in group.responses:
+            with suppress(DataError):
+                lengths.append(sum(map(len, encoder.encode_within_limit(group.prompt, response))))
+    return fmean(lengths) if lengths else None
+
+
+def _peak(stages: Sequence[Stage], base: Base, card: Card | None) -> tuple[int, list[str]]:
+    """The largest peak of the stages, in bytes, and of which there is no forecast; 0 where there is none of any."""
+    try:
+        config = configuration(base)
+        forecasts = [of_stage(stage, base, config, card) for stage in stages]
+    except RunError as error:
+        return 0, [f"memory: {error}"]
+    unknown = [f"memory of {one.name}: {one.unknown}" for one in forecasts if one.unknown]
+    return max((one.peak_bytes for one in forecasts), default=0) if not unknown else 0, unknown
+
+
+def card_of(vram: float | None) -> Card | None:
+    """A GPU of so many GB of memory."""
+    return None if vram is None else Card(f"{vram:g} GB", round(vram * 2**30))
+
+
+def in_words(cost: Mapping[str, float]) -> str:
+    """A cost: `about 12 steps, 96 sequences, 2,100 tokens, a forecast peak of 1.2 GiB`."""
+    counts = [f"{count(cost[name])} {name}" for name in ("steps", "sequences", "tokens") if name in cost]
+    peak = [f"a forecast peak of {memory(int(cost['peak_bytes']))}"] if "peak_bytes" in cost else []
+    spent = [f"{flops(cost['flops'])} FLOPs spent"] if "flops" in cost else []
+    return ", ".join([*(["about " + ", ".join(counts)] if counts else []), *peak, *spent]) or "not known"

@@ -1,0 +1,93 @@
+"""What an algorithm costs is counted as `check` and `estimate` count it, and what is not known is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlhf_plugins import Base, Data, DataError, Group, Stage, component, run_recipe
+from rlhf_plugins.forecast.cards import Card
+from rlhf_plugins.forecast.costs import LOOKED_AT, costs, in_words, mean_tokens
+from rlhf_plugins.forecast.forecast import forecast
+from rlhf_plugins.recipe.check import load_recipe
+from rlhf_plugins.run.record import open_run
+from rlhf_plugins.sandbox import base_path
+from rlhf_plugins.testing import tiny_base
+
+PAIR = Group("ab", ("c", "def"), ranks=(0, 1))
+ROWS = Data((PAIR,) * 10, prompts={"train": (Group("ab"),) * 10})
+TRAINER = {"per_device_train_batch_size": 4, "num_train_epochs": 2}
+
+
+def letters(longest: int = 100) -> Any:
+    """An encoder of a token a letter, which refuses longer rows."""
+
+    def encode(prompt: str, response: str) -> tuple[list[int], list[int]]:
+        if len(prompt + response) > longest:
+            raise DataError("is too long")
+        return [0] * len(prompt), [0] * len(response)
+
+    return SimpleNamespace(encode_within_limit=encode)
+
+
+def test_the_mean_length_is_of_a_prompt_with_one_response() -> None:
+    assert mean_tokens(ROWS, letters()) == 4.0  # 2 + 1 and 2 + 3
+    assert mean_tokens(ROWS, letters(4)) == 3.0  # a row that a training would leave out does not count
+    assert mean_tokens(ROWS, letters(2)) is None
+    many = Data((PAIR, Group("abcd", ("c",))) * LOOKED_AT)  # every second group is looked at
+    assert mean_tokens(many, letters()) == 4.0
+
+
+def test_steps_and_sequences_are_the_sum_over_the_stages() -> None:
+    stages = [component("stage", name, trainer=TRAINER) for name in ("preference", "sft")]
+    found = costs(stages, Base(base_path("sandbox")), ROWS, None, 4.0).known
+    assert found["steps"] == 12  # each 2 * ceil(10 / 4)
+    assert found["sequences"] == 6 * 4 * 2 + 6 * 4  # a pair has two responses
+    assert found["tokens"] == 4 * 72
+
+
+def test_the_peak_is_what_estimate_forecasts() -> None:
+    stages = [{"stage": "reward_model"}, {"stage": "online", "from": "base"}]
+    recipe = load_recipe({"base": "Qwen/Qwen3-0.6B", "adapter": {}, "data": {"format": "sandbox"}, "stages": stages})
+    card = Card("12 GB", 12 * 2**30)
+    found = costs(recipe.stages, recipe.base, ROWS, card)
+    assert found.known["peak_bytes"] == forecast(recipe, card).needed
+    assert found.unknown == ()
+
+
+def test_what_is_not_known_is_named() -> None:
+    class Mine(Stage):
+        name = "mine"
+
+    base = Base(base_path("sandbox"))
+    unknown = ("steps of mine: nothing says how long it is", "memory of mine: nobody knows what this stage computes")
+    assert (costs([Mine()], base, ROWS, None).known, costs([Mine()], base, ROWS, None).unknown) == ({}, unknown)
+    trained = [component("stage", "sft", trainer=TRAINER)]
+    found = costs(trained, replace(base, path="no/such"), ROWS, None)
+    assert set(found.known) == {"steps", "sequences"}
+    assert found.unknown[0].startswith("memory: base no/such: its configuration does not load")
+
+
+def test_words() -> None:
+    cost = {"steps": 1200, "sequences": 9600, "tokens": 72000.0, "peak_bytes": 3 * 2**30}
+    assert in_words(cost) == "about 1,200 steps, 9,600 sequences, 72,000 tokens, a forecast peak of 3.0 GiB"
+    assert in_words({"peak_bytes": 2**20, "flops": 1.5e12}) == "a forecast peak of 1 MiB, 1.50e12 FLOPs spent"
+    assert in_words({}) == "not known"
+
+
+@pytest.mark.slow
+def test_an_online_training_of_epochs_takes_the_steps_that_were_counted(tmp_path: Path) -> None:
+    trainer = {"per_device_train_batch_size": 4, "num_generations": 2, "num_train_epochs": 2, "num_iterations": 2}
+    stage = {"stage": "online", "reward": "gold", "trainer": {**trainer, "max_completion_length": 4}}
+    data = {"format": "sandbox", "writer": "sloppy", "prompts": 5, "test_prompts": 4}
+    recipe = {"base": tiny_base(tmp_path / "base").path, "adapter": {"r": 2}, "data": data, "stages": [stage]}
+    assembled = load_recipe(recipe)
+    known = costs(assembled.stages, assembled.base, assembled.data.load(assembled.base, 0), None).known
+    assert known["steps"] == 8  # 2 of 5 prompts a rollout, each for 2 steps, twice
+    record = open_run(run_recipe({**recipe, "output_dir": str(tmp_path / "run")}, say=str).folder)
+    (result,) = record.finished
+    assert max(step for step, _ in result.curves["reward"].points) == 8
