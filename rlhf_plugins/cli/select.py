@@ -41,6 +41,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> how typer reads it, and its d
     "priority": (Annotated[str | None, typer.Option(help=f"{', '.join(PRIORITIES)}.")], None),
     "selector": (Annotated[str, typer.Option(help="A selector component.")], "rules"),
     "base": (Annotated[str | None, typer.Option(help="The model of the recipe and of the costs.")], None),
+    "unsampled": (
+        Annotated[bool, typer.Option("--no-sampling", help="Load no base to see if it would write the responses.")],
+        False,
+    ),
     "out": (Annotated[Path, typer.Option(help="The recipe to write.")], Path("selected.yaml")),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print the answer for other programs.")], False),
 }
@@ -50,11 +54,12 @@ RESOURCES = ("vram", "hours", "online", "live_reward", "staged", "latency", "upd
 def select(**given: Any) -> None:
     """Rank DPO, IPO and PPO for preferences and resources, with reasons and costs, and write the recipe of the first.
 
-    Costs are of the trainings of each algorithm on the base: steps, tokens and peak memory. Nothing is trained.
+    Costs are of the trainings of each algorithm on the base: steps, tokens and peak memory. Nothing is trained;
+    the base that is named is sampled, to see whether the rows' responses are its own.
     """
     from rlhf_plugins.run import selecting
 
-    found = selecting.select(_data(given), _resources(given), given["selector"], given["base"])
+    found = selecting.select(_data(given), _resources(given), given["selector"], given["base"], not given["unsampled"])
     selecting.write(found.recipe, found.choices[0], given["out"])
     if given["as_json"]:
         echo_whole(json.dumps(found.json(), indent=2))

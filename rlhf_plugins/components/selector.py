@@ -16,6 +16,7 @@ OFFLINE, ONLINE = frozenset({"dpo", "ipo"}), frozenset({"ppo", "dpo_then_ppo"})
 SEEN_BY = {  # what the rules on noise and strength would like to see, and how data could show it
     "agreement": "how often annotators agree: no pair was judged twice, and none has votes",
     "strength": "how strong preferences are: no margins and no ratings",
+    "off_policy": "whether responses are the policy's own: it answered no prompts, or fewer than 10",
 }
 
 
@@ -32,14 +33,18 @@ class Rules(Selector):
     """Sums the points of rules, which are in each algorithm's reasons; equal sums keep the order dpo, ipo, ppo.
 
     Few pairs speak for DPO and IPO, noise for IPO, live rewards are possible with PPO alone, compute with a wish to
-    adapt speaks for PPO, clean data with little compute for DPO, several stages for DPO and then PPO. Stability ranks
-    IPO, DPO, PPO; quality PPO, then DPO and IPO. The directions are the usual advice; the weights and thresholds are
-    ours. `rlhf bench` measures what following them costs.
+    adapt speaks for PPO, clean data with little compute for DPO, several stages for DPO and then PPO. Responses that
+    the policy would hardly write speak for PPO, which learns from its own (Xu et al. 2024, Tajwar et al. 2024).
+    Stability ranks IPO, DPO, PPO; quality PPO, then DPO and IPO. The directions are the usual advice; the weights and
+    thresholds are ours. `rlhf bench` measures what following them costs.
     """
 
     few_pairs: Annotated[int, Field(ge=1, description="fewer are few")] = 10_000
     noisy: Annotated[float, Field(gt=0, lt=0.5, description="share of wrong judgements that is noise")] = 0.15
     contradictory: Annotated[float, Field(gt=0, lt=1, description="share of pairs in circles, as the same sign")] = 0.1
+    foreign: Annotated[
+        float, Field(gt=0, description="nats a token below the policy's own samples at which rows are off-policy")
+    ] = 0.25
     much_time: Annotated[float, Field(gt=0, description="hours from which compute is enough for PPO")] = 4.0
     much_memory: Annotated[
         float, Field(gt=0, description="GB of a GPU from which memory is enough for PPO, where no peak is forecast")
@@ -66,6 +71,7 @@ class Rules(Selector):
         """Every rule that applies, once per algorithm."""
         features, resources = situation.features, situation.resources
         yield from self._of_data(features, resources)
+        yield from self._of_writer(features)
         yield from _of_use(resources)
         yield from self._of_compute(resources)
         yield from self._of_memory(situation)
@@ -95,6 +101,16 @@ class Rules(Selector):
                 between = f"{features.noise_low:.0%} to {features.noise_high:.0%} of the judgements are wrong"
                 few = f"by {features.judged_again} pairs that were judged again {between}"
                 yield Point("dpo", 0, f"{few}: too few to call them clean or noisy")
+
+    def _of_writer(self, features: Features) -> Iterator[Point]:
+        """By whose responses the rows hold, where the whole interval says so."""
+        if features.off_policy is None:
+            return
+        low = features.off_policy if features.off_policy_low is None else features.off_policy_low
+        said = f"its own samples are {features.off_policy:.2f} nats a token likelier to the policy than the rows"
+        if low >= self.foreign:
+            yield from _each(OFFLINE, -1, f"off-policy responses, and it learns from them alone: {said}")
+            yield Point("ppo", 1, f"off-policy responses, and it learns from its own: {said}")
 
     def _of_compute(self, resources: Resources) -> Iterator[Point]:
         if resources.hours is not None and resources.hours >= self.much_time and resources.online:

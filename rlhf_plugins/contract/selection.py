@@ -13,7 +13,11 @@ PRIORITIES = ("quality", "speed", "stability")
 
 @dataclass(frozen=True)
 class Features:
-    """What preferences look like, counted on their training and held-out groups; None is what could not be seen."""
+    """What preferences look like, counted on their training and held-out groups; None is what could not be seen.
+
+    `off_policy` is by how many nats a token the rows' responses are less likely, to the policy that is to be trained,
+    than its own samples: at 0 they may be its own, and below 0 they are likelier.
+    """
 
     pairs: int  # strictly ordered
     prompts: int
@@ -30,6 +34,10 @@ class Features:
     noise_low: float | None = None  # the 95% interval of the noise, by the number of pairs that were judged again
     noise_high: float | None = None
     judged_again: int | None = None  # pairs with several judgements, or with votes
+    off_policy: float | None = None  # nats per token; seen where there is a policy
+    off_policy_low: float | None = None  # the 95% interval of its mean over prompts
+    off_policy_high: float | None = None
+    off_policy_prompts: int | None = None  # that the policy answered
 
     @property
     def unseen(self) -> tuple[str, ...]:

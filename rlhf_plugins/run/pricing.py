@@ -88,6 +88,7 @@ def _smaller(recipe: Recipe, assembled: Assembled, data: Data, card: Card | None
     whole = Priced(recipe, _costs(assembled, data, card, mean))
     if card is None or whole.costs.known.get("peak_bytes", 0) <= card.bytes:
         return whole
+    line(f"looking for a smaller recipe that fits {card.name}")
     overrides = fitted(recipe, (), card).overrides
     changed = apply(of_mapping(recipe), overrides, lambda stage: stage.get("name")).values
     return Priced(changed, _costs(load_recipe(changed), data, card, mean))

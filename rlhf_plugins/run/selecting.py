@@ -10,13 +10,17 @@ from typing import Any
 
 import yaml
 
+from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
 from rlhf_plugins.data.features import features
+from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
+from rlhf_plugins.evaluate.off_policy import off_policy
 from rlhf_plugins.forecast.costs import card_of, in_words
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer
+from rlhf_plugins.report.words import FEWEST
 from rlhf_plugins.run.pricing import memory_warnings, priced
 from rlhf_plugins.sandbox import POLICY
 
@@ -52,6 +56,7 @@ def select(
     resources: Resources | None = None,
     selector: str | Mapping[str, Any] = "rules",
     base: str | None = None,
+    samples: bool = True,
 ) -> Selected:
     """Ranks the algorithms for the rows of a recipe's `data` block.
 
@@ -60,7 +65,8 @@ def select(
         resources: what may be used, and what for.
         selector: its name or its spec.
         base: of the recipe, of whose shape and tokens the costs are; None: the sandbox's policy for its own rows, else
-            the one of the bundled recipes, whose tokenizer is not loaded.
+            the one of the bundled recipes, of which nothing is loaded.
+        samples: of the base, where it is known, to see whether the rows are its own.
 
     Raises:
         DataError: the rows cannot be read, or nothing is preferred.
@@ -75,10 +81,13 @@ def select(
         raise RunError("this selector trains to find out: name it in a recipe, `{stage: auto, selector: ...}`")
     asked, name = resources or Resources(), base or (SANDBOX if own else DEFAULT)
     rows = loader.load(Base(str(POLICY) if own else ""), seed=0)
-    seen = features(rows)
     recipes = {algorithm: _recipe(algorithm, data, name) for algorithm in ALGORITHMS}
     card = card_of(asked.vram)
-    found = priced(recipes, rows, card, reads_base=bool(base) or own)
+    reads_base = bool(base) or own
+    found = priced(recipes, rows, card, reads_base)
+    seen, unseen = features(rows), ["not seen: off_policy: the base was not asked"]
+    if samples and reads_base:
+        seen, unseen = with_own(seen, recipes["dpo"], rows)
     costs = {algorithm: one.costs.known for algorithm, one in found.items()}
     choices = judge(Situation(seen, asked, tuple(ALGORITHMS), costs=costs))
     choices = [replace(choice, cost={**costs[choice.algorithm], **choice.cost}) for choice in choices]
@@ -86,7 +95,23 @@ def select(
         raise RunError("\n".join(f"{c.algorithm}: {'; '.join(c.reasons)}" for c in choices))
     unknown = dict.fromkeys(f"not known: {why}" for one in found.values() for why in one.costs.unknown)
     recipe = found[choices[0].algorithm].recipe
-    return Selected(seen, choices, recipe, (*unknown, *memory_warnings(recipe, card)))
+    return Selected(seen, choices, recipe, (*unseen, *unknown, *memory_warnings(recipe, card)))
+
+
+def with_own(seen: Features, recipe: Mapping[str, Any], rows: Data) -> tuple[Features, list[str]]:
+    """The features with whether responses are those of a recipe's base, which is loaded and sampled; or why not."""
+    from rlhf_plugins.engine.policy import open_policy
+    from rlhf_plugins.recipe.check import load_recipe
+
+    start = load_recipe(recipe)
+    line(f"sampling {recipe['base']}, to see whether the responses are its own")
+    try:
+        policy = open_policy(start.adapter, start.base)
+        own = off_policy(policy, rows, policy.encoder)
+    except (RunError, OSError, ValueError) as error:
+        return seen, [f"not seen: off_policy: {error}"]
+    why = f"not seen: off_policy: fewer than {FEWEST} prompts with two responses leave room for another"
+    return replace(seen, **own), [] if own else [why]
 
 
 def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:

@@ -90,9 +90,14 @@ class Auto(Stage, makes={"policy"}, processes="several"):
     def ranked(self, run: Run) -> Sequence[Choice]:
         """The selector's answer for the run's data."""
         from rlhf_plugins.data.features import features
+        from rlhf_plugins.engine.loading import load_row_encoder
+        from rlhf_plugins.evaluate.off_policy import off_policy
 
         names, costs = tuple(self.algorithms), self.costs(run)
-        situation = Situation(features(run.data), self.resources, names, self.stages(), costs)
+        with run.policy() as policy:
+            own = off_policy(policy, run.data, load_row_encoder(run.base), run.seed)
+        seen = replace(features(run.data), **own)
+        situation = Situation(seen, self.resources, names, self.stages(), costs)
         found: Sequence[Choice] = self.selector.acting(run)(situation)
         return [replace(choice, cost={**costs[choice.algorithm], **choice.cost}) for choice in found]
 

@@ -44,9 +44,32 @@ def test_the_recipe_of_the_first_is_sound_and_has_its_reasons(
     assert [stage["name"] for stage in check_recipe(out)["stages"]][:1] == ["reward" if first == "ppo" else first[:3]]
 
 
+def test_a_base_that_is_named_is_sampled_and_off_policy_rows_speak_for_ppo(pairs: str, tmp_path: Path) -> None:
+    done = select(pairs, "--base", "sandbox", "--out", str(tmp_path / "mine.yaml"))  # whose words the base never saw
+    assert "sampling sandbox, to see whether the responses are its own" in done.stderr
+    assert "off_policy_prompts 18" in done.stdout
+    assert "1. ppo\n" in done.stdout
+    assert "     +1 off-policy responses, and it learns from its own: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((), "the base was not asked"),
+        (("--base", "sandbox", "--no-sampling"), "the base was not asked"),
+        (("--base", "no/such"), "base no/such: "),
+    ],
+)
+def test_why_no_policy_was_asked_is_said(words: tuple[str, ...], why: str, pairs: str, tmp_path: Path) -> None:
+    done = select(pairs, *words, "--out", str(tmp_path / "mine.yaml"))
+    assert done.exit_code == 0, done.output
+    assert f"not seen: off_policy: {why}" in done.output
+    assert "     not seen: whether responses are the policy's own" in done.output
+
+
 def test_each_algorithm_has_its_cost_and_the_recipe_the_one_of_the_first(pairs: str, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
-    done = select(pairs, "--base", "sandbox", "--vram", "12GB", "--out", str(out))
+    done = select(pairs, "--base", "sandbox", "--no-sampling", "--vram", "12GB", "--out", str(out))
     assert done.exit_code == 0, done.output
     # 18 rows, for a tenth is held out: a step of 64 an epoch; online 18 // 8 = 2 rollouts of 64 an epoch
     assert "1. dpo\n     cost: about 3 steps, 384 sequences, " in done.output
@@ -61,11 +84,13 @@ def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str,
     assert "counting the cost of ppo, 3 of 4" in done.stderr
     found = json.loads(done.stdout)
     assert found["choices"][0]["cost"].keys() == {"steps", "sequences", "peak_bytes"}
-    assert found["notes"] == ["not known: tokens: the tokenizer was not loaded; name a base"]
+    unseen = "not seen: off_policy: the base was not asked"
+    assert found["notes"] == [unseen, "not known: tokens: the tokenizer was not loaded; name a base"]
     assert found["recipe"]["stages"][0]["name"] == "dpo"
     assert found["features"]["noise"] is None
 
 
+@pytest.mark.slow
 def test_a_recipe_computes_fewer_tokens_at_once_where_only_that_fits(pairs: str, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
     done = select(pairs, "--vram", "3GB", "--hours", "8", "--online", "yes", "--out", str(out))

@@ -29,6 +29,8 @@ SITUATIONS: dict[str, tuple[Features, Resources, str]] = {
     "few pairs": (FEW, Resources(), "dpo"),
     "noise": (NOISY, Resources(), "ipo"),
     "circles": (Features(500, 300, circles=0.2), Resources(), "ipo"),
+    "off-policy responses": (Features(50_000, 300, off_policy=0.6, off_policy_low=0.3), Resources(), "ppo"),
+    "perhaps off-policy": (Features(50_000, 300, off_policy=0.6, off_policy_low=0.2), Resources(), "dpo"),
     "pairs judged both ways": (Features(500, 300, contradictions=0.2), Resources(), "ipo"),
     "live rewards": (FEW, Resources(live_reward=True), "ppo"),
     "compute, and to adapt": (MANY, Resources(hours=8, online=True), "ppo"),
@@ -85,9 +87,20 @@ def test_a_forecast_decides_in_place_of_what_online_training_usually_takes(
     assert [usual in by_name[name].reasons for name in ("ppo", "dpo_then_ppo")] == [False, True]
 
 
+def test_off_policy_responses_speak_for_ppo_and_against_learning_from_them_alone() -> None:
+    features = Features(50_000, 300, off_policy=0.6, off_policy_low=0.3)
+    found = {choice.algorithm: choice.reasons[0] for choice in ranked(features, Resources())}
+    said = "its own samples are 0.60 nats a token likelier to the policy than the rows"
+    assert found["ppo"] == f"+1 off-policy responses, and it learns from its own: {said}"
+    assert found["ipo"] == f"-1 off-policy responses, and it learns from them alone: {said}"
+    assert found["dpo_then_ppo"] == "no rule speaks for or against it"
+
+
 def test_what_it_could_not_see_is_among_the_reasons() -> None:
     unseen = [reason for reason in ranked(FEW, Resources())[0].reasons if reason.startswith("not seen")]
-    assert len(unseen) == 2
+    assert len(unseen) == 3
+    own = Features(500, 300, off_policy=0.0)
+    assert not [reason for reason in ranked(own, Resources())[0].reasons if "policy" in reason]
     assert not [reason for reason in ranked(NOISY, Resources())[0].reasons if "annotators agree" in reason]
 
 
@@ -145,3 +158,12 @@ def test_the_stage_trains_what_was_chosen_and_goes_on_with_the_choice(tmp_path: 
     # 24 pairs a batch of 4 for a step, twice; a rollout of 4
     assert first["cost"].startswith("about 3 steps, 24 sequences, ")
     assert second["cost"].startswith("about 1 steps, 8 sequences, ")
+
+
+def test_the_stage_asks_the_policy_that_it_trains_whether_rows_are_its_own(tmp_path: Path) -> None:
+    words = recipe(tmp_path, algorithms=["dpo", "ipo"])
+    data = {**words["data"], "prompts": 12}
+    folder = run_recipe({**words, "data": data}, say=str).folder
+    reasons = open_run(folder).finished[0].sections[0].rows[0]["reasons"]
+    assert "not seen: how often annotators agree" in reasons
+    assert "not seen: whether responses are the policy's own" not in reasons

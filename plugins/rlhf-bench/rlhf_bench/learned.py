@@ -26,6 +26,7 @@ COUNTS = ("pairs", "prompts", "topics")  # on a log scale
 BUNDLED = Path(__file__).parent / "history.json"
 NORMAL = 1.96
 UNUSED = ("vram", "hours", "staged", "latency", "update_every", "priority")  # of the resources
+OF_POLICY = "off_policy"  # the feature that needs a policy
 FEWEST = 3  # tasks of an algorithm
 
 
@@ -37,7 +38,8 @@ class Learned(Selector):
     history has, the expectation is the mean over all values that the history has of it, and its variance grows by how
     much they differ. An algorithm that the history does not know is last, without a score,
     and after it what cannot do what is asked, by the selector `rules`. The history knows no hours, memory or aims: what
-    is given of them changes nothing, and is named.
+    is given of them changes nothing, and is named. So is whether the rows' responses are the policy's own, where the
+    history does not have it. A wanted feature that a run of the history lacks is left out, and named.
     """
 
     history: Annotated[
@@ -61,7 +63,13 @@ class Learned(Selector):
         vector = [_value(asdict(situation.features), name) for name in self.wanted]
         choices = [self.choice(algorithm, rows, vector) for algorithm in situation.algorithms]
         choices = sorted(choices, key=lambda one: -inf if one.score is None else one.score, reverse=True)
-        return _ruled(choices, situation)
+        return _ruled(choices, situation, self._unknown(situation, rows))
+
+    def _unknown(self, situation: Situation, rows: Sequence[Row]) -> list[str]:
+        """What is given of the resources or seen of the policy, and no score knows."""
+        unused = [name for name in UNUSED if getattr(situation.resources, name)]
+        known = OF_POLICY in self.wanted and all(row["features"].get(OF_POLICY) is not None for row in rows)
+        return [*unused, *[OF_POLICY] * (situation.features.off_policy is not None and not known)]
 
     def choice(self, algorithm: str, rows: Sequence[Row], vector: Sequence[float | None]) -> Choice:
         """What is expected of one algorithm."""
@@ -79,6 +87,8 @@ class Learned(Selector):
         used = [name for name, is_seen in zip(self.wanted, seen, strict=True) if is_seen]
         unseen = [name for name, value in zip(self.wanted, vector, strict=True) if value is None and name in used]
         reasons += [f"not seen: {', '.join(unseen)}, so that the interval is wider"] * bool(unseen)
+        never = [name for name in self.wanted if name not in used]
+        reasons += [f"left out, since not every run of the history has it: {', '.join(never)}"] * bool(never)
         at = zip(self.wanted, vector, x.T, seen, strict=True)
         far = [name for name, value, of, known in at if known and value and not of.min() <= value <= of.max()]
         reasons += [f"beyond what the history has: {', '.join(far)}"] * bool(far)
@@ -87,10 +97,9 @@ class Learned(Selector):
         return Choice(algorithm, reasons, True, mean, mean - deviation, mean + deviation)
 
 
-def _ruled(choices: Sequence[Choice], situation: Situation) -> list[Choice]:
+def _ruled(choices: Sequence[Choice], situation: Situation, unused: Sequence[str]) -> list[Choice]:
     """Those that can do what is asked first, as the rules see it, and each with what its score does not know."""
     ruled = {one.algorithm: one for one in component("selector", "rules")(situation)}
-    unused = [name for name in UNUSED if getattr(situation.resources, name)]
     said = [f"its score does not know {', '.join(unused)}"] * bool(unused)
     found = []
     for choice in choices:

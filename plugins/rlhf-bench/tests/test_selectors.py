@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,25 @@ def test_what_it_cannot_see_widens_the_interval_and_is_named(history: str) -> No
     assert unseen.high is not None and unseen.low is not None and seen.high is not None and seen.low is not None  # noqa: PT018
     assert unseen.high - unseen.low > 2 * (seen.high - seen.low)
     assert unseen.score == pytest.approx(2.0, abs=0.1)  # the mean over all values of the history
+
+
+def test_a_feature_that_no_history_has_changes_no_score_and_is_named() -> None:
+    selector, asked = component("selector", "learned"), ("dpo", "ipo", "ppo")
+    without = Features(1000, 300, circles=0.1, strength=2.0, longer_wins=0.4, ties=0.0)
+    seen = replace(without, off_policy=0.5, off_policy_low=0.4, off_policy_high=0.6)
+    before, after = (selector(Situation(features, Resources(), asked)) for features in (without, seen))
+    numbers = [[(one.algorithm, one.score, one.low, one.high) for one in found] for found in (before, after)]
+    assert numbers[0] == numbers[1]
+    assert [one.reasons[-1] for one in after] == ["its score does not know off_policy"] * 3
+    assert not [why for one in before for why in one.reasons if "off_policy" in why]
+
+
+def test_a_wanted_feature_that_the_history_lacks_is_left_out_and_named(history: str) -> None:
+    selector = component("selector", "learned", history=history, wanted=["pairs", "circles", "off_policy"])
+    situation = Situation(Features(100, 50, circles=0.1, off_policy=0.5), Resources(), ("dpo", "ipo"))
+    found, usual = selector(situation), ranked(history, circles=0.1)
+    assert [(one.score, one.low) for one in found] == [(one.score, one.low) for one in usual[:2]]
+    assert "left out, since not every run of the history has it: off_policy" in found[0].reasons
 
 
 def test_a_point_of_the_history_is_met_and_a_far_one_is_the_mean() -> None:

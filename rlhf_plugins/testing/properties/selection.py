@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
@@ -25,10 +26,13 @@ def every_algorithm_is_ranked(subject: Subject) -> None:
 def situations() -> Iterator[tuple[str, Situation]]:
     """Data of which much is known, and of which nothing is."""
     algorithms = ("dpo", "ipo", "ppo", "dpo_then_ppo")
-    full = Features(500, 200, 0.5, 3, 0.9, 1.2, 0.8, 0.1, 0.02, 0.05, 0.6, 0.1)
+    counted = Features(500, 200, 0.5, 3, 0.9, 1.2, 0.8, 0.1, 0.02, 0.05, 0.6, 0.1)
+    full = replace(counted, off_policy=0.4, off_policy_low=0.3, off_policy_high=0.5, off_policy_prompts=64)
+    cost = {"steps": 100.0, "sequences": 800.0, "tokens": 80_000.0, "peak_bytes": 6.0 * 2**30}
+    resources = Resources(12.0, 4.0, True, priority="quality")
     yield (
         "500 pairs of which much is known",
-        Situation(full, Resources(12.0, 4.0, True, priority="quality"), algorithms),
+        Situation(full, resources, algorithms, costs=dict.fromkeys(algorithms, cost)),
     )
     yield "20,000 pairs of which nothing is known", Situation(Features(20_000, 9_000), Resources(), algorithms)
 

@@ -1,0 +1,90 @@
+"""How far the responses of rows are from what a policy itself would write. It knows a policy, and no algorithm."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_plugins.contract.handles import Policy
+from rlhf_plugins.contract.rows import Data, Samples, Text
+from rlhf_plugins.data.fields import key
+from rlhf_plugins.data.tokens import RowEncoder
+from rlhf_plugins.errors import DataError
+from rlhf_plugins.evaluate.statistics import finite, mean_interval
+from rlhf_plugins.report.words import FEWEST
+
+PROMPTS, TOKENS = 64, 128  # that are looked at; and of each response, its first ones
+
+Ids = Sequence[int]
+
+
+class _Row(NamedTuple):
+    """A prompt and all its responses as token ids."""
+
+    prompt: Text
+    prompt_ids: Ids
+    responses: list[Ids]
+
+
+def off_policy(policy: Policy, data: Data, encoder: RowEncoder, seed: int = 0) -> dict[str, Any]:
+    """The fields of `Features` that need a policy; empty where fewer than 10 prompts leave room for a response.
+
+    For each of 64 training prompts at most, drawn by the seed: the mean log-probability of a token of one response
+    that the policy samples at temperature 1, minus that of a token of the prompt's rows, whose responses count
+    alike. Both are of the first 128 tokens of a response. The interval is a bootstrap over prompts.
+
+    Raises:
+        RunError: the policy cannot be sampled, or a log-probability is not finite.
+    """
+    rows = _drawn(data, encoder, seed)
+    if len(rows) < FEWEST:
+        return {}
+    own = policy.sample([row.prompt for row in rows], max_new_tokens=TOKENS, seed=seed)
+    of_own, of_rows = per_token(policy, own), per_token(policy, _as_samples(rows))
+    ends = np.cumsum([len(row.responses) for row in rows])[:-1]
+    gaps = of_own - np.array([part.mean() for part in np.split(of_rows, ends)])
+    mean, low, high = mean_interval(finite(list(gaps), "log-probability gap"), seed)
+    return {"off_policy": mean, "off_policy_low": low, "off_policy_high": high, "off_policy_prompts": len(rows)}
+
+
+def per_token(policy: Policy, samples: Samples) -> np.ndarray:
+    """The mean log-probability of each response's tokens, (B,)."""
+    lengths = np.array([len(ids) for ids in samples.response_ids])
+    return policy.log_probs(samples).double().sum(1).cpu().numpy() / lengths
+
+
+def _drawn(data: Data, encoder: RowEncoder, seed: int) -> list[_Row]:
+    """Prompts that have two responses or more, and leave room for one that is sampled."""
+    texts: dict[str, tuple[Text, dict[str, Text]]] = {}
+    for group in data.train:
+        if len(group.responses) > 1:
+            _, responses = texts.setdefault(key(group.prompt), (group.prompt, {}))
+            responses |= {key(response): response for response in group.responses}
+    known = random.Random(seed).sample(list(texts.values()), min(PROMPTS, len(texts)))
+    rows = [_encoded(prompt, list(responses.values()), encoder) for prompt, responses in known]
+    return [row for row in rows if row is not None]
+
+
+def _encoded(prompt: Text, responses: Sequence[Text], encoder: RowEncoder) -> _Row | None:
+    """None where a response cannot be rendered, or the model does not take the prompt with `TOKENS` more."""
+    try:
+        ids = [encoder.encode_within_limit(prompt, response) for response in responses]
+        asked = encoder.encode_start(prompt)
+    except DataError:
+        return None
+    if not asked or len(asked) + TOKENS > (encoder.fit.most or float("inf")):
+        return None
+    return _Row(prompt, ids[0][0], [answer[:TOKENS] for _, answer in ids])
+
+
+def _as_samples(rows: Sequence[_Row]) -> Samples:
+    pairs = [(row, answer) for row in rows for answer in row.responses]
+    return Samples(
+        [row.prompt for row, _ in pairs],
+        [""] * len(pairs),
+        [row.prompt_ids for row, _ in pairs],
+        [answer for _, answer in pairs],
+    )
