@@ -114,12 +114,49 @@ class Violations(Task, better="lower"):
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
         score = _scored(self.reward, run, self.name)
-        given = run.data.prompts.get("test", ()) if self.data is None else _groups(self.data.load_in(run))
-        groups = _asked(self.name, given, run, self.rows, self.max_new_tokens)
+        groups = _asked(self.name, _held_out(self.data, run), run, self.rows, self.max_new_tokens)
         options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
         return lambda policy: [
             float(value > self.above) for value in score(policy.sample(groups, seed=run.seed, **options))
         ]
+
+
+@dataclass(frozen=True)
+class RewardWins(Task):
+    """The share of prompts whose answer a reward scores above the reference's answer; equal scores count by half.
+
+    With the reward that a policy was trained on: a share far above that of the judge is over-optimisation of it.
+    """
+
+    reward: Reward = uses("reward", "model")
+    data: DataFormat | None = uses("data_format", optional=True, tag="format")
+    rows: Rows = 200
+    max_new_tokens: NewTokens = 64
+    temperature: Temperature = 1.0
+    name: str = "reward_wins"
+
+    def sampled(self) -> tuple[int, int]:
+        """An answer to each row."""
+        return self.rows, self.max_new_tokens
+
+    def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
+        """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
+        score = _scored(self.reward, run, self.name)
+        groups = _asked(self.name, _held_out(self.data, run), run, self.rows, self.max_new_tokens)
+        options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+
+        def scores(policy: Policy) -> list[float]:
+            return score(policy.sample(groups, seed=run.seed, **options))
+
+        others = scores(run.reference())
+        return lambda policy: [
+            (value > other) + 0.5 * (value == other) for value, other in zip(scores(policy), others, strict=True)
+        ]
+
+
+def _held_out(data: DataFormat | None, run: Run) -> Sequence[Group]:
+    """The prompts of `data`, or where there is none those that the run holds out."""
+    return run.data.prompts.get("test", ()) if data is None else _groups(data.load_in(run))
 
 
 def _groups(data: Any) -> list[Group]:
@@ -160,4 +197,4 @@ def _scored(reward: Reward, run: Run, name: str) -> Callable[[Samples], list[flo
 @hookimpl
 def register_task() -> dict[str, type]:
     """The bundled tasks."""
-    return {"answers": Answers, "choices": Choices, "violations": Violations}
+    return {"answers": Answers, "choices": Choices, "reward_wins": RewardWins, "violations": Violations}

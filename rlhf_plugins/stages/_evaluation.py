@@ -243,13 +243,19 @@ class Session:
             judge = ["Nobody judged responses: the scores are the log-likelihoods of held-out answers."]
         else:
             own = "The judge is the run's own reward model: it favours what was trained on it."
-            judge = [own] * bool(self.judge.stage)
+            judge = [own] * self.may_be_trained_on()
             judge += self.judge.reasons() if isinstance(self.judge, PairJudge) else []
         return judge + [
             "Seconds are those of a policy's own stage; one trained with the reward model also needs the "
             f"{result.cost.seconds:.0f} s of {result.name}."
             for result in rewards[-1:]
         ]
+
+    def may_be_trained_on(self) -> bool:
+        """Whether the run made a policy after the reward model that judges."""
+        stage = self.judge.stage if self.judge else ""
+        names = [result.name for result in self.run.finished]
+        return bool(stage) and any(result.policies for result in self.run.finished[names.index(stage) :])
 
     def reward_model(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
         """The row of the judge, if it is a reward model and pairs are held out; and which pairs it cannot read."""

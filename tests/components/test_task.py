@@ -99,6 +99,13 @@ def test_violations_are_scores_above_a_limit(run: Run, tmp_path: Path) -> None:
     assert found == [0.0, 0.0, 1.0, 1.0]  # of 0, 0.1, 0.2, 0.3
 
 
+def test_wins_of_a_reward_over_the_reference_by_hand(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([[1.0, 2.0, 3.0, 4.0], [0.5, 2.0, 3.5, 9.0]])  # of the reference, and of the policy
+    monkeypatch.setattr("rlhf_plugins.components.task._scored", lambda *_: lambda samples: next(scores))
+    found = component("task", {"use": "reward_wins", "max_new_tokens": 2}).build(run)(SaysFour())
+    assert found == [0.0, 0.5, 1.0, 1.0]
+
+
 def test_rows_that_the_run_trains_on_are_counted(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     seen = [{**ROWS[0], "prompt": str(run.data.train[0].prompt)}, ROWS[1]]
     measured(run, tmp_path, "choices", seen)

@@ -83,24 +83,28 @@ def test_another_runs_reward_model_judges(base: Base, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "judge",
+    ("judge", "policy_after"),
     [
-        *slow({"reward": "model"}, {"reward": {"use": "model", "stage": "reward"}}),
-        {"judge": "reward"},
+        *slow(({"reward": "model"}, True), ({"reward": {"use": "model", "stage": "reward"}}, False)),
+        ({"judge": "reward"}, True),
+        ({"judge": "reward"}, False),
     ],
 )
-def test_a_judge_of_this_run_is_known_as_such_where_it_is_named(
-    base: Base, tmp_path: Path, judge: dict[str, Any]
+def test_a_judge_of_this_run_is_known_as_such_and_favours_what_came_after_it(
+    base: Base, tmp_path: Path, judge: dict[str, Any], policy_after: bool
 ) -> None:
     from rlhf_plugins import open_run, run_recipe
 
     few = {"max_steps": 1, "disable_tqdm": True}
-    stages = [{"stage": "reward_model", "name": "reward", "trainer": few}, {"stage": "evaluate", **OPTIONS, **judge}]
+    trained = [{"stage": "preference", "from": "base", "trainer": few}]
+    reward = [{"stage": "reward_model", "name": "reward", "from": "base", "trainer": few}]
+    order = [*reward, *trained] if policy_after else [*trained, *reward]
+    stages = [*order, {"stage": "evaluate", **OPTIONS, **judge}]
     data = {"format": "sandbox", "prompts": 8, "test_prompts": 4}
     recipe = {"base": base.path, "data": data, "output_dir": str(tmp_path / "run"), "stages": stages}
     found = open_run(run_recipe(recipe, say=str).folder).finished[-1]
     assert found.report.judge["stage"] == "reward"
-    assert any("the run's own reward model" in note for note in found.report.notes)
+    assert any("the run's own reward model" in note for note in found.report.notes) is policy_after
 
 
 FAILS = """

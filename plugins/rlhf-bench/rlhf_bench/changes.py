@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from rlhf_bench.intervals import Estimate, estimate
+from rlhf_bench.judges import GOLD
 from rlhf_bench.markup import Table, shown
 from rlhf_bench.measures import Row
 from rlhf_bench.suite import Suite
 
 ABOUT = (
-    "Gold reward on the task less gold reward on the task that it is read against, on the same prompts and seeds: 0 "
-    "is robust. A dash: not on the same prompts, or not run. Intervals are not corrected for their number."
+    "{} on the task less {} on the task that it is read against, on the same prompts and seeds: 0 is robust. A dash: "
+    "not on the same prompts, or not run. Intervals are not corrected for their number."
 )
 
 
@@ -47,7 +48,7 @@ def changes(suite: Suite, rows: Sequence[Row]) -> list[Change]:
     return found
 
 
-def table(suite: Suite, found: Sequence[Change]) -> Table | None:
+def table(suite: Suite, found: Sequence[Change], score: str = GOLD) -> Table | None:
     """A row per task; None where no task is read against another."""
     if not found:
         return None
@@ -56,4 +57,6 @@ def table(suite: Suite, found: Sequence[Change]) -> Table | None:
         [task, against, *(shown(by_name.get((task, name)), sign="+") for name in suite.algorithms)]
         for task, against in suite.against.items()
     ]
-    return Table("From task to task", ABOUT, ["task", "against", *suite.algorithms], rows)
+    return Table(
+        "From task to task", ABOUT.format(score.capitalize(), score), ["task", "against", *suite.algorithms], rows
+    )

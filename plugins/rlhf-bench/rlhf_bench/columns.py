@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from rlhf_bench.judges import GOLD, WINS
 from rlhf_bench.markup import Table, number, shown
 from rlhf_bench.suite import Suite
 from rlhf_bench.table import TASK, Line
@@ -40,11 +41,15 @@ def of_all(title: str, key: str) -> Column:
     return title, cell
 
 
-def quality(suite: Suite, found: Sequence[Line]) -> Iterator[Column]:
-    """What is reached; ratings and other tasks of the evaluation only where a line has any."""
+def quality(suite: Suite, found: Sequence[Line], score: str = GOLD) -> Iterator[Column]:
+    """What is reached; ratings and other tasks of the evaluation only where a line has any.
+
+    Args:
+        score: what the judge's scores are called.
+    """
     yield from WHO
     yield "seeds", lambda line: str(len(line.seeds))
-    yield "gold reward", lambda line: shown(line.gold)
+    yield score, lambda line: shown(line.gold)
     yield f"gain over {suite.baseline}", lambda line: shown(line.gain, sign="+")
     yield "p (Holm)", lambda line: number(line.p, ".3f")
     yield f"wins over {suite.baseline}", lambda line: shown(line.wins)
@@ -54,7 +59,10 @@ def quality(suite: Suite, found: Sequence[Line]) -> Iterator[Column]:
     if any(line.rating for line in found):
         yield "human rating", lambda line: shown(line.rating)
     for key in dict.fromkeys(key for line in found for key in line.means if key.startswith(TASK)):
-        yield mean(key.removeprefix(TASK), key)
+        if key == TASK + WINS:
+            yield from (mean("wins over base by its own reward", key), mean("by the judge", "win_rate"))
+        else:
+            yield mean(key.removeprefix(TASK), key)
 
 
 COST: list[Column] = [

@@ -9,13 +9,25 @@ import typer
 
 from rlhf_plugins import hookimpl
 
-SUITES = ("three_ways", "more_ways", "overfit", "frontier", "hybrids", "selection")  # the bundled ones
+SUITES = (
+    "three_ways",
+    "more_ways",
+    "overfit",
+    "frontier",
+    "hybrids",
+    "people",
+    "selection",
+)  # the bundled ones
 
 
 def bench(
-    suite: Annotated[
-        str, typer.Argument(metavar="SUITE", help=f"A YAML file, or one of {', '.join(SUITES)}.")
-    ] = "three_ways",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SUITE] [KEY=VALUE]...",
+            help=f"A YAML file, or one of {', '.join(SUITES)}; then other values, such as budget.flops=1.0e+12.",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="With the values of the suite's block `quick`.")] = False,
     root: Annotated[Path, typer.Option("--runs", help="Where runs are kept, shared by suites.")] = Path("runs/bench"),
     jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
@@ -34,7 +46,8 @@ def bench(
     from rlhf_bench.suite import read
     from rlhf_bench.table import lines
 
-    found = read(find(suite), quick)
+    suite, *overrides = words or [SUITES[0]]
+    found = read(find(suite), quick, overrides)
     rated = read_ratings(ratings) if ratings else None
     if not table:
         run_all(found.cells, root, jobs, retry, typer.echo)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlhf_bench.judges import GOLD
 from rlhf_bench.markup import Table
 from rlhf_bench.suite import BASE, Suite
 from rlhf_bench.table import Line
@@ -71,16 +72,23 @@ def area(base: float, points: Sequence[Point], up_to: float) -> float:
     return float(np.trapezoid(np.interp(at, kl, best), at) / up_to)
 
 
-def table(found: Sequence[Frontier]) -> Table | None:
+def table(found: Sequence[Frontier], score: str = GOLD) -> Table | None:
     """None where no algorithm has a knob."""
     if not found:
         return None
     rows = [
         [f.task, f.algorithm, f"{f.area:.2f}", f"{f.up_to:.2f}", f"{f.sensitivity:.2f}", f"{f.best:g}"] for f in found
     ]
-    header = ("task", "algorithm", "area under the frontier", "up to KL", "gold, highest less lowest", "best value")
+    header = (
+        "task",
+        "algorithm",
+        "area under the frontier",
+        "up to KL",
+        f"{score.split()[0]}, highest less lowest",
+        "best value",
+    )
     about = (
-        "The area is the mean gold reward over KL from 0 to the least of the furthest KLs, of the best setting within "
+        f"The area is the mean {score} over KL from 0 to the least of the furthest KLs, of the best setting within "
         "each KL. It has no interval: settings, not seeds, make a frontier."
     )
     return Table("Frontiers", about, header, rows)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_bench.intervals import Estimate, estimate
+from rlhf_bench.judges import scored
 from rlhf_bench.markup import Table, markdown, number, shown
 from rlhf_bench.properties import SEEDS, properties
 from rlhf_bench.suite import BASE
@@ -24,7 +25,7 @@ from rlhf_plugins import RunError
 Bench = dict[str, Any]  # a bench.json
 Scores = dict[str, dict[int, list[float]]]  # by algorithm and seed, of each prompt
 BEST = (
-    "Gold reward with its 95% interval. In bold: the highest mean, and every other that is not clearly below it on the "
+    "{} with its 95% interval. In bold: the highest mean, and every other that is not clearly below it on the "
     "same seeds and prompts, before any correction for the number of comparisons."
 )
 
@@ -96,7 +97,7 @@ def of_tasks(suite: Bench) -> Table:
         best = leading(scores(suite, task))
         cells = [f"**{shown(golds[n])}**" if n in best else shown(golds.get(n)) for n in columns]
         rows.append([task, about, *cells])
-    return Table(suite["suite"], BEST, ["task", "data", *columns], rows)
+    return Table(suite["suite"], BEST.format(scored(suite["runs"]).capitalize()), ["task", "data", *columns], rows)
 
 
 def directions(suite: Bench) -> Iterator[str]:

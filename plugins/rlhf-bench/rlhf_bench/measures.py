@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from rlhf_bench import judges
 from rlhf_bench.ratings import Ratings
 from rlhf_bench.runs import folder_of
 from rlhf_bench.suite import BASE, Cell, Suite
@@ -62,8 +63,7 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
     return {
         **row,
         "status": "finished",
-        "judge": evaluation.judge,
-        "judge_kind": report.judge.kind if report.judge else None,
+        **judges.measured(record),
         "prompts": sha256("\0".join(map(str, evaluation.prompts)).encode()).hexdigest()[:16],
         "scores": list(own),
         BASE: list(reference),

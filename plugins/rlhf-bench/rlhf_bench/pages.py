@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_bench import changes, frontier
+from rlhf_bench import changes, frontier, judges
 from rlhf_bench.columns import COST, of_lines, quality
 from rlhf_bench.markup import Table, as_html
 from rlhf_bench.markup import markdown as as_markdown
@@ -72,11 +72,12 @@ def _listed(value: Any) -> str:
 def tables(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[Table]:
     """What is reached, then what it costs, and what changes from task to task and with a knob."""
     trained = [line for line in found if line.algorithm != BASE]
+    score = judges.scored(rows)
     made = (
-        of_lines("", "", list(quality(suite, found)), found),
+        of_lines("", "", list(quality(suite, found, score)), found),
         of_lines("Cost", OF_COST, COST, trained),
-        changes.table(suite, changes.changes(suite, rows)),
-        frontier.table(frontier.frontiers(suite, found)),
+        changes.table(suite, changes.changes(suite, rows), score),
+        frontier.table(frontier.frontiers(suite, found), score),
     )
     return [table for table in made if table]
 
@@ -98,7 +99,7 @@ def page(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f"<h1>{title}</h1><p>{html.escape(suite.about)} {html.escape(_where(suite, rows))}</p>"
-        f"{''.join(plots(suite, found))}{first}<ul>{said}</ul>{''.join(others)}</html>\n"
+        f"{''.join(plots(suite, found, judges.scored(rows)))}{first}<ul>{said}</ul>{''.join(others)}</html>\n"
     )
 
 
@@ -113,9 +114,11 @@ def _where(suite: Suite, rows: Sequence[Row]) -> str:
     where = f" on {' and '.join((*machines, *gpus))}" if machines else ""
     prompts = sorted({len(row["scores"]) for row in done})
     on = f" on {' or '.join(map(str, prompts))} held-out prompts" if prompts else ""
+    by = " and ".join(sorted({judges.who(row) for row in done}))
+    what = "Gold is the judge's mean score" if judges.scored(rows) == judges.GOLD else f"A score is the mean by {by}"
     return (
-        f"Seeds {seeds}{where}; every algorithm has {budget} for all of its training stages. Gold is the judge's mean "
-        f"score{on}; intervals of 95% are the wider of a bootstrap over seeds and prompts and of Student's over the "
+        f"Seeds {seeds}{where}; every algorithm has {budget} for all of its training stages. "
+        f"{what}{on}; intervals of 95% are the wider of a bootstrap over seeds and prompts and of Student's over the "
         "means of the seeds; KL is to the base in nats a response. Seconds and memory are of processes that shared the "
         "machine, one run after the other."
     )

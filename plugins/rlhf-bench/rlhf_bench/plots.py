@@ -13,8 +13,8 @@ SIDE, EDGE = 300, 40  # pixels: of the plot over KL, of its margins
 Points = Mapping[str, Sequence[tuple[float, float]]]  # by algorithm, its KLs and golds
 
 
-def plots(suite: Suite, found: Sequence[Line]) -> Iterator[str]:
-    """Both of each task on one scale of gold; none where nothing ran."""
+def plots(suite: Suite, found: Sequence[Line], score: str) -> Iterator[str]:
+    """Both of each task on one scale of the score, which has this name; none where nothing ran."""
     bounds = [v for line in found for v in (line.gold.low, line.gold.high, line.gold.mean) if v is not None]
     if not bounds:
         return
@@ -22,7 +22,8 @@ def plots(suite: Suite, found: Sequence[Line]) -> Iterator[str]:
     for task in suite.tasks:
         mine = [line for line in found if line.task == task]
         about = html.escape(f"{task}: {suite.tasks[task]}".rstrip(": "))
-        yield f"<h2>{about}</h2>{_intervals(about, mine, low, high)}{over_kl(about, placed(suite, mine))}"
+        yield f"<h2>{about}</h2>{_intervals(f'{score} on {about}', mine, low, high)}"
+        yield over_kl(f"{score} over KL on {about}", placed(suite, mine))
 
 
 def placed(suite: Suite, lines: Sequence[Line]) -> Points:
@@ -55,7 +56,7 @@ def over_kl(about: str, found: Points) -> str:
         f'<text x="0" y="{EDGE}">{high:.2f}</text><text x="0" y="{SIDE + EDGE}">{low:.2f}</text>'
     )
     size = f'width="{SIDE + EDGE + 160}" height="{SIDE + EDGE + 40}"'
-    return f'<svg role="img" aria-label="gold reward over KL on {about}" {size}>{"".join(marks)}{ends}</svg>'
+    return f'<svg role="img" aria-label="{about}" {size}>{"".join(marks)}{ends}</svg>'
 
 
 def _intervals(about: str, lines: Sequence[Line], low: float, high: float) -> str:
@@ -66,7 +67,7 @@ def _intervals(about: str, lines: Sequence[Line], low: float, high: float) -> st
         f'<text x="{LEFT + (value - low) * scale:.0f}" y="{HEIGHT * len(lines) + 18}">{value:.2f}</text>'
         for value in (low, (low + high) / 2, high)
     )
-    return f'<svg role="img" aria-label="gold reward on {about}" {size}>{marks}{ticks}</svg>'
+    return f'<svg role="img" aria-label="{about}" {size}>{marks}{ticks}</svg>'
 
 
 def _mark(line: Line, row: int, low: float, scale: float) -> str:

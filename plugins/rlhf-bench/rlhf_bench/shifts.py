@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from rlhf_bench.apart import Apart, Unseen
 from rlhf_plugins import Base, Data, DataError, DataFormat, Group, hookimpl, nearest, uses
 
 
@@ -97,5 +98,5 @@ def _named(worth: Iterable[str]) -> list[str]:
 
 @hookimpl
 def register_data_format() -> dict[str, type]:
-    """The formats of this file."""
-    return {"conflicting": Conflicting, "elsewhere": Elsewhere}
+    """The formats of this package."""
+    return {"apart": Apart, "conflicting": Conflicting, "elsewhere": Elsewhere, "unseen": Unseen}

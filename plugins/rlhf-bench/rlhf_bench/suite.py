@@ -16,13 +16,16 @@ The budget is that of all stages of an algorithm together, which `share` divides
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
-from rlhf_plugins import RecipeError, RunError, check_recipe, component, nearest, read_yaml, recipe_digest
+from rlhf_bench import judging
+from rlhf_bench.overrides import overridden
+from rlhf_plugins import RecipeError, RunError, Stage, check_recipe, component, nearest, read_yaml, recipe_digest
 
 Recipe = dict[str, Any]
 SHARED = ("base", "adapter", "quantization", "engine", "plugins")  # of every recipe
@@ -75,12 +78,13 @@ class Suite:
     against: dict[str, str] = field(default_factory=dict)  # a task -> the one that it is read against
 
 
-def read(file: Path, quick: bool = False) -> Suite:
+def read(file: Path, quick: bool = False, overrides: Sequence[str] = ()) -> Suite:
     """A suite with its recipes, each of which is sound.
 
     Args:
         file: of YAML; paths in it are relative to the working directory, as in a recipe that is a mapping.
         quick: with the values of its block `quick` in the place of the others.
+        overrides: `a.b=value`, over both.
 
     Raises:
         RunError: it holds every fault that was found.
@@ -92,7 +96,16 @@ def read(file: Path, quick: bool = False) -> Suite:
     words = {**words, **words["quick"]} if quick else words
     if isinstance(words.get("tasks"), list) or isinstance(words.get("algorithms"), list):
         words = _picked(file, words, whole)
-    return _Reader(file, words, f"{file.stem}-quick" if quick else file.stem).suite()
+    if overrides:
+        about = f"{words.get('about', '')} With {', '.join(overrides)}.".lstrip()
+        words = {**overridden(words, overrides), "about": about}
+    return _Reader(file, words, _named(file, quick, overrides)).suite()
+
+
+def _named(file: Path, quick: bool, overrides: Sequence[str]) -> str:
+    """The name of its folder; a suite with other values is another one, so that their tables do not mix."""
+    mark = sha256("\0".join(sorted(overrides)).encode()).hexdigest()[:6]
+    return file.stem + f"-{mark}" * bool(overrides) + "-quick" * quick
 
 
 def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:
@@ -124,13 +137,14 @@ class _Reader:
     def suite(self) -> Suite:
         words = self.words
         self.unknown("", words, OPTIONS)
-        for key, kind, what in (("evaluate", dict, "a mapping"), ("start", list, "a list"), ("judge", list, "a list")):
+        for key, kind, what in (("evaluate", dict, "a mapping"), ("start", list, "a list")):
             if not isinstance(words.get(key) or kind(), kind):
                 self.fault(key, f"should be {what} of {'options' if kind is dict else 'stages'}, got {words[key]!r}")
         tasks = self.mapping("tasks", OF_TASK, "data")
         written = self.mapping("algorithms", OF_ALGORITHM, "stages")
         for name, one in written.items():
-            self.listed(name, one.get("stages") if isinstance(one, dict) else None)
+            self.listed(f"algorithms.{name}.stages", one.get("stages") if isinstance(one, dict) else None)
+        self.judge(words.get("judge") or [])
         seeds, budget = self.seeds(), self.budget()
         self.refuse()
         algorithms, knobs = self.with_knobs(written)
@@ -176,9 +190,16 @@ class _Reader:
                 self.unknown(f"{key}.{name}", one, known)
         return {str(name): one for name, one in found.items()}
 
-    def listed(self, name: str, stages: Any) -> None:
-        if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-            self.fault(f"algorithms.{name}.stages", "should be a list of stages, as in a recipe")
+    def listed(self, path: str, stages: Any) -> bool:
+        fits = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)
+        if not fits:
+            self.fault(path, "should be a list of stages, as in a recipe")
+        return fits
+
+    def judge(self, stages: Any) -> None:
+        if self.listed("judge", stages):
+            for fault in judging.share_faults(stages):
+                self.fault("judge", fault)
 
     def seeds(self) -> tuple[int, ...]:
         seeds = self.words.get("seeds", [1, 2, 3])
@@ -257,11 +278,12 @@ class _Reader:
                 self.fault(f"algorithms.{name}.not_on", f"no task {other!r} {nearest(other, tasks)}")
             stages = self.stages(name, one["stages"], budget)
             for task in [task for task in tasks if task not in left_out]:
-                recipe = {**self.recipe(stages), "data": tasks[task]["data"]}
-                if trained := self.trained(task, name, recipe, len(stages)):
+                recipe = self.recipe(stages, tasks[task]["data"])
+                if made := self.made(task, name, recipe, len(stages)):
+                    whole = judging.with_wins(recipe, made) if judging.is_given(self.words) else recipe
                     for seed in seeds:
-                        own = {**recipe, "seed": seed}
-                        yield Cell(task, name, seed, own, recipe_digest(own), trained)
+                        own = {**whole, "seed": seed}
+                        yield Cell(task, name, seed, own, recipe_digest(own), tuple(stage.name for stage in made))
 
     def stages(self, name: str, written: Any, budget: Mapping[str, float]) -> list[Recipe]:
         """The stages of an algorithm, each with its share of the budget."""
@@ -282,14 +304,14 @@ class _Reader:
             {**stage, "budget": part} if any(part.values()) else stage for stage, part in zip(plain, parts, strict=True)
         ]
 
-    def recipe(self, stages: list[Recipe]) -> Recipe:
+    def recipe(self, stages: list[Recipe], data: Any) -> Recipe:
         shared = {key: self.words[key] for key in SHARED if key in self.words}
-        evaluate = {"stage": "evaluate", **(self.words.get("evaluate") or {})}
-        around = [self.words.get(key) or [] for key in ("start", "judge")]
-        return {"base": "sandbox", **shared, "stages": [*around[0], *stages, *around[1], evaluate]}
+        rows, judge, evaluate = judging.judged(self.words, data)
+        start = self.words.get("start") or []
+        return {"base": "sandbox", **shared, "data": rows, "stages": [*start, *stages, *judge, evaluate]}
 
-    def trained(self, task: str, algorithm: str, recipe: Recipe, count: int) -> tuple[str, ...]:
-        """The names of the algorithm's stages; none where its recipe has a fault, which is noted."""
+    def made(self, task: str, algorithm: str, recipe: Recipe, count: int) -> tuple[Stage, ...]:
+        """The algorithm's stages; none where its recipe has a fault, which is noted."""
         try:
             resolved = check_recipe(recipe)["stages"]
         except RecipeError as error:
@@ -299,7 +321,9 @@ class _Reader:
             return ()
         first = len(self.words.get("start") or [])
         own = resolved[first : first + count]
-        made = [component("stage", stage["stage"], **{k: v for k, v in stage.items() if k != "stage"}) for stage in own]
+        made, judge = map(_stages, (own, resolved[first + count : -1]))
+        for fault in judging.stage_faults(judge):
+            self.fault("judge", fault)
         if not any("policy" in stage.makes for stage in made):
             self.fault(f"algorithms.{algorithm}.stages", "none of them makes a policy, which could be compared")
         for stage in own:
@@ -307,7 +331,13 @@ class _Reader:
                 self.fault(
                     f"algorithms.{algorithm}.stages", f"{stage['name']} has no share, and trains without a limit"
                 )
-        return tuple(str(stage["name"]) for stage in own)
+        return made
+
+
+def _stages(resolved: Iterable[Recipe]) -> tuple[Stage, ...]:
+    return tuple(
+        component("stage", stage["stage"], **{k: v for k, v in stage.items() if k != "stage"}) for stage in resolved
+    )
 
 
 def _as_number(written: Any) -> str:

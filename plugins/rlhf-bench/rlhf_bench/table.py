@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_bench import judges
 from rlhf_bench.intervals import Estimate, estimate, holm, resampled
 from rlhf_bench.measures import Row
 from rlhf_bench.suite import BASE, Suite
@@ -15,13 +16,6 @@ from rlhf_bench.suite import BASE, Suite
 EQUAL = 0.1  # the part of a budget by which runs may miss it and still be at equal compute
 SIGNIFICANT = 0.05
 TASK = "task: "  # before the name of a task of the evaluation, among the means
-TRAINED_ON = "a policy that was trained on its judge is favoured"
-JUDGED = {  # what to know of scores by each other kind of judge
-    "reward model": "a reward model favours a policy that was trained on it",
-    "pairs": "a score is the probability that a response is better than the reference's",
-    "loss": "of held-out answers, so that it says nothing of what a policy writes",
-}
-GOLD = "gold reward"  # what the stage `evaluate` calls the true reward
 
 
 @dataclass(frozen=True)
@@ -161,8 +155,7 @@ def notes(suite: Suite, rows: Sequence[Row], found: Sequence[Line]) -> list[str]
     said += _unequal(by_run)
     if any(line.rating for line in found):
         said.append("Human ratings are means over prompts, with intervals by resampling prompts.")
-    judges = {row["judge"]: row.get("judge_kind") for row in by_run.values() if row["judge"] != GOLD}
-    said += [f"Judged by {judge}: {JUDGED.get(kind or '', TRAINED_ON)}." for judge, kind in sorted(judges.items())]
+    said += [*judges.notes(list(by_run.values())), *judges.over_optimised(found, TASK + judges.WINS)]
     return [*said, *_versions(list(by_run.values()))]
 
 

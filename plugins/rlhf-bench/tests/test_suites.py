@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rlhf_bench.bundled import find
-from rlhf_bench.commands import bench
+from rlhf_bench.commands import SUITES, bench
 from rlhf_bench.measures import converged
 from rlhf_bench.pages import as_json
 from rlhf_bench.runs import KILLED, perform, run_all
@@ -136,10 +136,14 @@ def test_the_budget_is_divided_by_the_shares(suite: Write) -> None:
     assert cell.trained == ("reward_model", "online")
 
 
-@pytest.mark.parametrize("name", ["three_ways", "overfit", "more_ways", "selection", "hybrids", "frontier"])
+@pytest.mark.parametrize("name", [name for name in SUITES if name != "people"])  # which needs their file
 @pytest.mark.parametrize("quick", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_bundled_suite_is_sound(name: str, quick: bool) -> None:
     assert read(find(name), quick).cells
+
+
+def test_the_help_names_the_bundled_suites() -> None:
+    assert sorted(SUITES) == sorted(file.stem for file in find(SUITES[0]).parent.glob("*.yaml"))
 
 
 def test_a_name_that_no_bundled_suite_has() -> None:
@@ -195,7 +199,7 @@ def test_runs_that_failed_are_counted(suite: Write, tmp_path: Path, monkeypatch:
 def test_each_cell_runs_once_and_the_table_has_intervals(
     suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench(str(suite()), root=tmp_path / "runs")
+    bench([str(suite())], root=tmp_path / "runs")
     first = capsys.readouterr().out
     assert "4 runs, 0 of them there" in first
     assert "| clean | ipo | 2 |" in first
@@ -204,7 +208,7 @@ def test_each_cell_runs_once_and_the_table_has_intervals(
     assert "| wins over dpo |" in first
     assert "| perplexity | rouge_l |" in first
     assert "tokens/s" in first
-    bench(str(suite()), root=tmp_path / "runs")
+    bench([str(suite())], root=tmp_path / "runs")
     again = capsys.readouterr().out
     assert "4 runs, 4 of them there" in again
     assert again.partition("# small")[2] == first.partition("# small")[2]
@@ -223,7 +227,7 @@ def test_what_another_command_runs_is_left_to_it(suite: Write, tmp_path: Path, m
 
 @pytest.mark.slow
 def test_one_seed_has_no_interval_and_says_so(suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench(str(suite()), quick=True, root=tmp_path / "runs")
+    bench([str(suite())], quick=True, root=tmp_path / "runs")
     assert "there are no intervals and no p-values" in capsys.readouterr().out
     line = json.loads((tmp_path / "runs" / "small-quick" / "bench.json").read_text())["lines"][1]
     assert line["gold"]["low"] is line["p"] is None
