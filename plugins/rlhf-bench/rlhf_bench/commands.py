@@ -15,6 +15,7 @@ SUITES = (
     "overfit",
     "frontier",
     "hybrids",
+    "more_hybrids",
     "people",
     "selection",
 )  # the bundled ones
