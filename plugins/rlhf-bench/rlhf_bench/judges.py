@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,12 @@ JUDGED = {  # what to know of scores by each other kind of judge
 }
 
 
-def measured(record: RunRecord) -> Row:
-    """What a row says of the judge of a finished run."""
+def measured(record: RunRecord, known: dict[str, list[int] | None]) -> Row:
+    """What a row says of the judge of a finished run.
+
+    Args:
+        known: what saved judges share with rows that were read before; filled.
+    """
     report, results = record.report, record.finished
     judge = next(result for result in reversed(results) if result.evaluation).evaluation
     assert judge is not None
@@ -34,10 +39,25 @@ def measured(record: RunRecord) -> Row:
         "judge_stage": stage,
         "judge_digest": of.digest if of else "",
         "judge_after": bool(places) and not any(result.policies for result in results[places[0] :]),
+        "judge_accuracy": _accuracy(record) if of and of.kind != "gold" else None,
         "judge_left_out": sum(_left_out(results[place].report.left_out) for place in places),
     }
     spec = record.recipe["stages"][-1].get("reward") or {}
-    return row | ({"judge_shares": shared(spec["path"], record.data())} if spec.get("use") == "saved" else {})
+    return row | ({"judge_shares": _shares(spec["path"], record, known)} if spec.get("use") == "saved" else {})
+
+
+def _shares(path: str, record: RunRecord, known: dict[str, list[int] | None]) -> list[int] | None:
+    """`shared` of a run, once for all runs on the same rows."""
+    rows = json.dumps([path, *(record.recipe[key] for key in ("base", "data", "seed"))])
+    if rows not in known:
+        known[rows] = shared(path, record.data())
+    return known[rows]
+
+
+def _accuracy(record: RunRecord) -> list[float] | None:
+    """The share of held-out pairs that the judge orders as they are, and their number."""
+    found = record.report.reward_model
+    return None if found is None or found.accuracy is None else [found.accuracy, found.n]
 
 
 def _left_out(counts: Mapping[str, int]) -> int:
@@ -117,6 +137,9 @@ def _known(rows: Sequence[Row]) -> Iterator[str]:
         yield JUDGED.get(first.get("judge_kind") or "", TRAINED_ON)
     else:
         yield from _of_others(rows)
+    if accurate := [row["judge_accuracy"] for row in rows if row.get("judge_accuracy")]:
+        share = sum(share for share, _ in accurate) / len(accurate)
+        yield f"it orders {share:.0%} of {max(n for _, n in accurate):.0f} held-out pairs as they were judged"
     if len({row.get("judge_digest") for row in rows}) > 1:
         yield "each seed has its own, on its own scale, so that gains and wins can be compared and scores less so"
 

@@ -34,7 +34,8 @@ def measure(suite: Suite, root: Path, ratings: Ratings | None = None) -> list[Ro
     Raises:
         RunError: none of the rated policies is of this suite.
     """
-    rows = [measured(cell, root, suite.budget) for cell in suite.cells]
+    known: dict[str, list[int] | None] = {}
+    rows = [measured(cell, root, suite.budget, known) for cell in suite.cells]
     last = {cell.digest: cell.trained[-1] for cell in suite.cells}
     if ratings and not ratings.keys() & last.items():
         rated = ", ".join("#".join(policy) for policy in list(ratings)[:3])
@@ -42,8 +43,8 @@ def measure(suite: Suite, root: Path, ratings: Ratings | None = None) -> list[Ro
     return [{**row, "ratings": (ratings or {}).get((row["run"], last[row["run"]]), {})} for row in rows]
 
 
-def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
-    """One run as a row. A run that failed, or is missing, has a status and no numbers."""
+def measured(cell: Cell, root: Path, budget: Mapping[str, float], known: dict[str, list[int] | None]) -> Row:
+    """One run as a row; `known` is as in `judges.measured`. A run that failed, or is missing, has no numbers."""
     row: Row = {"task": cell.task, "algorithm": cell.algorithm, "seed": cell.seed, "run": cell.digest}
     try:
         record = open_run(folder_of(root, cell))
@@ -63,7 +64,7 @@ def measured(cell: Cell, root: Path, budget: Mapping[str, float]) -> Row:
     return {
         **row,
         "status": "finished",
-        **judges.measured(record),
+        **judges.measured(record, known),
         "prompts": sha256("\0".join(map(str, evaluation.prompts)).encode()).hexdigest()[:16],
         "scores": list(own),
         BASE: list(reference),

@@ -129,6 +129,7 @@ def test_a_judge_of_its_own_rows_then_as_a_saved_one(
     assert "Judged by the reward model of stage `judge`: trained after the policies, none of which" in text
     assert "| wins over base by its own reward | by the judge |" in text
     assert "people, ppo: " in text
+    assert "it orders " in text
     first, second = rows_of(tmp_path / "runs")
     assert first["judge_digest"] == second["judge_digest"] != ""
     assert first["base"] == second["base"]
@@ -174,6 +175,16 @@ def test_a_server_judges(people: Write, tmp_path: Path, served: str, capsys: pyt
     assert all(score == int(score) for score in rows_of(tmp_path / "runs")[0]["scores"])  # lengths
 
 
+def test_rows_are_read_once_for_all_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_again, known = [0], dict[str, list[int] | None]()
+    monkeypatch.setattr(judges, "shared", lambda path, rows: [rows, 20])
+    record: Any = SimpleNamespace(recipe={"base": "b", "data": {}, "seed": 1}, data=lambda: read_again.append(0) or 3)
+    assert [judges._shares("a", record, known) for _ in range(2)] == [[3, 20]] * 2
+    record.recipe["seed"] = 2
+    judges._shares("a", record, known)
+    assert len(read_again) == 3
+
+
 def row(**changes: Any) -> dict[str, Any]:
     known = {"task": "people", "seed": 1, "status": "finished", "judge": "reward model score", "judge_kind": None}
     return {**known, "judge_name": "saved a#b", "judge_stage": "", "judge_digest": "x", **changes}
@@ -191,8 +202,9 @@ def test_prompts_that_a_saved_judge_shares_are_counted(shares: list[int] | None,
 
 def test_judges_that_differ_are_named() -> None:
     own = {"judge_stage": "judge", "judge_name": "model judge", "judge_after": True}
-    first, second = judges.notes([row(**own), row(**own, judge_digest="y")])
-    assert "each seed has its own" in first
+    right = {"judge_accuracy": [0.5, 8]}
+    first, second = judges.notes([row(**own, **right), row(**own, judge_digest="y", judge_accuracy=[0.75, 8])])
+    assert "it orders 62% of 8 held-out pairs as they were judged; each seed has its own" in first
     assert second == "people, seed 1: the judge is not the same under all algorithms, so that gains say little."
 
 
