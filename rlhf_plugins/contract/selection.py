@@ -69,7 +69,7 @@ class Situation:
         algorithms: by name.
         stages: of each, where it may be trained.
         costs: of each, so far as they are known before it trains: `steps` of its optimizers, `sequences` (prompts with
-            a response, trained on or sampled), their `tokens`, about, and the forecast `peak_bytes` on the GPU.
+            a response, trained on or sampled), their `tokens` and `flops`, all about, and the forecast `peak_bytes`.
     """
 
     features: Features
@@ -89,4 +89,4 @@ class Choice:
     score: float | None = None
     low: float | None = None  # of the 95% interval of the score
     high: float | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)  # as in `Situation`, or flops; empty is not known
+    cost: Mapping[str, float] = field(default_factory=dict)  # as in `Situation`, and `spent_flops`; empty is not known

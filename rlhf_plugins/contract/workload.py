@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -100,8 +100,10 @@ class Course:
         steps: of the optimizer; None where it takes none, or the number of rows decides it and nobody knows them.
         sequences: prompts with a response that it trains on, samples or scores, about; None where nobody knows.
         words: steps, episodes and tokens for people.
+        passes: such sequences by the phase of the stage's workload that computes them, about; empty where nobody knows.
     """
 
     steps: int | None
     sequences: int | None
     words: str
+    passes: Mapping[Phase, int] = field(default_factory=dict)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_plugins.contract.run import Base
 from rlhf_plugins.data.tokens import RowEncoder
 from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.forecast.cards import Card
-from rlhf_plugins.forecast.forecast import of_stage
+from rlhf_plugins.forecast.forecast import flops_of_stage, of_stage
 from rlhf_plugins.forecast.shapes import configuration
 from rlhf_plugins.recipe.course import of_stages
 from rlhf_plugins.report.words import count, flops, memory
@@ -20,8 +20,16 @@ from rlhf_plugins.report.words import count, flops, memory
 if TYPE_CHECKING:
     from rlhf_plugins.contract.rows import Data
     from rlhf_plugins.contract.run_kinds import Stage
+    from rlhf_plugins.contract.workload import Course
 
 LOOKED_AT = 256  # prompts whose rows are tokenised for the mean length
+
+
+class Mean(NamedTuple):
+    """Tokens, in the mean."""
+
+    prompt: float
+    response: float
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Costs:
 
     Args:
         known: steps of the optimizers; `sequences`, prompts with a response that are trained on or sampled; their
-            `tokens`, about; `peak_bytes`, the largest of its stages.
+            `tokens` and `flops`, about; `peak_bytes`, the largest of its stages.
         unknown: what is not, with the reason.
     """
 
@@ -38,7 +46,7 @@ class Costs:
     unknown: tuple[str, ...] = ()
 
 
-def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, mean: float | None = None) -> Costs:
+def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, mean: Mean | None = None) -> Costs:
     """Of the stages of an algorithm, in order.
 
     Args:
@@ -46,7 +54,7 @@ def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, me
         base: whose shape is read, and no weight.
         data: the rows, loaded.
         card: which is to train; None: one that computes in bfloat16.
-        mean: tokens of a prompt with a response; None leaves tokens out.
+        mean: tokens of the rows; None leaves tokens and FLOPs out.
     """
     found: dict[str, float] = {}
     courses = of_stages(stages, base.lengths.max_length, data)
@@ -55,14 +63,16 @@ def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, me
         found["steps"] = sum(course.steps or 0 for course in courses.values() if course)
         found["sequences"] = sum(course.sequences or 0 for course in courses.values() if course)
         if mean is not None:
-            found["tokens"] = round(found["sequences"] * mean)
+            found["tokens"] = round(found["sequences"] * (mean.prompt + mean.response))
     unknown = [f"steps of {name}: nothing says how long it is" for name in endless]
+    count, uncounted = _flops(stages, courses, base, card, mean) if mean and not endless else (0.0, [])
     peak, why = _peak(stages, base, card)
-    return Costs({**found, **({"peak_bytes": peak} if peak else {})}, (*unknown, *why))
+    found |= {name: value for name, value in (("flops", count), ("peak_bytes", peak)) if value}
+    return Costs(found, (*unknown, *uncounted, *why))
 
 
-def mean_tokens(data: Data, encoder: RowEncoder) -> float | None:
-    """Of a prompt with one of its responses, over the training rows of `LOOKED_AT` prompts at most, evenly spaced.
+def mean_tokens(data: Data, encoder: RowEncoder) -> Mean | None:
+    """Of a prompt and one of its responses, over the training rows of `LOOKED_AT` prompts at most, evenly spaced.
 
     Rows that a training would leave out do not count. None where all are.
     """
@@ -70,8 +80,24 @@ def mean_tokens(data: Data, encoder: RowEncoder) -> float | None:
     for group in data.train[:: -(-len(data.train) // LOOKED_AT) or 1]:
         for response in group.responses:
             with suppress(DataError):
-                lengths.append(sum(map(len, encoder.encode_within_limit(group.prompt, response))))
-    return fmean(lengths) if lengths else None
+                prompt, answer = encoder.encode_within_limit(group.prompt, response)
+                lengths.append((len(prompt), len(answer)))
+    return Mean(*map(fmean, zip(*lengths, strict=True))) if lengths else None
+
+
+def _flops(
+    stages: Sequence[Stage], courses: Mapping[str, Course | None], base: Base, card: Card | None, mean: Mean
+) -> tuple[float, list[str]]:
+    """Of all stages, and of which nobody knows; 0 where one is unknown."""
+    lengths, found = (max(1, round(mean.prompt)), max(1, round(mean.response))), dict[str, float | None]()
+    for stage in stages:
+        course = courses[stage.name]
+        try:
+            found[stage.name] = flops_of_stage(stage, course, lengths, base, card) if course else None
+        except RunError as error:
+            return 0.0, [f"FLOPs: {error}"]
+    unknown = [f"FLOPs of {name}: nobody knows what it computes" for name, count in found.items() if count is None]
+    return 0.0 if unknown else sum(filter(None, found.values())), unknown
 
 
 def _peak(stages: Sequence[Stage], base: Base, card: Card | None) -> tuple[int, list[str]]:
@@ -91,8 +117,9 @@ def card_of(vram: float | None) -> Card | None:
 
 
 def in_words(cost: Mapping[str, float]) -> str:
-    """A cost: `about 12 steps, 96 sequences, 2,100 tokens, a forecast peak of 1.2 GiB`."""
+    """A cost: `about 12 steps, 96 sequences, 2,100 tokens, 3.10e12 FLOPs, a forecast peak of 1.2 GiB`."""
     counts = [f"{count(cost[name])} {name}" for name in ("steps", "sequences", "tokens") if name in cost]
     peak = [f"a forecast peak of {memory(int(cost['peak_bytes']))}"] if "peak_bytes" in cost else []
-    spent = [f"{flops(cost['flops'])} FLOPs spent"] if "flops" in cost else []
+    counts += [f"{flops(cost['flops'])} FLOPs"] if "flops" in cost else []
+    spent = [f"{flops(cost['spent_flops'])} FLOPs spent on choosing"] if "spent_flops" in cost else []
     return ", ".join([*(["about " + ", ".join(counts)] if counts else []), *peak, *spent]) or "not known"

@@ -17,6 +17,7 @@ from rlhf_plugins.contract.interfaces import Pooling, RewardHead
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.run import Adapter
 from rlhf_plugins.data.branches import BranchBatch, Layout, PromptBranches, collate
+from rlhf_plugins.engine.cost import counted
 from rlhf_plugins.engine.forward import TRIMS, sequence_states, states_at, trunk_of
 from rlhf_plugins.engine.head import configured_scaling
 from rlhf_plugins.engine.layers import FULL, attention_types
@@ -58,6 +59,7 @@ def fake_model(config: Any, build: Build, fake: FakeTensorMode, head: bool) -> A
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = (AutoModelForCausalLM if head else AutoModel).from_config(config, dtype=build.dtype)
+        counted(model)
         model.requires_grad_(build.adapter is None and build.trains)
         if build.quantization:
             quantized(model, build.quantization)

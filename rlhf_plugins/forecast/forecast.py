@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work, Workload
+from rlhf_plugins.contract.workload import PROMPT_TOKENS, Course, Work, Workload
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import MIB, Card
 from rlhf_plugins.forecast.shapes import configuration
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rlhf_plugins.forecast.traces import Bytes, Setting
     from rlhf_plugins.recipe.assemble import Assembled
     from rlhf_plugins.recipe.check import AnyRecipe
+
+Lengths = tuple[int, int]
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +166,38 @@ def of_stage(stage: Stage, base: Base, config: Any, card: Card | None) -> StageF
         if sum(found.values()) > sum(phases.get(work.phase, {}).values()):
             phases[work.phase] = found
     return StageForecast(stage.name, phases, card)
+
+
+def flops_of_stage(stage: Stage, course: Course, lengths: Lengths, base: Base, card: Card | None) -> float | None:
+    """About how many floating-point operations a stage takes, as the engine counts them; None is unknown.
+
+    Args:
+        stage: that runs.
+        course: how long it is.
+        lengths: tokens of a prompt and of a response, in the mean.
+        base: whose shape is read.
+        card: that it runs on.
+
+    Raises:
+        RunError: the base's configuration is not there.
+    """
+    from rlhf_plugins.forecast.traces import flops
+
+    workload, config = stage.workload(base.adapter), configuration(base)
+    if workload is None or not course.passes:
+        return None
+    total = 0.0
+    for work in {one.phase: one for one in reversed(workload.works) if one.phase in course.passes}.values():
+        prompt, response = lengths[0], min(lengths[1], work.response_tokens)
+        group = _whole(replace(work, prompts=1, prompt_tokens=prompt, response_tokens=response, tokens=None))
+        try:
+            with _silent():
+                each = flops(config, group, _setting(workload, base, card))
+        except Exception:  # as in `of_stage`
+            logger.debug("no FLOPs of %s", stage.name, exc_info=True)
+            return None
+        total += each * course.passes[work.phase] / work.responses
+    return total
 
 
 @contextmanager

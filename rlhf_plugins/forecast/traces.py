@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from rlhf_plugins.contract.workload import PROMPT_TOKENS, Work
 from rlhf_plugins.data.branches import Layout, PromptBranches, size
 from rlhf_plugins.engine import pretending
+from rlhf_plugins.engine.cost import counting, uncounted
 from rlhf_plugins.engine.log_probs import response_logps
 from rlhf_plugins.forecast.fakes import DEVICE, Build, fake_batch, fake_model, fake_reward, layout_on_gpu
 from rlhf_plugins.forecast.meter import Meter, allocating
@@ -73,6 +74,13 @@ class Setting:
 Bytes = dict[str, int]  # by consumer
 
 
+class Found(NamedTuple):
+    """Of a work: bytes at its peak by consumer, and its floating-point operations as the engine counts them."""
+
+    consumers: Bytes
+    flops: float
+
+
 def traced(config: Any, work: Work, setting: Setting, layers_at_most: int | None = None) -> Bytes:
     """Bytes at the peak of a work, by consumer, of a model of all its layers.
 
@@ -82,27 +90,41 @@ def traced(config: Any, work: Work, setting: Setting, layers_at_most: int | None
         setting: how, and what is held meanwhile.
         layers_at_most: that are traced; None is as few as their kinds need.
     """
+    one, two, more = _few(config, work, setting, layers_at_most)
+    before, after = one.consumers, two.consumers
+    return {name: round(before.get(name, 0) + more * (after[name] - before.get(name, 0))) for name in after}
+
+
+def flops(config: Any, work: Work, setting: Setting) -> float:
+    """Floating-point operations of a work of a model of all its layers; what is sampled counts as one forward pass."""
+    once = replace(work, does="score") if work.does == "sample" else work
+    one, two, more = _few(config, once, setting)
+    return one.flops + more * (two.flops - one.flops)
+
+
+def _few(config: Any, work: Work, setting: Setting, at_most: int | None = None) -> tuple[Found, Found, float]:
+    """A work of two models of few layers, and how often their difference comes to the first in the whole model."""
     few, layers = period(config), config.num_hidden_layers
     first, second = (few, 2 * few) if few > 1 else (2, 3)
-    if layers <= (layers_at_most or second):
-        return dict(_traced(config, layers, work, setting))
+    if layers <= (at_most or second):
+        whole = _traced(config, layers, work, setting)
+        return whole, whole, 0.0
     one, two = (_traced(config, count, work, setting) for count in (first, second))
-    more = (layers - first) / (second - first)
-    return {name: round(one.get(name, 0) + more * (two[name] - one.get(name, 0))) for name in two}
+    return one, two, (layers - first) / (second - first)
 
 
-_KNOWN: dict[str, Bytes] = {}  # traces of this process
+_KNOWN: dict[str, Found] = {}  # traces of this process
 
 
-def _traced(config: Any, layers: int, work: Work, setting: Setting) -> Bytes:
-    """Bytes at the peak of a model with so many layers."""
+def _traced(config: Any, layers: int, work: Work, setting: Setting) -> Found:
+    """Of a model with so many layers."""
     key = repr((with_layers(config, layers).to_json_string(), work, setting))
     if key not in _KNOWN:
         _KNOWN[key] = _trace(with_layers(config, layers), work, setting)
     return _KNOWN[key]
 
 
-def _trace(config: Any, work: Work, setting: Setting) -> Bytes:
+def _trace(config: Any, work: Work, setting: Setting) -> Found:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     groups = laid_out(work, layout_on_gpu(config))
     rows = max(len(one.prompt) + sum(map(len, one.branches)) for one in groups)
@@ -112,11 +134,11 @@ def _trace(config: Any, work: Work, setting: Setting) -> Bytes:
         model = policy
         if work.pooling is not None and work.head is not None:
             model = fake_reward(policy, work.pooling, work.head, fake)
-        with fake, meter:
+        with fake, meter, uncounted(), counting() as counter:  # it is no work of the stage around it
             resident = _resident(model, meter, setting)
             _run(model, groups, work, setting, (meter, fake))
             del resident
-    return meter.consumers
+    return Found(meter.consumers, counter.flops)
 
 
 def laid_out(work: Work, layout: Layout) -> list[PromptBranches]:

@@ -10,7 +10,7 @@ from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import Card
-from rlhf_plugins.forecast.costs import Costs, costs, mean_tokens
+from rlhf_plugins.forecast.costs import Costs, Mean, costs, mean_tokens
 from rlhf_plugins.forecast.forecast import forecast
 from rlhf_plugins.forecast.words import warnings
 
@@ -43,8 +43,8 @@ def priced(recipes: Mapping[str, Recipe], data: Data, card: Card | None, reads_b
     from rlhf_plugins.recipe.check import load_recipe
 
     found: dict[str, Priced] = {}
-    mean: float | None = None
-    why = ["tokens: the tokenizer was not loaded; name a base"]
+    mean: Mean | None = None
+    why = ["tokens and FLOPs: the tokenizer was not loaded; name a base"]
     for place, (name, recipe) in enumerate(recipes.items(), 1):
         line(f"counting the cost of {name}, {place} of {len(recipes)}")
         assembled = load_recipe(recipe)
@@ -67,18 +67,18 @@ def memory_warnings(recipe: Recipe, card: Card | None) -> list[str]:
         return []
 
 
-def _mean(assembled: Assembled, data: Data) -> tuple[float | None, list[str]]:
+def _mean(assembled: Assembled, data: Data) -> tuple[Mean | None, list[str]]:
     """Tokens of a row, and why nobody knows."""
     from rlhf_plugins.engine.loading import load_row_encoder
 
     try:
         mean = mean_tokens(data, load_row_encoder(assembled.base))
     except (RunError, OSError, ValueError) as error:
-        return None, [f"tokens: {error}"]
-    return mean, [] if mean else ["tokens: the base takes no row"]
+        return None, [f"tokens and FLOPs: {error}"]
+    return mean, [] if mean else ["tokens and FLOPs: the base takes no row"]
 
 
-def _smaller(recipe: Recipe, assembled: Assembled, data: Data, card: Card | None, mean: float | None) -> Priced:
+def _smaller(recipe: Recipe, assembled: Assembled, data: Data, card: Card | None, mean: Mean | None) -> Priced:
     """As it is where a card holds it, else with fewer tokens or rows at once in the same training."""
     from rlhf_plugins.forecast.advice import fitted
     from rlhf_plugins.recipe.check import load_recipe
@@ -94,6 +94,6 @@ def _smaller(recipe: Recipe, assembled: Assembled, data: Data, card: Card | None
     return Priced(changed, _costs(load_recipe(changed), data, card, mean))
 
 
-def _costs(assembled: Assembled, data: Data, card: Card | None, mean: float | None) -> Costs:
+def _costs(assembled: Assembled, data: Data, card: Card | None, mean: Mean | None) -> Costs:
     trainings = [stage for stage in assembled.stages if stage.makes & {"policy", "reward"}]
     return costs(trainings, assembled.base, data, card, mean)

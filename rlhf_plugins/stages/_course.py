@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf_plugins.contract.workload import Course
 
 if TYPE_CHECKING:
-    from rlhf_plugins.contract.workload import Known
+    from rlhf_plugins.contract.workload import Known, Phase
     from rlhf_plugins.stages._training import Training
     from rlhf_plugins.stages.evaluate import Evaluate
 
@@ -31,7 +31,8 @@ def of_rows(stage: Training, known: Known, unit: str, responses: int | None) -> 
     longest = stage.limit(known.max_length)
     tokens = f", at most {steps * batch * responses * longest:,} tokens" if responses and longest else ""
     words = f"{about}{_times(steps, 'step')} of {batch:,} {unit}, {steps * batch:,} in all{tokens}"
-    return Course(steps, steps * batch * (responses or 2), words)
+    sequences = steps * batch * (responses or 2)
+    return Course(steps, sequences, words, {"train": sequences})
 
 
 def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
@@ -54,7 +55,9 @@ def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
     episodes = rollouts * rollout
     of = f"{_times(rollouts, 'rollout')} of {rollout:,} {unit}, {episodes:,} episodes"
     sampled = f"at most {episodes * turns * new:,} sampled tokens"
-    return Course(steps, 2 * episodes * turns, f"{about}{_times(steps, 'step')}, {of}, {sampled}")
+    once: dict[Phase, int] = {"generation": episodes, "reference": episodes, "scoring": episodes}
+    passes = {**once, "train": steps * accumulated * size} if turns == 1 else {}
+    return Course(steps, 2 * episodes * turns, f"{about}{_times(steps, 'step')}, {of}, {sampled}", passes)
 
 
 def of_evaluation(stage: Evaluate, known: Known, best_of: int) -> Course:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_plugins.contract.component import uses
@@ -86,8 +86,13 @@ class Preference(
         return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None))
 
     def course(self, known: Known) -> Course:
-        """Of its rows."""
-        return of_rows(self, known, *(("labelled responses", 1) if self.loss.unpaired else ("pairs", 2)))
+        """Of its rows, which the reference reads once, or where it is asked to in each step."""
+        found = of_rows(self, known, *(("labelled responses", 1) if self.loss.unpaired else ("pairs", 2)))
+        if not found.passes:
+            return found
+        once = self.trainer.get("precompute_ref_log_probs", True)
+        read = 2 * known.rows if once and known.rows is not None else found.passes["train"]
+        return replace(found, passes={**found.passes, "reference": read})
 
     def own_numbers(self, gold: bool) -> frozenset[str]:
         """See `PolicyTraining`."""

@@ -85,7 +85,7 @@ def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str,
     found = json.loads(done.stdout)
     assert found["choices"][0]["cost"].keys() == {"steps", "sequences", "peak_bytes"}
     unseen = "not seen: off_policy: the base was not asked"
-    assert found["notes"] == [unseen, "not known: tokens: the tokenizer was not loaded; name a base"]
+    assert found["notes"] == [unseen, "not known: tokens and FLOPs: the tokenizer was not loaded; name a base"]
     assert found["recipe"]["stages"][0]["name"] == "dpo"
     assert found["features"]["noise"] is None
 

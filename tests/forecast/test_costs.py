@@ -8,11 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig
 
-from rlhf_plugins import Base, Data, DataError, Group, Stage, component, run_recipe
+from rlhf_plugins import Adapter, Base, Data, DataError, Group, Stage, component, run_recipe
+from rlhf_plugins.contract.workload import Work
+from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.forecast.cards import Card
-from rlhf_plugins.forecast.costs import LOOKED_AT, costs, in_words, mean_tokens
+from rlhf_plugins.forecast.costs import LOOKED_AT, Mean, costs, in_words, mean_tokens
+from rlhf_plugins.forecast.fakes import Build
 from rlhf_plugins.forecast.forecast import forecast
+from rlhf_plugins.forecast.traces import Setting, flops
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.run.record import open_run
 from rlhf_plugins.sandbox import base_path
@@ -20,6 +26,14 @@ from rlhf_plugins.testing import tiny_base
 
 PAIR = Group("ab", ("c", "def"), ranks=(0, 1))
 ROWS = Data((PAIR,) * 10, prompts={"train": (Group("ab"),) * 10})
+SMALL = {
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 2,
+    "vocab_size": 32,
+    "tie_word_embeddings": False,
+}
 TRAINER = {"per_device_train_batch_size": 4, "num_train_epochs": 2}
 
 
@@ -35,16 +49,16 @@ def letters(longest: int = 100) -> Any:
 
 
 def test_the_mean_length_is_of_a_prompt_with_one_response() -> None:
-    assert mean_tokens(ROWS, letters()) == 4.0  # 2 + 1 and 2 + 3
-    assert mean_tokens(ROWS, letters(4)) == 3.0  # a row that a training would leave out does not count
+    assert mean_tokens(ROWS, letters()) == (2.0, 2.0)  # 2, and the mean of 1 and 3
+    assert mean_tokens(ROWS, letters(4)) == (2.0, 1.0)  # a row that a training would leave out does not count
     assert mean_tokens(ROWS, letters(2)) is None
     many = Data((PAIR, Group("abcd", ("c",))) * LOOKED_AT)  # every second group is looked at
-    assert mean_tokens(many, letters()) == 4.0
+    assert mean_tokens(many, letters()) == (2.0, 2.0)
 
 
 def test_steps_and_sequences_are_the_sum_over_the_stages() -> None:
     stages = [component("stage", name, trainer=TRAINER) for name in ("preference", "sft")]
-    found = costs(stages, Base(base_path("sandbox")), ROWS, None, 4.0).known
+    found = costs(stages, Base(base_path("sandbox")), ROWS, None, Mean(2.0, 2.0)).known
     assert found["steps"] == 12  # each 2 * ceil(10 / 4)
     assert found["sequences"] == 6 * 4 * 2 + 6 * 4  # a pair has two responses
     assert found["tokens"] == 4 * 72
@@ -65,7 +79,8 @@ def test_what_is_not_known_is_named() -> None:
 
     base = Base(base_path("sandbox"))
     unknown = ("steps of mine: nothing says how long it is", "memory of mine: nobody knows what this stage computes")
-    assert (costs([Mine()], base, ROWS, None).known, costs([Mine()], base, ROWS, None).unknown) == ({}, unknown)
+    found = costs([Mine()], base, ROWS, None)
+    assert (found.known, found.unknown) == ({}, unknown)
     trained = [component("stage", "sft", trainer=TRAINER)]
     found = costs(trained, replace(base, path="no/such"), ROWS, None)
     assert set(found.known) == {"steps", "sequences"}
@@ -73,10 +88,51 @@ def test_what_is_not_known_is_named() -> None:
 
 
 def test_words() -> None:
-    cost = {"steps": 1200, "sequences": 9600, "tokens": 72000.0, "peak_bytes": 3 * 2**30}
-    assert in_words(cost) == "about 1,200 steps, 9,600 sequences, 72,000 tokens, a forecast peak of 3.0 GiB"
-    assert in_words({"peak_bytes": 2**20, "flops": 1.5e12}) == "a forecast peak of 1 MiB, 1.50e12 FLOPs spent"
+    counts = {"steps": 1200, "sequences": 9600, "tokens": 72000.0, "flops": 1.5e12}
+    said = "about 1,200 steps, 9,600 sequences, 72,000 tokens, 1.50e12 FLOPs, a forecast peak of 3.0 GiB"
+    assert in_words({**counts, "peak_bytes": 3 * 2**30}) == said
+    assert in_words({"peak_bytes": 2**20, "spent_flops": 1e9}).endswith(" 1 MiB, 1.00e9 FLOPs spent on choosing")
     assert in_words({}) == "not known"
+
+
+def test_flops_are_those_of_each_pass_times_how_often_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair of prompts of 2 and responses of 3 tokens costs 7 to learn and 2 to score, in this test."""
+    seen: list[Any] = []
+    each = {"learn": 7.0, "score": 2.0}
+    monkeypatch.setattr("rlhf_plugins.forecast.traces.flops", lambda _, work, __: seen.append(work) or each[work.does])
+    base = Base(base_path("sandbox"), adapter=Adapter())
+    found = costs([component("stage", "preference", trainer=TRAINER)], base, ROWS, None, Mean(2.0, 3.0))
+    # 6 steps of 4 pairs are learned from, and the reference reads the 10 rows once
+    assert found.known["flops"] == 24 * 7 + 10 * 2
+    assert {(work.prompts, work.responses, work.prompt_tokens, work.response_tokens) for work in seen} == {(1, 2, 2, 3)}
+    again = {**TRAINER, "precompute_ref_log_probs": False}
+    found = costs([component("stage", "preference", trainer=again)], base, ROWS, None, Mean(2.0, 3.0))
+    assert found.known["flops"] == 24 * 7 + 24 * 2
+
+
+def test_flops_of_a_forward_pass_by_hand() -> None:
+    """Linear layers take 2 in out a token, attention 4 times its width a pair of tokens, the head only responses."""
+    config = LlamaConfig(**SMALL)
+    build = Build(None, None, torch.float32, False, False)
+    found = flops(config, Work("reference", "score", 1, 1, 8, 8), Setting(build, None, None))
+    layers = 5 * (4 * 8 * 8 + 3 * 8 * 12)  # queries, keys, values and outputs; gate, up and down
+    assert found == 2 * 16 * layers + 5 * 4 * 8 * 16 * 16 + 2 * 8 * 8 * 32
+
+
+@pytest.mark.slow
+def test_forecast_flops_are_within_a_factor_of_2_of_those_that_a_run_counts(tmp_path: Path) -> None:
+    trainer = {"per_device_train_batch_size": 16, "num_train_epochs": 1, "gradient_checkpointing": False}
+    reward, ppo = {"stage": "reward_model", "trainer": trainer}, {"stage": "online", "from": "base", "trainer": trainer}
+    data = {"format": "sandbox", "prompts": 64, "test_prompts": 4, "pairs": 2}
+    stages = [{"stage": "preference", "trainer": trainer}, reward, ppo]
+    recipe = {"base": "sandbox", "adapter": {"r": 16}, "data": data, "stages": stages}
+    assembled = load_recipe(recipe)
+    rows = assembled.data.load(assembled.base, 0)
+    mean = mean_tokens(rows, load_row_encoder(assembled.base))
+    record = open_run(run_recipe({**recipe, "output_dir": str(tmp_path / "run")}, say=str).folder)
+    for stage, result in zip(assembled.stages, record.finished, strict=True):
+        forecast_flops = costs([stage], assembled.base, rows, None, mean).known["flops"]
+        assert 0.5 < forecast_flops / result.cost.flops < 2
 
 
 @pytest.mark.slow

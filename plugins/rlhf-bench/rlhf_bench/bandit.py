@@ -81,7 +81,7 @@ class Bandit(Selector):
         why = f"scored {scores[-1]:.3f} in round {len(scores)}, after {flops:.3g} FLOPs"
         if self.by == "ucb":
             why = f"scored {fmean(scores):.3f} in the mean of {len(scores)} trainings of {self.flops:.3g} FLOPs"
-        return Choice(name, (why, lost), cost={"flops": flops})
+        return Choice(name, (why, lost), cost={"spent_flops": flops})
 
     def pulled(
         self, run: Run, label: str, stages: Sequence[Mapping[str, Any]], times: int, data: Data | None = None
