@@ -72,6 +72,10 @@ stages:
     trainer: {{{ADAM}, max_steps: 4, logging_steps: 1, per_device_train_batch_size: 2, gradient_accumulation_steps: 1,
       steps_per_generation: 2, num_generations: 2, max_completion_length: 8, eval_strategy: steps, eval_steps: 2}}
 """
+BEST = (
+    "load_best_model_at_end: true, metric_for_best_model: loss, greater_is_better: true"  # the worst, seldom the last
+)
+CHOOSES = RECIPE.replace("eval_steps: 2", f"eval_steps: 2, {BEST}")
 RUN = ("-m", "rlhf_plugins.cli", "run", "r.yaml")
 
 
@@ -109,6 +113,13 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     found = {file: load_file(file) for file in sorted(folder.glob("runs/*/*/model/**/*.safetensors"))}
     return {f"{file.parent.parent.name} {k}": v for file, values in found.items() for k, v in values.items()}
+
+
+def assert_chosen(folder: Path) -> None:
+    """In each stage another step than the last had the largest held-out loss."""
+    for stage in ("sft", "reward_model", "dpo"):
+        losses = [each["eval_loss"] for each in logged(folder) if each["stage"] == stage and "eval_loss" in each]
+        assert max(losses) > losses[-1]
 
 
 def assert_same(one: Path, two: Path, near: float = 1e-6, names: tuple[str, ...] = (), rel: float = 2e-4) -> None:

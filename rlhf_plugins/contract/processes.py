@@ -7,15 +7,17 @@ torch.distributed.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from rlhf_plugins.contract import zero
+from rlhf_plugins.contract.zero import DEEPSPEED
 from rlhf_plugins.errors import RlhfError, RunError, StopRun
 
 if TYPE_CHECKING:
@@ -28,25 +30,11 @@ Row = TypeVar("Row")
 COUNT, PLACE = "WORLD_SIZE", "LOCAL_RANK"  # in the environment, as launchers set both; schedulers set one alone
 WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # of errors of a lost connection
 PATIENCE = 10.0  # seconds that a process which lost its connection may take to end
-FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # in the environment, as accelerate sets them
+FSDP = "ACCELERATE_USE_FSDP"  # in the environment, as accelerate sets it
+BY_ONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # one process alone loads a base, which `accelerate config` asks for
 UNTRIED = {  # of FSDP2, in the environment, and how a configuration leaves it out
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "fsdp_cpu_ram_efficient_loading",
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
-}
-ZERO_STAGES = ("1", "2", "3")  # in each a process has a part of the optimizer's state, in 3 also of the weights
-ZERO = {  # options of a configuration, and their names in the environment
-    "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
-    "deepspeed_config_file": "ACCELERATE_DEEPSPEED_CONFIG_FILE",
-    "offload_optimizer_device": "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
-    "offload_param_device": "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
-    "use_cpu": "ACCELERATE_USE_CPU",
-}
-OFF = ("none", "false", "0", "")
-UNTRIED_ZERO = {  # and what to do instead
-    "deepspeed_config_file": "write `zero_stage: 2` in its place",
-    "offload_optimizer_device": "write `none` there",
-    "offload_param_device": "write `none` there",
 }
 
 
@@ -66,9 +54,11 @@ class _State:
     peers: tuple[Peer, ...] = ()
     alone: bool = False  # while this process computes as if it were the only one
     silent: bool = False  # an error of the main process ends this one, which has nothing to add
+    zero: zero.Zero | None = None
 
 
 _STATE = _State()
+logger = logging.getLogger(__name__)
 
 
 def is_launched() -> bool:
@@ -83,14 +73,12 @@ def join() -> None:
         RunError: the launch divides weights or optimizers in a way that was not tried.
     """
     if _is_set(DEEPSPEED):
-        refuse_untried_zero({key: os.environ[name] for key, name in ZERO.items() if name in os.environ}, is_launched())
+        given = {option: os.environ[name] for option, name in zero.NAMES.items() if name in os.environ}
+        _STATE.zero = zero.asked_of_zero(given, is_launched())
     if not is_launched() or _STATE.peers:
         return
     if _is_set(FSDP):
-        if os.environ.get("FSDP_VERSION", "1") != "2":
-            raise RunError("the launch asks for FSDP1, with which no recipe was tried: write `fsdp_version: 2`")
-        if untried := [option for name, option in UNTRIED.items() if _is_set(name)]:
-            raise RunError(f"the launch asks for {untried[0]}, with which no recipe was tried: write `false` there")
+        _take_fsdp()
     import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
@@ -99,21 +87,16 @@ def join() -> None:
     _STATE.peers = tuple(_all(own))
 
 
-def refuse_untried_zero(given: Mapping[str, Any], several: bool) -> None:
-    """Raises RunError where DeepSpeed's options ask for what no recipe was tried with, or it would not train."""
-    if not several:
-        raise RunError("the launch asks for DeepSpeed in one process, which has nothing to divide: launch several")
-    values = {option: str(given.get(option)).lower() for option in ZERO}
-    if values["use_cpu"] not in OFF:
-        raise RunError("the launch asks for DeepSpeed and use_cpu, with which accelerate leaves it out: remove use_cpu")
-    for option, instead in UNTRIED_ZERO.items():
-        if values[option] not in OFF:
-            raise RunError(f"the launch asks for {option}, with which no recipe was tried: {instead}")
-    stage = str(given.get("zero_stage", 2))
-    if stage not in ZERO_STAGES:
-        raise RunError(f"the launch asks for zero_stage: {stage}, with which no recipe was tried: write 1, 2 or 3")
-    if find_spec("deepspeed") is None:
-        raise RunError("the launch asks for DeepSpeed, which is missing: pip install 'rlhf-plugins[deepspeed]'")
+def _take_fsdp() -> None:
+    """Raises RunError for what no recipe was tried with; that one process loads for all is left out, and said."""
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RunError("the launch asks for FSDP1, with which no recipe was tried: write `fsdp_version: 2`")
+    if untried := [option for name, option in UNTRIED.items() if _is_set(name)]:
+        raise RunError(f"the launch asks for {untried[0]}, with which no recipe was tried: write `false` there")
+    if _is_set(BY_ONE):
+        os.environ[BY_ONE] = "false"
+        if os.environ.get("RANK", "0") == "0":
+            logger.warning("each process loads the whole base: %s of the launch is taken as false", BY_ONE.lower())
 
 
 def shards() -> bool:
@@ -128,12 +111,17 @@ def fsdp() -> bool:
 
 def divides_optimizer() -> bool:
     """Whether the processes that have met hold parts of the optimizer's state (DeepSpeed's ZeRO)."""
-    return bool(_STATE.peers) and _is_set(DEEPSPEED)
+    return bool(_STATE.peers) and _STATE.zero is not None
 
 
 def zero3() -> bool:
     """Whether DeepSpeed cuts weights into shards (ZeRO-3)."""
-    return divides_optimizer() and os.environ.get(ZERO["zero_stage"]) == "3"
+    return divides_optimizer() and _STATE.zero is not None and _STATE.zero.stage == "3"
+
+
+def zero_precision() -> str:
+    """The precision that a file of DeepSpeed's asks for: "bf16", "fp16", or "no" where none does."""
+    return _STATE.zero.precision if _STATE.zero is not None else "no"
 
 
 def _is_set(name: str) -> bool:

@@ -94,7 +94,7 @@ def keeping_the_best(trainer: Mapping[str, Any]) -> dict[str, Any]:
     if not trainer.get("load_best_model_at_end") or strategy == "no":  # which transformers refuses together
         return {}
     every = trainer.get("eval_steps") or trainer.get("logging_steps", 10)
-    return {"save_strategy": strategy, "save_steps": every, "save_total_limit": 2, "save_only_model": True}
+    return {"save_strategy": strategy, "save_steps": every, "save_total_limit": 2}
 
 
 def useless(trainer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -82,7 +82,6 @@ def _refuse_in_shards(run: StageRun, trainer: Any) -> None:
     untried = {
         "quantization": run.base.quantization is not None,
         "regularizers": bool(getattr(trainer, "regularizers", {})),
-        "load_best_model_at_end": trainer.args.load_best_model_at_end,
         "precompute_ref_log_probs: false": not getattr(trainer.args, "precompute_ref_log_probs", True),
     }
     if names := [name for name, asked in untried.items() if asked]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.zero import asked_of_zero
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.run.stop import Ended
 
@@ -68,7 +68,7 @@ def refuse(config: Path) -> None:
         raise RunError(f"{config}: distributed_type: {kind}, with which no recipe was tried: write MULTI_GPU (DDP)")
     if kind == "DEEPSPEED":
         own = found.get("deepspeed_config") or {}
-        processes.refuse_untried_zero({**found, **own}, int(found.get("num_processes") or 1) > 1)
+        asked_of_zero({**found, **own}, int(found.get("num_processes") or 1) > 1)
     fsdp = found.get("fsdp_config")
     if kind == "FSDP" and not (isinstance(fsdp, dict) and str(fsdp.get("fsdp_version")) == "2"):
         raise RunError(f"{config}: FSDP1, with which no recipe was tried: write `fsdp_version: 2` in fsdp_config")

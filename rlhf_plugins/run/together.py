@@ -83,7 +83,8 @@ def _refuse_precision(stage: Stage) -> None:
 
     from rlhf_plugins.engine.precision import half_precision
 
-    launched = os.environ.get(PRECISION, "no").lower()
+    in_file = processes.zero_precision()
+    launched = in_file if in_file != "no" else os.environ.get(PRECISION, "no").lower()
     given: Mapping[str, Any] | None = getattr(stage, "trainer", None)
     if launched in ("no", "") or given is None:
         return
@@ -92,10 +93,13 @@ def _refuse_precision(stage: Stage) -> None:
     own = "fp16" if scaled else "bf16" if given.get("bf16", half is torch.bfloat16) else "no"
     if own != launched:
         words = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
-        asked = f"write `mixed_precision: 'no'` there, or trainer: {{{launched}: true}} in the stage"
+        if in_file == launched:
+            says, other = f"of DeepSpeed says {launched}.enabled: true", f"{launched}: {{enabled: auto}}"
+        else:
+            says, other = f"of accelerate says mixed_precision: {launched}", "mixed_precision: 'no'"
         raise RunError(
-            f"stage {stage.name} computes in {words[own]}, and the configuration of accelerate says mixed_precision: "
-            f"{launched}: {asked}"
+            f"stage {stage.name} computes in {words[own]}, and the configuration {says}: write {other} there, or "
+            f"trainer: {{{launched}: true}} in the stage"
         )
 
 

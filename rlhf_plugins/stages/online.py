@@ -170,8 +170,8 @@ class Online(
         """What goes with vLLM in one process alone, and what to do instead; empty where nothing does."""
         from rlhf_plugins.contract import processes
 
-        if self.setting("vllm_mode") != "server":
-            return "that share their GPUs with it; write vllm_mode: server"
+        if self.setting("vllm_mode") != "server" and self.setting("vllm_tensor_parallel_size") != 1:
+            return "that share its weights; write vllm_tensor_parallel_size: 1, or vllm_mode: server"
         divided = "DeepSpeed" if processes.divides_optimizer() else "FSDP" if processes.shards() else ""
         return divided and f"under {divided}; write `distributed_type: MULTI_GPU`"
 

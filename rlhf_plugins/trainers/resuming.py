@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -24,7 +25,7 @@ from rlhf_plugins.engine.shards import like, optimizer_state, take_main_ones, wh
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.trainers import zero
 
-PICKLE = "training_args.bin"
+PICKLE, BEST = "training_args.bin", "trained.safetensors"  # files of a model that may be the best
 State = dict[str, Any]
 AT_FIRST = ("random", "others")  # of a state: what is set at the first batch
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_total_train_tokens")
@@ -55,9 +56,15 @@ class Resumable:
             self.keeper.between_steps(self)
 
     def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the best model so far, without the pickle that transformers puts beside it."""
+        """Saves the best model so far: where processes divide it, its trained weights alone. Without the pickle that
+        transformers puts beside it."""
+        folder = Path(output_dir or self.args.output_dir)
+        if _is_divided():
+            weights = whole(weights_of(self.model))
+            processes.on_main(lambda: _save(weights, folder / BEST))
+            return
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
-        Path(output_dir or self.args.output_dir, PICKLE).unlink(missing_ok=True)
+        (folder / PICKLE).unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """These and what follows are in our checkpoints, without pickles."""
@@ -104,6 +111,9 @@ class Resumable:
         set_random_state(own_random_state(self.resumed))
 
     def _load_best_model(self: Any) -> None:
+        if _is_divided():
+            load_weights(self, {"weights": load_file(Path(self.state.best_model_checkpoint, BEST))})
+            return
         processes.on_main(lambda: None)  # which wrote it
         super()._load_best_model()  # type: ignore[misc]
 
@@ -121,6 +131,16 @@ class GoesOn(TrainerCallback):
         load_rest(self._trainer, self._state)
         self._trainer.resumed = {name: value for name, value in self._state.items() if name in AT_FIRST}
         self._state = {}
+
+
+def _is_divided() -> bool:
+    """Whether transformers would save and load a model in a format of FSDP's or DeepSpeed's."""
+    return processes.shards() or processes.divides_optimizer()
+
+
+def _save(weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: each.detach().to("cpu", copy=True).contiguous() for name, each in weights.items()}, file)
 
 
 def state_of(trainer: Any) -> State:

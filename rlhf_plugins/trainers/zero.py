@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 DIVISION, PARTS = "division", "parts"  # keys of a state
 OF_PART = "optimizer_state_dict"  # of DeepSpeed's state under ZeRO-3, which alone gives its optimizer its weights
 WHOLE = "as a whole"
+OWN_ADAM = (
+    "zero_force_ds_cpu_optimizer"  # in the place of any optimizer that is offloaded, and does not go on bit for bit
+)
 PERSISTING = "stage3_param_persistence_threshold"  # what is written into a weight that persists would be lost
-AS_IN_RECIPE = {"gradient_accumulation_steps": "gradient_accumulation_steps", "gradient_clipping": "max_grad_norm"}
 
 
 class HidesLaunch:
@@ -77,6 +79,8 @@ def configuring(trainer: Any) -> Iterator[None]:
     autocast, as without DeepSpeed.
     """
     args = trainer.args
+    if processes.divides_optimizer():
+        args.deepspeed_plugin.deepspeed_config[OWN_ADAM] = False
     if processes.zero3():
         args.deepspeed_plugin.deepspeed_config["zero_optimization"][PERSISTING] = 0
     if not (processes.divides_optimizer() and args.bf16):
@@ -162,17 +166,27 @@ def refuse_untried(trainer: Any, quantized: bool) -> None:
     untried = {
         "quantization": (quantized, "leave it out"),
         "regularizers": (bool(getattr(trainer, "regularizers", {})), "leave them out"),
-        "trainer.load_best_model_at_end": (args.load_best_model_at_end, "leave it out"),
         "precompute_ref_log_probs: false": (not getattr(args, "precompute_ref_log_probs", True), "leave it out"),
         "trainer.fp16": (args.fp16, "write `trainer: {fp16: false}`"),
     }
     for name, (asked, instead) in untried.items():
         if asked:
             raise RunError(f"{name}: was not tried under DeepSpeed: {instead}, or launch with DDP")
-    config = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
-    for name, own in AS_IN_RECIPE.items():
-        if config.get(name, "auto") not in ("auto", getattr(args, own)):
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    for name, (words, value) in _of_recipe(args).items():
+        if plugin.deepspeed_config.get(name, "auto") not in ("auto", value):
             raise RunError(
-                f"deepspeed_config: {name}: {config[name]}, and the recipe trains with trainer.{own}: "
-                f"{getattr(args, own)}: leave it out of deepspeed_config"
+                f"deepspeed_config: {name}: {plugin.deepspeed_config[name]}, and the recipe trains with {words}: "
+                f"{value}: leave it out of deepspeed_config, or write auto"
             )
+
+
+def _of_recipe(args: Any) -> dict[str, tuple[str, float]]:
+    """What DeepSpeed's configuration may repeat: its name there -> the recipe's words for it, and its value."""
+    rows, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    return {
+        "gradient_accumulation_steps": ("trainer.gradient_accumulation_steps", accumulated),
+        "gradient_clipping": ("trainer.max_grad_norm", args.max_grad_norm),
+        "train_micro_batch_size_per_gpu": ("trainer.per_device_train_batch_size", rows),
+        "train_batch_size": ("a batch of all processes", processes.count() * accumulated * rows),
+    }

@@ -14,6 +14,7 @@ import pytest
 import torch
 from several import (
     ADAM,
+    CHOOSES,
     DIES,
     FSDP2,
     ONLINE,
@@ -23,6 +24,7 @@ from several import (
     SAMPLED,
     SHARDS,
     WRITES_THE_SAME,
+    assert_chosen,
     assert_same,
     logged,
     prepared,
@@ -108,6 +110,19 @@ def test_two_processes_that_hold_shards_train_what_one_trains_and_go_on(
     assert_same(one, two, near=1e-5)
     ours, theirs = (rewards(python, each, "reward_model") for each in (one, two))
     assert theirs == pytest.approx(ours, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [LORA, "none"])
+def test_the_best_model_so_far_is_kept_of_shards(python: Warm, tmp_path: Path, adapter: str) -> None:
+    text = CHOOSES.replace(LORA, adapter)
+    one, two = (prepared(tmp_path / name, text, BATCH=size, GA=1) for name, size in (("a", 2), ("b", 1)))
+    assert python(*RUN, cwd=one, env=ALONE).returncode == 0
+    assert_chosen(one)
+    launched = IN_SHARDS | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}  # which is taken as false
+    found = python.together("-c", SHARDS + DIES, "99", cwd=two, env=launched)
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert_same(one, two, near=1e-5)
 
 
 RATED = f"""\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from rlhf_plugins import RunError
-from rlhf_plugins.contract import processes
+from rlhf_plugins.contract import processes, zero
 from rlhf_plugins.contract.records import Prediction
 from rlhf_plugins.contract.rows import Data, Samples
 from rlhf_plugins.contract.run import Base, Budget
@@ -73,12 +74,14 @@ def test_each_process_needs_whole_groups_of_a_rollout() -> None:
         together.refuse([replace(stage, trainer=sizes)])
 
 
-def test_vllm_with_several_processes_is_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_in_several_processes_is_a_server_or_whole_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
     _, stage = stages({"stage": "reward_model"}, {"stage": "online"})
     served = replace(stage, trainer={"use_vllm": True, "vllm_mode": "server"})
     together.refuse([served])
-    with pytest.raises(RunError, match="that share their GPUs with it; write vllm_mode: server"):
-        together.refuse([replace(stage, trainer={"use_vllm": True, "vllm_mode": "colocate"})])
+    shared = {"use_vllm": True, "vllm_mode": "colocate"}
+    together.refuse([replace(stage, trainer=shared)])
+    with pytest.raises(RunError, match="that share its weights; write vllm_tensor_parallel_size: 1, or vllm_mode: ser"):
+        together.refuse([replace(stage, trainer={**shared, "vllm_tensor_parallel_size": 2})])
     monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
     with pytest.raises(RunError, match="use_vllm was not tried in several processes under DeepSpeed"):
         together.refuse([served])
@@ -226,8 +229,14 @@ def test_what_was_spent_is_taken_over_once(
             f"{DIVIDED}\ndeepspeed_config: {{zero_stage: 0}}",
             "zero_stage: 0, with which no recipe was tried: write 1, 2 or 3",
         ),
-        (f"{DIVIDED}\ndeepspeed_config: {{offload_optimizer_device: cpu}}", "offload_optimizer_device, with which no"),
-        (f"{DIVIDED}\ndeepspeed_config: {{deepspeed_config_file: a.json}}", "write `zero_stage: 2` in its place"),
+        (
+            f"{DIVIDED}\ndeepspeed_config: {{offload_optimizer_device: nvme}}",
+            "offload_optimizer_device: nvme, with which no",
+        ),
+        (
+            f"{DIVIDED}\ndeepspeed_config: {{deepspeed_config_file: none.json}}",
+            "none.json: no configuration of DeepSpeed",
+        ),
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "through MPI alone; write `distributed_type: MULTI_GPU`"),
         ("distributed_type: 'NO'\nnum_processes: 2", "num_processes: 2, but distributed_type: NO starts one"),
         ("- a", "which is a mapping; `accelerate config` writes one"),
@@ -249,10 +258,11 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ("environment", "what"),
     [
         (
-            {processes.DEEPSPEED: "true", processes.ZERO["zero_stage"]: "0"},
+            {zero.DEEPSPEED: "true", zero.NAMES[zero.STAGE]: "0"},
             "zero_stage: 0, with which no recipe was tried",
         ),
-        ({processes.DEEPSPEED: "true", "ACCELERATE_USE_CPU": "true"}, "DeepSpeed and use_cpu"),
+        ({zero.DEEPSPEED: "true", "ACCELERATE_USE_CPU": "true"}, "DeepSpeed and use_cpu"),
+        ({zero.DEEPSPEED: "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none.json"}, "none.json: no configuration of"),
         ({processes.FSDP: "true"}, "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),
         ({processes.FSDP: "1", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
     ],
@@ -262,8 +272,22 @@ def test_a_launch_that_shards_weights_otherwise_is_refused(
 ) -> None:
     for name, value in {processes.COUNT: "2", processes.PLACE: "1", **environment}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError, match=f"the launch asks for {what}"):
+    with pytest.raises(RunError, match=what):
         processes.join()
+
+
+def test_a_base_that_one_process_would_load_is_loaded_by_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `accelerate config` writes it by default."""
+    for name in ("FSDP_CPU_RAM_EFFICIENT_LOADING", processes.FSDP):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    processes._take_fsdp()
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+    assert caplog.messages == [
+        "each process loads the whole base: fsdp_cpu_ram_efficient_loading of the launch is taken as false"
+    ]
 
 
 @pytest.mark.parametrize(("zero3", "asked"), [(False, "FSDP"), (True, "ZeRO-3")])
@@ -275,12 +299,6 @@ def test_a_stage_that_trains_whole_copies_is_refused_where_weights_are_sharded(
     together.refuse(stages({"stage": "sft"}, {"stage": "reward_model"}, {"stage": "reward_ensemble"}, DPO))
     with pytest.raises(RunError, match=f"stage auto trains whole copies, and the launch asks for {asked}"):
         together.refuse(stages({"stage": "auto"}))
-
-
-def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"DeepSpeed, which is missing: pip install 'rlhf-plugins\[deepspeed\]'"):
-        processes.refuse_untried_zero({"zero_stage": 2}, True)
 
 
 def test_a_stage_that_was_not_tried_under_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

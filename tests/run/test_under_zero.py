@@ -10,7 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from several import DIES, ONLINE, RECIPE, REST, RUN, SAMPLED, WRITES_THE_SAME, assert_same, logged, prepared, weights
+from several import (
+    CHOOSES,
+    DIES,
+    ONLINE,
+    RECIPE,
+    REST,
+    RUN,
+    SAMPLED,
+    WRITES_THE_SAME,
+    assert_chosen,
+    assert_same,
+    logged,
+    prepared,
+    weights,
+)
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -64,6 +78,55 @@ def test_two_processes_that_divide_the_optimizer_train_what_one_trains(
     found = python.together("-c", UNDER_ZERO + DIES, "99", cwd=two, env=environment(stage))
     assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
     assert found[0].stderr.count(f"a step of {OPTIMIZERS[stage]} {stage}") == 12
+    assert_same(one, two, near=1e-5, names=COMPARED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "adapter"), [("2", "none"), ("3", LORA)])
+def test_the_best_model_so_far_is_kept(python: Warm, tmp_path: Path, stage: str, adapter: str) -> None:
+    pytest.importorskip("deepspeed")
+    text = CHOOSES.replace(LORA, adapter)
+    one, two = (prepared(tmp_path / name, text, BATCH=size, GA=1) for name, size in (("a", 2), ("b", 1)))
+    assert python(*RUN, cwd=one, env=os.environ | {DISABLED: "lifecycle.report"}).returncode == 0
+    assert_chosen(one)
+    found = python.together("-c", UNDER_ZERO + DIES, "99", cwd=two, env=environment(stage))
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert_same(one, two, near=1e-5, names=COMPARED)
+
+
+FILE = """\
+{"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+ "gradient_clipping": "auto", "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": STAGE, "overlap_comm": false,
+ "offload_optimizer": {"device": "OPTIMIZER"}, "offload_param": {"device": "WEIGHTS"}}}
+"""
+OFFLOADED = """\
+def on_cpus(engine, *given, **named):
+    own = engine.optimizer
+    if getattr(own, "cpu_offload", False) or getattr(own, "offload_optimizer", False):
+        print("steps on the CPU by", type(own.optimizer).__name__, file=sys.stderr)
+    return noted(engine, *given, **named)
+deepspeed.DeepSpeedEngine.step = on_cpus
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "optimizer", "parts"),
+    [("1", "none", "none"), ("2", "cpu", "none"), ("3", "none", "none"), ("3", "cpu", "none"), ("3", "cpu", "cpu")],
+)
+def test_a_file_of_deepspeed_is_followed(python: Warm, tmp_path: Path, stage: str, optimizer: str, parts: str) -> None:
+    """Also where it has the optimizer of the recipe step on the CPU, and weights wait there."""
+    pytest.importorskip("deepspeed")
+    one, two = (prepared(tmp_path / name, recipe(LORA), BATCH=size, GA=2) for name, size in (("a", 2), ("b", 1)))
+    assert python(*RUN, cwd=one, env=os.environ | {DISABLED: "lifecycle.report"}).returncode == 0
+    text = FILE.replace("STAGE", stage).replace("OPTIMIZER", optimizer).replace("WEIGHTS", parts)
+    (two / "ds.json").write_text(text)
+    launched = {name: value for name, value in environment(stage).items() if name != "ACCELERATE_DEEPSPEED_ZERO_STAGE"}
+    launched |= {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(two / "ds.json")}
+    found = python.together("-c", UNDER_ZERO + OFFLOADED + DIES, "99", cwd=two, env=launched)
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert found[0].stderr.count(f"a step of {OPTIMIZERS[stage]} {stage}") == 12
+    assert found[0].stderr.count("steps on the CPU by AdamW") == (12 if optimizer == "cpu" else 0)
     assert_same(one, two, near=1e-5, names=COMPARED)
 
 

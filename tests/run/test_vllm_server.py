@@ -1,12 +1,15 @@
-"""A policy whose responses a vLLM server generates: one process, and two; the server is a small one of the tests."""
+"""A policy whose responses vLLM generates: one process, and two; in its place there is a small server, or a class."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from several import ONLINE, assert_same, prepared
+from vllm_beside import BESIDE
 from vllm_server import CLIENT, Server, serving
 from warm import Warm
 
@@ -44,3 +47,38 @@ def test_two_processes_learn_from_what_a_server_answers_one(python: Warm, tmp_pa
         assert not [name for name in theirs if "value" in name or "lora" in name]
     assert two.weights[0] != two.weights[1]
     assert_same(tmp_path / "1", tmp_path / "2", near=2e-5)
+
+
+SHARED = "max_steps: 6, use_vllm: true, vllm_mode: colocate"
+
+
+def beside(python: Warm, folder: Path, advantage: str, processes: int) -> list[dict[str, Any]]:
+    """What the model of each process was asked and given in two rollouts."""
+    recipe, size = ONLINE.replace("ADVANTAGE", advantage).replace("max_steps: 4", SHARED), 4 // processes
+    cwd = prepared(folder, recipe, BATCH=size, REWARDED=size)
+    env = os.environ | {DISABLED: "lifecycle.report"}
+    run = python if processes == 1 else python.together
+    found: Any = run("-c", BESIDE + RUN, cwd=cwd, env=env)
+    ended = [found] if processes == 1 else found
+    assert {each.returncode for each in ended} == {0}, "".join(each.stderr for each in ended)
+    return [json.loads(file.read_text()) for file in sorted(cwd.glob("vllm-*.json"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("advantage", ["gae", "grpo"])
+def test_processes_that_share_their_gpus_with_vllm_learn_as_from_a_server(
+    python: Warm, tmp_path: Path, advantage: str
+) -> None:
+    """Each asks its own for its share of the prompts, and hands it the policy's weights before."""
+    server = trained(python, tmp_path / "server", advantage, 1)
+    (one,) = beside(python, tmp_path / "one", advantage, 1)
+    two = beside(python, tmp_path / "two", advantage, 2)
+    assert [prompts[::2] for prompts in one["asked"]] == server.asked
+    assert [sum(parts, []) for parts in zip(*(each["asked"] for each in two), strict=True)] == one["asked"]
+    for each in (one, *two):
+        assert each["ends"] == server.ends
+        assert len(each["weights"]) == len(server.weights)
+        for ours, theirs in zip(each["weights"], server.weights, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4)
+    assert_same(tmp_path / "server", tmp_path / "one", near=2e-5)
+    assert_same(tmp_path / "one", tmp_path / "two", near=2e-5)

@@ -14,18 +14,23 @@ from rlhf_plugins.contract import processes
 from rlhf_plugins.trainers import micro_batches, zero
 from rlhf_plugins.trainers.zero import DIVISION, refuse_other_division, refuse_untried
 
-ARGS = {"load_best_model_at_end": False, "bf16": False, "fp16": False, "gradient_accumulation_steps": 2}
+ARGS = {
+    **{"bf16": False, "fp16": False},
+    **{"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "max_grad_norm": 1.0},
+}
 
 
 def trainer(config: dict[str, Any] | None = None, enabled: bool = True, **args: Any) -> Any:
     """A trainer as far as the checks read it."""
-    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=config or {}, zero_stage=2))
-    given = SimpleNamespace(**ARGS | {"max_grad_norm": 1.0} | args)
+    plugin = SimpleNamespace(deepspeed_config=config or {}, zero_stage=2)
+    state = SimpleNamespace(deepspeed_plugin=plugin)
+    given = SimpleNamespace(**ARGS | args)
     return SimpleNamespace(accelerator=SimpleNamespace(state=state), args=given, is_deepspeed_enabled=enabled)
 
 
 def test_what_the_recipe_says_too_is_taken() -> None:
     refuse_untried(trainer({"gradient_accumulation_steps": 2, "gradient_clipping": "auto"}), False)
+    refuse_untried(trainer({"train_micro_batch_size_per_gpu": 3, "train_batch_size": 6}), False)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +42,13 @@ def test_what_the_recipe_says_too_is_taken() -> None:
             "trainer.fp16: was not tried under DeepSpeed: write `trainer: {fp16: false}`",
         ),
         (trainer(precompute_ref_log_probs=False), "precompute_ref_log_probs: false: was not tried under DeepSpeed"),
-        (trainer(load_best_model_at_end=True), "trainer.load_best_model_at_end: was not tried"),
         (
             trainer({"gradient_clipping": 0.5}),
             "gradient_clipping: 0.5, and the recipe trains with trainer.max_grad_norm",
+        ),
+        (
+            trainer({"train_batch_size": 8}),
+            "train_batch_size: 8, and the recipe trains with a batch of all processes: 6",
         ),
     ],
 )
@@ -88,5 +96,5 @@ def test_deepspeed_is_configured_in_float32_where_products_are_in_bfloat16(monke
     with zero.configuring(given):
         assert (given.args.bf16, given.args.mixed_precision) == (False, "no")
     assert (given.args.bf16, given.args.mixed_precision) == (True, "bf16")
-    assert plugin.deepspeed_config == {"bf16": {"enabled": False}}
+    assert plugin.deepspeed_config == {"bf16": {"enabled": False}, "zero_force_ds_cpu_optimizer": False}
     assert given.accelerator.autocast_handler.to_kwargs() == {"dtype": torch.bfloat16}
