@@ -16,21 +16,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from rlhf_plugins.contract import zero
-from rlhf_plugins.contract.zero import DEEPSPEED
 from rlhf_plugins.errors import RlhfError, RunError, StopRun
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_plugins.contract.run import Cost
+    from rlhf_plugins.contract.zero import Zero
 
 Made = TypeVar("Made")
 Row = TypeVar("Row")
 COUNT, PLACE = "WORLD_SIZE", "LOCAL_RANK"  # in the environment, as launchers set both; schedulers set one alone
 WORDS = ("connection closed by peer", "connection reset", "nccl", "gloo")  # of errors of a lost connection
 PATIENCE = 10.0  # seconds that a process which lost its connection may take to end
-FSDP = "ACCELERATE_USE_FSDP"  # in the environment, as accelerate sets it
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # in the environment, as accelerate sets them
 BY_ONE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # one process alone loads a base, which `accelerate config` asks for
 UNTRIED = {  # of FSDP2, in the environment, and how a configuration leaves it out
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
@@ -54,7 +53,7 @@ class _State:
     peers: tuple[Peer, ...] = ()
     alone: bool = False  # while this process computes as if it were the only one
     silent: bool = False  # an error of the main process ends this one, which has nothing to add
-    zero: zero.Zero | None = None
+    zero: Zero | None = None  # how DeepSpeed divides the training
 
 
 _STATE = _State()
@@ -73,6 +72,8 @@ def join() -> None:
         RunError: the launch divides weights or optimizers in a way that was not tried.
     """
     if _is_set(DEEPSPEED):
+        from rlhf_plugins.contract import zero
+
         given = {option: os.environ[name] for option, name in zero.NAMES.items() if name in os.environ}
         _STATE.zero = zero.asked_of_zero(given, is_launched())
     if not is_launched() or _STATE.peers:

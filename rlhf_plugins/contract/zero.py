@@ -14,7 +14,6 @@ from typing import Any
 
 from rlhf_plugins.errors import RunError
 
-DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"  # in the environment, as accelerate sets it
 FILE, STAGE = "deepspeed_config_file", "zero_stage"
 OPTIMIZER, WEIGHTS = "offload_optimizer_device", "offload_param_device"
 IN_FILE = {  # what accelerate reads in the file alone, where there is one

@@ -161,8 +161,6 @@ class Online(
             )
         if processes.divides_optimizer() and self.kl is not None and self.kl.constrains:
             raise ValueError("kl: a constraint measures whole updates, but DeepSpeed steps within the backward pass")
-        if self.environment and processes.divides_optimizer():
-            raise ValueError("environment: was not tried under DeepSpeed; write `distributed_type: MULTI_GPU`")
         if self.setting("use_vllm") and (untried := self._untried_of_vllm()):
             raise ValueError(f"use_vllm was not tried in several processes {untried}")
 

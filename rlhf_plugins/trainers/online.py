@@ -92,6 +92,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
             asked = ForTRL(handle_of(own.reward), name_of(own.reward), lambda: self._prompt_ids)
             theirs["reward_funcs"] = asked
         self._prompt_ids: list[list[int]] = []  # of what was generated last
+        self._sampler_log_probs: Sequence[Sequence[float | None]] = ()  # of its tokens, where vLLM generated
         super().__init__(**theirs)
         self._policy_tokens = RowEncoder(self._tokenizer, None)  # a reward model that has others reads texts
         if asked is not None:
@@ -272,7 +273,7 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
 
     def _generate(self, prompts: list[Any]) -> Any:
         found = super()._generate(prompts)
-        self._prompt_ids = found[0]
+        self._prompt_ids, self._sampler_log_probs = found[0], found[4]
         return found
 
     def prediction_step(self, *given: Any, **options: Any) -> tuple[Any, Any, Any]:
@@ -304,6 +305,8 @@ class OnlineTrainer(LearnsInParts, KeepsRollout, SharesBatches, HidesLaunch, trl
         if self._critic:
             take_over_weights(self)  # of its head, which learned the unit of the returns
         numbers |= self._log.add(rollout, self.state.global_step)
+        if self.use_vllm:
+            numbers |= oversight.of_sampler(processes.joined(processes.gathered(self._sampler_log_probs)), rollout)
         self._note(**(self._theirs.without_these(numbers) if self._theirs else numbers))
         note_completions(self, rollout, self._asked.each[list(rollout.rewards.places)], self.reward_func_names)
         if self._objective.kl is not None:

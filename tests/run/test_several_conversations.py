@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from several import DIES, FSDP2, ONLINE, RUN, SHARDS, WRITES_THE_SAME, assert_same, logged, prepared, weights
+from several import (
+    ADAM,
+    DIES,
+    FSDP2,
+    ONLINE,
+    RUN,
+    SHARDS,
+    WRITES_THE_SAME,
+    ZERO,
+    assert_same,
+    logged,
+    prepared,
+    weights,
+)
 from warm import Warm
 
 from rlhf_plugins.registry.discovery import DISABLED
@@ -80,6 +93,24 @@ def test_two_processes_that_hold_shards_learn_from_the_conversations_of_one(pyth
     assert found[0].stderr.count("in shards") == 2
     assert asked(one) == asked(two)
     assert_same(one, two, near=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_two_processes_that_divide_the_optimizer_learn_from_the_conversations_of_one(
+    python: Warm, tmp_path: Path, stage: str
+) -> None:
+    pytest.importorskip("deepspeed")
+    adam = {"optim: sgd, learning_rate: 0.5": ADAM}
+    one, two = (talking(tmp_path / name, size, **adam) for name, size in (("one", 4), ("two", 2)))
+    assert python("-c", WRITES_THE_SAME, cwd=one, env=ALONE).returncode == 0
+    launched = ALONE | ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    found = python.together("-c", WRITES_THE_SAME, cwd=two, env=launched)
+    assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
+    assert asked(one) == asked(two)
+    assert_same(
+        one, two, near=2e-5, names=("loss", "grad_norm", "reward", "kl", "policy_loss", "value_loss", "entropy")
+    )
 
 
 @pytest.mark.slow

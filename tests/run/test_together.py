@@ -87,14 +87,6 @@ def test_vllm_in_several_processes_is_a_server_or_whole_in_each(monkeypatch: pyt
         together.refuse([served])
 
 
-def test_conversations_under_deepspeed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, stage = stages({"stage": "reward_model"}, {"stage": "online", "environment": "sandbox", "turns": 2})
-    together.refuse([stage])
-    monkeypatch.setattr(processes, "divides_optimizer", lambda: True)
-    with pytest.raises(RunError, match="environment: was not tried under DeepSpeed; write `distributed_type: MULTI_"):
-        together.refuse([stage])
-
-
 @pytest.mark.parametrize(
     ("trainer", "launched", "fine"),
     [
@@ -258,11 +250,14 @@ def test_a_configuration_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ("environment", "what"),
     [
         (
-            {zero.DEEPSPEED: "true", zero.NAMES[zero.STAGE]: "0"},
+            {processes.DEEPSPEED: "true", zero.NAMES[zero.STAGE]: "0"},
             "zero_stage: 0, with which no recipe was tried",
         ),
-        ({zero.DEEPSPEED: "true", "ACCELERATE_USE_CPU": "true"}, "DeepSpeed and use_cpu"),
-        ({zero.DEEPSPEED: "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none.json"}, "none.json: no configuration of"),
+        ({processes.DEEPSPEED: "true", "ACCELERATE_USE_CPU": "true"}, "DeepSpeed and use_cpu"),
+        (
+            {processes.DEEPSPEED: "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none.json"},
+            "none.json: no configuration of",
+        ),
         ({processes.FSDP: "true"}, "FSDP1, with which no recipe was tried: write `fsdp_version: 2`"),
         ({processes.FSDP: "1", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
     ],

@@ -19,6 +19,7 @@ from several import (
     RUN,
     SAMPLED,
     WRITES_THE_SAME,
+    ZERO,
     assert_chosen,
     assert_same,
     logged,
@@ -47,7 +48,6 @@ COMPARED = (  # not how many rewards are above 0, which at first is rounding
     *("rewards/margins", "logps/chosen", "eval_rewards/margins"),
 )
 OPTIMIZERS = dict.fromkeys(("1", "2"), "DeepSpeedZeroOptimizer") | {"3": "DeepSpeedZeroOptimizer_Stage3"}
-ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"}
 
 
 LORA = "{r: 2, target_modules: [q_proj, v_proj]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from several import ONLINE, assert_same, prepared
+from several import ONLINE, assert_same, logged, prepared
 from vllm_beside import BESIDE
 from vllm_server import CLIENT, Server, serving
 from warm import Warm
@@ -47,8 +47,15 @@ def test_two_processes_learn_from_what_a_server_answers_one(python: Warm, tmp_pa
         assert not [name for name in theirs if "value" in name or "lora" in name]
     assert two.weights[0] != two.weights[1]
     assert_same(tmp_path / "1", tmp_path / "2", near=2e-5)
+    assert len(differences(tmp_path / "2")) == 2
 
 
+def differences(folder: Path) -> list[float]:
+    """From what the policy says of each token, in each rollout."""
+    return [each[DIFFERENCE] for each in logged(folder) if DIFFERENCE in each]
+
+
+DIFFERENCE = "sampling/sampling_logp_difference/mean"
 SHARED = "max_steps: 6, use_vllm: true, vllm_mode: colocate"
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rlhf_plugins.trainers.ppo.rollout import Experience
 
 SAMPLES = "samples.jsonl"
+SAMPLER = "sampling/sampling_logp_difference"
 
 
 def rows(samples: Samples, places: Sequence[int], **numbers: Tensor | None) -> list[Row]:
@@ -121,6 +122,25 @@ def percentiles(name: str, values: Tensor) -> dict[str, float]:
         percentile(name, rank): value
         for rank, value in zip(PERCENTILES, values.float().quantile(ranks).tolist(), strict=True)
     }
+
+
+def of_sampler(log_probs: Sequence[Sequence[float | None]], rollout: Experience) -> dict[str, float]:
+    """How far another sampler's log-probabilities are from the policy's, under the names that TRL gives that.
+
+    Args:
+        log_probs: of the tokens of all responses that were sampled, in nats; None where it gave none.
+        rollout: of those that are learned from.
+    """
+    own, pairs = rollout.policy.tolist(), zip(rollout.rewards.places, rollout.mask.sum(1).tolist(), strict=True)
+    apart = [
+        abs(ours - theirs)
+        for row, (place, length) in enumerate(pairs)
+        for ours, theirs in zip(own[row][:length], log_probs[place], strict=True)
+        if theirs is not None
+    ]
+    if not apart:
+        return {}
+    return {f"{SAMPLER}/mean": sum(apart) / len(apart), f"{SAMPLER}/max": max(apart)}
 
 
 def step_of(rollout: Experience, updates: Mapping[str, Sequence[float]], numbers: Mapping[str, float]) -> Step:
