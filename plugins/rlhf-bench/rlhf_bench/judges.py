@@ -31,18 +31,19 @@ def measured(record: RunRecord, known: dict[str, list[int] | None]) -> Row:
     assert judge is not None
     of = report.judge
     stage = of.stage if of else ""
+    spec = record.recipe["stages"][-1].get("reward") or {}
+    where = spec.get("path") or spec.get("url")
     places = [place for place, result in enumerate(results) if result.name == stage]
     row: Row = {
         "judge": judge.judge,
         "judge_kind": of.kind if of else None,
-        "judge_name": of.name if of else "",
+        "judge_name": f"{spec['use']} {where}" if where else of.name if of else "",
         "judge_stage": stage,
         "judge_digest": of.digest if of else "",
         "judge_after": bool(places) and not any(result.policies for result in results[places[0] :]),
         "judge_accuracy": _accuracy(record) if of and of.kind != "gold" else None,
         "judge_left_out": sum(_left_out(results[place].report.left_out) for place in places),
     }
-    spec = record.recipe["stages"][-1].get("reward") or {}
     return row | ({"judge_shares": _shares(spec["path"], record, known)} if spec.get("use") == "saved" else {})
 
 

@@ -170,7 +170,7 @@ def test_a_server_judges(people: Write, tmp_path: Path, served: str, capsys: pyt
     shown = {"prompts": 4, "best_of": 1, "max_new_tokens": 4, "reward": {"use": "served", "url": served}}
     bench([str(people(judge=[], algorithms={"dpo": DPO}, evaluate=shown))], root=tmp_path / "runs")
     text = capsys.readouterr().out
-    assert f"A score is the mean by the reward `served {served}" in text
+    assert f"A score is the mean by the reward `served {served}` on" in text
     assert "what it was trained on is not known here" in text
     assert all(score == int(score) for score in rows_of(tmp_path / "runs")[0]["scores"])  # lengths
 
