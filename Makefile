@@ -58,8 +58,8 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python benchmarks/reward_sandbox.py
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
-SUITES := three_ways more_ways overfit frontier hybrids more_hybrids
-bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (6 hours)
+SUITES := three_ways more_ways strengths overfit frontier hybrids more_hybrids
+bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (8 hours)
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/rlhf bench $$suite; \
 	  for end in md json; do cp runs/bench/$$suite/bench.$$end docs/benchmarks/suite_$$suite.$$end; done; done

@@ -12,6 +12,7 @@ from rlhf_plugins import hookimpl
 SUITES = (
     "three_ways",
     "more_ways",
+    "strengths",
     "overfit",
     "frontier",
     "hybrids",
