@@ -113,6 +113,7 @@ def changes(stage: Stage) -> Iterator[Change]:
         )
     if getattr(stage, "trainer", {}).get("gradient_checkpointing") is False:
         yield Change((f"{at}.trainer.gradient_checkpointing=true",))
+    yield from _less_at_once(stage, at)
     yield from _shorter(stage, at)
 
 
@@ -121,6 +122,17 @@ def _batch(stage: Stage) -> tuple[int, int]:
     if not hasattr(stage, "setting") or hasattr(stage, "tokens_per_batch"):
         return 1, 1
     return stage.setting("per_device_train_batch_size"), stage.setting("gradient_accumulation_steps")
+
+
+def _less_at_once(stage: Stage, at: str) -> Iterator[Change]:
+    if not hasattr(stage, "cache_tokens"):
+        return
+    from rlhf_plugins.engine.room import CACHE_TOKENS
+
+    tokens = stage.cache_tokens or CACHE_TOKENS
+    while tokens > FEWEST_TOKENS:
+        tokens = max(tokens // 2, FEWEST_TOKENS)
+        yield Change((f"{at}.cache_tokens={tokens}",), "fewer responses are sampled at once, so that they are others")
 
 
 def _shorter(stage: Stage, at: str) -> Iterator[Change]:

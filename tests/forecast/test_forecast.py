@@ -90,6 +90,16 @@ def test_rows_that_nothing_cuts_are_halved_in_the_same_batch() -> None:
     )
 
 
+def test_fewer_responses_are_sampled_at_once_where_an_evaluation_is_too_large() -> None:
+    stage = load_recipe(recipe({"stage": "evaluate", "cache_tokens": 3000})).stages[0]
+    found = [change for change in advice.changes(stage) if "cache_tokens" in change.overrides[0]]
+    assert [change.overrides for change in found] == [
+        ("stages.evaluate.cache_tokens=1500",),
+        ("stages.evaluate.cache_tokens=1024",),
+    ]
+    assert found[0].effect == "fewer responses are sampled at once, so that they are others"
+
+
 def test_cards_by_name_and_by_memory() -> None:
     assert card("RTX 4090") == card("NVIDIA GeForce RTX 4090") == cards.CARDS["rtx4090"]
     assert card("12GB").bytes == card("12GiB").bytes == card("12288MiB").bytes == 12 * GIB
