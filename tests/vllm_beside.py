@@ -1,4 +1,4 @@
-"""What stands in for vLLM where it shares a training's GPUs: it answers as the server of the tests does.
+"""What is taken for vLLM where it shares a training's GPUs: it answers as the server of the tests does.
 
 A process that runs `BESIDE` first writes what its model was asked and given to `vllm-RANK.json`.
 """

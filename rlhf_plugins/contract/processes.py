@@ -88,6 +88,11 @@ def join() -> None:
     _STATE.peers = tuple(_all(own))
 
 
+def zero_left_out() -> tuple[str, ...]:
+    """Numbers of a training that a file of DeepSpeed's leaves to the recipe."""
+    return _STATE.zero.left_out if _STATE.zero is not None else ()
+
+
 def _take_fsdp() -> None:
     """Raises RunError for what no recipe was tried with; that one process loads for all is left out, and said."""
     if os.environ.get("FSDP_VERSION", "1") != "2":

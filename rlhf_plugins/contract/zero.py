@@ -31,11 +31,14 @@ NAMES = {  # of options in the environment
 STAGES = ("1", "2", "3")  # in each a process has a part of the optimizer's state, in 3 also of the weights
 OFF = ("none", "false", "0", "")
 OF_RECIPE = {"optimizer": "optim", "scheduler": "lr_scheduler_type"}  # sections of a file, and the trainer's own option
-OWN_ADAM = "zero_force_ds_cpu_optimizer"
-PERSISTING = "zero_optimization.stage3_param_persistence_threshold"
-TRIED = {  # the other sections: numbers that the recipe has too, what is printed, and how ZeRO sends and keeps
+OWN_ADAM = "zero_force_ds_cpu_optimizer"  # in the place of an optimizer that waits; it does not go on bit for bit
+PERSISTING = "zero_optimization.stage3_param_persistence_threshold"  # what is written into such a weight would be lost
+NUMBERS = ("train_batch_size", "train_micro_batch_size_per_gpu", *BESIDE)  # that the recipe has too
+HALVES = ("bf16", "fp16")
+WAITING, HALF = {"device", "pin_memory"}, {"enabled"}
+TRIED: dict[str, set[str]] = {  # the other sections: numbers, what is printed, and how ZeRO sends and keeps
     "": {
-        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+        *NUMBERS,
         *("zero_optimization", "zero_allow_untested_optimizer", OWN_ADAM, "bf16", "fp16"),
         *("steps_per_print", "wall_clock_breakdown"),
     },
@@ -45,15 +48,26 @@ TRIED = {  # the other sections: numbers that the recipe has too, what is printe
         *("sub_group_size", "stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_prefetch_bucket_size"),
         *("stage3_param_persistence_threshold", "stage3_gather_16bit_weights_on_model_save"),
     },
+    "zero_optimization.offload_optimizer": WAITING,
+    "zero_optimization.offload_param": WAITING,
+    "bf16": HALF,
+    "fp16": {*HALF, "loss_scale", "loss_scale_window", "initial_scale_power", "hysteresis", "min_loss_scale"},
 }
 
 
 @dataclass(frozen=True)
 class Zero:
-    """How DeepSpeed divides a training, and the precision that a file of its own asks for: "bf16", "fp16", "no"."""
+    """How DeepSpeed divides a training.
+
+    Args:
+        stage: of ZeRO.
+        precision: that a file of its own asks for: "bf16", "fp16", "no".
+        left_out: numbers that such a file leaves to the recipe, which DeepSpeed would set by itself.
+    """
 
     stage: str
     precision: str = "no"
+    left_out: tuple[str, ...] = ()
 
 
 def asked_of_zero(given: Mapping[str, Any], several: bool) -> Zero:
@@ -81,9 +95,10 @@ def _of_file(file: Path, given: Mapping[str, Any]) -> Zero:
     config = _read(file)
     if twice := sorted(given.keys() & NAMES.keys() - {FILE, "use_cpu"}):
         raise RunError(f"{file}: accelerate reads no {twice[0]} beside it: remove {twice[0]}, or write it there")
-    halves = [half for half in ("bf16", "fp16") if _at(config, f"{half}.enabled") is True]
+    halves = [half for half in HALVES if _at(config, f"{half}.enabled") is True]
     options = {option: _at(config, path) for option, path in IN_FILE.items()}
-    return Zero(_stage(options, f"{file}: "), halves[0] if halves else "no")
+    left_out = tuple(name for name in NUMBERS if name not in config)
+    return Zero(_stage(options, f"{file}: "), halves[0] if halves else "no", left_out)
 
 
 def _stage(options: Mapping[str, Any], where: str) -> str:
@@ -114,6 +129,9 @@ def _read(file: Path) -> dict[str, Any]:
             raise RunError(f"{file}: {section}: is the recipe's: remove it, and write trainer: {{{own}: ...}} there")
     if untried := sorted(_untried(config)):
         raise RunError(f"{file}: {untried[0]}: was not tried with any recipe: remove it")
+    for half in HALVES:
+        if not isinstance(asked := _at(config, f"{half}.enabled"), bool | None) and asked != "auto":
+            raise RunError(f"{file}: {half}.enabled: {asked!r}: write true, false or auto")
     if config.get(OWN_ADAM) is True:
         raise RunError(f"{file}: {OWN_ADAM}: the recipe's optimizer steps on the CPU: write false")
     if _at(config, PERSISTING) not in (None, 0, "auto"):
@@ -122,8 +140,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _untried(config: Mapping[str, Any]) -> Iterator[str]:
-    yield from config.keys() - TRIED[""]
-    yield from (f"zero_optimization.{name}" for name in config["zero_optimization"].keys() - TRIED["zero_optimization"])
+    for section, known in TRIED.items():
+        found = _at(config, section) if section else config
+        if isinstance(found, Mapping):
+            yield from (f"{section}.{name}".removeprefix(".") for name in found.keys() - known)
+        elif found is not None:
+            yield section
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:

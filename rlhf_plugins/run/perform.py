@@ -93,8 +93,10 @@ def perform(run: StageRun, stage: Stage) -> StageResult:
 
 def _steps(run: StageRun, stage: Stage) -> int | None:
     """About how many steps of the optimizer it will take; None where nobody knows before its data is read."""
-    rows = len(run.data.train) if stage.data is None else stage.data.known_rows()
-    course = stage.course(Known(rows, run.base.lengths.max_length))
+    own = run.data if stage.data is None else None
+    rows = len(own.train) if own else stage.data.known_rows() if stage.data else None
+    asked = (len(own.prompts.get("train", ())) or None) if own else None
+    course = stage.course(Known(rows, run.base.lengths.max_length, prompts=asked))
     return course.steps if course else None
 
 

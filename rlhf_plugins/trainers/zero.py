@@ -15,6 +15,7 @@ from accelerate.utils import AutocastKwargs, send_to_device  # type: ignore[impo
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed, unset_hf_deepspeed_config
 
 from rlhf_plugins.contract import processes
+from rlhf_plugins.contract.zero import OWN_ADAM, PERSISTING
 from rlhf_plugins.errors import RunError
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 DIVISION, PARTS = "division", "parts"  # keys of a state
 OF_PART = "optimizer_state_dict"  # of DeepSpeed's state under ZeRO-3, which alone gives its optimizer its weights
 WHOLE = "as a whole"
-OWN_ADAM = (
-    "zero_force_ds_cpu_optimizer"  # in the place of any optimizer that is offloaded, and does not go on bit for bit
-)
-PERSISTING = "stage3_param_persistence_threshold"  # what is written into a weight that persists would be lost
 
 
 class HidesLaunch:
@@ -80,9 +77,11 @@ def configuring(trainer: Any) -> Iterator[None]:
     """
     args = trainer.args
     if processes.divides_optimizer():
-        args.deepspeed_plugin.deepspeed_config[OWN_ADAM] = False
+        left_out = dict.fromkeys(processes.zero_left_out(), "auto")
+        args.deepspeed_plugin.deepspeed_config |= {OWN_ADAM: False, **left_out}
     if processes.zero3():
-        args.deepspeed_plugin.deepspeed_config["zero_optimization"][PERSISTING] = 0
+        section, name = PERSISTING.split(".")
+        args.deepspeed_plugin.deepspeed_config[section][name] = 0
     if not (processes.divides_optimizer() and args.bf16):
         yield
         load_whole_models()

@@ -39,6 +39,13 @@ def test_a_file_says_the_stage_and_the_precision(tmp_path: Path) -> None:
     assert asked_of_zero(given, True) == Zero("1", "bf16")
 
 
+def test_numbers_that_a_file_leaves_out_are_the_recipes(tmp_path: Path) -> None:
+    """DeepSpeed would clip nothing, accelerate would accumulate nothing, and neither knows a batch."""
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, "train_batch_size": 8}))
+    found = asked_of_zero({zero.FILE: str(tmp_path / "ds.json")}, True)
+    assert found.left_out == ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+
+
 def test_options_of_accelerate_say_the_stage() -> None:
     assert asked_of_zero({"zero_stage": 3, "offload_param_device": "none"}, True) == Zero("3")
     assert asked_of_zero({}, True) == Zero("2")  # accelerate's own
@@ -67,6 +74,12 @@ def test_options_of_accelerate_say_the_stage() -> None:
         (
             {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 10}},
             "what is written into a weight that persists would be lost: write 0",
+        ),
+        ({"bf16": {"enabled": 1}}, "bf16.enabled: 1: write true, false or auto"),
+        ({"bf16": True}, "bf16: was not tried with any recipe: remove it"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "ratio": 0.3}}},
+            "zero_optimization.offload_optimizer.ratio: was not tried with any recipe",
         ),
         ({"zero_optimization": []}, "no configuration of DeepSpeed with a section zero_optimization"),
     ],
