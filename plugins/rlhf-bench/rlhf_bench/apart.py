@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Annotated, Literal
@@ -11,7 +12,9 @@ from pydantic import Field
 
 from rlhf_plugins import Base, Data, DataError, DataFormat, Group, Run, uses
 
-OF_OTHERS = "prompt is one that policies learn from"  # why a row of a judge is left out
+# why a row of a judge is left out
+OF_OTHERS = "prompt is one that policies learn from"
+HELD_OUT = "prompt is one that policies are judged on"
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ class Apart(DataFormat, like="rows"):
 
 @dataclass(frozen=True)
 class Unseen(DataFormat, like="rows"):
-    """The rows of a format without those to train on whose prompt another format has among its own, which are counted.
+    """The rows of a format without those to train on whose prompt another format has, which are counted.
 
-    So a judge that has a file of its own does not learn from the prompts of the policies.
+    So a judge that has a file of its own learns neither from the prompts of the policies nor from the held-out ones,
+    on which it judges them and is itself measured.
     """
 
     rows: DataFormat = uses("data_format", tag="format")
@@ -84,23 +88,23 @@ class Unseen(DataFormat, like="rows"):
         return self.rows.known_rows()
 
     def _without(self, data: Data, others: Data) -> Data:
-        seen = {worded(group) for group in (*others.train, *others.prompts.get("train", ()))}
-        found = training(data, lambda group: worded(group) not in seen)
+        asked = [group for rows in others.prompts.values() for group in rows]
+        learned = {worded(group) for group in (*others.train, *others.prompts.get("train", ()))}
+        why = {worded(group): HELD_OUT for group in (*others.groups, *asked)} | dict.fromkeys(learned, OF_OTHERS)
+        found = training(data, lambda group: worded(group) not in why)
         if data.train and not found.train:
-            raise DataError("unseen: policies learn from the prompt of every row, so that none is left for the judge")
-        lost = len(data.train) - len(found.train)
-        return replace(found, dropped=data.dropped if not lost else counted(data.dropped, lost))
+            raise DataError(
+                "unseen: policies learn from the prompt of every row, or are judged on it, so that none is left for "
+                "the judge"
+            )
+        lost = Counter(why[words] for group in data.train if (words := worded(group)) in why)
+        return replace(found, dropped=dict(Counter(data.dropped) + lost))
 
 
 def training(data: Data, keep: Callable[[Group], bool]) -> Data:
     """The data with some of its rows and prompts to train on."""
     asked = tuple(filter(keep, data.prompts.get("train", ())))
     return replace(data, train=tuple(filter(keep, data.train)), prompts={**data.prompts, "train": asked})
-
-
-def counted(dropped: Mapping[str, int], lost: int) -> Mapping[str, int]:
-    """What was left out before, and so many more."""
-    return {**dropped, OF_OTHERS: dropped.get(OF_OTHERS, 0) + lost}
 
 
 def worded(group: Group) -> str:

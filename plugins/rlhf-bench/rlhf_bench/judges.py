@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhf_bench.apart import OF_OTHERS, worded
+from rlhf_bench.apart import HELD_OUT, OF_OTHERS, worded
 from rlhf_plugins import Base, Data, RlhfError, RunError, RunRecord, component, open_run
 
 Row = dict[str, Any]
@@ -38,6 +38,7 @@ def measured(record: RunRecord, known: dict[str, list[int] | None]) -> Row:
         "judge": judge.judge,
         "judge_kind": of.kind if of else None,
         "judge_name": f"{spec['use']} {where}" if where else of.name if of else "",
+        "judge_served": "url" in spec,
         "judge_stage": stage,
         "judge_digest": of.digest if of else "",
         "judge_after": bool(places) and not any(result.policies for result in results[places[0] :]),
@@ -62,7 +63,7 @@ def _accuracy(record: RunRecord) -> list[float] | None:
 
 
 def _left_out(counts: Mapping[str, int]) -> int:
-    return sum(count for reason, count in counts.items() if reason.endswith(OF_OTHERS))
+    return sum(count for reason, count in counts.items() if reason.endswith((OF_OTHERS, HELD_OUT)))
 
 
 def shared(path: str, rows: Data) -> list[int] | None:
@@ -110,6 +111,8 @@ def who(row: Row) -> str:
         return "the true reward"
     if stage:
         return f"the reward model of stage `{stage}`"
+    if row.get("judge_kind") == "loss" and name:
+        return f"the {name}"
     if row.get("judge_kind") == "pairs":
         return f"the judge `{name}`"
     return f"the reward `{name}`" if name else str(row["judge"])
@@ -130,14 +133,16 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
 
 def _known(rows: Sequence[Row]) -> Iterator[str]:
     first = rows[0]
+    kind = first.get("judge_kind") or ""
+    opened = kind in ("reward model", "pairs") and not first.get("judge_stage")
     if first.get("judge_after"):
         yield "trained after the policies, none of which was trained on it, on prompts that none of them learned from"
         if lost := max(row.get("judge_left_out", 0) for row in rows):
             yield f"up to {lost} of its own rows were left out for that"
-    elif first.get("judge_stage") or not first.get("judge_name"):
-        yield JUDGED.get(first.get("judge_kind") or "", TRAINED_ON)
-    else:
+    elif opened or first.get("judge_served"):
         yield from _of_others(rows)
+    else:
+        yield JUDGED.get(kind, TRAINED_ON)
     if accurate := [row["judge_accuracy"] for row in rows if row.get("judge_accuracy")]:
         share = sum(share for share, _ in accurate) / len(accurate)
         yield f"it orders {share:.0%} of {max(n for _, n in accurate):.0f} held-out pairs as they were judged"

@@ -9,6 +9,7 @@ from rlhf_plugins import Stage
 
 Recipe = dict[str, Any]
 OWN_ROWS = "own_rows"  # of a stage of `judge`: the part of the training prompts that it alone learns from
+OF_STAGE = "stage"  # the format of rows that an earlier stage of the run made from its own
 TRAINED = frozenset({"policy", "reward"})  # what a stage makes that learns from rows
 SAMPLING = {"prompts": "rows", "max_new_tokens": "max_new_tokens", "temperature": "temperature"}  # as a task has them
 
@@ -64,6 +65,62 @@ def share_faults(stages: Sequence[Recipe]) -> Iterator[str]:
         yield f"{OWN_ROWS} should be the same in all its stages, which share these rows, got {shares}"
     if any(OWN_ROWS in stage and "data" in stage for stage in stages):
         yield f"a stage has both {OWN_ROWS} and data: give one of the two"
+
+
+def own_data_faults(stages: Sequence[Recipe]) -> Iterator[str]:
+    """Why a judge may have learned from the prompts of policies: their stages have rows that it knows nothing of.
+
+    Args:
+        stages: resolved ones, before those of the judge.
+    """
+    for stage in stages:
+        for rows in _own_data(stage):
+            if not isinstance(rows, dict) or rows.get("format") != OF_STAGE:
+                yield (
+                    f"{stage['name']} has `data` of its own, whose prompts a judge that is trained may have "
+                    "learned from: put its rows into the `data` of the tasks"
+                )
+
+
+def _own_data(stage: Any) -> Iterator[Any]:
+    """The rows of a stage and of the trainings inside it."""
+    if isinstance(stage, dict):
+        if stage.get("data"):
+            yield stage["data"]
+        for option in stage.values():
+            yield from _own_data(option)
+    if isinstance(stage, list):
+        for one in stage:
+            yield from _own_data(one)
+
+
+def evaluate_faults(stages: Sequence[Stage], evaluate: Recipe) -> Iterator[str]:
+    """Why the judge would not judge, or on prompts that it may have learned from.
+
+    Args:
+        evaluate: resolved.
+    """
+    if not stages:
+        return
+    name = stages[-1].name
+    given = next((key for key in ("reward", "judge") if evaluate.get(key)), None)
+    if given and not _opens(evaluate[given], name):
+        yield (
+            f"evaluate.{given} is not {name}, which the suite trains to judge: leave out one of the two, or write "
+            f"`reward: {{use: model, stage: {name}}}`"
+        )
+    if evaluate.get("data"):
+        yield f"evaluate.data: {name} may have learned from its prompts: hold them out in the `data` of the tasks"
+
+
+def _opens(spec: Any, stage: str) -> bool:
+    """Whether a component, or one inside it, is the reward model of a stage, which is the last one before it."""
+    if isinstance(spec, list):
+        return any(_opens(one, stage) for one in spec)
+    if not isinstance(spec, dict):
+        return False
+    own = spec.get("use") == "model" and spec.get("stage") in (None, stage)
+    return own or any(_opens(option, stage) for option in spec.values())
 
 
 def stage_faults(stages: Sequence[Stage]) -> Iterator[str]:

@@ -322,8 +322,12 @@ class _Reader:
         first = len(self.words.get("start") or [])
         own = resolved[first : first + count]
         made, judge = map(_stages, (own, resolved[first + count : -1]))
-        for fault in judging.stage_faults(judge):
+        for fault in (*judging.stage_faults(judge), *judging.evaluate_faults(judge, resolved[-1])):
             self.fault("judge", fault)
+        before = {"start": resolved[:first], f"algorithms.{algorithm}.stages": own} if judge else {}
+        for path, stages in before.items():
+            for fault in judging.own_data_faults(stages):
+                self.fault(path, fault)
         if not any("policy" in stage.makes for stage in made):
             self.fault(f"algorithms.{algorithm}.stages", "none of them makes a policy, which could be compared")
         for stage in own:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rlhf_bench.apart import OF_OTHERS, drawn, worded
+from rlhf_bench.apart import HELD_OUT, OF_OTHERS, drawn, worded
 
 from rlhf_plugins import Base, Data, DataError, Group, component
 
@@ -65,7 +65,17 @@ def test_rows_of_a_file_of_its_own_that_policies_learn_from_are_left_out_and_cou
     )
     found = loaded(use="unseen", rows=own, by=others)
     assert prompts(found) == {"one", "three"}
-    assert found.dropped[OF_OTHERS] == 1
+    assert (found.dropped[OF_OTHERS], HELD_OUT in found.dropped) == (1, False)
     assert OF_OTHERS not in loaded(use="unseen", rows=own, by=written(tmp_path / "far.jsonl", "four")).dropped
     with pytest.raises(DataError, match="none is left for the judge"):
         loaded(use="unseen", rows=own, by=own)
+
+
+def test_rows_whose_prompts_are_held_out_are_left_out_and_counted_apart(tmp_path: Path) -> None:
+    own, others = written(tmp_path / "own.jsonl", "one", "Held  out", "two"), written(tmp_path / "others.jsonl", "two")
+    strange = written(tmp_path / "strange.jsonl", "one")["source"]
+    found = loaded(use="unseen", rows=own, by=others)
+    assert prompts(found) == {"one"}
+    assert (found.dropped[OF_OTHERS], found.dropped[HELD_OUT]) == (1, 1)
+    with pytest.raises(DataError, match="or are judged on it"):
+        loaded(use="unseen", rows=own, by={**others, "out_of_distribution": strange})

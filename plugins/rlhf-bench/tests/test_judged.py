@@ -39,6 +39,8 @@ PPO = {
         },
     ]
 }
+SANDBOX = {"format": "sandbox", "writer": "sloppy"}
+INNER = {"use": "preference", "data": SANDBOX, "trainer": TRAINER}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "rows of the algorithms": (
         {"judge": [{k: v for k, v in JUDGE.items() if k != "own_rows"}]},
@@ -57,6 +59,30 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no reward": (
         {"judge": [JUDGE, {"stage": "sft", "from": "base", "own_rows": 0.4}], "evaluate": {"reward": "model"}},
         "judge: sft, its last stage, makes no reward model",
+    ),
+    "an algorithm with rows of its own": (
+        {"algorithms": {"dpo": {"stages": [{**DPO["stages"][0], "data": SANDBOX}]}}},
+        "algorithms.dpo.stages: dpo has `data` of its own, whose prompts a judge that is trained may have learned from",
+    ),
+    "a start with rows of its own": (
+        {"start": [{"stage": "sft", "data": SANDBOX, "trainer": TRAINER}]},
+        "start: sft has `data` of its own",
+    ),
+    "rows of a training inside": (
+        {"algorithms": {"dpo": {"stages": [{"stage": "switch", "from": "base", "phases": [INNER]}]}}},
+        "algorithms.dpo.stages: switch has `data` of its own",
+    ),
+    "held-out prompts from elsewhere": (
+        {"evaluate": {"data": SANDBOX}},
+        "judge: evaluate.data: judge may have learned from its prompts",
+    ),
+    "a judge that is not asked": (
+        {"evaluate": {"reward": {"use": "python", "path": "builtins:len"}}},
+        "judge: evaluate.reward is not judge, which the suite trains to judge: leave out one of the two",
+    ),
+    "an algorithm's own reward beside a judge": (
+        {"evaluate": {"reward": {"use": "model", "stage": "reward_model"}}, "algorithms": {"ppo": PPO}},
+        "judge: evaluate.reward is not judge",
     ),
     "no stages": ({"judge": ["reward_model"]}, "judge: should be a list of stages"),
 }
@@ -111,6 +137,15 @@ def test_a_file_of_the_judges_own_loses_the_prompts_of_the_algorithms(people: Wr
     stage = {**{k: v for k, v in JUDGE.items() if k != "own_rows"}, "data": own}
     cell, *_ = read(people(judge=[stage])).cells
     assert cell.recipe["stages"][-2]["data"] == {"format": "unseen", "rows": own, "by": cell.recipe["data"]}
+
+
+def test_what_names_the_judge_or_an_earlier_stages_rows_is_no_fault(people: Write) -> None:
+    rounds = {"stage": "iterate", "from": "base", "reward": "model", "rounds": 1, "share": 0.2}
+    of_rounds = {"format": "stage", "stage": "iterate"}
+    again = {"stage": "preference", "name": "dpo", "data": of_rounds, "share": 0.3, "trainer": TRAINER}
+    stages = [{"stage": "reward_model", "share": 0.5, "trainer": TRAINER}, rounds, again]
+    named = {"reward": {"use": "weighted", "parts": [{"use": "model", "stage": "judge"}], "weights": [2.0]}}
+    assert read(people(algorithms={"dpo": {"stages": stages}}, evaluate=named)).cells
 
 
 def rows_of(root: Path) -> list[dict[str, Any]]:
@@ -186,8 +221,15 @@ def test_rows_are_read_once_for_all_algorithms(monkeypatch: pytest.MonkeyPatch) 
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    known = {"task": "people", "seed": 1, "status": "finished", "judge": "reward model score", "judge_kind": None}
-    return {**known, "judge_name": "saved a#b", "judge_stage": "", "judge_digest": "x", **changes}
+    known = {"task": "people", "seed": 1, "status": "finished", "judge": "reward model score"}
+    return {
+        **known,
+        "judge_kind": "reward model",
+        "judge_name": "saved a#b",
+        "judge_stage": "",
+        "judge_digest": "x",
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
@@ -198,6 +240,27 @@ def test_prompts_that_a_saved_judge_shares_are_counted(shares: list[int] | None,
     (note,) = judges.notes([row(judge_shares=shares)])
     assert note.startswith("Judged by the reward `saved a#b`: ")
     assert said in note
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (
+            {"judge": "log-likelihood per token", "judge_kind": "loss", "judge_name": "log-likelihood per token"},
+            "the log-likelihood per token: of held-out answers, so that it says nothing of what a policy writes.",
+        ),
+        (
+            {"judge": "function score", "judge_kind": "function", "judge_name": "python mine:length"},
+            "the reward `python mine:length`: a policy that was trained on its judge is favoured.",
+        ),
+        (
+            {"judge_name": "model a", "judge_stage": "reward_model"},
+            "the reward model of stage `reward_model`: a reward model favours a policy that was trained on it.",
+        ),
+    ],
+)
+def test_each_kind_of_judge_has_its_note(of: dict[str, Any], said: str) -> None:
+    assert list(judges.notes([row(**of)])) == [f"Judged by {said}"]
 
 
 def test_judges_that_differ_are_named() -> None:
