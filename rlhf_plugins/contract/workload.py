@@ -101,9 +101,11 @@ class Course:
         sequences: prompts with a response that it trains on, samples or scores, about; None where nobody knows.
         words: steps, episodes and tokens for people.
         passes: such sequences by the phase of the stage's workload that computes them, about; empty where nobody knows.
+        refused: why a run would not begin it; empty where nothing is known against it.
     """
 
     steps: int | None
     sequences: int | None
     words: str
     passes: Mapping[Phase, int] = field(default_factory=dict)
+    refused: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from rlhf_plugins.contract.handles import Policy
 from rlhf_plugins.contract.rows import Data, Samples, Text
 from rlhf_plugins.data.fields import key
 from rlhf_plugins.data.tokens import RowEncoder
-from rlhf_plugins.errors import DataError
+from rlhf_plugins.errors import DataError, RunError
 from rlhf_plugins.evaluate.statistics import finite, mean_interval
 from rlhf_plugins.report.words import FEWEST
 
@@ -48,6 +48,20 @@ def off_policy(policy: Policy, data: Data, encoder: RowEncoder, seed: int = 0) -
     gaps = of_own - np.array([part.mean() for part in np.split(of_rows, ends)])
     mean, low, high = mean_interval(finite(list(gaps), "log-probability gap"), seed)
     return {"off_policy": mean, "off_policy_low": low, "off_policy_high": high, "off_policy_prompts": len(rows)}
+
+
+def tried(look: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """What `off_policy` found, and in words why it found nothing: a policy that fails here leaves one feature unseen.
+
+    Args:
+        look: opens a policy, perhaps, and calls `off_policy`.
+    """
+    try:
+        own = look()
+    except (RunError, OSError, ValueError) as error:
+        return {}, [f"not seen: off_policy: {error}"]
+    why = f"not seen: off_policy: fewer than {FEWEST} prompts with two responses leave room for another"
+    return own, [] if own else [why]
 
 
 def per_token(policy: Policy, samples: Samples) -> np.ndarray:

@@ -40,10 +40,12 @@ class Costs:
         known: steps of the optimizers; `sequences`, prompts with a response that are trained on or sampled; their
             `tokens` and `flops`, about; `peak_bytes`, the largest of its stages.
         unknown: what is not, with the reason.
+        refused: stages that a run would not begin, with the reason.
     """
 
     known: Mapping[str, float]
     unknown: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, mean: Mean | None = None) -> Costs:
@@ -64,11 +66,12 @@ def costs(stages: Sequence[Stage], base: Base, data: Data, card: Card | None, me
         found["sequences"] = sum(course.sequences or 0 for course in courses.values() if course)
         if mean is not None:
             found["tokens"] = round(found["sequences"] * (mean.prompt + mean.response))
-    unknown = [f"steps of {name}: nothing says how long it is" for name in endless]
+    refused = {name: course.refused for name, course in courses.items() if course and course.refused}
+    unknown = [f"steps of {name}: nothing says how long it is" for name in endless if name not in refused]
     count, uncounted = _flops(stages, courses, base, card, mean) if mean and not endless else (0.0, [])
     peak, why = _peak(stages, base, card)
     found |= {name: value for name, value in (("flops", count), ("peak_bytes", peak)) if value}
-    return Costs(found, (*unknown, *uncounted, *why))
+    return Costs(found, (*unknown, *uncounted, *why), tuple(f"{name}: {against}" for name, against in refused.items()))
 
 
 def mean_tokens(data: Data, encoder: RowEncoder) -> Mean | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Data
@@ -51,7 +51,7 @@ def priced(recipes: Mapping[str, Recipe], data: Data, card: Card | None, reads_b
         if not found and reads_base:
             mean, why = _mean(assembled, data)
         made = _smaller(recipe, assembled, data, card, mean)
-        found[name] = Priced(made.recipe, Costs(made.costs.known, (*made.costs.unknown, *why)))
+        found[name] = Priced(made.recipe, replace(made.costs, unknown=(*made.costs.unknown, *why)))
     return found
 
 

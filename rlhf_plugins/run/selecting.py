@@ -16,11 +16,11 @@ from rlhf_plugins.contract.selection import Choice, Features, Resources, Situati
 from rlhf_plugins.data.features import features
 from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
-from rlhf_plugins.evaluate.off_policy import off_policy
+from rlhf_plugins.evaluate.off_policy import off_policy, tried
 from rlhf_plugins.forecast.costs import card_of, in_words
+from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.recipe.assemble import component
 from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer
-from rlhf_plugins.report.words import FEWEST
 from rlhf_plugins.run.pricing import memory_warnings, priced
 from rlhf_plugins.sandbox import POLICY
 
@@ -88,9 +88,8 @@ def select(
     seen, unseen = features(rows), ["not seen: off_policy: the base was not asked"]
     if samples and reads_base:
         seen, unseen = with_own(seen, recipes["dpo"], rows)
-    costs = {algorithm: one.costs.known for algorithm, one in found.items()}
-    choices = judge(Situation(seen, asked, tuple(ALGORITHMS), costs=costs))
-    choices = [replace(choice, cost={**costs[choice.algorithm], **choice.cost}) for choice in choices]
+    costs = {algorithm: one.costs for algorithm, one in found.items()}
+    choices = ranked(judge, Situation(seen, asked, tuple(ALGORITHMS)), costs)
     if not choices[0].possible:
         raise RunError("\n".join(f"{c.algorithm}: {'; '.join(c.reasons)}" for c in choices))
     unknown = dict.fromkeys(f"not known: {why}" for one in found.values() for why in one.costs.unknown)
@@ -105,13 +104,13 @@ def with_own(seen: Features, recipe: Mapping[str, Any], rows: Data) -> tuple[Fea
 
     start = load_recipe(recipe)
     line(f"sampling {recipe['base']}, to see whether the responses are its own")
-    try:
+
+    def look() -> dict[str, Any]:
         policy = open_policy(start.adapter, start.base)
-        own = off_policy(policy, rows, policy.encoder)
-    except (RunError, OSError, ValueError) as error:
-        return seen, [f"not seen: off_policy: {error}"]
-    why = f"not seen: off_policy: fewer than {FEWEST} prompts with two responses leave room for another"
-    return replace(seen, **own), [] if own else [why]
+        return off_policy(policy, rows, policy.encoder)
+
+    own, unseen = tried(look)
+    return replace(seen, **own), unseen
 
 
 def write(recipe: Mapping[str, Any], choice: Choice, file: Path) -> None:

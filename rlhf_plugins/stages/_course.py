@@ -45,11 +45,15 @@ def of_rollouts(stage: Training, known: Known, turns: int = 1) -> Course:
     rollout, steps = size * parts, int(stage.setting("max_steps"))
     unit = "responses" if turns == 1 else f"conversations of up to {turns} turns"
     about = "" if steps > 0 else "about "
+    takes = rollout // int(stage.setting("num_generations")) or 1
+    if known.prompts is not None and known.prompts < takes:
+        why = f"{_times(known.prompts, 'prompt')} to train on, and a rollout takes {takes:,}"
+        return Course(None, None, f"no rollout: {why}", refused=why)
     if steps <= 0:
         epochs = float(stage.setting("num_train_epochs"))
         if known.prompts is None:
             return Course(None, None, f"{_times(epochs, 'epoch')} of the prompts, {rollout:,} {unit} a rollout")
-        whole = known.prompts // (rollout // int(stage.setting("num_generations")) or 1)  # the rest of an epoch is left
+        whole = known.prompts // takes  # the rest of an epoch is left
         steps = ceil(ceil(whole * used / accumulated) * epochs)
     rollouts = ceil(steps * accumulated / used)
     episodes = rollouts * rollout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from rlhf_plugins.contract.run_kinds import DataFormat, Selector, Stage
 from rlhf_plugins.contract.selection import Choice, Resources, Situation
 from rlhf_plugins.errors import PluginError, RunError
 from rlhf_plugins.stages._training import From
+
+if TYPE_CHECKING:
+    from rlhf_plugins.forecast.costs import Costs
 
 Own = dict[str, list[dict[str, Any]]]
 
@@ -91,17 +94,17 @@ class Auto(Stage, makes={"policy"}, processes="several"):
         """The selector's answer for the run's data."""
         from rlhf_plugins.data.features import features
         from rlhf_plugins.engine.loading import load_row_encoder
-        from rlhf_plugins.evaluate.off_policy import off_policy
+        from rlhf_plugins.evaluate.off_policy import off_policy, tried
+        from rlhf_plugins.forecast.ranking import ranked
 
-        names, costs = tuple(self.algorithms), self.costs(run)
         with run.policy() as policy:
-            own = off_policy(policy, run.data, load_row_encoder(run.base), run.seed)
+            own, unseen = tried(lambda: off_policy(policy, run.data, load_row_encoder(run.base), run.seed))
         seen = replace(features(run.data), **own)
-        situation = Situation(seen, self.resources, names, self.stages(), costs)
-        found: Sequence[Choice] = self.selector.acting(run)(situation)
-        return [replace(choice, cost={**costs[choice.algorithm], **choice.cost}) for choice in found]
+        situation = Situation(seen, self.resources, tuple(self.algorithms), self.stages())
+        found = ranked(self.selector.acting(run), situation, self.costs(run))
+        return [replace(choice, reasons=(*choice.reasons, *unseen)) for choice in found]
 
-    def costs(self, run: Run) -> dict[str, Mapping[str, float]]:
+    def costs(self, run: Run) -> dict[str, Costs]:
         """What each algorithm takes, on the GPU that the resources name or else on this machine's."""
         from rlhf_plugins.engine.loading import load_row_encoder
         from rlhf_plugins.forecast.cards import present
@@ -110,7 +113,7 @@ class Auto(Stage, makes={"policy"}, processes="several"):
 
         mean, card = mean_tokens(run.data, load_row_encoder(run.base)), card_of(self.resources.vram) or present()
         own = {name: [made(words) for words in stages] for name, stages in self.stages().items()}
-        return {name: costs(stages, run.base, run.data, card, mean).known for name, stages in own.items()}
+        return {name: costs(stages, run.base, run.data, card, mean) for name, stages in own.items()}
 
 
 def table(ranked: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

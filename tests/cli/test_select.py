@@ -79,6 +79,16 @@ def test_each_algorithm_has_its_cost_and_the_recipe_the_one_of_the_first(pairs: 
     assert "\n# cost: about 3 steps, 384 sequences, " in out.read_text()
 
 
+def test_too_few_prompts_for_a_rollout_rule_ppo_out(pairs: str, tmp_path: Path) -> None:
+    few, out = tmp_path / "few.jsonl", tmp_path / "mine.yaml"
+    few.write_text("\n".join(Path(pairs).read_text().splitlines()[:7]))
+    words = ("--base", "sandbox", "--no-sampling", "--priority", "quality")
+    done = select(str(few), *words, "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert "1. dpo\n" in done.output
+    assert "     cannot: ppo: 5 prompts to train on, and a rollout takes 8" in done.output
+
+
 def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str, tmp_path: Path) -> None:
     done = select(pairs, "--json", "--out", str(tmp_path / "mine.yaml"))
     assert "counting the cost of ppo, 3 of 4" in done.stderr

@@ -13,6 +13,7 @@ from rlhf_plugins import (
     Features,
     RecipeError,
     Resources,
+    RunError,
     Selector,
     Situation,
     check_recipe,
@@ -158,6 +159,27 @@ def test_the_stage_trains_what_was_chosen_and_goes_on_with_the_choice(tmp_path: 
     # 24 pairs a batch of 4 for a step, twice; a rollout of 4
     assert first["cost"].startswith("about 3 steps, 24 sequences, ")
     assert second["cost"].startswith("about 1 steps, 8 sequences, ")
+
+
+def test_a_policy_that_cannot_be_asked_leaves_a_feature_unseen_and_the_stage_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> dict[str, Any]:
+        raise RunError("12 of 12 log-probability gaps are not finite")
+
+    monkeypatch.setattr("rlhf_plugins.evaluate.off_policy.off_policy", fails)
+    (result,) = open_run(run_recipe(recipe(tmp_path, algorithms=["dpo"]), say=str).folder).finished
+    said = "not seen: off_policy: 12 of 12 log-probability gaps are not finite"
+    assert said in result.sections[0].rows[0]["reasons"]
+
+
+def test_the_stage_does_not_choose_what_too_few_prompts_would_stop(tmp_path: Path) -> None:
+    words = recipe(tmp_path, algorithms=["dpo", "ppo"], resources={"priority": "quality"})
+    trainer = {"max_steps": 1, "per_device_train_batch_size": 64}
+    words["stages"][0]["trainer"] = trainer
+    (result,) = open_run(run_recipe(words, say=str).folder).finished
+    assert result.metrics["algorithm"] == "dpo"
+    assert result.sections[0].rows[1]["reasons"].startswith("cannot: ppo: 4 prompts to train on, and a rollout takes ")
 
 
 def test_the_stage_asks_the_policy_that_it_trains_whether_rows_are_its_own(tmp_path: Path) -> None:

@@ -11,13 +11,27 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from rlhf_plugins import Adapter, Base, Data, DataError, Group, Stage, component, run_recipe
+from rlhf_plugins import (
+    Adapter,
+    Base,
+    Choice,
+    Data,
+    DataError,
+    Features,
+    Group,
+    Resources,
+    Situation,
+    Stage,
+    component,
+    run_recipe,
+)
 from rlhf_plugins.contract.workload import Work
 from rlhf_plugins.engine.loading import load_row_encoder
 from rlhf_plugins.forecast.cards import Card
-from rlhf_plugins.forecast.costs import LOOKED_AT, Mean, costs, in_words, mean_tokens
+from rlhf_plugins.forecast.costs import LOOKED_AT, Costs, Mean, costs, in_words, mean_tokens
 from rlhf_plugins.forecast.fakes import Build
 from rlhf_plugins.forecast.forecast import forecast
+from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.forecast.traces import Setting, flops
 from rlhf_plugins.recipe.check import load_recipe
 from rlhf_plugins.run.record import open_run
@@ -85,6 +99,37 @@ def test_what_is_not_known_is_named() -> None:
     found = costs(trained, replace(base, path="no/such"), ROWS, None)
     assert set(found.known) == {"steps", "sequences"}
     assert found.unknown[0].startswith("memory: base no/such: its configuration does not load")
+
+
+@pytest.mark.parametrize("more", [{}, {"max_steps": 5}])
+def test_too_few_prompts_for_a_rollout_are_refused_and_cost_no_steps(more: dict[str, int]) -> None:
+    online = component("stage", "online", reward="gold", trainer={**TRAINER, "num_generations": 2, **more})
+    base = Base(base_path("sandbox"), adapter=Adapter())
+    few, enough = (replace(ROWS, prompts={"train": (Group("ab"),) * count}) for count in (1, 2))
+    found = costs([online], base, few, None)
+    assert found.refused == ("online: 1 prompt to train on, and a rollout takes 2",)
+    assert (set(found.known), found.unknown) == ({"peak_bytes"}, ())
+    assert costs([online], base, enough, None).refused == ()
+
+
+def test_what_a_run_would_refuse_is_last_whatever_the_selector_says() -> None:
+    seen: list[Situation] = []
+
+    def judge(situation: Situation) -> list[Choice]:
+        seen.append(situation)
+        return [Choice(name, ("good",)) for name in reversed(situation.algorithms)]
+
+    taken = {"ppo": Costs({}, refused=("ppo: no",)), "dpo": Costs({"steps": 1}), "ipo": Costs({"steps": 2})}
+    found = ranked(judge, Situation(Features(1, 1), Resources(), tuple(taken)), taken)
+    assert [(one.algorithm, one.possible, one.cost) for one in found] == [
+        ("ipo", True, {"steps": 2}),
+        ("dpo", True, {"steps": 1}),
+        ("ppo", False, {}),
+    ]
+    assert found[-1].reasons == ("cannot: ppo: no",)
+    assert seen[0].costs == {"dpo": {"steps": 1}, "ipo": {"steps": 2}}
+    alone = ranked(judge, Situation(Features(1, 1), Resources(), ("ppo",)), taken)
+    assert [one.possible for one in alone] == [False]
 
 
 def test_words() -> None:
