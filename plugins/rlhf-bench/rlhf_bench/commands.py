@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +49,7 @@ def bench(
     from rlhf_bench.suite import read
     from rlhf_bench.table import lines
 
-    suite, *overrides = words or [SUITES[0]]
+    suite, overrides = parted(words or [])
     found = read(find(suite), quick, overrides)
     rated = read_ratings(ratings) if ratings else None
     if not table:
@@ -60,6 +61,13 @@ def bench(
     if bad := sum(row.get("status", "finished") != "finished" for row in rows):
         typer.echo(f"{bad} of {len(rows)} runs are not finished", err=True)
         raise typer.Exit(1)
+
+
+def parted(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The suite, `three_ways` where the words begin with a value, and the values."""
+    if words and (Path(words[0]).is_file() or "=" not in words[0]):
+        return words[0], list(words[1:])
+    return SUITES[0], list(words)
 
 
 @hookimpl

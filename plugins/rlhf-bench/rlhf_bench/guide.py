@@ -49,7 +49,11 @@ def main() -> None:
 
 
 def read(root: Path) -> dict[str, Bench]:
-    """The tables of the suites that ran whole, by name. Raises RunError where there is none, or an older version's."""
+    """The tables of the suites that ran whole, without other values, by name.
+
+    Raises:
+        RunError: there is none, or an older version's.
+    """
     found = {}
     for file in sorted(root.glob("*/bench.json")):
         bench = json.loads(file.read_text(encoding="utf-8"))
@@ -58,7 +62,8 @@ def read(root: Path) -> dict[str, Bench]:
             raise RunError(
                 f"{file}: an older version wrote it; `rlhf bench {name} --table --runs {root}` writes it again"
             )
-        if not bench["suite"].endswith("-quick") and any(run["status"] == "finished" for run in bench["runs"]):
+        whole = not bench["suite"].endswith("-quick") and not bench.get("overrides")
+        if whole and any(run["status"] == "finished" for run in bench["runs"]):
             found[bench["suite"]] = bench
     if not found:
         raise RunError(f"{root}: holds no bench.json of a whole suite; run `rlhf bench SUITE --runs {root}` first")

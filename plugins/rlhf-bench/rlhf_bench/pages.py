@@ -39,6 +39,7 @@ def write(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
     about = {"suite": suite.name, "about": suite.about, "seeds": suite.seeds, "budget": suite.budget}
     content: dict[str, Any] = {
         **about,
+        "overrides": suite.overrides,
         "baseline": suite.baseline,
         "tasks": suite.tasks,
         "algorithms": list(suite.algorithms),

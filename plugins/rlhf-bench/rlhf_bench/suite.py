@@ -42,6 +42,7 @@ OPTIONS = (
     "algorithms",
     "quick",
 )
+PICKED = ("tasks", "algorithms")  # of which a list of names selects some
 OF_TASK, OF_ALGORITHM = ("about", "data", "against"), ("about", "stages", "not_on", "knob")
 BUDGETS = ("flops", "seconds")
 BASE = "base"  # the baseline that is always there: the untrained policy
@@ -76,6 +77,7 @@ class Suite:
     knobs: dict[str, tuple[str, float]]  # an algorithm under a value of its knob -> the algorithm, and the value
     cells: tuple[Cell, ...] = field(repr=False)
     against: dict[str, str] = field(default_factory=dict)  # a task -> the one that it is read against
+    overrides: tuple[str, ...] = ()  # values that its file does not have
 
 
 def read(file: Path, quick: bool = False, overrides: Sequence[str] = ()) -> Suite:
@@ -84,39 +86,62 @@ def read(file: Path, quick: bool = False, overrides: Sequence[str] = ()) -> Suit
     Args:
         file: of YAML; paths in it are relative to the working directory, as in a recipe that is a mapping.
         quick: with the values of its block `quick` in the place of the others.
-        overrides: `a.b=value`, over both.
+        overrides: `a.b=value`, over both; `tasks=[NAMES]` and `algorithms=[NAMES]` select.
 
     Raises:
         RunError: it holds every fault that was found.
         RecipeError: it is no YAML file of plain values, or writes a key twice.
     """
-    words = whole = read_yaml(file)
+    words = read_yaml(file)
     if quick and not (words.get("quick") and isinstance(words["quick"], dict)):
         raise RunError(f"{file}: has no block `quick` of options, which says what --quick leaves out")
-    words = {**words, **words["quick"]} if quick else words
-    if isinstance(words.get("tasks"), list) or isinstance(words.get("algorithms"), list):
-        words = _picked(file, words, whole)
-    if overrides:
-        about = f"{words.get('about', '')} With {', '.join(overrides)}.".lstrip()
-        words = {**overridden(words, overrides), "about": about}
-    return _Reader(file, words, _named(file, quick, overrides)).suite()
+    block = words["quick"] if quick else {}
+    lists = {key: block[key] for key in PICKED if isinstance(block.get(key), list)}
+    picks = [text for text in overrides if _picks(text)]
+    values = [text for text in overrides if not _picks(text)]
+    if unread := [text for text in values if text.partition("=")[0].partition(".")[0] == "quick"]:
+        raise RunError(f"{unread[0]}: is read by nobody: with --quick, set the option itself, without `quick.`")
+    words = overridden({**words, **{key: value for key, value in block.items() if key not in lists}}, values)
+    words = _picked(file, words, overridden(lists, picks))
+    if unfelt := [text for text in values if not _has(words, text.partition("=")[0].split("."))]:
+        raise RunError("\n".join(f"{text}: sets what is not among the tasks and algorithms to run" for text in unfelt))
+    if said := [text for text in overrides if not text.startswith("about=")]:
+        words = {**words, "about": f"{words.get('about', '')} With {', '.join(said)}.".lstrip()}
+    return _Reader(file, words, _named(file, quick, overrides), tuple(overrides)).suite()
 
 
 def _named(file: Path, quick: bool, overrides: Sequence[str]) -> str:
     """The name of its folder; a suite with other values is another one, so that their tables do not mix."""
-    mark = sha256("\0".join(sorted(overrides)).encode()).hexdigest()[:6]
+    mark = sha256("\0".join(overrides).encode()).hexdigest()[:6]
     return file.stem + f"-{mark}" * bool(overrides) + "-quick" * quick
 
 
-def _picked(file: Path, words: Recipe, whole: Recipe) -> Recipe:
-    """A list of names in `quick` selects among those of the suite."""
-    for key in ("tasks", "algorithms"):
-        names, known = words[key], whole.get(key)
-        if isinstance(names, list) and isinstance(known, dict):
+def _picks(text: str) -> bool:
+    """Whether an override is a list of names, which selects."""
+    path, _, written = text.partition("=")
+    return path in PICKED and written.lstrip().startswith(("[", "- "))
+
+
+def _picked(file: Path, words: Recipe, lists: Recipe) -> Recipe:
+    """A list of names in `quick` or in an override selects among those of the suite."""
+    for key, names in lists.items():
+        known = words.get(key)
+        if isinstance(known, dict):
             if unknown := [str(name) for name in names if name not in list(known)]:
-                raise RunError(f"{file}: quick.{key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
+                raise RunError(f"{file}: {key}: unknown {unknown[0]!r} {nearest(unknown[0], known)}")
             words = {**words, key: {name: _within(known[name], names) for name in names}}
     return words
+
+
+def _has(words: Any, keys: Sequence[str]) -> bool:
+    """Whether the task or algorithm of an override is still there, and a task's `against`."""
+    for key in keys[:3]:
+        if not isinstance(words, dict):
+            break
+        if key not in words:
+            return False
+        words = words[key]
+    return True
 
 
 def _within(one: Any, names: Iterable[str]) -> Any:
@@ -129,8 +154,8 @@ def _within(one: Any, names: Iterable[str]) -> Any:
 class _Reader:
     """Reads one suite, and collects its faults."""
 
-    def __init__(self, file: Path, words: Recipe, name: str) -> None:
-        self.file, self.words, self.name = file, words, name
+    def __init__(self, file: Path, words: Recipe, name: str, overrides: tuple[str, ...]) -> None:
+        self.file, self.words, self.name, self.overrides = file, words, name, overrides
         self.faults: list[str] = []
         self.unfit: dict[str, list[str]] = {}  # a fault of recipes -> the algorithms and tasks that have it
 
@@ -164,7 +189,8 @@ class _Reader:
         about = {name: str(one.get("about", "")) for name, one in tasks.items()}
         of_algorithms = {name: str(one.get("about", "")) for name, one in algorithms.items()}
         text = str(words.get("about", ""))
-        return Suite(self.name, text, seeds, budget, baseline, about, of_algorithms, knobs, tuple(cells), against)
+        named = (self.name, text, seeds, budget, baseline, about, of_algorithms, knobs)
+        return Suite(*named, tuple(cells), against, self.overrides)
 
     def fault(self, path: str, message: str) -> None:
         self.faults.append(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")

@@ -86,6 +86,13 @@ def test_the_highest_area_under_a_frontier_is_in_bold() -> None:
     assert found.rows == [["clean", "few errors", "2.00", "**2.50**"], ["flips", "", "-", "-"]]
 
 
+def test_a_suite_with_other_values_is_not_among_the_bundled_ones(tmp_path: Path) -> None:
+    for name, given in (("overfit", []), ("overfit-7c7562", ["seeds=[1]"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bench.json").write_text(json.dumps(bench(suite=name, overrides=given)))
+    assert list(read(tmp_path)) == ["overfit"]
+
+
 def test_tables_that_are_not_there_or_too_old(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no bench.json of a whole suite"):
         read(tmp_path)

@@ -203,8 +203,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_server_judges(people: Write, tmp_path: Path, served: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = {"prompts": 4, "best_of": 1, "max_new_tokens": 4, "reward": {"use": "served", "url": served}}
-    bench([str(people(judge=[], algorithms={"dpo": DPO}, evaluate=shown))], root=tmp_path / "runs")
+    bench([str(people(judge=[], algorithms={"dpo": DPO}, evaluate=shown)), "about=hello"], root=tmp_path / "runs")
     text = capsys.readouterr().out
+    assert json.loads(next((tmp_path / "runs").glob("small-*/bench.json")).read_text())["overrides"] == ["about=hello"]
     assert f"A score is the mean by the reward `served {served}` on" in text
     assert "what it was trained on is not known here" in text
     assert all(score == int(score) for score in rows_of(tmp_path / "runs")[0]["scores"])  # lengths
@@ -296,12 +297,47 @@ def test_an_override_goes_where_its_path_leads_and_changes_no_other_place() -> N
         ("budget.flops.a=1", "budget.flops is 1.0, which has no options"),
         ("seeds.3=1", "seeds has 2 elements, numbered from 0: '3' is none of them"),
         ("base=[", "'[' is not a YAML value"),
+        ("start.sft.lr=1", "start has 2 elements, numbered from 0: 'sft' is none of them, nor the one stage"),
     ],
 )
 def test_an_override_that_leads_nowhere_is_refused(text: str, message: str) -> None:
     with pytest.raises(RunError) as refused:
-        overridden({"budget": {"flops": 1.0}, "seeds": [1, 2]}, [text])
+        overridden({"budget": {"flops": 1.0}, "seeds": [1, 2], "start": [{"stage": "sft"}] * 2}, [text])
     assert message in str(refused.value)
+
+
+def test_a_stage_goes_by_its_name_or_kind_as_in_a_recipe() -> None:
+    stages = [{"stage": "reward_model"}, {"stage": "online", "name": "ppo"}]
+    found = overridden({"start": stages}, ["start.reward_model.a=1", "start.ppo.a=2", "start.online.b=3"])["start"]
+    assert found == [{**stages[0], "a": 1}, {**stages[1], "a": 2, "b": 3}]
+
+
+@pytest.mark.parametrize(("first", "second"), [("seeds=[1]", "seeds=[2]"), ("s.0.a=1", "s.x.a=2"), ("s.x.a=1", "s=[]")])
+def test_a_value_that_a_later_one_sets_again_is_refused(first: str, second: str) -> None:
+    with pytest.raises(RunError) as refused:
+        overridden({"seeds": [3], "s": [{"stage": "x"}]}, [first, second])
+    assert str(refused.value) == f"{first}: {second} sets it again"
+
+
+def test_names_select_and_what_they_leave_out_takes_no_value(people: Write) -> None:
+    given = ["algorithms=[ppo]", "baseline=base", "algorithms.ppo.about=hello"]
+    found = read(people(), overrides=given)
+    assert (found.algorithms, found.overrides) == ({"ppo": "hello"}, tuple(given))
+    with pytest.raises(RunError, match="algorithms.dpo.about=hello: sets what is not among the tasks and algorithms"):
+        read(people(), overrides=[*given, "algorithms.dpo.about=hello"])
+    with pytest.raises(RunError, match=r"algorithms: unknown 'pop' \(did you mean ppo"):
+        read(people(), overrides=["algorithms=[pop]"])
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_value_in_the_block_quick_is_read_by_nobody(quick: bool, people: Write) -> None:
+    with pytest.raises(RunError, match=r"quick.budget.flops=1.0: is read by nobody: .* without `quick.`"):
+        read(people(quick={"budget": {"flops": 2.0e11}}), quick, ["quick.budget.flops=1.0"])
+
+
+def test_a_text_about_a_suite_may_be_another(people: Write) -> None:
+    assert read(people(), overrides=["about=hello", "seeds=[4]"]).about == "hello With seeds=[4]."
+    assert read(people(), overrides=["about=hello"]).about == "hello"
 
 
 def test_a_suite_with_other_values_has_a_folder_of_its_own_and_says_them(people: Write) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rlhf_bench.bundled import find
-from rlhf_bench.commands import SUITES, bench
+from rlhf_bench.commands import SUITES, bench, parted
 from rlhf_bench.measures import converged
 from rlhf_bench.pages import as_json
 from rlhf_bench.runs import KILLED, perform, run_all
@@ -146,6 +146,14 @@ def test_the_help_names_the_bundled_suites() -> None:
     assert sorted(SUITES) == sorted(file.stem for file in find(SUITES[0]).parent.glob("*.yaml"))
 
 
+def test_words_that_begin_with_a_value_are_of_three_ways(tmp_path: Path) -> None:
+    assert parted(["budget.flops=1.0", "seeds=[1]"]) == ("three_ways", ["budget.flops=1.0", "seeds=[1]"])
+    assert parted(["overfit", "seeds=[1]"]) == ("overfit", ["seeds=[1]"])
+    assert parted([]) == ("three_ways", [])
+    (file := tmp_path / "a=b.yaml").touch()
+    assert parted([str(file)]) == (str(file), [])
+
+
 def test_a_name_that_no_bundled_suite_has() -> None:
     with pytest.raises(RunError, match="did you mean three_ways"):
         find("three_way")
@@ -229,8 +237,10 @@ def test_what_another_command_runs_is_left_to_it(suite: Write, tmp_path: Path, m
 def test_one_seed_has_no_interval_and_says_so(suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench([str(suite())], quick=True, root=tmp_path / "runs")
     assert "there are no intervals and no p-values" in capsys.readouterr().out
-    line = json.loads((tmp_path / "runs" / "small-quick" / "bench.json").read_text())["lines"][1]
+    bench_json = json.loads((tmp_path / "runs" / "small-quick" / "bench.json").read_text())
+    line = bench_json["lines"][1]
     assert line["gold"]["low"] is line["p"] is None
+    assert bench_json["overrides"] == []
 
 
 def test_convergence_is_the_first_step_with_nine_tenths_of_the_way() -> None:
