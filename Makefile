@@ -58,7 +58,7 @@ bench: $(READY)  ## run the slow tests, then what docs/benchmarks/quickstart.md 
 	$(BIN)/python benchmarks/reward_sandbox.py
 	$(BIN)/python -m rlhf_bench.facts docs/benchmarks
 
-SUITES := three_ways more_ways strengths overfit frontier hybrids more_hybrids
+SUITES := three_ways more_ways strengths overfit stability frontier hybrids more_hybrids
 bench-suites: $(READY)  ## run the suites of rlhf-bench, then write docs/benchmarks/suite_*, which_algorithm.md, selection.md and facts.md (8 hours)
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/rlhf bench $$suite; \

@@ -15,6 +15,7 @@ SUITES = (
     "more_ways",
     "strengths",
     "overfit",
+    "stability",
     "frontier",
     "hybrids",
     "more_hybrids",

@@ -16,7 +16,7 @@ import torch
 
 from rlhf_bench import figures
 from rlhf_bench.exact import bradley_terry, certain, descended, kl, objective, optimal, preference, solved, uniform
-from rlhf_bench.measured import by_task, ensembles, frontiers, kept, over_optimisation, seeds
+from rlhf_bench.measured import OF_SEEDS, by_task, ensembles, frontiers, kept, over_optimisation, seeds
 
 TAUS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 CASES = {"a > b > c": [(0, 1), (1, 2), (0, 2)], "a > b > c > a": [(0, 1), (1, 2), (2, 0)], "a > b, c unseen": [(0, 1)]}
@@ -64,8 +64,10 @@ def draw(folder: Path) -> None:
         )
     if online := kept(folder, "online.json"):
         panels = {"equal episodes": {row["policy"]: row["gold"] for row in online["rows"]}}
-        if suite := kept(folder, "suite_overfit.json"):
-            panels["equal FLOPs"] = {" ".join(key): golds for key, golds in by_task(suite).items()}
+        suites = [suite for name in OF_SEEDS if (suite := kept(folder, f"suite_{name}.json"))]
+        if suites:
+            equal = {key: golds for suite in suites for key, golds in by_task(suite).items()}
+            panels["equal FLOPs"] = {" ".join(key): golds for key, golds in equal.items()}
         figures.dots(panels, "gold reward", folder / "facts_seeds.png")
 
 

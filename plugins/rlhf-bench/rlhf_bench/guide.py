@@ -18,7 +18,7 @@ import numpy as np
 from rlhf_bench.intervals import Estimate, estimate
 from rlhf_bench.judges import scored
 from rlhf_bench.markup import Table, markdown, number, shown
-from rlhf_bench.properties import SEEDS, properties
+from rlhf_bench.properties import properties
 from rlhf_bench.suite import BASE
 from rlhf_plugins import RunError
 
@@ -33,6 +33,7 @@ AREAS = (
     "The mean gold reward over KL, of the best value of an algorithm's knob within each KL. In bold: the highest; "
     "areas have no interval."
 )
+OVERFIT = "overfit"  # the suite whose directions are said
 WHY = (
     "Azar et al. (2023) expect IPO above DPO where preferences are certain, since DPO's loss has no minimum there and "
     "its policy leaves the reference ([exact](facts.md)). That is about minima: a training that a budget ends is on "
@@ -78,7 +79,7 @@ def text(suites: Mapping[str, Bench]) -> Iterator[str]:
     for suite in suites.values():
         table = of_knobs(suite) if suite["frontiers"] else of_tasks(suite)
         yield from ("", *markdown(table), "", f"`rlhf bench {suite['suite']}`: {machine(suite)}")
-        if suite["suite"] == SEEDS:
+        if suite["suite"] == OVERFIT:
             yield from ("", *directions(suite), "", WHY)
     yield from ("", *markdown(properties(suites)))
 

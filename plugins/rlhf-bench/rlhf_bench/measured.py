@@ -19,6 +19,7 @@ from rlhf_bench.laws import Fit, fit, mean_curve
 from rlhf_bench.markup import Table, markdown
 
 GOOD = 0.9
+OF_SEEDS = ("overfit", "stability")  # suites of ten seeds
 SQUARES = ("R squared, mean curve", "R squared, median seed", f"seeds above {GOOD}")
 Found = dict[str, Any]
 
@@ -184,19 +185,29 @@ def seeds(folder: Path) -> Iterator[str]:
     columns = ("policy", "seeds", "gold, mean", "sd", "lowest", "highest")
     golds = {row["policy"]: row["gold"] for row in online["rows"]}
     yield from ("", *markdown(Table("", "", columns, [[name, *_spread(of)] for name, of in golds.items()])), "")
-    if suite := kept(folder, "suite_overfit.json"):
-        yield from ("At equal FLOPs, by `rlhf bench overfit`:", "")
-        rows = [[*key, *_spread(of)] for key, of in by_task(suite).items()]
-        yield from (*markdown(Table("", "", ("task", *columns), rows)), "")
+    for name in OF_SEEDS:
+        if suite := kept(folder, f"suite_{name}.json"):
+            yield from (f"At equal FLOPs, by `rlhf bench {name}`:", "")
+            rows = [[*key, *_spread(of)] for key, of in by_task(suite).items()]
+            yield from (*markdown(Table("", "", ("task", *columns), rows)), "")
     yield from ("![gold by seed](facts_seeds.png)", "")
     diverged = sum(row["diverged"] for row in online["rows"])
-    others = {name: of for name, of in golds.items() if name not in ("base", "ppo")}
-    tested = holm({name: float(levene(golds["ppo"], of).pvalue) for name, of in others.items()})
-    yield from _prose(
+    words = (
         f"PPO is said to be the least stable. Of the seeds of the first table {diverged or 'none'} diverged. Whether "
         "PPO's deviation is another than that of an algorithm without a critic (Brown and Forsythe 1974, corrected for "
-        f"their number): {', '.join(f'{name} p = {p:.2f}' for name, p in tested.items())}."
+        f"their number): {_unlike_ppo(golds)}."
     )
+    if suite := kept(folder, "suite_stability.json"):
+        at_equal = {name: of for (_, name), of in by_task(suite).items()}
+        words += f" Than that of DPO and IPO at equal FLOPs: {_unlike_ppo(at_equal)}."
+    yield from _prose(words)
+
+
+def _unlike_ppo(golds: Mapping[str, Sequence[float]]) -> str:
+    """How surely each algorithm's gold varies otherwise over seeds than PPO's."""
+    others = {name: of for name, of in golds.items() if name not in ("base", "ppo")}
+    tested = holm({name: float(levene(golds["ppo"], of).pvalue) for name, of in others.items()})
+    return ", ".join(f"{name} p = {p:.2f}" for name, p in tested.items())
 
 
 def by_task(suite: Found) -> dict[tuple[str, str], list[float]]:

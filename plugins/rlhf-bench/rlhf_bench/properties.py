@@ -10,7 +10,7 @@ from rlhf_bench.markup import Table
 
 Bench = dict[str, Any]
 THREE = ("ppo", "dpo", "ipo")
-MAIN, SEEDS, SWEPT = "three_ways", "overfit", "frontier"
+MAIN, SEEDS, SWEPT = "three_ways", "stability", "frontier"
 ABOUT = (
     "Means over tasks, with the lowest and the highest task in brackets; all three have the same FLOPs. Then what "
     "textbooks say of the three, and whether the means agree with it; means of few seeds may agree by chance. Seconds "
@@ -57,7 +57,7 @@ class Property(NamedTuple):
 def properties(suites: Mapping[str, Bench]) -> Table:
     """The table; a dash where a suite did not run."""
     main, swept = suites.get(MAIN, {}), suites.get(SWEPT, {})
-    many = Property("stability over more seeds", by_task(suites.get(SEEDS, {}), "spread"), SEEDS)
+    many = Property("stability over ten seeds", by_task(suites.get(SEEDS, {}), "spread"), SEEDS)
     rows = [each.cells() for each in (*of_lines(main), many, *of_changes(main), of_knobs(swept))]
     theory = ["theory", *THEORY, "all three have guarantees", "-", "-"]
     return Table(

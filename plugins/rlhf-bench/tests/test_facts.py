@@ -38,3 +38,21 @@ def test_four_models_are_compared_with_one_seed_by_seed(tmp_path: Path) -> None:
     assert (
         "Four models are above one in 1 of 2 seeds, by +0.050; five heads on one trunk differ from it by -0.050" in text
     )
+
+
+def test_ppo_is_compared_with_dpo_and_ipo_over_the_seeds_of_a_suite(tmp_path: Path) -> None:
+    """Distances from the medians are .12 on the mean for PPO and IPO, and 1.2 for DPO: F(1, 8) is 0, and
+    5 * 2 * .54^2 / (2.828 / 8) = 8.25, whose p of .0207 is doubled."""
+    golds = {"ppo": [1.8, 1.9, 2.0, 2.1, 2.2], "ipo": [2.2, 2.1, 2.0, 1.9, 1.8], "dpo": [0.0, 1.0, 2.0, 3.0, 4.0]}
+    rows = [{"policy": name, "gold": golds["ppo"], "diverged": 0} for name in ("ppo", "rloo")]
+    runs = [
+        {"task": "clean", "algorithm": name, "status": "finished", "scores": [gold, gold]}
+        for name, of in golds.items()
+        for gold in of
+    ]
+    (tmp_path / "online.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "suite_stability.json").write_text(json.dumps({"runs": runs}))
+    text = " ".join(seeds(tmp_path))
+    assert "| clean | dpo | 5 | 2.00 | 1.58 | 0.00 | 4.00 |" in text
+    assert "(Brown and Forsythe 1974, corrected for their number): rloo p = 1.00." in text
+    assert "Than that of DPO and IPO at equal FLOPs: ipo p = 1.00, dpo p = 0.04." in text
