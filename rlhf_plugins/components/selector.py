@@ -11,6 +11,7 @@ from pydantic import Field
 from rlhf_plugins.contract.hookspecs import hookimpl
 from rlhf_plugins.contract.run_kinds import Selector
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
+from rlhf_plugins.contract.workload import near
 
 OFFLINE, ONLINE = frozenset({"dpo", "ipo"}), frozenset({"ppo", "dpo_then_ppo"})
 SEEN_BY = {  # what the rules on noise and strength would like to see, and how data could show it
@@ -49,9 +50,6 @@ class Rules(Selector):
     much_memory: Annotated[
         float, Field(gt=0, description="GB of a GPU from which memory is enough for PPO, where no peak is forecast")
     ] = 12.0
-    unsure: Annotated[
-        float, Field(ge=0, lt=1, description="share of a forecast peak within which nobody knows whether it fits")
-    ] = 0.08
 
     def __call__(self, situation: Situation) -> list[Choice]:
         """No score is predicted: points are an order, not an expectation."""
@@ -129,22 +127,23 @@ class Rules(Selector):
         for name in situation.algorithms:
             peak = situation.costs.get(name, {}).get("peak_bytes")
             if peak is not None:
-                yield self._of_peak(name, peak / 2**30, vram)
+                yield _of_peak(name, peak / 2**30, vram)
             elif name in ONLINE and vram < self.much_memory:
                 yield Point(name, -1, f"{vram:g} GB is little for a value and sampling")
-
-    def _of_peak(self, name: str, peak: float, vram: float) -> Point:
-        """A forecast peak in GiB beside the GPU's memory."""
-        said = f"its forecast peak of memory, {peak:.1f} GiB,"
-        if abs(peak - vram) <= self.unsure * peak:
-            return Point(name, -1, f"{said} is so near the GPU's {vram:g} GB that it may not fit")
-        if peak > vram:
-            return Point(name, float("-inf"), f"{said} is above the GPU's {vram:g} GB")
-        return Point(name, 0, f"{said} fits the GPU's {vram:g} GB")
 
     def _little(self, resources: Resources) -> bool:
         hours, memory = resources.hours, resources.vram
         return (hours is not None and hours < self.much_time) or (memory is not None and memory < self.much_memory)
+
+
+def _of_peak(name: str, peak: float, vram: float) -> Point:
+    """A forecast peak in GiB beside the GPU's memory."""
+    said = f"its forecast peak of memory, {peak:.1f} GiB,"
+    if near(peak, vram):
+        return Point(name, -1, f"{said} is so near the GPU's {vram:g} GB that it may not fit")
+    if peak > vram:
+        return Point(name, float("-inf"), f"{said} is above the GPU's {vram:g} GB")
+    return Point(name, 0, f"{said} fits the GPU's {vram:g} GB")
 
 
 def _low(features: Features, noise: float) -> float:

@@ -37,7 +37,8 @@ class Features:
     off_policy: float | None = None  # nats per token; seen where there is a policy
     off_policy_low: float | None = None  # the 95% interval of its mean over prompts
     off_policy_high: float | None = None
-    off_policy_prompts: int | None = None  # that the policy answered
+    off_policy_prompts: int | None = None  # that the policy answered, or could: fewer than 10 are not asked
+    off_policy_left_out: int | None = None  # that were drawn, and could not be read or leave no room
 
     @property
     def unseen(self) -> tuple[str, ...]:

@@ -13,6 +13,12 @@ Phase = Literal["train", "reference", "scoring", "generation", "evaluate"]
 PROMPT_TOKENS = 512  # of the longest prompt, where no option of a stage limits it
 PLENTY = 100_000  # more prompts than any limit of tokens lets through
 RANKED = 4  # responses to a prompt, where a loss reads rankings
+MARGIN = 0.08  # the error of a forecast peak, as a share of it
+
+
+def near(peak: float, memory: float) -> bool:
+    """Whether a forecast peak is so near the memory of a card, in the same unit, that nobody knows if it fits."""
+    return abs(peak - memory) <= MARGIN * peak
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rlhf_plugins.evaluate.statistics import finite, mean_interval
 from rlhf_plugins.report.words import FEWEST
 
 PROMPTS, TOKENS = 64, 128  # that are looked at; and of each response, its first ones
+DRAWN = 10 * PROMPTS  # at most, to find so many
 
 Ids = Sequence[int]
 
@@ -25,29 +26,30 @@ class _Row(NamedTuple):
     """A prompt and all its responses as token ids."""
 
     prompt: Text
-    prompt_ids: Ids
-    responses: list[Ids]
+    answers: list[tuple[Ids, Ids]]  # of each response, what is before it and its own first tokens
 
 
 def off_policy(policy: Policy, data: Data, encoder: RowEncoder, seed: int = 0) -> dict[str, Any]:
-    """The fields of `Features` that need a policy; empty where fewer than 10 prompts leave room for a response.
+    """The fields of `Features` that need a policy; of fewer than 10 prompts with room for a response only their number.
 
     For each of 64 training prompts at most, drawn by the seed: the mean log-probability of a token of one response
     that the policy samples at temperature 1, minus that of a token of the prompt's rows, whose responses count
-    alike. Both are of the first 128 tokens of a response. The interval is a bootstrap over prompts.
+    alike. Both are of the first 128 tokens of a response. The interval is a bootstrap over prompts. For a prompt with
+    rows that the policy cannot read, or without room, another one is drawn, 640 in all at most; those are counted.
 
     Raises:
         RunError: the policy cannot be sampled, or a log-probability is not finite.
     """
-    rows = _drawn(data, encoder, seed)
+    rows, left_out = _drawn(data, encoder, seed)
     if len(rows) < FEWEST:
-        return {}
+        return {"off_policy_prompts": len(rows), "off_policy_left_out": left_out}
     own = policy.sample([row.prompt for row in rows], max_new_tokens=TOKENS, seed=seed)
     of_own, of_rows = per_token(policy, own), per_token(policy, _as_samples(rows))
-    ends = np.cumsum([len(row.responses) for row in rows])[:-1]
+    ends = np.cumsum([len(row.answers) for row in rows])[:-1]
     gaps = of_own - np.array([part.mean() for part in np.split(of_rows, ends)])
     mean, low, high = mean_interval(finite(list(gaps), "log-probability gap"), seed)
-    return {"off_policy": mean, "off_policy_low": low, "off_policy_high": high, "off_policy_prompts": len(rows)}
+    found = {"off_policy": mean, "off_policy_low": low, "off_policy_high": high}
+    return {**found, "off_policy_prompts": len(rows), "off_policy_left_out": left_out}
 
 
 def tried(look: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
@@ -60,8 +62,11 @@ def tried(look: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], list[str]
         own = look()
     except (RunError, OSError, ValueError) as error:
         return {}, [f"not seen: off_policy: {error}"]
-    why = f"not seen: off_policy: fewer than {FEWEST} prompts with two responses leave room for another"
-    return own, [] if own else [why]
+    if "off_policy" in own:
+        return own, []
+    usable, left_out = own["off_policy_prompts"], own["off_policy_left_out"]
+    few = f"{usable} prompts with two responses leave room for another, fewer than {FEWEST}"
+    return own, [f"not seen: off_policy: {few}; {left_out} do not"]
 
 
 def per_token(policy: Policy, samples: Samples) -> np.ndarray:
@@ -70,16 +75,20 @@ def per_token(policy: Policy, samples: Samples) -> np.ndarray:
     return policy.log_probs(samples).double().sum(1).cpu().numpy() / lengths
 
 
-def _drawn(data: Data, encoder: RowEncoder, seed: int) -> list[_Row]:
-    """Prompts that have two responses or more, and leave room for one that is sampled."""
+def _drawn(data: Data, encoder: RowEncoder, seed: int) -> tuple[list[_Row], int]:
+    """Prompts that have two responses or more, and leave room for one that is sampled; how many do not."""
     texts: dict[str, tuple[Text, dict[str, Text]]] = {}
     for group in data.train:
         if len(group.responses) > 1:
             _, responses = texts.setdefault(key(group.prompt), (group.prompt, {}))
             responses |= {key(response): response for response in group.responses}
-    known = random.Random(seed).sample(list(texts.values()), min(PROMPTS, len(texts)))
-    rows = [_encoded(prompt, list(responses.values()), encoder) for prompt, responses in known]
-    return [row for row in rows if row is not None]
+    rows, left_out = list[_Row](), 0
+    for prompt, responses in random.Random(seed).sample(list(texts.values()), min(DRAWN, len(texts))):
+        row = _encoded(prompt, list(responses.values()), encoder)
+        rows, left_out = ([*rows, row], left_out) if row else (rows, left_out + 1)
+        if len(rows) == PROMPTS:
+            break
+    return rows, left_out
 
 
 def _encoded(prompt: Text, responses: Sequence[Text], encoder: RowEncoder) -> _Row | None:
@@ -91,14 +100,10 @@ def _encoded(prompt: Text, responses: Sequence[Text], encoder: RowEncoder) -> _R
         return None
     if not asked or len(asked) + TOKENS > (encoder.fit.most or float("inf")):
         return None
-    return _Row(prompt, ids[0][0], [answer[:TOKENS] for _, answer in ids])
+    return _Row(prompt, [(before, answer[:TOKENS]) for before, answer in ids])
 
 
 def _as_samples(rows: Sequence[_Row]) -> Samples:
-    pairs = [(row, answer) for row in rows for answer in row.responses]
-    return Samples(
-        [row.prompt for row, _ in pairs],
-        [""] * len(pairs),
-        [row.prompt_ids for row, _ in pairs],
-        [answer for _, answer in pairs],
-    )
+    prompts = [row.prompt for row in rows for _ in row.answers]
+    pairs = [pair for row in rows for pair in row.answers]
+    return Samples(prompts, [""] * len(pairs), [before for before, _ in pairs], [answer for _, answer in pairs])

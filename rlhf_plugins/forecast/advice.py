@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_plugins.forecast.cards import Card
@@ -62,8 +62,9 @@ def largest(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> S
 
 
 def fitted(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Fitted:
-    """The recipe with fewer tokens or rows at once where the card would not hold it, and the same effective batch.
+    """The recipe with fewer tokens or rows at once where the card might not hold it, and the same effective batch.
 
+    A stage gets so few that it fits beyond the error of the forecast, where they can do that, else so few that it fits.
     Of a recipe with a sweep, `overrides` are those of one setting (`largest`).
 
     Raises:
@@ -76,9 +77,10 @@ def fitted(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> Fi
     assembled = load_recipe(recipe, given)
     found = forecast(assembled, card)
     for place, stage in enumerate(assembled.stages):
-        if found.stages[place].too_large:
-            own = _until_it_fits(recipe, given, place, card, [c for c in changes(stage) if not c.effect])
-            given += own.overrides if own else ()
+        one, tried = found.stages[place], [change for change in changes(stage) if not change.effect]
+        own = _until(_clear, recipe, given, place, card, tried) if one.tight else None
+        own = own or (_until(_held, recipe, given, place, card, tried) if one.too_large else None)
+        given += own.overrides if own else ()
     return Fitted(given, forecast(load_recipe(recipe, given), card))
 
 
@@ -89,7 +91,7 @@ def advised(recipe: AnyRecipe, overrides: Sequence[str], card: Card | None) -> d
     assembled = load_recipe(recipe, overrides)
     found = forecast(assembled, card)
     return {
-        stage.name: _until_it_fits(recipe, overrides, place, card, [*changes(stage), *_of_the_base(assembled)])
+        stage.name: _until(_held, recipe, overrides, place, card, [*changes(stage), *_of_the_base(assembled)])
         for place, stage in enumerate(assembled.stages)
         if found.stages[place].too_large
     }
@@ -152,22 +154,35 @@ def _of_the_base(assembled: Assembled) -> Iterator[Change]:
         yield Change(("quantization=nf4",), "frozen weights are rounded to 4 bits")
 
 
-def _until_it_fits(
-    recipe: AnyRecipe, given: Sequence[str], place: int, card: Card | None, tried: Sequence[Change]
+def _held(one: StageForecast) -> bool:
+    return not one.too_large
+
+
+def _clear(one: StageForecast) -> bool:
+    return not one.tight
+
+
+def _until(
+    fits: Callable[[StageForecast], bool],
+    recipe: AnyRecipe,
+    given: Sequence[str],
+    place: int,
+    card: Card | None,
+    tried: Sequence[Change],
 ) -> Change | None:
     """The first change with which a stage fits, else the first sum of them; None where all together do not do."""
     everything = {one.partition("=")[0]: one for change in tried for one in change.overrides}
-    if not tried or _stage(recipe, (*given, *everything.values()), place, card).too_large:
+    if not tried or not fits(_stage(recipe, (*given, *everything.values()), place, card)):
         return None
     for change in tried:
-        if not _stage(recipe, (*given, *change.overrides), place, card).too_large:
+        if fits(_stage(recipe, (*given, *change.overrides), place, card)):
             return change
     overrides: dict[str, str] = {}
     effects: list[str] = []
     for change in tried:
         overrides |= {one.partition("=")[0]: one for one in change.overrides}
         effects += [change.effect] if change.effect else []
-        if not _stage(recipe, (*given, *overrides.values()), place, card).too_large:
+        if fits(_stage(recipe, (*given, *overrides.values()), place, card)):
             return Change(tuple(overrides.values()), "; ".join(effects))
     return None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from rlhf_plugins.contract.run import Base
-from rlhf_plugins.contract.workload import PROMPT_TOKENS, Course, Work, Workload
+from rlhf_plugins.contract.workload import PROMPT_TOKENS, Course, Work, Workload, near
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import MIB, Card
 from rlhf_plugins.forecast.shapes import configuration
@@ -31,7 +31,6 @@ WORKSPACES, SHARE = 64 * MIB, 0.03
 OVERHEAD = "kernels' workspaces"
 RESERVED = 1.06  # what torch reserves of the driver is 1.02 to 1.12 of what it allocates, in the median this
 CONTEXT = 783 * MIB  # of CUDA, after the first matrix product
-MARGIN = 0.08  # within which nobody knows
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
@@ -83,12 +82,17 @@ class StageForecast:
         if self.fits is None:
             return True
         assert self.card is not None
-        return abs(self.peak_bytes - self.card.bytes) <= MARGIN * self.peak_bytes
+        return near(self.peak_bytes, self.card.bytes)
 
     @property
     def too_large(self) -> bool:
         """Whether the card does not hold it by the forecast, which may err where it is uncertain."""
         return self.fits is False
+
+    @property
+    def tight(self) -> bool:
+        """Whether the card does not hold it, or only within the error of the forecast."""
+        return self.too_large or (self.fits is True and self.uncertain)
 
     @property
     def verdict(self) -> str:

@@ -51,7 +51,7 @@ def of_several(found: Forecast, cards: Cards, traffic: Mapping[str, Traffic]) ->
 def warnings(found: Forecast) -> Iterator[str]:
     """A line for each stage that may run out of memory."""
     for one in found.stages:
-        if not one.too_large and not (one.fits and one.uncertain):
+        if not one.tight:
             continue
         assert one.card is not None
         what = next(iter(one.consumers), "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_plugins.contract.rows import Data
+from rlhf_plugins.contract.workload import near
 from rlhf_plugins.engine.progress import line
 from rlhf_plugins.errors import RunError
 from rlhf_plugins.forecast.cards import Card
@@ -79,14 +80,15 @@ def _mean(assembled: Assembled, data: Data) -> tuple[Mean | None, list[str]]:
 
 
 def _smaller(recipe: Recipe, assembled: Assembled, data: Data, card: Card | None, mean: Mean | None) -> Priced:
-    """As it is where a card holds it, else with fewer tokens or rows at once in the same training."""
+    """As it is where a card surely holds it, else with fewer tokens or rows at once in the same training."""
     from rlhf_plugins.forecast.advice import fitted
     from rlhf_plugins.recipe.check import load_recipe
     from rlhf_plugins.recipe.mapping import of_mapping
     from rlhf_plugins.recipe.overrides import apply
 
     whole = Priced(recipe, _costs(assembled, data, card, mean))
-    if card is None or whole.costs.known.get("peak_bytes", 0) <= card.bytes:
+    peak = whole.costs.known.get("peak_bytes", 0)
+    if card is None or (peak <= card.bytes and not near(peak, card.bytes)):
         return whole
     line(f"looking for a smaller recipe that fits {card.name}")
     overrides = fitted(recipe, (), card).overrides

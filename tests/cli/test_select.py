@@ -103,11 +103,11 @@ def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str,
 @pytest.mark.slow
 def test_a_recipe_computes_fewer_tokens_at_once_where_only_that_fits(pairs: str, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
-    done = select(pairs, "--vram", "3GB", "--hours", "8", "--online", "yes", "--out", str(out))
+    done = select(pairs, "--vram", "3.3GB", "--hours", "8", "--online", "yes", "--out", str(out))
     assert done.exit_code == 0, done.output
     resolved = check_recipe(out)
-    assert [stage.get("tokens_per_batch") for stage in resolved["stages"][:2]] == [4096, 1024]
-    assert "warning: stage evaluate may need 4.5 GiB of the GPU's 3.0 GiB" in done.output
+    assert [stage.get("tokens_per_batch") for stage in resolved["stages"][:2]] == [4096, 2048]
+    assert "warning: stage evaluate may need 4.5 GiB of the GPU's 3.3 GiB" in done.output
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_plugins import Base, Data, DataError, Group, Policy, RunError, Samples, component
 from rlhf_plugins.engine.policy import open_policy
-from rlhf_plugins.evaluate.off_policy import PROMPTS, TOKENS, off_policy
+from rlhf_plugins.evaluate.off_policy import DRAWN, PROMPTS, TOKENS, off_policy, tried
 from rlhf_plugins.sandbox import base_path
 
 LETTERS = "abcdefghijkl"
@@ -73,9 +73,12 @@ def test_a_response_is_read_to_the_token_at_which_samples_are_cut() -> None:
 
 
 def test_few_prompts_say_nothing_and_of_many_some_are_drawn() -> None:
-    assert seen([pair(letter, "4", "2") for letter in LETTERS[:9]]) == {}
-    assert seen([pair(letter, "4", "?") for letter in LETTERS]) == {}
-    assert seen([pair(letter, "4") for letter in LETTERS]) == {}  # nothing was judged
+    def few(groups: list[Group]) -> tuple[int, ...]:
+        return tuple(seen(groups)[name] for name in ("off_policy_prompts", "off_policy_left_out"))
+
+    assert few([pair(letter, "4", "2") for letter in LETTERS[:9]]) == (9, 0)
+    assert few([pair(letter, "4", "?") for letter in LETTERS]) == (0, 12)
+    assert few([pair(letter, "4") for letter in LETTERS]) == (0, 0)  # nothing was judged
     many = [pair(f"{letter}{n}", "4", "2") for letter in LETTERS for n in range(10)]
     assert seen(many)["off_policy_prompts"] == PROMPTS
 
@@ -83,7 +86,34 @@ def test_few_prompts_say_nothing_and_of_many_some_are_drawn() -> None:
 def test_a_prompt_that_leaves_no_room_is_left_out() -> None:
     encoder = Digits()
     encoder.fit = SimpleNamespace(most=TOKENS)
-    assert seen([pair(letter, "4", "2") for letter in LETTERS], encoder=encoder) == {}
+    found = seen([pair(letter, "4", "2") for letter in LETTERS], encoder=encoder)
+    assert found == {"off_policy_prompts": 0, "off_policy_left_out": 12}
+    assert tried(lambda: found)[1] == [
+        "not seen: off_policy: 0 prompts with two responses leave room for another, fewer than 10; 12 do not"
+    ]
+
+
+def test_another_prompt_is_drawn_for_one_that_cannot_be_read() -> None:
+    unreadable = [pair(f"long {n}", "4", "?") for n in range(300)]
+    found = seen([*unreadable, *(pair(letter, "4", "2") for letter in LETTERS)])
+    assert (found["off_policy_prompts"], found["off_policy_left_out"]) == (12, 300)
+    endless = [pair(f"long {n}", "4", "?") for n in range(1000)]
+    assert seen(endless)["off_policy_left_out"] == DRAWN
+
+
+def test_each_response_is_read_behind_its_own_prompt() -> None:
+    class Splits(Digits):
+        def encode_within_limit(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
+            return [int(response)], [1]
+
+    class Keeps(Loud):
+        def log_probs(self, samples: Samples) -> Tensor:
+            read.append([ids[0] for ids in samples.prompt_ids])
+            return super().log_probs(samples)
+
+    read: list[list[int]] = []
+    seen([pair(letter, "4", "2") for letter in LETTERS], Keeps(), Splits())
+    assert read[1] == [4, 2] * 12
 
 
 def test_what_is_not_finite_is_refused() -> None:

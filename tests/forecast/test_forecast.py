@@ -10,7 +10,7 @@ import pytest
 import torch
 from marks import slow
 
-from rlhf_plugins import RlhfError, RunError, estimate
+from rlhf_plugins import Features, Resources, RlhfError, RunError, Situation, component, estimate
 from rlhf_plugins.forecast import advice, cards
 from rlhf_plugins.forecast.cards import Card, card, smallest
 from rlhf_plugins.forecast.forecast import CONTEXT, RESERVED, Forecast, StageForecast
@@ -65,6 +65,40 @@ def test_a_verdict_is_uncertain_within_the_margin() -> None:
         return StageForecast("s", {"train": {"activations": round((need - CONTEXT) / RESERVED)}}, on).verdict
 
     assert [verdict(gib) for gib in (7.0, 7.5, 8.5, 9.0)] == ["does not fit", "uncertain", "uncertain", "fits"]
+
+
+def test_a_recipe_that_fits_only_within_the_error_is_made_smaller_as_one_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of half the tokens the stage takes half the memory, in this test."""
+
+    def traced(stage: Any, *_: Any) -> StageForecast:
+        need = round(getattr(stage, "tokens_per_batch", 8192) / 8192 * 8 * GIB)
+        return StageForecast(stage.name, {"train": {"activations": round((need - CONTEXT) / RESERVED)}}, now[0])
+
+    monkeypatch.setattr("rlhf_plugins.forecast.forecast.of_stage", traced)
+    monkeypatch.setattr("rlhf_plugins.forecast.advice.of_stage", traced)
+    given = recipe({"stage": "preference", "name": "dpo", "tokens_per_batch": 8192})
+    found = {}
+    for gib in (4.2, 7.9, 8.1, 9.0):
+        now = [Card("mine", round(gib * GIB))]
+        found[gib] = advice.fitted(given, [], now[0]).overrides
+    half, quarter = (f"stages.dpo.tokens_per_batch={count}" for count in (4096, 2048))
+    assert found == {4.2: (quarter,), 7.9: (half,), 8.1: (half,), 9.0: ()}  # 4.2 is within 8% of 4
+
+
+def test_one_margin_decides_what_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(vram: float) -> tuple[bool, bool]:
+        peak = 8 * GIB
+        one = StageForecast("s", {"train": {"a": round((peak - CONTEXT) / RESERVED)}}, Card("c", round(vram * GIB)))
+        costs = {"dpo": {"peak_bytes": peak}}
+        asked = Situation(Features(1, 1), Resources(vram=vram), ("dpo",), costs=costs)
+        (choice,) = component("selector", "rules")(asked)
+        return one.uncertain, any("so near" in why for why in choice.reasons)
+
+    assert [said(vram) for vram in (8.5, 9.0, 10.0)] == [(True, True), (False, False), (False, False)]
+    monkeypatch.setattr("rlhf_plugins.contract.workload.MARGIN", 0.2)
+    assert [said(vram) for vram in (8.5, 9.0, 10.0)] == [(True, True), (True, True), (False, False)]
 
 
 @pytest.mark.slow

@@ -27,7 +27,8 @@ def situations() -> Iterator[tuple[str, Situation]]:
     """Data of which much is known, and of which nothing is."""
     algorithms = ("dpo", "ipo", "ppo", "dpo_then_ppo")
     counted = Features(500, 200, 0.5, 3, 0.9, 1.2, 0.8, 0.1, 0.02, 0.05, 0.6, 0.1)
-    full = replace(counted, off_policy=0.4, off_policy_low=0.3, off_policy_high=0.5, off_policy_prompts=64)
+    asked = replace(counted, off_policy_prompts=64, off_policy_left_out=3)
+    full = replace(asked, off_policy=0.4, off_policy_low=0.3, off_policy_high=0.5)
     cost = {"steps": 100.0, "sequences": 800.0, "tokens": 80_000.0, "peak_bytes": 6.0 * 2**30}
     resources = Resources(12.0, 4.0, True, priority="quality")
     yield (
