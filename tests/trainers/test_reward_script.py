@@ -245,7 +245,8 @@ def streamed(rows: Rows) -> IterableDataset:
 def test_every_form_of_trls_rows_trains_as_with_trl(bases: Bases, tmp_path: Path, form: Callable[..., Any]) -> None:
     words = load_tokenizer(bases())
     words.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}"
-    stock, ours = (script(kind, bases(), tmp_path, form(TEXTS), processing_class=words) for kind in KINDS)
+    exact = {"model_init_kwargs": {"dtype": torch.float64}}  # training makes more of the rounding of some CPUs
+    stock, ours = (script(kind, bases(), tmp_path, form(TEXTS), processing_class=words, args=exact) for kind in KINDS)
     assert losses(ours) == pytest.approx(losses(stock), rel=1e-5, abs=1e-6)
 
 
