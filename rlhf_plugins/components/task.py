@@ -113,12 +113,8 @@ class Violations(Task, better="lower"):
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
-        score = _scored(self.reward, run, self.name)
-        groups = _asked(self.name, _held_out(self.data, run), run, self.rows, self.max_new_tokens)
-        options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
-        return lambda policy: [
-            float(value > self.above) for value in score(policy.sample(groups, seed=run.seed, **options))
-        ]
+        scores = _scores_of(self, run)
+        return lambda policy: [float(value > self.above) for value in scores(policy)]
 
 
 @dataclass(frozen=True)
@@ -141,17 +137,19 @@ class RewardWins(Task):
 
     def build(self, run: Run) -> Callable[[Policy], Sequence[float]]:
         """The prompts are those that the run holds out, where no `data` is given. Raises RunError as `Answers` does."""
-        score = _scored(self.reward, run, self.name)
-        groups = _asked(self.name, _held_out(self.data, run), run, self.rows, self.max_new_tokens)
-        options: dict[str, Any] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
-
-        def scores(policy: Policy) -> list[float]:
-            return score(policy.sample(groups, seed=run.seed, **options))
-
+        scores = _scores_of(self, run)
         others = scores(run.reference())
         return lambda policy: [
             (value > other) + 0.5 * (value == other) for value, other in zip(scores(policy), others, strict=True)
         ]
+
+
+def _scores_of(task: Violations | RewardWins, run: Run) -> Callable[[Policy], list[float]]:
+    """The reward's score of a policy's answer to each prompt."""
+    score = _scored(task.reward, run, task.name)
+    groups = _asked(task.name, _held_out(task.data, run), run, task.rows, task.max_new_tokens)
+    options: dict[str, Any] = {"temperature": task.temperature, "max_new_tokens": task.max_new_tokens}
+    return lambda policy: score(policy.sample(groups, seed=run.seed, **options))
 
 
 def _held_out(data: DataFormat | None, run: Run) -> Sequence[Group]:
