@@ -30,6 +30,7 @@ from rlhf_plugins.trainers.resuming import (
     set_random_state,
     state_of,
 )
+from rlhf_plugins.trainers.shares import SharesBatches
 from rlhf_plugins.trainers.supervision import as_first_base
 
 if TYPE_CHECKING:
@@ -189,11 +190,11 @@ class Keeper:
 
 
 def _refuse_other_count(trainer: Any, found: Path, count: int) -> None:
-    """Raises RunError where a checkpoint of so many processes has a part of each, which no other number takes over."""
-    if count != processes.count() and not getattr(trainer, "cuts_batches", False):
+    """Raises RunError where a trainer that knows no processes goes on from a checkpoint of another number of them."""
+    if count != processes.count() and not isinstance(trainer, SharesBatches):
         raise RunError(
-            f"{found}: was made in {count} processes, of which each has its part of a rollout, and now there are "
-            f"{processes.count()}: launch {count} again"
+            f"{found}: was made in {count} processes, and now there are {processes.count()}, between which "
+            f"{type(trainer).__name__} does not share its batches: launch {count} again"
         )
 
 

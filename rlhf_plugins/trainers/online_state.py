@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from rlhf_plugins.contract import processes
 from rlhf_plugins.engine.shards import gathered
 
 STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
@@ -18,6 +17,7 @@ STATE = ("_step", "_experience", "_kl_coef", "_trains", "_skips")
 class KeepsRollout:
     """An OnlineTrainer's state; a class's first base."""
 
+    draws_apart = True  # whether each process has random numbers of its own, as TRL seeds them
     _updates: Any
 
     @property
@@ -30,7 +30,8 @@ class KeepsRollout:
         if self.obstacle is not None:
             return {"step": self._step}
         own = {name.removeprefix("_"): getattr(self, name) for name in STATE}
-        return {**own, "updates": dict(self._updates)}
+        rollout = self._experience and replace(self._experience, parts=())  # each process cuts its own
+        return {**own, "experience": rollout, "updates": dict(self._updates)}
 
     def load_own_state(self: Any, state: Mapping[str, Any]) -> None:
         """What `own_state` gave."""
@@ -40,7 +41,7 @@ class KeepsRollout:
             self._updates = defaultdict(list, state["updates"])
             with gathered(self.model):
                 self._models.layout()  # of the rollout, which the models are now ready for
-            if self._experience and processes.count() > 1:  # the main process's were kept
+            if self._experience:
                 parts = self._rollouts.parts(self._experience.samples, self._experience.steps)
                 self._experience = replace(self._experience, parts=parts)
             if self._constraint:

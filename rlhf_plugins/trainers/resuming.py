@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import ExportableState
 
 from rlhf_plugins.contract import processes
@@ -109,6 +109,9 @@ class Resumable:
 
     def _load_rng_state(self: Any, checkpoint: str) -> None:
         set_random_state(own_random_state(self.resumed))
+        was_there = processes.index() <= len(self.resumed.get("others", ()))
+        if not was_there and getattr(self, "draws_apart", False):
+            set_seed(int(torch.randint(2**31, ())) + processes.index())
 
     def _load_best_model(self: Any) -> None:
         if _is_divided():

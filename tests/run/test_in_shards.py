@@ -274,3 +274,18 @@ def test_a_checkpoint_of_shards_goes_on_in_whole_copies_and_the_other_way_round(
     assert [each.returncode for each in found] == [0, 0], "".join(each.stderr for each in found)
     assert "online goes on from step 5" in found[0].stderr
     assert_same(whole, killed, near=1e-5)
+
+
+@pytest.mark.slow
+def test_a_rollout_of_two_that_hold_shards_goes_on_in_one_process(python: Warm, tmp_path: Path) -> None:
+    """It is killed after the first of the optimizer steps that learn from a rollout."""
+    recipe = online(OWN, "none")
+    one, killed = (prepared(tmp_path / n, recipe, BATCH=b, REWARDED=b) for n, b in (("one", 4), ("killed", 2)))
+    found = [python("-c", WRITES_THE_SAME, cwd=one)]
+    dies = WRITES_THE_SAME.partition("sys.argv")[0] + DIES
+    found += python.together("-c", SHARDS + dies, "4", cwd=killed, env=IN_SHARDS)[1:]
+    asked = [f"stages.{name}.trainer.per_device_train_batch_size=4" for name in ("reward_model", "online")]
+    found += python.together("-c", dies, "99", "--resume", *asked, cwd=killed, count=1, env=ALONE)
+    assert [each.returncode for each in found] == [0, -9, 0], "".join(each.stderr for each in found)
+    assert "online goes on from step 1" in found[-1].stderr
+    assert_same(one, killed, near=1e-5)

@@ -148,16 +148,40 @@ def test_a_killed_run_goes_on_in_another_number_of_processes(
     """In `sft`, in the reward model and in `preference`."""
     recipe = RECIPE.replace("base: base\n", "base: base\ncheckpoint: {every: 1 steps}\n", 1)
     folder = prepared(tmp_path / "run", recipe, BATCH=4 // before, GA=1)
+    goes_on(python, folder, DIES, before, now, steps)
+    assert_same(one, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [3, 5, 11])
+@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize("advantage", ["gae", "grpo"])
+def test_a_rollout_goes_on_in_another_number_of_processes(
+    python: Warm, tmp_path: Path, advantage: str, before: int, now: int, steps: int
+) -> None:
+    """After the first of the four optimizer steps that learn from a rollout, the second, and the first of another."""
+    recipe = ONLINE.replace("ADVANTAGE", advantage).replace("max_steps: 4", "max_steps: 6")
+    recipe = recipe.replace("base: base\n", "base: base\ncheckpoint: {every: 1 steps}\n", 1)
+    one = prepared(tmp_path / "one", recipe, BATCH=4, REWARDED=4)
+    found = python("-c", WRITES_THE_SAME, cwd=one)
+    assert found.returncode == 0, found.stderr
+    folder = prepared(tmp_path / "run", recipe, BATCH=4 // before, REWARDED=4 // before)
+    goes_on(python, folder, WRITES_THE_SAME.partition("sys.argv")[0] + DIES, before, now, 1 + steps)
+    assert_same(one, folder, near=2e-5)
+
+
+def goes_on(python: Warm, folder: Path, program: str, before: int, now: int, steps: int) -> None:
+    """A run whose last process is killed after so many training steps goes on with the batches that are asked for."""
 
     def in_processes(count: int, *words: str) -> list[subprocess.CompletedProcess[str]]:
-        return python.together("-c", DIES, *words, cwd=folder, count=count)
+        return python.together("-c", program, *words, cwd=folder, count=count)
 
     assert in_processes(before, str(steps))[-1].returncode == -9
     refused = in_processes(now, "99", "--resume")[0].stderr
     _, asked = refused.split("batches stay the same with ")
     again = in_processes(now, "99", "--resume", *asked.partition(";")[0].split())
     assert {each.returncode for each in again} == {0}, "".join(each.stderr for each in again)
-    assert_same(one, folder)
+    assert "goes on from step" in again[0].stderr
 
 
 OTHER_VERSION = """\
