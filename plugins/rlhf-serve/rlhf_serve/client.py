@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx2 as httpx
@@ -19,18 +22,19 @@ class Client:
     """A connection to `rlhf serve`."""
 
     url: str
-    http: httpx.Client
+    http: httpx.AsyncClient
+    timeout: float  # seconds from the beginning of a request to the end of its answer
 
     @classmethod
     def to(cls, url: str, token: str, timeout: float) -> Client:
         """One to an address, with the token that the server printed, and the seconds that a request may take."""
         headers = {"Authorization": f"Bearer {token}"}
-        return cls(url, httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout))
+        return cls(url, httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=None), timeout)
 
     def model(self) -> str:
         """What is served. Raises RunError where no server answers."""
         try:
-            answer = self.http.get("/health")
+            answer = self._answer("GET", "/health")
         except httpx.HTTPError as error:
             raise RunError(f"no reward server answers at {self.url}: {_reason(error)}") from error
         return str(_json(answer, self.url).get("model"))
@@ -52,7 +56,7 @@ class Client:
 
     def _asked(self, body: Mapping[str, Sequence[Any]], model: str) -> list[float | None]:
         try:
-            answer = self.http.post("/score", json=body)
+            answer = self._answer("POST", "/score", body)
         except httpx.HTTPError as error:
             raise RewardUnavailable(f"the reward server at {self.url}: {_reason(error)}") from error
         if answer.status_code in BUSY:
@@ -61,6 +65,25 @@ class Client:
         if found.get("model") != model:
             raise RunError(f"the server at {self.url} now serves {found.get('model')!r}, not {model!r}")
         return _rewards(found.get("rewards"), len(body["prompts"]), self.url)
+
+    def _answer(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Raises HTTPError where the whole answer is not there in time; httpx itself counts each read alone."""
+        return asyncio.run_coroutine_threadsafe(self._in_time(method, path, body), _loop()).result()
+
+    async def _in_time(self, method: str, path: str, body: Any) -> httpx.Response:
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self.http.request(method, path, json=body)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(f"the answer was not whole after {self.timeout:g} s") from error
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One in a thread of its own: a notebook has one running already."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="rlhf-served", daemon=True).start()
+    return loop
 
 
 def _requests(prompts: Sequence[Any], rows: int) -> Iterator[slice]:
@@ -81,7 +104,7 @@ def _json(answer: httpx.Response, url: str) -> dict[str, Any]:
     """Raises RunError for an error of the server's, and for what is no JSON object."""
     try:
         found = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if answer.is_error:
         said = found.get("error") if isinstance(found, dict) else None
@@ -96,10 +119,16 @@ def _rewards(rewards: Any, count: int, url: str) -> list[float | None]:
     if not isinstance(rewards, list) or len(rewards) != count:
         raise RunError(f"the reward server at {url} did not answer {count} rewards")
     for reward in rewards:
-        number = isinstance(reward, int | float) and not isinstance(reward, bool) and math.isfinite(reward)
-        if reward is not None and not number:
+        if reward is not None and not _is_finite(reward):
             raise RunError(f"the reward server at {url} answered the reward {str(reward)[:40]!r}")
     return [None if reward is None else float(reward) for reward in rewards]
+
+
+def _is_finite(reward: Any) -> bool:
+    try:
+        return isinstance(reward, int | float) and not isinstance(reward, bool) and math.isfinite(reward)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _seconds(answer: httpx.Response) -> float | None:

@@ -14,6 +14,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rlhf_plugins import Run, Samples
+    from rlhf_serve.client import Client
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What `Served` builds. Its state is the name of the model: a run that goes on asks no other."""
+
+    client: Client
+    model: str
+    rows: int
+    cut: Callable[[Samples], list[bool]]
+
+    def __call__(self, samples: Samples) -> Sequence[float | None]:
+        """Raises RewardUnavailable and RunError as `Client.scored`."""
+        rows = {"prompts": samples.prompts, "responses": samples.responses, "cut": self.cut(samples)}
+        return list(self.client.scored(rows, self.model, self.rows))
+
+    def state_dict(self) -> dict[str, str]:
+        """For a checkpoint."""
+        return {"model": self.model}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Raises RunError where the run asked another model before."""
+        if state["model"] != self.model:
+            url = self.client.url
+            raise RunError(f"the server at {url} now serves {self.model!r}; this run began with {state['model']!r}")
 
 
 @dataclass(frozen=True)
@@ -24,9 +50,9 @@ class Served(Reward):
     token: Annotated[str, Field(description="environment variable that holds the server's token")] = "RLHF_SERVE_TOKEN"
     model: Annotated[str | None, Field(description="the model that must be served there; null is any")] = None
     rows: Annotated[int, Field(ge=1, le=1024, description="in a request, at most; a prompt's stay together")] = 64
-    timeout: Annotated[float, Field(gt=0, description="seconds for one request")] = 60.0
+    timeout: Annotated[float, Field(gt=0, description="seconds for the whole answer to one request")] = 60.0
 
-    def build(self, run: Run) -> Callable[[Samples], Sequence[float | None]]:
+    def build(self, run: Run) -> Asking:
         """Raises RunError when the token is missing, the server cannot be reached, or it serves another model."""
         from rlhf_plugins import cut_off
         from rlhf_serve.client import Client
@@ -35,15 +61,10 @@ class Served(Reward):
         if not token:
             raise RunError(f"reward served: the environment variable {self.token} should hold the server's token")
         client = Client.to(self.url, token, self.timeout)
-        model, cut = client.model(), cut_off(run.base)
+        model = client.model()
         if self.model is not None and model != self.model:
             raise RunError(f"the server at {self.url} serves {model!r}, not {self.model!r}")
-
-        def score(samples: Samples) -> list[float | None]:
-            rows = {"prompts": samples.prompts, "responses": samples.responses, "cut": cut(samples)}
-            return list(client.scored(rows, model, self.rows))
-
-        return score
+        return Asking(client, model, self.rows, cut_off(run.base))
 
 
 @hookimpl

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -18,11 +16,10 @@ import pytest
 import uvicorn
 from rlhf_serve.app import app
 from rlhf_serve.batches import Batches, Score
-from rlhf_serve.client import Client
 from rlhf_serve.model import scorer
 from rlhf_serve.reward import Served
 
-from rlhf_plugins import RewardUnavailable, RunError, Samples, component, load_reward_model, session
+from rlhf_plugins import RewardUnavailable, Samples, component, load_reward_model, session
 from rlhf_plugins.testing import tiny_base, tiny_pairs, tiny_run
 
 PROMPTS = ["how is the ant\n", "who\n", "what is the fox\n", "who\n"]
@@ -62,10 +59,6 @@ def lengths(prompts: Sequence[Any], responses: Sequence[Any], cut: Sequence[bool
     if "bad" in responses:
         raise ValueError("a bad row")
     return [None if response == "who knows" else float(len(response)) for response in responses]
-
-
-def samples(responses: Sequence[str], prompts: Sequence[Any] = ("p",) * 9) -> Samples:
-    return Samples(list(prompts[: len(responses)]), list(responses), [[1]] * len(responses), [[2]] * len(responses))
 
 
 def post(url: str, body: Any, token: str = "t") -> httpx.Response:
@@ -164,72 +157,8 @@ def test_a_request_that_comes_while_the_server_closes_does_not_wait_forever(monk
 
 def test_an_abstention_stays_one(serve: Serve, tmp_path: Path) -> None:
     served = Served(serve(lengths)).build(tiny_run(tiny_base(tmp_path / "base"), tmp_path / "run"))
-    assert served(samples(["four", "who knows"])).abstained.tolist() == [False, True]
-
-
-def before(monkeypatch: pytest.MonkeyPatch, transport: Any, **options: Any) -> Callable[[Samples], Any]:
-    """The reward before a server, where no response was cut."""
-    monkeypatch.setenv("RLHF_SERVE_TOKEN", "t")
-    monkeypatch.setattr(Client, "to", lambda url, *_: Client(url, httpx.Client(base_url=url, transport=transport)))
-    monkeypatch.setattr("rlhf_plugins.cut_off", lambda base: lambda samples: [False] * len(samples.responses))
-    run: Any = SimpleNamespace(base=None)
-    return Served("http://reward", **options).build(run)
-
-
-def answering(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> Callable[[Samples], Any]:
-    """The reward before a server that gives this answer."""
-    good = httpx.Response(200, json={"model": "m"})
-    transport = httpx.MockTransport(lambda request: good if request.url.path == "/health" else answer)
-    return before(monkeypatch, transport)
-
-
-def test_a_prompts_responses_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/score":
-            asked.append("".join(json.loads(request.content)["prompts"]))
-        return httpx.Response(200, json={"model": "m", "rewards": [0.0] * len(asked[-1]) if asked else []})
-
-    transport = httpx.MockTransport(answer)
-    score = before(monkeypatch, transport, rows=4)
-    assert len(score(samples(["r"] * 14, list("aabbbcddddddee"))).reward) == 14
-    assert asked == ["aa", "bbbc", "dddd", "ddee"]
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"model": "m", "rewards": [1.0]}, "did not answer 2 rewards"),
-        ({"model": "m", "rewards": [1.0, "2"]}, "answered the reward '2'"),
-        ({"model": "m", "rewards": [1.0, True]}, "answered the reward 'True'"),
-        ({"model": "n", "rewards": [1.0, 2.0]}, "now serves 'n', not 'm'"),
-        ([1.0, 2.0], "no JSON object"),
-    ],
-)
-def test_an_answer_that_is_no_reward_stops_the_run(monkeypatch: pytest.MonkeyPatch, body: Any, words: str) -> None:
-    with pytest.raises(RunError, match=words):
-        answering(monkeypatch, httpx.Response(200, json=body))(samples(["a", "b"]))
-
-
-def test_a_number_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = b'{"model": "m", "rewards": [NaN]}'
-    with pytest.raises(RunError, match="answered the reward 'nan'"):
-        answering(monkeypatch, httpx.Response(200, content=body))(samples(["a"]))
-
-
-def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RewardUnavailable) as busy:
-        answering(monkeypatch, httpx.Response(503, headers={"retry-after": "7"}))(samples(["a"]))
-    assert busy.value.retry_after == 7
-
-
-def test_a_server_that_is_not_there_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunError, match="the environment variable NONE should hold"):
-        Served("http://127.0.0.1:9", token="NONE").build(None)  # type: ignore[arg-type]
-    monkeypatch.setenv("RLHF_SERVE_TOKEN", "t")
-    with pytest.raises(RunError, match="no reward server answers at http://127.0.0.1:9: ConnectError"):
-        Served("http://127.0.0.1:9").build(None)  # type: ignore[arg-type]
+    asked = Samples(["p"] * 2, ["four", "who knows"], [[1]] * 2, [[2]] * 2)
+    assert served(asked).abstained.tolist() == [False, True]
 
 
 def tiny_run_data() -> Any:
