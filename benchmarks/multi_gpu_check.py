@@ -4,7 +4,8 @@
 
 N is the number of GPUs here; without one, two gloo processes on the CPU, which is how it is rehearsed. On the sandbox:
 
-    same     each stage with a batch in one process, and with N parts of it in N: losses, norms of gradients, weights
+    same     each stage with a batch in one process, and with N parts of it in N; losses, norms of gradients and weights
+             are compared of those that sample nothing at random (not of `online`, whose weights are shown)
     shards   the same of the stages that train in shards (FSDP2), which accelerate makes on GPUs alone
     zero2    the same with the optimizer's state in parts, and
     zero3    with the weights too, where DeepSpeed is installed
@@ -111,8 +112,6 @@ def _same(out: Path, config: Path, count: int, steps: int) -> Iterator[str]:
             yield f"{folder.name}: exit code {done.returncode}: {done.stderr[-2000:]}"
             return
     yield from _differences(one, several, ALIKE)
-    for name, far in _weights(one, several):
-        print(f"{name}: weights differ by {far:.1e} at most")
     for name, (alone, together) in _seconds(one, several).items():
         print(f"{name}: {alone:.1f} s in one process, {together:.1f} s in {count}")
 
@@ -137,8 +136,12 @@ def _divided(out: Path, count: int, steps: int) -> Iterator[str]:
 
 
 def _differences(one: Path, several: Path, stages: Collection[str]) -> Iterator[str]:
-    """The numbers that stages logged in one process and not in several."""
+    """The numbers that stages logged in one process and not in several, and the weights that they left."""
     close, theirs = _close(), _logged(several)
+    for name, far in _weights(one, several):
+        print(f"{several.name}: {name}: weights differ by {far:.1e} of the largest")
+        if name in stages and not far <= close:
+            yield f"{several.name}: {name}: weights differ by {far:.1e} of the largest"
     for key, value in _logged(one).items():
         other = theirs.get(key)
         if key[0] in stages and (other is None or abs(other - value) > close * max(abs(value), 1e-3)):
@@ -220,9 +223,11 @@ def _logged(folder: Path) -> dict[tuple[str, int, str], float]:
 
 
 def _weights(one: Path, several: Path) -> Iterator[tuple[str, float]]:
-    for file in sorted(one.glob("runs/r/*/model/*.safetensors")):
-        ours, theirs = load_file(file), load_file(several / file.relative_to(one))
-        yield file.parts[-3], max(float((theirs[name] - ours[name]).abs().max()) for name in ours)
+    """By how much of the largest weight of a stage's files any of them differs, where both have the stage."""
+    for file in sorted(several.glob("runs/r/*/model/*.safetensors")):
+        ours, theirs = load_file(one / file.relative_to(several)), load_file(file)
+        largest = max(float(each.abs().max()) for each in ours.values())
+        yield file.parts[-3], max(float((theirs[name] - ours[name]).abs().max()) for name in ours) / largest
 
 
 def _seconds(one: Path, several: Path) -> dict[str, tuple[float, float]]:

@@ -6,6 +6,9 @@ Strategies by what each card keeps a part of (Rajbhandari et al. 2020, ZeRO, sec
     zero2    gradients and the optimizer's state
     zero3    these and all weights; the embeddings and two layers are whole at once, the one that computes and the next
 
+Models beside the trained one are whole, and so is all that a stage computes outside its training steps: it gathers the
+weights for that (docs/scaling.md).
+
 What a card sends (section 7), with N cards and rings: an all-gather or a reduce-scatter of S bytes is (N - 1) / N S,
 and an all-reduce both. Weights count in the type that they are held in. It knows bytes by consumer, no model.
 """
@@ -19,14 +22,15 @@ from typing import TYPE_CHECKING, Any
 from rlhf_plugins.errors import RunError, nearest
 
 if TYPE_CHECKING:
-    from rlhf_plugins.forecast.forecast import Forecast, StageForecast
+    from rlhf_plugins.forecast.forecast import Forecast
     from rlhf_plugins.recipe.assemble import Assembled
 
 Bytes = Mapping[str, int]
 GRADIENTS, OPTIMIZER, ADAPTERS, WEIGHTS = "gradients", "optimizer", "adapters", "weights "
-BUCKETS, WHOLE = "buckets of DDP", "whole layers"
+BUCKETS, WHOLE, GATHERED, BESIDE = "buckets of DDP", "whole layers", "gathered weights", "models beside"
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
 ALIAS = {"fsdp": "zero3"}
+TRAIN = "train"  # the phase of training steps
 AT_ONCE = 2  # layers that are whole
 
 
@@ -85,29 +89,45 @@ class Traffic:
     rows: int
 
 
-def per_card(one: Bytes, cards: Cards, shape: Shape) -> dict[str, int]:
-    """Bytes by consumer on each card, of a phase that takes `one` where there is a single card."""
+def per_card(one: Bytes, cards: Cards, shape: Shape, beside: float = 0.0, gathered: bool = False) -> dict[str, int]:
+    """Bytes by consumer on each card, of a phase that takes `one` where there is a single card.
+
+    Args:
+        one: by consumer.
+        cards: that train.
+        shape: of the model.
+        beside: the share of the weights that are of models beside the trained one.
+        gathered: whether the phase computes with whole weights, beside the card's part of them.
+    """
     if cards.count == 1:
         return dict(one)
     if cards.shards == "ddp":
         return {**one, **({BUCKETS: one[GRADIENTS]} if one.get(GRADIENTS) else {})}
-    sharded = {GRADIENTS, OPTIMIZER}
-    whole: dict[str, int] = {}
+    used, parts, whole = dict(one), {GRADIENTS, OPTIMIZER}, {}
     if cards.shards == "zero3":
-        weights = sum(size for name, size in one.items() if name.startswith(WEIGHTS))
-        sharded |= {ADAPTERS, *(name for name in one if name.startswith(WEIGHTS))}
-        root = min(weights, shape.embeddings * shape.itemsize)
-        whole = {WHOLE: root + AT_ONCE * round((weights - root) / shape.layers)}
-    return {name: -(-size // cards.count) if name in sharded else size for name, size in one.items()} | whole
+        trained = {name: round(size * (1 - beside)) for name, size in one.items() if name.startswith(WEIGHTS)}
+        own = sum(trained.values())
+        root = min(own, shape.embeddings * shape.itemsize)
+        some = root + AT_ONCE * round((own - root) / shape.layers)
+        whole = {GATHERED: own + one.get(ADAPTERS, 0)} if gathered else {WHOLE: some}
+        whole |= {BESIDE: _weights(one) - own} if beside else {}
+        used |= trained
+        parts |= {ADAPTERS, *trained}
+    return {name: -(-size // cards.count) if name in parts else size for name, size in used.items()} | whole
 
 
-def sent(one: Bytes, cards: Cards, passes: int) -> int:
+def _weights(one: Bytes) -> int:
+    return sum(size for name, size in one.items() if name.startswith(WEIGHTS))
+
+
+def sent(one: Bytes, cards: Cards, passes: int, beside: float = 0.0) -> int:
     """Bytes that a card sends in an optimizer step.
 
     Args:
         one: by consumer in a training step on a single card, whose gradients are of the trained weights.
         cards: that train.
         passes: forward and backward passes of the step: accumulated batches.
+        beside: as in `per_card`.
     """
     trained = one.get(GRADIENTS, 0)
     share = (cards.count - 1) / cards.count
@@ -115,7 +135,7 @@ def sent(one: Bytes, cards: Cards, passes: int) -> int:
         return round(2 * share * trained)
     if cards.shards == "zero2":  # gradients after each pass, then the weights that were stepped
         return round(share * trained * (passes + 1))
-    weights = sum(size for name, size in one.items() if name.startswith(WEIGHTS)) + one.get(ADAPTERS, 0)
+    weights = round(_weights(one) * (1 - beside)) + one.get(ADAPTERS, 0)
     return round(share * passes * (2 * weights + trained))  # weights for each forward and each backward pass
 
 
@@ -128,15 +148,33 @@ def spread(found: Forecast, assembled: Assembled, cards: Cards) -> tuple[Forecas
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     shape = Shape(config.num_hidden_layers, embeddings, dtype_of(assembled.base, found.card).itemsize)
 
-    def spread_out(one: StageForecast) -> StageForecast:
-        return replace(one, phases={phase: per_card(used, cards, shape) for phase, used in one.phases.items()})
+    each, traffic = [], {}
+    for one, stage in zip(found.stages, assembled.stages, strict=True):
+        workload = stage.workload(assembled.base.adapter)
+        if workload is None or not hasattr(stage, "trainer"):  # it computes on whole copies
+            each.append(one)
+        elif one.phases and (why := _refused(stage, assembled.base.quantization is not None, cards)):
+            each.append(replace(one, phases={}, unknown=f"a run refuses {why}"))
+        else:
+            beside = workload.models / (workload.models + 1)
+            used = {name: per_card(size, cards, shape, beside, name != TRAIN) for name, size in one.phases.items()}
+            each.append(replace(one, phases=used))
+            if TRAIN in one.phases:
+                traffic[one.name] = _traffic(one.phases[TRAIN], stage, cards, beside)
+    return replace(found, stages=each), traffic
 
-    stages = dict(zip((stage.name for stage in assembled.stages), assembled.stages, strict=True))
-    traffic = {one.name: _traffic(one, stages[one.name], cards) for one in found.stages if "train" in one.phases}
-    return replace(found, stages=[spread_out(one) for one in found.stages]), traffic
+
+def _refused(stage: Any, quantized: bool, cards: Cards) -> str:
+    """What a run in several processes refuses of a stage that trains; empty where it runs."""
+    if cards.count == 1 or cards.shards == "ddp":
+        return ""
+    can = {"fsdp": stage.shards, "zero2": stage.zero, "zero3": stage.shards and stage.zero}
+    if not can[cards.strategy]:
+        return f"this stage under {cards.strategy}"
+    return f"a quantized base under {cards.strategy}" if quantized else ""
 
 
-def _traffic(one: StageForecast, stage: Any, cards: Cards) -> Traffic:
+def _traffic(train: Bytes, stage: Any, cards: Cards, beside: float) -> Traffic:
     passes = int(stage.setting("gradient_accumulation_steps"))
     rows = int(stage.setting("per_device_train_batch_size")) * passes * cards.count
-    return Traffic(sent(one.phases["train"], cards, passes), rows)
+    return Traffic(sent(train, cards, passes, beside), rows)

@@ -178,8 +178,10 @@ def _resident(model: Any, meter: Meter, setting: Setting) -> list[Tensor]:
     with allocating(ADAPTERS):
         count = (setting.adapters - 1) * adapters * bool(setting.build.adapter)
         kept.append(torch.empty(count, dtype=torch.uint8, device=DEVICE))
+    if not setting.build.adapter:  # a whole copy has what is trained, too
+        frozen[torch.float32] += adapters
     for _ in range(setting.models):
-        for dtype, count in frozen.items() if frozen else {torch.float32: adapters}.items():
+        for dtype, count in frozen.items():
             with allocating(f"weights {NAMES.get(dtype, 'other')}"):
                 kept.append(torch.empty(count, dtype=torch.uint8, device=DEVICE))
     return kept

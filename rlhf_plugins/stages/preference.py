@@ -83,7 +83,8 @@ class Preference(
         batch, tokens = self.setting("per_device_train_batch_size"), self.tokens_per_batch
         train = Work("train", "learn", batch, 2, *sizes, tokens)
         reference = Work("reference", "score", PLENTY, 2, *sizes, tokens or TOKENS_PER_BATCH)
-        return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None))
+        shared = self.reference == "start" and self.trainer.get("precompute_ref_log_probs", True)
+        return self.learning([train, reference, *sampling(self.tasks)], models=int(adapter is None and not shared))
 
     def course(self, known: Known) -> Course:
         """Of its rows, which the reference reads once, or where it is asked to in each step."""

@@ -42,6 +42,15 @@ def test_every_bundled_stage_has_a_forecast() -> None:
     assert all("KV cache" in one.phases["generation"] for one in found.stages if "generation" in one.phases)
 
 
+def test_a_reference_that_is_a_model_of_its_own_counts_whole() -> None:
+    """Where it is read before training and is what training starts from, it is the policy itself."""
+    asked = {**SMALL, "precompute_ref_log_probs": False}
+    found = [estimate(recipe({**DPO, "trainer": each}, adapter=None)).stages[0] for each in (SMALL, asked)]
+    one, two = (each.phases["train"]["weights fp32"] for each in found)
+    weights = found[0].phases["train"]["optimizer"] // 2  # AdamW's two moments
+    assert weights <= two - one < 1.001 * weights  # and what a model has beside weights
+
+
 ANSWERS = {"use": "answers", "rows": 512, "max_new_tokens": 128}
 EVALUATE = {"stage": "evaluate", "max_new_tokens": 8, "cache_tokens": 100_000}
 

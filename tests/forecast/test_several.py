@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rlhf_plugins import RunError
-from rlhf_plugins.forecast.several import BUCKETS, WHOLE, Bytes, Cards, Shape, per_card, sent
+from rlhf_plugins.forecast.cards import card
+from rlhf_plugins.forecast.forecast import forecast
+from rlhf_plugins.forecast.several import BESIDE, BUCKETS, GATHERED, WHOLE, Bytes, Cards, Shape, per_card, sent, spread
+from rlhf_plugins.recipe.assemble import Assembled
+from rlhf_plugins.recipe.check import load_recipe
 
 # 1000 trained weights in float32: 4 bytes each, as many of gradients, 8 of AdamW's two moments
 FULL: Bytes = {"weights fp32": 4000, "gradients": 4000, "optimizer": 8000, "activations": 700}
@@ -25,6 +31,58 @@ SHAPE = Shape(layers=8, embeddings=200, itemsize=4)
 )
 def test_bytes_on_each_of_four_cards(strategy: str, total: int) -> None:
     assert sum(per_card(FULL, Cards(4, strategy), SHAPE).values()) == total
+
+
+def test_what_is_computed_outside_training_steps_takes_whole_weights_beside_the_part() -> None:
+    rollout: Bytes = {"weights fp32": 8000, "adapters": 80, "optimizer": 8000, "activations": 700}
+    # half of the weights are of a model beside: 4000 of its own are cut into four, and gathered with the adapter
+    found = per_card(rollout, Cards(4, "fsdp"), SHAPE, beside=0.5, gathered=True)
+    weights = {"weights fp32": 1000, "adapters": 20, GATHERED: 4080, BESIDE: 4000}
+    assert found == {**weights, "optimizer": 2000, "activations": 700}
+    training = per_card(rollout, Cards(4, "fsdp"), SHAPE, beside=0.5)
+    assert {*training} - {*found} == {WHOLE}
+    assert training[WHOLE] == 800 + 800  # of the 4000
+    assert per_card(rollout, Cards(4, "zero2"), SHAPE, beside=0.5, gathered=True) == {**rollout, "optimizer": 2000}
+
+
+def test_models_beside_are_not_sent() -> None:
+    assert sent({**FULL, "weights fp32": 8000}, Cards(4, "zero3"), 1, beside=0.5) == sent(FULL, Cards(4, "zero3"), 1)
+
+
+GRPO = {
+    "stage": "online",
+    "advantage": "grpo",
+    "reward": {"use": "gold"},
+    "trainer": {"max_completion_length": 4, "per_device_train_batch_size": 8},
+}
+
+
+def assembled(**more: Any) -> Assembled:
+    stages = [GRPO, {"stage": "evaluate", "max_new_tokens": 4, "best_of": 1}]
+    recipe = {"base": "sandbox", "adapter": None, "data": "sandbox", "output_dir": "out", "stages": stages}
+    return load_recipe({**recipe, **more})
+
+
+def test_a_stage_that_trains_is_cut_and_one_that_does_not_is_whole() -> None:
+    """The reference of `online` is a whole model beside the policy."""
+    recipe = assembled()
+    one = forecast(recipe, None)
+    found, traffic = spread(one, recipe, Cards(4, "fsdp"))
+    assert found.stages[1] == one.stages[1]
+    for phase, whole in (("train", WHOLE), ("generation", GATHERED)):
+        alone, cut = one.stages[0].phases[phase], found.stages[0].phases[phase]
+        own = alone["weights fp32"] // 2
+        assert (cut["weights fp32"], cut[BESIDE]) == (own // 4, own)
+        assert whole in cut
+    assert cut[GATHERED] == own
+    assert list(traffic) == ["online"]
+
+
+def test_what_a_run_refuses_has_no_verdict() -> None:
+    recipe = assembled(adapter={"r": 4}, quantization="nf4")
+    found, traffic = spread(forecast(recipe, card("24GB")), recipe, Cards(2, "fsdp"))
+    assert [one.verdict for one in found.stages] == ["a run refuses a quantized base under fsdp", "fits"]
+    assert not traffic
 
 
 @pytest.mark.parametrize(
