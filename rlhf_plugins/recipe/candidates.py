@@ -50,6 +50,15 @@ def with_trainer(stages: Stages, trainer: Mapping[str, Any]) -> Stages:
     return [{**stage, "trainer": {**trainer, **stage.get("trainer", {})}} if trainer else stage for stage in stages]
 
 
+def within(stages: Stages, hours: float | None) -> Stages:
+    """The stages with equal parts of the hours as `budget` of each training; one that has its own keeps it."""
+    trains = ["budget" in vars(made(stage)) for stage in stages]
+    if hours is None or not any(trains):
+        return stages
+    part = {"seconds": hours * 3_600 / sum(trains)}
+    return [{"budget": part, **stage} if ends else stage for stage, ends in zip(stages, trains, strict=True)]
+
+
 def in_a_recipe(stages: Stages) -> Stages:
     """The stages with where each starts written out: a policy from the one before it, a reward model from the base."""
     written: Stages = []

@@ -12,6 +12,7 @@ import yaml
 
 from rlhf_plugins.contract.rows import Data
 from rlhf_plugins.contract.run import Base
+from rlhf_plugins.contract.run_kinds import Selector
 from rlhf_plugins.contract.selection import Choice, Features, Resources, Situation
 from rlhf_plugins.data.features import features
 from rlhf_plugins.engine.progress import line
@@ -20,7 +21,8 @@ from rlhf_plugins.evaluate.off_policy import off_policy, tried
 from rlhf_plugins.forecast.costs import card_of, in_words
 from rlhf_plugins.forecast.ranking import ranked
 from rlhf_plugins.recipe.assemble import component
-from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer
+from rlhf_plugins.recipe.candidates import ALGORITHMS, candidates, in_a_recipe, with_trainer, within
+from rlhf_plugins.registry.registry import registry
 from rlhf_plugins.run.pricing import memory_warnings, priced
 from rlhf_plugins.sandbox import POLICY
 
@@ -38,7 +40,8 @@ class Selected:
         features: of the data.
         choices: the best first, each with its cost so far as it is known.
         recipe: of the first.
-        notes: what is not known of the costs, and what of the recipe besides its trainings may not fit the GPU.
+        notes: what is not known of the costs, when trainings end, why nothing is evaluated, and what of the recipe
+            besides its trainings may not fit the GPU.
     """
 
     features: Features
@@ -76,12 +79,14 @@ def select(
     """
     own = data.get("format") == SANDBOX
     loader = component("data_format", {"use": data["format"], **{k: v for k, v in data.items() if k != "format"}})
-    judge = component("selector", selector)
-    if judge.builds:
-        raise RunError("this selector trains to find out: name it in a recipe, `{stage: auto, selector: ...}`")
+    judge = _selector(selector)
     asked, name = resources or Resources(), base or (SANDBOX if own else DEFAULT)
     rows = loader.load(Base(str(POLICY) if own else ""), seed=0)
-    recipes = {algorithm: _recipe(algorithm, data, name) for algorithm in ALGORITHMS}
+    evaluate, unevaluated = _evaluation(rows)
+    shared: dict[str, Any] = {"base": name, "adapter": {"r": 16, "lora_alpha": 32}, "data": dict(data)}
+    recipes = {algorithm: {**shared, "stages": _trainings(algorithm, name, asked.hours)} for algorithm in ALGORITHMS}
+    for each in recipes.values():  # what a reward judges is made smaller with the trainings, where it must be
+        each["stages"] += evaluate if own or any(s["stage"] == "reward_model" for s in each["stages"]) else []
     card = card_of(asked.vram)
     reads_base = bool(base) or own
     found = priced(recipes, rows, card, reads_base)
@@ -94,7 +99,10 @@ def select(
         raise RunError("\n".join(f"{c.algorithm}: {'; '.join(c.reasons)}" for c in choices))
     unknown = dict.fromkeys(f"not known: {why}" for one in found.values() for why in one.costs.unknown)
     recipe = found[choices[0].algorithm].recipe
-    return Selected(seen, choices, recipe, (*unseen, *unknown, *memory_warnings(recipe, card)))
+    if evaluate and recipe["stages"][-1]["stage"] != "evaluate":
+        recipe = {**recipe, "stages": [*recipe["stages"], *evaluate]}
+    notes = (*unseen, *unknown, *_endings(recipe), *unevaluated, *memory_warnings(recipe, card))
+    return Selected(seen, choices, recipe, notes)
 
 
 def with_own(seen: Features, recipe: Mapping[str, Any], rows: Data) -> tuple[Features, list[str]]:
@@ -138,11 +146,37 @@ def _beside(recipe: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**recipe, "base": moved(recipe["base"]), "data": data}
 
 
-def _recipe(algorithm: str, data: Mapping[str, Any], base: str) -> dict[str, Any]:
-    """The algorithm's stages on this base and data, each with where it starts, and an evaluation if anything judges."""
+def _selector(given: str | Mapping[str, Any]) -> Selector:
+    """What decides. Raises RunError for a selector that trains to find out, whatever its options."""
+    name = given if isinstance(given, str) else given.get("use")
+    if name in registry().names("selector") and hasattr(registry().get("selector", str(name)), "build"):
+        asked = f"{{stage: auto, selector: {{use: {name}, ...}}}}"
+        raise RunError(
+            f"selector {name!r} trains to find out, and `rlhf select` trains nothing: run a recipe of {asked}"
+        )
+    found: Selector = component("selector", given)
+    return found
+
+
+def _trainings(algorithm: str, base: str, hours: float | None) -> list[dict[str, Any]]:
+    """The algorithm's stages on this base, each with where it starts, and with its part of the hours."""
     trainer = OF_SANDBOX if base == SANDBOX else TRAINER
-    stages = in_a_recipe(with_trainer(candidates([algorithm])[algorithm], trainer))
-    judged = data.get("format") == SANDBOX or any(stage["stage"] == "reward_model" for stage in stages)
-    evaluate = [{"stage": "evaluate", "prompts": 64}] if judged else []
-    adapter = {"r": 16, "lora_alpha": 32}
-    return {"base": base, "adapter": adapter, "data": dict(data), "stages": [*stages, *evaluate]}
+    return in_a_recipe(within(with_trainer(candidates([algorithm])[algorithm], trainer), hours))
+
+
+def _evaluation(rows: Data) -> tuple[list[dict[str, Any]], list[str]]:
+    """The stage that ends the recipe; or none, where too little is held out, and why."""
+    try:
+        component("stage", {"use": "evaluate"}).fits_data(rows)
+    except ValueError as error:
+        return [], [f"no evaluation: {error}"]
+    return [{"stage": "evaluate", "prompts": 64}], []
+
+
+def _endings(recipe: Mapping[str, Any]) -> list[str]:
+    """When the trainings of a recipe end at the latest."""
+    return [
+        f"{stage['name']} ends after {stage['budget']['seconds']:,.0f} s at the latest (`budget`)"
+        for stage in recipe["stages"]
+        if "budget" in stage
+    ]

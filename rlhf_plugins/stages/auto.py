@@ -27,7 +27,8 @@ class Auto(Stage, makes={"policy"}, processes="several"):
     """Trains by the algorithm that a selector ranks first for the run's data and for what may be used.
 
     The parts keep their names, so that `auto/dpo` has its own curves. A part that makes a policy starts from the part
-    before it that made one. A reward model is handed on where one was trained.
+    before it that made one. A reward model is handed on where one was trained. Where the resources have hours, each
+    training ends after an equal part of them, or by a `budget` of its own.
     """
 
     selector: Selector = uses("selector", "rules")
@@ -68,7 +69,7 @@ class Auto(Stage, makes={"policy"}, processes="several"):
 
     def run(self, run: Run) -> StageResult:
         """Leaves each part in a folder of its own; the choice is made once, also where the run is killed."""
-        from rlhf_plugins.recipe.candidates import makes_policy
+        from rlhf_plugins.recipe.candidates import makes_policy, within
 
         ranked = run.once("choice", lambda: [asdict(choice) for choice in self.ranked(run)])
         best = ranked[0]
@@ -76,10 +77,10 @@ class Auto(Stage, makes={"policy"}, processes="several"):
             raise RunError(f"{self.name}: no algorithm can do what is asked: {'; '.join(best['reasons'])}")
         policies: Mapping[str, Any] = {}
         rewards: Mapping[str, Any] = {}
-        for words in self.stages()[best["algorithm"]]:
+        for words in within(self.stages()[best["algorithm"]], self.resources.hours):
             start = next(iter(policies), None) if makes_policy(words) else None
             stage = words.pop("stage")
-            made = run.train({"use": stage, **words}, name=words.get("name", stage), start=start)
+            made = run.train({"use": stage, **words}, name=str(words.get("name", stage)), start=start)
             policies, rewards = made.policies or policies, made.rewards or rewards
         return StageResult(
             policies={self.name: next(iter(policies.values()))} if policies else {},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from rlhf_plugins import check_recipe
+from rlhf_plugins import Run, Selector, check_recipe
 from rlhf_plugins.cli.app import app
 
 
@@ -98,6 +99,45 @@ def test_the_answer_for_programs_has_the_costs_and_what_is_not_known(pairs: str,
     assert found["notes"] == [unseen, "not known: tokens and FLOPs: the tokenizer was not loaded; name a base"]
     assert found["recipe"]["stages"][0]["name"] == "dpo"
     assert found["features"]["noise"] is None
+
+
+def test_hours_end_the_trainings_of_the_recipe_and_an_evaluation_follows(pairs: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    done = select(pairs, "--hours", "3", "--staged", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    *trainings, last = check_recipe(out)["stages"]  # 3 h are 10,800 s, for three trainings
+    assert [(stage["name"], stage["budget"]["seconds"]) for stage in trainings] == [
+        (name, 3600.0) for name in ("dpo", "reward", "ppo")
+    ]
+    assert last["stage"] == "evaluate"
+    assert "ppo ends after 3,600 s at the latest (`budget`)" in done.output
+
+
+def test_a_selector_that_trains_is_refused_before_its_options_are_read(
+    pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trains(Selector):
+        def build(self, run: Run) -> None: ...
+
+    known = SimpleNamespace(names=lambda kind: ["trains"], get=lambda kind, name: Trains)
+    monkeypatch.setattr("rlhf_plugins.run.selecting.registry", lambda: known)
+    done = select(pairs, "--selector", "trains", "--out", str(tmp_path / "mine.yaml"))
+    assert done.exit_code == 2
+    assert "run a recipe of {stage: auto, selector: {use: trains, ...}}" in done.output
+
+
+def test_a_recipe_of_pairs_alone_is_evaluated_where_prompts_are_held_out(pairs: str, tmp_path: Path) -> None:
+    out, few = tmp_path / "mine.yaml", tmp_path / "few.jsonl"
+    assert select(pairs, "--out", str(out)).exit_code == 0
+    assert [(stage["stage"], stage.get("budget")) for stage in check_recipe(out)["stages"]] == [
+        ("preference", None),
+        ("evaluate", None),
+    ]
+    few.write_text("\n".join(Path(pairs).read_text().splitlines()[:2]))
+    done = select(str(few), "--out", str(tmp_path / "few.yaml"))
+    assert done.exit_code == 0, done.output
+    assert "no evaluation: the data hold out " in done.output
+    assert [stage["stage"] for stage in check_recipe(tmp_path / "few.yaml")["stages"]] == ["preference"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from rlhf_plugins import (
     open_run,
     run_recipe,
 )
-from rlhf_plugins.recipe.candidates import ALGORITHMS
+from rlhf_plugins.recipe.candidates import ALGORITHMS, within
 from rlhf_plugins.testing import tiny_base
 
 FEW, MANY = Features(500, 300), Features(50_000, 30_000)
@@ -159,6 +159,22 @@ def test_the_stage_trains_what_was_chosen_and_goes_on_with_the_choice(tmp_path: 
     # 24 pairs a batch of 4 for a step, twice; a rollout of 4
     assert first["cost"].startswith("about 3 steps, 24 sequences, ")
     assert second["cost"].startswith("about 1 steps, 8 sequences, ")
+
+
+def test_the_hours_of_the_resources_end_each_training_that_has_no_budget_of_its_own(tmp_path: Path) -> None:
+    words = recipe(tmp_path, algorithms=["dpo"], resources={"hours": 1e-9})
+    words["stages"][0]["trainer"]["max_steps"] = 3
+    record = open_run(run_recipe(words, say=str).folder)
+    assert max(row["step"] for row in record.metrics("auto/dpo")) == 1
+
+
+def test_hours_are_divided_equally_among_trainings() -> None:
+    stages = [{"stage": "reward_model"}, {"stage": "online", "budget": {"flops": 1e9}}, {"stage": "evaluate"}]
+    first, second, third = within(stages, 2)
+    assert first["budget"] == {"seconds": 3600.0}  # a half of 2 h
+    assert second["budget"] == {"flops": 1e9}
+    assert third == {"stage": "evaluate"}
+    assert within(stages, None) == stages
 
 
 def test_a_policy_that_cannot_be_asked_leaves_a_feature_unseen_and_the_stage_goes_on(
